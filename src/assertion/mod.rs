@@ -1,0 +1,8 @@
+//! Identity assertions: signing keys, their published half, and signing.
+
+pub mod key_ring;
+pub mod published;
+pub mod signer;
+
+pub use key_ring::{KeyRingError, SigningAlgorithm, SigningKey, SigningKeyRing};
+pub use signer::{AssertionSettings, AssertionSigner, SignedAssertion};

@@ -1,0 +1,1 @@
+//! What the gateway publishes about its signing keys: JWKS and metadata.

@@ -1,0 +1,62 @@
+//! The only place that reads the wall clock.
+//!
+//! Monotonic time (`std::time::Instant`) may be read anywhere: it cannot be
+//! set. Everything that compares with a certificate's or token's dates asks
+//! here.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The current wall-clock time.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that reads the wall clock"
+)]
+pub fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Seconds since 1970-01-01T00:00:00Z; 0 for a clock set before that.
+#[must_use]
+pub fn unix_now() -> u64 {
+    unix(now())
+}
+
+/// Duration since the Unix epoch; zero for a clock set before that.
+#[must_use]
+pub fn since_epoch() -> Duration {
+    now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Whole seconds since the Unix epoch of `time`; 0 before it.
+#[must_use]
+pub fn unix(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map(|elapsed| elapsed.as_secs())
+        .unwrap_or_default()
+}
+
+/// RFC 3339 in UTC with whole seconds, for example `2026-01-31T12:00:00Z`.
+/// Seconds beyond the year 9999 are shown as a number.
+#[must_use]
+pub fn rfc3339(unix_seconds: i64) -> String {
+    time::OffsetDateTime::from_unix_timestamp(unix_seconds)
+        .ok()
+        .and_then(|moment| {
+            moment
+                .format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
+        .unwrap_or_else(|| unix_seconds.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_whole_seconds_in_utc() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(i64::MAX), i64::MAX.to_string());
+    }
+}

@@ -1,0 +1,305 @@
+//! `CallerName`: the one name of a caller, of one type, with one printed form.
+//!
+//! The printed form is the assertion's `sub` and what patterns match. No name of
+//! one type may print like a name of another: that is checked where names are
+//! parsed, and refused as malformed.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::spiffe_id::SpiffeId;
+
+/// Types of subject alternative names that can name a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NameType {
+    /// A URI SAN that is a SPIFFE ID.
+    Spiffe,
+    /// Any other URI SAN.
+    Uri,
+    /// A dNSName SAN.
+    Dns,
+    /// An rfc822Name SAN.
+    Email,
+    /// An iPAddress SAN.
+    Ip,
+}
+
+impl NameType {
+    /// All types, in the order of the documentation.
+    pub const ALL: [Self; 5] = [Self::Spiffe, Self::Uri, Self::Dns, Self::Email, Self::Ip];
+
+    /// The word used in `identity_from`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Spiffe => "spiffe",
+            Self::Uri => "uri",
+            Self::Dns => "dns",
+            Self::Email => "email",
+            Self::Ip => "ip",
+        }
+    }
+}
+
+/// The name of a caller. Printing gives the assertion's `sub`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CallerName {
+    /// A SPIFFE ID, printed verbatim.
+    Spiffe(SpiffeId),
+    /// Another URI, printed verbatim.
+    Uri(Arc<str>),
+    /// A DNS name in lower case without trailing dot, printed `dns:NAME`.
+    Dns(Arc<str>),
+    /// A mail address with lower-case domain, printed `mailto:ADDRESS`.
+    Email(Arc<str>),
+    /// An IP address, printed `ip:ADDRESS`.
+    Ip(IpAddr),
+}
+
+/// Why a subject alternative name cannot name a caller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct MalformedName(pub String);
+
+/// URI schemes that would print like a name of another type.
+const RESERVED_SCHEMES: [&str; 5] = ["dns", "mailto", "ip", "api-key", "client"];
+
+impl CallerName {
+    /// The name's type.
+    #[must_use]
+    pub const fn name_type(&self) -> NameType {
+        match self {
+            Self::Spiffe(_) => NameType::Spiffe,
+            Self::Uri(_) => NameType::Uri,
+            Self::Dns(_) => NameType::Dns,
+            Self::Email(_) => NameType::Email,
+            Self::Ip(_) => NameType::Ip,
+        }
+    }
+
+    /// Parses a URI SAN: a SPIFFE ID where it claims to be one, else another URI.
+    ///
+    /// # Errors
+    /// A malformed SPIFFE ID; a URI without scheme, with characters outside
+    /// RFC 3986, or with a scheme that prints like another type of name.
+    pub fn from_uri(uri: &str) -> Result<Self, MalformedName> {
+        if SpiffeId::is_claimed_by(uri) {
+            return SpiffeId::parse(uri)
+                .map(Self::Spiffe)
+                .map_err(|error| MalformedName(error.to_string()));
+        }
+        if uri.len() > super::spiffe_id::MAX_LENGTH {
+            return Err(MalformedName("a URI name has at most 2048 bytes".into()));
+        }
+        let Some((scheme, rest)) = uri.split_once(':') else {
+            return Err(MalformedName("a URI name needs a scheme".into()));
+        };
+        let scheme_is_valid = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
+        if !scheme_is_valid || rest.is_empty() {
+            return Err(MalformedName(
+                "the URI has no valid scheme or no content".into(),
+            ));
+        }
+        if RESERVED_SCHEMES
+            .iter()
+            .any(|reserved| reserved.eq_ignore_ascii_case(scheme))
+        {
+            return Err(MalformedName(format!(
+                "a URI with scheme {} could pass for another type of name",
+                scheme.to_ascii_lowercase()
+            )));
+        }
+        if !rest.bytes().all(is_uri_octet) {
+            return Err(MalformedName(
+                "the URI has characters that RFC 3986 does not allow".into(),
+            ));
+        }
+        Ok(Self::Uri(uri.into()))
+    }
+
+    /// Parses a dNSName SAN.
+    ///
+    /// # Errors
+    /// Anything but a plain host name of LDH labels (RFC 1123); a wildcard
+    /// names no caller.
+    pub fn from_dns(name: &str) -> Result<Self, MalformedName> {
+        if name.contains('*') {
+            return Err(MalformedName(
+                "a wildcard DNS name stands for many hosts and cannot name a caller".into(),
+            ));
+        }
+        normalized_dns(name)
+            .map(|name| Self::Dns(name.into()))
+            .ok_or_else(|| MalformedName("the DNS name is not a well-formed host name".into()))
+    }
+
+    /// Parses an rfc822Name SAN (RFC 5280 section 4.2.1.6): `local@domain`.
+    ///
+    /// # Errors
+    /// Anything but one plain ASCII address.
+    pub fn from_email(address: &str) -> Result<Self, MalformedName> {
+        let malformed = || MalformedName("the mail address is not a plain local@domain".into());
+        let (local, domain) = address.split_once('@').ok_or_else(malformed)?;
+        let local_is_plain = !local.is_empty()
+            && local.len() <= 64
+            && local
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'+-/=?^_`{|}~.".contains(&b));
+        let domain = normalized_dns(domain).ok_or_else(malformed)?;
+        if !local_is_plain {
+            return Err(malformed());
+        }
+        Ok(Self::Email(format!("{local}@{domain}").into()))
+    }
+
+    /// The trust domain a SPIFFE ID belongs to.
+    #[must_use]
+    pub const fn spiffe_id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Spiffe(id) => Some(id),
+            _ => None,
+        }
+    }
+}
+
+/// Lower-case host name without trailing dot; none when not LDH labels.
+#[must_use]
+pub fn normalized_dns(name: &str) -> Option<String> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() || name.len() > 253 {
+        return None;
+    }
+    let label_is_valid = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    name.split('.')
+        .all(label_is_valid)
+        .then(|| name.to_ascii_lowercase())
+}
+
+/// Octets of a URI after its scheme: unreserved, reserved and `%` (RFC 3986).
+const fn is_uri_octet(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric()
+        || matches!(
+            octet,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b':'
+                | b'/'
+                | b'?'
+                | b'#'
+                | b'['
+                | b']'
+                | b'@'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b'='
+                | b'%'
+        )
+}
+
+impl fmt::Display for CallerName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spiffe(id) => write!(formatter, "{id}"),
+            Self::Uri(uri) => formatter.write_str(uri),
+            Self::Dns(name) => write!(formatter, "dns:{name}"),
+            Self::Email(address) => write!(formatter, "mailto:{address}"),
+            Self::Ip(address) => write!(formatter, "ip:{address}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_passes_for_another_type() {
+        for uri in [
+            "dns:alice",
+            "DNS:alice",
+            "mailto:a@b",
+            "ip:10.0.0.1",
+            "api-key:x",
+            "client:a/b",
+        ] {
+            assert!(CallerName::from_uri(uri).is_err(), "{uri}");
+        }
+        assert!(CallerName::from_uri("SPIFFE://example.org/a").is_err());
+        assert!(CallerName::from_uri("urn:example:a").is_ok());
+        assert!(CallerName::from_uri("https://a/b\0").is_err());
+        assert!(CallerName::from_uri("nothing").is_err());
+    }
+
+    #[test]
+    fn dns_names_are_normalized_and_wildcards_refused() {
+        assert_eq!(
+            CallerName::from_dns("A.Example.ORG.").unwrap().to_string(),
+            "dns:a.example.org"
+        );
+        for bad in [
+            "*.example.org",
+            "",
+            ".",
+            "a..b",
+            "-a.b",
+            "a\0.b",
+            "a b",
+            "é.org",
+        ] {
+            assert!(CallerName::from_dns(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn mail_addresses_keep_the_local_part() {
+        assert_eq!(
+            CallerName::from_email("Al.Ice@Example.ORG")
+                .unwrap()
+                .to_string(),
+            "mailto:Al.Ice@example.org"
+        );
+        for bad in [
+            "a",
+            "@b",
+            "a@",
+            "a@b@c",
+            "a b@c.d",
+            "*@example.org",
+            "\"x\"@y",
+        ] {
+            assert!(CallerName::from_email(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsers_never_panic(text in ".{0,60}") {
+            let _ = CallerName::from_uri(&text);
+            let _ = CallerName::from_dns(&text);
+            let _ = CallerName::from_email(&text);
+        }
+    }
+}

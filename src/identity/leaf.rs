@@ -1,0 +1,354 @@
+//! `LeafFacts`: what an end-entity certificate says about itself.
+//!
+//! Read once per full handshake, before anything is verified: these facts go
+//! into the audit record of a refused handshake too, marked unproven. Nothing
+//! here may be taken for an identity; [`crate::trust`] decides that.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use x509_parser::der_parser::asn1_rs::Tag;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::x509::X509Name;
+
+use super::text::hex;
+use crate::crypto;
+
+/// Subject alternative names by type, in certificate order, unchecked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubjectAltNames {
+    /// uniformResourceIdentifier names
+    pub uri: Vec<String>,
+    /// dNSName names
+    pub dns: Vec<String>,
+    /// rfc822Name names
+    pub email: Vec<String>,
+    /// iPAddress names
+    pub ip: Vec<IpAddr>,
+    /// How many names of other types there are.
+    pub other: usize,
+}
+
+impl SubjectAltNames {
+    /// A short listing such as `spiffe://example.org/a, dns:b` for messages.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut names: Vec<String> = self.uri.clone();
+        names.extend(self.dns.iter().map(|name| format!("dns:{name}")));
+        names.extend(self.email.iter().map(|name| format!("mailto:{name}")));
+        names.extend(self.ip.iter().map(|address| format!("ip:{address}")));
+        if self.other > 0 {
+            names.push(format!("{} of another type", self.other));
+        }
+        if names.is_empty() {
+            "no subject alternative name".to_owned()
+        } else {
+            super::text::printable(&names.join(", "))
+        }
+    }
+}
+
+/// What a leaf certificate says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafFacts {
+    /// SHA-256 of the DER encoding: `x5t#S256` (RFC 8705 section 3.1).
+    pub thumbprint: [u8; 32],
+    /// Subject in RFC 4514 form.
+    pub subject: String,
+    /// Issuer in RFC 4514 form.
+    pub issuer: String,
+    /// The issuer's name as DER, for look-ups.
+    pub issuer_der: Vec<u8>,
+    /// Serial number, big-endian without sign octet.
+    pub serial: Vec<u8>,
+    /// notBefore in seconds since the Unix epoch.
+    pub not_before: i64,
+    /// notAfter in seconds since the Unix epoch.
+    pub not_after: i64,
+    /// Subject alternative names.
+    pub sans: SubjectAltNames,
+    /// basicConstraints says CA.
+    pub is_ca: bool,
+    /// keyUsage, where present: bit 0 digitalSignature … bit 5 keyCertSign.
+    pub key_usage: Option<u16>,
+    /// extendedKeyUsage, where present.
+    pub extended_key_usage: Option<ExtendedKeyUsages>,
+}
+
+/// The extended key usages that matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExtendedKeyUsages {
+    /// id-kp-clientAuth
+    pub client: bool,
+    /// id-kp-serverAuth
+    pub server: bool,
+}
+
+/// keyUsage bits (RFC 5280 section 4.2.1.3), counted from the first bit.
+pub mod key_usage {
+    /// digitalSignature (0)
+    pub const DIGITAL_SIGNATURE: u16 = 1;
+    /// keyCertSign (5)
+    pub const KEY_CERT_SIGN: u16 = 1 << 5;
+    /// cRLSign (6)
+    pub const CRL_SIGN: u16 = 1 << 6;
+}
+
+/// The bytes are not a certificate this gateway can read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UnreadableCertificate(pub String);
+
+impl LeafFacts {
+    /// Reads a DER-encoded certificate.
+    ///
+    /// # Errors
+    /// When the encoding, or an extension this gateway depends on, cannot be
+    /// read or stands twice.
+    pub fn read(der: &[u8]) -> Result<Self, UnreadableCertificate> {
+        let unreadable = |what: &str| UnreadableCertificate(what.to_owned());
+        let (rest, certificate) =
+            X509Certificate::from_der(der).map_err(|_| unreadable("it is not a certificate"))?;
+        if !rest.is_empty() {
+            return Err(unreadable("bytes follow the certificate"));
+        }
+        let mut sans = None;
+        let mut is_ca = None;
+        let mut usage = None;
+        let mut extended = None;
+        for extension in certificate.extensions() {
+            let twice = match extension.parsed_extension() {
+                ParsedExtension::SubjectAlternativeName(names) => {
+                    sans.replace(read_names(&names.general_names)?).is_some()
+                }
+                ParsedExtension::BasicConstraints(constraints) => {
+                    is_ca.replace(constraints.ca).is_some()
+                }
+                ParsedExtension::KeyUsage(bits) => usage.replace(bits.flags).is_some(),
+                ParsedExtension::ExtendedKeyUsage(usages) => extended
+                    .replace(ExtendedKeyUsages {
+                        client: usages.client_auth,
+                        server: usages.server_auth,
+                    })
+                    .is_some(),
+                ParsedExtension::ParseError { .. } => {
+                    return Err(unreadable("one of its extensions is malformed"));
+                }
+                _ => false,
+            };
+            if twice {
+                return Err(unreadable("one of its extensions stands twice"));
+            }
+        }
+        Ok(Self {
+            thumbprint: crypto::sha256(der),
+            subject: rfc4514(certificate.subject()),
+            issuer: rfc4514(certificate.issuer()),
+            issuer_der: certificate.issuer().as_raw().to_vec(),
+            serial: significant(certificate.raw_serial()).to_vec(),
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+            sans: sans.unwrap_or_default(),
+            is_ca: is_ca.unwrap_or(false),
+            key_usage: usage,
+            extended_key_usage: extended,
+        })
+    }
+
+    /// The serial number in lower-case hexadecimal.
+    #[must_use]
+    pub fn serial_hex(&self) -> String {
+        hex(&self.serial)
+    }
+
+    /// Whether keyUsage, where present, allows `bit`.
+    #[must_use]
+    pub fn usage_allows(&self, bit: u16) -> bool {
+        self.key_usage.is_none_or(|bits| bits & bit != 0)
+    }
+
+    /// Whether the leaf could sign certificates: CA, or keyCertSign.
+    #[must_use]
+    pub fn could_sign_certificates(&self) -> bool {
+        self.is_ca
+            || self
+                .key_usage
+                .is_some_and(|bits| bits & key_usage::KEY_CERT_SIGN != 0)
+    }
+}
+
+/// Without leading zero octets, but never empty.
+#[must_use]
+pub fn significant(integer: &[u8]) -> &[u8] {
+    match integer {
+        [0, rest @ ..] if !rest.is_empty() => significant(rest),
+        other => other,
+    }
+}
+
+fn read_names(names: &[GeneralName<'_>]) -> Result<SubjectAltNames, UnreadableCertificate> {
+    let mut read = SubjectAltNames::default();
+    for name in names {
+        match name {
+            GeneralName::URI(uri) => read.uri.push((*uri).to_owned()),
+            GeneralName::DNSName(dns) => read.dns.push((*dns).to_owned()),
+            GeneralName::RFC822Name(email) => read.email.push((*email).to_owned()),
+            GeneralName::IPAddress(octets) => read.ip.push(
+                ip_address(octets)
+                    .ok_or_else(|| UnreadableCertificate("an IP name is malformed".into()))?,
+            ),
+            GeneralName::Invalid(..) => {
+                return Err(UnreadableCertificate(
+                    "a subject alternative name is malformed".into(),
+                ));
+            }
+            _ => read.other += 1,
+        }
+    }
+    Ok(read)
+}
+
+fn ip_address(octets: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(octets) {
+        return Some(Ipv4Addr::from(octets).into());
+    }
+    <[u8; 16]>::try_from(octets)
+        .ok()
+        .map(|octets| Ipv6Addr::from(octets).into())
+}
+
+/// A distinguished name in the string form of RFC 4514: most specific part
+/// first, special characters escaped.
+#[must_use]
+pub fn rfc4514(name: &X509Name<'_>) -> String {
+    let mut text = String::new();
+    let parts: Vec<_> = name.iter_rdn().collect();
+    for part in parts.into_iter().rev() {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        for (index, attribute) in part.iter().enumerate() {
+            if index > 0 {
+                text.push('+');
+            }
+            let oid = attribute.attr_type().to_id_string();
+            match (short_name(&oid), attribute.as_str()) {
+                (Some(short), Ok(value)) => {
+                    let _ = write!(text, "{short}=");
+                    escape_into(&mut text, value);
+                }
+                _ => {
+                    let value = attribute.attr_value();
+                    let _ = write!(text, "{oid}=#{:02x}", tag_octet(value.tag()));
+                    let _ = write!(text, "{}", hex(&length_and(value.data)));
+                }
+            }
+        }
+    }
+    text
+}
+
+fn tag_octet(tag: Tag) -> u32 {
+    tag.0 & 0xff
+}
+
+fn length_and(data: &[u8]) -> Vec<u8> {
+    let mut encoded = match u8::try_from(data.len()) {
+        Ok(short) if short < 0x80 => vec![short],
+        _ => {
+            let length = data.len().to_be_bytes();
+            let length = significant(&length);
+            let mut long = vec![0x80 | u8::try_from(length.len()).unwrap_or(8)];
+            long.extend_from_slice(length);
+            long
+        }
+    };
+    encoded.extend_from_slice(data);
+    encoded
+}
+
+/// The attribute names of RFC 4514 section 3.
+fn short_name(oid: &str) -> Option<&'static str> {
+    Some(match oid {
+        "2.5.4.3" => "CN",
+        "2.5.4.7" => "L",
+        "2.5.4.8" => "ST",
+        "2.5.4.10" => "O",
+        "2.5.4.11" => "OU",
+        "2.5.4.6" => "C",
+        "2.5.4.9" => "STREET",
+        "0.9.2342.19200300.100.1.25" => "DC",
+        "0.9.2342.19200300.100.1.1" => "UID",
+        _ => return None,
+    })
+}
+
+/// RFC 4514 section 2.4; control characters as `\xx` pairs.
+fn escape_into(text: &mut String, value: &str) {
+    let last = value.chars().count().saturating_sub(1);
+    for (index, character) in value.chars().enumerate() {
+        let special = matches!(character, '"' | '+' | ',' | ';' | '<' | '>' | '\\')
+            || (index == 0 && matches!(character, ' ' | '#'))
+            || (index == last && character == ' ');
+        if special {
+            text.push('\\');
+            text.push(character);
+        } else if character.is_control() {
+            let mut utf8 = [0_u8; 4];
+            for octet in character.encode_utf8(&mut utf8).bytes() {
+                let _ = write!(text, "\\{octet:02x}");
+            }
+        } else {
+            text.push(character);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(params: rcgen::CertificateParams) -> Vec<u8> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn reads_names_serial_and_usages() {
+        let mut params = rcgen::CertificateParams::new(vec!["a.example.org".to_owned()]).unwrap();
+        params.subject_alt_names.push(rcgen::SanType::URI(
+            "spiffe://example.org/a".try_into().unwrap(),
+        ));
+        params
+            .subject_alt_names
+            .push(rcgen::SanType::IpAddress("10.0.0.1".parse().unwrap()));
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(&[0xab, 0x01]));
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::OrganizationName, "Shop, Inc");
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "#a\n");
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        let facts = LeafFacts::read(&certificate(params)).unwrap();
+        assert_eq!(facts.serial_hex(), "ab01");
+        assert_eq!(facts.sans.uri, ["spiffe://example.org/a"]);
+        assert_eq!(facts.sans.dns, ["a.example.org"]);
+        assert_eq!(facts.sans.ip, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(facts.subject, "CN=\\#a\\0a,O=Shop\\, Inc");
+        assert!(
+            facts.could_sign_certificates() && !facts.usage_allows(key_usage::DIGITAL_SIGNATURE)
+        );
+    }
+
+    #[test]
+    fn refuses_rubbish_and_trailing_bytes() {
+        assert!(LeafFacts::read(b"").is_err());
+        assert!(LeafFacts::read(b"0\x03abc").is_err());
+        let mut der = certificate(rcgen::CertificateParams::default());
+        der.push(0);
+        assert!(LeafFacts::read(&der).is_err());
+    }
+}

@@ -1,0 +1,505 @@
+//! Patterns: one grammar for paths, hosts and identities.
+//!
+//! `*` is exactly one whole segment, left-most DNS label or mail local part. A
+//! final `/**` is one or more further segments, or none after the slash.
+//! Nothing else is a wildcard. Identity patterns are typed and match names of
+//! their own type only.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::caller::{CallerName, normalized_dns};
+use super::trust_domain::TrustDomain;
+
+/// Why a text is not a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PatternError(pub String);
+
+fn refuse<T>(message: impl Into<String>) -> Result<T, PatternError> {
+    Err(PatternError(message.into()))
+}
+
+/// One part of a segmented pattern.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Segment {
+    /// This very segment.
+    Literal(Box<str>),
+    /// Exactly one segment, not empty.
+    Any,
+}
+
+/// A pattern over `/`-separated segments, as in `/orders/*/items/**`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PathPattern {
+    segments: Vec<Segment>,
+    and_below: bool,
+}
+
+impl PathPattern {
+    /// Parses a path pattern; it begins with `/`.
+    ///
+    /// # Errors
+    /// When it has no leading slash, an empty, `.` or `..` segment other than a
+    /// final empty one, `**` elsewhere than at the end, or `*` beside other
+    /// characters in a segment.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let Some(rest) = text.strip_prefix('/') else {
+            return refuse("a path pattern begins with '/'");
+        };
+        let mut parts: Vec<&str> = rest.split('/').collect();
+        let and_below = parts.last() == Some(&"**");
+        if and_below {
+            parts.pop();
+        }
+        let last = parts.len().saturating_sub(1);
+        let segments = parts
+            .iter()
+            .enumerate()
+            .map(|(index, part)| parse_segment(part, !and_below && index == last))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            segments,
+            and_below,
+        })
+    }
+
+    /// The fixed part's segments.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Whether it ends with `/**`.
+    #[must_use]
+    pub const fn and_below(&self) -> bool {
+        self.and_below
+    }
+
+    /// Whether it has no wildcard at all.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        !self.and_below && !self.segments.contains(&Segment::Any)
+    }
+
+    /// Whether a path with its leading slash matches.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        let Some(rest) = path.strip_prefix('/') else {
+            return false;
+        };
+        let mut given = rest.split('/');
+        for segment in &self.segments {
+            let Some(part) = given.next() else {
+                return false;
+            };
+            match segment {
+                Segment::Literal(literal) if **literal == *part => {}
+                Segment::Any if !part.is_empty() => {}
+                _ => return false,
+            }
+        }
+        given.next().is_some() == self.and_below
+    }
+
+    /// Whether some path matches both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let shared = self
+            .segments
+            .iter()
+            .zip(&other.segments)
+            .all(|pair| match pair {
+                (Segment::Literal(a), Segment::Literal(b)) => a == b,
+                (Segment::Any, Segment::Literal(literal))
+                | (Segment::Literal(literal), Segment::Any) => !literal.is_empty(),
+                (Segment::Any, Segment::Any) => true,
+            });
+        let (mine, theirs) = (self.segments.len(), other.segments.len());
+        shared
+            && match (self.and_below, other.and_below) {
+                (false, false) => mine == theirs,
+                (true, false) => theirs > mine,
+                (false, true) => mine > theirs,
+                (true, true) => true,
+            }
+    }
+}
+
+fn parse_segment(part: &str, is_last: bool) -> Result<Segment, PatternError> {
+    match part {
+        "*" => Ok(Segment::Any),
+        "" if !is_last => refuse("a path pattern has no empty segment"),
+        "." | ".." => refuse("a path pattern has no '.' or '..' segment"),
+        _ if part.contains('*') => refuse(format!(
+            "'*' stands for one whole segment and '**' only at the end, so {part:?} is not a segment"
+        )),
+        _ if part
+            .bytes()
+            .any(|b| b <= b' ' || b == 0x7f || b"\\?#%".contains(&b)) =>
+        {
+            refuse(format!(
+                "a path pattern is a plain path without query, '%', '\\' or spaces, unlike {part:?}"
+            ))
+        }
+        _ => Ok(Segment::Literal(part.into())),
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            match segment {
+                Segment::Literal(literal) => write!(formatter, "/{literal}")?,
+                Segment::Any => formatter.write_str("/*")?,
+            }
+        }
+        if self.and_below {
+            formatter.write_str("/**")?;
+        }
+        Ok(())
+    }
+}
+
+/// A host name, exact or with `*` as left-most label; or an IP address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// This name, lower case without trailing dot, or this IP literal.
+    Exact(Box<str>),
+    /// One label, then this suffix (without leading dot).
+    Wildcard(Box<str>),
+}
+
+impl HostPattern {
+    /// Parses a host pattern.
+    ///
+    /// # Errors
+    /// When it is neither a host name, an IP address, nor `*.` and a name.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        if let Some(suffix) = text.strip_prefix("*.") {
+            return match normalized_dns(suffix) {
+                Some(suffix) => Ok(Self::Wildcard(suffix.into())),
+                None => refuse(format!("{suffix:?} is not a host name")),
+            };
+        }
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(text);
+        if let Ok(address) = bare.parse::<IpAddr>() {
+            return Ok(Self::Exact(address.to_string().into()));
+        }
+        match normalized_dns(text) {
+            Some(name) => Ok(Self::Exact(name.into())),
+            None if text.contains('*') => {
+                refuse("'*' stands for one whole left-most label, as in *.example.org")
+            }
+            None => refuse(format!("{text:?} is not a host name or IP address")),
+        }
+    }
+
+    /// Whether a normalized host (lower case, no trailing dot) matches.
+    #[must_use]
+    pub fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => **name == *host,
+            Self::Wildcard(suffix) => host
+                .split_once('.')
+                .is_some_and(|(label, rest)| !label.is_empty() && rest == &**suffix),
+        }
+    }
+
+    /// Whether some host matches both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(name), pattern) | (pattern, Self::Exact(name)) => pattern.matches(name),
+            (Self::Wildcard(a), Self::Wildcard(b)) => a == b,
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => formatter.write_str(name),
+            Self::Wildcard(suffix) => write!(formatter, "*.{suffix}"),
+        }
+    }
+}
+
+/// A pattern over caller names of one type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityPattern {
+    /// `*`: any authenticated caller.
+    AnyCaller,
+    /// `spiffe://DOMAIN/PATH`; without path, the trust domain's own ID.
+    Spiffe {
+        /// The trust domain, always literal.
+        trust_domain: TrustDomain,
+        /// The path's pattern, where there is a path.
+        path: Option<PathPattern>,
+    },
+    /// `dns:NAME` or `dns:*.NAME`
+    Dns(HostPattern),
+    /// `mailto:LOCAL@DOMAIN`, with `*` as local part for any
+    Email {
+        /// The local part; none for any.
+        local: Option<Box<str>>,
+        /// The domain, lower case.
+        domain: Box<str>,
+    },
+    /// `ip:ADDRESS` or `ip:NETWORK/BITS`
+    Ip(ipnet::IpNet),
+    /// `uri:URI`, with path wildcards after an authority
+    Uri {
+        /// Scheme and authority, as in `https://example.org`, or the whole URI.
+        prefix: Box<str>,
+        /// The path's pattern where the URI has an authority and a path.
+        path: Option<PathPattern>,
+    },
+}
+
+impl IdentityPattern {
+    /// Parses an identity pattern.
+    ///
+    /// # Errors
+    /// When the type is missing or unknown, or the rest is not a pattern of it.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        if text == "*" {
+            return Ok(Self::AnyCaller);
+        }
+        if let Some(rest) = text.strip_prefix("spiffe://") {
+            return parse_spiffe(rest);
+        }
+        if let Some(name) = text.strip_prefix("dns:") {
+            return match HostPattern::parse(name)? {
+                HostPattern::Exact(name) if name.parse::<IpAddr>().is_ok() => {
+                    refuse("an IP address is written ip:ADDRESS")
+                }
+                pattern => Ok(Self::Dns(pattern)),
+            };
+        }
+        if let Some(address) = text.strip_prefix("mailto:") {
+            return parse_email(address);
+        }
+        if let Some(network) = text.strip_prefix("ip:") {
+            let parsed = network
+                .parse::<ipnet::IpNet>()
+                .or_else(|_| network.parse::<IpAddr>().map(ipnet::IpNet::from));
+            return match parsed {
+                Ok(network) if network.trunc() == network => Ok(Self::Ip(network)),
+                Ok(network) => refuse(format!(
+                    "the address has bits outside its network; write ip:{}",
+                    network.trunc()
+                )),
+                Err(_) => refuse(format!("{network:?} is not an IP address or network")),
+            };
+        }
+        if let Some(uri) = text.strip_prefix("uri:") {
+            return parse_uri(uri);
+        }
+        refuse(format!(
+            "{text:?} does not say its type: begin with spiffe://, dns:, mailto:, ip: or uri:, or write \"*\" for any authenticated caller"
+        ))
+    }
+
+    /// Whether a caller's name matches.
+    #[must_use]
+    pub fn matches(&self, caller: &CallerName) -> bool {
+        match (self, caller) {
+            (Self::AnyCaller, _) => true,
+            (Self::Spiffe { trust_domain, path }, CallerName::Spiffe(id)) => {
+                id.trust_domain() == trust_domain
+                    && match path {
+                        Some(pattern) => pattern.matches(id.path()),
+                        None => id.path().is_empty(),
+                    }
+            }
+            (Self::Dns(pattern), CallerName::Dns(name)) => pattern.matches(name),
+            (Self::Email { local, domain }, CallerName::Email(address)) => {
+                address.rsplit_once('@').is_some_and(|(name, host)| {
+                    host == &**domain && local.as_deref().is_none_or(|local| local == name)
+                })
+            }
+            (Self::Ip(network), CallerName::Ip(address)) => network.contains(address),
+            (Self::Uri { prefix, path }, CallerName::Uri(uri)) => match path {
+                None => **prefix == **uri,
+                Some(pattern) => uri
+                    .strip_prefix(&**prefix)
+                    .is_some_and(|path| !path.contains(['?', '#']) && pattern.matches(path)),
+            },
+            _ => false,
+        }
+    }
+
+    /// Whether some name matches both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::AnyCaller, _) | (_, Self::AnyCaller) => true,
+            (
+                Self::Spiffe { trust_domain, path },
+                Self::Spiffe {
+                    trust_domain: other_domain,
+                    path: other_path,
+                },
+            ) => trust_domain == other_domain && paths_overlap(path.as_ref(), other_path.as_ref()),
+            (Self::Dns(a), Self::Dns(b)) => a.overlaps(b),
+            (
+                Self::Email { local, domain },
+                Self::Email {
+                    local: other_local,
+                    domain: other_domain,
+                },
+            ) => {
+                domain == other_domain
+                    && (local.is_none() || other_local.is_none() || local == other_local)
+            }
+            (Self::Ip(a), Self::Ip(b)) => a.contains(b) || b.contains(a),
+            (
+                Self::Uri { prefix, path },
+                Self::Uri {
+                    prefix: other_prefix,
+                    path: other_path,
+                },
+            ) => prefix == other_prefix && paths_overlap(path.as_ref(), other_path.as_ref()),
+            _ => false,
+        }
+    }
+
+    /// The trust domain of a SPIFFE pattern.
+    #[must_use]
+    pub const fn spiffe_trust_domain(&self) -> Option<&TrustDomain> {
+        match self {
+            Self::Spiffe { trust_domain, .. } => Some(trust_domain),
+            _ => None,
+        }
+    }
+}
+
+fn paths_overlap(a: Option<&PathPattern>, b: Option<&PathPattern>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.overlaps(b),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+fn parse_spiffe(rest: &str) -> Result<IdentityPattern, PatternError> {
+    let (domain, path) = match rest.find('/') {
+        Some(slash) => rest.split_at(slash),
+        None => (rest, ""),
+    };
+    let trust_domain = TrustDomain::parse(domain).map_err(|error| {
+        PatternError(if domain.contains('*') {
+            "the trust domain of a SPIFFE pattern is literal; list the domains one by one".into()
+        } else {
+            error.to_string()
+        })
+    })?;
+    let path = match path {
+        "" => None,
+        path => {
+            let pattern = PathPattern::parse(path)?;
+            let segment_is_valid = |segment: &Segment| match segment {
+                Segment::Any => true,
+                Segment::Literal(text) => {
+                    !text.is_empty()
+                        && text
+                            .bytes()
+                            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+                }
+            };
+            if !pattern.segments.iter().all(segment_is_valid) {
+                return refuse(
+                    "a SPIFFE path has only letters, digits, '.', '-' and '_', and no trailing slash",
+                );
+            }
+            Some(pattern)
+        }
+    };
+    Ok(IdentityPattern::Spiffe { trust_domain, path })
+}
+
+fn parse_email(address: &str) -> Result<IdentityPattern, PatternError> {
+    let Some((local, domain)) = address.split_once('@') else {
+        return refuse("write mailto:LOCAL@DOMAIN, or mailto:*@DOMAIN for a whole domain");
+    };
+    let literal = if local == "*" { "any" } else { local };
+    let CallerName::Email(parsed) = CallerName::from_email(&format!("{literal}@{domain}"))
+        .map_err(|error| PatternError(error.to_string()))?
+    else {
+        return refuse("this is not a mail address");
+    };
+    let domain = parsed
+        .rsplit_once('@')
+        .map(|(_, domain)| domain)
+        .unwrap_or_default()
+        .into();
+    Ok(IdentityPattern::Email {
+        local: (local != "*").then(|| local.into()),
+        domain,
+    })
+}
+
+fn parse_uri(uri: &str) -> Result<IdentityPattern, PatternError> {
+    let literal = uri.replace('*', "x");
+    match CallerName::from_uri(&literal) {
+        Ok(CallerName::Uri(_)) => {}
+        Ok(_) => return refuse("a SPIFFE ID is written spiffe://…, without uri:"),
+        Err(error) => return refuse(error.to_string()),
+    }
+    let after_scheme = uri.find("://").map(|position| position + 3);
+    let path_start = after_scheme.and_then(|start| {
+        uri.get(start..)
+            .and_then(|rest| rest.find('/'))
+            .map(|slash| start + slash)
+    });
+    match path_start {
+        Some(start) if uri.contains('*') => {
+            let (prefix, path) = uri.split_at(start);
+            if prefix.contains('*') {
+                return refuse("'*' may stand only in the path of a URI");
+            }
+            Ok(IdentityPattern::Uri {
+                prefix: prefix.into(),
+                path: Some(PathPattern::parse(path)?),
+            })
+        }
+        _ if uri.contains('*') => {
+            refuse("'*' may stand only in the path of a URI with an authority")
+        }
+        _ => Ok(IdentityPattern::Uri {
+            prefix: uri.into(),
+            path: None,
+        }),
+    }
+}
+
+impl fmt::Display for IdentityPattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path_text =
+            |path: &Option<PathPattern>| path.as_ref().map(ToString::to_string).unwrap_or_default();
+        match self {
+            Self::AnyCaller => formatter.write_str("*"),
+            Self::Spiffe { trust_domain, path } => {
+                write!(formatter, "spiffe://{trust_domain}{}", path_text(path))
+            }
+            Self::Dns(pattern) => write!(formatter, "dns:{pattern}"),
+            Self::Email { local, domain } => {
+                write!(
+                    formatter,
+                    "mailto:{}@{domain}",
+                    local.as_deref().unwrap_or("*")
+                )
+            }
+            Self::Ip(network) => write!(formatter, "ip:{network}"),
+            Self::Uri { prefix, path } => write!(formatter, "uri:{prefix}{}", path_text(path)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pattern_tests.rs"]
+mod tests;

@@ -1,0 +1,111 @@
+//! `PeerIdentity`: what TLS proved about the other side.
+
+use std::sync::Arc;
+
+use super::{CallerName, LeafFacts, TrustDomain};
+
+/// How the revocation of a verified path was established.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevocationCheck {
+    /// Every certificate that the posture covers was looked up in a usable list.
+    Checked,
+    /// A list was missing or stale and the posture allowed that.
+    Soft,
+    /// The trust domain does not check revocation.
+    Off,
+}
+
+impl RevocationCheck {
+    /// The word used in assertions and audit lines.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Checked => "checked",
+            Self::Soft => "soft",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// Identity of a peer whose certificate path was verified.
+///
+/// Built by [`crate::trust`] alone; its fields cannot be changed afterwards.
+#[derive(Debug)]
+pub struct PeerIdentity {
+    caller: CallerName,
+    trust_domain: TrustDomain,
+    leaf: LeafFacts,
+    anchor: [u8; 32],
+    path_not_after: i64,
+    revocation: RevocationCheck,
+    crl_this_update: Option<i64>,
+}
+
+/// What [`crate::trust`] established; the ingredients of a [`PeerIdentity`].
+#[derive(Debug)]
+pub(crate) struct VerifiedPath {
+    pub(crate) caller: CallerName,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) leaf: LeafFacts,
+    pub(crate) anchor: [u8; 32],
+    pub(crate) path_not_after: i64,
+    pub(crate) revocation: RevocationCheck,
+    pub(crate) crl_this_update: Option<i64>,
+}
+
+impl PeerIdentity {
+    /// Only `trust` calls this, after a path was verified; a test holds it to that.
+    pub(crate) fn from_verified(path: VerifiedPath) -> Arc<Self> {
+        Arc::new(Self {
+            caller: path.caller,
+            trust_domain: path.trust_domain,
+            leaf: path.leaf,
+            anchor: path.anchor,
+            path_not_after: path.path_not_after,
+            revocation: path.revocation,
+            crl_this_update: path.crl_this_update,
+        })
+    }
+
+    /// The caller's one name.
+    #[must_use]
+    pub const fn caller(&self) -> &CallerName {
+        &self.caller
+    }
+
+    /// The trust domain whose bundle vouched for the name.
+    #[must_use]
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// What the leaf says; proven together with the path.
+    #[must_use]
+    pub const fn leaf(&self) -> &LeafFacts {
+        &self.leaf
+    }
+
+    /// SHA-256 of the root certificate at the end of the path.
+    #[must_use]
+    pub const fn anchor(&self) -> &[u8; 32] {
+        &self.anchor
+    }
+
+    /// Earliest notAfter of the path, in seconds since the Unix epoch.
+    #[must_use]
+    pub const fn path_not_after(&self) -> i64 {
+        self.path_not_after
+    }
+
+    /// How revocation was established.
+    #[must_use]
+    pub const fn revocation(&self) -> RevocationCheck {
+        self.revocation
+    }
+
+    /// thisUpdate of the oldest list consulted, in seconds since the Unix epoch.
+    #[must_use]
+    pub const fn crl_this_update(&self) -> Option<i64> {
+        self.crl_this_update
+    }
+}

@@ -1,0 +1,54 @@
+//! `Principal`: who acts in one request, and how that was established.
+
+use std::sync::Arc;
+
+use super::{CallerName, PeerIdentity};
+
+/// A way of authenticating a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Method {
+    /// A client certificate, verified in the TLS handshake.
+    Certificate,
+}
+
+impl Method {
+    /// The word used in configuration, assertions and audit lines.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+        }
+    }
+}
+
+/// The authenticated caller of one request.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    peer: Arc<PeerIdentity>,
+}
+
+impl Principal {
+    /// A caller known by its certificate.
+    #[must_use]
+    pub const fn from_certificate(peer: Arc<PeerIdentity>) -> Self {
+        Self { peer }
+    }
+
+    /// The caller's one name: the assertion's `sub`.
+    #[must_use]
+    pub fn caller(&self) -> &CallerName {
+        self.peer.caller()
+    }
+
+    /// The certificate's identity.
+    #[must_use]
+    pub const fn peer(&self) -> &Arc<PeerIdentity> {
+        &self.peer
+    }
+
+    /// The methods that authenticated this request.
+    #[must_use]
+    pub const fn methods(&self) -> &'static [Method] {
+        &[Method::Certificate]
+    }
+}

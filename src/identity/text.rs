@@ -1,0 +1,64 @@
+//! Making peer-chosen text safe to print: on a terminal, in a log, in JSON.
+
+use std::fmt::Write as _;
+
+/// Longest piece of peer-chosen text that is ever recorded, in characters.
+pub const MAX_RECORDED: usize = 256;
+
+/// Escapes control, bidirectional and other invisible formatting characters as
+/// `\u{…}` and cuts text longer than [`MAX_RECORDED`] characters, marked `…`.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    printable_within(text, MAX_RECORDED)
+}
+
+/// Like [`printable`], with a limit of its own.
+#[must_use]
+pub fn printable_within(text: &str, limit: usize) -> String {
+    let mut safe = String::with_capacity(text.len().min(limit));
+    for (count, character) in text.chars().enumerate() {
+        if count == limit {
+            safe.push('…');
+            break;
+        }
+        if is_hazardous(character) {
+            let _ = write!(safe, "\\u{{{:x}}}", u32::from(character));
+        } else {
+            safe.push(character);
+        }
+    }
+    safe
+}
+
+/// Control characters and the ones that reorder or hide text (Unicode TR 36).
+const fn is_hazardous(character: char) -> bool {
+    matches!(character,
+        '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}'
+        | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+        | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Lower-case hexadecimal.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_what_could_fool_a_reader() {
+        assert_eq!(
+            printable("a\u{202e}b\n\u{1b}[2J"),
+            "a\\u{202e}b\\u{a}\\u{1b}[2J"
+        );
+        assert_eq!(printable_within("abcdef", 3), "abc…");
+    }
+}

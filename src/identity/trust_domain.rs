@@ -1,0 +1,82 @@
+//! `TrustDomain`: the name of one identity authority's realm.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Longest trust domain name in bytes (SPIFFE-ID section 2.1).
+pub const MAX_LENGTH: usize = 255;
+
+/// A validated trust domain name: lower-case letters, digits, `.`, `-`, `_`.
+///
+/// Cheap to clone. See SPIFFE-ID section 2.1.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TrustDomain(Arc<str>);
+
+/// Why a text is not a trust domain name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrustDomainError {
+    /// The name is empty.
+    #[error("a trust domain name must not be empty")]
+    Empty,
+    /// The name is longer than 255 bytes.
+    #[error("a trust domain name has at most 255 bytes")]
+    TooLong,
+    /// A character is not allowed.
+    #[error("a trust domain name has only lower-case letters, digits, '.', '-' and '_', not {0:?}")]
+    Character(char),
+}
+
+impl TrustDomain {
+    /// Parses a bare name such as `example.org`.
+    ///
+    /// # Errors
+    /// When the name is empty, too long or has other characters than
+    /// `[a-z0-9._-]`.
+    pub fn parse(name: &str) -> Result<Self, TrustDomainError> {
+        if name.is_empty() {
+            return Err(TrustDomainError::Empty);
+        }
+        if name.len() > MAX_LENGTH {
+            return Err(TrustDomainError::TooLong);
+        }
+        let allowed =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '-' | '_');
+        match name.chars().find(|c| !allowed(*c)) {
+            Some(character) => Err(TrustDomainError::Character(character)),
+            None => Ok(Self(name.into())),
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TrustDomain {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TrustDomain {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "TrustDomain({})", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_only_the_allowed_characters() {
+        assert!(TrustDomain::parse("example.org").is_ok());
+        assert!(TrustDomain::parse("a_b-c.9").is_ok());
+        for bad in ["", "Example.org", "exa mple", "a/b", "a:1", "a%62", "é"] {
+            assert!(TrustDomain::parse(bad).is_err(), "{bad}");
+        }
+        assert!(TrustDomain::parse(&"a".repeat(256)).is_err());
+    }
+}

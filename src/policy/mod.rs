@@ -1,0 +1,7 @@
+//! Who may do what: rules, and the decision that yields a permit.
+
+pub mod engine;
+pub mod rule;
+
+pub use engine::{Denial, Permit, decide};
+pub use rule::{Authentication, Rule};

@@ -1,0 +1,384 @@
+//! `ReasonCode`: the one vocabulary for *why*.
+//!
+//! The same word stands in audit lines, metrics labels, problem bodies, gRPC
+//! error details, `countersign explain` and `countersign reasons`. This module
+//! holds, for each code, the text, the HTTP and gRPC status, the TLS alert and
+//! who can mend it. It must not know where a code arises.
+
+use std::fmt;
+
+/// Who is able to remove the cause of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mender {
+    /// The calling workload or its developer.
+    Caller,
+    /// Whoever runs the gateway or its certificate authority.
+    Operator,
+    /// Whoever runs the service behind the gateway.
+    Service,
+    /// Nobody needs to: waiting helps.
+    Time,
+}
+
+impl Mender {
+    /// The word used in documents and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Operator => "operator",
+            Self::Service => "service",
+            Self::Time => "time",
+        }
+    }
+}
+
+/// What a reason is about; the sections of `docs/reasons.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Category {
+    /// The caller's certificate chain.
+    Certificate,
+    /// A token beside the certificate.
+    Token,
+    /// The request itself.
+    Request,
+    /// The service behind the gateway.
+    Upstream,
+    /// The gateway's own condition.
+    Gateway,
+}
+
+impl Category {
+    /// The word used in documents and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Token => "token",
+            Self::Request => "request",
+            Self::Upstream => "upstream",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// TLS alert descriptions this gateway sends on purpose (RFC 8446 section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsAlert {
+    /// 44 `certificate_revoked`
+    CertificateRevoked,
+    /// 45 `certificate_expired`, also for one not yet valid
+    CertificateExpired,
+    /// 46 `certificate_unknown`: any other reason
+    CertificateUnknown,
+    /// 48 `unknown_ca`, also for an unknown revocation list
+    UnknownCa,
+    /// 116 `certificate_required` (TLS 1.2: 40 `handshake_failure`)
+    CertificateRequired,
+}
+
+impl TlsAlert {
+    /// The alert's number on the wire in TLS 1.3.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::CertificateRevoked => 44,
+            Self::CertificateExpired => 45,
+            Self::CertificateUnknown => 46,
+            Self::UnknownCa => 48,
+            Self::CertificateRequired => 116,
+        }
+    }
+
+    /// The alert's registered name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::CertificateRevoked => "certificate_revoked",
+            Self::CertificateExpired => "certificate_expired",
+            Self::CertificateUnknown => "certificate_unknown",
+            Self::UnknownCa => "unknown_ca",
+            Self::CertificateRequired => "certificate_required",
+        }
+    }
+}
+
+/// gRPC status numbers used in answers to gRPC callers.
+pub mod grpc {
+    /// `INVALID_ARGUMENT`
+    pub const INVALID_ARGUMENT: u8 = 3;
+    /// `DEADLINE_EXCEEDED`
+    pub const DEADLINE_EXCEEDED: u8 = 4;
+    /// `PERMISSION_DENIED`
+    pub const PERMISSION_DENIED: u8 = 7;
+    /// `RESOURCE_EXHAUSTED`
+    pub const RESOURCE_EXHAUSTED: u8 = 8;
+    /// `UNIMPLEMENTED`
+    pub const UNIMPLEMENTED: u8 = 12;
+    /// `INTERNAL`
+    pub const INTERNAL: u8 = 13;
+    /// `UNAVAILABLE`
+    pub const UNAVAILABLE: u8 = 14;
+    /// `UNAUTHENTICATED`
+    pub const UNAUTHENTICATED: u8 = 16;
+}
+
+macro_rules! reasons {
+    ($( $variant:ident = $code:literal, $category:ident, $status:literal, $grpc:ident, $alert:expr, $mender:ident, $title:literal, $hint:literal; )+) => {
+        /// A stable, kebab-case cause of a refusal.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum ReasonCode {
+            $( #[doc = concat!("`", $code, "`: ", $title)] $variant, )+
+        }
+
+        impl ReasonCode {
+            /// Every code, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
+
+            /// The code itself, for example `certificate-revoked`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $( Self::$variant => $code, )+ }
+            }
+
+            /// What it is about.
+            #[must_use]
+            pub const fn category(self) -> Category {
+                match self { $( Self::$variant => Category::$category, )+ }
+            }
+
+            /// HTTP status of the answer where an answer can be given.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $( Self::$variant => $status, )+ }
+            }
+
+            /// gRPC status number of the answer to a gRPC caller.
+            #[must_use]
+            pub const fn grpc_status(self) -> u8 {
+                match self { $( Self::$variant => grpc::$grpc, )+ }
+            }
+
+            /// The TLS alert when a handshake fails for this reason.
+            #[must_use]
+            pub const fn alert(self) -> Option<TlsAlert> {
+                match self { $( Self::$variant => $alert, )+ }
+            }
+
+            /// Who can mend it.
+            #[must_use]
+            pub const fn mender(self) -> Mender {
+                match self { $( Self::$variant => Mender::$mender, )+ }
+            }
+
+            /// One short sentence that is safe to show a caller.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $( Self::$variant => $title, )+ }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn hint(self) -> &'static str {
+                match self { $( Self::$variant => $hint, )+ }
+            }
+        }
+    };
+}
+
+const REVOKED: Option<TlsAlert> = Some(TlsAlert::CertificateRevoked);
+const EXPIRED: Option<TlsAlert> = Some(TlsAlert::CertificateExpired);
+const UNKNOWN_CA: Option<TlsAlert> = Some(TlsAlert::UnknownCa);
+const UNKNOWN: Option<TlsAlert> = Some(TlsAlert::CertificateUnknown);
+const REQUIRED: Option<TlsAlert> = Some(TlsAlert::CertificateRequired);
+
+reasons! {
+    NoCertificate = "no-certificate", Certificate, 403, PERMISSION_DENIED, REQUIRED, Caller,
+        "A client certificate is required and none was presented.",
+        "Send a client certificate in the TLS handshake (curl: --cert and --key).";
+    CertificateExpired = "certificate-expired", Certificate, 403, PERMISSION_DENIED, EXPIRED, Caller,
+        "A certificate of the presented chain has expired.",
+        "Renew the certificate. If it is an intermediate or a root, the operator has to renew that one.";
+    CertificateNotYetValid = "certificate-not-yet-valid", Certificate, 403, PERMISSION_DENIED, EXPIRED, Caller,
+        "A certificate of the presented chain is not valid yet.",
+        "Compare the clocks of the issuing machine and the gateway, or wait until notBefore.";
+    UnknownIssuer = "unknown-issuer", Certificate, 403, PERMISSION_DENIED, UNKNOWN_CA, Caller,
+        "The presented chain does not lead to an authority this gateway trusts.",
+        "Send the leaf followed by its intermediates, issued by an authority the operator has configured.";
+    CertificateRevoked = "certificate-revoked", Certificate, 403, PERMISSION_DENIED, REVOKED, Caller,
+        "A certificate of the presented chain is revoked.",
+        "Ask for a new certificate with a new key.";
+    RevocationUnknown = "revocation-unknown", Certificate, 403, PERMISSION_DENIED, UNKNOWN_CA, Operator,
+        "No usable revocation list covers a certificate of the presented chain.",
+        "Configure a CRL of every issuer in the path, or choose another revocation posture for the trust domain.";
+    RevocationStale = "revocation-stale", Certificate, 403, PERMISSION_DENIED, UNKNOWN_CA, Operator,
+        "The revocation list that covers the presented chain is out of date.",
+        "Publish a fresh CRL (countersign pki crl), or grant a grace period for the trust domain.";
+    WrongUsage = "wrong-usage", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
+        "The certificate is not meant for authenticating a client.",
+        "Use a leaf with extended key usage clientAuth and key usage digitalSignature, and without CA rights.";
+    NameConstraint = "name-constraint", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Operator,
+        "A name in the certificate lies outside what its authority may certify.",
+        "Issue from an authority without that constraint; URI and e-mail constraints are always refused.";
+    NoIdentity = "no-identity", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
+        "The certificate carries no name of a type that this trust domain reads.",
+        "Issue the certificate with a subject alternative name of a type in identity_from.";
+    AmbiguousIdentity = "ambiguous-identity", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
+        "More than one name of the deciding type could name the caller.",
+        "Issue the certificate with exactly one name of the deciding type.";
+    MalformedIdentity = "malformed-identity", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
+        "A name in the certificate is malformed or could pass for another type.",
+        "Issue the certificate with a well-formed SPIFFE ID, URI, DNS name, address or IP address.";
+    TrustDomainMismatch = "trust-domain-mismatch", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
+        "The authority that issued the certificate may not vouch for this identity.",
+        "Use a certificate issued by the authority of the identity's own trust domain.";
+    WeakKey = "weak-key", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
+        "A key or signature algorithm in the presented chain is too weak or not supported.",
+        "Use P-256, P-384, Ed25519 or RSA with at least 2048 bits, signed with SHA-256 or better.";
+    BadSignature = "bad-signature", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
+        "A signature in the presented chain or handshake does not verify.",
+        "Check that certificate and key belong together and that the file is undamaged.";
+    ChainTooLong = "chain-too-long", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
+        "The presented chain has too many or too large certificates.",
+        "Send the leaf and its intermediates only: at most 8 certificates and 32 KiB.";
+    IdentityDenied = "identity-denied", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Operator,
+        "This identity or certificate is on the gateway's deny list.",
+        "Ask the operator; the entry carries its reason and expiry.";
+
+    TokenMissing = "token-missing", Token, 401, UNAUTHENTICATED, None, Caller,
+        "This route demands a token and none was presented.",
+        "Send Authorization: Bearer with an access token.";
+    TokenMalformed = "token-malformed", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The token is not a well-formed one.",
+        "Send one compact JWT, unaltered, in one Authorization field.";
+    TokenSignature = "token-signature", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The token's signature does not verify.",
+        "Get a new token from the configured issuer.";
+    TokenAlgorithm = "token-algorithm", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The token's algorithm is not accepted from this issuer.",
+        "Have the issuer sign with an algorithm the operator allows.";
+    TokenType = "token-type", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The token is not of the expected type.",
+        "Send an access token, not an identity token.";
+    TokenExpired = "token-expired", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The token has expired.",
+        "Refresh the token and repeat the request.";
+    TokenNotYetValid = "token-not-yet-valid", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The token is not valid yet.",
+        "Compare the clocks of the issuer and the gateway.";
+    TokenIssuer = "token-issuer", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The token comes from an issuer this route does not accept.",
+        "Get the token from the issuer named in the challenge.";
+    TokenAudience = "token-audience", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The token is meant for another audience.",
+        "Request a token for the audience of this resource.";
+    TokenUnbound = "token-unbound", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The token is not bound to a certificate although this route demands it.",
+        "Request a certificate-bound token (RFC 8705).";
+    TokenBindingMismatch = "token-binding-mismatch", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The token is bound to another certificate.",
+        "Use the certificate the token was issued to, or get a new token with the current one.";
+    TokenInactive = "token-inactive", Token, 401, UNAUTHENTICATED, None, Caller,
+        "The issuer says that the token is not active.",
+        "Get a new token.";
+    TokenScope = "token-scope", Token, 403, PERMISSION_DENIED, None, Caller,
+        "The token lacks a scope or claim that this route demands.",
+        "Request a token with the scope named in the challenge.";
+    KeysUnavailable = "keys-unavailable", Token, 503, UNAVAILABLE, None, Operator,
+        "The issuer's keys cannot be had at the moment.",
+        "Try again later; the operator should check the issuer.";
+
+    HostMismatch = "host-mismatch", Request, 421, PERMISSION_DENIED, None, Caller,
+        "The request's host does not belong to the name this connection was opened for.",
+        "Open a new connection whose TLS server name is the host you ask for.";
+    MalformedRequest = "malformed-request", Request, 400, INVALID_ARGUMENT, None, Caller,
+        "The request is not well-formed.",
+        "Send a request that follows RFC 9110 and RFC 9112, with a plain path.";
+    NoRoute = "no-route", Request, 404, UNIMPLEMENTED, None, Caller,
+        "No route matches this host and path.",
+        "Check host and path; the operator configures routes.";
+    CallerNotAllowed = "caller-not-allowed", Request, 403, PERMISSION_DENIED, None, Operator,
+        "This caller is not allowed on this route.",
+        "Ask the operator to add the identity to the route's callers.";
+    MethodNotAllowed = "method-not-allowed", Request, 405, UNIMPLEMENTED, None, Caller,
+        "The route does not allow this method.",
+        "Use a method named in the Allow field.";
+    RateLimited = "rate-limited", Request, 429, RESOURCE_EXHAUSTED, None, Time,
+        "Too many requests.",
+        "Wait as Retry-After says.";
+    TooLarge = "too-large", Request, 413, RESOURCE_EXHAUSTED, None, Caller,
+        "The request is larger than the gateway accepts.",
+        "Send smaller headers or a smaller body.";
+    Timeout = "timeout", Request, 408, DEADLINE_EXCEEDED, None, Caller,
+        "The request took too long to arrive.",
+        "Send the whole request without long pauses.";
+
+    UpstreamUnavailable = "upstream-unavailable", Upstream, 503, UNAVAILABLE, None, Service,
+        "The service behind this route cannot be reached.",
+        "Try again later; the operator should check the service.";
+    UpstreamTimeout = "upstream-timeout", Upstream, 504, DEADLINE_EXCEEDED, None, Service,
+        "The service behind this route did not answer in time.",
+        "Try again later; the operator should check the service.";
+    UpstreamProtocol = "upstream-protocol", Upstream, 502, UNAVAILABLE, None, Service,
+        "The service behind this route gave an answer that is not well-formed.",
+        "The operator should check the service's answers.";
+    UpstreamUntrusted = "upstream-untrusted", Upstream, 502, UNAVAILABLE, None, Operator,
+        "The service behind this route did not prove the expected identity.",
+        "Check the upstream's certificate, roots and expected name.";
+
+    Overloaded = "overloaded", Gateway, 503, UNAVAILABLE, None, Time,
+        "The gateway is at its limit.",
+        "Wait as Retry-After says.";
+    ShuttingDown = "shutting-down", Gateway, 503, UNAVAILABLE, None, Time,
+        "The gateway is shutting down.",
+        "Open a new connection.";
+}
+
+impl ReasonCode {
+    /// Finds a code by its word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == word)
+    }
+}
+
+impl fmt::Display for ReasonCode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl serde::Serialize for ReasonCode {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_found_by_its_word_and_is_kebab_case() {
+        for code in ReasonCode::ALL {
+            assert_eq!(ReasonCode::parse(code.as_str()), Some(*code));
+            assert!(
+                code.as_str()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-')
+            );
+        }
+    }
+
+    #[test]
+    fn certificate_refusals_are_403_and_carry_an_alert() {
+        for code in ReasonCode::ALL {
+            let is_certificate = code.category() == Category::Certificate;
+            assert_eq!(code.alert().is_some(), is_certificate, "{code}");
+            if is_certificate {
+                assert_eq!(code.status(), 403, "{code}");
+            }
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Routes: which host, path and method lead to which rule and upstream.
+//!
+//! The most specific route wins: exact host before wildcard host before any
+//! host, exact path before the longest pattern, then the method. The order in
+//! the file means nothing; two routes that tie are a configuration error. Once
+//! a host and path have selected routes, a refusal is final.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use http::Method;
+
+use crate::identity::pattern::{HostPattern, PathPattern, Segment};
+use crate::policy::Rule;
+use crate::upstream::Upstream;
+
+/// What an assertion is bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// One very request.
+    Request,
+    /// The caller: re-usable for a while.
+    Caller,
+}
+
+/// One route.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Hosts it answers for; empty for any host.
+    pub hosts: Vec<HostPattern>,
+    /// Paths it answers for; at least one.
+    pub paths: Vec<PathPattern>,
+    /// Methods it allows; empty for any.
+    pub methods: Vec<Method>,
+    /// What it demands of callers.
+    pub rule: Rule,
+    /// Where requests go.
+    pub upstream: Arc<Upstream>,
+    /// The assertion's audience.
+    pub audience: String,
+    /// What the assertion is bound to.
+    pub binding: Binding,
+}
+
+/// Two routes that match the same requests equally well.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "routes {first} and {second} match {what} equally well; make one of them more specific or give them different methods"
+)]
+pub struct RouteTie {
+    /// Name of the earlier route.
+    pub first: String,
+    /// Name of the later route.
+    pub second: String,
+    /// Host and path patterns that tie.
+    pub what: String,
+}
+
+/// What a host and path select.
+#[derive(Debug)]
+pub enum Selected<'a> {
+    /// This route.
+    Route(&'a Arc<Route>),
+    /// Routes exist, but not for the method; these methods are allowed.
+    MethodNotAllowed(Vec<Method>),
+    /// No route.
+    Nothing,
+}
+
+/// All routes, indexed by host and path segments so that the cost of a look-up
+/// does not grow with their number.
+#[derive(Default)]
+pub struct RouteTable {
+    routes: Vec<Arc<Route>>,
+    exact_hosts: HashMap<Box<str>, PathTree>,
+    wildcard_hosts: HashMap<Box<str>, PathTree>,
+    any_host: PathTree,
+}
+
+/// Routes by path: one node per segment of the pattern.
+#[derive(Default)]
+struct PathTree {
+    literal: HashMap<Box<str>, PathTree>,
+    any: Option<Box<PathTree>>,
+    here: Vec<Arc<Route>>,
+    below: Vec<Arc<Route>>,
+}
+
+/// How specific a matching path pattern is: greater wins. Exact before
+/// patterns, then more segments, then more literal ones, then without `/**`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    exact: bool,
+    segments: usize,
+    literals: usize,
+    closed: bool,
+}
+
+impl Rank {
+    fn of(pattern: &PathPattern) -> Self {
+        let literals = pattern
+            .segments()
+            .iter()
+            .filter(|segment| matches!(segment, Segment::Literal(_)))
+            .count();
+        Self {
+            exact: pattern.is_exact(),
+            segments: pattern.segments().len(),
+            literals,
+            closed: !pattern.and_below(),
+        }
+    }
+}
+
+impl RouteTable {
+    /// Builds the table.
+    ///
+    /// # Errors
+    /// Every pair of routes that tie.
+    pub fn build(routes: Vec<Route>) -> Result<Self, Vec<RouteTie>> {
+        let ties = find_ties(&routes);
+        if !ties.is_empty() {
+            return Err(ties);
+        }
+        let mut table = Self::default();
+        for route in routes {
+            let route = Arc::new(route);
+            for path in &route.paths {
+                if route.hosts.is_empty() {
+                    table.any_host.insert(path, &route);
+                }
+                for host in &route.hosts {
+                    let tree = match host {
+                        HostPattern::Exact(name) => {
+                            table.exact_hosts.entry(name.clone()).or_default()
+                        }
+                        HostPattern::Wildcard(suffix) => {
+                            table.wildcard_hosts.entry(suffix.clone()).or_default()
+                        }
+                    };
+                    tree.insert(path, &route);
+                }
+            }
+            table.routes.push(route);
+        }
+        Ok(table)
+    }
+
+    /// All routes in the order of the file.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// Selects by normalized host (lower case, no port), decoded path with its
+    /// leading slash, and method.
+    #[must_use]
+    pub fn select(&self, host: &str, path: &str, method: &Method) -> Selected<'_> {
+        let wildcard = host
+            .split_once('.')
+            .and_then(|(_, suffix)| self.wildcard_hosts.get(suffix));
+        let trees = [self.exact_hosts.get(host), wildcard, Some(&self.any_host)];
+        for tree in trees.into_iter().flatten() {
+            if let Some(routes) = tree.find(path) {
+                return by_method(routes, method);
+            }
+        }
+        Selected::Nothing
+    }
+}
+
+fn by_method<'a>(routes: &'a [Arc<Route>], method: &Method) -> Selected<'a> {
+    let allowing = routes.iter().find(|route| route.methods.contains(method));
+    let any = routes.iter().find(|route| route.methods.is_empty());
+    match allowing.or(any) {
+        Some(route) => Selected::Route(route),
+        None => {
+            let mut allowed: Vec<Method> = Vec::new();
+            for method in routes.iter().flat_map(|route| &route.methods) {
+                if !allowed.contains(method) {
+                    allowed.push(method.clone());
+                }
+            }
+            Selected::MethodNotAllowed(allowed)
+        }
+    }
+}
+
+impl PathTree {
+    fn insert(&mut self, pattern: &PathPattern, route: &Arc<Route>) {
+        let mut node = self;
+        for segment in pattern.segments() {
+            node = match segment {
+                Segment::Literal(text) => node.literal.entry(text.clone()).or_default(),
+                Segment::Any => node.any.get_or_insert_default(),
+            };
+        }
+        if pattern.and_below() {
+            node.below.push(Arc::clone(route));
+        } else {
+            node.here.push(Arc::clone(route));
+        }
+    }
+
+    /// The routes of the most specific pattern that matches.
+    fn find(&self, path: &str) -> Option<&[Arc<Route>]> {
+        let mut best: Option<(Rank, &[Arc<Route>])> = None;
+        self.walk(
+            path.strip_prefix('/'),
+            Rank {
+                exact: true,
+                segments: 0,
+                literals: 0,
+                closed: true,
+            },
+            &mut best,
+        );
+        best.map(|(_, routes)| routes)
+    }
+
+    /// `rest` is what follows the slash after this node; none at the end.
+    fn walk<'a>(
+        &'a self,
+        rest: Option<&str>,
+        rank: Rank,
+        best: &mut Option<(Rank, &'a [Arc<Route>])>,
+    ) {
+        let offer =
+            |routes: &'a [Arc<Route>], rank: Rank, best: &mut Option<(Rank, &'a [Arc<Route>])>| {
+                if !routes.is_empty() && best.is_none_or(|(top, _)| rank > top) {
+                    *best = Some((rank, routes));
+                }
+            };
+        let Some(rest) = rest else {
+            offer(&self.here, rank, best);
+            return;
+        };
+        offer(
+            &self.below,
+            Rank {
+                exact: false,
+                closed: false,
+                ..rank
+            },
+            best,
+        );
+        let (segment, after) = match rest.split_once('/') {
+            Some((segment, after)) => (segment, Some(after)),
+            None => (rest, None),
+        };
+        let deeper = Rank {
+            segments: rank.segments + 1,
+            ..rank
+        };
+        if let Some(node) = self.literal.get(segment) {
+            let deeper = Rank {
+                literals: rank.literals + 1,
+                ..deeper
+            };
+            node.walk(after, deeper, best);
+        }
+        if let Some(node) = &self.any
+            && !segment.is_empty()
+        {
+            let deeper = Rank {
+                exact: false,
+                ..deeper
+            };
+            node.walk(after, deeper, best);
+        }
+    }
+}
+
+fn find_ties(routes: &[Route]) -> Vec<RouteTie> {
+    let mut ties = Vec::new();
+    for (index, second) in routes.iter().enumerate() {
+        for first in routes.iter().take(index) {
+            if let Some(what) = tie(first, second) {
+                ties.push(RouteTie {
+                    first: first.name.clone(),
+                    second: second.name.clone(),
+                    what,
+                });
+            }
+        }
+    }
+    ties
+}
+
+/// The host and path on which two routes tie.
+fn tie(first: &Route, second: &Route) -> Option<String> {
+    let methods_meet = match (first.methods.is_empty(), second.methods.is_empty()) {
+        (true, true) => true,
+        (false, false) => first.methods.iter().any(|m| second.methods.contains(m)),
+        // Named methods are more specific than "any".
+        _ => false,
+    };
+    let host = if first.hosts.is_empty() && second.hosts.is_empty() {
+        "any host".to_owned()
+    } else {
+        // Only hosts of the same kind tie: exact wins over wildcard, that over any.
+        first
+            .hosts
+            .iter()
+            .find(|host| second.hosts.contains(host))?
+            .to_string()
+    };
+    first.paths.iter().find_map(|mine| {
+        second
+            .paths
+            .iter()
+            // Methods tell routes apart only under one and the same pattern: the
+            // pattern is chosen before the method.
+            .find(|theirs| {
+                Rank::of(mine) == Rank::of(theirs)
+                    && mine.overlaps(theirs)
+                    && (methods_meet || mine != *theirs)
+            })
+            .map(|theirs| {
+                if mine == theirs {
+                    format!("{host}, {mine}")
+                } else {
+                    format!("{host}, {mine} and {theirs}")
+                }
+            })
+    })
+}
+
+impl fmt::Debug for RouteTable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RouteTable")
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,129 @@
+//! `Snapshot`: the immutable runtime state that one request uses, and the
+//! settings of the process around it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::assertion::AssertionSigner;
+use crate::identity::IdentityPattern;
+use crate::route::RouteTable;
+use crate::tls::{Credentials, ServerNames};
+use crate::trust::TrustBundle;
+use crate::upstream::Upstream;
+
+/// Everything that decides about requests, as of one configuration.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts up with each configuration put into service.
+    pub generation: u64,
+    /// TLS configurations by server name.
+    pub names: ServerNames,
+    /// All trust bundles.
+    pub bundles: Vec<Arc<TrustBundle>>,
+    /// The routes.
+    pub routes: RouteTable,
+    /// All upstreams.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Signs assertions.
+    pub signer: AssertionSigner,
+    /// Bounds on everything.
+    pub limits: Limits,
+}
+
+/// Bounds on connections, requests and time.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Most connections at once.
+    pub connections: usize,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// How long a request's head may take to arrive, and how long a connection
+    /// may be idle between requests.
+    pub header_timeout: Duration,
+    /// How long a request's body may pause.
+    pub body_timeout: Duration,
+    /// Most bytes of a request's head.
+    pub header_bytes: usize,
+    /// Most bytes of a request's body; none for no bound.
+    pub body_bytes: Option<u64>,
+    /// Most concurrent streams of one h2 connection.
+    pub streams: u32,
+    /// How long connections may go on after a signal to stop.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(60),
+            header_bytes: 32 * 1024,
+            body_bytes: None,
+            streams: 128,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What cannot change without a restart.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The listener's address.
+    pub address: SocketAddr,
+    /// Worker threads; one per core where none.
+    pub workers: Option<usize>,
+    /// The public, read-only listener.
+    pub public: Option<PublicSettings>,
+    /// The operators' listener.
+    pub admin: Option<AdminSettings>,
+    /// Where audit lines go.
+    pub audit: AuditDestination,
+}
+
+/// What `[public]` says.
+#[derive(Debug, Clone)]
+pub struct PublicSettings {
+    /// Its address.
+    pub address: SocketAddr,
+    /// TLS with these credentials; plain HTTP where none.
+    pub tls: Option<Credentials>,
+    /// Serve JWKS and metadata.
+    pub keys: bool,
+    /// Serve `/healthz` and `/readyz`.
+    pub health: bool,
+    /// Serve `/metrics`.
+    pub metrics: bool,
+}
+
+/// What `[admin]` says.
+#[derive(Debug, Clone)]
+pub struct AdminSettings {
+    /// Its address, on loopback.
+    pub address: SocketAddr,
+    /// Who may do more than read.
+    pub operators: Vec<IdentityPattern>,
+}
+
+/// Where audit lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditDestination {
+    /// Standard output.
+    Stdout,
+    /// Appended to this file.
+    File(PathBuf),
+}
+
+/// A configuration, loaded and ready to serve.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What cannot change without a restart.
+    pub settings: Settings,
+    /// The state for requests.
+    pub snapshot: Snapshot,
+    /// What an operator should look at, although nothing is wrong.
+    pub warnings: Vec<String>,
+}

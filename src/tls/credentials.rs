@@ -1,0 +1,93 @@
+//! `Credentials`: a certificate chain of ours with its private key.
+
+use std::sync::Arc;
+
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::clock;
+use crate::crypto;
+use crate::identity::LeafFacts;
+
+/// Why a chain and key cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialsError {
+    /// The certificate file holds something else, or nothing.
+    #[error("the certificate file has no PEM certificate: {0}")]
+    Certificate(String),
+    /// The key file holds something else, or nothing.
+    #[error("the key file has no usable PEM private key: {0}")]
+    Key(String),
+    /// Key and certificate are of different pairs.
+    #[error("the private key does not belong to the first certificate of the file")]
+    Mismatch,
+    /// The certificate's time has not come or is over.
+    #[error("{0}")]
+    NotValid(String),
+}
+
+/// A certificate chain of ours, leaf first, with its private key.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    certified: Arc<CertifiedKey>,
+    facts: LeafFacts,
+}
+
+impl Credentials {
+    /// Reads a PEM chain (leaf first, then intermediates) and a PEM private key.
+    ///
+    /// # Errors
+    /// When either cannot be read, they do not belong together, or the leaf is
+    /// not valid at `now` (seconds since the Unix epoch).
+    pub fn from_pem(chain: &[u8], key: &[u8], now: i64) -> Result<Self, CredentialsError> {
+        let chain = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| CredentialsError::Certificate(error.to_string()))?;
+        let leaf = chain
+            .first()
+            .ok_or_else(|| CredentialsError::Certificate("it has no certificate block".into()))?;
+        let facts = LeafFacts::read(leaf)
+            .map_err(|error| CredentialsError::Certificate(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| CredentialsError::Key(error.to_string()))?;
+        let signing_key = crypto::provider()
+            .key_provider
+            .load_private_key(key)
+            .map_err(|error| CredentialsError::Key(error.to_string()))?;
+        let certified = CertifiedKey::new(chain, signing_key);
+        match certified.keys_match() {
+            Ok(()) => {}
+            Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+            Err(_) => return Err(CredentialsError::Mismatch),
+        }
+        if now > facts.not_after {
+            return Err(CredentialsError::NotValid(format!(
+                "the certificate expired at {}",
+                clock::rfc3339(facts.not_after)
+            )));
+        }
+        if now < facts.not_before {
+            return Err(CredentialsError::NotValid(format!(
+                "the certificate is valid only from {}",
+                clock::rfc3339(facts.not_before)
+            )));
+        }
+        Ok(Self {
+            certified: Arc::new(certified),
+            facts,
+        })
+    }
+
+    /// The chain and key for rustls.
+    #[must_use]
+    pub const fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.certified
+    }
+
+    /// What the leaf says.
+    #[must_use]
+    pub const fn facts(&self) -> &LeafFacts {
+        &self.facts
+    }
+}

@@ -1,0 +1,221 @@
+//! Per-name TLS configurations, and which of them a name selects.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::credentials::Credentials;
+use super::verifier::CallerVerifier;
+use crate::crypto;
+use crate::identity::caller::normalized_dns;
+use crate::identity::pattern::HostPattern;
+use crate::trust::ClientTrust;
+
+/// Whether callers have to present a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// The handshake fails without one.
+    Required,
+    /// Routes decide.
+    Optional,
+}
+
+/// What a server-name entry is built from.
+#[derive(Debug)]
+pub struct ServerEntryConfig {
+    /// The names that select it; empty for the default entry.
+    pub names: Vec<HostPattern>,
+    /// Our certificate under these names.
+    pub credentials: Credentials,
+    /// Whom it accepts.
+    pub trust: Arc<ClientTrust>,
+    /// Whether callers have to present a certificate.
+    pub client_certificate: ClientCertificate,
+}
+
+/// One `[[server_name]]` entry, or the default one.
+pub struct ServerEntry {
+    index: usize,
+    names: Vec<HostPattern>,
+    client_certificate: ClientCertificate,
+    trust: Arc<ClientTrust>,
+    tls: Arc<ServerConfig>,
+}
+
+/// Why entries cannot stand together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ServerNamesError {
+    /// Two entries have the same name.
+    #[error("the name {0} stands in two [[server_name]] entries")]
+    Twice(String),
+    /// An IP address as a name.
+    #[error("{0} is an IP address; TLS server names are host names (RFC 6066 section 3)")]
+    Address(String),
+    /// rustls refuses the configuration.
+    #[error("TLS configuration: {0}")]
+    Tls(String),
+}
+
+/// All entries of the listener and the look-up by name.
+pub struct ServerNames {
+    default: Option<Arc<ServerEntry>>,
+    exact: HashMap<Box<str>, Arc<ServerEntry>>,
+    wildcard: HashMap<Box<str>, Arc<ServerEntry>>,
+}
+
+impl ServerNames {
+    /// Builds the entries; one without names is the default.
+    ///
+    /// # Errors
+    /// When two entries claim one name, a name is an IP address, or rustls
+    /// refuses a configuration.
+    pub fn new(configs: Vec<ServerEntryConfig>) -> Result<Self, ServerNamesError> {
+        let mut names = Self {
+            default: None,
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+        };
+        for (index, config) in configs.into_iter().enumerate() {
+            let entry = Arc::new(ServerEntry::new(index, config)?);
+            if entry.names.is_empty() {
+                names.default = Some(entry);
+                continue;
+            }
+            for name in &entry.names {
+                let previous = match name {
+                    HostPattern::Exact(host) if host.parse::<IpAddr>().is_ok() => {
+                        return Err(ServerNamesError::Address(host.to_string()));
+                    }
+                    HostPattern::Exact(host) => {
+                        names.exact.insert(host.clone(), Arc::clone(&entry))
+                    }
+                    HostPattern::Wildcard(suffix) => {
+                        names.wildcard.insert(suffix.clone(), Arc::clone(&entry))
+                    }
+                };
+                if previous.is_some() {
+                    return Err(ServerNamesError::Twice(name.to_string()));
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// The entry for a TLS server name; without one, or for a name no entry
+    /// claims, the default entry, where there is one.
+    #[must_use]
+    pub fn select(&self, server_name: Option<&str>) -> Option<&Arc<ServerEntry>> {
+        server_name
+            .and_then(normalized_dns)
+            .and_then(|name| self.named(&name))
+            .or(self.default.as_ref())
+    }
+
+    /// The entry that the host of a request's authority selects. `host` is lower
+    /// case, without port and trailing dot. An IP literal selects the default.
+    #[must_use]
+    pub fn select_host(&self, host: &str) -> Option<&Arc<ServerEntry>> {
+        if host.starts_with('[') || host.parse::<IpAddr>().is_ok() {
+            return self.default.as_ref();
+        }
+        self.named(host).or(self.default.as_ref())
+    }
+
+    fn named(&self, name: &str) -> Option<&Arc<ServerEntry>> {
+        self.exact.get(name).or_else(|| {
+            name.split_once('.')
+                .and_then(|(_, suffix)| self.wildcard.get(suffix))
+        })
+    }
+
+    /// The default entry.
+    #[must_use]
+    pub const fn default_entry(&self) -> Option<&Arc<ServerEntry>> {
+        self.default.as_ref()
+    }
+}
+
+impl fmt::Debug for ServerNames {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ServerNames")
+            .field("default", &self.default.is_some())
+            .field("exact", &self.exact.keys())
+            .field("wildcard", &self.wildcard.keys())
+            .finish()
+    }
+}
+
+/// Presents one certificate whatever the client asks for.
+#[derive(Debug)]
+struct Always(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Always {
+    fn resolve(&self, _hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl ServerEntry {
+    fn new(index: usize, config: ServerEntryConfig) -> Result<Self, ServerNamesError> {
+        let mandatory = config.client_certificate == ClientCertificate::Required;
+        let verifier = CallerVerifier::new(Arc::clone(&config.trust), mandatory);
+        let mut tls = ServerConfig::builder_with_provider(crypto::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(|error| ServerNamesError::Tls(error.to_string()))?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::new(Always(Arc::clone(config.credentials.certified()))));
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // A resumed session would skip every check of the certificate.
+        tls.session_storage = Arc::new(NoServerSessionStorage {});
+        tls.send_tls13_tickets = 0;
+        Ok(Self {
+            index,
+            names: config.names,
+            client_certificate: config.client_certificate,
+            trust: config.trust,
+            tls: Arc::new(tls),
+        })
+    }
+
+    /// Position among the entries: two requests belong together only where it
+    /// is the same.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// The configuration for rustls.
+    #[must_use]
+    pub const fn tls(&self) -> &Arc<ServerConfig> {
+        &self.tls
+    }
+
+    /// The bundles it accepts.
+    #[must_use]
+    pub const fn trust(&self) -> &Arc<ClientTrust> {
+        &self.trust
+    }
+
+    /// Whether callers have to present a certificate.
+    #[must_use]
+    pub const fn client_certificate(&self) -> ClientCertificate {
+        self.client_certificate
+    }
+}
+
+impl fmt::Debug for ServerEntry {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ServerEntry")
+            .field("index", &self.index)
+            .field("names", &self.names)
+            .field("client_certificate", &self.client_certificate)
+            .finish_non_exhaustive()
+    }
+}

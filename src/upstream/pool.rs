@@ -1,0 +1,1 @@
+//! Pooled keep-alive connections to endpoints, one shard per worker.
