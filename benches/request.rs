@@ -1,2 +1,114 @@
-//! x
-fn main() {}
+//! Hot paths: signing an assertion, verifying a path. Run with
+//! `cargo bench --profile dist`; compare ratios within one run only.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a benchmark stops when its own preparations fail"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign::assertion::signer::RequestBinding;
+use countersign::assertion::{
+    AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing, key_directory,
+};
+use countersign::clock;
+use countersign::identity::{IdentityPattern, NameType, Principal, TrustDomain};
+use countersign::policy::{Authentication, Permit, Rule, decide};
+use countersign::proxy::framing::FramingMachine;
+use countersign::proxy::target::checked_path;
+use countersign::trust::{
+    ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+};
+use countersign_testkit::ca::{Credentials, Leaf, TestCa};
+use divan::{Bencher, black_box};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+fn main() {
+    divan::main();
+}
+
+fn trust(ca: &TestCa) -> ClientTrust {
+    let bundle = TrustBundle::build(
+        TrustBundleConfig {
+            name: TrustDomain::parse("example.org").unwrap(),
+            roots: vec![CertificateDer::from_pem_file(ca.root_file()).unwrap()],
+            intermediates: Vec::new(),
+            crls: Vec::new(),
+            posture: RevocationPosture::Off,
+            depth: RevocationDepth::Chain,
+            vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
+            identity_from: vec![NameType::Spiffe],
+        },
+        i64::try_from(clock::unix_now()).unwrap(),
+    )
+    .unwrap();
+    ClientTrust::new(vec![Arc::new(bundle)]).unwrap()
+}
+
+fn caller() -> (ClientTrust, Credentials) {
+    let ca = TestCa::new("example.org");
+    let credentials = ca.issue(Leaf::with_uri("spiffe://example.org/ns/shop/sa/checkout"));
+    (trust(&ca), credentials)
+}
+
+fn permit() -> Permit {
+    let (trust, credentials) = caller();
+    let (leaf, rest) = credentials.chain.split_first().unwrap();
+    let peer = trust.verify(leaf, rest, UnixTime::now()).unwrap();
+    let rule = Rule {
+        authentication: Authentication::Certificate,
+        callers: vec![IdentityPattern::AnyCaller],
+        except: Vec::new(),
+    };
+    decide(&rule, Some(Principal::from_certificate(peer, 0, false))).unwrap()
+}
+
+fn signer(algorithm: SigningAlgorithm) -> AssertionSigner {
+    let directory = tempfile::tempdir().unwrap();
+    key_directory::generate(directory.path(), algorithm, clock::unix_now()).unwrap();
+    AssertionSigner::new(
+        AssertionSettings {
+            issuer: "https://gateway.example.org:9080".into(),
+            header: http::HeaderName::from_static("countersign-assertion"),
+            lifetime: Duration::from_secs(30),
+        },
+        Arc::new(SigningKeyRing::load(directory.path(), algorithm).unwrap()),
+    )
+}
+
+#[divan::bench(args = ["ES256", "EdDSA"])]
+fn sign_request(bencher: Bencher<'_, '_>, algorithm: &str) {
+    let signer = signer(SigningAlgorithm::parse(algorithm).unwrap());
+    let permit = permit();
+    let now = clock::unix_now();
+    let binding = RequestBinding {
+        method: "GET",
+        authority: "orders.example.org",
+        path: "/orders/7",
+        query: None,
+        transaction: "0123456789012345678901",
+    };
+    bencher.bench(|| signer.sign_request(black_box(&permit), "orders", &binding, now));
+}
+
+#[divan::bench]
+fn verify_path(bencher: Bencher<'_, '_>) {
+    let (trust, credentials) = caller();
+    let (leaf, rest) = credentials.chain.split_first().unwrap();
+    bencher.bench(|| trust.verify(black_box(leaf), rest, UnixTime::now()));
+}
+
+#[divan::bench]
+fn follow_one_request(bencher: Bencher<'_, '_>) {
+    let head = b"GET /orders/7?x=1 HTTP/1.1\r\nHost: orders.example.org\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\nAccept-Encoding: gzip\r\nX-Custom: some value of usual length\r\n\r\n";
+    let mut machine = FramingMachine::new(32 * 1024);
+    bencher.bench_local(|| machine.advance(black_box(head)));
+}
+
+#[divan::bench]
+fn check_path(bencher: Bencher<'_, '_>) {
+    bencher.bench(|| checked_path(black_box("/orders/2026/11/7")).map(|path| path.len()));
+}

@@ -4,9 +4,12 @@
 //! both are). Everything else takes algorithms, digests and the rustls provider
 //! from here.
 
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
+
+use crate::secret::Secret;
 
 #[cfg(feature = "aws-lc-rs")]
 pub(crate) use aws_lc_rs::{digest, rand, signature};
@@ -66,9 +69,161 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     output
 }
 
+/// What a [`SigningKeyPair`] signs with. Signatures of both have 64 octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignatureScheme {
+    /// ECDSA with P-256 and SHA-256; signatures are `r ‖ s`.
+    EcdsaP256Sha256,
+    /// Ed25519 (RFC 8032).
+    Ed25519,
+}
+
+/// The provider could not make a key or a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the cryptography provider failed")]
+pub struct ProviderFailed;
+
+/// A private key is damaged or of another kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the private key is damaged or of another kind")]
+pub struct KeyRefused;
+
+/// A key pair that signs.
+pub struct SigningKeyPair(KeyPair);
+
+enum KeyPair {
+    P256(signature::EcdsaKeyPair),
+    Ed25519(signature::Ed25519KeyPair),
+}
+
+/// What stands before the 32 octets of an Ed25519 key in PKCS#8 version 1
+/// (RFC 8410 section 7). Providers write version 2, which few others can read.
+const ED25519_PKCS8_PREFIX: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
+
+impl SigningKeyPair {
+    /// Makes a new private key, as PKCS#8 in DER.
+    ///
+    /// # Errors
+    /// [`ProviderFailed`] when the system gives no random octets.
+    pub fn generate_pkcs8(scheme: SignatureScheme) -> Result<Secret, ProviderFailed> {
+        match scheme {
+            SignatureScheme::EcdsaP256Sha256 => signature::EcdsaKeyPair::generate_pkcs8(
+                &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
+                &rand::SystemRandom::new(),
+            )
+            .map(|document| Secret::new(document.as_ref().to_vec()))
+            .map_err(|_| ProviderFailed),
+            SignatureScheme::Ed25519 => {
+                let seed = zeroize::Zeroizing::new(random::<32>().map_err(|_| ProviderFailed)?);
+                let mut document = Vec::with_capacity(48);
+                document.extend_from_slice(&ED25519_PKCS8_PREFIX);
+                document.extend_from_slice(&*seed);
+                Ok(Secret::new(document))
+            }
+        }
+    }
+
+    /// Reads a private key from PKCS#8 in DER.
+    ///
+    /// # Errors
+    /// [`KeyRefused`] when it is damaged or for another scheme.
+    pub fn from_pkcs8(scheme: SignatureScheme, document: &[u8]) -> Result<Self, KeyRefused> {
+        let pair = match scheme {
+            SignatureScheme::EcdsaP256Sha256 => {
+                let algorithm = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+                #[cfg(feature = "aws-lc-rs")]
+                let pair = signature::EcdsaKeyPair::from_pkcs8(algorithm, document);
+                #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+                let pair = signature::EcdsaKeyPair::from_pkcs8(
+                    algorithm,
+                    document,
+                    &rand::SystemRandom::new(),
+                );
+                pair.map(KeyPair::P256)
+            }
+            SignatureScheme::Ed25519 => {
+                signature::Ed25519KeyPair::from_pkcs8_maybe_unchecked(document)
+                    .map(KeyPair::Ed25519)
+            }
+        };
+        pair.map(Self).map_err(|_| KeyRefused)
+    }
+
+    /// The public key: an uncompressed SEC 1 point, or the 32 octets of Ed25519.
+    #[must_use]
+    pub fn public_key(&self) -> &[u8] {
+        use signature::KeyPair as _;
+        match &self.0 {
+            KeyPair::P256(pair) => pair.public_key().as_ref(),
+            KeyPair::Ed25519(pair) => pair.public_key().as_ref(),
+        }
+    }
+
+    /// Signs `message`.
+    ///
+    /// # Errors
+    /// [`ProviderFailed`] when the system gives no random octets.
+    pub fn sign(&self, message: &[u8]) -> Result<[u8; 64], ProviderFailed> {
+        let signature = match &self.0 {
+            KeyPair::P256(pair) => pair
+                .sign(&rand::SystemRandom::new(), message)
+                .map_err(|_| ProviderFailed)?,
+            KeyPair::Ed25519(pair) => pair.sign(message),
+        };
+        signature.as_ref().try_into().map_err(|_| ProviderFailed)
+    }
+}
+
+impl fmt::Debug for SigningKeyPair {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match &self.0 {
+            KeyPair::P256(_) => "SigningKeyPair(P-256, redacted)",
+            KeyPair::Ed25519(_) => "SigningKeyPair(Ed25519, redacted)",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_pair_is_read_back_for_its_own_scheme_only() {
+        use SignatureScheme::{EcdsaP256Sha256, Ed25519};
+        for (scheme, other, length) in [
+            (EcdsaP256Sha256, Ed25519, 65),
+            (Ed25519, EcdsaP256Sha256, 32),
+        ] {
+            let document = SigningKeyPair::generate_pkcs8(scheme).unwrap();
+            let pair = SigningKeyPair::from_pkcs8(scheme, document.expose()).unwrap();
+            assert_eq!(pair.public_key().len(), length);
+            assert!(pair.sign(b"message").is_ok());
+            assert!(SigningKeyPair::from_pkcs8(other, document.expose()).is_err());
+            let half = &document.expose()[..document.expose().len() / 2];
+            assert!(SigningKeyPair::from_pkcs8(scheme, half).is_err());
+            assert!(!format!("{pair:?}").contains('['));
+        }
+    }
+
+    #[test]
+    fn ed25519_signs_as_rfc_8037_appendix_a_says() {
+        let seed = [
+            0x9d, 0x61, 0xb1, 0x9d, 0xef, 0xfd, 0x5a, 0x60, 0xba, 0x84, 0x4a, 0xf4, 0x92, 0xec,
+            0x2c, 0xc4, 0x44, 0x49, 0xc5, 0x69, 0x7b, 0x32, 0x69, 0x19, 0x70, 0x3b, 0xac, 0x03,
+            0x1c, 0xae, 0x7f, 0x60,
+        ];
+        let document = [&ED25519_PKCS8_PREFIX[..], &seed].concat();
+        let pair = SigningKeyPair::from_pkcs8(SignatureScheme::Ed25519, &document).unwrap();
+        let signature = pair
+            .sign(b"eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc")
+            .unwrap();
+        assert_eq!(
+            countersign_verify::jose::base64url_encode(&signature),
+            "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
+        );
+    }
 
     #[test]
     fn sha256_of_nothing() {

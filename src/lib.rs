@@ -1,16 +1,20 @@
 //! Countersign: a mutual-TLS identity gateway with embedded PKI tooling.
 
+pub mod app;
 pub mod assertion;
+pub mod authn;
 pub mod cli;
 pub mod clock;
 pub mod crypto;
 pub mod identity;
 pub mod pki;
 pub mod policy;
+pub mod proxy;
 pub mod reason;
 pub mod route;
 pub mod secret;
 pub mod snapshot;
+pub mod telemetry;
 pub mod tls;
 pub mod trust;
 pub mod upstream;

@@ -1,9 +1,14 @@
-//! `Secret`: bytes that never show themselves and are wiped when dropped.
+//! `Secret`: bytes that never show themselves and are wiped when dropped; and
+//! [`write_private`], how such bytes get into a file.
 //!
 //! Holds private keys, passphrases and tokens between reading and using them.
 //! Reading the content takes an explicit [`Secret::expose`], easy to search for.
 
 use std::fmt;
+use std::fs::{File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
@@ -37,9 +42,61 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What to do when a file is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Leave it alone and fail.
+    Refuse,
+    /// Put the new content in its place.
+    Replace,
+}
+
+/// Writes a file that only its owner can read, whole or not at all.
+///
+/// It is created beside `path`, exclusively and with mode 0600 from the first
+/// moment on, written, synced and renamed; then the directory is synced.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] for [`Existing::Refuse`], or whatever the
+/// file system says.
+pub fn write_private(path: &Path, content: &[u8], existing: Existing) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    // Removed again on every early return.
+    let mut aside = tempfile::Builder::new()
+        .prefix(".countersign-")
+        .permissions(Permissions::from_mode(0o600))
+        .tempfile_in(directory)?;
+    aside.write_all(content)?;
+    aside.as_file().sync_all()?;
+    match existing {
+        Existing::Refuse => aside.persist_noclobber(path),
+        Existing::Replace => aside.persist(path),
+    }
+    .map_err(|failure| failure.error)?;
+    File::open(directory)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn private_files_are_private_and_not_overwritten_unasked() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.key");
+        write_private(&path, b"one", Existing::Refuse).unwrap();
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let error = write_private(&path, b"two", Existing::Refuse).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        write_private(&path, b"two", Existing::Replace).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn debug_shows_nothing() {

@@ -1,42 +1,131 @@
-//! `SigningKeyRing`: next, current and retiring assertion keys.
+//! `SigningKeyRing`: next, current and retiring assertion keys, in memory.
+//!
+//! Which key signs depends on the time alone, so that a published next key
+//! takes over in a running gateway without a reload. Files belong to
+//! `key_directory`.
 
 use std::path::Path;
 use std::sync::Arc;
 
-/// Algorithms assertions are signed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SigningAlgorithm {
-    /// ECDSA with P-256 and SHA-256 (RFC 7518 section 3.4).
-    Es256,
-    /// Ed25519 (RFC 8037).
-    EdDsa,
-}
-
-/// One assertion-signing key.
-#[derive(Debug)]
-pub struct SigningKey {}
-
-/// Why keys cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct KeyRingError(pub String);
+use super::key_directory;
+pub use super::key_directory::KeyRingError;
+use super::key_record::{self, KeyRecord};
+use super::signing_key::jwk_set;
+pub use super::signing_key::{SigningAlgorithm, SigningKey};
 
 /// The keys of a directory.
 #[derive(Debug)]
-pub struct SigningKeyRing {}
+pub struct SigningKeyRing {
+    algorithm: SigningAlgorithm,
+    /// In the order in which they sign.
+    entries: Vec<Entry>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Arc<SigningKey>,
+    active_from: u64,
+    /// None while no other key follows it.
+    published_until: Option<u64>,
+}
 
 impl SigningKeyRing {
-    /// Loads the keys of a directory.
+    /// Loads the keys of a directory; those of `algorithm` sign, all others are
+    /// published only, so that a change of algorithm can be published ahead.
     ///
     /// # Errors
-    /// When a file is unreadable or there is no usable key.
-    pub fn load(_directory: &Path, _algorithm: SigningAlgorithm) -> Result<Self, KeyRingError> {
-        Err(KeyRingError("not there yet".into()))
+    /// When a file is unreadable or does not fit the others, or when there is no
+    /// key of `algorithm`. Messages name the file or the command that helps.
+    pub fn load(directory: &Path, algorithm: SigningAlgorithm) -> Result<Self, KeyRingError> {
+        let stored = key_directory::load(directory)?;
+        let ring = Self::new(algorithm, &stored.records, stored.keys, stored.warnings);
+        if ring.entries.is_empty() {
+            return Err(KeyRingError::NoKeys {
+                directory: directory.to_owned(),
+                algorithm,
+            });
+        }
+        if !ring.entries.iter().any(|entry| entry.signs(algorithm)) {
+            return Err(KeyRingError::OtherAlgorithm {
+                directory: directory.to_owned(),
+                algorithm,
+            });
+        }
+        Ok(ring)
     }
 
-    /// The key that signs at `now` (seconds since the Unix epoch).
+    fn new(
+        algorithm: SigningAlgorithm,
+        records: &[KeyRecord],
+        keys: Vec<SigningKey>,
+        warnings: Vec<String>,
+    ) -> Self {
+        let mut entries: Vec<Entry> = keys
+            .into_iter()
+            .filter_map(|key| {
+                let record = records.iter().find(|record| record.kid == key.kid())?;
+                Some(Entry {
+                    key: Arc::new(key),
+                    active_from: record.active_from,
+                    published_until: key_record::published_until(records, record),
+                })
+            })
+            .collect();
+        // Stable, as in `key_record::succession`.
+        entries.sort_by_key(|entry| entry.active_from);
+        Self {
+            algorithm,
+            entries,
+            warnings,
+        }
+    }
+
+    /// The configured algorithm.
     #[must_use]
-    pub fn current(&self, _now: u64) -> Option<&Arc<SigningKey>> {
-        None
+    pub const fn algorithm(&self) -> SigningAlgorithm {
+        self.algorithm
+    }
+
+    /// The key that signs at `now` (seconds since the Unix epoch): the rule of
+    /// [`key_record::current`]. Called for every request: a scan of a few
+    /// entries, no allocation, no lock.
+    #[must_use]
+    pub fn current(&self, now: u64) -> Option<&Arc<SigningKey>> {
+        let mut line = self.entries.iter().filter(|e| e.signs(self.algorithm));
+        line.clone()
+            .rev()
+            .find(|entry| entry.active_from <= now)
+            .or_else(|| line.next())
+            .map(|entry| &entry.key)
+    }
+
+    /// The keys that the key set contains at `now`, the oldest first.
+    pub fn published(&self, now: u64) -> impl Iterator<Item = &Arc<SigningKey>> {
+        self.entries
+            .iter()
+            .filter(move |entry| entry.published_until.is_none_or(|end| now < end))
+            .map(|entry| &entry.key)
+    }
+
+    /// The key set at `now`, as JSON.
+    #[must_use]
+    pub fn jwks(&self, now: u64) -> String {
+        jwk_set(self.published(now).map(Arc::as_ref)).to_string()
+    }
+
+    /// What an operator should look at, although the keys can be used.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 }
+
+impl Entry {
+    fn signs(&self, algorithm: SigningAlgorithm) -> bool {
+        self.key.algorithm() == algorithm
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,11 @@
 //! Identity assertions: signing keys, their published half, and signing.
 
+pub mod key_directory;
+pub mod key_record;
 pub mod key_ring;
 pub mod published;
 pub mod signer;
+pub mod signing_key;
 
 pub use key_ring::{KeyRingError, SigningAlgorithm, SigningKey, SigningKeyRing};
 pub use signer::{AssertionSettings, AssertionSigner, SignedAssertion};

@@ -1,1 +1,202 @@
-//! What the gateway publishes about its signing keys: JWKS and metadata.
+//! What the gateway publishes about its keys: the key set and the metadata.
+//!
+//! Documents are made when the set of published keys changes and kept until it
+//! does again, with the entity tags by which consumers ask whether it did. How
+//! they are served is the business of `admin`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use countersign_verify::claims::TYP;
+use countersign_verify::jose::base64url_encode;
+use serde_json::json;
+
+use super::key_ring::{SigningKey, SigningKeyRing};
+use super::signer::AssertionSettings;
+use super::signing_key::jwk_set;
+use crate::crypto;
+
+/// Where the key set is, below the issuer.
+pub const JWKS_PATH: &str = "/.well-known/jwks.json";
+/// Where the metadata is (RFC 8414 section 3).
+pub const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
+/// Where OpenID Connect libraries look for the same metadata.
+pub const OPENID_METADATA_PATH: &str = "/.well-known/openid-configuration";
+
+/// One JSON document with its entity tag.
+#[derive(Debug)]
+pub struct Document {
+    /// The text.
+    pub body: String,
+    /// A strong entity tag, in quotes (RFC 9110 section 8.8.3).
+    pub etag: String,
+}
+
+/// The documents of one moment.
+#[derive(Debug)]
+pub struct Documents {
+    /// The key set.
+    pub jwks: Arc<Document>,
+    /// The metadata.
+    pub metadata: Arc<Document>,
+    /// What they were made from.
+    kids: Vec<String>,
+    issuer: String,
+    header: String,
+}
+
+/// Makes and keeps the documents.
+#[derive(Debug, Default)]
+pub struct Published {
+    kept: Mutex<Option<Arc<Documents>>>,
+}
+
+impl Published {
+    /// Keeps nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The documents for these settings and keys at `now` (seconds since the
+    /// Unix epoch).
+    #[must_use]
+    pub fn documents(
+        &self,
+        settings: &AssertionSettings,
+        ring: &SigningKeyRing,
+        now: u64,
+    ) -> Arc<Documents> {
+        // What is kept is whole at any time, even if its maker panicked.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(documents) if documents.are_of(settings, ring, now) => Arc::clone(documents),
+            _ => {
+                let documents = Arc::new(Documents::new(settings, ring, now));
+                *kept = Some(Arc::clone(&documents));
+                documents
+            }
+        }
+    }
+}
+
+impl Documents {
+    fn new(settings: &AssertionSettings, ring: &SigningKeyRing, now: u64) -> Self {
+        let keys: Vec<&SigningKey> = ring.published(now).map(Arc::as_ref).collect();
+        let base = settings.issuer.trim_end_matches('/');
+        let metadata = json!({
+            "issuer": settings.issuer,
+            "jwks_uri": format!("{base}{JWKS_PATH}"),
+            // RFC 8414 demands the member; nobody gets a token here.
+            "response_types_supported": ["none"],
+            "countersign_header": canonical_field_name(settings.header.as_str()),
+            "countersign_typ": TYP,
+        });
+        Self {
+            kids: keys.iter().map(|key| key.kid().to_owned()).collect(),
+            jwks: Arc::new(Document::new(jwk_set(keys).to_string())),
+            metadata: Arc::new(Document::new(metadata.to_string())),
+            issuer: settings.issuer.clone(),
+            header: settings.header.as_str().to_owned(),
+        }
+    }
+
+    /// A thumbprint stands for all that a key publishes.
+    fn are_of(&self, settings: &AssertionSettings, ring: &SigningKeyRing, now: u64) -> bool {
+        self.issuer == settings.issuer
+            && self.header == settings.header.as_str()
+            && ring
+                .published(now)
+                .map(|key| key.kid())
+                .eq(self.kids.iter().map(String::as_str))
+    }
+}
+
+impl Document {
+    fn new(body: String) -> Self {
+        let digest = crypto::sha256(body.as_bytes());
+        Self {
+            etag: format!("\"{}\"", base64url_encode(&digest)),
+            body,
+        }
+    }
+}
+
+/// `Countersign-Assertion` for `countersign-assertion`: how people write it.
+fn canonical_field_name(name: &str) -> String {
+    let mut at_start = true;
+    name.chars()
+        .map(|character| {
+            let written = if at_start {
+                character.to_ascii_uppercase()
+            } else {
+                character
+            };
+            at_start = character == '-';
+            written
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::key_directory::{PUBLISH_AHEAD, add};
+    use super::super::key_record::RETIREMENT_SECONDS;
+    use super::super::key_ring::SigningAlgorithm;
+    use super::*;
+
+    const START: u64 = 1_770_000_000;
+
+    fn settings(issuer: &str) -> AssertionSettings {
+        AssertionSettings {
+            issuer: issuer.to_owned(),
+            header: http::HeaderName::from_static("countersign-assertion"),
+            lifetime: Duration::from_secs(30),
+        }
+    }
+
+    #[test]
+    fn metadata_leads_to_the_key_set() {
+        let directory = tempfile::tempdir().unwrap();
+        add(directory.path(), None, PUBLISH_AHEAD, START).unwrap();
+        let ring = SigningKeyRing::load(directory.path(), SigningAlgorithm::Es256).unwrap();
+        let documents =
+            Published::new().documents(&settings("https://gateway.example.org:9080"), &ring, START);
+        let metadata: serde_json::Value = serde_json::from_str(&documents.metadata.body).unwrap();
+        assert_eq!(
+            metadata,
+            json!({
+                "issuer": "https://gateway.example.org:9080",
+                "jwks_uri": "https://gateway.example.org:9080/.well-known/jwks.json",
+                "response_types_supported": ["none"],
+                "countersign_header": "Countersign-Assertion",
+                "countersign_typ": "countersign+jwt",
+            })
+        );
+        assert_eq!(documents.jwks.body, ring.jwks(START));
+        assert!(documents.jwks.etag.starts_with('"') && documents.jwks.etag.ends_with('"'));
+    }
+
+    #[test]
+    fn documents_are_kept_until_the_published_keys_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        add(path, None, PUBLISH_AHEAD, START).unwrap();
+        add(path, None, PUBLISH_AHEAD, START).unwrap();
+        let ring = SigningKeyRing::load(path, SigningAlgorithm::Es256).unwrap();
+        let published = Published::new();
+        let settings_a = settings("https://a");
+        let first = published.documents(&settings_a, &ring, START);
+        let takeover = START + 3600;
+        let same = published.documents(&settings_a, &ring, takeover);
+        assert!(Arc::ptr_eq(&first, &same));
+        let end = takeover + RETIREMENT_SECONDS;
+        let fewer = published.documents(&settings_a, &ring, end);
+        assert_ne!(fewer.jwks.etag, first.jwks.etag);
+        assert_eq!(fewer.metadata.etag, first.metadata.etag);
+        let other = published.documents(&settings("https://b"), &ring, end);
+        assert_ne!(other.metadata.etag, fewer.metadata.etag);
+        assert_eq!(other.jwks.etag, fewer.jwks.etag);
+    }
+}

@@ -1,9 +1,22 @@
 //! `AssertionSigner`: claims about one request, signed.
+//!
+//! Writes the claims of `countersign_verify::claims` by hand because this is the
+//! hot path: what depends on the caller's certificate alone is written once per
+//! certificate and kept with it. A test compares every form with the serde types.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::key_ring::SigningKeyRing;
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use bytes::Bytes;
+use countersign_verify::claims::{MAX_ASSERTION_BYTES, MAX_SANS_PER_TYPE};
+use http::HeaderValue;
+
+use super::key_ring::{SigningKey, SigningKeyRing};
+use crate::crypto;
+use crate::identity::{PeerIdentity, Principal};
+use crate::policy::Permit;
 
 /// What `[assertion]` says.
 #[derive(Debug, Clone)]
@@ -16,22 +29,89 @@ pub struct AssertionSettings {
     pub lifetime: Duration,
 }
 
+/// The very request an assertion is about, as it is forwarded.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestBinding<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The Host sent upstream.
+    pub authority: &'a str,
+    /// The path's octets on the wire.
+    pub path: &'a str,
+    /// The octets after `?`, where there is one.
+    pub query: Option<&'a str>,
+    /// Identifies the transaction across hops; authenticates nothing.
+    pub transaction: &'a str,
+}
+
+/// Why no assertion was signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    /// The permit is for nobody: such requests carry no assertion.
+    #[error("a request of nobody carries no assertion")]
+    Nobody,
+    /// The caller's certificate is no longer valid.
+    #[error("the caller's certificate path has expired")]
+    Expired,
+    /// No key may sign now.
+    #[error("no assertion-signing key is active")]
+    NoKey,
+    /// The assertion would be longer than verifiers accept.
+    #[error("the assertion would be longer than {MAX_ASSERTION_BYTES} bytes")]
+    TooLong,
+    /// The provider failed.
+    #[error("signing failed")]
+    Failed,
+}
+
+/// An assertion in its wire form. Forwarding a caller's request needs one.
+#[derive(Debug, Clone)]
+pub struct SignedAssertion {
+    wire: HeaderValue,
+    jti: Option<Box<str>>,
+    expires: u64,
+}
+
+impl SignedAssertion {
+    /// The header field's value: one compact JWS.
+    #[must_use]
+    pub const fn header_value(&self) -> &HeaderValue {
+        &self.wire
+    }
+
+    /// Its `jti`; none when bound to the caller only.
+    #[must_use]
+    pub fn jti(&self) -> Option<&str> {
+        self.jti.as_deref()
+    }
+
+    /// Its `exp`, in seconds since the Unix epoch.
+    #[must_use]
+    pub const fn expires(&self) -> u64 {
+        self.expires
+    }
+}
+
 /// Signs assertions.
 #[derive(Debug)]
 pub struct AssertionSigner {
     settings: AssertionSettings,
     keys: Arc<SigningKeyRing>,
+    /// `{"iss":"…"` in JSON.
+    issuer_json: String,
 }
-
-/// An assertion in its wire form. Forwarding needs one.
-#[derive(Debug)]
-pub struct SignedAssertion {}
 
 impl AssertionSigner {
     /// A signer with its settings and keys.
     #[must_use]
-    pub const fn new(settings: AssertionSettings, keys: Arc<SigningKeyRing>) -> Self {
-        Self { settings, keys }
+    pub fn new(settings: AssertionSettings, keys: Arc<SigningKeyRing>) -> Self {
+        let mut issuer_json = String::from("{\"iss\":");
+        push_json_string(&mut issuer_json, &settings.issuer);
+        Self {
+            settings,
+            keys,
+            issuer_json,
+        }
     }
 
     /// Issuer, header and lifetime.
@@ -45,4 +125,216 @@ impl AssertionSigner {
     pub const fn keys(&self) -> &Arc<SigningKeyRing> {
         &self.keys
     }
+
+    /// Signs an assertion about one very request. `now` is in seconds since the
+    /// Unix epoch.
+    ///
+    /// # Errors
+    /// See [`SignError`]; the request must then not be forwarded.
+    pub fn sign_request(
+        &self,
+        permit: &Permit,
+        audience: &str,
+        request: &RequestBinding<'_>,
+        now: u64,
+    ) -> Result<SignedAssertion, SignError> {
+        let jti = token_id().map_err(|_| SignError::Failed)?;
+        let (principal, key, expires) = self.prepare(permit, now)?;
+        let mut claims = self.begin(principal, audience, now, expires);
+        claims.push_str(",\"jti\":\"");
+        claims.push_str(&jti);
+        claims.push_str("\",\"txn\":");
+        push_json_string(&mut claims, request.transaction);
+        claims.push_str(",\"htm\":");
+        push_json_string(&mut claims, request.method);
+        claims.push_str(",\"htu\":\"https://");
+        push_json_escaped(&mut claims, request.authority);
+        push_json_escaped(&mut claims, request.path);
+        claims.push('"');
+        if let Some(query) = request.query {
+            claims.push_str(",\"htq\":\"");
+            push_base64(&mut claims, &crypto::sha256(query.as_bytes()));
+            claims.push('"');
+        }
+        finish(&mut claims, principal);
+        seal(&key, &claims, Some(jti.into()), expires)
+    }
+
+    /// Signs an assertion about the caller for any request to one audience.
+    ///
+    /// # Errors
+    /// See [`SignError`]; the request must then not be forwarded.
+    pub fn sign_caller(
+        &self,
+        permit: &Permit,
+        audience: &str,
+        now: u64,
+    ) -> Result<SignedAssertion, SignError> {
+        let (principal, key, expires) = self.prepare(permit, now)?;
+        let mut claims = self.begin(principal, audience, now, expires);
+        finish(&mut claims, principal);
+        seal(&key, &claims, None, expires)
+    }
+
+    fn prepare<'p>(
+        &self,
+        permit: &'p Permit,
+        now: u64,
+    ) -> Result<(&'p Principal, Arc<SigningKey>, u64), SignError> {
+        let principal = permit.principal().ok_or(SignError::Nobody)?;
+        let path_end = u64::try_from(principal.peer().path_not_after()).unwrap_or(0);
+        let expires = now
+            .saturating_add(self.settings.lifetime.as_secs())
+            .min(path_end);
+        if expires <= now {
+            return Err(SignError::Expired);
+        }
+        let key = self.keys.current(now).ok_or(SignError::NoKey)?;
+        Ok((principal, Arc::clone(key), expires))
+    }
+
+    fn begin(&self, principal: &Principal, audience: &str, now: u64, expires: u64) -> String {
+        let caller = principal.peer().memo(caller_json);
+        let mut claims = String::with_capacity(self.issuer_json.len() + caller.len() + 512);
+        claims.push_str(&self.issuer_json);
+        claims.push_str(",\"aud\":");
+        push_json_string(&mut claims, audience);
+        let _ = write!(claims, ",\"iat\":{now},\"exp\":{expires}");
+        claims
+    }
 }
+
+/// A fresh identifier: 128 random bits as 22 base64url characters.
+///
+/// # Errors
+/// When the system's random generator fails.
+pub fn token_id() -> Result<String, crypto::NoRandomness> {
+    crypto::random::<16>().map(|bytes| Base64UrlUnpadded::encode_string(&bytes))
+}
+
+/// What an assertion says about the certificate, ending before `authn.at`.
+fn caller_json(peer: &PeerIdentity) -> String {
+    let leaf = peer.leaf();
+    let mut json = String::with_capacity(640);
+    json.push_str(",\"sub\":");
+    push_json_string(&mut json, &peer.caller().to_string());
+    json.push_str(",\"client_cert\":{\"x5t#S256\":\"");
+    push_base64(&mut json, &leaf.thumbprint);
+    let _ = write!(json, "\",\"serial\":\"{}\",\"issuer\":", leaf.serial_hex());
+    push_json_string(&mut json, &leaf.issuer);
+    let _ = write!(
+        json,
+        ",\"not_before\":{},\"not_after\":{},\"sans\":{{",
+        leaf.not_before.max(0),
+        leaf.not_after.max(0)
+    );
+    let addresses: Vec<String> = leaf.sans.ip.iter().map(ToString::to_string).collect();
+    push_names(&mut json, "\"uri\":[", &leaf.sans.uri);
+    push_names(&mut json, ",\"dns\":[", &leaf.sans.dns);
+    push_names(&mut json, ",\"email\":[", &leaf.sans.email);
+    push_names(&mut json, ",\"ip\":[", &addresses);
+    json.push_str("},\"anchor\":\"");
+    push_base64(&mut json, peer.anchor());
+    json.push('"');
+    let longest = [
+        leaf.sans.uri.len(),
+        leaf.sans.dns.len(),
+        leaf.sans.email.len(),
+        addresses.len(),
+    ];
+    if longest.iter().any(|count| *count > MAX_SANS_PER_TYPE) {
+        json.push_str(",\"sans_truncated\":true");
+    }
+    json.push_str("},\"authn\":{\"trust_domain\":");
+    push_json_string(&mut json, peer.trust_domain().as_str());
+    let _ = write!(json, ",\"revocation\":\"{}\"", peer.revocation().as_str());
+    if let Some(moment) = peer.crl_this_update() {
+        let _ = write!(json, ",\"crl_this_update\":{}", moment.max(0));
+    }
+    json
+}
+
+fn finish(claims: &mut String, principal: &Principal) {
+    claims.push_str(principal.peer().memo(caller_json));
+    claims.push_str(",\"methods\":[");
+    for (index, method) in principal.methods().iter().enumerate() {
+        if index > 0 {
+            claims.push(',');
+        }
+        let _ = write!(claims, "\"{}\"", method.as_str());
+    }
+    let _ = write!(
+        claims,
+        "],\"at\":{},\"resumed\":{}}}}}",
+        principal.authenticated_at(),
+        principal.resumed()
+    );
+}
+
+fn seal(
+    key: &SigningKey,
+    claims: &str,
+    jti: Option<Box<str>>,
+    expires: u64,
+) -> Result<SignedAssertion, SignError> {
+    let mut wire = String::with_capacity(160 + claims.len() * 4 / 3 + 90);
+    wire.push_str(key.header_base64url());
+    wire.push('.');
+    push_base64(&mut wire, claims.as_bytes());
+    let signature = key.sign(wire.as_bytes()).map_err(|_| SignError::Failed)?;
+    wire.push('.');
+    push_base64(&mut wire, &signature);
+    if wire.len() > MAX_ASSERTION_BYTES {
+        return Err(SignError::TooLong);
+    }
+    let wire = HeaderValue::from_maybe_shared(Bytes::from(wire)).map_err(|_| SignError::Failed)?;
+    Ok(SignedAssertion { wire, jti, expires })
+}
+
+fn push_base64(text: &mut String, bytes: &[u8]) {
+    let mut buffer = [0_u8; 1024];
+    // 768 octets become 1,024 characters without padding, so chunks join.
+    for chunk in bytes.chunks(768) {
+        if let Ok(encoded) = Base64UrlUnpadded::encode(chunk, &mut buffer) {
+            text.push_str(encoded);
+        }
+    }
+}
+
+fn push_names(json: &mut String, open: &str, names: &[String]) {
+    json.push_str(open);
+    for (index, name) in names.iter().take(MAX_SANS_PER_TYPE).enumerate() {
+        if index > 0 {
+            json.push(',');
+        }
+        push_json_string(json, name);
+    }
+    json.push(']');
+}
+
+fn push_json_string(json: &mut String, text: &str) {
+    json.push('"');
+    push_json_escaped(json, text);
+    json.push('"');
+}
+
+fn push_json_escaped(json: &mut String, text: &str) {
+    if !text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
+        json.push_str(text);
+        return;
+    }
+    for character in text.chars() {
+        match character {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            '\u{0}'..='\u{1f}' => {
+                let _ = write!(json, "\\u{:04x}", u32::from(character));
+            }
+            other => json.push(other),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "signer_tests.rs"]
+mod tests;

@@ -1,6 +1,6 @@
 //! `PeerIdentity`: what TLS proved about the other side.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{CallerName, LeafFacts, TrustDomain};
 
@@ -39,6 +39,7 @@ pub struct PeerIdentity {
     path_not_after: i64,
     revocation: RevocationCheck,
     crl_this_update: Option<i64>,
+    memo: OnceLock<String>,
 }
 
 /// What [`crate::trust`] established; the ingredients of a [`PeerIdentity`].
@@ -64,6 +65,7 @@ impl PeerIdentity {
             path_not_after: path.path_not_after,
             revocation: path.revocation,
             crl_this_update: path.crl_this_update,
+            memo: OnceLock::new(),
         })
     }
 
@@ -107,5 +109,11 @@ impl PeerIdentity {
     #[must_use]
     pub const fn crl_this_update(&self) -> Option<i64> {
         self.crl_this_update
+    }
+
+    /// A text derived from this identity, made once and kept with it. There is
+    /// one such text, so every caller has to pass the same function.
+    pub(crate) fn memo(&self, make: fn(&Self) -> String) -> &str {
+        self.memo.get_or_init(|| make(self))
     }
 }

@@ -25,13 +25,36 @@ impl Method {
 #[derive(Debug, Clone)]
 pub struct Principal {
     peer: Arc<PeerIdentity>,
+    authenticated_at: u64,
+    resumed: bool,
 }
 
 impl Principal {
-    /// A caller known by its certificate.
+    /// A caller known by its certificate, verified at `authenticated_at` (seconds
+    /// since the Unix epoch) in a full or resumed handshake.
     #[must_use]
-    pub const fn from_certificate(peer: Arc<PeerIdentity>) -> Self {
-        Self { peer }
+    pub const fn from_certificate(
+        peer: Arc<PeerIdentity>,
+        authenticated_at: u64,
+        resumed: bool,
+    ) -> Self {
+        Self {
+            peer,
+            authenticated_at,
+            resumed,
+        }
+    }
+
+    /// When the certificate path was last verified, in seconds since the Unix epoch.
+    #[must_use]
+    pub const fn authenticated_at(&self) -> u64 {
+        self.authenticated_at
+    }
+
+    /// Whether the TLS session was resumed.
+    #[must_use]
+    pub const fn resumed(&self) -> bool {
+        self.resumed
     }
 
     /// The caller's one name: the assertion's `sub`.

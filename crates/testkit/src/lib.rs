@@ -1,0 +1,79 @@
+//! Test support for Countersign; development only.
+//!
+//! Everything here is independent of the product on purpose: certificates are
+//! made by rcgen directly, clients are rustls, hyper and raw bytes, and the
+//! gateway is a process that is started, asked and stopped.
+//!
+//! | Module | What it gives |
+//! |---|---|
+//! | [`ca`] | [`TestCa`]: a root, an intermediate, and leaves with every knob |
+//! | [`crl`] | revocation lists: empty, with entries, stale, from the future |
+//! | [`client`] | [`Client`]: TLS to the gateway; h1, h2 and raw bytes over it |
+//! | [`http2`] | single h2 frames, for requests that no library would send |
+//! | [`echo`] | [`Echo`]: an upstream that answers what it received |
+//! | [`scripted`] | [`Scripted`]: an upstream that answers given octets |
+//! | [`gateway`] | [`Gateway`]: the binary, its configuration and audit lines |
+//!
+//! Whatever waits has a deadline ([`DEADLINE`]); whatever listens does so on a
+//! port of the system's choice, so that tests may run side by side.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test's helper stops the test when its own preparations fail"
+)]
+
+pub mod ca;
+pub mod client;
+pub mod crl;
+pub mod echo;
+pub mod gateway;
+pub mod http2;
+pub mod scripted;
+
+mod answer;
+mod audit;
+mod der;
+mod settings;
+
+pub use answer::{Answer, CallError};
+pub use audit::AuditLog;
+pub use ca::{Authority, AuthoritySpec, Credentials, KeyKind, Leaf, TestCa};
+pub use client::{Client, ConnectError, Protocol, TlsVersion};
+pub use crl::Crl;
+pub use echo::Echo;
+pub use gateway::{Gateway, StartFailure};
+pub use scripted::{Afterwards, Scripted};
+pub use settings::Settings;
+
+use std::time::Duration;
+
+/// The longest that anything in a test may take before the test fails.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// SHA-256, computed without the product's code.
+#[must_use]
+pub fn sha256(data: &[u8]) -> [u8; 32] {
+    let suite = client::provider()
+        .cipher_suites
+        .iter()
+        .find_map(|suite| {
+            suite
+                .tls13()
+                .filter(|_| suite.suite() == rustls::CipherSuite::TLS13_AES_128_GCM_SHA256)
+        })
+        .expect("the provider has TLS_AES_128_GCM_SHA256");
+    let hash = suite.common.hash_provider.hash(data);
+    hash.as_ref().try_into().expect("SHA-256 has 32 octets")
+}
+
+/// Runs `work` and fails the test when it takes longer than [`DEADLINE`].
+pub async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, work).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what} took longer than {DEADLINE:?}"),
+    }
+}

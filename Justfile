@@ -1,0 +1,31 @@
+# Everyday commands. `just` is a convenience: each recipe is one or two plain commands.
+
+# What there is.
+default:
+    @just --list
+
+# A throw-away gateway with everything around it.
+demo:
+    cargo run --release -- demo
+
+# All tests; nothing else to install.
+test:
+    cargo test --workspace
+
+# What must hold before a commit.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Benchmarks of the hot paths.
+bench:
+    cargo bench --profile dist
+
+# Licences, banned crates, sources (needs cargo-deny).
+deny:
+    cargo deny check bans licenses sources
+
+# Everything, the slow parts included.
+ci-full:
+    scripts/ci-full

@@ -1,0 +1,23 @@
+//! Just enough DER to write what certificate libraries refuse to write.
+
+/// One element: tag, length, content.
+pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut der = vec![tag];
+    match content.len() {
+        short @ 0..=0x7f => der.push(u8::try_from(short).unwrap_or_default()),
+        length => {
+            let octets = length.to_be_bytes();
+            let first = octets.iter().position(|octet| *octet != 0).unwrap_or(0);
+            let significant = &octets[first..];
+            der.push(0x80 | u8::try_from(significant.len()).unwrap_or_default());
+            der.extend_from_slice(significant);
+        }
+    }
+    der.extend_from_slice(content);
+    der
+}
+
+/// `SEQUENCE` of elements already encoded.
+pub(crate) fn sequence(elements: &[Vec<u8>]) -> Vec<u8> {
+    element(0x30, &elements.concat())
+}

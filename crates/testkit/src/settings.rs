@@ -1,0 +1,256 @@
+//! The configuration of a gateway under test, as TOML text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::ca::{Credentials, TestCa};
+
+/// Collects a configuration.
+///
+/// By default: a listener that requires client certificates, one trust domain
+/// with the given authority's root and no revocation checking, ES256 keys, and
+/// public and admin listeners. There are no routes.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    tables: BTreeMap<&'static str, BTreeMap<String, String>>,
+    trust_domains: Vec<String>,
+    sections: String,
+    algorithm: &'static str,
+    server: Credentials,
+    root_file: String,
+    domain: String,
+}
+
+/// A text as a TOML string.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => {
+                quoted.push('\\');
+                quoted.push(character);
+            }
+            _ => quoted.push(character),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+impl Settings {
+    /// The default configuration for callers of this authority.
+    #[must_use]
+    pub fn new(ca: &TestCa) -> Self {
+        let domain = ca.domain();
+        let names = [
+            format!("orders.{domain}"),
+            format!("*.{domain}"),
+            "localhost".to_owned(),
+        ];
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut settings = Self {
+            tables: BTreeMap::new(),
+            trust_domains: Vec::new(),
+            sections: String::new(),
+            algorithm: "ES256",
+            server: ca.server(&names),
+            root_file: ca.root_file().display().to_string(),
+            domain: domain.to_owned(),
+        };
+        for (table, key, value) in [
+            ("listener", "address", "\"127.0.0.1:0\""),
+            ("listener", "client_certificate", "\"required\""),
+            (
+                "assertion",
+                "issuer",
+                "\"https://gateway.example.org:9080\"",
+            ),
+            ("public", "address", "\"127.0.0.1:0\""),
+            ("public", "tls", "\"off\""),
+            ("public", "serve", "[\"keys\", \"health\"]"),
+            ("admin", "address", "\"127.0.0.1:0\""),
+            ("runtime", "workers", "2"),
+        ] {
+            settings = settings.set(table, key, value);
+        }
+        settings
+    }
+
+    /// Sets a key of a table; `value` is TOML.
+    #[must_use]
+    pub fn set(mut self, table: &'static str, key: &str, value: &str) -> Self {
+        self.tables
+            .entry(table)
+            .or_default()
+            .insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Client certificates are optional: routes decide.
+    #[must_use]
+    pub fn optional_certificates(self) -> Self {
+        self.set("listener", "client_certificate", "\"optional\"")
+    }
+
+    /// Signs with this algorithm: `ES256` or `EdDSA`.
+    #[must_use]
+    pub fn algorithm(mut self, algorithm: &'static str) -> Self {
+        self.algorithm = algorithm;
+        self
+    }
+
+    /// The algorithm it signs with.
+    #[must_use]
+    pub const fn signing_algorithm(&self) -> &'static str {
+        self.algorithm
+    }
+
+    /// The certificate of the listener.
+    #[must_use]
+    pub fn server(mut self, server: &Credentials) -> Self {
+        self.server = server.clone();
+        self
+    }
+
+    /// Adds a trust domain; the first one replaces the default. `body` is the
+    /// TOML of one `[[trust_domain]]` table.
+    #[must_use]
+    pub fn trust_domain(mut self, body: &str) -> Self {
+        self.trust_domains.push(body.to_owned());
+        self
+    }
+
+    /// Adds a trust domain of an authority with more keys.
+    #[must_use]
+    pub fn trust(self, ca: &TestCa, more: &str) -> Self {
+        let body = format!(
+            "name = {}\nroots = [{}]\n{more}",
+            quoted(ca.domain()),
+            quoted(&ca.root_file().display().to_string())
+        );
+        self.trust_domain(&body)
+    }
+
+    /// Adds an upstream with one endpoint.
+    #[must_use]
+    pub fn upstream(self, name: &str, address: SocketAddr) -> Self {
+        self.upstream_with(name, address, "")
+    }
+
+    /// Adds an upstream with one endpoint and more keys.
+    #[must_use]
+    pub fn upstream_with(self, name: &str, address: SocketAddr, more: &str) -> Self {
+        self.section(&format!(
+            "[[upstream]]\nname = {}\nendpoints = [\"http://{address}\"]\n{more}",
+            quoted(name)
+        ))
+    }
+
+    /// Adds a route to the upstream of the same name as its audience; `body` is
+    /// the TOML of the other keys.
+    #[must_use]
+    pub fn route(self, name: &str, upstream: &str, body: &str) -> Self {
+        let audience = if body.contains("audience") {
+            String::new()
+        } else {
+            format!("audience = {}\n", quoted(upstream))
+        };
+        self.section(&format!(
+            "[[route]]\nname = {}\nupstream = {}\n{audience}{body}",
+            quoted(name),
+            quoted(upstream)
+        ))
+    }
+
+    /// One upstream and one route to it that takes every host, path, method and
+    /// authenticated caller.
+    #[must_use]
+    pub fn everything_to(self, address: SocketAddr) -> Self {
+        self.upstream("orders", address).route(
+            "orders",
+            "orders",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\n",
+        )
+    }
+
+    /// Adds any TOML text.
+    #[must_use]
+    pub fn section(mut self, text: &str) -> Self {
+        self.sections.push('\n');
+        self.sections.push_str(text);
+        self.sections.push('\n');
+        self
+    }
+
+    /// Adds a `[[server_name]]` entry with a certificate of its own.
+    ///
+    /// `directory` takes the files.
+    #[must_use]
+    pub fn server_name(
+        self,
+        directory: &Path,
+        names: &[&str],
+        server: &Credentials,
+        more: &str,
+    ) -> Self {
+        let file = names[0].replace('*', "any");
+        let certificate = directory.join(format!("{file}.pem"));
+        let key = directory.join(format!("{file}.key"));
+        crate::ca::write_private(&certificate, server.chain_pem().as_bytes());
+        crate::ca::write_private(&key, server.key_pem().as_bytes());
+        let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+        self.section(&format!(
+            "[[server_name]]\nnames = [{}]\ncertificate = {}\nprivate_key = {}\n{more}",
+            names.join(", "),
+            quoted(&certificate.display().to_string()),
+            quoted(&key.display().to_string()),
+        ))
+    }
+
+    /// Writes the listener's certificate and gives the whole text.
+    pub(crate) fn render(&self, directory: &Path) -> String {
+        let path = |name: &str| directory.join(name);
+        crate::ca::write_private(&path("gateway.pem"), self.server.chain_pem().as_bytes());
+        crate::ca::write_private(&path("gateway.key"), self.server.key_pem().as_bytes());
+        let file = |name: &str| quoted(&path(name).display().to_string());
+        let mut tables = self.tables.clone();
+        for (table, key, value) in [
+            ("listener", "certificate", file("gateway.pem")),
+            ("listener", "private_key", file("gateway.key")),
+            ("assertion", "algorithm", quoted(self.algorithm)),
+            ("assertion", "keys", file("signing")),
+            ("audit", "file", file("audit.jsonl")),
+        ] {
+            tables
+                .entry(table)
+                .or_default()
+                .entry(key.to_owned())
+                .or_insert(value);
+        }
+        let mut text = String::new();
+        for (table, keys) in tables {
+            let _ = writeln!(text, "[{table}]");
+            for (key, value) in keys {
+                let _ = writeln!(text, "{key} = {value}");
+            }
+            text.push('\n');
+        }
+        let default = [format!(
+            "name = {}\nroots = [{}]\nrevocation = \"off\"",
+            quoted(&self.domain),
+            quoted(&self.root_file)
+        )];
+        let domains = if self.trust_domains.is_empty() {
+            &default[..]
+        } else {
+            &self.trust_domains
+        };
+        for body in domains {
+            let _ = writeln!(text, "[[trust_domain]]\n{body}\n");
+        }
+        text.push_str(&self.sections);
+        text
+    }
+}

@@ -1,0 +1,21 @@
+//! base64url without padding, one text for each octet string (RFC 7515 section 2).
+
+use base64ct::{Base64UrlUnpadded, Encoding};
+
+use super::JoseError;
+
+/// Encodes without padding.
+#[must_use]
+pub fn base64url_encode(octets: &[u8]) -> String {
+    Base64UrlUnpadded::encode_string(octets)
+}
+
+/// Decodes; `part` names the text in the error.
+///
+/// # Errors
+///
+/// [`JoseError::Base64Url`] for padding, white space, characters of the other
+/// base64 alphabet, an impossible length, or trailing bits that are not zero.
+pub fn base64url_decode(text: &str, part: &'static str) -> Result<Vec<u8>, JoseError> {
+    Base64UrlUnpadded::decode_vec(text).map_err(|_| JoseError::Base64Url { part })
+}

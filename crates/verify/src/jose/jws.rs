@@ -1,0 +1,177 @@
+//! Compact JWS: strict parsing, then verification with one key.
+//!
+//! Parsing checks the form only. Nothing of a token may be believed before
+//! [`CompactJws::verify`] has handed out its payload.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::{Algorithm, JoseError, Jwk, JwkSet, base64url_decode, base64url_encode, json};
+
+/// A generous limit for tokens of foreign issuers, in octets.
+pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// A JWS in compact form (RFC 7515 section 7.1), parsed and *not verified*.
+#[derive(Clone)]
+pub struct CompactJws<'a> {
+    header: Header,
+    signing_input: &'a str,
+    payload: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+/// The JOSE header of a token (RFC 7515 section 4), *not verified*.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
+    algorithm: Algorithm,
+    key_id: Option<String>,
+    token_type: Option<String>,
+    members: Map<String, Value>,
+}
+
+impl<'a> CompactJws<'a> {
+    /// Parses a token of at most `limit` octets.
+    ///
+    /// # Errors
+    ///
+    /// [`JoseError::TooLarge`], [`JoseError::NotCompact`],
+    /// [`JoseError::Base64Url`], or one of [`Header::parse`].
+    pub fn parse(token: &'a str, limit: usize) -> Result<Self, JoseError> {
+        if token.len() > limit {
+            return Err(JoseError::TooLarge { limit });
+        }
+        let (signing_input, signature) = token.rsplit_once('.').ok_or(JoseError::NotCompact)?;
+        let (header, payload) = signing_input.split_once('.').ok_or(JoseError::NotCompact)?;
+        if header.is_empty() || signature.is_empty() || payload.contains('.') {
+            return Err(JoseError::NotCompact);
+        }
+        Ok(Self {
+            header: Header::parse(&base64url_decode(header, "header")?)?,
+            signing_input,
+            payload: base64url_decode(payload, "payload")?,
+            signature: base64url_decode(signature, "signature")?,
+        })
+    }
+
+    /// The header, unverified: good for choosing a key and for nothing else.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The payload before any verification, for showing it to a person.
+    #[must_use]
+    pub fn unverified_payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// Verifies the signature with `key` and hands out the payload.
+    ///
+    /// # Errors
+    ///
+    /// [`JoseError::AlgorithmMismatch`] when the key is not for exactly the
+    /// token's algorithm, [`JoseError::Signature`] when the signature is wrong.
+    pub fn verify(&self, key: &Jwk) -> Result<&[u8], JoseError> {
+        key.verify(
+            self.header.algorithm,
+            self.signing_input.as_bytes(),
+            &self.signature,
+        )?;
+        Ok(&self.payload)
+    }
+}
+
+/// The header only: whoever can read a token in a log could use it.
+impl fmt::Debug for CompactJws<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("CompactJws")
+            .field("header", &self.header)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Header {
+    /// Reads a header from its JSON text.
+    ///
+    /// # Errors
+    ///
+    /// Not an object, duplicate members, `crit` or `b64` present, `alg` missing
+    /// or not accepted, `kid` or `typ` not texts.
+    pub fn parse(text: &[u8]) -> Result<Self, JoseError> {
+        let members = json::parse_object(text, "header")?;
+        // RFC 7515 section 4.1.11: extensions that are not understood refuse.
+        // None is; `b64` (RFC 7797) changes what is signed even without `crit`.
+        if members.contains_key("crit") || members.contains_key("b64") {
+            return Err(JoseError::CriticalHeader);
+        }
+        let name = text_member(&members, "alg")?.ok_or(JoseError::Member { member: "alg" })?;
+        let algorithm = Algorithm::from_name(name).ok_or(JoseError::UnsupportedAlgorithm)?;
+        Ok(Self {
+            algorithm,
+            key_id: text_member(&members, "kid")?.map(str::to_owned),
+            token_type: text_member(&members, "typ")?.map(str::to_owned),
+            members,
+        })
+    }
+
+    /// `alg`.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// `kid`.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
+    }
+
+    /// `typ`, as written.
+    #[must_use]
+    pub fn token_type(&self) -> Option<&str> {
+        self.token_type.as_deref()
+    }
+
+    /// All members, those with accessors of their own included.
+    #[must_use]
+    pub const fn members(&self) -> &Map<String, Value> {
+        &self.members
+    }
+}
+
+/// Parses `token`, chooses its key from `keys` by `kid` (or the only fitting
+/// key when the token has none), verifies, and returns the payload as octets.
+///
+/// # Errors
+///
+/// As [`CompactJws::parse`], [`JwkSet::key_for`] and [`CompactJws::verify`].
+pub fn verify_signature(token: &str, keys: &JwkSet) -> Result<Vec<u8>, JoseError> {
+    let jws = CompactJws::parse(token, MAX_TOKEN_BYTES)?;
+    let key = keys.key_for(&jws.header)?;
+    jws.verify(key)?;
+    Ok(jws.payload)
+}
+
+/// What a signer signs: `base64url(header) . base64url(payload)`. The token is
+/// this, a dot, and the base64url of the signature.
+#[must_use]
+pub fn signing_input(header_json: &str, payload_json: &str) -> String {
+    let mut input = base64url_encode(header_json.as_bytes());
+    input.push('.');
+    input.push_str(&base64url_encode(payload_json.as_bytes()));
+    input
+}
+
+/// A member that, if present, must be a text.
+pub(super) fn text_member<'a>(
+    members: &'a Map<String, Value>,
+    member: &'static str,
+) -> Result<Option<&'a str>, JoseError> {
+    match members.get(member) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(JoseError::Member { member }),
+    }
+}

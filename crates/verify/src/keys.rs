@@ -1,0 +1,38 @@
+//! Where the verifier takes the gateway's keys from: a fixed set, or the
+//! key-set URL with its cache (feature `fetch`).
+
+use std::sync::Arc;
+
+use crate::VerifyError;
+use crate::jose::{Header, JwkSet};
+
+/// The gateway's public keys.
+#[derive(Debug)]
+pub(crate) enum KeySource {
+    Static(Arc<JwkSet>),
+    #[cfg(feature = "fetch")]
+    Remote(Arc<crate::fetch::RemoteKeys>),
+}
+
+impl KeySource {
+    /// The keys at hand, without any waiting.
+    pub(crate) fn at_hand(&self) -> Result<Arc<JwkSet>, VerifyError> {
+        match self {
+            Self::Static(keys) => Ok(Arc::clone(keys)),
+            #[cfg(feature = "fetch")]
+            Self::Remote(remote) => remote.at_hand(),
+        }
+    }
+
+    /// The keys for a token with this header, fetched if need be.
+    pub(crate) async fn for_header(&self, header: &Header) -> Result<Arc<JwkSet>, VerifyError> {
+        match self {
+            Self::Static(keys) => {
+                let _ = header;
+                Ok(Arc::clone(keys))
+            }
+            #[cfg(feature = "fetch")]
+            Self::Remote(remote) => remote.for_key(header.key_id().unwrap_or_default()).await,
+        }
+    }
+}

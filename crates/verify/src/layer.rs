@@ -1,0 +1,134 @@
+//! A `tower` layer: no request reaches the service without a verified assertion.
+//!
+//! It puts the [`Assertion`] into the request's extensions, answers problem
+//! details (RFC 9457) otherwise, and changes nothing else. Bodies pass unread:
+//! a service that wants `htb` compared reads the body and asks
+//! [`Assertion::matches_body`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderValue, Request, Response, StatusCode, request};
+use http_body_util::{Either, Full};
+use tower::{Layer, Service};
+
+use crate::claims::HEADER_LOWERCASE;
+use crate::verifier::only_assertion;
+use crate::{Assertion, AssertionVerifier, RequestParts, VerifyError};
+
+/// Verifies the assertion of every request with one verifier.
+///
+/// Put it outside of everything that changes the request's URI, such as
+/// `axum`'s `nest`: the assertion is about the URI as received.
+#[derive(Clone, Debug)]
+pub struct AssertionLayer {
+    verifier: Arc<AssertionVerifier>,
+}
+
+impl AssertionLayer {
+    /// A layer for this verifier, owned or already shared.
+    pub fn new(verifier: impl Into<Arc<AssertionVerifier>>) -> Self {
+        Self {
+            verifier: verifier.into(),
+        }
+    }
+}
+
+impl<S> Layer<S> for AssertionLayer {
+    type Service = AssertionService<S>;
+
+    fn layer(&self, inner: S) -> AssertionService<S> {
+        AssertionService {
+            inner,
+            verifier: Arc::clone(&self.verifier),
+        }
+    }
+}
+
+/// A service behind an [`AssertionLayer`].
+#[derive(Clone, Debug)]
+pub struct AssertionService<S> {
+    inner: S,
+    verifier: Arc<AssertionVerifier>,
+}
+
+impl AssertionVerifier {
+    /// Verifies the assertion in a request's head: for frameworks without
+    /// `tower`, and for handlers that want it on some paths only.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`only_assertion`], [`VerifyError::RequestUnclear`] where
+    /// [`RequestParts::from_http`] fails, and those of
+    /// [`AssertionVerifier::verify_async`].
+    pub async fn verify_http(&self, head: &request::Parts) -> Result<Assertion, VerifyError> {
+        let lines = head.headers.get_all(HEADER_LOWERCASE);
+        let token = only_assertion(lines.iter().map(HeaderValue::as_bytes))?;
+        let request = RequestParts::from_http(head).map_err(|_| VerifyError::RequestUnclear)?;
+        self.verify_async(token, &request).await
+    }
+}
+
+impl<S, RequestBody, ResponseBody> Service<Request<RequestBody>> for AssertionService<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<ResponseBody>> + Clone + Send + 'static,
+    S::Future: Send,
+    RequestBody: Send + 'static,
+{
+    type Response = Response<Either<ResponseBody, Full<Bytes>>>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let verifier = Arc::clone(&self.verifier);
+        // The service that was polled ready is the one to call.
+        let ready = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, ready);
+        Box::pin(async move {
+            let (mut head, body) = request.into_parts();
+            match verifier.verify_http(&head).await {
+                Ok(assertion) => {
+                    head.extensions.insert(assertion);
+                    let response = inner.call(Request::from_parts(head, body)).await?;
+                    Ok(response.map(Either::Left))
+                }
+                Err(refusal) => Ok(problem(refusal).map(Either::Right)),
+            }
+        })
+    }
+}
+
+/// RFC 9457 problem details, with the stable code as a member.
+fn problem(refusal: VerifyError) -> Response<Full<Bytes>> {
+    let status =
+        StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = serde_json::json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or_default(),
+        "status": status.as_u16(),
+        "code": refusal.code(),
+        "detail": refusal.to_string(),
+    });
+    let mut response = Response::new(Full::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::UNAUTHORIZED {
+        // RFC 9110 section 15.5.2: a 401 names a scheme. Only the gateway can
+        // answer this one.
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Countersign"));
+    }
+    response
+}

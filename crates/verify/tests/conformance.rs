@@ -1,0 +1,104 @@
+//! Wycheproof's JWS and JWK cases.
+//!
+//! The data is not part of the repository. Without it the test says so and
+//! passes, unless `COUNTERSIGN_REQUIRE_TOOLS=1`.
+
+use std::path::PathBuf;
+
+use countersign_verify::jose::{JwkSet, verify_signature};
+use serde_json::{Value, json};
+
+/// Valid cases that are refused: the token's algorithm differs from the key's
+/// `alg` (346, 350), and P-521 (347, 351).
+const REFUSED: [u64; 4] = [346, 347, 350, 351];
+
+fn folder() -> Option<PathBuf> {
+    let folder = std::env::var_os("COUNTERSIGN_CONFORMANCE").map_or_else(
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../../shared/conformance"
+            ))
+        },
+        PathBuf::from,
+    );
+    let folder = folder.join("jws");
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    assert!(
+        std::env::var_os("COUNTERSIGN_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
+        "{} is missing",
+        folder.display()
+    );
+    eprintln!("skipped: {} is missing", folder.display());
+    None
+}
+
+/// The keys of a group as a set; the private ones where there are no public
+/// ones (symmetric keys), which must then be refused.
+fn keys_of(group: &Value) -> JwkSet {
+    let keys = group.get("public").unwrap_or(&group["private"]);
+    let set = match keys.get("keys") {
+        Some(_) => keys.clone(),
+        None => json!({"keys": [keys]}),
+    };
+    JwkSet::from_json(set.to_string().as_bytes()).unwrap()
+}
+
+fn check(file: &str) -> (usize, usize) {
+    let Some(folder) = folder() else {
+        return (0, 0);
+    };
+    let text = std::fs::read(folder.join(file)).unwrap();
+    let suite: Value = serde_json::from_slice(&text).unwrap();
+    let (mut accepted, mut refused) = (0, 0);
+    for group in suite["testGroups"].as_array().unwrap() {
+        let keys = keys_of(group);
+        for case in group["tests"].as_array().unwrap() {
+            let number = case["tcId"].as_u64().unwrap();
+            // JSON serialisation comes as an object; it is no compact JWS.
+            let token = match &case["jws"] {
+                Value::String(token) => token.clone(),
+                other => other.to_string(),
+            };
+            let asymmetric = group.get("public").is_some();
+            let wanted = case["result"] == "valid"
+                && asymmetric
+                && cfg!(feature = "all-algorithms")
+                && !(file.contains("signature") && REFUSED.contains(&number));
+            let outcome = verify_signature(&token, &keys);
+            if case["result"] != "valid" {
+                assert!(outcome.is_err(), "{file} {number} {}", case["comment"]);
+            }
+            if wanted {
+                assert!(
+                    outcome.is_ok(),
+                    "{file} {number} {} {outcome:?}",
+                    case["comment"]
+                );
+                accepted += 1;
+            } else if cfg!(feature = "all-algorithms") {
+                assert!(outcome.is_err(), "{file} {number} {}", case["comment"]);
+                refused += 1;
+            }
+        }
+    }
+    (accepted, refused)
+}
+
+#[test]
+fn wycheproof_signatures() {
+    let counts = check("json_web_signature_test.json");
+    if cfg!(feature = "all-algorithms") && folder().is_some() {
+        assert_eq!(counts, (32, 369));
+    }
+}
+
+#[test]
+fn wycheproof_keys() {
+    let counts = check("json_web_key_test.json");
+    if cfg!(feature = "all-algorithms") && folder().is_some() {
+        assert_eq!(counts, (1, 25));
+    }
+}

@@ -1,0 +1,20 @@
+//! Tests of the public interface, one file for each concern.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr,
+    reason = "a test that cannot go on should panic and say why"
+)]
+
+mod conformance;
+#[cfg(feature = "fetch")]
+mod fetch;
+#[cfg(feature = "tower")]
+mod layer;
+mod properties;
+mod support;
+mod verifier;

@@ -1,0 +1,233 @@
+//! Start and stop: the only place where the parts are wired together.
+//!
+//! Order of start: bind every address (so that a failure costs nothing), audit
+//! log, workers, control-plane servers, then the acceptor. Order of stop:
+//! readiness turns to draining, the listener closes, connections finish, control
+//! plane ends, the audit log is written out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+
+use crate::proxy::listener::{self, Shared, Workers};
+use crate::snapshot::{AuditDestination, Loaded, Settings};
+use crate::telemetry::audit::AuditWriter;
+use crate::telemetry::metrics::Metrics;
+
+/// Why the gateway could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// An address cannot be bound.
+    #[error("cannot listen on {address} ({what}): {error}")]
+    Bind {
+        /// Which listener.
+        what: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The audit log cannot be written.
+    #[error("cannot write the audit log {}: {error}", path.display())]
+    Audit {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Something else the system refused.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// Where the gateway listens, once it does.
+#[derive(Debug, Clone, Serialize)]
+pub struct Addresses {
+    /// The mTLS listener.
+    pub listener: SocketAddr,
+    /// The public listener, where there is one.
+    pub public: Option<SocketAddr>,
+    /// The operators' listener, where there is one.
+    pub admin: Option<SocketAddr>,
+}
+
+/// The bound sockets of a gateway that is not serving yet.
+#[derive(Debug)]
+pub struct Listeners {
+    listener: std::net::TcpListener,
+    public: Option<std::net::TcpListener>,
+    admin: Option<std::net::TcpListener>,
+    addresses: Addresses,
+}
+
+impl Listeners {
+    /// Binds every address of a configuration.
+    ///
+    /// # Errors
+    /// Names the first address that cannot be bound.
+    pub fn bind(
+        listener: SocketAddr,
+        public: Option<SocketAddr>,
+        admin: Option<SocketAddr>,
+    ) -> Result<Self, AppError> {
+        let bind = |what: &'static str, address: SocketAddr| {
+            listener::bind(address)
+                .and_then(|bound| Ok((bound.local_addr()?, bound)))
+                .map_err(|error| AppError::Bind {
+                    what,
+                    address,
+                    error,
+                })
+        };
+        let (listener_address, listener) = bind("[listener]", listener)?;
+        let public = public
+            .map(|address| bind("[public]", address))
+            .transpose()?;
+        let admin = admin.map(|address| bind("[admin]", address)).transpose()?;
+        let addresses = Addresses {
+            listener: listener_address,
+            public: public.as_ref().map(|(address, _)| *address),
+            admin: admin.as_ref().map(|(address, _)| *address),
+        };
+        Ok(Self {
+            listener,
+            public: public.map(|(_, socket)| socket),
+            admin: admin.map(|(_, socket)| socket),
+            addresses,
+        })
+    }
+
+    /// The addresses, with the ports the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.clone()
+    }
+}
+
+/// Serves until a signal to stop arrives. `ready` is called once everything
+/// listens.
+///
+/// # Errors
+/// When the audit log cannot be opened or the system refuses threads.
+pub fn serve(
+    loaded: Loaded,
+    listeners: Listeners,
+    ready: impl FnOnce(&Addresses) -> Result<(), AppError>,
+) -> Result<(), AppError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(loaded, listeners, ready))
+}
+
+async fn run(
+    loaded: Loaded,
+    listeners: Listeners,
+    ready: impl FnOnce(&Addresses) -> Result<(), AppError>,
+) -> Result<(), AppError> {
+    let Loaded {
+        settings,
+        snapshot,
+        warnings,
+        ..
+    } = loaded;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    for alarm in snapshot.bundles.iter().flat_map(|bundle| bundle.alarms()) {
+        tracing::error!("{alarm}");
+    }
+    let audit = open_audit(&settings)?;
+    let (stop_send, stopping) = watch::channel(false);
+    let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
+    let shared = Arc::new(Shared {
+        snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+        metrics: Arc::new(Metrics::default()),
+        stopping,
+    });
+    let count = settings
+        .workers
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let workers = Workers::start(&shared, &audit, count)?;
+    let mut signals = Signals::new()?;
+    let addresses = listeners.addresses();
+    let listener = TcpListener::from_std(listeners.listener)?;
+    tracing::info!(address = %addresses.listener, workers = count, "listening for callers");
+    let (accept_stop_send, accept_stop) = watch::channel(false);
+    let accepting = tokio::spawn(async move {
+        workers.accept(listener, slots, accept_stop).await;
+        workers
+    });
+    ready(&addresses)?;
+    signals.stop().await;
+    tracing::info!("stopping: connections may finish");
+    let _ = accept_stop_send.send(true);
+    let _ = stop_send.send(true);
+    let Ok(workers) = accepting.await else {
+        return Err(io::Error::other("the acceptor panicked").into());
+    };
+    let draining = tokio::task::spawn_blocking(move || workers.join());
+    tokio::select! {
+        _ = draining => tracing::info!("stopped"),
+        () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
+    }
+    drop(audit);
+    Ok(())
+}
+
+fn open_audit(settings: &Settings) -> Result<AuditWriter, AppError> {
+    match &settings.audit {
+        AuditDestination::Stdout => Ok(AuditWriter::to_stdout()?),
+        AuditDestination::File(path) => {
+            AuditWriter::to_file(path).map_err(|error| AppError::Audit {
+                path: path.clone(),
+                error,
+            })
+        }
+    }
+}
+
+/// The signals that end the process.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Writes a file in one step, so that whoever waits for it never sees half.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn write_ready_file(path: &Path, addresses: &Addresses) -> io::Result<()> {
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))?;
+    serde_json::to_writer(&mut file, addresses)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! `KeyRecord`: what is known about a key besides the key itself, and what
+//! follows from it at a given time.
+//!
+//! All times are seconds since the Unix epoch. Nothing here reads a clock or a
+//! file, so that every state can be tested.
+
+use serde::{Deserialize, Serialize};
+
+use super::signing_key::SigningAlgorithm;
+
+/// How long a superseded key stays published: the longest assertion (300 s),
+/// clocks that differ (30 s), and consumers that keep the key set (1 h).
+pub const RETIREMENT_SECONDS: u64 = 300 + 30 + 3600;
+
+/// What is known about one key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyRecord {
+    /// RFC 7638 thumbprint; also the name of the key's file.
+    pub kid: String,
+    /// What it signs with.
+    pub algorithm: SigningAlgorithm,
+    /// When it was made, and so first published.
+    pub created: u64,
+    /// From when on it signs.
+    pub active_from: u64,
+    /// When it was found expired and its private half removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired_at: Option<u64>,
+    /// When it was revoked and its private half removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<u64>,
+}
+
+impl KeyRecord {
+    /// Whether the key has a private half that may still be of use.
+    #[must_use]
+    pub const fn is_usable(&self) -> bool {
+        self.retired_at.is_none() && self.revoked_at.is_none()
+    }
+}
+
+/// What a key is good for at a given time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyState {
+    /// Published, does not sign yet.
+    Next,
+    /// Signs.
+    Current,
+    /// Superseded, still published.
+    Retiring,
+    /// Superseded for so long that nobody needs it.
+    Expired,
+    /// Withdrawn; never published again.
+    Revoked,
+}
+
+impl KeyState {
+    /// The word used in tables and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Next => "next",
+            Self::Current => "current",
+            Self::Retiring => "retiring",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// Whether the key set contains the key.
+    #[must_use]
+    pub const fn is_published(self) -> bool {
+        matches!(self, Self::Next | Self::Current | Self::Retiring)
+    }
+}
+
+/// The state of `record`, one of `records`, at `now`.
+///
+/// Each algorithm has a succession of its own: a key is superseded by a later
+/// one of its kind, so that both kinds can be published while one replaces the
+/// other.
+#[must_use]
+pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
+    if record.revoked_at.is_some() {
+        return KeyState::Revoked;
+    }
+    if record.retired_at.is_some() || published_until(records, record).is_some_and(|end| end <= now)
+    {
+        return KeyState::Expired;
+    }
+    if current(records, record.algorithm, now).is_some_and(|current| current.kid == record.kid) {
+        return KeyState::Current;
+    }
+    if record.active_from > now {
+        KeyState::Next
+    } else {
+        KeyState::Retiring
+    }
+}
+
+/// The key of an algorithm that signs at `now`: the latest whose time has come.
+/// Where none has, because clocks differ, the first in line signs rather than
+/// nobody: it is published already.
+#[must_use]
+pub fn current(records: &[KeyRecord], algorithm: SigningAlgorithm, now: u64) -> Option<&KeyRecord> {
+    let line = succession(records, algorithm);
+    line.iter()
+        .rev()
+        .find(|record| record.active_from <= now)
+        .or(line.first())
+        .copied()
+}
+
+/// When a key leaves the key set; none while no other key follows it.
+#[must_use]
+pub fn published_until(records: &[KeyRecord], record: &KeyRecord) -> Option<u64> {
+    succession(records, record.algorithm)
+        .into_iter()
+        .skip_while(|other| other.kid != record.kid)
+        .nth(1)
+        .map(|follower| follower.active_from.saturating_add(RETIREMENT_SECONDS))
+}
+
+/// The usable keys of one algorithm in the order in which they sign; of two
+/// that begin in the same second, the one made later comes later.
+#[must_use]
+pub fn succession(records: &[KeyRecord], algorithm: SigningAlgorithm) -> Vec<&KeyRecord> {
+    let mut line: Vec<&KeyRecord> = records
+        .iter()
+        .filter(|record| record.is_usable() && record.algorithm == algorithm)
+        .collect();
+    line.sort_by_key(|record| record.active_from);
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use KeyState::{Current, Expired, Next, Retiring, Revoked};
+    use SigningAlgorithm::{EdDsa, Es256};
+
+    fn record(kid: &str, algorithm: SigningAlgorithm, active_from: u64) -> KeyRecord {
+        KeyRecord {
+            kid: kid.to_owned(),
+            algorithm,
+            created: active_from.saturating_sub(3600),
+            active_from,
+            retired_at: None,
+            revoked_at: None,
+        }
+    }
+
+    fn states(records: &[KeyRecord], now: u64) -> Vec<KeyState> {
+        records.iter().map(|one| state(records, one, now)).collect()
+    }
+
+    #[test]
+    fn keys_pass_through_their_states_as_time_goes() {
+        let mut records = vec![record("a", Es256, 10_000), record("b", Es256, 50_000)];
+        assert_eq!(states(&records, 49_999), [Current, Next]);
+        assert_eq!(states(&records, 50_000), [Retiring, Current]);
+        assert_eq!(states(&records, 50_000 + 3929), [Retiring, Current]);
+        assert_eq!(states(&records, 50_000 + 3930), [Expired, Current]);
+        records[1].revoked_at = Some(51_000);
+        assert_eq!(states(&records, 51_000), [Current, Revoked]);
+        records[0].retired_at = Some(51_000);
+        assert_eq!(states(&records, 51_000), [Expired, Revoked]);
+    }
+
+    #[test]
+    fn a_lone_key_signs_even_if_its_clock_was_ahead() {
+        let records = [record("a", Es256, 10_000), record("b", Es256, 20_000)];
+        assert_eq!(states(&records, 9_990), [Current, Next]);
+        assert!(current(&records, EdDsa, 9_990).is_none());
+        assert!(current(&[], Es256, 0).is_none());
+    }
+
+    #[test]
+    fn algorithms_do_not_supersede_each_other() {
+        let records = [record("a", Es256, 10_000), record("b", EdDsa, 20_000)];
+        assert_eq!(states(&records, 15_000), [Current, Current]);
+        assert_eq!(states(&records, 90_000), [Current, Current]);
+    }
+
+    #[test]
+    fn of_two_keys_for_the_same_second_the_later_one_signs() {
+        let records = [record("a", Es256, 10_000), record("b", Es256, 10_000)];
+        assert_eq!(states(&records, 10_000), [Retiring, Current]);
+    }
+
+    proptest! {
+        #[test]
+        fn one_usable_key_of_each_kind_signs_at_any_time(
+            moments in proptest::collection::vec((0_u64..100_000, any::<bool>(), any::<bool>()), 1..8),
+            now in 0_u64..120_000,
+        ) {
+            let records: Vec<KeyRecord> = moments
+                .iter()
+                .enumerate()
+                .map(|(index, (from, is_es256, is_revoked))| {
+                    let algorithm = if *is_es256 { Es256 } else { EdDsa };
+                    let mut one = record(&index.to_string(), algorithm, *from);
+                    one.revoked_at = is_revoked.then_some(1);
+                    one
+                })
+                .collect();
+            let states = states(&records, now);
+            for algorithm in SigningAlgorithm::ALL {
+                let of_kind = |wanted: fn(&KeyRecord) -> bool, signing: bool| {
+                    records
+                        .iter()
+                        .zip(&states)
+                        .filter(|(one, state)| {
+                            one.algorithm == algorithm
+                                && wanted(one)
+                                && (!signing || **state == Current)
+                        })
+                        .count()
+                };
+                let usable = of_kind(KeyRecord::is_usable, false);
+                prop_assert_eq!(of_kind(KeyRecord::is_usable, true), usable.min(1));
+                prop_assert_eq!(of_kind(|one| !one.is_usable(), true), 0);
+            }
+        }
+    }
+}

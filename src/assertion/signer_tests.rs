@@ -1,0 +1,173 @@
+use std::net::IpAddr;
+
+use countersign_testkit::ca::{Leaf, TestCa};
+use countersign_verify::claims::Assertion;
+use countersign_verify::{AssertionVerifier, RequestParts};
+use rustls_pki_types::UnixTime;
+
+use super::*;
+use crate::assertion::{SigningAlgorithm, key_directory};
+use crate::clock;
+use crate::identity::{IdentityPattern, NameType, TrustDomain};
+use crate::policy::{Authentication, Rule, decide};
+use crate::trust::{
+    ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+};
+
+fn peer(leaf: Leaf) -> Arc<PeerIdentity> {
+    let ca = TestCa::new("example.org");
+    let credentials = ca.issue(leaf);
+    let roots = vec![rustls_pki_types::CertificateDer::from(
+        rustls_pki_types::pem::PemObject::from_pem_file(ca.root_file())
+            .map(|der: rustls_pki_types::CertificateDer<'static>| der.to_vec())
+            .unwrap(),
+    )];
+    let bundle = TrustBundle::build(
+        TrustBundleConfig {
+            name: TrustDomain::parse("example.org").unwrap(),
+            roots,
+            intermediates: Vec::new(),
+            crls: Vec::new(),
+            posture: RevocationPosture::Off,
+            depth: RevocationDepth::Chain,
+            vouches_for: vec![IdentityPattern::AnyCaller],
+            identity_from: NameType::ALL.to_vec(),
+        },
+        i64::try_from(clock::unix_now()).unwrap(),
+    )
+    .unwrap();
+    let trust = ClientTrust::new(vec![Arc::new(bundle)]).unwrap();
+    let (first, rest) = credentials.chain.split_first().unwrap();
+    trust.verify(first, rest, UnixTime::now()).unwrap()
+}
+
+fn permit(leaf: Leaf) -> Permit {
+    let rule = Rule {
+        authentication: Authentication::Certificate,
+        callers: vec![IdentityPattern::AnyCaller],
+        except: Vec::new(),
+    };
+    let principal = Principal::from_certificate(peer(leaf), clock::unix_now(), false);
+    decide(&rule, Some(principal)).unwrap()
+}
+
+fn signer(algorithm: SigningAlgorithm) -> AssertionSigner {
+    let directory = tempfile::tempdir().unwrap();
+    key_directory::generate(directory.path(), algorithm, clock::unix_now()).unwrap();
+    let keys = SigningKeyRing::load(directory.path(), algorithm).unwrap();
+    AssertionSigner::new(
+        AssertionSettings {
+            issuer: "https://gateway.example.org:9080".into(),
+            header: http::HeaderName::from_static("countersign-assertion"),
+            lifetime: Duration::from_secs(30),
+        },
+        Arc::new(keys),
+    )
+}
+
+fn payload(assertion: &SignedAssertion) -> serde_json::Value {
+    let wire = assertion.header_value().to_str().unwrap();
+    let payload = wire.split('.').nth(1).unwrap();
+    serde_json::from_slice(&Base64UrlUnpadded::decode_vec(payload).unwrap()).unwrap()
+}
+
+const BINDING: RequestBinding<'_> = RequestBinding {
+    method: "GET",
+    authority: "orders.example.org",
+    path: "/orders/\"7",
+    query: Some(""),
+    transaction: "t",
+};
+
+/// A leaf with names of every type, some of which need escaping in JSON.
+fn rich() -> Leaf {
+    Leaf::with_uri("spiffe://example.org/ns/shop/sa/checkout")
+        .dns("checkout.example.org")
+        .email("a\"b\\c@example.org")
+        .ip("10.0.0.1".parse::<IpAddr>().unwrap())
+}
+
+#[test]
+fn what_is_written_by_hand_is_what_the_shared_types_write() {
+    for algorithm in [SigningAlgorithm::Es256, SigningAlgorithm::EdDsa] {
+        let signer = signer(algorithm);
+        let permit = permit(rich());
+        let now = clock::unix_now();
+        let request = signer
+            .sign_request(&permit, "orders", &BINDING, now)
+            .unwrap();
+        let caller = signer.sign_caller(&permit, "orders", now).unwrap();
+        for assertion in [&request, &caller] {
+            let written = payload(assertion);
+            let typed: Assertion = serde_json::from_value(written.clone()).unwrap();
+            assert_eq!(serde_json::to_value(&typed).unwrap(), written);
+        }
+        assert_eq!(
+            payload(&request)["htu"],
+            "https://orders.example.org/orders/\"7"
+        );
+        assert_eq!(payload(&request)["jti"].as_str(), request.jti());
+        assert!(payload(&caller).get("htm").is_none() && caller.jti().is_none());
+    }
+}
+
+#[test]
+fn a_service_accepts_it_for_this_request_only() {
+    for algorithm in [SigningAlgorithm::Es256, SigningAlgorithm::EdDsa] {
+        let signer = signer(algorithm);
+        let now = clock::unix_now();
+        let assertion = signer
+            .sign_request(&permit(rich()), "orders", &BINDING, now)
+            .unwrap();
+        let verifier = AssertionVerifier::builder()
+            .issuer("https://gateway.example.org:9080")
+            .audience("orders")
+            .jwks_json(&signer.keys().jwks(now))
+            .build()
+            .unwrap();
+        let token = assertion.header_value().to_str().unwrap();
+        let ask = |method, target| {
+            let about = RequestParts::new(method, "orders.example.org", target).unwrap();
+            verifier.verify(token, &about)
+        };
+        assert_eq!(
+            ask("GET", "/orders/\"7?").unwrap().sub,
+            "spiffe://example.org/ns/shop/sa/checkout"
+        );
+        assert!(ask("POST", "/orders/\"7?").is_err());
+        assert!(ask("GET", "/orders/8?").is_err());
+        assert!(ask("GET", "/orders/\"7").is_err());
+        assert!(ask("GET", "/orders/\"7?x").is_err());
+    }
+}
+
+#[test]
+fn it_ends_with_the_certificate() {
+    let permit = permit(Leaf::with_uri("spiffe://example.org/a").valid(-3600, 20));
+    let end = permit.principal().unwrap().peer().path_not_after();
+    let end = u64::try_from(end).unwrap();
+    let signer = signer(SigningAlgorithm::Es256);
+    let assertion = signer.sign_caller(&permit, "orders", end - 10).unwrap();
+    assert_eq!(assertion.expires(), end);
+    assert_eq!(
+        signer.sign_caller(&permit, "orders", end).unwrap_err(),
+        SignError::Expired
+    );
+}
+
+#[test]
+fn many_names_are_truncated_and_say_so() {
+    let mut leaf = Leaf::with_uri("spiffe://example.org/a");
+    for number in 0..20 {
+        leaf = leaf.dns(&format!("n{number}.example.org"));
+    }
+    let assertion = signer(SigningAlgorithm::Es256)
+        .sign_caller(&permit(leaf), "orders", clock::unix_now())
+        .unwrap();
+    let cert = &payload(&assertion)["client_cert"];
+    assert_eq!(
+        cert["sans"]["dns"].as_array().unwrap().len(),
+        MAX_SANS_PER_TYPE
+    );
+    assert_eq!(cert["sans_truncated"], true);
+}

@@ -1,0 +1,33 @@
+//! Ways of authenticating a request, each an [`Authenticator`].
+//!
+//! "Not mine" is never "refused": an authenticator that finds no credential of
+//! its kind answers [`Outcome::NotApplicable`].
+
+pub mod certificate;
+
+use crate::identity::Principal;
+use crate::policy::Denial;
+
+/// What an authenticator found.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The credential is good.
+    Authenticated(Principal),
+    /// There is no credential of this kind.
+    NotApplicable,
+    /// There is one and it is not good.
+    Rejected(Denial),
+}
+
+/// What authenticators may look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Credentials<'a> {
+    /// What the connection proved in its handshake, where it proved anything.
+    pub proof: Option<&'a certificate::ConnectionProof>,
+}
+
+/// Inspects a request for one kind of credential.
+pub trait Authenticator {
+    /// Inspects what a request brought along.
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Outcome;
+}

@@ -1,0 +1,206 @@
+//! `countersign pki issue`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::passphrase::PassphraseArgs;
+use super::with_remedy;
+use super::words::{absolute, moment, shell};
+use crate::cli::{CliError, Exit, Output};
+use crate::clock;
+use crate::pki::request::label_for;
+use crate::pki::{
+    AuthorityName, CertificateProfile, IssueRequest, Issued, Lifetime, Pki, PkiError, RequestError,
+    SubjectNames,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  countersign pki issue spiffe://example.org/ns/shop/sa/checkout --dir certs
+  countersign pki issue gateway --dir certs --profile server --dns localhost --ip 127.0.0.1
+  countersign pki issue checkout --dir certs --spiffe /ns/shop/sa/checkout --lifetime 7d
+  countersign pki issue alice --dir certs --email alice@example.org --out /run/alice/tls
+
+Writes PREFIX.pem (the leaf, then the intermediate) and PREFIX.key (mode 0600). PREFIX is
+DIR/issued/NAME; for a SPIFFE ID the last segment of its path counts as NAME.
+
+A NAME that is a SPIFFE ID, a host name or an IP address becomes the certificate's name when
+no other is given. Names of different types can be combined; a SPIFFE ID stands alone among
+URIs and must belong to the authority's trust domain.
+
+Without --profile the names decide: SPIFFE IDs, host names and addresses get `peer` (client
+and server), wildcards `server`, mail addresses and other URIs `client`. A certificate with a
+SPIFFE ID carries both usages always, as X509-SVID demands.";
+
+/// What a certificate is for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Profile {
+    /// Proves who calls.
+    Client,
+    /// Proves who is called.
+    Server,
+    /// Both.
+    Peer,
+}
+
+impl From<Profile> for CertificateProfile {
+    fn from(profile: Profile) -> Self {
+        match profile {
+            Profile::Client => Self::CLIENT,
+            Profile::Server => Self::SERVER,
+            Profile::Peer => Self::PEER,
+        }
+    }
+}
+
+/// Arguments of `countersign pki issue`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct IssueArgs {
+    /// Who the certificate is for; also names its files.
+    name: String,
+    /// The authority's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// What the certificate is for [default: what its names can be used for].
+    #[arg(long, value_enum)]
+    profile: Option<Profile>,
+    /// A SPIFFE ID, or its path in the authority's trust domain.
+    #[arg(long, value_name = "ID|/PATH", help_heading = "Names")]
+    spiffe: Option<String>,
+    /// A host name; `*.example.org` with --profile server.
+    #[arg(long, value_name = "NAME", help_heading = "Names")]
+    dns: Vec<String>,
+    /// An IP address.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Names")]
+    ip: Vec<String>,
+    /// A mail address.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Names")]
+    email: Vec<String>,
+    /// A URI.
+    #[arg(long, value_name = "URI", help_heading = "Names")]
+    uri: Vec<String>,
+    /// How long it is good for, such as 90m, 24h or 7d [default: 24h; at most 825d].
+    #[arg(long, value_name = "TIME")]
+    lifetime: Option<Lifetime>,
+    /// Write PREFIX.pem and PREFIX.key instead of DIR/issued/NAME.{pem,key}.
+    #[arg(long, value_name = "PREFIX")]
+    out: Option<PathBuf>,
+    /// Replace files that are there.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+}
+
+pub(super) fn run(args: &IssueArgs, output: Output) -> Result<Exit, CliError> {
+    let label = label_for(&args.name).map_err(|error| {
+        CliError::usage(format!(
+            "{error}; give a plain NAME, and the certificate's names with \
+             --spiffe, --dns, --ip, --email or --uri"
+        ))
+    })?;
+    let mut pki = Pki::open(&args.dir)?;
+    let names = names(args, &pki).map_err(PkiError::from)?;
+    let mut request = IssueRequest::new(label, names).overwrite(args.force);
+    if let Some(profile) = args.profile {
+        request = request.profile(profile.into());
+    }
+    if let Some(lifetime) = args.lifetime {
+        request = request.lifetime(lifetime);
+    }
+    if let Some(prefix) = &args.out {
+        request = request.out(prefix);
+    }
+    let remedy = |error| {
+        with_remedy(
+            error,
+            "--out PREFIX writes elsewhere, --force replaces it (the earlier certificate \
+             stays valid until it expires or is revoked)",
+        )
+    };
+    // Before asking for a passphrase: can it be issued at all?
+    pki.check(&request).map_err(remedy)?;
+    args.passphrase
+        .unlock(&mut pki, AuthorityName::Intermediate)?;
+    let issued = pki.issue(&request).map_err(remedy)?;
+    report(&issued, &pki, args, output);
+    Ok(Exit::Done)
+}
+
+fn names(args: &IssueArgs, pki: &Pki) -> Result<SubjectNames, RequestError> {
+    let mut names = SubjectNames::new();
+    if let Some(text) = &args.spiffe {
+        names = names.spiffe_text(text, pki.trust_domain())?;
+    }
+    for uri in &args.uri {
+        names = names.uri(uri)?;
+    }
+    for name in &args.dns {
+        names = names.dns(name)?;
+    }
+    for address in &args.ip {
+        names = names.ip_text(address)?;
+    }
+    for address in &args.email {
+        names = names.email(address)?;
+    }
+    names.or_name(&args.name)
+}
+
+fn report(issued: &Issued, pki: &Pki, args: &IssueArgs, output: Output) {
+    output.json(&json!({
+        "certificate": absolute(&issued.certificate),
+        "key": absolute(&issued.key),
+        "trust": absolute(&pki.layout().trust()),
+        "identity": issued.identity(),
+        "names": issued.names,
+        "profile": issued.profile.name(),
+        "usages": issued.usages.words(),
+        "serial": issued.serial,
+        "x5t#S256": issued.thumbprint,
+        "not_before": clock::rfc3339(issued.not_before),
+        "not_after": clock::rfc3339(issued.not_after),
+        "notes": issued.notes,
+    }));
+    let certificate = shell(&issued.certificate);
+    let key = shell(&issued.key);
+    let next = if issued.usages.client && !matches!(args.profile, Some(Profile::Server)) {
+        format!(
+            "Next, call a gateway with it:\n  curl --cert {certificate} --key {key} --cacert {} \
+             https://localhost:8443/",
+            shell(&pki.layout().trust())
+        )
+    } else {
+        format!(
+            "Next, under [listener] in countersign.toml:\n  certificate = {:?}\n  private_key = {:?}",
+            issued.certificate, issued.key
+        )
+    };
+    output.say(format_args!(
+        "\
+Issued a certificate for {identity}.
+
+  names        {names}
+  profile      {profile} ({usages})
+  valid until  {until}
+  certificate  {certificate}  leaf, then intermediate
+  private key  {key}  mode 0600, not encrypted
+  serial       {serial}
+
+{next}",
+        identity = issued.identity(),
+        names = issued.names.join(", "),
+        profile = issued.profile,
+        usages = issued.usages.words().join(" and "),
+        until = moment(issued.not_after),
+        serial = issued.serial,
+    ));
+    if !output.is_json() {
+        for note in &issued.notes {
+            output.note(format_args!("note: {note}"));
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `countersign pki`: certificates and revocation lists from a private authority.
+//!
+//! One file per group of verbs. They turn arguments into calls of
+//! [`crate::pki`], and results into text and JSON; what may be issued is decided
+//! there.
+
+mod init;
+mod issue;
+mod passphrase;
+mod revoke;
+mod words;
+
+use clap::{Args, Subcommand};
+
+use super::{CliError, Exit, Output};
+use crate::pki::{PkiError, StoreError};
+
+/// Arguments of `countersign pki`.
+#[derive(Debug, Args)]
+pub struct PkiArgs {
+    #[command(subcommand)]
+    command: PkiCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PkiCommand {
+    /// Make a root, an intermediate and their revocation lists.
+    Init(init::InitArgs),
+    /// Issue a certificate with a new key.
+    Issue(issue::IssueArgs),
+    /// List what was issued.
+    List(revoke::ListArgs),
+    /// Revoke a certificate and publish the list that says so.
+    Revoke(revoke::RevokeArgs),
+    /// Sign revocation lists anew, before they run out.
+    Crl(revoke::CrlArgs),
+}
+
+/// Runs `countersign pki`.
+pub(crate) fn run(args: &PkiArgs, output: Output) -> Result<Exit, CliError> {
+    match &args.command {
+        PkiCommand::Init(args) => init::run(args, output),
+        PkiCommand::Issue(args) => issue::run(args, output),
+        PkiCommand::List(args) => revoke::list(args, output),
+        PkiCommand::Revoke(args) => revoke::revoke(args, output),
+        PkiCommand::Crl(args) => revoke::crl(args, output),
+    }
+}
+
+impl From<PkiError> for CliError {
+    fn from(error: PkiError) -> Self {
+        if error.is_usage() {
+            Self::usage(error)
+        } else {
+            Self::failed(error)
+        }
+    }
+}
+
+/// Adds the remedy to "exists already".
+fn with_remedy(error: PkiError, remedy: &str) -> CliError {
+    match error {
+        PkiError::Store(StoreError::Exists(_))
+        | PkiError::Key(crate::pki::KeyError::Store(StoreError::Exists(_))) => {
+            CliError::failed(format!("{error}; {remedy}"))
+        }
+        error => error.into(),
+    }
+}

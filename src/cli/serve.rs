@@ -1,0 +1,48 @@
+//! `countersign serve`: run the gateway.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{CliError, Exit, Output};
+use crate::app::{self, AppError, Listeners};
+use crate::{config, telemetry};
+
+/// Arguments of `countersign serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  countersign serve
+  countersign serve --config /etc/countersign/countersign.toml
+
+Logs go to standard error (COUNTERSIGN_LOG=debug shows more), audit lines to
+standard output or the file in [audit]. SIGTERM and Ctrl-C let requests finish.")]
+pub struct ServeArgs {
+    /// The configuration file [default: $COUNTERSIGN_CONFIG, ./countersign.toml,
+    /// /etc/countersign/countersign.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write the addresses as JSON to this file once everything listens.
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Runs `countersign serve`.
+pub(crate) fn run(args: &ServeArgs, _output: Output) -> Result<Exit, CliError> {
+    telemetry::log::start();
+    let path = config::path(args.config.as_deref()).map_err(CliError::usage)?;
+    let loaded = config::load(&path).map_err(CliError::usage)?;
+    tracing::info!(config = %path.display(), "configuration loaded");
+    let ready = |addresses: &app::Addresses| match &args.ready_file {
+        Some(file) => app::write_ready_file(file, addresses).map_err(AppError::System),
+        None => Ok(()),
+    };
+    let settings = &loaded.settings;
+    let listeners = Listeners::bind(
+        settings.address,
+        settings.public.as_ref().map(|public| public.address),
+        settings.admin.as_ref().map(|admin| admin.address),
+    )
+    .map_err(CliError::failed)?;
+    app::serve(loaded, listeners, ready).map_err(CliError::failed)?;
+    Ok(Exit::Done)
+}

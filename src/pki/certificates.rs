@@ -1,0 +1,37 @@
+//! Certificate files: PEM in and out.
+
+use std::path::Path;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+use super::PkiError;
+use super::store;
+
+/// Reads every certificate of a PEM file; at least one.
+pub(super) fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    let content = store::read(path)?;
+    let certificates = CertificateDer::pem_slice_iter(&content)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| PkiError::unreadable(path, error))?;
+    if certificates.is_empty() {
+        return Err(PkiError::unreadable(path, "it holds no PEM certificate"));
+    }
+    Ok(certificates)
+}
+
+/// One certificate as PEM (RFC 7468 section 5).
+pub(super) fn pem(der: &CertificateDer<'_>) -> String {
+    use base64ct::{Base64, Encoding as _};
+    let body = Base64::encode_string(der);
+    let mut text = String::with_capacity(body.len() + body.len() / 64 + 60);
+    text.push_str("-----BEGIN CERTIFICATE-----\n");
+    for (index, character) in body.chars().enumerate() {
+        if index > 0 && index % 64 == 0 {
+            text.push('\n');
+        }
+        text.push(character);
+    }
+    text.push_str("\n-----END CERTIFICATE-----\n");
+    text
+}

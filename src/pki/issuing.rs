@@ -1,0 +1,197 @@
+//! Issuing leaves: from a checked request to files in their places.
+//!
+//! A part of [`Pki`]. Everything that can fail for want of space or rights is
+//! done before the certificate is recorded, and it is recorded before anybody
+//! can read it.
+
+use std::path::PathBuf;
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use rcgen::KeyPair;
+
+use super::authority::SignedCertificate;
+use super::directory::{Pki, unix_now};
+use super::key::{self, KeyProtection};
+use super::profile::{CertificateProfile, Usages};
+use super::request::IssueRequest;
+use super::state::{self, AuthorityName, IssuedRecord, State};
+use super::store::{self, Audience, Existing, Lock, Staged};
+use super::{PkiError, certificates};
+use crate::clock;
+
+/// A leaf that was issued and where it is.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// `PREFIX.pem`: the leaf, then the intermediate.
+    pub certificate: PathBuf,
+    /// `PREFIX.key`.
+    pub key: PathBuf,
+    /// The names in printed form, for example `spiffe://example.org/a` or `dns:a`.
+    pub names: Vec<String>,
+    /// The profile it was issued under.
+    pub profile: CertificateProfile,
+    /// What it may be used for.
+    pub usages: Usages,
+    /// Lower-case hexadecimal.
+    pub serial: String,
+    /// `x5t#S256`: SHA-256 of the certificate in base64url.
+    pub thumbprint: String,
+    /// Seconds since the Unix epoch.
+    pub not_before: i64,
+    /// Seconds since the Unix epoch.
+    pub not_after: i64,
+    /// What differs from what was asked for, in sentences.
+    pub notes: Vec<String>,
+}
+
+impl Issued {
+    /// The first name: who the certificate is for.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
+    }
+}
+
+impl Pki {
+    /// Checks a request as far as that is possible without the private key, and
+    /// gives the profile it will be issued under.
+    ///
+    /// # Errors
+    /// When the gateway would refuse such a leaf, the intermediate is revoked,
+    /// or files are there already.
+    pub fn check(&self, request: &IssueRequest) -> Result<CertificateProfile, PkiError> {
+        let natural = request.names.natural_profile();
+        let asked = request.profile.unwrap_or(natural);
+        let profile = request.names.check(asked, self.trust_domain())?;
+        let state = State::read(&self.layout().state())?;
+        if state.is_revoked(
+            AuthorityName::Root,
+            &self
+                .authority(AuthorityName::Intermediate)
+                .facts()
+                .serial_hex(),
+        ) {
+            return Err(PkiError::IntermediateRevoked(
+                self.layout().certificate(AuthorityName::Intermediate),
+            ));
+        }
+        if !request.overwrite {
+            let (certificate, key) = self.layout().leaf_files(request)?;
+            store::refuse_existing(&key)?;
+            store::refuse_existing(&certificate)?;
+        }
+        Ok(profile)
+    }
+
+    /// Issues a leaf with a new key.
+    ///
+    /// # Errors
+    /// When the gateway would refuse such a leaf, the authority cannot sign, or
+    /// files are there already or cannot be written.
+    pub fn issue(&mut self, request: &IssueRequest) -> Result<Issued, PkiError> {
+        let profile = self.check(request)?;
+        let leaf_key = key::generate()?;
+        let signer_path = self.layout().certificate(AuthorityName::Intermediate);
+        let signed = self
+            .signer()?
+            .sign_leaf(
+                &leaf_key,
+                &request.names,
+                request.label.as_str(),
+                &profile,
+                request.lifetime,
+                unix_now(),
+            )
+            .map_err(PkiError::authority(&signer_path))?;
+        let (certificate, key) = self.layout().leaf_files(request)?;
+        let names: Vec<String> = request.names.iter().map(ToString::to_string).collect();
+        let record = IssuedRecord {
+            serial: signed.facts.serial_hex(),
+            issuer_key: self
+                .authority(AuthorityName::Intermediate)
+                .key_identifier_hex(),
+            profile: profile.name().to_owned(),
+            names: names.clone(),
+            not_before: signed.facts.not_before,
+            not_after: signed.facts.not_after,
+            thumbprint: Base64UrlUnpadded::encode_string(&signed.facts.thumbprint),
+            certificate: std::path::absolute(&certificate).unwrap_or_else(|_| certificate.clone()),
+        };
+        self.deliver(&signed, &leaf_key, request, &record)?;
+        Ok(Issued {
+            notes: notes(&signed, request, profile),
+            certificate,
+            key,
+            names,
+            profile,
+            usages: profile.usages().unwrap_or_default(),
+            serial: record.serial,
+            thumbprint: record.thumbprint,
+            not_before: record.not_before,
+            not_after: record.not_after,
+        })
+    }
+
+    /// Puts key and certificate in place, recorded before either can be read.
+    fn deliver(
+        &self,
+        signed: &SignedCertificate,
+        leaf_key: &KeyPair,
+        request: &IssueRequest,
+        record: &IssuedRecord,
+    ) -> Result<(), PkiError> {
+        let (certificate_path, key_path) = self.layout().leaf_files(request)?;
+        let existing = if request.overwrite {
+            Existing::Replace
+        } else {
+            Existing::Refuse
+        };
+        let chain = certificates::pem(&signed.der)
+            + &certificates::pem(self.authority(AuthorityName::Intermediate).der());
+        let key = key::stage(&key_path, leaf_key, &KeyProtection::Plain, existing)?;
+        let certificate = Staged::new(
+            &certificate_path,
+            chain.as_bytes(),
+            Audience::Public,
+            existing,
+        )?;
+        let _lock = Lock::acquire(self.layout().directory())?;
+        // Another process may have been here since the request was checked.
+        if existing == Existing::Refuse {
+            store::refuse_existing(&key_path)?;
+            store::refuse_existing(&certificate_path)?;
+        }
+        state::record_issued(&self.layout().journal(), record)?;
+        // The key first: whoever waits for the certificate finds its key.
+        key.place()?;
+        certificate.place().inspect_err(|_| {
+            if existing == Existing::Refuse {
+                // Ours, just made, and of no use without its certificate.
+                let _ = store::remove(&key_path);
+            }
+        })?;
+        Ok(())
+    }
+}
+
+/// What differs from what was asked for.
+fn notes(
+    signed: &SignedCertificate,
+    request: &IssueRequest,
+    profile: CertificateProfile,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if signed.cut {
+        notes.push(format!(
+            "the lifetime was cut to the end of the intermediate, {}",
+            clock::rfc3339(signed.facts.not_after)
+        ));
+    }
+    if request.profile.is_some_and(|asked| asked != profile) {
+        notes.push(format!(
+            "issued under profile {profile}: a certificate with a SPIFFE ID carries both usages \
+             (X509-SVID section 4.4)"
+        ));
+    }
+    notes
+}

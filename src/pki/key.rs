@@ -1,0 +1,225 @@
+//! Private keys as PKCS#8 files: plain, or sealed with a passphrase.
+//!
+//! Sealed keys use PBES2 with scrypt and AES-256-CBC (RFC 8018, RFC 7914), with
+//! parameters that OpenSSL 3 reads. Where passphrases come from is the caller's
+//! affair.
+
+use std::path::{Path, PathBuf};
+
+use pkcs8::der::pem::PemLabel as _;
+use pkcs8::{EncryptedPrivateKeyInfoRef, LineEnding, PrivateKeyInfoRef, SecretDocument};
+use rcgen::KeyPair;
+use zeroize::Zeroizing;
+
+use super::store::{self, Audience, Existing, Staged, StoreError};
+use crate::secret::Secret;
+
+/// What could not be done with a private key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file is not a PKCS#8 key in PEM form.
+    #[error("{} holds no PKCS#8 private key in PEM form", .0.display())]
+    Unreadable(PathBuf),
+    /// The key is of a kind this build cannot use.
+    #[error("the private key in {} is of a kind that this program cannot use", .0.display())]
+    Unsupported(PathBuf),
+    /// The key is sealed and no passphrase was given.
+    #[error("the private key in {} is encrypted; a passphrase is needed", .0.display())]
+    PassphraseNeeded(PathBuf),
+    /// The passphrase does not open the key.
+    #[error("the passphrase does not open the private key in {}", .0.display())]
+    WrongPassphrase(PathBuf),
+    /// A passphrase of no characters protects nothing.
+    #[error("the passphrase is empty; use --no-passphrase if the key shall not be encrypted")]
+    EmptyPassphrase,
+    /// A key could not be made.
+    #[error("cannot generate a private key: {0}")]
+    Generate(rcgen::Error),
+    /// A key could not be sealed.
+    #[error("cannot encrypt a private key: {0}")]
+    Seal(pkcs8::Error),
+}
+
+/// Whether keys of an authority are sealed.
+#[derive(Debug, Clone)]
+pub enum KeyProtection {
+    /// Plain PKCS#8, protected by file mode 0600 alone.
+    Plain,
+    /// PBES2 under this passphrase.
+    Passphrase(Secret),
+}
+
+impl KeyProtection {
+    /// Seals with a passphrase.
+    ///
+    /// # Errors
+    /// [`KeyError::EmptyPassphrase`].
+    pub fn passphrase(passphrase: Secret) -> Result<Self, KeyError> {
+        if passphrase.expose().is_empty() {
+            return Err(KeyError::EmptyPassphrase);
+        }
+        Ok(Self::Passphrase(passphrase))
+    }
+
+    pub(super) fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Plain => None,
+            Self::Passphrase(passphrase) => Some(passphrase),
+        }
+    }
+}
+
+/// A new P-256 key: small, fast to verify everywhere, and in every TLS stack.
+pub(super) fn generate() -> Result<KeyPair, KeyError> {
+    KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(KeyError::Generate)
+}
+
+/// A key as PKCS#8 in PEM form, sealed where that is wanted.
+pub(super) fn to_pem(
+    key: &KeyPair,
+    protection: &KeyProtection,
+) -> Result<Zeroizing<String>, KeyError> {
+    let KeyProtection::Passphrase(passphrase) = protection else {
+        return Ok(Zeroizing::new(key.serialize_pem()));
+    };
+    let sealed = PrivateKeyInfoRef::try_from(key.serialized_der())
+        .and_then(|info| info.encrypt(passphrase.expose()))
+        .map_err(KeyError::Seal)?;
+    sealed
+        .to_pem(EncryptedPrivateKeyInfoRef::PEM_LABEL, LineEnding::LF)
+        .map_err(|error| KeyError::Seal(error.into()))
+}
+
+/// Stages a key file of mode 0600.
+pub(super) fn stage(
+    path: &Path,
+    key: &KeyPair,
+    protection: &KeyProtection,
+    existing: Existing,
+) -> Result<Staged, KeyError> {
+    let pem = to_pem(key, protection)?;
+    Ok(Staged::new(
+        path,
+        pem.as_bytes(),
+        Audience::Owner,
+        existing,
+    )?)
+}
+
+/// Whether the key in a file is sealed.
+pub(super) fn is_sealed(path: &Path) -> Result<bool, KeyError> {
+    read_pem(path).map(|(sealed, _)| sealed)
+}
+
+/// Reads a key. Without a need for it, the passphrase is ignored.
+pub(super) fn read(path: &Path, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
+    let (sealed, document) = read_pem(path)?;
+    let plain = if sealed {
+        let passphrase = passphrase.ok_or_else(|| KeyError::PassphraseNeeded(path.to_owned()))?;
+        EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
+            .map_err(|_| KeyError::Unreadable(path.to_owned()))?
+            .decrypt(passphrase.expose())
+            .map_err(|_| KeyError::WrongPassphrase(path.to_owned()))?
+    } else {
+        document
+    };
+    KeyPair::try_from(plain.as_bytes()).map_err(|_| {
+        match PrivateKeyInfoRef::try_from(plain.as_bytes()) {
+            Ok(_) => KeyError::Unsupported(path.to_owned()),
+            Err(_) => KeyError::Unreadable(path.to_owned()),
+        }
+    })
+}
+
+fn read_pem(path: &Path) -> Result<(bool, SecretDocument), KeyError> {
+    let content = Zeroizing::new(store::read(path)?);
+    let unreadable = || KeyError::Unreadable(path.to_owned());
+    let text = str::from_utf8(&content).map_err(|_| unreadable())?;
+    let (label, document) = SecretDocument::from_pem(text).map_err(|_| unreadable())?;
+    let sealed = match label {
+        label if label == PrivateKeyInfoRef::PEM_LABEL => false,
+        label if label == EncryptedPrivateKeyInfoRef::PEM_LABEL => true,
+        _ => return Err(unreadable()),
+    };
+    Ok((sealed, document))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(passphrase: &str) -> KeyProtection {
+        KeyProtection::passphrase(Secret::from(passphrase.to_owned())).unwrap()
+    }
+
+    fn write(path: &Path, key: &KeyPair, protection: &KeyProtection) {
+        let staged = stage(path, key, protection, Existing::Refuse).unwrap();
+        staged.place().unwrap();
+    }
+
+    #[test]
+    fn a_sealed_key_opens_with_its_passphrase_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.key");
+        let key = generate().unwrap();
+        write(&path, &key, &sealed("correct horse"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----\n"));
+        assert!(is_sealed(&path).unwrap());
+        let right = Secret::from("correct horse".to_owned());
+        let wrong = Secret::from("Correct horse".to_owned());
+        let opened = read(&path, Some(&right)).unwrap();
+        assert_eq!(opened.serialized_der(), key.serialized_der());
+        assert!(matches!(
+            read(&path, Some(&wrong)),
+            Err(KeyError::WrongPassphrase(_))
+        ));
+        assert!(matches!(
+            read(&path, None),
+            Err(KeyError::PassphraseNeeded(_))
+        ));
+    }
+
+    #[test]
+    fn plain_keys_need_none_and_empty_passphrases_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.key");
+        let key = generate().unwrap();
+        write(&path, &key, &KeyProtection::Plain);
+        assert!(!is_sealed(&path).unwrap());
+        assert!(read(&path, None).is_ok());
+        assert!(matches!(
+            KeyProtection::passphrase(Secret::new(Vec::new())),
+            Err(KeyError::EmptyPassphrase)
+        ));
+    }
+
+    #[test]
+    fn rubbish_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.key");
+        write(&path, &generate().unwrap(), &KeyProtection::Plain);
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let half = whole.get(..whole.len() / 2).unwrap().to_owned();
+        let certificate = whole.replace("PRIVATE KEY", "CERTIFICATE");
+        for content in [
+            "".to_owned(),
+            "rubbish".to_owned(),
+            half,
+            certificate,
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(),
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"
+                .to_owned(),
+        ] {
+            std::fs::write(&path, &content).unwrap();
+            let secret = Secret::from("x".to_owned());
+            assert!(
+                matches!(read(&path, Some(&secret)), Err(KeyError::Unreadable(_))),
+                "{content:?}"
+            );
+        }
+    }
+}

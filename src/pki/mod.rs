@@ -1,0 +1,186 @@
+//! A private certificate authority: profiles, issuing, revocation lists, files.
+//!
+//! ```text
+//! Pki (directory.rs)          an authority in a directory: create, open
+//!  ├─ issuing                 issue leaves
+//!  ├─ revoking                revoke, sign lists, list what was issued
+//!  ├─ layout                  which file is where
+//!  ├─ CertificateAuthority    signs intermediates, leaves, lists (in memory)
+//!  │   └─ CertificateProfile  usages, lifetimes and constraints of each kind
+//!  ├─ IssueRequest            typed and checked names, and the label they are filed under
+//!  ├─ RevocationList          entries, numbers, dates
+//!  ├─ key                     PKCS#8 files, plain or sealed with a passphrase
+//!  ├─ state                   pki.toml and issued.jsonl: what must be remembered
+//!  └─ store                   exclusive, durable, locked files
+//! ```
+//!
+//! For other commands of this program:
+//!
+//! ```no_run
+//! # use std::path::Path;
+//! # use countersign::identity::TrustDomain;
+//! use countersign::pki::{IssueRequest, KeyProtection, Pki, SubjectNames, CertificateProfile};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let domain = TrustDomain::parse("example.org")?;
+//! let mut pki = Pki::create(Path::new("certs"), &domain, &KeyProtection::Plain)?;
+//! let names = SubjectNames::new().dns("localhost")?.ip_text("127.0.0.1")?;
+//! let gateway = pki.issue(
+//!     &IssueRequest::new("gateway".parse()?, names).profile(CertificateProfile::SERVER),
+//! )?;
+//! let names = SubjectNames::new().spiffe_text("/ns/shop/sa/checkout", &domain)?;
+//! let caller = pki.issue(&IssueRequest::new("checkout".parse()?, names))?;
+//! assert_eq!(caller.identity(), "spiffe://example.org/ns/shop/sa/checkout");
+//! println!("{} {}", gateway.certificate.display(), pki.layout().trust().display());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What the gateway would refuse is refused here with the gateway's reason.
+//! This module must not know the configuration, the command line or the network.
+
+pub mod authority;
+mod certificates;
+pub mod directory;
+pub mod issuing;
+pub mod key;
+pub mod layout;
+pub mod lifetime;
+pub mod profile;
+pub mod request;
+pub mod revocation;
+pub mod revoking;
+pub mod state;
+pub mod store;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use authority::{AuthorityCertificate, AuthorityError, CertificateAuthority};
+pub use directory::Pki;
+pub use issuing::Issued;
+pub use key::{KeyError, KeyProtection};
+pub use layout::Layout;
+pub use lifetime::Lifetime;
+pub use profile::CertificateProfile;
+pub use request::{IssueRequest, RequestError, SubjectNames};
+pub use revocation::RevocationReason;
+pub use revoking::{Revocation, RevocationTarget, SignedList, Status};
+pub use state::{AuthorityName, IssuedRecord, RevokedCertificate, StateError};
+pub use store::{SafeName, StoreError};
+
+/// Why an authority did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A private key could not be read or written.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The authority's records could not be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The gateway would refuse such a leaf.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The authority of a certificate file cannot sign.
+    #[error("{}: {error}", .path.display())]
+    Authority {
+        /// The authority's certificate file.
+        path: PathBuf,
+        /// Why.
+        error: AuthorityError,
+    },
+    /// The directory holds no authority.
+    #[error(
+        "there is no authority in {}; create one with: countersign pki init --dir {} --trust-domain NAME",
+        .0.display(), .0.display()
+    )]
+    NoAuthority(PathBuf),
+    /// Creating the authority was interrupted.
+    #[error(
+        "the authority in {} is incomplete: creating it was interrupted; \
+         run pki init again with --force",
+        .0.display()
+    )]
+    Incomplete(PathBuf),
+    /// The directory holds an authority already.
+    #[error(
+        "{} holds an authority already; with --force it is replaced, and nothing it issued \
+         is trusted any longer",
+        .0.display()
+    )]
+    AuthorityExists(PathBuf),
+    /// The authority's files do not belong together.
+    #[error("{} does not belong here: {why}", .path.display())]
+    Disagree {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// A certificate file does not read.
+    #[error("cannot read {}: {why}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A certificate was not signed by this authority.
+    #[error("the certificate in {} was not issued by this authority", .0.display())]
+    NotIssuedHere(PathBuf),
+    /// A serial number that this authority never issued.
+    #[error("this authority issued no certificate with serial number {0}")]
+    UnknownSerial(String),
+    /// A text that is no serial number.
+    #[error("{0:?} is not a serial number: at most 20 octets in hexadecimal")]
+    MalformedSerial(String),
+    /// What a revoked intermediate signs is refused everywhere.
+    #[error("the intermediate {} is revoked; its certificates would be refused", .0.display())]
+    IntermediateRevoked(PathBuf),
+    /// Nobody could believe a list in which a root revokes itself.
+    #[error(
+        "a root cannot be revoked by a list; remove it from the gateways' trusted roots instead"
+    )]
+    RootCannotBeRevoked,
+    /// A list would be valid for too long.
+    #[error("a list lifetime of {} is too long: at most {}", .0, revocation::LONGEST)]
+    ListLifetime(Lifetime),
+    /// A prefix for files that names none.
+    #[error("{} names no file; give a prefix such as certs/issued/gateway", .0.display())]
+    NoFileName(PathBuf),
+}
+
+impl PkiError {
+    /// Whether the caller asked for something impossible, rather than something
+    /// having failed.
+    #[must_use]
+    pub const fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Request(_)
+                | Self::MalformedSerial(_)
+                | Self::ListLifetime(_)
+                | Self::NoFileName(_)
+                | Self::Key(KeyError::EmptyPassphrase | KeyError::PassphraseNeeded(_))
+                | Self::Authority {
+                    error: AuthorityError::LifetimeTooLong { .. },
+                    ..
+                }
+        )
+    }
+
+    fn authority(path: &Path) -> impl FnOnce(AuthorityError) -> Self {
+        let path = path.to_owned();
+        move |error| Self::Authority { path, error }
+    }
+
+    fn unreadable(path: &Path, why: impl fmt::Display) -> Self {
+        Self::Unreadable {
+            path: path.to_owned(),
+            why: why.to_string(),
+        }
+    }
+}

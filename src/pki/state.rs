@@ -1,0 +1,302 @@
+//! What an authority must remember: its trust domain, list numbers and revoked
+//! certificates (`pki.toml`), and every certificate it signed (`issued.jsonl`).
+//!
+//! `pki.toml` is small and replaced as a whole. `issued.jsonl` grows by one line
+//! per certificate, written before the certificate leaves the process, so that
+//! none exists that the authority does not know.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::revocation::RevocationReason;
+use super::store::{self, Audience, Existing, StoreError};
+use crate::identity::TrustDomain;
+
+/// The version this program writes; newer ones are refused, not guessed at.
+const VERSION: u32 = 1;
+
+const HEADER: &str = "# State of a certificate authority, kept by `countersign pki`.\n\
+    # List numbers must never go back, so restore this file from a backup with care.\n\n";
+
+/// What is wrong with the authority's own records.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// `pki.toml` does not read.
+    #[error("{} is damaged: {why}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// `pki.toml` was written by a newer program.
+    #[error("{} has format version {found}; this program knows {VERSION} and older", .path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+}
+
+/// Which of the two authorities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthorityName {
+    /// Signs the intermediate.
+    Root,
+    /// Signs leaves.
+    Intermediate,
+}
+
+impl AuthorityName {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Root, Self::Intermediate];
+
+    /// The word in file names and options.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Intermediate => "intermediate",
+        }
+    }
+}
+
+/// One revoked certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokedCertificate {
+    /// The authority that signed it.
+    pub issuer: AuthorityName,
+    /// Lower-case hexadecimal.
+    pub serial: String,
+    /// When it was revoked, in seconds since the Unix epoch.
+    pub time: i64,
+    /// Why.
+    pub reason: RevocationReason,
+}
+
+/// The content of `pki.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct State {
+    version: u32,
+    #[serde(with = "trust_domain_text")]
+    pub(super) trust_domain: TrustDomain,
+    pub(super) crl_number: CrlNumbers,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) revoked: Vec<RevokedCertificate>,
+}
+
+/// The number of the latest list of each authority (RFC 5280 section 5.2.3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CrlNumbers {
+    root: u64,
+    intermediate: u64,
+}
+
+impl CrlNumbers {
+    /// Takes the next number of an authority.
+    pub(super) const fn take_next(&mut self, authority: AuthorityName) -> u64 {
+        let number = match authority {
+            AuthorityName::Root => &mut self.root,
+            AuthorityName::Intermediate => &mut self.intermediate,
+        };
+        *number = number.saturating_add(1);
+        *number
+    }
+}
+
+impl State {
+    pub(super) fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            version: VERSION,
+            trust_domain,
+            crl_number: CrlNumbers::default(),
+            revoked: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_revoked(&self, issuer: AuthorityName, serial: &str) -> bool {
+        self.revoked
+            .iter()
+            .any(|entry| entry.issuer == issuer && entry.serial == serial)
+    }
+
+    pub(super) fn read(path: &Path) -> Result<Self, StateError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let damaged = |why: String| StateError::Damaged {
+            path: path.to_owned(),
+            why,
+        };
+        let content = store::read(path)?;
+        let text = str::from_utf8(&content).map_err(|error| damaged(error.to_string()))?;
+        let Version { version } =
+            toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))?;
+        if version > VERSION {
+            return Err(StateError::Newer {
+                path: path.to_owned(),
+                found: version,
+            });
+        }
+        toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<(), StateError> {
+        let text = toml::to_string(self).map_err(|error| StateError::Damaged {
+            path: path.to_owned(),
+            why: error.to_string(),
+        })?;
+        let text = format!("{HEADER}{text}");
+        store::write(path, text.as_bytes(), Audience::Public, Existing::Replace)?;
+        Ok(())
+    }
+}
+
+mod trust_domain_text {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use crate::identity::TrustDomain;
+
+    pub(super) fn serialize<S: Serializer>(
+        domain: &TrustDomain,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(domain.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<TrustDomain, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        TrustDomain::parse(&name).map_err(serde::de::Error::custom)
+    }
+}
+
+/// One line of `issued.jsonl`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedRecord {
+    /// Lower-case hexadecimal.
+    pub serial: String,
+    /// Subject key identifier of the authority that signed it, in hexadecimal.
+    pub issuer_key: String,
+    /// The profile it was issued under.
+    pub profile: String,
+    /// The names in printed form.
+    pub names: Vec<String>,
+    /// Seconds since the Unix epoch.
+    pub not_before: i64,
+    /// Seconds since the Unix epoch.
+    pub not_after: i64,
+    /// SHA-256 of the certificate in base64url.
+    #[serde(rename = "x5t#S256")]
+    pub thumbprint: String,
+    /// Where the certificate was put.
+    pub certificate: PathBuf,
+}
+
+/// Appends a record durably.
+pub(super) fn record_issued(path: &Path, record: &IssuedRecord) -> Result<(), StateError> {
+    let mut line = serde_json::to_vec(record).map_err(|error| StateError::Damaged {
+        path: path.to_owned(),
+        why: error.to_string(),
+    })?;
+    line.push(b'\n');
+    store::append(path, &line)?;
+    Ok(())
+}
+
+/// Reads all records. A line that a crash cut short is left out: its
+/// certificate never left the process.
+pub(super) fn read_issued(path: &Path) -> Result<Vec<IssuedRecord>, StateError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let content = store::read(path)?;
+    Ok(content
+        .split(|octet| *octet == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_survives_a_round_trip() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pki.toml");
+        let mut state = State::new(TrustDomain::parse("example.org").unwrap());
+        assert_eq!(state.crl_number.take_next(AuthorityName::Root), 1);
+        assert_eq!(state.crl_number.take_next(AuthorityName::Root), 2);
+        assert_eq!(state.crl_number.take_next(AuthorityName::Intermediate), 1);
+        state.revoked.push(RevokedCertificate {
+            issuer: AuthorityName::Intermediate,
+            serial: "0badc0de".to_owned(),
+            time: 1_770_000_000,
+            reason: RevocationReason::KeyCompromise,
+        });
+        state.write(&path).unwrap();
+        assert_eq!(State::read(&path).unwrap(), state);
+    }
+
+    #[test]
+    fn damaged_and_newer_files_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pki.toml");
+        for (content, newer) in [
+            ("", false),
+            ("version = 1", false),
+            (
+                "version = 1\ntrust_domain = \"A\"\n[crl_number]\nroot=1\nintermediate=1",
+                false,
+            ),
+            (
+                "version = 1\ntrust_domain = \"a\"\nx = 1\n[crl_number]\nroot=1\nintermediate=1",
+                false,
+            ),
+            ("version = 2\nanything = 1", true),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let error = State::read(&path).unwrap_err();
+            assert_eq!(
+                matches!(error, StateError::Newer { .. }),
+                newer,
+                "{content}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_cut_short_spoils_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("issued.jsonl");
+        let record = |serial: &str| IssuedRecord {
+            serial: serial.to_owned(),
+            issuer_key: "00".to_owned(),
+            profile: "peer".to_owned(),
+            names: vec!["dns:a".to_owned()],
+            not_before: 0,
+            not_after: 1,
+            thumbprint: "00".to_owned(),
+            certificate: PathBuf::from("a.pem"),
+        };
+        assert!(read_issued(&path).unwrap().is_empty());
+        record_issued(&path, &record("01")).unwrap();
+        let mut content = std::fs::read(&path).unwrap();
+        content.extend_from_slice(br#"{"serial":"02","iss"#);
+        std::fs::write(&path, content).unwrap();
+        record_issued(&path, &record("03")).unwrap();
+        assert_eq!(read_issued(&path).unwrap(), [record("01"), record("03")]);
+    }
+}

@@ -1,0 +1,93 @@
+//! Files: modes, exclusiveness, replacement, locks.
+
+use super::*;
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o777
+}
+
+fn entries(directory: &Path) -> usize {
+    std::fs::read_dir(directory).unwrap().count()
+}
+
+#[test]
+fn private_files_are_for_their_owner_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.key");
+    write(&path, b"secret", Audience::Owner, Existing::Refuse).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    // Replacing a file that somebody opened up closes it again.
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    write(&path, b"secret", Audience::Owner, Existing::Replace).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(&path) & 0o022, 0);
+}
+
+#[test]
+fn nothing_is_overwritten_and_nothing_left_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    write(&path, b"one", Audience::Public, Existing::Refuse).unwrap();
+    let again = write(&path, b"two", Audience::Public, Existing::Refuse);
+    assert!(matches!(again, Err(StoreError::Exists(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"one");
+    write(&path, b"two", Audience::Public, Existing::Replace).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"two");
+    drop(Staged::new(&path, b"three", Audience::Public, Existing::Replace).unwrap());
+    assert_eq!(std::fs::read(&path).unwrap(), b"two");
+    assert_eq!(entries(directory.path()), 1);
+}
+
+#[test]
+fn a_file_that_appears_meanwhile_is_not_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    let staged = Staged::new(&path, b"ours", Audience::Public, Existing::Refuse).unwrap();
+    std::fs::write(&path, b"theirs").unwrap();
+    assert!(matches!(staged.place(), Err(StoreError::Exists(_))));
+    assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
+    assert_eq!(entries(directory.path()), 1);
+}
+
+#[test]
+fn links_are_neither_followed_nor_overwritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let elsewhere = directory.path().join("elsewhere");
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+    assert!(matches!(
+        write(&link, b"x", Audience::Owner, Existing::Refuse),
+        Err(StoreError::Exists(_))
+    ));
+    write(&link, b"x", Audience::Owner, Existing::Replace).unwrap();
+    assert!(!elsewhere.exists());
+    assert!(link.symlink_metadata().unwrap().is_file());
+}
+
+#[test]
+fn errors_name_the_act_and_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("missing").join("a.key");
+    let error = write(&path, b"x", Audience::Owner, Existing::Refuse).unwrap_err();
+    let text = error.to_string();
+    assert!(text.starts_with("cannot create "), "{text}");
+    assert!(text.contains("missing/a.key"), "{text}");
+}
+
+#[test]
+fn one_holds_the_lock_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let counter = directory.path().join("counter");
+    std::fs::write(&counter, "0").unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let _lock = Lock::acquire(directory.path()).unwrap();
+                let count: u32 = std::fs::read_to_string(&counter).unwrap().parse().unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+                std::fs::write(&counter, (count + 1).to_string()).unwrap();
+            });
+        }
+    });
+    assert_eq!(std::fs::read_to_string(&counter).unwrap(), "8");
+}

@@ -1,0 +1,291 @@
+//! Bodies on their way through: never copied, bounded in time and size.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderName;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::framing::Violation;
+use super::guarded_io::FramingError;
+use super::headers;
+use super::listener::ConnectionGuard;
+use crate::reason::ReasonCode;
+use crate::telemetry::record::AuditRecord;
+use crate::upstream::pool::Lease;
+
+/// Why a caller's body ended early.
+#[derive(Debug)]
+pub(crate) struct RequestBodyError {
+    pub(crate) reason: ReasonCode,
+    pub(crate) detail: String,
+}
+
+impl fmt::Display for RequestBodyError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.detail)
+    }
+}
+
+impl Error for RequestBodyError {}
+
+/// Finds an error of type `T` among an error and its sources, looking into
+/// [`std::io::Error`] too.
+pub(crate) fn find_source<'a, T: Error + 'static>(
+    error: &'a (dyn Error + 'static),
+) -> Option<&'a T> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        if let Some(inner) = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            && let Some(found) = inner.downcast_ref::<T>()
+        {
+            return Some(found);
+        }
+        current = error.source();
+    }
+    None
+}
+
+/// A caller's body on its way to the service.
+pub(crate) struct RequestBody {
+    incoming: Incoming,
+    pause: Pause,
+    left: Option<u64>,
+    assertion: HeaderName,
+    _guard: ConnectionGuard,
+}
+
+impl RequestBody {
+    pub(crate) fn new(
+        incoming: Incoming,
+        longest_pause: Duration,
+        most_bytes: Option<u64>,
+        assertion: HeaderName,
+        guard: ConnectionGuard,
+    ) -> Self {
+        Self {
+            incoming,
+            pause: Pause::new(longest_pause),
+            left: most_bytes,
+            assertion,
+            _guard: guard,
+        }
+    }
+
+    fn failed(error: &hyper::Error) -> RequestBodyError {
+        match find_source::<FramingError>(error) {
+            Some(FramingError(Violation { reason, detail })) => RequestBodyError {
+                reason: *reason,
+                detail: (*detail).to_owned(),
+            },
+            None => RequestBodyError {
+                reason: ReasonCode::MalformedRequest,
+                detail: format!("the caller's body ended early: {error}"),
+            },
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.incoming).poll_frame(context) {
+            Poll::Pending if this.pause.is_over(context) => {
+                Poll::Ready(Some(Err(RequestBodyError {
+                    reason: ReasonCode::Timeout,
+                    detail: "the caller's body paused for too long".to_owned(),
+                })))
+            }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Self::failed(&error)))),
+            Poll::Ready(Some(Ok(mut frame))) => {
+                this.pause.end();
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers, &this.assertion);
+                }
+                if let (Some(left), Some(data)) = (this.left.as_mut(), frame.data_ref()) {
+                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    match left.checked_sub(length) {
+                        Some(rest) => *left = rest,
+                        None => {
+                            return Poll::Ready(Some(Err(RequestBodyError {
+                                reason: ReasonCode::TooLarge,
+                                detail: "the body is larger than allowed".to_owned(),
+                            })));
+                        }
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// Measures how long nothing arrives; costs nothing while data flows.
+struct Pause {
+    longest: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pause {
+    const fn new(longest: Duration) -> Self {
+        Self {
+            longest,
+            timer: None,
+        }
+    }
+
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.longest)));
+        timer.as_mut().poll(context).is_ready()
+    }
+
+    fn end(&mut self) {
+        if let Some(timer) = &mut self.timer {
+            timer.as_mut().reset(Instant::now() + self.longest);
+        }
+    }
+}
+
+/// An answer's body: made by the gateway, or streamed from the service.
+pub(crate) enum GatewayBody {
+    Made(Option<Bytes>),
+    Streamed(Box<ResponseBody>),
+}
+
+/// A service's body on its way to the caller. Gives the upstream connection
+/// back when it has been read to its end, and closes the audit record.
+pub(crate) struct ResponseBody {
+    incoming: Incoming,
+    lease: Option<Lease<RequestBody>>,
+    record: Option<AuditRecord>,
+    assertion: HeaderName,
+    _guard: ConnectionGuard,
+}
+
+impl ResponseBody {
+    pub(crate) fn new(
+        incoming: Incoming,
+        lease: Lease<RequestBody>,
+        record: AuditRecord,
+        assertion: HeaderName,
+        guard: ConnectionGuard,
+    ) -> Self {
+        let mut body = Self {
+            incoming,
+            lease: Some(lease),
+            record: Some(record),
+            assertion,
+            _guard: guard,
+        };
+        // Nobody polls a body that has already ended.
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.release();
+        }
+        if let Some(mut record) = self.record.take() {
+            record.complete();
+        }
+    }
+
+    fn fail(&mut self, error: &hyper::Error) {
+        if let Some(record) = &mut self.record {
+            record.refused(
+                ReasonCode::UpstreamProtocol,
+                &format!("the service's answer ended early: {error}"),
+            );
+        }
+        self.lease = None;
+        self.record = None;
+    }
+}
+
+impl Body for GatewayBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let body = match self.get_mut() {
+            Self::Made(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Streamed(body) => body,
+        };
+        let polled = Pin::new(&mut body.incoming).poll_frame(context);
+        match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => {
+                body.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                body.fail(&error);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::strip_trailers(trailers, &body.assertion);
+                }
+                // A body of known length is not polled again after its last byte.
+                if body.incoming.is_end_stream() {
+                    body.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Made(bytes) => bytes.is_none(),
+            Self::Streamed(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Made(bytes) => SizeHint::with_exact(
+                bytes
+                    .as_ref()
+                    .map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            ),
+            Self::Streamed(body) => body.incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! One caller's connection: handshake, then HTTP/1.1 or h2 until it ends.
+
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::Acceptor;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::caller_assertions::CallerAssertions;
+use super::framing::MAX_FIELDS;
+use super::guarded_io::{GuardState, GuardedIo};
+use super::handler;
+use super::listener::{ConnectionGuard, Worker};
+use super::refused_handshake::{HandshakeError, Refused};
+use super::socket::CallerSocket;
+use crate::authn::certificate::ConnectionProof;
+use crate::clock;
+use crate::identity::caller::normalized_dns;
+use crate::snapshot::Snapshot;
+use crate::telemetry::record::ConnectionFacts;
+use crate::tls::verifier::with_notes;
+
+/// What a connection is, for all its requests.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    worker: Arc<Worker>,
+    guard: ConnectionGuard,
+    facts: ConnectionFacts,
+    /// The TLS server name, normalized.
+    server_name: Option<String>,
+    proof: Option<ConnectionProof>,
+    caller_assertions: CallerAssertions,
+}
+
+impl Connection {
+    pub(crate) const fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    pub(crate) const fn guard(&self) -> &ConnectionGuard {
+        &self.guard
+    }
+
+    pub(crate) const fn facts(&self) -> &ConnectionFacts {
+        &self.facts
+    }
+
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    pub(crate) const fn proof(&self) -> Option<&ConnectionProof> {
+        self.proof.as_ref()
+    }
+
+    pub(crate) const fn caller_assertions(&self) -> &CallerAssertions {
+        &self.caller_assertions
+    }
+
+    /// The state that one request uses from its beginning to its end.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.worker.shared().snapshot.load_full()
+    }
+}
+
+/// Serves one accepted connection until it ends.
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    connection_id: Arc<str>,
+    guard: ConnectionGuard,
+) {
+    let accepted_at = Instant::now();
+    let snapshot = worker.shared().snapshot.load_full();
+    let mut facts = ConnectionFacts {
+        connection_id,
+        peer,
+        sni: None,
+    };
+    // The future is boxed so that it does not weigh on the connection afterwards.
+    let handshake = Box::pin(shake_hands(&snapshot, stream, &mut facts));
+    let shaken = match tokio::time::timeout(snapshot.limits.handshake_timeout, handshake).await {
+        Ok(shaken) => shaken,
+        Err(_) => Err(HandshakeError::timeout(snapshot.limits.handshake_timeout)),
+    };
+    let (stream, proof, server_name) = match shaken {
+        Ok(shaken) => shaken,
+        Err(error) => {
+            let refused = Refused {
+                facts: &facts,
+                elapsed: accepted_at.elapsed(),
+            };
+            return error.conclude(&worker, &refused).await;
+        }
+    };
+    worker.shared().metrics.handshake_succeeded();
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let connection = Arc::new(Connection {
+        worker,
+        guard,
+        facts,
+        server_name,
+        proof,
+        caller_assertions: CallerAssertions::default(),
+    });
+    let ended = if is_h2 {
+        serve_h2(connection, &snapshot, stream).await
+    } else {
+        serve_h1(connection, &snapshot, stream).await
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "the connection ended with an error");
+    }
+}
+
+type Shaken = (
+    TlsStream<CallerSocket>,
+    Option<ConnectionProof>,
+    Option<String>,
+);
+
+async fn shake_hands(
+    snapshot: &Snapshot,
+    stream: TcpStream,
+    facts: &mut ConnectionFacts,
+) -> Result<Shaken, HandshakeError> {
+    let socket = CallerSocket::new(stream);
+    match socket.peek().await {
+        Ok(Some(first)) if first.is_ascii_uppercase() => {
+            return Err(HandshakeError::plain_http(socket));
+        }
+        Ok(Some(_)) => {}
+        Ok(None) | Err(_) => return Err(HandshakeError::gone()),
+    }
+    let start = LazyConfigAcceptor::new(Acceptor::default(), socket)
+        .await
+        .map_err(|error| HandshakeError::protocol(&error))?;
+    let asked_for = start.client_hello().server_name().map(str::to_owned);
+    facts.sni = asked_for
+        .as_deref()
+        .map(|name| crate::identity::text::printable(name).into());
+    let Some(entry) = snapshot.names.select(asked_for.as_deref()) else {
+        return Err(HandshakeError::unknown_name(asked_for));
+    };
+    let accepting = start.into_stream(Arc::clone(entry.tls())).into_fallible();
+    let (accepted, notes) = with_notes(accepting).await;
+    match accepted {
+        Ok(stream) => {
+            let proof = notes.identity.map(|identity| ConnectionProof {
+                identity,
+                verified_at: clock::unix_now(),
+                resumed: false,
+            });
+            let server_name = asked_for.as_deref().and_then(normalized_dns);
+            Ok((stream, proof, server_name))
+        }
+        Err((error, socket)) => Err(HandshakeError::refused(&error, notes, socket)),
+    }
+}
+
+async fn serve_h1(
+    connection: Arc<Connection>,
+    snapshot: &Snapshot,
+    stream: TlsStream<CallerSocket>,
+) -> Result<(), hyper::Error> {
+    let limits = &snapshot.limits;
+    let state = Arc::new(GuardState::default());
+    let io = GuardedIo::new(
+        stream,
+        limits.header_bytes,
+        limits.header_timeout,
+        Arc::clone(&state),
+    );
+    let position = AtomicU64::new(0);
+    let serving = Arc::clone(&connection);
+    let guard_state = Arc::clone(&state);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let violation = guard_state.violation_of(position.fetch_add(1, Ordering::Relaxed));
+        let connection = Arc::clone(&serving);
+        // Boxed, so that an idle connection does not hold room for a request.
+        Box::pin(async move {
+            Ok::<_, io::Error>(handler::handle(connection, request, violation).await)
+        })
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // Ends idle connections; an unfinished head is the guard's to answer.
+        .header_read_timeout(limits.header_timeout + Duration::from_secs(1))
+        .max_headers(MAX_FIELDS + 1)
+        .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
+    let mut http = builder.serve_connection(TokioIo::new(io), service);
+    let mut stopping = connection.worker().shared().stopping.clone();
+    let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
+    let mut draining = false;
+    let ended = poll_fn(|context| {
+        if !draining && stop.as_mut().poll(context).is_ready() {
+            draining = true;
+            Pin::new(&mut http).graceful_shutdown();
+        }
+        http.poll_without_shutdown(context)
+    })
+    .await;
+    let mut stream = http.into_parts().io.into_inner().into_inner();
+    let _ = stream.shutdown().await;
+    stream.into_inner().0.linger().await;
+    ended
+}
+
+async fn serve_h2(
+    connection: Arc<Connection>,
+    snapshot: &Snapshot,
+    stream: TlsStream<CallerSocket>,
+) -> Result<(), hyper::Error> {
+    let limits = &snapshot.limits;
+    let serving = Arc::clone(&connection);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let connection = Arc::clone(&serving);
+        async move { Ok::<_, io::Error>(handler::handle(connection, request, None).await) }
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(64)
+        .keep_alive_interval(limits.header_timeout)
+        .keep_alive_timeout(limits.handshake_timeout);
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    let mut serving = pin!(serving);
+    let mut stopping = connection.worker().shared().stopping.clone();
+    tokio::select! {
+        ended = serving.as_mut() => return ended,
+        _ = stopping.wait_for(|stopping| *stopping) => serving.as_mut().graceful_shutdown(),
+    }
+    serving.await
+}

@@ -1,0 +1,227 @@
+//! Puts the framing guard under a connection.
+//!
+//! Bytes of accepted messages pass without being copied; the beginning of an
+//! unfinished head is kept back. A refused head is replaced by a request of our
+//! own, so that the refusal gets a proper answer, in its turn behind pipelined
+//! requests: the handler recognises it by its position on the connection.
+
+use std::fmt;
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use super::framing::{FramingMachine, Violation};
+use crate::reason::ReasonCode;
+
+/// Stands in for a refused request; its content is never looked at.
+const REPLACEMENT: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
+
+/// What the guard tells the handler of the same connection.
+#[derive(Debug, Default)]
+pub(crate) struct GuardState {
+    refused: OnceLock<(u64, Violation)>,
+}
+
+impl GuardState {
+    /// The violation, if the request at this position (from 0) was refused.
+    pub(crate) fn violation_of(&self, position: u64) -> Option<Violation> {
+        self.refused
+            .get()
+            .filter(|(refused, _)| *refused == position)
+            .map(|(_, violation)| *violation)
+    }
+
+    /// Whether any request of the connection was refused.
+    pub(crate) fn has_violation(&self) -> bool {
+        self.refused.get().is_some()
+    }
+}
+
+/// A violation inside a body, as the error of the read that met it.
+#[derive(Debug)]
+pub(crate) struct FramingError(pub(crate) Violation);
+
+impl fmt::Display for FramingError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0.detail)
+    }
+}
+
+impl std::error::Error for FramingError {}
+
+/// A connection whose reads the guard follows.
+pub(crate) struct GuardedIo<S> {
+    inner: S,
+    machine: FramingMachine,
+    /// Bytes to be delivered before any further read, and how many were.
+    queued: Vec<u8>,
+    delivered: usize,
+    body_violation: Option<Violation>,
+    state: Arc<GuardState>,
+    head_timeout: Duration,
+    /// Runs while a head is incomplete.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> GuardedIo<S> {
+    pub(crate) fn new(
+        inner: S,
+        max_head: usize,
+        head_timeout: Duration,
+        state: Arc<GuardState>,
+    ) -> Self {
+        Self {
+            inner,
+            machine: FramingMachine::new(max_head),
+            queued: Vec::new(),
+            delivered: 0,
+            body_violation: None,
+            state,
+            head_timeout,
+            deadline: None,
+        }
+    }
+
+    pub(crate) fn into_inner(self) -> S {
+        self.inner
+    }
+
+    fn deliver(&mut self, buffer: &mut ReadBuf<'_>) {
+        let rest = self.queued.get(self.delivered..).unwrap_or_default();
+        let count = rest.len().min(buffer.remaining());
+        buffer.put_slice(rest.get(..count).unwrap_or_default());
+        self.delivered += count;
+        if self.delivered >= self.queued.len() {
+            self.queued = Vec::new();
+            self.delivered = 0;
+        }
+    }
+
+    fn refuse_head(&mut self, violation: Violation) {
+        if self
+            .state
+            .refused
+            .set((self.machine.heads(), violation))
+            .is_ok()
+        {
+            self.queued.extend_from_slice(REPLACEMENT);
+        }
+        self.deadline = None;
+    }
+
+    /// Follows what was read into `buffer` beyond `before`.
+    fn follow(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+        let input = buffer.filled().get(before..).unwrap_or_default();
+        let in_head = self.machine.is_at_head();
+        let step = self.machine.advance(input);
+        // The usual case: everything passes, in place.
+        if step.released.is_none() && step.pass == (0..input.len()) && step.violation.is_none() {
+            self.deadline = None;
+            return;
+        }
+        if let Some(head) = step.released {
+            self.queued = head;
+            self.queued
+                .extend_from_slice(input.get(step.pass).unwrap_or_default());
+            buffer.set_filled(before);
+        } else {
+            buffer.set_filled(before + step.pass.end);
+        }
+        match step.violation {
+            Some(violation) if self.machine.is_at_head() => self.refuse_head(violation),
+            Some(violation) => self.body_violation = Some(violation),
+            None if self.machine.is_inside_head() => {
+                if self.deadline.is_none() || !in_head {
+                    self.deadline = Some(Box::pin(tokio::time::sleep(self.head_timeout)));
+                }
+            }
+            None => self.deadline = None,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for GuardedIo<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            if !this.queued.is_empty() {
+                this.deliver(buffer);
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(violation) = this.body_violation {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    FramingError(violation),
+                )));
+            }
+            // Nothing after a refused request is read: the answer closes.
+            if this.state.has_violation() {
+                return Poll::Pending;
+            }
+            let before = buffer.filled().len();
+            match Pin::new(&mut this.inner).poll_read(context, buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().len() > before => {
+                    this.follow(buffer, before);
+                    // A refusal follows with the next read.
+                    if buffer.filled().len() > before {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Ready(outcome) => return Poll::Ready(outcome),
+                Poll::Pending => {
+                    let Some(deadline) = &mut this.deadline else {
+                        return Poll::Pending;
+                    };
+                    ready!(deadline.as_mut().poll(context));
+                    this.refuse_head(Violation {
+                        reason: ReasonCode::Timeout,
+                        detail: "the request's head took too long to arrive",
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}

@@ -1,0 +1,220 @@
+//! Which header fields pass the gateway, in either direction.
+//!
+//! A caller's copy of anything a service might take for the gateway's word is
+//! removed, however it is spelled: many servers read `_` or `.` as `-`.
+
+use http::header::{
+    self, CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
+
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+
+/// Fields only the gateway may set, as exact names …
+const FORGEABLE: [&str; 5] = [
+    "forwarded",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method-override",
+    "x-request-id",
+];
+/// … and as beginnings of names.
+const FORGEABLE_PREFIXES: [&str; 3] = ["countersign-", "client-cert", "x-forwarded-"];
+
+/// Whether a field is one that only the gateway may set. `name` is lower case,
+/// as all names of a [`HeaderMap`] are; `assertion` is the assertion's field.
+#[must_use]
+pub fn is_forgeable(name: &str, assertion: &HeaderName) -> bool {
+    // Nearly all ordinary names end here.
+    let first = name.as_bytes().first().copied().unwrap_or_default();
+    let assertion_first = assertion.as_str().as_bytes().first().copied();
+    if !matches!(first, b'c' | b'f' | b'x') && Some(first) != assertion_first {
+        return false;
+    }
+    let mut canonical = [0_u8; 64];
+    let length = name.len().min(canonical.len());
+    for (to, from) in canonical.iter_mut().zip(name.bytes()) {
+        *to = if from.is_ascii_alphanumeric() {
+            from.to_ascii_lowercase()
+        } else {
+            b'-'
+        };
+    }
+    let canonical = canonical.get(..length).unwrap_or_default();
+    let starts = |prefix: &str| canonical.starts_with(prefix.as_bytes());
+    let is = |whole: &str| name.len() == whole.len() && canonical == whole.as_bytes();
+    FORGEABLE_PREFIXES.iter().any(|prefix| starts(prefix))
+        || FORGEABLE.iter().any(|whole| is(whole))
+        || is_spelling_of(name, assertion.as_str())
+}
+
+fn is_spelling_of(name: &str, wanted: &str) -> bool {
+    name.len() == wanted.len()
+        && name.bytes().zip(wanted.bytes()).all(|(a, b)| {
+            a.eq_ignore_ascii_case(&b) || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric())
+        })
+}
+
+/// Removes from a request what a caller could have forged, what concerns this
+/// hop only, and its credentials.
+///
+/// # Errors
+/// A denial for an attempt to switch to HTTP/2 within the connection, which would
+/// carry requests past every check.
+pub(crate) fn strip_request(headers: &mut HeaderMap, assertion: &HeaderName) -> Result<(), Denial> {
+    if headers.contains_key("http2-settings") || lists(headers, &UPGRADE, "h2c") {
+        return Err(Denial::new(
+            ReasonCode::MalformedRequest,
+            "an upgrade to HTTP/2 within a connection is not allowed; negotiate h2 by ALPN",
+        ));
+    }
+    remove_hop_by_hop(headers);
+    remove_matching(headers, |name| is_forgeable(name, assertion));
+    headers.remove(header::AUTHORIZATION);
+    headers.remove(EXPECT);
+    Ok(())
+}
+
+/// Removes from a response what concerns one hop only and what could pass for
+/// the gateway's own words.
+pub(crate) fn strip_response(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    remove_matching(headers, |name| {
+        name.starts_with('c')
+            && name
+                .get(..12)
+                .is_some_and(|start| is_spelling_of(start, "countersign-"))
+    });
+}
+
+/// Removes from trailers what must not arrive as a trailer.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap, assertion: &HeaderName) {
+    strip_response(trailers);
+    remove_matching(trailers, |name| is_forgeable(name, assertion));
+    for name in [
+        header::AUTHORIZATION,
+        header::CONTENT_LENGTH,
+        header::HOST,
+        header::COOKIE,
+    ] {
+        trailers.remove(name);
+    }
+}
+
+/// RFC 9110 section 7.6.1: the Connection field, what it names, and the fields
+/// that concern one hop even when it does not name them.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            // Naming these would change what the message means, not how it travels.
+            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [TE, TRAILER, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "proxy-authorization"] {
+        headers.remove(name);
+    }
+}
+
+fn remove_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
+    let named: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| matches(name.as_str()))
+        .cloned()
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// Sets a field to exactly one value.
+pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    headers.insert(name, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assertion() -> HeaderName {
+        HeaderName::from_static("x-caller-identity")
+    }
+
+    #[test]
+    fn every_spelling_is_recognised() {
+        for name in [
+            "countersign-assertion",
+            "countersign_assertion",
+            "countersign.reason",
+            "countersign-anything",
+            "client-cert",
+            "client_cert_chain",
+            "client-certificate",
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "x-forwarded_client-cert",
+            "forwarded",
+            "x-original-url",
+            "x_rewrite.url",
+            "x!http~method|override",
+            "x-caller-identity",
+            "x_caller_identity",
+        ] {
+            assert!(is_forgeable(name, &assertion()), "{name}");
+        }
+        for name in [
+            "cookie",
+            "content-type",
+            "x-custom",
+            "from",
+            "accept",
+            "client",
+            "x-forwarde",
+        ] {
+            assert!(!is_forgeable(name, &assertion()), "{name}");
+        }
+    }
+
+    #[test]
+    fn long_names_do_not_slip_through() {
+        let long = format!("countersign-{}", "a".repeat(200));
+        assert!(is_forgeable(&long, &assertion()));
+        let long = format!("forwarded{}", "-".repeat(200));
+        assert!(!is_forgeable(&long, &assertion()));
+    }
+
+    #[test]
+    fn connection_cannot_remove_host_or_length() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            CONNECTION,
+            HeaderValue::from_static("host, content-length, x-a, close"),
+        );
+        headers.insert("host", HeaderValue::from_static("a"));
+        headers.insert("content-length", HeaderValue::from_static("1"));
+        headers.insert("x-a", HeaderValue::from_static("1"));
+        strip_request(&mut headers, &assertion()).unwrap();
+        assert_eq!(headers.len(), 2);
+    }
+}

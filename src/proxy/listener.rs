@@ -1,0 +1,306 @@
+//! Accepting connections and handing them to workers.
+//!
+//! One listening socket; a connection takes its slot before it is accepted, so
+//! that what cannot be served waits in the kernel. Each worker is a thread with
+//! a runtime and an upstream pool of its own; the least loaded one gets the next
+//! connection.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use super::body::RequestBody;
+use super::connection;
+use crate::crypto;
+use crate::reason::ReasonCode;
+use crate::snapshot::Snapshot;
+use crate::telemetry::audit::{AuditSink, AuditWriter};
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::pool::PoolShard;
+
+/// Longest pause after an error of `accept`.
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+const BACKLOG: i32 = 1024;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The state that requests are decided by.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Becomes true when connections should end.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// What the connections of one worker share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    pool: Arc<PoolShard<RequestBody>>,
+    audit: AuditSink,
+}
+
+impl Worker {
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) const fn pool(&self) -> &Arc<PoolShard<RequestBody>> {
+        &self.pool
+    }
+
+    pub(crate) const fn audit(&self) -> &AuditSink {
+        &self.audit
+    }
+
+    pub(crate) fn metrics_refused(&self, _reason: ReasonCode) {}
+
+    pub(crate) fn metrics_allowed(&self, _elapsed: Duration) {}
+}
+
+/// A connection's slot and its place among its worker's connections; freed with
+/// the last clone, so that streams and bodies keep it as long as they last.
+#[derive(Clone)]
+pub(crate) struct ConnectionGuard(#[expect(dead_code, reason = "held for its drop")] Arc<Held>);
+
+struct Held {
+    _slot: OwnedSemaphorePermit,
+    load: Arc<AtomicUsize>,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for ConnectionGuard {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ConnectionGuard")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.connection_closed();
+    }
+}
+
+/// An accepted connection on its way to a worker.
+struct Accepted {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    connection_id: Arc<str>,
+    guard: ConnectionGuard,
+}
+
+struct WorkerHandle {
+    queue: mpsc::UnboundedSender<Accepted>,
+    load: Arc<AtomicUsize>,
+}
+
+/// The running workers.
+pub struct Workers {
+    handles: Vec<WorkerHandle>,
+    threads: Vec<JoinHandle<()>>,
+    metrics: Arc<Metrics>,
+    prefix: String,
+    next_id: AtomicU64,
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Workers")
+            .field("threads", &self.threads.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Binds the listening socket. A second gateway on the same address fails here.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    // Lets a restarted gateway bind while old connections linger in TIME_WAIT;
+    // two listeners on one address still exclude each other.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl Workers {
+    /// Starts `count` worker threads.
+    ///
+    /// # Errors
+    /// When a thread or its runtime cannot be started.
+    pub fn start(shared: &Arc<Shared>, audit: &AuditWriter, count: usize) -> io::Result<Self> {
+        let mut workers = Self {
+            handles: Vec::new(),
+            threads: Vec::new(),
+            metrics: Arc::clone(&shared.metrics),
+            prefix: crypto::random::<6>()
+                .map(|bytes| Base64UrlUnpadded::encode_string(&bytes))
+                .map_err(io::Error::other)?,
+            next_id: AtomicU64::new(1),
+        };
+        for index in 0..count.max(1) {
+            let (queue, incoming) = mpsc::unbounded_channel();
+            let worker = Arc::new(Worker {
+                shared: Arc::clone(shared),
+                pool: Arc::default(),
+                audit: audit.sink(),
+            });
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || runtime.block_on(run(worker, incoming)))?;
+            workers.handles.push(WorkerHandle {
+                queue,
+                load: Arc::default(),
+            });
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    /// Accepts until `stopping` becomes true.
+    pub async fn accept(
+        &self,
+        listener: TcpListener,
+        slots: Arc<Semaphore>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        let mut backoff = Duration::from_millis(5);
+        loop {
+            let accepting = async {
+                let slot = Arc::clone(&slots).acquire_owned().await;
+                (slot, listener.accept().await)
+            };
+            let (slot, accepted) = tokio::select! {
+                biased;
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+                accepted = accepting => accepted,
+            };
+            match (slot, accepted) {
+                (Ok(slot), Ok((stream, peer))) => {
+                    backoff = Duration::from_millis(5);
+                    if let Err(error) = self.dispatch(stream, peer, slot) {
+                        tracing::debug!(%error, %peer, "the connection was gone at once");
+                    }
+                }
+                (Err(_), _) => return,
+                // Out of file descriptors, most likely: let some go first.
+                (Ok(_), Err(error)) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                }
+            }
+        }
+    }
+
+    fn dispatch(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        slot: OwnedSemaphorePermit,
+    ) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let stream = stream.into_std()?;
+        let Some(worker) = self
+            .handles
+            .iter()
+            .min_by_key(|worker| worker.load.load(Ordering::Relaxed))
+        else {
+            return Ok(());
+        };
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        self.metrics.connection_opened();
+        let guard = ConnectionGuard(Arc::new(Held {
+            _slot: slot,
+            load: Arc::clone(&worker.load),
+            metrics: Arc::clone(&self.metrics),
+        }));
+        let number = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let _ = worker.queue.send(Accepted {
+            stream,
+            peer,
+            connection_id: format!("{}-{number}", self.prefix).into(),
+            guard,
+        });
+        Ok(())
+    }
+
+    /// Waits until all workers have ended: they do when the queue is closed and
+    /// their connections are gone.
+    pub fn join(self) {
+        drop(self.handles);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+async fn run(worker: Arc<Worker>, mut incoming: mpsc::UnboundedReceiver<Accepted>) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = incoming.recv() => {
+                let Some(accepted) = accepted else { break };
+                let stream = match TcpStream::from_std(accepted.stream) {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be taken over");
+                        continue;
+                    }
+                };
+                connections.spawn(connection::serve(
+                    Arc::clone(&worker),
+                    stream,
+                    accepted.peer,
+                    accepted.connection_id,
+                    accepted.guard,
+                ));
+            }
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                worker.note_panic(ended);
+            }
+        }
+    }
+    // No more connections come: those that are open may end their work.
+    let mut stopping = worker.shared.stopping.clone();
+    let _ = stopping.wait_for(|stopping| *stopping).await;
+    let patience = worker.shared.snapshot.load().limits.drain_timeout;
+    let drain = async {
+        while let Some(ended) = connections.join_next().await {
+            worker.note_panic(ended);
+        }
+    };
+    if tokio::time::timeout(patience, drain).await.is_err() {
+        tracing::warn!("connections were cut because they outlasted drain_timeout");
+    }
+}
+
+impl Worker {
+    fn note_panic(&self, ended: Result<(), tokio::task::JoinError>) {
+        if ended.is_err_and(|error| error.is_panic()) {
+            self.shared.metrics.panicked();
+            tracing::error!("a connection ended by a panic; please report this");
+        }
+    }
+}

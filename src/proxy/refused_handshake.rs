@@ -1,0 +1,206 @@
+//! Handshakes that end without a connection: why, for the audit log, and a
+//! close that lets the peer read its alert.
+
+use std::io;
+use std::time::Duration;
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use rustls::{AlertDescription, Error};
+use tokio::io::AsyncWriteExt as _;
+
+use super::listener::Worker;
+use super::socket::CallerSocket;
+use crate::clock;
+use crate::identity::text::printable;
+use crate::reason::{ReasonCode, TlsAlert};
+use crate::telemetry::audit::{HandshakeFailure, timestamp};
+use crate::telemetry::record::{ConnectionFacts, milliseconds};
+use crate::tls::HandshakeNotes;
+use crate::trust::Refusal;
+
+const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    Content-Type: text/plain\r\n\
+    Countersign-Reason: malformed-request\r\n\
+    Connection: close\r\n\
+    \r\n\
+    This port speaks HTTPS with client certificates. Use https:// and present one.\n";
+
+/// Why a handshake did not lead to a connection.
+pub(super) struct HandshakeError {
+    /// None for a peer that was gone before it said anything.
+    reason: Option<ReasonCode>,
+    detail: String,
+    alert: Option<&'static str>,
+    notes: HandshakeNotes,
+    socket: Option<CallerSocket>,
+    answer: Option<&'static [u8]>,
+}
+
+/// The circumstances of a refused handshake.
+pub(super) struct Refused<'a> {
+    pub(super) facts: &'a ConnectionFacts,
+    pub(super) elapsed: Duration,
+}
+
+impl HandshakeError {
+    fn new(reason: ReasonCode, detail: impl Into<String>) -> Self {
+        Self {
+            reason: Some(reason),
+            detail: detail.into(),
+            alert: None,
+            notes: HandshakeNotes::default(),
+            socket: None,
+            answer: None,
+        }
+    }
+
+    pub(super) fn gone() -> Self {
+        Self {
+            reason: None,
+            ..Self::new(ReasonCode::MalformedRequest, "the peer closed at once")
+        }
+    }
+
+    pub(super) fn timeout(limit: Duration) -> Self {
+        Self::new(
+            ReasonCode::Timeout,
+            format!("the TLS handshake took longer than {limit:?}"),
+        )
+    }
+
+    pub(super) fn plain_http(socket: CallerSocket) -> Self {
+        Self {
+            socket: Some(socket),
+            answer: Some(PLAIN_HTTP_ANSWER),
+            ..Self::new(
+                ReasonCode::MalformedRequest,
+                "plain HTTP was sent to the TLS port",
+            )
+        }
+    }
+
+    pub(super) fn unknown_name(name: Option<String>) -> Self {
+        Self::new(
+            ReasonCode::HostMismatch,
+            match name {
+                Some(name) => format!("no [[server_name]] entry answers for {name}"),
+                None => "the caller sent no server name and there is no default entry".to_owned(),
+            },
+        )
+    }
+
+    /// The ClientHello could not be read.
+    pub(super) fn protocol(error: &io::Error) -> Self {
+        Self::new(
+            ReasonCode::MalformedRequest,
+            format!("the TLS handshake failed: {error}"),
+        )
+    }
+
+    /// rustls refused; `notes` say what our verifier learned.
+    pub(super) fn refused(error: &io::Error, notes: HandshakeNotes, socket: CallerSocket) -> Self {
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<Error>());
+        let (reason, detail, alert) = match (&notes.refusal, tls) {
+            (Some(refusal), _) => (
+                refusal.reason,
+                refusal.detail.clone(),
+                refusal.reason.alert().map(TlsAlert::name),
+            ),
+            (None, Some(Error::NoCertificatesPresented)) => (
+                ReasonCode::NoCertificate,
+                "the caller presented no certificate".to_owned(),
+                Some(TlsAlert::CertificateRequired.name()),
+            ),
+            (None, Some(Error::AlertReceived(alert))) => (
+                ReasonCode::MalformedRequest,
+                format!(
+                    "the caller ended the handshake with alert {alert:?}{}",
+                    hint_for(*alert)
+                ),
+                None,
+            ),
+            (None, Some(_)) if notes.identity.is_some() && !notes.possession_proven => (
+                ReasonCode::BadSignature,
+                "the caller did not prove that it holds the certificate's private key".to_owned(),
+                None,
+            ),
+            (None, Some(error)) => (
+                ReasonCode::MalformedRequest,
+                format!("the TLS handshake failed: {error}"),
+                None,
+            ),
+            (None, None) => (
+                ReasonCode::MalformedRequest,
+                format!("the connection broke during the TLS handshake: {error}"),
+                None,
+            ),
+        };
+        Self {
+            alert,
+            notes,
+            socket: Some(socket),
+            ..Self::new(reason, detail)
+        }
+    }
+
+    /// Records the failure and closes the connection.
+    pub(super) async fn conclude(mut self, worker: &Worker, refused: &Refused<'_>) {
+        let socket = self.socket.take();
+        let answer = self.answer;
+        if let Some(reason) = self.reason {
+            self.record(reason, worker, refused);
+        }
+        if let Some(mut socket) = socket {
+            if let Some(answer) = answer {
+                let _ = socket.write_all(answer).await;
+            }
+            socket.linger().await;
+        }
+    }
+
+    fn record(self, reason: ReasonCode, worker: &Worker, refused: &Refused<'_>) {
+        worker.shared().metrics.handshake_refused(reason);
+        let identity = self.notes.identity;
+        let leaf = match &self.notes.refusal {
+            Some(Refusal { leaf, .. }) => leaf.as_deref(),
+            None => identity.as_deref().map(crate::identity::PeerIdentity::leaf),
+        };
+        let facts = refused.facts;
+        tracing::info!(
+            peer = %facts.peer,
+            reason = reason.as_str(),
+            detail = %printable(&self.detail),
+            "a handshake was refused"
+        );
+        worker.audit().write(&HandshakeFailure {
+            time: timestamp(clock::since_epoch().saturating_sub(refused.elapsed)),
+            event: "handshake",
+            decision: "refused",
+            connection_id: &facts.connection_id,
+            peer: facts.peer.to_string(),
+            sni: facts.sni.as_deref().map(str::to_owned),
+            reason: reason.as_str(),
+            detail: printable(&self.detail),
+            alert: self.alert,
+            subject: leaf.map(|leaf| printable(&leaf.subject)),
+            sans: leaf.map(|leaf| leaf.sans.summary()),
+            serial: leaf.map(crate::identity::LeafFacts::serial_hex),
+            issuer: leaf.map(|leaf| printable(&leaf.issuer)),
+            thumbprint: leaf.map(|leaf| Base64UrlUnpadded::encode_string(&leaf.thumbprint)),
+            possession_proven: self.notes.possession_proven,
+            duration_ms: milliseconds(refused.elapsed),
+        });
+    }
+}
+
+const fn hint_for(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateExpired => "; does it trust the gateway's certificate?",
+        _ => "",
+    }
+}

@@ -1,0 +1,202 @@
+//! Answers made by the gateway: problem details (RFC 9457), or gRPC status for
+//! gRPC callers.
+
+use base64ct::{Base64, Encoding as _};
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use serde::Serialize;
+
+use super::body::GatewayBody;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+
+/// Names the reason of an answer made by the gateway.
+const REASON: HeaderName = HeaderName::from_static("countersign-reason");
+/// Names the request in an answer made by the gateway.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A refusal or failure, ready to be answered.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) denial: Denial,
+    /// Overrides the reason's usual status.
+    pub(crate) status: Option<StatusCode>,
+    /// Methods for the `Allow` field.
+    pub(crate) allow: Vec<Method>,
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self {
+            denial,
+            status: None,
+            allow: Vec::new(),
+        }
+    }
+}
+
+impl Refusal {
+    pub(crate) fn new(reason: ReasonCode, detail: impl Into<String>) -> Self {
+        Denial::new(reason, detail).into()
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status.unwrap_or_else(|| {
+            StatusCode::from_u16(self.denial.reason.status())
+                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: &'a str,
+    request_id: &'a str,
+}
+
+/// Whether a request comes from a gRPC client.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The answer to a refused request.
+pub(crate) fn answer(
+    refusal: &Refusal,
+    issuer: &str,
+    request_id: &str,
+    grpc: bool,
+) -> Response<GatewayBody> {
+    let mut response = if grpc {
+        grpc_answer(refusal, request_id)
+    } else {
+        problem(refusal, issuer, request_id)
+    };
+    let headers = response.headers_mut();
+    headers.insert(
+        REASON,
+        HeaderValue::from_static(refusal.denial.reason.as_str()),
+    );
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if !refusal.allow.is_empty() {
+        let methods: Vec<&str> = refusal.allow.iter().map(Method::as_str).collect();
+        if let Ok(value) = HeaderValue::from_str(&methods.join(", ")) {
+            headers.insert(ALLOW, value);
+        }
+    }
+    response
+}
+
+fn problem(refusal: &Refusal, issuer: &str, request_id: &str) -> Response<GatewayBody> {
+    let reason = refusal.denial.reason;
+    let status = refusal.status();
+    let body = serde_json::to_vec(&Problem {
+        r#type: format!("{issuer}/reasons/{reason}"),
+        title: reason.title(),
+        status: status.as_u16(),
+        code: reason.as_str(),
+        detail: &refusal.denial.detail,
+        request_id,
+    })
+    .unwrap_or_default();
+    let mut response = Response::new(GatewayBody::Made(Some(Bytes::from(body))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    response
+}
+
+/// A trailers-only gRPC response with `google.rpc.ErrorInfo`.
+fn grpc_answer(refusal: &Refusal, request_id: &str) -> Response<GatewayBody> {
+    let reason = refusal.denial.reason;
+    let mut response = Response::new(GatewayBody::Made(None));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(
+        "grpc-status",
+        HeaderValue::from(u16::from(reason.grpc_status())),
+    );
+    if let Ok(value) = HeaderValue::from_str(&percent_encoded(&refusal.denial.detail)) {
+        headers.insert("grpc-message", value);
+    }
+    let details = grpc_details(refusal, request_id);
+    if let Ok(value) = HeaderValue::from_str(Base64::encode_string(&details).trim_end_matches('='))
+    {
+        headers.insert("grpc-status-details-bin", value);
+    }
+    response
+}
+
+/// gRPC over HTTP/2, "Percent-Encoded": visible ASCII other than `%` as it is.
+fn percent_encoded(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut encoded = String::with_capacity(text.len());
+    for octet in text.bytes() {
+        if (0x20..=0x7e).contains(&octet) && octet != b'%' {
+            encoded.push(char::from(octet));
+        } else {
+            let _ = write!(encoded, "%{octet:02X}");
+        }
+    }
+    encoded
+}
+
+/// A `google.rpc.Status` message with one `google.rpc.ErrorInfo` detail.
+fn grpc_details(refusal: &Refusal, request_id: &str) -> Vec<u8> {
+    let reason = refusal.denial.reason;
+    let mut entry = Vec::new();
+    field(&mut entry, 1, b"request_id");
+    field(&mut entry, 2, request_id.as_bytes());
+    let mut info = Vec::new();
+    field(&mut info, 1, reason.as_str().as_bytes());
+    field(&mut info, 2, b"countersign");
+    field(&mut info, 3, &entry);
+    let mut any = Vec::new();
+    field(&mut any, 1, b"type.googleapis.com/google.rpc.ErrorInfo");
+    field(&mut any, 2, &info);
+    let mut status = vec![0x08, reason.grpc_status()];
+    field(&mut status, 2, refusal.denial.detail.as_bytes());
+    field(&mut status, 3, &any);
+    status
+}
+
+/// A length-delimited protobuf field.
+fn field(message: &mut Vec<u8>, number: u8, content: &[u8]) {
+    message.push(number << 3 | 2);
+    let mut length = content.len();
+    while length >= 0x80 {
+        message.push(u8::try_from(length & 0x7f).unwrap_or_default() | 0x80);
+        length >>= 7;
+    }
+    message.push(u8::try_from(length).unwrap_or_default());
+    message.extend_from_slice(content);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_details_are_protobuf() {
+        let refusal = Refusal::new(ReasonCode::CallerNotAllowed, "no");
+        let details = grpc_details(&refusal, "id");
+        assert_eq!(details.get(..6), Some(&[0x08, 7, 0x12, 2, b'n', b'o'][..]));
+        assert!(String::from_utf8_lossy(&details).contains("caller-not-allowed"));
+    }
+
+    #[test]
+    fn grpc_messages_are_percent_encoded() {
+        assert_eq!(percent_encoded("50% é\n"), "50%25 %C3%A9%0A");
+    }
+}

@@ -1,0 +1,103 @@
+//! `CallerSocket`: the TCP side of a caller's connection.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+
+/// An unencrypted fatal `certificate_required` alert in a TLS 1.2 record.
+const REQUIRED_TLS12: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 116];
+/// The same as `handshake_failure`.
+const FAILURE_TLS12: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
+
+/// How long, and how much, a refused peer may still send.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 64 * 1024;
+
+/// A caller's TCP connection.
+///
+/// rustls answers a missing certificate with alert 116 in TLS 1.2 too, where
+/// only 40 `handshake_failure` exists (RFC 5246 section 7.4.6). Alerts are not
+/// encrypted before a TLS 1.2 handshake ends, and always are in TLS 1.3, so that
+/// very record is exchanged here.
+#[derive(Debug)]
+pub(crate) struct CallerSocket(TcpStream);
+
+impl CallerSocket {
+    pub(crate) const fn new(stream: TcpStream) -> Self {
+        Self(stream)
+    }
+
+    /// Closes so that the peer can read what was sent last: closing a socket
+    /// with unread input would reset the connection and discard it.
+    pub(crate) async fn linger(mut self) {
+        if self.0.shutdown().await.is_err() {
+            return;
+        }
+        let mut rest = (&mut self.0).take(LINGER_BYTES);
+        let mut sink = [0_u8; 4096];
+        let drain = async { while matches!(rest.read(&mut sink).await, Ok(count) if count > 0) {} };
+        let _ = tokio::time::timeout(LINGER, drain).await;
+    }
+
+    /// The first byte the peer sent, without taking it.
+    pub(crate) async fn peek(&self) -> io::Result<Option<u8>> {
+        let mut first = [0_u8; 1];
+        let count = self.0.peek(&mut first).await?;
+        Ok(first.first().copied().filter(|_| count > 0))
+    }
+}
+
+fn exchanged(bytes: &[u8]) -> &[u8] {
+    if bytes == REQUIRED_TLS12 {
+        &FAILURE_TLS12
+    } else {
+        bytes
+    }
+}
+
+impl AsyncRead for CallerSocket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for CallerSocket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, exchanged(bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let [only] = slices {
+            return self.poll_write(context, only);
+        }
+        Pin::new(&mut self.0).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}

@@ -1,0 +1,333 @@
+//! The audit log: one JSON line per request and per failed handshake.
+//!
+//! A record enqueues its line when it is dropped, so that a cancelled request
+//! leaves one too. Lines gather in one buffer per worker; a writer thread takes
+//! them out, so that no request waits for a disk and none shares a lock with
+//! another worker's. Queries, credentials and tokens are never recorded.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// How long the writer gathers lines before it writes them together.
+const GATHER: Duration = Duration::from_millis(10);
+/// Most bytes a worker's buffer holds while the writer is stuck.
+const MAX_BUFFERED: usize = 16 * 1024 * 1024;
+
+/// Takes the lines of one worker.
+#[derive(Debug, Clone)]
+pub struct AuditSink {
+    shard: Arc<Shard>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    buffer: Mutex<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    pending: AtomicBool,
+    stop: AtomicBool,
+    lost: AtomicU64,
+    writer: Thread,
+}
+
+/// The writer of the audit log. Dropping it writes what is left.
+#[derive(Debug)]
+pub struct AuditWriter {
+    shared: Arc<Shared>,
+    shards: Arc<Mutex<Vec<Arc<Shard>>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Where lines are written.
+enum Output {
+    Stdout,
+    File { path: PathBuf, file: File },
+}
+
+impl AuditWriter {
+    /// A writer to standard output.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn to_stdout() -> io::Result<Self> {
+        Self::start(Output::Stdout)
+    }
+
+    /// A writer that appends to a file, created with mode 0640. When the file is
+    /// renamed or removed it is opened anew, so that rotation needs no signal.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn to_file(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        Self::start(Output::File {
+            path: path.to_owned(),
+            file,
+        })
+    }
+
+    fn start(mut output: Output) -> io::Result<Self> {
+        let shards: Arc<Mutex<Vec<Arc<Shard>>>> = Arc::default();
+        let (send, receive) = std::sync::mpsc::channel::<Arc<Shared>>();
+        let mine = Arc::clone(&shards);
+        let thread = thread::Builder::new().name("audit".into()).spawn(move || {
+            if let Ok(shared) = receive.recv() {
+                write_until_stopped(&shared, &mine, &mut output);
+            }
+        })?;
+        let shared = Arc::new(Shared {
+            pending: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            writer: thread.thread().clone(),
+        });
+        send.send(Arc::clone(&shared))
+            .map_err(|_| io::Error::other("the audit writer did not start"))?;
+        Ok(Self {
+            shared,
+            shards,
+            thread: Some(thread),
+        })
+    }
+
+    /// A sink with a buffer of its own.
+    #[must_use]
+    pub fn sink(&self) -> AuditSink {
+        let shard = Arc::new(Shard::default());
+        lock(&self.shards).push(Arc::clone(&shard));
+        AuditSink {
+            shard,
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl Drop for AuditWriter {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.writer.unpark();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl AuditSink {
+    /// Enqueues one line.
+    pub fn write(&self, line: &impl Serialize) {
+        let mut buffer = lock(&self.shard.buffer);
+        if buffer.len() > MAX_BUFFERED {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        if serde_json::to_writer(&mut *buffer, line).is_ok() {
+            buffer.push(b'\n');
+        }
+        drop(buffer);
+        if !self.shared.pending.swap(true, Ordering::AcqRel) {
+            self.shared.writer.unpark();
+        }
+    }
+}
+
+/// A panic while a buffer was held leaves at worst half a line.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output: &mut Output) {
+    let mut batch = Vec::new();
+    loop {
+        let stopping = shared.stop.load(Ordering::SeqCst);
+        if !stopping && !shared.pending.load(Ordering::Acquire) {
+            thread::park();
+            continue;
+        }
+        if !stopping {
+            thread::park_timeout(GATHER);
+        }
+        shared.pending.store(false, Ordering::Release);
+        for shard in lock(shards).iter() {
+            batch.append(&mut lock(&shard.buffer));
+        }
+        let lost = shared.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            tracing::error!(lost, "audit lines were lost because the log cannot keep up");
+        }
+        match output.write(&batch) {
+            Ok(()) => batch.clear(),
+            Err(error) => {
+                tracing::error!(%error, "the audit log cannot be written");
+                if batch.len() > MAX_BUFFERED {
+                    batch.clear();
+                    tracing::error!("audit lines were lost because the log cannot be written");
+                }
+                if stopping {
+                    return;
+                }
+                // Try the same lines again, without spinning.
+                thread::park_timeout(Duration::from_secs(1));
+                shared.pending.store(true, Ordering::Release);
+                continue;
+            }
+        }
+        if stopping {
+            return;
+        }
+    }
+}
+
+impl Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        match self {
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(bytes)?;
+                stdout.flush()
+            }
+            Self::File { path, file } => {
+                if !is_same_file(path, file) {
+                    *file = open(path)?;
+                }
+                file.write_all(bytes)
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
+}
+
+fn is_same_file(path: &Path, file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    match (path.metadata(), file.metadata()) {
+        (Ok(named), Ok(held)) => named.ino() == held.ino() && named.dev() == held.dev(),
+        _ => false,
+    }
+}
+
+/// The caller as far as a record knows it.
+#[derive(Debug, Default, Serialize)]
+pub struct AuditCaller {
+    /// The caller's name; absent where none was established.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// The trust domain that vouched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_domain: Option<String>,
+    /// Serial number of the leaf, lower-case hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// `x5t#S256` of the leaf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thumbprint: Option<String>,
+}
+
+/// One failed handshake.
+#[derive(Debug, Serialize)]
+pub struct HandshakeFailure<'a> {
+    /// RFC 3339 with milliseconds.
+    pub time: String,
+    /// Always `handshake`.
+    pub event: &'static str,
+    /// Always `refused`.
+    pub decision: &'static str,
+    /// Identifies the connection.
+    pub connection_id: &'a str,
+    /// Address and port of the peer.
+    pub peer: String,
+    /// The TLS server name asked for.
+    pub sni: Option<String>,
+    /// Why.
+    pub reason: &'static str,
+    /// What exactly.
+    pub detail: String,
+    /// The alert that was sent, by name, where one was.
+    pub alert: Option<&'static str>,
+    /// Subject of the presented leaf (RFC 4514).
+    pub subject: Option<String>,
+    /// Its names.
+    pub sans: Option<String>,
+    /// Its serial number, lower-case hexadecimal.
+    pub serial: Option<String>,
+    /// Its issuer (RFC 4514).
+    pub issuer: Option<String>,
+    /// Its `x5t#S256`.
+    pub thumbprint: Option<String>,
+    /// Whether the peer proved that it holds the leaf's private key.
+    pub possession_proven: bool,
+    /// Milliseconds since the connection was accepted.
+    pub duration_ms: f64,
+}
+
+/// RFC 3339 in UTC with milliseconds.
+#[must_use]
+pub fn timestamp(since_epoch: Duration) -> String {
+    let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX);
+    let whole = crate::clock::rfc3339(seconds);
+    match whole.strip_suffix('Z') {
+        Some(without_zone) => format!("{without_zone}.{:03}Z", since_epoch.subsec_millis()),
+        None => whole,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_reaches_the_file_even_after_rotation() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.log");
+        let writer = AuditWriter::to_file(&path).unwrap();
+        let sinks = [writer.sink(), writer.sink()];
+        for number in 0..500 {
+            sinks[number % 2].write(&number);
+        }
+        drop(writer);
+        let mut numbers: Vec<usize> = std::fs::read_to_string(&path)
+            .unwrap()
+            .lines()
+            .map(|line| line.parse().unwrap())
+            .collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..500).collect::<Vec<_>>());
+
+        let writer = AuditWriter::to_file(&path).unwrap();
+        let sink = writer.sink();
+        std::fs::rename(&path, directory.path().join("audit.log.1")).unwrap();
+        sink.write(&"after rotation");
+        drop(writer);
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "\"after rotation\"\n"
+        );
+    }
+
+    #[test]
+    fn timestamps_have_milliseconds() {
+        assert_eq!(
+            timestamp(Duration::from_millis(1_007)),
+            "1970-01-01T00:00:01.007Z"
+        );
+    }
+}

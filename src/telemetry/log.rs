@@ -1,0 +1,16 @@
+//! Human-readable logs on standard error.
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging to standard error; `COUNTERSIGN_LOG` chooses what, in the
+/// syntax of `tracing-subscriber`'s `EnvFilter`, by default `info`.
+pub fn start() {
+    let filter =
+        EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .try_init();
+}

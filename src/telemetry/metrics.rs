@@ -1,0 +1,472 @@
+//! `Metrics`: what the gateway counts, in the text form of OpenMetrics.
+//!
+//! Handles are resolved once and kept: per route in [`RouteMetrics`], per
+//! upstream in [`UpstreamMetrics`]. Counting a request is then a few additions
+//! to atomic integers, without lock, allocation or formatting. Label values come
+//! from the configuration and from [`ReasonCode`] only, never from a peer, so
+//! that nobody outside can make the tables grow.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::crypto;
+use crate::reason::ReasonCode;
+
+/// The media type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper ends of the buckets of request durations, in microseconds.
+const BUCKETS_MICROS: [u64; 14] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 10_000_000, 60_000_000,
+];
+
+/// Everything that is counted.
+pub struct Metrics {
+    registry: Registry,
+    connections_open: Gauge,
+    connections: Counter,
+    panics: Counter,
+    handshakes_ok: Counter,
+    handshakes_refused: PerReason<HandshakeLabels>,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RouteLabels, DurationHistogram>,
+    upstream_errors: Family<UpstreamLabels, Counter>,
+    assertions: Counter,
+    unrouted: Arc<RouteMetrics>,
+}
+
+/// The counters of one route.
+pub struct RouteMetrics {
+    allowed: Counter,
+    aborted: Counter,
+    refused: PerReason<RequestLabels>,
+    failed: PerReason<RequestLabels>,
+    duration: DurationHistogram,
+}
+
+/// The counters of one upstream.
+pub struct UpstreamMetrics {
+    errors: PerReason<UpstreamLabels>,
+}
+
+impl Metrics {
+    /// All counters at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("countersign");
+        let build = Info::new(BuildLabels {
+            version: env!("CARGO_PKG_VERSION"),
+            crypto_provider: crypto::PROVIDER,
+        });
+        registry.register("build", "The running program", build);
+        let connections_open = Gauge::default();
+        registry.register(
+            "connections_open",
+            "Connections of callers that are open now",
+            connections_open.clone(),
+        );
+        let connections = Counter::default();
+        registry.register(
+            "connections",
+            "Connections of callers that were accepted",
+            connections.clone(),
+        );
+        let panics = Counter::default();
+        registry.register(
+            "panics",
+            "Connections that ended by a fault of the gateway",
+            panics.clone(),
+        );
+        let handshakes = Family::<HandshakeLabels, Counter>::default();
+        registry.register(
+            "handshakes",
+            "TLS handshakes by result and reason",
+            handshakes.clone(),
+        );
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register(
+            "requests",
+            "Requests by route, decision and reason",
+            requests.clone(),
+        );
+        let durations = Family::<RouteLabels, DurationHistogram>::default();
+        registry.register_with_unit(
+            "request_duration",
+            "Time from a request's head to the answer's head",
+            Unit::Seconds,
+            durations.clone(),
+        );
+        let upstream_errors = Family::<UpstreamLabels, Counter>::default();
+        registry.register(
+            "upstream_errors",
+            "Failures of upstreams by upstream and reason",
+            upstream_errors.clone(),
+        );
+        let assertions = Counter::default();
+        registry.register(
+            "assertions_signed",
+            "Assertions that were signed",
+            assertions.clone(),
+        );
+        Self {
+            connections_open,
+            connections,
+            panics,
+            handshakes_ok: handshakes.get_or_create_owned(&HandshakeLabels {
+                result: "ok",
+                reason: "",
+            }),
+            handshakes_refused: PerReason::new(&handshakes, |reason| HandshakeLabels {
+                result: "refused",
+                reason: reason.as_str(),
+            }),
+            unrouted: Arc::new(RouteMetrics::new(&requests, &durations, "")),
+            requests,
+            durations,
+            upstream_errors,
+            assertions,
+            registry,
+        }
+    }
+
+    /// A connection was accepted.
+    pub fn connection_opened(&self) {
+        self.connections_open.inc();
+        self.connections.inc();
+    }
+
+    /// A connection is gone.
+    pub fn connection_closed(&self) {
+        self.connections_open.dec();
+    }
+
+    /// A connection ended by a fault of ours.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// A TLS handshake succeeded.
+    pub fn handshake_succeeded(&self) {
+        self.handshakes_ok.inc();
+    }
+
+    /// A TLS handshake was refused.
+    pub fn handshake_refused(&self, reason: ReasonCode) {
+        self.handshakes_refused.count(reason);
+    }
+
+    /// An assertion was signed.
+    pub fn assertion_signed(&self) {
+        self.assertions.inc();
+    }
+
+    /// The counters of a route; to be resolved when the route is built, and kept.
+    #[must_use]
+    pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
+        Arc::new(RouteMetrics::new(&self.requests, &self.durations, name))
+    }
+
+    /// The counters of requests that found no route. Their label is empty,
+    /// which no route's name is.
+    #[must_use]
+    pub const fn unrouted(&self) -> &Arc<RouteMetrics> {
+        &self.unrouted
+    }
+
+    /// The counters of an upstream; to be resolved when it is built, and kept.
+    #[must_use]
+    pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        let upstream: Arc<str> = name.into();
+        Arc::new(UpstreamMetrics {
+            errors: PerReason::new(&self.upstream_errors, move |reason| UpstreamLabels {
+                upstream: Arc::clone(&upstream),
+                reason: reason.as_str(),
+            }),
+        })
+    }
+
+    /// Everything in the text form of OpenMetrics.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut output = String::with_capacity(4096);
+        // Writing to a text cannot fail.
+        let _ = text::encode(&mut output, &self.registry);
+        output
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Metrics")
+    }
+}
+
+impl RouteMetrics {
+    fn new(
+        requests: &Family<RequestLabels, Counter>,
+        durations: &Family<RouteLabels, DurationHistogram>,
+        route: &str,
+    ) -> Self {
+        let route: Arc<str> = route.into();
+        let labels = |decision: &'static str| {
+            let route = Arc::clone(&route);
+            move |reason: &'static str| RequestLabels {
+                route: Arc::clone(&route),
+                decision,
+                reason,
+            }
+        };
+        let per_reason = |decision| {
+            let labels = labels(decision);
+            PerReason::new(requests, move |reason| labels(reason.as_str()))
+        };
+        Self {
+            allowed: requests.get_or_create_owned(&labels("allowed")("")),
+            aborted: requests.get_or_create_owned(&labels("aborted")("")),
+            refused: per_reason("refused"),
+            failed: per_reason("allowed"),
+            duration: durations.get_or_create_owned(&RouteLabels { route }),
+        }
+    }
+
+    /// A request was allowed and answered by its upstream.
+    pub fn allowed(&self, elapsed: Duration) {
+        self.allowed.inc();
+        self.duration.observe(elapsed);
+    }
+
+    /// A request was refused.
+    pub fn refused(&self, reason: ReasonCode, elapsed: Duration) {
+        self.refused.count(reason);
+        self.duration.observe(elapsed);
+    }
+
+    /// A request was allowed and could not be answered.
+    pub fn failed(&self, reason: ReasonCode, elapsed: Duration) {
+        self.failed.count(reason);
+        self.duration.observe(elapsed);
+    }
+
+    /// A request was gone before there was an answer.
+    pub fn aborted(&self) {
+        self.aborted.inc();
+    }
+}
+
+impl fmt::Debug for RouteMetrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("RouteMetrics")
+    }
+}
+
+impl UpstreamMetrics {
+    /// The upstream failed for this reason.
+    pub fn failed(&self, reason: ReasonCode) {
+        self.errors.count(reason);
+    }
+}
+
+impl fmt::Debug for UpstreamMetrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("UpstreamMetrics")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
+    crypto_provider: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabels {
+    result: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: Arc<str>,
+    decision: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpstreamLabels {
+    upstream: Arc<str>,
+    reason: &'static str,
+}
+
+/// One counter per reason, each made when it first counts: most of them never
+/// do, and routes are many.
+struct PerReason<L> {
+    family: Family<L, Counter>,
+    labels: Box<dyn Fn(ReasonCode) -> L + Send + Sync>,
+    counters: Box<[OnceLock<Counter>]>,
+}
+
+impl<L: Clone + Eq + std::hash::Hash> PerReason<L> {
+    fn new(
+        family: &Family<L, Counter>,
+        labels: impl Fn(ReasonCode) -> L + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            family: family.clone(),
+            labels: Box::new(labels),
+            counters: ReasonCode::ALL.iter().map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    fn count(&self, reason: ReasonCode) {
+        // `ALL` lists the codes in the order of their discriminants.
+        if let Some(counter) = self.counters.get(reason as usize) {
+            counter
+                .get_or_init(|| self.family.get_or_create_owned(&(self.labels)(reason)))
+                .inc();
+        }
+    }
+}
+
+/// A histogram of durations made of atomic integers: the library's takes a lock.
+#[derive(Debug, Clone, Default)]
+struct DurationHistogram(Arc<DurationCounts>);
+
+#[derive(Debug, Default)]
+struct DurationCounts {
+    buckets: [AtomicU64; BUCKETS_MICROS.len()],
+    beyond: AtomicU64,
+    sum_micros: AtomicU64,
+}
+
+impl DurationHistogram {
+    fn observe(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let index = BUCKETS_MICROS.partition_point(|end| *end < micros);
+        self.0
+            .buckets
+            .get(index)
+            .unwrap_or(&self.0.beyond)
+            .fetch_add(1, Ordering::Relaxed);
+        self.0.sum_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+impl TypedMetric for DurationHistogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for DurationHistogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let ends = BUCKETS_MICROS.iter().map(|micros| seconds(*micros));
+        let counts = self.0.buckets.iter().chain([&self.0.beyond]);
+        // The encoder adds the counts up.
+        let buckets: Vec<(f64, u64)> = ends
+            .chain([f64::INFINITY])
+            .zip(counts.map(|count| count.load(Ordering::Relaxed)))
+            .collect();
+        let sum = seconds(self.0.sum_micros.load(Ordering::Relaxed));
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+fn seconds(micros: u64) -> f64 {
+    Duration::from_micros(micros).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_numbered_as_they_are_listed() {
+        for (index, code) in ReasonCode::ALL.iter().enumerate() {
+            assert_eq!(*code as usize, index);
+        }
+    }
+
+    #[test]
+    fn counts_appear_under_their_labels() {
+        let metrics = Metrics::new();
+        metrics.connection_opened();
+        metrics.connection_opened();
+        metrics.connection_closed();
+        metrics.panicked();
+        metrics.handshake_succeeded();
+        metrics.handshake_refused(ReasonCode::CertificateRevoked);
+        metrics.assertion_signed();
+        let route = metrics.route("orders");
+        route.allowed(Duration::from_micros(700));
+        route.allowed(Duration::from_secs(100));
+        route.refused(ReasonCode::CallerNotAllowed, Duration::from_millis(1));
+        route.failed(ReasonCode::UpstreamTimeout, Duration::from_millis(2));
+        route.aborted();
+        metrics
+            .unrouted()
+            .refused(ReasonCode::NoRoute, Duration::ZERO);
+        metrics
+            .upstream("orders")
+            .failed(ReasonCode::UpstreamTimeout);
+        let text = metrics.encode();
+        for line in [
+            "countersign_connections_open 1",
+            "countersign_connections_total 2",
+            "countersign_panics_total 1",
+            "countersign_handshakes_total{result=\"ok\",reason=\"\"} 1",
+            "countersign_handshakes_total{result=\"refused\",reason=\"certificate-revoked\"} 1",
+            "countersign_assertions_signed_total 1",
+            "countersign_requests_total{route=\"orders\",decision=\"allowed\",reason=\"\"} 2",
+            "countersign_requests_total{route=\"orders\",decision=\"refused\",reason=\"caller-not-allowed\"} 1",
+            "countersign_requests_total{route=\"orders\",decision=\"allowed\",reason=\"upstream-timeout\"} 1",
+            "countersign_requests_total{route=\"orders\",decision=\"aborted\",reason=\"\"} 1",
+            "countersign_requests_total{route=\"\",decision=\"refused\",reason=\"no-route\"} 1",
+            "countersign_upstream_errors_total{upstream=\"orders\",reason=\"upstream-timeout\"} 1",
+            "countersign_request_duration_seconds_bucket{le=\"0.0005\",route=\"orders\"} 0",
+            "countersign_request_duration_seconds_bucket{le=\"0.001\",route=\"orders\"} 2",
+            "countersign_request_duration_seconds_bucket{le=\"60.0\",route=\"orders\"} 3",
+            "countersign_request_duration_seconds_bucket{le=\"+Inf\",route=\"orders\"} 4",
+            "countersign_request_duration_seconds_count{route=\"orders\"} 4",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        }
+        assert!(text.contains("countersign_build_info{version="));
+        assert!(!text.contains("token-expired"));
+    }
+
+    #[test]
+    fn a_route_resolved_twice_counts_in_one_place() {
+        let metrics = Metrics::new();
+        metrics.route("a").allowed(Duration::ZERO);
+        metrics.route("a").allowed(Duration::ZERO);
+        assert!(metrics.encode().contains(
+            "countersign_requests_total{route=\"a\",decision=\"allowed\",reason=\"\"} 2"
+        ));
+    }
+}

@@ -1,0 +1,6 @@
+//! What operators see: logs, metrics, the audit log.
+
+pub mod audit;
+pub mod log;
+pub mod metrics;
+pub mod record;

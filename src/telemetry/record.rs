@@ -1,0 +1,221 @@
+//! `AuditRecord`: one request's facts and decision.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use serde::Serialize;
+
+use super::audit::{AuditCaller, AuditSink, timestamp};
+use crate::clock;
+use crate::identity::PeerIdentity;
+use crate::identity::text::{printable, printable_within};
+use crate::reason::ReasonCode;
+
+/// What a connection contributes to the records of its requests.
+#[derive(Debug, Clone)]
+pub struct ConnectionFacts {
+    /// Identifies the connection.
+    pub connection_id: Arc<str>,
+    /// Address and port of the peer.
+    pub peer: SocketAddr,
+    /// The TLS server name asked for, printable.
+    pub sni: Option<Arc<str>>,
+}
+
+/// How a request ended as far as the gateway decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    /// Nothing was decided before the request was gone.
+    Aborted,
+    Allowed,
+    Refused,
+}
+
+/// One request's facts and decision. Dropping it writes one line.
+#[derive(Debug)]
+pub struct AuditRecord {
+    sink: AuditSink,
+    facts: ConnectionFacts,
+    request_id: Arc<str>,
+    time: Duration,
+    started: Instant,
+    method: String,
+    host: String,
+    path: String,
+    peer_identity: Option<Arc<PeerIdentity>>,
+    route: Option<String>,
+    upstream: Option<String>,
+    decision: Decision,
+    reason: Option<ReasonCode>,
+    detail: Option<String>,
+    status: Option<u16>,
+    jti: Option<Box<str>>,
+    upstream_duration: Option<Duration>,
+    complete: bool,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    event: &'static str,
+    request_id: &'a str,
+    connection_id: &'a str,
+    peer: SocketAddr,
+    sni: Option<&'a str>,
+    #[serde(flatten)]
+    caller: AuditCaller,
+    method: &'a str,
+    host: &'a str,
+    path: &'a str,
+    route: Option<&'a str>,
+    decision: &'static str,
+    reason: Option<ReasonCode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    status: Option<u16>,
+    upstream: Option<&'a str>,
+    duration_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_ms: Option<f64>,
+    jti: Option<&'a str>,
+    complete: bool,
+}
+
+impl AuditRecord {
+    /// Opens a record. Nothing of the request is known yet.
+    #[must_use]
+    pub fn open(sink: AuditSink, facts: ConnectionFacts, request_id: Arc<str>) -> Self {
+        Self {
+            sink,
+            facts,
+            request_id,
+            time: clock::since_epoch(),
+            started: Instant::now(),
+            method: String::new(),
+            host: String::new(),
+            path: String::new(),
+            peer_identity: None,
+            route: None,
+            upstream: None,
+            decision: Decision::Aborted,
+            reason: None,
+            detail: None,
+            status: None,
+            jti: None,
+            upstream_duration: None,
+            complete: false,
+        }
+    }
+
+    /// Our identifier of the request.
+    #[must_use]
+    pub const fn request_id(&self) -> &Arc<str> {
+        &self.request_id
+    }
+
+    /// Method, host and path; never the query.
+    pub fn request(&mut self, method: &str, host: &str, path: &str) {
+        self.method = printable_within(method, 32);
+        self.host = printable(host);
+        self.path = printable_within(path, 1024);
+    }
+
+    /// The identity the connection proved.
+    pub fn caller(&mut self, identity: Arc<PeerIdentity>) {
+        self.peer_identity = Some(identity);
+    }
+
+    /// The route that was chosen, and where it leads.
+    pub fn route(&mut self, route: &str, upstream: &str) {
+        self.route = Some(route.to_owned());
+        self.upstream = Some(upstream.to_owned());
+    }
+
+    /// The request was allowed; `jti` is the assertion's, where it has one.
+    pub fn allowed(&mut self, jti: Option<&str>) {
+        self.decision = Decision::Allowed;
+        self.jti = jti.map(Into::into);
+    }
+
+    /// The request was refused or failed.
+    pub fn refused(&mut self, reason: ReasonCode, detail: &str) {
+        if self.decision != Decision::Allowed {
+            self.decision = Decision::Refused;
+        }
+        self.reason = Some(reason);
+        self.detail = Some(printable(detail));
+    }
+
+    /// The status sent to the caller.
+    pub const fn status(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+
+    /// The upstream's head arrived.
+    pub fn upstream_answered(&mut self, after: Duration) {
+        self.upstream_duration = Some(after);
+    }
+
+    /// The whole answer was handed over.
+    pub const fn complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// Time since the record was opened.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+impl Drop for AuditRecord {
+    fn drop(&mut self) {
+        let caller = self
+            .peer_identity
+            .as_ref()
+            .map(|identity| AuditCaller {
+                caller: Some(printable(&identity.caller().to_string())),
+                trust_domain: Some(identity.trust_domain().to_string()),
+                serial: Some(identity.leaf().serial_hex()),
+                thumbprint: Some(Base64UrlUnpadded::encode_string(
+                    &identity.leaf().thumbprint,
+                )),
+            })
+            .unwrap_or_default();
+        self.sink.write(&Line {
+            time: timestamp(self.time),
+            event: "request",
+            request_id: &self.request_id,
+            connection_id: &self.facts.connection_id,
+            peer: self.facts.peer,
+            sni: self.facts.sni.as_deref(),
+            caller,
+            method: &self.method,
+            host: &self.host,
+            path: &self.path,
+            route: self.route.as_deref(),
+            decision: match self.decision {
+                Decision::Aborted => "aborted",
+                Decision::Allowed => "allowed",
+                Decision::Refused => "refused",
+            },
+            reason: self.reason,
+            detail: self.detail.as_deref(),
+            status: self.status,
+            upstream: self.upstream.as_deref(),
+            duration_ms: milliseconds(self.started.elapsed()),
+            upstream_ms: self.upstream_duration.map(milliseconds),
+            jti: self.jti.as_deref(),
+            complete: self.complete,
+        });
+    }
+}
+
+/// Milliseconds with microsecond resolution.
+#[must_use]
+pub fn milliseconds(duration: Duration) -> f64 {
+    let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+    f64::from(micros) / 1000.0
+}
