@@ -21,7 +21,7 @@ use countersign::proxy::target::checked_path;
 use countersign::trust::{
     ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
 };
-use countersign_testkit::ca::{Credentials, Leaf, TestCa};
+use countersign_testkit::{Credentials, Leaf, TestCa};
 use divan::{Bencher, black_box};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};

@@ -15,7 +15,9 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
+use crate::admin::{self, ControlState, ListenerTls, Offered, Readiness};
 use crate::proxy::listener::{self, Shared, Workers};
 use crate::snapshot::{AuditDestination, Loaded, Settings};
 use crate::telemetry::audit::AuditWriter;
@@ -149,26 +151,60 @@ async fn run(
     let audit = open_audit(&settings)?;
     let (stop_send, stopping) = watch::channel(false);
     let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
+    let (_changed, changes) = watch::channel(snapshot.generation);
     let shared = Arc::new(Shared {
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         metrics: Arc::new(Metrics::default()),
+        changes,
         stopping,
     });
     let count = settings
         .workers
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let workers = Workers::start(&shared, &audit, count)?;
+    let readiness = Arc::new(Readiness::default());
+    let control = Arc::new(ControlState::new(
+        Arc::clone(&shared.snapshot),
+        Arc::clone(&readiness),
+        Arc::clone(&shared.metrics),
+    ));
+    let (control_stop_send, control_stop) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    if let (Some(socket), Some(public)) = (listeners.public, &settings.public) {
+        let tls = match &public.tls {
+            Some(credentials) => {
+                ListenerTls::On(admin::server_only_config(credentials).map_err(io::Error::other)?)
+            }
+            None => ListenerTls::Off,
+        };
+        let router = admin::router(Arc::clone(&control), Offered::from(public));
+        let socket = TcpListener::from_std(socket)?;
+        servers.spawn(admin::serve(socket, router, tls, control_stop.clone()));
+    }
+    if let (Some(socket), Some(address)) = (listeners.admin, listeners.addresses.admin) {
+        let router = admin::operators_router(Arc::clone(&control), address.port());
+        let socket = TcpListener::from_std(socket)?;
+        servers.spawn(admin::serve(socket, router, ListenerTls::Off, control_stop));
+    }
     let mut signals = Signals::new()?;
-    let addresses = listeners.addresses();
+    let addresses = listeners.addresses;
     let listener = TcpListener::from_std(listeners.listener)?;
     tracing::info!(address = %addresses.listener, workers = count, "listening for callers");
+    if let Some(address) = addresses.public {
+        tracing::info!(%address, "listening for services: keys and health");
+    }
+    if let Some(address) = addresses.admin {
+        tracing::info!(%address, "listening for operators");
+    }
     let (accept_stop_send, accept_stop) = watch::channel(false);
     let accepting = tokio::spawn(async move {
         workers.accept(listener, slots, accept_stop).await;
         workers
     });
+    readiness.set_ready();
     ready(&addresses)?;
     signals.stop().await;
+    readiness.set_draining();
     tracing::info!("stopping: connections may finish");
     let _ = accept_stop_send.send(true);
     let _ = stop_send.send(true);
@@ -180,6 +216,8 @@ async fn run(
         _ = draining => tracing::info!("stopped"),
         () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
     }
+    let _ = control_stop_send.send(true);
+    while servers.join_next().await.is_some() {}
     drop(audit);
     Ok(())
 }

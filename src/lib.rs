@@ -1,10 +1,12 @@
 //! Countersign: a mutual-TLS identity gateway with embedded PKI tooling.
 
+pub mod admin;
 pub mod app;
 pub mod assertion;
 pub mod authn;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod crypto;
 pub mod identity;
 pub mod pki;

@@ -337,3 +337,7 @@ impl fmt::Debug for RouteTable {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

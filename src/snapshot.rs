@@ -126,4 +126,7 @@ pub struct Loaded {
     pub snapshot: Snapshot,
     /// What an operator should look at, although nothing is wrong.
     pub warnings: Vec<String>,
+    /// Every file that was read, the configuration itself first, and every
+    /// directory whose content was listed: what to watch for changes.
+    pub files: Vec<PathBuf>,
 }

@@ -90,13 +90,12 @@ pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
     {
         return KeyState::Expired;
     }
-    if current(records, record.algorithm, now).is_some_and(|current| current.kid == record.kid) {
-        return KeyState::Current;
-    }
     if record.active_from > now {
-        KeyState::Next
-    } else {
-        KeyState::Retiring
+        return KeyState::Next;
+    }
+    match current(records, record.algorithm, now) {
+        Some(current) if current.kid == record.kid => KeyState::Current,
+        _ => KeyState::Retiring,
     }
 }
 
@@ -172,9 +171,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_key_signs_even_if_its_clock_was_ahead() {
+    fn the_first_key_signs_even_if_its_maker_was_ahead() {
         let records = [record("a", Es256, 10_000), record("b", Es256, 20_000)];
-        assert_eq!(states(&records, 9_990), [Current, Next]);
+        assert_eq!(states(&records, 9_990), [Next, Next]);
+        let current_kid = |now| current(&records, Es256, now).map(|one| &*one.kid);
+        assert_eq!(current_kid(9_990), Some("a"));
+        assert_eq!(current_kid(10_000), Some("a"));
         assert!(current(&records, EdDsa, 9_990).is_none());
         assert!(current(&[], Es256, 0).is_none());
     }
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn algorithms_do_not_supersede_each_other() {
         let records = [record("a", Es256, 10_000), record("b", EdDsa, 20_000)];
-        assert_eq!(states(&records, 15_000), [Current, Current]);
+        assert_eq!(states(&records, 15_000), [Current, Next]);
         assert_eq!(states(&records, 90_000), [Current, Current]);
     }
 
@@ -195,7 +197,10 @@ mod tests {
     proptest! {
         #[test]
         fn one_usable_key_of_each_kind_signs_at_any_time(
-            moments in proptest::collection::vec((0_u64..100_000, any::<bool>(), any::<bool>()), 1..8),
+            moments in proptest::collection::vec(
+                (0_u64..100_000, any::<bool>(), any::<bool>()),
+                1..8,
+            ),
             now in 0_u64..120_000,
         ) {
             let records: Vec<KeyRecord> = moments
@@ -208,22 +213,23 @@ mod tests {
                     one
                 })
                 .collect();
-            let states = states(&records, now);
             for algorithm in SigningAlgorithm::ALL {
-                let of_kind = |wanted: fn(&KeyRecord) -> bool, signing: bool| {
-                    records
-                        .iter()
-                        .zip(&states)
-                        .filter(|(one, state)| {
-                            one.algorithm == algorithm
-                                && wanted(one)
-                                && (!signing || **state == Current)
-                        })
-                        .count()
-                };
-                let usable = of_kind(KeyRecord::is_usable, false);
-                prop_assert_eq!(of_kind(KeyRecord::is_usable, true), usable.min(1));
-                prop_assert_eq!(of_kind(|one| !one.is_usable(), true), 0);
+                let line = succession(&records, algorithm);
+                let signing = current(&records, algorithm, now);
+                prop_assert_eq!(signing.is_some(), !line.is_empty());
+                prop_assert!(signing.is_none_or(KeyRecord::is_usable));
+                // What signs is published.
+                prop_assert!(signing.is_none_or(|one| state(&records, one, now).is_published()));
+                let states: Vec<KeyState> =
+                    line.iter().map(|one| state(&records, one, now)).collect();
+                let current_keys = states.iter().filter(|one| **one == Current).count();
+                let has_begun = line.iter().any(|one| one.active_from <= now);
+                prop_assert_eq!(current_keys, usize::from(has_begun));
+                // Keys grow old one after the other.
+                let age = |state: &KeyState| [Expired, Retiring, Current, Next, Revoked]
+                    .iter()
+                    .position(|one| one == state);
+                prop_assert!(states.is_sorted_by_key(age));
             }
         }
     }

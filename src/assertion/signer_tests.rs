@@ -1,6 +1,8 @@
+//! Tests of `signer.rs`.
+
 use std::net::IpAddr;
 
-use countersign_testkit::ca::{Leaf, TestCa};
+use countersign_testkit::{Leaf, TestCa};
 use countersign_verify::claims::Assertion;
 use countersign_verify::{AssertionVerifier, RequestParts};
 use rustls_pki_types::UnixTime;

@@ -79,8 +79,8 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<Exit, CliError> {
         }
     }
     let place = Place::make(args.dir.as_deref())?;
-    let listeners =
-        Listeners::bind(args.listen, Some(args.public), Some(args.admin)).map_err(CliError::failed)?;
+    let listeners = Listeners::bind(args.listen, Some(args.public), Some(args.admin))
+        .map_err(CliError::failed)?;
     let echo = Echo::bind().map_err(CliError::failed)?;
     let ready = prepare(&place.path, &listeners, echo.address())?;
     let loaded = config::load(&ready.config).map_err(CliError::failed)?;
@@ -147,12 +147,13 @@ fn prepare(
 ) -> Result<Ready, CliError> {
     let addresses = listeners.addresses();
     let (Some(public), Some(admin)) = (addresses.public, addresses.admin) else {
-        return Err(CliError::failed("the demo has a public and an admin listener"));
+        return Err(CliError::failed(
+            "the demo has a public and an admin listener",
+        ));
     };
     let domain = TrustDomain::parse(TRUST_DOMAIN).map_err(CliError::failed)?;
     let certs = directory.join("certs");
-    let mut pki =
-        Pki::create(&certs, &domain, &KeyProtection::Plain).map_err(CliError::failed)?;
+    let mut pki = Pki::create(&certs, &domain, &KeyProtection::Plain).map_err(CliError::failed)?;
     let local = SubjectNames::new()
         .dns("localhost")
         .and_then(|names| names.ip_text("127.0.0.1"))

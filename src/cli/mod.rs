@@ -4,8 +4,14 @@
 //! error. They turn arguments into calls of the modules below and must not
 //! decide anything those modules decide.
 
+pub mod assertion;
+pub mod demo;
+pub mod keys;
 pub mod output;
-mod pki;
+pub mod pki;
+pub mod reasons;
+pub mod serve;
+mod words;
 
 use clap::{Parser, Subcommand};
 
@@ -35,8 +41,18 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a throw-away gateway with everything around it.
+    Demo(demo::DemoArgs),
+    /// Run the gateway.
+    Serve(serve::ServeArgs),
     /// Issue certificates and revocation lists from a private authority.
     Pki(pki::PkiArgs),
+    /// Make, rotate and list the keys that sign assertions.
+    Keys(keys::KeysArgs),
+    /// Verify or show an assertion.
+    Assertion(assertion::AssertionArgs),
+    /// Say what the gateway's reason codes mean.
+    Reasons(reasons::ReasonsArgs),
 }
 
 /// Runs the command line and says how the process should end.
@@ -44,7 +60,12 @@ pub enum Command {
 pub fn run(cli: &Cli) -> Exit {
     let output = Output::new(cli.json, cli.quiet);
     let result = match &cli.command {
+        Command::Demo(args) => demo::run(args, output),
+        Command::Serve(args) => serve::run(args, output),
         Command::Pki(args) => pki::run(args, output),
+        Command::Keys(args) => keys::run(args, output),
+        Command::Assertion(args) => assertion::run(args, output),
+        Command::Reasons(args) => reasons::run(args, output),
     };
     match result {
         Ok(exit) => exit,

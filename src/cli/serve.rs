@@ -29,7 +29,10 @@ pub struct ServeArgs {
 /// Runs `countersign serve`.
 pub(crate) fn run(args: &ServeArgs, _output: Output) -> Result<Exit, CliError> {
     telemetry::log::start();
-    let path = config::path(args.config.as_deref()).map_err(CliError::usage)?;
+    let path = match &args.config {
+        Some(path) => path.clone(),
+        None => config::default_path().map_err(CliError::usage)?,
+    };
     let loaded = config::load(&path).map_err(CliError::usage)?;
     tracing::info!(config = %path.display(), "configuration loaded");
     let ready = |addresses: &app::Addresses| match &args.ready_file {

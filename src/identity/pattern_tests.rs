@@ -1,3 +1,5 @@
+//! Tests of `pattern.rs`.
+
 use proptest::prelude::*;
 
 use super::*;

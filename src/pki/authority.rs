@@ -2,7 +2,7 @@
 //!
 //! Works on certificates and keys in memory; files are [`super::directory`]'s
 //! affair. Usages and dates come from a [`CertificateProfile`], names from
-//! [`super::request`], already checked. What the encoder leaves to chance
+//! [`super::names`], already checked. What the encoder leaves to chance
 //! (serial numbers, key identifiers, issuer names) is set or checked here.
 
 use rcgen::string::Ia5String;
@@ -16,8 +16,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::key;
 use super::lifetime::Lifetime;
+use super::names::SubjectNames;
 use super::profile::{BACKDATING, CertificateProfile};
-use super::request::SubjectNames;
 use super::revocation::{RevocationList, UnencodableList};
 use crate::clock;
 use crate::crypto::{self, NoRandomness};

@@ -12,7 +12,7 @@ use super::key::{self, KeyProtection};
 use super::layout::Layout;
 use super::revocation::{self, RevocationList};
 use super::state::{AuthorityName, State};
-use super::store::{self, Audience, Existing, Lock};
+use super::store::{self, Audience, Existing};
 use super::{PkiError, certificates};
 use crate::clock;
 use crate::identity::TrustDomain;
@@ -74,7 +74,7 @@ impl Pki {
     ) -> Result<Self, PkiError> {
         let layout = Layout::new(directory);
         store::create_directory(directory)?;
-        let _lock = Lock::acquire(directory)?;
+        let _lock = layout.lock()?;
         match existing {
             Existing::Refuse => refuse_existing_authority(&layout)?,
             // `pki.toml` is written last: while it is missing, every other

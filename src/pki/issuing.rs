@@ -15,7 +15,7 @@ use super::key::{self, KeyProtection};
 use super::profile::{CertificateProfile, Usages};
 use super::request::IssueRequest;
 use super::state::{self, AuthorityName, IssuedRecord, State};
-use super::store::{self, Audience, Existing, Lock, Staged};
+use super::store::{self, Audience, Existing, Staged};
 use super::{PkiError, certificates};
 use crate::clock;
 
@@ -148,6 +148,7 @@ impl Pki {
         };
         let chain = certificates::pem(&signed.der)
             + &certificates::pem(self.authority(AuthorityName::Intermediate).der());
+        let _lock = self.layout().lock()?;
         let key = key::stage(&key_path, leaf_key, &KeyProtection::Plain, existing)?;
         let certificate = Staged::new(
             &certificate_path,
@@ -155,12 +156,6 @@ impl Pki {
             Audience::Public,
             existing,
         )?;
-        let _lock = Lock::acquire(self.layout().directory())?;
-        // Another process may have been here since the request was checked.
-        if existing == Existing::Refuse {
-            store::refuse_existing(&key_path)?;
-            store::refuse_existing(&certificate_path)?;
-        }
         state::record_issued(&self.layout().journal(), record)?;
         // The key first: whoever waits for the certificate finds its key.
         key.place()?;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::PkiError;
 use super::request::IssueRequest;
 use super::state::AuthorityName;
+use super::store::{self, Lock, StoreError};
 
 /// The paths below an authority's directory.
 #[derive(Debug, Clone)]
@@ -58,6 +59,15 @@ impl Layout {
     #[must_use]
     pub fn issued(&self, label: &str) -> PathBuf {
         self.directory.join("issued").join(label)
+    }
+
+    /// Takes the directory for this process alone, and tidies it up.
+    pub(super) fn lock(&self) -> Result<Lock, StoreError> {
+        let lock = Lock::acquire(&self.directory)?;
+        for directory in ["", "issued", "crl"] {
+            store::sweep(&self.directory.join(directory));
+        }
+        Ok(lock)
     }
 
     /// Certificate and key file of a leaf.

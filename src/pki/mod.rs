@@ -7,7 +7,8 @@
 //!  ├─ layout                  which file is where
 //!  ├─ CertificateAuthority    signs intermediates, leaves, lists (in memory)
 //!  │   └─ CertificateProfile  usages, lifetimes and constraints of each kind
-//!  ├─ IssueRequest            typed and checked names, and the label they are filed under
+//!  ├─ IssueRequest            what is asked for
+//!  │   └─ SubjectNames        typed and checked names
 //!  ├─ RevocationList          entries, numbers, dates
 //!  ├─ key                     PKCS#8 files, plain or sealed with a passphrase
 //!  ├─ state                   pki.toml and issued.jsonl: what must be remembered
@@ -46,6 +47,7 @@ pub mod issuing;
 pub mod key;
 pub mod layout;
 pub mod lifetime;
+pub mod names;
 pub mod profile;
 pub mod request;
 pub mod revocation;
@@ -62,8 +64,9 @@ pub use issuing::Issued;
 pub use key::{KeyError, KeyProtection};
 pub use layout::Layout;
 pub use lifetime::Lifetime;
+pub use names::{RequestError, SubjectNames};
 pub use profile::CertificateProfile;
-pub use request::{IssueRequest, RequestError, SubjectNames};
+pub use request::IssueRequest;
 pub use revocation::RevocationReason;
 pub use revoking::{Revocation, RevocationTarget, SignedList, Status};
 pub use state::{AuthorityName, IssuedRecord, RevokedCertificate, StateError};

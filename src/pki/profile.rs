@@ -2,7 +2,7 @@
 //! certificate.
 //!
 //! Everything in a certificate that is not a name or a key comes from here.
-//! Signing is in [`super::authority`], names are in [`super::request`]; nothing
+//! Signing is in [`super::authority`], names are in [`super::names`]; nothing
 //! a requester says may change a profile.
 
 use std::fmt;

@@ -12,7 +12,7 @@ use super::directory::{Pki, unix_now};
 use super::lifetime::Lifetime;
 use super::revocation::{self, RevocationList, RevocationReason, normalized_serial};
 use super::state::{self, AuthorityName, IssuedRecord, RevokedCertificate, State};
-use super::store::{self, Audience, Existing, Lock};
+use super::store::{self, Audience, Existing};
 use super::{PkiError, certificates};
 use crate::identity::LeafFacts;
 
@@ -89,7 +89,7 @@ impl Pki {
         lifetime: Option<Lifetime>,
     ) -> Result<SignedList, PkiError> {
         let authority = self.load_authority(name)?;
-        let _lock = Lock::acquire(self.layout().directory())?;
+        let _lock = self.layout().lock()?;
         let mut state = State::read(&self.layout().state())?;
         self.publish(&authority, name, lifetime, &mut state)
     }
@@ -108,7 +108,7 @@ impl Pki {
         let (name, serial) = self.find(target)?;
         // Before anything is recorded: a wrong passphrase changes nothing.
         let authority = self.load_authority(name)?;
-        let _lock = Lock::acquire(self.layout().directory())?;
+        let _lock = self.layout().lock()?;
         let mut state = State::read(&self.layout().state())?;
         let known = state
             .revoked

@@ -24,6 +24,9 @@ const MAX_FILE: u64 = 64 * 1024 * 1024;
 /// How long to wait for another process to finish with the directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How the names of files begin that are written aside.
+const ASIDE_PREFIX: &str = ".countersign-pki-";
+
 /// What could not be done with which file.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -166,7 +169,7 @@ impl Staged {
         };
         // `tempfile` creates exclusively, with the mode from the first moment on.
         let mut aside = tempfile::Builder::new()
-            .prefix(".countersign-")
+            .prefix(ASIDE_PREFIX)
             .permissions(Permissions::from_mode(mode))
             .tempfile_in(parent(path))
             .map_err(StoreError::io("create", path))?;
@@ -268,6 +271,24 @@ fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(StoreError::io("sync directory", path))
+}
+
+/// Removes what a killed process left written aside. Only under the lock, and
+/// only where everything is written under the lock.
+pub(super) fn sweep(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(ASIDE_PREFIX.as_bytes())
+        {
+            // Tidying up must not keep anybody from their work.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Holds a directory for one process until dropped.

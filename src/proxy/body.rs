@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::active::ActiveRequest;
+use super::connection::Connection;
 use super::framing::Violation;
 use super::guarded_io::FramingError;
 use super::headers;
-use super::listener::ConnectionGuard;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
@@ -64,7 +66,8 @@ pub(crate) struct RequestBody {
     pause: Pause,
     left: Option<u64>,
     assertion: HeaderName,
-    _guard: ConnectionGuard,
+    /// Keeps the connection's slot as long as the body lasts.
+    _connection: Arc<Connection>,
 }
 
 impl RequestBody {
@@ -73,14 +76,14 @@ impl RequestBody {
         longest_pause: Duration,
         most_bytes: Option<u64>,
         assertion: HeaderName,
-        guard: ConnectionGuard,
+        connection: Arc<Connection>,
     ) -> Self {
         Self {
             incoming,
             pause: Pause::new(longest_pause),
             left: most_bytes,
             assertion,
-            _guard: guard,
+            _connection: connection,
         }
     }
 
@@ -189,7 +192,8 @@ pub(crate) struct ResponseBody {
     lease: Option<Lease<RequestBody>>,
     record: Option<AuditRecord>,
     assertion: HeaderName,
-    _guard: ConnectionGuard,
+    connection: Arc<Connection>,
+    _active: ActiveRequest,
 }
 
 impl ResponseBody {
@@ -197,15 +201,17 @@ impl ResponseBody {
         incoming: Incoming,
         lease: Lease<RequestBody>,
         record: AuditRecord,
+        active: ActiveRequest,
         assertion: HeaderName,
-        guard: ConnectionGuard,
+        connection: Arc<Connection>,
     ) -> Self {
         let mut body = Self {
             incoming,
             lease: Some(lease),
             record: Some(record),
             assertion,
-            _guard: guard,
+            connection,
+            _active: active,
         };
         // Nobody polls a body that has already ended.
         if body.incoming.is_end_stream() {
@@ -232,6 +238,14 @@ impl ResponseBody {
         }
         self.lease = None;
         self.record = None;
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let (Some(record), Some(denial)) = (&mut self.record, self.connection.cut_off()) {
+            record.refused(denial.reason, &denial.detail);
+        }
     }
 }
 

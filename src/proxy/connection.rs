@@ -1,11 +1,11 @@
 //! One caller's connection: handshake, then HTTP/1.1 or h2 until it ends.
 
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::Request;
@@ -14,44 +14,79 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::server::Acceptor;
+use rustls_pki_types::CertificateDer;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::active::ActiveRequests;
 use super::caller_assertions::CallerAssertions;
 use super::framing::MAX_FIELDS;
 use super::guarded_io::{GuardState, GuardedIo};
 use super::handler;
+use super::lifetime::{Ending, Lifetime};
 use super::listener::{ConnectionGuard, Worker};
 use super::refused_handshake::{HandshakeError, Refused};
 use super::socket::CallerSocket;
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
 use crate::identity::caller::normalized_dns;
-use crate::snapshot::Snapshot;
-use crate::telemetry::record::ConnectionFacts;
+use crate::identity::text::printable;
+use crate::policy::Denial;
+use crate::snapshot::{Limits, Snapshot};
+use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
 use crate::tls::verifier::with_notes;
+
+/// How long h2 streams may go on after GOAWAY when the identity no longer holds.
+const GOAWAY_PATIENCE: Duration = Duration::from_millis(400);
+
+/// How long the farewell of a connection may take.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a connection is, for all its requests.
 #[derive(Debug)]
 pub(crate) struct Connection {
     worker: Arc<Worker>,
-    guard: ConnectionGuard,
+    /// Held as long as anything of the connection lasts.
+    _guard: ConnectionGuard,
     facts: ConnectionFacts,
     /// The TLS server name, normalized.
     server_name: Option<String>,
     proof: Option<ConnectionProof>,
     caller_assertions: CallerAssertions,
+    active: Arc<ActiveRequests>,
+    cut: OnceLock<Denial>,
 }
 
 impl Connection {
-    pub(crate) const fn worker(&self) -> &Arc<Worker> {
-        &self.worker
+    pub(crate) const fn active_requests(&self) -> &Arc<ActiveRequests> {
+        &self.active
     }
 
-    pub(crate) const fn guard(&self) -> &ConnectionGuard {
-        &self.guard
+    /// Why the connection was cut off, if it was.
+    pub(crate) fn cut_off(&self) -> Option<&Denial> {
+        self.cut.get()
+    }
+
+    fn cut(&self, denial: Denial) {
+        tracing::info!(
+            peer = %self.facts.peer,
+            reason = denial.reason.as_str(),
+            detail = %printable(&denial.detail),
+            "a connection was cut off"
+        );
+        self.worker.audit().write(&ConnectionCut::new(
+            &self.facts,
+            self.proof.as_ref().map(|proof| &*proof.identity),
+            denial.reason,
+            &denial.detail,
+        ));
+        let _ = self.cut.set(denial);
+    }
+
+    pub(crate) const fn worker(&self) -> &Arc<Worker> {
+        &self.worker
     }
 
     pub(crate) const fn facts(&self) -> &ConnectionFacts {
@@ -85,6 +120,9 @@ pub(crate) async fn serve(
     guard: ConnectionGuard,
 ) {
     let accepted_at = Instant::now();
+    // Before anything is verified, so that no change in between is missed.
+    let mut changes = worker.shared().changes.clone();
+    changes.mark_unchanged();
     let snapshot = worker.shared().snapshot.load_full();
     let mut facts = ConnectionFacts {
         connection_id,
@@ -107,20 +145,28 @@ pub(crate) async fn serve(
             return error.conclude(&worker, &refused).await;
         }
     };
+    // A connection must not keep old snapshots alive.
+    let limits = snapshot.limits.clone();
+    drop(snapshot);
     worker.shared().metrics.handshake_succeeded();
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let connection = Arc::new(Connection {
         worker,
-        guard,
+        _guard: guard,
         facts,
         server_name,
         proof,
         caller_assertions: CallerAssertions::default(),
+        active: Arc::default(),
+        cut: OnceLock::new(),
     });
+    let chain = connection.proof.is_some().then(|| chain_of(&stream));
+    let stopping = connection.worker().shared().stopping.clone();
+    let lifetime = Lifetime::new(stopping, changes, chain);
     let ended = if is_h2 {
-        serve_h2(connection, &snapshot, stream).await
+        serve_h2(connection, &limits, stream, lifetime).await
     } else {
-        serve_h1(connection, &snapshot, stream).await
+        serve_h1(connection, &limits, stream, lifetime).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, %peer, "the connection ended with an error");
@@ -150,9 +196,7 @@ async fn shake_hands(
         .await
         .map_err(|error| HandshakeError::protocol(&error))?;
     let asked_for = start.client_hello().server_name().map(str::to_owned);
-    facts.sni = asked_for
-        .as_deref()
-        .map(|name| crate::identity::text::printable(name).into());
+    facts.sni = asked_for.as_deref().map(|name| printable(name).into());
     let Some(entry) = snapshot.names.select(asked_for.as_deref()) else {
         return Err(HandshakeError::unknown_name(asked_for));
     };
@@ -174,10 +218,10 @@ async fn shake_hands(
 
 async fn serve_h1(
     connection: Arc<Connection>,
-    snapshot: &Snapshot,
+    limits: &Limits,
     stream: TlsStream<CallerSocket>,
+    mut lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
-    let limits = &snapshot.limits;
     let state = Arc::new(GuardState::default());
     let io = GuardedIo::new(
         stream,
@@ -204,29 +248,32 @@ async fn serve_h1(
         .max_headers(MAX_FIELDS + 1)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
     let mut http = builder.serve_connection(TokioIo::new(io), service);
-    let mut stopping = connection.worker().shared().stopping.clone();
-    let mut stop = pin!(stopping.wait_for(|stopping| *stopping));
-    let mut draining = false;
-    let ended = poll_fn(|context| {
-        if !draining && stop.as_mut().poll(context).is_ready() {
-            draining = true;
-            Pin::new(&mut http).graceful_shutdown();
+    let ended = loop {
+        let ending = tokio::select! {
+            ended = poll_fn(|context| http.poll_without_shutdown(context)) => break ended,
+            ending = lifetime.ending(&connection) => ending,
+        };
+        match ending {
+            Ending::Drain => Pin::new(&mut http).graceful_shutdown(),
+            Ending::Cut(denial) => {
+                // What is in progress ends here, without a final chunk.
+                connection.cut(denial);
+                return Ok(());
+            }
         }
-        http.poll_without_shutdown(context)
-    })
-    .await;
+    };
     let mut stream = http.into_parts().io.into_inner().into_inner();
-    let _ = stream.shutdown().await;
+    let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
     stream.into_inner().0.linger().await;
     ended
 }
 
 async fn serve_h2(
     connection: Arc<Connection>,
-    snapshot: &Snapshot,
+    limits: &Limits,
     stream: TlsStream<CallerSocket>,
+    mut lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
-    let limits = &snapshot.limits;
     let serving = Arc::clone(&connection);
     let service = service_fn(move |request: Request<Incoming>| {
         let connection = Arc::clone(&serving);
@@ -243,10 +290,26 @@ async fn serve_h2(
         .keep_alive_timeout(limits.handshake_timeout);
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     let mut serving = pin!(serving);
-    let mut stopping = connection.worker().shared().stopping.clone();
-    tokio::select! {
-        ended = serving.as_mut() => return ended,
-        _ = stopping.wait_for(|stopping| *stopping) => serving.as_mut().graceful_shutdown(),
+    loop {
+        tokio::select! {
+            ended = serving.as_mut() => return ended,
+            ending = lifetime.ending(&connection) => {
+                serving.as_mut().graceful_shutdown();
+                if let Ending::Cut(denial) = ending {
+                    connection.cut(denial);
+                    let _ = tokio::time::timeout(GOAWAY_PATIENCE, serving.as_mut()).await;
+                    return Ok(());
+                }
+            }
+        }
     }
-    serving.await
+}
+
+fn chain_of(stream: &TlsStream<CallerSocket>) -> Arc<[CertificateDer<'static>]> {
+    stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .unwrap_or_default()
+        .into()
 }

@@ -1,3 +1,5 @@
+//! Tests of `framing.rs`.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, StatusCode, header, request};
 use hyper::body::Incoming;
 
+use super::active::{ActiveRequest, Permitted};
 use super::body::{GatewayBody, RequestBody, ResponseBody};
 use super::connection::Connection;
 use super::forward::{self, AnonymousPermit, Answer, ForwardError, Warrant};
@@ -59,7 +60,7 @@ pub(crate) async fn handle(
         None => serve(&connection, &snapshot, request, &mut record).await,
     };
     match served {
-        Ok(answer) => pass_on(&connection, &snapshot, answer, record),
+        Ok((answer, active)) => pass_on(&connection, &snapshot, answer, active, record),
         Err(refusal) => {
             record.refused(refusal.denial.reason, &refusal.denial.detail);
             let response = respond::answer(
@@ -70,7 +71,6 @@ pub(crate) async fn handle(
             );
             record.status(response.status().as_u16());
             record.complete();
-            connection.worker().metrics_refused(refusal.denial.reason);
             response
         }
     }
@@ -89,7 +89,7 @@ async fn serve(
     snapshot: &Snapshot,
     request: Request<Incoming>,
     record: &mut AuditRecord,
-) -> Result<Answer, Refusal> {
+) -> Result<(Answer, ActiveRequest), Refusal> {
     let (mut parts, body) = request.into_parts();
     record.request(
         parts.method.as_str(),
@@ -130,17 +130,24 @@ async fn serve(
         snapshot.limits.body_timeout,
         snapshot.limits.body_bytes,
         assertion_header.clone(),
-        connection.guard().clone(),
+        Arc::clone(connection),
     );
+    let active = connection.active_requests().enter(Permitted {
+        method: parts.method.clone(),
+        host: target.host,
+        decoded_path: target.decoded,
+        principal: permit.principal().cloned(),
+    });
     let binding = Bound {
         method: parts.method.as_str().to_owned(),
         authority: authority.into_owned(),
         target: &target.path_and_query,
     };
-    send(
+    let answer = send(
         connection, snapshot, route, &permit, &binding, parts, body, record,
     )
-    .await
+    .await?;
+    Ok((answer, active))
 }
 
 /// What the assertion is bound to, as it is forwarded.
@@ -402,22 +409,23 @@ fn warrant(
 }
 
 fn pass_on(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     snapshot: &Snapshot,
     answer: Answer,
+    active: ActiveRequest,
     mut record: AuditRecord,
 ) -> Response<GatewayBody> {
     let (mut parts, incoming) = answer.response.into_parts();
     headers::strip_response(&mut parts.headers);
     parts.version = http::Version::default();
     record.status(parts.status.as_u16());
-    connection.worker().metrics_allowed(record.elapsed());
     let body = ResponseBody::new(
         incoming,
         answer.lease,
         record,
+        active,
         snapshot.signer.settings().header.clone(),
-        connection.guard().clone(),
+        Arc::clone(connection),
     );
     Response::from_parts(parts, GatewayBody::Streamed(Box::new(body)))
 }

@@ -21,7 +21,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use super::body::RequestBody;
 use super::connection;
 use crate::crypto;
-use crate::reason::ReasonCode;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::{AuditSink, AuditWriter};
 use crate::telemetry::metrics::Metrics;
@@ -38,6 +37,8 @@ pub struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The generation of the newest snapshot; changes after it was put in place.
+    pub changes: watch::Receiver<u64>,
     /// Becomes true when connections should end.
     pub stopping: watch::Receiver<bool>,
 }
@@ -62,10 +63,6 @@ impl Worker {
     pub(crate) const fn audit(&self) -> &AuditSink {
         &self.audit
     }
-
-    pub(crate) fn metrics_refused(&self, _reason: ReasonCode) {}
-
-    pub(crate) fn metrics_allowed(&self, _elapsed: Duration) {}
 }
 
 /// A connection's slot and its place among its worker's connections; freed with

@@ -3,6 +3,7 @@
 //! [`listener`] accepts and hands connections to workers; `connection` drives
 //! one of them; `handler` answers one request, stage by stage.
 
+mod active;
 mod body;
 mod caller_assertions;
 mod connection;
@@ -11,6 +12,7 @@ pub mod framing;
 mod guarded_io;
 mod handler;
 pub mod headers;
+mod lifetime;
 pub mod listener;
 mod refused_handshake;
 mod respond;

@@ -5,8 +5,17 @@ use tracing_subscriber::EnvFilter;
 /// Starts logging to standard error; `COUNTERSIGN_LOG` chooses what, in the
 /// syntax of `tracing-subscriber`'s `EnvFilter`, by default `info`.
 pub fn start() {
+    start_at("info");
+}
+
+/// Like [`start`], by default with warnings only.
+pub fn start_quietly() {
+    start_at("warn");
+}
+
+fn start_at(default: &str) {
     let filter =
-        EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+        EnvFilter::try_from_env("COUNTERSIGN_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

@@ -174,15 +174,8 @@ impl Drop for AuditRecord {
     fn drop(&mut self) {
         let caller = self
             .peer_identity
-            .as_ref()
-            .map(|identity| AuditCaller {
-                caller: Some(printable(&identity.caller().to_string())),
-                trust_domain: Some(identity.trust_domain().to_string()),
-                serial: Some(identity.leaf().serial_hex()),
-                thumbprint: Some(Base64UrlUnpadded::encode_string(
-                    &identity.leaf().thumbprint,
-                )),
-            })
+            .as_deref()
+            .map(audit_caller)
             .unwrap_or_default();
         self.sink.write(&Line {
             time: timestamp(self.time),
@@ -210,6 +203,55 @@ impl Drop for AuditRecord {
             jti: self.jti.as_deref(),
             complete: self.complete,
         });
+    }
+}
+
+/// A connection that was cut off because its identity no longer holds.
+#[derive(Debug, Serialize)]
+pub struct ConnectionCut<'a> {
+    time: String,
+    event: &'static str,
+    decision: &'static str,
+    connection_id: &'a str,
+    peer: SocketAddr,
+    sni: Option<&'a str>,
+    #[serde(flatten)]
+    caller: AuditCaller,
+    reason: ReasonCode,
+    detail: String,
+}
+
+impl<'a> ConnectionCut<'a> {
+    /// The line for a connection, cut off now.
+    #[must_use]
+    pub fn new(
+        facts: &'a ConnectionFacts,
+        identity: Option<&PeerIdentity>,
+        reason: ReasonCode,
+        detail: &str,
+    ) -> Self {
+        Self {
+            time: timestamp(clock::since_epoch()),
+            event: "connection",
+            decision: "cut",
+            connection_id: &facts.connection_id,
+            peer: facts.peer,
+            sni: facts.sni.as_deref(),
+            caller: identity.map(audit_caller).unwrap_or_default(),
+            reason,
+            detail: printable(detail),
+        }
+    }
+}
+
+fn audit_caller(identity: &PeerIdentity) -> AuditCaller {
+    AuditCaller {
+        caller: Some(printable(&identity.caller().to_string())),
+        trust_domain: Some(identity.trust_domain().to_string()),
+        serial: Some(identity.leaf().serial_hex()),
+        thumbprint: Some(Base64UrlUnpadded::encode_string(
+            &identity.leaf().thumbprint,
+        )),
     }
 }
 

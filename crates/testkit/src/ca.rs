@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    NameConstraints, PublicKeyData as _, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, GeneralSubtree, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData as _, SerialNumber,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::CertificateDer;
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 
-use crate::der;
+use crate::credentials::{Credentials, pem, write_private};
+use crate::leaf::Leaf;
 
 /// Types of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    fn generate(self) -> KeyPair {
+    pub(crate) fn generate(self) -> KeyPair {
         KeyPair::generate_for(match self {
             Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
             Self::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
@@ -40,7 +40,7 @@ impl KeyKind {
 }
 
 /// Serial numbers that differ within a process and never begin with a sign bit.
-fn next_serial() -> Vec<u8> {
+pub(crate) fn next_serial() -> Vec<u8> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let mut serial = vec![0x4c, 0x05];
@@ -217,26 +217,10 @@ impl Authority {
     /// Issues a leaf.
     #[must_use]
     pub fn issue(&self, leaf: Leaf) -> Credentials {
-        let key = leaf.key.generate();
-        let serial = leaf.serial.clone().unwrap_or_else(next_serial);
-        let corrupt = leaf.corrupt_signature;
-        let mut params = leaf.params();
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
-        let mut der = params
-            .signed_by(&key, &self.issuer)
-            .expect("a leaf")
-            .der()
-            .to_vec();
-        if corrupt && let Some(last) = der.last_mut() {
-            *last ^= 1;
-        }
-        let mut chain = vec![CertificateDer::from(der)];
+        let (der, key, serial) = leaf.signed_by(&self.issuer);
+        let mut chain = vec![der];
         chain.extend(self.chain.iter().cloned());
-        Credentials {
-            chain,
-            key: PrivatePkcs8KeyDer::from(key.serialize_der()),
-            serial,
-        }
+        Credentials::new(chain, key.serialize_der(), serial)
     }
 
     /// The certificate in DER.
@@ -275,281 +259,6 @@ impl Authority {
     #[must_use]
     pub fn public_key(&self) -> Vec<u8> {
         self.issuer.key().subject_public_key_info()
-    }
-}
-
-/// What a leaf certificate says; the default is a good client certificate
-/// without any name.
-#[derive(Debug, Clone)]
-pub struct Leaf {
-    names: Vec<Vec<u8>>,
-    subject: DistinguishedName,
-    key: KeyKind,
-    key_usages: Vec<KeyUsagePurpose>,
-    extended_key_usages: Vec<ExtendedKeyUsagePurpose>,
-    is_ca: IsCa,
-    not_before: OffsetDateTime,
-    not_after: OffsetDateTime,
-    serial: Option<Vec<u8>>,
-    extensions: Vec<CustomExtension>,
-    corrupt_signature: bool,
-}
-
-impl Default for Leaf {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Leaf {
-    /// A client certificate without names, valid for a day, P-256.
-    #[must_use]
-    pub fn new() -> Self {
-        let now = OffsetDateTime::now_utc();
-        let mut subject = DistinguishedName::new();
-        subject.push(DnType::CommonName, "leaf");
-        Self {
-            names: Vec::new(),
-            subject,
-            key: KeyKind::P256,
-            key_usages: vec![KeyUsagePurpose::DigitalSignature],
-            extended_key_usages: vec![ExtendedKeyUsagePurpose::ClientAuth],
-            is_ca: IsCa::ExplicitNoCa,
-            not_before: now - Duration::minutes(5),
-            not_after: now + Duration::days(1),
-            serial: None,
-            extensions: Vec::new(),
-            corrupt_signature: false,
-        }
-    }
-
-    /// A client certificate with one URI name.
-    #[must_use]
-    pub fn with_uri(uri: &str) -> Self {
-        Self::new().uri(uri)
-    }
-
-    /// Adds a URI name, whatever its octets.
-    #[must_use]
-    pub fn uri(self, uri: &str) -> Self {
-        self.raw_name(0x86, uri.as_bytes())
-    }
-
-    /// Adds a DNS name, whatever its octets.
-    #[must_use]
-    pub fn dns(self, name: &str) -> Self {
-        self.raw_name(0x82, name.as_bytes())
-    }
-
-    /// Adds an e-mail name, whatever its octets.
-    #[must_use]
-    pub fn email(self, address: &str) -> Self {
-        self.raw_name(0x81, address.as_bytes())
-    }
-
-    /// Adds an IP name.
-    #[must_use]
-    pub fn ip(self, address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(v4) => self.raw_name(0x87, &v4.octets()),
-            IpAddr::V6(v6) => self.raw_name(0x87, &v6.octets()),
-        }
-    }
-
-    /// Adds a GeneralName with this tag and content, right or wrong.
-    #[must_use]
-    pub fn raw_name(mut self, tag: u8, content: &[u8]) -> Self {
-        self.names.push(der::element(tag, content));
-        self
-    }
-
-    /// Another common name.
-    #[must_use]
-    pub fn common_name(mut self, name: &str) -> Self {
-        self.subject = DistinguishedName::new();
-        self.subject.push(DnType::CommonName, name);
-        self
-    }
-
-    /// Another type of key.
-    #[must_use]
-    pub const fn key(mut self, key: KeyKind) -> Self {
-        self.key = key;
-        self
-    }
-
-    /// Key usages in place of digitalSignature; none leaves the extension out.
-    #[must_use]
-    pub fn key_usages(mut self, usages: &[KeyUsagePurpose]) -> Self {
-        self.key_usages = usages.to_vec();
-        self
-    }
-
-    /// Extended key usages in place of clientAuth; none leaves the extension out.
-    #[must_use]
-    pub fn extended_key_usages(mut self, usages: &[ExtendedKeyUsagePurpose]) -> Self {
-        self.extended_key_usages = usages.to_vec();
-        self
-    }
-
-    /// A server's certificate.
-    #[must_use]
-    pub fn for_server(self) -> Self {
-        self.extended_key_usages(&[ExtendedKeyUsagePurpose::ServerAuth])
-    }
-
-    /// Makes the leaf a certificate authority.
-    #[must_use]
-    pub const fn authority(mut self) -> Self {
-        self.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        self
-    }
-
-    /// Validity, in seconds from now.
-    #[must_use]
-    pub fn valid(mut self, from: i64, until: i64) -> Self {
-        let now = OffsetDateTime::now_utc();
-        self.not_before = now + Duration::seconds(from);
-        self.not_after = now + Duration::seconds(until);
-        self
-    }
-
-    /// This serial number.
-    #[must_use]
-    pub fn serial(mut self, serial: &[u8]) -> Self {
-        self.serial = Some(serial.to_vec());
-        self
-    }
-
-    /// Adds an extension.
-    #[must_use]
-    pub fn extension(mut self, oid: &[u64], critical: bool, content: &[u8]) -> Self {
-        let mut extension = CustomExtension::from_oid_content(oid, content.to_vec());
-        extension.set_criticality(critical);
-        self.extensions.push(extension);
-        self
-    }
-
-    /// Damages the issuer's signature after signing.
-    #[must_use]
-    pub const fn corrupt_signature(mut self) -> Self {
-        self.corrupt_signature = true;
-        self
-    }
-
-    fn params(self) -> CertificateParams {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = self.subject;
-        params.key_usages = self.key_usages;
-        params.extended_key_usages = self.extended_key_usages;
-        params.is_ca = self.is_ca;
-        params.not_before = self.not_before;
-        params.not_after = self.not_after;
-        params.use_authority_key_identifier_extension = true;
-        params.custom_extensions = self.extensions;
-        if !self.names.is_empty() {
-            // rcgen would refuse names that are not well-formed.
-            params
-                .custom_extensions
-                .push(CustomExtension::from_oid_content(
-                    &[2, 5, 29, 17],
-                    der::sequence(&self.names),
-                ));
-        }
-        params
-    }
-}
-
-/// A certificate chain and its key.
-pub struct Credentials {
-    /// The leaf first, then its intermediates.
-    pub chain: Vec<CertificateDer<'static>>,
-    key: PrivatePkcs8KeyDer<'static>,
-    serial: Vec<u8>,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Credentials")
-            .field("certificates", &self.chain.len())
-            .field("serial", &self.serial_hex())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Clone for Credentials {
-    fn clone(&self) -> Self {
-        Self {
-            chain: self.chain.clone(),
-            key: self.key.clone_key(),
-            serial: self.serial.clone(),
-        }
-    }
-}
-
-impl Credentials {
-    /// A chain made elsewhere with its key in PKCS#8.
-    #[must_use]
-    pub fn from_parts(chain: Vec<CertificateDer<'static>>, key: Vec<u8>) -> Self {
-        Self {
-            chain,
-            key: PrivatePkcs8KeyDer::from(key),
-            serial: Vec::new(),
-        }
-    }
-
-    /// The leaf in DER.
-    #[must_use]
-    pub fn leaf(&self) -> &CertificateDer<'static> {
-        &self.chain[0]
-    }
-
-    /// The private key.
-    #[must_use]
-    pub fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(self.key.clone_key())
-    }
-
-    /// The leaf's serial number.
-    #[must_use]
-    pub fn serial(&self) -> &[u8] {
-        &self.serial
-    }
-
-    /// The leaf's serial number in lower-case hexadecimal.
-    #[must_use]
-    pub fn serial_hex(&self) -> String {
-        self.serial.iter().map(|b| format!("{b:02x}")).collect()
-    }
-
-    /// The chain in PEM.
-    #[must_use]
-    pub fn chain_pem(&self) -> String {
-        self.chain
-            .iter()
-            .map(|der| pem("CERTIFICATE", der))
-            .collect()
-    }
-
-    /// The key in PEM.
-    #[must_use]
-    pub fn key_pem(&self) -> String {
-        pem("PRIVATE KEY", self.key.secret_pkcs8_der())
-    }
-
-    /// The same chain with another certificate at the end.
-    #[must_use]
-    pub fn with_extra(mut self, der: CertificateDer<'static>) -> Self {
-        self.chain.push(der);
-        self
-    }
-
-    /// The leaf alone.
-    #[must_use]
-    pub fn without_intermediates(mut self) -> Self {
-        self.chain.truncate(1);
-        self
     }
 }
 
@@ -641,62 +350,9 @@ impl TestCa {
     }
 }
 
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> PathBuf {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(content))
-        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    path.to_owned()
-}
-
-/// A PEM block.
-#[must_use]
-pub fn pem(label: &str, der: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in der.chunks(48) {
-        for group in line.chunks(3) {
-            let word = group
-                .iter()
-                .chain([0_u8, 0].iter())
-                .take(3)
-                .fold(0_usize, |word, octet| word << 8 | usize::from(*octet));
-            for position in 0..4 {
-                text.push(if position <= group.len() {
-                    char::from(ALPHABET[word >> (18 - 6 * position) & 63])
-                } else {
-                    '='
-                });
-            }
-        }
-        text.push('\n');
-    }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pem_is_base64_with_padding() {
-        assert_eq!(
-            pem("X", b"ab"),
-            "-----BEGIN X-----\nYWI=\n-----END X-----\n"
-        );
-        assert_eq!(pem("X", b"a"), "-----BEGIN X-----\nYQ==\n-----END X-----\n");
-        assert_eq!(
-            pem("X", b"abc"),
-            "-----BEGIN X-----\nYWJj\n-----END X-----\n"
-        );
-    }
 
     #[test]
     fn leaves_carry_the_names_they_were_given() {

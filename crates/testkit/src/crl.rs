@@ -5,7 +5,8 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use crate::ca::{Authority, pem};
+use crate::ca::Authority;
+use crate::credentials::pem;
 
 /// A revocation list in the making: number 1, from an hour ago, for a week.
 #[derive(Debug, Clone)]

@@ -6,9 +6,12 @@
 //!
 //! | Module | What it gives |
 //! |---|---|
-//! | [`ca`] | [`TestCa`]: a root, an intermediate, and leaves with every knob |
+//! | [`ca`] | [`TestCa`]: a root and an intermediate, and authorities of all kinds |
+//! | [`leaf`] | [`Leaf`]: leaf certificates with every knob |
+//! | [`credentials`] | [`Credentials`]: a chain and its key |
 //! | [`crl`] | revocation lists: empty, with entries, stale, from the future |
-//! | [`client`] | [`Client`]: TLS to the gateway; h1, h2 and raw bytes over it |
+//! | [`client`] | [`Client`]: TLS to the gateway |
+//! | [`connection`] | [`Connection`]: h1, h2 and raw bytes over it |
 //! | [`http2`] | single h2 frames, for requests that no library would send |
 //! | [`echo`] | [`Echo`]: an upstream that answers what it received |
 //! | [`scripted`] | [`Scripted`]: an upstream that answers given octets |
@@ -28,10 +31,13 @@
 
 pub mod ca;
 pub mod client;
+pub mod connection;
+pub mod credentials;
 pub mod crl;
 pub mod echo;
 pub mod gateway;
 pub mod http2;
+pub mod leaf;
 pub mod scripted;
 
 mod answer;
@@ -41,11 +47,14 @@ mod settings;
 
 pub use answer::{Answer, CallError};
 pub use audit::AuditLog;
-pub use ca::{Authority, AuthoritySpec, Credentials, KeyKind, Leaf, TestCa};
+pub use ca::{Authority, AuthoritySpec, KeyKind, TestCa};
 pub use client::{Client, ConnectError, Protocol, TlsVersion};
+pub use connection::{Connection, RawAnswer, Session};
+pub use credentials::{Credentials, pem};
 pub use crl::Crl;
 pub use echo::Echo;
 pub use gateway::{Gateway, StartFailure};
+pub use leaf::Leaf;
 pub use scripted::{Afterwards, Scripted};
 pub use settings::Settings;
 

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::ca::{Credentials, TestCa};
+use crate::ca::TestCa;
+use crate::credentials::{Credentials, write_private};
 
 /// Collects a configuration.
 ///
@@ -198,8 +199,8 @@ impl Settings {
         let file = names[0].replace('*', "any");
         let certificate = directory.join(format!("{file}.pem"));
         let key = directory.join(format!("{file}.key"));
-        crate::ca::write_private(&certificate, server.chain_pem().as_bytes());
-        crate::ca::write_private(&key, server.key_pem().as_bytes());
+        write_private(&certificate, server.chain_pem().as_bytes());
+        write_private(&key, server.key_pem().as_bytes());
         let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
         self.section(&format!(
             "[[server_name]]\nnames = [{}]\ncertificate = {}\nprivate_key = {}\n{more}",
@@ -212,8 +213,8 @@ impl Settings {
     /// Writes the listener's certificate and gives the whole text.
     pub(crate) fn render(&self, directory: &Path) -> String {
         let path = |name: &str| directory.join(name);
-        crate::ca::write_private(&path("gateway.pem"), self.server.chain_pem().as_bytes());
-        crate::ca::write_private(&path("gateway.key"), self.server.key_pem().as_bytes());
+        write_private(&path("gateway.pem"), self.server.chain_pem().as_bytes());
+        write_private(&path("gateway.key"), self.server.key_pem().as_bytes());
         let file = |name: &str| quoted(&path(name).display().to_string());
         let mut tables = self.tables.clone();
         for (table, key, value) in [

@@ -89,11 +89,13 @@ async fn answer(
     );
     let verified = raw.and_then(|token| {
         let about = RequestParts::new(parts.method.as_str(), host, &target)
-            .map_err(|_| countersign_verify::VerifyError::UnclearRequest)?;
+            .map_err(|_| countersign_verify::VerifyError::RequestUnclear)?;
         verifier.verify(token, &about)
     });
     let body = Limited::new(body, MOST_BODY).collect().await;
-    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body = body
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
     let lines: Vec<(String, String)> = parts
         .headers
         .iter()
@@ -130,7 +132,11 @@ fn by_name(headers: &HeaderMap) -> Map<String, Value> {
             let mut values: Vec<Value> = headers
                 .get_all(name)
                 .iter()
-                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned().into())
+                .map(|value| {
+                    String::from_utf8_lossy(value.as_bytes())
+                        .into_owned()
+                        .into()
+                })
                 .collect();
             let value = match values.len() {
                 1 => values.remove(0),

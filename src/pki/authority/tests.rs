@@ -215,19 +215,29 @@ fn what_is_no_authority_is_not_taken_into_use() {
 
 #[test]
 fn a_name_that_cannot_be_repeated_is_refused() {
-    // Two organizational units: the encoder keeps the last one only.
     let validity = Validity {
         not_before: NOW,
         not_after: NOW + 86_400,
         cut: false,
     };
-    let params = authority_params(&CertificateProfile::INTERMEDIATE, &domain(), &validity).unwrap();
+    let mut params =
+        authority_params(&CertificateProfile::INTERMEDIATE, &domain(), &validity).unwrap();
+    // Two organizational units: the encoder, reading them back, keeps one.
+    let unit = DnType::CustomDnType(vec![2, 5, 4, 11]);
+    params.distinguished_name.push(unit, "one");
+    params
+        .distinguished_name
+        .push(DnType::OrganizationalUnitName, "two");
     let key = key::generate().unwrap();
     let der = params.self_signed(&key).unwrap().der().clone();
-    let mut authority = CertificateAuthority::load(der, key).unwrap();
-    // Stands for a subject with repeated attributes, which the encoder cannot
-    // make itself: the certificate says another subject than the issuer knows.
-    authority.certificate.subject_der.push(0);
+    let authority = CertificateAuthority::load(der, key).unwrap();
+    assert!(
+        authority
+            .certificate
+            .facts
+            .subject
+            .contains("OU=two,OU=one")
+    );
     assert!(matches!(
         leaf(&authority, "a", CertificateProfile::PEER, None, NOW),
         Err(AuthorityError::IssuerName)
@@ -284,6 +294,73 @@ fn lists_carry_number_dates_key_identifier_and_reasons() {
     // Positive although the top bit is set; `unspecified` is left out.
     assert_eq!(entries[1].raw_serial(), [0, 0x80]);
     assert!(entries[1].reason_code().is_none());
+}
+
+/// The library that the gateway verifies paths with accepts leaves for their
+/// usages only, and reads the lists.
+#[test]
+fn webpki_accepts_chains_and_lists() {
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{CertificateRevocationListDer, UnixTime};
+    use webpki::{CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList};
+
+    let (root, intermediate) = authorities();
+    let revoked = leaf(&intermediate, "b", CertificateProfile::PEER, None, NOW).unwrap();
+    let entry = RevokedCertificate {
+        issuer: AuthorityName::Intermediate,
+        serial: revoked.facts.serial_hex(),
+        time: NOW,
+        reason: RevocationReason::KeyCompromise,
+    };
+    let list = |authority: &CertificateAuthority, entries| {
+        let list = RevocationList {
+            number: 1,
+            this_update: NOW,
+            lifetime: Lifetime::days(7),
+            entries,
+        };
+        let pem = authority.sign_list(&list, NOW).unwrap();
+        let der = CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).unwrap();
+        CertRevocationList::from(OwnedCertRevocationList::from_der(&der).unwrap())
+    };
+    let lists = [list(&root, vec![]), list(&intermediate, vec![&entry])];
+    let lists: Vec<_> = lists.iter().collect();
+    let revocation = webpki::RevocationOptionsBuilder::new(&lists)
+        .unwrap()
+        .with_expiration_policy(webpki::ExpirationPolicy::Enforce)
+        .build();
+    let anchor = webpki::anchor_from_trusted_cert(root.certificate().der()).unwrap();
+    let intermediates = [intermediate.certificate().der().clone()];
+    let algorithms = crypto::provider().signature_verification_algorithms.all;
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW as u64 + 1));
+    let verify = |der: &CertificateDer<'_>, usage| {
+        EndEntityCert::try_from(der)
+            .unwrap()
+            .verify_for_usage(
+                algorithms,
+                &[anchor.clone()],
+                &intermediates,
+                now,
+                usage,
+                Some(revocation),
+                None,
+            )
+            .map(|_| ())
+    };
+    for profile in CertificateProfile::LEAVES {
+        let signed = leaf(&intermediate, "a", profile, None, NOW).unwrap();
+        let usages = profile.usages().unwrap();
+        let client = verify(&signed.der, KeyUsage::client_auth());
+        let server = verify(&signed.der, KeyUsage::server_auth());
+        assert_eq!(
+            (client.is_ok(), server.is_ok()),
+            (usages.client, usages.server)
+        );
+    }
+    assert_eq!(
+        verify(&revoked.der, KeyUsage::client_auth()),
+        Err(webpki::Error::CertRevoked)
+    );
 }
 
 #[test]

@@ -91,3 +91,17 @@ fn one_holds_the_lock_at_a_time() {
     });
     assert_eq!(std::fs::read_to_string(&counter).unwrap(), "8");
 }
+
+#[test]
+fn what_a_killed_process_left_is_swept_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    write(&path, b"kept", Audience::Public, Existing::Refuse).unwrap();
+    let staged = Staged::new(&path, b"x", Audience::Owner, Existing::Replace).unwrap();
+    std::mem::forget(staged);
+    assert_eq!(entries(directory.path()), 2);
+    sweep(directory.path());
+    assert_eq!(entries(directory.path()), 1);
+    assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+    sweep(&directory.path().join("missing"));
+}

@@ -1,0 +1,245 @@
+//! A TLS connection of a test's client: raw octets, or HTTP over it.
+
+use std::fmt;
+use std::io;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::AlertDescription;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::answer::{Answer, CallError, collect, with_host};
+use crate::client::{ConnectError, Protocol, get};
+use crate::{DEADLINE, in_time};
+
+/// What came over a raw connection.
+#[derive(Debug, Clone)]
+pub struct RawAnswer {
+    /// The octets.
+    pub octets: Vec<u8>,
+    /// Whether the server ended the connection.
+    pub closed: bool,
+    /// The alert it ended with, where it was one other than `close_notify`.
+    pub alert: Option<AlertDescription>,
+}
+
+impl RawAnswer {
+    /// The octets as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.octets).into_owned()
+    }
+
+    /// The status codes of all answers, found by their status lines.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<u16> {
+        let text = self.text();
+        text.match_indices("HTTP/1.")
+            .filter_map(|(at, _)| text.get(at + 9..at + 12)?.parse().ok())
+            .collect()
+    }
+}
+
+/// A TLS connection that carries whatever the test writes.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    host: String,
+}
+
+impl Connection {
+    pub(crate) const fn new(stream: TlsStream<TcpStream>, host: String) -> Self {
+        Self { stream, host }
+    }
+
+    pub(crate) const fn stream_mut(&mut self) -> &mut TlsStream<TcpStream> {
+        &mut self.stream
+    }
+
+    /// Writes octets.
+    ///
+    /// # Errors
+    /// When the connection does not take them.
+    pub async fn write(&mut self, octets: &[u8]) -> io::Result<()> {
+        in_time("a write", async {
+            self.stream.write_all(octets).await?;
+            self.stream.flush().await
+        })
+        .await
+    }
+
+    /// Reads what comes until the server closes or is silent for this long.
+    pub async fn read_until_silent(&mut self, silence: std::time::Duration) -> RawAnswer {
+        let mut answer = RawAnswer {
+            octets: Vec::new(),
+            closed: false,
+            alert: None,
+        };
+        let mut buffer = vec![0_u8; 16 * 1024];
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while tokio::time::Instant::now() < deadline {
+            match tokio::time::timeout(silence, self.stream.read(&mut buffer)).await {
+                Err(_) => return answer,
+                Ok(Ok(0)) => {
+                    answer.closed = true;
+                    return answer;
+                }
+                Ok(Ok(count)) => answer.octets.extend_from_slice(&buffer[..count]),
+                Ok(Err(error)) => {
+                    answer.closed = true;
+                    if let ConnectError::Alert(alert) = ConnectError::from_io(error) {
+                        answer.alert = Some(alert);
+                    }
+                    return answer;
+                }
+            }
+        }
+        answer
+    }
+
+    /// Reads until `enough` says so, the server closes, or [`DEADLINE`] passes.
+    pub async fn read_until(&mut self, enough: impl Fn(&[u8]) -> bool) -> RawAnswer {
+        let mut octets = Vec::new();
+        let mut buffer = vec![0_u8; 16 * 1024];
+        let closed = in_time("an answer", async {
+            while !enough(&octets) {
+                match self.stream.read(&mut buffer).await {
+                    Ok(0) | Err(_) => return true,
+                    Ok(count) => octets.extend_from_slice(&buffer[..count]),
+                }
+            }
+            false
+        })
+        .await;
+        RawAnswer {
+            octets,
+            closed,
+            alert: None,
+        }
+    }
+
+    /// The certificate the server presented.
+    #[must_use]
+    pub fn server_certificate(&self) -> Option<CertificateDer<'static>> {
+        let (_, tls) = self.stream.get_ref();
+        Some(tls.peer_certificates()?.first()?.clone().into_owned())
+    }
+
+    /// The application protocol that was agreed on.
+    #[must_use]
+    pub fn alpn(&self) -> Option<Vec<u8>> {
+        let (_, tls) = self.stream.get_ref();
+        tls.alpn_protocol().map(<[u8]>::to_vec)
+    }
+
+    /// Speaks HTTP over the connection.
+    ///
+    /// # Errors
+    /// When the HTTP handshake fails.
+    pub async fn session(self, protocol: Protocol) -> Result<Session, CallError> {
+        let io = TokioIo::new(self.stream);
+        let sender = match protocol {
+            Protocol::Http1 => {
+                let (sender, connection) = hyper::client::conn::http1::Builder::new()
+                    .handshake::<_, Full<Bytes>>(io)
+                    .await
+                    .map_err(CallError::from_hyper)?;
+                tokio::spawn(connection.with_upgrades());
+                Sender::Http1(sender)
+            }
+            Protocol::Http2 => {
+                let (sender, connection) =
+                    hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+                        .handshake::<_, Full<Bytes>>(io)
+                        .await
+                        .map_err(CallError::from_hyper)?;
+                tokio::spawn(connection);
+                Sender::Http2(sender)
+            }
+        };
+        Ok(Session {
+            sender,
+            host: self.host,
+        })
+    }
+}
+
+enum Sender {
+    Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
+    Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
+}
+
+/// A connection for requests.
+pub struct Session {
+    sender: Sender,
+    host: String,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Session")
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Sends a request and reads the whole answer.
+    ///
+    /// A request without `Host` is for the client's host.
+    ///
+    /// # Errors
+    /// When there is no complete answer.
+    pub async fn send(&mut self, request: http::Request<Bytes>) -> Result<Answer, CallError> {
+        in_time("an answer", async {
+            let response = self.start(request).await?;
+            collect(response).await
+        })
+        .await
+    }
+
+    /// `GET`.
+    ///
+    /// # Errors
+    /// When there is no complete answer.
+    pub async fn get(&mut self, path: &str) -> Result<Answer, CallError> {
+        self.send(get(path)).await
+    }
+
+    /// Sends a request and hands over the answer as soon as its head is there.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn start(
+        &mut self,
+        request: http::Request<Bytes>,
+    ) -> Result<http::Response<hyper::body::Incoming>, CallError> {
+        match &mut self.sender {
+            Sender::Http1(sender) => {
+                sender.ready().await.map_err(CallError::from_hyper)?;
+                let request = with_host(request, &self.host, Protocol::Http1);
+                sender.send_request(request.map(Full::new)).await
+            }
+            Sender::Http2(sender) => {
+                sender.ready().await.map_err(CallError::from_hyper)?;
+                let request = with_host(request, &self.host, Protocol::Http2);
+                sender.send_request(request.map(Full::new)).await
+            }
+        }
+        .map_err(CallError::from_hyper)
+    }
+
+    /// Whether the server has ended the connection.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The answers: keys and metadata, health, metrics, and what reasons mean.
+//!
+//! One router for both listeners. GET and HEAD only; nothing of a request but
+//! its path and `If-None-Match` is looked at, and nothing of it is shown again.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+
+use super::readiness::{Problem, Readiness, Stage};
+use super::reasons;
+use crate::assertion::published::{
+    Document, Documents, JWKS_PATH, METADATA_PATH, OPENID_METADATA_PATH, Published,
+};
+use crate::clock;
+use crate::reason::ReasonCode;
+use crate::snapshot::{PublicSettings, Snapshot};
+use crate::telemetry::metrics::{self, Metrics};
+
+/// How long consumers may keep the documents. Keys are published at least three
+/// times as long before they sign.
+const MAX_AGE: &str = "max-age=300";
+const NO_STORE: &str = "no-store";
+const HTML: &str = "text/html; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+/// Pages have one inline style sheet and nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
+                           form-action 'none'; frame-ancestors 'none'";
+
+/// What the answers are made from.
+#[derive(Debug)]
+pub struct ControlState {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+    published: Published,
+}
+
+impl ControlState {
+    /// State for both listeners.
+    #[must_use]
+    pub fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        readiness: Arc<Readiness>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            snapshot,
+            readiness,
+            metrics,
+            published: Published::new(),
+        }
+    }
+
+    fn documents(&self) -> Arc<Documents> {
+        let snapshot = self.snapshot.load();
+        let signer = &snapshot.signer;
+        self.published
+            .documents(signer.settings(), signer.keys(), clock::unix_now())
+    }
+}
+
+/// Which answers a listener offers; the pages about reasons are always there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offered {
+    /// Key set and metadata.
+    pub keys: bool,
+    /// `/healthz` and `/readyz`.
+    pub health: bool,
+    /// `/metrics`.
+    pub metrics: bool,
+}
+
+impl Offered {
+    /// Everything there is.
+    pub const ALL: Self = Self {
+        keys: true,
+        health: true,
+        metrics: true,
+    };
+}
+
+impl From<&PublicSettings> for Offered {
+    fn from(settings: &PublicSettings) -> Self {
+        Self {
+            keys: settings.keys,
+            health: settings.health,
+            metrics: settings.metrics,
+        }
+    }
+}
+
+/// The router. Other methods than GET and HEAD get 405 with `Allow`.
+pub fn router(state: Arc<ControlState>, offered: Offered) -> Router {
+    let mut router = Router::new()
+        .route("/reasons", get(all_reasons))
+        .route("/reasons/{code}", get(one_reason));
+    if offered.keys {
+        router = router
+            .route(JWKS_PATH, get(jwks))
+            .route(METADATA_PATH, get(metadata))
+            .route(OPENID_METADATA_PATH, get(metadata));
+    }
+    if offered.health {
+        router = router
+            .route("/healthz", get(alive))
+            .route("/readyz", get(ready));
+    }
+    if offered.metrics {
+        router = router.route("/metrics", get(counters));
+    }
+    router.fallback(nothing_here).with_state(state)
+}
+
+async fn jwks(State(state): State<Arc<ControlState>>, headers: HeaderMap) -> Response {
+    document(&state.documents().jwks, &headers)
+}
+
+async fn metadata(State(state): State<Arc<ControlState>>, headers: HeaderMap) -> Response {
+    document(&state.documents().metadata, &headers)
+}
+
+async fn alive() -> Response {
+    answer(StatusCode::OK, TEXT, NO_STORE, "ok".to_owned())
+}
+
+#[derive(Serialize)]
+struct ReadyReport {
+    status: Stage,
+    generation: u64,
+    problems: Vec<Problem>,
+}
+
+async fn ready(State(state): State<Arc<ControlState>>) -> Response {
+    let snapshot = state.snapshot.load();
+    let stage = state.readiness.stage();
+    let mut problems = state.readiness.problems();
+    problems.extend(
+        snapshot
+            .bundles
+            .iter()
+            .flat_map(|bundle| bundle.alarms())
+            .map(|alarm| Problem {
+                name: "trust".to_owned(),
+                detail: crate::identity::text::printable(alarm),
+            }),
+    );
+    let report = ReadyReport {
+        status: stage,
+        generation: snapshot.generation,
+        problems,
+    };
+    let status = match stage {
+        Stage::Ready => StatusCode::OK,
+        Stage::Starting | Stage::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    match serde_json::to_string(&report) {
+        Ok(text) => answer(status, JSON, NO_STORE, text),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn counters(State(state): State<Arc<ControlState>>) -> Response {
+    answer(
+        StatusCode::OK,
+        metrics::CONTENT_TYPE,
+        NO_STORE,
+        state.metrics.encode(),
+    )
+}
+
+async fn all_reasons() -> Response {
+    page(StatusCode::OK, reasons::index())
+}
+
+async fn one_reason(Path(code): Path<String>) -> Response {
+    match ReasonCode::parse(&code) {
+        Some(code) => page(StatusCode::OK, reasons::one(code)),
+        None => nothing_here().await,
+    }
+}
+
+async fn nothing_here() -> Response {
+    answer(
+        StatusCode::NOT_FOUND,
+        TEXT,
+        NO_STORE,
+        "there is nothing here".to_owned(),
+    )
+}
+
+/// A document, or "not modified" where the consumer has it (RFC 9110 section
+/// 13.1.2).
+fn document(document: &Document, headers: &HeaderMap) -> Response {
+    let tags = [
+        (ETAG, document.etag.clone()),
+        (CACHE_CONTROL, MAX_AGE.to_owned()),
+    ];
+    if has_current(headers, &document.etag) {
+        return (StatusCode::NOT_MODIFIED, tags).into_response();
+    }
+    (tags, typed(JSON), document.body.clone()).into_response()
+}
+
+/// `If-None-Match` compares weakly: a prefix `W/` does not count.
+fn has_current(headers: &HeaderMap, etag: &str) -> bool {
+    headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+fn page(status: StatusCode, html: String) -> Response {
+    let policy = [(CONTENT_SECURITY_POLICY, PAGE_POLICY)];
+    (policy, answer(status, HTML, MAX_AGE, html)).into_response()
+}
+
+pub(super) fn answer(
+    status: StatusCode,
+    media_type: &'static str,
+    caching: &'static str,
+    body: String,
+) -> Response {
+    (status, [(CACHE_CONTROL, caching)], typed(media_type), body).into_response()
+}
+
+const fn typed(media_type: &'static str) -> [(HeaderName, &'static str); 2] {
+    [
+        (CONTENT_TYPE, media_type),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ]
+}

@@ -1,0 +1,261 @@
+//! The listeners that serve the answers, and the check of `Host` that keeps
+//! foreign web pages away from the operators' one.
+//!
+//! Every connection has a slot, a deadline for its handshake, for each request
+//! head, and for itself as a whole, so that strangers can neither hold all slots
+//! nor any of them for long.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use rustls::server::ResolvesServerCert;
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::public::{ControlState, Offered, answer, router};
+use crate::crypto;
+use crate::tls::Credentials;
+
+/// Most connections of one listener at once.
+const CONNECTIONS: usize = 256;
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a request's head may take to arrive, and a connection may be idle.
+const HEAD: Duration = Duration::from_secs(15);
+/// How long a connection may last; one request takes milliseconds.
+const CONNECTION: Duration = Duration::from_secs(300);
+/// How long a connection may take to end when it should.
+const ENDING: Duration = Duration::from_secs(2);
+/// Most octets of a request's head.
+const HEAD_OCTETS: usize = 16 * 1024;
+/// Longest pause after an error of `accept`.
+const BACKOFF: Duration = Duration::from_millis(200);
+
+/// Whether a listener speaks TLS.
+#[derive(Debug, Clone)]
+pub enum ListenerTls {
+    /// Plain HTTP.
+    Off,
+    /// TLS without client certificates.
+    On(Arc<ServerConfig>),
+}
+
+/// The operators' listener on loopback: everything there is to read, for
+/// requests that name this machine and `port` in `Host`.
+///
+/// A web page can make a browser connect to loopback under a name of its own
+/// (DNS rebinding), but it cannot make it send another `Host`. No answer has
+/// CORS fields, so that pages cannot read what they ask for without that trick.
+pub fn operators_router(state: Arc<ControlState>, port: u16) -> Router {
+    let check = move |request: Request, next: Next| async move {
+        if is_loopback_request(request.headers(), request.uri(), port) {
+            next.run(request).await
+        } else {
+            refuse_host()
+        }
+    };
+    router(state, Offered::ALL).layer(middleware::from_fn(check))
+}
+
+/// A TLS configuration that asks nobody for a certificate.
+///
+/// # Errors
+/// When rustls refuses the configuration.
+pub fn server_only_config(credentials: &Credentials) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let mut tls = ServerConfig::builder_with_provider(crypto::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Always(Arc::clone(credentials.certified()))));
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(tls))
+}
+
+/// Serves `router` until `stopping` becomes true, then lets requests finish for
+/// a moment.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: ListenerTls,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            () = told_to_stop(&mut stopping) => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        match accepted {
+            Ok((stream, slot)) => {
+                let (router, tls, stopping) = (router.clone(), tls.clone(), stopping.clone());
+                tokio::spawn(async move {
+                    converse(stream, router, tls, stopping).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection of the control plane");
+                tokio::time::sleep(BACKOFF).await;
+            }
+        }
+    }
+    drop(listener);
+    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(ENDING, slots.acquire_many(all)).await;
+}
+
+/// A slot first, then a connection: what cannot be served stays in the queue of
+/// the operating system.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, _): (_, SocketAddr) = listener.accept().await?;
+    let _ = stream.set_nodelay(true);
+    Ok((stream, slot))
+}
+
+async fn converse(
+    stream: TcpStream,
+    router: Router,
+    tls: ListenerTls,
+    stopping: watch::Receiver<bool>,
+) {
+    match tls {
+        ListenerTls::Off => speak_http(stream, router, stopping).await,
+        ListenerTls::On(config) => {
+            let handshake = TlsAcceptor::from(config).accept(stream);
+            match tokio::time::timeout(HANDSHAKE, handshake).await {
+                Ok(Ok(stream)) => speak_http(stream, router, stopping).await,
+                Ok(Err(error)) => tracing::debug!(%error, "no TLS on the public listener"),
+                Err(_) => tracing::debug!("a TLS handshake of the public listener took too long"),
+            }
+        }
+    }
+}
+
+async fn speak_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(HEAD_OCTETS)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = told_to_stop(&mut stopping) => None,
+        () = tokio::time::sleep(CONNECTION) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => end(connection).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection of the control plane ended with an error");
+    }
+}
+
+/// Also when nobody is left who could say so.
+async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// Lets the request under way finish, but not for long.
+async fn end<I, S>(mut connection: std::pin::Pin<&mut http1::Connection<I, S>>) -> hyper::Result<()>
+where
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = axum::body::Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    connection.as_mut().graceful_shutdown();
+    match tokio::time::timeout(ENDING, connection).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(()),
+    }
+}
+
+/// Whether all that the request says about its destination is this machine's
+/// loopback interface and `port`.
+fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return false;
+    };
+    let host_is_loopback = host
+        .to_str()
+        .is_ok_and(|host| is_loopback_authority(host, port));
+    // The target's authority, where it has one, overrides `Host` (RFC 9112
+    // section 3.2.2).
+    let target_is_loopback = uri
+        .authority()
+        .is_none_or(|authority| is_loopback_authority(authority.as_str(), port));
+    host_is_loopback && target_is_loopback
+}
+
+/// Names can be made to resolve to loopback; only `localhost` always does (RFC
+/// 6761 section 6.3), and addresses need no resolution.
+fn is_loopback_authority(authority: &str, port: u16) -> bool {
+    // `host`, `host:port`, `[v6]`, `[v6]:port`: a port follows the last colon
+    // that is not inside the brackets.
+    let (host, given_port) = match authority.rsplit_once(':') {
+        Some((host, digits)) if !digits.contains(']') => (host, Some(digits)),
+        _ => (authority, None),
+    };
+    let port_fits = match given_port {
+        Some(digits) => {
+            digits.bytes().all(|digit| digit.is_ascii_digit()) && digits.parse() == Ok(port)
+        }
+        None => port == 80,
+    };
+    let address = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(inner) => inner.parse().map(IpAddr::V6).ok(),
+        None => host.parse().map(IpAddr::V4).ok(),
+    };
+    port_fits
+        && (host.eq_ignore_ascii_case("localhost")
+            || address.is_some_and(|address| address.is_loopback()))
+}
+
+fn refuse_host() -> Response {
+    answer(
+        StatusCode::MISDIRECTED_REQUEST,
+        "text/plain; charset=utf-8",
+        "no-store",
+        "the Host field must be localhost, 127.0.0.1 or [::1] with this listener's port".to_owned(),
+    )
+}
+
+/// Presents one certificate whatever the client asks for.
+#[derive(Debug)]
+struct Always(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Always {
+    fn resolve(&self, _hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! `countersign reasons`: what the gateway's reason codes mean.
+//!
+//! `docs/reasons.md` is the output of `countersign reasons --markdown`; a test
+//! compares them. Everything comes from [`crate::reason`].
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{CliError, Exit, Output};
+use crate::identity::text::printable;
+use crate::reason::{Category, Mender, ReasonCode};
+
+const EXAMPLES: &str = "\
+Examples:
+  countersign reasons
+  countersign reasons certificate-revoked
+  countersign reasons --json
+  countersign reasons --markdown > docs/reasons.md
+
+The same code stands in the answer's Countersign-Reason field and problem document, in audit
+lines and in metrics.";
+
+/// How many codes are suggested for one that is unknown.
+const SUGGESTIONS: usize = 3;
+
+/// Arguments of `countersign reasons`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ReasonsArgs {
+    /// Explain this one only.
+    #[arg(value_name = "CODE")]
+    code: Option<String>,
+    /// Print the reference page.
+    #[arg(long, conflicts_with = "code")]
+    markdown: bool,
+}
+
+/// Runs `countersign reasons`.
+pub(crate) fn run(args: &ReasonsArgs, output: Output) -> Result<Exit, CliError> {
+    let code = args.code.as_deref().map(find).transpose()?;
+    if output.is_json() {
+        match code {
+            Some(code) => output.json(&document(code)),
+            None => output.json(&json!({
+                "reasons": ReasonCode::ALL.iter().copied().map(document).collect::<Vec<_>>(),
+            })),
+        }
+    } else if args.markdown {
+        output.result(markdown().trim_end());
+    } else {
+        match code {
+            Some(code) => output.result(explanation(code)),
+            None => output.result(list()),
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn find(word: &str) -> Result<ReasonCode, CliError> {
+    ReasonCode::parse(word).ok_or_else(|| {
+        let mut message = format!("there is no reason code \"{}\"", printable(word));
+        let near = suggestions(word);
+        if near.is_empty() {
+            message.push_str("; see all with: countersign reasons");
+        } else {
+            let _ = write!(message, "; did you mean {}?", near.join(", "));
+        }
+        CliError::usage(message)
+    })
+}
+
+/// The codes that share most pairs of letters with `word` (Dice's coefficient).
+fn suggestions(word: &str) -> Vec<&'static str> {
+    let wanted = pairs(&word.to_ascii_lowercase());
+    let mut near: Vec<(usize, &'static str)> = ReasonCode::ALL
+        .iter()
+        .filter_map(|code| {
+            let candidate = pairs(code.as_str());
+            let common = wanted.intersection(&candidate).count();
+            let percent = (200 * common).checked_div(wanted.len() + candidate.len())?;
+            (percent >= 45).then_some((percent, code.as_str()))
+        })
+        .collect();
+    near.sort_by_key(|(percent, _)| std::cmp::Reverse(*percent));
+    near.into_iter()
+        .take(SUGGESTIONS)
+        .map(|(_, code)| code)
+        .collect()
+}
+
+fn pairs(word: &str) -> BTreeSet<(char, char)> {
+    word.chars().zip(word.chars().skip(1)).collect()
+}
+
+fn document(code: ReasonCode) -> Value {
+    json!({
+        "code": code,
+        "category": code.category().as_str(),
+        "status": code.status(),
+        "grpc_status": code.grpc_status(),
+        "tls_alert": code.alert().map(|alert| json!({
+            "number": alert.number(),
+            "name": alert.name(),
+        })),
+        "mender": code.mender().as_str(),
+        "title": code.title(),
+        "hint": code.hint(),
+    })
+}
+
+fn list() -> String {
+    let width = ReasonCode::ALL
+        .iter()
+        .map(|code| code.as_str().len())
+        .max()
+        .unwrap_or_default();
+    let mut text = format!("{:<width$}  STATUS  MEANING", "CODE");
+    for code in ReasonCode::ALL {
+        let _ = write!(
+            text,
+            "\n{:<width$}  {:<6}  {}",
+            code.as_str(),
+            code.status(),
+            code.title()
+        );
+    }
+    text
+}
+
+fn explanation(code: ReasonCode) -> String {
+    let mut text = format!(
+        "{code}: {}\n\nWhat helps   {}\nWho          {}\nHTTP status  {}\ngRPC status  {}",
+        code.title(),
+        code.hint(),
+        mender(code.mender()),
+        code.status(),
+        code.grpc_status(),
+    );
+    if let Some(alert) = code.alert() {
+        let _ = write!(text, "\nTLS alert    {} {}", alert.number(), alert.name());
+    }
+    text
+}
+
+const fn mender(mender: Mender) -> &'static str {
+    match mender {
+        Mender::Caller => "the caller",
+        Mender::Operator => "the gateway's operator",
+        Mender::Service => "the service's operator",
+        Mender::Time => "nobody: try again later",
+    }
+}
+
+const INTRODUCTION: &str = "\
+# Reason codes
+
+Every refusal and failure has one of these codes. The same word stands in the answer's
+`Countersign-Reason` field, in the `code` of its problem document (RFC 9457), in the
+`reason` of gRPC's `ErrorInfo`, in audit lines and in metrics. `countersign reasons CODE`
+and `/reasons/CODE` on the public listener say the same as this page.
+
+A refused handshake sends the TLS alert where the table names one; the audit line has the
+reason. This page is the output of `countersign reasons --markdown`.
+";
+
+fn markdown() -> String {
+    let mut text = INTRODUCTION.to_owned();
+    for (category, heading) in [
+        (Category::Certificate, "The caller's certificate"),
+        (Category::Token, "A token beside the certificate"),
+        (Category::Request, "The request"),
+        (Category::Upstream, "The service behind the gateway"),
+        (Category::Gateway, "The gateway itself"),
+    ] {
+        let _ = write!(
+            text,
+            "\n## {heading}\n\n\
+             | Code | HTTP | gRPC | TLS alert | Meaning | What helps | Who |\n\
+             |---|---|---|---|---|---|---|\n"
+        );
+        for code in ReasonCode::ALL {
+            if code.category() != category {
+                continue;
+            }
+            let alert = code
+                .alert()
+                .map(|alert| format!("{} `{}`", alert.number(), alert.name()))
+                .unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "| `{code}` | {} | {} | {alert} | {} | {} | {} |",
+                code.status(),
+                code.grpc_status(),
+                cell(code.title()),
+                cell(code.hint()),
+                mender(code.mender()),
+            );
+        }
+    }
+    text
+}
+
+/// A text as the cell of a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+        .replace('<', "&lt;")
+        .replace('*', "\\*")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_page_is_what_the_program_prints() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reasons.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        assert!(
+            page == markdown(),
+            "docs/reasons.md is out of date: countersign reasons --markdown > docs/reasons.md"
+        );
+    }
+
+    #[test]
+    fn every_code_is_on_the_page_once() {
+        let page = markdown();
+        for code in ReasonCode::ALL {
+            assert_eq!(page.matches(&format!("| `{code}` |")).count(), 1);
+        }
+    }
+
+    #[test]
+    fn mistyped_codes_are_recognised() {
+        for (word, code) in [
+            ("certificate-revokd", "certificate-revoked"),
+            ("revoked", "certificate-revoked"),
+            ("RATE_LIMITED", "rate-limited"),
+            ("no-rout", "no-route"),
+            ("caller-not-alowed", "caller-not-allowed"),
+        ] {
+            assert!(
+                suggestions(word).contains(&code),
+                "{word}: {:?}",
+                suggestions(word)
+            );
+        }
+        assert!(suggestions("xyzzy").is_empty());
+        assert!(suggestions("").is_empty());
+        assert_eq!(find("nonsense\u{1b}[2J").unwrap_err().exit, Exit::Usage);
+    }
+}

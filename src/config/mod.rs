@@ -1,0 +1,116 @@
+//! The configuration file: reading it and building what it describes.
+//!
+//! ```text
+//! raw.rs        the file as it is written; the one table of known keys
+//!  └─ value.rs      single values with their places; quantity.rs durations and sizes
+//! resolve/      what the values mean together: builds the domain types
+//!  └─ files.rs      reads certificates, keys and lists, and remembers which
+//! diagnostics   every error with file, line, caret and remedy; all at once
+//! inventory     what was found, for `countersign check`
+//! ```
+//!
+//! Domain modules own their types and know nothing of the file; only this one
+//! knows both. It never opens a socket and never writes a file.
+
+mod diagnostics;
+mod files;
+mod inventory;
+pub mod quantity;
+mod raw;
+mod resolve;
+mod suggest;
+mod url;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+pub use diagnostics::{ConfigErrors, Diagnostic, ErrorRecord};
+pub use inventory::{
+    CertificateSummary, Inventory, ListSummary, ServerNameSummary, TrustDomainSummary,
+};
+
+use crate::snapshot::Loaded;
+use diagnostics::Diagnostics;
+
+/// The environment variable that names the configuration file.
+pub const PATH_VARIABLE: &str = "COUNTERSIGN_CONFIG";
+
+/// Where a configuration file is looked for without `--config`, after
+/// [`PATH_VARIABLE`].
+pub const DEFAULT_PATHS: [&str; 2] = ["./countersign.toml", "/etc/countersign/countersign.toml"];
+
+/// No configuration file was named and none is in the usual places.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no configuration file: ${PATH_VARIABLE} is not set, and neither {} nor {} exists; \
+     name one with --config FILE, or make one with: countersign init",
+    DEFAULT_PATHS[0],
+    DEFAULT_PATHS[1]
+)]
+pub struct NoConfiguration;
+
+/// The configuration file to use without `--config`: what `$COUNTERSIGN_CONFIG`
+/// names (whether it exists or not), `./countersign.toml`, or
+/// `/etc/countersign/countersign.toml`, the first there is.
+///
+/// # Errors
+/// When there is none; the error lists all three.
+pub fn default_path() -> Result<PathBuf, NoConfiguration> {
+    choose_path(std::env::var_os(PATH_VARIABLE), Path::exists)
+}
+
+/// The configuration file to use: the one named, or [`default_path`].
+///
+/// # Errors
+/// When none is named and there is none in the usual places.
+pub fn path(named: Option<&Path>) -> Result<PathBuf, NoConfiguration> {
+    match named {
+        Some(path) => Ok(path.to_owned()),
+        None => default_path(),
+    }
+}
+
+fn choose_path(
+    named: Option<std::ffi::OsString>,
+    exists: impl Fn(&Path) -> bool,
+) -> Result<PathBuf, NoConfiguration> {
+    if let Some(path) = named.filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    DEFAULT_PATHS
+        .iter()
+        .map(Path::new)
+        .find(|path| exists(path))
+        .map(Path::to_owned)
+        .ok_or(NoConfiguration)
+}
+
+/// Loads a configuration with everything it names: certificates, keys,
+/// revocation lists. Relative paths in it start at its own directory.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+    inspect(path).map(|(loaded, _)| loaded)
+}
+
+/// Like [`load`], with a summary of what was found.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn inspect(path: &Path) -> Result<(Loaded, Inventory), ConfigErrors> {
+    let source = files::read_configuration(path)?;
+    let mut diagnostics = Diagnostics::default();
+    let resolved = raw::Document::read(&source, &mut diagnostics)
+        .and_then(|document| resolve::resolve(&document, path, &mut diagnostics));
+    match resolved {
+        Some((mut loaded, inventory)) if !diagnostics.has_errors() => {
+            loaded.warnings = diagnostics.warnings(path, &source);
+            Ok((loaded, inventory))
+        }
+        _ => Err(diagnostics.into_errors(path, &source)),
+    }
+}

@@ -1,0 +1,405 @@
+//! `[listener]`, `[[server_name]]`, `[public]` and `[admin]`: where the gateway
+//! listens, and with which certificate.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::trust::Domain;
+use super::{Context, pem};
+use crate::config::diagnostics::{Diagnostic, Span};
+use crate::config::files::pem_labels;
+use crate::config::inventory::{CertificateSummary, ServerNameSummary};
+use crate::config::raw::{Document, Listener, ServerName};
+use crate::config::value::{At, Field, PublicTls, Serve, Several, Words as _};
+use crate::identity::LeafFacts;
+use crate::identity::pattern::HostPattern;
+use crate::snapshot::{AdminSettings, PublicSettings};
+use crate::tls::{
+    ClientCertificate, Credentials, CredentialsError, ServerEntryConfig, ServerNames,
+};
+use crate::trust::{ClientTrust, TrustBundle};
+
+/// What `[listener]` and `[[server_name]]` give.
+#[derive(Default)]
+pub(super) struct ListenerParts {
+    pub(super) address: Option<SocketAddr>,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) names: Option<ServerNames>,
+}
+
+/// Builds the entries of the listener.
+pub(super) fn listener(
+    document: &Document,
+    domains: &[Domain],
+    context: &mut Context<'_>,
+) -> ListenerParts {
+    let default_requirement = document
+        .listener
+        .as_ref()
+        .map_or(ClientCertificate::Required, |section| {
+            section.client_certificate.or(ClientCertificate::Required)
+        });
+    let mut entries = Vec::new();
+    let mut parts = ListenerParts::default();
+    if let Some(section) = &document.listener {
+        parts.address = section.address.value().copied();
+        parts.credentials = default_credentials(section, document, context);
+        let trust = client_trust(&section.trust_domains, domains, context);
+        if let (Some(credentials), Some(trust)) = (&parts.credentials, trust) {
+            entries.push(ServerEntryConfig {
+                names: Vec::new(),
+                credentials: credentials.clone(),
+                trust,
+                client_certificate: default_requirement,
+            });
+        }
+    }
+    check_names(&document.server_names, context);
+    for section in &document.server_names {
+        let credentials = credentials(&section.certificate, &section.private_key, context);
+        let trust = client_trust(&section.trust_domains, domains, context);
+        if let (Some(credentials), Some(trust)) = (credentials, trust) {
+            check_covered(section, credentials.facts(), context);
+            entries.push(ServerEntryConfig {
+                names: section.names.values(),
+                credentials,
+                trust,
+                client_certificate: section.client_certificate.or(default_requirement),
+            });
+        }
+    }
+    for entry in &entries {
+        let summary = summary(entry, document, context);
+        context.inventory.server_names.push(summary);
+    }
+    if !context.diagnostics.has_errors() {
+        match ServerNames::new(entries) {
+            Ok(names) => parts.names = Some(names),
+            Err(error) => context.error(Diagnostic::whole(error.to_string())),
+        }
+    }
+    parts
+}
+
+/// The default entry's certificate. It may be left out where other entries
+/// have names: then only those are served.
+fn default_credentials(
+    section: &Listener,
+    document: &Document,
+    context: &mut Context<'_>,
+) -> Option<Credentials> {
+    let (missing, present) = match (
+        section.certificate.is_absent(),
+        section.private_key.is_absent(),
+    ) {
+        (false, false) => return credentials(&section.certificate, &section.private_key, context),
+        (true, true) if document.has("server_name") => return None,
+        (true, false) => ("certificate", "private_key"),
+        (false, true) => ("private_key", "certificate"),
+        (true, true) => {
+            context.error(
+                Diagnostic::new(section.place.clone(), "[listener] has no `certificate`")
+                    .label("`certificate` and `private_key` are missing here")
+                    .help("add both; without them only [[server_name]] entries can be served"),
+            );
+            return None;
+        }
+    };
+    context.error(
+        Diagnostic::new(
+            section.place.clone(),
+            format!("[listener] has a `{present}` and no `{missing}`"),
+        )
+        .label(format!("`{missing}` is missing here"))
+        .help(format!("add `{missing}`")),
+    );
+    None
+}
+
+/// Reads a certificate chain with its key, blaming the key that is wrong.
+fn credentials(
+    certificate: &Field<String>,
+    private_key: &Field<String>,
+    context: &mut Context<'_>,
+) -> Option<Credentials> {
+    let (certificate, private_key) = (certificate.at()?, private_key.at()?);
+    let chain_path = context.files.locate(&certificate.value);
+    let key_path = context.files.locate(&private_key.value);
+    let chain = context
+        .files
+        .read(certificate, &chain_path, context.diagnostics);
+    let key = context
+        .files
+        .read_private(private_key, &key_path, context.diagnostics);
+    let (chain, key) = (chain?, key?);
+    let error = match Credentials::from_pem(&chain, key.expose(), context.now) {
+        Ok(credentials) => return Some(credentials),
+        Err(error) => error,
+    };
+    let of_certificate = |what: &str| pem::about(certificate, &chain_path, what);
+    let of_key = |what: &str| pem::about(private_key, &key_path, what);
+    let shown = match &error {
+        CredentialsError::Certificate(why) => of_certificate(&format!(
+            "is no certificate chain: {why}"
+        ))
+        .help("name a PEM file with the server's certificate first, then its intermediates"),
+        CredentialsError::Key(why) => {
+            let labels = pem_labels(key.expose());
+            if labels.iter().any(|label| label == "ENCRYPTED PRIVATE KEY") {
+                of_key("is protected by a passphrase").help(format!(
+                    "the gateway reads plain keys: openssl pkey -in {} -out PLAIN.key, then chmod 600",
+                    key_path.display()
+                ))
+            } else if labels.iter().any(|label| label == "CERTIFICATE") {
+                of_key("holds a certificate and no usable private key")
+                    .help("name the file that begins with -----BEGIN PRIVATE KEY-----")
+            } else {
+                of_key(&format!("holds no usable private key: {why}"))
+                    .help("name a PEM file with the private key of the certificate")
+            }
+        }
+        CredentialsError::Mismatch => {
+            of_key(&format!("does not belong to {}", chain_path.display()))
+                .label("this key")
+                .also(certificate.place.clone(), "is not of this certificate")
+                .help("name the key the certificate was issued for; the server's certificate comes first in its file")
+        }
+        CredentialsError::NotValid(why) => {
+            of_certificate(&format!("cannot be used now: {why}"))
+                .help("renew the certificate, or set the clock")
+        }
+    };
+    context.error(shown);
+    None
+}
+
+/// The bundles a list of names selects; all where there is no list.
+fn client_trust(
+    names: &Field<Several<String>>,
+    domains: &[Domain],
+    context: &mut Context<'_>,
+) -> Option<Arc<ClientTrust>> {
+    let name_of = |domain: &Domain| domain.name.as_ref().map(|name| name.value.to_string());
+    let known: Vec<String> = domains.iter().filter_map(name_of).collect();
+    let mut bundles: Vec<Arc<TrustBundle>> = Vec::new();
+    match names {
+        Field::Bad => return None,
+        Field::Absent => bundles.extend(domains.iter().filter_map(|domain| domain.bundle.clone())),
+        Field::Good(_) => {
+            for name in names.items() {
+                match domains
+                    .iter()
+                    .find(|domain| name_of(domain).as_ref() == Some(&name.value))
+                {
+                    Some(domain) => bundles.extend(domain.bundle.clone()),
+                    None => context.unknown_reference(
+                        name,
+                        "trust domain",
+                        known.iter().map(String::as_str),
+                    ),
+                }
+            }
+        }
+    }
+    // What keeps bundles apart was checked, with places, over all of them.
+    ClientTrust::new(bundles).ok().map(Arc::new)
+}
+
+fn check_names(sections: &[ServerName], context: &mut Context<'_>) {
+    let mut seen: Vec<(String, &Span)> = Vec::new();
+    for name in sections.iter().flat_map(|section| section.names.items()) {
+        let text = name.value.to_string();
+        if text.parse::<IpAddr>().is_ok() {
+            context.error(
+                Diagnostic::new(name.place.clone(), "a server name is not an IP address")
+                    .help("clients send no server name with an address; the default entry of [listener] answers them"),
+            );
+        }
+        match seen.iter().find(|(other, _)| *other == text) {
+            Some((_, first)) => context.error(
+                Diagnostic::new(name.place.clone(), format!("the name {text} stands twice"))
+                    .label("the second")
+                    .also((*first).clone(), "the first")
+                    .help("each name selects exactly one [[server_name]]"),
+            ),
+            None => seen.push((text, &name.place)),
+        }
+    }
+}
+
+fn check_covered(section: &ServerName, facts: &LeafFacts, context: &mut Context<'_>) {
+    for name in section.names.items() {
+        if !covers(facts, &name.value.to_string()) {
+            context.warn(
+                Diagnostic::new(
+                    name.place.clone(),
+                    format!(
+                        "the certificate is not for {}: it carries {}",
+                        name.value,
+                        facts.sans.summary()
+                    ),
+                )
+                .help("clients will refuse it; use a certificate that carries this name"),
+            );
+        }
+    }
+}
+
+/// Whether a certificate is for a host name, address or wildcard name.
+pub(super) fn covers(facts: &LeafFacts, host: &str) -> bool {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return facts.sans.ip.contains(&address);
+    }
+    facts.sans.dns.iter().any(|san| {
+        HostPattern::parse(san).is_ok_and(|san| san.to_string() == host || san.matches(host))
+    })
+}
+
+fn summary(
+    entry: &ServerEntryConfig,
+    document: &Document,
+    context: &Context<'_>,
+) -> ServerNameSummary {
+    let names: Vec<String> = entry.names.iter().map(ToString::to_string).collect();
+    let section = document
+        .server_names
+        .iter()
+        .find(|section| !names.is_empty() && section.names.values() == entry.names);
+    let file = match section {
+        Some(section) => section.certificate.value(),
+        None => document
+            .listener
+            .as_ref()
+            .and_then(|section| section.certificate.value()),
+    };
+    let file = file
+        .map(|file| context.files.locate(file))
+        .unwrap_or_default();
+    ServerNameSummary {
+        names,
+        certificate: CertificateSummary::new(&file, entry.credentials.facts()),
+        client_certificate: entry.client_certificate.word(),
+        trust_domains: entry
+            .trust
+            .bundles()
+            .iter()
+            .map(|bundle| bundle.name().to_string())
+            .collect(),
+    }
+}
+
+/// Builds what `[public]` says.
+pub(super) fn public(
+    document: &Document,
+    listener: Option<&Credentials>,
+    context: &mut Context<'_>,
+) -> Option<PublicSettings> {
+    let section = document.public.as_ref()?;
+    let tls = match section.tls.or(PublicTls::Listener) {
+        PublicTls::Off => None,
+        PublicTls::Listener => {
+            let has_certificate = document
+                .listener
+                .as_ref()
+                .is_some_and(|listener| !listener.certificate.is_absent());
+            if document.listener.is_some() && !has_certificate && document.has("server_name") {
+                context.error(
+                    Diagnostic::new(
+                        section.place.clone(),
+                        "[public] uses the certificate of [listener], which has none",
+                    )
+                    .help("give [listener] a certificate, or say tls = \"off\" in [public]"),
+                );
+            }
+            listener.cloned()
+        }
+    };
+    let serve = section.serve.values();
+    let serves = |what: Serve, by_default: bool| {
+        if section.serve.is_absent() {
+            by_default
+        } else {
+            serve.contains(&what)
+        }
+    };
+    Some(PublicSettings {
+        address: *section.address.value()?,
+        tls,
+        keys: serves(Serve::Keys, true),
+        health: serves(Serve::Health, true),
+        metrics: serves(Serve::Metrics, false),
+    })
+}
+
+/// Builds what `[admin]` says.
+pub(super) fn admin(document: &Document, context: &mut Context<'_>) -> Option<AdminSettings> {
+    let address = document.admin.as_ref()?.address.at()?;
+    if !address.value.ip().is_loopback() {
+        context.error(
+            Diagnostic::new(
+                address.place.clone(),
+                "the admin listener must be on loopback: it does not ask who is there",
+            )
+            .label("expected an address of this machine alone")
+            .help("write for example \"127.0.0.1:9901\""),
+        );
+    }
+    Some(AdminSettings {
+        address: address.value,
+        operators: Vec::new(),
+    })
+}
+
+/// Reports listeners that want one and the same address.
+pub(super) fn check_addresses(document: &Document, context: &mut Context<'_>) {
+    let addresses: [(&str, Option<&At<SocketAddr>>); 3] = [
+        (
+            "[listener]",
+            document
+                .listener
+                .as_ref()
+                .and_then(|section| section.address.at()),
+        ),
+        (
+            "[public]",
+            document
+                .public
+                .as_ref()
+                .and_then(|section| section.address.at()),
+        ),
+        (
+            "[admin]",
+            document
+                .admin
+                .as_ref()
+                .and_then(|section| section.address.at()),
+        ),
+    ];
+    let said = || {
+        addresses
+            .iter()
+            .filter_map(|(title, address)| address.map(|address| (*title, address)))
+    };
+    for (index, (second_title, second)) in said().enumerate() {
+        for (first_title, first) in said().take(index) {
+            if collide(first.value, second.value) {
+                context.error(
+                    Diagnostic::new(
+                        second.place.clone(),
+                        format!("{first_title} and {second_title} cannot share an address"),
+                    )
+                    .also(first.place.clone(), "taken here")
+                    .help("give one of them another port"),
+                );
+            }
+        }
+    }
+}
+
+/// Whether two sockets could not listen side by side.
+fn collide(first: SocketAddr, second: SocketAddr) -> bool {
+    let (one, two) = (first.ip(), second.ip());
+    first.port() != 0
+        && first.port() == second.port()
+        && (one == two || one.is_unspecified() || two.is_unspecified())
+}

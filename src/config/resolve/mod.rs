@@ -1,0 +1,185 @@
+//! What the values of the file mean together: builds the domain types, and
+//! reports everything that does not fit.
+//!
+//! Each part goes on after an error, so that one look at the output shows all
+//! of them. What could not be built is `None` from there on and complains no
+//! further.
+
+mod assertion;
+mod limits;
+mod listeners;
+mod pem;
+mod routes;
+mod trust;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::diagnostics::{Diagnostic, Diagnostics, Span};
+use super::files::Files;
+use super::inventory::Inventory;
+use super::raw::Document;
+use super::suggest::nearest;
+use super::value::At;
+use crate::clock;
+use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
+
+/// What every part needs.
+struct Context<'a> {
+    files: Files,
+    diagnostics: &'a mut Diagnostics,
+    inventory: Inventory,
+    /// Seconds since the Unix epoch; one moment for the whole load.
+    now: i64,
+}
+
+impl Context<'_> {
+    fn error(&mut self, error: Diagnostic) {
+        self.diagnostics.error(error);
+    }
+
+    fn warn(&mut self, warning: Diagnostic) {
+        self.diagnostics.warn(warning);
+    }
+
+    /// Reports a reference to something that is not there.
+    fn unknown_reference<'n>(
+        &mut self,
+        reference: &At<String>,
+        what: &str,
+        known: impl Iterator<Item = &'n str> + Clone,
+    ) {
+        let name = &reference.value;
+        let help = match nearest(name, known.clone()) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => {
+                let known: Vec<_> = known.collect();
+                if known.is_empty() {
+                    format!("add a {what} of this name")
+                } else {
+                    format!("there are: {}", known.join(", "))
+                }
+            }
+        };
+        self.error(
+            Diagnostic::new(
+                reference.place.clone(),
+                format!("there is no {what} named {name:?}"),
+            )
+            .label(format!("no such {what}"))
+            .help(help),
+        );
+    }
+
+    /// Reports names that stand twice among sections of one kind.
+    fn unique<'n>(&mut self, what: &str, names: impl Iterator<Item = (&'n str, &'n Span)>) {
+        let mut seen: Vec<(&str, &Span)> = Vec::new();
+        for (name, place) in names {
+            match seen.iter().find(|(other, _)| *other == name) {
+                Some((_, first)) => self.diagnostics.error(
+                    Diagnostic::new(place.clone(), format!("two {what}s are named {name:?}"))
+                        .label("the second")
+                        .also((*first).clone(), "the first")
+                        .help("give each a name of its own"),
+                ),
+                None => seen.push((name, place)),
+            }
+        }
+    }
+}
+
+/// Builds everything. `None` when an error was reported.
+pub(super) fn resolve(
+    document: &Document,
+    path: &Path,
+    diagnostics: &mut Diagnostics,
+) -> Option<(Loaded, Inventory)> {
+    let mut context = Context {
+        files: Files::beside(path),
+        diagnostics,
+        inventory: Inventory::default(),
+        now: i64::try_from(clock::unix_now()).unwrap_or(i64::MAX),
+    };
+    report_missing_sections(document, &mut context);
+    let domains = trust::domains(document, &mut context);
+    let listener = listeners::listener(document, &domains, &mut context);
+    let public = listeners::public(document, listener.credentials.as_ref(), &mut context);
+    let admin = listeners::admin(document, &mut context);
+    listeners::check_addresses(document, &mut context);
+    let signer = assertion::signer(document, &mut context);
+    if let Some(issuer) = document.assertion.as_ref().map(|section| &section.issuer) {
+        assertion::check_issuer_leads(issuer, public.as_ref(), &mut context);
+    }
+    let upstreams = routes::upstreams(document, &mut context);
+    let routes = routes::routes(document, &upstreams, &domains, &mut context);
+    let limits = limits::limits(document.limits.as_ref(), &mut context);
+    let workers = limits::workers(document.runtime.as_ref(), &mut context);
+    let audit = document
+        .audit
+        .as_ref()
+        .and_then(|section| section.file.value())
+        .map_or(AuditDestination::Stdout, |file| {
+            AuditDestination::File(context.files.locate(file))
+        });
+    if context.diagnostics.has_errors() {
+        return None;
+    }
+    let loaded = Loaded {
+        settings: Settings {
+            address: listener.address?,
+            workers,
+            public,
+            admin,
+            audit,
+        },
+        snapshot: Snapshot {
+            generation: 1,
+            names: listener.names?,
+            bundles: domains
+                .iter()
+                .filter_map(|domain| domain.bundle.as_ref().map(Arc::clone))
+                .collect(),
+            routes: routes?,
+            upstreams: upstreams.into_iter().filter_map(|u| u.upstream).collect(),
+            signer: signer?,
+            limits,
+        },
+        warnings: Vec::new(),
+        files: context.files.into_seen(),
+    };
+    Some((loaded, context.inventory))
+}
+
+fn report_missing_sections(document: &Document, context: &mut Context<'_>) {
+    let needed = [
+        ("listener", "[listener]", "says where callers connect"),
+        (
+            "trust_domain",
+            "[[trust_domain]]",
+            "says whose certificates are believed; without one nobody could connect",
+        ),
+        (
+            "assertion",
+            "[assertion]",
+            "says who signs what services are told",
+        ),
+        (
+            "upstream",
+            "[[upstream]]",
+            "names a service behind the gateway",
+        ),
+        (
+            "route",
+            "[[route]]",
+            "says who may send what where; without one every request is refused",
+        ),
+    ];
+    for (name, title, purpose) in needed {
+        if !document.has(name) {
+            context.error(
+                Diagnostic::whole(format!("there is no {title} section"))
+                    .help(format!("add {title}: it {purpose}")),
+            );
+        }
+    }
+}

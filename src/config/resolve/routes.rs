@@ -1,0 +1,419 @@
+//! `[[upstream]]` and `[[route]]`: which requests go where, and on whose behalf.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::trust::Domain;
+use super::{Context, limits};
+use crate::config::diagnostics::{Diagnostic, Span};
+use crate::config::raw::{Authenticate, Document, RouteSection, UpstreamSection};
+use crate::config::url::HttpUrl;
+use crate::config::value::{At, Field, Words as _};
+use crate::identity::IdentityPattern;
+use crate::policy::Rule;
+use crate::policy::rule::Authentication;
+use crate::route::{Binding, Route, RouteTable};
+use crate::upstream::{Endpoint, Upstream, UpstreamConfig};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One upstream as far as it could be built.
+pub(super) struct UpstreamPart {
+    name: Option<At<String>>,
+    pub(super) upstream: Option<Arc<Upstream>>,
+}
+
+/// Builds the upstreams.
+pub(super) fn upstreams(document: &Document, context: &mut Context<'_>) -> Vec<UpstreamPart> {
+    let sections = &document.upstreams;
+    context.unique("upstream", names(sections.iter().map(|s| &s.name)));
+    sections
+        .iter()
+        .map(|section| UpstreamPart {
+            name: section.name.at().cloned(),
+            upstream: upstream(section, context),
+        })
+        .collect()
+}
+
+fn names<'a>(
+    fields: impl Iterator<Item = &'a Field<String>>,
+) -> impl Iterator<Item = (&'a str, &'a Span)> {
+    fields.filter_map(|field| field.at().map(|at| (at.value.as_str(), &at.place)))
+}
+
+fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<Upstream>> {
+    let plaintext = section.allow_plaintext.or(false);
+    let endpoints: Vec<Endpoint> = section
+        .endpoints
+        .items()
+        .iter()
+        .filter_map(|written| endpoint(written, plaintext, context))
+        .collect();
+    let mut config = UpstreamConfig {
+        name: section.name.value().cloned().unwrap_or_default(),
+        endpoints,
+        host: section.host.value().cloned(),
+        connect_timeout: CONNECT_TIMEOUT,
+        first_byte_timeout: FIRST_BYTE_TIMEOUT,
+        idle_timeout: IDLE_TIMEOUT,
+    };
+    limits::set_time(
+        &section.connect_timeout,
+        &mut config.connect_timeout,
+        context,
+    );
+    limits::set_time(
+        &section.first_byte_timeout,
+        &mut config.first_byte_timeout,
+        context,
+    );
+    limits::set_time(&section.idle_timeout, &mut config.idle_timeout, context);
+    let is_authority = |host: &At<String>| {
+        HttpUrl::parse(&format!("http://{}", host.value)).is_ok_and(|url| url.path.is_empty())
+    };
+    if let Some(host) = section.host.at()
+        && !is_authority(host)
+    {
+        context.error(
+            Diagnostic::new(host.place.clone(), "this cannot stand in a Host field").help(
+                "write a host name, with a port where it needs one: \"orders.internal:8080\"",
+            ),
+        );
+    }
+    (section.name.at().is_some() && !config.endpoints.is_empty())
+        .then(|| Arc::new(Upstream::new(config)))
+}
+
+fn endpoint(written: &At<String>, plaintext: bool, context: &mut Context<'_>) -> Option<Endpoint> {
+    let url = match HttpUrl::parse(&written.value) {
+        Ok(url) if url.https => {
+            context.error(
+                Diagnostic::new(
+                    written.place.clone(),
+                    "TLS to upstreams is not supported yet",
+                )
+                .help("write http://HOST:PORT of a service on this machine"),
+            );
+            return None;
+        }
+        Ok(url) if !url.path.is_empty() => {
+            Err("an endpoint has no path: the path of the request is forwarded")
+        }
+        outcome => outcome,
+    };
+    let url = url
+        .map_err(|why| {
+            context.error(
+                Diagnostic::new(
+                    written.place.clone(),
+                    format!("this cannot be an endpoint: {why}"),
+                )
+                .help("write for example \"http://127.0.0.1:9001\""),
+            );
+        })
+        .ok()?;
+    if !plaintext && !url.is_loopback() {
+        context.error(
+            Diagnostic::new(
+                written.place.clone(),
+                "this endpoint is not on this machine, so assertions and data would cross the network in the clear",
+            )
+            .label("plain http beyond loopback")
+            .help("add allow_plaintext = true to this [[upstream]] where the network itself is trusted"),
+        );
+        return None;
+    }
+    Some(Endpoint {
+        port: url.port(),
+        host: url.host.into(),
+    })
+}
+
+/// Builds the routes.
+pub(super) fn routes(
+    document: &Document,
+    upstreams: &[UpstreamPart],
+    domains: &[Domain],
+    context: &mut Context<'_>,
+) -> Option<RouteTable> {
+    let sections = &document.routes;
+    context.unique("route", names(sections.iter().map(|s| &s.name)));
+    let routes: Vec<Option<Route>> = sections
+        .iter()
+        .map(|section| route(section, upstreams, domains, context))
+        .collect();
+    check_bindings(sections, context);
+    check_hosts_served(document, context);
+    warn_of_unused(sections, upstreams, context);
+    let complete = routes.iter().all(Option::is_some);
+    match RouteTable::build(routes.into_iter().flatten().collect()) {
+        Ok(table) => complete.then_some(table),
+        Err(ties) => {
+            let place = |name: &str| {
+                let sections = sections.iter();
+                names(sections.map(|section| &section.name))
+                    .find(|(other, _)| *other == name)
+                    .map(|(_, place)| place.clone())
+                    .unwrap_or_default()
+            };
+            for tie in ties {
+                context.error(
+                    Diagnostic::new(
+                        place(&tie.second),
+                        format!(
+                            "routes {:?} and {:?} match {} equally well",
+                            tie.first, tie.second, tie.what
+                        ),
+                    )
+                    .label("this route")
+                    .also(place(&tie.first), "ties with this one")
+                    .help("make one of them more specific, or give them different methods; their order means nothing"),
+                );
+            }
+            None
+        }
+    }
+}
+
+fn route(
+    section: &RouteSection,
+    upstreams: &[UpstreamPart],
+    domains: &[Domain],
+    context: &mut Context<'_>,
+) -> Option<Route> {
+    let rule = rule(section, domains, context);
+    let audience = audience(section, context);
+    let upstream = section.upstream.at().and_then(|reference| {
+        let found = upstreams.iter().find(|part| {
+            part.name
+                .as_ref()
+                .is_some_and(|name| name.value == reference.value)
+        });
+        match found {
+            Some(part) => part.upstream.clone(),
+            None => {
+                let known = upstreams.iter().filter_map(|part| part.name.as_ref());
+                context.unknown_reference(
+                    reference,
+                    "upstream",
+                    known.map(|name| name.value.as_str()),
+                );
+                None
+            }
+        }
+    });
+    Some(Route {
+        name: section.name.value()?.clone(),
+        hosts: section.hosts.values(),
+        paths: match section.paths.values() {
+            paths if paths.is_empty() => return None,
+            paths => paths,
+        },
+        methods: section.methods.values(),
+        rule: rule?,
+        upstream: upstream?,
+        audience: audience?,
+        binding: section.binding.or(Binding::Request),
+    })
+}
+
+/// What the route demands. A route that forgets to say who may use it is an
+/// error, never open and never silently closed.
+fn rule(section: &RouteSection, domains: &[Domain], context: &mut Context<'_>) -> Option<Rule> {
+    match &section.authenticate {
+        Field::Bad => return None,
+        Field::Good(said) if said.value == Authenticate::Nobody => {
+            let mut complete = true;
+            for (key, place) in [
+                ("callers", place_of(&section.callers)),
+                ("except", place_of(&section.except)),
+                ("binding", place_of(&section.binding)),
+            ] {
+                if let Some(place) = place {
+                    complete = false;
+                    context.error(
+                        Diagnostic::new(
+                            place,
+                            format!("`{key}` has no meaning where nobody is authenticated"),
+                        )
+                        .also(said.place.clone(), "anybody may use this route")
+                        .help(format!("remove `{key}`, or remove authenticate")),
+                    );
+                }
+            }
+            return complete.then_some(Rule {
+                authentication: Authentication::None,
+                callers: Vec::new(),
+                except: Vec::new(),
+            });
+        }
+        _ => {}
+    }
+    if section.callers.is_absent() {
+        context.error(
+            Diagnostic::new(section.place.clone(), "[[route]] has no `callers`")
+                .label("`callers` is missing here")
+                .help("say who may use it; callers = [\"*\"] is any authenticated caller"),
+        );
+        return None;
+    }
+    let excepted = section.except.items();
+    for pattern in section.callers.items().iter().chain(excepted) {
+        warn_of_strangers(pattern, domains, context);
+    }
+    Some(Rule {
+        authentication: Authentication::Certificate,
+        callers: match section.callers.values() {
+            callers if callers.is_empty() => return None,
+            callers => callers,
+        },
+        except: excepted.iter().map(|item| item.value.clone()).collect(),
+    })
+}
+
+fn place_of<T>(field: &Field<T>) -> Option<Span> {
+    field.at().map(|at| at.place.clone())
+}
+
+/// Warns of patterns that no caller can match.
+fn warn_of_strangers(pattern: &At<IdentityPattern>, domains: &[Domain], context: &mut Context<'_>) {
+    let vouched = domains.iter().any(|domain| domain.can_name(&pattern.value));
+    if !vouched && !domains.is_empty() {
+        let domain = pattern.value.spiffe_trust_domain();
+        let known = |name: &str| {
+            domains
+                .iter()
+                .any(|d| d.name.as_ref().is_some_and(|n| n.value.as_str() == name))
+        };
+        let help = match domain {
+            Some(domain) if !known(domain.as_str()) => {
+                format!("add a [[trust_domain]] named \"{domain}\", or correct the pattern")
+            }
+            _ => "extend vouches_for and identity_from of a trust domain, or correct the pattern"
+                .to_owned(),
+        };
+        context.warn(
+            Diagnostic::new(
+                pattern.place.clone(),
+                format!(
+                    "no caller can match {}: no trust domain vouches for such a name",
+                    pattern.value
+                ),
+            )
+            .help(help),
+        );
+    }
+}
+
+fn audience(section: &RouteSection, context: &mut Context<'_>) -> Option<String> {
+    let nobody = section.authenticate.value() == Some(&Authenticate::Nobody);
+    match &section.audience {
+        Field::Good(audience) => {
+            if nobody {
+                context.warn(
+                    Diagnostic::new(
+                        audience.place.clone(),
+                        "this audience is never used: a request of nobody carries no assertion",
+                    )
+                    .help("remove it"),
+                );
+            }
+            Some(audience.value.clone())
+        }
+        Field::Absent if nobody => Some(String::new()),
+        Field::Bad => None,
+        Field::Absent => {
+            context.error(
+                Diagnostic::new(section.place.clone(), "[[route]] has no `audience`")
+                    .label("`audience` is missing here")
+                    .help("say for which service the assertion is, for example the upstream's name; the service demands exactly this text"),
+            );
+            None
+        }
+    }
+}
+
+/// A verifier that accepts one binding must never be offered the other.
+fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
+    let mut seen: Vec<(&At<String>, Binding)> = Vec::new();
+    for section in sections {
+        if section.authenticate.value() == Some(&Authenticate::Nobody) {
+            continue;
+        }
+        let Some(audience) = section.audience.at() else {
+            continue;
+        };
+        let binding = section.binding.or(Binding::Request);
+        match seen.iter().find(|(other, _)| other.value == audience.value) {
+            None => seen.push((audience, binding)),
+            Some((_, other)) if *other == binding => {}
+            Some((first, other)) => {
+                let place = place_of(&section.binding).unwrap_or_else(|| audience.place.clone());
+                let first = first.place.clone();
+                context.error(
+                    Diagnostic::new(
+                        place,
+                        format!(
+                            "audience {:?} has two bindings: \"{}\" here, \"{}\" in an earlier route",
+                            audience.value,
+                            binding.word(),
+                            other.word()
+                        ),
+                    )
+                    .also(first, "the earlier route")
+                    .help("give all routes of an audience one binding, or one of them another audience"),
+                );
+            }
+        }
+    }
+}
+
+/// Without a default entry, a host that no entry names is never reached.
+fn check_hosts_served(document: &Document, context: &mut Context<'_>) {
+    let default_entry = document
+        .listener
+        .as_ref()
+        .is_none_or(|listener| !listener.certificate.is_absent());
+    if default_entry {
+        return;
+    }
+    let served = || document.server_names.iter().flat_map(|s| s.names.items());
+    for host in document.routes.iter().flat_map(|route| route.hosts.items()) {
+        if !served().any(|name| name.value.overlaps(&host.value)) {
+            context.warn(
+                Diagnostic::new(
+                    host.place.clone(),
+                    format!(
+                        "no [[server_name]] serves {}, and there is no default certificate",
+                        host.value
+                    ),
+                )
+                .help("add it to the names of a [[server_name]]"),
+            );
+        }
+    }
+}
+
+fn warn_of_unused(
+    sections: &[RouteSection],
+    upstreams: &[UpstreamPart],
+    context: &mut Context<'_>,
+) {
+    for name in upstreams.iter().filter_map(|part| part.name.as_ref()) {
+        let used = sections
+            .iter()
+            .any(|section| section.upstream.value() == Some(&name.value));
+        if !used {
+            context.warn(
+                Diagnostic::new(
+                    name.place.clone(),
+                    format!("no route leads to upstream {:?}", name.value),
+                )
+                .help("add a [[route]], or remove the upstream"),
+            );
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! Reading single values of the parsed file, each with its place.
+//!
+//! A value that cannot be used is reported where it stands and becomes
+//! [`Field::Bad`], so that reading goes on and nothing is reported twice.
+//! What values mean together is decided in [`super::resolve`].
+
+use std::net::SocketAddr;
+
+use http::{HeaderName, Method};
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::diagnostics::{Diagnostic, Diagnostics, Span};
+use super::quantity::{ByteSize, TimeSpan};
+use super::suggest::nearest;
+use crate::assertion::SigningAlgorithm;
+use crate::identity::pattern::{HostPattern, PathPattern};
+use crate::identity::{IdentityPattern, NameType, TrustDomain};
+use crate::route::Binding;
+use crate::tls::ClientCertificate;
+use crate::trust::{RevocationDepth, RevocationPosture};
+
+/// A value and its place in the file.
+#[derive(Debug, Clone)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) place: Span,
+}
+
+/// What a key says.
+#[derive(Debug)]
+pub(super) enum Field<T> {
+    /// The key is not there.
+    Absent,
+    /// It is there, or had to be, and an error was reported.
+    Bad,
+    /// A value.
+    Good(At<T>),
+}
+
+impl<T> Field<T> {
+    /// Reads the value of a key.
+    pub(super) fn read(entry: Option<&Spanned<DeValue<'_>>>, diagnostics: &mut Diagnostics) -> Self
+    where
+        T: FromToml,
+    {
+        match entry {
+            None => Self::Absent,
+            Some(value) => match T::from_toml(value, diagnostics) {
+                Some(read) => Self::Good(At {
+                    value: read,
+                    place: value.span(),
+                }),
+                None => Self::Bad,
+            },
+        }
+    }
+
+    /// The value, where there is one.
+    pub(super) const fn value(&self) -> Option<&T> {
+        match self {
+            Self::Good(at) => Some(&at.value),
+            _ => None,
+        }
+    }
+
+    /// The value with its place, where there is one.
+    pub(super) const fn at(&self) -> Option<&At<T>> {
+        match self {
+            Self::Good(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Whether the key is not there.
+    pub(super) const fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+}
+
+impl<T: Clone> Field<T> {
+    /// The value or a default.
+    pub(super) fn or(&self, default: T) -> T {
+        self.value().cloned().unwrap_or(default)
+    }
+}
+
+/// Values of a list, each with its place.
+pub(super) type List<T> = Vec<At<T>>;
+
+/// A list that must not be empty where it is written. An empty list would
+/// either match nothing or, taken for "not said", everything.
+#[derive(Debug, Clone)]
+pub(super) struct Several<T>(pub(super) List<T>);
+
+impl<T> Field<List<T>> {
+    /// The elements; none where the key is not there.
+    pub(super) fn items(&self) -> &[At<T>] {
+        self.value().map_or(&[], Vec::as_slice)
+    }
+}
+
+impl<T> Field<Several<T>> {
+    /// The elements; none where the key is not there.
+    pub(super) fn items(&self) -> &[At<T>] {
+        self.value().map_or(&[], |several| several.0.as_slice())
+    }
+}
+
+impl<T: Clone> Field<Several<T>> {
+    /// The elements without their places.
+    pub(super) fn values(&self) -> Vec<T> {
+        self.items().iter().map(|item| item.value.clone()).collect()
+    }
+}
+
+/// A type that values of the file are read as.
+pub(super) trait FromToml: Sized {
+    /// Reads a value, or reports why it cannot be used.
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self>;
+}
+
+/// Reports a value of the wrong type.
+pub(super) fn wrong_type<T>(
+    value: &Spanned<DeValue<'_>>,
+    expected: &str,
+    diagnostics: &mut Diagnostics,
+) -> Option<T> {
+    let found = match value.get_ref() {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a decimal number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    };
+    let mut error = Diagnostic::new(
+        value.span(),
+        format!("this must be {expected}, not {found}"),
+    )
+    .label(format!("expected {expected}"));
+    if expected.starts_with("a list") && matches!(value.get_ref(), DeValue::String(_)) {
+        error = error.help("put the value into brackets: [\"…\"]");
+    }
+    diagnostics.error(error);
+    None
+}
+
+fn text<'a>(
+    value: &'a Spanned<DeValue<'_>>,
+    expected: &str,
+    diagnostics: &mut Diagnostics,
+) -> Option<&'a str> {
+    match value.get_ref() {
+        DeValue::String(text) => Some(text),
+        _ => wrong_type(value, expected, diagnostics),
+    }
+}
+
+impl FromToml for String {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let text = text(value, "a text in quotes", diagnostics)?;
+        if text.is_empty() || text.chars().any(char::is_control) {
+            diagnostics.error(
+                Diagnostic::new(value.span(), "this text is empty or has control characters")
+                    .help("write a text, or leave the key out where it is optional"),
+            );
+            return None;
+        }
+        Some(text.to_owned())
+    }
+}
+
+impl FromToml for bool {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Boolean(truth) => Some(*truth),
+            _ => wrong_type(value, "true or false", diagnostics),
+        }
+    }
+}
+
+/// A positive whole number.
+impl FromToml for u32 {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let DeValue::Integer(number) = value.get_ref() else {
+            return wrong_type(value, "a whole number", diagnostics);
+        };
+        let read = Self::from_str_radix(number.as_str(), number.radix()).ok();
+        let read = read.filter(|number| (1..=1_000_000_000).contains(number));
+        if read.is_none() {
+            diagnostics.error(
+                Diagnostic::new(value.span(), "this number is out of range")
+                    .label("expected 1 to 1000000000"),
+            );
+        }
+        read
+    }
+}
+
+impl<T: FromToml> FromToml for List<T> {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let DeValue::Array(elements) = value.get_ref() else {
+            return wrong_type(value, "a list", diagnostics);
+        };
+        let read: Self = elements
+            .iter()
+            .filter_map(|element| {
+                T::from_toml(element, diagnostics).map(|value| At {
+                    value,
+                    place: element.span(),
+                })
+            })
+            .collect();
+        (read.len() == elements.len()).then_some(read)
+    }
+}
+
+impl<T: FromToml> FromToml for Several<T> {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let list = List::from_toml(value, diagnostics)?;
+        if list.is_empty() {
+            diagnostics.error(
+                Diagnostic::new(value.span(), "this list is empty")
+                    .help("write at least one value, or leave the key out where it is optional"),
+            );
+            return None;
+        }
+        Some(Self(list))
+    }
+}
+
+/// Types that are written as a text with a grammar of their own.
+macro_rules! texts {
+    ($($(#[$doc:meta])* $type:ty, $expected:literal, $parse:expr;)*) => {$(
+        $(#[$doc])*
+        impl FromToml for $type {
+            fn from_toml(
+                value: &Spanned<DeValue<'_>>,
+                diagnostics: &mut Diagnostics,
+            ) -> Option<Self> {
+                let text = text(value, $expected, diagnostics)?;
+                let parse: fn(&str) -> Result<Self, String> = $parse;
+                parse(text)
+                    .map_err(|why| {
+                        diagnostics.error(
+                            Diagnostic::new(value.span(), format!("this is not {}", $expected))
+                                .label(concat!("expected ", $expected))
+                                .help(why),
+                        );
+                    })
+                    .ok()
+            }
+        }
+    )*};
+}
+
+fn why<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T, String> {
+    result.map_err(|error| error.to_string())
+}
+
+texts! {
+    TimeSpan, "a duration", |text| why(Self::parse(text));
+    ByteSize, "a size", |text| why(Self::parse(text));
+    SocketAddr, "an IP address with a port", |text| text.parse().map_err(|_| {
+        "write for example \"0.0.0.0:8443\" or \"[::1]:8443\"; host names are not looked up".to_owned()
+    });
+    TrustDomain, "a trust domain name", |text| why(Self::parse(text));
+    HostPattern, "a host pattern", |text| why(Self::parse(text));
+    PathPattern, "a path pattern", |text| why(Self::parse(text));
+    IdentityPattern, "an identity pattern", |text| why(Self::parse(text));
+    HeaderName, "a header field name", |text| text.parse().map_err(|_| {
+        "use letters, digits and hyphens, for example \"Countersign-Assertion\"".to_owned()
+    });
+    Method, "an HTTP method", |text| {
+        let is_method = !text.is_empty()
+            && text.bytes().all(|octet| octet.is_ascii_uppercase() || octet == b'-' || octet == b'_');
+        let method = is_method.then(|| text.parse().ok()).flatten();
+        method.ok_or_else(|| "methods are written in capitals, for example \"GET\"".to_owned())
+    };
+}
+
+/// A closed set of words.
+pub(super) trait Words: Sized + Copy + 'static {
+    /// Each word and what it stands for.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// The word that stands for this value.
+    fn word(self) -> &'static str
+    where
+        Self: PartialEq,
+    {
+        Self::WORDS
+            .iter()
+            .find(|(_, value)| *value == self)
+            .map_or("", |(word, _)| word)
+    }
+}
+
+fn read_word<W: Words>(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<W> {
+    let words = || W::WORDS.iter().map(|(word, _)| *word);
+    let choices = words()
+        .map(|word| format!("\"{word}\""))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let text = text(value, &format!("one of {choices}"), diagnostics)?;
+    let found = W::WORDS.iter().find(|(word, _)| *word == text);
+    if found.is_none() {
+        let help = match nearest(text, words()) {
+            Some(word) => format!("did you mean \"{word}\"?"),
+            None => format!("write one of {choices}"),
+        };
+        diagnostics.error(
+            Diagnostic::new(value.span(), format!("unknown word {text:?}"))
+                .label(format!("expected one of {choices}"))
+                .help(help),
+        );
+    }
+    found.map(|(_, meaning)| *meaning)
+}
+
+macro_rules! words {
+    ($($type:ty: $($word:expr => $value:expr),+;)*) => {$(
+        impl Words for $type {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, $value)),+];
+        }
+        impl FromToml for $type {
+            fn from_toml(
+                value: &Spanned<DeValue<'_>>,
+                diagnostics: &mut Diagnostics,
+            ) -> Option<Self> {
+                read_word(value, diagnostics)
+            }
+        }
+    )*};
+}
+
+/// What the public listener can serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Serve {
+    Keys,
+    Health,
+    Metrics,
+}
+
+/// Where the public listener's certificate comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PublicTls {
+    Listener,
+    Off,
+}
+
+/// How a caller may authenticate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Means {
+    Certificate,
+}
+
+words! {
+    ClientCertificate: "required" => Self::Required, "optional" => Self::Optional;
+    RevocationPosture: "hard" => Self::Hard, "soft" => Self::Soft, "off" => Self::Off;
+    RevocationDepth: "chain" => Self::Chain, "leaf" => Self::Leaf;
+    NameType:
+        Self::Spiffe.as_str() => Self::Spiffe, Self::Uri.as_str() => Self::Uri,
+        Self::Dns.as_str() => Self::Dns, Self::Email.as_str() => Self::Email,
+        Self::Ip.as_str() => Self::Ip;
+    SigningAlgorithm:
+        Self::Es256.as_str() => Self::Es256, Self::EdDsa.as_str() => Self::EdDsa;
+    Binding: "request" => Self::Request, "caller" => Self::Caller;
+    Serve: "keys" => Self::Keys, "health" => Self::Health, "metrics" => Self::Metrics;
+    PublicTls: "listener" => Self::Listener, "off" => Self::Off;
+    Means: "certificate" => Self::Certificate;
+}

@@ -1,0 +1,157 @@
+//! How long a connection may live: until it is told to stop, its certificate
+//! path expires, or a new configuration no longer accepts its certificate or
+//! permits what it is doing.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::sync::watch;
+use tokio::time::Sleep;
+
+use super::connection::Connection;
+use crate::clock;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+
+/// Longest single sleep: the wall clock may be set meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// Why a connection should end.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// The gateway stops; requests may finish.
+    Drain,
+    /// The identity no longer holds; requests are cut off.
+    Cut(Denial),
+}
+
+enum Event {
+    Changed,
+    Stopping,
+    Timer,
+}
+
+/// Watches over one connection.
+pub(crate) struct Lifetime {
+    stopping: watch::Receiver<bool>,
+    draining: bool,
+    changes: watch::Receiver<u64>,
+    chain: Option<Arc<[CertificateDer<'static>]>>,
+    expiry: Option<Pin<Box<Sleep>>>,
+}
+
+impl Lifetime {
+    /// `changes` was subscribed to before the chain was verified, so that no
+    /// change in between is missed.
+    pub(crate) fn new(
+        stopping: watch::Receiver<bool>,
+        changes: watch::Receiver<u64>,
+        chain: Option<Arc<[CertificateDer<'static>]>>,
+    ) -> Self {
+        Self {
+            stopping,
+            draining: false,
+            changes,
+            chain,
+            expiry: None,
+        }
+    }
+
+    /// Resolves when the connection should end. May be called again after
+    /// [`Ending::Drain`].
+    pub(crate) async fn ending(&mut self, connection: &Connection) -> Ending {
+        loop {
+            if let Some(denial) = self.expired(connection) {
+                return Ending::Cut(denial);
+            }
+            match self.event().await {
+                Event::Changed => {
+                    if let Err(denial) = self.recheck(connection) {
+                        return Ending::Cut(denial);
+                    }
+                }
+                Event::Stopping => {
+                    self.draining = true;
+                    return Ending::Drain;
+                }
+                Event::Timer => self.expiry = None,
+            }
+        }
+    }
+
+    async fn event(&mut self) -> Event {
+        let timer = async {
+            match &mut self.expiry {
+                Some(sleep) => sleep.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        let changed = async {
+            // Without a sender nothing can change any more.
+            if self.changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = changed => Event::Changed,
+            _ = self.stopping.wait_for(|stopping| *stopping), if !self.draining => Event::Stopping,
+            () = timer => Event::Timer,
+        }
+    }
+
+    /// Whether the path has expired; arms the timer where it has not.
+    fn expired(&mut self, connection: &Connection) -> Option<Denial> {
+        let proof = connection.proof()?;
+        let end = proof.identity.path_not_after();
+        let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        if now > end {
+            return Some(Denial::new(
+                ReasonCode::CertificateExpired,
+                format!("the certificate path expired at {}", clock::rfc3339(end)),
+            ));
+        }
+        if self.expiry.is_none() {
+            // A certificate is valid through its last second.
+            let left = u64::try_from(end.saturating_sub(now)).unwrap_or(0) + 1;
+            let sleep = Duration::from_secs(left).min(LONGEST_SLEEP);
+            self.expiry = Some(Box::pin(tokio::time::sleep(sleep)));
+        }
+        None
+    }
+
+    /// Verifies the connection's chain under the newest snapshot, and every
+    /// request in progress against its routes.
+    fn recheck(&self, connection: &Connection) -> Result<(), Denial> {
+        let snapshot = connection.snapshot();
+        let gone = || {
+            Denial::new(
+                ReasonCode::HostMismatch,
+                "no [[server_name]] entry answers for this connection any longer",
+            )
+        };
+        let entry = snapshot
+            .names
+            .select(connection.server_name())
+            .ok_or_else(gone)?;
+        if let (Some(chain), Some(proof)) = (&self.chain, connection.proof()) {
+            let (leaf, intermediates) = chain.split_first().ok_or_else(gone)?;
+            let now = UnixTime::since_unix_epoch(clock::since_epoch());
+            let identity = entry
+                .trust()
+                .verify(leaf, intermediates, now)
+                .map_err(|refusal| Denial::new(refusal.reason, refusal.detail))?;
+            if identity.caller() != proof.identity.caller()
+                || identity.trust_domain() != proof.identity.trust_domain()
+            {
+                return Err(Denial::new(
+                    ReasonCode::TrustDomainMismatch,
+                    "the certificate stands for another identity now",
+                ));
+            }
+        }
+        connection.active_requests().recheck(&snapshot)
+    }
+}
