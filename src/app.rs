@@ -5,6 +5,9 @@
 //! readiness turns to draining, the listener closes, connections finish, control
 //! plane ends, the audit log is written out.
 
+mod reload;
+
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,9 +17,10 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::reload::Reloader;
 use crate::admin::{self, ControlState, ListenerTls, Offered, Readiness};
 use crate::proxy::listener::{self, Shared, Workers};
 use crate::snapshot::{AuditDestination, Loaded, Settings};
@@ -119,6 +123,7 @@ impl Listeners {
 /// # Errors
 /// When the audit log cannot be opened or the system refuses threads.
 pub fn serve(
+    path: &Path,
     loaded: Loaded,
     listeners: Listeners,
     ready: impl FnOnce(&Addresses) -> Result<(), AppError>,
@@ -128,10 +133,11 @@ pub fn serve(
         .thread_name("control")
         .enable_all()
         .build()?;
-    runtime.block_on(run(loaded, listeners, ready))
+    runtime.block_on(run(path, loaded, listeners, ready))
 }
 
 async fn run(
+    path: &Path,
     loaded: Loaded,
     listeners: Listeners,
     ready: impl FnOnce(&Addresses) -> Result<(), AppError>,
@@ -140,7 +146,7 @@ async fn run(
         settings,
         snapshot,
         warnings,
-        ..
+        files,
     } = loaded;
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -151,10 +157,12 @@ async fn run(
     let audit = open_audit(&settings)?;
     let (stop_send, stopping) = watch::channel(false);
     let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
-    let (_changed, changes) = watch::channel(snapshot.generation);
+    let (changed, changes) = watch::channel(snapshot.generation);
+    let metrics = Arc::new(Metrics::default());
+    snapshot.meter(&metrics);
     let shared = Arc::new(Shared {
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-        metrics: Arc::new(Metrics::default()),
+        metrics,
         changes,
         stopping,
     });
@@ -184,8 +192,28 @@ async fn run(
     if let (Some(socket), Some(address)) = (listeners.admin, listeners.addresses.admin) {
         let router = admin::operators_router(Arc::clone(&control), address.port());
         let socket = TcpListener::from_std(socket)?;
-        servers.spawn(admin::serve(socket, router, ListenerTls::Off, control_stop));
+        servers.spawn(admin::serve(
+            socket,
+            router,
+            ListenerTls::Off,
+            control_stop.clone(),
+        ));
     }
+    let reloader = Reloader::new(
+        path.to_owned(),
+        settings.clone(),
+        files,
+        Arc::clone(&shared.snapshot),
+        changed,
+        Arc::clone(&readiness),
+        Arc::clone(&shared.metrics),
+    );
+    let reload_asked = Arc::new(Notify::new());
+    servers.spawn(reload_on_signal(
+        Arc::clone(&reload_asked),
+        control_stop.clone(),
+    )?);
+    let reloading = tokio::spawn(reloader.run(reload_asked));
     let mut signals = Signals::new()?;
     let addresses = listeners.addresses;
     let listener = TcpListener::from_std(listeners.listener)?;
@@ -216,6 +244,7 @@ async fn run(
         _ = draining => tracing::info!("stopped"),
         () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
     }
+    reloading.abort();
     let _ = control_stop_send.send(true);
     while servers.join_next().await.is_some() {}
     drop(audit);
@@ -232,6 +261,25 @@ fn open_audit(settings: &Settings) -> Result<AuditWriter, AppError> {
             })
         }
     }
+}
+
+/// Turns SIGHUP into requests to reload; many at once become one.
+fn reload_on_signal(
+    asked: Arc<Notify>,
+    mut stopping: watch::Receiver<bool>,
+) -> io::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                received = hangup.recv() => match received {
+                    Some(()) => asked.notify_one(),
+                    None => return,
+                },
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    })
 }
 
 /// The signals that end the process.

@@ -7,12 +7,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::Method;
 
 use crate::identity::pattern::{HostPattern, PathPattern, Segment};
 use crate::policy::Rule;
+use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
 
 /// What an assertion is bound to.
@@ -43,6 +44,20 @@ pub struct Route {
     pub audience: String,
     /// What the assertion is bound to.
     pub binding: Binding,
+    /// Its counters, once it is in service.
+    pub meter: RouteMeter,
+}
+
+/// The counters of a route, set when its snapshot is put into service.
+#[derive(Debug, Default)]
+pub struct RouteMeter(OnceLock<Arc<RouteMetrics>>);
+
+impl RouteMeter {
+    /// The counters, where the route is in service.
+    #[must_use]
+    pub fn counters(&self) -> Option<&Arc<RouteMetrics>> {
+        self.0.get()
+    }
 }
 
 /// Two routes that match the same requests equally well.
@@ -153,6 +168,13 @@ impl RouteTable {
     #[must_use]
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// Resolves the counters of every route.
+    pub fn meter(&self, metrics: &Metrics) {
+        for route in &self.routes {
+            route.meter.0.get_or_init(|| metrics.route(&route.name));
+        }
     }
 
     /// Selects by normalized host (lower case, no port), decoded path with its

@@ -36,6 +36,7 @@ fn route(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str]) -> Route 
         })),
         audience: name.to_owned(),
         binding: Binding::Request,
+        meter: RouteMeter::default(),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::assertion::AssertionSigner;
 use crate::identity::IdentityPattern;
 use crate::route::RouteTable;
+use crate::telemetry::metrics::Metrics;
 use crate::tls::{Credentials, ServerNames};
 use crate::trust::TrustBundle;
 use crate::upstream::Upstream;
@@ -30,6 +31,14 @@ pub struct Snapshot {
     pub signer: AssertionSigner,
     /// Bounds on everything.
     pub limits: Limits,
+}
+
+impl Snapshot {
+    /// Resolves the counters of all routes; to be called before the snapshot is
+    /// put into service.
+    pub fn meter(&self, metrics: &Metrics) {
+        self.routes.meter(metrics);
+    }
 }
 
 /// Bounds on connections, requests and time.

@@ -11,9 +11,9 @@ use crate::reason::{Mender, ReasonCode};
 pub(super) fn index() -> String {
     let mut rows = String::new();
     for code in ReasonCode::ALL {
-        let _ = write!(
+        let _ = writeln!(
             rows,
-            "<tr><td><a href=\"reasons/{code}\"><code>{code}</code></a></td><td>{}</td><td>{}</td></tr>\n",
+            "<tr><td><a href=\"reasons/{code}\"><code>{code}</code></a></td><td>{}</td><td>{}</td></tr>",
             code.status(),
             escaped(code.title()),
         );

@@ -2,13 +2,13 @@
 //!
 //! Which key signs depends on the time alone, so that a published next key
 //! takes over in a running gateway without a reload. Files belong to
-//! `key_directory`.
+//! `key_files`, changes to `key_directory`.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::key_directory;
-pub use super::key_directory::KeyRingError;
+pub use super::key_error::KeyRingError;
+use super::key_files;
 use super::key_record::{self, KeyRecord};
 use super::signing_key::jwk_set;
 pub use super::signing_key::{SigningAlgorithm, SigningKey};
@@ -38,7 +38,7 @@ impl SigningKeyRing {
     /// When a file is unreadable or does not fit the others, or when there is no
     /// key of `algorithm`. Messages name the file or the command that helps.
     pub fn load(directory: &Path, algorithm: SigningAlgorithm) -> Result<Self, KeyRingError> {
-        let stored = key_directory::load(directory)?;
+        let stored = key_files::load(directory)?;
         let ring = Self::new(algorithm, &stored.records, stored.keys, stored.warnings);
         if ring.entries.is_empty() {
             return Err(KeyRingError::NoKeys {

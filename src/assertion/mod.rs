@@ -1,6 +1,8 @@
 //! Identity assertions: signing keys, their published half, and signing.
 
 pub mod key_directory;
+mod key_error;
+mod key_files;
 pub mod key_record;
 pub mod key_ring;
 pub mod published;

@@ -28,7 +28,7 @@ pub struct AssertionArgs {
 #[derive(Debug, Subcommand)]
 enum AssertionCommand {
     /// Verify an assertion as a service does.
-    Verify(VerifyArgs),
+    Verify(Box<VerifyArgs>),
     /// Show what an assertion says, without verifying anything.
     Inspect(InspectArgs),
 }

@@ -5,7 +5,9 @@
 //! decide anything those modules decide.
 
 pub mod assertion;
+pub mod check;
 pub mod demo;
+pub mod init;
 pub mod keys;
 pub mod output;
 pub mod pki;
@@ -43,8 +45,12 @@ pub struct Cli {
 pub enum Command {
     /// Run a throw-away gateway with everything around it.
     Demo(demo::DemoArgs),
+    /// Make certificates, a signing key and a commented configuration.
+    Init(init::InitArgs),
     /// Run the gateway.
     Serve(serve::ServeArgs),
+    /// Load a configuration with everything it names, without serving.
+    Check(check::CheckArgs),
     /// Issue certificates and revocation lists from a private authority.
     Pki(pki::PkiArgs),
     /// Make, rotate and list the keys that sign assertions.
@@ -61,7 +67,9 @@ pub fn run(cli: &Cli) -> Exit {
     let output = Output::new(cli.json, cli.quiet);
     let result = match &cli.command {
         Command::Demo(args) => demo::run(args, output),
+        Command::Init(args) => init::run(args, output),
         Command::Serve(args) => serve::run(args, output),
+        Command::Check(args) => check::run(args, output),
         Command::Pki(args) => pki::run(args, output),
         Command::Keys(args) => keys::run(args, output),
         Command::Assertion(args) => assertion::run(args, output),

@@ -46,6 +46,6 @@ pub(crate) fn run(args: &ServeArgs, _output: Output) -> Result<Exit, CliError> {
         settings.admin.as_ref().map(|admin| admin.address),
     )
     .map_err(CliError::failed)?;
-    app::serve(loaded, listeners, ready).map_err(CliError::failed)?;
+    app::serve(&path, loaded, listeners, ready).map_err(CliError::failed)?;
     Ok(Exit::Done)
 }

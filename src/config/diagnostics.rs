@@ -219,7 +219,11 @@ impl ConfigErrors {
             .iter()
             .map(|error| renderer.render(&error.groups(Level::ERROR, &path, &self.source)))
             .collect();
-        shown.join("\n\n")
+        let count = match self.errors.len() {
+            1 => "1 error".to_owned(),
+            several => format!("{several} errors"),
+        };
+        format!("the configuration has {count}\n\n{}", shown.join("\n\n"))
     }
 }
 

@@ -85,7 +85,8 @@ impl Files {
                         written.place.clone(),
                         format!("{} is empty", path.display()),
                     )
-                    .label("this file"),
+                    .label("this file")
+                    .help("write the file again, or name another one"),
                 );
                 None
             }

@@ -7,6 +7,7 @@
 //!  └─ files.rs      reads certificates, keys and lists, and remembers which
 //! diagnostics   every error with file, line, caret and remedy; all at once
 //! inventory     what was found, for `countersign check`
+//! template      the first file, for `countersign init`
 //! ```
 //!
 //! Domain modules own their types and know nothing of the file; only this one
@@ -19,6 +20,7 @@ pub mod quantity;
 mod raw;
 mod resolve;
 mod suggest;
+mod template;
 mod url;
 mod value;
 
@@ -31,6 +33,7 @@ pub use diagnostics::{ConfigErrors, Diagnostic, ErrorRecord};
 pub use inventory::{
     CertificateSummary, Inventory, ListSummary, ServerNameSummary, TrustDomainSummary,
 };
+pub use template::{Starter, StarterError};
 
 use crate::snapshot::Loaded;
 use diagnostics::Diagnostics;

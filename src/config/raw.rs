@@ -212,6 +212,7 @@ impl FromToml for Authenticate {
         let entries = match value.get_ref() {
             DeValue::String(text) if text == "none" => return Some(Self::Nobody),
             DeValue::Table(table) => table,
+            DeValue::String(_) => return wrong_form(value.span(), FORM, diagnostics),
             _ => return wrong_type(value, FORM, diagnostics),
         };
         let mut entries = entries.iter();

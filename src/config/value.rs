@@ -120,6 +120,8 @@ pub(super) trait FromToml: Sized {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self>;
 }
 
+const A_LIST: &str = "a list";
+
 /// Reports a value of the wrong type.
 pub(super) fn wrong_type<T>(
     value: &Spanned<DeValue<'_>>,
@@ -135,15 +137,22 @@ pub(super) fn wrong_type<T>(
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
     };
-    let mut error = Diagnostic::new(
-        value.span(),
-        format!("this must be {expected}, not {found}"),
-    )
-    .label(format!("expected {expected}"));
-    if expected.starts_with("a list") && matches!(value.get_ref(), DeValue::String(_)) {
-        error = error.help("put the value into brackets: [\"…\"]");
-    }
-    diagnostics.error(error);
+    let help = match value.get_ref() {
+        DeValue::String(_) if expected == A_LIST => {
+            "put the value into brackets: [\"…\"]".to_owned()
+        }
+        DeValue::String(_) => format!("write {expected}, without quotes"),
+        DeValue::Array(_) => format!("write {expected}, without brackets"),
+        _ => format!("write {expected}"),
+    };
+    diagnostics.error(
+        Diagnostic::new(
+            value.span(),
+            format!("this must be {expected}, not {found}"),
+        )
+        .label(format!("expected {expected}"))
+        .help(help),
+    );
     None
 }
 
@@ -192,7 +201,8 @@ impl FromToml for u32 {
         if read.is_none() {
             diagnostics.error(
                 Diagnostic::new(value.span(), "this number is out of range")
-                    .label("expected 1 to 1000000000"),
+                    .label("expected 1 to 1000000000")
+                    .help("write a number of at least 1"),
             );
         }
         read
@@ -202,7 +212,7 @@ impl FromToml for u32 {
 impl<T: FromToml> FromToml for List<T> {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let DeValue::Array(elements) = value.get_ref() else {
-            return wrong_type(value, "a list", diagnostics);
+            return wrong_type(value, A_LIST, diagnostics);
         };
         let read: Self = elements
             .iter()

@@ -50,6 +50,7 @@ pub(crate) async fn handle(
         connection.worker().audit().clone(),
         connection.facts().clone(),
         request_id,
+        Arc::clone(connection.worker().shared().metrics.unrouted()),
     );
     if let Some(proof) = connection.proof() {
         record.caller(Arc::clone(&proof.identity));
@@ -69,7 +70,7 @@ pub(crate) async fn handle(
                 record.request_id(),
                 grpc,
             );
-            record.status(response.status().as_u16());
+            record.answered(response.status().as_u16());
             record.complete();
             response
         }
@@ -107,7 +108,7 @@ async fn serve(
     );
     check_host(connection, snapshot, &target.host)?;
     let route = select(snapshot, &parts, &target)?;
-    record.route(&route.name, route.upstream.name());
+    record.route(&route.name, route.upstream.name(), route.meter.counters());
     let permit = authorize(connection, route)?;
     check_length(snapshot, &parts)?;
 
@@ -404,6 +405,7 @@ fn warrant(
             Refusal::new(ReasonCode::Overloaded, "no assertion can be signed")
         }
     })?;
+    connection.worker().shared().metrics.assertion_signed();
     record.allowed(signed.jti());
     Ok(Warrant::Signed(signed))
 }
@@ -418,7 +420,7 @@ fn pass_on(
     let (mut parts, incoming) = answer.response.into_parts();
     headers::strip_response(&mut parts.headers);
     parts.version = http::Version::default();
-    record.status(parts.status.as_u16());
+    record.answered(parts.status.as_u16());
     let body = ResponseBody::new(
         incoming,
         answer.lease,

@@ -7,29 +7,22 @@
 //! that nobody outside can make the tables grow.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::metrics::{MetricType, TypedMetric};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
 
+use super::histogram::DurationHistogram;
 use crate::crypto;
 use crate::reason::ReasonCode;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// Upper ends of the buckets of request durations, in microseconds.
-const BUCKETS_MICROS: [u64; 14] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 10_000_000, 60_000_000,
-];
 
 /// Everything that is counted.
 pub struct Metrics {
@@ -43,6 +36,7 @@ pub struct Metrics {
     durations: Family<RouteLabels, DurationHistogram>,
     upstream_errors: Family<UpstreamLabels, Counter>,
     assertions: Counter,
+    reloads: Family<ReloadLabels, Counter>,
     unrouted: Arc<RouteMetrics>,
 }
 
@@ -70,35 +64,30 @@ impl Metrics {
             crypto_provider: crypto::PROVIDER,
         });
         registry.register("build", "The running program", build);
-        let connections_open = Gauge::default();
-        registry.register(
+        let connections_open = registered(
+            &mut registry,
             "connections_open",
             "Connections of callers that are open now",
-            connections_open.clone(),
         );
-        let connections = Counter::default();
-        registry.register(
+        let connections = registered(
+            &mut registry,
             "connections",
             "Connections of callers that were accepted",
-            connections.clone(),
         );
-        let panics = Counter::default();
-        registry.register(
+        let panics = registered(
+            &mut registry,
             "panics",
             "Connections that ended by a fault of the gateway",
-            panics.clone(),
         );
-        let handshakes = Family::<HandshakeLabels, Counter>::default();
-        registry.register(
+        let handshakes: Family<HandshakeLabels, Counter> = registered(
+            &mut registry,
             "handshakes",
             "TLS handshakes by result and reason",
-            handshakes.clone(),
         );
-        let requests = Family::<RequestLabels, Counter>::default();
-        registry.register(
+        let requests = registered(
+            &mut registry,
             "requests",
             "Requests by route, decision and reason",
-            requests.clone(),
         );
         let durations = Family::<RouteLabels, DurationHistogram>::default();
         registry.register_with_unit(
@@ -107,19 +96,23 @@ impl Metrics {
             Unit::Seconds,
             durations.clone(),
         );
-        let upstream_errors = Family::<UpstreamLabels, Counter>::default();
-        registry.register(
+        let upstream_errors = registered(
+            &mut registry,
             "upstream_errors",
             "Failures of upstreams by upstream and reason",
-            upstream_errors.clone(),
         );
-        let assertions = Counter::default();
-        registry.register(
+        let assertions = registered(
+            &mut registry,
             "assertions_signed",
             "Assertions that were signed",
-            assertions.clone(),
+        );
+        let reloads = registered(
+            &mut registry,
+            "reloads",
+            "Reloads of the configuration by result",
         );
         Self {
+            reloads,
             connections_open,
             connections,
             panics,
@@ -171,6 +164,14 @@ impl Metrics {
         self.assertions.inc();
     }
 
+    /// The configuration was reloaded, or was not because something is wrong.
+    pub fn reloaded(&self, successfully: bool) {
+        let result = if successfully { "ok" } else { "refused" };
+        self.reloads
+            .get_or_create_owned(&ReloadLabels { result })
+            .inc();
+    }
+
     /// The counters of a route; to be resolved when the route is built, and kept.
     #[must_use]
     pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
@@ -204,6 +205,12 @@ impl Metrics {
         let _ = text::encode(&mut output, &self.registry);
         output
     }
+}
+
+fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 impl Default for Metrics {
@@ -296,6 +303,11 @@ struct BuildLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HandshakeLabels {
     result: &'static str,
     reason: &'static str,
@@ -347,57 +359,6 @@ impl<L: Clone + Eq + std::hash::Hash> PerReason<L> {
                 .inc();
         }
     }
-}
-
-/// A histogram of durations made of atomic integers: the library's takes a lock.
-#[derive(Debug, Clone, Default)]
-struct DurationHistogram(Arc<DurationCounts>);
-
-#[derive(Debug, Default)]
-struct DurationCounts {
-    buckets: [AtomicU64; BUCKETS_MICROS.len()],
-    beyond: AtomicU64,
-    sum_micros: AtomicU64,
-}
-
-impl DurationHistogram {
-    fn observe(&self, duration: Duration) {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let index = BUCKETS_MICROS.partition_point(|end| *end < micros);
-        self.0
-            .buckets
-            .get(index)
-            .unwrap_or(&self.0.beyond)
-            .fetch_add(1, Ordering::Relaxed);
-        self.0.sum_micros.fetch_add(micros, Ordering::Relaxed);
-    }
-}
-
-impl TypedMetric for DurationHistogram {
-    const TYPE: MetricType = MetricType::Histogram;
-}
-
-impl EncodeMetric for DurationHistogram {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        let ends = BUCKETS_MICROS.iter().map(|micros| seconds(*micros));
-        let counts = self.0.buckets.iter().chain([&self.0.beyond]);
-        // The encoder adds the counts up.
-        let buckets: Vec<(f64, u64)> = ends
-            .chain([f64::INFINITY])
-            .zip(counts.map(|count| count.load(Ordering::Relaxed)))
-            .collect();
-        let sum = seconds(self.0.sum_micros.load(Ordering::Relaxed));
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        Self::TYPE
-    }
-}
-
-fn seconds(micros: u64) -> f64 {
-    Duration::from_micros(micros).as_secs_f64()
 }
 
 #[cfg(test)]

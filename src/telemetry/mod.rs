@@ -1,6 +1,7 @@
 //! What operators see: logs, metrics, the audit log.
 
 pub mod audit;
+mod histogram;
 pub mod log;
 pub mod metrics;
 pub mod record;

@@ -8,6 +8,7 @@ use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::Serialize;
 
 use super::audit::{AuditCaller, AuditSink, timestamp};
+use super::metrics::RouteMetrics;
 use crate::clock;
 use crate::identity::PeerIdentity;
 use crate::identity::text::{printable, printable_within};
@@ -54,6 +55,8 @@ pub struct AuditRecord {
     jti: Option<Box<str>>,
     upstream_duration: Option<Duration>,
     complete: bool,
+    counters: Arc<RouteMetrics>,
+    counted: bool,
 }
 
 #[derive(Serialize)]
@@ -84,9 +87,15 @@ struct Line<'a> {
 }
 
 impl AuditRecord {
-    /// Opens a record. Nothing of the request is known yet.
+    /// Opens a record. Nothing of the request is known yet; `counters` are those
+    /// of requests without a route.
     #[must_use]
-    pub fn open(sink: AuditSink, facts: ConnectionFacts, request_id: Arc<str>) -> Self {
+    pub fn open(
+        sink: AuditSink,
+        facts: ConnectionFacts,
+        request_id: Arc<str>,
+        counters: Arc<RouteMetrics>,
+    ) -> Self {
         Self {
             sink,
             facts,
@@ -106,6 +115,8 @@ impl AuditRecord {
             jti: None,
             upstream_duration: None,
             complete: false,
+            counters,
+            counted: false,
         }
     }
 
@@ -127,8 +138,11 @@ impl AuditRecord {
         self.peer_identity = Some(identity);
     }
 
-    /// The route that was chosen, and where it leads.
-    pub fn route(&mut self, route: &str, upstream: &str) {
+    /// The route that was chosen, where it leads, and its counters.
+    pub fn route(&mut self, route: &str, upstream: &str, counters: Option<&Arc<RouteMetrics>>) {
+        if let Some(counters) = counters {
+            self.counters = Arc::clone(counters);
+        }
         self.route = Some(route.to_owned());
         self.upstream = Some(upstream.to_owned());
     }
@@ -148,9 +162,16 @@ impl AuditRecord {
         self.detail = Some(printable(detail));
     }
 
-    /// The status sent to the caller.
-    pub const fn status(&mut self, status: u16) {
+    /// The status sent to the caller. Counts the request.
+    pub fn answered(&mut self, status: u16) {
         self.status = Some(status);
+        self.counted = true;
+        let elapsed = self.started.elapsed();
+        match (self.decision, self.reason) {
+            (Decision::Refused, Some(reason)) => self.counters.refused(reason, elapsed),
+            (_, Some(reason)) => self.counters.failed(reason, elapsed),
+            (_, None) => self.counters.allowed(elapsed),
+        }
     }
 
     /// The upstream's head arrived.
@@ -172,6 +193,9 @@ impl AuditRecord {
 
 impl Drop for AuditRecord {
     fn drop(&mut self) {
+        if !self.counted {
+            self.counters.aborted();
+        }
         let caller = self
             .peer_identity
             .as_deref()

@@ -248,10 +248,22 @@ impl Client {
     /// # Panics
     /// When the server sends data or keeps the connection open.
     pub async fn refusal(&self) -> ConnectError {
+        self.refusal_after(b"").await
+    }
+
+    /// Like [`Client::refusal`], but sends octets first, as most clients do:
+    /// with TLS 1.3 they may send before they hear of the refusal.
+    ///
+    /// # Panics
+    /// When the server sends data or keeps the connection open.
+    pub async fn refusal_after(&self, octets: &[u8]) -> ConnectError {
         let mut connection = match self.connect().await {
             Ok(connection) => connection,
             Err(error) => return error,
         };
+        if !octets.is_empty() {
+            let _ = connection.write(octets).await;
+        }
         let mut octet = [0_u8; 1];
         match in_time("a refusal", connection.stream_mut().read(&mut octet)).await {
             Ok(0) => ConnectError::Closed,

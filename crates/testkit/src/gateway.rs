@@ -85,7 +85,8 @@ impl Gateway {
         let config = at("countersign.toml");
         std::fs::write(&config, settings.render(directory.path())).expect("a configuration");
         let ready = at("ready.json");
-        let mut child = Command::new(binary)
+        let mut command = Command::new(binary);
+        command
             .args(["serve", "--config"])
             .arg(&config)
             .arg("--ready-file")
@@ -96,7 +97,11 @@ impl Gateway {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
+            .kill_on_drop(true);
+        if let Some(filter) = settings.log_filter() {
+            command.env("COUNTERSIGN_LOG", filter);
+        }
+        let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{binary}: {error}"));
         let stderr = Arc::new(Mutex::new(String::new()));

@@ -19,6 +19,7 @@ pub struct Settings {
     trust_domains: Vec<String>,
     sections: String,
     algorithm: &'static str,
+    log: Option<&'static str>,
     server: Credentials,
     root_file: String,
     domain: String,
@@ -56,6 +57,7 @@ impl Settings {
             trust_domains: Vec::new(),
             sections: String::new(),
             algorithm: "ES256",
+            log: None,
             server: ca.server(&names),
             root_file: ca.root_file().display().to_string(),
             domain: domain.to_owned(),
@@ -100,6 +102,17 @@ impl Settings {
     pub fn algorithm(mut self, algorithm: &'static str) -> Self {
         self.algorithm = algorithm;
         self
+    }
+
+    /// What is logged, for example `trace`.
+    #[must_use]
+    pub const fn log(mut self, filter: &'static str) -> Self {
+        self.log = Some(filter);
+        self
+    }
+
+    pub(crate) const fn log_filter(&self) -> Option<&'static str> {
+        self.log
     }
 
     /// The algorithm it signs with.

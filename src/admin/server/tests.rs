@@ -25,7 +25,7 @@ fn snapshot(keys: &Path) -> Snapshot {
     let ring = SigningKeyRing::load(keys, SigningAlgorithm::Es256).unwrap();
     let settings = AssertionSettings {
         issuer: ISSUER.to_owned(),
-        header: axum::http::HeaderName::from_static("countersign-assertion"),
+        header: http::HeaderName::from_static("countersign-assertion"),
         lifetime: Duration::from_secs(30),
     };
     Snapshot {

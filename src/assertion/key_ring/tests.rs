@@ -8,7 +8,7 @@ use countersign_verify::jose::{CompactJws, JwkSet, MAX_TOKEN_BYTES, base64url_en
 use tempfile::TempDir;
 
 use super::super::key_directory::{
-    MIN_PUBLISH_AHEAD, PUBLISH_AHEAD, add, generate, jwks, list, revoke,
+    MAX_KEYS, MIN_PUBLISH_AHEAD, PUBLISH_AHEAD, add, generate, jwks, list, revoke,
 };
 use super::super::key_record::{KeyState, RETIREMENT_SECONDS};
 use super::*;
@@ -195,7 +195,7 @@ fn bad_rings_are_refused_by_name() {
         good.replace("\"version\": 1", "\"version\": 2"),
         good.replace("\"version\"", "\"extra\": 1, \"version\""),
         good.replace("ES256", "HS256"),
-        good[..good.len() / 2].to_owned(),
+        good.chars().take(good.len() / 2).collect(),
         named("../../../../../../../../../../../etc/passwd"),
         named(""),
         format!(r#"{{"version":1,"keys":[{record},{record}]}}"#),
@@ -315,7 +315,7 @@ fn after_revoking_the_current_key_a_known_one_signs() {
 #[test]
 fn there_is_a_bound_on_keys_in_use() {
     let (_root, path) = directory();
-    for _ in 0..super::super::key_directory::MAX_KEYS {
+    for _ in 0..MAX_KEYS {
         generate(&path, EdDsa, START).unwrap();
     }
     assert!(matches!(

@@ -6,7 +6,7 @@
 
 mod init;
 mod issue;
-mod passphrase;
+pub(in crate::cli) mod passphrase;
 mod revoke;
 mod words;
 

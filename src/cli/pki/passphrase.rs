@@ -19,7 +19,7 @@ const LONGEST: u64 = 4096;
 /// Where the passphrase of encrypted private keys comes from.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
-pub(super) struct PassphraseArgs {
+pub(in crate::cli) struct PassphraseArgs {
     /// Read the passphrase from the first line of FILE, or of standard input with `-`.
     #[arg(long, value_name = "FILE", help_heading = "Passphrase")]
     passphrase_file: Option<PathBuf>,
@@ -33,7 +33,7 @@ pub(super) struct PassphraseArgs {
 
 impl PassphraseArgs {
     /// A passphrase for new keys; asked for twice when prompted.
-    pub(super) fn choose(&self) -> Result<Secret, CliError> {
+    pub(in crate::cli) fn choose(&self) -> Result<Secret, CliError> {
         if let Some(passphrase) = self.given()? {
             return Ok(passphrase);
         }

@@ -12,7 +12,7 @@ use crate::config::value::{At, Field, Words as _};
 use crate::identity::IdentityPattern;
 use crate::policy::Rule;
 use crate::policy::rule::Authentication;
-use crate::route::{Binding, Route, RouteTable};
+use crate::route::{Binding, Route, RouteMeter, RouteTable};
 use crate::upstream::{Endpoint, Upstream, UpstreamConfig};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -217,6 +217,7 @@ fn route(
         upstream: upstream?,
         audience: audience?,
         binding: section.binding.or(Binding::Request),
+        meter: RouteMeter::default(),
     })
 }
 

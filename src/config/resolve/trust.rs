@@ -102,12 +102,14 @@ fn check_apart(first: &Domain, second: &Domain, context: &mut Context<'_>) {
 fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
     let vouches_for = vouches_for(section, context);
     let identity_from = identity_from(section, &vouches_for, context);
-    let roots = material(
-        &section.roots.value().map(|list| &list.0),
-        context,
-        pem::certificates,
-    );
-    let intermediates = material(&section.intermediates.value(), context, pem::certificates);
+    let roots = match &section.roots {
+        Field::Good(roots) => material(&roots.value.0, context, pem::certificates),
+        _ => None,
+    };
+    let intermediates = match &section.intermediates {
+        Field::Bad => None,
+        files => material(files.items(), context, pem::certificates),
+    };
     let lists = revocation_lists(section, context);
     let posture = posture(section, context);
     let depth = section.revocation_depth.or(RevocationDepth::Chain);
@@ -198,14 +200,14 @@ struct Found<T> {
     place: Span,
 }
 
-/// Reads all files of a key; `None` when the key or a file is bad.
+/// Reads all files that are written; `None` when one is bad.
 fn material<T>(
-    written: &Option<&Vec<At<String>>>,
+    files: &[At<String>],
     context: &mut Context<'_>,
     read: fn(&At<String>, &std::path::Path, &mut Context<'_>) -> Option<Vec<T>>,
 ) -> Option<Vec<Found<T>>> {
     let mut all = Some(Vec::new());
-    for written in written.map(Vec::as_slice).unwrap_or_default() {
+    for written in files {
         let Some(paths) = context.files.expand(written, context.diagnostics) else {
             all = None;
             continue;
@@ -241,10 +243,11 @@ fn revocation_lists(
             );
         }
     }
-    if fetched {
-        return None;
+    match &section.crls {
+        Field::Bad => None,
+        _ if fetched => None,
+        files => material(files.items(), context, pem::revocation_lists),
     }
-    material(&section.crls.value(), context, pem::revocation_lists)
 }
 
 fn posture(section: &Trust, context: &mut Context<'_>) -> Option<RevocationPosture> {

@@ -1,0 +1,281 @@
+//! `countersign init`: everything a first gateway needs, in one directory.
+//!
+//! Makes an authority, certificates for the gateway and one caller, a signing
+//! key and a commented configuration. What these are is decided by
+//! [`crate::pki`], [`crate::assertion`] and [`crate::config`]; this file knows
+//! the order.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::pki::passphrase::PassphraseArgs;
+use super::words::{absolute, moment, shell};
+use super::{CliError, Exit, Output};
+use crate::assertion::{SigningAlgorithm, SigningKeyRing, key_directory};
+use crate::clock;
+use crate::config::{self, Starter};
+use crate::identity::TrustDomain;
+use crate::pki::{
+    CertificateProfile, IssueRequest, Issued, KeyProtection, Lifetime, Pki, PkiError, SubjectNames,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  countersign init --trust-domain example.org --host localhost --upstream http://127.0.0.1:9001
+  countersign init gateway --trust-domain example.org --host gateway.example.org \\
+      --upstream http://127.0.0.1:9001 --no-passphrase
+
+Makes DIR/countersign.toml and DIR/certs: an authority of your own, a certificate for HOST, one
+for a first caller (spiffe://NAME/client), and the key that signs assertions.";
+
+/// As long as the authority's list of revoked certificates: both are due at once.
+const LIFETIME: Lifetime = Lifetime::days(7);
+
+/// Arguments of `countersign init`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct InitArgs {
+    /// Where the files go; made where it is not there.
+    #[arg(value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// The trust domain of the callers, such as example.org.
+    #[arg(long, value_name = "NAME", value_parser = TrustDomain::parse)]
+    trust_domain: TrustDomain,
+    /// The name or IP address that callers know the gateway by.
+    #[arg(long, value_name = "HOST")]
+    host: String,
+    /// The service behind the gateway: http://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    upstream: String,
+    /// Write the authority's keys unencrypted, protected by their file mode alone.
+    #[arg(
+        long,
+        help_heading = "Passphrase",
+        conflicts_with_all = ["passphrase_file", "passphrase_env", "passphrase_fd"],
+    )]
+    no_passphrase: bool,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+    /// Replace files that are there; nothing the old authority issued is trusted any longer.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Runs `countersign init`.
+pub(crate) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
+    let caller = format!("spiffe://{}/client", args.trust_domain);
+    let starter = Starter::new(&args.trust_domain, &args.host, &args.upstream, &caller)
+        .map_err(CliError::usage)?;
+    let certs = args.dir.join("certs");
+    let file = args.dir.join("countersign.toml");
+    // Before asking for a passphrase: is there room?
+    if !args.force {
+        refuse_existing(&file)?;
+        Pki::check_absent(&certs).map_err(with_remedy)?;
+    }
+    let protection = if args.no_passphrase {
+        KeyProtection::Plain
+    } else {
+        KeyProtection::passphrase(args.passphrase.choose()?).map_err(PkiError::from)?
+    };
+    fs::create_dir_all(&args.dir).map_err(|error| cannot_write(&args.dir, &error))?;
+    let create = if args.force {
+        Pki::replace
+    } else {
+        Pki::create
+    };
+    let mut pki = create(&certs, &args.trust_domain, &protection).map_err(with_remedy)?;
+    let server = issue(
+        &mut pki,
+        "gateway",
+        server_names(starter.host())?,
+        Some(CertificateProfile::SERVER),
+        args.force,
+    )?;
+    let names = SubjectNames::new()
+        .spiffe_text(&caller, &args.trust_domain)
+        .map_err(PkiError::from)?;
+    let client = issue(&mut pki, "client", names, None, args.force)?;
+    signing_key(&certs.join("signing"), args.force)?;
+    write(&file, &starter.render(), args.force)?;
+    let loaded = config::load(&file).map_err(|errors| {
+        CliError::failed(format_args!("the files were made but do not fit: {errors}"))
+    })?;
+    for warning in &loaded.warnings {
+        output.note(format_args!("warning: {warning}"));
+    }
+    if starter.plaintext() {
+        output.note(format_args!(
+            "warning: {} is not on this machine; requests to it cross the network in the clear",
+            args.upstream
+        ));
+    }
+    report(args, &pki, &starter, &file, &server, &client, output);
+    Ok(Exit::Done)
+}
+
+/// A gateway on this machine is reached under all its names.
+fn server_names(host: &str) -> Result<SubjectNames, PkiError> {
+    let local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let names = if local {
+        SubjectNames::new()
+            .dns("localhost")?
+            .ip_text("127.0.0.1")?
+            .ip_text("::1")?
+    } else {
+        SubjectNames::new()
+    };
+    Ok(match host.parse::<IpAddr>() {
+        Ok(ip) => names.ip(ip),
+        Err(_) => names.dns(host)?,
+    })
+}
+
+fn issue(
+    pki: &mut Pki,
+    label: &str,
+    names: SubjectNames,
+    profile: Option<CertificateProfile>,
+    force: bool,
+) -> Result<Issued, CliError> {
+    let label = label.parse().map_err(CliError::failed)?;
+    let mut request = IssueRequest::new(label, names)
+        .lifetime(LIFETIME)
+        .overwrite(force);
+    if let Some(profile) = profile {
+        request = request.profile(profile);
+    }
+    pki.issue(&request).map_err(with_remedy)
+}
+
+/// Services know the keys that are there, so these stay.
+fn signing_key(directory: &Path, force: bool) -> Result<(), CliError> {
+    let algorithm = SigningAlgorithm::Es256;
+    if force && SigningKeyRing::load(directory, algorithm).is_ok() {
+        return Ok(());
+    }
+    key_directory::generate(directory, algorithm, clock::unix_now())?;
+    Ok(())
+}
+
+fn refuse_existing(file: &Path) -> Result<(), CliError> {
+    if file.symlink_metadata().is_ok() {
+        return Err(CliError::failed(format_args!(
+            "{} exists already; --force replaces it",
+            file.display()
+        )));
+    }
+    Ok(())
+}
+
+fn write(file: &Path, text: &str, force: bool) -> Result<(), CliError> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true);
+    if force {
+        options.create(true).truncate(true);
+    } else {
+        options.create_new(true);
+    }
+    options
+        .open(file)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        })
+        .map_err(|error| cannot_write(file, &error))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> CliError {
+    CliError::failed(format_args!("cannot write {}: {error}", path.display()))
+}
+
+fn with_remedy(error: PkiError) -> CliError {
+    use crate::pki::{KeyError, StoreError};
+    match error {
+        PkiError::Store(StoreError::Exists(_))
+        | PkiError::Key(KeyError::Store(StoreError::Exists(_))) => {
+            CliError::failed(format_args!("{error}; --force replaces it"))
+        }
+        error => error.into(),
+    }
+}
+
+fn report(
+    args: &InitArgs,
+    pki: &Pki,
+    starter: &Starter,
+    file: &Path,
+    server: &Issued,
+    client: &Issued,
+    output: Output,
+) {
+    let trust = pki.layout().trust();
+    output.json(&json!({
+        "dir": absolute(&args.dir),
+        "config": absolute(file),
+        "trust_domain": args.trust_domain.as_str(),
+        "ca": absolute(&trust),
+        "server_cert": absolute(&server.certificate),
+        "server_key": absolute(&server.key),
+        "client_cert": absolute(&client.certificate),
+        "client_key": absolute(&client.key),
+        "client": client.identity(),
+        "signing_keys": absolute(&args.dir.join("certs/signing")),
+        "keys_encrypted": !args.no_passphrase,
+        "gateway": starter.url(),
+        "issuer": starter.issuer(),
+    }));
+    let dir = shell(pki.layout().directory());
+    output.say(format_args!(
+        "\
+Made a gateway for trust domain {domain}.
+
+  configuration    {file}
+  authority        {certs}  (trusted root: {trust})
+  gateway          {server}  for {host}, until {server_until}
+  first caller     {client}  for {caller}, until {client_until}
+  signing key      {signing}
+
+Next:
+  countersign serve --config {config}
+  curl --cacert {ca} --cert {cert} --key {key} {url}/
+
+Certificates and revocation lists are good for 7 days. Before that, renew them:
+  countersign pki crl --dir {dir} --issuer intermediate
+  countersign pki issue gateway --dir {dir} --profile server {names} --lifetime 7d --force
+  countersign pki issue {caller} --dir {dir} --lifetime 7d --force",
+        domain = args.trust_domain,
+        file = file.display(),
+        certs = pki.layout().directory().display(),
+        trust = trust.display(),
+        server = server.certificate.display(),
+        host = starter.host(),
+        server_until = moment(server.not_after),
+        client = client.certificate.display(),
+        caller = client.identity(),
+        client_until = moment(client.not_after),
+        signing = args.dir.join("certs/signing").display(),
+        config = shell(file),
+        ca = shell(&trust),
+        cert = shell(&client.certificate),
+        key = shell(&client.key),
+        url = starter.url(),
+        names = renewal(server),
+    ));
+}
+
+/// The options that name a certificate's holder as it is named now.
+fn renewal(issued: &Issued) -> String {
+    let options: Vec<String> = issued
+        .names
+        .iter()
+        .filter_map(|name| name.split_once(':'))
+        .map(|(kind, value)| format!("--{kind} {value}"))
+        .collect();
+    options.join(" ")
+}
