@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use self::reload::Reloader;
 use crate::admin::{self, ControlState, ListenerTls, Offered, Readiness};
 use crate::proxy::listener::{self, Shared, Workers};
-use crate::snapshot::{AuditDestination, Loaded, Settings};
+use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
 use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::metrics::Metrics;
 
@@ -148,16 +148,12 @@ async fn run(
         warnings,
         files,
     } = loaded;
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    for alarm in snapshot.bundles.iter().flat_map(|bundle| bundle.alarms()) {
-        tracing::error!("{alarm}");
-    }
+    announce(&snapshot, &warnings);
     let audit = open_audit(&settings)?;
-    let (stop_send, stopping) = watch::channel(false);
-    let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
+    let mut signals = Signals::new()?;
+    let (stop, stopping) = watch::channel(false);
     let (changed, changes) = watch::channel(snapshot.generation);
+    let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
     let metrics = Arc::new(Metrics::default());
     snapshot.meter(&metrics);
     let shared = Arc::new(Shared {
@@ -171,71 +167,40 @@ async fn run(
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let workers = Workers::start(&shared, &audit, count)?;
     let readiness = Arc::new(Readiness::default());
-    let control = Arc::new(ControlState::new(
-        Arc::clone(&shared.snapshot),
-        Arc::clone(&readiness),
-        Arc::clone(&shared.metrics),
-    ));
-    let (control_stop_send, control_stop) = watch::channel(false);
-    let mut servers = JoinSet::new();
-    if let (Some(socket), Some(public)) = (listeners.public, &settings.public) {
-        let tls = match &public.tls {
-            Some(credentials) => {
-                ListenerTls::On(admin::server_only_config(credentials).map_err(io::Error::other)?)
-            }
-            None => ListenerTls::Off,
-        };
-        let router = admin::router(Arc::clone(&control), Offered::from(public));
-        let socket = TcpListener::from_std(socket)?;
-        servers.spawn(admin::serve(socket, router, tls, control_stop.clone()));
-    }
-    if let (Some(socket), Some(address)) = (listeners.admin, listeners.addresses.admin) {
-        let router = admin::operators_router(Arc::clone(&control), address.port());
-        let socket = TcpListener::from_std(socket)?;
-        servers.spawn(admin::serve(
-            socket,
-            router,
-            ListenerTls::Off,
-            control_stop.clone(),
-        ));
-    }
+    let control = ControlPlane::start(
+        &shared,
+        &readiness,
+        &settings,
+        listeners.public,
+        listeners.admin,
+    )?;
     let reloader = Reloader::new(
         path.to_owned(),
-        settings.clone(),
+        settings,
         files,
         Arc::clone(&shared.snapshot),
         changed,
         Arc::clone(&readiness),
         Arc::clone(&shared.metrics),
     );
-    let reload_asked = Arc::new(Notify::new());
-    servers.spawn(reload_on_signal(
-        Arc::clone(&reload_asked),
-        control_stop.clone(),
-    )?);
-    let reloading = tokio::spawn(reloader.run(reload_asked));
-    let mut signals = Signals::new()?;
+    let reloading = tokio::spawn(reloader.run(Arc::clone(&control.reload)));
+
     let addresses = listeners.addresses;
     let listener = TcpListener::from_std(listeners.listener)?;
     tracing::info!(address = %addresses.listener, workers = count, "listening for callers");
-    if let Some(address) = addresses.public {
-        tracing::info!(%address, "listening for services: keys and health");
-    }
-    if let Some(address) = addresses.admin {
-        tracing::info!(%address, "listening for operators");
-    }
-    let (accept_stop_send, accept_stop) = watch::channel(false);
+    let (accept_stop, accept_stopping) = watch::channel(false);
     let accepting = tokio::spawn(async move {
-        workers.accept(listener, slots, accept_stop).await;
+        workers.accept(listener, slots, accept_stopping).await;
         workers
     });
     readiness.set_ready();
     ready(&addresses)?;
+
     signals.stop().await;
     readiness.set_draining();
     tracing::info!("stopping: connections may finish");
-    let _ = accept_stop_send.send(true);
-    let _ = stop_send.send(true);
+    let _ = accept_stop.send(true);
+    let _ = stop.send(true);
     let Ok(workers) = accepting.await else {
         return Err(io::Error::other("the acceptor panicked").into());
     };
@@ -245,10 +210,82 @@ async fn run(
         () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
     }
     reloading.abort();
-    let _ = control_stop_send.send(true);
-    while servers.join_next().await.is_some() {}
+    control.end().await;
     drop(audit);
     Ok(())
+}
+
+/// Says what an operator should know of a configuration put into service.
+fn announce(snapshot: &Snapshot, warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    for alarm in snapshot.bundles.iter().flat_map(|bundle| bundle.alarms()) {
+        tracing::error!("{alarm}");
+    }
+}
+
+/// What runs beside the workers: the public and the operators' listener, and
+/// SIGHUP.
+struct ControlPlane {
+    servers: JoinSet<()>,
+    stop: watch::Sender<bool>,
+    reload: Arc<Notify>,
+}
+
+impl ControlPlane {
+    fn start(
+        shared: &Shared,
+        readiness: &Arc<Readiness>,
+        settings: &Settings,
+        public: Option<std::net::TcpListener>,
+        admin: Option<std::net::TcpListener>,
+    ) -> Result<Self, AppError> {
+        let state = Arc::new(ControlState::new(
+            Arc::clone(&shared.snapshot),
+            Arc::clone(readiness),
+            Arc::clone(&shared.metrics),
+        ));
+        let (stop, stopping) = watch::channel(false);
+        let mut servers = JoinSet::new();
+        if let (Some(socket), Some(public)) = (public, &settings.public) {
+            let tls = match &public.tls {
+                Some(credentials) => {
+                    let tls = admin::server_only_config(credentials).map_err(io::Error::other)?;
+                    ListenerTls::On(tls)
+                }
+                None => ListenerTls::Off,
+            };
+            let router = admin::router(Arc::clone(&state), Offered::from(public));
+            let socket = TcpListener::from_std(socket)?;
+            tracing::info!(address = %socket.local_addr()?, "listening for services: keys and health");
+            servers.spawn(admin::serve(socket, router, tls, stopping.clone()));
+        }
+        if let Some(socket) = admin {
+            let socket = TcpListener::from_std(socket)?;
+            let address = socket.local_addr()?;
+            tracing::info!(%address, "listening for operators");
+            let router = admin::operators_router(state, address.port());
+            servers.spawn(admin::serve(
+                socket,
+                router,
+                ListenerTls::Off,
+                stopping.clone(),
+            ));
+        }
+        let reload = Arc::new(Notify::new());
+        servers.spawn(reload_on_signal(Arc::clone(&reload), stopping)?);
+        Ok(Self {
+            servers,
+            stop,
+            reload,
+        })
+    }
+
+    async fn end(mut self) {
+        let _ = self.stop.send(true);
+        while self.servers.join_next().await.is_some() {}
+    }
 }
 
 fn open_audit(settings: &Settings) -> Result<AuditWriter, AppError> {

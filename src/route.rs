@@ -98,8 +98,8 @@ pub struct RouteTable {
 /// Routes by path: one node per segment of the pattern.
 #[derive(Default)]
 struct PathTree {
-    literal: HashMap<Box<str>, PathTree>,
-    any: Option<Box<PathTree>>,
+    literal: HashMap<Box<str>, Self>,
+    any: Option<Box<Self>>,
     here: Vec<Arc<Route>>,
     below: Vec<Arc<Route>>,
 }

@@ -1,2 +1,23 @@
-//! x
-fn main() {}
+//! Black-box tests of the real binary, by behaviour, and tests of the tree.
+//!
+//! One test crate: `gateway` starts `countersign serve`, the other folders run
+//! the other commands, `architecture` and `repository` read the sources.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr,
+    clippy::too_many_lines,
+    clippy::large_futures,
+    reason = "a test stops when its own preparations fail, and tells its story in one piece"
+)]
+
+mod architecture;
+mod gateway;
+mod keys;
+mod limbo;
+mod pki;
+mod repository;

@@ -137,12 +137,7 @@ impl Reloader {
         let mut snapshot = loaded.snapshot;
         snapshot.generation = previous.generation + 1;
         let generation = snapshot.generation;
-        for warning in &loaded.warnings {
-            tracing::warn!("{warning}");
-        }
-        for alarm in snapshot.bundles.iter().flat_map(|bundle| bundle.alarms()) {
-            tracing::error!("{alarm}");
-        }
+        super::announce(&snapshot, &loaded.warnings);
         let routes = snapshot.routes.routes().len();
         snapshot.meter(&self.metrics);
         self.snapshot.store(Arc::new(snapshot));

@@ -32,6 +32,7 @@ fn peer(leaf: Leaf) -> Arc<PeerIdentity> {
             crls: Vec::new(),
             posture: RevocationPosture::Off,
             depth: RevocationDepth::Chain,
+            grace: std::time::Duration::ZERO,
             vouches_for: vec![IdentityPattern::AnyCaller],
             identity_from: NameType::ALL.to_vec(),
         },
@@ -124,7 +125,7 @@ fn a_service_accepts_it_for_this_request_only() {
         let verifier = AssertionVerifier::builder()
             .issuer("https://gateway.example.org:9080")
             .audience("orders")
-            .jwks_json(&signer.keys().jwks(now))
+            .jwks_json(signer.keys().jwks(now))
             .build()
             .unwrap();
         let token = assertion.header_value().to_str().unwrap();

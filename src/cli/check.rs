@@ -64,16 +64,16 @@ fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
     let settings = &loaded.settings;
     let mut text = format!("{} is good", path.display());
     let _ = match loaded.warnings.len() {
-        0 => write!(text, ".\n"),
-        1 => write!(text, ", with 1 warning.\n"),
-        count => write!(text, ", with {count} warnings.\n"),
+        0 => writeln!(text, "."),
+        1 => writeln!(text, ", with 1 warning."),
+        count => writeln!(text, ", with {count} warnings."),
     };
     let _ = write!(text, "\nlistener {}", settings.address);
     for entry in &inventory.server_names {
-        let names = if entry.names.is_empty() {
-            "any other name".to_owned()
-        } else {
-            entry.names.join(", ")
+        let names = match (entry.names.is_empty(), inventory.server_names.len()) {
+            (true, 1) => "any name".to_owned(),
+            (true, _) => "any other name".to_owned(),
+            (false, _) => entry.names.join(", "),
         };
         let _ = write!(
             text,

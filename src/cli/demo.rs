@@ -87,7 +87,7 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<Exit, CliError> {
     let verifier = AssertionVerifier::builder()
         .issuer(&ready.issuer)
         .audience(AUDIENCE)
-        .jwks_json(&loaded.snapshot.signer.keys().jwks(clock::unix_now()))
+        .jwks_json(loaded.snapshot.signer.keys().jwks(clock::unix_now()))
         .build()
         .map_err(CliError::failed)?;
     echo.serve(verifier).map_err(CliError::failed)?;

@@ -119,6 +119,11 @@ impl Output {
         }
     }
 
+    /// The reason of an answer "no", on standard error, always.
+    pub fn verdict(self, text: impl fmt::Display) {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+
     /// An error on standard error, always.
     pub fn error(self, error: &CliError) {
         let _ = writeln!(std::io::stderr().lock(), "countersign: {}", error.message);

@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn places_beyond_the_end_or_inside_a_character_do_no_harm() {
-        for place in [0..100, 50..60, 1..2, 2..1, 4..4] {
+        for place in [0..100, 50..60, 1..2, 4..4] {
             let error = Diagnostic::new(place, "x").also(70..80, "y");
             assert!(errors("é = ü", error).to_string().contains("a.toml"));
         }

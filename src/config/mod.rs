@@ -1,7 +1,8 @@
 //! The configuration file: reading it and building what it describes.
 //!
 //! ```text
-//! raw.rs        the file as it is written; the one table of known keys
+//! document.rs   the file as it is written, section by section
+//! raw.rs        the one table of known keys
 //!  └─ value.rs      single values with their places; quantity.rs durations and sizes
 //! resolve/      what the values mean together: builds the domain types
 //!  └─ files.rs      reads certificates, keys and lists, and remembers which
@@ -14,6 +15,7 @@
 //! knows both. It never opens a socket and never writes a file.
 
 mod diagnostics;
+mod document;
 mod files;
 mod inventory;
 pub mod quantity;
@@ -107,7 +109,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
 pub fn inspect(path: &Path) -> Result<(Loaded, Inventory), ConfigErrors> {
     let source = files::read_configuration(path)?;
     let mut diagnostics = Diagnostics::default();
-    let resolved = raw::Document::read(&source, &mut diagnostics)
+    let resolved = document::Document::read(&source, &mut diagnostics)
         .and_then(|document| resolve::resolve(&document, path, &mut diagnostics));
     match resolved {
         Some((mut loaded, inventory)) if !diagnostics.has_errors() => {

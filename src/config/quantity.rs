@@ -129,7 +129,7 @@ impl fmt::Display for ByteSize {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, bytes) = SIZE_UNITS
             .iter()
-            .find(|(_, bytes)| self.0 >= *bytes && self.0 % bytes == 0)
+            .find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes))
             .copied()
             .unwrap_or(("B", 1));
         write!(formatter, "{}{unit}", self.0 / bytes)

@@ -43,6 +43,11 @@ impl ActiveRequests {
         }
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Whether all of them are still permitted by `snapshot`.
     ///
     /// # Errors

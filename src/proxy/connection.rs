@@ -275,7 +275,10 @@ async fn serve_h2(
     mut lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
     let serving = Arc::clone(&connection);
+    let started = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&started);
     let service = service_fn(move |request: Request<Incoming>| {
+        counter.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::clone(&serving);
         async move { Ok::<_, io::Error>(handler::handle(connection, request, None).await) }
     });
@@ -290,18 +293,38 @@ async fn serve_h2(
         .keep_alive_timeout(limits.handshake_timeout);
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     let mut serving = pin!(serving);
+    let idle = idle_h2(&connection, &started, limits.header_timeout);
+    let mut idle = pin!(idle);
     loop {
-        tokio::select! {
+        let ending = tokio::select! {
             ended = serving.as_mut() => return ended,
-            ending = lifetime.ending(&connection) => {
+            ending = lifetime.ending(&connection) => ending,
+            () = idle.as_mut() => {
                 serving.as_mut().graceful_shutdown();
-                if let Ending::Cut(denial) = ending {
-                    connection.cut(denial);
-                    let _ = tokio::time::timeout(GOAWAY_PATIENCE, serving.as_mut()).await;
-                    return Ok(());
-                }
+                let _ = tokio::time::timeout(GOAWAY_PATIENCE, serving.as_mut()).await;
+                return Ok(());
             }
+        };
+        serving.as_mut().graceful_shutdown();
+        if let Ending::Cut(denial) = ending {
+            connection.cut(denial);
+            let _ = tokio::time::timeout(GOAWAY_PATIENCE, serving.as_mut()).await;
+            return Ok(());
         }
+    }
+}
+
+/// Resolves when no request has begun and none was in progress for `longest`,
+/// which includes a connection that never says anything.
+async fn idle_h2(connection: &Connection, started: &AtomicU64, longest: Duration) {
+    let mut seen = u64::MAX;
+    loop {
+        let now = started.load(Ordering::Relaxed);
+        if now == seen && connection.active.is_empty() {
+            return;
+        }
+        seen = now;
+        tokio::time::sleep(longest).await;
     }
 }
 

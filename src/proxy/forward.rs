@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::HOST;
+use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, RequestBodyError, find_source};
@@ -79,15 +80,12 @@ pub(crate) async fn forward(
     let timeout = upstream.config().first_byte_timeout;
     let started = Instant::now();
     let sending = lease.sender().try_send_request(request);
-    let outcome = match tokio::time::timeout(timeout, sending).await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            return Err(Refusal::new(
-                ReasonCode::UpstreamTimeout,
-                format!("{} did not answer within {timeout:?}", upstream.name()),
-            )
-            .into());
-        }
+    let Ok(outcome) = tokio::time::timeout(timeout, sending).await else {
+        return Err(Refusal::new(
+            ReasonCode::UpstreamTimeout,
+            format!("{} did not answer within {timeout:?}", upstream.name()),
+        )
+        .into());
     };
     match outcome {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => Err(Refusal::new(
@@ -141,13 +139,20 @@ fn send_refusal(upstream: &Upstream, error: &hyper::Error) -> Refusal {
     )
 }
 
-/// Makes the request line and Host of the forwarded request.
+/// Makes the request line, Host and framing of the forwarded request.
 pub(crate) fn address(
     parts: &mut request::Parts,
     authority: HeaderValue,
     path_and_query: PathAndQuery,
+    body: &RequestBody,
 ) {
     parts.uri = Uri::from(path_and_query);
     parts.version = http::Version::HTTP_11;
     parts.headers.insert(HOST, authority);
+    // Left to itself, hyper would send GET, HEAD and CONNECT without their body.
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        parts
+            .headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }

@@ -537,7 +537,8 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
 
 /// Content-Length or Transfer-Encoding, in any spelling that some server might
 /// read as such.
-fn is_framing_name(name: &[u8]) -> bool {
+#[must_use]
+pub fn is_framing_name(name: &[u8]) -> bool {
     let same = |wanted: &[u8]| {
         name.len() == wanted.len()
             && name.iter().zip(wanted).all(|(a, b)| {

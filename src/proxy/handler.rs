@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, StatusCode, header, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use hyper::body::Incoming;
 
 use super::active::{ActiveRequest, Permitted};
@@ -55,7 +55,10 @@ pub(crate) async fn handle(
     if let Some(proof) = connection.proof() {
         record.caller(Arc::clone(&proof.identity));
     }
-    let grpc = respond::is_grpc(request.headers());
+    let asked = respond::Asked {
+        grpc: respond::is_grpc(request.headers()),
+        head: request.method() == Method::HEAD,
+    };
     let served = match violation {
         Some(violation) => Err(refused_framing(violation)),
         None => serve(&connection, &snapshot, request, &mut record).await,
@@ -68,7 +71,7 @@ pub(crate) async fn handle(
                 &refusal,
                 &snapshot.signer.settings().issuer,
                 record.request_id(),
-                grpc,
+                asked,
             );
             record.answered(response.status().as_u16());
             record.complete();
@@ -98,6 +101,12 @@ async fn serve(
         parts.uri.path(),
     );
     let assertion_header = &snapshot.signer.settings().header;
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::new(
+            ReasonCode::MalformedRequest,
+            "CONNECT is not supported",
+        ));
+    }
     let authority = authority(&parts)?;
     headers::strip_request(&mut parts.headers, assertion_header)?;
     let target = target(&parts, authority)?;
@@ -118,7 +127,6 @@ async fn serve(
     };
     let host_value = HeaderValue::from_str(&authority)
         .map_err(|_| Refusal::new(ReasonCode::MalformedRequest, "the host is malformed"))?;
-    forward::address(&mut parts, host_value, target.path_and_query.clone());
     if let Ok(value) = HeaderValue::from_str(record.request_id()) {
         headers::set(
             &mut parts.headers,
@@ -133,6 +141,7 @@ async fn serve(
         assertion_header.clone(),
         Arc::clone(connection),
     );
+    forward::address(&mut parts, host_value, target.path_and_query.clone(), &body);
     let active = connection.active_requests().enter(Permitted {
         method: parts.method.clone(),
         host: target.host,

@@ -8,6 +8,7 @@ use http::header::{
     UPGRADE,
 };
 
+use super::framing::is_framing_name;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
@@ -69,11 +70,40 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, assertion: &HeaderName) -> 
             "an upgrade to HTTP/2 within a connection is not allowed; negotiate h2 by ALPN",
         ));
     }
+    let passes_for_framing = headers.keys().any(|name| {
+        is_framing_name(name.as_str().as_bytes())
+            && *name != header::CONTENT_LENGTH
+            && *name != TRANSFER_ENCODING
+    });
+    if passes_for_framing {
+        return Err(Denial::new(
+            ReasonCode::MalformedRequest,
+            "a field name passes for Content-Length or Transfer-Encoding",
+        ));
+    }
     remove_hop_by_hop(headers);
     remove_matching(headers, |name| is_forgeable(name, assertion));
     headers.remove(header::AUTHORIZATION);
     headers.remove(EXPECT);
+    join_cookies(headers);
     Ok(())
+}
+
+/// h2 may split Cookie into several fields; HTTP/1.1 has one (RFC 9113 section
+/// 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let joined = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect::<Vec<_>>()
+        .join(&b"; "[..]);
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, value);
+    }
 }
 
 /// Removes from a response what concerns one hop only and what could pass for

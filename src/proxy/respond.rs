@@ -3,7 +3,7 @@
 
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde::Serialize;
 
@@ -66,14 +66,23 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// What shapes the answer to a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// A gRPC client asked.
+    pub(crate) grpc: bool,
+    /// HEAD was asked: there must be no body.
+    pub(crate) head: bool,
+}
+
 /// The answer to a refused request.
 pub(crate) fn answer(
     refusal: &Refusal,
     issuer: &str,
     request_id: &str,
-    grpc: bool,
+    asked: Asked,
 ) -> Response<GatewayBody> {
-    let mut response = if grpc {
+    let mut response = if asked.grpc {
         grpc_answer(refusal, request_id)
     } else {
         problem(refusal, issuer, request_id)
@@ -87,6 +96,16 @@ pub(crate) fn answer(
         headers.insert(REQUEST_ID, value);
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // The length is that of the body GET would have had (RFC 9110 section 8.6).
+    if asked.head
+        && let GatewayBody::Made(body) = response.body_mut()
+        && let Some(body) = body.take()
+    {
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    let headers = response.headers_mut();
     if !refusal.allow.is_empty() {
         let methods: Vec<&str> = refusal.allow.iter().map(Method::as_str).collect();
         if let Ok(value) = HeaderValue::from_str(&methods.join(", ")) {

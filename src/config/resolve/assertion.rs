@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::listeners::covers;
+use super::credentials::covers;
 use super::{Context, limits};
 use crate::assertion::{AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::raw::Document;
+use crate::config::document::Document;
 use crate::config::url::HttpUrl;
 use crate::config::value::{At, Field};
 use crate::snapshot::PublicSettings;

@@ -4,19 +4,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::Context;
+use super::credentials::{covers, credentials, default_credentials};
 use super::trust::Domain;
-use super::{Context, pem};
 use crate::config::diagnostics::{Diagnostic, Span};
-use crate::config::files::pem_labels;
+use crate::config::document::Document;
 use crate::config::inventory::{CertificateSummary, ServerNameSummary};
-use crate::config::raw::{Document, Listener, ServerName};
+use crate::config::raw::ServerName;
 use crate::config::value::{At, Field, PublicTls, Serve, Several, Words as _};
 use crate::identity::LeafFacts;
-use crate::identity::pattern::HostPattern;
 use crate::snapshot::{AdminSettings, PublicSettings};
-use crate::tls::{
-    ClientCertificate, Credentials, CredentialsError, ServerEntryConfig, ServerNames,
-};
+use crate::tls::{ClientCertificate, Credentials, ServerEntryConfig, ServerNames};
 use crate::trust::{ClientTrust, TrustBundle};
 
 /// What `[listener]` and `[[server_name]]` give.
@@ -79,98 +77,6 @@ pub(super) fn listener(
         }
     }
     parts
-}
-
-/// The default entry's certificate. It may be left out where other entries
-/// have names: then only those are served.
-fn default_credentials(
-    section: &Listener,
-    document: &Document,
-    context: &mut Context<'_>,
-) -> Option<Credentials> {
-    let (missing, present) = match (
-        section.certificate.is_absent(),
-        section.private_key.is_absent(),
-    ) {
-        (false, false) => return credentials(&section.certificate, &section.private_key, context),
-        (true, true) if document.has("server_name") => return None,
-        (true, false) => ("certificate", "private_key"),
-        (false, true) => ("private_key", "certificate"),
-        (true, true) => {
-            context.error(
-                Diagnostic::new(section.place.clone(), "[listener] has no `certificate`")
-                    .label("`certificate` and `private_key` are missing here")
-                    .help("add both; without them only [[server_name]] entries can be served"),
-            );
-            return None;
-        }
-    };
-    context.error(
-        Diagnostic::new(
-            section.place.clone(),
-            format!("[listener] has a `{present}` and no `{missing}`"),
-        )
-        .label(format!("`{missing}` is missing here"))
-        .help(format!("add `{missing}`")),
-    );
-    None
-}
-
-/// Reads a certificate chain with its key, blaming the key that is wrong.
-fn credentials(
-    certificate: &Field<String>,
-    private_key: &Field<String>,
-    context: &mut Context<'_>,
-) -> Option<Credentials> {
-    let (certificate, private_key) = (certificate.at()?, private_key.at()?);
-    let chain_path = context.files.locate(&certificate.value);
-    let key_path = context.files.locate(&private_key.value);
-    let chain = context
-        .files
-        .read(certificate, &chain_path, context.diagnostics);
-    let key = context
-        .files
-        .read_private(private_key, &key_path, context.diagnostics);
-    let (chain, key) = (chain?, key?);
-    let error = match Credentials::from_pem(&chain, key.expose(), context.now) {
-        Ok(credentials) => return Some(credentials),
-        Err(error) => error,
-    };
-    let of_certificate = |what: &str| pem::about(certificate, &chain_path, what);
-    let of_key = |what: &str| pem::about(private_key, &key_path, what);
-    let shown = match &error {
-        CredentialsError::Certificate(why) => of_certificate(&format!(
-            "is no certificate chain: {why}"
-        ))
-        .help("name a PEM file with the server's certificate first, then its intermediates"),
-        CredentialsError::Key(why) => {
-            let labels = pem_labels(key.expose());
-            if labels.iter().any(|label| label == "ENCRYPTED PRIVATE KEY") {
-                of_key("is protected by a passphrase").help(format!(
-                    "the gateway reads plain keys: openssl pkey -in {} -out PLAIN.key, then chmod 600",
-                    key_path.display()
-                ))
-            } else if labels.iter().any(|label| label == "CERTIFICATE") {
-                of_key("holds a certificate and no usable private key")
-                    .help("name the file that begins with -----BEGIN PRIVATE KEY-----")
-            } else {
-                of_key(&format!("holds no usable private key: {why}"))
-                    .help("name a PEM file with the private key of the certificate")
-            }
-        }
-        CredentialsError::Mismatch => {
-            of_key(&format!("does not belong to {}", chain_path.display()))
-                .label("this key")
-                .also(certificate.place.clone(), "is not of this certificate")
-                .help("name the key the certificate was issued for; the server's certificate comes first in its file")
-        }
-        CredentialsError::NotValid(why) => {
-            of_certificate(&format!("cannot be used now: {why}"))
-                .help("renew the certificate, or set the clock")
-        }
-    };
-    context.error(shown);
-    None
 }
 
 /// The bundles a list of names selects; all where there is no list.
@@ -243,16 +149,6 @@ fn check_covered(section: &ServerName, facts: &LeafFacts, context: &mut Context<
             );
         }
     }
-}
-
-/// Whether a certificate is for a host name, address or wildcard name.
-pub(super) fn covers(facts: &LeafFacts, host: &str) -> bool {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return facts.sans.ip.contains(&address);
-    }
-    facts.sans.dns.iter().any(|san| {
-        HostPattern::parse(san).is_ok_and(|san| san.to_string() == host || san.matches(host))
-    })
 }
 
 fn summary(

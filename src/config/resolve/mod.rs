@@ -6,19 +6,22 @@
 //! further.
 
 mod assertion;
+mod credentials;
 mod limits;
 mod listeners;
 mod pem;
 mod routes;
+mod summaries;
 mod trust;
+mod upstreams;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
+use super::document::Document;
 use super::files::Files;
 use super::inventory::Inventory;
-use super::raw::Document;
 use super::suggest::nearest;
 use super::value::At;
 use crate::clock;
@@ -110,7 +113,7 @@ pub(super) fn resolve(
     if let Some(issuer) = document.assertion.as_ref().map(|section| &section.issuer) {
         assertion::check_issuer_leads(issuer, public.as_ref(), &mut context);
     }
-    let upstreams = routes::upstreams(document, &mut context);
+    let upstreams = upstreams::upstreams(document, &mut context);
     let routes = routes::routes(document, &upstreams, &domains, &mut context);
     let limits = limits::limits(document.limits.as_ref(), &mut context);
     let workers = limits::workers(document.runtime.as_ref(), &mut context);

@@ -4,19 +4,52 @@
 //! is never skipped, because what is skipped would silently not be trusted or
 //! not be revoked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::Context;
-use crate::config::diagnostics::Diagnostic;
+use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::files::pem_labels;
 use crate::config::value::At;
 use crate::identity::text::printable;
 
 const CERTIFICATE: &str = "CERTIFICATE";
 const REVOCATION_LIST: &str = "X509 CRL";
+
+/// A certificate or list and where it came from.
+pub(super) struct Found<T> {
+    pub(super) value: T,
+    pub(super) path: PathBuf,
+    pub(super) place: Span,
+}
+
+/// Reads all files that are written; `None` when one is bad.
+pub(super) fn material<T>(
+    files: &[At<String>],
+    context: &mut Context<'_>,
+    read: fn(&At<String>, &Path, &mut Context<'_>) -> Option<Vec<T>>,
+) -> Option<Vec<Found<T>>> {
+    let mut all = Some(Vec::new());
+    for written in files {
+        let Some(paths) = context.files.expand(written, context.diagnostics) else {
+            all = None;
+            continue;
+        };
+        for path in paths {
+            match (read(written, &path, context), &mut all) {
+                (Some(values), Some(all)) => all.extend(values.into_iter().map(|value| Found {
+                    value,
+                    path: path.clone(),
+                    place: written.place.clone(),
+                })),
+                _ => all = None,
+            }
+        }
+    }
+    all
+}
 
 /// Reads a PEM file of certificates only.
 pub(super) fn certificates(

@@ -4,18 +4,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateRevocationListDer;
-use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
+use super::pem::{Found, material};
+use super::summaries::{list_summaries, root_summaries};
 use super::{Context, pem};
-use crate::clock;
 use crate::config::diagnostics::{Diagnostic, Span};
-use crate::config::inventory::{CertificateSummary, ListSummary, TrustDomainSummary};
-use crate::config::raw::{Document, Trust};
+use crate::config::document::Document;
+use crate::config::inventory::TrustDomainSummary;
+use crate::config::raw::Trust;
 use crate::config::value::{At, Field, Words as _};
-use crate::identity::leaf::rfc4514;
 use crate::identity::pattern::PathPattern;
-use crate::identity::text::printable;
-use crate::identity::{IdentityPattern, LeafFacts, NameType, TrustDomain};
+use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::trust::{
     BundleError, ClientTrust, ClientTrustError, RevocationDepth, RevocationPosture, TrustBundle,
     TrustBundleConfig,
@@ -122,6 +121,7 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
                 crls: lists.iter().map(|found| found.value.clone()).collect(),
                 posture,
                 depth,
+                grace: std::time::Duration::ZERO,
                 vouches_for: vouches_for.clone(),
                 identity_from: identity_from.clone(),
             };
@@ -191,39 +191,6 @@ fn build(
             None
         }
     }
-}
-
-/// A certificate or list and where it came from.
-struct Found<T> {
-    value: T,
-    path: PathBuf,
-    place: Span,
-}
-
-/// Reads all files that are written; `None` when one is bad.
-fn material<T>(
-    files: &[At<String>],
-    context: &mut Context<'_>,
-    read: fn(&At<String>, &std::path::Path, &mut Context<'_>) -> Option<Vec<T>>,
-) -> Option<Vec<Found<T>>> {
-    let mut all = Some(Vec::new());
-    for written in files {
-        let Some(paths) = context.files.expand(written, context.diagnostics) else {
-            all = None;
-            continue;
-        };
-        for path in paths {
-            match (read(written, &path, context), &mut all) {
-                (Some(values), Some(all)) => all.extend(values.into_iter().map(|value| Found {
-                    value,
-                    path: path.clone(),
-                    place: written.place.clone(),
-                })),
-                _ => all = None,
-            }
-        }
-    }
-    all
 }
 
 fn revocation_lists(
@@ -362,59 +329,4 @@ fn identity_from(
         }
     }
     types
-}
-
-fn root_summaries(
-    roots: &[Found<rustls_pki_types::CertificateDer<'static>>],
-) -> Vec<CertificateSummary> {
-    roots
-        .iter()
-        .filter_map(|root| {
-            let facts = LeafFacts::read(&root.value).ok()?;
-            Some(CertificateSummary::new(&root.path, &facts))
-        })
-        .collect()
-}
-
-/// Sums lists up, and warns of those that are out of date.
-fn list_summaries(
-    lists: &[Found<CertificateRevocationListDer<'static>>],
-    posture: RevocationPosture,
-    context: &mut Context<'_>,
-) -> Vec<ListSummary> {
-    let mut summaries = Vec::new();
-    for list in lists {
-        // The bundle reports the ones that cannot be read.
-        let Ok((_, parsed)) = CertificateRevocationList::from_der(&list.value) else {
-            continue;
-        };
-        let next_update = parsed.next_update().map(|time| time.timestamp());
-        if posture != RevocationPosture::Off
-            && next_update.is_some_and(|next_update| next_update < context.now)
-        {
-            let effect = if posture == RevocationPosture::Hard {
-                "callers it concerns are refused"
-            } else {
-                "callers it concerns are let in unchecked"
-            };
-            context.warn(
-                Diagnostic::new(
-                    list.place.clone(),
-                    format!(
-                        "the revocation list {} was due for renewal at {}: {effect}",
-                        list.path.display(),
-                        clock::rfc3339(next_update.unwrap_or_default())
-                    ),
-                )
-                .help("fetch the current list from its issuer"),
-            );
-        }
-        summaries.push(ListSummary {
-            file: list.path.display().to_string(),
-            issuer: printable(&rfc4514(parsed.issuer())),
-            next_update: next_update.map(clock::rfc3339),
-            revoked: parsed.iter_revoked_certificates().count(),
-        });
-    }
-    summaries
 }

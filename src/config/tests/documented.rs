@@ -1,0 +1,81 @@
+//! `docs/configuration.md` says what the program does.
+
+use super::*;
+
+/// Sections, keys and whether they are required, out of the document's tables.
+fn documented() -> Vec<(String, Vec<(String, bool)>)> {
+    let text = include_str!("../../../docs/configuration.md");
+    let mut sections: Vec<(String, Vec<(String, bool)>)> = Vec::new();
+    for line in text.lines() {
+        if let Some(title) = line
+            .strip_prefix("## `")
+            .and_then(|rest| rest.strip_suffix('`'))
+        {
+            sections.push((title.to_owned(), Vec::new()));
+        } else if let Some(rest) = line.strip_prefix("| `")
+            && let (Some((key, cells)), Some((_, keys))) =
+                (rest.split_once('`'), sections.last_mut())
+        {
+            let default = cells.split('|').nth(1).unwrap().trim();
+            keys.push((key.to_owned(), default == "required"));
+        }
+    }
+    sections
+}
+
+#[test]
+fn the_document_and_the_known_keys_agree() {
+    let known: Vec<(String, Vec<(String, bool)>)> = raw::SECTIONS
+        .iter()
+        .map(|section| {
+            let keys = section.keys.iter();
+            let keys = keys.map(|(key, need)| ((*key).to_owned(), *need == raw::Need::Required));
+            (section.title.to_owned(), keys.collect())
+        })
+        .collect();
+    assert_eq!(documented(), known);
+}
+
+#[test]
+fn documented_limits_are_the_defaults() {
+    let place = Place::new();
+    let text = include_str!("../../../docs/configuration.md");
+    let (_, section) = text.split_once("## `[limits]`").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let mut limits = String::from("[limits]\n");
+    for line in section.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let key = line.split('`').next().unwrap();
+        let default = line.split('|').nth(1).unwrap().trim().trim_matches('`');
+        if default != "no bound" {
+            limits.push_str(&format!("{key} = {default}\n"));
+        }
+    }
+    assert_eq!(limits.lines().count(), 8, "{limits}");
+    let said = place
+        .good(&format!("{}\n{limits}", whole()))
+        .snapshot
+        .limits;
+    assert_eq!(format!("{said:?}"), format!("{:?}", Limits::default()));
+}
+
+#[test]
+fn the_documented_examples_load_together() {
+    let text = include_str!("../../../docs/configuration.md");
+    let mut whole = String::new();
+    let mut inside = false;
+    for line in text.lines() {
+        match line {
+            "```toml" => inside = true,
+            "```" => inside = false,
+            _ if inside => whole.push_str(&format!("{line}\n")),
+            _ => {}
+        }
+    }
+    let place = Place::new();
+    let mut pki = Pki::open(&place.path("certs")).unwrap();
+    let names = SubjectNames::new().dns("orders.example.org").unwrap();
+    let request = IssueRequest::new("orders".parse().unwrap(), names);
+    pki.issue(&request.profile(CertificateProfile::SERVER))
+        .unwrap();
+    assert_eq!(place.good(&whole).warnings, [""; 0]);
+}

@@ -1,0 +1,255 @@
+//! The layers of the source tree: imports point down only, and what has one
+//! place stays in it.
+
+use std::path::{Path, PathBuf};
+
+use super::gateway::root;
+
+/// Modules from top to bottom. A module may use those of lower tiers, and none
+/// of its own tier.
+const TIERS: [&[&str]; 12] = [
+    &["cli"],
+    &["app"],
+    &["proxy", "admin", "config"],
+    &["snapshot"],
+    &["route"],
+    &["authn", "assertion", "upstream", "pki"],
+    &["tls", "policy"],
+    &["trust"],
+    &["telemetry"],
+    &["identity"],
+    &["crypto"],
+    &["secret", "clock", "reason"],
+];
+
+/// One source file without its comments and its tests.
+struct Source {
+    path: PathBuf,
+    /// Path below the folder it was found in.
+    name: String,
+    code: String,
+}
+
+fn sources(folder: &Path) -> Vec<Source> {
+    let mut paths = Vec::new();
+    collect(folder, &mut paths);
+    assert!(!paths.is_empty(), "no sources in {}", folder.display());
+    paths
+        .into_iter()
+        .map(|path| Source {
+            name: path
+                .strip_prefix(folder)
+                .unwrap()
+                .to_string_lossy()
+                .into_owned(),
+            code: production_code(&std::fs::read_to_string(&path).unwrap()),
+            path,
+        })
+        .filter(|source| !source.name.ends_with("tests.rs"))
+        .collect()
+}
+
+fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            if !path.ends_with("tests") {
+                collect(&path, paths);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            paths.push(path);
+        }
+    }
+}
+
+/// Without comment lines, and without the tests at the end.
+fn production_code(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let tests = lines.windows(2).position(|pair| {
+        pair[0] == "#[cfg(test)]" && (pair[1].starts_with("mod ") || pair[1].starts_with("#["))
+    });
+    lines[..tests.unwrap_or(lines.len())]
+        .iter()
+        .filter(|line| !line.starts_with("//"))
+        .copied()
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The words that follow `prefix` in `code`: `crate::word`, and each first word
+/// within `crate::{…}`.
+fn words_after(code: &str, prefix: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (at, _) in code.match_indices(prefix) {
+        let preceded = code[..at]
+            .chars()
+            .next_back()
+            .is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '$'));
+        if preceded {
+            continue;
+        }
+        let rest = &code[at + prefix.len()..];
+        match rest.strip_prefix('{') {
+            Some(list) => words.extend(first_words(list)),
+            None => words.push(word(rest)),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+fn word(text: &str) -> String {
+    text.chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect()
+}
+
+/// The first word of each item of a `use` list, up to its closing brace.
+fn first_words(list: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut depth = 0;
+    let mut item = String::new();
+    for character in list.chars() {
+        match character {
+            '}' if depth == 0 => break,
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => words.push(word(std::mem::take(&mut item).trim())),
+            _ if depth == 0 => item.push(character),
+            _ => {}
+        }
+    }
+    words.push(word(item.trim()));
+    words
+}
+
+fn tier(module: &str) -> Option<usize> {
+    TIERS.iter().position(|tier| tier.contains(&module))
+}
+
+#[test]
+fn imports_point_down_only() {
+    let mut broken = Vec::new();
+    for source in sources(&root().join("src")) {
+        let first = source.name.split('/').next().unwrap();
+        let module = first.trim_end_matches(".rs");
+        if matches!(module, "lib" | "main") {
+            continue;
+        }
+        let Some(own) = tier(module) else {
+            broken.push(format!("{}: {module} has no tier", source.name));
+            continue;
+        };
+        let mut used = words_after(&source.code, "crate::");
+        // In a module's root file `super` is the crate.
+        if source.name.matches('/').count() == 0 || source.name.ends_with("mod.rs") {
+            let mut outer = words_after(&source.code, "super::");
+            outer.retain(|word| tier(word).is_some());
+            if source.name.matches('/').count() <= 1 {
+                used.extend(outer);
+            }
+        }
+        used.sort_unstable();
+        used.dedup();
+        for other in used {
+            match tier(&other) {
+                None if other == module => {}
+                None => broken.push(format!("{}: {other} has no tier", source.name)),
+                Some(_) if other == module => {}
+                Some(theirs) if theirs > own => {}
+                Some(_) => broken.push(format!("{}: {module} uses {other}", source.name)),
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// Files below `folder` whose code names `needle` as a path of its own.
+fn naming(folder: &str, needle: &str) -> Vec<String> {
+    sources(&root().join(folder))
+        .into_iter()
+        .filter(|source| {
+            source.code.match_indices(needle).any(|(at, _)| {
+                !source.code[..at]
+                    .chars()
+                    .next_back()
+                    .is_some_and(|c| c.is_alphanumeric() || c == '_')
+            })
+        })
+        .map(|source| {
+            source
+                .path
+                .strip_prefix(root())
+                .unwrap()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn only_verified_paths_make_peer_identities() {
+    for file in naming("src", "from_verified") {
+        assert!(
+            file.starts_with("src/trust/") || file == "src/identity/peer.rs",
+            "{file} makes a PeerIdentity"
+        );
+    }
+}
+
+#[test]
+fn one_module_per_crate_names_the_cryptography() {
+    for (folder, allowed) in [
+        ("src", "src/crypto.rs"),
+        ("crates/verify/src", "crates/verify/src/crypto.rs"),
+    ] {
+        for needle in ["ring::", "aws_lc_rs::"] {
+            for file in naming(folder, needle) {
+                assert_eq!(file, allowed, "{needle} is named in {file}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_module_per_crate_reads_the_clock() {
+    for folder in ["src", "crates/verify/src"] {
+        for needle in [
+            "SystemTime::now",
+            "OffsetDateTime::now_utc",
+            "UnixTime::now",
+        ] {
+            for file in naming(folder, needle) {
+                assert_eq!(file, format!("{folder}/clock.rs"), "{needle}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for folder in ["src", "crates/verify/src", "crates/testkit/src", "tests"] {
+        let mut paths = Vec::new();
+        collect(&root().join(folder), &mut paths);
+        for path in paths {
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(
+                text.starts_with("//!"),
+                "{} has no //! head",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn imports_are_found_in_every_form() {
+    let code = production_code(
+        "//! [`crate::cli`]\nuse crate::clock;\nuse crate::{reason::{A, B}, secret};\n\
+         fn f() { crate::tls::g(); $crate::no(); }\n#[cfg(test)]\nmod tests {\nuse crate::app;\n}",
+    );
+    assert_eq!(
+        words_after(&code, "crate::"),
+        ["clock", "reason", "secret", "tls"]
+    );
+}

@@ -1,0 +1,382 @@
+//! `countersign check` and `countersign init`, run as an operator runs them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn countersign(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_countersign"))
+        .args(arguments)
+        .current_dir(directory)
+        .env_remove("COUNTERSIGN_CONFIG")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+fn json(output: &Output) -> Value {
+    let text = stdout(output);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+const INIT: [&str; 8] = [
+    "init",
+    "--trust-domain",
+    "example.org",
+    "--host",
+    "localhost",
+    "--upstream",
+    "http://127.0.0.1:9001",
+    "--no-passphrase",
+];
+
+/// A directory that `init` has filled.
+fn initialized() -> TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = countersign(directory.path(), &INIT);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    directory
+}
+
+/// Replaces a text of the configuration.
+fn change(directory: &TempDir, from: &str, to: &str) {
+    let file = directory.path().join("countersign.toml");
+    let text = fs::read_to_string(&file).expect("a configuration");
+    assert!(text.contains(from), "{from}");
+    fs::write(&file, text.replacen(from, to, 1)).expect("a configuration");
+}
+
+#[test]
+fn init_makes_what_check_accepts() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = countersign(directory.path(), &INIT);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+    let said = stdout(&output);
+    for part in [
+        "countersign serve --config",
+        "curl --cacert",
+        "--cert ./certs/issued/client.pem",
+        "--key ./certs/issued/client.key",
+        "https://localhost:8443/",
+        "spiffe://example.org/client",
+        "countersign pki crl",
+    ] {
+        assert!(said.contains(part), "no {part:?} in:\n{said}");
+    }
+    let output = countersign(directory.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+    let said = stdout(&output);
+    for part in [
+        "is good.",
+        "listener 127.0.0.1:8443",
+        "issuer   https://localhost:9080",
+        "trust domain example.org",
+        "root  CN=",
+        "next due 20",
+        "revocation hard (chain)",
+        "spiffe://example.org/client",
+        "service, audience service, per request",
+    ] {
+        assert!(said.contains(part), "no {part:?} in:\n{said}");
+    }
+}
+
+#[test]
+fn init_keeps_private_files_private() {
+    let directory = initialized();
+    for name in [
+        "root.key",
+        "intermediate.key",
+        "issued/gateway.key",
+        "issued/client.key",
+    ] {
+        let file = directory.path().join("certs").join(name);
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
+fn init_names_its_files_for_machines() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut arguments = INIT.to_vec();
+    arguments.extend(["a gateway", "--json"]);
+    let output = countersign(directory.path(), &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let document = json(&output);
+    for member in [
+        "config",
+        "ca",
+        "server_cert",
+        "server_key",
+        "client_cert",
+        "client_key",
+        "dir",
+    ] {
+        let path = Path::new(document[member].as_str().unwrap());
+        assert!(path.is_absolute() && path.exists(), "{member}: {path:?}");
+    }
+    assert_eq!(document["client"], "spiffe://example.org/client");
+    assert_eq!(document["gateway"], "https://localhost:8443");
+    assert_eq!(document["keys_encrypted"], false);
+}
+
+#[test]
+fn init_does_not_overwrite_unless_told_to() {
+    let directory = initialized();
+    let file = directory.path().join("countersign.toml");
+    let root = directory.path().join("certs/root.pem");
+    let signing = || {
+        let listed = fs::read_dir(directory.path().join("certs/signing")).unwrap();
+        let mut names: Vec<_> = listed.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let (before, keys) = (fs::read(&root).unwrap(), signing());
+    let output = countersign(directory.path(), &INIT);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("--force replaces it"),
+        "{}",
+        stderr(&output)
+    );
+    fs::remove_file(&file).unwrap();
+    let output = countersign(directory.path(), &INIT);
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "the authority alone stands in the way"
+    );
+    assert_eq!(fs::read(&root).unwrap(), before);
+    let mut arguments = INIT.to_vec();
+    arguments.push("--force");
+    let output = countersign(directory.path(), &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_ne!(fs::read(&root).unwrap(), before);
+    assert_eq!(
+        signing(),
+        keys,
+        "services know the signing keys, so they stay"
+    );
+    let output = countersign(directory.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn init_refuses_what_could_not_work_before_it_makes_anything() {
+    for (at, value, part) in [
+        (2, "Example.org", "lower-case"),
+        (4, "*.example.org", "name one host"),
+        (4, "a b", "not a host name"),
+        (6, "https://127.0.0.1:9001", "not supported yet"),
+        (6, "127.0.0.1:9001", "must begin with"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut arguments = INIT.to_vec();
+        arguments[at] = value;
+        let output = countersign(directory.path(), &arguments);
+        assert_eq!(output.status.code(), Some(2), "{value}");
+        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+    // Nobody to ask for a passphrase.
+    let directory = tempfile::tempdir().unwrap();
+    let output = countersign(directory.path(), &INIT[..7]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("--no-passphrase"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn init_for_other_hosts_makes_files_that_check_accepts() {
+    for (host, upstream, warned) in [
+        ("gateway.example.org", "http://127.0.0.1:9001", false),
+        ("10.1.2.3", "http://service.internal:80", true),
+        ("::1", "http://[::1]:9001/", false),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut arguments = INIT.to_vec();
+        (arguments[4], arguments[6]) = (host, upstream);
+        let output = countersign(directory.path(), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(
+            stderr(&output).contains("in the clear"),
+            warned,
+            "{}",
+            stderr(&output)
+        );
+        let output = countersign(directory.path(), &["check", "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+        assert_eq!(json(&output)["warnings"], Value::Array(Vec::new()));
+    }
+}
+
+#[test]
+fn check_finds_the_file_in_its_usual_places() {
+    let directory = initialized();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = directory.path().join("countersign.toml");
+    let output = countersign(
+        elsewhere.path(),
+        &["check", "--config", file.to_str().unwrap()],
+    );
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = Command::new(env!("CARGO_BIN_EXE_countersign"))
+        .arg("check")
+        .current_dir(elsewhere.path())
+        .env("COUNTERSIGN_CONFIG", &file)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    if !Path::new("/etc/countersign/countersign.toml").exists() {
+        let output = countersign(elsewhere.path(), &["check"]);
+        assert_eq!(output.status.code(), Some(2));
+        for part in [
+            "$COUNTERSIGN_CONFIG",
+            "./countersign.toml",
+            "/etc/countersign",
+        ] {
+            assert!(stderr(&output).contains(part), "{}", stderr(&output));
+        }
+    }
+    let output = countersign(elsewhere.path(), &["check", "--config", "nowhere.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("nowhere.toml"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn check_reports_every_error_at_once() {
+    let directory = initialized();
+    change(
+        &directory,
+        "address = \"127.0.0.1:8443\"",
+        "adress = \"127.0.0.1:8443\"",
+    );
+    change(&directory, "certs/trust.pem", "certs/missing.pem");
+    change(
+        &directory,
+        "upstream = \"service\"",
+        "upstream = \"servcie\"",
+    );
+    let output = countersign(directory.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stdout(&output), "");
+    let said = stderr(&output);
+    for part in [
+        "the configuration has 4 errors",
+        "unknown key `adress` in [listener]",
+        "did you mean `address`?",
+        "./countersign.toml:6:1",
+        "^^^^^^",
+        "certs/missing.pem: No such file",
+        "did you mean \"service\"?",
+    ] {
+        assert!(said.contains(part), "no {part:?} in:\n{said}");
+    }
+    assert!(!said.contains('\u{1b}'), "colours in a pipe");
+
+    let output = countersign(directory.path(), &["check", "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    let document = json(&output);
+    assert_eq!(document["ok"], false);
+    let errors = document["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 4);
+    for error in errors {
+        for member in ["file", "line", "column", "message", "help"] {
+            assert!(!error[member].is_null(), "{member}: {error}");
+        }
+    }
+}
+
+#[test]
+fn check_describes_the_configuration_for_machines() {
+    let directory = initialized();
+    let output = countersign(directory.path(), &["check", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    let document = json(&output);
+    assert_eq!(document["ok"], true);
+    assert_eq!(document["listener"], "127.0.0.1:8443");
+    let domain = &document["trust_domains"][0];
+    assert_eq!(domain["name"], "example.org");
+    assert_eq!(domain["revocation"], "hard");
+    assert_eq!(domain["revocation_lists"].as_array().unwrap().len(), 2);
+    assert!(
+        domain["roots"][0]["not_after"]
+            .as_str()
+            .unwrap()
+            .ends_with('Z')
+    );
+    let route = &document["routes"][0];
+    assert_eq!(route["callers"][0], "spiffe://example.org/client");
+    assert_eq!(route["binding"], "request");
+    let files = document["files"].as_array().unwrap();
+    assert!(files.len() >= 7, "{files:?}");
+}
+
+#[test]
+fn check_shows_warnings_and_still_succeeds() {
+    let directory = initialized();
+    let key = directory.path().join("certs/issued/gateway.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = countersign(directory.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("warning: "), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("chmod 600 "),
+        "{}",
+        stderr(&output)
+    );
+    assert!(
+        stdout(&output).contains("with 1 warning."),
+        "{}",
+        stdout(&output)
+    );
+    let output = countersign(directory.path(), &["check", "--quiet"]);
+    assert_eq!(
+        (stdout(&output), stderr(&output)),
+        (String::new(), String::new())
+    );
+}
+
+#[test]
+fn serve_refuses_what_check_refuses() {
+    let directory = initialized();
+    change(
+        &directory,
+        "roots = [\"certs/trust.pem\"]",
+        "roots = [\"certs/root.key\"]",
+    );
+    for command in ["check", "serve"] {
+        let output = countersign(directory.path(), &[command]);
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        let said = stderr(&output);
+        assert!(
+            said.contains("a private key must not stand among trusted material"),
+            "{said}"
+        );
+        assert!(said.contains("countersign.toml:"), "{said}");
+    }
+}

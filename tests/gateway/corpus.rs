@@ -1,0 +1,60 @@
+//! A public corpus of malformed requests (llhttp's): none succeeds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64ct::Encoding as _;
+
+use super::{World, root, skip};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_malformed_request_of_the_corpus_succeeds() {
+    let folder = std::env::var_os("COUNTERSIGN_CONFORMANCE").map_or_else(
+        || root().join("../shared/conformance"),
+        std::path::PathBuf::from,
+    );
+    let file = folder.join("http1/cases.json");
+    let Ok(text) = std::fs::read_to_string(&file) else {
+        return skip(&format!("{}", file.display()));
+    };
+    let corpus: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let world = Arc::new(World::open().await);
+    let mut tasks = tokio::task::JoinSet::new();
+    for case in corpus["cases"].as_array().unwrap().clone() {
+        let world = Arc::clone(&world);
+        tasks.spawn(async move {
+            let raw = case["raw_base64"].as_str().unwrap();
+            let raw = base64ct::Base64::decode_vec(raw).unwrap();
+            let answer = world
+                .client()
+                .raw(&raw, Duration::from_secs(1))
+                .await
+                .unwrap();
+            let good = answer
+                .statuses()
+                .iter()
+                .filter(|status| (200..300).contains(*status))
+                .count();
+            (case, good, answer.text())
+        });
+    }
+    let mut must_reject = 0;
+    let mut wrong = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        let (case, good, text) = done.unwrap();
+        if case["must_reject"] == true {
+            must_reject += 1;
+            let complete = case["complete_requests_before_error"].as_u64().unwrap_or(0);
+            if good as u64 > complete {
+                wrong.push(format!(
+                    "{}: {good} requests succeeded, {complete} may: {}",
+                    case["id"],
+                    text.lines().next().unwrap_or_default()
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(must_reject >= 30, "only {must_reject} cases");
+    assert_eq!(world.client().get("/healthy").await.unwrap().status, 200);
+}

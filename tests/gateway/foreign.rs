@@ -1,0 +1,110 @@
+//! Other languages' libraries verify a real assertion, and refuse what is
+//! altered, expired or for another audience.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use super::{HOST, ISSUER, World, altered, decode, root, skip};
+
+/// Assertions with what should become of them, and the keys to verify with.
+async fn cases(algorithm: &'static str) -> Value {
+    let world = World::with(|s, echo| s.algorithm(algorithm).everything_to(echo)).await;
+    let brief = World::with(|s, echo| {
+        s.algorithm(algorithm)
+            .set("assertion", "lifetime", "\"1s\"")
+            .everything_to(echo)
+    })
+    .await;
+    let token = async |world: &World| {
+        let answer = world.client().get("/orders/7?full=1").await.unwrap();
+        answer.received("countersign-assertion").remove(0)
+    };
+    let expired = token(&brief).await;
+    let exp = decode(&expired).1["exp"].as_u64().unwrap();
+    while jsonwebtoken::get_current_timestamp() <= exp {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let good = token(&world).await;
+    let keys: Value = serde_json::from_str(&world.gateway.jwks().await).unwrap();
+    let brief_keys: Value = serde_json::from_str(&brief.gateway.jwks().await).unwrap();
+    let case = |name: &str, token: &str, keys: &Value, audience: &str, accepted: bool| {
+        json!({
+            "name": name, "token": token, "jwks": keys, "algorithm": algorithm,
+            "issuer": ISSUER, "audience": audience, "accepted": accepted,
+            "subject": world.ca.spiffe(super::CALLER),
+            "htu": format!("https://{HOST}/orders/7"),
+        })
+    };
+    json!([
+        case("good", &good, &keys, "orders", true),
+        case("altered", &altered(&good), &keys, "orders", false),
+        case("expired", &expired, &brief_keys, "orders", false),
+        case("another audience", &good, &keys, "payments", false),
+        case(
+            "another gateway's keys",
+            &good,
+            &brief_keys,
+            "orders",
+            false
+        ),
+    ])
+}
+
+/// Runs a script with the cases on its standard input. It ends with 77 when the
+/// library is not there.
+async fn run(program: &str, script: &Path, what: &str, environment: &[(&str, String)]) {
+    for algorithm in ["ES256", "EdDSA"] {
+        let input = cases(algorithm).await.to_string();
+        let child = Command::new(program)
+            .arg(script)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        let Ok(mut child) = child else {
+            return skip(what);
+        };
+        let mut stdin = child.stdin.take().unwrap();
+        // A script that cannot start does not read.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let output = countersign_testkit::in_time(what, child.wait_with_output())
+            .await
+            .unwrap();
+        if output.status.code() == Some(77) {
+            return skip(what);
+        }
+        assert!(
+            output.status.success(),
+            "{what} {algorithm}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+#[tokio::test]
+async fn pyjwt_agrees() {
+    let program = std::env::var("COUNTERSIGN_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let script = root().join("tests/foreign/verify.py");
+    run(&program, &script, "PyJWT with cryptography", &[]).await;
+}
+
+#[tokio::test]
+async fn jose_for_node_agrees() {
+    let modules = std::env::var("COUNTERSIGN_NODE_MODULES").unwrap_or_else(|_| {
+        root()
+            .join("tests/foreign/node_modules")
+            .display()
+            .to_string()
+    });
+    let script = root().join("tests/foreign/verify.mjs");
+    let environment = [("COUNTERSIGN_NODE_MODULES", modules)];
+    run("node", &script, "jose for Node", &environment).await;
+}

@@ -1,0 +1,191 @@
+//! What HTTP/2 forbids and HTTP/1.1 would understand as something else.
+
+use std::time::Duration;
+
+use countersign_testkit::{Protocol, http2};
+
+use super::{HOST, World};
+
+/// Sends one request with these fields and tells whether it succeeded.
+async fn succeeds(world: &World, fields: &[(&str, &str)], body: Option<&[u8]>) -> bool {
+    let mut octets = http2::preface();
+    octets.extend(http2::headers(1, body.is_none(), fields));
+    if let Some(body) = body {
+        octets.extend(http2::data(1, true, body));
+    }
+    let client = world.client().protocol(Protocol::Http2);
+    let mut connection = client.connect().await.unwrap();
+    connection.write(&octets).await.unwrap();
+    let answered = |octets: &[u8]| {
+        http2::frames(octets)
+            .iter()
+            .any(|frame| matches!(frame.kind, 1 | 3 | 7))
+    };
+    let answer = connection.read_until(answered).await;
+    http2::frames(&answer.octets)
+        .iter()
+        .any(http2::Frame::is_success)
+}
+
+const METHOD: (&str, &str) = (":method", "GET");
+const SCHEME: (&str, &str) = (":scheme", "https");
+const AUTHORITY: (&str, &str) = (":authority", HOST);
+const PATH: (&str, &str) = (":path", "/a");
+const GOOD: [(&str, &str); 4] = [METHOD, SCHEME, AUTHORITY, PATH];
+
+#[tokio::test]
+async fn fields_that_http2_forbids_are_refused() {
+    let world = World::open().await;
+    assert!(succeeds(&world, &GOOD, None).await);
+    let before = world.echo.requests();
+    for field in [
+        ("connection", "close"),
+        ("connection", "countersign-assertion"),
+        ("proxy-connection", "keep-alive"),
+        ("keep-alive", "timeout=5"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "h2c"),
+        ("te", "gzip"),
+        ("X-Upper", "a"),
+        ("x a", "b"),
+        ("x:a", "b"),
+        ("", "b"),
+        ("x-a", "b\r\ncountersign-assertion: forged"),
+        ("x-a", "b\nc"),
+        ("x-a", "b\0c"),
+        (":unknown", "a"),
+        (":path", "/again"),
+        (":status", "200"),
+    ] {
+        let fields = [&GOOD[..], &[field]].concat();
+        assert!(!succeeds(&world, &fields, None).await, "{field:?}");
+    }
+    assert_eq!(world.echo.requests(), before, "{:?}", world.echo.seen());
+}
+
+#[tokio::test]
+async fn malformed_pseudo_fields_are_refused() {
+    let world = World::open().await;
+    for fields in [
+        vec![SCHEME, AUTHORITY, PATH],
+        vec![METHOD, AUTHORITY, PATH],
+        vec![METHOD, SCHEME, AUTHORITY],
+        vec![METHOD, SCHEME, PATH],
+        vec![METHOD, SCHEME, AUTHORITY, (":path", "")],
+        vec![METHOD, SCHEME, AUTHORITY, (":path", "a")],
+        vec![METHOD, SCHEME, AUTHORITY, (":path", "*")],
+        vec![METHOD, SCHEME, AUTHORITY, (":path", "/a b")],
+        vec![METHOD, SCHEME, AUTHORITY, (":path", "/a HTTP/1.1\r\nX: y")],
+        vec![METHOD, SCHEME, (":authority", ""), PATH],
+        vec![METHOD, SCHEME, (":authority", "a@orders.example.org"), PATH],
+        vec![METHOD, SCHEME, (":authority", "orders.example.org/x"), PATH],
+        vec![METHOD, SCHEME, AUTHORITY, PATH, ("host", "other.test")],
+        vec![
+            METHOD,
+            SCHEME,
+            AUTHORITY,
+            PATH,
+            ("host", HOST),
+            ("host", HOST),
+        ],
+        vec![METHOD, METHOD, SCHEME, AUTHORITY, PATH],
+        vec![("x-first", "a"), METHOD, SCHEME, AUTHORITY, PATH],
+        vec![(":method", "GET /x HTTP/1.1\r\n"), SCHEME, AUTHORITY, PATH],
+        vec![(":method", "CONNECT"), AUTHORITY],
+        vec![
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            SCHEME,
+            AUTHORITY,
+            PATH,
+        ],
+    ] {
+        assert!(
+            !succeeds(&world, &fields, None).await,
+            "{fields:?} reached the service as {:?} {:?}",
+            world.echo.seen()[0]["method"],
+            world.echo.seen()[0]["path"]
+        );
+    }
+    assert_eq!(world.echo.requests(), 0, "{:?}", world.echo.seen());
+}
+
+#[tokio::test]
+async fn a_body_of_another_length_than_announced_does_not_succeed() {
+    let world = World::open().await;
+    let post = |length: &'static str| {
+        [
+            (":method", "POST"),
+            SCHEME,
+            AUTHORITY,
+            PATH,
+            ("content-length", length),
+        ]
+    };
+    assert!(succeeds(&world, &post("4"), Some(b"abcd")).await);
+    for length in ["3", "5", "0", "x", "-4", "4, 5"] {
+        assert!(
+            !succeeds(&world, &post(length), Some(b"abcd")).await,
+            "{length}"
+        );
+    }
+    // Announced, and then no body at all.
+    assert!(!succeeds(&world, &post("4"), None).await);
+    let twice = [
+        (":method", "POST"),
+        SCHEME,
+        AUTHORITY,
+        PATH,
+        ("content-length", "4"),
+        ("content-length", "5"),
+    ];
+    assert!(!succeeds(&world, &twice, Some(b"abcd")).await);
+}
+
+#[tokio::test]
+async fn nothing_that_passes_for_a_framing_field_arrives() {
+    let world = World::open().await;
+    for field in [
+        ("content_length", "5"),
+        ("content.length", "5"),
+        ("transfer_encoding", "chunked"),
+        ("transfer.encoding", "chunked"),
+    ] {
+        let fields = [&GOOD[..], &[field]].concat();
+        if succeeds(&world, &fields, None).await {
+            let seen = world.echo.seen().pop().unwrap();
+            let arrived = seen["headers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|received| received[0] == field.0);
+            assert!(!arrived, "{field:?} reached the service");
+        }
+    }
+}
+
+#[tokio::test]
+async fn http1_over_a_connection_that_agreed_on_h2_gets_nowhere() {
+    let world = World::open().await;
+    let request = format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let client = world.client().protocol(Protocol::Http2);
+    let answer = client
+        .raw(request.as_bytes(), Duration::from_secs(5))
+        .await
+        .unwrap();
+    assert!(answer.closed);
+    assert_eq!(world.echo.requests(), 0);
+}
+
+#[tokio::test]
+async fn h2_without_its_negotiation_gets_nowhere() {
+    let world = World::open().await;
+    let mut octets = http2::preface();
+    octets.extend(http2::headers(1, true, &GOOD));
+    for client in [world.client(), world.client().without_alpn()] {
+        let answer = client.raw(&octets, Duration::from_secs(5)).await.unwrap();
+        assert!(answer.closed, "{}", answer.text());
+        assert!(answer.statuses().iter().all(|status| *status >= 400));
+    }
+    assert_eq!(world.echo.requests(), 0);
+}

@@ -1,0 +1,240 @@
+//! Which name of a certificate names the caller, and which certificates name
+//! nobody.
+
+use std::net::IpAddr;
+
+use countersign_testkit::{Credentials, Echo, Gateway, Leaf, Settings, TestCa};
+
+use super::identity::refused;
+use super::{BINARY, CALLER, World, decode};
+
+const SPIFFE: &str = "spiffe://example.org/ns/shop/sa/checkout";
+
+/// A gateway whose trust domain reads these name types and vouches for these
+/// names.
+async fn reading(identity_from: &str, vouches_for: &str) -> World {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let settings = Settings::new(&ca)
+        .trust(
+            &ca,
+            &format!(
+                "revocation = \"off\"\nidentity_from = {identity_from}\nvouches_for = {vouches_for}"
+            ),
+        )
+        .everything_to(echo.address());
+    World {
+        gateway: Gateway::start(BINARY, &settings).await,
+        caller: ca.client(CALLER),
+        ca,
+        echo,
+    }
+}
+
+async fn subject(world: &World, credentials: &Credentials) -> String {
+    let answer = world.anonymous().with(credentials).get("/a").await.unwrap();
+    let token = answer.received("countersign-assertion").remove(0);
+    decode(&token).1["sub"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_certificate_without_a_name_of_the_right_type_names_nobody() {
+    let world = World::open().await;
+    for (leaf, saw) in [
+        (Leaf::new(), "no subject alternative name"),
+        // The common name is never looked at.
+        (
+            Leaf::new().common_name(SPIFFE),
+            "no subject alternative name",
+        ),
+        (
+            Leaf::new().dns("alice.example.org"),
+            "dns:alice.example.org",
+        ),
+        (
+            Leaf::new().email("alice@example.org"),
+            "mailto:alice@example.org",
+        ),
+        (
+            Leaf::new().uri("https://example.org/alice"),
+            "https://example.org/alice",
+        ),
+    ] {
+        let line = refused(&world, &world.ca.issue(leaf), "no-identity", 46).await;
+        let detail = line["detail"].as_str().unwrap();
+        assert!(detail.contains(saw), "{detail}");
+        assert!(detail.contains("reads spiffe"), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn two_uri_names_are_ambiguous() {
+    let world = World::open().await;
+    for other in [
+        "spiffe://example.org/ns/shop/sa/other",
+        "https://example.org/x",
+        SPIFFE,
+    ] {
+        let leaf = world.ca.issue(Leaf::with_uri(SPIFFE).uri(other));
+        refused(&world, &leaf, "ambiguous-identity", 46).await;
+        let leaf = world.ca.issue(Leaf::with_uri(other).uri(SPIFFE));
+        refused(&world, &leaf, "ambiguous-identity", 46).await;
+    }
+}
+
+#[tokio::test]
+async fn malformed_spiffe_ids_are_refused_not_ignored() {
+    let world = World::open().await;
+    for uri in [
+        "spiffe://example.org",
+        "spiffe://example.org/",
+        "spiffe://example.org/a/",
+        "spiffe://example.org//a",
+        "spiffe://example.org/a/../b",
+        "spiffe://example.org/./a",
+        "spiffe://example.org/a%2fb",
+        "spiffe://example.org/a?b",
+        "spiffe://example.org/a#b",
+        "spiffe://example.org/a b",
+        "spiffe://EXAMPLE.org/a",
+        "spiffe://example.org:443/a",
+        "spiffe://user@example.org/a",
+        "SPIFFE://example.org/a",
+        "spiffe:///a",
+        "spiffe://example.org/a\0",
+        "spiffe://example.org/é",
+    ] {
+        let leaf = world.ca.issue(Leaf::with_uri(uri));
+        refused(&world, &leaf, "malformed-identity", 46).await;
+    }
+}
+
+#[tokio::test]
+async fn another_trust_domains_identity_is_a_mismatch() {
+    let world = World::open().await;
+    for uri in [
+        "spiffe://other.org/a",
+        "spiffe://sub.example.org/a",
+        "spiffe://example.org.evil.test/a",
+    ] {
+        let leaf = world.ca.issue(Leaf::with_uri(uri));
+        refused(&world, &leaf, "trust-domain-mismatch", 46).await;
+    }
+}
+
+#[tokio::test]
+async fn authorities_vouch_for_their_own_trust_domain_only() {
+    let ours = TestCa::new("example.org");
+    let partner = TestCa::new("partner.org");
+    let echo = Echo::start().await;
+    let settings = Settings::new(&ours)
+        .trust(&ours, "revocation = \"off\"")
+        .trust(&partner, "revocation = \"off\"")
+        .everything_to(echo.address());
+    let world = World {
+        gateway: Gateway::start(BINARY, &settings).await,
+        caller: ours.client(CALLER),
+        ca: ours,
+        echo,
+    };
+    assert_eq!(subject(&world, &world.caller).await, SPIFFE);
+    assert_eq!(
+        subject(&world, &partner.client("/a")).await,
+        "spiffe://partner.org/a"
+    );
+    let forged = partner.issue(Leaf::with_uri(SPIFFE));
+    refused(&world, &forged, "trust-domain-mismatch", 46).await;
+    let forged = world.ca.issue(Leaf::with_uri("spiffe://partner.org/a"));
+    refused(&world, &forged, "trust-domain-mismatch", 46).await;
+}
+
+#[tokio::test]
+async fn vouches_for_narrows_a_trust_domain() {
+    let world = reading("[\"spiffe\"]", "[\"spiffe://example.org/ns/shop/**\"]").await;
+    assert_eq!(subject(&world, &world.caller).await, SPIFFE);
+    let outside = world.ca.client("/ns/bank/sa/a");
+    refused(&world, &outside, "trust-domain-mismatch", 46).await;
+}
+
+#[tokio::test]
+async fn other_types_of_names_print_as_what_they_are() {
+    let world = reading(
+        "[\"spiffe\", \"uri\", \"dns\", \"email\", \"ip\"]",
+        "[\"spiffe://example.org/**\", \"uri:https://example.org/**\", \"dns:*.svc.example.org\", \"mailto:*@example.org\", \"ip:10.0.0.0/8\"]",
+    )
+    .await;
+    for (leaf, expected) in [
+        (Leaf::with_uri(SPIFFE).dns("a.svc.example.org"), SPIFFE),
+        (
+            Leaf::with_uri("https://example.org/a").dns("a.svc.example.org"),
+            "https://example.org/a",
+        ),
+        (
+            Leaf::new()
+                .dns("Orders.svc.Example.ORG")
+                .email("a@example.org"),
+            "dns:orders.svc.example.org",
+        ),
+        (
+            Leaf::new().email("Al.Ice@Example.org"),
+            "mailto:Al.Ice@example.org",
+        ),
+        (Leaf::new().ip(IpAddr::from([10, 1, 2, 3])), "ip:10.1.2.3"),
+    ] {
+        assert_eq!(subject(&world, &world.ca.issue(leaf)).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn exactly_one_name_of_the_deciding_type_must_be_vouched_for() {
+    let world = reading(
+        "[\"dns\", \"email\"]",
+        "[\"dns:*.svc.example.org\", \"mailto:*@example.org\"]",
+    )
+    .await;
+    let one = Leaf::new().dns("a.svc.example.org").dns("a.example.net");
+    assert_eq!(
+        subject(&world, &world.ca.issue(one)).await,
+        "dns:a.svc.example.org"
+    );
+    let two = Leaf::new()
+        .dns("a.svc.example.org")
+        .dns("b.svc.example.org");
+    refused(&world, &world.ca.issue(two), "ambiguous-identity", 46).await;
+    // The first type that is there decides, even where another would do.
+    let none = Leaf::new().dns("a.example.net").email("a@example.org");
+    refused(&world, &world.ca.issue(none), "trust-domain-mismatch", 46).await;
+}
+
+#[tokio::test]
+async fn nothing_passes_for_another_type_of_name() {
+    let world = reading(
+        "[\"uri\", \"dns\", \"email\"]",
+        "[\"uri:https://example.org/**\", \"dns:*.svc.example.org\", \"mailto:*@example.org\"]",
+    )
+    .await;
+    let malformed = [
+        Leaf::with_uri("dns:a.svc.example.org"),
+        Leaf::with_uri("DNS:a.svc.example.org"),
+        Leaf::with_uri("mailto:a@example.org"),
+        Leaf::with_uri("ip:10.0.0.1"),
+        Leaf::with_uri("api-key:a"),
+        Leaf::with_uri("client:a/b"),
+        Leaf::new().dns("*.svc.example.org"),
+        Leaf::new().dns("a.svc.example.org\0.evil.test"),
+        Leaf::new().dns("spiffe://example.org/a"),
+        Leaf::new().email("a@example.org\0@evil.test"),
+        Leaf::new().email("a@b@example.org"),
+        // Latin-1 where ASCII is demanded.
+        Leaf::new().raw_name(0x82, b"a\xe9.svc.example.org"),
+        // An IP name of five octets.
+        Leaf::new().raw_name(0x87, &[10, 0, 0, 1, 1]),
+    ];
+    for leaf in malformed {
+        let what = format!("{leaf:?}");
+        let credentials = world.ca.issue(leaf);
+        let error = world.anonymous().with(&credentials).refusal().await;
+        assert_eq!(error.alert(), Some(46), "{what}: {error}");
+        refused(&world, &credentials, "malformed-identity", 46).await;
+    }
+}

@@ -1,0 +1,203 @@
+//! A service that refuses, hangs, dies or talks nonsense: the right status each
+//! time, and a gateway that goes on.
+
+use std::net::SocketAddr;
+
+use countersign_testkit::client::get;
+use countersign_testkit::{Afterwards, Client, Protocol, Scripted};
+use tokio::net::TcpListener;
+
+use super::World;
+
+/// A gateway whose `orders` upstream is this one, and `/good` leads to an echo.
+async fn world(service: SocketAddr) -> World {
+    World::with(|settings, echo| {
+        settings
+            .upstream("good", echo)
+            .upstream_with(
+                "orders",
+                service,
+                "connect_timeout = \"500ms\"\nfirst_byte_timeout = \"500ms\"\n",
+            )
+            .route("good", "good", "paths = [\"/good\"]\ncallers = [\"*\"]\n")
+            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
+    })
+    .await
+}
+
+async fn assert_healthy(world: &World) {
+    assert_eq!(world.client().get("/good").await.unwrap().status, 200);
+}
+
+async fn expect(client: &Client, path: &str, status: u16, reason: &str) {
+    let answer = client.get(path).await.unwrap();
+    assert_eq!((answer.status, answer.reason()), (status, Some(reason)));
+    let problem = answer.json();
+    assert_eq!(problem["code"], reason);
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = listener.local_addr().unwrap();
+    drop(listener);
+    let world = world(nobody).await;
+    for protocol in Protocol::BOTH {
+        let client = world.client().protocol(protocol);
+        expect(&client, "/a", 503, "upstream-unavailable").await;
+    }
+    let line = world.gateway.audit().request("/a").await;
+    assert_eq!(line["decision"], "allowed");
+    assert_eq!(line["reason"], "upstream-unavailable");
+    assert_eq!(line["status"], 503);
+    assert_eq!(line["upstream"], "orders");
+    assert_healthy(&world).await;
+}
+
+#[tokio::test]
+async fn a_service_that_never_answers() {
+    let echo = countersign_testkit::Echo::start().await;
+    let world = world(echo.address()).await;
+    for protocol in Protocol::BOTH {
+        let client = world.client().protocol(protocol);
+        expect(&client, "/hang", 504, "upstream-timeout").await;
+    }
+    assert_healthy(&world).await;
+}
+
+#[tokio::test]
+async fn a_service_that_dies_within_its_answer() {
+    let echo = countersign_testkit::Echo::start().await;
+    let world = world(echo.address()).await;
+    for protocol in Protocol::BOTH {
+        let mut session = world.client().protocol(protocol).session().await.unwrap();
+        let answer = session.send(get("/die-mid-body")).await;
+        assert!(answer.is_err(), "half an answer passed for a whole one");
+    }
+    let raw = format!(
+        "GET /die-mid-body HTTP/1.1\r\nHost: {}\r\n\r\n",
+        super::HOST
+    );
+    let answer = world
+        .client()
+        .raw(raw.as_bytes(), std::time::Duration::from_secs(5))
+        .await
+        .unwrap();
+    assert!(answer.text().contains("half"), "{}", answer.text());
+    assert!(!answer.text().ends_with("0\r\n\r\n"), "{}", answer.text());
+    assert!(answer.closed);
+    assert_healthy(&world).await;
+}
+
+#[tokio::test]
+async fn a_service_that_promises_more_than_it_sends() {
+    let service = Scripted::start(
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf",
+        Afterwards::Close,
+    )
+    .await;
+    let world = world(service.address()).await;
+    for protocol in Protocol::BOTH {
+        let answer = world.client().protocol(protocol).get("/a").await;
+        assert!(answer.is_err(), "{protocol:?}: {answer:?}");
+    }
+    assert_healthy(&world).await;
+}
+
+#[tokio::test]
+async fn a_service_that_talks_nonsense() {
+    for octets in [
+        "garbage\r\n\r\n",
+        "\0\0\0\0\0\0\0\0\r\n\r\n",
+        "HTTP/1.1 abc OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nbad header\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: abc\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        "SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n",
+    ] {
+        let service = Scripted::start(octets, Afterwards::Close).await;
+        let world = world(service.address()).await;
+        expect(&world.client(), "/a", 502, "upstream-protocol").await;
+        assert_healthy(&world).await;
+    }
+}
+
+#[tokio::test]
+async fn an_interim_answer_is_not_the_answer() {
+    let service = Scripted::start(
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nCountersign-Reason: x\r\n\r\n\
+         HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        Afterwards::Again,
+    )
+    .await;
+    let world = world(service.address()).await;
+    for protocol in Protocol::BOTH {
+        let answer = world.client().protocol(protocol).get("/a").await.unwrap();
+        assert_eq!((answer.status, &answer.body[..]), (200, &b"ok"[..]));
+        assert_eq!(answer.reason(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_ends_the_connection_instead_of_answering() {
+    let service = Scripted::start("", Afterwards::Close).await;
+    let world = world(service.address()).await;
+    let answer = world.client().get("/a").await.unwrap();
+    assert!(matches!(answer.status, 502 | 503), "{answer:?}");
+    assert!(answer.reason().unwrap().starts_with("upstream-"));
+    // A request that is not idempotent is never sent twice.
+    let before = service.requests();
+    let post = http::Request::post("/a").body("once".into()).unwrap();
+    let answer = world.client().send(post).await.unwrap();
+    assert!(matches!(answer.status, 502 | 503), "{answer:?}");
+    assert_eq!(service.requests(), before + 1);
+    assert_healthy(&world).await;
+}
+
+#[tokio::test]
+async fn a_service_with_too_large_a_head() {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nX-Big: {}\r\nContent-Length: 0\r\n\r\n",
+        "x".repeat(1 << 20)
+    );
+    let service = Scripted::start(head, Afterwards::Close).await;
+    let world = world(service.address()).await;
+    expect(&world.client(), "/a", 502, "upstream-protocol").await;
+    assert_healthy(&world).await;
+}
+
+#[tokio::test]
+async fn what_a_service_adds_to_its_answer_reaches_nobody_else() {
+    let service = Scripted::start(
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\
+         HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+        Afterwards::Again,
+    )
+    .await;
+    let world = world(service.address()).await;
+    for number in 0..6 {
+        let client = world.client_as(&format!("/{number}"));
+        match client.get("/a").await {
+            Ok(answer) if answer.status == 200 => assert_eq!(answer.body, "ok"),
+            Ok(answer) => assert!(answer.status >= 500, "{answer:?}"),
+            Err(_) => {}
+        }
+    }
+    assert_healthy(&world).await;
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_the_service_has_closed_is_not_used() {
+    let service = Scripted::start(
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        Afterwards::Close,
+    )
+    .await;
+    let world = world(service.address()).await;
+    let mut session = world.client().session().await.unwrap();
+    for number in 0..10 {
+        let answer = session.get("/a").await.unwrap();
+        assert_eq!(answer.status, 200, "request {number}: {answer:?}");
+    }
+}

@@ -1,0 +1,288 @@
+//! `countersign keys`, `assertion` and `reasons` as a person or a script meets
+//! them: files, exit codes, words, and what a foreign JOSE library makes of it.
+
+mod assertions;
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A finished run of the program.
+struct Run {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    fn of(arguments: &[&str], stdin: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_countersign"))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A program that refuses its arguments does not read its input.
+        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn done(self) -> Self {
+        assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Fails the test unless the program ended with `code` and said `words`.
+    #[track_caller]
+    fn refused(self, code: i32, words: &str) -> Self {
+        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
+        assert!(self.stderr.contains(words), "{words:?} in: {}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        assert_eq!(self.stdout.lines().count(), 1, "{}", self.stdout);
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+}
+
+/// A directory for keys, which the program makes when it needs it.
+struct Keys {
+    _root: TempDir,
+    path: PathBuf,
+}
+
+impl Keys {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("certs/signing");
+        Self { _root: root, path }
+    }
+
+    fn with_one(algorithm: &str) -> (Self, String) {
+        let keys = Self::new();
+        let made = keys.run(&["generate", "--algorithm", algorithm, "--json"]);
+        let kid = made.done().json()["kid"].as_str().unwrap().to_owned();
+        (keys, kid)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Run {
+        let directory = self.path.to_str().unwrap();
+        Run::of(&[&["keys"], arguments, &["--dir", directory]].concat(), "")
+    }
+
+    fn key_file(&self, kid: &str) -> PathBuf {
+        self.path.join(format!("{kid}.key"))
+    }
+
+    /// KIDs and states as `keys list` tells them.
+    fn states(&self) -> Vec<(String, String)> {
+        let list = self.run(&["list", "--json"]).done().json();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        list["keys"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|key| (text(&key["kid"]), text(&key["state"])))
+            .collect()
+    }
+
+    fn jwks(&self) -> Value {
+        self.run(&["jwks"]).done().json()
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn the_first_key_signs_at_once_and_is_private() {
+    for algorithm in ["ES256", "EdDSA"] {
+        let keys = Keys::new();
+        let made = keys.run(&["generate", "--algorithm", algorithm, "--json"]);
+        let made = made.done().json();
+        assert_eq!(made["algorithm"], algorithm);
+        assert_eq!(made["state"], "current");
+        assert_eq!(made["published"], true);
+        let kid = made["kid"].as_str().unwrap();
+        assert_eq!(kid.len(), 43);
+        let file = keys.key_file(kid);
+        assert_eq!(made["file"], file.to_str().unwrap());
+        assert_eq!(mode(&file), 0o600);
+        assert_eq!(mode(&keys.path), 0o700);
+        let set = keys.jwks();
+        let jwk = &set["keys"][0];
+        assert_eq!(set["keys"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            (&jwk["kid"], &jwk["alg"]),
+            (&made["kid"], &made["algorithm"])
+        );
+        assert_eq!(jwk["use"], "sig");
+        assert!(jwk.get("d").is_none());
+    }
+}
+
+#[test]
+fn people_are_told_what_was_made_and_what_comes_next() {
+    let keys = Keys::new();
+    let made = keys.run(&["generate"]).done();
+    let kid = &keys.states()[0].0;
+    assert!(made.stdout.contains(kid) && made.stdout.contains("signs from now on"));
+    assert!(made.stdout.contains("countersign keys list --dir"));
+    assert_eq!(keys.run(&["generate", "--quiet"]).done().stdout, "");
+    let list = keys.run(&["list"]).done().stdout;
+    assert_eq!(list.lines().count(), 3);
+    assert!(
+        list.contains("current") && list.contains("signs from 20"),
+        "{list}"
+    );
+    let help = Run::of(&["keys", "generate", "--help"], "").done();
+    assert!(help.stdout.contains("Examples:"));
+}
+
+#[test]
+fn a_further_key_is_published_before_it_signs() {
+    let (keys, first) = Keys::with_one("EdDSA");
+    let made = keys.run(&["rotate", "--json"]).done().json();
+    assert_eq!(made["algorithm"], "EdDSA");
+    assert_eq!(made["state"], "next");
+    let ahead = made["active_from"].as_u64().unwrap() - made["created"].as_u64().unwrap();
+    assert_eq!(ahead, 3600);
+    let made = keys.run(&["generate", "--active-in", "15m", "--json"]);
+    let made = made.done().json();
+    let ahead = made["active_from"].as_u64().unwrap() - made["created"].as_u64().unwrap();
+    assert_eq!(ahead, 900);
+    assert_eq!(keys.jwks()["keys"].as_array().unwrap().len(), 3);
+    assert_eq!(keys.states()[0], (first, "current".to_owned()));
+    keys.run(&["rotate", "--active-in", "14m"])
+        .refused(2, "15 minutes");
+    keys.run(&["rotate", "--active-in", "soon"])
+        .refused(2, "--active-in");
+    keys.run(&["rotate", "--algorithm", "HS256"])
+        .refused(2, "ES256, EdDSA");
+    assert_eq!(keys.states().len(), 3);
+}
+
+#[test]
+fn without_keys_the_command_that_makes_one_is_named() {
+    let keys = Keys::new();
+    for command in ["list", "jwks", "rotate"] {
+        let run = keys
+            .run(&[command])
+            .refused(1, "countersign keys generate --dir");
+        assert_eq!(run.stdout, "");
+    }
+    keys.run(&["revoke", "x"])
+        .refused(1, "countersign keys generate");
+    assert!(!keys.path.exists());
+    Run::of(&["keys", "generate"], "").refused(2, "--dir");
+}
+
+#[test]
+fn revoking_ends_a_key_at_once() {
+    let (keys, first) = Keys::with_one("ES256");
+    let run = keys.run(&["revoke", &first]).refused(1, "--force");
+    assert_eq!(run.stdout, "");
+    keys.run(&["revoke", &"x".repeat(43)]).refused(2, "no key");
+    keys.run(&["revoke", "../ring"]).refused(2, "no key");
+    let second = keys.run(&["rotate", "--json"]).done().json();
+    let second = second["kid"].as_str().unwrap();
+    let revoked = keys.run(&["revoke", &first, "--json"]).done().json();
+    assert_eq!(revoked["successor"], second);
+    assert!(!keys.key_file(&first).exists());
+    let set = keys.jwks();
+    assert_eq!(set["keys"].as_array().unwrap().len(), 1);
+    assert_eq!(set["keys"][0]["kid"], second);
+    assert_eq!(
+        keys.states(),
+        [
+            (first, "revoked".to_owned()),
+            (second.to_owned(), "current".to_owned())
+        ]
+    );
+    keys.run(&["revoke", second, "--force"]).done();
+    assert_eq!(keys.jwks()["keys"].as_array().unwrap().len(), 0);
+    let made = keys.run(&["generate", "--json"]).done().json();
+    assert_eq!(made["state"], "current");
+}
+
+#[test]
+fn a_kid_may_begin_with_a_hyphen() {
+    let (keys, _) = Keys::with_one("ES256");
+    for kid in [
+        "-A0DSzxH8TeWFQzeJOu26mTTNlyPNWJwVTVpn1pWRi8",
+        "--DSzxH8TeWFQzeJOu26mTTNlyPNWJwVTVpn1pWRi8-",
+    ] {
+        keys.run(&["revoke", kid])
+            .refused(2, &format!("no key {kid}"));
+    }
+}
+
+#[test]
+fn damaged_directories_are_refused_by_name() {
+    let (keys, kid) = Keys::with_one("ES256");
+    let (other, other_kid) = Keys::with_one("ES256");
+    std::fs::copy(other.key_file(&other_kid), keys.key_file(&kid)).unwrap();
+    keys.run(&["jwks"])
+        .refused(1, &format!("{kid}.key: this is another key"));
+    std::fs::write(keys.key_file(&kid), "rubbish").unwrap();
+    keys.run(&["jwks"]).refused(1, &format!("{kid}.key"));
+    std::fs::remove_file(keys.key_file(&kid)).unwrap();
+    keys.run(&["jwks"]).refused(1, &format!("{kid}.key"));
+    std::fs::write(keys.path.join("ring.json"), "{").unwrap();
+    for command in ["jwks", "list", "rotate", "generate"] {
+        keys.run(&[command]).refused(1, "ring.json");
+    }
+}
+
+#[test]
+fn processes_at_the_same_time_lose_no_key() {
+    let keys = Keys::new();
+    std::thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(|| keys.run(&["generate"]).done());
+        }
+    });
+    let states = keys.states();
+    assert_eq!(states.len(), 5);
+    let current = states.iter().filter(|(_, state)| state == "current");
+    assert_eq!(current.count(), 1);
+}
+
+#[test]
+fn reasons_are_explained_listed_and_suggested() {
+    let all = Run::of(&["reasons", "--json"], "").done().json();
+    let all = all["reasons"].as_array().unwrap();
+    let list = Run::of(&["reasons"], "").done().stdout;
+    assert_eq!(list.lines().count(), all.len() + 1);
+    for reason in all {
+        let code = reason["code"].as_str().unwrap();
+        assert!(list.contains(code));
+        assert!(!reason["hint"].as_str().unwrap().is_empty());
+    }
+    let one = Run::of(&["reasons", "certificate-revoked", "--json"], "")
+        .done()
+        .json();
+    assert_eq!(one["status"], 403);
+    assert_eq!(one["tls_alert"]["number"], 44);
+    let words = Run::of(&["reasons", "token-scope"], "").done().stdout;
+    assert!(words.starts_with("token-scope: "));
+    Run::of(&["reasons", "certificate-revokd"], "").refused(2, "certificate-revoked");
+    Run::of(&["reasons", "xyzzy"], "").refused(2, "countersign reasons");
+    let page = Run::of(&["reasons", "--markdown"], "").done().stdout;
+    assert!(page.starts_with("# Reason codes\n"));
+}
