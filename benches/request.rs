@@ -39,7 +39,7 @@ fn trust(ca: &TestCa) -> ClientTrust {
             crls: Vec::new(),
             posture: RevocationPosture::Off,
             depth: RevocationDepth::Chain,
-            grace: std::time::Duration::ZERO,
+            grace: Duration::ZERO,
             vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
             identity_from: vec![NameType::Spiffe],
         },

@@ -12,9 +12,9 @@ use rustls::crypto::CryptoProvider;
 use crate::secret::Secret;
 
 #[cfg(feature = "aws-lc-rs")]
-pub(crate) use aws_lc_rs::{digest, rand, signature};
+pub(crate) use aws_lc_rs::{digest, hmac, rand, signature};
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
-pub(crate) use ring::{digest, rand, signature};
+pub(crate) use ring::{digest, hmac, rand, signature};
 
 #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
 compile_error!("choose a cryptography provider: feature \"ring\" (default) or \"aws-lc-rs\"");
@@ -67,6 +67,30 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
         *to = *from;
     }
     output
+}
+
+/// HMAC-SHA-256 of `data` (RFC 2104).
+#[must_use]
+pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
+    let mut output = [0_u8; 32];
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data);
+    for (to, from) in output.iter_mut().zip(tag.as_ref()) {
+        *to = *from;
+    }
+    output
+}
+
+/// Compares two octet strings in a time that depends on their lengths only.
+#[must_use]
+pub fn constant_time_equal(left: &[u8], right: &[u8]) -> bool {
+    if left.len() != right.len() {
+        return false;
+    }
+    let difference = left
+        .iter()
+        .zip(right)
+        .fold(0_u8, |sum, (l, r)| std::hint::black_box(sum | (l ^ r)));
+    difference == 0
 }
 
 /// What a [`SigningKeyPair`] signs with. Signatures of both have 64 octets.
@@ -223,6 +247,20 @@ mod tests {
             countersign_verify::jose::base64url_encode(&signature),
             "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
         );
+    }
+
+    #[test]
+    fn hmac_is_that_of_rfc_4231_case_2() {
+        let tag = hmac_sha256(b"Jefe", b"what do ya want for nothing?");
+        assert_eq!(tag.first_chunk::<4>(), Some(&[0x5b, 0xdc, 0xc1, 0x46]));
+    }
+
+    #[test]
+    fn equality_is_equality() {
+        assert!(constant_time_equal(b"", b""));
+        assert!(constant_time_equal(b"abc", b"abc"));
+        assert!(!constant_time_equal(b"abc", b"abd"));
+        assert!(!constant_time_equal(b"abc", b"ab"));
     }
 
     #[test]

@@ -16,6 +16,10 @@ use crate::policy::Rule;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
 
+/// The path at which the gateway itself tells callers who they are, on every host: no
+/// route is asked.
+pub const WHOAMI_PATH: &str = "/.well-known/countersign/whoami";
+
 /// What an assertion is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
@@ -34,7 +38,7 @@ pub struct Route {
     pub hosts: Vec<HostPattern>,
     /// Paths it answers for; at least one.
     pub paths: Vec<PathPattern>,
-    /// Methods it allows; empty for any.
+    /// Methods it allows; empty for any that is registered.
     pub methods: Vec<Method>,
     /// What it demands of callers.
     pub rule: Rule,
@@ -196,7 +200,9 @@ impl RouteTable {
 
 fn by_method<'a>(routes: &'a [Arc<Route>], method: &Method) -> Selected<'a> {
     let allowing = routes.iter().find(|route| route.methods.contains(method));
-    let any = routes.iter().find(|route| route.methods.is_empty());
+    let any = routes
+        .iter()
+        .find(|route| route.methods.is_empty() && is_registered(method));
     match allowing.or(any) {
         Some(route) => Selected::Route(route),
         None => {
@@ -209,6 +215,54 @@ fn by_method<'a>(routes: &'a [Arc<Route>], method: &Method) -> Selected<'a> {
             Selected::MethodNotAllowed(allowed)
         }
     }
+}
+
+/// Whether a method is in IANA's registry of HTTP methods (RFC 9110 section
+/// 16.1.1). A route that names no methods allows these; any other has to be named,
+/// because what a service makes of an unknown one is anybody's guess.
+#[must_use]
+pub fn is_registered(method: &Method) -> bool {
+    const REGISTERED: &[&str] = &[
+        "ACL",
+        "BASELINE-CONTROL",
+        "BIND",
+        "CHECKIN",
+        "CHECKOUT",
+        "COPY",
+        "DELETE",
+        "GET",
+        "HEAD",
+        "LABEL",
+        "LINK",
+        "LOCK",
+        "MERGE",
+        "MKACTIVITY",
+        "MKCALENDAR",
+        "MKCOL",
+        "MKREDIRECTREF",
+        "MKWORKSPACE",
+        "MOVE",
+        "OPTIONS",
+        "ORDERPATCH",
+        "PATCH",
+        "POST",
+        "PROPFIND",
+        "PROPPATCH",
+        "PUT",
+        "QUERY",
+        "REBIND",
+        "REPORT",
+        "SEARCH",
+        "TRACE",
+        "UNBIND",
+        "UNCHECKOUT",
+        "UNLINK",
+        "UNLOCK",
+        "UPDATE",
+        "UPDATEREDIRECTREF",
+        "VERSION-CONTROL",
+    ];
+    *method == Method::GET || *method == Method::POST || REGISTERED.contains(&method.as_str())
 }
 
 impl PathTree {

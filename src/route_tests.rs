@@ -74,6 +74,8 @@ fn the_most_specific_route_wins_whatever_the_order() {
         ("a.example.org", "/x", "GET", "host"),
         ("a.example.org", "/m", "GET", "get"),
         ("a.example.org", "/m", "PUT", "others"),
+        ("a.example.org", "/m", "QUERY", "others"),
+        ("a.example.org", "/m", "ANNOUNCE", "not allowed, but [GET]"),
     ] {
         assert_eq!(
             chosen(&table, host, path, method),

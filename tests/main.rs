@@ -16,8 +16,11 @@
 )]
 
 mod architecture;
+mod config;
+mod control;
 mod gateway;
 mod keys;
 mod limbo;
 mod pki;
 mod repository;
+mod tokens;

@@ -32,7 +32,7 @@ fn peer(leaf: Leaf) -> Arc<PeerIdentity> {
             crls: Vec::new(),
             posture: RevocationPosture::Off,
             depth: RevocationDepth::Chain,
-            grace: std::time::Duration::ZERO,
+            grace: Duration::ZERO,
             vouches_for: vec![IdentityPattern::AnyCaller],
             identity_from: NameType::ALL.to_vec(),
         },

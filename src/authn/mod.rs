@@ -3,7 +3,18 @@
 //! "Not mine" is never "refused": an authenticator that finds no credential of
 //! its kind answers [`Outcome::NotApplicable`].
 
+pub mod api_key;
+pub mod bearer;
+pub mod binding;
 pub mod certificate;
+pub mod challenge;
+pub mod claims;
+pub mod http_client;
+pub mod introspection;
+pub mod jwks;
+pub mod route_token;
+pub mod token;
+pub mod token_cache;
 
 use crate::identity::Principal;
 use crate::policy::Denial;

@@ -4,6 +4,7 @@
 //! error. They turn arguments into calls of the modules below and must not
 //! decide anything those modules decide.
 
+pub mod api_key;
 pub mod assertion;
 pub mod check;
 pub mod demo;
@@ -13,6 +14,7 @@ pub mod output;
 pub mod pki;
 pub mod reasons;
 pub mod serve;
+pub mod token;
 mod words;
 
 use clap::{Parser, Subcommand};
@@ -57,6 +59,10 @@ pub enum Command {
     Keys(keys::KeysArgs),
     /// Verify or show an assertion.
     Assertion(assertion::AssertionArgs),
+    /// Make API keys, for callers without certificate.
+    ApiKey(api_key::ApiKeyArgs),
+    /// Verify access tokens.
+    Token(token::TokenArgs),
     /// Say what the gateway's reason codes mean.
     Reasons(reasons::ReasonsArgs),
 }
@@ -73,6 +79,8 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Pki(args) => pki::run(args, output),
         Command::Keys(args) => keys::run(args, output),
         Command::Assertion(args) => assertion::run(args, output),
+        Command::ApiKey(args) => api_key::run(args, output),
+        Command::Token(args) => token::run(args, output),
         Command::Reasons(args) => reasons::run(args, output),
     };
     match result {

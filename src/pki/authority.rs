@@ -16,6 +16,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::key;
 use super::lifetime::Lifetime;
+use super::lint;
 use super::names::SubjectNames;
 use super::profile::{BACKDATING, CertificateProfile};
 use super::revocation::{RevocationList, UnencodableList};
@@ -64,6 +65,9 @@ pub enum AuthorityError {
         "its subject cannot be repeated exactly as an issuer name, so nothing would chain to it"
     )]
     IssuerName,
+    /// A standard forbids the certificate, or gateways would refuse it.
+    #[error("such a certificate is not issued: {0}")]
+    Lint(lint::Finding),
     /// The encoder or the key refused.
     #[error("signing failed: {0}")]
     Sign(#[from] rcgen::Error),
@@ -275,6 +279,11 @@ impl CertificateAuthority {
         self.issuer.key()
     }
 
+    /// The signing half without any checks, for certificates that shall be broken.
+    pub(super) const fn issuer(&self) -> &rcgen::Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
     /// Makes a new authority below this one, for the same trust domain.
     ///
     /// # Errors
@@ -363,7 +372,15 @@ impl CertificateAuthority {
         if facts.issuer_der != self.certificate.subject_der {
             return Err(AuthorityError::IssuerName);
         }
-        Ok(SignedCertificate { der, facts, cut })
+        // What this program issues, it does not complain about afterwards.
+        let findings = lint::certificate(&der, Some(&self.certificate.der));
+        match findings
+            .into_iter()
+            .find(|finding| finding.severity == lint::Severity::Error)
+        {
+            Some(finding) => Err(AuthorityError::Lint(finding)),
+            None => Ok(SignedCertificate { der, facts, cut }),
+        }
     }
 }
 
@@ -417,7 +434,7 @@ fn authority_params(
 
 /// 16 random octets, the top bit cleared and the first not zero: positive
 /// (RFC 5280 section 4.1.2.2), unpredictable, and of one length always.
-fn random_serial() -> Result<SerialNumber, NoRandomness> {
+pub(super) fn random_serial() -> Result<SerialNumber, NoRandomness> {
     loop {
         let mut octets = crypto::random::<16>()?;
         let [first, ..] = &mut octets;

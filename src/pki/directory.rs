@@ -224,6 +224,12 @@ impl Pki {
         self.passphrase = Some(passphrase);
     }
 
+    /// The passphrase, once it was set.
+    #[must_use]
+    pub const fn passphrase(&self) -> Option<&Secret> {
+        self.passphrase.as_ref()
+    }
+
     pub(super) fn load_authority(
         &self,
         name: AuthorityName,

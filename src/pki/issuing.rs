@@ -7,14 +7,16 @@
 use std::path::PathBuf;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use rcgen::KeyPair;
+use rcgen::{KeyPair, PublicKeyData, SubjectPublicKeyInfo};
 
-use super::authority::SignedCertificate;
+use super::authority::{AuthorityError, CertificateAuthority, SignedCertificate};
+use super::csr::SigningRequest;
 use super::directory::{Pki, unix_now};
+use super::inventory::{Cause, NewEntry};
 use super::key::{self, KeyProtection};
 use super::profile::{CertificateProfile, Usages};
 use super::request::IssueRequest;
-use super::state::{self, AuthorityName, IssuedRecord, State};
+use super::state::{AuthorityName, State};
 use super::store::{self, Audience, Existing, Staged};
 use super::{PkiError, certificates};
 use crate::clock;
@@ -24,7 +26,8 @@ use crate::clock;
 pub struct Issued {
     /// `PREFIX.pem`: the leaf, then the intermediate.
     pub certificate: PathBuf,
-    /// `PREFIX.key`.
+    /// `PREFIX.key`; not written where the key stays as it is, or with whoever
+    /// asked for the signature.
     pub key: PathBuf,
     /// The names in printed form, for example `spiffe://example.org/a` or `dns:a`.
     pub names: Vec<String>,
@@ -52,6 +55,15 @@ impl Issued {
     }
 }
 
+/// Where the key of a leaf comes from.
+pub(super) enum LeafKey<'a> {
+    New,
+    /// It stands in its file already.
+    Kept(&'a KeyPair),
+    /// Its private half is somewhere else.
+    Requested(&'a SubjectPublicKeyInfo),
+}
+
 impl Pki {
     /// Checks a request as far as that is possible without the private key, and
     /// gives the profile it will be issued under.
@@ -60,6 +72,22 @@ impl Pki {
     /// When the gateway would refuse such a leaf, the intermediate is revoked,
     /// or files are there already.
     pub fn check(&self, request: &IssueRequest) -> Result<CertificateProfile, PkiError> {
+        self.check_with(request, true)
+    }
+
+    /// Like [`Pki::check`], for a key that is not made here.
+    ///
+    /// # Errors
+    /// As [`Pki::check`].
+    pub fn check_signing(&self, request: &IssueRequest) -> Result<CertificateProfile, PkiError> {
+        self.check_with(request, false)
+    }
+
+    fn check_with(
+        &self,
+        request: &IssueRequest,
+        makes_key: bool,
+    ) -> Result<CertificateProfile, PkiError> {
         let natural = request.names.natural_profile();
         let asked = request.profile.unwrap_or(natural);
         let profile = request.names.check(asked, self.trust_domain())?;
@@ -77,7 +105,9 @@ impl Pki {
         }
         if !request.overwrite {
             let (certificate, key) = self.layout().leaf_files(request)?;
-            store::refuse_existing(&key)?;
+            if makes_key {
+                store::refuse_existing(&key)?;
+            }
             store::refuse_existing(&certificate)?;
         }
         Ok(profile)
@@ -89,35 +119,66 @@ impl Pki {
     /// When the gateway would refuse such a leaf, the authority cannot sign, or
     /// files are there already or cannot be written.
     pub fn issue(&mut self, request: &IssueRequest) -> Result<Issued, PkiError> {
-        let profile = self.check(request)?;
-        let leaf_key = key::generate()?;
+        self.issue_with(request, LeafKey::New, Cause::Issue)
+    }
+
+    /// Signs what a PKCS#10 request asks for, as far as the profile allows it.
+    /// The names are those of `request`, usually [`SigningRequest::names`].
+    ///
+    /// # Errors
+    /// As [`Pki::issue`].
+    pub fn sign(
+        &mut self,
+        signing: &SigningRequest,
+        request: &IssueRequest,
+    ) -> Result<Issued, PkiError> {
+        let mut issued = self.issue_with(request, LeafKey::Requested(&signing.key), Cause::Sign)?;
+        if !signing.ignored().is_empty() {
+            issued.notes.push(format!(
+                "the request also asked for: {}; the profile decides that, not the requester",
+                signing.ignored().join(", ")
+            ));
+        }
+        Ok(issued)
+    }
+
+    pub(super) fn issue_with(
+        &mut self,
+        request: &IssueRequest,
+        source: LeafKey<'_>,
+        cause: Cause,
+    ) -> Result<Issued, PkiError> {
+        let (profile, new_key) = match source {
+            LeafKey::New => (self.check(request)?, Some(key::generate()?)),
+            LeafKey::Kept(_) | LeafKey::Requested(_) => (self.check_signing(request)?, None),
+        };
         let signer_path = self.layout().certificate(AuthorityName::Intermediate);
-        let signed = self
-            .signer()?
-            .sign_leaf(
-                &leaf_key,
-                &request.names,
-                request.label.as_str(),
-                &profile,
-                request.lifetime,
-                unix_now(),
-            )
-            .map_err(PkiError::authority(&signer_path))?;
+        let signer = self.signer()?;
+        let signed = match (&source, &new_key) {
+            (_, Some(key)) => sign(signer, key, request, profile),
+            (LeafKey::Kept(key), _) => sign(signer, *key, request, profile),
+            (LeafKey::Requested(key), _) => sign(signer, *key, request, profile),
+            (LeafKey::New, None) => Err(AuthorityError::KeyMismatch),
+        }
+        .map_err(PkiError::authority(&signer_path))?;
         let (certificate, key) = self.layout().leaf_files(request)?;
         let names: Vec<String> = request.names.iter().map(ToString::to_string).collect();
-        let record = IssuedRecord {
+        let parent = self.authority(AuthorityName::Intermediate);
+        let record = NewEntry {
             serial: signed.facts.serial_hex(),
-            issuer_key: self
-                .authority(AuthorityName::Intermediate)
-                .key_identifier_hex(),
+            issuer_key: parent.key_identifier_hex(),
+            issuer: signed.facts.issuer.clone(),
+            parent: Base64UrlUnpadded::encode_string(&parent.facts().thumbprint),
             profile: profile.name().to_owned(),
             names: names.clone(),
             not_before: signed.facts.not_before,
             not_after: signed.facts.not_after,
             thumbprint: Base64UrlUnpadded::encode_string(&signed.facts.thumbprint),
             certificate: std::path::absolute(&certificate).unwrap_or_else(|_| certificate.clone()),
+            issued_at: unix_now(),
+            cause,
         };
-        self.deliver(&signed, &leaf_key, request, &record)?;
+        self.deliver(&signed, new_key.as_ref(), request, &record)?;
         Ok(Issued {
             notes: notes(&signed, request, profile),
             certificate,
@@ -136,9 +197,9 @@ impl Pki {
     fn deliver(
         &self,
         signed: &SignedCertificate,
-        leaf_key: &KeyPair,
+        leaf_key: Option<&KeyPair>,
         request: &IssueRequest,
-        record: &IssuedRecord,
+        record: &NewEntry,
     ) -> Result<(), PkiError> {
         let (certificate_path, key_path) = self.layout().leaf_files(request)?;
         let existing = if request.overwrite {
@@ -148,25 +209,47 @@ impl Pki {
         };
         let chain = certificates::pem(&signed.der)
             + &certificates::pem(self.authority(AuthorityName::Intermediate).der());
+        let mut inventory = self.inventory()?;
         let _lock = self.layout().lock()?;
-        let key = key::stage(&key_path, leaf_key, &KeyProtection::Plain, existing)?;
+        let key = leaf_key
+            .map(|key| key::stage(&key_path, key, &KeyProtection::Plain, existing))
+            .transpose()?;
+        let made_key = key.is_some();
         let certificate = Staged::new(
             &certificate_path,
             chain.as_bytes(),
             Audience::Public,
             existing,
         )?;
-        state::record_issued(&self.layout().journal(), record)?;
+        inventory.record(std::slice::from_ref(record))?;
         // The key first: whoever waits for the certificate finds its key.
-        key.place()?;
+        if let Some(key) = key {
+            key.place()?;
+        }
         certificate.place().inspect_err(|_| {
-            if existing == Existing::Refuse {
+            if made_key && existing == Existing::Refuse {
                 // Ours, just made, and of no use without its certificate.
                 let _ = store::remove(&key_path);
             }
         })?;
         Ok(())
     }
+}
+
+fn sign(
+    signer: &CertificateAuthority,
+    key: &impl PublicKeyData,
+    request: &IssueRequest,
+    profile: CertificateProfile,
+) -> Result<SignedCertificate, AuthorityError> {
+    signer.sign_leaf(
+        key,
+        &request.names,
+        request.label.as_str(),
+        &profile,
+        request.lifetime,
+        unix_now(),
+    )
 }
 
 /// What differs from what was asked for.

@@ -86,6 +86,13 @@ impl Layout {
         self.directory.join("pki.toml")
     }
 
+    /// `inventory.db`: every certificate that was signed.
+    #[must_use]
+    pub fn inventory(&self) -> PathBuf {
+        self.directory.join("inventory.db")
+    }
+
+    /// Where earlier versions kept their records.
     pub(super) fn journal(&self) -> PathBuf {
         self.directory.join("issued.jsonl")
     }

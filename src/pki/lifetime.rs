@@ -49,7 +49,8 @@ impl Lifetime {
         Self::seconds(hours as i64 * 3_600)
     }
 
-    const fn seconds(seconds: i64) -> Self {
+    /// So many seconds; at least one whatever the argument.
+    pub(super) const fn seconds(seconds: i64) -> Self {
         Self(if seconds < 1 { 1 } else { seconds })
     }
 

@@ -3,15 +3,20 @@
 //! ```text
 //! Pki (directory.rs)          an authority in a directory: create, open
 //!  ├─ issuing                 issue leaves
+//!  ├─ renewing                the same again, with a new key
 //!  ├─ revoking                revoke, sign lists, list what was issued
+//!  ├─ fixtures                broken certificates for testers
+//!  ├─ inspect, lint, export   what files say, what is unwise about it, other forms
 //!  ├─ layout                  which file is where
 //!  ├─ CertificateAuthority    signs intermediates, leaves, lists (in memory)
 //!  │   └─ CertificateProfile  usages, lifetimes and constraints of each kind
 //!  ├─ IssueRequest            what is asked for
 //!  │   └─ SubjectNames        typed and checked names
+//!  ├─ SigningRequest          key and names of a PKCS#10 request
 //!  ├─ RevocationList          entries, numbers, dates
 //!  ├─ key                     PKCS#8 files, plain or sealed with a passphrase
-//!  ├─ state                   pki.toml and issued.jsonl: what must be remembered
+//!  ├─ inventory, records      inventory.db: every certificate that was signed
+//!  ├─ state                   pki.toml: list numbers, revoked certificates
 //!  └─ store                   exclusive, durable, locked files
 //! ```
 //!
@@ -42,13 +47,21 @@
 
 pub mod authority;
 mod certificates;
+pub mod csr;
 pub mod directory;
+pub mod export;
+pub mod fixtures;
+pub mod inspect;
+pub mod inventory;
 pub mod issuing;
 pub mod key;
 pub mod layout;
 pub mod lifetime;
+pub mod lint;
 pub mod names;
 pub mod profile;
+mod records;
+pub mod renewing;
 pub mod request;
 pub mod revocation;
 pub mod revoking;
@@ -59,17 +72,20 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use authority::{AuthorityCertificate, AuthorityError, CertificateAuthority};
+pub use csr::{SigningRequest, SigningRequestError};
 pub use directory::Pki;
+pub use inventory::{Entry, Filter, InventoryError};
 pub use issuing::Issued;
 pub use key::{KeyError, KeyProtection};
 pub use layout::Layout;
 pub use lifetime::Lifetime;
 pub use names::{RequestError, SubjectNames};
 pub use profile::CertificateProfile;
+pub use renewing::{Remaining, Renewal};
 pub use request::IssueRequest;
 pub use revocation::RevocationReason;
-pub use revoking::{Revocation, RevocationTarget, SignedList, Status};
-pub use state::{AuthorityName, IssuedRecord, RevokedCertificate, StateError};
+pub use revoking::{Among, Revocation, RevocationTarget, Revoked, SignedList, Status};
+pub use state::{AuthorityName, RevokedCertificate, StateError};
 pub use store::{SafeName, StoreError};
 
 /// Why an authority did not do what it was asked to.
@@ -84,6 +100,9 @@ pub enum PkiError {
     /// The authority's records could not be read or written.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The inventory could not be read or written.
+    #[error(transparent)]
+    Inventory(#[from] InventoryError),
     /// The gateway would refuse such a leaf.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -137,6 +156,23 @@ pub enum PkiError {
     /// A serial number that this authority never issued.
     #[error("this authority issued no certificate with serial number {0}")]
     UnknownSerial(String),
+    /// No live certificate carries this name.
+    #[error(
+        "no live certificate of this authority carries the name {0}; see: countersign pki list"
+    )]
+    UnknownName(String),
+    /// Several live certificates carry this name.
+    #[error(
+        "{} live certificates carry the name {name}; revoke all of them with --all, those of before a \
+         time with --issued-before, or one of them with --serial:{}",
+        .candidates.len(), lines(.candidates)
+    )]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// A line for each certificate.
+        candidates: Vec<String>,
+    },
     /// A text that is no serial number.
     #[error("{0:?} is not a serial number: at most 20 octets in hexadecimal")]
     MalformedSerial(String),
@@ -151,9 +187,16 @@ pub enum PkiError {
     /// A list would be valid for too long.
     #[error("a list lifetime of {} is too long: at most {}", .0, revocation::LONGEST)]
     ListLifetime(Lifetime),
+    /// A certificate file whose name says nothing about its key's.
+    #[error("{} is not called PREFIX.pem; say where to put the new one with --out PREFIX", .0.display())]
+    NotPem(PathBuf),
     /// A prefix for files that names none.
     #[error("{} names no file; give a prefix such as certs/issued/gateway", .0.display())]
     NoFileName(PathBuf),
+}
+
+fn lines(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  {line}")).collect()
 }
 
 impl PkiError {
@@ -167,6 +210,8 @@ impl PkiError {
                 | Self::MalformedSerial(_)
                 | Self::ListLifetime(_)
                 | Self::NoFileName(_)
+                | Self::NotPem(_)
+                | Self::Ambiguous { .. }
                 | Self::Key(KeyError::EmptyPassphrase | KeyError::PassphraseNeeded(_))
                 | Self::Authority {
                     error: AuthorityError::LifetimeTooLong { .. },

@@ -36,7 +36,7 @@ impl RequestError {
         }
     }
 
-    fn new(reason: ReasonCode, message: impl Into<String>) -> Self {
+    pub(super) fn new(reason: ReasonCode, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),

@@ -1,19 +1,20 @@
-//! Revoking certificates, publishing lists, and listing what was issued.
+//! Revoking certificates and publishing lists.
 //!
 //! The second half of [`Pki`]. A revocation is recorded before the list that
 //! says so is written, so that a crash in between loses nothing: the next list
 //! has it.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 use super::authority::CertificateAuthority;
 use super::directory::{Pki, unix_now};
+use super::inventory::Filter;
 use super::lifetime::Lifetime;
 use super::revocation::{self, RevocationList, RevocationReason, normalized_serial};
-use super::state::{self, AuthorityName, IssuedRecord, RevokedCertificate, State};
+use super::state::{AuthorityName, RevokedCertificate, State};
 use super::store::{self, Audience, Existing};
 use super::{PkiError, certificates};
+use crate::clock;
 use crate::identity::LeafFacts;
 
 /// A revocation list that was signed.
@@ -40,19 +41,37 @@ pub enum RevocationTarget {
     File(PathBuf),
     /// A serial number in hexadecimal, which this authority must have issued.
     Serial(String),
+    /// A name that live certificates carry, in printed form.
+    Name(String, Among),
+}
+
+/// Which of the live certificates that carry a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Among {
+    /// The only one there is.
+    Only,
+    /// All of them.
+    All,
+    /// Those signed before this time, in seconds since the Unix epoch.
+    IssuedBefore(i64),
 }
 
 /// What a revocation did.
 #[derive(Debug, Clone)]
 pub struct Revocation {
-    /// The serial number.
-    pub serial: String,
-    /// When, and why, it was revoked: now, or earlier.
+    /// Each certificate; at least one.
+    pub revoked: Vec<Revoked>,
+    /// The list that says so.
+    pub list: SignedList,
+}
+
+/// A certificate that is revoked now.
+#[derive(Debug, Clone)]
+pub struct Revoked {
+    /// Its serial number, when and why it was revoked: now, or earlier.
     pub entry: RevokedCertificate,
     /// It had been revoked before.
     pub repeated: bool,
-    /// The list that says so.
-    pub list: SignedList,
 }
 
 /// How a certificate of the inventory stands.
@@ -105,73 +124,30 @@ impl Pki {
         target: &RevocationTarget,
         reason: RevocationReason,
     ) -> Result<Revocation, PkiError> {
-        let (name, serial) = self.find(target)?;
+        let (name, serials) = self.find(target)?;
         // Before anything is recorded: a wrong passphrase changes nothing.
         let authority = self.load_authority(name)?;
+        let mut inventory = self.inventory()?;
         let _lock = self.layout().lock()?;
         let mut state = State::read(&self.layout().state())?;
-        let known = state
-            .revoked
-            .iter()
-            .find(|entry| entry.issuer == name && entry.serial == serial)
-            .cloned();
-        let repeated = known.is_some();
-        let entry = match known {
-            Some(entry) => entry,
-            None => {
-                let entry = RevokedCertificate {
-                    issuer: name,
-                    serial: serial.clone(),
-                    time: unix_now(),
-                    reason,
-                };
-                state.revoked.push(entry.clone());
-                entry
-            }
-        };
-        let list = self.publish(&authority, name, None, &mut state)?;
-        Ok(Revocation {
-            serial,
-            entry,
-            repeated,
-            list,
-        })
-    }
-
-    /// Every certificate this authority's intermediate issued, oldest first.
-    ///
-    /// # Errors
-    /// When the records cannot be read.
-    pub fn issued(&self) -> Result<Vec<(IssuedRecord, Status)>, PkiError> {
-        let state = State::read(&self.layout().state())?;
-        let revoked: HashSet<&str> = state
-            .revoked
-            .iter()
-            .filter(|entry| entry.issuer == AuthorityName::Intermediate)
-            .map(|entry| entry.serial.as_str())
-            .collect();
         let now = unix_now();
-        Ok(self
-            .own_records()?
+        let revoked = serials
             .into_iter()
-            .map(|record| {
-                let status = if revoked.contains(record.serial.as_str()) {
-                    Status::Revoked
-                } else if record.not_after < now {
-                    Status::Expired
-                } else {
-                    Status::Valid
-                };
-                (record, status)
-            })
-            .collect())
+            .map(|serial| record(&mut state, name, serial, now, reason))
+            .collect();
+        let list = self.publish(&authority, name, None, &mut state)?;
+        self.copy_revocations(&mut inventory)?;
+        Ok(Revocation { revoked, list })
     }
 
-    /// Which authority signed the target, and its serial number.
+    /// Which authority signed the target, and its serial numbers; at least one.
     ///
     /// # Errors
     /// When neither did.
-    pub fn find(&self, target: &RevocationTarget) -> Result<(AuthorityName, String), PkiError> {
+    pub fn find(
+        &self,
+        target: &RevocationTarget,
+    ) -> Result<(AuthorityName, Vec<String>), PkiError> {
         match target {
             RevocationTarget::File(path) => {
                 let presented = certificates::read(path)?;
@@ -180,11 +156,11 @@ impl Pki {
                 let facts =
                     LeafFacts::read(leaf).map_err(|error| PkiError::unreadable(path, error))?;
                 if self.authority(AuthorityName::Intermediate).has_signed(leaf) {
-                    Ok((AuthorityName::Intermediate, facts.serial_hex()))
+                    Ok((AuthorityName::Intermediate, vec![facts.serial_hex()]))
                 } else if leaf == self.authority(AuthorityName::Root).der() {
                     Err(PkiError::RootCannotBeRevoked)
                 } else if self.authority(AuthorityName::Root).has_signed(leaf) {
-                    Ok((AuthorityName::Root, facts.serial_hex()))
+                    Ok((AuthorityName::Root, vec![facts.serial_hex()]))
                 } else {
                     Err(not_ours())
                 }
@@ -198,30 +174,61 @@ impl Pki {
                         .facts()
                         .serial_hex()
                 {
-                    return Ok((AuthorityName::Root, serial));
+                    return Ok((AuthorityName::Root, vec![serial]));
                 }
                 if serial == self.authority(AuthorityName::Root).facts().serial_hex() {
                     return Err(PkiError::RootCannotBeRevoked);
                 }
-                if self
-                    .own_records()?
-                    .iter()
-                    .any(|record| record.serial == serial)
-                {
-                    return Ok((AuthorityName::Intermediate, serial));
+                let filter = Filter {
+                    serial: Some(serial.clone()),
+                    ..Filter::default()
+                };
+                if self.issued(&filter)?.is_empty() {
+                    return Err(PkiError::UnknownSerial(serial));
                 }
-                Err(PkiError::UnknownSerial(serial))
+                Ok((AuthorityName::Intermediate, vec![serial]))
+            }
+            RevocationTarget::Name(name, among) => {
+                Ok((AuthorityName::Intermediate, self.find_named(name, *among)?))
             }
         }
     }
 
-    fn own_records(&self) -> Result<Vec<IssuedRecord>, PkiError> {
-        let issuer_key = self
-            .authority(AuthorityName::Intermediate)
-            .key_identifier_hex();
-        let mut records = state::read_issued(&self.layout().journal())?;
-        records.retain(|record| record.issuer_key == issuer_key);
-        Ok(records)
+    /// Serial numbers of the live certificates that carry a name. A renewed
+    /// certificate and its predecessor carry the same one: which of them is
+    /// meant is not guessed.
+    fn find_named(&self, name: &str, among: Among) -> Result<Vec<String>, PkiError> {
+        let filter = Filter {
+            name: Some(name.to_owned()),
+            live_at: Some(unix_now()),
+            issued_before: match among {
+                Among::IssuedBefore(time) => Some(time),
+                Among::Only | Among::All => None,
+            },
+            ..Filter::default()
+        };
+        let found = self.issued(&filter)?;
+        if found.is_empty() {
+            return Err(PkiError::UnknownName(name.to_owned()));
+        }
+        if found.len() > 1 && among == Among::Only {
+            return Err(PkiError::Ambiguous {
+                name: name.to_owned(),
+                candidates: found
+                    .iter()
+                    .map(|(entry, _)| {
+                        format!(
+                            "{}  signed {}  until {}  {}",
+                            entry.serial,
+                            clock::rfc3339(entry.issued_at),
+                            clock::rfc3339(entry.not_after),
+                            entry.certificate.display()
+                        )
+                    })
+                    .collect(),
+            });
+        }
+        Ok(found.into_iter().map(|(entry, _)| entry.serial).collect())
     }
 
     /// The number is taken before the list exists, so no number is used twice.
@@ -262,5 +269,36 @@ impl Pki {
             next_update: list.next_update(),
             entries: list.entries.len(),
         })
+    }
+}
+
+/// Adds a revocation to the records unless it is there.
+fn record(
+    state: &mut State,
+    issuer: AuthorityName,
+    serial: String,
+    now: i64,
+    reason: RevocationReason,
+) -> Revoked {
+    let known = state
+        .revoked
+        .iter()
+        .find(|entry| entry.issuer == issuer && entry.serial == serial);
+    if let Some(entry) = known {
+        return Revoked {
+            entry: entry.clone(),
+            repeated: true,
+        };
+    }
+    let entry = RevokedCertificate {
+        issuer,
+        serial,
+        time: now,
+        reason,
+    };
+    state.revoked.push(entry.clone());
+    Revoked {
+        entry,
+        repeated: false,
     }
 }

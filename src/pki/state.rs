@@ -1,9 +1,9 @@
 //! What an authority must remember: its trust domain, list numbers and revoked
-//! certificates (`pki.toml`), and every certificate it signed (`issued.jsonl`).
+//! certificates (`pki.toml`).
 //!
-//! `pki.toml` is small and replaced as a whole. `issued.jsonl` grows by one line
-//! per certificate, written before the certificate leaves the process, so that
-//! none exists that the authority does not know.
+//! `pki.toml` is small and replaced as a whole. What was signed is in
+//! [`super::inventory`]; the file in which earlier versions kept that
+//! (`issued.jsonl`) is still read here.
 
 use std::path::{Path, PathBuf};
 
@@ -204,17 +204,6 @@ pub struct IssuedRecord {
     pub certificate: PathBuf,
 }
 
-/// Appends a record durably.
-pub(super) fn record_issued(path: &Path, record: &IssuedRecord) -> Result<(), StateError> {
-    let mut line = serde_json::to_vec(record).map_err(|error| StateError::Damaged {
-        path: path.to_owned(),
-        why: error.to_string(),
-    })?;
-    line.push(b'\n');
-    store::append(path, &line)?;
-    Ok(())
-}
-
 /// Reads all records. A line that a crash cut short is left out: its
 /// certificate never left the process.
 pub(super) fn read_issued(path: &Path) -> Result<Vec<IssuedRecord>, StateError> {
@@ -292,11 +281,13 @@ mod tests {
             certificate: PathBuf::from("a.pem"),
         };
         assert!(read_issued(&path).unwrap().is_empty());
-        record_issued(&path, &record("01")).unwrap();
-        let mut content = std::fs::read(&path).unwrap();
-        content.extend_from_slice(br#"{"serial":"02","iss"#);
+        let line = |serial: &str| serde_json::to_string(&record(serial)).unwrap();
+        let content = format!(
+            "{}\n{{\"serial\":\"02\",\"iss\n{}\n",
+            line("01"),
+            line("03")
+        );
         std::fs::write(&path, content).unwrap();
-        record_issued(&path, &record("03")).unwrap();
         assert_eq!(read_issued(&path).unwrap(), [record("01"), record("03")]);
     }
 }

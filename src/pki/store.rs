@@ -71,6 +71,11 @@ pub struct UnsafeName(pub String);
 pub struct SafeName(String);
 
 impl SafeName {
+    /// For a renewed certificate that has no name of its own.
+    pub(super) fn renewed() -> Self {
+        Self("renewed".to_owned())
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -211,38 +216,10 @@ pub(super) fn refuse_existing(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Appends whole lines durably; a line cut short by a crash is closed first.
-pub(super) fn append(path: &Path, lines: &[u8]) -> Result<(), StoreError> {
-    let is_new = !path.exists();
-    let mut file = OpenOptions::new()
-        .append(true)
-        .read(true)
-        .create(true)
-        .open(path)
-        .map_err(StoreError::io("open", path))?;
-    let mut content = Vec::with_capacity(lines.len() + 1);
-    if !ends_with_newline(&mut file).map_err(StoreError::io("read", path))? {
-        content.push(b'\n');
-    }
-    content.extend_from_slice(lines);
-    file.write_all(&content)
-        .and_then(|()| file.sync_all())
-        .map_err(StoreError::io("write", path))?;
-    if is_new {
-        sync_directory(parent(path))?;
-    }
-    Ok(())
-}
-
-fn ends_with_newline(file: &mut File) -> io::Result<bool> {
-    use std::io::{Seek as _, SeekFrom};
-    if file.metadata()?.len() == 0 {
-        return Ok(true);
-    }
-    file.seek(SeekFrom::End(-1))?;
-    let mut last = [0_u8];
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
+/// Renames a file durably.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    std::fs::rename(from, to).map_err(StoreError::io("rename", from))?;
+    sync_directory(parent(to))
 }
 
 /// Creates a directory and its parents; one that is there already is fine.

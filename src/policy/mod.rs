@@ -1,6 +1,7 @@
 //! Who may do what: rules, and the decision that yields a permit.
 
 pub mod engine;
+pub mod rate_limit;
 pub mod rule;
 
 pub use engine::{Denial, Permit, decide};

@@ -184,7 +184,7 @@ async fn shake_hands(
     stream: TcpStream,
     facts: &mut ConnectionFacts,
 ) -> Result<Shaken, HandshakeError> {
-    let socket = CallerSocket::new(stream);
+    let socket = CallerSocket::new(stream, snapshot.limits.body_timeout);
     match socket.peek().await {
         Ok(Some(first)) if first.is_ascii_uppercase() => {
             return Err(HandshakeError::plain_http(socket));

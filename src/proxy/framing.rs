@@ -569,6 +569,13 @@ fn chunk_size(line: &[u8]) -> Result<u64, Violation> {
     if digits.is_empty() || digits.len() > 15 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(bad);
     }
+    // RFC 9112 section 7.1.1: a name follows the semicolon.
+    if extension
+        .strip_prefix(b";")
+        .is_some_and(|name| name.trim_ascii().is_empty())
+    {
+        return Err(malformed("a chunk extension has no name"));
+    }
     if extension
         .iter()
         .any(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f)

@@ -95,6 +95,7 @@ const BAD: &[(&str, &str)] = &[
 const BAD_CHUNKS: &[(&str, &str)] = &[
     ("5\nhello\r\n0\r\n\r\n", "without CR"),
     ("5 \r\nhello\r\n", "hexadecimal"),
+    ("5;\r\nhello\r\n", "no name"),
     ("0x5\r\nhello\r\n", "hexadecimal"),
     ("\r\nhello", "hexadecimal"),
     ("ffffffffffffffff\r\n", "hexadecimal"),

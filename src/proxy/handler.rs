@@ -3,7 +3,6 @@
 //! Strip → target → route → authenticate → decide → sign → forward → respond. A
 //! stage needs what the one before it made, so that none can be left out.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::uri::PathAndQuery;
@@ -16,26 +15,21 @@ use super::connection::Connection;
 use super::forward::{self, AnonymousPermit, Answer, ForwardError, Warrant};
 use super::framing::Violation;
 use super::respond::{self, Refusal};
-use super::{headers, target};
-use crate::assertion::signer::{RequestBinding, SignError, token_id};
-use crate::authn::certificate::CertificateAuthenticator;
-use crate::authn::{Authenticator as _, Credentials, Outcome};
+use super::{decide, headers, whoami};
+use crate::assertion::signer::{RequestBinding, token_id};
 use crate::clock;
-use crate::policy::{self, Authentication, Denial, Permit};
+use crate::policy::Permit;
 use crate::reason::ReasonCode;
-use crate::route::{Binding, Route, Selected};
+use crate::route::{Binding, Route};
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
 
-/// What a request asks for, checked.
-struct Target {
-    /// The authority as the caller wrote it.
-    authority: String,
-    /// Its host, normalized.
-    host: String,
-    path_and_query: PathAndQuery,
-    /// The path, decoded, for matching only.
-    decoded: String,
+/// How a request that was not refused was served.
+enum Served {
+    /// By its upstream, which is still at it.
+    Forwarded(Answer, ActiveRequest),
+    /// By the gateway itself.
+    Here(Response<GatewayBody>),
 }
 
 /// Answers one request. `violation` is set when the framing guard refused it.
@@ -64,7 +58,14 @@ pub(crate) async fn handle(
         None => serve(&connection, &snapshot, request, &mut record).await,
     };
     match served {
-        Ok((answer, active)) => pass_on(&connection, &snapshot, answer, active, record),
+        Ok(Served::Forwarded(answer, active)) => {
+            pass_on(&connection, &snapshot, answer, active, record)
+        }
+        Ok(Served::Here(response)) => {
+            record.answered(response.status().as_u16());
+            record.complete();
+            response
+        }
         Err(refusal) => {
             record.refused(refusal.denial.reason, &refusal.denial.detail);
             let response = respond::answer(
@@ -93,7 +94,7 @@ async fn serve(
     snapshot: &Snapshot,
     request: Request<Incoming>,
     record: &mut AuditRecord,
-) -> Result<(Answer, ActiveRequest), Refusal> {
+) -> Result<Served, Refusal> {
     let (mut parts, body) = request.into_parts();
     record.request(
         parts.method.as_str(),
@@ -109,24 +110,28 @@ async fn serve(
     }
     let authority = authority(&parts)?;
     headers::strip_request(&mut parts.headers, assertion_header)?;
-    let target = target(&parts, authority)?;
+    let target = decide::target(authority, parts.uri.path_and_query())?;
     record.request(
         parts.method.as_str(),
         &target.host,
         target.path_and_query.path(),
     );
-    check_host(connection, snapshot, &target.host)?;
-    let route = select(snapshot, &parts, &target)?;
+    decide::check_host(&snapshot.names, connection.server_name(), &target.host)?;
+    if whoami::is_asked_for(&target.decoded) {
+        let response = whoami::answer(connection, &parts.method, record)?;
+        return Ok(Served::Here(response));
+    }
+    let route = decide::select(&snapshot.routes, &parts.method, &target)?;
     record.route(&route.name, route.upstream.name(), route.meter.counters());
-    let permit = authorize(connection, route)?;
+    let permit = decide::authorize(connection.proof(), route)?;
     check_length(snapshot, &parts)?;
 
-    let authority = match &route.upstream.config().host {
-        Some(host) => Cow::Borrowed(host.as_str()),
-        None => Cow::Borrowed(target.authority.as_str()),
+    let (authority, host_value) = decide::forwarded_authority(route, &target)?;
+    let binding = Bound {
+        method: parts.method.as_str().to_owned(),
+        authority: authority.to_owned(),
+        target: &target.path_and_query,
     };
-    let host_value = HeaderValue::from_str(&authority)
-        .map_err(|_| Refusal::new(ReasonCode::MalformedRequest, "the host is malformed"))?;
     if let Ok(value) = HeaderValue::from_str(record.request_id()) {
         headers::set(
             &mut parts.headers,
@@ -148,16 +153,11 @@ async fn serve(
         decoded_path: target.decoded,
         principal: permit.principal().cloned(),
     });
-    let binding = Bound {
-        method: parts.method.as_str().to_owned(),
-        authority: authority.into_owned(),
-        target: &target.path_and_query,
-    };
     let answer = send(
         connection, snapshot, route, &permit, &binding, parts, body, record,
     )
     .await?;
-    Ok((answer, active))
+    Ok(Served::Forwarded(answer, active))
 }
 
 /// What the assertion is bound to, as it is forwarded.
@@ -255,103 +255,6 @@ fn authority(parts: &request::Parts) -> Result<String, Refusal> {
     }
 }
 
-fn target(parts: &request::Parts, authority: String) -> Result<Target, Refusal> {
-    let host = target::normalized_host(&authority)?.into_owned();
-    let path_and_query = parts
-        .uri
-        .path_and_query()
-        .cloned()
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
-    if path_and_query.as_str() == "*" {
-        return Err(Refusal::new(
-            ReasonCode::MalformedRequest,
-            "OPTIONS * is not about any route",
-        ));
-    }
-    let decoded = target::checked_path(path_and_query.path())?.into_owned();
-    Ok(Target {
-        authority,
-        host,
-        path_and_query,
-        decoded,
-    })
-}
-
-/// The host must select the entry that the connection was opened for.
-fn check_host(connection: &Connection, snapshot: &Snapshot, host: &str) -> Result<(), Refusal> {
-    let opened_for = snapshot.names.select(connection.server_name());
-    let asked_for = snapshot.names.select_host(host);
-    match (opened_for, asked_for) {
-        (Some(a), Some(b)) if Arc::ptr_eq(a, b) => Ok(()),
-        _ => Err(Refusal::new(
-            ReasonCode::HostMismatch,
-            match connection.server_name() {
-                Some(name) => format!("this connection was opened for {name}, not for {host}"),
-                None => format!("this connection was opened without a server name, not for {host}"),
-            },
-        )),
-    }
-}
-
-fn select<'s>(
-    snapshot: &'s Snapshot,
-    parts: &request::Parts,
-    target: &Target,
-) -> Result<&'s Arc<Route>, Refusal> {
-    let find = |path: &str| snapshot.routes.select(&target.host, path, &parts.method);
-    let selected = find(&target.decoded);
-    if let Some(bare) = target::without_parameters(&target.decoded) {
-        // The service may or may not cut path parameters off; both readings must
-        // lead to the same route.
-        let same = match (&selected, &find(&bare)) {
-            (Selected::Route(a), Selected::Route(b)) => Arc::ptr_eq(a, b),
-            (Selected::Nothing, Selected::Nothing) => true,
-            _ => false,
-        };
-        if !same {
-            return Err(Refusal::new(
-                ReasonCode::MalformedRequest,
-                "the path's parameters after ';' make it ambiguous which route it means",
-            ));
-        }
-    }
-    match selected {
-        Selected::Route(route) => Ok(route),
-        Selected::Nothing => Err(Refusal::new(
-            ReasonCode::NoRoute,
-            format!(
-                "no route matches {} {}",
-                target.host,
-                target.path_and_query.path()
-            ),
-        )),
-        Selected::MethodNotAllowed(allow) => Err(Refusal {
-            allow,
-            ..Refusal::new(
-                ReasonCode::MethodNotAllowed,
-                format!("{} is not allowed here", parts.method),
-            )
-        }),
-    }
-}
-
-fn authorize(connection: &Connection, route: &Route) -> Result<Permit, Refusal> {
-    let principal = match route.rule.authentication {
-        Authentication::None => None,
-        Authentication::Certificate => {
-            let credentials = Credentials {
-                proof: connection.proof(),
-            };
-            match CertificateAuthenticator.authenticate(&credentials) {
-                Outcome::Authenticated(principal) => Some(principal),
-                Outcome::NotApplicable => None,
-                Outcome::Rejected(denial) => return Err(denial.into()),
-            }
-        }
-    };
-    Ok(policy::decide(&route.rule, principal)?)
-}
-
 fn check_length(snapshot: &Snapshot, parts: &request::Parts) -> Result<(), Refusal> {
     let declared = parts
         .headers
@@ -400,20 +303,7 @@ fn warrant(
             .caller_assertions()
             .get(snapshot, route, permit, now),
     };
-    let signed = signed.map_err(|error| match error {
-        SignError::Expired => Refusal::from(Denial::new(
-            ReasonCode::CertificateExpired,
-            "the certificate path has expired",
-        )),
-        SignError::TooLong => Refusal::new(
-            ReasonCode::TooLarge,
-            "the URL or the certificate's names are too long for an assertion",
-        ),
-        SignError::Nobody | SignError::NoKey | SignError::Failed => {
-            tracing::error!(%error, "no assertion was signed");
-            Refusal::new(ReasonCode::Overloaded, "no assertion can be signed")
-        }
-    })?;
+    let signed = signed.map_err(decide::unsigned)?;
     connection.worker().shared().metrics.assertion_signed();
     record.allowed(signed.jti());
     Ok(Warrant::Signed(signed))

@@ -1,12 +1,14 @@
 //! `CallerSocket`: the TCP side of a caller's connection.
 
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 /// An unencrypted fatal `certificate_required` alert in a TLS 1.2 record.
 const REQUIRED_TLS12: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 116];
@@ -23,21 +25,54 @@ const LINGER_BYTES: u64 = 64 * 1024;
 /// only 40 `handshake_failure` exists (RFC 5246 section 7.4.6). Alerts are not
 /// encrypted before a TLS 1.2 handshake ends, and always are in TLS 1.3, so that
 /// very record is exchanged here.
+///
+/// A peer that does not read what is sent to it is given up on, so that it cannot
+/// hold its slot and a service's connection for ever.
 #[derive(Debug)]
-pub(crate) struct CallerSocket(TcpStream);
+pub(crate) struct CallerSocket {
+    stream: TcpStream,
+    longest_stall: Duration,
+    /// Runs while nothing can be written.
+    stall: Option<Pin<Box<Sleep>>>,
+}
 
 impl CallerSocket {
-    pub(crate) const fn new(stream: TcpStream) -> Self {
-        Self(stream)
+    pub(crate) const fn new(stream: TcpStream, longest_stall: Duration) -> Self {
+        Self {
+            stream,
+            longest_stall,
+            stall: None,
+        }
+    }
+
+    /// Passes on the outcome of a write, unless it has been pending for too long.
+    fn bound_stall(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stall = None;
+            return written;
+        }
+        let longest = self.longest_stall;
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(longest)));
+        ready!(stall.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the peer does not read what is sent to it",
+        )))
     }
 
     /// Closes so that the peer can read what was sent last: closing a socket
     /// with unread input would reset the connection and discard it.
     pub(crate) async fn linger(mut self) {
-        if self.0.shutdown().await.is_err() {
+        if self.stream.shutdown().await.is_err() {
             return;
         }
-        let mut rest = (&mut self.0).take(LINGER_BYTES);
+        let mut rest = (&mut self.stream).take(LINGER_BYTES);
         let mut sink = [0_u8; 4096];
         let drain = async { while matches!(rest.read(&mut sink).await, Ok(count) if count > 0) {} };
         let _ = tokio::time::timeout(LINGER, drain).await;
@@ -46,7 +81,7 @@ impl CallerSocket {
     /// The first byte the peer sent, without taking it.
     pub(crate) async fn peek(&self) -> io::Result<Option<u8>> {
         let mut first = [0_u8; 1];
-        let count = self.0.peek(&mut first).await?;
+        let count = self.stream.peek(&mut first).await?;
         Ok(first.first().copied().filter(|_| count > 0))
     }
 }
@@ -65,7 +100,7 @@ impl AsyncRead for CallerSocket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
@@ -75,15 +110,16 @@ impl AsyncWrite for CallerSocket {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, exchanged(bytes))
+        let written = Pin::new(&mut self.stream).poll_write(context, exchanged(bytes));
+        self.bound_stall(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -94,10 +130,11 @@ impl AsyncWrite for CallerSocket {
         if let [only] = slices {
             return self.poll_write(context, only);
         }
-        Pin::new(&mut self.0).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.bound_stall(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }

@@ -147,6 +147,12 @@ impl AuditRecord {
         self.upstream = Some(upstream.to_owned());
     }
 
+    /// The gateway itself answers, under this name. Counted like requests without
+    /// a route.
+    pub fn answered_here(&mut self, name: &str) {
+        self.route = Some(name.to_owned());
+    }
+
     /// The request was allowed; `jti` is the assertion's, where it has one.
     pub fn allowed(&mut self, jti: Option<&str>) {
         self.decision = Decision::Allowed;

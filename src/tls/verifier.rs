@@ -19,13 +19,15 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use crate::crypto;
 use crate::identity::PeerIdentity;
 use crate::reason::{ReasonCode, TlsAlert};
-use crate::trust::{ClientTrust, Refusal};
+use crate::trust::{Admission, ClientTrust, PendingPath, Refusal};
 
 /// What the verifier learned during one handshake.
 #[derive(Debug, Default)]
 pub struct HandshakeNotes {
     /// The identity the chain stands for; proven once the handshake succeeds.
     pub identity: Option<Arc<PeerIdentity>>,
+    /// The verified chain, kept for next time once the handshake is complete.
+    pub pending: Option<PendingPath>,
     /// Why the chain was refused.
     pub refusal: Option<Refusal>,
     /// Whether CertificateVerify proved possession of the leaf's key.
@@ -36,12 +38,23 @@ tokio::task_local! {
     static NOTES: RefCell<HandshakeNotes>;
 }
 
-/// Drives a handshake and returns its output with the verifier's notes.
-pub async fn with_notes<T>(handshake: impl Future<Output = T>) -> (T, HandshakeNotes) {
+/// Drives a handshake and returns its output with the verifier's notes. Where
+/// the handshake completed, the chain enters the cache of verified ones.
+pub async fn with_notes<T, E>(
+    handshake: impl Future<Output = Result<T, E>>,
+) -> (Result<T, E>, HandshakeNotes) {
     NOTES
         .scope(RefCell::new(HandshakeNotes::default()), async {
             let output = handshake.await;
-            let notes = NOTES.with(RefCell::take);
+            let mut notes = NOTES.with(RefCell::take);
+            // Possession is proven in every completed handshake with a fresh
+            // chain; this holds whatever rustls does.
+            if let Some(pending) = notes.pending.take()
+                && output.is_ok()
+                && notes.possession_proven
+            {
+                pending.commit();
+            }
             (output, notes)
         })
         .await
@@ -106,9 +119,12 @@ impl ClientCertVerifier for CallerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        match self.trust.verify(end_entity, intermediates, now) {
-            Ok(identity) => {
-                note(|notes| notes.identity = Some(identity));
+        match self.trust.admit(end_entity, intermediates, now) {
+            Ok(Admission { identity, pending }) => {
+                note(|notes| {
+                    notes.identity = Some(identity);
+                    notes.pending = pending;
+                });
                 Ok(ClientCertVerified::assertion())
             }
             Err(refusal) => {
@@ -163,4 +179,97 @@ fn alert_error(reason: ReasonCode) -> Error {
         Some(TlsAlert::UnknownCa) => CertificateError::UnknownIssuer,
         _ => CertificateError::Other(OtherError(Arc::new(Refused(reason)))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use countersign_testkit::{Credentials as TestCredentials, TestCa};
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, RootCertStore};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+    use crate::clock;
+    use crate::identity::{IdentityPattern, NameType, TrustDomain};
+    use crate::tls::{ClientCertificate, Credentials, ServerEntry, ServerEntryConfig, ServerNames};
+    use crate::trust::{
+        PathCache, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+    };
+
+    fn entry(ca: &TestCa, cache: &Arc<PathCache>) -> Arc<ServerEntry> {
+        let now = i64::try_from(clock::unix_now()).unwrap();
+        let bundle = TrustBundleConfig {
+            name: TrustDomain::parse("example.org").unwrap(),
+            roots: vec![ca.root().der().clone()],
+            intermediates: Vec::new(),
+            crls: Vec::new(),
+            posture: RevocationPosture::Off,
+            depth: RevocationDepth::Chain,
+            grace: Duration::ZERO,
+            vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
+            identity_from: vec![NameType::Spiffe],
+        };
+        let bundle = Arc::new(TrustBundle::build(bundle, now).unwrap());
+        let ours = ca.server(&["a.example.org"]);
+        let credentials =
+            Credentials::from_pem(ours.chain_pem().as_bytes(), ours.key_pem().as_bytes(), now);
+        let trust = ClientTrust::new(vec![bundle]).unwrap();
+        let names = ServerNames::new(vec![ServerEntryConfig {
+            names: Vec::new(),
+            credentials: credentials.unwrap(),
+            trust: Arc::new(trust.with_cache(Arc::clone(cache))),
+            client_certificate: ClientCertificate::Required,
+        }]);
+        Arc::clone(names.unwrap().default_entry().unwrap())
+    }
+
+    /// Shakes hands; the chain and the key may belong to different leaves.
+    async fn shake(
+        ca: &TestCa,
+        entry: &ServerEntry,
+        chain: &TestCredentials,
+        key: &TestCredentials,
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> (bool, HandshakeNotes) {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.root().der().clone()).unwrap();
+        let provider = crypto::provider();
+        let signing = provider.key_provider.load_private_key(key.key()).unwrap();
+        let presented = rustls::sign::CertifiedKey::new(chain.chain.clone(), signing);
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(presented)));
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let name = ServerName::try_from("a.example.org").unwrap();
+        let connecting = TlsConnector::from(Arc::new(client)).connect(name, here);
+        let accepting = TlsAcceptor::from(Arc::clone(entry.tls())).accept(there);
+        let (_client, (accepted, notes)) = tokio::join!(connecting, with_notes(accepting));
+        (accepted.is_ok(), notes)
+    }
+
+    #[tokio::test]
+    async fn a_chain_is_known_once_its_holder_completed_a_handshake() {
+        let ca = TestCa::new("example.org");
+        let (caller, thief) = (ca.client("/a"), ca.client("/b"));
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let cache = Arc::new(PathCache::new(16));
+            let entry = entry(&ca, &cache);
+            let (accepted, notes) = shake(&ca, &entry, &caller, &thief, version).await;
+            assert!(!accepted && notes.identity.is_some() && !notes.possession_proven);
+            assert_eq!(cache.len(), 0, "somebody else's chain proves nothing");
+            let (accepted, first) = shake(&ca, &entry, &caller, &caller, version).await;
+            assert!(accepted && cache.len() == 1);
+            // Known now, and still nothing without the key.
+            let (accepted, _) = shake(&ca, &entry, &caller, &thief, version).await;
+            assert!(!accepted);
+            let (accepted, again) = shake(&ca, &entry, &caller, &caller, version).await;
+            assert!(accepted && cache.len() == 1);
+            let identities = first.identity.zip(again.identity).unwrap();
+            assert!(Arc::ptr_eq(&identities.0, &identities.1));
+        }
+    }
 }

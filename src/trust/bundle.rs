@@ -2,12 +2,14 @@
 //! the names they may vouch for.
 
 use std::fmt;
+use std::time::Duration;
 
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
-use webpki::{CertRevocationList, OwnedCertRevocationList};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use super::path::{AuthorityFacts, Check};
-use crate::crypto;
+use super::authority::{AuthorityFacts, RootSet};
+use super::path::PathPurpose;
+use super::path_cache::Digest;
+use super::revocation::{KnownIssuer, ListStatus, RevocationIndex};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 
 /// What an unknown or stale revocation status means.
@@ -45,6 +47,8 @@ pub struct TrustBundleConfig {
     pub posture: RevocationPosture,
     /// Which certificates are looked up.
     pub depth: RevocationDepth,
+    /// How long a list counts beyond its nextUpdate.
+    pub grace: Duration,
     /// The names its authorities may vouch for.
     pub vouches_for: Vec<IdentityPattern>,
     /// Name types that may name a caller, most preferred first.
@@ -92,23 +96,14 @@ pub enum BundleError {
     },
 }
 
-/// One trusted root with the facts that a bare trust anchor lacks.
-pub(super) struct Root {
-    pub(super) facts: AuthorityFacts,
-    /// SHA-256 of the certificate's DER encoding.
-    pub(super) hash: [u8; 32],
-}
-
 /// Roots, revocation lists, posture and permitted names of one trust domain.
 pub struct TrustBundle {
     pub(super) name: TrustDomain,
-    /// Parallel to `roots`.
-    pub(super) anchors: Vec<TrustAnchor<'static>>,
-    pub(super) roots: Vec<Root>,
+    pub(super) roots: RootSet,
     pub(super) intermediates: Vec<CertificateDer<'static>>,
-    pub(super) crls: Vec<CertRevocationList<'static>>,
-    pub(super) posture: RevocationPosture,
+    pub(super) revocation: RevocationIndex,
     pub(super) depth: RevocationDepth,
+    pub(super) grace: Duration,
     pub(super) vouches_for: Vec<IdentityPattern>,
     pub(super) identity_from: Vec<NameType>,
     alarms: Vec<String>,
@@ -122,15 +117,29 @@ impl TrustBundle {
     /// When a root or list is malformed, no valid root remains, or revocation
     /// is to be checked without any list.
     pub fn build(config: TrustBundleConfig, now: i64) -> Result<Self, BundleError> {
+        Self::build_after(config, now, None)
+    }
+
+    /// As [`TrustBundle::build`], in place of an earlier bundle of the same trust
+    /// domain: its lists are not read twice, and a list with a lower number or
+    /// an older thisUpdate than its predecessor is refused, with an alarm, and
+    /// the predecessor kept.
+    ///
+    /// # Errors
+    /// As [`TrustBundle::build`].
+    pub fn build_after(
+        config: TrustBundleConfig,
+        now: i64,
+        previous: Option<&Self>,
+    ) -> Result<Self, BundleError> {
         let domain = config.name.to_string();
         let mut bundle = Self {
+            revocation: RevocationIndex::new(config.posture, config.depth, config.grace),
             name: config.name,
-            anchors: Vec::new(),
-            roots: Vec::new(),
+            roots: RootSet::default(),
             intermediates: config.intermediates,
-            crls: Vec::new(),
-            posture: config.posture,
             depth: config.depth,
+            grace: config.grace,
             vouches_for: config.vouches_for,
             identity_from: config.identity_from,
             alarms: Vec::new(),
@@ -141,7 +150,7 @@ impl TrustBundle {
                 return Err(BundleError::Root { domain, index, why });
             }
         }
-        if bundle.anchors.is_empty() {
+        if bundle.roots.roots().is_empty() {
             let why = if bundle.alarms.is_empty() {
                 "there is none".to_owned()
             } else {
@@ -149,22 +158,53 @@ impl TrustBundle {
             };
             return Err(BundleError::NoValidRoot { domain, why });
         }
-        if bundle.posture != RevocationPosture::Off {
+        if config.posture != RevocationPosture::Off {
             if config.crls.is_empty() {
                 return Err(BundleError::NoRevocationList { domain });
             }
-            for (position, der) in config.crls.iter().enumerate() {
-                let list = OwnedCertRevocationList::from_der(der).map_err(|error| {
-                    BundleError::RevocationList {
-                        domain: domain.clone(),
-                        index: position + 1,
-                        why: error.to_string(),
-                    }
-                })?;
-                bundle.crls.push(list.into());
-            }
+            bundle.load_lists(&config.crls, previous)?;
+            let alarms = bundle.revocation.alarms().to_vec();
+            bundle.alarms.extend(alarms);
         }
         Ok(bundle)
+    }
+
+    fn load_lists(
+        &mut self,
+        lists: &[CertificateRevocationListDer<'static>],
+        previous: Option<&Self>,
+    ) -> Result<(), BundleError> {
+        // An unreadable intermediate helps no path and no list.
+        let intermediates: Vec<AuthorityFacts> = self
+            .intermediates
+            .iter()
+            .filter_map(|der| AuthorityFacts::read(der).ok())
+            .collect();
+        let issuers: Vec<KnownIssuer<'_>> = self
+            .roots
+            .roots()
+            .iter()
+            .map(|root| &root.facts)
+            .chain(&intermediates)
+            .map(|facts| KnownIssuer {
+                name: &facts.subject_der,
+                key: &facts.key,
+            })
+            .collect();
+        let previous = previous
+            .filter(|bundle| bundle.name == self.name)
+            .map(|bundle| &bundle.revocation);
+        let refused = self
+            .revocation
+            .load(lists.iter().map(AsRef::as_ref), &issuers, previous);
+        match refused.into_iter().next() {
+            None => Ok(()),
+            Some((position, why)) => Err(BundleError::RevocationList {
+                domain: self.name.to_string(),
+                index: position + 1,
+                why,
+            }),
+        }
     }
 
     fn add_root(&mut self, der: &CertificateDer<'static>, now: i64) -> Result<(), String> {
@@ -175,19 +215,47 @@ impl TrustBundle {
                 facts.subject
             ));
         }
-        if let Check::Refused(_, why) = facts.check_validity(now) {
+        if let Err((_, why)) = facts.check_validity(now) {
             self.alarms
                 .push(format!("root {} was left out: {why}", facts.subject));
             return Ok(());
         }
-        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| error.to_string())?;
-        let hash = crypto::sha256(der);
-        if self.roots.iter().any(|root| root.hash == hash) {
-            return Ok(());
+        if let Err((_, why)) = facts.check_as_anchor(now, PathPurpose::Client) {
+            self.alarms
+                .push(format!("root {} cannot be used: {why}", facts.subject));
         }
-        self.anchors.push(anchor.to_owned());
-        self.roots.push(Root { facts, hash });
-        Ok(())
+        self.roots.add(der, facts)
+    }
+
+    /// Everything a verification depends on besides chain, time and lists.
+    pub(super) fn describe(&self, digest: &mut Digest) {
+        digest.field(self.name.as_str().as_bytes());
+        for root in self.roots.roots() {
+            digest.field(&root.hash);
+        }
+        digest.field(b"intermediates");
+        for der in &self.intermediates {
+            digest.field(der);
+        }
+        let posture: &[u8] = match self.revocation.posture() {
+            RevocationPosture::Hard => b"hard",
+            RevocationPosture::Soft => b"soft",
+            RevocationPosture::Off => b"off",
+        };
+        let depth: &[u8] = match self.depth {
+            RevocationDepth::Chain => b"chain",
+            RevocationDepth::Leaf => b"leaf",
+        };
+        digest.field(posture);
+        digest.field(depth);
+        digest.field(&self.grace.as_secs().to_be_bytes());
+        for pattern in &self.vouches_for {
+            digest.field(pattern.to_string().as_bytes());
+        }
+        digest.field(b"identity_from");
+        for name_type in &self.identity_from {
+            digest.field(name_type.as_str().as_bytes());
+        }
     }
 
     /// The trust domain's name.
@@ -196,21 +264,28 @@ impl TrustBundle {
         &self.name
     }
 
-    /// Conditions an operator should know of, for example an expired root.
+    /// Conditions an operator should know of, for example an expired root; those
+    /// that come with time are in [`TrustBundle::freshness`].
     #[must_use]
     pub fn alarms(&self) -> &[String] {
         &self.alarms
     }
 
+    /// The state of each revocation list at `now` (seconds since the Unix epoch).
+    #[must_use]
+    pub fn freshness(&self, now: i64) -> Vec<ListStatus> {
+        self.revocation.status(now)
+    }
+
     /// The posture towards unknown revocation status.
     #[must_use]
     pub const fn posture(&self) -> RevocationPosture {
-        self.posture
+        self.revocation.posture()
     }
 
     /// Subject and key of every anchor, to find one shared between bundles.
     pub fn anchor_keys(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.anchors.iter().map(|anchor| {
+        self.roots.anchors().iter().map(|anchor| {
             (
                 anchor.subject.as_ref(),
                 anchor.subject_public_key_info.as_ref(),
@@ -221,6 +296,7 @@ impl TrustBundle {
     /// Names of the anchors in DER, for the CertificateRequest message.
     pub fn anchor_subjects(&self) -> impl Iterator<Item = &[u8]> {
         self.roots
+            .roots()
             .iter()
             .map(|root| root.facts.subject_der.as_slice())
     }
@@ -237,9 +313,8 @@ impl fmt::Debug for TrustBundle {
         formatter
             .debug_struct("TrustBundle")
             .field("name", &self.name)
-            .field("roots", &self.roots.len())
-            .field("crls", &self.crls.len())
-            .field("posture", &self.posture)
+            .field("roots", &self.roots)
+            .field("revocation", &self.revocation)
             .finish_non_exhaustive()
     }
 }

@@ -4,11 +4,30 @@
 //! A [`PeerIdentity`](crate::identity::PeerIdentity) is built here and nowhere
 //! else. Bundles of different trust domains are never merged.
 
+mod authority;
 pub mod bundle;
+mod constraints;
+pub mod deny;
+mod disjoint;
+mod end_entity;
+mod explain;
 mod naming;
 pub mod path;
+pub mod path_cache;
+mod revision;
+pub mod revocation;
 mod verifier;
+mod verify;
 
 pub use bundle::{BundleError, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig};
-pub use path::{PathPurpose, verify_path};
-pub use verifier::{ClientTrust, ClientTrustError, Refusal};
+pub use deny::{DenyEntry, DenyList, DenyListError, DenyTarget};
+pub use disjoint::ClientTrustError;
+pub use path::{PathPurpose, PathRefusal};
+pub use path_cache::{PathCache, PendingPath};
+pub use revision::TrustRevision;
+pub use revocation::{Freshness, ListStatus};
+pub use verifier::{Admission, ClientTrust, Refusal};
+pub use verify::{PathTrust, VerifiedChain};
+
+#[cfg(test)]
+mod tests;

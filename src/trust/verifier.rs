@@ -6,16 +6,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{
-    CertRevocationList, ExpirationPolicy, RevocationCheckDepth, RevocationOptionsBuilder,
-    UnknownStatusPolicy,
-};
 
-use super::bundle::{RevocationDepth, RevocationPosture, TrustBundle};
+use super::bundle::TrustBundle;
+use super::deny::DenyList;
+use super::disjoint::ClientTrustError;
 use super::naming;
-use super::path::{self, AuthorityFacts, PathPurpose, PathRefusal, Verified};
-use crate::identity::peer::{RevocationCheck, VerifiedPath};
-use crate::identity::{LeafFacts, PeerIdentity, TrustDomain};
+use super::path::{self, PathMember, PathPurpose, PathRefusal, PathRules, Verified};
+use super::path_cache::{self, CacheKey, CachedPath, PathCache, PendingPath, RevocationState};
+use super::revision::TrustRevision;
+use super::revocation::RevocationOutcome;
+use crate::identity::peer::VerifiedPath;
+use crate::identity::text::printable;
+use crate::identity::{CallerName, LeafFacts, PeerIdentity, TrustDomain};
 use crate::reason::ReasonCode;
 
 /// A chain was refused: why, and what the leaf says, unproven.
@@ -29,23 +31,23 @@ pub struct Refusal {
     pub leaf: Option<Arc<LeafFacts>>,
 }
 
-/// Two bundles that must not be accepted together.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ClientTrustError {
-    /// One anchor stands in two bundles, so a path would not say whose it is.
-    #[error(
-        "trust domains {0} and {1} share a root certificate; each root belongs to exactly one trust domain"
-    )]
-    SharedAnchor(String, String),
-    /// Both bundles may vouch for the same name.
-    #[error("trust domains {0} and {1} may both vouch for {2}; their vouches_for must not overlap")]
-    Overlap(String, String, String),
-}
-
 /// The trust bundles one server name accepts.
 pub struct ClientTrust {
     bundles: Vec<Arc<TrustBundle>>,
     by_domain: HashMap<TrustDomain, usize>,
+    revision: TrustRevision,
+    cache: Arc<PathCache>,
+    denied: Option<Arc<DenyList>>,
+}
+
+/// A caller whose chain holds.
+#[derive(Debug)]
+pub struct Admission {
+    /// Who it is, once possession of the key is proven.
+    pub identity: Arc<PeerIdentity>,
+    /// To be committed when the handshake is complete; absent where the chain
+    /// was known.
+    pub pending: Option<PendingPath>,
 }
 
 impl ClientTrust {
@@ -60,52 +62,145 @@ impl ClientTrust {
             .enumerate()
             .map(|(index, bundle)| (bundle.name.clone(), index))
             .collect();
-        Ok(Self { bundles, by_domain })
+        let revision = TrustRevision::of(&bundles);
+        Ok(Self {
+            bundles,
+            by_domain,
+            revision,
+            cache: Arc::new(PathCache::default()),
+            denied: None,
+        })
     }
 
-    /// Checks that no two bundles share an anchor or overlap in what they may
-    /// vouch for.
-    ///
-    /// # Errors
-    /// Names the first two that do.
-    pub fn check_disjoint(bundles: &[Arc<TrustBundle>]) -> Result<(), ClientTrustError> {
-        let mut owners: HashMap<(&[u8], &[u8]), &TrustBundle> = HashMap::new();
-        for bundle in bundles {
-            for key in bundle.anchor_keys() {
-                if let Some(other) = owners.insert(key, bundle)
-                    && other.name != bundle.name
-                {
-                    return Err(ClientTrustError::SharedAnchor(
-                        other.name.to_string(),
-                        bundle.name.to_string(),
-                    ));
-                }
-            }
-        }
-        for (index, bundle) in bundles.iter().enumerate() {
-            for other in bundles.iter().take(index) {
-                for pattern in &bundle.vouches_for {
-                    if let Some(both) = other
-                        .vouches_for
-                        .iter()
-                        .find(|theirs| pattern.overlaps(theirs))
-                    {
-                        return Err(ClientTrustError::Overlap(
-                            other.name.to_string(),
-                            bundle.name.to_string(),
-                            format!("{both} and {pattern}"),
-                        ));
-                    }
-                }
-            }
-        }
-        Ok(())
+    /// Shares a cache of verified chains, with other trust sets and with what
+    /// comes after a reload.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Arc<PathCache>) -> Self {
+        self.cache = cache;
+        self
+    }
+
+    /// Consults a deny list.
+    #[must_use]
+    pub fn with_deny_list(mut self, denied: Arc<DenyList>) -> Self {
+        self.denied = Some(denied);
+        self
+    }
+
+    /// What its decisions depend on.
+    #[must_use]
+    pub const fn revision(&self) -> TrustRevision {
+        self.revision
+    }
+
+    /// The deny list it consults.
+    #[must_use]
+    pub const fn deny_list(&self) -> Option<&Arc<DenyList>> {
+        self.denied.as_ref()
     }
 
     /// The accepted bundles.
     #[must_use]
     pub fn bundles(&self) -> &[Arc<TrustBundle>] {
         &self.bundles
+    }
+
+    /// Decides about a presented chain, a known one by what was verified before.
+    /// Serves new handshakes, resumed ones and live connections alike.
+    ///
+    /// # Errors
+    /// As [`ClientTrust::verify`].
+    pub fn admit(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Admission, Refusal> {
+        let key = path_cache::key_of(&self.revision.trust_set, leaf, intermediates);
+        let state = self.state();
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if let Some(known) = self.cache.get(&key) {
+            if let Some(identity) = self.still_holds(key, &known, state, seconds) {
+                return Ok(Admission {
+                    identity,
+                    pending: None,
+                });
+            }
+            self.cache.remove(&key);
+        }
+        let found = self.verify_anew(leaf, intermediates, now)?;
+        let identity = Arc::clone(&found.identity);
+        let path = CachedPath {
+            identity: found.identity,
+            members: found.path.members.into(),
+            not_before: found.path.not_before,
+            not_after: found.path.not_after,
+            state,
+            good_until: found.path.revocation.good_until,
+        };
+        Ok(Admission {
+            identity,
+            pending: Some(PendingPath::new(&self.cache, key, path)),
+        })
+    }
+
+    /// Lists and deny list as they are now. To be read before they are
+    /// consulted: a change in between then only costs another look-up.
+    fn state(&self) -> RevocationState {
+        RevocationState {
+            lists: self.revision.lists,
+            denied: self.denied.as_ref().map_or(0, |list| list.epoch()),
+        }
+    }
+
+    /// The identity of a known chain, if it still holds.
+    fn still_holds(
+        &self,
+        key: CacheKey,
+        known: &CachedPath,
+        state: RevocationState,
+        now: i64,
+    ) -> Option<Arc<PeerIdentity>> {
+        if !known.holds_at(now) {
+            return None;
+        }
+        if known.is_current(&state, now) {
+            return Some(Arc::clone(&known.identity));
+        }
+        let index = self.by_domain.get(known.identity.trust_domain())?;
+        let bundle = self.bundles.get(*index)?;
+        let revocation = bundle.revocation.check(&known.members, now).ok()?;
+        let identity = with_revocation(&known.identity, revocation);
+        self.check_denied(&identity, &known.members, now).ok()?;
+        let looked_up = CachedPath {
+            identity: Arc::clone(&identity),
+            members: Arc::clone(&known.members),
+            state,
+            good_until: revocation.good_until,
+            ..*known
+        };
+        self.cache.insert(key, Arc::new(looked_up));
+        Some(identity)
+    }
+
+    fn check_denied(
+        &self,
+        identity: &PeerIdentity,
+        members: &[PathMember],
+        now: i64,
+    ) -> Result<(), PathRefusal> {
+        let denied = self.denied.as_ref();
+        match denied.and_then(|list| list.denies(identity, members, now)) {
+            None => Ok(()),
+            Some(reason) => Err((
+                ReasonCode::IdentityDenied,
+                format!(
+                    "{} is on the deny list: {}",
+                    identity.caller(),
+                    printable(&reason)
+                ),
+            )),
+        }
     }
 
     /// Decides about a presented chain: who is it, or why not.
@@ -118,6 +213,16 @@ impl ClientTrust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Arc<PeerIdentity>, Refusal> {
+        self.verify_anew(leaf, intermediates, now)
+            .map(|found| found.identity)
+    }
+
+    fn verify_anew(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Accepted, Refusal> {
         let refuse = |(reason, detail): PathRefusal, leaf: Option<&LeafFacts>| Refusal {
             reason,
             detail,
@@ -143,7 +248,7 @@ impl ClientTrust {
         intermediates: &[CertificateDer<'_>],
         facts: &LeafFacts,
         now: UnixTime,
-    ) -> Result<Arc<PeerIdentity>, PathRefusal> {
+    ) -> Result<Accepted, PathRefusal> {
         let spiffe_id = naming::check_leaf(facts);
         // The bundle of the claimed trust domain first: it is the only one that
         // can accept a SPIFFE ID. The others are asked to explain a refusal.
@@ -155,35 +260,31 @@ impl ClientTrust {
         let order = own
             .into_iter()
             .chain((0..self.bundles.len()).filter(|index| Some(*index) != own));
-        let mut accepted: Option<Arc<PeerIdentity>> = None;
+        let mut accepted: Option<Accepted> = None;
         let mut best: Option<PathRefusal> = None;
         for bundle in order.filter_map(|index| self.bundles.get(index)) {
-            let outcome =
-                bundle
-                    .verify(leaf, intermediates, now)
-                    .and_then(|(verified, revocation)| {
-                        let id = spiffe_id.clone()?;
-                        let caller = naming::name_under(bundle, facts, id.as_ref())?;
-                        Ok(PeerIdentity::from_verified(VerifiedPath {
-                            caller,
-                            trust_domain: bundle.name.clone(),
-                            leaf: facts.clone(),
-                            anchor: bundle.anchor_hash(verified.anchor),
-                            path_not_after: verified.not_after,
-                            revocation,
-                            crl_this_update: None,
-                        }))
-                    });
+            let outcome = bundle
+                .verify(leaf, intermediates, now)
+                .and_then(|path| {
+                    let id = spiffe_id.clone()?;
+                    let caller = naming::name_under(bundle, facts, id.as_ref())?;
+                    Ok(Accepted::new(bundle, caller, facts, path))
+                })
+                .and_then(|found| {
+                    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+                    self.check_denied(&found.identity, &found.path.members, seconds)?;
+                    Ok(found)
+                });
             match outcome {
-                Ok(identity) if identity.caller().spiffe_id().is_some() => return Ok(identity),
-                Ok(identity) => match accepted.replace(identity) {
+                Ok(found) if found.identity.caller().spiffe_id().is_some() => return Ok(found),
+                Ok(found) => match accepted.replace(found) {
                     None => {}
                     Some(other) => {
                         return Err((
                             ReasonCode::AmbiguousIdentity,
                             format!(
                                 "more than one accepted trust domain vouches for {}",
-                                other.caller()
+                                other.identity.caller()
                             ),
                         ));
                     }
@@ -206,6 +307,43 @@ impl ClientTrust {
     }
 }
 
+/// A chain that holds under one bundle, and whom it names.
+struct Accepted {
+    identity: Arc<PeerIdentity>,
+    path: Verified,
+}
+
+impl Accepted {
+    fn new(bundle: &TrustBundle, caller: CallerName, leaf: &LeafFacts, path: Verified) -> Self {
+        let identity = PeerIdentity::from_verified(VerifiedPath {
+            caller,
+            trust_domain: bundle.name.clone(),
+            leaf: leaf.clone(),
+            anchor: path.anchor,
+            path_not_after: path.not_after,
+            revocation: path.revocation.check,
+            crl_this_update: path.revocation.this_update,
+        });
+        Self { identity, path }
+    }
+}
+
+/// The same identity after another look at the lists.
+fn with_revocation(identity: &Arc<PeerIdentity>, found: RevocationOutcome) -> Arc<PeerIdentity> {
+    if identity.revocation() == found.check && identity.crl_this_update() == found.this_update {
+        return Arc::clone(identity);
+    }
+    PeerIdentity::from_verified(VerifiedPath {
+        caller: identity.caller().clone(),
+        trust_domain: identity.trust_domain().clone(),
+        leaf: identity.leaf().clone(),
+        anchor: *identity.anchor(),
+        path_not_after: identity.path_not_after(),
+        revocation: found.check,
+        crl_this_update: found.this_update,
+    })
+}
+
 impl TrustBundle {
     /// Verifies a client's path under this bundle, revocation included.
     fn verify(
@@ -213,61 +351,7 @@ impl TrustBundle {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(Verified, RevocationCheck), PathRefusal> {
-        match self.posture {
-            RevocationPosture::Off => Ok((
-                self.verify_with(leaf, intermediates, now, None)?,
-                RevocationCheck::Off,
-            )),
-            RevocationPosture::Hard => Ok((
-                self.verify_with(leaf, intermediates, now, Some(true))?,
-                RevocationCheck::Checked,
-            )),
-            RevocationPosture::Soft => match self.verify_with(leaf, intermediates, now, Some(true))
-            {
-                Err((ReasonCode::RevocationUnknown | ReasonCode::RevocationStale, _)) => Ok((
-                    self.verify_with(leaf, intermediates, now, Some(false))?,
-                    RevocationCheck::Soft,
-                )),
-                other => other.map(|verified| (verified, RevocationCheck::Checked)),
-            },
-        }
-    }
-
-    fn verify_with(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-        strict_revocation: Option<bool>,
     ) -> Result<Verified, PathRefusal> {
-        let lists: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
-        let revocation = match strict_revocation {
-            None => None,
-            Some(strict) => {
-                let builder = RevocationOptionsBuilder::new(&lists).map_err(|_| {
-                    (
-                        ReasonCode::RevocationUnknown,
-                        format!("trust domain {} has no revocation list", self.name),
-                    )
-                })?;
-                let builder = builder.with_depth(match self.depth {
-                    RevocationDepth::Chain => RevocationCheckDepth::Chain,
-                    RevocationDepth::Leaf => RevocationCheckDepth::EndEntity,
-                });
-                let builder = if strict {
-                    builder
-                        .with_status_policy(UnknownStatusPolicy::Deny)
-                        .with_expiration_policy(ExpirationPolicy::Enforce)
-                } else {
-                    builder
-                        .with_status_policy(UnknownStatusPolicy::Allow)
-                        .with_expiration_policy(ExpirationPolicy::Ignore)
-                };
-                Some(builder.build())
-            }
-        };
-        let roots: Vec<&AuthorityFacts> = self.roots.iter().map(|root| &root.facts).collect();
         let with_ours: Vec<CertificateDer<'_>>;
         let intermediates = if self.intermediates.is_empty() {
             intermediates
@@ -279,22 +363,12 @@ impl TrustBundle {
                 .collect();
             &with_ours
         };
-        path::verify(
-            leaf,
-            intermediates,
-            &self.anchors,
-            &roots,
-            now,
-            PathPurpose::Client,
-            revocation,
-        )
-    }
-
-    fn anchor_hash(&self, anchor: usize) -> [u8; 32] {
-        self.roots
-            .get(anchor)
-            .map(|root| root.hash)
-            .unwrap_or_default()
+        let rules = PathRules {
+            roots: &self.roots,
+            purpose: PathPurpose::Client,
+            revocation: &self.revocation,
+        };
+        path::verify(rules, leaf, intermediates, now)
     }
 }
 

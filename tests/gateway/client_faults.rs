@@ -294,3 +294,23 @@ async fn an_upload_that_breaks_off_is_continued_by_nobody_else() {
         .at_least(6, "broken uploads", |line| line["path"] == "/broken")
         .await;
 }
+
+#[tokio::test]
+async fn a_caller_that_does_not_read_is_given_up_on() {
+    let world = World::with(|settings, echo| {
+        settings
+            .set("limits", "body_timeout", "\"300ms\"")
+            .set("limits", "connections", "1")
+            .everything_to(echo)
+    })
+    .await;
+    let mut connection = world.client().connect().await.unwrap();
+    // Far more than the buffers of both sockets hold.
+    let requests = format!("GET /megabyte HTTP/1.1\r\nHost: {HOST}\r\n\r\n").repeat(40);
+    connection.write(requests.as_bytes()).await.unwrap();
+    world.gateway.audit().request("/megabyte").await;
+    // There is one slot, and the silent caller does not keep it.
+    let answer = world.client().get("/a").await.unwrap();
+    assert_eq!(answer.status, 200);
+    drop(connection);
+}

@@ -14,6 +14,7 @@
 //! | [`connection`] | [`Connection`]: h1, h2 and raw bytes over it |
 //! | [`http2`] | single h2 frames, for requests that no library would send |
 //! | [`echo`] | [`Echo`]: an upstream that answers what it received |
+//! | [`idp`] | [`Idp`]: an identity provider that can be told to misbehave |
 //! | [`scripted`] | [`Scripted`]: an upstream that answers given octets |
 //! | [`gateway`] | [`Gateway`]: the binary, its configuration and audit lines |
 //!
@@ -37,6 +38,7 @@ pub mod crl;
 pub mod echo;
 pub mod gateway;
 pub mod http2;
+pub mod idp;
 pub mod leaf;
 pub mod scripted;
 
@@ -54,6 +56,7 @@ pub use credentials::{Credentials, pem};
 pub use crl::Crl;
 pub use echo::Echo;
 pub use gateway::{Gateway, StartFailure};
+pub use idp::{Fault, Idp, TokenKey};
 pub use leaf::Leaf;
 pub use scripted::{Afterwards, Scripted};
 pub use settings::Settings;

@@ -36,7 +36,7 @@ SPIFFE ID carries both usages always, as X509-SVID demands.";
 
 /// What a certificate is for.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Profile {
+pub(super) enum Profile {
     /// Proves who calls.
     Client,
     /// Proves who is called.

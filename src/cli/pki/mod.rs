@@ -4,10 +4,17 @@
 //! [`crate::pki`], and results into text and JSON; what may be issued is decided
 //! there.
 
+mod export;
+mod fixtures;
 mod init;
+mod inspect;
 mod issue;
+mod list;
 pub(in crate::cli) mod passphrase;
+mod renew;
 mod revoke;
+mod sign;
+mod verify;
 mod words;
 
 use clap::{Args, Subcommand};
@@ -28,12 +35,24 @@ enum PkiCommand {
     Init(init::InitArgs),
     /// Issue a certificate with a new key.
     Issue(issue::IssueArgs),
+    /// Sign a PKCS#10 request: its key and names, the profile's usages.
+    Sign(sign::SignArgs),
+    /// Issue a certificate again, with a new key.
+    Renew(renew::RenewArgs),
     /// List what was issued.
-    List(revoke::ListArgs),
+    List(list::ListArgs),
     /// Revoke a certificate and publish the list that says so.
     Revoke(revoke::RevokeArgs),
     /// Sign revocation lists anew, before they run out.
     Crl(revoke::CrlArgs),
+    /// Show what a certificate, request, list, PKCS#12 file or key set says, with lints.
+    Inspect(inspect::InspectArgs),
+    /// Write a certificate or the trusted roots in another form.
+    Export(export::ExportArgs),
+    /// Verify a certificate by the listener's path rules, offline.
+    Verify(verify::VerifyArgs),
+    /// Make broken certificates for testing, and say what to expect of each.
+    Fixtures(fixtures::FixturesArgs),
 }
 
 /// Runs `countersign pki`.
@@ -41,9 +60,15 @@ pub(crate) fn run(args: &PkiArgs, output: Output) -> Result<Exit, CliError> {
     match &args.command {
         PkiCommand::Init(args) => init::run(args, output),
         PkiCommand::Issue(args) => issue::run(args, output),
-        PkiCommand::List(args) => revoke::list(args, output),
+        PkiCommand::Sign(args) => sign::run(args, output),
+        PkiCommand::Renew(args) => renew::run(args, output),
+        PkiCommand::List(args) => list::run(args, output),
         PkiCommand::Revoke(args) => revoke::revoke(args, output),
         PkiCommand::Crl(args) => revoke::crl(args, output),
+        PkiCommand::Inspect(args) => inspect::run(args, output),
+        PkiCommand::Export(args) => export::run(args, output),
+        PkiCommand::Verify(args) => verify::run(args, output),
+        PkiCommand::Fixtures(args) => fixtures::run(args, output),
     }
 }
 

@@ -46,6 +46,29 @@ impl PassphraseArgs {
         Ok(first)
     }
 
+    /// A passphrase for a new file; asked for twice when prompted.
+    pub(super) fn choose_for(&self, what: &str) -> Result<Secret, CliError> {
+        if let Some(passphrase) = self.given()? {
+            return Ok(passphrase);
+        }
+        require_terminal(&format!("{what} shall be encrypted"), "")?;
+        let first = prompt(&format!("Passphrase for {what}: "))?;
+        let second = prompt("The same again: ")?;
+        if first.expose() != second.expose() {
+            return Err(CliError::usage("the two passphrases differ"));
+        }
+        Ok(first)
+    }
+
+    /// The passphrase of a sealed file.
+    pub(super) fn open(&self, path: &Path) -> Result<Secret, CliError> {
+        if let Some(passphrase) = self.given()? {
+            return Ok(passphrase);
+        }
+        require_terminal(&format!("{} is encrypted", path.display()), "")?;
+        prompt(&format!("Passphrase for {}: ", path.display()))
+    }
+
     /// Gives the authority its passphrase, where its key needs one.
     pub(super) fn unlock(&self, pki: &mut Pki, name: AuthorityName) -> Result<(), CliError> {
         if !pki.needs_passphrase(name)? {

@@ -1,4 +1,4 @@
-//! `countersign pki revoke`, `crl` and `list`.
+//! `countersign pki revoke` and `crl`.
 
 use std::path::PathBuf;
 
@@ -7,15 +7,23 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::passphrase::PassphraseArgs;
-use super::words::{absolute, moment};
+use super::words::{absolute, moment, point_in_time};
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
-use crate::pki::{AuthorityName, Lifetime, Pki, RevocationReason, RevocationTarget, SignedList};
+use crate::pki::{
+    Among, AuthorityName, Lifetime, Pki, RevocationReason, RevocationTarget, Revoked, SignedList,
+};
 
 const REVOKE_EXAMPLES: &str = "\
 Examples:
   countersign pki revoke --dir certs --cert certs/issued/checkout.pem --reason key-compromise
   countersign pki revoke --dir certs --serial 3b1f0c6e5a7d48f2917bc04ad2e86f55
+  countersign pki revoke --dir certs --identity spiffe://example.org/ns/shop/sa/checkout
+  countersign pki revoke --dir certs --identity /ns/shop/sa/checkout --issued-before 1h
+
+A name that several live certificates carry is refused, and they are listed: after a renewal,
+revoking by name would hit the new one. --all takes them all, --issued-before those of before a
+time (RFC 3339, seconds since the epoch, or a time ago such as 1h).
 
 Writes DIR/crl/*.crl anew at once. Gateways that watch the file act within a second.
 Repeating it is harmless.";
@@ -29,11 +37,6 @@ The root's list is good for a year, the intermediate's for 7 days, unless --life
 otherwise. Run this before they run out: a gateway with revocation = \"hard\" refuses every
 certificate once its issuer's list is out of date.";
 
-const LIST_EXAMPLES: &str = "\
-Examples:
-  countersign pki list --dir certs
-  countersign pki list --dir certs --json";
-
 /// Arguments of `countersign pki revoke`.
 #[derive(Debug, Args)]
 #[command(after_help = REVOKE_EXAMPLES)]
@@ -43,6 +46,12 @@ pub(super) struct RevokeArgs {
     dir: PathBuf,
     #[command(flatten)]
     target: Target,
+    /// All live certificates of the identity.
+    #[arg(long, requires = "identity", conflicts_with = "issued_before")]
+    all: bool,
+    /// Those live certificates of the identity that were signed before TIME.
+    #[arg(long, value_name = "TIME", requires = "identity", value_parser = point_in_time)]
+    issued_before: Option<i64>,
     /// Why.
     #[arg(
         long,
@@ -64,6 +73,10 @@ struct Target {
     /// The certificate in PEM form.
     #[arg(long, value_name = "FILE")]
     cert: Option<PathBuf>,
+    /// A name that live certificates carry: a SPIFFE ID or its path, a host name, dns:NAME,
+    /// mailto:ADDRESS, ip:ADDRESS or another URI.
+    #[arg(long, value_name = "ID")]
+    identity: Option<String>,
 }
 
 /// Arguments of `countersign pki crl`.
@@ -93,49 +106,82 @@ enum Issuer {
     All,
 }
 
-/// Arguments of `countersign pki list`.
-#[derive(Debug, Args)]
-#[command(after_help = LIST_EXAMPLES)]
-pub(super) struct ListArgs {
-    /// The authority's directory.
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
-}
-
 pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = Pki::open(&args.dir)?;
-    let target = match (&args.target.serial, &args.target.cert) {
-        (Some(serial), _) => RevocationTarget::Serial(serial.clone()),
-        (None, Some(path)) => RevocationTarget::File(path.clone()),
-        (None, None) => return Err(CliError::usage("give --serial or --cert")),
-    };
+    let target = target(args, &pki)?;
     // Before asking for a passphrase: is there anything to revoke?
     let (authority, _) = pki.find(&target)?;
     args.passphrase.unlock(&mut pki, authority)?;
     let revocation = pki.revoke(&target, args.reason)?;
-    output.json(&json!({
-        "serial": revocation.serial,
+    let documents: Vec<_> = revocation
+        .revoked
+        .iter()
+        .map(|revoked| {
+            json!({
+                "serial": revoked.entry.serial,
+                "reason": revoked.entry.reason.as_str(),
+                "revoked_at": clock::rfc3339(revoked.entry.time),
+                "repeated": revoked.repeated,
+            })
+        })
+        .collect();
+    let mut document = json!({
         "issuer": authority.as_str(),
-        "reason": revocation.entry.reason.as_str(),
-        "revoked_at": clock::rfc3339(revocation.entry.time),
-        "repeated": revocation.repeated,
         "crl": list_document(&revocation.list),
-    }));
-    if revocation.repeated {
-        output.say(format_args!(
-            "{} has been revoked since {} ({}).",
-            revocation.serial,
-            clock::rfc3339(revocation.entry.time),
-            revocation.entry.reason
-        ));
-    } else {
-        output.say(format_args!(
-            "Revoked {} ({}).",
-            revocation.serial, revocation.entry.reason
-        ));
+    });
+    // The usual case, one certificate, can be read without a loop.
+    if let ([only], Some(fields)) = (documents.as_slice(), document.as_object_mut())
+        && let Some(only) = only.as_object()
+    {
+        fields.extend(only.clone());
+    }
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert("revoked".to_owned(), documents.into());
+    }
+    output.json(&document);
+    for Revoked { entry, repeated } in &revocation.revoked {
+        if *repeated {
+            output.say(format_args!(
+                "{} has been revoked since {} ({}).",
+                entry.serial,
+                clock::rfc3339(entry.time),
+                entry.reason
+            ));
+        } else {
+            output.say(format_args!("Revoked {} ({}).", entry.serial, entry.reason));
+        }
     }
     say_list(&revocation.list, output);
     Ok(Exit::Done)
+}
+
+fn target(args: &RevokeArgs, pki: &Pki) -> Result<RevocationTarget, CliError> {
+    let Target {
+        serial,
+        cert,
+        identity,
+    } = &args.target;
+    // The parser lets this pass: the other targets exclude --identity.
+    if identity.is_none() && (args.all || args.issued_before.is_some()) {
+        return Err(CliError::usage(
+            "--all and --issued-before go with --identity",
+        ));
+    }
+    if let Some(serial) = serial {
+        return Ok(RevocationTarget::Serial(serial.clone()));
+    }
+    if let Some(path) = cert {
+        return Ok(RevocationTarget::File(path.clone()));
+    }
+    let name = identity
+        .as_deref()
+        .ok_or_else(|| CliError::usage("give --serial, --cert or --identity"))?;
+    let among = match args.issued_before {
+        Some(time) => Among::IssuedBefore(time),
+        None if args.all => Among::All,
+        None => Among::Only,
+    };
+    Ok(RevocationTarget::Name(pki.printed_name(name), among))
 }
 
 pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
@@ -158,42 +204,6 @@ pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
     output.json(&json!({ "crls": lists.iter().map(list_document).collect::<Vec<_>>() }));
     for list in &lists {
         say_list(list, output);
-    }
-    Ok(Exit::Done)
-}
-
-pub(super) fn list(args: &ListArgs, output: Output) -> Result<Exit, CliError> {
-    let pki = Pki::open(&args.dir)?;
-    let issued = pki.issued()?;
-    let documents: Vec<_> = issued
-        .iter()
-        .map(|(record, status)| {
-            json!({
-                "serial": record.serial,
-                "status": status.as_str(),
-                "identity": record.names.first(),
-                "names": record.names,
-                "profile": record.profile,
-                "not_before": clock::rfc3339(record.not_before),
-                "not_after": clock::rfc3339(record.not_after),
-                "x5t#S256": record.thumbprint,
-                "certificate": record.certificate,
-            })
-        })
-        .collect();
-    output.json(&json!({ "certificates": documents }));
-    if issued.is_empty() {
-        output.say("Nothing has been issued yet.");
-    }
-    for (record, status) in &issued {
-        output.say(format_args!(
-            "{serial:32}  {status:7}  {until}  {profile:6}  {names}",
-            serial = record.serial,
-            status = status.as_str(),
-            until = clock::rfc3339(record.not_after),
-            profile = record.profile,
-            names = record.names.join(", "),
-        ));
     }
     Ok(Exit::Done)
 }

@@ -10,7 +10,7 @@ use crate::config::value::{At, Field, Words as _};
 use crate::identity::IdentityPattern;
 use crate::policy::Rule;
 use crate::policy::rule::Authentication;
-use crate::route::{Binding, Route, RouteMeter, RouteTable};
+use crate::route::{Binding, Route, RouteMeter, RouteTable, WHOAMI_PATH};
 
 pub(super) fn names<'a>(
     fields: impl Iterator<Item = &'a Field<String>>,
@@ -70,6 +70,7 @@ fn route(
     domains: &[Domain],
     context: &mut Context<'_>,
 ) -> Option<Route> {
+    refuse_own_path(section, context);
     let rule = rule(section, domains, context);
     let audience = audience(section, context);
     let upstream = section.upstream.at().and_then(|reference| {
@@ -105,6 +106,20 @@ fn route(
         binding: section.binding.or(Binding::Request),
         meter: RouteMeter::default(),
     })
+}
+
+/// A route for a path that the gateway answers itself would never be asked; a
+/// wider pattern may include it without harm.
+fn refuse_own_path(section: &RouteSection, context: &mut Context<'_>) {
+    for path in section.paths.items() {
+        if path.value.is_exact() && path.value.matches(WHOAMI_PATH) {
+            context.error(
+                Diagnostic::new(path.place.clone(), "the gateway itself answers this path")
+                    .label("no route is asked for it")
+                    .help("remove it; a wider pattern covers everything else below /.well-known/"),
+            );
+        }
+    }
 }
 
 /// What the route demands. A route that forgets to say who may use it is an

@@ -29,7 +29,12 @@ fn leaf(
     lifetime: Option<Lifetime>,
     now: i64,
 ) -> Result<SignedCertificate, AuthorityError> {
-    let names = SubjectNames::new().spiffe_text("/a", &domain()).unwrap();
+    // A SPIFFE ID demands both usages.
+    let names = if profile == CertificateProfile::PEER {
+        SubjectNames::new().spiffe_text("/a", &domain()).unwrap()
+    } else {
+        SubjectNames::new().dns("a.example.org").unwrap()
+    };
     let key = key::generate().unwrap();
     authority.sign_leaf(&key, &names, label, &profile, lifetime, now)
 }
@@ -338,7 +343,7 @@ fn webpki_accepts_chains_and_lists() {
             .unwrap()
             .verify_for_usage(
                 algorithms,
-                &[anchor.clone()],
+                std::slice::from_ref(&anchor),
                 &intermediates,
                 now,
                 usage,

@@ -1,0 +1,390 @@
+//! [`Idp`]: an identity provider that can be told to misbehave.
+//!
+//! Serves metadata (RFC 8414 and OpenID Connect discovery), a JWK set and
+//! introspection (RFC 7662). Tokens are signed by [`TokenKey`]s, which tests
+//! add, publish and take away; [`Fault`] says what goes wrong and where.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rcgen::{KeyPair, PublicKeyData as _, SigningKey as _};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::Credentials;
+
+/// A key that signs tokens with ES256.
+#[derive(Debug)]
+pub struct TokenKey {
+    id: String,
+    pair: KeyPair,
+}
+
+impl TokenKey {
+    /// A new key with this `kid`.
+    ///
+    /// # Panics
+    /// When no key can be made.
+    #[must_use]
+    pub fn new(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            pair: KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key"),
+        }
+    }
+
+    /// Signs claims as an access token (`typ` `at+jwt`).
+    #[must_use]
+    pub fn sign(&self, claims: &Value) -> String {
+        let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": self.id});
+        self.sign_with(&header, claims)
+    }
+
+    /// Signs claims under a header of the test's own.
+    ///
+    /// # Panics
+    /// When signing fails.
+    #[must_use]
+    pub fn sign_with(&self, header: &Value, claims: &Value) -> String {
+        let input = format!(
+            "{}.{}",
+            base64url(header.to_string().as_bytes()),
+            base64url(claims.to_string().as_bytes())
+        );
+        let der = self.pair.sign(input.as_bytes()).expect("a signature");
+        format!("{input}.{}", base64url(&fixed_signature(&der)))
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn jwk(&self) -> Value {
+        let point = self.pair.der_bytes();
+        json!({
+            "kty": "EC", "crv": "P-256", "kid": self.id, "use": "sig", "alg": "ES256",
+            "x": base64url(&point[1..33]), "y": base64url(&point[33..]),
+        })
+    }
+}
+
+/// What an [`Idp`] does instead of answering properly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// Waits this long, then answers.
+    Slow(Duration),
+    /// Answers with a page for people, status 200.
+    Html,
+    /// Answers with the right content and this content type.
+    ContentType(String),
+    /// Answers with 50 MB.
+    Huge,
+    /// Publishes 10,000 keys.
+    ManyKeys,
+    /// Answers with this status and no content.
+    Status(u16),
+    /// Sends the client elsewhere.
+    Redirect(String),
+    /// Cuts the connection.
+    Hangup,
+}
+
+/// What an [`Idp`] was asked.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// Header fields of the latest introspection request.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: String,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    issuer: String,
+    keys: Vec<Value>,
+    faults: HashMap<String, Fault>,
+    counts: HashMap<String, usize>,
+    introspection: Option<Value>,
+    metadata: Option<Value>,
+    asked: Asked,
+}
+
+/// A fault-injecting identity provider.
+#[derive(Debug)]
+pub struct Idp {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    task: JoinHandle<()>,
+}
+
+impl Idp {
+    /// Path of the JWK set.
+    pub const KEYS: &str = "/keys";
+    /// Path of the introspection endpoint.
+    pub const INTROSPECTION: &str = "/introspect";
+    /// Path of the metadata of RFC 8414.
+    pub const METADATA: &str = "/.well-known/oauth-authorization-server";
+    /// Path of the metadata of OpenID Connect.
+    pub const OPENID: &str = "/.well-known/openid-configuration";
+
+    /// Starts one on plain HTTP; its issuer is `http://127.0.0.1:PORT`.
+    ///
+    /// # Panics
+    /// When there is no port to listen on.
+    pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Starts one behind TLS; its issuer is `https://localhost:PORT`.
+    ///
+    /// # Panics
+    /// When there is no port to listen on, or the credentials are no good.
+    pub async fn start_tls(credentials: &Credentials) -> Self {
+        let config = rustls::ServerConfig::builder_with_provider(crate::client::provider())
+            .with_safe_default_protocol_versions()
+            .expect("protocol versions")
+            .with_no_client_auth()
+            .with_single_cert(credentials.chain.clone(), credentials.key())
+            .expect("credentials of a server");
+        Self::start_with(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start_with(tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let issuer = match &tls {
+            Some(_) => format!("https://localhost:{}", address.port()),
+            None => format!("http://{address}"),
+        };
+        let state = Arc::new(Mutex::new(State {
+            issuer,
+            ..State::default()
+        }));
+        let shared = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let state = Arc::clone(&shared);
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| answer(Arc::clone(&state), request));
+                    let http = hyper::server::conn::http1::Builder::new();
+                    // Clients that go away are part of the tests.
+                    let _ = match tls {
+                        None => http.serve_connection(TokioIo::new(stream), service).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => {
+                                http.serve_connection(TokioIo::new(stream), service).await
+                            }
+                            Err(_) => Ok(()),
+                        },
+                    };
+                });
+            }
+        });
+        Self {
+            address,
+            state,
+            task,
+        }
+    }
+
+    /// Its issuer identifier.
+    #[must_use]
+    pub fn issuer(&self) -> String {
+        self.state().issuer.clone()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of one of its paths.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.issuer())
+    }
+
+    /// A JWK set of these keys.
+    #[must_use]
+    pub fn key_set(keys: &[&TokenKey]) -> Value {
+        json!({"keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>()})
+    }
+
+    /// Publishes exactly these keys from now on.
+    pub fn publish(&self, keys: &[&TokenKey]) {
+        self.state().keys = keys.iter().map(|key| key.jwk()).collect();
+    }
+
+    /// Answers introspection with this document from now on.
+    pub fn introspect_as(&self, document: Value) {
+        self.state().introspection = Some(document);
+    }
+
+    /// Answers with this metadata from now on.
+    pub fn describe_as(&self, document: Value) {
+        self.state().metadata = Some(document);
+    }
+
+    /// Misbehaves on this path from now on.
+    pub fn fault(&self, path: &str, fault: Fault) {
+        self.state().faults.insert(path.to_owned(), fault);
+    }
+
+    /// Behaves again.
+    pub fn mend(&self) {
+        self.state().faults.clear();
+    }
+
+    /// How often this path was asked for.
+    #[must_use]
+    pub fn count(&self, path: &str) -> usize {
+        self.state().counts.get(path).copied().unwrap_or(0)
+    }
+
+    /// The latest introspection request.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        self.state().asked.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Drop for Idp {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn answer(
+    state: Arc<Mutex<State>>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, std::io::Error> {
+    let path = request.uri().path().to_owned();
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map(|body| body.to_bytes());
+    let body = String::from_utf8_lossy(&body.unwrap_or_default()).into_owned();
+    let (fault, document) = {
+        let mut state = lock(&state);
+        *state.counts.entry(path.clone()).or_default() += 1;
+        if path == Idp::INTROSPECTION {
+            state.asked = Asked {
+                headers: head.headers,
+                body,
+            };
+        }
+        (state.faults.get(&path).cloned(), document(&state, &path))
+    };
+    let Some(document) = document else {
+        return Ok(status(404));
+    };
+    let content = document.to_string();
+    Ok(match fault {
+        None => typed("application/json", content),
+        Some(Fault::Slow(time)) => {
+            tokio::time::sleep(time).await;
+            typed("application/json", content)
+        }
+        Some(Fault::Html) => typed("text/html", "<html><body>Sign in</body></html>".to_owned()),
+        Some(Fault::ContentType(name)) => typed(&name, content),
+        Some(Fault::Huge) => typed("application/json", " ".repeat(50_000_000)),
+        Some(Fault::ManyKeys) => {
+            let key = TokenKey::new("many").jwk();
+            typed(
+                "application/json",
+                json!({"keys": vec![key; 10_000]}).to_string(),
+            )
+        }
+        Some(Fault::Status(code)) => status(code),
+        Some(Fault::Redirect(target)) => {
+            let mut response = status(302);
+            response
+                .headers_mut()
+                .insert(LOCATION, target.parse().expect("a location"));
+            response
+        }
+        Some(Fault::Hangup) => return Err(std::io::ErrorKind::ConnectionReset.into()),
+    })
+}
+
+fn document(state: &State, path: &str) -> Option<Value> {
+    match path {
+        Idp::KEYS => Some(json!({"keys": state.keys})),
+        Idp::INTROSPECTION => Some(
+            state
+                .introspection
+                .clone()
+                .unwrap_or_else(|| json!({"active": false})),
+        ),
+        Idp::METADATA | Idp::OPENID => Some(state.metadata.clone().unwrap_or_else(|| {
+            json!({
+                "issuer": state.issuer,
+                "jwks_uri": format!("{}{}", state.issuer, Idp::KEYS),
+                "introspection_endpoint": format!("{}{}", state.issuer, Idp::INTROSPECTION),
+            })
+        })),
+        _ => None,
+    }
+}
+
+fn typed(content_type: &str, content: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(content)));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, content_type.parse().expect("a content type"));
+    response
+}
+
+fn status(code: u16) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::new()));
+    *response.status_mut() = code.try_into().expect("a status");
+    response
+}
+
+/// `r ‖ s` of RFC 7518 section 3.4 from `SEQUENCE { r, s }`.
+fn fixed_signature(der: &[u8]) -> Vec<u8> {
+    let mut fixed = Vec::with_capacity(64);
+    let mut rest = &der[2..];
+    for _ in 0..2 {
+        let length = usize::from(rest[1]);
+        let integer = &rest[2..2 + length];
+        let significant = &integer[integer.len().saturating_sub(32)..];
+        fixed.resize(fixed.len() + 32 - significant.len(), 0);
+        fixed.extend_from_slice(significant);
+        rest = &rest[2 + length..];
+    }
+    fixed
+}
+
+fn base64url(octets: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::new();
+    for chunk in octets.chunks(3) {
+        let word = chunk
+            .iter()
+            .chain([0, 0].iter())
+            .take(3)
+            .fold(0_usize, |word, octet| word << 8 | usize::from(*octet));
+        for index in 0..=chunk.len() {
+            text.push(char::from(ALPHABET[word >> (18 - 6 * index) & 63]));
+        }
+    }
+    text
+}

@@ -1,0 +1,350 @@
+//! API keys, for callers that have no certificate.
+//!
+//! A key is `ck_ID_SECRET`: a public identifier of 16 hexadecimal digits, good
+//! for logs and look-ups, and 256 random bits. Only an HMAC-SHA-256 of the whole
+//! key is stored, so a configuration that leaks gives no key away; with 256
+//! random bits nothing slower than HMAC is needed. Keys are never forwarded.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use countersign_verify::jose::{base64url_decode, base64url_encode};
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+
+use crate::crypto;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+use crate::secret::Secret;
+
+/// The header field that carries a key, unless the configuration says otherwise.
+pub const DEFAULT_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+
+/// How every key begins: secret scanners can look for it.
+const PREFIX: &str = "ck_";
+/// Octets of the public identifier.
+const ID_OCTETS: usize = 8;
+/// The longest text that is looked at: prefix, 16 digits, `_`, 43 characters.
+const KEY_LENGTH: usize = PREFIX.len() + 2 * ID_OCTETS + 1 + 43;
+
+/// What is stored of a key: base64url HMAC-SHA-256, 43 characters.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyDigest([u8; 32]);
+
+impl KeyDigest {
+    /// Reads the stored form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let octets = base64url_decode(text, "hash").ok()?;
+        octets.try_into().ok().map(Self)
+    }
+
+    /// The digest of a presented key under the operator's HMAC key.
+    fn of(hmac_key: &[u8], key: &str) -> Self {
+        Self(crypto::hmac_sha256(hmac_key, key.as_bytes()))
+    }
+}
+
+impl fmt::Display for KeyDigest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&base64url_encode(&self.0))
+    }
+}
+
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("KeyDigest")
+    }
+}
+
+/// A key that was just made. It exists in this value alone.
+#[derive(Debug)]
+pub struct NewKey {
+    /// Its public identifier.
+    pub id: String,
+    /// The key itself, to be shown once.
+    pub key: Secret,
+    /// What to store.
+    pub digest: KeyDigest,
+}
+
+/// Makes a key whose digest is kept under `hmac_key`.
+///
+/// # Errors
+/// When the system's random generator fails.
+pub fn generate(hmac_key: &[u8]) -> Result<NewKey, crypto::NoRandomness> {
+    use fmt::Write as _;
+    let mut id = String::with_capacity(2 * ID_OCTETS);
+    for octet in crypto::random::<ID_OCTETS>()? {
+        let _ = write!(id, "{octet:02x}");
+    }
+    let secret = zeroize::Zeroizing::new(crypto::random::<32>()?);
+    let key = format!("{PREFIX}{id}_{}", base64url_encode(&*secret));
+    let digest = KeyDigest::of(hmac_key, &key);
+    Ok(NewKey {
+        id,
+        key: Secret::from(key),
+        digest,
+    })
+}
+
+/// One `[[api_key]]`.
+#[derive(Debug, Clone)]
+pub struct ApiKey {
+    /// The caller is `api-key:NAME`.
+    pub name: String,
+    /// Its public identifier.
+    pub id: String,
+    /// What is stored of it.
+    pub digest: KeyDigest,
+    /// From this second on it is refused.
+    pub expires: Option<u64>,
+    /// Routes it is good for; empty for all that accept API keys.
+    pub routes: Vec<String>,
+    /// Networks it is good from; empty for all.
+    pub networks: Vec<IpNet>,
+}
+
+/// Two keys with one identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the API keys {first} and {second} have the same id")]
+pub struct DuplicateId {
+    /// Name of the earlier key.
+    pub first: String,
+    /// Name of the later key.
+    pub second: String,
+}
+
+/// All configured keys.
+pub struct ApiKeys {
+    hmac_key: Secret,
+    keys: HashMap<String, ApiKey>,
+}
+
+impl ApiKeys {
+    /// The keys by their identifiers; their digests were made with `hmac_key`.
+    ///
+    /// # Errors
+    /// [`DuplicateId`] when two have one identifier.
+    pub fn new(
+        hmac_key: Secret,
+        keys: impl IntoIterator<Item = ApiKey>,
+    ) -> Result<Self, DuplicateId> {
+        let mut by_id: HashMap<String, ApiKey> = HashMap::new();
+        for key in keys {
+            if let Some(first) = by_id.get(&key.id) {
+                return Err(DuplicateId {
+                    first: first.name.clone(),
+                    second: key.name,
+                });
+            }
+            by_id.insert(key.id.clone(), key);
+        }
+        Ok(Self {
+            hmac_key,
+            keys: by_id,
+        })
+    }
+
+    /// The configured key that was presented, if it is good for this route, from
+    /// this address, now.
+    ///
+    /// # Errors
+    /// `token-malformed` for what is no key, `token-signature` for one that is
+    /// unknown or wrong (which of both is nobody's business), `token-expired`,
+    /// and `caller-not-allowed` for another route or network.
+    pub fn authenticate(
+        &self,
+        presented: &str,
+        route: &str,
+        address: IpAddr,
+        now: u64,
+    ) -> Result<&ApiKey, Denial> {
+        let id = identifier(presented)
+            .ok_or_else(|| Denial::new(ReasonCode::TokenMalformed, "it is not an API key"))?;
+        let digest = KeyDigest::of(self.hmac_key.expose(), presented);
+        let found = self.keys.get(id);
+        // An unknown identifier costs the same comparison as a known one.
+        let stored = found.map_or(&[0; 32], |key| &key.digest.0);
+        let good = crypto::constant_time_equal(stored, &digest.0);
+        let Some(key) = found.filter(|_| good) else {
+            return Err(Denial::new(
+                ReasonCode::TokenSignature,
+                "the API key is not known",
+            ));
+        };
+        if key.expires.is_some_and(|expires| now >= expires) {
+            return Err(Denial::new(
+                ReasonCode::TokenExpired,
+                format!("the API key {id} has expired"),
+            ));
+        }
+        if !key.routes.is_empty() && !key.routes.iter().any(|allowed| allowed == route) {
+            return Err(Denial::new(
+                ReasonCode::CallerNotAllowed,
+                format!("the API key {id} is not for this route"),
+            ));
+        }
+        let address = address.to_canonical();
+        if !key.networks.is_empty() && !key.networks.iter().any(|net| net.contains(&address)) {
+            return Err(Denial::new(
+                ReasonCode::CallerNotAllowed,
+                format!("the API key {id} is not for this network"),
+            ));
+        }
+        Ok(key)
+    }
+}
+
+/// Names only: neither keys nor what they are hashed with.
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_set()
+            .entries(self.keys.values().map(|key| &key.name))
+            .finish()
+    }
+}
+
+/// The request's API key; none when it brings none.
+///
+/// # Errors
+/// `malformed-request` when there is more than one.
+pub fn presented<'a>(
+    headers: &'a HeaderMap,
+    header: &HeaderName,
+) -> Result<Option<&'a str>, Denial> {
+    let refused = |detail: &str| Denial::new(ReasonCode::MalformedRequest, detail);
+    let mut fields = headers.get_all(header).iter();
+    let Some(field) = fields.next() else {
+        return Ok(None);
+    };
+    if fields.next().is_some() {
+        return Err(refused("there is more than one API key"));
+    }
+    field
+        .to_str()
+        .map(Some)
+        .map_err(|_| refused("the API key is not text"))
+}
+
+/// The public identifier within a key of the right form.
+fn identifier(key: &str) -> Option<&str> {
+    let (id, secret) = key.strip_prefix(PREFIX)?.split_once('_')?;
+    let good = key.len() == KEY_LENGTH
+        && id.len() == 2 * ID_OCTETS
+        && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        && base64url_decode(secret, "secret").is_ok_and(|octets| octets.len() == 32);
+    good.then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_770_000_000;
+    const HMAC: &[u8] = b"operator's own";
+
+    fn made() -> (ApiKeys, String) {
+        let new = generate(HMAC).unwrap();
+        let text = String::from_utf8(new.key.expose().to_vec()).unwrap();
+        let key = ApiKey {
+            name: "batch".to_owned(),
+            id: new.id,
+            digest: KeyDigest::parse(&new.digest.to_string()).unwrap(),
+            expires: Some(NOW + 10),
+            routes: vec!["orders".to_owned()],
+            networks: vec!["10.0.0.0/8".parse().unwrap()],
+        };
+        let keys = ApiKeys::new(Secret::new(HMAC.to_vec()), [key]).unwrap();
+        (keys, text)
+    }
+
+    fn ask(
+        keys: &ApiKeys,
+        key: &str,
+        route: &str,
+        address: &str,
+        now: u64,
+    ) -> Result<String, ReasonCode> {
+        keys.authenticate(key, route, address.parse().unwrap(), now)
+            .map(|key| key.name.clone())
+            .map_err(|denial| denial.reason)
+    }
+
+    #[test]
+    fn a_key_is_good_for_its_route_network_and_time() {
+        let (keys, key) = made();
+        let good = Ok("batch".to_owned());
+        assert_eq!(ask(&keys, &key, "orders", "10.1.2.3", NOW), good);
+        assert_eq!(ask(&keys, &key, "orders", "::ffff:10.1.2.3", NOW), good);
+        let not_allowed = Err(ReasonCode::CallerNotAllowed);
+        assert_eq!(ask(&keys, &key, "payments", "10.1.2.3", NOW), not_allowed);
+        assert_eq!(ask(&keys, &key, "orders", "192.0.2.1", NOW), not_allowed);
+        assert_eq!(
+            ask(&keys, &key, "orders", "10.1.2.3", NOW + 10),
+            Err(ReasonCode::TokenExpired)
+        );
+    }
+
+    #[test]
+    fn other_keys_are_refused_alike() {
+        let (keys, key) = made();
+        let (_, stranger) = made();
+        let last = if key.ends_with('A') { 'E' } else { 'A' };
+        let mut wrong = key.clone();
+        wrong.pop();
+        wrong.push(last);
+        for other in [stranger, wrong] {
+            let refused = keys
+                .authenticate(&other, "orders", IpAddr::from([10, 0, 0, 1]), NOW)
+                .unwrap_err();
+            assert_eq!(refused.reason, ReasonCode::TokenSignature);
+            assert_eq!(refused.detail, "the API key is not known");
+        }
+        for malformed in [
+            "",
+            "ck_",
+            "ck__",
+            "ck_0_a",
+            &key.to_uppercase(),
+            key.trim_start_matches('c'),
+            &format!("{key}="),
+        ] {
+            let refused = ask(&keys, malformed, "orders", "10.0.0.1", NOW);
+            assert_eq!(refused, Err(ReasonCode::TokenMalformed), "{malformed}");
+        }
+        let elsewhere =
+            ApiKeys::new(Secret::new(b"other".to_vec()), keys.keys.into_values()).unwrap();
+        let refused = ask(&elsewhere, &key, "orders", "10.0.0.1", NOW);
+        assert_eq!(refused, Err(ReasonCode::TokenSignature));
+    }
+
+    #[test]
+    fn keys_are_new_each_time_and_shown_nowhere() {
+        let (keys, key) = made();
+        assert_ne!(made().1, key);
+        assert_eq!(key.len(), KEY_LENGTH);
+        let (_, secret) = key.split_at(KEY_LENGTH - 43);
+        assert!(!format!("{keys:?}{:?}", keys.keys).contains(secret));
+        assert!(!format!("{:?}", generate(HMAC).unwrap()).contains("ck_"));
+    }
+
+    #[test]
+    fn identifiers_are_unique_and_fields_single() {
+        let (keys, key) = made();
+        let one = keys.keys.values().next().unwrap().clone();
+        let two = ApiKey {
+            name: "other".to_owned(),
+            ..one.clone()
+        };
+        assert!(ApiKeys::new(Secret::new(Vec::new()), [one, two]).is_err());
+        let mut headers = HeaderMap::new();
+        assert_eq!(presented(&headers, &DEFAULT_HEADER), Ok(None));
+        headers.append(DEFAULT_HEADER, key.parse().unwrap());
+        assert_eq!(presented(&headers, &DEFAULT_HEADER), Ok(Some(key.as_str())));
+        headers.append(DEFAULT_HEADER, key.parse().unwrap());
+        assert!(presented(&headers, &DEFAULT_HEADER).is_err());
+    }
+}

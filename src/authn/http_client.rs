@@ -1,0 +1,272 @@
+//! Outbound HTTP to identity providers: bounded, verified, and to configured
+//! addresses only.
+//!
+//! No redirects, no proxies, no cookies. A request ends after its time, and an
+//! answer after its size, whatever the other side does. Nothing in a token
+//! reaches an address here: those who call pass URLs of the configuration, or
+//! such that the provider's own metadata named on the same origin.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::uri::Scheme;
+use http::{HeaderMap, Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::client::ResolvesClientCert;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::crypto;
+
+/// The longest answer that is read, in octets.
+const MOST_OCTETS: usize = 1024 * 1024;
+
+/// For each address of a provider.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How an identity provider is spoken to.
+#[derive(Clone)]
+pub struct ClientSettings {
+    /// Authorities its certificate may come from.
+    pub roots: Arc<RootCertStore>,
+    /// The gateway's own certificate, where the provider asks for one
+    /// (RFC 8705 section 2).
+    pub certificate: Option<Arc<dyn ResolvesClientCert>>,
+    /// From connecting to the last octet of the answer.
+    pub timeout: Duration,
+}
+
+/// Why there is no answer. Never contains what was sent or received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// The connection, its TLS handshake, or the exchange failed.
+    #[error("it cannot be reached")]
+    Unreachable,
+    /// It took too long.
+    #[error("it does not answer in time")]
+    TimedOut,
+    /// The answer has more octets than are read.
+    #[error("its answer has more than {MOST_OCTETS} octets")]
+    TooLarge,
+    /// Another status than 200; redirects are not followed.
+    #[error("it answers with status {0}")]
+    Status(u16),
+    /// Not JSON by its content type, or by its content.
+    #[error("its answer is not the JSON document that was asked for")]
+    NotJson,
+    /// The metadata name another issuer, or addresses elsewhere.
+    #[error("its metadata do not fit the configured issuer")]
+    Metadata,
+}
+
+/// Settings that no client can be made of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("TLS to the identity provider cannot be set up: {0}")]
+pub struct BadSettings(String);
+
+/// The address is not one that may be fetched from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected an absolute https URL (http only to loopback) without user and fragment")]
+pub struct BadUrl;
+
+/// A good answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) headers: HeaderMap,
+    pub(crate) octets: Bytes,
+}
+
+/// A client for one identity provider.
+#[derive(Clone)]
+pub struct HttpClient {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    timeout: Duration,
+}
+
+impl HttpClient {
+    /// A client with these settings.
+    ///
+    /// # Errors
+    /// [`BadSettings`] when the TLS provider refuses them.
+    pub fn new(settings: &ClientSettings) -> Result<Self, BadSettings> {
+        let tls = ClientConfig::builder_with_provider(crypto::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| BadSettings(error.to_string()))?
+            .with_root_certificates(Arc::clone(&settings.roots));
+        let tls = match &settings.certificate {
+            Some(certificate) => tls.with_client_cert_resolver(Arc::clone(certificate)),
+            None => tls.with_no_client_auth(),
+        };
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        tcp.set_nodelay(true);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(8)
+            .build(connector);
+        Ok(Self {
+            client,
+            timeout: settings.timeout,
+        })
+    }
+
+    /// Sends a request and reads the JSON document it is answered with.
+    pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Answer, FetchError> {
+        tokio::time::timeout(self.timeout, self.exchange(request))
+            .await
+            .unwrap_or(Err(FetchError::TimedOut))
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, FetchError> {
+        let response = self
+            .client
+            .request(request)
+            .await
+            .map_err(|_| FetchError::Unreachable)?;
+        let (head, body) = response.into_parts();
+        if head.status != StatusCode::OK {
+            return Err(FetchError::Status(head.status.as_u16()));
+        }
+        if !is_json(&head.headers) {
+            return Err(FetchError::NotJson);
+        }
+        let body = Limited::new(body, MOST_OCTETS).collect().await;
+        match body {
+            Ok(body) => Ok(Answer {
+                headers: head.headers,
+                octets: body.to_bytes(),
+            }),
+            Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge),
+            Err(_) => Err(FetchError::Unreachable),
+        }
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("HttpClient")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientSettings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ClientSettings")
+            .field("roots", &self.roots.len())
+            .field("certificate", &self.certificate.is_some())
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+/// `application/json` or a type that is JSON by its suffix (RFC 6839).
+fn is_json(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .map(|media_type| media_type.trim().to_ascii_lowercase())
+        .is_some_and(|media_type| media_type == "application/json" || media_type.ends_with("+json"))
+}
+
+/// Reads an address of the configuration: `https`, or `http` to loopback.
+///
+/// # Errors
+/// [`BadUrl`] for anything else.
+pub fn checked_url(url: &str) -> Result<Uri, BadUrl> {
+    if url.contains('#') {
+        return Err(BadUrl);
+    }
+    let url: Uri = url.parse().map_err(|_| BadUrl)?;
+    let (Some(scheme), Some(authority)) = (url.scheme(), url.authority()) else {
+        return Err(BadUrl);
+    };
+    let allowed =
+        *scheme == Scheme::HTTPS || (*scheme == Scheme::HTTP && is_loopback(authority.host()));
+    if allowed && !authority.as_str().contains('@') && !authority.host().is_empty() {
+        Ok(url)
+    } else {
+        Err(BadUrl)
+    }
+}
+
+/// Whether two addresses have scheme, host and port in common.
+pub(crate) fn same_origin(left: &Uri, right: &Uri) -> bool {
+    let port = |url: &Uri| {
+        let default = if url.scheme() == Some(&Scheme::HTTPS) {
+            443
+        } else {
+            80
+        };
+        url.port_u16().unwrap_or(default)
+    };
+    let same_host = match (left.host(), right.host()) {
+        (Some(left), Some(right)) => left.eq_ignore_ascii_case(right),
+        _ => false,
+    };
+    same_host && left.scheme() == right.scheme() && port(left) == port(right)
+}
+
+fn is_loopback(host: &str) -> bool {
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || literal.parse().is_ok_and(|ip: Ipv4Addr| ip.is_loopback())
+        || literal.parse().is_ok_and(|ip: Ipv6Addr| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_https_or_loopback() {
+        for good in [
+            "https://idp.example.org/keys?v=1",
+            "http://127.0.0.1:9/keys",
+            "http://[::1]/keys",
+            "http://localhost/keys",
+        ] {
+            assert!(checked_url(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "/keys",
+            "idp.example.org",
+            "http://idp.example.org/keys",
+            "http://localhost.example.org/",
+            "http://10.0.0.1/",
+            "ftp://localhost/",
+            "file:///keys",
+            "https://user@idp.example.org/",
+            "https://idp.example.org/#a",
+        ] {
+            assert_eq!(checked_url(bad), Err(BadUrl), "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins_are_compared_with_their_ports() {
+        let same = |a: &str, b: &str| same_origin(&a.parse().unwrap(), &b.parse().unwrap());
+        assert!(same("https://a.example/x", "https://A.example:443/y"));
+        assert!(!same("https://a.example/", "https://a.example:8443/"));
+        assert!(!same("https://a.example/", "http://a.example/"));
+        assert!(!same("https://a.example/", "https://b.example/"));
+    }
+}

@@ -1,0 +1,117 @@
+//! Introspection against an issuer that answers, and one that misbehaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use countersign_testkit::{Fault, Idp};
+use countersign_verify::jose::{CompactJws, Jwk, MAX_TOKEN_BYTES};
+use rustls::RootCertStore;
+
+use super::super::http_client::{ClientSettings, checked_url};
+use super::*;
+
+fn introspector(idp: &Idp, authentication: ClientAuthentication) -> Introspector {
+    let client = HttpClient::new(&ClientSettings {
+        roots: Arc::new(RootCertStore::empty()),
+        certificate: None,
+        timeout: Duration::from_millis(500),
+    })
+    .unwrap();
+    let endpoint = checked_url(&idp.url(Idp::INTROSPECTION)).unwrap();
+    Introspector::new(endpoint, client, authentication)
+}
+
+fn with_password(idp: &Idp) -> Introspector {
+    let authentication = ClientAuthentication::Basic {
+        client_id: "gate way".to_owned(),
+        secret: Secret::from("p:ss+w".to_owned()),
+    };
+    introspector(idp, authentication)
+}
+
+#[tokio::test]
+async fn the_token_goes_into_the_body_and_the_password_into_the_field() {
+    let idp = Idp::start().await;
+    assert_eq!(with_password(&idp).ask("a+b/c=").await, Ok(None));
+    let asked = idp.asked();
+    assert_eq!(
+        asked.body,
+        "token=a%2Bb%2Fc%3D&token_type_hint=access_token"
+    );
+    // RFC 6749 section 2.3.1: "gate%20way:p%3Ass%2Bw".
+    assert_eq!(
+        asked.headers["authorization"],
+        format!("Basic {}", Base64::encode_string(b"gate%20way:p%3Ass%2Bw"))
+    );
+    idp.introspect_as(json!({"active": true, "sub": "alice"}));
+    let claims = with_password(&idp).ask("a").await.unwrap().unwrap();
+    assert_eq!(claims["sub"], "alice");
+    let shown = format!("{:?}", with_password(&idp));
+    assert!(!shown.contains("p:ss"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_signed_assertion_is_fresh_each_time() {
+    let idp = Idp::start().await;
+    let scheme = SignatureScheme::EcdsaP256Sha256;
+    let document = SigningKeyPair::generate_pkcs8(scheme).unwrap();
+    let key = SigningKeyPair::from_pkcs8(scheme, document.expose()).unwrap();
+    let public = Jwk::from_p256_point(key.public_key()).unwrap();
+    let introspector = introspector(
+        &idp,
+        ClientAuthentication::PrivateKeyJwt {
+            client_id: "gateway".to_owned(),
+            audience: idp.issuer(),
+            key_id: "k".to_owned(),
+            scheme,
+            key: Box::new(key),
+        },
+    );
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        introspector.ask("a").await.unwrap();
+        let body = idp.asked().body;
+        let assertion = body.split("client_assertion=").nth(1).unwrap().to_owned();
+        let jws = CompactJws::parse(&assertion, MAX_TOKEN_BYTES).unwrap();
+        let claims = parse_object(jws.verify(&public).unwrap(), "claims").unwrap();
+        assert_eq!(claims["aud"], idp.issuer());
+        assert_eq!(claims["iss"], "gateway");
+        assert_eq!(claims["sub"], "gateway");
+        assert!(body.contains("client_assertion_type=urn%3Aietf%3Aparams"));
+        seen.push(claims["jti"].clone());
+    }
+    assert_ne!(seen[0], seen[1]);
+}
+
+#[tokio::test]
+async fn anything_but_an_answer_is_a_failure_to_check() {
+    let idp = Idp::start().await;
+    let introspector = with_password(&idp);
+    for fault in [
+        Fault::Html,
+        Fault::ContentType("text/html".to_owned()),
+        Fault::Huge,
+        Fault::Status(401),
+        Fault::Status(500),
+        Fault::Redirect("https://elsewhere.example/".to_owned()),
+        Fault::Hangup,
+        Fault::Slow(Duration::from_secs(5)),
+    ] {
+        idp.fault(Idp::INTROSPECTION, fault.clone());
+        let error = introspector.ask("a").await.unwrap_err();
+        assert!(matches!(error, IntrospectionError::Fetch(_)), "{fault:?}");
+        assert_eq!(Denial::from(error).reason, ReasonCode::KeysUnavailable);
+    }
+    idp.mend();
+    for document in [
+        json!({}),
+        json!([]),
+        json!({"active": "true"}),
+        json!({"active": 1}),
+        json!({"active": null}),
+    ] {
+        idp.introspect_as(document.clone());
+        let error = introspector.ask("a").await.unwrap_err();
+        assert_eq!(error, IntrospectionError::Malformed, "{document}");
+    }
+}

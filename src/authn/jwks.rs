@@ -1,0 +1,490 @@
+//! `IssuerKeys`: the public keys of one token issuer, wherever they come from.
+//!
+//! Fetched keys are cached, refreshed in the background, and asked for again
+//! when a token names one that is not there; by one task at a time, never more
+//! often than [`MINIMUM_INTERVAL`], whatever is sent to the gateway. When the
+//! issuer fails, the last good keys do for [`KeySettings::last_good`], and after
+//! that none: there is no key of last resort.
+//!
+//! Addresses come from the configuration, or from the issuer's metadata on the
+//! issuer's own origin; never from a token.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+use countersign_verify::jose::{JwkSet, parse_object};
+use http::header::{ACCEPT, AGE, CACHE_CONTROL};
+use http::{HeaderMap, Request, Uri};
+use http_body_util::Full;
+use tokio::sync::OwnedMutexGuard;
+
+use super::http_client::{BadUrl, FetchError, HttpClient, checked_url, same_origin};
+use crate::{clock, crypto};
+
+/// Seconds between two fetches that requests can cause.
+pub const MINIMUM_INTERVAL: u64 = 5;
+
+/// The same while there are no keys at all.
+const MINIMUM_INTERVAL_WITHOUT_KEYS: u64 = 1;
+
+/// Seconds an answer is fresh that does not say so itself.
+const DEFAULT_FRESHNESS: u64 = 300;
+
+/// What the issuer's own word on freshness is bounded to, in seconds.
+const FRESHNESS: std::ops::RangeInclusive<u64> = 60..=24 * 60 * 60;
+
+/// Seconds for which a key identifier that a fetch did not find causes none.
+const UNKNOWN_KEY_SECONDS: u64 = 30;
+
+/// Unknown key identifiers that are remembered.
+const UNKNOWN_KEYS: usize = 256;
+
+/// Where an issuer's keys are.
+#[derive(Debug, Clone)]
+pub enum KeyLocation {
+    /// At this address.
+    KeySet(Uri),
+    /// Where the metadata at one of these addresses say: those of RFC 8414
+    /// section 3, and of OpenID Connect Discovery section 4.
+    Metadata {
+        /// The issuer identifier that the metadata must repeat.
+        issuer: String,
+        /// Asked in this order.
+        urls: [Uri; 2],
+    },
+}
+
+impl KeyLocation {
+    /// A key set's own address.
+    ///
+    /// # Errors
+    /// [`BadUrl`] when it may not be fetched from.
+    pub fn key_set(url: &str) -> Result<Self, BadUrl> {
+        checked_url(url).map(Self::KeySet)
+    }
+
+    /// The metadata of `issuer`.
+    ///
+    /// # Errors
+    /// [`BadUrl`] when the issuer is no address that may be fetched from.
+    pub fn metadata(issuer: &str) -> Result<Self, BadUrl> {
+        let url = checked_url(issuer)?;
+        let (Some(scheme), Some(authority), None) =
+            (url.scheme_str(), url.authority(), url.query())
+        else {
+            return Err(BadUrl);
+        };
+        let path = url.path().trim_end_matches('/');
+        let inserted =
+            format!("{scheme}://{authority}/.well-known/oauth-authorization-server{path}");
+        let appended = format!("{scheme}://{authority}{path}/.well-known/openid-configuration");
+        Ok(Self::Metadata {
+            issuer: issuer.to_owned(),
+            urls: [
+                inserted.parse().map_err(|_| BadUrl)?,
+                appended.parse().map_err(|_| BadUrl)?,
+            ],
+        })
+    }
+}
+
+/// How keys are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct KeySettings {
+    /// How long the last good keys may be used after they were last confirmed.
+    pub last_good: Duration,
+}
+
+impl Default for KeySettings {
+    fn default() -> Self {
+        Self {
+            last_good: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
+/// Keys, and a number that changes whenever they do.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// The keys.
+    pub set: Arc<JwkSet>,
+    /// Part of every cached judgement: with the keys, it dies.
+    pub generation: u64,
+}
+
+/// The keys of one issuer.
+#[derive(Debug)]
+pub struct IssuerKeys(Source);
+
+#[derive(Debug)]
+enum Source {
+    Fixed(Keys),
+    Remote(Arc<Remote>),
+}
+
+#[derive(Debug)]
+struct Remote {
+    location: KeyLocation,
+    client: HttpClient,
+    last_good: u64,
+    now: fn() -> u64,
+    /// What requests read, without a lock.
+    cached: ArcSwapOption<Cached>,
+    state: Mutex<State>,
+    /// Held by whoever fetches; the others wait for the outcome.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    keys: Keys,
+    confirmed_at: u64,
+    fresh_until: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_attempt: Option<u64>,
+    last_error: Option<FetchError>,
+    /// Hashed identifiers that were not found, and until when that counts.
+    unknown: HashMap<[u8; 32], u64>,
+}
+
+/// What the cache can say about one key identifier.
+enum Lookup {
+    /// Fresh, and it has the key or need not be asked again for it.
+    Settled(Keys),
+    /// Past its freshness, but it has the key.
+    Stale(Keys),
+    /// A fetch could help.
+    Unsettled,
+}
+
+impl IssuerKeys {
+    /// Keys that never change: those of `jwks_file`, until the next reload.
+    #[must_use]
+    pub fn fixed(set: JwkSet) -> Self {
+        Self(Source::Fixed(Keys {
+            set: Arc::new(set),
+            generation: 0,
+        }))
+    }
+
+    /// Keys that are fetched. Nothing is fetched yet.
+    #[must_use]
+    pub fn remote(location: KeyLocation, client: HttpClient, settings: KeySettings) -> Self {
+        Self::remote_with_clock(location, client, settings, clock::unix_now)
+    }
+
+    fn remote_with_clock(
+        location: KeyLocation,
+        client: HttpClient,
+        settings: KeySettings,
+        now: fn() -> u64,
+    ) -> Self {
+        Self(Source::Remote(Arc::new(Remote {
+            location,
+            client,
+            last_good: settings.last_good.as_secs(),
+            now,
+            cached: ArcSwapOption::empty(),
+            state: Mutex::default(),
+            turn: Arc::default(),
+        })))
+    }
+
+    /// The keys for a token that names `key_id`, fetched if that could help.
+    ///
+    /// # Errors
+    /// [`FetchError`] when there are no keys that could be used.
+    pub async fn for_key(&self, key_id: Option<&str>) -> Result<Keys, FetchError> {
+        match &self.0 {
+            Source::Fixed(keys) => Ok(keys.clone()),
+            Source::Remote(remote) => remote.for_key(key_id).await,
+        }
+    }
+
+    /// The number of the keys at hand; cached judgements with another are void.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        match &self.0 {
+            Source::Fixed(keys) => keys.generation,
+            Source::Remote(remote) => remote
+                .cached
+                .load()
+                .as_ref()
+                .map_or(0, |cached| cached.keys.generation),
+        }
+    }
+
+    /// Fetches now, for `required_at_start` and for operators who ask.
+    ///
+    /// # Errors
+    /// [`FetchError`]; keys that were there before are kept.
+    pub async fn fetch(&self) -> Result<(), FetchError> {
+        match &self.0 {
+            Source::Fixed(_) => Ok(()),
+            Source::Remote(remote) => {
+                let turn = Arc::clone(&remote.turn).lock_owned().await;
+                remote.fetch(turn).await
+            }
+        }
+    }
+
+    /// Keeps the keys fresh, in a task that ends when the keys are dropped.
+    /// Needs a runtime; requests do not wait for it.
+    pub fn refresh_in_background(&self) {
+        let Source::Remote(remote) = &self.0 else {
+            return;
+        };
+        let remote = Arc::downgrade(remote);
+        tokio::spawn(async move {
+            loop {
+                let Some(strong) = remote.upgrade() else {
+                    return;
+                };
+                let wait = strong.seconds_until_refresh();
+                if wait == 0 {
+                    let turn = Arc::clone(&strong.turn).lock_owned().await;
+                    if let Err(error) = strong.fetch(turn).await {
+                        tracing::warn!(%error, "the keys of a token issuer cannot be fetched");
+                    }
+                }
+                drop(strong);
+                let seconds = wait.clamp(MINIMUM_INTERVAL, 60);
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+            }
+        });
+    }
+}
+
+impl Remote {
+    async fn for_key(self: &Arc<Self>, key_id: Option<&str>) -> Result<Keys, FetchError> {
+        let turn = match self.look_up(key_id) {
+            Lookup::Settled(keys) => return Ok(keys),
+            Lookup::Stale(keys) => {
+                // Nobody waits for a slow issuer while its old keys may be used.
+                if self.may_fetch()
+                    && let Ok(turn) = Arc::clone(&self.turn).try_lock_owned()
+                {
+                    let remote = Arc::clone(self);
+                    tokio::spawn(async move { remote.fetch(turn).await });
+                }
+                return Ok(keys);
+            }
+            Lookup::Unsettled => Arc::clone(&self.turn).lock_owned().await,
+        };
+        // Somebody may have fetched while this call waited for its turn.
+        if let Lookup::Settled(keys) | Lookup::Stale(keys) = self.look_up(key_id) {
+            return Ok(keys);
+        }
+        let fetched = self.may_fetch() && self.fetch(turn).await.is_ok();
+        self.after_turn(key_id, fetched)
+    }
+
+    fn look_up(&self, key_id: Option<&str>) -> Lookup {
+        let now = (self.now)();
+        let Some(cached) = self.usable(now) else {
+            return Lookup::Unsettled;
+        };
+        let keys = cached.keys.clone();
+        let fresh = now < cached.fresh_until;
+        match (has_key(&keys.set, key_id), fresh) {
+            (true, true) => Lookup::Settled(keys),
+            (true, false) => Lookup::Stale(keys),
+            (false, true) if self.is_known_unknown(key_id, now) => Lookup::Settled(keys),
+            (false, _) => Lookup::Unsettled,
+        }
+    }
+
+    /// What is known once the turn is over.
+    fn after_turn(&self, key_id: Option<&str>, fetched: bool) -> Result<Keys, FetchError> {
+        let now = (self.now)();
+        let Some(cached) = self.usable(now) else {
+            return Err(self.state().last_error.unwrap_or(FetchError::Unreachable));
+        };
+        if !has_key(&cached.keys.set, key_id) {
+            if now >= cached.fresh_until {
+                // The key may be newer than these keys: nobody can tell.
+                return Err(self.state().last_error.unwrap_or(FetchError::Unreachable));
+            }
+            if fetched {
+                self.remember_unknown(key_id, now);
+            }
+        }
+        Ok(cached.keys.clone())
+    }
+
+    fn usable(&self, now: u64) -> Option<Arc<Cached>> {
+        self.cached
+            .load_full()
+            .filter(|cached| now < cached.confirmed_at.saturating_add(self.last_good))
+    }
+
+    fn may_fetch(&self) -> bool {
+        let now = (self.now)();
+        let interval = match self.usable(now) {
+            Some(_) => MINIMUM_INTERVAL,
+            None => MINIMUM_INTERVAL_WITHOUT_KEYS,
+        };
+        // A clock that was set back must not stop fetching.
+        self.state()
+            .last_attempt
+            .is_none_or(|last| now.abs_diff(last) >= interval)
+    }
+
+    /// A little before the keys turn stale, so that no request ever notices.
+    fn seconds_until_refresh(&self) -> u64 {
+        let now = (self.now)();
+        self.usable(now).map_or(0, |cached| {
+            let lifetime = cached.fresh_until.saturating_sub(cached.confirmed_at);
+            cached
+                .fresh_until
+                .saturating_sub(lifetime / 5)
+                .saturating_sub(now)
+        })
+    }
+
+    /// Fetches in a task of its own: a caller that goes away must not make the
+    /// next one start again.
+    async fn fetch(self: &Arc<Self>, turn: OwnedMutexGuard<()>) -> Result<(), FetchError> {
+        let remote = Arc::clone(self);
+        tokio::spawn(async move {
+            let outcome = remote.fetch_once().await;
+            remote.state().last_error = outcome.err();
+            drop(turn);
+            outcome
+        })
+        .await
+        .unwrap_or(Err(FetchError::Unreachable))
+    }
+
+    async fn fetch_once(&self) -> Result<(), FetchError> {
+        self.state().last_attempt = Some((self.now)());
+        let url = self.key_set_url().await?;
+        let answer = self.client.ask(get(&url)?).await?;
+        let set = JwkSet::from_json(&answer.octets).map_err(|_| FetchError::NotJson)?;
+        let now = (self.now)();
+        let earlier = self.cached.load_full();
+        let keys = match earlier {
+            // The same keys again leave cached judgements as they are.
+            Some(earlier) if *earlier.keys.set == set => earlier.keys.clone(),
+            earlier => Keys {
+                set: Arc::new(set),
+                generation: earlier.map_or(0, |earlier| earlier.keys.generation) + 1,
+            },
+        };
+        self.state().unknown.clear();
+        self.cached.store(Some(Arc::new(Cached {
+            keys,
+            confirmed_at: now,
+            fresh_until: now.saturating_add(freshness(&answer.headers)),
+        })));
+        Ok(())
+    }
+
+    /// The address of the key set; metadata are read each time, since an issuer
+    /// may move its keys.
+    async fn key_set_url(&self) -> Result<Uri, FetchError> {
+        let (issuer, urls) = match &self.location {
+            KeyLocation::KeySet(url) => return Ok(url.clone()),
+            KeyLocation::Metadata { issuer, urls } => (issuer, urls),
+        };
+        let mut outcome = Err(FetchError::Unreachable);
+        for url in urls {
+            outcome = match self.client.ask(get(url)?).await {
+                Ok(answer) => key_set_in_metadata(issuer, url, &answer.octets),
+                Err(error) => Err(error),
+            };
+            // Only "there is no such thing" leads on to the other address.
+            if !matches!(outcome, Err(FetchError::Status(404))) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    fn is_known_unknown(&self, key_id: Option<&str>, now: u64) -> bool {
+        self.state()
+            .unknown
+            .get(&crypto::sha256(key_id.unwrap_or_default().as_bytes()))
+            .is_some_and(|until| now < *until)
+    }
+
+    fn remember_unknown(&self, key_id: Option<&str>, now: u64) {
+        let mut state = self.state();
+        state.unknown.retain(|_, until| now < *until);
+        // When there is no room the minimum interval still bounds the fetches.
+        if state.unknown.len() < UNKNOWN_KEYS {
+            state.unknown.insert(
+                crypto::sha256(key_id.unwrap_or_default().as_bytes()),
+                now.saturating_add(UNKNOWN_KEY_SECONDS),
+            );
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before the lock is released.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn has_key(keys: &JwkSet, key_id: Option<&str>) -> bool {
+    match key_id {
+        Some(key_id) => keys.keys().iter().any(|key| key.is_named(key_id)),
+        None => !keys.is_empty(),
+    }
+}
+
+fn get(url: &Uri) -> Result<Request<Full<Bytes>>, FetchError> {
+    Request::get(url.clone())
+        .header(ACCEPT, "application/jwk-set+json, application/json")
+        .body(Full::default())
+        .map_err(|_| FetchError::Unreachable)
+}
+
+/// `jwks_uri`: the metadata's `issuer` must be identical (RFC 8414 section 3.3),
+/// and keys come from the origin that was configured.
+fn key_set_in_metadata(issuer: &str, url: &Uri, document: &[u8]) -> Result<Uri, FetchError> {
+    let members = parse_object(document, "metadata").map_err(|_| FetchError::NotJson)?;
+    let text = |name: &str| members.get(name).and_then(|value| value.as_str());
+    if text("issuer") != Some(issuer) {
+        return Err(FetchError::Metadata);
+    }
+    text("jwks_uri")
+        .and_then(|keys| checked_url(keys).ok())
+        .filter(|keys| same_origin(keys, url))
+        .ok_or(FetchError::Metadata)
+}
+
+/// RFC 9111 section 4.2.1 for a private cache, within [`FRESHNESS`].
+fn freshness(headers: &HeaderMap) -> u64 {
+    let mut seconds = None;
+    for value in headers.get_all(CACHE_CONTROL) {
+        for directive in value.to_str().unwrap_or_default().split(',') {
+            let directive = directive.trim().to_ascii_lowercase();
+            if directive == "no-store" || directive.starts_with("no-cache") {
+                return *FRESHNESS.start();
+            }
+            if let Some(age) = directive.strip_prefix("max-age=") {
+                seconds = age.trim_matches('"').parse::<u64>().ok();
+            }
+        }
+    }
+    let age = headers
+        .get(AGE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(0);
+    seconds
+        .unwrap_or(DEFAULT_FRESHNESS)
+        .saturating_sub(age)
+        .clamp(*FRESHNESS.start(), *FRESHNESS.end())
+}
+
+#[cfg(test)]
+#[path = "jwks_tests.rs"]
+mod tests;

@@ -1,0 +1,293 @@
+//! Judgements about tokens, remembered for a while.
+//!
+//! An entry is found only under the very same token, issuer, keys, demands of
+//! the route and client certificate ([`CacheKey`]); it never outlives the token
+//! and can be purged. That something *could not be checked* is never remembered.
+//! Requests that ask about one key at the same time share one check.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::claims::TokenClaims;
+use crate::crypto;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+
+/// What was found out about a token.
+pub type Judgement = Result<Arc<TokenClaims>, Denial>;
+
+/// Octets an entry takes beside its texts: key, claims and bookkeeping.
+const ENTRY_OCTETS: u64 = 512;
+
+/// How long judgements are remembered, and how many.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheSettings {
+    /// Seconds for accepted tokens; never beyond their `exp`.
+    pub positive: u64,
+    /// Seconds for refused ones.
+    pub negative: u64,
+    /// Most octets that all entries take together.
+    pub octets: u64,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self {
+            positive: 60,
+            negative: 5,
+            octets: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// Everything a judgement depends on except the time, hashed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheKey([u8; 32]);
+
+impl CacheKey {
+    /// The key for a token of `issuer`, judged with the keys of this
+    /// `generation`, for a route with these demands (hashed) and a connection
+    /// with this certificate, or with none.
+    #[must_use]
+    pub fn new(
+        token: &str,
+        issuer: &str,
+        generation: u64,
+        demands: &[u8; 32],
+        thumbprint: Option<&[u8; 32]>,
+    ) -> Self {
+        let mut text = Vec::with_capacity(token.len() + issuer.len() + 96);
+        text.extend_from_slice(demands);
+        match thumbprint {
+            Some(thumbprint) => {
+                text.push(1);
+                text.extend_from_slice(thumbprint);
+            }
+            None => text.push(0),
+        }
+        text.extend_from_slice(&generation.to_be_bytes());
+        // Lengths first, so that no two lists of parts make the same octets.
+        text.extend_from_slice(&(issuer.len() as u64).to_be_bytes());
+        text.extend_from_slice(issuer.as_bytes());
+        text.extend_from_slice(token.as_bytes());
+        Self(crypto::sha256(&text))
+    }
+}
+
+/// Not even a hash of a token needs to be in a log by accident.
+impl fmt::Debug for CacheKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("CacheKey")
+    }
+}
+
+#[derive(Clone)]
+struct Entry {
+    judgement: Judgement,
+    stored_at: u64,
+    until: u64,
+}
+
+#[derive(Clone)]
+struct ByOctets;
+
+impl Weighter<CacheKey, Entry> for ByOctets {
+    fn weight(&self, _: &CacheKey, entry: &Entry) -> u64 {
+        let texts = match &entry.judgement {
+            Ok(claims) => claims.octets(),
+            Err(denial) => denial.detail.len(),
+        };
+        ENTRY_OCTETS.saturating_add(texts as u64)
+    }
+}
+
+/// One check in progress: whoever has the lock checks, the others wait for it.
+type Flight = tokio::sync::Mutex<Option<Judgement>>;
+
+/// Judgements, bounded in memory and time.
+pub struct TokenCache {
+    settings: CacheSettings,
+    entries: Cache<CacheKey, Entry, ByOctets>,
+    flights: Mutex<HashMap<CacheKey, Arc<Flight>>>,
+    purges: AtomicU64,
+}
+
+impl TokenCache {
+    /// An empty cache.
+    #[must_use]
+    pub fn new(settings: CacheSettings) -> Self {
+        let most = usize::try_from(settings.octets / ENTRY_OCTETS).unwrap_or(usize::MAX);
+        Self {
+            settings,
+            entries: Cache::with_weighter(most.max(1), settings.octets, ByOctets),
+            flights: Mutex::default(),
+            purges: AtomicU64::new(0),
+        }
+    }
+
+    /// What is remembered under this key and still holds.
+    #[must_use]
+    pub fn get(&self, key: &CacheKey, now: u64) -> Option<Judgement> {
+        // A clock that was set back must not prolong anything.
+        self.entries
+            .get(key)
+            .filter(|entry| entry.stored_at <= now && now < entry.until)
+            .map(|entry| entry.judgement)
+    }
+
+    /// What is remembered, or else what `check` finds out; concurrent callers
+    /// with the same key share one check, a failed one included. `positive`
+    /// shortens the time an acceptance is remembered.
+    ///
+    /// # Errors
+    /// The [`Denial`] that `check` came to, now or earlier.
+    pub async fn get_or_check<F>(
+        &self,
+        key: CacheKey,
+        positive: Option<u64>,
+        now: u64,
+        check: F,
+    ) -> Judgement
+    where
+        F: Future<Output = Judgement>,
+    {
+        if let Some(judgement) = self.get(&key, now) {
+            return judgement;
+        }
+        let seat = Seat::take(self, key);
+        let mut slot = seat.flight.lock().await;
+        if let Some(judgement) = slot.as_ref() {
+            return judgement.clone();
+        }
+        let purges = self.purges.load(Ordering::SeqCst);
+        let judgement = check.await;
+        self.store(key, &judgement, positive, now, purges);
+        // Whoever comes from here on asks the cache, or checks again.
+        self.land(&key, &seat.flight);
+        *slot = Some(judgement.clone());
+        judgement
+    }
+
+    /// Forgets everything, also what is being checked right now.
+    pub fn purge(&self) {
+        self.purges.fetch_add(1, Ordering::SeqCst);
+        self.entries.clear();
+    }
+
+    /// Forgets one token, by the hash that audit lines show, under whatever
+    /// route and certificate it was judged.
+    pub fn purge_token(&self, hash: &str) {
+        self.purges.fetch_add(1, Ordering::SeqCst);
+        self.entries.retain(|_, entry| match &entry.judgement {
+            Ok(claims) => claims.hash != hash,
+            // Refusals are short-lived and do not know their token.
+            Err(_) => false,
+        });
+    }
+
+    /// How many judgements are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn store(
+        &self,
+        key: CacheKey,
+        judgement: &Judgement,
+        positive: Option<u64>,
+        now: u64,
+        purges: u64,
+    ) {
+        let until = match judgement {
+            Ok(claims) => now
+                .saturating_add(positive.unwrap_or(self.settings.positive))
+                .min(now.saturating_add(self.settings.positive))
+                .min(claims.expires),
+            // Nothing was found out: the next request has to ask again.
+            Err(denial) if denial.reason == ReasonCode::KeysUnavailable => return,
+            Err(_) => now.saturating_add(self.settings.negative),
+        };
+        if until <= now {
+            return;
+        }
+        let entry = Entry {
+            judgement: judgement.clone(),
+            stored_at: now,
+            until,
+        };
+        self.entries.insert(key, entry);
+        // A purge in the meantime meant this judgement too.
+        if self.purges.load(Ordering::SeqCst) != purges {
+            self.entries.remove(&key);
+        }
+    }
+
+    fn land(&self, key: &CacheKey, flight: &Arc<Flight>) {
+        let mut flights = self.flights();
+        if flights
+            .get(key)
+            .is_some_and(|other| Arc::ptr_eq(other, flight))
+        {
+            flights.remove(key);
+        }
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<CacheKey, Arc<Flight>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for TokenCache {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TokenCache")
+            .field("settings", &self.settings)
+            .field("entries", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request's part in a flight. When the one that checks goes away, the next
+/// one checks; when the last one does, nothing stays behind.
+struct Seat<'a> {
+    cache: &'a TokenCache,
+    key: CacheKey,
+    flight: Arc<Flight>,
+}
+
+impl<'a> Seat<'a> {
+    fn take(cache: &'a TokenCache, key: CacheKey) -> Self {
+        let flight = Arc::clone(cache.flights().entry(key).or_default());
+        Self { cache, key, flight }
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let mut flights = self.cache.flights();
+        // The map's reference and this one: nobody else is on board.
+        if Arc::strong_count(&self.flight) == 2
+            && flights
+                .get(&self.key)
+                .is_some_and(|other| Arc::ptr_eq(other, &self.flight))
+        {
+            flights.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "token_cache_tests.rs"]
+mod tests;

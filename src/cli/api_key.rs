@@ -1,0 +1,146 @@
+//! `countersign api-key`: keys for callers that have no certificate.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use serde_json::json;
+
+use super::{CliError, Exit, Output};
+use crate::authn::api_key;
+use crate::pki::Lifetime;
+use crate::secret::{Existing, Secret, write_private};
+use crate::{clock, crypto};
+
+/// The shortest HMAC key that is accepted, in octets (RFC 2104 section 3).
+const SHORTEST_HMAC_KEY: usize = 32;
+
+/// Arguments of `countersign api-key`.
+#[derive(Debug, Args)]
+pub struct ApiKeyArgs {
+    #[command(subcommand)]
+    command: ApiKeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ApiKeyCommand {
+    /// Make a key and print it, once.
+    New(NewArgs),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  countersign api-key new batch --hmac-key certs/api-keys.hmac --expires 90d
+  countersign api-key new batch --hmac-key certs/api-keys.hmac --route orders --network 10.0.0.0/8
+
+The first line is the key: hand it to the caller, it cannot be shown again. The rest belongs into
+countersign.toml and gives no key away. The HMAC key file is made when it is not there (mode
+0600); every key made with it needs it for ever.";
+
+/// Arguments of `countersign api-key new`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+struct NewArgs {
+    /// The caller's name: it acts as `api-key:NAME`.
+    name: String,
+    /// The gateway's HMAC key for API keys; made when it is not there.
+    #[arg(long, value_name = "FILE")]
+    hmac_key: PathBuf,
+    /// How long the key is good for, such as 24h or 90d [default: until it is removed].
+    #[arg(long, value_name = "TIME")]
+    expires: Option<Lifetime>,
+    /// A route the key is good for; may be repeated [default: all that accept API keys].
+    #[arg(long, value_name = "ROUTE")]
+    route: Vec<String>,
+    /// A network the key is good from; may be repeated [default: all].
+    #[arg(long, value_name = "CIDR")]
+    network: Vec<IpNet>,
+}
+
+/// Runs `countersign api-key`.
+pub(crate) fn run(args: &ApiKeyArgs, output: Output) -> Result<Exit, CliError> {
+    match &args.command {
+        ApiKeyCommand::New(args) => new(args, output),
+    }
+}
+
+fn new(args: &NewArgs, output: Output) -> Result<Exit, CliError> {
+    if !is_name(&args.name) {
+        return Err(CliError::usage(format_args!(
+            "{:?} is not a name: expected up to 64 letters, digits, `-`, `_` and `.`",
+            args.name
+        )));
+    }
+    let hmac_key = hmac_key(&args.hmac_key)?;
+    let made = api_key::generate(hmac_key.expose()).map_err(CliError::failed)?;
+    let key = std::str::from_utf8(made.key.expose()).map_err(CliError::failed)?;
+    let expires = args.expires.map(|lifetime| {
+        let seconds = u64::try_from(lifetime.as_seconds()).unwrap_or(0);
+        let end = clock::unix_now().saturating_add(seconds);
+        clock::rfc3339(i64::try_from(end).unwrap_or(i64::MAX))
+    });
+    output.json(&json!({
+        "name": args.name, "id": made.id, "key": key, "hash": made.digest.to_string(),
+        "expires": expires, "routes": args.route,
+        "networks": args.network.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    }));
+    if !output.is_json() {
+        output.result(key);
+    }
+    output.say(entry(args, &made, expires.as_deref()));
+    Ok(Exit::Done)
+}
+
+/// The entry for the configuration.
+fn entry(args: &NewArgs, made: &api_key::NewKey, expires: Option<&str>) -> String {
+    let quoted = |text: &str| format!("{text:?}");
+    let list = |texts: Vec<String>| texts.join(", ");
+    let mut lines = vec![
+        String::new(),
+        "[[api_key]]".to_owned(),
+        format!("name = {}", quoted(&args.name)),
+        format!("id = {}", quoted(&made.id)),
+        format!("hash = {}", quoted(&made.digest.to_string())),
+    ];
+    if let Some(expires) = expires {
+        lines.push(format!("expires = {}", quoted(expires)));
+    }
+    if !args.route.is_empty() {
+        let routes = args.route.iter().map(|route| quoted(route)).collect();
+        lines.push(format!("routes = [{}]", list(routes)));
+    }
+    if !args.network.is_empty() {
+        let networks = args.network.iter().map(|net| quoted(&net.to_string()));
+        lines.push(format!("networks = [{}]", list(networks.collect())));
+    }
+    lines.join("\n")
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// Reads the HMAC key, or makes it.
+fn hmac_key(path: &Path) -> Result<Secret, CliError> {
+    match std::fs::read(path) {
+        Ok(key) if key.len() < SHORTEST_HMAC_KEY => Err(CliError::usage(format_args!(
+            "{} is no HMAC key: it has fewer than {SHORTEST_HMAC_KEY} bytes",
+            path.display()
+        ))),
+        Ok(key) => Ok(Secret::new(key)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = crypto::random::<SHORTEST_HMAC_KEY>().map_err(CliError::failed)?;
+            write_private(path, &key, Existing::Refuse).map_err(|error| {
+                CliError::failed(format_args!("cannot write {}: {error}", path.display()))
+            })?;
+            Ok(Secret::new(key.to_vec()))
+        }
+        Err(error) => Err(CliError::usage(format_args!(
+            "cannot read {}: {error}",
+            path.display()
+        ))),
+    }
+}

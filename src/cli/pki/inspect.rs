@@ -1,0 +1,113 @@
+//! `countersign pki inspect`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::passphrase::PassphraseArgs;
+use super::words::read_file_or_stdin;
+use crate::cli::{CliError, Exit, Output};
+use crate::identity::text::printable;
+use crate::pki::inspect::{Item, inspect, needs_passphrase};
+use crate::pki::lint::Severity;
+
+const EXAMPLES: &str = "\
+Examples:
+  countersign pki inspect certs/issued/checkout.pem
+  countersign pki inspect certs/crl/intermediate.crl --json
+  openssl s_client -connect localhost:8443 -showcerts </dev/null | countersign pki inspect -
+  countersign pki inspect client.p12 --passphrase-file p12.pass
+
+Reads certificates, PKCS#10 requests, revocation lists, PKCS#12 files and key sets, in PEM (also
+several in one file) or DER. Nothing is verified: see countersign pki verify. Lints are marked
+with ! (forbidden, or refused by gateways) and ? (unwise). Ends with exit code 3 when something
+is marked with !.";
+
+/// Arguments of `countersign pki inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct InspectArgs {
+    /// What to read; `-` is standard input.
+    file: PathBuf,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+}
+
+pub(super) fn run(args: &InspectArgs, output: Output) -> Result<Exit, CliError> {
+    let content = read_file_or_stdin(&args.file)?;
+    let passphrase = needs_passphrase(&content)
+        .then(|| args.passphrase.open(&args.file))
+        .transpose()?;
+    let items = inspect(&content, passphrase.as_ref())
+        .map_err(|error| CliError::failed(format!("{}: {error}", args.file.display())))?;
+    output.json(&json!({ "items": items }));
+    for item in &items {
+        output.say(text(item));
+    }
+    let broken = items
+        .iter()
+        .flat_map(|item| &item.lints)
+        .any(|finding| finding.severity == Severity::Error);
+    Ok(if broken { Exit::No } else { Exit::Done })
+}
+
+fn text(item: &Item) -> String {
+    let mut text = String::from(item.kind);
+    text.push('\n');
+    if let Value::Object(members) = &item.content {
+        for (name, value) in members {
+            line(&mut text, name, value);
+        }
+    }
+    for finding in &item.lints {
+        let mark = match finding.severity {
+            Severity::Error => '!',
+            Severity::Warning => '?',
+        };
+        let _ = writeln!(text, "  {mark} {}", printable(&finding.to_string()));
+    }
+    text
+}
+
+/// `  name            value`; what is absent is left out.
+fn line(text: &mut String, name: &str, value: &Value) {
+    let name = name.replace('_', " ");
+    match value {
+        Value::Null => {}
+        Value::Bool(true) => {
+            let _ = writeln!(text, "  {name:14}  yes");
+        }
+        Value::Bool(false) => {
+            let _ = writeln!(text, "  {name:14}  no");
+        }
+        Value::String(value) => {
+            let _ = writeln!(text, "  {name:14}  {value}");
+        }
+        Value::Array(values) => {
+            for value in values {
+                let value = match value {
+                    Value::String(value) => value.clone(),
+                    Value::Object(members) => members
+                        .iter()
+                        .filter(|(_, value)| !value.is_null())
+                        .map(|(name, value)| format!("{name} {}", plain(value)))
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                    other => other.to_string(),
+                };
+                let _ = writeln!(text, "  {name:14}  {value}");
+            }
+        }
+        other => {
+            let _ = writeln!(text, "  {name:14}  {other}");
+        }
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}

@@ -1,0 +1,140 @@
+//! `countersign pki sign`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::issue::Profile;
+use super::passphrase::PassphraseArgs;
+use super::with_remedy;
+use super::words::{absolute, moment, read_file_or_stdin};
+use crate::cli::{CliError, Exit, Output};
+use crate::clock;
+use crate::pki::request::label_for;
+use crate::pki::store::SafeName;
+use crate::pki::{AuthorityName, IssueRequest, Lifetime, Pki, SigningRequest, SigningRequestError};
+
+const EXAMPLES: &str = "\
+Examples:
+  countersign pki sign checkout.csr --dir certs --profile client
+  openssl req -new -key k.pem -subj / -addext subjectAltName=URI:spiffe://example.org/a |
+    countersign pki sign - --dir certs --profile peer --out certs/issued/a
+
+Only the key and the names come from the request, after its signature has been checked. Usages,
+lifetime and everything else come from the profile; what else was asked for is reported.
+Refused with the gateway's reason code: CA:TRUE, a signature that does not verify, a weak key,
+names of another trust domain, malformed names.
+
+Writes PREFIX.pem (the leaf, then the intermediate). PREFIX is DIR/issued/NAME, with NAME the
+request's file name without its ending, or for standard input its first name.";
+
+/// Arguments of `countersign pki sign`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct SignArgs {
+    /// The request in PEM or DER form; `-` is standard input.
+    #[arg(value_name = "CSR")]
+    request: PathBuf,
+    /// The authority's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// What the certificate is for [default: what its names can be used for].
+    #[arg(long, value_enum)]
+    profile: Option<Profile>,
+    /// How long it is good for, such as 90m, 24h or 7d [default: 24h; at most 825d].
+    #[arg(long, value_name = "TIME")]
+    lifetime: Option<Lifetime>,
+    /// Write PREFIX.pem instead of DIR/issued/NAME.pem.
+    #[arg(long, value_name = "PREFIX")]
+    out: Option<PathBuf>,
+    /// Replace a file that is there.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+}
+
+pub(super) fn run(args: &SignArgs, output: Output) -> Result<Exit, CliError> {
+    let mut pki = Pki::open(&args.dir)?;
+    let signing =
+        SigningRequest::read(&read_file_or_stdin(&args.request)?).map_err(|error| match error {
+            SigningRequestError::Refused(error) => CliError::usage(error),
+            SigningRequestError::Unreadable(_) => {
+                CliError::usage(format!("{}: {error}", args.request.display()))
+            }
+        })?;
+    let mut request =
+        IssueRequest::new(label(args, &signing)?, signing.names().clone()).overwrite(args.force);
+    if let Some(profile) = args.profile {
+        request = request.profile(profile.into());
+    }
+    if let Some(lifetime) = args.lifetime {
+        request = request.lifetime(lifetime);
+    }
+    if let Some(prefix) = &args.out {
+        request = request.out(prefix);
+    }
+    let remedy = |error| with_remedy(error, "--out PREFIX writes elsewhere, --force replaces it");
+    pki.check_signing(&request).map_err(remedy)?;
+    args.passphrase
+        .unlock(&mut pki, AuthorityName::Intermediate)?;
+    let issued = pki.sign(&signing, &request).map_err(remedy)?;
+    output.json(&json!({
+        "certificate": absolute(&issued.certificate),
+        "trust": absolute(&pki.layout().trust()),
+        "identity": issued.identity(),
+        "names": issued.names,
+        "profile": issued.profile.name(),
+        "usages": issued.usages.words(),
+        "serial": issued.serial,
+        "x5t#S256": issued.thumbprint,
+        "not_before": clock::rfc3339(issued.not_before),
+        "not_after": clock::rfc3339(issued.not_after),
+        "ignored": signing.ignored(),
+        "notes": issued.notes,
+    }));
+    output.say(format_args!(
+        "\
+Signed a certificate for {}.
+
+  names        {}
+  profile      {} ({})
+  valid until  {}
+  certificate  {}  leaf, then intermediate
+  serial       {}",
+        issued.identity(),
+        issued.names.join(", "),
+        issued.profile,
+        issued.usages.words().join(" and "),
+        moment(issued.not_after),
+        issued.certificate.display(),
+        issued.serial,
+    ));
+    if !output.is_json() {
+        for note in &issued.notes {
+            output.note(format_args!("note: {note}"));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn label(args: &SignArgs, signing: &SigningRequest) -> Result<SafeName, CliError> {
+    let from_file = (args.request != Path::new("-"))
+        .then(|| args.request.file_stem().and_then(|stem| stem.to_str()))
+        .flatten()
+        .and_then(|stem| label_for(stem).ok());
+    let from_prefix = || {
+        let name = args.out.as_ref()?.file_name()?.to_str()?;
+        label_for(name).ok()
+    };
+    let from_names = || {
+        let name = signing.names().iter().next()?.to_string();
+        let plain = name.strip_prefix("dns:").unwrap_or(&name);
+        label_for(plain).ok()
+    };
+    from_file
+        .or_else(from_prefix)
+        .or_else(from_names)
+        .ok_or_else(|| CliError::usage("the request gives no file name; use --out PREFIX"))
+}

@@ -1,0 +1,204 @@
+//! `countersign pki verify`: the listener's path rules for one chain, offline.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::words::moment;
+use crate::cli::{CliError, Exit, Output};
+use crate::clock;
+use crate::identity::text::hex;
+use crate::trust::{PathPurpose, PathTrust};
+
+const EXAMPLES: &str = "\
+Examples:
+  countersign pki verify --purpose client --roots certs/trust.pem \\
+      --intermediates certs/intermediate.pem certs/issued/checkout.pem
+  countersign pki verify --purpose client --roots certs/trust.pem \\
+      --crl certs/crl/root.crl --crl certs/crl/intermediate.crl certs/issued/checkout.pem
+  countersign pki verify --purpose server --roots roots.pem --time 2026-01-31T12:00:00Z -
+
+The rules are the listener's, without identity and policy. The first certificate of LEAF is
+verified; the others of that file serve as intermediates. Without --crl revocation is not
+checked; with it, the leaf and every intermediate of the path need a current list.
+Exit code 0: the path holds. 3: it does not, and standard error begins with the reason.";
+
+/// Arguments of `countersign pki verify`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct VerifyArgs {
+    /// What the leaf is used for.
+    #[arg(long, value_enum)]
+    purpose: Purpose,
+    /// Trusted roots, PEM or DER.
+    #[arg(long, value_name = "FILE")]
+    roots: PathBuf,
+    /// Certificates that may stand between leaf and root, PEM or DER.
+    #[arg(long, value_name = "FILE")]
+    intermediates: Option<PathBuf>,
+    /// Revocation lists, PEM or DER; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    crl: Vec<PathBuf>,
+    /// The moment to verify for: seconds since 1970, or RFC 3339 [default: now].
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    time: Option<u64>,
+    /// The leaf, PEM or DER; `-` reads standard input.
+    #[arg(value_name = "LEAF")]
+    leaf: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Purpose {
+    /// A TLS client.
+    Client,
+    /// A TLS server.
+    Server,
+}
+
+fn parse_time(text: &str) -> Result<u64, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    let moment = OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "neither seconds since 1970 nor RFC 3339 (2026-01-31T12:00:00Z)".to_owned())?;
+    u64::try_from(moment.unix_timestamp()).map_err(|_| "it is before 1970".to_owned())
+}
+
+pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
+    only_one_standard_input(args)?;
+    let mut chain: Vec<CertificateDer<'static>> = certificates(&args.leaf)?;
+    if chain.is_empty() {
+        return Err(nothing_in(&args.leaf, "certificate"));
+    }
+    let mut intermediates = chain.split_off(1);
+    let roots = certificates(&args.roots)?;
+    if roots.is_empty() {
+        return Err(nothing_in(&args.roots, "certificate"));
+    }
+    if let Some(path) = &args.intermediates {
+        intermediates.extend(certificates(path)?);
+    }
+    let mut lists = Vec::new();
+    for path in &args.crl {
+        let found = revocation_lists(path)?;
+        if found.is_empty() {
+            return Err(nothing_in(path, "revocation list"));
+        }
+        lists.extend(found);
+    }
+    let purpose = match args.purpose {
+        Purpose::Client => PathPurpose::Client,
+        Purpose::Server => PathPurpose::Server,
+    };
+    let lists = (!args.crl.is_empty()).then_some(lists.as_slice());
+    let trust = PathTrust::new(&roots, intermediates, lists, purpose);
+    let seconds = args.time.unwrap_or_else(clock::unix_now);
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+    let [leaf] = chain.as_slice() else {
+        return Err(nothing_in(&args.leaf, "certificate"));
+    };
+    match trust.verify(leaf, now) {
+        Ok(verified) => {
+            remark(&trust, output);
+            output.json(&json!({
+                "valid": true,
+                "purpose": purpose.as_str(),
+                "certificates": verified.length,
+                "anchor": hex(&verified.anchor),
+                "not_after": clock::rfc3339(verified.not_after),
+                "revocation": verified.revocation.as_str(),
+                "unusable": trust.unusable(),
+            }));
+            output.say(format_args!(
+                "The path holds: {} certificates, until {}, revocation {}.",
+                verified.length,
+                moment(verified.not_after),
+                verified.revocation.as_str()
+            ));
+            Ok(Exit::Done)
+        }
+        Err((reason, detail)) => {
+            output.json(&json!({
+                "valid": false,
+                "purpose": purpose.as_str(),
+                "reason": reason,
+                "detail": detail,
+                "unusable": trust.unusable(),
+            }));
+            // The reason comes first and alone before the colon, for scripts.
+            output.verdict(format_args!("{reason}: {detail}"));
+            remark(&trust, output);
+            Ok(Exit::No)
+        }
+    }
+}
+
+fn remark(trust: &PathTrust, output: Output) {
+    for unusable in trust.unusable() {
+        output.note(format_args!("note: left out: {unusable}"));
+    }
+}
+
+fn only_one_standard_input(args: &VerifyArgs) -> Result<(), CliError> {
+    let taken = std::iter::once(&args.leaf)
+        .chain(std::iter::once(&args.roots))
+        .chain(&args.intermediates)
+        .chain(&args.crl)
+        .filter(|path| is_standard_input(path))
+        .count();
+    if taken > 1 {
+        return Err(CliError::usage("only one file can be - (standard input)"));
+    }
+    Ok(())
+}
+
+fn is_standard_input(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn nothing_in(path: &Path, what: &str) -> CliError {
+    CliError::usage(format!("{}: there is no {what} in it", path.display()))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
+    let content = read(path)?;
+    if is_der(&content) {
+        return Ok(vec![CertificateDer::from(content)]);
+    }
+    CertificateDer::pem_slice_iter(&content)
+        .collect::<Result<_, _>>()
+        .map_err(|error| CliError::usage(format!("{}: {error}", path.display())))
+}
+
+fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, CliError> {
+    let content = read(path)?;
+    if is_der(&content) {
+        return Ok(vec![CertificateRevocationListDer::from(content)]);
+    }
+    CertificateRevocationListDer::pem_slice_iter(&content)
+        .collect::<Result<_, _>>()
+        .map_err(|error| CliError::usage(format!("{}: {error}", path.display())))
+}
+
+/// DER of both kinds begins with a SEQUENCE in the long form.
+fn is_der(content: &[u8]) -> bool {
+    matches!(content, [0x30, length, ..] if *length >= 0x80)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CliError> {
+    if is_standard_input(path) {
+        let mut content = Vec::new();
+        std::io::stdin()
+            .lock()
+            .read_to_end(&mut content)
+            .map_err(|error| CliError::usage(format!("standard input: {error}")))?;
+        return Ok(content);
+    }
+    std::fs::read(path).map_err(|error| CliError::usage(format!("{}: {error}", path.display())))
+}

@@ -1,0 +1,255 @@
+//! `countersign token`: what the gateway thinks of an access token, offline.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use countersign_verify::jose::{
+    Algorithm, CompactJws, JwkSet, MAX_JWK_SET_BYTES, MAX_TOKEN_BYTES, parse_object,
+};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+
+use super::{CliError, Exit, Output};
+use crate::authn::bearer::{self, TokenRules, TokenType};
+use crate::authn::binding::CertificateBinding;
+use crate::authn::claims::{ClaimRules, DEFAULT_SKEW, Demands, TokenClaims};
+use crate::clock;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+
+/// Arguments of `countersign token`.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Verify a token with the issuer's keys.
+    Verify(VerifyArgs),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  countersign token verify --jwks keys.json token.jwt
+  countersign token verify --jwks keys.json --issuer https://idp.example.org \\
+      --audience orders-api --cert client.pem - < token.jwt
+
+Without --issuer and --audience only the signature is verified, whatever the payload is.
+With them the token is judged as the gateway would: type, issuer, audience, times, and the
+certificate it is bound to. Exit code 0: good. 3: not good, with the reason on standard error.";
+
+/// Arguments of `countersign token verify`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+struct VerifyArgs {
+    /// The issuer's keys: a JWK set, or one JWK.
+    #[arg(long, value_name = "FILE")]
+    jwks: PathBuf,
+    /// Accept this signature algorithm only; may be repeated.
+    #[arg(long, value_name = "ALGORITHM")]
+    algorithm: Vec<String>,
+    /// The issuer the token must name.
+    #[arg(long, value_name = "ISSUER", requires = "audience")]
+    issuer: Option<String>,
+    /// An audience the token must name.
+    #[arg(long, value_name = "AUDIENCE", requires = "issuer")]
+    audience: Option<String>,
+    /// The client certificate the token must be bound to (PEM or DER).
+    #[arg(long, value_name = "FILE", requires = "issuer")]
+    cert: Option<PathBuf>,
+    /// The token, or - for standard input.
+    #[arg(value_name = "TOKENFILE")]
+    token: PathBuf,
+}
+
+/// Runs `countersign token`.
+pub(crate) fn run(args: &TokenArgs, output: Output) -> Result<Exit, CliError> {
+    match &args.command {
+        TokenCommand::Verify(args) => verify(args, output),
+    }
+}
+
+fn verify(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
+    let keys = key_set(&args.jwks)?;
+    let thumbprint = args.cert.as_deref().map(thumbprint).transpose()?;
+    let token = token(&args.token)?;
+    match judge(args, &keys, thumbprint.as_ref(), &token) {
+        Ok(claims) => {
+            report(&token, claims.as_ref(), output);
+            Ok(Exit::Done)
+        }
+        Err(denial) => {
+            output.json(&json!({
+                "valid": false, "code": denial.reason, "detail": denial.detail,
+            }));
+            Err(CliError::no(format_args!(
+                "{}: {}",
+                denial.reason, denial.detail
+            )))
+        }
+    }
+}
+
+/// Judges the token; without an issuer its signature alone, and no claims come out.
+fn judge(
+    args: &VerifyArgs,
+    keys: &JwkSet,
+    thumbprint: Option<&[u8; 32]>,
+    token: &str,
+) -> Result<Option<TokenClaims>, Denial> {
+    let algorithms = algorithms(&args.algorithm)?;
+    let explain = |mut denial: Denial| {
+        if denial.reason == ReasonCode::TokenSignature && !keys.refused().is_empty() {
+            let reasons: Vec<String> = keys.refused().iter().map(ToString::to_string).collect();
+            denial.detail = format!("{} (keys left out: {})", denial.detail, reasons.join("; "));
+        }
+        denial
+    };
+    let (Some(issuer), Some(audience)) = (&args.issuer, &args.audience) else {
+        let jws = CompactJws::parse(token, MAX_TOKEN_BYTES).map_err(bearer::refusal)?;
+        if !algorithms.contains(&jws.header().algorithm()) {
+            return Err(Denial::new(
+                ReasonCode::TokenAlgorithm,
+                format!("it is signed with {}", jws.header().algorithm()),
+            ));
+        }
+        return keys
+            .key_for(jws.header())
+            .and_then(|key| jws.verify(key))
+            .map(|_| None)
+            .map_err(|error| explain(bearer::refusal(error)));
+    };
+    let rules = TokenRules {
+        claims: ClaimRules {
+            issuer: issuer.clone(),
+            audiences: vec![audience.clone()],
+            binding: match thumbprint {
+                Some(_) => CertificateBinding::Required,
+                None => CertificateBinding::IfPresent,
+            },
+            skew: DEFAULT_SKEW,
+            keep: Vec::new(),
+        },
+        algorithms,
+        types: vec![TokenType::AccessToken, TokenType::Jwt, TokenType::Untyped],
+    };
+    let now = clock::unix_now();
+    bearer::validate(token, keys, &rules, &Demands::default(), thumbprint, now)
+        .map(Some)
+        .map_err(explain)
+}
+
+/// A name that nothing can verify is an answer, not a usage error: whoever asks
+/// about `HS256` should hear that it is never accepted.
+fn algorithms(names: &[String]) -> Result<Vec<Algorithm>, Denial> {
+    if names.is_empty() {
+        return Ok(bearer::ALL_ALGORITHMS.to_vec());
+    }
+    names
+        .iter()
+        .map(|name| {
+            Algorithm::from_name(name).ok_or_else(|| {
+                let known: Vec<&str> = bearer::ALL_ALGORITHMS.iter().map(|a| a.name()).collect();
+                Denial::new(
+                    ReasonCode::TokenAlgorithm,
+                    format!("{name} is never accepted; {} are", known.join(", ")),
+                )
+            })
+        })
+        .collect()
+}
+
+fn report(token: &str, claims: Option<&TokenClaims>, output: Output) {
+    let header = CompactJws::parse(token, MAX_TOKEN_BYTES)
+        .map(|jws| jws.header().clone())
+        .ok();
+    let algorithm = header.as_ref().map(|header| header.algorithm().name());
+    let key_id = header.as_ref().and_then(|header| header.key_id());
+    let mut document = json!({"valid": true, "algorithm": algorithm, "kid": key_id});
+    match claims {
+        None => output.say("the signature verifies; nothing else was checked"),
+        Some(claims) => {
+            output.say(format_args!(
+                "good until {} for {}{}",
+                clock::rfc3339(i64::try_from(claims.expires).unwrap_or(i64::MAX)),
+                claims.subject.as_deref().unwrap_or("no subject"),
+                if claims.bound {
+                    ", bound to the certificate"
+                } else {
+                    ""
+                },
+            ));
+            if let Value::Object(members) = &mut document {
+                members.insert("token".to_owned(), claims.to_json());
+                members.insert("bound".to_owned(), json!(claims.bound));
+                members.insert("expires".to_owned(), json!(claims.expires));
+            }
+        }
+    }
+    output.json(&document);
+}
+
+fn read(path: &Path, most: usize) -> Result<Vec<u8>, CliError> {
+    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
+    let mut content = Vec::new();
+    let outcome = if path == Path::new("-") {
+        std::io::stdin()
+            .lock()
+            .take(limit)
+            .read_to_end(&mut content)
+    } else {
+        File::open(path).and_then(|file| file.take(limit).read_to_end(&mut content))
+    };
+    match outcome {
+        Ok(_) if content.len() > most => Err(CliError::usage(format_args!(
+            "{} has more than {most} bytes",
+            path.display()
+        ))),
+        Ok(_) => Ok(content),
+        Err(error) => Err(CliError::usage(format_args!(
+            "cannot read {}: {error}",
+            path.display()
+        ))),
+    }
+}
+
+/// The token without the line end that editors and shells put behind it. What
+/// is no text is no token, and too long a one is refused as such.
+fn token(path: &Path) -> Result<String, CliError> {
+    let content = read(path, MAX_TOKEN_BYTES.saturating_mul(64))?;
+    let text = String::from_utf8_lossy(&content);
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
+fn key_set(path: &Path) -> Result<JwkSet, CliError> {
+    let mut content = read(path, MAX_JWK_SET_BYTES)?;
+    let unusable =
+        |error| CliError::usage(format_args!("{} is not a JWK set: {error}", path.display()));
+    let members = parse_object(&content, "key set").map_err(unusable)?;
+    if members.contains_key("kty") && !members.contains_key("keys") {
+        content = [&b"{\"keys\":["[..], &content, &b"]}"[..]].concat();
+    }
+    JwkSet::from_json(&content).map_err(unusable)
+}
+
+fn thumbprint(path: &Path) -> Result<[u8; 32], CliError> {
+    let content = read(path, MAX_JWK_SET_BYTES)?;
+    let der = match CertificateDer::from_pem_slice(&content) {
+        Ok(certificate) => certificate.to_vec(),
+        Err(_) => content,
+    };
+    crate::identity::LeafFacts::read(&der)
+        .map(|facts| facts.thumbprint)
+        .map_err(|error| {
+            CliError::usage(format_args!(
+                "{} has no certificate: {error}",
+                path.display()
+            ))
+        })
+}

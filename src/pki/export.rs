@@ -1,0 +1,222 @@
+//! Certificates in the forms that other programs want.
+//!
+//! PEM, DER, PKCS#12 for browsers and Java, a Java truststore, and the bundle of
+//! a SPIFFE trust domain. Reads files and gives octets; writing them is the
+//! caller's affair.
+
+use std::path::{Path, PathBuf};
+
+use base64ct::{Base64, Base64UrlUnpadded, Encoding as _};
+use p12_keystore::{
+    Certificate, EncryptionAlgorithm, KeyStore, KeyStoreEntry, MacAlgorithm, PrivateKey,
+    PrivateKeyChain,
+};
+use rcgen::PublicKeyData as _;
+use rustls_pki_types::CertificateDer;
+use serde_json::{Value, json};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+
+use super::directory::{Pki, unix_now};
+use super::store::{self, Audience, Existing};
+use super::{PkiError, certificates, key};
+use crate::secret::Secret;
+
+/// How hard it is to guess the passphrase of a PKCS#12 file.
+const ITERATIONS: u32 = 100_000;
+
+/// The cipher of a PKCS#12 file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pkcs12Cipher {
+    /// AES-256 and HMAC-SHA-256: OpenSSL 3, Java 8u301 and later, Windows 11.
+    Modern,
+    /// Triple DES and HMAC-SHA-1: older systems, and the keychain of macOS.
+    Legacy,
+}
+
+/// A certificate file: the leaf, then its intermediates.
+#[derive(Debug)]
+pub struct ChainFile {
+    path: PathBuf,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl ChainFile {
+    /// Reads a PEM file.
+    ///
+    /// # Errors
+    /// When it holds no certificate.
+    pub fn read(path: &Path) -> Result<Self, PkiError> {
+        Ok(Self {
+            path: path.to_owned(),
+            chain: certificates::read(path)?,
+        })
+    }
+
+    /// The leaf as PEM.
+    #[must_use]
+    pub fn leaf_pem(&self) -> String {
+        self.chain
+            .first()
+            .map(certificates::pem)
+            .unwrap_or_default()
+    }
+
+    /// The leaf and its intermediates as PEM.
+    #[must_use]
+    pub fn full_pem(&self) -> String {
+        self.chain.iter().map(certificates::pem).collect()
+    }
+
+    /// The leaf as DER.
+    #[must_use]
+    pub fn leaf_der(&self) -> &[u8] {
+        self.chain.first().map_or(&[], AsRef::as_ref)
+    }
+
+    /// Key, leaf and intermediates as PKCS#12.
+    ///
+    /// # Errors
+    /// When the key cannot be read or belongs to another certificate.
+    pub fn pkcs12(
+        &self,
+        key_path: &Path,
+        passphrase: &Secret,
+        cipher: Pkcs12Cipher,
+    ) -> Result<Vec<u8>, PkiError> {
+        let key = key::read(key_path, None)?;
+        let unreadable = |why: &dyn std::fmt::Display| PkiError::unreadable(&self.path, why);
+        let (_, leaf) =
+            X509Certificate::from_der(self.leaf_der()).map_err(|error| unreadable(&error))?;
+        if key.subject_public_key_info() != leaf.public_key().raw {
+            return Err(PkiError::Disagree {
+                path: key_path.to_owned(),
+                why: format!("it is not the key of {}", self.path.display()),
+            });
+        }
+        let alias = self.path.file_stem().map_or_else(
+            || "1".to_owned(),
+            |stem| stem.to_string_lossy().into_owned(),
+        );
+        let chain = self
+            .chain
+            .iter()
+            .map(|der| Certificate::from_der(der))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| unreadable(&error))?;
+        let key = PrivateKey::from_der(key.serialized_der()).map_err(|error| unreadable(&error))?;
+        let entry = PrivateKeyChain::new(vec![1_u8], key, chain);
+        let mut store = KeyStore::new();
+        store.add_entry(&alias, KeyStoreEntry::PrivateKeyChain(entry));
+        sealed(&store, passphrase, cipher).map_err(|error| unreadable(&error))
+    }
+}
+
+impl Pki {
+    /// The trusted roots as a PKCS#12 file that Java takes for a truststore.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn truststore(
+        &self,
+        passphrase: &Secret,
+        cipher: Pkcs12Cipher,
+    ) -> Result<Vec<u8>, PkiError> {
+        let path = self.layout().trust();
+        let mut store = KeyStore::new();
+        for (index, der) in certificates::read(&path)?.iter().enumerate() {
+            let root =
+                Certificate::from_der(der).map_err(|error| PkiError::unreadable(&path, error))?;
+            let alias = format!("{}-{}", self.trust_domain(), index + 1);
+            store.add_entry(&alias, KeyStoreEntry::Certificate(root));
+        }
+        sealed(&store, passphrase, cipher).map_err(|error| PkiError::unreadable(&path, error))
+    }
+
+    /// The trust domain's bundle (SPIFFE Trust Domain and Bundle section 4).
+    ///
+    /// # Errors
+    /// When the roots cannot be read.
+    pub fn spiffe_bundle(&self) -> Result<Value, PkiError> {
+        let path = self.layout().trust();
+        let keys = certificates::read(&path)?
+            .iter()
+            .map(|der| {
+                jwk(der).ok_or_else(|| PkiError::unreadable(&path, "an unknown kind of key"))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(json!({
+            // Must never go back; this program keeps no other counter of roots.
+            "spiffe_sequence": unix_now(),
+            "spiffe_refresh_hint": 300,
+            "keys": keys,
+        }))
+    }
+}
+
+/// Puts octets into a file, whole or not at all.
+///
+/// # Errors
+/// When it is there already (unless `overwrite`), or cannot be written.
+pub fn write(path: &Path, content: &[u8], private: bool, overwrite: bool) -> Result<(), PkiError> {
+    let audience = if private {
+        Audience::Owner
+    } else {
+        Audience::Public
+    };
+    let existing = if overwrite {
+        Existing::Replace
+    } else {
+        Existing::Refuse
+    };
+    Ok(store::write(path, content, audience, existing)?)
+}
+
+fn sealed(store: &KeyStore, passphrase: &Secret, cipher: Pkcs12Cipher) -> Result<Vec<u8>, String> {
+    let passphrase = str::from_utf8(passphrase.expose())
+        .map_err(|_| "the passphrase for PKCS#12 must be text".to_owned())?;
+    let writer = store.writer(passphrase);
+    match cipher {
+        Pkcs12Cipher::Modern => writer
+            .encryption_algorithm(EncryptionAlgorithm::PbeWithHmacSha256AndAes256)
+            .encryption_iterations(ITERATIONS)
+            .mac_algorithm(MacAlgorithm::HmacSha256)
+            .mac_iterations(ITERATIONS),
+        Pkcs12Cipher::Legacy => writer
+            .encryption_algorithm(EncryptionAlgorithm::PbeWithShaAnd3KeyTripleDesCbc)
+            .mac_algorithm(MacAlgorithm::HmacSha1),
+    }
+    .write()
+    .map_err(|error| error.to_string())
+}
+
+/// A root as a JWK with its certificate, without `kid` as the standard demands.
+fn jwk(der: &CertificateDer<'_>) -> Option<Value> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let info = certificate.public_key();
+    let key = info.subject_public_key.as_ref();
+    let mut jwk = json!({ "use": "x509-svid", "x5c": [Base64::encode_string(der)] });
+    let members = jwk.as_object_mut()?;
+    let text = |octets: &[u8]| Value::from(Base64UrlUnpadded::encode_string(octets));
+    match (info.algorithm.algorithm.to_id_string().as_str(), key) {
+        ("1.2.840.10045.2.1", [0x04, point @ ..]) => {
+            let (x, y) = point.split_at_checked(point.len() / 2)?;
+            let curve = match x.len() {
+                32 => "P-256",
+                48 => "P-384",
+                _ => return None,
+            };
+            members.insert("kty".to_owned(), "EC".into());
+            members.insert("crv".to_owned(), curve.into());
+            members.insert("x".to_owned(), text(x));
+            members.insert("y".to_owned(), text(y));
+        }
+        ("1.3.101.112", x) => {
+            members.insert("kty".to_owned(), "OKP".into());
+            members.insert("crv".to_owned(), "Ed25519".into());
+            members.insert("x".to_owned(), text(x));
+        }
+        _ => return None,
+    }
+    Some(jwk)
+}

@@ -1,0 +1,305 @@
+//! Broken certificates for testers: one for each way in which a gateway refuses.
+//!
+//! A throw-away authority below the output directory signs them, so that no
+//! authority in use ever signs a broken certificate. Each file is named after
+//! the reason the gateway answers with, and `manifest.json` says what to expect.
+//! What is broken, and how, is the table in [`faults`].
+
+mod faults;
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls_pki_types::CertificateDer;
+use serde::Serialize;
+
+use self::faults::{FAULTS, Fault, Making};
+use super::authority::{AuthorityError, date, random_serial};
+use super::directory::{Pki, unix_now};
+use super::key::{self, KeyProtection};
+use super::lifetime::Lifetime;
+use super::profile::{BACKDATING, CertificateProfile};
+use super::revocation::RevocationReason;
+use super::revoking::RevocationTarget;
+use super::state::AuthorityName;
+use super::store::{self, Audience, Existing};
+use super::{PkiError, certificates};
+use crate::clock;
+use crate::identity::TrustDomain;
+use crate::identity::text::hex;
+use crate::reason::ReasonCode;
+
+/// How long fixtures, and the lists that cover them, are good for.
+const GOOD_FOR: Lifetime = Lifetime::days(365);
+
+/// What `manifest.json` says. Paths are relative to it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Manifest {
+    /// The trust domain a gateway needs for these expectations.
+    pub trust_domain: String,
+    /// Its `roots`.
+    pub roots: Vec<String>,
+    /// Its `crls`.
+    pub crls: Vec<String>,
+    /// Its `revocation`.
+    pub revocation: &'static str,
+    /// Its `identity_from`.
+    pub identity_from: Vec<&'static str>,
+    /// When the fixtures have to be made again.
+    pub valid_until: String,
+    /// The certificates.
+    pub fixtures: Vec<Fixture>,
+}
+
+/// One certificate and what a gateway makes of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Fixture {
+    /// The leaf, then what a peer sends with it.
+    pub certificate: String,
+    /// Its private key; none where no provider can make such a key.
+    pub key: Option<String>,
+    /// What is wrong with it.
+    pub description: &'static str,
+    /// What the gateway answers; nothing for the one that is in order.
+    #[serde(flatten)]
+    pub expected: Expected,
+    /// What it answers when the caller's name is read from host names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub with_identity_from_dns: Option<Expected>,
+}
+
+/// An answer of the gateway.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Expected {
+    /// The reason code; null where the certificate is accepted.
+    pub reason: Option<&'static str>,
+    /// The HTTP status where the handshake completes without a certificate in
+    /// order (`client_certificate = "optional"`).
+    pub http_status: Option<u16>,
+    /// The TLS alert where a certificate is required.
+    pub tls_alert: Option<Alert>,
+}
+
+/// A TLS alert.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Alert {
+    /// Its number on the wire.
+    pub number: u8,
+    /// Its registered name.
+    pub name: &'static str,
+}
+
+impl From<Option<ReasonCode>> for Expected {
+    fn from(reason: Option<ReasonCode>) -> Self {
+        Self {
+            reason: reason.map(ReasonCode::as_str),
+            http_status: reason.map(ReasonCode::status),
+            tls_alert: reason.and_then(ReasonCode::alert).map(|alert| Alert {
+                number: alert.number(),
+                name: alert.name(),
+            }),
+        }
+    }
+}
+
+/// Makes every fixture for a trust domain below `out`.
+///
+/// # Errors
+/// When files are there already (unless `overwrite`), or cannot be written.
+pub fn create(domain: &TrustDomain, out: &Path, overwrite: bool) -> Result<Manifest, PkiError> {
+    let existing = if overwrite {
+        Existing::Replace
+    } else {
+        Existing::Refuse
+    };
+    let manifest_path = out.join("manifest.json");
+    if existing == Existing::Refuse {
+        store::refuse_existing(&manifest_path)?;
+    }
+    let directory = out.join("ca");
+    let make = if overwrite { Pki::replace } else { Pki::create };
+    let mut workshop = Workshop {
+        pki: make(&directory, domain, &KeyProtection::Plain)?,
+        out: out.to_owned(),
+        existing,
+        now: unix_now(),
+    };
+    let fixtures = FAULTS
+        .iter()
+        .map(|fault| workshop.make(fault))
+        .collect::<Result<Vec<_>, _>>()?;
+    for name in AuthorityName::ALL {
+        workshop.pki.sign_list(name, Some(GOOD_FOR))?;
+    }
+    let manifest = Manifest {
+        trust_domain: domain.to_string(),
+        roots: vec!["ca/trust.pem".to_owned()],
+        crls: AuthorityName::ALL
+            .iter()
+            .map(|name| format!("ca/crl/{}.crl", name.as_str()))
+            .collect(),
+        revocation: "hard",
+        identity_from: vec!["spiffe"],
+        valid_until: clock::rfc3339(workshop.now.saturating_add(GOOD_FOR.as_seconds())),
+        fixtures,
+    };
+    let mut text = serde_json::to_string_pretty(&manifest)
+        .map_err(|error| PkiError::unreadable(&manifest_path, error))?;
+    text.push('\n');
+    // Last: a manifest means that everything it names is there.
+    store::write(&manifest_path, text.as_bytes(), Audience::Public, existing)?;
+    Ok(manifest)
+}
+
+struct Workshop {
+    pki: Pki,
+    out: PathBuf,
+    existing: Existing,
+    now: i64,
+}
+
+/// An authority that signs whatever it is given.
+struct Link {
+    der: CertificateDer<'static>,
+    issuer: rcgen::Issuer<'static, KeyPair>,
+}
+
+impl Workshop {
+    fn make(&mut self, fault: &Fault) -> Result<Fixture, PkiError> {
+        let certificate = format!("{}.pem", fault.file);
+        let key_file = format!("{}.key", fault.file);
+        let leaf_key = key::generate()?;
+        let chain = self.chain(fault, &leaf_key)?;
+        let has_key = !matches!(fault.making, Making::WeakKey);
+        if has_key {
+            let path = self.out.join(&key_file);
+            key::stage(&path, &leaf_key, &KeyProtection::Plain, self.existing)?.place()?;
+        }
+        let text: String = chain.iter().map(certificates::pem).collect();
+        let path = self.out.join(&certificate);
+        store::write(&path, text.as_bytes(), Audience::Public, self.existing)?;
+        if matches!(fault.making, Making::Revoked) {
+            let target = RevocationTarget::File(path);
+            self.pki.revoke(&target, RevocationReason::KeyCompromise)?;
+        }
+        Ok(Fixture {
+            certificate,
+            key: has_key.then_some(key_file),
+            description: fault.description,
+            expected: fault.reason.into(),
+            with_identity_from_dns: fault.with_dns.map(|reason| Some(reason).into()),
+        })
+    }
+
+    /// The certificates a peer presents, the leaf first.
+    fn chain(
+        &mut self,
+        fault: &Fault,
+        leaf_key: &KeyPair,
+    ) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+        let path = self.pki.layout().certificate(AuthorityName::Intermediate);
+        let intermediate = self.pki.authority(AuthorityName::Intermediate);
+        let mut chain = vec![intermediate.der().clone()];
+        let domain = self.pki.trust_domain().clone();
+        let now = self.now;
+        let signer = self.pki.signer()?;
+        build(fault, leaf_key, &domain, now, signer.issuer(), &mut chain)
+            .map_err(PkiError::authority(&path))?;
+        Ok(chain)
+    }
+}
+
+/// Puts the leaf, and authorities between it and the intermediate, before what
+/// is in `chain`.
+fn build(
+    fault: &Fault,
+    leaf_key: &KeyPair,
+    domain: &TrustDomain,
+    now: i64,
+    issuer: &rcgen::Issuer<'static, KeyPair>,
+    chain: &mut Vec<CertificateDer<'static>>,
+) -> Result<(), AuthorityError> {
+    let mut params = leaf_params(fault.file, domain, now)?;
+    let sign = |params: &CertificateParams| -> Result<_, AuthorityError> {
+        Ok(params.signed_by(leaf_key, issuer)?.der().clone())
+    };
+    let leaf = match fault.making {
+        Making::Sound | Making::Revoked => sign(&params)?,
+        Making::Altered(alter) => {
+            alter(&mut params, domain, now)?;
+            sign(&params)?
+        }
+        Making::WithoutIntermediate => {
+            chain.clear();
+            sign(&params)?
+        }
+        Making::WeakKey => {
+            let weak = faults::WeakRsaKey::new()?;
+            params.signed_by(&weak, issuer)?.der().clone()
+        }
+        Making::BelowAuthorities(count) => {
+            let mut links: Vec<Link> = Vec::new();
+            for _ in 0..count {
+                let above = links.last().map_or(issuer, |link| &link.issuer);
+                links.push(below(above, domain, now)?);
+            }
+            let above = links.last().map_or(issuer, |link| &link.issuer);
+            let leaf = params.signed_by(leaf_key, above)?.der().clone();
+            for link in links {
+                chain.insert(0, link.der);
+            }
+            leaf
+        }
+    };
+    chain.insert(0, leaf);
+    Ok(())
+}
+
+/// A leaf that is in order.
+fn leaf_params(
+    label: &str,
+    domain: &TrustDomain,
+    now: i64,
+) -> Result<CertificateParams, AuthorityError> {
+    let profile = CertificateProfile::PEER;
+    let mut params = dated_params(now)?;
+    params.is_ca = profile.basic_constraints();
+    params.key_usages = profile.key_usages();
+    params.extended_key_usages = profile.extended_key_usages();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, label);
+    params.subject_alt_names = vec![faults::uri(&format!("spiffe://{domain}/fixtures/{label}"))?];
+    Ok(params)
+}
+
+fn dated_params(now: i64) -> Result<CertificateParams, AuthorityError> {
+    let mut params = CertificateParams::default();
+    let until = now.saturating_add(GOOD_FOR.as_seconds());
+    params.not_before = date(now.saturating_sub(BACKDATING)).ok_or(AuthorityError::Date)?;
+    params.not_after = date(until).ok_or(AuthorityError::Date)?;
+    params.serial_number = Some(random_serial()?);
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+/// An authority below another, whatever that one's path length says.
+fn below(
+    above: &rcgen::Issuer<'static, KeyPair>,
+    domain: &TrustDomain,
+    now: i64,
+) -> Result<Link, AuthorityError> {
+    let mark = hex(&crate::crypto::random::<4>()?);
+    let mut params = dated_params(now)?;
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = CertificateProfile::INTERMEDIATE.key_usages();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, format!("One too many {mark}"));
+    params.subject_alt_names = vec![faults::uri(&format!("spiffe://{domain}"))?];
+    let key = key::generate().map_err(Box::new)?;
+    let der = params.signed_by(&key, above)?.der().clone();
+    let issuer = rcgen::Issuer::from_ca_cert_der(&der, key)?;
+    Ok(Link { der, issuer })
+}

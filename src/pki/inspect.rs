@@ -1,0 +1,378 @@
+//! Reading whatever people have: PEM bundles, DER, PKCS#12, requests, revocation
+//! lists, key sets. What it says, with lints; nothing is verified.
+//!
+//! Private keys are named and never shown.
+
+use rustls_pki_types::CertificateDer;
+use serde::Serialize;
+use serde_json::{Value, json};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::pem::Pem;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
+use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::csr::SigningRequest;
+use super::directory::unix_now;
+use super::lint::{self, Finding};
+use crate::clock;
+use crate::crypto;
+use crate::identity::LeafFacts;
+use crate::identity::leaf::{rfc4514, significant};
+use crate::identity::text::{hex, printable};
+use crate::secret::Secret;
+
+/// Why nothing could be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InspectError {
+    /// It is none of the known forms.
+    #[error(
+        "this is no certificate, request, revocation list, PKCS#12 file or key set, in PEM or DER form"
+    )]
+    Unknown,
+    /// A PEM block does not read.
+    #[error("block {0} of the PEM file is damaged")]
+    Damaged(usize),
+    /// PKCS#12 needs a passphrase.
+    #[error("this PKCS#12 file needs its passphrase")]
+    PassphraseNeeded,
+    /// The passphrase is wrong, or the file damaged.
+    #[error("the passphrase does not open this PKCS#12 file, or the file is damaged")]
+    WrongPassphrase,
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Item {
+    /// `certificate`, `request`, `revocation-list`, `key-set`, `private-key`, `other`.
+    pub kind: &'static str,
+    /// What it says.
+    pub content: Value,
+    /// What is wrong or unwise about it.
+    pub lints: Vec<Finding>,
+}
+
+/// Whether content is a PKCS#12 file, which needs a passphrase.
+#[must_use]
+pub fn needs_passphrase(content: &[u8]) -> bool {
+    // PFX (RFC 7292 section 4) is a SEQUENCE that begins with INTEGER 3; no
+    // certificate, request or list begins with an integer.
+    let header = match content {
+        [0x30, length, rest @ ..] if *length < 0x80 => rest,
+        [0x30, length, rest @ ..] => rest.get(usize::from(length & 0x7f)..).unwrap_or_default(),
+        _ => &[],
+    };
+    header.starts_with(&[0x02, 0x01, 0x03])
+}
+
+/// Reads everything in `content`.
+///
+/// # Errors
+/// When nothing in it is known.
+pub fn inspect(content: &[u8], passphrase: Option<&Secret>) -> Result<Vec<Item>, InspectError> {
+    if needs_passphrase(content) {
+        return pkcs12(content, passphrase);
+    }
+    if content.first() == Some(&0x30) {
+        return from_der(content)
+            .map(|item| vec![item])
+            .ok_or(InspectError::Unknown);
+    }
+    if content.iter().find(|octet| !octet.is_ascii_whitespace()) == Some(&b'{') {
+        return key_set(content)
+            .map(|item| vec![item])
+            .ok_or(InspectError::Unknown);
+    }
+    let mut ders: Vec<(String, Vec<u8>)> = Vec::new();
+    for (index, block) in Pem::iter_from_buffer(content).enumerate() {
+        let block = block.map_err(|_| InspectError::Damaged(index + 1))?;
+        ders.push((block.label, block.contents));
+    }
+    if ders.is_empty() {
+        return Err(InspectError::Unknown);
+    }
+    Ok(bundle(&ders))
+}
+
+/// Certificates as they were presented, the leaf first.
+#[must_use]
+pub fn chain(certificates: &[CertificateDer<'_>]) -> Vec<Item> {
+    let ders: Vec<(String, Vec<u8>)> = certificates
+        .iter()
+        .map(|der| ("CERTIFICATE".to_owned(), der.to_vec()))
+        .collect();
+    bundle(&ders)
+}
+
+fn bundle(ders: &[(String, Vec<u8>)]) -> Vec<Item> {
+    ders.iter()
+        .enumerate()
+        .map(|(index, (label, der))| match label.as_str() {
+            "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => {
+                // In a chain, the next certificate is the issuer.
+                let next = ders.get(index + 1).map(|(_, der)| der.as_slice());
+                certificate(der, next.filter(|next| is_issuer(der, next)))
+            }
+            "X509 CRL" => revocation_list(der),
+            "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => request(der),
+            label if label.ends_with("PRIVATE KEY") => Item {
+                kind: "private-key",
+                content: json!({
+                    "form": printable(label),
+                    "encrypted": label == "ENCRYPTED PRIVATE KEY",
+                }),
+                lints: Vec::new(),
+            },
+            label => Item {
+                kind: "other",
+                content: json!({ "form": printable(label) }),
+                lints: Vec::new(),
+            },
+        })
+        .collect()
+}
+
+fn is_issuer(der: &[u8], next: &[u8]) -> bool {
+    match (
+        X509Certificate::from_der(der),
+        X509Certificate::from_der(next),
+    ) {
+        (Ok((_, leaf)), Ok((_, next))) => leaf.issuer().as_raw() == next.subject().as_raw(),
+        _ => false,
+    }
+}
+
+fn from_der(der: &[u8]) -> Option<Item> {
+    if X509Certificate::from_der(der).is_ok() {
+        Some(certificate(der, None))
+    } else if CertificateRevocationList::from_der(der).is_ok() {
+        Some(revocation_list(der))
+    } else if x509_parser::certification_request::X509CertificationRequest::from_der(der).is_ok() {
+        Some(request(der))
+    } else {
+        None
+    }
+}
+
+fn certificate(der: &[u8], issuer: Option<&[u8]>) -> Item {
+    let lints = lint::certificate(der, issuer);
+    let Ok((_, parsed)) = X509Certificate::from_der(der) else {
+        return Item {
+            kind: "certificate",
+            content: Value::Null,
+            lints,
+        };
+    };
+    let now = unix_now();
+    let validity = parsed.validity();
+    let (begins, ends) = (
+        validity.not_before.timestamp(),
+        validity.not_after.timestamp(),
+    );
+    let status = if now > ends {
+        "expired"
+    } else if now < begins {
+        "not yet valid"
+    } else {
+        "in its time"
+    };
+    let facts = LeafFacts::read(der).ok();
+    let names = facts.as_ref().map(|facts| facts.sans.summary());
+    let usages = facts.as_ref().and_then(|facts| facts.extended_key_usage);
+    Item {
+        kind: "certificate",
+        content: json!({
+            "subject": printable(&rfc4514(parsed.subject())),
+            "issuer": printable(&rfc4514(parsed.issuer())),
+            "names": names,
+            "serial": hex(significant(parsed.raw_serial())),
+            "not_before": clock::rfc3339(begins),
+            "not_after": clock::rfc3339(ends),
+            "status": status,
+            "key": key_words(parsed.public_key()),
+            "signature": parsed.signature_algorithm.algorithm.to_id_string(),
+            "authority": parsed.is_ca(),
+            "path_length": parsed.basic_constraints().ok().flatten()
+                .and_then(|constraints| constraints.value.path_len_constraint),
+            "key_usage": parsed.key_usage().ok().flatten().map(|usage| usage.value.to_string()),
+            "client": usages.map(|usages| usages.client),
+            "server": usages.map(|usages| usages.server),
+            "extensions": parsed.extensions().iter().map(|extension| format!(
+                "{}{}",
+                extension.oid.to_id_string(),
+                if extension.critical { " critical" } else { "" }
+            )).collect::<Vec<_>>(),
+            "sha256": hex(&crypto::sha256(der)),
+            "x5t#S256": base64url(&crypto::sha256(der)),
+        }),
+        lints,
+    }
+}
+
+fn request(der: &[u8]) -> Item {
+    let content = match SigningRequest::read(der) {
+        Ok(request) => json!({
+            "subject": printable(request.subject()),
+            "names": request.names().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "not_granted": request.ignored(),
+            "signature": "verifies",
+        }),
+        Err(error) => json!({ "refused": error.to_string() }),
+    };
+    Item {
+        kind: "request",
+        content,
+        lints: Vec::new(),
+    }
+}
+
+/// Longest part of a revocation list that is shown.
+const SHOWN_ENTRIES: usize = 100;
+
+fn revocation_list(der: &[u8]) -> Item {
+    let lints = lint::revocation_list(der, unix_now());
+    let Ok((_, list)) = CertificateRevocationList::from_der(der) else {
+        return Item {
+            kind: "revocation-list",
+            content: Value::Null,
+            lints,
+        };
+    };
+    let number =
+        list.extensions()
+            .iter()
+            .find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::CRLNumber(number) => Some(number.to_string()),
+                _ => None,
+            });
+    let entries: Vec<Value> = list
+        .iter_revoked_certificates()
+        .take(SHOWN_ENTRIES)
+        .map(|entry| {
+            json!({
+                "serial": hex(significant(entry.raw_serial())),
+                "revoked_at": clock::rfc3339(entry.revocation_date.timestamp()),
+                "reason": entry.reason_code().map(|(_, reason)| reason.to_string()),
+            })
+        })
+        .collect();
+    Item {
+        kind: "revocation-list",
+        content: json!({
+            "issuer": printable(&rfc4514(list.issuer())),
+            "number": number,
+            "this_update": clock::rfc3339(list.last_update().timestamp()),
+            "next_update": list.next_update().map(|next| clock::rfc3339(next.timestamp())),
+            "count": list.iter_revoked_certificates().count(),
+            "entries": entries,
+        }),
+        lints,
+    }
+}
+
+fn key_set(content: &[u8]) -> Option<Item> {
+    let document: Value = serde_json::from_slice(content).ok()?;
+    let keys: Vec<Value> = document
+        .get("keys")?
+        .as_array()?
+        .iter()
+        .map(|key| {
+            let text = |name: &str| key.get(name).and_then(Value::as_str).map(printable);
+            json!({
+                "kid": text("kid"),
+                "kty": text("kty"),
+                "crv": text("crv"),
+                "alg": text("alg"),
+                "use": text("use"),
+                "private": key.get("d").is_some() || key.get("k").is_some(),
+                "certificates": key.get("x5c").and_then(Value::as_array).map_or(0, Vec::len),
+            })
+        })
+        .collect();
+    Some(Item {
+        kind: "key-set",
+        content: json!({
+            "sequence": document.get("spiffe_sequence"),
+            "refresh_hint": document.get("spiffe_refresh_hint"),
+            "keys": keys,
+        }),
+        lints: Vec::new(),
+    })
+}
+
+fn pkcs12(content: &[u8], passphrase: Option<&Secret>) -> Result<Vec<Item>, InspectError> {
+    use p12_keystore::Pkcs12Archive;
+    let passphrase = passphrase.ok_or(InspectError::PassphraseNeeded)?;
+    let passphrase =
+        str::from_utf8(passphrase.expose()).map_err(|_| InspectError::WrongPassphrase)?;
+    let archive = Pkcs12Archive::from_pkcs12(content, passphrase)
+        .map_err(|_| InspectError::WrongPassphrase)?;
+    let mut items: Vec<Item> = archive
+        .keys
+        .iter()
+        .map(|_| Item {
+            kind: "private-key",
+            content: json!({ "form": "PKCS#12", "encrypted": true }),
+            lints: Vec::new(),
+        })
+        .collect();
+    let certificates: Vec<CertificateDer<'_>> = archive
+        .certs
+        .iter()
+        .map(|bag| CertificateDer::from(bag.cert.as_der()))
+        .collect();
+    items.extend(chain(&certificates));
+    Ok(items)
+}
+
+fn key_words(key: &SubjectPublicKeyInfo<'_>) -> String {
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => format!("RSA {}", rsa.key_size()),
+        Ok(PublicKey::EC(point)) => format!("EC P-{}", point.key_size()),
+        _ => match key.algorithm.algorithm.to_id_string().as_str() {
+            "1.3.101.112" => "Ed25519".to_owned(),
+            other => other.to_owned(),
+        },
+    }
+}
+
+fn base64url(octets: &[u8]) -> String {
+    use base64ct::{Base64UrlUnpadded, Encoding as _};
+    Base64UrlUnpadded::encode_string(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn rubbish_is_told_from_damage() {
+        assert_eq!(inspect(b"", None).unwrap_err(), InspectError::Unknown);
+        assert_eq!(inspect(b"{}", None).unwrap_err(), InspectError::Unknown);
+        assert_eq!(
+            inspect(
+                b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
+                None
+            )
+            .unwrap_err(),
+            InspectError::Damaged(1)
+        );
+        let pfx = [0x30, 0x03, 0x02, 0x01, 0x03];
+        assert_eq!(
+            inspect(&pfx, None).unwrap_err(),
+            InspectError::PassphraseNeeded
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(content in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let secret = Secret::from("x".to_owned());
+            let _ = inspect(&content, Some(&secret));
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! `Inventory`: every certificate that was signed, in `inventory.db` (SQLite).
+//!
+//! A certificate is recorded, durably, before it leaves the process, so that
+//! none exists that the authority does not know. Which ones are revoked is
+//! decided by `pki.toml`, whose revocations are copied here for searching.
+//! Several processes may read and write at once: SQLite's write-ahead log keeps
+//! readers and one writer apart.
+
+mod schema;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
+
+use super::state::RevokedCertificate;
+use super::store::{self, StoreError};
+use crate::identity::text::printable;
+
+/// How long to wait for another process.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is wrong with the inventory.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// The file could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// SQLite refused.
+    #[error("cannot use {}: {error}", .path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's reason.
+        error: rusqlite::Error,
+    },
+    /// The file was written by a newer program.
+    #[error(
+        "{} has format version {found}; this program knows {} and older. Use the newer program",
+        .path.display(), schema::VERSION
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+}
+
+/// What made a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// `pki issue`
+    Issue,
+    /// `pki sign`
+    Sign,
+    /// `pki renew`
+    Renew,
+    /// Taken over from the earlier file of records.
+    Import,
+}
+
+impl Cause {
+    /// The word in the file and in listings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Issue => "issue",
+            Self::Sign => "sign",
+            Self::Renew => "renew",
+            Self::Import => "import",
+        }
+    }
+}
+
+/// A certificate to be recorded.
+#[derive(Debug, Clone)]
+pub(super) struct NewEntry {
+    pub(super) serial: String,
+    pub(super) issuer_key: String,
+    pub(super) issuer: String,
+    pub(super) parent: String,
+    pub(super) profile: String,
+    pub(super) names: Vec<String>,
+    pub(super) not_before: i64,
+    pub(super) not_after: i64,
+    pub(super) thumbprint: String,
+    pub(super) certificate: PathBuf,
+    pub(super) issued_at: i64,
+    pub(super) cause: Cause,
+}
+
+/// One certificate of the inventory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the order of issuing.
+    pub id: i64,
+    /// Lower-case hexadecimal.
+    pub serial: String,
+    /// Subject key identifier of the authority that signed it, in hexadecimal.
+    pub issuer_key: String,
+    /// The subject of the authority that signed it.
+    pub issuer: String,
+    /// Thumbprint of the authority's certificate, like [`Entry::thumbprint`].
+    pub parent: String,
+    /// The profile it was issued under.
+    pub profile: String,
+    /// The names in printed form; the first one is the identity.
+    pub names: Vec<String>,
+    /// Seconds since the Unix epoch.
+    pub not_before: i64,
+    /// Seconds since the Unix epoch.
+    pub not_after: i64,
+    /// SHA-256 of the certificate in base64url.
+    pub thumbprint: String,
+    /// Where the certificate was put.
+    pub certificate: PathBuf,
+    /// When it was signed, in seconds since the Unix epoch.
+    pub issued_at: i64,
+    /// The operating system's user who had it signed.
+    pub issued_by: String,
+    /// What it was signed for: `issue`, `sign`, `renew`.
+    pub cause: String,
+    /// When and why it was revoked.
+    pub revoked: Option<(i64, String)>,
+}
+
+/// Which certificates to list.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Carrying exactly this name, in printed form.
+    pub name: Option<String>,
+    /// This serial number.
+    pub serial: Option<String>,
+    /// Neither revoked nor expired at this time.
+    pub live_at: Option<i64>,
+    /// Ending at this time or before.
+    pub ending_by: Option<i64>,
+    /// Signed before this time.
+    pub issued_before: Option<i64>,
+    /// Revoked ones only.
+    pub revoked: bool,
+    /// Later in the order of issuing than this [`Entry::id`].
+    pub after: Option<i64>,
+    /// At most so many.
+    pub limit: Option<u32>,
+}
+
+/// The open inventory.
+#[derive(Debug)]
+pub(super) struct Inventory {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Inventory {
+    /// Opens the inventory, makes it where there is none, and brings an older
+    /// one up to date.
+    pub(super) fn open(path: &Path) -> Result<Self, InventoryError> {
+        let failed = sqlite(path);
+        let connection = Connection::open(path).map_err(&failed)?;
+        connection.busy_timeout(PATIENCE).map_err(&failed)?;
+        let mut inventory = Self {
+            connection,
+            path: path.to_owned(),
+        };
+        inventory.check_version()?;
+        // FULL: a commit is on the disk before the certificate leaves.
+        inventory
+            .connection
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+            .map_err(&failed)?;
+        schema::migrate(&mut inventory.connection).map_err(&failed)?;
+        Ok(inventory)
+    }
+
+    fn check_version(&self) -> Result<(), InventoryError> {
+        let found = schema::version(&self.connection).map_err(sqlite(&self.path))?;
+        if found > schema::VERSION {
+            return Err(InventoryError::Newer {
+                path: self.path.clone(),
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    /// Records certificates, all or none, durably.
+    pub(super) fn record(&mut self, entries: &[NewEntry]) -> Result<(), InventoryError> {
+        let user = user();
+        let transaction = self.connection.transaction().map_err(sqlite(&self.path))?;
+        let result = entries
+            .iter()
+            .try_for_each(|entry| insert(&transaction, entry, &user))
+            .and_then(|()| transaction.commit());
+        result.map_err(sqlite(&self.path))
+    }
+
+    /// Takes over records of the earlier kind, those already known excepted.
+    pub(super) fn import(&mut self, entries: &[NewEntry]) -> Result<(), InventoryError> {
+        let failed = sqlite(&self.path);
+        let transaction = self.connection.transaction().map_err(&failed)?;
+        let result = entries
+            .iter()
+            .try_for_each(|entry| {
+                let known: Option<i64> = transaction
+                    .prepare_cached(
+                        "SELECT id FROM certificate WHERE issuer_key = ?1 AND serial = ?2",
+                    )?
+                    .query_row(params![entry.issuer_key, entry.serial], |row| row.get(0))
+                    .optional()?;
+                match known {
+                    Some(_) => Ok(()),
+                    None => insert(&transaction, entry, "unknown"),
+                }
+            })
+            .and_then(|()| transaction.commit());
+        result.map_err(&failed)
+    }
+
+    /// Copies revocations of one issuer.
+    pub(super) fn mark_revoked<'a>(
+        &mut self,
+        issuer_key: &str,
+        revoked: impl Iterator<Item = &'a RevokedCertificate>,
+    ) -> Result<(), InventoryError> {
+        let failed = sqlite(&self.path);
+        let transaction = self.connection.transaction().map_err(&failed)?;
+        let result = (|| {
+            let mut update = transaction.prepare_cached(
+                "UPDATE certificate SET revoked_at = ?3, revoked_reason = ?4
+                 WHERE issuer_key = ?1 AND serial = ?2 AND revoked_at IS NULL",
+            )?;
+            for entry in revoked {
+                update.execute(params![
+                    issuer_key,
+                    entry.serial,
+                    entry.time,
+                    entry.reason.as_str()
+                ])?;
+            }
+            drop(update);
+            transaction.commit()
+        })();
+        result.map_err(&failed)
+    }
+
+    /// How many certificates of an issuer are marked as revoked.
+    pub(super) fn count_revoked(&self, issuer_key: &str) -> Result<usize, InventoryError> {
+        self.connection
+            .query_row(
+                "SELECT COUNT(*) FROM certificate WHERE issuer_key = ?1 AND revoked_at IS NOT NULL",
+                [issuer_key],
+                |row| row.get::<_, i64>(0),
+            )
+            .map(|count| usize::try_from(count).unwrap_or(0))
+            .map_err(sqlite(&self.path))
+    }
+
+    /// The certificates of some issuers that pass a filter, oldest first.
+    pub(super) fn find(
+        &self,
+        issuer_keys: &[String],
+        filter: &Filter,
+    ) -> Result<Vec<Entry>, InventoryError> {
+        let issuers = serde_json::json!(issuer_keys).to_string();
+        let run = || -> rusqlite::Result<Vec<Entry>> {
+            let mut statement = self.connection.prepare_cached(schema::FIND)?;
+            let rows = statement.query_map(
+                named_params! {
+                    ":issuers": issuers,
+                    ":name": filter.name,
+                    ":serial": filter.serial,
+                    ":live_at": filter.live_at,
+                    ":ending_by": filter.ending_by,
+                    ":issued_before": filter.issued_before,
+                    ":revoked": filter.revoked,
+                    ":after": filter.after.unwrap_or(0),
+                    ":limit": filter.limit.map_or(-1, i64::from),
+                },
+                entry,
+            )?;
+            rows.collect()
+        };
+        run().map_err(sqlite(&self.path))
+    }
+}
+
+fn insert(connection: &Connection, entry: &NewEntry, user: &str) -> rusqlite::Result<()> {
+    let names = serde_json::json!(entry.names).to_string();
+    connection.prepare_cached(schema::INSERT)?.execute(params![
+        entry.serial,
+        entry.issuer_key,
+        entry.issuer,
+        entry.parent,
+        entry.profile,
+        names,
+        entry.not_before,
+        entry.not_after,
+        entry.thumbprint,
+        entry.certificate.to_string_lossy(),
+        entry.issued_at,
+        user,
+        entry.cause.as_str(),
+    ])?;
+    let id = connection.last_insert_rowid();
+    let mut statement = connection
+        .prepare_cached("INSERT OR IGNORE INTO name (name, certificate) VALUES (?1, ?2)")?;
+    for name in &entry.names {
+        statement.execute(params![name, id])?;
+    }
+    Ok(())
+}
+
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    let names: String = row.get("names")?;
+    let revoked_at: Option<i64> = row.get("revoked_at")?;
+    let reason: Option<String> = row.get("revoked_reason")?;
+    Ok(Entry {
+        id: row.get("id")?,
+        serial: row.get("serial")?,
+        issuer_key: row.get("issuer_key")?,
+        issuer: row.get("issuer")?,
+        parent: row.get("parent")?,
+        profile: row.get("profile")?,
+        names: serde_json::from_str(&names).unwrap_or_default(),
+        not_before: row.get("not_before")?,
+        not_after: row.get("not_after")?,
+        thumbprint: row.get("thumbprint")?,
+        certificate: PathBuf::from(row.get::<_, String>("certificate")?),
+        issued_at: row.get("issued_at")?,
+        issued_by: row.get("issued_by")?,
+        cause: row.get("cause")?,
+        revoked: revoked_at.map(|at| (at, reason.unwrap_or_default())),
+    })
+}
+
+/// The user as the environment names them; for reading, not for accusing.
+fn user() -> String {
+    ["SUDO_USER", "USER", "LOGNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+        .map_or_else(|| "unknown".to_owned(), |user| printable(&user))
+}
+
+fn sqlite(path: &Path) -> impl Fn(rusqlite::Error) -> InventoryError + use<> {
+    let path = path.to_owned();
+    move |error| InventoryError::Sqlite {
+        path: path.clone(),
+        error,
+    }
+}
+
+/// Puts the earlier file of records aside, once it is taken over.
+pub(super) fn retire_journal(journal: &Path) -> Result<(), StoreError> {
+    store::rename(journal, &journal.with_extension("jsonl.imported"))
+}
+
+#[cfg(test)]
+#[path = "inventory/tests.rs"]
+mod tests;

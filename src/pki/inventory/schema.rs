@@ -1,0 +1,73 @@
+//! Tables of the inventory, their versions, and the statements on them.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// The version this program writes, in `user_version`.
+pub(super) const VERSION: i64 = 1;
+
+/// `MIGRATIONS[n]` leads from version `n` to `n + 1`. Never change one that was
+/// released; add another.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE certificate (
+        id INTEGER PRIMARY KEY,
+        serial TEXT NOT NULL,
+        issuer_key TEXT NOT NULL,
+        issuer TEXT NOT NULL,
+        parent TEXT NOT NULL,
+        profile TEXT NOT NULL,
+        names TEXT NOT NULL,
+        not_before INTEGER NOT NULL,
+        not_after INTEGER NOT NULL,
+        thumbprint TEXT NOT NULL,
+        certificate TEXT NOT NULL,
+        issued_at INTEGER NOT NULL,
+        issued_by TEXT NOT NULL,
+        cause TEXT NOT NULL,
+        revoked_at INTEGER,
+        revoked_reason TEXT,
+        UNIQUE (issuer_key, serial)
+    ) STRICT;
+    CREATE INDEX certificate_not_after ON certificate (not_after);
+    CREATE INDEX certificate_revoked ON certificate (issuer_key) WHERE revoked_at IS NOT NULL;
+    CREATE TABLE name (
+        name TEXT NOT NULL,
+        certificate INTEGER NOT NULL REFERENCES certificate (id),
+        PRIMARY KEY (name, certificate)
+    ) STRICT, WITHOUT ROWID;
+"];
+
+pub(super) const INSERT: &str = "
+    INSERT INTO certificate (serial, issuer_key, issuer, parent, profile, names, not_before,
+        not_after, thumbprint, certificate, issued_at, issued_by, cause)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+
+pub(super) const FIND: &str = "
+    SELECT * FROM certificate
+    WHERE id > :after
+        AND issuer_key IN (SELECT value FROM json_each(:issuers))
+        AND (:name IS NULL OR id IN (SELECT certificate FROM name WHERE name = :name))
+        AND (:serial IS NULL OR serial = :serial)
+        AND (:live_at IS NULL OR (not_after >= :live_at AND revoked_at IS NULL))
+        AND (:ending_by IS NULL OR not_after <= :ending_by)
+        AND (:issued_before IS NULL OR issued_at < :issued_before)
+        AND (NOT :revoked OR revoked_at IS NOT NULL)
+    ORDER BY id LIMIT :limit";
+
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Brings an older file up to date, in one step per version.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    if version(connection)? == VERSION {
+        return Ok(());
+    }
+    // Looked at again under the lock: another process may have been faster.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let from = usize::try_from(version(&transaction)?).unwrap_or(usize::MAX);
+    for statements in MIGRATIONS.iter().skip(from) {
+        transaction.execute_batch(statements)?;
+    }
+    transaction.execute_batch(&format!("PRAGMA user_version = {VERSION}"))?;
+    transaction.commit()
+}

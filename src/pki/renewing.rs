@@ -1,0 +1,230 @@
+//! Renewing leaves: the same names and usages again, with a new key.
+//!
+//! What is renewed is read from the certificate, not from the records, so that
+//! it works for whoever holds the file. A certificate of another authority, or
+//! a revoked one, is refused. Expired ones are renewed: an outage must not
+//! strand its callers.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::directory::{Pki, unix_now};
+use super::inventory::Cause;
+use super::issuing::{Issued, LeafKey};
+use super::lifetime::{Lifetime, LifetimeError};
+use super::names::{RequestError, SubjectNames};
+use super::profile::{BACKDATING, CertificateProfile};
+use super::request::IssueRequest;
+use super::state::{AuthorityName, State};
+use super::store::SafeName;
+use super::{PkiError, certificates, key};
+use crate::identity::LeafFacts;
+use crate::reason::ReasonCode;
+
+/// How little of its life a certificate must have left to be renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remaining {
+    /// A part of its whole life.
+    Percent(u8),
+    /// A time.
+    Time(Lifetime),
+}
+
+impl FromStr for Remaining {
+    type Err = LifetimeError;
+
+    fn from_str(text: &str) -> Result<Self, LifetimeError> {
+        match text.strip_suffix('%') {
+            Some(number) => number
+                .parse()
+                .ok()
+                .filter(|percent| (1..=100).contains(percent))
+                .map(Self::Percent)
+                .ok_or(LifetimeError::Form),
+            None => text.parse().map(Self::Time),
+        }
+    }
+}
+
+impl fmt::Display for Remaining {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Percent(percent) => write!(formatter, "{percent}%"),
+            Self::Time(time) => time.fmt(formatter),
+        }
+    }
+}
+
+/// A certificate that can be renewed.
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    request: IssueRequest,
+    /// The serial number of the present certificate.
+    pub serial: String,
+    /// Its beginning, in seconds since the Unix epoch.
+    pub not_before: i64,
+    /// Its end.
+    pub not_after: i64,
+}
+
+impl Renewal {
+    /// When it is to be renewed, in seconds since the Unix epoch.
+    #[must_use]
+    pub fn due_at(&self, remaining: Remaining) -> i64 {
+        let left = match remaining {
+            Remaining::Percent(percent) => {
+                let whole = self.not_after.saturating_sub(self.not_before);
+                whole.saturating_mul(i64::from(percent)) / 100
+            }
+            Remaining::Time(time) => time.as_seconds(),
+        };
+        self.not_after.saturating_sub(left)
+    }
+
+    /// With this lifetime instead of the present one's.
+    #[must_use]
+    pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
+        self.request = self.request.lifetime(lifetime);
+        self
+    }
+
+    /// Into `PREFIX.pem` and `PREFIX.key` instead of the present files.
+    #[must_use]
+    pub fn out(mut self, prefix: impl Into<PathBuf>, overwrite: bool) -> Self {
+        self.request = self.request.out(prefix).overwrite(overwrite);
+        self
+    }
+}
+
+impl Pki {
+    /// Reads the certificate to be renewed, the first of a PEM file.
+    ///
+    /// # Errors
+    /// When this authority did not issue it, it is revoked, or its file is not
+    /// called `PREFIX.pem`.
+    pub fn renewal(&self, path: &Path) -> Result<Renewal, PkiError> {
+        let not_ours = || PkiError::NotIssuedHere(path.to_owned());
+        let presented = certificates::read(path)?;
+        let leaf = presented.first().ok_or_else(not_ours)?;
+        let facts = LeafFacts::read(leaf).map_err(|error| PkiError::unreadable(path, error))?;
+        if facts.is_ca || !self.authority(AuthorityName::Intermediate).has_signed(leaf) {
+            return Err(not_ours());
+        }
+        let state = State::read(&self.layout().state())?;
+        if state.is_revoked(AuthorityName::Intermediate, &facts.serial_hex()) {
+            return Err(RequestError::new(
+                ReasonCode::CertificateRevoked,
+                "a revoked certificate is not renewed; issue a new one with pki issue",
+            )
+            .into());
+        }
+        let lifetime = facts
+            .not_after
+            .saturating_sub(facts.not_before)
+            .saturating_sub(BACKDATING);
+        let prefix = prefix_of(path)?;
+        let request = IssueRequest::new(label_of(&facts, &prefix), names_of(&facts)?)
+            .profile(profile_of(&facts))
+            .lifetime(Lifetime::seconds(lifetime))
+            .out(prefix)
+            .overwrite(true);
+        Ok(Renewal {
+            request,
+            serial: facts.serial_hex(),
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+        })
+    }
+
+    /// Issues the successor, with a new key or, if `keep_key`, the one in
+    /// `PREFIX.key`. The present certificate stays valid until it expires.
+    ///
+    /// # Errors
+    /// As [`Pki::issue`].
+    pub fn renew(&mut self, renewal: &Renewal, keep_key: bool) -> Result<Issued, PkiError> {
+        if !keep_key {
+            return self.issue_with(&renewal.request, LeafKey::New, Cause::Renew);
+        }
+        let (_, path) = self.layout().leaf_files(&renewal.request)?;
+        let kept = key::read(&path, None)?;
+        self.issue_with(&renewal.request, LeafKey::Kept(&kept), Cause::Renew)
+    }
+}
+
+/// Whether the time has come.
+#[must_use]
+pub fn is_due(due_at: i64) -> bool {
+    unix_now() >= due_at
+}
+
+fn prefix_of(path: &Path) -> Result<PathBuf, PkiError> {
+    match path.extension() {
+        Some(extension) if extension == "pem" => Ok(path.with_extension("")),
+        _ => Err(PkiError::NotPem(path.to_owned())),
+    }
+}
+
+/// The name it was filed under: its common name, or that of its file.
+fn label_of(facts: &LeafFacts, prefix: &Path) -> SafeName {
+    let stem = prefix.file_name().and_then(|name| name.to_str());
+    [facts.subject.strip_prefix("CN="), stem]
+        .into_iter()
+        .flatten()
+        .find_map(|text| text.parse().ok())
+        .unwrap_or_else(SafeName::renewed)
+}
+
+fn names_of(facts: &LeafFacts) -> Result<SubjectNames, RequestError> {
+    let mut names = SubjectNames::new();
+    for uri in &facts.sans.uri {
+        names = names.uri(uri)?;
+    }
+    for name in &facts.sans.dns {
+        names = names.dns(name)?;
+    }
+    for address in &facts.sans.ip {
+        names = names.ip(*address);
+    }
+    for address in &facts.sans.email {
+        names = names.email(address)?;
+    }
+    Ok(names)
+}
+
+fn profile_of(facts: &LeafFacts) -> CertificateProfile {
+    match facts.extended_key_usage {
+        Some(usages) if usages.client && !usages.server => CertificateProfile::CLIENT,
+        Some(usages) if usages.server && !usages.client => CertificateProfile::SERVER,
+        _ => CertificateProfile::PEER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remaining_life_is_a_part_or_a_time() {
+        assert_eq!("33%".parse(), Ok(Remaining::Percent(33)));
+        assert_eq!("8h".parse(), Ok(Remaining::Time(Lifetime::hours(8))));
+        for text in ["0%", "101%", "%", "-1%", "", "8"] {
+            assert!(text.parse::<Remaining>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_third_is_left_when_two_thirds_are_over() {
+        let renewal = Renewal {
+            request: IssueRequest::new(SafeName::renewed(), SubjectNames::new()),
+            serial: String::new(),
+            not_before: 1_000,
+            not_after: 1_300,
+        };
+        assert_eq!(renewal.due_at(Remaining::Percent(33)), 1_201);
+        assert_eq!(
+            renewal.due_at(Remaining::Time(Lifetime::seconds(60))),
+            1_240
+        );
+    }
+}

@@ -1,0 +1,363 @@
+//! Rate limits: GCRA over a table of fixed size.
+//!
+//! A key's whole state is one number, the *theoretical arrival time* of its next
+//! conforming request (ITU-T I.371, the generic cell rate algorithm): no windows
+//! to sweep, no timers, no memory per key beyond its slot. The table is
+//! allocated once, 8 slots to a bucket with a lock of its own, 17 bytes a slot:
+//! 1,000,000 keys take 17 MB, or 36 MB in a table with room to spare
+//! ([`RateTable::new`] doubles and rounds up to a power of two).
+//!
+//! When a bucket is full the key with the most allowance left makes room. A
+//! flood of keys can so only ever hand back allowance to the keys that have used
+//! least of theirs; memory and time per request stay as they are.
+
+use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Slots of one bucket.
+const SLOTS: usize = 8;
+
+/// So many requests in so much time, with so many at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RateLimit {
+    requests: u32,
+    window: Duration,
+    burst: u32,
+}
+
+/// A limit that limits nothing, or everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadLimit {
+    /// No request would ever be allowed.
+    #[error("requests and burst must be at least 1")]
+    Zero,
+    /// The window is empty, or longer than anyone waits.
+    #[error("the window must lie between 1 ms and 1 day")]
+    Window,
+    /// Requests would be less than a nanosecond apart.
+    #[error("more requests than nanoseconds in the window")]
+    TooMany,
+}
+
+impl RateLimit {
+    /// `requests` in `window`, and up to `burst` of them at once.
+    ///
+    /// # Errors
+    /// [`BadLimit`] for limits without sense.
+    pub fn new(requests: u32, window: Duration, burst: u32) -> Result<Self, BadLimit> {
+        if requests == 0 || burst == 0 {
+            return Err(BadLimit::Zero);
+        }
+        if !(Duration::from_millis(1)..=Duration::from_secs(86_400)).contains(&window) {
+            return Err(BadLimit::Window);
+        }
+        let limit = Self {
+            requests,
+            window,
+            burst,
+        };
+        if limit.interval() == 0 {
+            return Err(BadLimit::TooMany);
+        }
+        Ok(limit)
+    }
+
+    /// Nanoseconds between two requests at the permitted rate.
+    fn interval(&self) -> u64 {
+        nanoseconds(self.window) / u64::from(self.requests)
+    }
+
+    /// Nanoseconds by which a key may run ahead of the permitted rate.
+    fn tolerance(&self) -> u64 {
+        self.interval().saturating_mul(u64::from(self.burst))
+    }
+}
+
+/// What a limit says about one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whether it conforms.
+    pub allowed: bool,
+    /// How many more would conform right now.
+    pub remaining: u32,
+    /// When the full burst is available again.
+    pub reset: Duration,
+    /// How long to wait before the next one; zero when allowed.
+    pub retry_after: Duration,
+}
+
+impl Verdict {
+    /// The `Retry-After` field: whole seconds, rounded up, at least one.
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> u64 {
+        seconds_up(self.retry_after).max(1)
+    }
+
+    /// The `RateLimit` field (draft-ietf-httpapi-ratelimit-headers).
+    #[must_use]
+    pub fn field(&self, policy: &str) -> String {
+        let reset = seconds_up(self.reset);
+        format!("\"{policy}\";r={};t={reset}", self.remaining)
+    }
+}
+
+impl RateLimit {
+    /// The `RateLimit-Policy` field.
+    #[must_use]
+    pub fn policy_field(&self, policy: &str) -> String {
+        let window = seconds_up(self.window).max(1);
+        format!("\"{policy}\";q={};w={window}", self.requests)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    /// The key, hashed with a secret of this process; 0 for a free slot.
+    key: u64,
+    /// Nanoseconds since the table was made.
+    arrival: u64,
+}
+
+/// The state of many keys.
+#[derive(Debug)]
+pub struct RateTable {
+    buckets: Box<[Mutex<[Slot; SLOTS]>]>,
+    /// Unknown to callers: nobody can choose keys that share a bucket.
+    hasher: RandomState,
+    origin: Instant,
+}
+
+impl RateTable {
+    /// A table that has room for `keys` keys and as many again, which keeps
+    /// buckets from filling up before the table does.
+    #[must_use]
+    pub fn new(keys: usize) -> Self {
+        let buckets = (keys.saturating_mul(2) / SLOTS).max(1).next_power_of_two();
+        Self {
+            buckets: (0..buckets).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            origin: Instant::now(),
+        }
+    }
+
+    /// The memory it takes, in bytes: now and for ever.
+    #[must_use]
+    pub const fn memory(&self) -> usize {
+        size_of::<Mutex<[Slot; SLOTS]>>().saturating_mul(self.buckets.len())
+    }
+
+    /// Counts one request of `key` against `limit`. What the key consists of
+    /// (a route and a caller, say) is up to the caller; different limits need
+    /// different keys.
+    pub fn take(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
+        self.decide(key, limit, self.now(), true)
+    }
+
+    /// What [`Self::take`] would say, without counting anything: for asking
+    /// before the work is done and counting, say, failures only.
+    pub fn peek(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
+        self.decide(key, limit, self.now(), false)
+    }
+
+    fn now(&self) -> u64 {
+        nanoseconds(self.origin.elapsed())
+    }
+
+    fn decide(&self, key: &impl Hash, limit: &RateLimit, now: u64, count: bool) -> Verdict {
+        let hash = self.hasher.hash_one(key);
+        let index = (hash >> 32) as usize & (self.buckets.len() - 1);
+        let Some(bucket) = self.buckets.get(index) else {
+            return verdict(now, now, limit, false);
+        };
+        // Every change is complete before the lock is released.
+        let mut slots = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        // Zero marks a free slot; one key in 2^64 shares its neighbour's.
+        let key = hash.max(1);
+        let found = slots.iter().position(|slot| slot.key == key);
+        let arrival = found
+            .and_then(|at| slots.get(at))
+            .map_or(now, |slot| slot.arrival.max(now));
+        let next = arrival.saturating_add(limit.interval());
+        let allowed = next.saturating_sub(now) <= limit.tolerance();
+        if !allowed || !count {
+            return verdict(arrival, now, limit, allowed);
+        }
+        let victim = || {
+            slots
+                .iter()
+                .enumerate()
+                .min_by_key(|(_, slot)| slot.arrival)
+        };
+        let at = found.or_else(|| victim().map(|(at, _)| at));
+        if let Some(slot) = at.and_then(|at| slots.get_mut(at)) {
+            *slot = Slot { key, arrival: next };
+        }
+        verdict(next, now, limit, true)
+    }
+}
+
+fn verdict(arrival: u64, now: u64, limit: &RateLimit, allowed: bool) -> Verdict {
+    let (ahead, interval, tolerance) = (
+        arrival.saturating_sub(now),
+        limit.interval(),
+        limit.tolerance(),
+    );
+    let remaining = tolerance.saturating_sub(ahead) / interval.max(1);
+    let wait = if allowed {
+        0
+    } else {
+        ahead.saturating_add(interval).saturating_sub(tolerance)
+    };
+    Verdict {
+        allowed,
+        remaining: u32::try_from(remaining).unwrap_or(u32::MAX),
+        reset: Duration::from_nanos(ahead),
+        retry_after: Duration::from_nanos(wait),
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn seconds_up(duration: Duration) -> u64 {
+    let whole = duration.as_secs();
+    if duration.subsec_nanos() == 0 {
+        whole
+    } else {
+        whole.saturating_add(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn limit(requests: u32, seconds: u64, burst: u32) -> RateLimit {
+        RateLimit::new(requests, Duration::from_secs(seconds), burst).unwrap()
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate_holds() {
+        let table = RateTable::new(100);
+        let limit = limit(10, 1, 5);
+        let at = |now| table.decide(&"a", &limit, now, true);
+        for left in (0..5).rev() {
+            let verdict = at(0);
+            assert!(verdict.allowed);
+            assert_eq!(verdict.remaining, left);
+        }
+        let refused = at(0);
+        assert!(!refused.allowed);
+        assert_eq!(refused.retry_after, Duration::from_millis(100));
+        assert_eq!(refused.retry_after_seconds(), 1);
+        assert!(!at(SECOND / 10 - 1).allowed);
+        assert!(at(SECOND / 10).allowed);
+        assert!(!at(SECOND / 10).allowed);
+        // Refusals cost nothing: after the pause everything is back.
+        assert_eq!(at(2 * SECOND).remaining, 4);
+        assert!(table.decide(&"b", &limit, 0, true).allowed);
+    }
+
+    #[test]
+    fn the_rate_is_kept_over_time() {
+        let table = RateTable::new(100);
+        let limit = limit(100, 1, 20);
+        let allowed = (0..100_000)
+            .filter(|step| {
+                table
+                    .decide(&1, &limit, step * SECOND / 10_000, true)
+                    .allowed
+            })
+            .count();
+        assert!((1000..=1021).contains(&allowed), "{allowed}");
+    }
+
+    #[test]
+    fn asking_counts_nothing() {
+        let table = RateTable::new(100);
+        let limit = limit(1, 60, 1);
+        for _ in 0..10 {
+            assert!(table.peek(&"a", &limit).allowed);
+        }
+        assert!(table.take(&"a", &limit).allowed);
+        assert!(!table.peek(&"a", &limit).allowed);
+        assert!(!table.take(&"a", &limit).allowed);
+    }
+
+    #[test]
+    fn fields_are_as_the_draft_writes_them() {
+        let limit = limit(100, 1, 200);
+        assert_eq!(limit.policy_field("caller"), "\"caller\";q=100;w=1");
+        let verdict = RateTable::new(1).decide(&"a", &limit, 0, true);
+        assert_eq!(verdict.field("caller"), "\"caller\";r=199;t=1");
+    }
+
+    #[test]
+    fn senseless_limits_are_refused() {
+        let new = |requests, window, burst| RateLimit::new(requests, window, burst).unwrap_err();
+        let second = Duration::from_secs(1);
+        assert_eq!(new(0, second, 1), BadLimit::Zero);
+        assert_eq!(new(1, second, 0), BadLimit::Zero);
+        assert_eq!(new(1, Duration::ZERO, 1), BadLimit::Window);
+        assert_eq!(new(1, second * 100_000, 1), BadLimit::Window);
+        assert_eq!(new(u32::MAX, second, 1), BadLimit::TooMany);
+    }
+
+    #[test]
+    fn a_million_keys_take_the_memory_that_is_stated() {
+        let table = RateTable::new(1_000_000);
+        assert!(table.memory() <= 36_000_000, "{}", table.memory());
+        let limit = limit(1, 3600, 1);
+        let started = Instant::now();
+        let refused = (0..1_000_000_u32)
+            .filter(|key| !table.take(key, &limit).allowed)
+            .count();
+        let each = started.elapsed() / 1_000_000;
+        assert_eq!(refused, 0);
+        // Nearly all of them are still known; nobody else's state is disturbed.
+        let forgotten = (0..1_000_000_u32)
+            .filter(|key| table.peek(key, &limit).allowed)
+            .count();
+        assert!(forgotten < 30_000, "{forgotten}");
+        // The budget is 0.5 µs in an optimised build.
+        assert!(each < Duration::from_micros(20), "{each:?}");
+    }
+
+    #[test]
+    fn a_flood_of_keys_does_not_free_a_busy_one() {
+        let table = RateTable::new(8);
+        let busy = limit(1, 3600, 100);
+        while table.take(&"busy", &busy).allowed {}
+        let light = limit(1000, 1, 1000);
+        for key in 0..100_000_u32 {
+            table.take(&key, &light);
+        }
+        assert!(!table.take(&"busy", &busy).allowed);
+    }
+
+    #[test]
+    fn threads_share_one_allowance() {
+        let table = RateTable::new(100);
+        let limit = limit(1, 3600, 1000);
+        let allowed: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..1000)
+                            .filter(|_| table.take(&"a", &limit).allowed)
+                            .count()
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum()
+        });
+        assert_eq!(allowed, 1000);
+    }
+}

@@ -1,0 +1,166 @@
+//! The stages that decide about a request: target, host, route, caller.
+//!
+//! `handler` runs them for live requests, `countersign explain` for imagined
+//! ones, so that both decide alike. Nothing here needs a connection, and nothing
+//! here may look at one.
+
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, StatusCode};
+
+pub(crate) use super::respond::Refusal;
+use super::target;
+use crate::assertion::signer::SignError;
+use crate::authn::certificate::{CertificateAuthenticator, ConnectionProof};
+use crate::authn::{Authenticator as _, Credentials, Outcome};
+use crate::policy::{self, Authentication, Denial, Permit};
+use crate::reason::ReasonCode;
+use crate::route::{Route, RouteTable, Selected};
+use crate::tls::ServerNames;
+
+/// What a request asks for, checked.
+pub(crate) struct Target {
+    /// The authority as the caller wrote it.
+    pub(crate) authority: String,
+    /// Its host, normalized.
+    pub(crate) host: String,
+    /// Path and query, octet by octet.
+    pub(crate) path_and_query: PathAndQuery,
+    /// The path, decoded, for matching only.
+    pub(crate) decoded: String,
+}
+
+/// Checks what a request asks for.
+pub(crate) fn target(
+    authority: String,
+    path_and_query: Option<&PathAndQuery>,
+) -> Result<Target, Refusal> {
+    let host = target::normalized_host(&authority)?.into_owned();
+    let path_and_query = path_and_query
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if path_and_query.as_str() == "*" {
+        return Err(Refusal::new(
+            ReasonCode::MalformedRequest,
+            "OPTIONS * is not about any route",
+        ));
+    }
+    let decoded = target::checked_path(path_and_query.path())?.into_owned();
+    Ok(Target {
+        authority,
+        host,
+        path_and_query,
+        decoded,
+    })
+}
+
+/// The host must select the entry that the connection was opened for.
+pub(crate) fn check_host(
+    names: &ServerNames,
+    opened_for: Option<&str>,
+    host: &str,
+) -> Result<(), Refusal> {
+    match (names.select(opened_for), names.select_host(host)) {
+        (Some(a), Some(b)) if Arc::ptr_eq(a, b) => Ok(()),
+        _ => Err(Refusal::new(
+            ReasonCode::HostMismatch,
+            match opened_for {
+                Some(name) => format!("this connection was opened for {name}, not for {host}"),
+                None => format!("this connection was opened without a server name, not for {host}"),
+            },
+        )),
+    }
+}
+
+/// The route of a request.
+pub(crate) fn select<'r>(
+    routes: &'r RouteTable,
+    method: &Method,
+    target: &Target,
+) -> Result<&'r Arc<Route>, Refusal> {
+    let find = |path: &str| routes.select(&target.host, path, method);
+    let selected = find(&target.decoded);
+    if let Some(bare) = target::without_parameters(&target.decoded) {
+        // The service may or may not cut path parameters off; both readings must
+        // lead to the same route.
+        let same = match (&selected, &find(&bare)) {
+            (Selected::Route(a), Selected::Route(b)) => Arc::ptr_eq(a, b),
+            (Selected::Nothing, Selected::Nothing) => true,
+            _ => false,
+        };
+        if !same {
+            return Err(Refusal::new(
+                ReasonCode::MalformedRequest,
+                "the path's parameters after ';' make it ambiguous which route it means",
+            ));
+        }
+    }
+    match selected {
+        Selected::Route(route) => Ok(route),
+        Selected::Nothing => Err(Refusal::new(
+            ReasonCode::NoRoute,
+            format!(
+                "no route matches {} {}",
+                target.host,
+                target.path_and_query.path()
+            ),
+        )),
+        Selected::MethodNotAllowed(allow) => Err(Refusal {
+            // Without methods to offer it is one that nobody here knows.
+            status: allow.is_empty().then_some(StatusCode::NOT_IMPLEMENTED),
+            allow,
+            ..Refusal::new(
+                ReasonCode::MethodNotAllowed,
+                format!("{method} is not allowed here"),
+            )
+        }),
+    }
+}
+
+/// Whether the caller may use the route. `proof` is what its connection proved.
+pub(crate) fn authorize(proof: Option<&ConnectionProof>, route: &Route) -> Result<Permit, Refusal> {
+    let principal = match route.rule.authentication {
+        Authentication::None => None,
+        Authentication::Certificate => {
+            match CertificateAuthenticator.authenticate(&Credentials { proof }) {
+                Outcome::Authenticated(principal) => Some(principal),
+                Outcome::NotApplicable => None,
+                Outcome::Rejected(denial) => return Err(denial.into()),
+            }
+        }
+    };
+    Ok(policy::decide(&route.rule, principal)?)
+}
+
+/// The Host that the service sees, and that assertions name.
+pub(crate) fn forwarded_authority<'a>(
+    route: &'a Route,
+    target: &'a Target,
+) -> Result<(&'a str, HeaderValue), Refusal> {
+    let authority = match &route.upstream.config().host {
+        Some(host) => host,
+        None => &target.authority,
+    };
+    let value = HeaderValue::from_str(authority)
+        .map_err(|_| Refusal::new(ReasonCode::MalformedRequest, "the host is malformed"))?;
+    Ok((authority, value))
+}
+
+/// What a caller is told whose assertion could not be signed.
+pub(crate) fn unsigned(error: SignError) -> Refusal {
+    match error {
+        SignError::Expired => Refusal::from(Denial::new(
+            ReasonCode::CertificateExpired,
+            "the certificate path has expired",
+        )),
+        SignError::TooLong => Refusal::new(
+            ReasonCode::TooLarge,
+            "the URL or the certificate's names are too long for an assertion",
+        ),
+        SignError::Nobody | SignError::NoKey | SignError::Failed => {
+            tracing::error!(%error, "no assertion was signed");
+            Refusal::new(ReasonCode::Overloaded, "no assertion can be signed")
+        }
+    }
+}

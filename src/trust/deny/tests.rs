@@ -1,0 +1,117 @@
+//! The deny list alone; with verification in the tests of `trust`.
+
+use super::*;
+
+fn identity(name: &str) -> DenyTarget {
+    DenyTarget::Identity {
+        identity: name.to_owned(),
+    }
+}
+
+#[test]
+fn entries_survive_a_restart_and_move_the_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deny.json");
+    let list = DenyList::open(path.clone()).unwrap();
+    let mut epoch = list.subscribe();
+    assert!(!epoch.has_changed().unwrap());
+    let entry = list
+        .add(identity("dns:A.Example.org."), "stolen", Some(200), 100)
+        .unwrap();
+    assert_eq!(entry.target, identity("dns:a.example.org"));
+    assert!(epoch.has_changed().unwrap());
+    epoch.mark_unchanged();
+    let again = DenyList::open(path.clone()).unwrap();
+    assert_eq!(again.list(100), vec![Arc::clone(&entry)]);
+    assert_eq!(again.list(200), Vec::new(), "it has run out");
+    assert!(!list.remove("no such id").unwrap());
+    assert!(!epoch.has_changed().unwrap());
+    assert!(list.remove(&entry.id).unwrap());
+    assert!(DenyList::open(path).unwrap().list(100).is_empty());
+}
+
+#[test]
+fn the_same_target_has_one_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = DenyList::open(folder.path().join("deny.json")).unwrap();
+    let serial = |serial: &str| DenyTarget::Serial {
+        serial: serial.to_owned(),
+        issuer: "CN=a".to_owned(),
+    };
+    list.add(serial("00:AB:cd"), "one", None, 1).unwrap();
+    list.add(serial("abcd"), "two", None, 2).unwrap();
+    let entries = list.list(3);
+    assert_eq!(entries.len(), 1);
+    assert_eq!(
+        (entries[0].reason.as_str(), &entries[0].target),
+        ("two", &serial("abcd"))
+    );
+}
+
+#[test]
+fn targets_that_mean_nothing_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = DenyList::open(folder.path().join("deny.json")).unwrap();
+    let targets = [
+        identity(""),
+        identity("alice"),
+        identity("ip:nowhere"),
+        DenyTarget::Thumbprint {
+            thumbprint: "abcd".to_owned(),
+        },
+        DenyTarget::Serial {
+            serial: "xyz".to_owned(),
+            issuer: "CN=a".to_owned(),
+        },
+        DenyTarget::Serial {
+            serial: "01".to_owned(),
+            issuer: String::new(),
+        },
+    ];
+    for target in targets {
+        let error = list.add(target, "", None, 0).unwrap_err();
+        assert!(error.is_usage(), "{error}");
+    }
+    assert!(
+        list.add(identity("dns:a.example.org"), "", Some(5), 5)
+            .is_err()
+    );
+    assert!(list.list(0).is_empty());
+}
+
+#[test]
+fn a_damaged_file_is_refused_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deny.json");
+    for content in [
+        "",
+        "[]",
+        r#"{"version":2,"entries":[]}"#,
+        r#"{"version":1}"#,
+        r#"{"version":1,"entries":[{"id":"a","target":{"thumbprint":"1"},"reason":"","added_at":0}]}"#,
+        r#"{"version":1,"entries":[{"id":"a","target":{},"reason":"","added_at":0}]}"#,
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let error = DenyList::open(path.clone()).unwrap_err().to_string();
+        assert!(error.contains("deny.json"), "{content}: {error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_file_is_private_and_a_failed_write_changes_nothing() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("state");
+    std::fs::create_dir(&inner).unwrap();
+    let path = inner.join("deny.json");
+    let list = DenyList::open(path.clone()).unwrap();
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    std::fs::remove_dir_all(&inner).unwrap();
+    let error = list
+        .add(identity("dns:a.example.org"), "", None, 0)
+        .unwrap_err();
+    assert!(!error.is_usage());
+    assert!(list.list(0).is_empty());
+}

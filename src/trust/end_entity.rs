@@ -1,0 +1,117 @@
+//! `LeafPathFacts`: what the path rules need to know of a leaf, and the rules
+//! for leaves that webpki leaves out.
+//!
+//! Identity is not decided here: [`super::naming`] does that.
+
+use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
+
+use super::authority::key_is_strong;
+use super::constraints::CarriedNames;
+use super::path::{PathMember, PathPurpose, PathRefusal};
+use crate::identity::leaf::key_usage;
+use crate::reason::ReasonCode;
+
+/// keyEncipherment (2) and keyAgreement (4): what a TLS 1.2 server may use in
+/// place of digitalSignature.
+const KEY_ENCIPHERMENT: u16 = 1 << 2;
+const KEY_AGREEMENT: u16 = 1 << 4;
+
+/// What a leaf says, as far as the path rules go.
+pub(super) struct LeafPathFacts {
+    pub(super) not_before: i64,
+    pub(super) not_after: i64,
+    pub(super) names: CarriedNames,
+    key_usage: Option<u16>,
+    constrains_names: bool,
+    strong_key: bool,
+}
+
+impl LeafPathFacts {
+    pub(super) fn read(der: &[u8]) -> Result<Self, PathRefusal> {
+        let malformed = |why: &str| (ReasonCode::MalformedIdentity, why.to_owned());
+        let (_, leaf) = X509Certificate::from_der(der)
+            .map_err(|_| malformed("the leaf cannot be read: it is not a certificate"))?;
+        let mut facts = Self {
+            not_before: leaf.validity().not_before.timestamp(),
+            not_after: leaf.validity().not_after.timestamp(),
+            names: CarriedNames::default(),
+            key_usage: None,
+            constrains_names: false,
+            strong_key: key_is_strong(leaf.public_key()),
+        };
+        facts.names.note_subject(leaf.subject());
+        for extension in leaf.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::KeyUsage(bits) => facts.key_usage = Some(bits.flags),
+                ParsedExtension::SubjectAlternativeName(names) => {
+                    for name in &names.general_names {
+                        facts.names.note(name);
+                    }
+                }
+                ParsedExtension::NameConstraints(_) => facts.constrains_names = true,
+                ParsedExtension::ParseError { .. } => {
+                    return Err(malformed("one of the leaf's extensions is malformed"));
+                }
+                _ => {}
+            }
+        }
+        Ok(facts)
+    }
+
+    pub(super) fn check(&self, purpose: PathPurpose) -> Result<(), PathRefusal> {
+        let refuse = |reason, why: &str| Err((reason, why.to_owned()));
+        if !self.strong_key {
+            return refuse(ReasonCode::WeakKey, "the leaf's key is too weak");
+        }
+        // RFC 5280 section 4.2.1.10: in CA certificates only.
+        if self.constrains_names {
+            return refuse(
+                ReasonCode::NameConstraint,
+                "the leaf carries name constraints, which only an authority may",
+            );
+        }
+        let Some(usage) = self.key_usage else {
+            return Ok(());
+        };
+        if usage & key_usage::KEY_CERT_SIGN != 0 {
+            return refuse(
+                ReasonCode::WrongUsage,
+                "the leaf may sign certificates (keyCertSign)",
+            );
+        }
+        let needed = match purpose {
+            PathPurpose::Client => key_usage::DIGITAL_SIGNATURE,
+            PathPurpose::Server => key_usage::DIGITAL_SIGNATURE | KEY_ENCIPHERMENT | KEY_AGREEMENT,
+        };
+        if usage & needed == 0 {
+            return refuse(
+                ReasonCode::WrongUsage,
+                "the leaf's key usage lacks digitalSignature",
+            );
+        }
+        Ok(())
+    }
+}
+
+impl PathMember {
+    /// Reads what revocation and the deny list have to know of a certificate;
+    /// its issuer is filled in as `(key, may sign lists)`.
+    pub(super) fn read(
+        der: &[u8],
+        is_authority: bool,
+        issuer: (&[u8], bool),
+    ) -> Result<Self, PathRefusal> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| {
+            (
+                ReasonCode::MalformedIdentity,
+                "a certificate of the path cannot be read".to_owned(),
+            )
+        })?;
+        Ok(Self::from_certificate(
+            &certificate,
+            der,
+            is_authority,
+            issuer,
+        ))
+    }
+}

@@ -1,0 +1,128 @@
+//! From webpki's errors to reason codes and sentences.
+//!
+//! Looks at the chain where the error alone would mislead. It explains refusals
+//! and must not decide any.
+
+use rustls_pki_types::CertificateDer;
+use webpki::Error;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::authority::{AuthorityFacts, RootSet, key_is_strong};
+use super::end_entity::LeafPathFacts;
+use super::path::PathRefusal;
+use crate::clock;
+use crate::reason::ReasonCode;
+
+/// Turns webpki's error into a reason and a sentence.
+pub(super) fn explain(
+    error: &Error,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &RootSet,
+) -> PathRefusal {
+    let reason = reason_of(error);
+    // A provider that does not support a weak key reports a bad signature.
+    if reason == ReasonCode::BadSignature {
+        let weak = std::iter::once(leaf).chain(intermediates).any(|der| {
+            X509Certificate::from_der(der)
+                .is_ok_and(|(_, certificate)| !key_is_strong(certificate.public_key()))
+        });
+        if weak {
+            return (
+                ReasonCode::WeakKey,
+                "a key in the presented chain is too weak".to_owned(),
+            );
+        }
+    }
+    if reason == ReasonCode::NameConstraint
+        && let Some(kind) = unsupported_constraint(leaf, intermediates, roots)
+    {
+        return (
+            reason,
+            format!(
+                "an issuer constrains {kind} names and the chain carries some; \
+                 {kind} name constraints are not supported and refuse them all"
+            ),
+        );
+    }
+    (reason, describe(error, "the presented chain"))
+}
+
+fn unsupported_constraint(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &RootSet,
+) -> Option<&'static str> {
+    let carried = LeafPathFacts::read(leaf).ok()?.names;
+    let presented = intermediates
+        .iter()
+        .filter_map(|der| AuthorityFacts::read(der).ok())
+        .find_map(|facts| facts.constraints.unsupported(&carried));
+    presented.or_else(|| {
+        roots
+            .roots()
+            .iter()
+            .find_map(|root| root.facts.constraints.unsupported(&carried))
+    })
+}
+
+/// A sentence about `what`.
+pub(super) fn describe(error: &Error, what: &str) -> String {
+    match error {
+        Error::CertExpired { not_after, .. } => format!(
+            "a certificate of {what} expired at {}",
+            clock::rfc3339(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX))
+        ),
+        Error::CertNotValidYet { not_before, .. } => format!(
+            "a certificate of {what} is valid from {}",
+            clock::rfc3339(i64::try_from(not_before.as_secs()).unwrap_or(i64::MAX))
+        ),
+        Error::UnknownIssuer => format!("{what} leads to no configured root"),
+        Error::RequiredEkuNotFoundContext(_) => {
+            format!("an extended key usage in {what} does not allow this use")
+        }
+        Error::UnsupportedCriticalExtension => {
+            format!("a certificate of {what} has a critical extension that is not supported")
+        }
+        Error::NameConstraintViolation => {
+            format!("a name in {what} violates a name constraint of an issuer")
+        }
+        other => format!("{what}: {other}"),
+    }
+}
+
+/// The reason code of a webpki error.
+#[expect(
+    deprecated,
+    reason = "the variants without context are still part of the enum"
+)]
+pub(super) const fn reason_of(error: &Error) -> ReasonCode {
+    match error {
+        Error::CertExpired { .. } | Error::InvalidCertValidity => ReasonCode::CertificateExpired,
+        Error::CertNotValidYet { .. } => ReasonCode::CertificateNotYetValid,
+        Error::UnknownIssuer => ReasonCode::UnknownIssuer,
+        Error::CertDistrusted => ReasonCode::CertificateRevoked,
+        Error::CaUsedAsEndEntity
+        | Error::EndEntityUsedAsCa
+        | Error::EmptyEkuExtension
+        | Error::RequiredEkuNotFound
+        | Error::RequiredEkuNotFoundContext(_)
+        | Error::UnsupportedCriticalExtension => ReasonCode::WrongUsage,
+        Error::NameConstraintViolation
+        | Error::MalformedNameConstraint
+        | Error::InvalidNetworkMaskConstraint
+        | Error::MaximumNameConstraintComparisonsExceeded => ReasonCode::NameConstraint,
+        Error::InvalidSignatureForPublicKey | Error::SignatureAlgorithmMismatch => {
+            ReasonCode::BadSignature
+        }
+        Error::UnsupportedSignatureAlgorithm
+        | Error::UnsupportedSignatureAlgorithmContext(_)
+        | Error::UnsupportedSignatureAlgorithmForPublicKey
+        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => ReasonCode::WeakKey,
+        Error::PathLenConstraintViolated
+        | Error::MaximumPathDepthExceeded
+        | Error::MaximumPathBuildCallsExceeded
+        | Error::MaximumSignatureChecksExceeded => ReasonCode::ChainTooLong,
+        _ => ReasonCode::MalformedIdentity,
+    }
+}

@@ -1,0 +1,178 @@
+//! `PathCache`: chains that were verified before, so that a repeated handshake
+//! only has to prove possession of the key.
+//!
+//! The key is the presented chain together with everything it was verified
+//! against except revocation lists and deny list; the value is the identity and
+//! what has to be looked up about each certificate of the path. A change of the
+//! lists costs one look-up per certificate, not a new path. Refusals are never
+//! kept, and an entry enters only by [`PendingPath::commit`], after the
+//! handshake: presenting somebody else's chain, with any junk behind it, changes
+//! nothing here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use rustls_pki_types::CertificateDer;
+
+use super::path::PathMember;
+use crate::crypto;
+use crate::identity::PeerIdentity;
+
+/// Chains kept where nothing else is asked for.
+pub const DEFAULT_CAPACITY: usize = 16_384;
+
+/// SHA-256 of trust set and presented chain.
+pub(super) type CacheKey = [u8; 32];
+
+/// State of lists and deny list under which an entry was looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RevocationState {
+    /// Digest of every revocation list of the trust set.
+    pub(super) lists: [u8; 32],
+    /// Epoch of the deny list.
+    pub(super) denied: u64,
+}
+
+/// A verified chain.
+#[derive(Debug)]
+pub(super) struct CachedPath {
+    pub(super) identity: Arc<PeerIdentity>,
+    pub(super) members: Arc<[PathMember]>,
+    /// Latest notBefore of the path.
+    pub(super) not_before: i64,
+    /// Earliest notAfter of the path.
+    pub(super) not_after: i64,
+    pub(super) state: RevocationState,
+    /// When a list that was consulted stops counting.
+    pub(super) good_until: i64,
+}
+
+impl CachedPath {
+    /// Whether the path's dates hold.
+    pub(super) const fn holds_at(&self, now: i64) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+
+    /// Whether nothing about revocation changed since it was looked up.
+    pub(super) fn is_current(&self, state: &RevocationState, now: i64) -> bool {
+        self.state == *state && now < self.good_until
+    }
+}
+
+/// Verified chains; shared by every trust set and kept across reloads.
+pub struct PathCache {
+    paths: Cache<CacheKey, Arc<CachedPath>>,
+}
+
+impl PathCache {
+    /// A cache for at most `capacity` chains.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            paths: Cache::new(capacity),
+        }
+    }
+
+    /// How many chains it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    pub(super) fn get(&self, key: &CacheKey) -> Option<Arc<CachedPath>> {
+        self.paths.get(key)
+    }
+
+    pub(super) fn insert(&self, key: CacheKey, path: Arc<CachedPath>) {
+        self.paths.insert(key, path);
+    }
+
+    pub(super) fn remove(&self, key: &CacheKey) {
+        self.paths.remove(key);
+    }
+}
+
+impl Default for PathCache {
+    fn default() -> Self {
+        Self::new(DEFAULT_CAPACITY)
+    }
+}
+
+impl fmt::Debug for PathCache {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("PathCache")
+            .field("paths", &self.paths.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A verified chain whose holder has not proven possession of its key yet.
+#[must_use = "the chain is verified anew next time unless it is committed"]
+#[derive(Debug)]
+pub struct PendingPath {
+    cache: Arc<PathCache>,
+    key: CacheKey,
+    path: Arc<CachedPath>,
+}
+
+impl PendingPath {
+    pub(super) fn new(cache: &Arc<PathCache>, key: CacheKey, path: CachedPath) -> Self {
+        Self {
+            cache: Arc::clone(cache),
+            key,
+            path: Arc::new(path),
+        }
+    }
+
+    /// Keeps the chain. To be called once the handshake is complete, never
+    /// before.
+    pub fn commit(self) {
+        self.cache.insert(self.key, self.path);
+    }
+}
+
+/// The key of a presented chain under a trust set. Lengths go before contents,
+/// so that two different chains never give the same octets.
+pub(super) fn key_of(
+    trust_set: &[u8; 32],
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> CacheKey {
+    let mut digest = Digest::new();
+    digest.field(trust_set);
+    for der in std::iter::once(leaf).chain(intermediates) {
+        digest.field(der);
+    }
+    digest.finish()
+}
+
+/// SHA-256 over length-prefixed fields.
+pub(super) struct Digest(crypto::digest::Context);
+
+impl Digest {
+    pub(super) fn new() -> Self {
+        Self(crypto::digest::Context::new(&crypto::digest::SHA256))
+    }
+
+    pub(super) fn field(&mut self, content: &[u8]) {
+        let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
+        self.0.update(&length.to_be_bytes());
+        self.0.update(content);
+    }
+
+    pub(super) fn finish(self) -> [u8; 32] {
+        let mut output = [0_u8; 32];
+        for (to, from) in output.iter_mut().zip(self.0.finish().as_ref()) {
+            *to = *from;
+        }
+        output
+    }
+}

@@ -1,0 +1,46 @@
+//! `TrustRevision`: what decisions about chains depend on, as two hashes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::bundle::TrustBundle;
+use super::path::PathPurpose;
+use super::path_cache::Digest;
+use crate::identity::text::hex;
+
+/// What a decision depends on besides chain, time and deny list: where it is the
+/// same after a reload, no connection has to be looked at again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TrustRevision {
+    /// Roots, intermediates, posture, depth, grace, permitted names.
+    pub(super) trust_set: [u8; 32],
+    /// Revocation lists.
+    pub(super) lists: [u8; 32],
+}
+
+impl TrustRevision {
+    pub(super) fn of(bundles: &[Arc<TrustBundle>]) -> Self {
+        let mut trust_set = Digest::new();
+        let mut lists = Digest::new();
+        trust_set.field(PathPurpose::Client.as_str().as_bytes());
+        for bundle in bundles {
+            bundle.describe(&mut trust_set);
+            lists.field(bundle.revocation.digest());
+        }
+        Self {
+            trust_set: trust_set.finish(),
+            lists: lists.finish(),
+        }
+    }
+}
+
+impl fmt::Debug for TrustRevision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |hash: &[u8; 32]| hash.first_chunk::<8>().map(|first| hex(first));
+        formatter
+            .debug_struct("TrustRevision")
+            .field("trust_set", &short(&self.trust_set))
+            .field("lists", &short(&self.lists))
+            .finish()
+    }
+}

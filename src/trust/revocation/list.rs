@@ -1,0 +1,316 @@
+//! `RevocationList`: one list, checked and taken apart at load.
+//!
+//! webpki's reader refuses what neither of us supports (version 1, no
+//! nextUpdate, delta, indirect, partitioned by reason, attribute-only, unknown
+//! critical extensions of list or entry); this one adds what webpki forgets: the
+//! number, thisUpdate and the time. The signature is verified once, under the
+//! first key that is known to belong to the issuer.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use webpki::{BorrowedCertRevocationList, RawPublicKeyEntity};
+use x509_parser::der_parser::asn1_rs::{Any, FromDer as _, Tag};
+use x509_parser::extensions::{
+    DistributionPointName, GeneralName, IssuingDistributionPoint, ParsedExtension, X509Extension,
+};
+use x509_parser::time::ASN1Time;
+use x509_parser::x509::X509Name;
+
+use super::serials::SerialSet;
+use crate::crypto;
+use crate::identity::leaf::{rfc4514, significant};
+use crate::trust::path::PathMember;
+
+/// Most keys remembered as not having signed one list.
+const MAX_REFUSED_KEYS: usize = 64;
+
+/// Which certificates a list speaks of (issuingDistributionPoint, RFC 5280
+/// section 5.2.5).
+#[derive(Debug, PartialEq, Eq)]
+struct Scope {
+    /// The extension's value; two lists of one scope supersede each other.
+    raw: Box<[u8]>,
+    user_only: bool,
+    authorities_only: bool,
+    uris: Vec<Box<str>>,
+}
+
+/// What is needed to verify a list's signature, kept until that is done.
+#[derive(Debug)]
+struct Signed {
+    message: Box<[u8]>,
+    algorithm: Box<[u8]>,
+    signature: Box<[u8]>,
+}
+
+#[derive(Debug)]
+struct Unverified {
+    signed: Option<Signed>,
+    /// SHA-256 of keys under which the signature does not verify.
+    refused: HashSet<[u8; 32]>,
+}
+
+/// The key that signed a list.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Signer {
+    /// SHA-256 of `key`.
+    hash: [u8; 32],
+    /// SubjectPublicKeyInfo, DER: verifies the list's successors at load.
+    pub(super) key: Box<[u8]>,
+}
+
+/// One revocation list.
+#[derive(Debug)]
+pub(crate) struct RevocationList {
+    /// SHA-256 of the list.
+    pub(super) hash: [u8; 32],
+    /// The issuer's name, DER.
+    pub(super) issuer: Box<[u8]>,
+    pub(super) issuer_text: String,
+    /// cRLNumber without leading zero octets.
+    pub(super) number: Box<[u8]>,
+    pub(super) this_update: i64,
+    pub(super) next_update: i64,
+    scope: Option<Scope>,
+    serials: SerialSet,
+    signer: OnceLock<Signer>,
+    unverified: Mutex<Unverified>,
+}
+
+impl RevocationList {
+    pub(super) fn read(der: &[u8]) -> Result<Self, String> {
+        let entries =
+            BorrowedCertRevocationList::from_der(der).map_err(|error| error.to_string())?;
+        let mut serials = SerialSet::default();
+        for entry in &entries {
+            serials.insert(entry.map_err(|error| error.to_string())?.serial_number);
+        }
+        serials.shrink();
+        let header = Header::read(der).ok_or_else(|| "its encoding is malformed".to_owned())?;
+        let (number, scope) = read_extensions(header.extensions)?;
+        let this_update = header.this_update.timestamp();
+        let next_update = header.next_update.timestamp();
+        if next_update <= this_update {
+            return Err("its nextUpdate is not after its thisUpdate".to_owned());
+        }
+        Ok(Self {
+            hash: crypto::sha256(der),
+            issuer: header.issuer.into(),
+            issuer_text: header.issuer_text,
+            number,
+            this_update,
+            next_update,
+            scope,
+            serials,
+            signer: OnceLock::new(),
+            unverified: Mutex::new(Unverified {
+                signed: Some(Signed {
+                    message: header.message.into(),
+                    algorithm: header.algorithm.into(),
+                    signature: header.signature.into(),
+                }),
+                refused: HashSet::new(),
+            }),
+        })
+    }
+
+    /// Whether `key` (with its SHA-256) signed this list. Verifies the signature
+    /// at most once per key.
+    pub(super) fn is_signed_by(&self, key: &[u8], hash: &[u8; 32]) -> bool {
+        if let Some(signer) = self.signer.get() {
+            return signer.hash == *hash;
+        }
+        let mut unverified = self
+            .unverified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(signer) = self.signer.get() {
+            return signer.hash == *hash;
+        }
+        if unverified.refused.contains(hash) {
+            return false;
+        }
+        if unverified
+            .signed
+            .as_ref()
+            .is_some_and(|signed| signed.verifies_under(key))
+        {
+            // The message is as large as the list: not needed any more.
+            unverified.signed = None;
+            let signer = self.signer.get_or_init(|| Signer {
+                hash: *hash,
+                key: key.into(),
+            });
+            return signer.hash == *hash;
+        }
+        if unverified.refused.len() >= MAX_REFUSED_KEYS {
+            unverified.refused.clear();
+        }
+        unverified.refused.insert(*hash);
+        false
+    }
+
+    /// The key that signed it, once known.
+    pub(super) fn signer(&self) -> Option<&Signer> {
+        self.signer.get()
+    }
+
+    /// Whether it speaks of this certificate, as webpki sees it: without a
+    /// distribution point of its own it speaks of all; with one, the certificate
+    /// must name the same or none.
+    pub(super) fn covers(&self, member: &PathMember) -> bool {
+        let Some(scope) = &self.scope else {
+            return true;
+        };
+        if scope.authorities_only && !member.is_authority || scope.user_only && member.is_authority
+        {
+            return false;
+        }
+        match &member.distribution_points {
+            None => true,
+            Some(points) => points.iter().any(|point| scope.uris.contains(point)),
+        }
+    }
+
+    pub(super) fn same_scope(&self, other: &Self) -> bool {
+        self.scope.as_ref().map(|scope| &scope.raw) == other.scope.as_ref().map(|scope| &scope.raw)
+    }
+
+    pub(super) fn revokes(&self, serial: &[u8]) -> bool {
+        self.serials.contains(serial)
+    }
+
+    pub(super) fn entries(&self) -> usize {
+        self.serials.len()
+    }
+
+    /// Orders lists of one issuer and scope: the number first, then the time.
+    pub(super) fn age(&self) -> (usize, &[u8], i64) {
+        (self.number.len(), &self.number, self.this_update)
+    }
+}
+
+impl Signed {
+    fn verifies_under(&self, key: &[u8]) -> bool {
+        let key = SubjectPublicKeyInfoDer::from(key);
+        let Ok(entity) = RawPublicKeyEntity::try_from(&key) else {
+            return false;
+        };
+        crypto::provider()
+            .signature_verification_algorithms
+            .all
+            .iter()
+            .filter(|algorithm| algorithm.signature_alg_id().as_ref() == &*self.algorithm)
+            .any(|algorithm| {
+                entity
+                    .verify_signature(*algorithm, &self.message, &self.signature)
+                    .is_ok()
+            })
+    }
+}
+
+/// The parts of a CertificateList outside its entries (RFC 5280 section 5.1).
+struct Header<'a> {
+    message: &'a [u8],
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+    issuer: &'a [u8],
+    issuer_text: String,
+    this_update: ASN1Time,
+    next_update: ASN1Time,
+    extensions: &'a [u8],
+}
+
+impl<'a> Header<'a> {
+    fn read(der: &'a [u8]) -> Option<Self> {
+        let (rest, list) = Any::from_der(der).ok()?;
+        let (after_message, message) = Any::from_der(list.data).ok()?;
+        let whole = list.data.len().checked_sub(after_message.len())?;
+        let (after_algorithm, algorithm) = Any::from_der(after_message).ok()?;
+        let (end, signature) = Any::from_der(after_algorithm).ok()?;
+        let (unused_bits, signature) = signature.data.split_first()?;
+        if !rest.is_empty() || !end.is_empty() || *unused_bits != 0 {
+            return None;
+        }
+        let (fields, _version) = Any::from_der(message.data).ok()?;
+        let (fields, _algorithm) = Any::from_der(fields).ok()?;
+        let (after, issuer) = X509Name::from_der(fields).ok()?;
+        let (after, this_update) = ASN1Time::from_der(after).ok()?;
+        let (mut after, next_update) = ASN1Time::from_der(after).ok()?;
+        let (next, mut field) = Any::from_der(after).ok()?;
+        if field.header.tag() == Tag::Sequence {
+            after = next;
+            (_, field) = Any::from_der(after).ok()?;
+        }
+        Some(Self {
+            message: list.data.get(..whole)?,
+            algorithm: algorithm.data,
+            signature,
+            issuer: issuer.as_raw(),
+            issuer_text: rfc4514(&issuer),
+            this_update,
+            next_update,
+            extensions: field.data,
+        })
+    }
+}
+
+type Extensions = (Box<[u8]>, Option<Scope>);
+
+fn read_extensions(tagged: &[u8]) -> Result<Extensions, String> {
+    let malformed = || "one of its extensions is malformed".to_owned();
+    let (_, sequence) = Any::from_der(tagged).map_err(|_| malformed())?;
+    let mut rest = sequence.data;
+    let mut number = None;
+    let mut scope = None;
+    while !rest.is_empty() {
+        let (next, extension) = X509Extension::from_der(rest).map_err(|_| malformed())?;
+        rest = next;
+        match extension.oid.to_id_string().as_str() {
+            "2.5.29.20" => {
+                // RFC 5280 section 5.2.3: a non-critical extension.
+                if extension.critical {
+                    return Err("its number (cRLNumber) is marked critical".to_owned());
+                }
+                let (_, integer) = Any::from_der(extension.value).map_err(|_| malformed())?;
+                if number.replace(significant(integer.data).into()).is_some() {
+                    return Err("it has two numbers".to_owned());
+                }
+            }
+            "2.5.29.28" => {
+                let ParsedExtension::IssuingDistributionPoint(point) = extension.parsed_extension()
+                else {
+                    return Err("its issuing distribution point is malformed".to_owned());
+                };
+                scope = Some(Scope::read(extension.value, point));
+            }
+            _ => {}
+        }
+    }
+    // Without a number a roll-back could not be told from an update.
+    let number = number.ok_or_else(|| "it has no number (cRLNumber)".to_owned())?;
+    Ok((number, scope))
+}
+
+impl Scope {
+    fn read(raw: &[u8], point: &IssuingDistributionPoint<'_>) -> Self {
+        let uris = match &point.distribution_point {
+            Some(DistributionPointName::FullName(names)) => names
+                .iter()
+                .filter_map(|name| match name {
+                    GeneralName::URI(uri) => Some(Box::from(*uri)),
+                    _ => None,
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            raw: raw.into(),
+            user_only: point.only_contains_user_certs,
+            authorities_only: point.only_contains_ca_certs,
+            uris,
+        }
+    }
+}

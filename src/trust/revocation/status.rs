@@ -1,0 +1,59 @@
+//! `ListStatus`: how far each list has come, for readiness, metrics and alarms.
+
+use crate::clock;
+
+/// How far a list has come since its thisUpdate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// It is valid only later; it is not consulted.
+    NotYet,
+    /// Less than half of the time to nextUpdate has passed.
+    Fresh,
+    /// More than half has passed and no newer list has come: look after it.
+    Due,
+    /// nextUpdate has passed; the grace period has not.
+    Grace,
+    /// nextUpdate and grace have passed; it proves nothing any more.
+    Stale,
+}
+
+/// One list's state, for readiness and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListStatus {
+    /// Its issuer, RFC 4514.
+    pub issuer: String,
+    /// cRLNumber, lower-case hexadecimal.
+    pub number: String,
+    /// thisUpdate in seconds since the Unix epoch.
+    pub this_update: i64,
+    /// nextUpdate in seconds since the Unix epoch.
+    pub next_update: i64,
+    /// How many certificates it revokes.
+    pub entries: usize,
+    /// Whether its signature has been verified.
+    pub verified: bool,
+    /// How far it has come.
+    pub freshness: Freshness,
+}
+
+impl ListStatus {
+    /// What an operator should know, if anything.
+    #[must_use]
+    pub fn alarm(&self) -> Option<String> {
+        let until = clock::rfc3339(self.next_update);
+        let says = match self.freshness {
+            Freshness::Fresh => return None,
+            Freshness::NotYet => format!(
+                "is valid only from {} and not consulted before",
+                clock::rfc3339(self.this_update)
+            ),
+            Freshness::Due => format!("is to be replaced by {until} and has not been"),
+            Freshness::Grace => format!("was to be replaced by {until}; the grace period runs"),
+            Freshness::Stale => format!("was to be replaced by {until} and is stale"),
+        };
+        Some(format!(
+            "revocation list {} of {} {says}",
+            self.number, self.issuer
+        ))
+    }
+}

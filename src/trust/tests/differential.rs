@@ -1,0 +1,257 @@
+//! The revocation index against webpki's own check of lists.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use countersign_testkit::{Authority, AuthoritySpec, Credentials, Leaf};
+use proptest::prelude::*;
+use rcgen::{
+    CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, CrlScope,
+    Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+};
+use rustls_pki_types::{CertificateRevocationListDer, UnixTime};
+use time::OffsetDateTime;
+use webpki::{
+    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, Error, ExpirationPolicy,
+    KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
+};
+
+use crate::reason::ReasonCode;
+use crate::trust::authority::{AuthorityFacts, RootSet};
+use crate::trust::path::{self, PathPurpose, PathRules};
+use crate::trust::revocation::{KnownIssuer, RevocationIndex};
+use crate::trust::{RevocationDepth, RevocationPosture};
+
+const POINT: &str = "http://crl.example.org/a.crl";
+const OTHER_POINT: &str = "http://crl.example.org/b.crl";
+
+/// One list in the making.
+#[derive(Debug, Clone)]
+struct List {
+    forged: bool,
+    revoking: bool,
+    stale: bool,
+    /// Distribution point and scope: 0 all, 1 user, 2 authorities.
+    scope: Option<(bool, u8)>,
+}
+
+fn list() -> impl Strategy<Value = Option<List>> {
+    let scope = prop_oneof![2 => Just(None), 3 => (any::<bool>(), 0_u8..3).prop_map(Some)];
+    let list = (
+        prop::bool::weighted(0.15),
+        prop::bool::weighted(0.3),
+        prop::bool::weighted(0.15),
+        scope,
+    )
+        .prop_map(|(forged, revoking, stale, scope)| List {
+            forged,
+            revoking,
+            stale,
+            scope,
+        });
+    prop::option::weighted(0.85, list)
+}
+
+struct Pki {
+    root: Authority,
+    intermediate: Authority,
+    /// Same name as the other two, other keys.
+    namesakes: [Authority; 2],
+    /// Without distribution points, with this one, with another, with both.
+    leaves: Vec<Credentials>,
+}
+
+static PKI: LazyLock<Pki> = LazyLock::new(|| {
+    let root = Authority::root(&AuthoritySpec::new("Root"));
+    let intermediate = root.intermediate(&AuthoritySpec::new("Intermediate"));
+    let namesakes = ["Root", "Intermediate"].map(|n| Authority::root(&AuthoritySpec::new(n)));
+    let points = [
+        vec![],
+        vec![POINT],
+        vec![OTHER_POINT],
+        vec![OTHER_POINT, POINT],
+    ];
+    let leaves = points
+        .iter()
+        .map(|uris| {
+            let leaf = Leaf::with_uri("spiffe://example.org/a");
+            intermediate.issue(if uris.is_empty() {
+                leaf
+            } else {
+                leaf.extension(&[2, 5, 29, 31], false, &distribution_points(uris))
+            })
+        })
+        .collect();
+    Pki {
+        root,
+        intermediate,
+        namesakes,
+        leaves,
+    }
+});
+
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(content.len()).unwrap();
+    assert!(length < 0x80);
+    [&[tag, length], content].concat()
+}
+
+fn distribution_points(uris: &[&str]) -> Vec<u8> {
+    let points: Vec<u8> = uris
+        .iter()
+        .flat_map(|uri| der(0x30, &der(0xa0, &der(0xa0, &der(0x86, uri.as_bytes())))))
+        .collect();
+    der(0x30, &points)
+}
+
+impl List {
+    fn sign(&self, authority: &Authority, namesake: &Authority, revoked: &[u8]) -> Vec<u8> {
+        let signer = if self.forged { namesake } else { authority };
+        let key = KeyPair::from_pem(&signer.key_pem()).unwrap();
+        let issuer = Issuer::from_ca_cert_pem(&signer.pem(), key).unwrap();
+        let now = OffsetDateTime::now_utc();
+        let age = time::Duration::hours(if self.stale { 48 } else { 1 });
+        CertificateRevocationListParams {
+            this_update: now - age,
+            next_update: now - age + time::Duration::hours(24),
+            crl_number: SerialNumber::from_slice(&[1]),
+            issuing_distribution_point: self.scope.map(|(same, scope)| {
+                CrlIssuingDistributionPoint {
+                    distribution_point: CrlDistributionPoint {
+                        uris: vec![if same { POINT } else { OTHER_POINT }.to_owned()],
+                    },
+                    scope: match scope {
+                        1 => Some(CrlScope::UserCertsOnly),
+                        2 => Some(CrlScope::CaCertsOnly),
+                        _ => None,
+                    },
+                }
+            }),
+            revoked_certs: self
+                .revoking
+                .then(|| RevokedCertParams {
+                    serial_number: SerialNumber::from_slice(revoked),
+                    revocation_time: now - age,
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+                .into_iter()
+                .collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        }
+        .signed_by(&issuer)
+        .unwrap()
+        .der()
+        .to_vec()
+    }
+}
+
+fn now() -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(crate::clock::unix_now()))
+}
+
+fn by_webpki(leaf: &Credentials, lists: &[Vec<u8>], deep: bool) -> Result<(), Error> {
+    let lists: Vec<CertRevocationList<'_>> = lists
+        .iter()
+        .map(|der| BorrowedCertRevocationList::from_der(der).unwrap().into())
+        .collect();
+    let lists: Vec<&CertRevocationList<'_>> = lists.iter().collect();
+    let options = RevocationOptionsBuilder::new(&lists)
+        .map_err(|_| Error::UnknownRevocationStatus)?
+        .with_depth(if deep {
+            RevocationCheckDepth::Chain
+        } else {
+            RevocationCheckDepth::EndEntity
+        })
+        .with_status_policy(UnknownStatusPolicy::Deny)
+        .with_expiration_policy(ExpirationPolicy::Enforce)
+        .build();
+    let anchor = webpki::anchor_from_trusted_cert(PKI.root.der()).unwrap();
+    EndEntityCert::try_from(leaf.leaf())?
+        .verify_for_usage(
+            crate::crypto::provider()
+                .signature_verification_algorithms
+                .all,
+            &[anchor],
+            &leaf.chain[1..],
+            now(),
+            KeyUsage::client_auth(),
+            Some(options),
+            None,
+        )
+        .map(|_| ())
+}
+
+fn by_ours(
+    leaf: &Credentials,
+    lists: &[Vec<u8>],
+    deep: bool,
+    known: bool,
+) -> Result<(), ReasonCode> {
+    let mut roots = RootSet::default();
+    let facts = AuthorityFacts::read(PKI.root.der()).unwrap();
+    let key = facts.key.clone();
+    let name = facts.subject_der.clone();
+    roots.add(PKI.root.der(), facts).unwrap();
+    let depth = if deep {
+        RevocationDepth::Chain
+    } else {
+        RevocationDepth::Leaf
+    };
+    let mut revocation = RevocationIndex::new(RevocationPosture::Hard, depth, Duration::ZERO);
+    let lists: Vec<_> = lists
+        .iter()
+        .map(|der| CertificateRevocationListDer::from(der.as_slice()))
+        .collect();
+    let issuer = KnownIssuer {
+        name: &name,
+        key: &key,
+    };
+    let issuers = if known { vec![issuer] } else { Vec::new() };
+    let refused = revocation.load(lists.iter().map(AsRef::as_ref), &issuers, None);
+    assert_eq!(refused, Vec::new());
+    let rules = PathRules {
+        roots: &roots,
+        purpose: PathPurpose::Client,
+        revocation: &revocation,
+    };
+    path::verify(rules, leaf.leaf(), &leaf.chain[1..], now())
+        .map(|_| ())
+        .map_err(|(reason, _)| reason)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn the_index_decides_as_webpki_does(
+        of_root in list(),
+        of_intermediate in list(),
+        leaf in 0_usize..4,
+        deep: bool,
+        known: bool,
+    ) {
+        let leaf = &PKI.leaves[leaf];
+        let mut lists = Vec::new();
+        if let Some(list) = &of_root {
+            lists.push(list.sign(&PKI.root, &PKI.namesakes[0], &PKI.intermediate.serial()));
+        }
+        if let Some(list) = &of_intermediate {
+            lists.push(list.sign(&PKI.intermediate, &PKI.namesakes[1], leaf.serial()));
+        }
+        let theirs = by_webpki(leaf, &lists, deep);
+        let ours = by_ours(leaf, &lists, deep, known);
+        prop_assert_eq!(theirs.is_ok(), ours.is_ok(), "webpki {:?}, here {:?}", theirs, ours);
+        // With one certificate to look up the reasons agree too, except that a
+        // stale list's entries still count here.
+        if !deep && let (Err(theirs), Err(ours)) = (theirs, ours) {
+            let expected = match theirs {
+                Error::CertRevoked => ReasonCode::CertificateRevoked,
+                Error::CrlExpired { .. } => ReasonCode::RevocationStale,
+                _ => ReasonCode::RevocationUnknown,
+            };
+            let still_revoked = ours == ReasonCode::CertificateRevoked
+                && expected == ReasonCode::RevocationStale;
+            prop_assert!(ours == expected || still_revoked, "{theirs:?}, here {ours}");
+        }
+    }
+}

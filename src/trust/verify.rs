@@ -1,0 +1,129 @@
+//! `PathTrust`: the listener's path rules alone, without identity or policy.
+//!
+//! What `countersign pki verify` and the public test suites ask: does this leaf
+//! chain to one of these roots for this purpose at this time?
+
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+
+use super::authority::{AuthorityFacts, RootSet};
+use super::bundle::{RevocationDepth, RevocationPosture};
+use super::path::{self, PathPurpose, PathRefusal, PathRules};
+use super::revocation::{KnownIssuer, RevocationIndex};
+use crate::identity::peer::RevocationCheck;
+use crate::reason::ReasonCode;
+
+/// Roots, intermediates and lists to verify paths against.
+#[derive(Debug)]
+pub struct PathTrust {
+    roots: RootSet,
+    intermediates: Vec<CertificateDer<'static>>,
+    revocation: RevocationIndex,
+    purpose: PathPurpose,
+    unusable: Vec<String>,
+}
+
+/// A path that holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedChain {
+    /// How many certificates the path has, leaf and root included.
+    pub length: usize,
+    /// SHA-256 of the root.
+    pub anchor: [u8; 32],
+    /// Earliest notAfter of the path, in seconds since the Unix epoch.
+    pub not_after: i64,
+    /// How revocation was established.
+    pub revocation: RevocationCheck,
+}
+
+impl PathTrust {
+    /// Reads roots, intermediates and lists. Without lists (`None`) revocation is
+    /// not checked; with them it is `hard` for the whole path.
+    ///
+    /// What cannot be used is left out and named by [`PathTrust::unusable`]: a
+    /// path that needs it is then refused.
+    #[must_use]
+    pub fn new(
+        roots: &[CertificateDer<'_>],
+        intermediates: Vec<CertificateDer<'static>>,
+        lists: Option<&[CertificateRevocationListDer<'_>]>,
+        purpose: PathPurpose,
+    ) -> Self {
+        let mut unusable = Vec::new();
+        let mut set = RootSet::default();
+        for (position, der) in roots.iter().enumerate() {
+            let added = AuthorityFacts::read(der).and_then(|facts| set.add(der, facts));
+            if let Err(why) = added {
+                unusable.push(format!("root certificate {}: {why}", position + 1));
+            }
+        }
+        let posture = match lists {
+            Some(_) => RevocationPosture::Hard,
+            None => RevocationPosture::Off,
+        };
+        let mut revocation = RevocationIndex::new(posture, RevocationDepth::Chain, Duration::ZERO);
+        if let Some(lists) = lists {
+            // Intermediates prove themselves in a path first: here anyone may
+            // have supplied them.
+            let issuers: Vec<KnownIssuer<'_>> = set
+                .roots()
+                .iter()
+                .map(|root| KnownIssuer {
+                    name: &root.facts.subject_der,
+                    key: &root.facts.key,
+                })
+                .collect();
+            let refused = revocation.load(lists.iter().map(AsRef::as_ref), &issuers, None);
+            unusable.extend(
+                refused
+                    .into_iter()
+                    .map(|(index, why)| format!("revocation list {}: {why}", index + 1)),
+            );
+        }
+        Self {
+            roots: set,
+            intermediates,
+            revocation,
+            purpose,
+            unusable,
+        }
+    }
+
+    /// What was left out, and why.
+    #[must_use]
+    pub fn unusable(&self) -> &[String] {
+        &self.unusable
+    }
+
+    /// Verifies a leaf at `now`.
+    ///
+    /// # Errors
+    /// The reason code and an explanation.
+    pub fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        now: UnixTime,
+    ) -> Result<VerifiedChain, PathRefusal> {
+        let rules = PathRules {
+            roots: &self.roots,
+            purpose: self.purpose,
+            revocation: &self.revocation,
+        };
+        let verified = path::verify(rules, leaf, &self.intermediates, now)?;
+        let not_after = verified.not_after;
+        // webpki looks at the dates too; this holds whatever it does.
+        if i64::try_from(now.as_secs()).unwrap_or(i64::MAX) > not_after {
+            return Err((
+                ReasonCode::CertificateExpired,
+                "the path is over".to_owned(),
+            ));
+        }
+        Ok(VerifiedChain {
+            length: verified.members.len() + 1,
+            anchor: verified.anchor,
+            not_after,
+            revocation: verified.revocation.check,
+        })
+    }
+}

@@ -1,0 +1,217 @@
+//! `countersign pki verify` as a script meets it: exit codes, the reason on
+//! standard error, `-`, times, and some cases of the corpus.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use countersign_testkit::{Crl, TestCa};
+
+use super::{Case, corpus};
+
+struct Files {
+    folder: tempfile::TempDir,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+fn verify(purpose: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+    command
+        .args(["pki", "verify", "--purpose", purpose])
+        .stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn ends(output: &Output, code: i32, words: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert!(stderr.starts_with(words), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+fn run(case: &Case) -> Output {
+    let files = Files::new();
+    let mut command = verify("client");
+    command
+        .arg("--roots")
+        .arg(files.write("roots.pem", case.trusted_certs.join("\n")));
+    if !case.untrusted_intermediates.is_empty() {
+        let pem = case.untrusted_intermediates.join("\n");
+        command
+            .arg("--intermediates")
+            .arg(files.write("intermediates.pem", pem));
+    }
+    for (index, list) in case.crls.iter().enumerate() {
+        command
+            .arg("--crl")
+            .arg(files.write(&format!("{index}.crl"), list));
+    }
+    if let Some(time) = &case.validation_time {
+        command.args(["--time", time]);
+    }
+    command
+        .arg(files.write("leaf.pem", &case.peer_certificate))
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_program_says_what_the_function_says() {
+    let Some((cases, _)) = corpus() else { return };
+    for (id, reason) in [
+        ("rfc5280::nc::permitted-dns-match", None),
+        ("rfc5280::no-keyusage", None),
+        ("rfc5280::validity::notafter-fractional", None),
+        ("crl::certificate-not-on-crl", None),
+        (
+            "crl::revoked-certificate-with-crl",
+            Some("certificate-revoked: "),
+        ),
+        ("crl::crlnumber-missing", Some("revocation-unknown: ")),
+        (
+            "rfc5280::validity::expired-root",
+            Some("certificate-expired: "),
+        ),
+        (
+            "rfc5280::validity::not-yet-valid-1-second",
+            Some("certificate-not-yet-valid: "),
+        ),
+        ("rfc5280::chain-untrusted-root", Some("unknown-issuer: ")),
+        ("rfc5280::eku::ee-wrong-eku", Some("wrong-usage: ")),
+        ("rfc5280::nc::excluded-dns-match", Some("name-constraint: ")),
+    ] {
+        let case = cases.iter().find(|case| case.id == id).unwrap();
+        ends(
+            &run(case),
+            if reason.is_some() { 3 } else { 0 },
+            reason.unwrap_or_default(),
+        );
+    }
+}
+
+#[test]
+fn a_chain_file_standard_input_and_revocation_lists() {
+    let ca = TestCa::new("example.org");
+    let files = Files::new();
+    let caller = ca.client("/a");
+    let root = ca.root_file();
+    let leaf = files.write("leaf.pem", caller.chain_pem());
+    let check = |more: &[&str]| {
+        let mut command = verify("client");
+        command
+            .arg("--roots")
+            .arg(&root)
+            .args(more)
+            .arg(&leaf)
+            .output()
+            .unwrap()
+    };
+    ends(&check(&[]), 0, "");
+    ends(
+        &check(&["--time", "1000000000"]),
+        3,
+        "certificate-not-yet-valid: ",
+    );
+    ends(
+        &check(&["--time", "2999-01-01T00:00:00Z"]),
+        3,
+        "certificate-expired: ",
+    );
+    ends(&check(&["--time", "tomorrow"]), 2, "error: ");
+
+    let of_root = files.write("root.crl", Crl::new().pem_signed_by(ca.root()));
+    let of_root = of_root.to_str().unwrap();
+    let clear = files.write("clear.crl", Crl::new().signed_by(ca.intermediate()));
+    let clear = clear.to_str().unwrap();
+    let revoking = Crl::new().number(2).revoke(caller.serial());
+    let revoking = files.write("revoking.crl", revoking.pem_signed_by(ca.intermediate()));
+    let revoking = revoking.to_str().unwrap();
+    ends(&check(&["--crl", of_root, "--crl", clear]), 0, "");
+    ends(&check(&["--crl", of_root]), 3, "revocation-unknown: ");
+    ends(&check(&["--crl", clear]), 3, "revocation-unknown: ");
+    ends(
+        &check(&["--crl", of_root, "--crl", revoking]),
+        3,
+        "certificate-revoked: ",
+    );
+    for order in [[clear, revoking], [revoking, clear]] {
+        let lists = ["--crl", of_root, "--crl", order[0], "--crl", order[1]];
+        ends(&check(&lists), 3, "certificate-revoked: ");
+    }
+    let json = check(&["--json", "--crl", of_root, "--crl", revoking]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["valid"], false);
+    assert_eq!(json["reason"], "certificate-revoked");
+
+    let mut child = verify("client")
+        .args(["--json", "--roots"])
+        .arg(&root)
+        .arg("-")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(caller.chain_pem().as_bytes()).unwrap();
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (json["valid"].as_bool(), json["certificates"].as_u64()),
+        (Some(true), Some(3))
+    );
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let ca = TestCa::new("example.org");
+    let files = Files::new();
+    let empty = files.write("empty.pem", "");
+    let leaf = files.write("leaf.pem", ca.client("/a").chain_pem());
+    let missing = files.folder.path().join("missing.pem");
+    for (roots, leaf, named) in [
+        (&missing, &leaf, "missing.pem"),
+        (&empty, &leaf, "empty.pem"),
+        (&ca.root_file(), &empty, "empty.pem"),
+        (&ca.root_file(), &missing, "missing.pem"),
+    ] {
+        let output = verify("client")
+            .arg("--roots")
+            .arg(roots)
+            .arg(leaf)
+            .output()
+            .unwrap();
+        ends(&output, 2, "countersign: ");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(named));
+    }
+}
+
+#[test]
+fn purposes_are_kept_apart() {
+    let ca = TestCa::new("example.org");
+    let files = Files::new();
+    let server = files.write("server.pem", ca.server(&["a.example.org"]).chain_pem());
+    for (purpose, code) in [("server", 0), ("client", 3)] {
+        let output = verify(purpose)
+            .arg("--roots")
+            .arg(ca.root_file())
+            .arg(&server)
+            .output()
+            .unwrap();
+        ends(&output, code, if code == 0 { "" } else { "wrong-usage: " });
+    }
+}

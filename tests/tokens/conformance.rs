@@ -1,0 +1,96 @@
+//! Wycheproof's JWS and JWK cases through `countersign token verify`.
+//!
+//! The data is not part of the repository. Without it the test says so and
+//! passes, unless `COUNTERSIGN_REQUIRE_TOOLS=1`. The library is held against the
+//! same cases in `crates/verify`.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{Files, countersign, text};
+
+/// Valid cases that are refused: the token's algorithm differs from the key's
+/// `alg` (346, 350), and P-521 (347, 351).
+const REFUSED: [u64; 4] = [346, 347, 350, 351];
+
+fn folder() -> Option<PathBuf> {
+    let folder = std::env::var_os("COUNTERSIGN_CONFORMANCE").map_or_else(
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../shared/conformance"
+            ))
+        },
+        PathBuf::from,
+    );
+    let folder = folder.join("jws");
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    assert!(
+        std::env::var_os("COUNTERSIGN_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
+        "{} is missing",
+        folder.display()
+    );
+    eprintln!("skipped: {} is missing", folder.display());
+    None
+}
+
+/// How many cases were accepted and refused.
+fn check(file: &str) -> Option<(usize, usize)> {
+    let suite = std::fs::read(folder()?.join(file)).unwrap();
+    let suite: Value = serde_json::from_slice(&suite).unwrap();
+    let files = Files::new();
+    let (mut accepted, mut refused) = (0, 0);
+    for group in suite["testGroups"].as_array().unwrap() {
+        let keys = group.get("public").unwrap_or(&group["private"]);
+        let jwks = files.write("keys.json", keys.to_string());
+        let symmetric = keys["kty"] == "oct" || keys["keys"][0]["kty"] == "oct";
+        for case in group["tests"].as_array().unwrap() {
+            let number = case["tcId"].as_u64().unwrap();
+            let valid = case["result"] == "valid";
+            // JSON serialisation comes as an object; it is no compact JWS.
+            let token = match &case["jws"] {
+                Value::String(token) => token.clone(),
+                other => other.to_string(),
+            };
+            let token = files.write("token", token);
+            let run = countersign(
+                &[
+                    "token",
+                    "verify",
+                    "--json",
+                    "--jwks",
+                    text(&jwks),
+                    text(&token),
+                ],
+                None,
+            );
+            let expected = valid && !symmetric && !REFUSED.contains(&number);
+            let code = if expected { 0 } else { 3 };
+            assert_eq!(run.code, code, "{file} {number}: {}", run.stderr);
+            assert_eq!(run.json()["valid"], json!(expected), "{file} {number}");
+            if expected {
+                accepted += 1;
+            } else {
+                refused += 1;
+            }
+        }
+    }
+    Some((accepted, refused))
+}
+
+#[test]
+fn published_tokens_are_judged_as_published() {
+    if let Some(counts) = check("json_web_signature_test.json") {
+        assert_eq!(counts, (32, 369));
+    }
+}
+
+#[test]
+fn published_keys_are_judged_as_published() {
+    if let Some(counts) = check("json_web_key_test.json") {
+        assert_eq!(counts, (1, 25));
+    }
+}

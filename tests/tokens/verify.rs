@@ -1,0 +1,125 @@
+//! `countersign token verify`: files, words and exit codes.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use countersign_testkit::{Idp, TestCa, sha256};
+use serde_json::json;
+
+use super::{Files, countersign, text};
+
+const ISSUER: &str = "https://idp.example.org";
+
+fn now() -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the program under test reads the real clock"
+    )]
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
+
+fn claims(certificate: Option<&[u8]>) -> serde_json::Value {
+    let mut claims = json!({
+        "iss": ISSUER, "aud": ["orders"], "sub": "alice", "client_id": "app",
+        "iat": now(), "exp": now() + 60, "jti": "1", "scope": "orders:read",
+    });
+    if let Some(der) = certificate {
+        claims["cnf"] = json!({"x5t#S256": base64url(&sha256(der))});
+    }
+    claims
+}
+
+fn base64url(octets: &[u8]) -> String {
+    use base64ct::Encoding as _;
+    base64ct::Base64UrlUnpadded::encode_string(octets)
+}
+
+#[test]
+fn a_bound_token_needs_its_certificate() {
+    let files = Files::new();
+    let ca = TestCa::new("example.org");
+    let (mine, other) = (ca.client("/ns/shop/sa/a"), ca.client("/ns/shop/sa/b"));
+    let key = countersign_testkit::idp::TokenKey::new("one");
+    let jwks = files.write("keys.json", Idp::key_set(&[&key]).to_string());
+    let token = files.write("token", key.sign(&claims(Some(mine.leaf()))));
+    let my_cert = files.write("mine.pem", mine.chain_pem());
+    let other_cert = files.write("other.der", other.leaf());
+    let verify = |cert: Option<&std::path::Path>, audience: &str| {
+        let mut arguments = vec!["token", "verify", "--json", "--jwks", text(&jwks)];
+        arguments.extend(["--issuer", ISSUER, "--audience", audience]);
+        if let Some(cert) = cert {
+            arguments.extend(["--cert", text(cert)]);
+        }
+        arguments.push(text(&token));
+        countersign(&arguments, None)
+    };
+    let good = verify(Some(&my_cert), "orders");
+    assert_eq!(good.code, 0, "{}", good.stderr);
+    let document = good.json();
+    assert_eq!(document["bound"], true);
+    assert_eq!(document["token"]["sub"], "alice");
+    assert!(document["token"]["ath"].is_string());
+    verify(None, "orders").refused("token-binding-mismatch");
+    verify(Some(&other_cert), "orders").refused("token-binding-mismatch");
+    let audience = verify(Some(&my_cert), "payments");
+    audience.refused("token-audience");
+    assert_eq!(audience.json()["code"], "token-audience");
+}
+
+#[test]
+fn a_token_comes_from_standard_input_too() {
+    let files = Files::new();
+    let key = countersign_testkit::idp::TokenKey::new("one");
+    let jwks = files.write("keys.json", Idp::key_set(&[&key]).to_string());
+    let token = key.sign(&claims(None));
+    let base = ["token", "verify", "--jwks", text(&jwks)];
+    let run = |more: &[&str], token: &str| {
+        countersign(&[&base[..], more].concat(), Some(token.as_bytes()))
+    };
+    assert_eq!(run(&["-"], &token).code, 0);
+    assert_eq!(run(&["-"], &format!("{token}\n")).code, 0);
+    run(&["-"], &format!("{token}\n\n")).refused("token-malformed");
+    run(&["-"], &format!(" {token}")).refused("token-malformed");
+    run(&["-"], "").refused("token-malformed");
+    run(&["-"], &"a".repeat(100_000)).refused("token-malformed");
+    assert_eq!(run(&["--algorithm", "ES256", "-"], &token).code, 0);
+    run(&["--algorithm", "EdDSA", "-"], &token).refused("token-algorithm");
+    run(&["--algorithm", "HS256", "-"], &token).refused("token-algorithm");
+    // Certificate-bound tokens do not turn into unbound ones for want of --cert.
+    run(&["--issuer", "x", "--audience", "orders", "-"], &token).refused("token-issuer");
+}
+
+#[test]
+fn unreadable_files_are_bad_usage() {
+    let files = Files::new();
+    let key = countersign_testkit::idp::TokenKey::new("one");
+    let jwks = files.write("keys.json", Idp::key_set(&[&key]).to_string());
+    let html = files.write("keys.html", "<html>");
+    let token = files.write("token", key.sign(&claims(None)));
+    let missing = files.write("x", "").with_file_name("missing");
+    for arguments in [
+        vec!["--jwks", text(&missing), text(&token)],
+        vec!["--jwks", text(&html), text(&token)],
+        vec!["--jwks", text(&jwks), text(&missing)],
+        vec!["--jwks", text(&jwks), "--issuer", ISSUER, text(&token)],
+        vec!["--jwks", text(&jwks), "--audience", "orders", text(&token)],
+        vec![
+            "--jwks",
+            text(&jwks),
+            "--issuer",
+            ISSUER,
+            "--audience",
+            "a",
+            "--cert",
+            text(&html),
+            text(&token),
+        ],
+        vec![text(&token)],
+    ] {
+        let run = countersign(&[&["token", "verify"][..], &arguments].concat(), None);
+        assert_eq!(run.code, 2, "{arguments:?}: {}", run.stderr);
+        assert_eq!(run.stdout, "");
+    }
+}
