@@ -18,6 +18,7 @@
 mod architecture;
 mod config;
 mod control;
+mod explain;
 mod gateway;
 mod keys;
 mod limbo;

@@ -5,11 +5,14 @@
 //! Signatures and the network are the affair of [`super::bearer`] and
 //! [`super::introspection`].
 
+use std::sync::OnceLock;
+
 use countersign_verify::jose::NumericDate;
 use serde_json::{Map, Value};
 
 use super::bearer::TokenType;
 use super::binding::CertificateBinding;
+pub use crate::identity::TokenClaims;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
@@ -49,69 +52,6 @@ pub enum Origin {
     Jwt(TokenType),
     /// From the issuer's introspection endpoint.
     Introspection,
-}
-
-/// A token that was accepted: the assertion's `token` object.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenClaims {
-    /// `iss`
-    pub issuer: String,
-    /// `sub`: on whose behalf; never the caller's name.
-    pub subject: Option<String>,
-    /// `client_id`, or `azp` where there is none.
-    pub client_id: Option<String>,
-    /// Scopes, separated by single spaces.
-    pub scope: Option<String>,
-    /// `jti`
-    pub token_id: Option<String>,
-    /// `ath`: base64url SHA-256 of the token (RFC 9449 section 4.2).
-    pub hash: String,
-    /// `exp`, in whole seconds; an assertion must not outlive it.
-    pub expires: u64,
-    /// Whether it is bound to the certificate it came with.
-    pub bound: bool,
-    /// Claims that the issuer's rules keep.
-    pub kept: Map<String, Value>,
-}
-
-impl TokenClaims {
-    /// About how many octets its texts take in memory.
-    #[must_use]
-    pub fn octets(&self) -> usize {
-        let texts = [&self.subject, &self.client_id, &self.scope, &self.token_id];
-        let kept = self
-            .kept
-            .iter()
-            .map(|(name, value)| name.len() + octets(value));
-        self.issuer.len()
-            + self.hash.len()
-            + texts.into_iter().flatten().map(String::len).sum::<usize>()
-            + kept.sum::<usize>()
-    }
-
-    /// The assertion's `token` object. A claim that is kept cannot take the place
-    /// of one of its own.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        let texts = [
-            ("sub", &self.subject),
-            ("client_id", &self.client_id),
-            ("scope", &self.scope),
-            ("jti", &self.token_id),
-        ];
-        let mut object = Map::new();
-        object.insert("iss".to_owned(), Value::from(self.issuer.as_str()));
-        for (name, text) in texts {
-            if let Some(text) = text {
-                object.insert(name.to_owned(), Value::from(text.as_str()));
-            }
-        }
-        object.insert("ath".to_owned(), Value::from(self.hash.as_str()));
-        for (name, value) in &self.kept {
-            object.entry(name.as_str()).or_insert_with(|| value.clone());
-        }
-        Value::Object(object)
-    }
 }
 
 impl ClaimRules {
@@ -164,6 +104,7 @@ impl ClaimRules {
                 .into_iter()
                 .filter(|(name, _)| self.keep.contains(name))
                 .collect(),
+            text: OnceLock::new(),
         })
     }
 
@@ -335,20 +276,6 @@ fn date(members: &Map<String, Value>, name: &str) -> Result<Option<NumericDate>,
         .map(NumericDate::from_json)
         .transpose()
         .map_err(|_| malformed(format!("its {name} is not a numeric date")))
-}
-
-/// A bound on what a JSON value takes in memory, near enough.
-fn octets(value: &Value) -> usize {
-    let own = size_of::<Value>();
-    own + match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(octets).sum(),
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| own + name.len() + octets(value))
-            .sum(),
-    }
 }
 
 fn malformed(detail: impl Into<String>) -> Denial {

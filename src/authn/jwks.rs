@@ -15,13 +15,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use countersign_verify::jose::{JwkSet, parse_object};
-use http::header::{ACCEPT, AGE, CACHE_CONTROL};
-use http::{HeaderMap, Request, Uri};
+use countersign_verify::jose::JwkSet;
+use http::header::ACCEPT;
+use http::{Request, Uri};
 use http_body_util::Full;
 use tokio::sync::OwnedMutexGuard;
 
-use super::http_client::{BadUrl, FetchError, HttpClient, checked_url, same_origin};
+use super::http_client::{FetchError, HttpClient};
+use super::key_location::{KeyLocation, freshness, key_set_in_metadata};
 use crate::{clock, crypto};
 
 /// Seconds between two fetches that requests can cause.
@@ -30,66 +31,11 @@ pub const MINIMUM_INTERVAL: u64 = 5;
 /// The same while there are no keys at all.
 const MINIMUM_INTERVAL_WITHOUT_KEYS: u64 = 1;
 
-/// Seconds an answer is fresh that does not say so itself.
-const DEFAULT_FRESHNESS: u64 = 300;
-
-/// What the issuer's own word on freshness is bounded to, in seconds.
-const FRESHNESS: std::ops::RangeInclusive<u64> = 60..=24 * 60 * 60;
-
 /// Seconds for which a key identifier that a fetch did not find causes none.
 const UNKNOWN_KEY_SECONDS: u64 = 30;
 
 /// Unknown key identifiers that are remembered.
 const UNKNOWN_KEYS: usize = 256;
-
-/// Where an issuer's keys are.
-#[derive(Debug, Clone)]
-pub enum KeyLocation {
-    /// At this address.
-    KeySet(Uri),
-    /// Where the metadata at one of these addresses say: those of RFC 8414
-    /// section 3, and of OpenID Connect Discovery section 4.
-    Metadata {
-        /// The issuer identifier that the metadata must repeat.
-        issuer: String,
-        /// Asked in this order.
-        urls: [Uri; 2],
-    },
-}
-
-impl KeyLocation {
-    /// A key set's own address.
-    ///
-    /// # Errors
-    /// [`BadUrl`] when it may not be fetched from.
-    pub fn key_set(url: &str) -> Result<Self, BadUrl> {
-        checked_url(url).map(Self::KeySet)
-    }
-
-    /// The metadata of `issuer`.
-    ///
-    /// # Errors
-    /// [`BadUrl`] when the issuer is no address that may be fetched from.
-    pub fn metadata(issuer: &str) -> Result<Self, BadUrl> {
-        let url = checked_url(issuer)?;
-        let (Some(scheme), Some(authority), None) =
-            (url.scheme_str(), url.authority(), url.query())
-        else {
-            return Err(BadUrl);
-        };
-        let path = url.path().trim_end_matches('/');
-        let inserted =
-            format!("{scheme}://{authority}/.well-known/oauth-authorization-server{path}");
-        let appended = format!("{scheme}://{authority}{path}/.well-known/openid-configuration");
-        Ok(Self::Metadata {
-            issuer: issuer.to_owned(),
-            urls: [
-                inserted.parse().map_err(|_| BadUrl)?,
-                appended.parse().map_err(|_| BadUrl)?,
-            ],
-        })
-    }
-}
 
 /// How keys are kept.
 #[derive(Debug, Clone, Copy)]
@@ -444,45 +390,6 @@ fn get(url: &Uri) -> Result<Request<Full<Bytes>>, FetchError> {
         .header(ACCEPT, "application/jwk-set+json, application/json")
         .body(Full::default())
         .map_err(|_| FetchError::Unreachable)
-}
-
-/// `jwks_uri`: the metadata's `issuer` must be identical (RFC 8414 section 3.3),
-/// and keys come from the origin that was configured.
-fn key_set_in_metadata(issuer: &str, url: &Uri, document: &[u8]) -> Result<Uri, FetchError> {
-    let members = parse_object(document, "metadata").map_err(|_| FetchError::NotJson)?;
-    let text = |name: &str| members.get(name).and_then(|value| value.as_str());
-    if text("issuer") != Some(issuer) {
-        return Err(FetchError::Metadata);
-    }
-    text("jwks_uri")
-        .and_then(|keys| checked_url(keys).ok())
-        .filter(|keys| same_origin(keys, url))
-        .ok_or(FetchError::Metadata)
-}
-
-/// RFC 9111 section 4.2.1 for a private cache, within [`FRESHNESS`].
-fn freshness(headers: &HeaderMap) -> u64 {
-    let mut seconds = None;
-    for value in headers.get_all(CACHE_CONTROL) {
-        for directive in value.to_str().unwrap_or_default().split(',') {
-            let directive = directive.trim().to_ascii_lowercase();
-            if directive == "no-store" || directive.starts_with("no-cache") {
-                return *FRESHNESS.start();
-            }
-            if let Some(age) = directive.strip_prefix("max-age=") {
-                seconds = age.trim_matches('"').parse::<u64>().ok();
-            }
-        }
-    }
-    let age = headers
-        .get(AGE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(0);
-    seconds
-        .unwrap_or(DEFAULT_FRESHNESS)
-        .saturating_sub(age)
-        .clamp(*FRESHNESS.start(), *FRESHNESS.end())
 }
 
 #[cfg(test)]

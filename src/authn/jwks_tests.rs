@@ -9,6 +9,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
 
+use http::HeaderMap;
+use http::header::CACHE_CONTROL;
+
 use super::super::http_client::ClientSettings;
 use super::*;
 

@@ -12,6 +12,7 @@ pub mod claims;
 pub mod http_client;
 pub mod introspection;
 pub mod jwks;
+pub mod key_location;
 pub mod route_token;
 pub mod token;
 pub mod token_cache;

@@ -26,6 +26,7 @@ fn accepted(hash: &str, expires: u64) -> Judgement {
         expires,
         bound: true,
         kept: serde_json::Map::new(),
+        text: std::sync::OnceLock::new(),
     }))
 }
 

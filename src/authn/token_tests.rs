@@ -11,7 +11,8 @@ use super::super::bearer::TokenType;
 use super::super::binding::CertificateBinding;
 use super::super::http_client::{ClientSettings, HttpClient, checked_url};
 use super::super::introspection::ClientAuthentication;
-use super::super::jwks::{KeyLocation, KeySettings};
+use super::super::jwks::KeySettings;
+use super::super::key_location::KeyLocation;
 use super::*;
 use crate::clock;
 

@@ -6,8 +6,10 @@
 
 pub mod api_key;
 pub mod assertion;
+mod chain;
 pub mod check;
 pub mod demo;
+pub mod explain;
 pub mod init;
 pub mod keys;
 pub mod output;
@@ -53,6 +55,8 @@ pub enum Command {
     Serve(serve::ServeArgs),
     /// Load a configuration with everything it names, without serving.
     Check(check::CheckArgs),
+    /// Say what the gateway would do with a caller and a request, and why.
+    Explain(explain::ExplainArgs),
     /// Issue certificates and revocation lists from a private authority.
     Pki(pki::PkiArgs),
     /// Make, rotate and list the keys that sign assertions.
@@ -76,6 +80,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Init(args) => init::run(args, output),
         Command::Serve(args) => serve::run(args, output),
         Command::Check(args) => check::run(args, output),
+        Command::Explain(args) => explain::run(args, output),
         Command::Pki(args) => pki::run(args, output),
         Command::Keys(args) => keys::run(args, output),
         Command::Assertion(args) => assertion::run(args, output),

@@ -11,6 +11,7 @@ pub mod peer;
 pub mod principal;
 pub mod spiffe_id;
 pub mod text;
+pub mod token;
 pub mod trust_domain;
 
 pub use caller::{CallerName, NameType};
@@ -19,4 +20,5 @@ pub use pattern::IdentityPattern;
 pub use peer::PeerIdentity;
 pub use principal::Principal;
 pub use spiffe_id::SpiffeId;
+pub use token::TokenClaims;
 pub use trust_domain::TrustDomain;

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{CallerName, PeerIdentity};
+use super::{CallerName, PeerIdentity, TokenClaims};
 
 /// A way of authenticating a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Method {
     /// A client certificate, verified in the TLS handshake.
     Certificate,
+    /// A token that was presented beside it.
+    Token,
 }
 
 impl Method {
@@ -17,6 +19,7 @@ impl Method {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
+            Self::Token => "token",
         }
     }
 }
@@ -27,6 +30,7 @@ pub struct Principal {
     peer: Arc<PeerIdentity>,
     authenticated_at: u64,
     resumed: bool,
+    token: Option<Arc<TokenClaims>>,
 }
 
 impl Principal {
@@ -42,7 +46,21 @@ impl Principal {
             peer,
             authenticated_at,
             resumed,
+            token: None,
         }
+    }
+
+    /// The same caller with the token that accompanied its request.
+    #[must_use]
+    pub fn with_token(mut self, token: Arc<TokenClaims>) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// The token that accompanied the request.
+    #[must_use]
+    pub const fn token(&self) -> Option<&Arc<TokenClaims>> {
+        self.token.as_ref()
     }
 
     /// When the certificate path was last verified, in seconds since the Unix epoch.
@@ -72,6 +90,9 @@ impl Principal {
     /// The methods that authenticated this request.
     #[must_use]
     pub const fn methods(&self) -> &'static [Method] {
-        &[Method::Certificate]
+        match self.token {
+            None => &[Method::Certificate],
+            Some(_) => &[Method::Certificate, Method::Token],
+        }
     }
 }

@@ -5,16 +5,18 @@
 //! [`super::names`], already checked. What the encoder leaves to chance
 //! (serial numbers, key identifiers, issuer names) is set or checked here.
 
+mod certificate;
+
 use rcgen::string::Ia5String;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::key;
+pub use certificate::AuthorityCertificate;
+
+use super::key::{self, KeyAlgorithm};
 use super::lifetime::Lifetime;
 use super::lint;
 use super::names::SubjectNames;
@@ -23,7 +25,7 @@ use super::revocation::{RevocationList, UnencodableList};
 use crate::clock;
 use crate::crypto::{self, NoRandomness};
 use crate::identity::text::hex;
-use crate::identity::{LeafFacts, SpiffeId, TrustDomain};
+use crate::identity::{LeafFacts, TrustDomain};
 
 /// Longest commonName (RFC 5280 appendix A.1, ub-common-name) and, alike,
 /// organizationName.
@@ -85,130 +87,6 @@ pub enum AuthorityError {
     Date,
 }
 
-/// The public half of an authority: its certificate and what it says.
-#[derive(Debug, Clone)]
-pub struct AuthorityCertificate {
-    der: CertificateDer<'static>,
-    facts: LeafFacts,
-    subject_der: Vec<u8>,
-    public_key_der: Vec<u8>,
-    key_identifier: Vec<u8>,
-    path_length: Option<u32>,
-    trust_domain: TrustDomain,
-}
-
-impl AuthorityCertificate {
-    /// Reads a certificate and checks that it is one of an authority.
-    ///
-    /// # Errors
-    /// When it is unreadable, no authority, or names no trust domain.
-    pub fn read(der: CertificateDer<'static>) -> Result<Self, AuthorityError> {
-        use AuthorityError::NotAnAuthority;
-        let facts =
-            LeafFacts::read(&der).map_err(|error| AuthorityError::Unreadable(error.to_string()))?;
-        let (_, certificate) = X509Certificate::from_der(&der)
-            .map_err(|error| AuthorityError::Unreadable(error.to_string()))?;
-        let mut path_length = None;
-        let mut key_identifier = None;
-        let mut uris = Vec::new();
-        for extension in certificate.extensions() {
-            match extension.parsed_extension() {
-                ParsedExtension::BasicConstraints(constraints) => {
-                    path_length = constraints.path_len_constraint;
-                }
-                ParsedExtension::SubjectKeyIdentifier(identifier) => {
-                    key_identifier = Some(identifier.0.to_vec());
-                }
-                ParsedExtension::SubjectAlternativeName(names) => {
-                    uris.extend(names.general_names.iter().filter_map(|name| match name {
-                        GeneralName::URI(uri) => Some(*uri),
-                        _ => None,
-                    }));
-                }
-                _ => {}
-            }
-        }
-        if !facts.is_ca {
-            return Err(NotAnAuthority("basicConstraints does not say CA"));
-        }
-        // RFC 5280 section 4.2.1.3: both bits, or lists would not verify.
-        let needed = crate::identity::leaf::key_usage::KEY_CERT_SIGN
-            | crate::identity::leaf::key_usage::CRL_SIGN;
-        if facts.key_usage.is_none_or(|bits| bits & needed != needed) {
-            return Err(NotAnAuthority("keyUsage lacks keyCertSign or cRLSign"));
-        }
-        let key_identifier =
-            key_identifier.ok_or(NotAnAuthority("it has no subject key identifier"))?;
-        // X509-SVID section 4.1: a signing certificate's ID has no path.
-        let trust_domain = match uris.as_slice() {
-            [uri] => SpiffeId::parse(uri)
-                .ok()
-                .filter(|id| id.path().is_empty())
-                .map(|id| id.trust_domain().clone()),
-            _ => None,
-        }
-        .ok_or(NotAnAuthority("it does not name one trust domain"))?;
-        let subject_der = certificate.subject().as_raw().to_vec();
-        let public_key_der = certificate.public_key().raw.to_vec();
-        Ok(Self {
-            facts,
-            subject_der,
-            public_key_der,
-            key_identifier,
-            path_length,
-            trust_domain,
-            der,
-        })
-    }
-
-    /// The certificate itself.
-    #[must_use]
-    pub const fn der(&self) -> &CertificateDer<'static> {
-        &self.der
-    }
-
-    /// What it says about itself.
-    #[must_use]
-    pub const fn facts(&self) -> &LeafFacts {
-        &self.facts
-    }
-
-    /// The trust domain it vouches for.
-    #[must_use]
-    pub const fn trust_domain(&self) -> &TrustDomain {
-        &self.trust_domain
-    }
-
-    /// Its subject key identifier in hexadecimal.
-    #[must_use]
-    pub fn key_identifier_hex(&self) -> String {
-        hex(&self.key_identifier)
-    }
-
-    /// Whether this authority signed a certificate: name and signature agree.
-    #[must_use]
-    pub fn has_signed(&self, der: &[u8]) -> bool {
-        let Ok((_, certificate)) = X509Certificate::from_der(der) else {
-            return false;
-        };
-        let Ok((_, own)) = X509Certificate::from_der(&self.der) else {
-            return false;
-        };
-        certificate.issuer().as_raw() == self.subject_der
-            && certificate.verify_signature(Some(own.public_key())).is_ok()
-    }
-
-    fn check_time(&self, now: i64) -> Result<(), AuthorityError> {
-        if now >= self.facts.not_after {
-            return Err(AuthorityError::Expired(self.facts.not_after));
-        }
-        if now < self.facts.not_before {
-            return Err(AuthorityError::NotYetValid(self.facts.not_before));
-        }
-        Ok(())
-    }
-}
-
 /// An authority that can sign: certificate and private key.
 #[derive(Debug)]
 pub struct CertificateAuthority {
@@ -227,6 +105,15 @@ pub struct SignedCertificate {
     pub cut: bool,
 }
 
+/// What can be chosen about a new authority.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct AuthorityKind {
+    pub(super) algorithm: KeyAlgorithm,
+    pub(super) lifetime: Option<Lifetime>,
+    /// How many authorities may follow below it, one after another.
+    pub(super) path_length: Option<u8>,
+}
+
 struct Validity {
     not_before: i64,
     not_after: i64,
@@ -239,11 +126,23 @@ impl CertificateAuthority {
     /// # Errors
     /// When no key or serial number can be had, or signing fails.
     pub fn new_root(domain: &TrustDomain, now: i64) -> Result<Self, AuthorityError> {
-        let profile = CertificateProfile::ROOT;
-        let key = key::generate().map_err(Box::new)?;
+        Self::new_root_as(domain, &AuthorityKind::default(), now)
+    }
+
+    pub(super) fn new_root_as(
+        domain: &TrustDomain,
+        kind: &AuthorityKind,
+        now: i64,
+    ) -> Result<Self, AuthorityError> {
+        let mut profile = CertificateProfile::ROOT;
+        if let Some(path_length) = kind.path_length {
+            profile = profile.with_path_length(path_length);
+        }
+        let lifetime = allowed(kind.lifetime, &profile)?;
+        let key = key::generate_for(kind.algorithm).map_err(Box::new)?;
         let validity = Validity {
             not_before: now.saturating_sub(BACKDATING),
-            not_after: now.saturating_add(profile.lifetime().as_seconds()),
+            not_after: now.saturating_add(lifetime.as_seconds()),
             cut: false,
         };
         let params = authority_params(&profile, domain, &validity)?;
@@ -256,7 +155,14 @@ impl CertificateAuthority {
     /// # Errors
     /// When the certificate is not one of an authority or the key is not its own.
     pub fn load(der: CertificateDer<'static>, key: KeyPair) -> Result<Self, AuthorityError> {
-        let certificate = AuthorityCertificate::read(der)?;
+        Self::join(AuthorityCertificate::read(der)?, key)
+    }
+
+    /// Like [`CertificateAuthority::load`], for a certificate already read.
+    ///
+    /// # Errors
+    /// When the key is not its own.
+    pub fn join(certificate: AuthorityCertificate, key: KeyPair) -> Result<Self, AuthorityError> {
         // The encoder would take any key and sign what never verifies.
         if key.subject_public_key_info() != certificate.public_key_der {
             return Err(AuthorityError::KeyMismatch);
@@ -289,12 +195,21 @@ impl CertificateAuthority {
     /// # Errors
     /// When this authority is out of its time or its path length forbids it.
     pub fn new_intermediate(&self, now: i64) -> Result<Self, AuthorityError> {
+        self.new_intermediate_as(&AuthorityKind::default(), now)
+    }
+
+    pub(super) fn new_intermediate_as(
+        &self,
+        kind: &AuthorityKind,
+        now: i64,
+    ) -> Result<Self, AuthorityError> {
         if self.certificate.path_length == Some(0) {
             return Err(AuthorityError::PathLength);
         }
         let profile = CertificateProfile::INTERMEDIATE;
-        let key = key::generate().map_err(Box::new)?;
-        let validity = self.validity(profile.lifetime(), now)?;
+        let lifetime = allowed(kind.lifetime, &profile)?;
+        let key = key::generate_for(kind.algorithm).map_err(Box::new)?;
+        let validity = self.validity(lifetime, now)?;
         let params = authority_params(&profile, &self.certificate.trust_domain, &validity)?;
         let signed = self.sign(&params, &key, validity.cut)?;
         Self::load(signed.der, key)
@@ -314,14 +229,7 @@ impl CertificateAuthority {
         lifetime: Option<Lifetime>,
         now: i64,
     ) -> Result<SignedCertificate, AuthorityError> {
-        let lifetime = lifetime.unwrap_or(profile.lifetime());
-        if lifetime > profile.longest() {
-            return Err(AuthorityError::LifetimeTooLong {
-                asked: lifetime,
-                profile: profile.name(),
-                limit: profile.longest(),
-            });
-        }
+        let lifetime = allowed(lifetime, profile)?;
         let validity = self.validity(lifetime, now)?;
         let mut params = base_params(profile, &validity)?;
         // For people reading listings; nothing here takes it for an identity.
@@ -382,6 +290,22 @@ impl CertificateAuthority {
             None => Ok(SignedCertificate { der, facts, cut }),
         }
     }
+}
+
+/// The lifetime asked for, or the profile's own.
+fn allowed(
+    asked: Option<Lifetime>,
+    profile: &CertificateProfile,
+) -> Result<Lifetime, AuthorityError> {
+    let lifetime = asked.unwrap_or(profile.lifetime());
+    if lifetime > profile.longest() {
+        return Err(AuthorityError::LifetimeTooLong {
+            asked: lifetime,
+            profile: profile.name(),
+            limit: profile.longest(),
+        });
+    }
+    Ok(lifetime)
 }
 
 /// A date from seconds since the Unix epoch, in the years X.509 can express.

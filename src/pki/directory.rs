@@ -1,18 +1,14 @@
-//! `Pki`: an authority in a directory. Creating and opening it.
+//! `Pki`: an authority in a directory. Opening it.
 //!
-//! Knows in which order files are written, so that a crash at any point leaves
-//! something that works or says what is wrong. Certificates are made by
-//! [`super::authority`]; issuing is in [`super::issuing`], revoking in
+//! Creating is in [`super::creating`], issuing in [`super::issuing`], revoking in
 //! [`super::revoking`]. Nothing here talks to a terminal.
 
 use std::path::Path;
 
 use super::authority::{AuthorityCertificate, CertificateAuthority};
-use super::key::{self, KeyProtection};
+use super::key;
 use super::layout::Layout;
-use super::revocation::{self, RevocationList};
 use super::state::{AuthorityName, State};
-use super::store::{self, Audience, Existing};
 use super::{PkiError, certificates};
 use crate::clock;
 use crate::identity::TrustDomain;
@@ -22,121 +18,16 @@ use crate::secret::Secret;
 /// issued.
 #[derive(Debug)]
 pub struct Pki {
-    layout: Layout,
-    trust_domain: TrustDomain,
-    root: AuthorityCertificate,
-    intermediate: AuthorityCertificate,
-    passphrase: Option<Secret>,
+    pub(super) layout: Layout,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) root: AuthorityCertificate,
+    pub(super) intermediate: AuthorityCertificate,
+    pub(super) passphrase: Option<Secret>,
     /// The intermediate with its key, once it was needed.
-    signer: Option<CertificateAuthority>,
+    pub(super) signer: Option<CertificateAuthority>,
 }
 
 impl Pki {
-    /// Makes a root, an intermediate and their revocation lists in a directory,
-    /// which is created where it is not there.
-    ///
-    /// # Errors
-    /// When files of an authority are there already, or cannot be written.
-    pub fn create(
-        directory: &Path,
-        domain: &TrustDomain,
-        protection: &KeyProtection,
-    ) -> Result<Self, PkiError> {
-        Self::create_with(directory, domain, protection, Existing::Refuse)
-    }
-
-    /// Checks that [`Pki::create`] would find nothing in its way.
-    ///
-    /// # Errors
-    /// When files of an authority are there already.
-    pub fn check_absent(directory: &Path) -> Result<(), PkiError> {
-        refuse_existing_authority(&Layout::new(directory))
-    }
-
-    /// Like [`Pki::create`], replacing an authority that is there already.
-    /// Nothing it issued will be trusted any longer.
-    ///
-    /// # Errors
-    /// When files cannot be written.
-    pub fn replace(
-        directory: &Path,
-        domain: &TrustDomain,
-        protection: &KeyProtection,
-    ) -> Result<Self, PkiError> {
-        Self::create_with(directory, domain, protection, Existing::Replace)
-    }
-
-    fn create_with(
-        directory: &Path,
-        domain: &TrustDomain,
-        protection: &KeyProtection,
-        existing: Existing,
-    ) -> Result<Self, PkiError> {
-        let layout = Layout::new(directory);
-        store::create_directory(directory)?;
-        let _lock = layout.lock()?;
-        match existing {
-            Existing::Refuse => refuse_existing_authority(&layout)?,
-            // `pki.toml` is written last: while it is missing, every other
-            // command says that the authority is incomplete.
-            Existing::Replace => store::remove(&layout.state())?,
-        }
-        store::create_directory(&directory.join("issued"))?;
-        store::create_directory(&directory.join("crl"))?;
-        let now = unix_now();
-        let mut state = State::new(domain.clone());
-        let root = CertificateAuthority::new_root(domain, now).map_err(PkiError::authority(
-            &layout.certificate(AuthorityName::Root),
-        ))?;
-        let intermediate = root.new_intermediate(now).map_err(PkiError::authority(
-            &layout.certificate(AuthorityName::Root),
-        ))?;
-        for (name, authority) in [
-            (AuthorityName::Root, &root),
-            (AuthorityName::Intermediate, &intermediate),
-        ] {
-            key::stage(&layout.key(name), authority.key(), protection, existing)?.place()?;
-            let pem = certificates::pem(authority.certificate().der());
-            store::write(
-                &layout.certificate(name),
-                pem.as_bytes(),
-                Audience::Public,
-                existing,
-            )?;
-            let list = RevocationList {
-                number: state.crl_number.take_next(name),
-                this_update: now,
-                lifetime: revocation::default_lifetime(name),
-                entries: Vec::new(),
-            };
-            let pem = authority
-                .sign_list(&list, now)
-                .map_err(PkiError::authority(&layout.certificate(name)))?;
-            store::write(
-                &layout.crl(name),
-                pem.as_bytes(),
-                Audience::Public,
-                existing,
-            )?;
-        }
-        let trust = certificates::pem(root.certificate().der());
-        store::write(
-            &layout.trust(),
-            trust.as_bytes(),
-            Audience::Public,
-            existing,
-        )?;
-        state.write(&layout.state())?;
-        Ok(Self {
-            layout,
-            trust_domain: domain.clone(),
-            root: root.certificate().clone(),
-            intermediate: intermediate.certificate().clone(),
-            passphrase: protection.secret().cloned(),
-            signer: Some(intermediate),
-        })
-    }
-
     /// Opens an authority. Private keys are read when they are needed.
     ///
     /// # Errors
@@ -154,8 +45,14 @@ impl Pki {
             });
         }
         let state = State::read(&layout.state())?;
-        let root = read_authority(&layout.certificate(AuthorityName::Root))?;
-        let intermediate = read_authority(&layout.certificate(AuthorityName::Intermediate))?;
+        let root = read_authority(
+            &layout.certificate(AuthorityName::Root),
+            &state.trust_domain,
+        )?;
+        let intermediate = read_authority(
+            &layout.certificate(AuthorityName::Intermediate),
+            &state.trust_domain,
+        )?;
         if !root.has_signed(intermediate.der()) {
             return Err(PkiError::Disagree {
                 path: layout.certificate(AuthorityName::Intermediate),
@@ -235,7 +132,7 @@ impl Pki {
         name: AuthorityName,
     ) -> Result<CertificateAuthority, PkiError> {
         let key = key::read(&self.layout.key(name), self.passphrase.as_ref())?;
-        CertificateAuthority::load(self.authority(name).der().clone(), key)
+        CertificateAuthority::join(self.authority(name).clone(), key)
             .map_err(PkiError::authority(&self.layout.certificate(name)))
     }
 
@@ -252,22 +149,11 @@ pub(super) fn unix_now() -> i64 {
     i64::try_from(clock::unix_now()).unwrap_or(i64::MAX)
 }
 
-fn refuse_existing_authority(layout: &Layout) -> Result<(), PkiError> {
-    if layout.state().exists() {
-        return Err(PkiError::AuthorityExists(layout.directory().to_owned()));
-    }
-    for file in layout.all_fixed_files() {
-        store::refuse_existing(&file)?;
-    }
-    Ok(())
-}
-
-fn read_authority(path: &Path) -> Result<AuthorityCertificate, PkiError> {
+fn read_authority(path: &Path, domain: &TrustDomain) -> Result<AuthorityCertificate, PkiError> {
     let mut read = certificates::read(path)?.into_iter();
     match (read.next(), read.next()) {
-        (Some(certificate), None) => {
-            AuthorityCertificate::read(certificate).map_err(PkiError::authority(path))
-        }
+        (Some(certificate), None) => AuthorityCertificate::read_for(certificate, Some(domain))
+            .map_err(PkiError::authority(path)),
         _ => Err(PkiError::unreadable(path, "it must hold one certificate")),
     }
 }

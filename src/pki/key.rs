@@ -72,9 +72,31 @@ impl KeyProtection {
     }
 }
 
-/// A new P-256 key: small, fast to verify everywhere, and in every TLS stack.
+/// The kind of an authority's key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeyAlgorithm {
+    /// ECDSA on P-256: small, fast to verify everywhere, in every TLS stack.
+    #[default]
+    P256,
+    /// ECDSA on P-384: some rules demand it; many times slower to verify.
+    P384,
+    /// Ed25519: not in every TLS stack.
+    Ed25519,
+}
+
+/// A new P-256 key.
 pub(super) fn generate() -> Result<KeyPair, KeyError> {
-    KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(KeyError::Generate)
+    generate_for(KeyAlgorithm::P256)
+}
+
+/// A new key.
+pub(super) fn generate_for(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
+    let algorithm = match algorithm {
+        KeyAlgorithm::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+        KeyAlgorithm::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+        KeyAlgorithm::Ed25519 => &rcgen::PKCS_ED25519,
+    };
+    KeyPair::generate_for(algorithm).map_err(KeyError::Generate)
 }
 
 /// A key as PKCS#8 in PEM form, sealed where that is wanted.

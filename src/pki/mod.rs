@@ -1,7 +1,8 @@
 //! A private certificate authority: profiles, issuing, revocation lists, files.
 //!
 //! ```text
-//! Pki (directory.rs)          an authority in a directory: create, open
+//! Pki (directory.rs)          an authority in a directory: open
+//!  ├─ creating                make one, from nothing or from a root there is
 //!  ├─ issuing                 issue leaves
 //!  ├─ renewing                the same again, with a new key
 //!  ├─ revoking                revoke, sign lists, list what was issued
@@ -47,6 +48,7 @@
 
 pub mod authority;
 mod certificates;
+pub mod creating;
 pub mod csr;
 pub mod directory;
 pub mod export;
@@ -72,11 +74,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use authority::{AuthorityCertificate, AuthorityError, CertificateAuthority};
+pub use creating::{AuthorityOptions, ExistingRoot};
 pub use csr::{SigningRequest, SigningRequestError};
 pub use directory::Pki;
 pub use inventory::{Entry, Filter, InventoryError};
 pub use issuing::Issued;
-pub use key::{KeyError, KeyProtection};
+pub use key::{KeyAlgorithm, KeyError, KeyProtection};
 pub use layout::Layout;
 pub use lifetime::Lifetime;
 pub use names::{RequestError, SubjectNames};

@@ -118,6 +118,15 @@ impl CertificateProfile {
         self.longest
     }
 
+    /// An authority's profile with another path length.
+    #[must_use]
+    pub(super) const fn with_path_length(mut self, path_length: u8) -> Self {
+        if let Kind::Authority { .. } = self.kind {
+            self.kind = Kind::Authority { path_length };
+        }
+        self
+    }
+
     /// What a leaf of this profile is for; none for an authority.
     #[must_use]
     pub const fn usages(&self) -> Option<Usages> {

@@ -164,9 +164,9 @@ pub(crate) async fn serve(
     let stopping = connection.worker().shared().stopping.clone();
     let lifetime = Lifetime::new(stopping, changes, chain);
     let ended = if is_h2 {
-        serve_h2(connection, &limits, stream, lifetime).await
+        Box::pin(serve_h2(connection, &limits, stream, lifetime)).await
     } else {
-        serve_h1(connection, &limits, stream, lifetime).await
+        Box::pin(serve_h1(connection, &limits, stream, lifetime)).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, %peer, "the connection ended with an error");

@@ -20,8 +20,21 @@ const FORGEABLE: [&str; 5] = [
     "x-http-method-override",
     "x-request-id",
 ];
-/// … and as beginnings of names.
-const FORGEABLE_PREFIXES: [&str; 3] = ["countersign-", "client-cert", "x-forwarded-"];
+/// … and as beginnings of names. The last ones are what services behind other
+/// gateways are used to believe.
+const FORGEABLE_PREFIXES: [&str; 11] = [
+    "countersign-",
+    "client-cert",
+    "x-forwarded-",
+    "x-client-cert",
+    "x-client-dn",
+    "x-client-san",
+    "x-client-verify",
+    "x-spiffe",
+    "x-ssl-client",
+    "x-tls-client",
+    "ssl-client",
+];
 
 /// Whether a field is one that only the gateway may set. `name` is lower case,
 /// as all names of a [`HeaderMap`] are; `assertion` is the assertion's field.
@@ -30,7 +43,7 @@ pub fn is_forgeable(name: &str, assertion: &HeaderName) -> bool {
     // Nearly all ordinary names end here.
     let first = name.as_bytes().first().copied().unwrap_or_default();
     let assertion_first = assertion.as_str().as_bytes().first().copied();
-    if !matches!(first, b'c' | b'f' | b'x') && Some(first) != assertion_first {
+    if !matches!(first, b'c' | b'f' | b's' | b'x') && Some(first) != assertion_first {
         return false;
     }
     let mut canonical = [0_u8; 64];
@@ -210,6 +223,9 @@ mod tests {
             "x!http~method|override",
             "x-caller-identity",
             "x_caller_identity",
+            "x-ssl-client-s-dn",
+            "ssl_client_cert",
+            "x-client-san",
         ] {
             assert!(is_forgeable(name, &assertion()), "{name}");
         }

@@ -19,13 +19,16 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use crate::crypto;
 use crate::identity::PeerIdentity;
 use crate::reason::{ReasonCode, TlsAlert};
-use crate::trust::{Admission, ClientTrust, PendingPath, Refusal};
+use crate::trust::{ClientTrust, PendingPath, Refusal};
 
 /// What the verifier learned during one handshake.
 #[derive(Debug, Default)]
 pub struct HandshakeNotes {
     /// The identity the chain stands for; proven once the handshake succeeds.
     pub identity: Option<Arc<PeerIdentity>>,
+    /// When the identity has to be looked at again, at the latest, in seconds
+    /// since the Unix epoch.
+    pub holds_until: Option<i64>,
     /// The verified chain, kept for next time once the handshake is complete.
     pub pending: Option<PendingPath>,
     /// Why the chain was refused.
@@ -120,10 +123,11 @@ impl ClientCertVerifier for CallerVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         match self.trust.admit(end_entity, intermediates, now) {
-            Ok(Admission { identity, pending }) => {
+            Ok(admission) => {
                 note(|notes| {
-                    notes.identity = Some(identity);
-                    notes.pending = pending;
+                    notes.identity = Some(admission.identity);
+                    notes.pending = admission.pending;
+                    notes.holds_until = Some(admission.holds_until);
                 });
                 Ok(ClientCertVerified::assertion())
             }

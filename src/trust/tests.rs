@@ -203,7 +203,9 @@ fn a_known_chain_is_refused_once_its_list_is_stale() {
     with_grace.grace = Duration::from_secs(60);
     let with_grace = trust(with_grace);
     learn(&with_grace, &caller);
-    assert!(admit(&with_grace, &caller, 90).unwrap().pending.is_none());
+    let in_grace = admit(&with_grace, &caller, 90).unwrap();
+    assert!(in_grace.pending.is_none());
+    assert!((100..=125).contains(&(in_grace.holds_until - now())));
     assert!(admit(&with_grace, &caller, 150).is_err());
 
     let mut soft = config(&ca, &short);

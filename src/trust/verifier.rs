@@ -48,6 +48,9 @@ pub struct Admission {
     /// To be committed when the handshake is complete; absent where the chain
     /// was known.
     pub pending: Option<PendingPath>,
+    /// Until when this answer holds by itself, in seconds since the Unix epoch:
+    /// the path's notAfter, or the end of a list that it needs. Then ask again.
+    pub holds_until: i64,
 }
 
 impl ClientTrust {
@@ -120,10 +123,11 @@ impl ClientTrust {
         let state = self.state();
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         if let Some(known) = self.cache.get(&key) {
-            if let Some(identity) = self.still_holds(key, &known, state, seconds) {
+            if let Some(known) = self.still_holds(key, known, state, seconds) {
                 return Ok(Admission {
-                    identity,
+                    identity: Arc::clone(&known.identity),
                     pending: None,
+                    holds_until: known.not_after.min(known.good_until),
                 });
             }
             self.cache.remove(&key);
@@ -140,6 +144,7 @@ impl ClientTrust {
         };
         Ok(Admission {
             identity,
+            holds_until: path.not_after.min(path.good_until),
             pending: Some(PendingPath::new(&self.cache, key, path)),
         })
     }
@@ -153,34 +158,34 @@ impl ClientTrust {
         }
     }
 
-    /// The identity of a known chain, if it still holds.
+    /// A known chain, if it still holds.
     fn still_holds(
         &self,
         key: CacheKey,
-        known: &CachedPath,
+        known: Arc<CachedPath>,
         state: RevocationState,
         now: i64,
-    ) -> Option<Arc<PeerIdentity>> {
+    ) -> Option<Arc<CachedPath>> {
         if !known.holds_at(now) {
             return None;
         }
         if known.is_current(&state, now) {
-            return Some(Arc::clone(&known.identity));
+            return Some(known);
         }
         let index = self.by_domain.get(known.identity.trust_domain())?;
         let bundle = self.bundles.get(*index)?;
         let revocation = bundle.revocation.check(&known.members, now).ok()?;
         let identity = with_revocation(&known.identity, revocation);
         self.check_denied(&identity, &known.members, now).ok()?;
-        let looked_up = CachedPath {
-            identity: Arc::clone(&identity),
+        let looked_up = Arc::new(CachedPath {
+            identity,
             members: Arc::clone(&known.members),
             state,
             good_until: revocation.good_until,
             ..*known
-        };
-        self.cache.insert(key, Arc::new(looked_up));
-        Some(identity)
+        });
+        self.cache.insert(key, Arc::clone(&looked_up));
+        Some(looked_up)
     }
 
     fn check_denied(

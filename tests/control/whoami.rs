@@ -126,7 +126,9 @@ async fn a_route_of_its_own_for_the_path_is_refused_at_start() {
         .unwrap_err();
     assert_eq!(failure.status.code(), Some(2), "{failure}");
     assert!(
-        failure.stderr.contains("the gateway itself answers this path"),
+        failure
+            .stderr
+            .contains("the gateway itself answers this path"),
         "{failure}"
     );
 }

@@ -47,7 +47,9 @@ pub(super) const DEVIATIONS: &[(&str, Cause)] = &[
     ("pathlen::validation-ignores-pathlen-in-leaf", CA_LEAF),
     (
         "rfc5280::aki::cross-signed-root-missing-aki",
-        KEY_IDENTIFIER,
+        Lenient(
+            "pedantic; a configured root is one however it is signed, as cve-2024-0567 demands",
+        ),
     ),
     ("rfc5280::aki::intermediate-missing-aki", KEY_IDENTIFIER),
     ("rfc5280::aki::leaf-missing-aki", KEY_IDENTIFIER),

@@ -1,10 +1,12 @@
 //! `countersign pki` as a person or a script meets it: files, exit codes, words,
 //! and what other TLS stacks think of the certificates.
 
+mod crashes;
 mod files;
 mod fixtures;
 mod foreign;
 mod forms;
+mod making;
 mod passphrases;
 mod refusals;
 mod requests;

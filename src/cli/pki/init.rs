@@ -1,8 +1,8 @@
 //! `countersign pki init`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::passphrase::PassphraseArgs;
@@ -11,17 +11,53 @@ use super::words::{absolute, moment, shell};
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
 use crate::identity::TrustDomain;
-use crate::pki::{AuthorityName, KeyProtection, Pki, PkiError, revocation};
+use crate::pki::{
+    AuthorityName, AuthorityOptions, ExistingRoot, KeyAlgorithm, KeyProtection, Lifetime, Pki,
+    PkiError, export, revocation,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   countersign pki init --dir certs --trust-domain example.org
   countersign pki init --dir certs --trust-domain example.org --passphrase-file ca.pass
   countersign pki init --dir certs --trust-domain example.org --no-passphrase
+  countersign pki init --dir certs --trust-domain example.org --key-type p384 --timer
+  countersign pki init --dir certs --trust-domain example.org --ca-cert root.pem --ca-key root.key
 
 Makes DIR/root.pem (P-256, 10 years), DIR/intermediate.pem (5 years) and their .key files,
 DIR/trust.pem (every trusted root), DIR/crl/root.crl (good for a year) and
-DIR/crl/intermediate.crl (good for 7 days; sign it anew with: countersign pki crl).";
+DIR/crl/intermediate.crl (good for 7 days; sign it anew with: countersign pki crl).
+
+With --ca-cert and --ca-key, the root is one there is: it is copied to DIR, and a new intermediate
+is made below it. Refused: a key of another certificate, a certificate that is no root, a subject
+that the encoder would not repeat exactly (nothing would chain to it).";
+
+/// Why constraints are refused here.
+const NO_CONSTRAINTS: &str = "an authority of a SPIFFE trust domain takes no name constraints: \
+    constraints on host names and addresses do not limit SPIFFE IDs, and under a constraint on URIs \
+    rustls refuses every SPIFFE ID. Say in the gateway's configuration what the trust domain may \
+    vouch for: vouches_for";
+
+/// The kind of the authority's keys.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KeyType {
+    /// ECDSA on P-256: fast everywhere.
+    P256,
+    /// ECDSA on P-384: many times slower to verify.
+    P384,
+    /// Ed25519: not in every TLS stack.
+    Ed25519,
+}
+
+impl From<KeyType> for KeyAlgorithm {
+    fn from(key_type: KeyType) -> Self {
+        match key_type {
+            KeyType::P256 => Self::P256,
+            KeyType::P384 => Self::P384,
+            KeyType::Ed25519 => Self::Ed25519,
+        }
+    }
+}
 
 /// Arguments of `countersign pki init`.
 #[derive(Debug, Args)]
@@ -42,12 +78,43 @@ pub(super) struct InitArgs {
     no_passphrase: bool,
     #[command(flatten)]
     passphrase: PassphraseArgs,
+    /// The kind of the authority's keys; leaves have P-256 keys.
+    #[arg(long, value_enum, default_value = "p256", value_name = "TYPE")]
+    key_type: KeyType,
+    /// How long the root is good for [default and limit: 3652d].
+    #[arg(long, value_name = "TIME", conflicts_with = "ca_cert")]
+    root_lifetime: Option<Lifetime>,
+    /// How long the intermediate is good for [default: 1826d; at most 3652d].
+    #[arg(long, value_name = "TIME")]
+    intermediate_lifetime: Option<Lifetime>,
+    /// How many authorities may follow below the root, one after another [default: 1].
+    #[arg(long, value_name = "N", conflicts_with = "ca_cert",
+        value_parser = clap::value_parser!(u8).range(1..=8))]
+    path_length: Option<u8>,
+    /// Take this root instead of making one.
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    ca_cert: Option<PathBuf>,
+    /// The private key of --ca-cert: PKCS#8, plain or sealed with the same passphrase.
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    ca_key: Option<PathBuf>,
+    /// Limit the authority to a host name; refused, with the reason.
+    #[arg(long, value_name = "NAME")]
+    permit_dns: Vec<String>,
+    /// Limit the authority to addresses; refused, with the reason.
+    #[arg(long, value_name = "CIDR")]
+    permit_ip: Vec<String>,
+    /// Also write systemd units to DIR that sign the intermediate's list anew each day.
+    #[arg(long)]
+    timer: bool,
     /// Replace an authority that is there; nothing it issued is trusted any longer.
     #[arg(long)]
     force: bool,
 }
 
 pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
+    if !args.permit_dns.is_empty() || !args.permit_ip.is_empty() {
+        return Err(CliError::usage(NO_CONSTRAINTS));
+    }
     let remedy = |error| with_remedy(error, "--force replaces it");
     // Before asking for a passphrase: is there room?
     if !args.force {
@@ -58,14 +125,76 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     } else {
         KeyProtection::passphrase(args.passphrase.choose()?).map_err(PkiError::from)?
     };
-    let create = if args.force {
-        Pki::replace
-    } else {
-        Pki::create
+    let import = args.ca_cert.as_ref().zip(args.ca_key.as_ref());
+    let options = AuthorityOptions {
+        algorithm: args.key_type.into(),
+        root_lifetime: args.root_lifetime,
+        intermediate_lifetime: args.intermediate_lifetime,
+        path_length: args.path_length,
+        import: import.map(|(certificate, key)| ExistingRoot {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            passphrase: match &protection {
+                KeyProtection::Plain => None,
+                KeyProtection::Passphrase(secret) => Some(secret.clone()),
+            },
+        }),
+        overwrite: args.force,
+        protection,
     };
-    let pki = create(&args.dir, &args.trust_domain, &protection).map_err(remedy)?;
+    let pki = Pki::create_as(&args.dir, &args.trust_domain, &options).map_err(remedy)?;
+    if args.timer {
+        write_timer(&args.dir, !args.no_passphrase).map_err(remedy)?;
+        output.note(format_args!(
+            "note: {0}/countersign-crl.{{service,timer}} are written; enable them with: systemctl \
+             enable --now $(realpath {0}/countersign-crl.service {0}/countersign-crl.timer)",
+            shell(&args.dir)
+        ));
+    }
     report(&pki, args, output);
     Ok(Exit::Done)
+}
+
+/// Units that sign the intermediate's list anew each day, a seventh of its life.
+fn write_timer(dir: &Path, sealed: bool) -> Result<(), PkiError> {
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("countersign"));
+    let (credential, option) = if sealed {
+        (
+            "# Put the passphrase there, readable for root only.\n\
+             LoadCredential=passphrase:/etc/countersign/ca.pass\n",
+            " --passphrase-file %d/passphrase",
+        )
+    } else {
+        ("", "")
+    };
+    let service = format!(
+        "[Unit]\nDescription=Sign the revocation list of {domain_dir} anew\n\n\
+         [Service]\nType=oneshot\n{credential}\
+         ExecStart={program} pki crl --dir {dir} --issuer intermediate{option}\n",
+        domain_dir = unit_word(&absolute(dir)),
+        program = unit_word(&program.to_string_lossy()),
+        dir = unit_word(&absolute(dir)),
+    );
+    let timer = "[Unit]\nDescription=Keep the revocation list fresh\n\n\
+        [Timer]\nOnCalendar=daily\nRandomizedDelaySec=1h\nPersistent=true\n\n\
+        [Install]\nWantedBy=timers.target\n";
+    for (name, content) in [
+        ("countersign-crl.service", service.as_str()),
+        ("countersign-crl.timer", timer),
+    ] {
+        export::write(&dir.join(name), content.as_bytes(), false, true)?;
+    }
+    Ok(())
+}
+
+/// One word of a unit file (systemd.syntax(7)).
+fn unit_word(text: &str) -> String {
+    let escaped = text
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('%', "%%")
+        .replace('$', "$$");
+    format!("\"{escaped}\"")
 }
 
 fn report(pki: &Pki, args: &InitArgs, output: Output) {

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 use rcgen::IsCa;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::*;
 use crate::identity::leaf::key_usage;

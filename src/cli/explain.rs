@@ -1,0 +1,147 @@
+//! `countersign explain`: what the gateway would do with a caller and a request,
+//! and why, offline.
+//!
+//! `judge` runs the gateway's own stages; this file reads the arguments and
+//! prints what came out. It opens no connection and decides nothing.
+
+mod judge;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use http::{Method, Uri};
+use serde_json::json;
+
+use self::judge::{Answer, Explanation, Question};
+use super::words::absolute;
+use super::{CliError, Exit, Output, chain, check};
+use crate::config;
+
+/// Arguments of `countersign explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  countersign explain --cert client.pem
+  countersign explain --cert client.pem --url https://orders.example.org/orders/7
+  countersign explain --cert client.pem --url https://orders.example.org/orders -X POST --json
+
+Runs the gateway's own code on the configuration as it is on disk, and prints each step with
+its verdict. Without --url it ends with the handshake, under the default entry of [listener].
+Whether the caller holds the private key, rate limits and the service behind are not looked at.
+Exit code 0: allowed. 3: refused. 2: bad usage or configuration.")]
+pub struct ExplainArgs {
+    /// The caller's certificate and its intermediates as it presents them: PEM,
+    /// or one certificate in DER; - for standard input.
+    #[arg(long, value_name = "CHAIN")]
+    cert: PathBuf,
+    /// The URL it asks for.
+    #[arg(long, value_name = "URL")]
+    url: Option<Uri>,
+    /// The method it uses.
+    #[arg(
+        long,
+        short = 'X',
+        value_name = "METHOD",
+        default_value = "GET",
+        requires = "url"
+    )]
+    method: Method,
+    /// The configuration file [default: $COUNTERSIGN_CONFIG, ./countersign.toml,
+    /// /etc/countersign/countersign.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs `countersign explain`.
+pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> {
+    let path = config::path(args.config.as_deref()).map_err(CliError::usage)?;
+    let chain = chain::certificates(&args.cert)?;
+    let (loaded, inventory) = config::inspect(&path).map_err(|errors| check::refusal(&errors))?;
+    let question = Question {
+        chain: &chain,
+        url: args.url.as_ref().map(checked_url).transpose()?,
+        method: &args.method,
+    };
+    let explanation = judge::explain(&loaded.snapshot, &inventory, &question);
+    let answer = &explanation.answer;
+    output.say(report(&explanation));
+    output.json(&json!({
+        "allowed": answer.is_allowed(),
+        "config": absolute(&path),
+        "method": args.url.is_some().then(|| args.method.as_str()),
+        "url": args.url.as_ref().map(ToString::to_string),
+        "steps": explanation.steps,
+        "claims": explanation.claims,
+        "answer": answer,
+    }));
+    match answer {
+        Answer::Refused { reason, detail, .. } => {
+            output.verdict(format_args!("{reason}: {detail}"));
+            Ok(Exit::No)
+        }
+        _ => Ok(Exit::Done),
+    }
+}
+
+/// Callers speak HTTPS, so nothing else can be asked about.
+fn checked_url(url: &Uri) -> Result<&Uri, CliError> {
+    match (url.scheme_str(), url.authority()) {
+        (Some("https"), Some(_)) => Ok(url),
+        _ => Err(CliError::usage(format_args!(
+            "{url}: write the whole URL, https://HOST/PATH"
+        ))),
+    }
+}
+
+fn report(explanation: &Explanation) -> String {
+    let mut text = String::new();
+    for step in &explanation.steps {
+        let _ = writeln!(
+            text,
+            "{:<8} {:<12} {}",
+            step.verdict.as_str(),
+            step.name,
+            step.detail
+        );
+        for line in &step.more {
+            let _ = writeln!(text, "{:21} {line}", "");
+        }
+    }
+    if let Some(claims) = &explanation.claims
+        && let Ok(pretty) = serde_json::to_string_pretty(claims)
+    {
+        let _ = writeln!(text, "\nThe assertion would say:\n{pretty}");
+    }
+    let _ = write!(text, "\n{}", answer(&explanation.answer));
+    text
+}
+
+fn answer(answer: &Answer) -> String {
+    match answer {
+        Answer::Connected => {
+            "The handshake succeeds. Give --url to see what a request is answered.".to_owned()
+        }
+        Answer::Forwarded { upstream } => {
+            format!("Allowed: the request goes to {upstream}, whose answer the caller gets.")
+        }
+        Answer::Here { status } => format!("Allowed: the gateway itself answers {status}."),
+        Answer::Refused {
+            status,
+            alert,
+            reason,
+            hint,
+            mender,
+            ..
+        } => {
+            let gets = match (status, alert) {
+                (_, Some(alert)) => format!(
+                    "The handshake fails with TLS alert {} ({})",
+                    alert.number, alert.name
+                ),
+                (Some(status), None) => format!("The caller gets {status}"),
+                (None, None) => "The handshake ends".to_owned(),
+            };
+            format!("{gets}, {reason}.\nWhat helps ({mender}): {hint}")
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Making an authority in a directory, from nothing or from a root there is.
+//!
+//! A part of [`Pki`]. Knows in which order files are written, so that a crash at
+//! any point leaves something that works or says what is wrong. Certificates are
+//! made by [`super::authority`].
+
+use std::path::{Path, PathBuf};
+
+use super::authority::{AuthorityCertificate, AuthorityKind, CertificateAuthority};
+use super::directory::{Pki, unix_now};
+use super::key::{self, KeyAlgorithm, KeyProtection};
+use super::layout::Layout;
+use super::lifetime::Lifetime;
+use super::revocation::{self, RevocationList};
+use super::state::{AuthorityName, State};
+use super::store::{self, Audience, Existing};
+use super::{PkiError, certificates};
+use crate::identity::TrustDomain;
+use crate::secret::Secret;
+
+/// What can be chosen about an authority.
+#[derive(Debug, Clone)]
+pub struct AuthorityOptions {
+    /// Whether the private keys are sealed.
+    pub protection: KeyProtection,
+    /// The kind of both keys; leaves always have P-256.
+    pub algorithm: KeyAlgorithm,
+    /// How long the root is good for.
+    pub root_lifetime: Option<Lifetime>,
+    /// How long the intermediate is good for.
+    pub intermediate_lifetime: Option<Lifetime>,
+    /// How many authorities may follow below the root, one after another.
+    pub path_length: Option<u8>,
+    /// The root, where it is there already.
+    pub import: Option<ExistingRoot>,
+    /// Replace an authority that is there.
+    pub overwrite: bool,
+}
+
+impl AuthorityOptions {
+    /// A new root and intermediate with P-256 keys.
+    #[must_use]
+    pub const fn new(protection: KeyProtection) -> Self {
+        Self {
+            protection,
+            algorithm: KeyAlgorithm::P256,
+            root_lifetime: None,
+            intermediate_lifetime: None,
+            path_length: None,
+            import: None,
+            overwrite: false,
+        }
+    }
+}
+
+/// A root made by another program.
+#[derive(Debug, Clone)]
+pub struct ExistingRoot {
+    /// Its certificate in PEM form.
+    pub certificate: PathBuf,
+    /// Its private key, PKCS#8 in PEM form.
+    pub key: PathBuf,
+    /// What opens the key, where it is sealed.
+    pub passphrase: Option<Secret>,
+}
+
+impl Pki {
+    /// Makes a root, an intermediate and their revocation lists in a directory,
+    /// which is created where it is not there.
+    ///
+    /// # Errors
+    /// When files of an authority are there already, or cannot be written.
+    pub fn create(
+        directory: &Path,
+        domain: &TrustDomain,
+        protection: &KeyProtection,
+    ) -> Result<Self, PkiError> {
+        Self::create_as(
+            directory,
+            domain,
+            &AuthorityOptions::new(protection.clone()),
+        )
+    }
+
+    /// Checks that [`Pki::create`] would find nothing in its way.
+    ///
+    /// # Errors
+    /// When files of an authority are there already.
+    pub fn check_absent(directory: &Path) -> Result<(), PkiError> {
+        refuse_existing_authority(&Layout::new(directory))
+    }
+
+    /// Like [`Pki::create`], replacing an authority that is there already.
+    /// Nothing it issued will be trusted any longer.
+    ///
+    /// # Errors
+    /// When files cannot be written.
+    pub fn replace(
+        directory: &Path,
+        domain: &TrustDomain,
+        protection: &KeyProtection,
+    ) -> Result<Self, PkiError> {
+        let mut options = AuthorityOptions::new(protection.clone());
+        options.overwrite = true;
+        Self::create_as(directory, domain, &options)
+    }
+
+    /// Like [`Pki::create`], with choices.
+    ///
+    /// # Errors
+    /// When files of an authority are there already (unless they shall be
+    /// replaced), the root to be imported is none or its key another's, or files
+    /// cannot be written.
+    pub fn create_as(
+        directory: &Path,
+        domain: &TrustDomain,
+        options: &AuthorityOptions,
+    ) -> Result<Self, PkiError> {
+        let layout = Layout::new(directory);
+        let now = unix_now();
+        // Before anything is written: what is asked for may be impossible.
+        let (root, intermediate) = authorities(&layout, domain, options, now)?;
+        store::create_directory(directory)?;
+        let _lock = layout.lock()?;
+        let existing = if options.overwrite {
+            // `pki.toml` is written last: while it is missing, every other
+            // command says that the authority is incomplete.
+            store::remove(&layout.state())?;
+            Existing::Replace
+        } else {
+            refuse_existing_authority(&layout)?;
+            Existing::Refuse
+        };
+        store::create_directory(&directory.join("issued"))?;
+        store::create_directory(&directory.join("crl"))?;
+        let mut state = State::new(domain.clone());
+        for (name, authority) in [
+            (AuthorityName::Root, &root),
+            (AuthorityName::Intermediate, &intermediate),
+        ] {
+            key::stage(
+                &layout.key(name),
+                authority.key(),
+                &options.protection,
+                existing,
+            )?
+            .place()?;
+            let pem = certificates::pem(authority.certificate().der());
+            public(&layout.certificate(name), &pem, existing)?;
+            let list = RevocationList {
+                number: state.crl_number.take_next(name),
+                this_update: now,
+                lifetime: revocation::default_lifetime(name),
+                entries: Vec::new(),
+            };
+            let pem = authority
+                .sign_list(&list, now)
+                .map_err(PkiError::authority(&layout.certificate(name)))?;
+            public(&layout.crl(name), &pem, existing)?;
+        }
+        let trust = certificates::pem(root.certificate().der());
+        public(&layout.trust(), &trust, existing)?;
+        state.write(&layout.state())?;
+        Ok(Self {
+            layout,
+            trust_domain: domain.clone(),
+            root: root.certificate().clone(),
+            intermediate: intermediate.certificate().clone(),
+            passphrase: options.protection.secret().cloned(),
+            signer: Some(intermediate),
+        })
+    }
+}
+
+fn public(path: &Path, content: &str, existing: Existing) -> Result<(), PkiError> {
+    Ok(store::write(
+        path,
+        content.as_bytes(),
+        Audience::Public,
+        existing,
+    )?)
+}
+
+fn authorities(
+    layout: &Layout,
+    domain: &TrustDomain,
+    options: &AuthorityOptions,
+    now: i64,
+) -> Result<(CertificateAuthority, CertificateAuthority), PkiError> {
+    let kind = |lifetime, path_length| AuthorityKind {
+        algorithm: options.algorithm,
+        lifetime,
+        path_length,
+    };
+    let (root, path) = match &options.import {
+        Some(existing) => (import(existing, domain)?, existing.certificate.clone()),
+        None => {
+            let path = layout.certificate(AuthorityName::Root);
+            let kind = kind(options.root_lifetime, options.path_length);
+            let root = CertificateAuthority::new_root_as(domain, &kind, now)
+                .map_err(PkiError::authority(&path))?;
+            (root, path)
+        }
+    };
+    // Signing it also shows whether the root's name can be repeated exactly.
+    let intermediate = root
+        .new_intermediate_as(&kind(options.intermediate_lifetime, None), now)
+        .map_err(PkiError::authority(&path))?;
+    Ok((root, intermediate))
+}
+
+fn import(existing: &ExistingRoot, domain: &TrustDomain) -> Result<CertificateAuthority, PkiError> {
+    let path = &existing.certificate;
+    let disagree = |why: String| PkiError::Disagree {
+        path: path.clone(),
+        why,
+    };
+    let mut read = certificates::read(path)?.into_iter();
+    let (Some(der), None) = (read.next(), read.next()) else {
+        return Err(PkiError::unreadable(path, "it must hold one certificate"));
+    };
+    let certificate =
+        AuthorityCertificate::read_for(der, Some(domain)).map_err(PkiError::authority(path))?;
+    if !certificate.is_root() {
+        return Err(disagree(
+            "it is not a root; gateways trust roots only, so import the root that signed it"
+                .to_owned(),
+        ));
+    }
+    if certificate.trust_domain() != domain {
+        return Err(disagree(format!(
+            "it belongs to trust domain {}",
+            certificate.trust_domain()
+        )));
+    }
+    let key = key::read(&existing.key, existing.passphrase.as_ref())?;
+    CertificateAuthority::join(certificate, key).map_err(PkiError::authority(path))
+}
+
+fn refuse_existing_authority(layout: &Layout) -> Result<(), PkiError> {
+    if layout.state().exists() {
+        return Err(PkiError::AuthorityExists(layout.directory().to_owned()));
+    }
+    for file in layout.all_fixed_files() {
+        store::refuse_existing(&file)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! `countersign explain`: the same verdicts as the running gateway, offline.
+
+use std::path::{Path, PathBuf};
+
+use countersign_testkit::{Credentials, Crl, Echo, Gateway, Leaf, Settings, TestCa};
+use serde_json::Value;
+use tokio::process::Command;
+
+/// The binary under test.
+const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
+const HOST: &str = "orders.example.org";
+const CALLER: &str = "/ns/shop/sa/checkout";
+
+struct World {
+    ca: TestCa,
+    gateway: Gateway,
+    _echo: Echo,
+}
+
+/// What `explain --json` said, and its exit code.
+struct Explained {
+    code: Option<i32>,
+    said: Value,
+    stderr: String,
+}
+
+impl Explained {
+    fn step(&self, name: &str) -> &Value {
+        let steps = self.said["steps"].as_array().unwrap();
+        let found = steps.iter().find(|step| step["step"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {}", self.said))
+    }
+
+    fn reason(&self) -> &str {
+        self.said["answer"]["reason"].as_str().unwrap_or_default()
+    }
+}
+
+impl World {
+    async fn with(configure: impl FnOnce(Settings, &TestCa) -> Settings) -> Self {
+        let ca = TestCa::new("example.org");
+        let echo = Echo::start().await;
+        let settings = configure(Settings::new(&ca), &ca)
+            .upstream("orders", echo.address())
+            .route(
+                "orders",
+                "orders",
+                "hosts = [\"orders.example.org\"]\npaths = [\"/orders/**\"]\nmethods = [\"GET\"]\n\
+                 callers = [\"spiffe://example.org/ns/shop/sa/*\"]\n\
+                 except = [\"spiffe://example.org/ns/shop/sa/retired\"]\n",
+            );
+        Self {
+            gateway: Gateway::start(BINARY, &settings).await,
+            ca,
+            _echo: echo,
+        }
+    }
+
+    fn write(&self, caller: &Credentials) -> PathBuf {
+        self.ca.write("caller.pem", caller.chain_pem())
+    }
+
+    async fn explain(&self, caller: &Credentials, more: &[&str]) -> Explained {
+        let chain = self.write(caller);
+        explain(&self.gateway.config_file(), &chain, more).await
+    }
+}
+
+async fn explain(config: &Path, chain: &Path, more: &[&str]) -> Explained {
+    let output = Command::new(BINARY)
+        .args(["--json", "explain", "--config"])
+        .arg(config)
+        .arg("--cert")
+        .arg(chain)
+        .args(more)
+        .output()
+        .await
+        .unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    Explained {
+        code: output.status.code(),
+        said: serde_json::from_str(&stdout).unwrap_or(Value::Null),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn an_allowed_request_is_explained_with_its_claims() {
+    let world = World::with(|settings, _| settings).await;
+    let caller = world.ca.client(CALLER);
+    let url = format!("https://{HOST}:8443/orders/7?x=y");
+    let explained = world.explain(&caller, &["--url", &url]).await;
+    assert_eq!(explained.code, Some(0), "{}", explained.stderr);
+    assert_eq!(explained.said["allowed"], true);
+    assert_eq!(explained.said["answer"]["upstream"], "orders");
+    assert_eq!(
+        explained.step("identity")["facts"]["caller"],
+        world.ca.spiffe(CALLER)
+    );
+    assert_eq!(
+        explained.step("path")["facts"]["file"],
+        world.ca.root_file().display().to_string()
+    );
+    assert_eq!(
+        explained.step("rule")["facts"]["callers"],
+        "spiffe://example.org/ns/shop/sa/*"
+    );
+    let claims = &explained.said["claims"];
+    assert_eq!(claims["sub"], world.ca.spiffe(CALLER));
+    assert_eq!(claims["aud"], "orders");
+    assert_eq!(claims["htm"], "GET");
+    assert_eq!(claims["htu"], format!("https://{HOST}:8443/orders/7"));
+    assert!(claims["htq"].is_string());
+}
+
+#[tokio::test]
+async fn its_refusals_are_those_of_the_gateway() {
+    let world = World::with(|settings, _| settings).await;
+    let allowed = world.ca.client(CALLER);
+    let retired = world.ca.client("/ns/shop/sa/retired");
+    for (caller, method, host, path) in [
+        (&allowed, "GET", HOST, "/elsewhere"),
+        (&allowed, "POST", HOST, "/orders/7"),
+        (&allowed, "BREW", HOST, "/orders/7"),
+        (&retired, "GET", HOST, "/orders/7"),
+        (&allowed, "GET", HOST, "/orders/../x"),
+        (&allowed, "GET", HOST, "/orders/%2e%2e/x"),
+        (&allowed, "GET", HOST, "/orders//x"),
+        (&allowed, "GET", HOST, "/orders;a/7"),
+        (&allowed, "GET", "other.example.org", "/orders/7"),
+        (&allowed, "POST", HOST, "/.well-known/countersign/whoami"),
+    ] {
+        let url = format!("https://{host}{path}");
+        let explained = world.explain(caller, &["--url", &url, "-X", method]).await;
+        assert_eq!(explained.code, Some(3), "{url}: {}", explained.stderr);
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .body(bytes::Bytes::new())
+            .unwrap();
+        let client = world.gateway.client(host).with(caller);
+        let answer = client.send(request).await.unwrap();
+        assert_eq!(answer.reason(), Some(explained.reason()), "{method} {url}");
+        assert_eq!(
+            explained.said["answer"]["status"], answer.status,
+            "{method} {url}"
+        );
+        assert!(explained.stderr.starts_with(explained.reason()));
+    }
+}
+
+#[tokio::test]
+async fn its_alerts_are_those_of_the_gateway() {
+    let world = World::with(|settings, ca| {
+        let lists = [
+            ca.write("root.crl", Crl::new().signed_by(ca.root())),
+            ca.write(
+                "intermediate.crl",
+                Crl::new().revoke(&[0x77, 1]).signed_by(ca.intermediate()),
+            ),
+        ];
+        settings.trust(
+            ca,
+            &format!(
+                "crls = [\"{}\", \"{}\"]\nrevocation = \"hard\"",
+                lists[0].display(),
+                lists[1].display()
+            ),
+        )
+    })
+    .await;
+    let name = world.ca.spiffe(CALLER);
+    let leaf = || Leaf::with_uri(&name);
+    let stranger = TestCa::new("example.org");
+    for caller in [
+        world.ca.issue(leaf().serial(&[0x77, 1])),
+        world.ca.issue(leaf().valid(-7200, -3600)),
+        world.ca.issue(leaf().valid(3600, 7200)),
+        world.ca.issue(leaf().for_server()),
+        world.ca.issue(Leaf::new().dns("a.example.org")),
+        world.ca.issue(leaf().uri("https://example.org/x")),
+        world.ca.issue(leaf().corrupt_signature()),
+        world.ca.issue(Leaf::with_uri("spiffe://other.org/a")),
+        world.ca.client(CALLER).without_intermediates(),
+        stranger.client(CALLER),
+    ] {
+        let url = format!("https://{HOST}/orders/7");
+        let explained = world.explain(&caller, &["--url", &url]).await;
+        assert_eq!(explained.code, Some(3), "{}", explained.stderr);
+        let refusal = world.gateway.client(HOST).with(&caller).refusal().await;
+        let alert = refusal.alert();
+        assert_eq!(
+            explained.said["answer"]["alert"]["number"],
+            alert.unwrap(),
+            "{}",
+            explained.said
+        );
+        let line = world.gateway.audit().handshake(explained.reason()).await;
+        assert_eq!(line["detail"], explained.said["answer"]["detail"]);
+    }
+}
+
+#[tokio::test]
+async fn without_a_url_it_ends_with_the_handshake() {
+    let world = World::with(|settings, _| settings).await;
+    let caller = world.ca.client(CALLER);
+    let explained = world.explain(&caller, &[]).await;
+    assert_eq!(explained.code, Some(0), "{}", explained.stderr);
+    assert_eq!(explained.said["answer"]["result"], "connected");
+    let output = Command::new(BINARY)
+        .args(["explain", "--config"])
+        .arg(world.gateway.config_file())
+        .arg("--cert")
+        .arg(world.write(&caller))
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in ["server name", "chain", "path", "revocation", "identity"] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn bad_usage_is_exit_2() {
+    let world = World::with(|settings, _| settings).await;
+    let caller = world.ca.client(CALLER);
+    for url in [
+        "http://orders.example.org/",
+        "orders",
+        "/orders",
+        "https://",
+    ] {
+        let explained = world.explain(&caller, &["--url", url]).await;
+        assert_eq!(explained.code, Some(2), "{url}: {}", explained.stderr);
+    }
+    let empty = world.ca.write("empty.pem", "");
+    let explained = explain(&world.gateway.config_file(), &empty, &[]).await;
+    assert_eq!(explained.code, Some(2));
+    let missing = Path::new("/nonexistent.pem");
+    let explained = explain(&world.gateway.config_file(), missing, &[]).await;
+    assert_eq!(explained.code, Some(2));
+    assert!(explained.stderr.contains("/nonexistent.pem"));
+}

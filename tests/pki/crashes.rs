@@ -1,0 +1,125 @@
+//! Processes killed at random points: nothing lost, nothing half-written, no
+//! serial number used twice.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rcgen::PublicKeyData as _;
+
+use super::{Authority, certificates, revocation_list};
+
+/// Starts a command and kills it after `delay`, unless it was faster.
+fn kill_after(authority: &Authority, arguments: &[&str], delay: Duration) {
+    let mut child = authority
+        .pki(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(delay);
+    // It may have ended already.
+    let _ = child.kill();
+    child.wait().unwrap();
+}
+
+fn issued_files(authority: &Authority) -> Vec<PathBuf> {
+    std::fs::read_dir(authority.path("issued"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect()
+}
+
+fn serials(authority: &Authority) -> Vec<String> {
+    let listed = authority.run(&["list", "--json"]).done().json();
+    listed["certificates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["serial"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_killed_issue_leaves_whole_files_or_none() {
+    let authority = Authority::new();
+    for index in 0..24_u64 {
+        let name = format!("spiffe://example.org/n{index}");
+        // Spread over the time that one takes, start and end included.
+        kill_after(
+            &authority,
+            &["issue", &name],
+            Duration::from_millis(index * 3),
+        );
+    }
+    let known: HashSet<String> = serials(&authority).into_iter().collect();
+    assert_eq!(known.len(), serials(&authority).len());
+    // Tidies up what was written aside, and works as if nothing had been.
+    authority
+        .run(&["issue", "spiffe://example.org/last"])
+        .done();
+    let known: HashSet<String> = serials(&authority).into_iter().collect();
+    for path in issued_files(&authority) {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(name.starts_with('n') || name.starts_with("last"), "{name}");
+        let key = KeyPairFile(path.with_extension("key"));
+        let key = key.read();
+        if path.extension().is_some_and(|extension| extension == "pem") {
+            let chain = certificates(&path);
+            assert_eq!(chain.len(), 2, "{name}");
+            let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
+            assert_eq!(
+                leaf.public_key().raw,
+                key.subject_public_key_info(),
+                "{name}"
+            );
+            let serial: String = leaf
+                .raw_serial()
+                .iter()
+                .map(|octet| format!("{octet:02x}"))
+                .collect();
+            assert!(known.contains(&serial), "{name} is not in the inventory");
+        }
+    }
+}
+
+struct KeyPairFile(PathBuf);
+
+impl KeyPairFile {
+    fn read(&self) -> rcgen::KeyPair {
+        rcgen::KeyPair::from_pem(&std::fs::read_to_string(&self.0).unwrap()).unwrap()
+    }
+}
+
+#[test]
+fn a_killed_revocation_is_recorded_or_was_not() {
+    let authority = Authority::new();
+    for index in 0..12 {
+        let name = format!("spiffe://example.org/n{index}");
+        authority.run(&["issue", &name]).done();
+    }
+    let mut highest = 0;
+    for (index, serial) in serials(&authority).into_iter().enumerate() {
+        let delay = Duration::from_millis(index as u64 * 5);
+        kill_after(&authority, &["revoke", "--serial", &serial], delay);
+        // The list is always whole, and its number never goes back.
+        let (number, _) = revocation_list(&authority.path("crl/intermediate.crl"));
+        assert!(number >= highest);
+        highest = number;
+    }
+    authority.run(&["crl", "--issuer", "intermediate"]).done();
+    let (number, on_list) = revocation_list(&authority.path("crl/intermediate.crl"));
+    assert!(number > highest);
+    let listed = authority
+        .run(&["list", "--revoked", "--json"])
+        .done()
+        .json();
+    let recorded: HashSet<String> = listed["certificates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["serial"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(recorded, on_list.into_iter().collect());
+}
