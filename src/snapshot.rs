@@ -11,7 +11,7 @@ use crate::identity::IdentityPattern;
 use crate::route::RouteTable;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Credentials, ServerNames};
-use crate::trust::TrustBundle;
+use crate::trust::{PathCache, TrustBundle};
 use crate::upstream::Upstream;
 
 /// Everything that decides about requests, as of one configuration.
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub signer: AssertionSigner,
     /// Bounds on everything.
     pub limits: Limits,
+    /// Verified chains; shared with the snapshots before and after.
+    pub paths: Arc<PathCache>,
 }
 
 impl Snapshot {

@@ -124,7 +124,8 @@ impl Reloader {
     fn reload(&mut self, why: &str) {
         // Before loading, so that a change during it is seen afterwards.
         self.seen = look_at(&self.files);
-        let loaded = match config::load(&self.path) {
+        let previous = self.snapshot.load_full();
+        let loaded = match config::load_after(&self.path, &previous) {
             Ok(loaded) => loaded,
             Err(errors) => return self.refuse(&errors.to_string()),
         };
@@ -133,7 +134,6 @@ impl Reloader {
                 "{what} cannot change while the gateway runs; restart it, or set it back"
             ));
         }
-        let previous = self.snapshot.load_full();
         let mut snapshot = loaded.snapshot;
         snapshot.generation = previous.generation + 1;
         let generation = snapshot.generation;

@@ -37,7 +37,7 @@ pub use inventory::{
 };
 pub use template::{Starter, StarterError};
 
-use crate::snapshot::Loaded;
+use crate::snapshot::{Loaded, Snapshot};
 use diagnostics::Diagnostics;
 
 /// The environment variable that names the configuration file.
@@ -102,15 +102,28 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
     inspect(path).map(|(loaded, _)| loaded)
 }
 
+/// Like [`load`], in place of a snapshot that is in service: verified chains stay
+/// known, and a revocation list older than its predecessor is not taken.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn load_after(path: &Path, previous: &Snapshot) -> Result<Loaded, ConfigErrors> {
+    read(path, Some(previous)).map(|(loaded, _)| loaded)
+}
+
 /// Like [`load`], with a summary of what was found.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn inspect(path: &Path) -> Result<(Loaded, Inventory), ConfigErrors> {
+    read(path, None)
+}
+
+fn read(path: &Path, previous: Option<&Snapshot>) -> Result<(Loaded, Inventory), ConfigErrors> {
     let source = files::read_configuration(path)?;
     let mut diagnostics = Diagnostics::default();
     let resolved = document::Document::read(&source, &mut diagnostics)
-        .and_then(|document| resolve::resolve(&document, path, &mut diagnostics));
+        .and_then(|document| resolve::resolve(&document, path, previous, &mut diagnostics));
     match resolved {
         Some((mut loaded, inventory)) if !diagnostics.has_errors() => {
             loaded.warnings = diagnostics.warnings(path, &source);

@@ -118,6 +118,7 @@ sections! {
         crls: List<String> = Optional,
         revocation: RevocationPosture = Optional,
         revocation_depth: RevocationDepth = Optional,
+        grace: TimeSpan = Optional,
         vouches_for: Several<IdentityPattern> = Optional,
         identity_from: Several<NameType> = Optional,
     }

@@ -227,6 +227,7 @@ intermediates = ["certs/intermediate.pem"]
 crls = ["certs/crl/root.crl", "certs/crl/intermediate.crl"]
 revocation = "soft"
 revocation_depth = "leaf"
+grace = "1h"
 vouches_for = ["spiffe://example.org/**", "dns:*.example.org"]
 identity_from = ["spiffe", "dns"]
 [assertion]

@@ -135,7 +135,7 @@ pub(crate) async fn serve(
         Ok(shaken) => shaken,
         Err(_) => Err(HandshakeError::timeout(snapshot.limits.handshake_timeout)),
     };
-    let (stream, proof, server_name) = match shaken {
+    let (stream, proof, server_name, holds_until) = match shaken {
         Ok(shaken) => shaken,
         Err(error) => {
             let refused = Refused {
@@ -162,7 +162,7 @@ pub(crate) async fn serve(
     });
     let chain = connection.proof.is_some().then(|| chain_of(&stream));
     let stopping = connection.worker().shared().stopping.clone();
-    let lifetime = Lifetime::new(stopping, changes, chain);
+    let lifetime = Lifetime::new(stopping, changes, chain, holds_until);
     let ended = if is_h2 {
         Box::pin(serve_h2(connection, &limits, stream, lifetime)).await
     } else {
@@ -177,6 +177,7 @@ type Shaken = (
     TlsStream<CallerSocket>,
     Option<ConnectionProof>,
     Option<String>,
+    Option<i64>,
 );
 
 async fn shake_hands(
@@ -210,7 +211,7 @@ async fn shake_hands(
                 resumed: false,
             });
             let server_name = asked_for.as_deref().and_then(normalized_dns);
-            Ok((stream, proof, server_name))
+            Ok((stream, proof, server_name, notes.holds_until))
         }
         Err((error, socket)) => Err(HandshakeError::refused(&error, notes, socket)),
     }

@@ -39,6 +39,8 @@ pub(crate) struct Lifetime {
     draining: bool,
     changes: watch::Receiver<u64>,
     chain: Option<Arc<[CertificateDer<'static>]>>,
+    /// When the identity has to be looked at again, in seconds since the Unix epoch.
+    holds_until: Option<i64>,
     expiry: Option<Pin<Box<Sleep>>>,
 }
 
@@ -49,12 +51,14 @@ impl Lifetime {
         stopping: watch::Receiver<bool>,
         changes: watch::Receiver<u64>,
         chain: Option<Arc<[CertificateDer<'static>]>>,
+        holds_until: Option<i64>,
     ) -> Self {
         Self {
             stopping,
             draining: false,
             changes,
             chain,
+            holds_until,
             expiry: None,
         }
     }
@@ -76,7 +80,13 @@ impl Lifetime {
                     self.draining = true;
                     return Ending::Drain;
                 }
-                Event::Timer => self.expiry = None,
+                Event::Timer => {
+                    self.expiry = None;
+                    // A revocation list may have ended before the path does.
+                    if let Err(denial) = self.recheck(connection) {
+                        return Ending::Cut(denial);
+                    }
+                }
             }
         }
     }
@@ -115,6 +125,7 @@ impl Lifetime {
         }
         if self.expiry.is_none() {
             // A certificate is valid through its last second.
+            let end = end.min(self.holds_until.unwrap_or(end));
             let left = u64::try_from(end.saturating_sub(now)).unwrap_or(0) + 1;
             let sleep = Duration::from_secs(left).min(LONGEST_SLEEP);
             self.expiry = Some(Box::pin(tokio::time::sleep(sleep)));
@@ -124,7 +135,7 @@ impl Lifetime {
 
     /// Verifies the connection's chain under the newest snapshot, and every
     /// request in progress against its routes.
-    fn recheck(&self, connection: &Connection) -> Result<(), Denial> {
+    fn recheck(&mut self, connection: &Connection) -> Result<(), Denial> {
         let snapshot = connection.snapshot();
         let gone = || {
             Denial::new(
@@ -139,10 +150,16 @@ impl Lifetime {
         if let (Some(chain), Some(proof)) = (&self.chain, connection.proof()) {
             let (leaf, intermediates) = chain.split_first().ok_or_else(gone)?;
             let now = UnixTime::since_unix_epoch(clock::since_epoch());
-            let identity = entry
+            let admission = entry
                 .trust()
-                .verify(leaf, intermediates, now)
+                .admit(leaf, intermediates, now)
                 .map_err(|refusal| Denial::new(refusal.reason, refusal.detail))?;
+            // This chain's handshake is long complete.
+            if let Some(pending) = admission.pending {
+                pending.commit();
+            }
+            self.holds_until = Some(admission.holds_until);
+            let identity = admission.identity;
             if identity.caller() != proof.identity.caller()
                 || identity.trust_domain() != proof.identity.trust_domain()
             {

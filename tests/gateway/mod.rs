@@ -21,6 +21,7 @@ mod revocation;
 mod routing;
 mod shutdown;
 mod startup;
+mod termination;
 mod upstream_faults;
 
 use std::path::PathBuf;

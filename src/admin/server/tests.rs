@@ -35,6 +35,7 @@ fn snapshot(keys: &Path) -> Snapshot {
         routes: RouteTable::build(Vec::new()).unwrap(),
         upstreams: Vec::new(),
         signer: AssertionSigner::new(settings, Arc::new(ring)),
+        paths: Arc::default(),
         limits: Limits::default(),
     }
 }

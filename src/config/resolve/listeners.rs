@@ -108,7 +108,9 @@ fn client_trust(
         }
     }
     // What keeps bundles apart was checked, with places, over all of them.
-    ClientTrust::new(bundles).ok().map(Arc::new)
+    ClientTrust::new(bundles)
+        .ok()
+        .map(|trust| Arc::new(trust.with_cache(Arc::clone(&context.paths))))
 }
 
 fn check_names(sections: &[ServerName], context: &mut Context<'_>) {

@@ -26,6 +26,7 @@ use super::suggest::nearest;
 use super::value::At;
 use crate::clock;
 use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
+use crate::trust::PathCache;
 
 /// What every part needs.
 struct Context<'a> {
@@ -34,6 +35,10 @@ struct Context<'a> {
     inventory: Inventory,
     /// Seconds since the Unix epoch; one moment for the whole load.
     now: i64,
+    /// What is in service, when this is to replace it.
+    previous: Option<&'a Snapshot>,
+    /// Verified chains, kept over reloads.
+    paths: Arc<PathCache>,
 }
 
 impl Context<'_> {
@@ -95,6 +100,7 @@ impl Context<'_> {
 pub(super) fn resolve(
     document: &Document,
     path: &Path,
+    previous: Option<&Snapshot>,
     diagnostics: &mut Diagnostics,
 ) -> Option<(Loaded, Inventory)> {
     let mut context = Context {
@@ -102,6 +108,8 @@ pub(super) fn resolve(
         diagnostics,
         inventory: Inventory::default(),
         now: i64::try_from(clock::unix_now()).unwrap_or(i64::MAX),
+        previous,
+        paths: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.paths)),
     };
     report_missing_sections(document, &mut context);
     let domains = trust::domains(document, &mut context);
@@ -146,6 +154,7 @@ pub(super) fn resolve(
             upstreams: upstreams.into_iter().filter_map(|u| u.upstream).collect(),
             signer: signer?,
             limits,
+            paths: context.paths,
         },
         warnings: Vec::new(),
         files: context.files.into_seen(),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls_pki_types::CertificateRevocationListDer;
 
@@ -121,7 +122,10 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
                 crls: lists.iter().map(|found| found.value.clone()).collect(),
                 posture,
                 depth,
-                grace: std::time::Duration::ZERO,
+                grace: section
+                    .grace
+                    .value()
+                    .map_or(Duration::ZERO, |grace| grace.get()),
                 vouches_for: vouches_for.clone(),
                 identity_from: identity_from.clone(),
             };
@@ -160,7 +164,13 @@ fn build(
         }
         None => Diagnostic::new(name.clone(), why.to_owned()),
     };
-    match TrustBundle::build(config, context.now) {
+    let previous = context.previous.and_then(|previous| {
+        previous
+            .bundles
+            .iter()
+            .find(|bundle| *bundle.name() == config.name)
+    });
+    match TrustBundle::build_after(config, context.now, previous.map(|bundle| &**bundle)) {
         Ok(bundle) => {
             for alarm in bundle.alarms() {
                 context.warn(

@@ -1,0 +1,215 @@
+//! Connections end when what they were admitted by no longer holds, and a
+//! reload touches nothing else.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use countersign_testkit::gateway::plain;
+use countersign_testkit::{
+    Client, Connection, Crl, Echo, Gateway, Leaf, Protocol, Settings, TestCa, TlsVersion,
+};
+
+use super::{BINARY, CALLER, HOST, World};
+
+/// What a caller may still get after the change was written: the time until the
+/// gateway looks at its files, and the second it promises.
+const PATIENCE: Duration = Duration::from_millis(2500);
+
+/// A gateway that checks revocation, and the file of the issuing authority's list.
+async fn revocable() -> (World, PathBuf) {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
+    let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
+    let settings = Settings::new(&ca)
+        .trust(
+            &ca,
+            &format!(
+                "crls = [\"{}\", \"{}\"]\nrevocation = \"hard\"",
+                root.display(),
+                list.display()
+            ),
+        )
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let world = World {
+        caller: ca.client(CALLER),
+        gateway,
+        ca,
+        echo,
+    };
+    (world, list)
+}
+
+/// Replaces a file as careful programs do.
+fn replace(path: &Path, content: impl AsRef<[u8]>) {
+    let aside = path.with_extension("aside");
+    std::fs::write(&aside, content).unwrap();
+    std::fs::rename(&aside, path).unwrap();
+}
+
+fn revoke(world: &World, list: &Path) {
+    let newer = Crl::new().number(2).revoke(world.caller.serial());
+    replace(list, newer.signed_by(world.ca.intermediate()));
+}
+
+/// A connection in the middle of an answer.
+async fn streaming(client: &Client) -> Connection {
+    let mut connection = client.connect().await.unwrap();
+    let request = format!("GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    connection.write(request.as_bytes()).await.unwrap();
+    let answer = connection
+        .read_until(|octets| octets.windows(4).any(|end| end == b"\r\n\r\n"))
+        .await;
+    assert_eq!(answer.statuses(), [200]);
+    connection
+}
+
+#[tokio::test]
+async fn revocation_cuts_an_answer_in_the_middle_with_both_tls_versions() {
+    for version in TlsVersion::BOTH {
+        let (world, list) = revocable().await;
+        let mut connection = streaming(&world.client().tls(version)).await;
+        let written = Instant::now();
+        revoke(&world, &list);
+        let rest = connection.read_until(|_| false).await;
+        assert!(rest.closed);
+        assert!(written.elapsed() < PATIENCE, "{:?}", written.elapsed());
+        assert!(!rest.octets.ends_with(b"0\r\n\r\n"), "it looks complete");
+        let line = world.gateway.audit().request("/hang-mid-body").await;
+        assert_eq!(line["complete"], false, "{line}");
+        assert_eq!(line["reason"], "certificate-revoked", "{line}");
+        let cut = world
+            .gateway
+            .audit()
+            .line("a cut connection", |line| line["event"] == "connection")
+            .await;
+        assert_eq!(cut["reason"], "certificate-revoked", "{cut}");
+        assert_eq!(cut["serial"], world.caller.serial_hex(), "{cut}");
+        let refused = world.client().tls(version).refusal().await;
+        assert_eq!(refused.alert(), Some(44), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn revocation_closes_idle_connections_of_that_caller_alone() {
+    for protocol in Protocol::BOTH {
+        let (world, list) = revocable().await;
+        let mut theirs = world.client().protocol(protocol).session().await.unwrap();
+        let other = world.client_as("/ns/shop/sa/other").protocol(protocol);
+        let mut others = other.session().await.unwrap();
+        assert_eq!(theirs.get("/a").await.unwrap().status, 200);
+        assert_eq!(others.get("/b").await.unwrap().status, 200);
+        revoke(&world, &list);
+        world
+            .gateway
+            .audit()
+            .line("a cut connection", |line| line["event"] == "connection")
+            .await;
+        assert!(theirs.get("/a").await.is_err(), "{protocol:?}");
+        let answer = others.get("/b").await.unwrap();
+        assert_eq!(answer.status, 200, "{protocol:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_expired_certificate_ends_its_connection() {
+    let world = World::open().await;
+    let leaf = Leaf::with_uri(&world.ca.spiffe(CALLER)).valid(-60, 3);
+    let client = world.anonymous().with(&world.ca.issue(leaf));
+    let mut connection = streaming(&client).await;
+    assert!(connection.read_until(|_| false).await.closed);
+    let line = world.gateway.audit().request("/hang-mid-body").await;
+    assert_eq!(line["reason"], "certificate-expired", "{line}");
+}
+
+#[tokio::test]
+async fn a_removed_root_ends_its_connections() {
+    let (world, _) = revocable().await;
+    let mut connection = streaming(&world.client()).await;
+    let other = TestCa::new("other.test");
+    let config = world.gateway.config_file();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let changed = text
+        .replace(
+            &world.ca.root_file().display().to_string(),
+            &other.root_file().display().to_string(),
+        )
+        .replace("revocation = \"hard\"", "revocation = \"off\"");
+    replace(&config, changed);
+    assert!(connection.read_until(|_| false).await.closed);
+    let line = world.gateway.audit().request("/hang-mid-body").await;
+    assert_eq!(line["complete"], false, "{line}");
+    assert_eq!(world.client().refusal().await.alert(), Some(48));
+}
+
+#[tokio::test]
+async fn a_withdrawn_permission_cuts_what_it_permitted() {
+    let world = World::open().await;
+    let mut connection = streaming(&world.client()).await;
+    let mut idle = world.client().session().await.unwrap();
+    assert_eq!(idle.get("/a").await.unwrap().status, 200);
+    let config = world.gateway.config_file();
+    let text = std::fs::read_to_string(&config).unwrap();
+    replace(
+        &config,
+        text.replace(
+            "callers = [\"*\"]",
+            "callers = [\"spiffe://example.org/ops\"]",
+        ),
+    );
+    assert!(connection.read_until(|_| false).await.closed);
+    let line = world.gateway.audit().request("/hang-mid-body").await;
+    assert_eq!(line["reason"], "caller-not-allowed", "{line}");
+    // The certificate still holds, so the other connection learns why.
+    let answer = idle.get("/a").await.unwrap();
+    assert_eq!(answer.reason(), Some("caller-not-allowed"));
+}
+
+#[tokio::test]
+async fn a_broken_configuration_changes_nothing_and_says_so_until_it_is_mended() {
+    let world = World::open().await;
+    let mut session = world.client().session().await.unwrap();
+    assert_eq!(session.get("/a").await.unwrap().status, 200);
+    let config = world.gateway.config_file();
+    let good = std::fs::read_to_string(&config).unwrap();
+    let ready = |wanted: &'static str| {
+        let admin = world.gateway.admin();
+        async move {
+            let wait = async {
+                loop {
+                    let answer = plain(admin, "GET", "/readyz", &[]).await.json();
+                    if answer.to_string().contains(wanted) {
+                        return answer;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), wait)
+                .await
+                .unwrap_or_else(|_| panic!("/readyz never said {wanted}"))
+        }
+    };
+    for (broken, complaint) in [
+        (
+            good.replace("roots = [\"", "roots = [\"/nowhere"),
+            "/nowhere",
+        ),
+        (format!("{good}\n[surprise]\n"), "surprise"),
+        (
+            good.replacen("address = \"127.0.0.1:0\"", "address = \"127.0.0.2:0\"", 1),
+            "cannot change while the gateway runs",
+        ),
+    ] {
+        replace(&config, broken);
+        let answer = ready(complaint).await;
+        assert_eq!(answer["generation"], 1, "{answer}");
+        assert_eq!(session.get("/a").await.unwrap().status, 200);
+        assert_eq!(world.client().get("/b").await.unwrap().status, 200);
+    }
+    replace(&config, &good);
+    let answer = ready("\"generation\":2").await;
+    assert_eq!(answer["problems"].as_array().unwrap().len(), 0, "{answer}");
+    // The connection is the same one as at the beginning.
+    assert_eq!(session.get("/a").await.unwrap().status, 200);
+}
