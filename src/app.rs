@@ -5,9 +5,9 @@
 //! readiness turns to draining, the listener closes, connections finish, control
 //! plane ends, the audit log is written out.
 
+mod control_plane;
 mod reload;
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Semaphore, watch};
 
+use self::control_plane::{ControlParts, ControlPlane};
 use self::reload::Reloader;
-use crate::admin::{self, ControlState, ListenerTls, Offered, Readiness};
+use crate::admin::{self, AdminSocket, Readiness, SocketError};
 use crate::proxy::listener::{self, Shared, Workers};
 use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
 use crate::telemetry::audit::AuditWriter;
@@ -40,6 +40,9 @@ pub enum AppError {
         /// What the system said.
         error: io::Error,
     },
+    /// The operators' socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// The audit log cannot be written.
     #[error("cannot write the audit log {}: {error}", path.display())]
     Audit {
@@ -62,6 +65,8 @@ pub struct Addresses {
     pub public: Option<SocketAddr>,
     /// The operators' listener, where there is one.
     pub admin: Option<SocketAddr>,
+    /// The operators' private socket, where there is one.
+    pub socket: Option<PathBuf>,
 }
 
 /// The bound sockets of a gateway that is not serving yet.
@@ -70,6 +75,7 @@ pub struct Listeners {
     listener: std::net::TcpListener,
     public: Option<std::net::TcpListener>,
     admin: Option<std::net::TcpListener>,
+    socket: Option<AdminSocket>,
     addresses: Addresses,
 }
 
@@ -101,13 +107,26 @@ impl Listeners {
             listener: listener_address,
             public: public.as_ref().map(|(address, _)| *address),
             admin: admin.as_ref().map(|(address, _)| *address),
+            socket: None,
         };
         Ok(Self {
             listener,
             public: public.map(|(_, socket)| socket),
             admin: admin.map(|(_, socket)| socket),
+            socket: None,
             addresses,
         })
+    }
+
+    /// Adds the operators' private socket. It comes after the addresses: who has
+    /// those is the only gateway of its configuration.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub fn with_socket(mut self, path: Option<&Path>) -> Result<Self, AppError> {
+        self.socket = path.map(AdminSocket::bind).transpose()?;
+        self.addresses.socket = path.map(Path::to_owned);
+        Ok(self)
     }
 
     /// The addresses, with the ports the system chose.
@@ -167,13 +186,20 @@ async fn run(
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let workers = Workers::start(&shared, &audit, count)?;
     let readiness = Arc::new(Readiness::default());
-    let control = ControlPlane::start(
-        &shared,
-        &readiness,
-        &settings,
-        listeners.public,
-        listeners.admin,
-    )?;
+    let (reloads, reload_queue) = admin::reload_channel();
+    let (drain, mut drained) = watch::channel(false);
+    let addresses = listeners.addresses();
+    let control = ControlPlane::start(ControlParts {
+        shared: &shared,
+        readiness: &readiness,
+        settings: &settings,
+        public: listeners.public,
+        admin: listeners.admin,
+        socket: listeners.socket,
+        addresses: &addresses,
+        reloads,
+        drain,
+    })?;
     let reloader = Reloader::new(
         path.to_owned(),
         settings,
@@ -183,9 +209,8 @@ async fn run(
         Arc::clone(&readiness),
         Arc::clone(&shared.metrics),
     );
-    let reloading = tokio::spawn(reloader.run(Arc::clone(&control.reload)));
+    let reloading = tokio::spawn(reloader.run(reload_queue));
 
-    let addresses = listeners.addresses;
     let listener = TcpListener::from_std(listeners.listener)?;
     tracing::info!(address = %addresses.listener, workers = count, "listening for callers");
     let (accept_stop, accept_stopping) = watch::channel(false);
@@ -196,7 +221,11 @@ async fn run(
     readiness.set_ready();
     ready(&addresses)?;
 
-    signals.stop().await;
+    tokio::select! {
+        () = signals.stop() => {}
+        // Without a socket nobody can ask: only signals count.
+        Ok(_) = drained.wait_for(|drain| *drain) => {}
+    }
     readiness.set_draining();
     tracing::info!("stopping: connections may finish");
     let _ = accept_stop.send(true);
@@ -225,69 +254,6 @@ fn announce(snapshot: &Snapshot, warnings: &[String]) {
     }
 }
 
-/// What runs beside the workers: the public and the operators' listener, and
-/// SIGHUP.
-struct ControlPlane {
-    servers: JoinSet<()>,
-    stop: watch::Sender<bool>,
-    reload: Arc<Notify>,
-}
-
-impl ControlPlane {
-    fn start(
-        shared: &Shared,
-        readiness: &Arc<Readiness>,
-        settings: &Settings,
-        public: Option<std::net::TcpListener>,
-        admin: Option<std::net::TcpListener>,
-    ) -> Result<Self, AppError> {
-        let state = Arc::new(ControlState::new(
-            Arc::clone(&shared.snapshot),
-            Arc::clone(readiness),
-            Arc::clone(&shared.metrics),
-        ));
-        let (stop, stopping) = watch::channel(false);
-        let mut servers = JoinSet::new();
-        if let (Some(socket), Some(public)) = (public, &settings.public) {
-            let tls = match &public.tls {
-                Some(credentials) => {
-                    let tls = admin::server_only_config(credentials).map_err(io::Error::other)?;
-                    ListenerTls::On(tls)
-                }
-                None => ListenerTls::Off,
-            };
-            let router = admin::router(Arc::clone(&state), Offered::from(public));
-            let socket = TcpListener::from_std(socket)?;
-            tracing::info!(address = %socket.local_addr()?, "listening for services: keys and health");
-            servers.spawn(admin::serve(socket, router, tls, stopping.clone()));
-        }
-        if let Some(socket) = admin {
-            let socket = TcpListener::from_std(socket)?;
-            let address = socket.local_addr()?;
-            tracing::info!(%address, "listening for operators");
-            let router = admin::operators_router(state, address.port());
-            servers.spawn(admin::serve(
-                socket,
-                router,
-                ListenerTls::Off,
-                stopping.clone(),
-            ));
-        }
-        let reload = Arc::new(Notify::new());
-        servers.spawn(reload_on_signal(Arc::clone(&reload), stopping)?);
-        Ok(Self {
-            servers,
-            stop,
-            reload,
-        })
-    }
-
-    async fn end(mut self) {
-        let _ = self.stop.send(true);
-        while self.servers.join_next().await.is_some() {}
-    }
-}
-
 fn open_audit(settings: &Settings) -> Result<AuditWriter, AppError> {
     match &settings.audit {
         AuditDestination::Stdout => Ok(AuditWriter::to_stdout()?),
@@ -298,25 +264,6 @@ fn open_audit(settings: &Settings) -> Result<AuditWriter, AppError> {
             })
         }
     }
-}
-
-/// Turns SIGHUP into requests to reload; many at once become one.
-fn reload_on_signal(
-    asked: Arc<Notify>,
-    mut stopping: watch::Receiver<bool>,
-) -> io::Result<impl Future<Output = ()>> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(async move {
-        loop {
-            tokio::select! {
-                received = hangup.recv() => match received {
-                    Some(()) => asked.notify_one(),
-                    None => return,
-                },
-                _ = stopping.wait_for(|stopping| *stopping) => return,
-            }
-        }
-    })
 }
 
 /// The signals that end the process.

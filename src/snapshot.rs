@@ -117,6 +117,8 @@ pub struct AdminSettings {
     pub address: SocketAddr,
     /// Who may do more than read.
     pub operators: Vec<IdentityPattern>,
+    /// The private socket that the command line uses.
+    pub socket: Option<PathBuf>,
 }
 
 /// Where audit lines go.

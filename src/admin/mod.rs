@@ -1,14 +1,24 @@
-//! What the gateway answers about itself: the public and the operators' listener.
+//! What the gateway answers about itself: the public and the operators' listener,
+//! and the operators' private socket.
 //!
-//! Both are read-only and name no callers. `public` has the answers, `server`
-//! the connections and the operators' extra check, `readiness` the state of the
-//! process. Nothing here changes what the gateway does.
+//! The listeners are read-only and name no callers. `public` has the answers,
+//! `server` the connections and the operators' extra check, `readiness` the state
+//! of the process. Only `operations`, behind the private `socket`, can change what
+//! the gateway does, by asking others: `reload` carries the question.
 
+mod operations;
 pub mod public;
 pub mod readiness;
 mod reasons;
+mod reload;
 pub mod server;
+mod socket;
 
+pub use operations::{Operations, operations_router};
 pub use public::{ControlState, Offered, router};
 pub use readiness::{Readiness, Stage};
-pub use server::{ListenerTls, operators_router, serve, server_only_config};
+pub use reload::{
+    NobodyReloads, ReloadOutcome, ReloadQueue, ReloadRequests, ReloadWaiters, reload_channel,
+};
+pub use server::{ListenerTls, operators_router, serve, serve_on_socket, server_only_config};
+pub use socket::{AdminSocket, ServedSocket, SocketError};

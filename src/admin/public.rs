@@ -63,6 +63,29 @@ impl ControlState {
         }
     }
 
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub(super) fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// What an operator should look at, although requests are served.
+    pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
+        let alarms = snapshot.bundles.iter().flat_map(|bundle| bundle.alarms());
+        let mut problems = self.readiness.problems();
+        problems.extend(alarms.map(|alarm| Problem {
+            name: "trust".to_owned(),
+            detail: crate::identity::text::printable(alarm),
+        }));
+        problems
+    }
+
     fn documents(&self) -> Arc<Documents> {
         let snapshot = self.snapshot.load();
         let signer = &snapshot.signer;
@@ -145,21 +168,10 @@ struct ReadyReport {
 async fn ready(State(state): State<Arc<ControlState>>) -> Response {
     let snapshot = state.snapshot.load();
     let stage = state.readiness.stage();
-    let mut problems = state.readiness.problems();
-    problems.extend(
-        snapshot
-            .bundles
-            .iter()
-            .flat_map(|bundle| bundle.alarms())
-            .map(|alarm| Problem {
-                name: "trust".to_owned(),
-                detail: crate::identity::text::printable(alarm),
-            }),
-    );
     let report = ReadyReport {
         status: stage,
         generation: snapshot.generation,
-        problems,
+        problems: state.problems(&snapshot),
     };
     let status = match stage {
         Stage::Ready => StatusCode::OK,

@@ -23,11 +23,12 @@ use rustls::ServerConfig;
 use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::public::{ControlState, Offered, answer, router};
+use super::socket::ServedSocket;
 use crate::crypto;
 use crate::tls::Credentials;
 
@@ -91,19 +92,70 @@ pub async fn serve(
     listener: TcpListener,
     router: Router,
     tls: ListenerTls,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
+    let converse = |stream, stopping| converse(stream, router.clone(), tls.clone(), stopping);
+    serve_all(listener, converse, stopping).await;
+}
+
+/// Serves `router` on the operators' private socket, within the same bounds.
+pub async fn serve_on_socket(
+    socket: ServedSocket,
+    router: Router,
+    stopping: watch::Receiver<bool>,
+) {
+    let converse = |stream, stopping| speak_http(stream, router.clone(), stopping);
+    serve_all(socket, converse, stopping).await;
+}
+
+/// A listening socket of either kind.
+trait Accept: Sync {
+    type Stream: Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _): (_, SocketAddr) = Self::accept(self).await?;
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+impl Accept for ServedSocket {
+    type Stream = UnixStream;
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Self::accept(self).await
+    }
+}
+
+/// Accepts until `stopping` becomes true, then lets conversations end.
+async fn serve_all<L: Accept, C>(
+    listener: L,
+    converse: impl Fn(L::Stream, watch::Receiver<bool>) -> C,
+    mut stopping: watch::Receiver<bool>,
+) where
+    C: Future<Output = ()> + Send + 'static,
+{
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
+        // A slot first, then a connection: what cannot be served stays in the
+        // queue of the operating system.
+        let next = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            let slot = slot.map_err(io::Error::other)?;
+            io::Result::Ok((Accept::accept(&listener).await?, slot))
+        };
         let accepted = tokio::select! {
             () = told_to_stop(&mut stopping) => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = next => accepted,
         };
         match accepted {
             Ok((stream, slot)) => {
-                let (router, tls, stopping) = (router.clone(), tls.clone(), stopping.clone());
+                let conversation = converse(stream, stopping.clone());
                 tokio::spawn(async move {
-                    converse(stream, router, tls, stopping).await;
+                    conversation.await;
                     drop(slot);
                 });
             }
@@ -116,21 +168,6 @@ pub async fn serve(
     drop(listener);
     let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
     let _ = tokio::time::timeout(ENDING, slots.acquire_many(all)).await;
-}
-
-/// A slot first, then a connection: what cannot be served stays in the queue of
-/// the operating system.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, _): (_, SocketAddr) = listener.accept().await?;
-    let _ = stream.set_nodelay(true);
-    Ok((stream, slot))
 }
 
 async fn converse(

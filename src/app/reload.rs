@@ -14,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::admin::Readiness;
+use crate::admin::{Readiness, ReloadOutcome, ReloadQueue, ReloadWaiters};
 use crate::config;
 use crate::snapshot::{Settings, Snapshot};
 use crate::telemetry::metrics::Metrics;
@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_millis(400);
 const SETTLE: Duration = Duration::from_millis(60);
 /// Looks for a settled state at most this often in a row.
 const MAX_SETTLING: usize = 20;
+/// How long further requests are waited for, so that many at once become one.
+const GATHER: Duration = Duration::from_millis(20);
 /// Under this name a failed reload is a readiness problem.
 const PROBLEM: &str = "reload";
 
@@ -78,21 +80,27 @@ impl Reloader {
         }
     }
 
-    /// Reloads on every permit of `asked` and every change of a file, for ever.
+    /// Reloads whenever somebody asks and on every change of a file, for ever.
     /// Requests that come while a reload runs are answered by one more.
-    pub(super) async fn run(mut self, asked: Arc<tokio::sync::Notify>) {
+    pub(super) async fn run(mut self, mut asked: ReloadQueue) {
         loop {
-            let why = tokio::select! {
-                () = asked.notified() => "a request",
-                () = self.change() => "a changed file",
+            let (why, mut waiters) = tokio::select! {
+                waiters = asked.next() => ("a request", waiters),
+                () = self.change() => ("a changed file", ReloadWaiters::default()),
             };
+            // Whoever has asked by now is answered by what is loaded next.
+            tokio::time::sleep(GATHER).await;
+            asked.join(&mut waiters);
             self = match tokio::task::spawn_blocking(move || {
-                self.reload(why);
-                self
+                let outcome = self.reload(why);
+                (self, outcome)
             })
             .await
             {
-                Ok(reloader) => reloader,
+                Ok((reloader, outcome)) => {
+                    waiters.answer(&outcome);
+                    reloader
+                }
                 Err(error) => {
                     tracing::error!(%error, "reloading panicked; no more reloads");
                     return;
@@ -121,7 +129,7 @@ impl Reloader {
         }
     }
 
-    fn reload(&mut self, why: &str) {
+    fn reload(&mut self, why: &str) -> ReloadOutcome {
         // Before loading, so that a change during it is seen afterwards.
         self.seen = look_at(&self.files);
         let previous = self.snapshot.load_full();
@@ -150,12 +158,14 @@ impl Reloader {
         tracing::info!(generation, routes, because = why, "configuration reloaded");
         // Connections look at the new snapshot when they hear of it.
         self.changed.send_replace(generation);
+        Ok(generation)
     }
 
-    fn refuse(&self, why: &str) {
+    fn refuse(&self, why: &str) -> ReloadOutcome {
         tracing::error!("the configuration was not reloaded, the old one stays:\n{why}");
         self.readiness.set_problem(PROBLEM, why);
         self.metrics.reloaded(false);
+        Err(why.to_owned())
     }
 }
 
@@ -163,6 +173,7 @@ impl Reloader {
 fn needs_restart(old: &Settings, new: &Settings) -> Option<&'static str> {
     let public = |settings: &Settings| settings.public.as_ref().map(|public| public.address);
     let admin = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
+    let socket = |settings: &Settings| settings.admin.as_ref()?.socket.clone();
     if old.address != new.address {
         return Some("[listener] address");
     }
@@ -171,6 +182,9 @@ fn needs_restart(old: &Settings, new: &Settings) -> Option<&'static str> {
     }
     if admin(old) != admin(new) {
         return Some("[admin] address");
+    }
+    if socket(old) != socket(new) {
+        return Some("[admin] socket");
     }
     if old.audit != new.audit {
         return Some("[audit] file");

@@ -100,6 +100,9 @@ fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
     }
     if let Some(admin) = &settings.admin {
         let _ = write!(text, "\nadmin    http://{}", admin.address);
+        if let Some(socket) = &admin.socket {
+            let _ = write!(text, "\nsocket   {}", socket.display());
+        }
     }
     let signer = loaded.snapshot.signer.settings();
     let _ = write!(
@@ -258,6 +261,7 @@ fn document(path: &Path, loaded: &Loaded, inventory: &Inventory) -> Value {
             "serve": served(loaded),
         })),
         "admin": settings.admin.as_ref().map(|admin| admin.address),
+        "admin_socket": settings.admin.as_ref().and_then(|admin| admin.socket.as_deref()).map(absolute),
         "audit": audit,
         "trust_domains": inventory.trust_domains,
         "assertion": {

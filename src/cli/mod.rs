@@ -8,12 +8,14 @@ pub mod api_key;
 pub mod assertion;
 mod chain;
 pub mod check;
+pub mod control;
 pub mod demo;
 pub mod explain;
 pub mod init;
 pub mod keys;
 pub mod output;
 pub mod pki;
+pub mod probe;
 pub mod reasons;
 pub mod serve;
 pub mod token;
@@ -57,6 +59,14 @@ pub enum Command {
     Check(check::CheckArgs),
     /// Say what the gateway would do with a caller and a request, and why.
     Explain(explain::ExplainArgs),
+    /// Show how a running gateway is doing.
+    Status(control::StatusArgs),
+    /// Make a running gateway load its configuration again.
+    Reload(control::ReloadArgs),
+    /// Let a running gateway finish its connections and end.
+    Drain(control::DrainArgs),
+    /// Connect as a caller and say what the server asked for and answered.
+    Probe(probe::ProbeArgs),
     /// Issue certificates and revocation lists from a private authority.
     Pki(pki::PkiArgs),
     /// Make, rotate and list the keys that sign assertions.
@@ -81,6 +91,10 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Serve(args) => serve::run(args, output),
         Command::Check(args) => check::run(args, output),
         Command::Explain(args) => explain::run(args, output),
+        Command::Probe(args) => probe::run(args, output),
+        Command::Status(args) => control::status(args, output),
+        Command::Reload(args) => control::reload(args, output),
+        Command::Drain(args) => control::drain(args, output),
         Command::Pki(args) => pki::run(args, output),
         Command::Keys(args) => keys::run(args, output),
         Command::Assertion(args) => assertion::run(args, output),

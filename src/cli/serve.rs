@@ -45,6 +45,10 @@ pub(crate) fn run(args: &ServeArgs, _output: Output) -> Result<Exit, CliError> {
         settings.public.as_ref().map(|public| public.address),
         settings.admin.as_ref().map(|admin| admin.address),
     )
+    .and_then(|listeners| {
+        let admin = settings.admin.as_ref();
+        listeners.with_socket(admin.and_then(|admin| admin.socket.as_deref()))
+    })
     .map_err(CliError::failed)?;
     app::serve(&path, loaded, listeners, ready).map_err(CliError::failed)?;
     Ok(Exit::Done)

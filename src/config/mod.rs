@@ -8,6 +8,7 @@
 //!  └─ files.rs      reads certificates, keys and lists, and remembers which
 //! diagnostics   every error with file, line, caret and remedy; all at once
 //! inventory     what was found, for `countersign check`
+//! socket        the operators' socket alone, also of a file that does not load
 //! template      the first file, for `countersign init`
 //! ```
 //!
@@ -21,6 +22,7 @@ mod inventory;
 pub mod quantity;
 mod raw;
 mod resolve;
+mod socket;
 mod suggest;
 mod template;
 mod url;
@@ -35,6 +37,7 @@ pub use diagnostics::{ConfigErrors, Diagnostic, ErrorRecord};
 pub use inventory::{
     CertificateSummary, Inventory, ListSummary, ServerNameSummary, TrustDomainSummary,
 };
+pub use socket::{SocketUnknown, admin_socket};
 pub use template::{Starter, StarterError};
 
 use crate::snapshot::{Loaded, Snapshot};

@@ -145,6 +145,7 @@ sections! {
     /// The operators' listener.
     Admin {
         address: SocketAddr = Required,
+        socket: String = Optional,
     }
 
     "[[upstream]]"

@@ -242,6 +242,7 @@ tls = "off"
 serve = ["keys", "metrics"]
 [admin]
 address = "[::1]:9901"
+socket = "admin.sock"
 [[upstream]]
 name = "orders"
 endpoints = ["http://10.0.0.1:9001", "http://[::1]"]

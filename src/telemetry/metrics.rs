@@ -172,6 +172,22 @@ impl Metrics {
             .inc();
     }
 
+    /// How many connections are open now.
+    #[must_use]
+    pub fn open_connections(&self) -> i64 {
+        self.connections_open.get()
+    }
+
+    /// How many reloads there were: successful ones, and refused ones.
+    #[must_use]
+    pub fn reloads(&self) -> (u64, u64) {
+        let count = |result| {
+            let labels = ReloadLabels { result };
+            self.reloads.get_or_create_owned(&labels).get()
+        };
+        (count("ok"), count("refused"))
+    }
+
     /// The counters of a route; to be resolved when the route is built, and kept.
     #[must_use]
     pub fn route(&self, name: &str) -> Arc<RouteMetrics> {

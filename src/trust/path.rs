@@ -5,9 +5,9 @@
 //! lengths of intermediates, extended key usage, DNS and IP name constraints and
 //! critical extensions. Added here, per candidate path, so that a refusal lets
 //! webpki try the next one: the rules for issuers and anchors
-//! ([`super::authority`]), for leaves ([`super::end_entity`]), for wildcards
-//! under exclusions ([`super::constraints`]), the anchor's path length, and
-//! revocation ([`super::revocation`]). It knows no identities.
+//! (`authority`), for leaves (`end_entity`), for wildcards
+//! under exclusions (`constraints`), the anchor's path length, and
+//! revocation (`revocation`). It knows no identities.
 
 use std::cell::RefCell;
 use std::sync::Arc;

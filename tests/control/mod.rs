@@ -1,5 +1,7 @@
 //! What callers and operators can ask a running gateway about itself.
 
+mod probe;
+mod socket;
 mod whoami;
 
 use countersign_testkit::{Credentials, Echo, Gateway, Settings, TestCa};

@@ -231,7 +231,8 @@ pub(super) fn public(
 
 /// Builds what `[admin]` says.
 pub(super) fn admin(document: &Document, context: &mut Context<'_>) -> Option<AdminSettings> {
-    let address = document.admin.as_ref()?.address.at()?;
+    let section = document.admin.as_ref()?;
+    let address = section.address.at()?;
     if !address.value.ip().is_loopback() {
         context.error(
             Diagnostic::new(
@@ -245,6 +246,10 @@ pub(super) fn admin(document: &Document, context: &mut Context<'_>) -> Option<Ad
     Some(AdminSettings {
         address: address.value,
         operators: Vec::new(),
+        socket: section
+            .socket
+            .value()
+            .map(|file| context.files.locate(file)),
     })
 }
 

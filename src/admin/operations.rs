@@ -1,0 +1,221 @@
+//! What operators can ask for through the private socket: status, reload, drain.
+//!
+//! This is the only place of the control plane that changes anything, and it
+//! does so by asking others. Who may connect is the socket's business.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::watch;
+use x509_parser::prelude::{FromDer as _, X509Name};
+
+use super::public::{ControlState, answer};
+use super::readiness::{Problem, Stage};
+use super::reload::ReloadRequests;
+use crate::clock;
+use crate::crypto;
+use crate::identity::leaf::rfc4514;
+use crate::identity::text::printable;
+use crate::trust::{Freshness, RevocationPosture, TrustBundle};
+
+/// What the socket's answers are made from.
+#[derive(Debug)]
+pub struct Operations {
+    state: Arc<ControlState>,
+    reloads: ReloadRequests,
+    drain: watch::Sender<bool>,
+    /// Addresses and paths, as they are shown.
+    addresses: serde_json::Value,
+    started: Instant,
+    started_at: u64,
+}
+
+impl Operations {
+    /// `drain` becomes true when the process should end.
+    #[must_use]
+    pub fn new(
+        state: Arc<ControlState>,
+        reloads: ReloadRequests,
+        drain: watch::Sender<bool>,
+        addresses: serde_json::Value,
+    ) -> Self {
+        Self {
+            state,
+            reloads,
+            drain,
+            addresses,
+            started: Instant::now(),
+            started_at: clock::unix_now(),
+        }
+    }
+}
+
+/// The router of the private socket.
+pub fn operations_router(operations: Arc<Operations>) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/reload", post(reload))
+        .route("/drain", post(drain))
+        .fallback(nothing_here)
+        .with_state(operations)
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    version: &'static str,
+    crypto_provider: &'static str,
+    pid: u32,
+    started_at: String,
+    uptime_seconds: u64,
+    generation: u64,
+    readiness: Stage,
+    problems: Vec<Problem>,
+    addresses: &'a serde_json::Value,
+    connections: i64,
+    connections_limit: usize,
+    routes: usize,
+    upstreams: usize,
+    reloads: Reloads,
+    trust_domains: Vec<Domain>,
+}
+
+#[derive(Serialize)]
+struct Reloads {
+    ok: u64,
+    refused: u64,
+}
+
+#[derive(Serialize)]
+struct Domain {
+    name: String,
+    roots: Vec<String>,
+    revocation: &'static str,
+    lists: Vec<List>,
+}
+
+#[derive(Serialize)]
+struct List {
+    issuer: String,
+    number: String,
+    this_update: String,
+    next_update: String,
+    entries: usize,
+    verified: bool,
+    freshness: &'static str,
+}
+
+impl Domain {
+    fn of(bundle: &TrustBundle, now: i64) -> Self {
+        let roots = bundle
+            .anchor_subjects()
+            .map(|der| match X509Name::from_der(der) {
+                Ok((_, name)) => printable(&rfc4514(&name)),
+                Err(_) => String::new(),
+            });
+        let lists = bundle.freshness(now).into_iter().map(|list| List {
+            issuer: printable(&list.issuer),
+            number: list.number,
+            this_update: clock::rfc3339(list.this_update),
+            next_update: clock::rfc3339(list.next_update),
+            entries: list.entries,
+            verified: list.verified,
+            freshness: match list.freshness {
+                Freshness::NotYet => "not-yet",
+                Freshness::Fresh => "fresh",
+                Freshness::Due => "due",
+                Freshness::Grace => "grace",
+                Freshness::Stale => "stale",
+            },
+        });
+        Self {
+            name: bundle.name().to_string(),
+            roots: roots.collect(),
+            revocation: match bundle.posture() {
+                RevocationPosture::Hard => "hard",
+                RevocationPosture::Soft => "soft",
+                RevocationPosture::Off => "off",
+            },
+            lists: lists.collect(),
+        }
+    }
+}
+
+async fn status(State(operations): State<Arc<Operations>>) -> Response {
+    let state = &operations.state;
+    let snapshot = state.snapshot();
+    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let (ok, refused) = state.metrics().reloads();
+    let started_at = i64::try_from(operations.started_at).unwrap_or(i64::MAX);
+    reply(
+        StatusCode::OK,
+        &Status {
+            version: env!("CARGO_PKG_VERSION"),
+            crypto_provider: crypto::PROVIDER,
+            pid: std::process::id(),
+            started_at: clock::rfc3339(started_at),
+            uptime_seconds: operations.started.elapsed().as_secs(),
+            generation: snapshot.generation,
+            readiness: state.readiness().stage(),
+            problems: state.problems(&snapshot),
+            addresses: &operations.addresses,
+            connections: state.metrics().open_connections(),
+            connections_limit: snapshot.limits.connections,
+            routes: snapshot.routes.routes().len(),
+            upstreams: snapshot.upstreams.len(),
+            reloads: Reloads { ok, refused },
+            trust_domains: snapshot
+                .bundles
+                .iter()
+                .map(|bundle| Domain::of(bundle, now))
+                .collect(),
+        },
+    )
+}
+
+async fn reload(State(operations): State<Arc<Operations>>) -> Response {
+    match operations.reloads.ask().await {
+        Ok(Ok(generation)) => reply(
+            StatusCode::OK,
+            &json!({ "reloaded": true, "generation": generation }),
+        ),
+        Ok(Err(why)) => reply(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            &json!({ "reloaded": false, "error": why }),
+        ),
+        Err(error) => reply(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &json!({ "reloaded": false, "error": error.to_string() }),
+        ),
+    }
+}
+
+async fn drain(State(operations): State<Arc<Operations>>) -> Response {
+    tracing::info!("an operator asked to drain");
+    operations.drain.send_replace(true);
+    let connections = operations.state.metrics().open_connections();
+    reply(
+        StatusCode::ACCEPTED,
+        &json!({ "draining": true, "connections": connections }),
+    )
+}
+
+async fn nothing_here() -> Response {
+    answer(
+        StatusCode::NOT_FOUND,
+        "text/plain; charset=utf-8",
+        "no-store",
+        "there is nothing here".to_owned(),
+    )
+}
+
+fn reply(status: StatusCode, document: &impl Serialize) -> Response {
+    let caching = [("cache-control", "no-store")];
+    (status, caching, Json(document)).into_response()
+}

@@ -1,0 +1,110 @@
+//! Asking for a reload and hearing how it went.
+//!
+//! Whoever asks gets the outcome of a reload that began after the question;
+//! questions that wait together are answered by one. What a reload does is not
+//! known here.
+
+use tokio::sync::{mpsc, oneshot};
+
+/// Most questions that wait at once.
+const WAITING: usize = 1024;
+
+/// How a reload went: the new generation, or why the old one stays.
+pub type ReloadOutcome = Result<u64, String>;
+
+/// Nobody reloads any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the gateway can no longer reload its configuration; restart it")]
+pub struct NobodyReloads;
+
+/// Asks for reloads.
+#[derive(Debug, Clone)]
+pub struct ReloadRequests(mpsc::Sender<Option<oneshot::Sender<ReloadOutcome>>>);
+
+/// What was asked, for the one who reloads.
+#[derive(Debug)]
+pub struct ReloadQueue(mpsc::Receiver<Option<oneshot::Sender<ReloadOutcome>>>);
+
+/// Those who wait for one reload.
+#[derive(Debug, Default)]
+pub struct ReloadWaiters(Vec<oneshot::Sender<ReloadOutcome>>);
+
+/// Both ends.
+#[must_use]
+pub fn reload_channel() -> (ReloadRequests, ReloadQueue) {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    (ReloadRequests(sender), ReloadQueue(receiver))
+}
+
+impl ReloadRequests {
+    /// Asks without waiting. Where the queue is full a reload comes anyway.
+    pub fn notify(&self) {
+        let _ = self.0.try_send(None);
+    }
+
+    /// Asks and waits for the outcome.
+    ///
+    /// # Errors
+    /// When nobody reloads any more.
+    pub async fn ask(&self) -> Result<ReloadOutcome, NobodyReloads> {
+        let (answer, outcome) = oneshot::channel();
+        self.0.send(Some(answer)).await.map_err(|_| NobodyReloads)?;
+        outcome.await.map_err(|_| NobodyReloads)
+    }
+}
+
+impl ReloadQueue {
+    /// Waits until somebody asks, and takes everybody who does.
+    pub async fn next(&mut self) -> ReloadWaiters {
+        let mut waiters = ReloadWaiters::default();
+        match self.0.recv().await {
+            Some(first) => waiters.0.extend(first),
+            None => std::future::pending().await,
+        }
+        self.join(&mut waiters);
+        waiters
+    }
+
+    /// Takes everybody else who has asked meanwhile.
+    pub fn join(&mut self, waiters: &mut ReloadWaiters) {
+        while let Ok(more) = self.0.try_recv() {
+            waiters.0.extend(more);
+        }
+    }
+}
+
+impl ReloadWaiters {
+    /// Tells everybody how it went.
+    pub fn answer(self, outcome: &ReloadOutcome) {
+        for waiter in self.0 {
+            // One who has gone away needs no answer.
+            let _ = waiter.send(outcome.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn questions_that_wait_together_get_one_answer() {
+        let (requests, mut queue) = reload_channel();
+        requests.notify();
+        let asking: Vec<_> = (0..100)
+            .map(|_| {
+                let requests = requests.clone();
+                tokio::spawn(async move { requests.ask().await })
+            })
+            .collect();
+        while requests.0.capacity() > WAITING - 101 {
+            tokio::task::yield_now().await;
+        }
+        queue.next().await.answer(&Ok(7));
+        for asked in asking {
+            assert_eq!(asked.await.unwrap(), Ok(Ok(7)));
+        }
+        drop(queue);
+        assert_eq!(requests.ask().await, Err(NobodyReloads));
+    }
+}

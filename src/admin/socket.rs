@@ -1,0 +1,201 @@
+//! The operators' socket: a place in the file system that only the gateway's own
+//! user can connect to.
+//!
+//! Who may open the file may change what the gateway does, so it is private from
+//! the first moment on. What is offered there is in `operations`.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 256;
+const PRIVATE: u32 = 0o600;
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// A gateway is running there.
+    #[error(
+        "a running gateway listens at {} already; stop it, or give this one another [admin] socket",
+        .0.display()
+    )]
+    Taken(PathBuf),
+    /// The path is something else's.
+    #[error("{} is not a socket; remove it, or choose another [admin] socket", .0.display())]
+    NotASocket(PathBuf),
+    /// The system refused.
+    #[error("cannot listen at {} ([admin] socket): {error}", path.display())]
+    System {
+        /// The path.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+/// A listening socket; its file goes with it.
+#[derive(Debug)]
+pub struct AdminSocket {
+    // Dropped first: while somebody listens nobody takes the path over, so that
+    // the file that is removed is this one's.
+    place: SocketPlace,
+    listener: UnixListener,
+}
+
+/// An [`AdminSocket`] that a runtime serves.
+#[derive(Debug)]
+pub struct ServedSocket {
+    // As above.
+    _place: SocketPlace,
+    listener: tokio::net::UnixListener,
+}
+
+/// Removes the file of a socket when dropped, if it is still that one.
+#[derive(Debug)]
+struct SocketPlace {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl AdminSocket {
+    /// Listens at `path`, in place of a socket that nobody listens at any more.
+    ///
+    /// # Errors
+    /// When somebody listens there, something else is there, or the system
+    /// refuses.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let failed = |error| SocketError::System {
+            path: path.to_owned(),
+            error,
+        };
+        make_room(path)?;
+        let socket = private_socket().map_err(failed)?;
+        let address = socket2::SockAddr::unix(path).map_err(failed)?;
+        socket.bind(&address).map_err(failed)?;
+        // From here on the file goes when something fails.
+        let metadata = fs::symlink_metadata(path).map_err(failed)?;
+        let place = SocketPlace {
+            path: path.to_owned(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        };
+        // Nobody can connect before `listen`, so there is no moment at which a
+        // generous umask counts, on systems that go by it.
+        if metadata.mode() & 0o777 != PRIVATE {
+            fs::set_permissions(path, Permissions::from_mode(PRIVATE)).map_err(failed)?;
+        }
+        socket.listen(BACKLOG).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Self {
+            listener: OwnedFd::from(socket).into(),
+            place,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.place.path
+    }
+
+    /// Hands it to the runtime.
+    ///
+    /// # Errors
+    /// When the runtime does not take it.
+    pub fn into_served(self) -> io::Result<ServedSocket> {
+        Ok(ServedSocket {
+            _place: self.place,
+            listener: tokio::net::UnixListener::from_std(self.listener)?,
+        })
+    }
+}
+
+impl ServedSocket {
+    pub(super) async fn accept(&self) -> io::Result<tokio::net::UnixStream> {
+        self.listener.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Drop for SocketPlace {
+    fn drop(&mut self) {
+        let still_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| metadata.dev() == self.device && metadata.ino() == self.inode);
+        if still_ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A socket whose file will be private: Linux takes the mode from here.
+fn private_socket() -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    let file = File::from(OwnedFd::from(socket));
+    // Refused by other systems; the mode is checked afterwards.
+    let _ = file.set_permissions(Permissions::from_mode(PRIVATE));
+    Ok(OwnedFd::from(file).into())
+}
+
+/// Removes a dead socket; refuses to remove anything else.
+fn make_room(path: &Path) -> Result<(), SocketError> {
+    let failed = |error| SocketError::System {
+        path: path.to_owned(),
+        error,
+    };
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(SocketError::NotASocket(path.to_owned()));
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err(SocketError::Taken(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_private_replaces_a_dead_one_and_takes_its_file_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let socket = AdminSocket::bind(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, PRIVATE);
+        assert!(matches!(
+            AdminSocket::bind(&path),
+            Err(SocketError::Taken(_))
+        ));
+        // As after a kill: the file is there and nobody listens.
+        let AdminSocket { place, listener } = socket;
+        std::mem::forget(place);
+        drop(listener);
+        let next = AdminSocket::bind(&path).unwrap();
+        drop(next);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notes");
+        fs::write(&path, "x").unwrap();
+        assert!(matches!(
+            AdminSocket::bind(&path),
+            Err(SocketError::NotASocket(_))
+        ));
+        assert_eq!(fs::read(&path).unwrap(), b"x");
+    }
+}

@@ -1,0 +1,112 @@
+//! What runs beside the workers: the public and the operators' listener, the
+//! operators' private socket, and SIGHUP.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::{Addresses, AppError};
+use crate::admin::{
+    self, AdminSocket, ControlState, ListenerTls, Offered, Operations, Readiness, ReloadRequests,
+};
+use crate::proxy::listener::Shared;
+use crate::snapshot::Settings;
+
+/// What the control plane is made of.
+pub(super) struct ControlParts<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) readiness: &'a Arc<Readiness>,
+    pub(super) settings: &'a Settings,
+    pub(super) public: Option<std::net::TcpListener>,
+    pub(super) admin: Option<std::net::TcpListener>,
+    pub(super) socket: Option<AdminSocket>,
+    pub(super) addresses: &'a Addresses,
+    pub(super) reloads: ReloadRequests,
+    /// Becomes true when an operator wants the process to end.
+    pub(super) drain: watch::Sender<bool>,
+}
+
+/// The running servers.
+pub(super) struct ControlPlane {
+    servers: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl ControlPlane {
+    pub(super) fn start(parts: ControlParts<'_>) -> Result<Self, AppError> {
+        let shared = parts.shared;
+        let state = Arc::new(ControlState::new(
+            Arc::clone(&shared.snapshot),
+            Arc::clone(parts.readiness),
+            Arc::clone(&shared.metrics),
+        ));
+        let (stop, stopping) = watch::channel(false);
+        let mut servers = JoinSet::new();
+        if let (Some(socket), Some(public)) = (parts.public, &parts.settings.public) {
+            let tls = match &public.tls {
+                Some(credentials) => {
+                    let tls = admin::server_only_config(credentials).map_err(io::Error::other)?;
+                    ListenerTls::On(tls)
+                }
+                None => ListenerTls::Off,
+            };
+            let router = admin::router(Arc::clone(&state), Offered::from(public));
+            let socket = TcpListener::from_std(socket)?;
+            tracing::info!(address = %socket.local_addr()?, "listening for services: keys and health");
+            servers.spawn(admin::serve(socket, router, tls, stopping.clone()));
+        }
+        if let Some(socket) = parts.admin {
+            let socket = TcpListener::from_std(socket)?;
+            let address = socket.local_addr()?;
+            tracing::info!(%address, "listening for operators");
+            let router = admin::operators_router(Arc::clone(&state), address.port());
+            servers.spawn(admin::serve(
+                socket,
+                router,
+                ListenerTls::Off,
+                stopping.clone(),
+            ));
+        }
+        if let Some(socket) = parts.socket {
+            tracing::info!(socket = %socket.path().display(), "listening for this machine's operator");
+            let addresses = serde_json::to_value(parts.addresses).map_err(io::Error::other)?;
+            let reloads = parts.reloads.clone();
+            let operations = Operations::new(state, reloads, parts.drain, addresses);
+            let router = admin::operations_router(Arc::new(operations));
+            let serving = admin::serve_on_socket(socket.into_served()?, router, stopping.clone());
+            servers.spawn(serving);
+        }
+        servers.spawn(reload_on_signal(parts.reloads, stopping)?);
+        Ok(Self { servers, stop })
+    }
+
+    /// Lets the servers end.
+    pub(super) async fn end(mut self) {
+        let _ = self.stop.send(true);
+        while self.servers.join_next().await.is_some() {}
+    }
+}
+
+/// Turns SIGHUP into requests to reload; many at once become one.
+fn reload_on_signal(
+    reloads: ReloadRequests,
+    mut stopping: watch::Receiver<bool>,
+) -> io::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                received = hangup.recv() => match received {
+                    Some(()) => reloads.notify(),
+                    None => return,
+                },
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    })
+}

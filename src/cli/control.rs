@@ -1,0 +1,279 @@
+//! `countersign status`, `reload` and `drain`: a running gateway, through its
+//! private socket.
+//!
+//! One HTTP request each. What is done is the gateway's business; this file asks
+//! and prints.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use super::{CliError, Exit, Output};
+use crate::config;
+use crate::identity::text::printable_within;
+
+/// Most octets of an answer.
+const MAX_ANSWER: usize = 16 << 20;
+/// How long an answer may take: a reload may have much to read.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the gateway is.
+#[derive(Debug, Args)]
+struct Place {
+    /// The gateway's configuration file [default: $COUNTERSIGN_CONFIG,
+    /// ./countersign.toml, /etc/countersign/countersign.toml]
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    config: Option<PathBuf>,
+    /// The gateway's socket [default: what [admin] in the configuration says]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// Arguments of `countersign status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  countersign status
+  countersign status --config /etc/countersign/countersign.toml
+  countersign status --socket /run/countersign/admin.sock --json
+
+Needs [admin] socket in the configuration, and the gateway's own user (or root).
+Exit code 0: ready. 3: starting, draining, or with problems to look at. 1: not reachable.")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Arguments of `countersign reload`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  countersign reload
+  countersign reload --socket /run/countersign/admin.sock
+
+Everything is loaded again: configuration, certificates, keys, revocation lists. All good, or
+the old state stays and the errors are printed. Many at once become one.
+Exit code 0: in service. 2: refused. 1: not reachable.")]
+pub struct ReloadArgs {
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Arguments of `countersign drain`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  countersign drain
+  countersign drain --socket /run/countersign/admin.sock
+
+As SIGTERM: readiness turns to draining, nothing new is accepted, connections finish within
+drain_timeout, and the process ends with exit code 0. Does not wait for that.")]
+pub struct DrainArgs {
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Runs `countersign status`.
+pub(crate) fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
+    let (_, said) = ask(&args.place, Method::GET, "/status")?;
+    output.json(&said);
+    output.say(report(&said));
+    let problems = said.get("problems").and_then(Value::as_array);
+    let well = text(&said, "readiness") == "ready" && problems.is_none_or(Vec::is_empty);
+    Ok(if well { Exit::Done } else { Exit::No })
+}
+
+/// Runs `countersign reload`.
+pub(crate) fn reload(args: &ReloadArgs, output: Output) -> Result<Exit, CliError> {
+    let (status, said) = ask(&args.place, Method::POST, "/reload")?;
+    output.json(&said);
+    match status {
+        StatusCode::OK => {
+            output.say(format_args!(
+                "Reloaded: generation {} is in service.",
+                shown(&said, "generation")
+            ));
+            Ok(Exit::Done)
+        }
+        StatusCode::UNPROCESSABLE_ENTITY => Err(CliError::usage(format_args!(
+            "not reloaded, the old configuration stays:\n{}",
+            text(&said, "error")
+        ))),
+        _ => Err(CliError::failed(text(&said, "error"))),
+    }
+}
+
+/// Runs `countersign drain`.
+pub(crate) fn drain(args: &DrainArgs, output: Output) -> Result<Exit, CliError> {
+    let (_, said) = ask(&args.place, Method::POST, "/drain")?;
+    output.json(&said);
+    output.say(format_args!(
+        "Draining: {} connections are open; the gateway ends when they have.",
+        shown(&said, "connections")
+    ));
+    Ok(Exit::Done)
+}
+
+fn text<'v>(document: &'v Value, key: &str) -> &'v str {
+    document.get(key).and_then(Value::as_str).unwrap_or("")
+}
+
+/// A value for a person, safe on a terminal.
+fn shown(document: &Value, key: &str) -> String {
+    match document.get(key) {
+        None | Some(Value::Null) => "none".to_owned(),
+        Some(Value::String(text)) => printable_within(text, 1024),
+        Some(other) => printable_within(&other.to_string(), 1024),
+    }
+}
+
+fn items<'v>(document: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
+    document
+        .get(key)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+}
+
+fn report(said: &Value) -> String {
+    let empty = Value::Null;
+    let within = |key: &str| said.get(key).unwrap_or(&empty);
+    let (addresses, reloads) = (within("addresses"), within("reloads"));
+    let mut report = format!(
+        "countersign {} ({}), process {}, {}\n\
+         running since {}, generation {} ({} reloads, {} refused)\n\
+         listener {}, public {}, admin {}\n\
+         connections {} of {}; {} routes, {} upstreams",
+        shown(said, "version"),
+        shown(said, "crypto_provider"),
+        shown(said, "pid"),
+        shown(said, "readiness"),
+        shown(said, "started_at"),
+        shown(said, "generation"),
+        shown(reloads, "ok"),
+        shown(reloads, "refused"),
+        shown(addresses, "listener"),
+        shown(addresses, "public"),
+        shown(addresses, "admin"),
+        shown(said, "connections"),
+        shown(said, "connections_limit"),
+        shown(said, "routes"),
+        shown(said, "upstreams"),
+    );
+    for domain in items(said, "trust_domains") {
+        let name = shown(domain, "name");
+        let _ = write!(
+            report,
+            "\ntrust domain {name}, revocation {}",
+            shown(domain, "revocation")
+        );
+        for root in items(domain, "roots") {
+            let root = root.as_str().unwrap_or_default();
+            let _ = write!(report, "\n  root {}", printable_within(root, 1024));
+        }
+        for list in items(domain, "lists") {
+            let _ = write!(
+                report,
+                "\n  list {} of {}: {}, {} revoked, next due {}",
+                shown(list, "number"),
+                shown(list, "issuer"),
+                shown(list, "freshness"),
+                shown(list, "entries"),
+                shown(list, "next_update"),
+            );
+        }
+    }
+    for problem in items(said, "problems") {
+        let (name, detail) = (shown(problem, "name"), shown(problem, "detail"));
+        let _ = write!(report, "\nPROBLEM {name}: {detail}");
+    }
+    report
+}
+
+fn ask(place: &Place, method: Method, path: &str) -> Result<(StatusCode, Value), CliError> {
+    let socket = match &place.socket {
+        Some(socket) => socket.clone(),
+        None => {
+            let config = config::path(place.config.as_deref()).map_err(CliError::usage)?;
+            config::admin_socket(&config).map_err(CliError::usage)?
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::failed)?;
+    runtime.block_on(async {
+        match tokio::time::timeout(PATIENCE, exchange(&socket, method, path)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(CliError::failed(format_args!(
+                "{}: no answer within {} seconds",
+                socket.display(),
+                PATIENCE.as_secs()
+            ))),
+        }
+    })
+}
+
+async fn exchange(
+    socket: &Path,
+    method: Method,
+    path: &str,
+) -> Result<(StatusCode, Value), CliError> {
+    let broken = |error: &dyn std::fmt::Display| {
+        CliError::failed(format_args!(
+            "{}: the gateway did not answer properly: {error}",
+            socket.display()
+        ))
+    };
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|error| unreachable(socket, &error))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(&error))?;
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| broken(&error))?;
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| broken(&error))?;
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, MAX_ANSWER)
+        .collect()
+        .await
+        .map_err(|error| broken(&error))?
+        .to_bytes();
+    let document = serde_json::from_slice(&body).map_err(|error| broken(&error))?;
+    Ok((parts.status, document))
+}
+
+/// What helps when nobody answers.
+fn unreachable(socket: &Path, error: &io::Error) -> CliError {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "there is no such socket: is the gateway running, with [admin] socket in this \
+             configuration?"
+        }
+        io::ErrorKind::ConnectionRefused => {
+            "nobody listens there: the gateway has ended without taking its socket away"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "the socket is private: run this as the user that the gateway runs as, or as root"
+        }
+        _ => "the gateway cannot be reached",
+    };
+    CliError::failed(format_args!("{}: {hint} ({error})", socket.display()))
+}

@@ -1,0 +1,522 @@
+//! One connection as a caller makes it, and everything it shows.
+//!
+//! The server's certificate is judged but never decides: a probe goes on, so
+//! that the caller sees all that is wrong at once.
+
+use std::error::Error;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri, header};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    AlertDescription, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use serde::Serialize;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use x509_parser::prelude::{FromDer as _, X509Name};
+
+use crate::clock;
+use crate::crypto;
+use crate::identity::LeafFacts;
+use crate::identity::leaf::rfc4514;
+use crate::identity::text::printable;
+use crate::reason::ReasonCode;
+
+/// How long each step may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a TLS 1.3 server is given to refuse before a request is sent.
+const REFUSAL: Duration = Duration::from_millis(300);
+
+/// Why there is nothing to tell.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProbeError {
+    /// The arguments do not make sense.
+    #[error("{0}")]
+    Usage(String),
+    /// There is no connection.
+    #[error("no connection: {0}")]
+    Unreachable(String),
+    /// Nothing came in time.
+    #[error("{0}: nothing came within 15 seconds")]
+    Silent(&'static str),
+}
+
+/// What the connection showed.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Findings {
+    /// The request passed the gateway.
+    pub(super) ok: bool,
+    pub(super) address: String,
+    pub(super) server: Server,
+    pub(super) tls_version: Option<String>,
+    pub(super) alpn: Option<String>,
+    pub(super) certificate_requested: bool,
+    pub(super) acceptable_issuers: Vec<String>,
+    /// None where the server names no issuers.
+    pub(super) issued_by_acceptable: Option<bool>,
+    /// What is wrong with the caller's own certificate at first sight.
+    pub(super) notes: Vec<String>,
+    pub(super) alert: Option<Alert>,
+    pub(super) answer: Option<Answer>,
+    /// The reasons that the refusal can have.
+    pub(super) candidates: Vec<Candidate>,
+}
+
+/// The server's side.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Server {
+    pub(super) chain: Vec<Certificate>,
+    /// None without roots to verify it with.
+    pub(super) verified: Option<bool>,
+    pub(super) error: Option<String>,
+}
+
+/// One certificate.
+#[derive(Debug, Serialize)]
+pub(super) struct Certificate {
+    pub(super) subject: String,
+    pub(super) issuer: String,
+    pub(super) names: String,
+    pub(super) not_after: String,
+}
+
+/// A TLS alert.
+#[derive(Debug, Serialize)]
+pub(super) struct Alert {
+    pub(super) number: u8,
+    pub(super) name: String,
+}
+
+/// An HTTP answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) reason: Option<String>,
+    pub(super) request_id: Option<String>,
+}
+
+/// One reason, explained.
+#[derive(Debug, Serialize)]
+pub(super) struct Candidate {
+    pub(super) code: ReasonCode,
+    pub(super) title: &'static str,
+    pub(super) hint: &'static str,
+}
+
+impl From<ReasonCode> for Candidate {
+    fn from(code: ReasonCode) -> Self {
+        Self {
+            code,
+            title: code.title(),
+            hint: code.hint(),
+        }
+    }
+}
+
+/// The caller's chain and key; expired ones too, since that is to be found out.
+pub(super) fn credentials(
+    chain: Vec<CertificateDer<'static>>,
+    key: &[u8],
+) -> Result<CertifiedKey, ProbeError> {
+    let bad = |error: &dyn std::fmt::Display| {
+        ProbeError::Usage(format!("the private key cannot be used: {error}"))
+    };
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| bad(&error))?;
+    let key = crypto::provider()
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| bad(&error))?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {
+            Err(ProbeError::Usage(
+                "the private key does not belong to the first certificate".to_owned(),
+            ))
+        }
+        _ => Ok(certified),
+    }
+}
+
+/// Connects, shakes hands and asks for the URL.
+pub(super) async fn probe(
+    url: &Uri,
+    credentials: CertifiedKey,
+    roots: Option<Vec<CertificateDer<'static>>>,
+) -> Result<Findings, ProbeError> {
+    let usage = |what: &str| ProbeError::Usage(format!("{url}: {what}"));
+    let host = match (url.scheme_str(), url.host()) {
+        (Some("https"), Some(host)) => host.trim_start_matches('[').trim_end_matches(']'),
+        _ => return Err(usage("write the whole URL, https://HOST/PATH")),
+    };
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| usage("the host is malformed"))?;
+    let mut findings = Findings::default();
+    let chain = credentials.cert.clone();
+    look_at_own(&chain, &mut findings);
+    let seen = Arc::new(Seen::default());
+    let config = config(&seen, credentials, roots)?;
+
+    let unreachable = |error: io::Error| ProbeError::Unreachable(format!("{url}: {error}"));
+    let connecting = TcpStream::connect((host, url.port_u16().unwrap_or(443)));
+    let stream = in_time("the connection", connecting)
+        .await?
+        .map_err(unreachable)?;
+    findings.address = stream.peer_addr().map_err(unreachable)?.to_string();
+    let begun = Instant::now();
+    let shaking = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    let shaken = in_time("the TLS handshake", shaking).await?;
+    let outcome = match shaken {
+        Ok(stream) => {
+            note_protocol(&stream, &mut findings);
+            let patience = REFUSAL + 2 * begun.elapsed();
+            converse(stream, url, patience).await
+        }
+        Err(error) => Err(Box::<dyn Error + Send + Sync>::from(error)),
+    };
+    seen.tell(&chain, &mut findings);
+    match outcome {
+        Ok(response) => note_answer(&response, &mut findings),
+        Err(error) => match alert_of(&*error) {
+            Some(alert) => note_alert(alert, &mut findings),
+            None => findings.notes.push(format!(
+                "the server ended the connection without saying why: {}",
+                printable(&error.to_string())
+            )),
+        },
+    }
+    findings.ok &= findings.server.verified != Some(false);
+    Ok(findings)
+}
+
+async fn in_time<T>(what: &'static str, work: impl Future<Output = T>) -> Result<T, ProbeError> {
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .map_err(|_| ProbeError::Silent(what))
+}
+
+fn look_at_own(chain: &[CertificateDer<'_>], findings: &mut Findings) {
+    let Some(leaf) = chain.first().and_then(|der| LeafFacts::read(der).ok()) else {
+        findings
+            .notes
+            .push("your certificate cannot be read".to_owned());
+        return;
+    };
+    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let mut note = |text: String| findings.notes.push(text);
+    if now > leaf.not_after {
+        note(format!(
+            "your certificate expired at {}",
+            clock::rfc3339(leaf.not_after)
+        ));
+    }
+    if now < leaf.not_before {
+        note(format!(
+            "your certificate is valid only from {}",
+            clock::rfc3339(leaf.not_before)
+        ));
+    }
+    if leaf.extended_key_usage.is_some_and(|usage| !usage.client) {
+        note("your certificate is not meant for clients (extended key usage)".to_owned());
+    }
+    if leaf.could_sign_certificates() {
+        note("your certificate is that of an authority; present a leaf first".to_owned());
+    }
+}
+
+fn config(
+    seen: &Arc<Seen>,
+    credentials: CertifiedKey,
+    roots: Option<Vec<CertificateDer<'static>>>,
+) -> Result<ClientConfig, ProbeError> {
+    let provider = crypto::provider();
+    let usage = |error: &dyn std::fmt::Display| ProbeError::Usage(format!("--cacert: {error}"));
+    let judge = match roots {
+        None => None,
+        Some(roots) => {
+            let mut store = RootCertStore::empty();
+            for root in roots {
+                store.add(root).map_err(|error| usage(&error))?;
+            }
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider));
+            Some(verifier.build().map_err(|error| usage(&error))?)
+        }
+    };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| usage(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Onlooker {
+            judge,
+            seen: Arc::clone(seen),
+        }))
+        .with_client_cert_resolver(Arc::new(Presenter {
+            credentials: Arc::new(credentials),
+            seen: Arc::clone(seen),
+        }));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// What passes by during the handshake.
+#[derive(Debug, Default)]
+struct Seen(Mutex<Sights>);
+
+#[derive(Debug, Default)]
+struct Sights {
+    chain: Vec<CertificateDer<'static>>,
+    verdict: Option<Result<(), String>>,
+    /// Names of the issuers that the server accepts, once it has asked.
+    issuers: Option<Vec<Vec<u8>>>,
+}
+
+impl Seen {
+    fn note(&self, update: impl FnOnce(&mut Sights)) {
+        update(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn tell(&self, own: &[CertificateDer<'_>], findings: &mut Findings) {
+        let sights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        findings.server.chain = sights.chain.iter().map(certificate).collect();
+        findings.server.verified = sights.verdict.as_ref().map(Result::is_ok);
+        findings.server.error = sights.verdict.clone().and_then(Result::err);
+        let Some(issuers) = &sights.issuers else {
+            return;
+        };
+        findings.certificate_requested = true;
+        findings.acceptable_issuers = issuers.iter().map(|der| distinguished(der)).collect();
+        findings.issued_by_acceptable = (!issuers.is_empty()).then(|| {
+            let facts = own.iter().filter_map(|der| LeafFacts::read(der).ok());
+            facts
+                .into_iter()
+                .any(|one| issuers.contains(&one.issuer_der))
+        });
+    }
+}
+
+fn certificate(der: &CertificateDer<'static>) -> Certificate {
+    match LeafFacts::read(der) {
+        Ok(facts) => Certificate {
+            subject: printable(&facts.subject),
+            issuer: printable(&facts.issuer),
+            names: facts.sans.summary(),
+            not_after: clock::rfc3339(facts.not_after),
+        },
+        Err(error) => Certificate {
+            subject: format!("cannot be read: {error}"),
+            issuer: String::new(),
+            names: String::new(),
+            not_after: String::new(),
+        },
+    }
+}
+
+fn distinguished(der: &[u8]) -> String {
+    match X509Name::from_der(der) {
+        Ok((_, name)) => printable(&rfc4514(&name)),
+        Err(_) => "a name that cannot be read".to_owned(),
+    }
+}
+
+/// Judges the server's certificate without deciding by it.
+#[derive(Debug)]
+struct Onlooker {
+    judge: Option<Arc<WebPkiServerVerifier>>,
+    seen: Arc<Seen>,
+}
+
+impl ServerCertVerifier for Onlooker {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verdict = self.judge.as_ref().map(|judge| {
+            judge
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                .map(|_| ())
+                .map_err(|error| printable(&error.to_string()))
+        });
+        let presented = std::iter::once(end_entity).chain(intermediates);
+        let chain = presented.map(|der| der.clone().into_owned()).collect();
+        self.seen.note(|sights| {
+            sights.chain = chain;
+            sights.verdict = verdict;
+        });
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = crypto::provider().signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = crypto::provider().signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        crypto::provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// Presents the caller's chain whatever the server asks for, and notes that.
+#[derive(Debug)]
+struct Presenter {
+    credentials: Arc<CertifiedKey>,
+    seen: Arc<Seen>,
+}
+
+impl ResolvesClientCert for Presenter {
+    fn resolve(
+        &self,
+        root_hint_subjects: &[&[u8]],
+        _sigschemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        let issuers = root_hint_subjects.iter().map(|der| der.to_vec()).collect();
+        self.seen.note(|sights| sights.issuers = Some(issuers));
+        Some(Arc::clone(&self.credentials))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn note_protocol(stream: &TlsStream<TcpStream>, findings: &mut Findings) {
+    let session = stream.get_ref().1;
+    findings.tls_version = session.protocol_version().map(|version| {
+        let text = format!("{version:?}");
+        text.replace("TLSv1_", "TLS 1.")
+    });
+    findings.alpn = session
+        .alpn_protocol()
+        .map(|protocol| printable(&String::from_utf8_lossy(protocol)));
+}
+
+async fn converse(
+    mut stream: TlsStream<TcpStream>,
+    url: &Uri,
+    patience: Duration,
+) -> Result<Response<Incoming>, Box<dyn Error + Send + Sync>> {
+    // With TLS 1.3 the client is done before the server has looked at its
+    // certificate. A refusal arrives at the first read, and a request sent
+    // meanwhile could make the alert get lost.
+    let mut early = [0_u8; 1];
+    match tokio::time::timeout(patience, stream.read(&mut early)).await {
+        Err(_) => {}
+        Ok(Ok(0)) => return Err("it was closed at once".into()),
+        Ok(Ok(_)) => return Err("the server spoke first; it is no HTTP server".into()),
+        Ok(Err(error)) => return Err(error.into()),
+    }
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let target = url.path_and_query().map_or("/", |target| target.as_str());
+    let request = Request::get(target)
+        .header(header::HOST, url.authority().map_or("", |a| a.as_str()))
+        .header(header::USER_AGENT, "countersign-probe")
+        .body(Empty::<Bytes>::new())?;
+    match tokio::time::timeout(PATIENCE, sender.send_request(request)).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => match connection.await {
+            // The connection knows more than the request.
+            Ok(Err(cause)) => Err(cause.into()),
+            _ => Err(error.into()),
+        },
+        Err(_) => Err("no answer came within 15 seconds".into()),
+    }
+}
+
+/// The alert among an error's causes.
+fn alert_of(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::AlertReceived(alert)) =
+            inner.or_else(|| error.downcast_ref::<rustls::Error>())
+        {
+            return Some(*alert);
+        }
+        current = error.source();
+    }
+    None
+}
+
+fn note_alert(alert: AlertDescription, findings: &mut Findings) {
+    let number = u8::from(alert);
+    let of_alert = |code: &&ReasonCode| code.alert().is_some_and(|one| one.number() == number);
+    let mut candidates: Vec<ReasonCode> =
+        ReasonCode::ALL.iter().filter(of_alert).copied().collect();
+    let name = match ReasonCode::ALL
+        .iter()
+        .find(of_alert)
+        .and_then(|c| c.alert())
+    {
+        Some(known) => known.name().to_owned(),
+        None => format!("{alert:?}"),
+    };
+    match alert {
+        // How TLS 1.2 says that a certificate is required.
+        AlertDescription::HandshakeFailure => candidates.push(ReasonCode::NoCertificate),
+        AlertDescription::UnrecognisedName => candidates.push(ReasonCode::HostMismatch),
+        _ => {}
+    }
+    if candidates.is_empty() {
+        findings.notes.push(
+            "no reason of Countersign has this alert: the TLS settings of both sides do not fit"
+                .to_owned(),
+        );
+    }
+    findings.candidates = candidates.into_iter().map(Candidate::from).collect();
+    findings.alert = Some(Alert { number, name });
+}
+
+fn note_answer(response: &Response<Incoming>, findings: &mut Findings) {
+    let field = |name: &str| {
+        let value = response.headers().get(name)?;
+        Some(printable(&String::from_utf8_lossy(value.as_bytes())))
+    };
+    let reason = field("countersign-reason");
+    let known = reason.as_deref().and_then(ReasonCode::parse);
+    findings.candidates = known.map(Candidate::from).into_iter().collect();
+    findings.ok = reason.is_none();
+    findings.answer = Some(Answer {
+        status: response.status().as_u16(),
+        reason,
+        request_id: field("x-request-id"),
+    });
+}
