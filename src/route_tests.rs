@@ -33,6 +33,7 @@ fn route(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str]) -> Route 
             connect_timeout: second,
             first_byte_timeout: second,
             idle_timeout: second,
+            ..UpstreamConfig::default()
         })),
         audience: name.to_owned(),
         binding: Binding::Request,

@@ -25,3 +25,4 @@ mod limbo;
 mod pki;
 mod repository;
 mod tokens;
+mod upstream;

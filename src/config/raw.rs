@@ -21,6 +21,7 @@ use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::route::Binding;
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
+use crate::upstream::{Balance, HttpProtocol};
 
 /// A section's name as it is written, its keys, and which of them it cannot do
 /// without.
@@ -153,11 +154,19 @@ sections! {
     UpstreamSection {
         name: String = Required,
         endpoints: Several<String> = Required,
+        protocol: HttpProtocol = Optional,
+        balance: Balance = Optional,
+        roots: Several<String> = Optional,
+        server_name: String = Optional,
+        identity: IdentityPattern = Optional,
+        certificate: String = Optional,
+        private_key: String = Optional,
         allow_plaintext: bool = Optional,
         host: String = Optional,
         connect_timeout: TimeSpan = Optional,
         first_byte_timeout: TimeSpan = Optional,
         idle_timeout: TimeSpan = Optional,
+        tunnel_idle_timeout: TimeSpan = Optional,
     }
 
     "[[route]]"

@@ -251,6 +251,17 @@ host = "orders.internal:80"
 connect_timeout = "250ms"
 first_byte_timeout = "1h"
 idle_timeout = "1m30s"
+tunnel_idle_timeout = "2h"
+[[upstream]]
+name = "payments"
+endpoints = ["https://payments.internal"]
+protocol = "h2"
+balance = "caller"
+roots = ["certs/trust.pem"]
+server_name = "payments.internal"
+identity = "spiffe://example.org/payments"
+certificate = "certs/issued/gateway.pem"
+private_key = "certs/issued/gateway.key"
 [[route]]
 name = "orders"
 hosts = ["orders.example.org"]
@@ -266,7 +277,7 @@ binding = "caller"
 name = "open"
 paths = ["/open"]
 authenticate = "none"
-upstream = "orders"
+upstream = "payments"
 [limits]
 connections = 1000
 handshake_timeout = "1s"

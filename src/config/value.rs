@@ -19,6 +19,7 @@ use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::route::Binding;
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
+use crate::upstream::{Balance, HttpProtocol};
 
 /// A value and its place in the file.
 #[derive(Debug, Clone)]
@@ -377,6 +378,10 @@ words! {
         Self::Ip.as_str() => Self::Ip;
     SigningAlgorithm:
         Self::Es256.as_str() => Self::Es256, Self::EdDsa.as_str() => Self::EdDsa;
+    HttpProtocol: "http1" => Self::Http1, "h2" => Self::Http2;
+    Balance:
+        "round-robin" => Self::RoundRobin, "least-requests" => Self::LeastRequests,
+        "caller" => Self::Caller;
     Binding: "request" => Self::Request, "caller" => Self::Caller;
     Serve: "keys" => Self::Keys, "health" => Self::Health, "metrics" => Self::Metrics;
     PublicTls: "listener" => Self::Listener, "off" => Self::Off;

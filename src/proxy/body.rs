@@ -63,7 +63,8 @@ pub(crate) fn find_source<'a, T: Error + 'static>(
 /// A caller's body on its way to the service.
 pub(crate) struct RequestBody {
     incoming: Incoming,
-    pause: Pause,
+    /// None where the caller may pause for as long as it likes.
+    pause: Option<Pause>,
     left: Option<u64>,
     assertion: HeaderName,
     /// Keeps the connection's slot as long as the body lasts.
@@ -73,14 +74,14 @@ pub(crate) struct RequestBody {
 impl RequestBody {
     pub(crate) fn new(
         incoming: Incoming,
-        longest_pause: Duration,
+        longest_pause: Option<Duration>,
         most_bytes: Option<u64>,
         assertion: HeaderName,
         connection: Arc<Connection>,
     ) -> Self {
         Self {
             incoming,
-            pause: Pause::new(longest_pause),
+            pause: longest_pause.map(Pause::new),
             left: most_bytes,
             assertion,
             _connection: connection,
@@ -111,7 +112,12 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = &mut *self;
         match Pin::new(&mut this.incoming).poll_frame(context) {
-            Poll::Pending if this.pause.is_over(context) => {
+            Poll::Pending
+                if this
+                    .pause
+                    .as_mut()
+                    .is_some_and(|pause| pause.is_over(context)) =>
+            {
                 Poll::Ready(Some(Err(RequestBodyError {
                     reason: ReasonCode::Timeout,
                     detail: "the caller's body paused for too long".to_owned(),
@@ -121,7 +127,9 @@ impl Body for RequestBody {
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Self::failed(&error)))),
             Poll::Ready(Some(Ok(mut frame))) => {
-                this.pause.end();
+                if let Some(pause) = &mut this.pause {
+                    pause.end();
+                }
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::strip_trailers(trailers, &this.assertion);
                 }

@@ -5,10 +5,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::Request;
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -29,6 +29,7 @@ use super::lifetime::{Ending, Lifetime};
 use super::listener::{ConnectionGuard, Worker};
 use super::refused_handshake::{HandshakeError, Refused};
 use super::socket::CallerSocket;
+use super::upgrade::{self, Tunnel};
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
 use crate::identity::caller::normalized_dns;
@@ -42,10 +43,9 @@ use crate::tls::verifier::with_notes;
 const GOAWAY_PATIENCE: Duration = Duration::from_millis(400);
 
 /// How long the farewell of a connection may take.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a connection is, for all its requests.
-#[derive(Debug)]
 pub(crate) struct Connection {
     worker: Arc<Worker>,
     /// Held as long as anything of the connection lasts.
@@ -57,9 +57,23 @@ pub(crate) struct Connection {
     caller_assertions: CallerAssertions,
     active: Arc<ActiveRequests>,
     cut: OnceLock<Denial>,
+    /// A tunnel to begin once its 101 was sent.
+    tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
 impl Connection {
+    /// Has octets passed on once the answer under way was sent.
+    pub(crate) fn switch(&self, tunnel: Tunnel) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tunnel));
+    }
+
+    fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
     pub(crate) const fn active_requests(&self) -> &Arc<ActiveRequests> {
         &self.active
     }
@@ -69,7 +83,8 @@ impl Connection {
         self.cut.get()
     }
 
-    fn cut(&self, denial: Denial) {
+    /// Writes down that the connection is cut off, and why.
+    pub(crate) fn cut(&self, denial: Denial) {
         tracing::info!(
             peer = %self.facts.peer,
             reason = denial.reason.as_str(),
@@ -159,6 +174,7 @@ pub(crate) async fn serve(
         caller_assertions: CallerAssertions::default(),
         active: Arc::default(),
         cut: OnceLock::new(),
+        tunnel: Mutex::new(None),
     });
     let chain = connection.proof.is_some().then(|| chain_of(&stream));
     let stopping = connection.worker().shared().stopping.clone();
@@ -237,8 +253,13 @@ async fn serve_h1(
         let violation = guard_state.violation_of(position.fetch_add(1, Ordering::Relaxed));
         let connection = Arc::clone(&serving);
         // Boxed, so that an idle connection does not hold room for a request.
+        let guard_state = Arc::clone(&guard_state);
         Box::pin(async move {
-            Ok::<_, io::Error>(handler::handle(connection, request, violation).await)
+            let response = handler::handle(connection, request, violation).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                guard_state.switch();
+            }
+            Ok::<_, io::Error>(response)
         })
     });
     let mut builder = http1::Builder::new();
@@ -263,7 +284,14 @@ async fn serve_h1(
             }
         }
     };
-    let mut stream = http.into_parts().io.into_inner().into_inner();
+    let parts = http.into_parts();
+    let guarded = parts.io.into_inner();
+    if let Some(tunnel) = connection.take_tunnel() {
+        let early = !guarded.is_between_requests() || !parts.read_buf.is_empty();
+        upgrade::serve(&connection, tunnel, guarded.into_inner(), early, lifetime).await;
+        return Ok(());
+    }
+    let mut stream = guarded.into_inner();
     let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
     stream.into_inner().0.linger().await;
     ended
@@ -290,6 +318,8 @@ async fn serve_h2(
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(64)
+        // RFC 8441: WebSocket over h2.
+        .enable_connect_protocol()
         .keep_alive_interval(limits.header_timeout)
         .keep_alive_timeout(limits.handshake_timeout);
     let serving = builder.serve_connection(TokioIo::new(stream), service);

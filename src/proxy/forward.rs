@@ -1,21 +1,24 @@
 //! Sending a permitted request to its upstream.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
-use http::header::{HOST, TRANSFER_ENCODING};
-use http::uri::PathAndQuery;
+use http::header::{HOST, TE, TRANSFER_ENCODING};
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, RequestBodyError, find_source};
-use super::respond::Refusal;
+use super::headers;
+use super::respond::{Refusal, is_grpc};
+use super::upgrade;
 use crate::assertion::SignedAssertion;
 use crate::policy::Permit;
 use crate::reason::ReasonCode;
-use crate::upstream::Upstream;
-use crate::upstream::pool::{ConnectError, Lease, PoolShard};
+use crate::tls::TlsConnectError;
+use crate::upstream::pool::{Lease, PoolShard};
+use crate::upstream::{ConnectError, HttpProtocol, Upstream};
 
 /// What entitles a request to be forwarded.
 #[derive(Debug)]
@@ -57,51 +60,103 @@ impl From<Refusal> for ForwardError {
     }
 }
 
-/// Sends the request. `fresh` asks for a new connection.
+/// What a request wants of its way, read before it is stripped.
+pub(crate) struct Wishes {
+    /// gRPC over h2: streams pause, and deadlines are the service's.
+    pub(crate) grpc: bool,
+    /// The caller takes trailers (RFC 9110 section 10.1.4).
+    trailers: bool,
+}
+
+impl Wishes {
+    pub(crate) fn of(parts: &request::Parts) -> Self {
+        Self {
+            grpc: parts.version == http::Version::HTTP_2 && is_grpc(&parts.headers),
+            trailers: headers::lists(&parts.headers, &TE, "trailers"),
+        }
+    }
+
+    pub(crate) fn express(&self, parts: &mut request::Parts, upstream: &Upstream) {
+        // gRPC services demand it, to know that no proxy drops trailers.
+        if self.trailers && upstream.config().protocol == HttpProtocol::Http2 {
+            parts
+                .headers
+                .insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// How a request is sent.
+pub(crate) struct Attempt<'a> {
+    pub(crate) pool: &'a Arc<PoolShard<RequestBody>>,
+    pub(crate) upstream: &'a Arc<Upstream>,
+    pub(crate) assertion_header: &'a HeaderName,
+    pub(crate) warrant: &'a Warrant,
+    /// Keeps one caller's requests at one endpoint.
+    pub(crate) affinity: Option<u64>,
+    /// Asks for a new connection.
+    pub(crate) fresh: bool,
+    /// How long the head of the answer may take; none where the caller keeps a
+    /// deadline of its own.
+    pub(crate) patience: Option<Duration>,
+    /// The protocols the caller asked to switch to.
+    pub(crate) upgrade: Option<&'a HeaderValue>,
+}
+
+/// Sends the request.
 pub(crate) async fn forward(
-    pool: &Arc<PoolShard<RequestBody>>,
-    upstream: &Upstream,
-    assertion_header: &HeaderName,
-    warrant: &Warrant,
+    attempt: Attempt<'_>,
     mut parts: request::Parts,
     body: RequestBody,
-    fresh: bool,
 ) -> Result<Answer, ForwardError> {
-    if let Warrant::Signed(assertion) = warrant {
-        parts
-            .headers
-            .insert(assertion_header.clone(), assertion.header_value().clone());
+    let upstream = attempt.upstream;
+    if let Warrant::Signed(assertion) = attempt.warrant {
+        parts.headers.insert(
+            attempt.assertion_header.clone(),
+            assertion.header_value().clone(),
+        );
     }
-    let mut lease = pool
-        .lease(upstream, fresh)
+    let mut lease = attempt
+        .pool
+        .lease(upstream, attempt.affinity, attempt.fresh)
         .await
         .map_err(|error| connect_refusal(upstream, &error))?;
     let request = Request::from_parts(parts, body);
-    let timeout = upstream.config().first_byte_timeout;
-    let started = Instant::now();
-    let sending = lease.sender().try_send_request(request);
-    let Ok(outcome) = tokio::time::timeout(timeout, sending).await else {
+    let sending = lease.send(request);
+    let outcome = match attempt.patience {
+        Some(patience) => tokio::time::timeout(patience, sending).await,
+        None => Ok(sending.await),
+    };
+    let Ok(outcome) = outcome else {
+        upstream.was_late(lease.index());
         return Err(Refusal::new(
             ReasonCode::UpstreamTimeout,
-            format!("{} did not answer within {timeout:?}", upstream.name()),
+            format!("{} did not answer in time", upstream.name()),
         )
         .into());
     };
     match outcome {
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => Err(Refusal::new(
-            ReasonCode::UpstreamProtocol,
-            format!(
-                "{} switched protocols without being asked to",
-                upstream.name()
-            ),
-        )
-        .into()),
         Ok(response) => {
-            tracing::trace!(upstream = upstream.name(), elapsed = ?started.elapsed(), "answered");
+            upstream.answered(lease.index());
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS
+                && !attempt
+                    .upgrade
+                    .is_some_and(|asked| upgrade::is_among(response.headers(), asked))
+            {
+                return Err(Refusal::new(
+                    ReasonCode::UpstreamProtocol,
+                    format!(
+                        "{} switched protocols without being asked to",
+                        upstream.name()
+                    ),
+                )
+                .into());
+            }
             Ok(Answer { response, lease })
         }
         Err(mut error) => match error.take_message() {
             Some(request) if lease.is_reused() => {
+                lease.retire();
                 Err(ForwardError::NeverSent(Box::new(request.into_parts())))
             }
             _ => Err(send_refusal(upstream, error.error()).into()),
@@ -112,11 +167,15 @@ pub(crate) async fn forward(
 fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refusal {
     let reason = match error {
         ConnectError::Timeout(_) => ReasonCode::UpstreamTimeout,
-        ConnectError::NoEndpoint | ConnectError::Io(_) | ConnectError::Handshake(_) => {
-            ReasonCode::UpstreamUnavailable
+        ConnectError::Tls(TlsConnectError::Untrusted(_) | TlsConnectError::Refused(_)) => {
+            ReasonCode::UpstreamUntrusted
         }
+        ConnectError::Tls(TlsConnectError::Protocol(_)) => ReasonCode::UpstreamProtocol,
+        ConnectError::NoEndpoint
+        | ConnectError::Io(_)
+        | ConnectError::Tls(TlsConnectError::Io(_))
+        | ConnectError::Handshake(_) => ReasonCode::UpstreamUnavailable,
     };
-    tracing::warn!(upstream = upstream.name(), %error, "no connection to the upstream");
     // The caller need not learn addresses of services.
     Refusal::new(reason, format!("no connection to {}", upstream.name()))
 }
@@ -126,6 +185,13 @@ fn send_refusal(upstream: &Upstream, error: &hyper::Error) -> Refusal {
         return Refusal::new(body.reason, body.detail.clone());
     }
     tracing::warn!(upstream = upstream.name(), %error, "the upstream failed");
+    // With TLS 1.3 a service refuses our certificate after the handshake.
+    if let Some(rustls::Error::AlertReceived(_)) = find_source::<rustls::Error>(error) {
+        return Refusal::new(
+            ReasonCode::UpstreamUntrusted,
+            format!("{} refused the gateway's handshake", upstream.name()),
+        );
+    }
     let detail = if error.is_parse() {
         "gave an answer that is not HTTP"
     } else if error.is_incomplete_message() {
@@ -142,17 +208,41 @@ fn send_refusal(upstream: &Upstream, error: &hyper::Error) -> Refusal {
 /// Makes the request line, Host and framing of the forwarded request.
 pub(crate) fn address(
     parts: &mut request::Parts,
-    authority: HeaderValue,
+    upstream: &Upstream,
+    (authority, host): (&str, HeaderValue),
     path_and_query: PathAndQuery,
     body: &RequestBody,
-) {
-    parts.uri = Uri::from(path_and_query);
-    parts.version = http::Version::HTTP_11;
-    parts.headers.insert(HOST, authority);
-    // Left to itself, hyper would send GET, HEAD and CONNECT without their body.
-    if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        parts
-            .headers
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+) -> Result<(), Refusal> {
+    // What the connection to the caller left there concerns that connection.
+    parts.extensions.clear();
+    match upstream.config().protocol {
+        HttpProtocol::Http1 => {
+            parts.uri = Uri::from(path_and_query);
+            parts.version = http::Version::HTTP_11;
+            parts.headers.insert(HOST, host);
+            // Left to itself, hyper would send GET, HEAD and CONNECT without
+            // their body.
+            if !body.is_end_stream() && body.size_hint().exact().is_none() {
+                parts
+                    .headers
+                    .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+        }
+        HttpProtocol::Http2 => {
+            let scheme = match upstream.config().tls {
+                Some(_) => Scheme::HTTPS,
+                None => Scheme::HTTP,
+            };
+            parts.uri = Uri::builder()
+                .scheme(scheme)
+                .authority(authority)
+                .path_and_query(path_and_query)
+                .build()
+                .map_err(|_| Refusal::new(ReasonCode::MalformedRequest, "the host is malformed"))?;
+            parts.version = http::Version::HTTP_2;
+            // RFC 9113 section 8.3.1: `:authority` says it.
+            parts.headers.remove(HOST);
+        }
     }
+    Ok(())
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -26,6 +27,7 @@ const REPLACEMENT: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnecti
 #[derive(Debug, Default)]
 pub(crate) struct GuardState {
     refused: OnceLock<(u64, Violation)>,
+    switching: AtomicBool,
 }
 
 impl GuardState {
@@ -35,6 +37,16 @@ impl GuardState {
             .get()
             .filter(|(refused, _)| *refused == position)
             .map(|(_, violation)| *violation)
+    }
+
+    /// The request in progress is answered with 101: what the caller sends from
+    /// then on is not for HTTP to read.
+    pub(crate) fn switch(&self) {
+        self.switching.store(true, Ordering::Relaxed);
+    }
+
+    fn is_switching(&self) -> bool {
+        self.switching.load(Ordering::Relaxed)
     }
 
     /// Whether any request of the connection was refused.
@@ -86,6 +98,14 @@ impl<S> GuardedIo<S> {
             head_timeout,
             deadline: None,
         }
+    }
+
+    /// Whether nothing was read beyond the requests that were passed on whole.
+    pub(crate) fn is_between_requests(&self) -> bool {
+        self.machine.is_at_head()
+            && !self.machine.is_inside_head()
+            && self.queued.is_empty()
+            && !self.state.has_violation()
     }
 
     pub(crate) fn into_inner(self) -> S {
@@ -168,7 +188,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedIo<S> {
                 )));
             }
             // Nothing after a refused request is read: the answer closes.
-            if this.state.has_violation() {
+            if this.state.has_violation() || this.state.is_switching() {
                 return Poll::Pending;
             }
             let before = buffer.filled().len();

@@ -4,6 +4,7 @@
 //! stage needs what the one before it made, so that none can be left out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
@@ -12,10 +13,10 @@ use hyper::body::Incoming;
 use super::active::{ActiveRequest, Permitted};
 use super::body::{GatewayBody, RequestBody, ResponseBody};
 use super::connection::Connection;
-use super::forward::{self, AnonymousPermit, Answer, ForwardError, Warrant};
+use super::forward::{self, AnonymousPermit, Answer, Attempt, ForwardError, Warrant, Wishes};
 use super::framing::Violation;
 use super::respond::{self, Refusal};
-use super::{decide, headers, whoami};
+use super::{decide, headers, upgrade, whoami};
 use crate::assertion::signer::{RequestBinding, token_id};
 use crate::clock;
 use crate::policy::Permit;
@@ -23,13 +24,45 @@ use crate::reason::ReasonCode;
 use crate::route::{Binding, Route};
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
+use crate::upstream::Balance;
 
 /// How a request that was not refused was served.
 enum Served {
     /// By its upstream, which is still at it.
-    Forwarded(Answer, ActiveRequest),
+    Forwarded(Forwarded),
     /// By the gateway itself.
     Here(Response<GatewayBody>),
+}
+
+/// A service's answer, and what the request still holds.
+struct Forwarded {
+    answer: Answer,
+    active: ActiveRequest,
+    upgrade: Option<upgrade::Asked>,
+}
+
+impl Forwarded {
+    fn has_switched(&self) -> bool {
+        self.answer.response.status() == StatusCode::SWITCHING_PROTOCOLS
+    }
+
+    /// Takes over the connection of a service that has switched protocols.
+    async fn switch(self) -> Result<upgrade::Switched, Refusal> {
+        let mut answer = self.answer.response;
+        let service = hyper::upgrade::on(&mut answer).await;
+        match (service, self.upgrade) {
+            (Ok(service), Some(asked)) => Ok(upgrade::Switched {
+                asked,
+                answer,
+                service,
+                active: self.active,
+            }),
+            _ => Err(Refusal::new(
+                ReasonCode::UpstreamProtocol,
+                "the service's connection was gone when it had switched protocols",
+            )),
+        }
+    }
 }
 
 /// Answers one request. `violation` is set when the framing guard refused it.
@@ -57,28 +90,31 @@ pub(crate) async fn handle(
         Some(violation) => Err(refused_framing(violation)),
         None => serve(&connection, &snapshot, request, &mut record).await,
     };
-    match served {
-        Ok(Served::Forwarded(answer, active)) => {
-            pass_on(&connection, &snapshot, answer, active, record)
-        }
+    let refusal = match served {
         Ok(Served::Here(response)) => {
             record.answered(response.status().as_u16());
             record.complete();
-            response
+            return response;
         }
-        Err(refusal) => {
-            record.refused(refusal.denial.reason, &refusal.denial.detail);
-            let response = respond::answer(
-                &refusal,
-                &snapshot.signer.settings().issuer,
-                record.request_id(),
-                asked,
-            );
-            record.answered(response.status().as_u16());
-            record.complete();
-            response
+        Ok(Served::Forwarded(forwarded)) if !forwarded.has_switched() => {
+            return pass_on(&connection, &snapshot, forwarded, record);
         }
-    }
+        Ok(Served::Forwarded(forwarded)) => match forwarded.switch().await {
+            Ok(switched) => return switched.accept(&connection, record),
+            Err(refusal) => refusal,
+        },
+        Err(refusal) => refusal,
+    };
+    record.refused(refusal.denial.reason, &refusal.denial.detail);
+    let response = respond::answer(
+        &refusal,
+        &snapshot.signer.settings().issuer,
+        record.request_id(),
+        asked,
+    );
+    record.answered(response.status().as_u16());
+    record.complete();
+    response
 }
 
 fn refused_framing(violation: Violation) -> Refusal {
@@ -92,22 +128,18 @@ fn refused_framing(violation: Violation) -> Refusal {
 async fn serve(
     connection: &Arc<Connection>,
     snapshot: &Snapshot,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     record: &mut AuditRecord,
 ) -> Result<Served, Refusal> {
-    let (mut parts, body) = request.into_parts();
     record.request(
-        parts.method.as_str(),
-        parts.uri.authority().map_or("", |a| a.as_str()),
-        parts.uri.path(),
+        request.method().as_str(),
+        request.uri().authority().map_or("", |a| a.as_str()),
+        request.uri().path(),
     );
+    let mut upgrade = upgrade::asked(&mut request)?;
+    let (mut parts, body) = request.into_parts();
     let assertion_header = &snapshot.signer.settings().header;
-    if parts.method == Method::CONNECT {
-        return Err(Refusal::new(
-            ReasonCode::MalformedRequest,
-            "CONNECT is not supported",
-        ));
-    }
+    let wishes = Wishes::of(&parts);
     let authority = authority(&parts)?;
     headers::strip_request(&mut parts.headers, assertion_header)?;
     let target = decide::target(authority, parts.uri.path_and_query())?;
@@ -127,11 +159,6 @@ async fn serve(
     check_length(snapshot, &parts)?;
 
     let (authority, host_value) = decide::forwarded_authority(route, &target)?;
-    let binding = Bound {
-        method: parts.method.as_str().to_owned(),
-        authority: authority.to_owned(),
-        target: &target.path_and_query,
-    };
     if let Ok(value) = HeaderValue::from_str(record.request_id()) {
         headers::set(
             &mut parts.headers,
@@ -141,12 +168,24 @@ async fn serve(
     }
     let body = RequestBody::new(
         body,
-        snapshot.limits.body_timeout,
+        // A gRPC caller may think for as long as its own deadline allows.
+        (!wishes.grpc).then_some(snapshot.limits.body_timeout),
         snapshot.limits.body_bytes,
         assertion_header.clone(),
         Arc::clone(connection),
     );
-    forward::address(&mut parts, host_value, target.path_and_query.clone(), &body);
+    let upstream = &route.upstream;
+    let wanted = target.path_and_query.clone();
+    forward::address(&mut parts, upstream, (authority, host_value), wanted, &body)?;
+    wishes.express(&mut parts, upstream);
+    upgrade::pass_on(&mut upgrade, &mut parts, upstream)?;
+    let binding = Bound {
+        method: parts.method.as_str().to_owned(),
+        authority: authority.to_owned(),
+        target: &target.path_and_query,
+        patience: (!wishes.grpc).then_some(upstream.config().first_byte_timeout),
+        upgrade: upgrade.as_ref().map(|asked| &asked.protocols),
+    };
     let active = connection.active_requests().enter(Permitted {
         method: parts.method.clone(),
         host: target.host,
@@ -157,14 +196,20 @@ async fn serve(
         connection, snapshot, route, &permit, &binding, parts, body, record,
     )
     .await?;
-    Ok(Served::Forwarded(answer, active))
+    Ok(Served::Forwarded(Forwarded {
+        answer,
+        active,
+        upgrade,
+    }))
 }
 
-/// What the assertion is bound to, as it is forwarded.
+/// What the assertion is bound to, as it is forwarded, and how to forward it.
 struct Bound<'a> {
     method: String,
     authority: String,
     target: &'a PathAndQuery,
+    patience: Option<Duration>,
+    upgrade: Option<&'a HeaderValue>,
 }
 
 #[expect(
@@ -183,21 +228,23 @@ async fn send(
 ) -> Result<Answer, Refusal> {
     let mut pending = (parts, body);
     let mut fresh = false;
+    let affinity = affinity(route, permit);
     loop {
         // Each attempt carries an assertion of its own.
         let warrant = warrant(connection, snapshot, route, permit, bound, record)?;
         let sent_at = record.elapsed();
         let (parts, body) = pending;
-        let outcome = forward::forward(
-            connection.worker().pool(),
-            &route.upstream,
-            &snapshot.signer.settings().header,
-            &warrant,
-            parts,
-            body,
+        let attempt = Attempt {
+            pool: connection.worker().pool(),
+            upstream: &route.upstream,
+            assertion_header: &snapshot.signer.settings().header,
+            warrant: &warrant,
+            affinity,
             fresh,
-        )
-        .await;
+            patience: bound.patience,
+            upgrade: bound.upgrade,
+        };
+        let outcome = forward::forward(attempt, parts, body).await;
         match outcome {
             Ok(answer) => {
                 record.upstream_answered(record.elapsed().saturating_sub(sent_at));
@@ -312,10 +359,10 @@ fn warrant(
 fn pass_on(
     connection: &Arc<Connection>,
     snapshot: &Snapshot,
-    answer: Answer,
-    active: ActiveRequest,
+    forwarded: Forwarded,
     mut record: AuditRecord,
 ) -> Response<GatewayBody> {
+    let Forwarded { answer, active, .. } = forwarded;
     let (mut parts, incoming) = answer.response.into_parts();
     headers::strip_response(&mut parts.headers);
     parts.version = http::Version::default();
@@ -329,4 +376,13 @@ fn pass_on(
         Arc::clone(connection),
     );
     Response::from_parts(parts, GatewayBody::Streamed(Box::new(body)))
+}
+
+/// What keeps a caller's requests at one endpoint, where that is wanted.
+fn affinity(route: &Route, permit: &Permit) -> Option<u64> {
+    if route.upstream.config().balance != Balance::Caller {
+        return None;
+    }
+    let caller = permit.principal()?.caller().to_string();
+    route.upstream.affinity(&caller)
 }

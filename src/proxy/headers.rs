@@ -182,7 +182,8 @@ fn remove_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
     }
 }
 
-fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+/// Whether a comma-separated field has this item.
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     headers
         .get_all(name)
         .iter()

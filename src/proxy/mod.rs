@@ -19,4 +19,5 @@ mod refused_handshake;
 mod respond;
 mod socket;
 pub mod target;
+mod upgrade;
 mod whoami;

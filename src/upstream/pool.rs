@@ -1,51 +1,380 @@
-//! Pooled keep-alive connections to endpoints, one shard per worker.
+//! Pooled connections to endpoints, one shard per worker.
 //!
-//! A shard belongs to one worker, so its lock is never contended. A connection
-//! is out of the pool while a request uses it and comes back when the response
-//! has been read to its end.
+//! A shard belongs to one worker, so its locks are never contended. An HTTP/1.1
+//! connection is out of the pool while a request uses it and comes back when the
+//! response has been read to its end; an h2 connection stays in it and is
+//! shared. Connections outlive a reload where address, protocol and TLS
+//! expectations stay the same.
 
 use std::collections::HashMap;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::{Request, Response};
 use http_body::Body;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
 
-use super::{Endpoint, Upstream};
+use super::balance::{InProgress, Target, Tried};
+use super::connect::{ConnectError, Opened, connect};
+use super::{HttpProtocol, Upstream};
+use crate::clock;
 
-/// Most idle connections kept per endpoint and worker.
+/// Most idle HTTP/1.1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 64;
-/// Most bytes of a response's head.
-const MAX_RESPONSE_HEAD: usize = 64 * 1024;
-
-/// Why no connection could be had.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The upstream has no endpoint.
-    #[error("the upstream has no endpoint")]
-    NoEndpoint,
-    /// Connecting took longer than `connect_timeout`.
-    #[error("connecting took longer than {0:?}")]
-    Timeout(Duration),
-    /// The endpoint refused or could not be reached.
-    #[error("connecting failed: {0}")]
-    Io(#[from] io::Error),
-    /// The HTTP connection could not be set up.
-    #[error("the connection failed at once: {0}")]
-    Handshake(hyper::Error),
-}
-
-struct Idle<B> {
-    sender: SendRequest<B>,
-    since: Instant,
-}
+/// Requests in progress on one h2 connection before another one is opened. A
+/// service that allows fewer makes the others wait (RFC 9113 section 5.1.2
+/// recommends to allow at least this many).
+const MAX_STREAMS: usize = 100;
 
 /// The pool of one worker; `B` is the type of request bodies.
 pub struct PoolShard<B> {
-    idle: Mutex<HashMap<Endpoint, Vec<Idle<B>>>>,
+    places: Mutex<HashMap<Arc<Target>, Place<B>>>,
+}
+
+/// The connections to one target.
+struct Place<B> {
+    idle: Vec<Idle<B>>,
+    shared: Vec<Shared<B>>,
+    /// Held while an h2 connection is being opened, so that requests that come
+    /// meanwhile wait for it.
+    opening: Arc<tokio::sync::Mutex<()>>,
+}
+
+struct Idle<B> {
+    sender: http1::SendRequest<B>,
+    since: Instant,
+    idle_timeout: Duration,
+    good_until: Option<i64>,
+}
+
+struct Shared<B> {
+    sender: http2::SendRequest<B>,
+    streams: Arc<AtomicUsize>,
+    last_used: Instant,
+    idle_timeout: Duration,
+    good_until: Option<i64>,
+}
+
+/// A connection in use. Give it back with [`Lease::release`]; dropping it closes
+/// it, or resets its stream.
+pub struct Lease<B> {
+    sender: Sender<B>,
+    target: Arc<Target>,
+    index: usize,
+    idle_timeout: Duration,
+    good_until: Option<i64>,
+    reused: bool,
+    shard: Arc<PoolShard<B>>,
+    _in_progress: Option<InProgress>,
+}
+
+enum Sender<B> {
+    Http1(http1::SendRequest<B>),
+    Http2(http2::SendRequest<B>, Stream),
+}
+
+/// One stream of a shared connection, until it is dropped.
+struct Stream(Arc<AtomicUsize>);
+
+impl Stream {
+    fn begin(streams: &Arc<AtomicUsize>) -> Self {
+        streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(streams))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<B> Shared<B> {
+    fn is_usable(&self) -> bool {
+        !self.sender.is_closed()
+            && is_good(self.good_until)
+            && (self.streams.load(Ordering::Relaxed) > 0
+                || self.last_used.elapsed() < self.idle_timeout)
+    }
+}
+
+/// Whether the service's certificate has not expired meanwhile.
+fn is_good(until: Option<i64>) -> bool {
+    until.is_none_or(|until| i64::try_from(clock::unix_now()).unwrap_or(i64::MAX) <= until)
+}
+
+impl<B> Default for Place<B> {
+    fn default() -> Self {
+        Self {
+            idle: Vec::new(),
+            shared: Vec::new(),
+            opening: Arc::default(),
+        }
+    }
+}
+
+impl<B> Default for PoolShard<B> {
+    fn default() -> Self {
+        Self {
+            places: Mutex::new(HashMap::new()),
+        }
+    }
+}
+
+impl<B> PoolShard<B> {
+    fn places(&self) -> MutexGuard<'_, HashMap<Arc<Target>, Place<B>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_idle(&self, target: &Arc<Target>) -> Option<Idle<B>> {
+        let mut places = self.places();
+        let idle = &mut places.get_mut(target)?.idle;
+        while let Some(last) = idle.pop() {
+            // The most recently used comes last: once one is too old, all are.
+            if last.since.elapsed() >= last.idle_timeout {
+                idle.clear();
+                return None;
+            }
+            if !last.sender.is_closed() && is_good(last.good_until) {
+                return Some(last);
+            }
+        }
+        None
+    }
+
+    /// Lets go of what nobody asked for in time, wherever it leads.
+    fn sweep(&self) {
+        self.places().retain(|_, place| {
+            place.idle.retain(|idle| {
+                idle.since.elapsed() < idle.idle_timeout && !idle.sender.is_closed()
+            });
+            place.shared.retain(Shared::is_usable);
+            !place.idle.is_empty()
+                || !place.shared.is_empty()
+                || Arc::strong_count(&place.opening) > 1
+        });
+    }
+}
+
+impl<B> PoolShard<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// A connection to one of the upstream's endpoints: a pooled one, or a new
+    /// one where there is none or `fresh` is asked for. An endpoint that cannot
+    /// be connected to is passed over for the next.
+    ///
+    /// # Errors
+    /// When no connection can be had.
+    pub async fn lease(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        affinity: Option<u64>,
+        fresh: bool,
+    ) -> Result<Lease<B>, ConnectError> {
+        let mut tried = Tried::default();
+        let mut last = ConnectError::NoEndpoint;
+        while let Some(index) = upstream.pick(affinity, &tried) {
+            match self.lease_at(upstream, index, fresh).await {
+                Ok(lease) => return Ok(lease),
+                Err(error) => {
+                    tracing::warn!(upstream = upstream.name(), endpoint = index, %error,
+                        "no connection to the endpoint");
+                    upstream.failed(index);
+                    tried.note(index);
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn lease_at(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+        fresh: bool,
+    ) -> Result<Lease<B>, ConnectError> {
+        let target = upstream.target(index).ok_or(ConnectError::NoEndpoint)?;
+        let timeout = upstream.config().connect_timeout;
+        match target.protocol {
+            HttpProtocol::Http1 => {
+                while let Some(mut idle) = if fresh { None } else { self.take_idle(target) } {
+                    if idle.sender.ready().await.is_ok() {
+                        let sender = Sender::Http1(idle.sender);
+                        return Ok(self.wrap(
+                            upstream,
+                            index,
+                            target,
+                            sender,
+                            idle.good_until,
+                            true,
+                        ));
+                    }
+                }
+                // Boxed, so that a request on a pooled connection has no room for it.
+                let opening = Box::pin(self.open(upstream, index, target));
+                tokio::time::timeout(timeout, opening).await
+            }
+            HttpProtocol::Http2 => {
+                if let Some(lease) = self.share(upstream, index, target) {
+                    return Ok(lease);
+                }
+                let opening = Box::pin(async {
+                    let opening =
+                        Arc::clone(&self.places().entry(Arc::clone(target)).or_default().opening);
+                    let _turn = opening.lock().await;
+                    match self.share(upstream, index, target) {
+                        Some(lease) => Ok(lease),
+                        None => self.open(upstream, index, target).await,
+                    }
+                });
+                tokio::time::timeout(timeout, opening).await
+            }
+        }
+        .map_err(|_| ConnectError::Timeout(timeout))?
+    }
+
+    /// A stream of an h2 connection that is there.
+    fn share(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+        target: &Arc<Target>,
+    ) -> Option<Lease<B>> {
+        let mut places = self.places();
+        let shared = &mut places.get_mut(target)?.shared;
+        shared.retain(Shared::is_usable);
+        let found = shared
+            .iter_mut()
+            .find(|shared| shared.streams.load(Ordering::Relaxed) < MAX_STREAMS)?;
+        found.last_used = Instant::now();
+        let stream = Stream::begin(&found.streams);
+        let sender = Sender::Http2(found.sender.clone(), stream);
+        let good_until = found.good_until;
+        drop(places);
+        Some(self.wrap(upstream, index, target, sender, good_until, true))
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+        target: &Arc<Target>,
+    ) -> Result<Lease<B>, ConnectError> {
+        self.sweep();
+        let (opened, good_until) = connect(&target.endpoint, upstream.config()).await?;
+        let sender = match opened {
+            Opened::Http1(sender) => Sender::Http1(sender),
+            Opened::Http2(sender) => {
+                let streams = Arc::default();
+                let stream = Stream::begin(&streams);
+                let mut places = self.places();
+                places
+                    .entry(Arc::clone(target))
+                    .or_default()
+                    .shared
+                    .push(Shared {
+                        sender: sender.clone(),
+                        streams,
+                        last_used: Instant::now(),
+                        idle_timeout: upstream.config().idle_timeout,
+                        good_until,
+                    });
+                Sender::Http2(sender, stream)
+            }
+        };
+        Ok(self.wrap(upstream, index, target, sender, good_until, false))
+    }
+
+    fn wrap(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+        target: &Arc<Target>,
+        sender: Sender<B>,
+        good_until: Option<i64>,
+        reused: bool,
+    ) -> Lease<B> {
+        Lease {
+            sender,
+            target: Arc::clone(target),
+            index,
+            idle_timeout: upstream.config().idle_timeout,
+            good_until,
+            reused,
+            shard: Arc::clone(self),
+            _in_progress: upstream.begin(index),
+        }
+    }
+}
+
+impl<B: Body + 'static> Lease<B> {
+    /// Sends a request. What was not sent comes back with the error.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn send(
+        &mut self,
+        request: Request<B>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender, _) => sender.try_send_request(request).await,
+        }
+    }
+}
+
+impl<B> Lease<B> {
+    /// Whether the connection has served a request before, so that it may have
+    /// been closed by the other side meanwhile.
+    #[must_use]
+    pub const fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Which of the upstream's endpoints it leads to.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Gives the connection back to the pool.
+    pub fn release(self) {
+        let sender = match self.sender {
+            Sender::Http1(sender) if !sender.is_closed() => sender,
+            // A shared connection never left.
+            Sender::Http1(_) | Sender::Http2(..) => return,
+        };
+        let mut places = self.shard.places();
+        let idle = &mut places.entry(self.target).or_default().idle;
+        if let Some(first) = idle.first()
+            && (idle.len() >= MAX_IDLE || first.since.elapsed() >= self.idle_timeout)
+        {
+            idle.remove(0);
+        }
+        idle.push(Idle {
+            sender,
+            since: Instant::now(),
+            idle_timeout: self.idle_timeout,
+            good_until: self.good_until,
+        });
+    }
+
+    /// Takes a connection that does not take requests any more out of the pool.
+    pub fn retire(self) {
+        if let Sender::Http2(_, Stream(streams)) = &self.sender
+            && let Some(place) = self.shard.places().get_mut(&self.target)
+        {
+            place
+                .shared
+                .retain(|shared| !Arc::ptr_eq(&shared.streams, streams));
+        }
+    }
 }
 
 impl<B> std::fmt::Debug for PoolShard<B> {
@@ -54,150 +383,12 @@ impl<B> std::fmt::Debug for PoolShard<B> {
     }
 }
 
-/// A connection in use. Give it back with [`Lease::release`]; dropping it closes it.
-pub struct Lease<B> {
-    sender: SendRequest<B>,
-    endpoint: Endpoint,
-    idle_timeout: Duration,
-    reused: bool,
-    shard: Arc<PoolShard<B>>,
-}
-
 impl<B> std::fmt::Debug for Lease<B> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Lease")
-            .field("endpoint", &self.endpoint)
+            .field("target", &self.target)
             .field("reused", &self.reused)
             .finish_non_exhaustive()
-    }
-}
-
-impl<B> Default for PoolShard<B> {
-    fn default() -> Self {
-        Self {
-            idle: Mutex::new(HashMap::new()),
-        }
-    }
-}
-
-impl<B> PoolShard<B>
-where
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    /// A connection to the upstream's next endpoint: an idle one, or a new one
-    /// where there is none or `fresh` is asked for.
-    ///
-    /// # Errors
-    /// When no connection can be had within `connect_timeout`.
-    pub async fn lease(
-        self: &Arc<Self>,
-        upstream: &Upstream,
-        fresh: bool,
-    ) -> Result<Lease<B>, ConnectError> {
-        let endpoint = upstream.endpoint().ok_or(ConnectError::NoEndpoint)?;
-        let config = upstream.config();
-        if !fresh {
-            while let Some(mut sender) = self.take_idle(endpoint, config.idle_timeout) {
-                if sender.ready().await.is_ok() {
-                    return Ok(self.wrap(sender, endpoint, config.idle_timeout, true));
-                }
-            }
-        }
-        let connecting = connect(endpoint);
-        let sender = tokio::time::timeout(config.connect_timeout, connecting)
-            .await
-            .map_err(|_| ConnectError::Timeout(config.connect_timeout))??;
-        Ok(self.wrap(sender, endpoint, config.idle_timeout, false))
-    }
-
-    fn wrap(
-        self: &Arc<Self>,
-        sender: SendRequest<B>,
-        endpoint: &Endpoint,
-        idle_timeout: Duration,
-        reused: bool,
-    ) -> Lease<B> {
-        Lease {
-            sender,
-            endpoint: endpoint.clone(),
-            idle_timeout,
-            reused,
-            shard: Arc::clone(self),
-        }
-    }
-
-    fn take_idle(&self, endpoint: &Endpoint, idle_timeout: Duration) -> Option<SendRequest<B>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let connections = idle.get_mut(endpoint)?;
-        while let Some(last) = connections.pop() {
-            // The most recently used comes last: once one is too old, all are.
-            if last.since.elapsed() >= idle_timeout {
-                connections.clear();
-                return None;
-            }
-            if !last.sender.is_closed() {
-                return Some(last.sender);
-            }
-        }
-        None
-    }
-}
-
-async fn connect<B>(endpoint: &Endpoint) -> Result<SendRequest<B>, ConnectError>
-where
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let stream = TcpStream::connect((&*endpoint.host, endpoint.port)).await?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = http1::Builder::new()
-        .max_header_size(MAX_RESPONSE_HEAD)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(ConnectError::Handshake)?;
-    tokio::spawn(async move {
-        // Its errors reach the request that is in flight, if there is one.
-        let _ = connection.await;
-    });
-    Ok(sender)
-}
-
-impl<B> Lease<B> {
-    /// The connection's request side.
-    pub const fn sender(&mut self) -> &mut SendRequest<B> {
-        &mut self.sender
-    }
-
-    /// Whether the connection has served a request before, so that it may have
-    /// been closed by the other side meanwhile.
-    #[must_use]
-    pub const fn is_reused(&self) -> bool {
-        self.reused
-    }
-
-    /// Gives the connection back to the pool.
-    pub fn release(self) {
-        if self.sender.is_closed() {
-            return;
-        }
-        let mut idle = self
-            .shard
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let connections = idle.entry(self.endpoint).or_default();
-        if let Some(first) = connections.first()
-            && (connections.len() >= MAX_IDLE || first.since.elapsed() >= self.idle_timeout)
-        {
-            connections.remove(0);
-        }
-        connections.push(Idle {
-            sender: self.sender,
-            since: Instant::now(),
-        });
     }
 }

@@ -94,7 +94,7 @@ async fn malformed_pseudo_fields_are_refused() {
         vec![(":method", "CONNECT"), AUTHORITY],
         vec![
             (":method", "CONNECT"),
-            (":protocol", "websocket"),
+            (":protocol", "connect-udp"),
             SCHEME,
             AUTHORITY,
             PATH,

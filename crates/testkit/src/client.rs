@@ -56,7 +56,7 @@ impl Protocol {
     /// Both, to loop over.
     pub const BOTH: [Self; 2] = [Self::Http1, Self::Http2];
 
-    const fn alpn(self) -> &'static [u8] {
+    pub(crate) const fn alpn(self) -> &'static [u8] {
         match self {
             Self::Http1 => b"http/1.1",
             Self::Http2 => b"h2",

@@ -14,6 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::answer::{Answer, CallError, collect, with_host};
 use crate::client::{ConnectError, Protocol, get};
+use crate::service::PieceBody;
 use crate::{DEADLINE, in_time};
 
 /// What came over a raw connection.
@@ -165,6 +166,23 @@ impl Connection {
             sender,
             host: self.host,
         })
+    }
+}
+
+impl Connection {
+    /// An h2 connection for requests whose bodies are sent piece by piece.
+    ///
+    /// # Errors
+    /// When the connection breaks off.
+    pub async fn streams(
+        self,
+    ) -> Result<hyper::client::conn::http2::SendRequest<PieceBody>, CallError> {
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .handshake(TokioIo::new(self.stream))
+            .await
+            .map_err(CallError::from_hyper)?;
+        tokio::spawn(connection);
+        Ok(sender)
     }
 }
 

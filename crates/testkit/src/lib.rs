@@ -16,6 +16,7 @@
 //! | [`echo`] | [`Echo`]: an upstream that answers what it received |
 //! | [`idp`] | [`Idp`]: an identity provider that can be told to misbehave |
 //! | [`scripted`] | [`Scripted`]: an upstream that answers given octets |
+//! | [`service`] | [`Service`], [`Switching`]: upstreams with TLS, h2, streams, upgrades |
 //! | [`gateway`] | [`Gateway`]: the binary, its configuration and audit lines |
 //!
 //! Whatever waits has a deadline ([`DEADLINE`]); whatever listens does so on a
@@ -41,6 +42,7 @@ pub mod http2;
 pub mod idp;
 pub mod leaf;
 pub mod scripted;
+pub mod service;
 
 mod answer;
 mod audit;
@@ -59,6 +61,7 @@ pub use gateway::{Gateway, StartFailure};
 pub use idp::{Fault, Idp, TokenKey};
 pub use leaf::Leaf;
 pub use scripted::{Afterwards, Scripted};
+pub use service::{Service, ServiceSpec, Switching};
 pub use settings::Settings;
 
 use std::time::Duration;

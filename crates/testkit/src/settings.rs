@@ -162,6 +162,17 @@ impl Settings {
         ))
     }
 
+    /// Adds an upstream with these endpoints (URLs) and more keys.
+    #[must_use]
+    pub fn upstream_at(self, name: &str, endpoints: &[String], more: &str) -> Self {
+        let endpoints: Vec<String> = endpoints.iter().map(|url| quoted(url)).collect();
+        self.section(&format!(
+            "[[upstream]]\nname = {}\nendpoints = [{}]\n{more}",
+            quoted(name),
+            endpoints.join(", ")
+        ))
+    }
+
     /// Adds a route to the upstream of the same name as its audience; `body` is
     /// the TOML of the other keys.
     #[must_use]

@@ -1,20 +1,20 @@
 //! `[[upstream]]`: the services behind the gateway.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::credentials::credentials;
+use super::pem::material;
 use super::routes::names;
-use super::{Context, limits};
+use super::{Context, limits, pem};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
 use crate::config::raw::UpstreamSection;
 use crate::config::url::HttpUrl;
-use crate::config::value::At;
-use crate::upstream::{Endpoint, Upstream, UpstreamConfig};
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::config::value::{At, Field};
+use crate::identity::IdentityPattern;
+use crate::tls::Credentials;
+use crate::tls::client::{self, ClientTls, ClientTlsConfig};
+use crate::upstream::{Balance, Endpoint, HttpProtocol, Upstream, UpstreamConfig};
 
 /// One upstream as far as it could be built.
 pub(super) struct UpstreamPart {
@@ -36,32 +36,58 @@ pub(super) fn upstreams(document: &Document, context: &mut Context<'_>) -> Vec<U
 }
 
 fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<Upstream>> {
-    let plaintext = section.allow_plaintext.or(false);
-    let endpoints: Vec<Endpoint> = section
+    let urls: Vec<(&At<String>, HttpUrl)> = section
         .endpoints
         .items()
         .iter()
-        .filter_map(|written| endpoint(written, plaintext, context))
+        .filter_map(|written| Some((written, endpoint(written, context)?)))
         .collect();
+    let secure = urls.first().is_some_and(|(_, url)| url.https);
+    if let Some((written, _)) = urls.iter().find(|(_, url)| url.https != secure) {
+        context.error(
+            Diagnostic::new(
+                written.place.clone(),
+                "some endpoints of this upstream are https and some are not",
+            )
+            .help("use one scheme for all, or make two upstreams"),
+        );
+        return None;
+    }
+    if !secure {
+        check_plaintext(section, &urls, context);
+    }
+    let protocol = section.protocol.or(HttpProtocol::Http1);
+    let tls = if secure {
+        Some(Arc::new(client_tls(section, protocol, &urls, context)?))
+    } else {
+        None
+    };
     let mut config = UpstreamConfig {
         name: section.name.value().cloned().unwrap_or_default(),
-        endpoints,
+        endpoints: urls
+            .into_iter()
+            .map(|(_, url)| Endpoint {
+                port: url.port(),
+                host: url.host.into(),
+            })
+            .collect(),
+        protocol,
+        tls,
+        balance: section.balance.or(Balance::RoundRobin),
         host: section.host.value().cloned(),
-        connect_timeout: CONNECT_TIMEOUT,
-        first_byte_timeout: FIRST_BYTE_TIMEOUT,
-        idle_timeout: IDLE_TIMEOUT,
+        ..UpstreamConfig::default()
     };
-    limits::set_time(
-        &section.connect_timeout,
-        &mut config.connect_timeout,
-        context,
-    );
-    limits::set_time(
-        &section.first_byte_timeout,
-        &mut config.first_byte_timeout,
-        context,
-    );
-    limits::set_time(&section.idle_timeout, &mut config.idle_timeout, context);
+    for (field, time) in [
+        (&section.connect_timeout, &mut config.connect_timeout),
+        (&section.first_byte_timeout, &mut config.first_byte_timeout),
+        (&section.idle_timeout, &mut config.idle_timeout),
+        (
+            &section.tunnel_idle_timeout,
+            &mut config.tunnel_idle_timeout,
+        ),
+    ] {
+        limits::set_time(field, time, context);
+    }
     let is_authority = |host: &At<String>| {
         HttpUrl::parse(&format!("http://{}", host.value)).is_ok_and(|url| url.path.is_empty())
     };
@@ -78,47 +104,162 @@ fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<
         .then(|| Arc::new(Upstream::new(config)))
 }
 
-fn endpoint(written: &At<String>, plaintext: bool, context: &mut Context<'_>) -> Option<Endpoint> {
+fn endpoint(written: &At<String>, context: &mut Context<'_>) -> Option<HttpUrl> {
     let url = match HttpUrl::parse(&written.value) {
-        Ok(url) if url.https => {
-            context.error(
-                Diagnostic::new(
-                    written.place.clone(),
-                    "TLS to upstreams is not supported yet",
-                )
-                .help("write http://HOST:PORT of a service on this machine"),
-            );
-            return None;
-        }
         Ok(url) if !url.path.is_empty() => {
             Err("an endpoint has no path: the path of the request is forwarded")
         }
         outcome => outcome,
     };
-    let url = url
-        .map_err(|why| {
-            context.error(
-                Diagnostic::new(
-                    written.place.clone(),
-                    format!("this cannot be an endpoint: {why}"),
-                )
-                .help("write for example \"http://127.0.0.1:9001\""),
-            );
-        })
-        .ok()?;
-    if !plaintext && !url.is_loopback() {
+    url.map_err(|why| {
         context.error(
             Diagnostic::new(
                 written.place.clone(),
-                "this endpoint is not on this machine, so assertions and data would cross the network in the clear",
+                format!("this cannot be an endpoint: {why}"),
             )
-            .label("plain http beyond loopback")
-            .help("add allow_plaintext = true to this [[upstream]] where the network itself is trusted"),
+            .help("write for example \"http://127.0.0.1:9001\""),
         );
-        return None;
-    }
-    Some(Endpoint {
-        port: url.port(),
-        host: url.host.into(),
     })
+    .ok()
+}
+
+/// Plain endpoints stay on this machine unless the file says otherwise, and what
+/// concerns TLS has no place beside them.
+fn check_plaintext(
+    section: &UpstreamSection,
+    urls: &[(&At<String>, HttpUrl)],
+    context: &mut Context<'_>,
+) {
+    if !section.allow_plaintext.or(false) {
+        for (written, _) in urls.iter().filter(|(_, url)| !url.is_loopback()) {
+            context.error(
+                Diagnostic::new(
+                    written.place.clone(),
+                    "this endpoint is not on this machine, so assertions and data would cross the network in the clear",
+                )
+                .label("plain http beyond loopback")
+                .help("write https:// and add roots, or add allow_plaintext = true to this [[upstream]] where the network itself is trusted"),
+            );
+        }
+    }
+    let places = [
+        section.roots.at().map(|at| &at.place),
+        section.server_name.at().map(|at| &at.place),
+        section.identity.at().map(|at| &at.place),
+        section.certificate.at().map(|at| &at.place),
+        section.private_key.at().map(|at| &at.place),
+    ];
+    // Plain http would silently check none of it.
+    if let Some(place) = places.into_iter().flatten().next()
+        && !urls.is_empty()
+    {
+        context.error(
+            Diagnostic::new(
+                place.clone(),
+                "this is about TLS, and the endpoints are plain http",
+            )
+            .help("write https:// endpoints, or remove roots, server_name, identity, certificate and private_key"),
+        );
+    }
+}
+
+fn client_tls(
+    section: &UpstreamSection,
+    protocol: HttpProtocol,
+    urls: &[(&At<String>, HttpUrl)],
+    context: &mut Context<'_>,
+) -> Option<ClientTls> {
+    let roots = match &section.roots {
+        Field::Good(roots) => material(&roots.value.0, context, pem::certificates),
+        Field::Bad => None,
+        Field::Absent => {
+            if let Some((written, _)) = urls.first() {
+                context.error(
+                    Diagnostic::new(
+                        written.place.clone(),
+                        "this [[upstream]] has https endpoints and no `roots`",
+                    )
+                    .label("whom to believe here is not said")
+                    .help("add roots = [\"FILE.pem\"] with the authorities that may vouch for the service"),
+                );
+            }
+            None
+        }
+    };
+    let name = match section.server_name.at() {
+        None => Some(None),
+        Some(written) => match client::server_name(&written.value) {
+            Some(name) => Some(Some(name)),
+            None => {
+                context.error(
+                    Diagnostic::new(written.place.clone(), "this is no server name")
+                        .help("write the host name of the service's certificate, without port"),
+                );
+                None
+            }
+        },
+    };
+    if let Some(identity) = section.identity.at()
+        && matches!(identity.value, IdentityPattern::AnyCaller)
+    {
+        context.error(
+            Diagnostic::new(identity.place.clone(), "this would accept every certificate of these roots")
+                .help("write for example \"spiffe://example.org/ns/shop/sa/orders\", or leave it out: the server name is checked then"),
+        );
+    }
+    if let (None, Some((written, url))) = (
+        section.server_name.at(),
+        urls.iter()
+            .find(|(_, url)| client::server_name(&url.host).is_none()),
+    ) {
+        context.error(
+            Diagnostic::new(
+                written.place.clone(),
+                format!("{} is no name that a certificate could carry", url.host),
+            )
+            .help("add server_name"),
+        );
+    }
+    let own = own_credentials(section, context)?;
+    let tls = ClientTls::new(ClientTlsConfig {
+        roots: roots?.into_iter().map(|found| found.value).collect(),
+        server_name: name?,
+        identity: section.identity.value().cloned(),
+        credentials: own,
+        protocol: match protocol {
+            HttpProtocol::Http1 => b"http/1.1",
+            HttpProtocol::Http2 => b"h2",
+        },
+    });
+    tls.map_err(|error| {
+        context.error(Diagnostic::new(section.place.clone(), error.to_string()));
+    })
+    .ok()
+}
+
+/// The gateway's own certificate, where it has one; `None` when it is bad.
+fn own_credentials(
+    section: &UpstreamSection,
+    context: &mut Context<'_>,
+) -> Option<Option<Credentials>> {
+    let (missing, present) = match (
+        section.certificate.is_absent(),
+        section.private_key.is_absent(),
+    ) {
+        (true, true) => return Some(None),
+        (false, false) => {
+            return credentials(&section.certificate, &section.private_key, context).map(Some);
+        }
+        (true, false) => ("certificate", "private_key"),
+        (false, true) => ("private_key", "certificate"),
+    };
+    context.error(
+        Diagnostic::new(
+            section.place.clone(),
+            format!("this [[upstream]] has a `{present}` and no `{missing}`"),
+        )
+        .label(format!("`{missing}` is missing here"))
+        .help(format!("add `{missing}`")),
+    );
+    None
 }

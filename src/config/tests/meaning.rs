@@ -252,10 +252,7 @@ fn endpoints_are_plain_http_on_this_machine_unless_allowed() {
     let place = Place::new();
     let endpoint = "http://127.0.0.1:9001";
     for (bad, parts) in [
-        (
-            "https://127.0.0.1:9001",
-            &["TLS to upstreams is not supported yet"][..],
-        ),
+        ("https://127.0.0.1:9001", &["and no `roots`"][..]),
         (
             "http://10.0.0.1:9001",
             &["allow_plaintext = true", "in the clear"],

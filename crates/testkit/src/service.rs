@@ -1,0 +1,394 @@
+//! Services that speak what the plain [`Echo`](crate::Echo) does not: TLS, h2,
+//! gRPC-like streams, and protocols that begin with an upgrade.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::ca::TestCa;
+use crate::client::{Protocol, provider};
+use crate::credentials::Credentials;
+
+/// How a [`Service`] is reached.
+#[derive(Debug, Clone)]
+pub struct ServiceSpec {
+    protocol: Protocol,
+    tls: Option<(Credentials, Option<Vec<u8>>)>,
+}
+
+impl ServiceSpec {
+    /// Without TLS; h2 by prior knowledge.
+    #[must_use]
+    pub const fn plain(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            tls: None,
+        }
+    }
+
+    /// With TLS under this certificate.
+    #[must_use]
+    pub fn tls(protocol: Protocol, server: &Credentials) -> Self {
+        Self {
+            protocol,
+            tls: Some((server.clone(), None)),
+        }
+    }
+
+    /// Demands client certificates of this authority.
+    #[must_use]
+    pub fn demanding(mut self, ca: &TestCa) -> Self {
+        if let Some((_, demanded)) = &mut self.tls {
+            *demanded = Some(ca.root().der().to_vec());
+        }
+        self
+    }
+}
+
+/// A service on a port of the system's choice. It echoes heads as JSON and
+/// bodies frame by frame:
+///
+/// | Path | What it does |
+/// |---|---|
+/// | `…/stream` | answers at once and sends back each piece of the body, then its trailers and `grpc-status: 0` |
+/// | `…/wait` | answers when another request to `…/go` comes |
+/// | others | a JSON object with `method`, `path`, `authority`, `headers`, `client`, `body`, `trailers` |
+#[derive(Debug)]
+pub struct Service {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    connections: AtomicUsize,
+    requests: AtomicUsize,
+    go: tokio::sync::Notify,
+}
+
+impl Service {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When there is no port to listen on or the certificate is unusable.
+    pub async fn start(spec: ServiceSpec) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shared = Arc::new(Shared::default());
+        let state = Arc::clone(&shared);
+        let acceptor = spec.tls.as_ref().map(|tls| acceptor(tls, spec.protocol));
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                let acceptor = acceptor.clone();
+                let state = Arc::clone(&state);
+                tokio::spawn(async move {
+                    match acceptor {
+                        None => serve(stream, spec.protocol, None, state).await,
+                        Some(acceptor) => {
+                            if let Ok(stream) = acceptor.accept(stream).await {
+                                let client = stream
+                                    .get_ref()
+                                    .1
+                                    .peer_certificates()
+                                    .map(|chain| crate::sha256(&chain[0]));
+                                serve(stream, spec.protocol, client, state).await;
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            shared,
+            task,
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many HTTP connections it has served.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many requests it has received.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn acceptor(
+    (server, demanded): &(Credentials, Option<Vec<u8>>),
+    protocol: Protocol,
+) -> TlsAcceptor {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("protocol versions");
+    let builder = match demanded {
+        None => builder.with_no_client_auth(),
+        Some(root) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(root.clone().into()).expect("a root");
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+                .build()
+                .expect("a verifier");
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(server.chain.clone(), server.key())
+        .expect("a certificate and its key");
+    config.alpn_protocols = vec![protocol.alpn().to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
+async fn serve<S>(stream: S, protocol: Protocol, client: Option<[u8; 32]>, shared: Arc<Shared>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    shared.connections.fetch_add(1, Ordering::Relaxed);
+    let service = service_fn(move |request| {
+        let shared = Arc::clone(&shared);
+        async move { respond(request, client, &shared).await }
+    });
+    let io = TokioIo::new(stream);
+    let _ = match protocol {
+        Protocol::Http1 => {
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(io, service)
+                .await
+        }
+        Protocol::Http2 => {
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(io, service)
+                .await
+        }
+    };
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    client: Option<[u8; 32]>,
+    shared: &Shared,
+) -> Result<Response<BoxBody<Bytes, hyper::Error>>, hyper::Error> {
+    shared.requests.fetch_add(1, Ordering::Relaxed);
+    let (head, body) = request.into_parts();
+    let path = head.uri.path().to_owned();
+    if path.ends_with("/stream") {
+        return Ok(stream_back(body));
+    }
+    if path.ends_with("/go") {
+        shared.go.notify_waiters();
+    }
+    if path.ends_with("/wait") {
+        shared.go.notified().await;
+    }
+    let collected = body.collect().await?;
+    let trailers = collected.trailers().map(fields);
+    let seen = json!({
+        "method": head.method.as_str(),
+        "path": head.uri.path_and_query().map(ToString::to_string),
+        "authority": head.uri.authority().map(ToString::to_string),
+        "headers": fields(&head.headers),
+        "client": client.map(|hash| hash.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+        "trailers": trailers,
+        "body": String::from_utf8_lossy(&collected.to_bytes()),
+    });
+    let body = http_body_util::Full::new(Bytes::from(seen.to_string()))
+        .map_err(|never| match never {})
+        .boxed();
+    Ok(Response::new(body))
+}
+
+fn fields(headers: &HeaderMap) -> serde_json::Value {
+    headers
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
+        .collect()
+}
+
+/// Each piece as it comes, then the trailers.
+fn stream_back(mut body: Incoming) -> Response<BoxBody<Bytes, hyper::Error>> {
+    let (sender, receiver) = mpsc::channel::<Piece>(1);
+    tokio::spawn(async move {
+        let mut trailers = HeaderMap::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return };
+            match frame.into_data() {
+                Ok(data) => {
+                    if sender.send(Ok(Frame::data(data))).await.is_err() {
+                        return;
+                    }
+                }
+                Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
+            }
+        }
+        trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        trailers.insert("countersign-reason", HeaderValue::from_static("forged"));
+        let _ = sender.send(Ok(Frame::trailers(trailers))).await;
+    });
+    Response::builder()
+        .header("content-type", "application/grpc")
+        .body(Received(receiver).boxed())
+        .expect("an answer")
+}
+
+/// A channel as a body.
+struct Received(mpsc::Receiver<Piece>);
+
+type Piece = Result<Frame<Bytes>, hyper::Error>;
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.0.poll_recv(context)
+    }
+}
+
+/// A service that switches to whatever protocol it is asked for and then sends
+/// back what it receives, in capitals.
+#[derive(Debug)]
+pub struct Switching {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+    open: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Switching {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When there is no port to listen on.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let open = Arc::new(AtomicUsize::new(0));
+        let (seen, counter) = (Arc::clone(&heads), Arc::clone(&open));
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (seen, counter) = (Arc::clone(&seen), Arc::clone(&counter));
+                tokio::spawn(async move {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    let _ = switch(stream, &seen).await;
+                    counter.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+        });
+        Self {
+            address,
+            heads,
+            open,
+            task,
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The heads it has received.
+    #[must_use]
+    pub fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("a lock").clone()
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Switching {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn switch(mut stream: TcpStream, heads: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let protocol = head.lines().find_map(|line| {
+        line.to_ascii_lowercase()
+            .strip_prefix("upgrade:")
+            .map(|v| v.trim().to_owned())
+    });
+    heads.lock().expect("a lock").push(head);
+    let Some(protocol) = protocol else {
+        stream
+            .write_all(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
+            .await?;
+        return Ok(());
+    };
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
+         Sec-WebSocket-Accept: x\r\nCountersign-Reason: forged\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    let mut buffer = [0_u8; 1024];
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        stream
+            .write_all(&buffer[..count].to_ascii_uppercase())
+            .await?;
+    }
+}
+
+/// A body for requests, sent piece by piece.
+pub type PieceBody = BoxBody<Bytes, hyper::Error>;
+
+/// A request body and the channel that feeds it.
+#[must_use]
+pub fn pieces() -> (mpsc::Sender<Result<Frame<Bytes>, hyper::Error>>, PieceBody) {
+    let (sender, receiver) = mpsc::channel(4);
+    (sender, Received(receiver).boxed())
+}

@@ -1,0 +1,351 @@
+//! `Upstream`: its endpoints, whose turn it is, and which of them fail.
+//!
+//! Shared by all workers, so everything that changes is an atomic; a lost
+//! update costs one request an unlucky choice and nothing else. Failures are
+//! noticed by the requests that meet them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Endpoint, HttpProtocol, UpstreamConfig};
+
+/// Most endpoints that one request tries to connect to.
+pub const MAX_ATTEMPTS: usize = 3;
+/// Answers that may be late in a row before an endpoint is passed over.
+const LATE_ANSWERS: u32 = 3;
+/// An endpoint that failed is passed over for this long, twice as long each
+/// further time …
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// … up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How requests are spread over the endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Balance {
+    /// In turn.
+    #[default]
+    RoundRobin,
+    /// To the endpoint with the fewest requests in progress.
+    LeastRequests,
+    /// Requests of one caller to one endpoint, as long as it is there. Another
+    /// endpoint more or less moves few callers (rendezvous hashing).
+    Caller,
+}
+
+/// What connections may be shared by: address, protocol and TLS expectations.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Target {
+    pub(super) endpoint: Endpoint,
+    pub(super) protocol: HttpProtocol,
+    tls: Option<[u8; 32]>,
+}
+
+/// A named destination.
+#[derive(Debug)]
+pub struct Upstream {
+    config: UpstreamConfig,
+    states: Vec<State>,
+    next: AtomicUsize,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct State {
+    target: Arc<Target>,
+    hash: u64,
+    in_progress: AtomicUsize,
+    failures: AtomicU32,
+    late: AtomicU32,
+    /// Milliseconds after `Upstream::since` until which it is passed over.
+    paused_until: AtomicU64,
+}
+
+/// Endpoints that a request has tried in vain.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    indices: [usize; MAX_ATTEMPTS],
+    count: usize,
+}
+
+impl Tried {
+    pub(super) fn note(&mut self, index: usize) {
+        if let Some(place) = self.indices.get_mut(self.count) {
+            *place = index;
+            self.count += 1;
+        }
+    }
+
+    fn contains(&self, index: usize) -> bool {
+        self.indices
+            .iter()
+            .take(self.count)
+            .any(|tried| *tried == index)
+    }
+}
+
+/// One request in progress at an endpoint, until it is dropped.
+#[derive(Debug)]
+pub(super) struct InProgress {
+    upstream: Arc<Upstream>,
+    index: usize,
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        if let Some(state) = self.upstream.states.get(self.index) {
+            state.in_progress.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Upstream {
+    /// An upstream with its endpoints.
+    #[must_use]
+    pub fn new(config: UpstreamConfig) -> Self {
+        let states = config
+            .endpoints
+            .iter()
+            .map(|endpoint| State {
+                hash: mix(endpoint.host.bytes().fold(u64::from(endpoint.port), step)),
+                target: Arc::new(Target {
+                    endpoint: endpoint.clone(),
+                    protocol: config.protocol,
+                    tls: config.tls.as_ref().map(|tls| *tls.digest()),
+                }),
+                in_progress: AtomicUsize::new(0),
+                failures: AtomicU32::new(0),
+                late: AtomicU32::new(0),
+                paused_until: AtomicU64::new(0),
+            })
+            .collect();
+        Self {
+            config,
+            states,
+            next: AtomicUsize::new(0),
+            since: Instant::now(),
+        }
+    }
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Names, addresses and timeouts.
+    #[must_use]
+    pub const fn config(&self) -> &UpstreamConfig {
+        &self.config
+    }
+
+    /// What keeps a caller's requests together, where that is wanted.
+    #[must_use]
+    pub fn affinity(&self, caller: &str) -> Option<u64> {
+        (self.config.balance == Balance::Caller).then(|| caller.bytes().fold(FNV_OFFSET, step))
+    }
+
+    /// An endpoint answered in time.
+    pub fn answered(&self, index: usize) {
+        let Some(state) = self.states.get(index) else {
+            return;
+        };
+        // Reading costs nothing where nobody writes.
+        if state.failures.load(Ordering::Relaxed) != 0 || state.late.load(Ordering::Relaxed) != 0 {
+            state.failures.store(0, Ordering::Relaxed);
+            state.late.store(0, Ordering::Relaxed);
+            state.paused_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// An endpoint did not answer in time.
+    pub fn was_late(&self, index: usize) {
+        let Some(state) = self.states.get(index) else {
+            return;
+        };
+        // One slow request says little about its service.
+        if state.late.fetch_add(1, Ordering::Relaxed) + 1 >= LATE_ANSWERS {
+            self.failed(index);
+        }
+    }
+
+    /// An endpoint could not be connected to.
+    pub(super) fn failed(&self, index: usize) {
+        let Some(state) = self.states.get(index) else {
+            return;
+        };
+        let before = state.failures.fetch_add(1, Ordering::Relaxed);
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << before.min(16))
+            .min(LONGEST_PAUSE);
+        let until = self.since.elapsed().saturating_add(pause).as_millis();
+        state
+            .paused_until
+            .store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn target(&self, index: usize) -> Option<&Arc<Target>> {
+        self.states.get(index).map(|state| &state.target)
+    }
+
+    /// Counts a request where the choice of endpoints depends on it.
+    pub(super) fn begin(self: &Arc<Self>, index: usize) -> Option<InProgress> {
+        if self.config.balance != Balance::LeastRequests {
+            return None;
+        }
+        self.states
+            .get(index)?
+            .in_progress
+            .fetch_add(1, Ordering::Relaxed);
+        Some(InProgress {
+            upstream: Arc::clone(self),
+            index,
+        })
+    }
+
+    /// The next endpoint that was not tried yet. One that failed lately comes
+    /// last: with all of them failing, trying is still better than not.
+    pub(super) fn pick(&self, affinity: Option<u64>, tried: &Tried) -> Option<usize> {
+        if tried.count >= MAX_ATTEMPTS {
+            return None;
+        }
+        if self.states.len() <= 1 {
+            return (tried.count == 0 && !self.states.is_empty()).then_some(0);
+        }
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let untried = || {
+            let count = self.states.len();
+            let start = turn.checked_rem(count).unwrap_or(0);
+            (start..count)
+                .chain(0..start)
+                .filter(|index| !tried.contains(*index))
+                .filter_map(|index| self.states.get(index).map(|state| (index, state)))
+        };
+        let well =
+            || untried().filter(|(_, state)| state.paused_until.load(Ordering::Relaxed) <= now);
+        self.choose(affinity, well())
+            .or_else(|| self.choose(affinity, untried()))
+    }
+
+    fn choose<'a>(
+        &self,
+        affinity: Option<u64>,
+        mut among: impl Iterator<Item = (usize, &'a State)>,
+    ) -> Option<usize> {
+        let chosen = match (self.config.balance, affinity) {
+            (Balance::LeastRequests, _) => {
+                among.min_by_key(|(_, state)| state.in_progress.load(Ordering::Relaxed))
+            }
+            (Balance::Caller, Some(caller)) => {
+                among.max_by_key(|(_, state)| mix(state.hash ^ caller))
+            }
+            (Balance::RoundRobin | Balance::Caller, _) => among.next(),
+        };
+        chosen.map(|(index, _)| index)
+    }
+}
+
+/// FNV-1a; the same on every replica.
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+const fn step(hash: u64, octet: u8) -> u64 {
+    (hash ^ octet as u64).wrapping_mul(0x0100_0000_01b3)
+}
+
+/// The finalizer of SplitMix64: every bit of the input moves every bit.
+const fn mix(value: u64) -> u64 {
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(balance: Balance, count: u16) -> Arc<Upstream> {
+        Arc::new(Upstream::new(UpstreamConfig {
+            endpoints: (0..count)
+                .map(|port| Endpoint {
+                    host: "service".into(),
+                    port,
+                })
+                .collect(),
+            balance,
+            ..UpstreamConfig::default()
+        }))
+    }
+
+    #[test]
+    fn in_turn_and_past_those_that_fail() {
+        let upstream = upstream(Balance::RoundRobin, 3);
+        let none = Tried::default();
+        let picks: Vec<_> = (0..4).filter_map(|_| upstream.pick(None, &none)).collect();
+        assert_eq!(picks, [0, 1, 2, 0]);
+        upstream.failed(1);
+        for _ in 0..6 {
+            assert_ne!(upstream.pick(None, &none), Some(1));
+        }
+        upstream.answered(1);
+        assert!((0..3).any(|_| upstream.pick(None, &none) == Some(1)));
+    }
+
+    #[test]
+    fn every_endpoint_is_tried_once_even_when_all_fail() {
+        let upstream = upstream(Balance::RoundRobin, 2);
+        upstream.failed(0);
+        upstream.failed(1);
+        let mut tried = Tried::default();
+        let mut seen = Vec::new();
+        while let Some(index) = upstream.pick(None, &tried) {
+            tried.note(index);
+            seen.push(index);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1]);
+    }
+
+    #[test]
+    fn the_least_busy_endpoint_is_next() {
+        let upstream = upstream(Balance::LeastRequests, 3);
+        let none = Tried::default();
+        let _first = upstream.begin(0);
+        let second = upstream.begin(1);
+        for _ in 0..3 {
+            assert_eq!(upstream.pick(None, &none), Some(2));
+        }
+        let _third = upstream.begin(2);
+        drop(second);
+        assert_eq!(upstream.pick(None, &none), Some(1));
+    }
+
+    #[test]
+    fn callers_stay_where_they_are() {
+        let ten = upstream(Balance::Caller, 10);
+        let nine = upstream(Balance::Caller, 9);
+        let none = Tried::default();
+        let mut moved = 0;
+        let mut used = std::collections::HashSet::new();
+        for number in 0..1000 {
+            let affinity = ten.affinity(&format!("spiffe://example.org/{number}"));
+            let chosen = ten.pick(affinity, &none);
+            assert_eq!(chosen, ten.pick(affinity, &none));
+            used.insert(chosen);
+            moved += usize::from(chosen != nine.pick(affinity, &none));
+        }
+        assert_eq!(used.len(), 10);
+        assert!((50..200).contains(&moved), "{moved} of 1000 moved");
+    }
+
+    #[test]
+    fn one_late_answer_is_forgiven() {
+        let upstream = upstream(Balance::RoundRobin, 2);
+        let none = Tried::default();
+        upstream.was_late(0);
+        assert!((0..2).any(|_| upstream.pick(None, &none) == Some(0)));
+        upstream.was_late(0);
+        upstream.was_late(0);
+        assert!((0..4).all(|_| upstream.pick(None, &none) == Some(1)));
+    }
+}

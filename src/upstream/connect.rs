@@ -1,0 +1,111 @@
+//! Opening one connection to an endpoint: TCP, TLS, HTTP.
+
+use std::io;
+use std::time::Duration;
+
+use http_body::Body;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::{Endpoint, HttpProtocol, UpstreamConfig};
+use crate::tls::TlsConnectError;
+
+/// Most bytes of a response's head.
+const MAX_RESPONSE_HEAD: usize = 64 * 1024;
+/// What an h2 stream, and a whole connection, may have on the way to us.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// A busy h2 connection that says nothing for this long is asked whether it is
+/// still there.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why no connection could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The upstream has no endpoint.
+    #[error("the upstream has no endpoint")]
+    NoEndpoint,
+    /// Connecting took longer than `connect_timeout`.
+    #[error("connecting took longer than {0:?}")]
+    Timeout(Duration),
+    /// The endpoint refused or could not be reached.
+    #[error("connecting failed: {0}")]
+    Io(#[from] io::Error),
+    /// TLS failed.
+    #[error("{0}")]
+    Tls(#[from] TlsConnectError),
+    /// The HTTP connection could not be set up.
+    #[error("the connection failed at once: {0}")]
+    Handshake(hyper::Error),
+}
+
+/// The request side of a new connection.
+pub(super) enum Opened<B> {
+    Http1(http1::SendRequest<B>),
+    Http2(http2::SendRequest<B>),
+}
+
+/// Connects, and drives the connection in a task of its own. Also says until
+/// when the service's certificate is good, in seconds since the Unix epoch.
+pub(super) async fn connect<B>(
+    endpoint: &Endpoint,
+    config: &UpstreamConfig,
+) -> Result<(Opened<B>, Option<i64>), ConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stream = TcpStream::connect((&*endpoint.host, endpoint.port)).await?;
+    stream.set_nodelay(true)?;
+    match &config.tls {
+        None => Ok((open(stream, config.protocol).await?, None)),
+        Some(tls) => {
+            let secured = tls.connect(&endpoint.host, stream).await?;
+            let opened = open(secured.stream, config.protocol).await?;
+            Ok((opened, Some(secured.not_after)))
+        }
+    }
+}
+
+async fn open<B, S>(stream: S, protocol: HttpProtocol) -> Result<Opened<B>, ConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    match protocol {
+        HttpProtocol::Http1 => {
+            let (sender, connection) = http1::Builder::new()
+                .max_header_size(MAX_RESPONSE_HEAD)
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(ConnectError::Handshake)?;
+            tokio::spawn(async move {
+                // Its errors reach the request that is in flight, if there is one.
+                let _ = connection.with_upgrades().await;
+            });
+            Ok(Opened::Http1(sender))
+        }
+        HttpProtocol::Http2 => {
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_header_list_size(u32::try_from(MAX_RESPONSE_HEAD).unwrap_or(u32::MAX))
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_TIMEOUT)
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(ConnectError::Handshake)?;
+            tokio::spawn(async move {
+                let _ = connection.await;
+            });
+            Ok(Opened::Http2(sender))
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! h2 to services, and gRPC through the gateway.
+
+use bytes::Bytes;
+use countersign_testkit::service::pieces;
+use countersign_testkit::{Protocol, Service, ServiceSpec, TestCa, in_time};
+use http::{HeaderMap, HeaderValue, Request};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+
+use super::{HOST, World, http};
+
+async fn world(more: &str) -> (World, Service) {
+    let ca = TestCa::new("example.org");
+    let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
+    let more = format!("protocol = \"h2\"\n{more}");
+    (
+        World::open(&ca, &[http(service.address())], &more).await,
+        service,
+    )
+}
+
+#[tokio::test]
+async fn either_protocol_reaches_a_service_that_speaks_h2() {
+    let (world, _service) = world("").await;
+    for protocol in Protocol::BOTH {
+        let client = world.client().protocol(protocol);
+        let request = Request::post("/a?b=c").body(Bytes::from("hello")).unwrap();
+        let answer = client.send(request).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let seen = answer.json();
+        assert_eq!(seen["method"], "POST");
+        assert_eq!(seen["path"], "/a?b=c");
+        assert_eq!(seen["authority"], HOST);
+        assert_eq!(seen["body"], "hello");
+        assert!(answer.received("host").is_empty());
+        assert_eq!(answer.received("countersign-assertion").len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn requests_of_many_callers_share_one_connection_per_worker() {
+    let (world, service) = world("").await;
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let client = world.client().protocol(Protocol::Http2);
+        waiting.push(tokio::spawn(async move { client.get("/wait").await }));
+    }
+    in_time("requests to arrive", async {
+        while service.requests() < 20 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!(service.connections() <= 2, "{}", service.connections());
+    assert_eq!(world.client().get("/go").await.unwrap().status, 200);
+    for task in waiting {
+        assert_eq!(task.await.unwrap().unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn grpc_streams_both_ways_and_ends_with_filtered_trailers() {
+    // Pauses longer than both timeouts: deadlines are the service's.
+    let ca = TestCa::new("example.org");
+    let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
+    let settings = countersign_testkit::Settings::new(&ca)
+        .set("limits", "body_timeout", "\"200ms\"")
+        .upstream_at(
+            "orders",
+            &[http(service.address())],
+            "protocol = \"h2\"\nfirst_byte_timeout = \"200ms\"\n",
+        )
+        .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+    let world = World::with(&ca, &settings).await;
+    let connection = world
+        .client()
+        .protocol(Protocol::Http2)
+        .connect()
+        .await
+        .unwrap();
+    let mut sender = connection.streams().await.unwrap();
+    let (pieces, body) = pieces();
+    let request = Request::post(format!("https://{HOST}/shop.Orders/stream"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body)
+        .unwrap();
+    let response = in_time("a head", sender.send_request(request))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    let mut answer = response.into_body();
+    for text in ["one", "two", "three"] {
+        pieces
+            .send(Ok(Frame::data(Bytes::from(text))))
+            .await
+            .unwrap();
+        let frame = in_time("a piece", answer.frame()).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), text);
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-checksum", HeaderValue::from_static("abc"));
+    trailers.insert("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
+    pieces.send(Ok(Frame::trailers(trailers))).await.unwrap();
+    drop(pieces);
+    let frame = in_time("trailers", answer.frame()).await.unwrap().unwrap();
+    let trailers = frame.into_trailers().unwrap();
+    assert_eq!(trailers["grpc-status"], "0");
+    assert_eq!(trailers["x-checksum"], "abc");
+    assert!(!trailers.contains_key("x-forwarded-for"));
+    assert!(!trailers.contains_key("countersign-reason"));
+}
+
+#[tokio::test]
+async fn te_trailers_reaches_h2_services_only_when_the_caller_takes_them() {
+    let (world, _service) = world("").await;
+    let client = world.client().protocol(Protocol::Http2);
+    let with = Request::get("/a")
+        .header("te", "trailers")
+        .body(Bytes::new())
+        .unwrap();
+    assert_eq!(
+        client.send(with).await.unwrap().received("te"),
+        ["trailers"]
+    );
+    assert!(client.get("/a").await.unwrap().received("te").is_empty());
+}
+
+#[tokio::test]
+async fn a_service_that_speaks_no_h2() {
+    let ca = TestCa::new("example.org");
+    let service = Service::start(ServiceSpec::plain(Protocol::Http1)).await;
+    let world = World::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
+    let answer = world.client().get("/a").await.unwrap();
+    assert_eq!(
+        (answer.status, answer.reason()),
+        (502, Some("upstream-protocol"))
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_comes_back_is_found_again() {
+    let ca = TestCa::new("example.org");
+    let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
+    let address = service.address();
+    let world = World::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
+    assert_eq!(world.client().get("/a").await.unwrap().status, 200);
+    drop(service);
+    let refused = world.client().get("/a").await.unwrap();
+    assert!(matches!(refused.status, 200 | 502 | 503), "{refused:?}");
+}

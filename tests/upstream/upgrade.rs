@@ -1,0 +1,291 @@
+//! WebSocket and other protocols that begin with an upgrade.
+
+use std::time::Duration;
+
+use countersign_testkit::service::pieces;
+use countersign_testkit::{Connection, Echo, Protocol, Switching, TestCa, in_time};
+use http::{Method, Request};
+use hyper::ext::Protocol as Extended;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{HOST, World, http};
+
+async fn world(more: &str) -> (World, Switching) {
+    let ca = TestCa::new("example.org");
+    let service = Switching::start().await;
+    let world = World::open(&ca, &[http(service.address())], more).await;
+    (world, service)
+}
+
+fn head(protocol: &str) -> String {
+    format!(
+        "GET /socket HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive, Upgrade\r\n\
+         Upgrade: {protocol}\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Version: 13\r\nCountersign-Assertion: forged\r\n\r\n"
+    )
+}
+
+/// A tunnel that is open.
+async fn tunnel(world: &World, protocol: &str) -> Connection {
+    let mut connection = world.client().connect().await.unwrap();
+    connection.write(head(protocol).as_bytes()).await.unwrap();
+    let answer = connection
+        .read_until(|octets| octets.ends_with(b"\r\n\r\n"))
+        .await;
+    let text = answer.text().to_ascii_lowercase();
+    assert!(
+        text.starts_with("http/1.1 101 "),
+        "{text} {}",
+        world.gateway.stderr()
+    );
+    assert!(text.contains(&format!("upgrade: {protocol}\r\n")), "{text}");
+    assert!(text.contains("connection: upgrade\r\n"), "{text}");
+    assert!(!text.contains("forged"), "{text}");
+    connection
+}
+
+#[tokio::test]
+async fn octets_pass_both_ways_and_the_audit_line_comes_at_the_end() {
+    for protocol in ["websocket", "foo"] {
+        let (world, service) = world("").await;
+        let mut connection = tunnel(&world, protocol).await;
+        // Neither HTTP nor text.
+        for text in ["\u{1}hello\r\n", "GET / HTTP/1.1\n\n", "bare\nlf"] {
+            connection.write(text.as_bytes()).await.unwrap();
+            let upper = text.to_ascii_uppercase();
+            let answer = connection
+                .read_until(|octets| octets.len() >= upper.len())
+                .await;
+            assert_eq!(answer.text(), upper);
+        }
+        let heads = service.heads();
+        assert_eq!(heads.len(), 1);
+        let names: Vec<_> = heads[0]
+            .to_ascii_lowercase()
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        let assertions = names
+            .iter()
+            .filter(|line| line.starts_with("countersign-assertion: ey"));
+        assert_eq!(assertions.count(), 1, "{names:?}");
+        assert!(!heads[0].contains("forged"));
+        let text = std::fs::read_to_string(world.gateway.directory().join("audit.jsonl")).unwrap();
+        assert!(
+            !text.contains("/socket"),
+            "the line was written before the end: {text}"
+        );
+        drop(connection);
+        let line = world.gateway.audit().request("/socket").await;
+        assert_eq!(line["status"], 101);
+        assert_eq!(line["decision"], "allowed");
+    }
+}
+
+#[tokio::test]
+async fn websocket_over_h2_by_extended_connect() {
+    let (world, service) = world("").await;
+    let connection = world
+        .client()
+        .protocol(Protocol::Http2)
+        .connect()
+        .await
+        .unwrap();
+    let mut sender = connection.streams().await.unwrap();
+    // The service's settings allow it once they have arrived.
+    sender.ready().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (nothing, body) = pieces();
+    drop(nothing);
+    let mut request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(format!("https://{HOST}/socket"))
+        .header("sec-websocket-version", "13")
+        .body(body)
+        .unwrap();
+    request
+        .extensions_mut()
+        .insert(Extended::from_static("websocket"));
+    let response = in_time("an answer", sender.send_request(request))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(!response.headers().contains_key("sec-websocket-accept"));
+    let stream = hyper::upgrade::on(response).await.unwrap();
+    let mut stream = TokioIo::new(stream);
+    stream.write_all(b"hello").await.unwrap();
+    let mut answer = [0_u8; 5];
+    in_time("an echo", stream.read_exact(&mut answer))
+        .await
+        .unwrap();
+    assert_eq!(&answer, b"HELLO");
+    let head = service.heads()[0].to_ascii_lowercase();
+    assert!(head.starts_with("get /socket http/1.1\r\n"), "{head}");
+    assert!(
+        head.contains("upgrade: websocket") && head.contains("sec-websocket-key: "),
+        "{head}"
+    );
+    drop((stream, sender));
+    let line = world.gateway.audit().request("/socket").await;
+    assert_eq!(line["status"], 200);
+    in_time("the service's connection to end", async {
+        while service.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_behind_an_upgrade_that_is_refused_is_a_request_of_its_own() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let settings = countersign_testkit::Settings::new(&ca)
+        .upstream("orders", echo.address())
+        .route(
+            "orders",
+            "orders",
+            "paths = [\"/socket\"]\ncallers = [\"*\"]\n",
+        );
+    let world = World::with(&ca, &settings).await;
+    let smuggled = format!("GET /admin HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+    let octets = head("foo") + &smuggled;
+    let answer = world
+        .client()
+        .raw(octets.as_bytes(), Duration::from_secs(2))
+        .await
+        .unwrap();
+    assert_eq!(answer.statuses(), [200, 404], "{}", answer.text());
+    assert_eq!(echo.requests(), 1);
+}
+
+#[tokio::test]
+async fn data_before_the_switch_is_not_passed_on() {
+    let (world, service) = world("").await;
+    for early in [
+        "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /adm",
+        "\u{1}\u{2}",
+    ] {
+        let octets = head("foo") + early;
+        let answer = world
+            .client()
+            .raw(octets.as_bytes(), Duration::from_secs(2))
+            .await
+            .unwrap();
+        assert!(!answer.text().contains("ADM"), "{}", answer.text());
+        assert!(answer.closed, "{early:?}: {}", answer.text());
+    }
+    assert!(
+        service
+            .heads()
+            .iter()
+            .all(|head| head.starts_with("GET /socket"))
+    );
+}
+
+#[tokio::test]
+async fn no_switch_without_a_wish_and_none_to_another_protocol() {
+    let ca = TestCa::new("example.org");
+    let service = countersign_testkit::Scripted::start(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: bar\r\n\r\n",
+        countersign_testkit::Afterwards::Hang,
+    )
+    .await;
+    let world = World::open(&ca, &[http(service.address())], "").await;
+    for octets in [
+        head("foo"),
+        format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\n\r\n"),
+        // Upgrade without Connection, and with a body.
+        format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: bar\r\n\r\n"),
+        format!(
+            "POST /a HTTP/1.1\r\nHost: {HOST}\r\nConnection: upgrade\r\nUpgrade: bar\r\nContent-Length: 1\r\n\r\nx"
+        ),
+    ] {
+        let answer = world
+            .client()
+            .raw(octets.as_bytes(), Duration::from_millis(500))
+            .await
+            .unwrap();
+        assert_eq!(answer.statuses(), [502], "{}", answer.text());
+        assert!(answer.text().contains("upstream-protocol"));
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_when_nothing_is_said() {
+    let (world, service) = world("tunnel_idle_timeout = \"300ms\"\n").await;
+    let mut connection = tunnel(&world, "websocket").await;
+    let answer = connection.read_until(|_| false).await;
+    assert!(answer.closed && answer.octets.is_empty());
+    let line = world.gateway.audit().request("/socket").await;
+    assert_eq!(line["reason"], "timeout");
+    in_time("the service's connection to end", async {
+        while service.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_with_the_certificate() {
+    let ca = TestCa::new("example.org");
+    let service = Switching::start().await;
+    let world = World::open(&ca, &[http(service.address())], "").await;
+    let short = ca.issue(countersign_testkit::Leaf::with_uri(&ca.spiffe("/short")).valid(-60, 3));
+    let world = World {
+        caller: short,
+        ..world
+    };
+    let mut connection = tunnel(&world, "websocket").await;
+    let answer = connection.read_until(|_| false).await;
+    assert!(answer.closed);
+    let line = world.gateway.audit().request("/socket").await;
+    assert_eq!(line["reason"], "certificate-expired");
+}
+
+#[tokio::test]
+async fn tunnels_go_on_while_draining_until_its_timeout() {
+    let ca = TestCa::new("example.org");
+    let service = Switching::start().await;
+    let settings = countersign_testkit::Settings::new(&ca)
+        .set("limits", "drain_timeout", "\"700ms\"")
+        .upstream("orders", service.address())
+        .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+    let mut world = World::with(&ca, &settings).await;
+    let mut connection = tunnel(&world, "websocket").await;
+    world.gateway.terminate().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    connection.write(b"still here").await.unwrap();
+    let answer = connection.read_until(|octets| octets.len() >= 10).await;
+    assert_eq!(answer.text(), "STILL HERE");
+    assert!(connection.read_until(|_| false).await.closed);
+    assert!(world.gateway.ended().await.success());
+    let line = world.gateway.audit().request("/socket").await;
+    assert_eq!(line["status"], 101);
+}
+
+#[tokio::test]
+async fn plain_connect_stays_refused_over_h2() {
+    let (world, service) = world("").await;
+    let connection = world
+        .client()
+        .protocol(Protocol::Http2)
+        .connect()
+        .await
+        .unwrap();
+    let mut sender = connection.streams().await.unwrap();
+    let (_open, body) = pieces();
+    let request = Request::builder()
+        .method(Method::CONNECT)
+        .uri(HOST.to_owned() + ":443")
+        .body(body)
+        .unwrap();
+    let response = in_time("an answer", sender.send_request(request))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 400);
+    assert!(service.heads().is_empty());
+}
