@@ -183,7 +183,7 @@ fn init_refuses_what_could_not_work_before_it_makes_anything() {
         (2, "Example.org", "lower-case"),
         (4, "*.example.org", "name one host"),
         (4, "a b", "not a host name"),
-        (6, "https://127.0.0.1:9001", "not supported yet"),
+        (6, "https://127.0.0.1:9001", "start from an http URL"),
         (6, "127.0.0.1:9001", "must begin with"),
     ] {
         let directory = tempfile::tempdir().unwrap();
