@@ -22,16 +22,25 @@ pub(super) fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError
 
 /// One certificate as PEM (RFC 7468 section 5).
 pub(super) fn pem(der: &CertificateDer<'_>) -> String {
+    pem_block("CERTIFICATE", der)
+}
+
+/// One PEM block.
+pub(super) fn pem_block(label: &str, der: &[u8]) -> String {
     use base64ct::{Base64, Encoding as _};
     let body = Base64::encode_string(der);
     let mut text = String::with_capacity(body.len() + body.len() / 64 + 60);
-    text.push_str("-----BEGIN CERTIFICATE-----\n");
+    text.push_str("-----BEGIN ");
+    text.push_str(label);
+    text.push_str("-----\n");
     for (index, character) in body.chars().enumerate() {
         if index > 0 && index % 64 == 0 {
             text.push('\n');
         }
         text.push(character);
     }
-    text.push_str("\n-----END CERTIFICATE-----\n");
+    text.push_str("\n-----END ");
+    text.push_str(label);
+    text.push_str("-----\n");
     text
 }

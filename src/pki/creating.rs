@@ -12,7 +12,7 @@ use super::key::{self, KeyAlgorithm, KeyProtection};
 use super::layout::Layout;
 use super::lifetime::Lifetime;
 use super::revocation::{self, RevocationList};
-use super::state::{AuthorityName, State};
+use super::state::{AuthorityName, Generation, State};
 use super::store::{self, Audience, Existing};
 use super::{PkiError, certificates};
 use crate::identity::TrustDomain;
@@ -164,6 +164,8 @@ impl Pki {
         Ok(Self {
             layout,
             trust_domain: domain.clone(),
+            generation: Generation::FIRST,
+            earlier: None,
             root: root.certificate().clone(),
             intermediate: intermediate.certificate().clone(),
             passphrase: options.protection.secret().cloned(),

@@ -8,11 +8,19 @@ use std::path::Path;
 use super::authority::{AuthorityCertificate, CertificateAuthority};
 use super::key;
 use super::layout::Layout;
-use super::state::{AuthorityName, State};
-use super::{PkiError, certificates};
+use super::state::{AuthorityName, Generation, Signatory, State};
+use super::{PkiError, certificates, rotating};
 use crate::clock;
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
+
+/// The root and intermediate before the present ones.
+#[derive(Debug)]
+pub(super) struct EarlierGeneration {
+    pub(super) generation: Generation,
+    pub(super) root: AuthorityCertificate,
+    pub(super) intermediate: AuthorityCertificate,
+}
 
 /// An authority in a directory: a root, an intermediate below it, and what they
 /// issued.
@@ -20,8 +28,11 @@ use crate::secret::Secret;
 pub struct Pki {
     pub(super) layout: Layout,
     pub(super) trust_domain: TrustDomain,
+    pub(super) generation: Generation,
     pub(super) root: AuthorityCertificate,
     pub(super) intermediate: AuthorityCertificate,
+    /// The generation before, while it is not retired.
+    pub(super) earlier: Option<EarlierGeneration>,
     pub(super) passphrase: Option<Secret>,
     /// The intermediate with its key, once it was needed.
     pub(super) signer: Option<CertificateAuthority>,
@@ -44,41 +55,42 @@ impl Pki {
                 PkiError::NoAuthority(directory.to_owned())
             });
         }
-        let state = State::read(&layout.state())?;
-        let root = read_authority(
-            &layout.certificate(AuthorityName::Root),
-            &state.trust_domain,
-        )?;
-        let intermediate = read_authority(
-            &layout.certificate(AuthorityName::Intermediate),
-            &state.trust_domain,
-        )?;
-        if !root.has_signed(intermediate.der()) {
-            return Err(PkiError::Disagree {
-                path: layout.certificate(AuthorityName::Intermediate),
-                why: "it was not signed by root.pem".to_owned(),
-            });
-        }
-        for (name, certificate) in [
-            (AuthorityName::Root, &root),
-            (AuthorityName::Intermediate, &intermediate),
-        ] {
-            if *certificate.trust_domain() != state.trust_domain {
-                return Err(PkiError::Disagree {
-                    path: layout.certificate(name),
-                    why: format!(
-                        "it belongs to trust domain {}, and pki.toml says {}",
-                        certificate.trust_domain(),
-                        state.trust_domain
-                    ),
-                });
+        // A rotation by another process moves the files while they are read.
+        for _ in 0..4 {
+            let state = rotating::settled_state(&layout)?;
+            let opened = Self::read(&layout, &state);
+            let after = State::read(&layout.state())?;
+            if !after.unsettled
+                && after.generation == state.generation
+                && after.earlier.is_some() == state.earlier.is_some()
+            {
+                return opened;
             }
         }
+        Err(PkiError::Rotated(directory.to_owned()))
+    }
+
+    fn read(layout: &Layout, state: &State) -> Result<Self, PkiError> {
+        let domain = &state.trust_domain;
+        let (root, intermediate) = read_generation(layout, domain)?;
+        let earlier = match state.earlier {
+            None => None,
+            Some(earlier) => {
+                let (root, intermediate) = read_generation(&layout.earlier(), domain)?;
+                Some(EarlierGeneration {
+                    generation: earlier.generation,
+                    root,
+                    intermediate,
+                })
+            }
+        };
         Ok(Self {
-            layout,
-            trust_domain: state.trust_domain,
+            layout: layout.clone(),
+            trust_domain: domain.clone(),
+            generation: state.generation,
             root,
             intermediate,
+            earlier,
             passphrase: None,
             signer: None,
         })
@@ -103,6 +115,59 @@ impl Pki {
             AuthorityName::Root => &self.root,
             AuthorityName::Intermediate => &self.intermediate,
         }
+    }
+
+    /// Which generation of authorities signs at present.
+    #[must_use]
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(super) const fn present(&self, name: AuthorityName) -> Signatory {
+        Signatory {
+            name,
+            generation: self.generation,
+        }
+    }
+
+    pub(super) fn earlier_signatory(&self, name: AuthorityName) -> Option<Signatory> {
+        self.earlier.as_ref().map(|earlier| Signatory {
+            name,
+            generation: earlier.generation,
+        })
+    }
+
+    /// The present authority of that name, then the earlier one.
+    pub(super) fn signatories(&self, name: AuthorityName) -> impl Iterator<Item = Signatory> {
+        [Some(self.present(name)), self.earlier_signatory(name)]
+            .into_iter()
+            .flatten()
+    }
+
+    pub(super) fn certificate_of(&self, signatory: Signatory) -> &AuthorityCertificate {
+        match &self.earlier {
+            Some(earlier) if earlier.generation == signatory.generation => match signatory.name {
+                AuthorityName::Root => &earlier.root,
+                AuthorityName::Intermediate => &earlier.intermediate,
+            },
+            _ => self.authority(signatory.name),
+        }
+    }
+
+    /// Where the certificate and key of an authority are.
+    pub(super) fn layout_of(&self, signatory: Signatory) -> Layout {
+        if signatory.generation == self.generation {
+            self.layout.clone()
+        } else {
+            self.layout.earlier()
+        }
+    }
+
+    pub(super) fn load(&self, signatory: Signatory) -> Result<CertificateAuthority, PkiError> {
+        let layout = self.layout_of(signatory);
+        let key = key::read(&layout.key(signatory.name), self.passphrase.as_ref())?;
+        CertificateAuthority::join(self.certificate_of(signatory).clone(), key)
+            .map_err(PkiError::authority(&layout.certificate(signatory.name)))
     }
 
     /// Whether a passphrase is needed before this authority can sign.
@@ -131,9 +196,7 @@ impl Pki {
         &self,
         name: AuthorityName,
     ) -> Result<CertificateAuthority, PkiError> {
-        let key = key::read(&self.layout.key(name), self.passphrase.as_ref())?;
-        CertificateAuthority::join(self.authority(name).clone(), key)
-            .map_err(PkiError::authority(&self.layout.certificate(name)))
+        self.load(self.present(name))
     }
 
     pub(super) fn signer(&mut self) -> Result<&CertificateAuthority, PkiError> {
@@ -147,6 +210,37 @@ impl Pki {
 
 pub(super) fn unix_now() -> i64 {
     i64::try_from(clock::unix_now()).unwrap_or(i64::MAX)
+}
+
+/// Root and intermediate of one generation, which belong together.
+fn read_generation(
+    layout: &Layout,
+    domain: &TrustDomain,
+) -> Result<(AuthorityCertificate, AuthorityCertificate), PkiError> {
+    let root = read_authority(&layout.certificate(AuthorityName::Root), domain)?;
+    let path = layout.certificate(AuthorityName::Intermediate);
+    let intermediate = read_authority(&path, domain)?;
+    if !root.has_signed(intermediate.der()) {
+        return Err(PkiError::Disagree {
+            path,
+            why: "it was not signed by root.pem".to_owned(),
+        });
+    }
+    for (name, certificate) in [
+        (AuthorityName::Root, &root),
+        (AuthorityName::Intermediate, &intermediate),
+    ] {
+        if certificate.trust_domain() != domain {
+            return Err(PkiError::Disagree {
+                path: layout.certificate(name),
+                why: format!(
+                    "it belongs to trust domain {}, and pki.toml says {domain}",
+                    certificate.trust_domain()
+                ),
+            });
+        }
+    }
+    Ok((root, intermediate))
 }
 
 fn read_authority(path: &Path, domain: &TrustDomain) -> Result<AuthorityCertificate, PkiError> {

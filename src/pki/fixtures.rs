@@ -3,7 +3,7 @@
 //! A throw-away authority below the output directory signs them, so that no
 //! authority in use ever signs a broken certificate. Each file is named after
 //! the reason the gateway answers with, and `manifest.json` says what to expect.
-//! What is broken, and how, is the table in `faults`.
+//! What is broken, and how, is the table in [`faults`].
 
 mod faults;
 
@@ -129,7 +129,7 @@ pub fn create(domain: &TrustDomain, out: &Path, overwrite: bool) -> Result<Manif
         .map(|fault| workshop.make(fault))
         .collect::<Result<Vec<_>, _>>()?;
     for name in AuthorityName::ALL {
-        workshop.pki.sign_list(name, Some(GOOD_FOR))?;
+        workshop.pki.sign_lists(name, Some(GOOD_FOR))?;
     }
     let manifest = Manifest {
         trust_domain: domain.to_string(),

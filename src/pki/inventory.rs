@@ -257,6 +257,36 @@ impl Inventory {
             .map_err(sqlite(&self.path))
     }
 
+    /// How many certificates of an issuer are neither revoked nor expired.
+    pub(super) fn count_live(&self, issuer_key: &str, now: i64) -> Result<u64, InventoryError> {
+        self.connection
+            .query_row(
+                "SELECT COUNT(*) FROM certificate
+                 WHERE issuer_key = ?1 AND revoked_at IS NULL AND not_after >= ?2",
+                params![issuer_key, now],
+                |row| row.get::<_, i64>(0),
+            )
+            .map(|count| u64::try_from(count).unwrap_or(0))
+            .map_err(sqlite(&self.path))
+    }
+
+    /// Whether some issuer's live certificate carries a name and was put there.
+    pub(super) fn has_live(
+        &self,
+        issuer_keys: &[String],
+        name: &str,
+        place: &Path,
+        now: i64,
+    ) -> Result<bool, InventoryError> {
+        let issuers = serde_json::json!(issuer_keys).to_string();
+        let run = || {
+            self.connection
+                .prepare_cached(schema::HAS_LIVE)?
+                .exists(params![issuers, name, place.to_string_lossy(), now])
+        };
+        run().map_err(sqlite(&self.path))
+    }
+
     /// The certificates of some issuers that pass a filter, oldest first.
     pub(super) fn find(
         &self,

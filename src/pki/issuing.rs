@@ -88,21 +88,8 @@ impl Pki {
         request: &IssueRequest,
         makes_key: bool,
     ) -> Result<CertificateProfile, PkiError> {
-        let natural = request.names.natural_profile();
-        let asked = request.profile.unwrap_or(natural);
-        let profile = request.names.check(asked, self.trust_domain())?;
-        let state = State::read(&self.layout().state())?;
-        if state.is_revoked(
-            AuthorityName::Root,
-            &self
-                .authority(AuthorityName::Intermediate)
-                .facts()
-                .serial_hex(),
-        ) {
-            return Err(PkiError::IntermediateRevoked(
-                self.layout().certificate(AuthorityName::Intermediate),
-            ));
-        }
+        let profile = self.check_names(request)?;
+        self.check_intermediate(&State::read(&self.layout().state())?)?;
         if !request.overwrite {
             let (certificate, key) = self.layout().leaf_files(request)?;
             if makes_key {
@@ -111,6 +98,27 @@ impl Pki {
             store::refuse_existing(&certificate)?;
         }
         Ok(profile)
+    }
+
+    /// Checks a request's names and gives the profile it will be issued under.
+    ///
+    /// # Errors
+    /// When the gateway would refuse such a leaf.
+    pub fn check_names(&self, request: &IssueRequest) -> Result<CertificateProfile, PkiError> {
+        let natural = request.names.natural_profile();
+        let asked = request.profile.unwrap_or(natural);
+        Ok(request.names.check(asked, self.trust_domain())?)
+    }
+
+    pub(super) fn check_intermediate(&self, state: &State) -> Result<(), PkiError> {
+        let intermediate = self.authority(AuthorityName::Intermediate);
+        let root = self.present(AuthorityName::Root);
+        if state.is_revoked(root, &intermediate.facts().serial_hex()) {
+            return Err(PkiError::IntermediateRevoked(
+                self.layout().certificate(AuthorityName::Intermediate),
+            ));
+        }
+        Ok(())
     }
 
     /// Issues a leaf with a new key.
@@ -162,34 +170,45 @@ impl Pki {
         }
         .map_err(PkiError::authority(&signer_path))?;
         let (certificate, key) = self.layout().leaf_files(request)?;
-        let names: Vec<String> = request.names.iter().map(ToString::to_string).collect();
-        let parent = self.authority(AuthorityName::Intermediate);
-        let record = NewEntry {
-            serial: signed.facts.serial_hex(),
-            issuer_key: parent.key_identifier_hex(),
-            issuer: signed.facts.issuer.clone(),
-            parent: Base64UrlUnpadded::encode_string(&parent.facts().thumbprint),
-            profile: profile.name().to_owned(),
-            names: names.clone(),
-            not_before: signed.facts.not_before,
-            not_after: signed.facts.not_after,
-            thumbprint: Base64UrlUnpadded::encode_string(&signed.facts.thumbprint),
-            certificate: std::path::absolute(&certificate).unwrap_or_else(|_| certificate.clone()),
-            issued_at: unix_now(),
-            cause,
-        };
+        let record = self.entry_for(&signed, request, profile, cause)?;
         self.deliver(&signed, new_key.as_ref(), request, &record)?;
         Ok(Issued {
             notes: notes(&signed, request, profile),
             certificate,
             key,
-            names,
+            names: record.names,
             profile,
             usages: profile.usages().unwrap_or_default(),
             serial: record.serial,
             thumbprint: record.thumbprint,
             not_before: record.not_before,
             not_after: record.not_after,
+        })
+    }
+
+    /// What the inventory keeps of a leaf.
+    pub(super) fn entry_for(
+        &self,
+        signed: &SignedCertificate,
+        request: &IssueRequest,
+        profile: CertificateProfile,
+        cause: Cause,
+    ) -> Result<NewEntry, PkiError> {
+        let (certificate, _) = self.layout().leaf_files(request)?;
+        let parent = self.authority(AuthorityName::Intermediate);
+        Ok(NewEntry {
+            serial: signed.facts.serial_hex(),
+            issuer_key: parent.key_identifier_hex(),
+            issuer: signed.facts.issuer.clone(),
+            parent: Base64UrlUnpadded::encode_string(&parent.facts().thumbprint),
+            profile: profile.name().to_owned(),
+            names: request.names.iter().map(ToString::to_string).collect(),
+            not_before: signed.facts.not_before,
+            not_after: signed.facts.not_after,
+            thumbprint: Base64UrlUnpadded::encode_string(&signed.facts.thumbprint),
+            certificate: std::path::absolute(&certificate).unwrap_or(certificate),
+            issued_at: unix_now(),
+            cause,
         })
     }
 
@@ -211,6 +230,7 @@ impl Pki {
             + &certificates::pem(self.authority(AuthorityName::Intermediate).der());
         let mut inventory = self.inventory()?;
         let _lock = self.layout().lock()?;
+        self.current_state()?;
         let key = leaf_key
             .map(|key| key::stage(&key_path, key, &KeyProtection::Plain, existing))
             .transpose()?;
@@ -236,7 +256,7 @@ impl Pki {
     }
 }
 
-fn sign(
+pub(super) fn sign(
     signer: &CertificateAuthority,
     key: &impl PublicKeyData,
     request: &IssueRequest,

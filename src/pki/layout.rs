@@ -55,6 +55,22 @@ impl Layout {
         self.directory.join("trust.pem")
     }
 
+    /// `earlier/`: the generation before the present one, until it is retired.
+    #[must_use]
+    pub fn earlier(&self) -> Self {
+        Self::new(self.directory.join("earlier"))
+    }
+
+    /// `next/`: a generation that is being made.
+    pub(super) fn next(&self) -> Self {
+        Self::new(self.directory.join("next"))
+    }
+
+    /// `retired/`: one directory for each generation that was retired.
+    pub(super) fn retired(&self) -> PathBuf {
+        self.directory.join("retired")
+    }
+
     /// `issued/LABEL`, to which `.pem` and `.key` are added.
     #[must_use]
     pub fn issued(&self, label: &str) -> PathBuf {

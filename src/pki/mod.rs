@@ -3,9 +3,10 @@
 //! ```text
 //! Pki (directory.rs)          an authority in a directory: open
 //!  ├─ creating                make one, from nothing or from a root there is
-//!  ├─ issuing                 issue leaves
+//!  ├─ issuing, bulk           issue leaves, one or many
 //!  ├─ renewing                the same again, with a new key
-//!  ├─ revoking                revoke, sign lists, list what was issued
+//!  ├─ revoking, lists         revoke, sign lists, list what was issued
+//!  ├─ rotating                a new root and intermediate beside the present ones
 //!  ├─ fixtures                broken certificates for testers
 //!  ├─ inspect, lint, export   what files say, what is unwise about it, other forms
 //!  ├─ layout                  which file is where
@@ -47,6 +48,7 @@
 //! This module must not know the configuration, the command line or the network.
 
 pub mod authority;
+pub mod bulk;
 mod certificates;
 pub mod creating;
 pub mod csr;
@@ -60,6 +62,7 @@ pub mod key;
 pub mod layout;
 pub mod lifetime;
 pub mod lint;
+mod lists;
 pub mod names;
 pub mod profile;
 mod records;
@@ -67,6 +70,7 @@ pub mod renewing;
 pub mod request;
 pub mod revocation;
 pub mod revoking;
+pub mod rotating;
 pub mod state;
 pub mod store;
 
@@ -74,6 +78,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use authority::{AuthorityCertificate, AuthorityError, CertificateAuthority};
+pub use bulk::BulkProgress;
 pub use creating::{AuthorityOptions, ExistingRoot};
 pub use csr::{SigningRequest, SigningRequestError};
 pub use directory::Pki;
@@ -82,13 +87,15 @@ pub use issuing::Issued;
 pub use key::{KeyAlgorithm, KeyError, KeyProtection};
 pub use layout::Layout;
 pub use lifetime::Lifetime;
+pub use lists::SignedList;
 pub use names::{RequestError, SubjectNames};
 pub use profile::CertificateProfile;
 pub use renewing::{Remaining, Renewal};
 pub use request::IssueRequest;
 pub use revocation::RevocationReason;
-pub use revoking::{Among, Revocation, RevocationTarget, Revoked, SignedList, Status};
-pub use state::{AuthorityName, RevokedCertificate, StateError};
+pub use revoking::{Among, Revocation, RevocationTarget, Revoked, Status};
+pub use rotating::{Retired, Rotation, RotationOptions};
+pub use state::{AuthorityName, Generation, RevokedCertificate, Signatory, StateError};
 pub use store::{SafeName, StoreError};
 
 /// Why an authority did not do what it was asked to.
@@ -190,6 +197,27 @@ pub enum PkiError {
     /// A list would be valid for too long.
     #[error("a list lifetime of {} is too long: at most {}", .0, revocation::LONGEST)]
     ListLifetime(Lifetime),
+    /// The authority was rotated while this process worked with it.
+    #[error("the authority in {} was rotated meanwhile; try again", .0.display())]
+    Rotated(PathBuf),
+    /// A rotation is under way already.
+    #[error(
+        "generation {} of the authority is not retired yet; see: countersign pki rotate status",
+        .0.number()
+    )]
+    RotationUnderWay(Generation),
+    /// There is no earlier generation.
+    #[error("there is no earlier generation; begin with: countersign pki rotate prepare")]
+    NothingToRetire,
+    /// Live certificates depend on the earlier generation.
+    #[error(
+        "{0} live certificates depend on the earlier generation; renew them (countersign pki \
+         rotate status lists them), or retire it with --force and have them refused"
+    )]
+    StillInUse(u64),
+    /// Two leaves of a list would have the same files.
+    #[error("two entries of the list would be written to {}", .0.display())]
+    Twice(PathBuf),
     /// A certificate file whose name says nothing about its key's.
     #[error("{} is not called PREFIX.pem; say where to put the new one with --out PREFIX", .0.display())]
     NotPem(PathBuf),
@@ -214,6 +242,7 @@ impl PkiError {
                 | Self::ListLifetime(_)
                 | Self::NoFileName(_)
                 | Self::NotPem(_)
+                | Self::Twice(_)
                 | Self::Ambiguous { .. }
                 | Self::Key(KeyError::EmptyPassphrase | KeyError::PassphraseNeeded(_))
                 | Self::Authority {

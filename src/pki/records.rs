@@ -12,7 +12,8 @@ use super::state::{self, AuthorityName, IssuedRecord, State};
 use super::store::Lock;
 
 impl Pki {
-    /// Certificates of this authority's intermediate, oldest first.
+    /// Certificates of this authority's intermediate, and of the earlier one until
+    /// it is retired, oldest first.
     ///
     /// # Errors
     /// When the records cannot be read.
@@ -64,26 +65,21 @@ impl Pki {
     /// A crash between recording a revocation and copying it is mended here.
     pub(super) fn copy_revocations(&self, inventory: &mut Inventory) -> Result<(), PkiError> {
         let state = State::read(&self.layout().state())?;
-        let key = self
-            .authority(AuthorityName::Intermediate)
-            .key_identifier_hex();
-        let revoked = || {
-            state
-                .revoked
-                .iter()
-                .filter(|entry| entry.issuer == AuthorityName::Intermediate)
-        };
-        if inventory.count_revoked(&key)? != revoked().count() {
-            inventory.mark_revoked(&key, revoked())?;
+        for signatory in self.signatories(AuthorityName::Intermediate) {
+            let key = self.certificate_of(signatory).key_identifier_hex();
+            let revoked = || state.revoked.iter().filter(|entry| entry.is_of(signatory));
+            if inventory.count_revoked(&key)? != revoked().count() {
+                inventory.mark_revoked(&key, revoked())?;
+            }
         }
         Ok(())
     }
 
+    /// Which intermediates' certificates are this authority's.
     pub(super) fn issuer_keys(&self) -> Vec<String> {
-        vec![
-            self.authority(AuthorityName::Intermediate)
-                .key_identifier_hex(),
-        ]
+        self.signatories(AuthorityName::Intermediate)
+            .map(|signatory| self.certificate_of(signatory).key_identifier_hex())
+            .collect()
     }
 
     fn take_over_journal(&self, inventory: &mut Inventory, _: &Lock) -> Result<(), PkiError> {

@@ -108,11 +108,13 @@ impl Pki {
         let presented = certificates::read(path)?;
         let leaf = presented.first().ok_or_else(not_ours)?;
         let facts = LeafFacts::read(leaf).map_err(|error| PkiError::unreadable(path, error))?;
-        if facts.is_ca || !self.authority(AuthorityName::Intermediate).has_signed(leaf) {
-            return Err(not_ours());
-        }
+        let issuer = self
+            .signatories(AuthorityName::Intermediate)
+            .find(|signatory| self.certificate_of(*signatory).has_signed(leaf))
+            .filter(|_| !facts.is_ca)
+            .ok_or_else(not_ours)?;
         let state = State::read(&self.layout().state())?;
-        if state.is_revoked(AuthorityName::Intermediate, &facts.serial_hex()) {
+        if state.is_revoked(issuer, &facts.serial_hex()) {
             return Err(RequestError::new(
                 ReasonCode::CertificateRevoked,
                 "a revoked certificate is not renewed; issue a new one with pki issue",

@@ -1,38 +1,19 @@
-//! Revoking certificates and publishing lists.
+//! Revoking certificates.
 //!
-//! The second half of [`Pki`]. A revocation is recorded before the list that
+//! A part of [`Pki`]; lists are published by [`super::lists`]. A revocation is recorded before the list that
 //! says so is written, so that a crash in between loses nothing: the next list
 //! has it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::authority::CertificateAuthority;
 use super::directory::{Pki, unix_now};
-use super::inventory::Filter;
-use super::lifetime::Lifetime;
-use super::revocation::{self, RevocationList, RevocationReason, normalized_serial};
-use super::state::{AuthorityName, RevokedCertificate, State};
-use super::store::{self, Audience, Existing};
+use super::inventory::{Entry, Filter};
+use super::lists::SignedList;
+use super::revocation::{RevocationReason, normalized_serial};
+use super::state::{AuthorityName, RevokedCertificate, Signatory, State};
 use super::{PkiError, certificates};
 use crate::clock;
 use crate::identity::LeafFacts;
-
-/// A revocation list that was signed.
-#[derive(Debug, Clone)]
-pub struct SignedList {
-    /// Whose list it is.
-    pub authority: AuthorityName,
-    /// Its file.
-    pub path: PathBuf,
-    /// Its number.
-    pub number: u64,
-    /// Seconds since the Unix epoch.
-    pub this_update: i64,
-    /// Seconds since the Unix epoch.
-    pub next_update: i64,
-    /// How many certificates it revokes.
-    pub entries: usize,
-}
 
 /// Which certificate to revoke.
 #[derive(Debug, Clone)]
@@ -61,8 +42,8 @@ pub enum Among {
 pub struct Revocation {
     /// Each certificate; at least one.
     pub revoked: Vec<Revoked>,
-    /// The list that says so.
-    pub list: SignedList,
+    /// The lists that say so: one, or during a rotation one of each generation.
+    pub lists: Vec<SignedList>,
 }
 
 /// A certificate that is revoked now.
@@ -98,21 +79,6 @@ impl Status {
 }
 
 impl Pki {
-    /// Signs an authority's revocation list anew, with the next number.
-    ///
-    /// # Errors
-    /// When the authority cannot sign or files cannot be written.
-    pub fn sign_list(
-        &mut self,
-        name: AuthorityName,
-        lifetime: Option<Lifetime>,
-    ) -> Result<SignedList, PkiError> {
-        let authority = self.load_authority(name)?;
-        let _lock = self.layout().lock()?;
-        let mut state = State::read(&self.layout().state())?;
-        self.publish(&authority, name, lifetime, &mut state)
-    }
-
     /// Revokes a certificate and publishes the list that says so. Repeating it
     /// changes nothing but publishes the list again.
     ///
@@ -124,80 +90,101 @@ impl Pki {
         target: &RevocationTarget,
         reason: RevocationReason,
     ) -> Result<Revocation, PkiError> {
-        let (name, serials) = self.find(target)?;
+        let found = self.find(target)?;
         // Before anything is recorded: a wrong passphrase changes nothing.
-        let authority = self.load_authority(name)?;
-        let mut inventory = self.inventory()?;
-        let _lock = self.layout().lock()?;
-        let mut state = State::read(&self.layout().state())?;
-        let now = unix_now();
-        let revoked = serials
-            .into_iter()
-            .map(|serial| record(&mut state, name, serial, now, reason))
-            .collect();
-        let list = self.publish(&authority, name, None, &mut state)?;
-        self.copy_revocations(&mut inventory)?;
-        Ok(Revocation { revoked, list })
-    }
-
-    /// Which authority signed the target, and its serial numbers; at least one.
-    ///
-    /// # Errors
-    /// When neither did.
-    pub fn find(
-        &self,
-        target: &RevocationTarget,
-    ) -> Result<(AuthorityName, Vec<String>), PkiError> {
-        match target {
-            RevocationTarget::File(path) => {
-                let presented = certificates::read(path)?;
-                let not_ours = || PkiError::NotIssuedHere(path.clone());
-                let leaf = presented.first().ok_or_else(not_ours)?;
-                let facts =
-                    LeafFacts::read(leaf).map_err(|error| PkiError::unreadable(path, error))?;
-                if self.authority(AuthorityName::Intermediate).has_signed(leaf) {
-                    Ok((AuthorityName::Intermediate, vec![facts.serial_hex()]))
-                } else if leaf == self.authority(AuthorityName::Root).der() {
-                    Err(PkiError::RootCannotBeRevoked)
-                } else if self.authority(AuthorityName::Root).has_signed(leaf) {
-                    Ok((AuthorityName::Root, vec![facts.serial_hex()]))
-                } else {
-                    Err(not_ours())
-                }
-            }
-            RevocationTarget::Serial(text) => {
-                let serial = normalized_serial(text)
-                    .ok_or_else(|| PkiError::MalformedSerial(text.clone()))?;
-                if serial
-                    == self
-                        .authority(AuthorityName::Intermediate)
-                        .facts()
-                        .serial_hex()
-                {
-                    return Ok((AuthorityName::Root, vec![serial]));
-                }
-                if serial == self.authority(AuthorityName::Root).facts().serial_hex() {
-                    return Err(PkiError::RootCannotBeRevoked);
-                }
-                let filter = Filter {
-                    serial: Some(serial.clone()),
-                    ..Filter::default()
-                };
-                if self.issued(&filter)?.is_empty() {
-                    return Err(PkiError::UnknownSerial(serial));
-                }
-                Ok((AuthorityName::Intermediate, vec![serial]))
-            }
-            RevocationTarget::Name(name, among) => {
-                Ok((AuthorityName::Intermediate, self.find_named(name, *among)?))
+        let mut authorities = Vec::new();
+        for (signatory, _) in &found {
+            if !authorities.iter().any(|(known, _)| known == signatory) {
+                authorities.push((*signatory, self.load(*signatory)?));
             }
         }
+        let mut inventory = self.inventory()?;
+        let _lock = self.layout().lock()?;
+        let mut state = self.current_state()?;
+        let now = unix_now();
+        let revoked = found
+            .into_iter()
+            .map(|(issuer, serial)| record(&mut state, issuer, serial, now, reason))
+            .collect();
+        let mut lists = Vec::with_capacity(authorities.len());
+        for (signatory, authority) in &authorities {
+            lists.push(self.publish(authority, *signatory, None, &mut state)?);
+        }
+        self.copy_revocations(&mut inventory)?;
+        Ok(Revocation { revoked, lists })
+    }
+
+    /// What a target stands for: serial numbers and who signed each; at least one.
+    ///
+    /// # Errors
+    /// When no authority of this directory signed it.
+    pub fn find(&self, target: &RevocationTarget) -> Result<Vec<(Signatory, String)>, PkiError> {
+        match target {
+            RevocationTarget::File(path) => self.find_file(path).map(|found| vec![found]),
+            RevocationTarget::Serial(text) => self.find_serial(text).map(|found| vec![found]),
+            RevocationTarget::Name(name, among) => self.find_named(name, *among),
+        }
+    }
+
+    fn find_file(&self, path: &Path) -> Result<(Signatory, String), PkiError> {
+        let presented = certificates::read(path)?;
+        let not_ours = || PkiError::NotIssuedHere(path.to_owned());
+        let leaf = presented.first().ok_or_else(not_ours)?;
+        let facts = LeafFacts::read(leaf).map_err(|error| PkiError::unreadable(path, error))?;
+        let signed = |name| {
+            self.signatories(name)
+                .find(|signatory| self.certificate_of(*signatory).has_signed(leaf))
+        };
+        if let Some(intermediate) = signed(AuthorityName::Intermediate) {
+            return Ok((intermediate, facts.serial_hex()));
+        }
+        let root = signed(AuthorityName::Root).ok_or_else(not_ours)?;
+        if leaf == self.certificate_of(root).der() {
+            return Err(PkiError::RootCannotBeRevoked);
+        }
+        Ok((root, facts.serial_hex()))
+    }
+
+    fn find_serial(&self, text: &str) -> Result<(Signatory, String), PkiError> {
+        let serial =
+            normalized_serial(text).ok_or_else(|| PkiError::MalformedSerial(text.to_owned()))?;
+        let carries = |name| {
+            self.signatories(name)
+                .find(|signatory| self.certificate_of(*signatory).facts().serial_hex() == serial)
+        };
+        if let Some(intermediate) = carries(AuthorityName::Intermediate) {
+            let root = Signatory {
+                name: AuthorityName::Root,
+                ..intermediate
+            };
+            return Ok((root, serial));
+        }
+        if carries(AuthorityName::Root).is_some() {
+            return Err(PkiError::RootCannotBeRevoked);
+        }
+        let filter = Filter {
+            serial: Some(serial.clone()),
+            ..Filter::default()
+        };
+        match self.issued(&filter)?.first() {
+            Some((entry, _)) => Ok((self.issuer_of(entry), serial)),
+            None => Err(PkiError::UnknownSerial(serial)),
+        }
+    }
+
+    /// Which intermediate signed a certificate of the inventory.
+    fn issuer_of(&self, entry: &Entry) -> Signatory {
+        self.signatories(AuthorityName::Intermediate)
+            .find(|signatory| {
+                self.certificate_of(*signatory).key_identifier_hex() == entry.issuer_key
+            })
+            .unwrap_or_else(|| self.present(AuthorityName::Intermediate))
     }
 
     /// Serial numbers of the live certificates that carry a name. A renewed
     /// certificate and its predecessor carry the same one: which of them is
     /// meant is not guessed.
-    fn find_named(&self, name: &str, among: Among) -> Result<Vec<String>, PkiError> {
+    fn find_named(&self, name: &str, among: Among) -> Result<Vec<(Signatory, String)>, PkiError> {
         let filter = Filter {
             name: Some(name.to_owned()),
             live_at: Some(unix_now()),
@@ -228,54 +215,17 @@ impl Pki {
                     .collect(),
             });
         }
-        Ok(found.into_iter().map(|(entry, _)| entry.serial).collect())
-    }
-
-    /// The number is taken before the list exists, so no number is used twice.
-    fn publish(
-        &self,
-        authority: &CertificateAuthority,
-        name: AuthorityName,
-        lifetime: Option<Lifetime>,
-        state: &mut State,
-    ) -> Result<SignedList, PkiError> {
-        let lifetime = lifetime.unwrap_or(revocation::default_lifetime(name));
-        if lifetime > revocation::LONGEST {
-            return Err(PkiError::ListLifetime(lifetime));
-        }
-        let now = unix_now();
-        let number = state.crl_number.take_next(name);
-        state.write(&self.layout().state())?;
-        let list = RevocationList {
-            number,
-            this_update: now,
-            lifetime,
-            entries: state
-                .revoked
-                .iter()
-                .filter(|entry| entry.issuer == name)
-                .collect(),
-        };
-        let pem = authority
-            .sign_list(&list, now)
-            .map_err(PkiError::authority(&self.layout().certificate(name)))?;
-        let path = self.layout().crl(name);
-        store::write(&path, pem.as_bytes(), Audience::Public, Existing::Replace)?;
-        Ok(SignedList {
-            authority: name,
-            path,
-            number,
-            this_update: now,
-            next_update: list.next_update(),
-            entries: list.entries.len(),
-        })
+        Ok(found
+            .into_iter()
+            .map(|(entry, _)| (self.issuer_of(&entry), entry.serial))
+            .collect())
     }
 }
 
 /// Adds a revocation to the records unless it is there.
 fn record(
     state: &mut State,
-    issuer: AuthorityName,
+    issuer: Signatory,
     serial: String,
     now: i64,
     reason: RevocationReason,
@@ -283,7 +233,7 @@ fn record(
     let known = state
         .revoked
         .iter()
-        .find(|entry| entry.issuer == issuer && entry.serial == serial);
+        .find(|entry| entry.is_of(issuer) && entry.serial == serial);
     if let Some(entry) = known {
         return Revoked {
             entry: entry.clone(),
@@ -291,7 +241,8 @@ fn record(
         };
     }
     let entry = RevokedCertificate {
-        issuer,
+        issuer: issuer.name,
+        generation: issuer.generation,
         serial,
         time: now,
         reason,

@@ -13,8 +13,10 @@ use super::revocation::RevocationReason;
 use super::store::{self, Audience, Existing, StoreError};
 use crate::identity::TrustDomain;
 
-/// The version this program writes; newer ones are refused, not guessed at.
-const VERSION: u32 = 1;
+/// The newest version this program knows; newer ones are refused, not guessed at.
+/// Version 2 has generations; an authority that was never rotated stays at 1, so
+/// that earlier programs can still use it.
+const VERSION: u32 = 2;
 
 const HEADER: &str = "# State of a certificate authority, kept by `countersign pki`.\n\
     # List numbers must never go back, so restore this file from a backup with care.\n\n";
@@ -67,18 +69,77 @@ impl AuthorityName {
     }
 }
 
+/// An authority's place in the order of rotations; the first one is 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(u32);
+
+impl Generation {
+    /// The one that `pki init` made.
+    pub const FIRST: Self = Self(1);
+
+    pub(super) const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    const fn is_first(&self) -> bool {
+        self.0 == Self::FIRST.0
+    }
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self::FIRST
+    }
+}
+
+/// One of the authorities that can sign: which of the two, of which generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signatory {
+    /// Root or intermediate.
+    pub name: AuthorityName,
+    /// Of which generation.
+    pub generation: Generation,
+}
+
 /// One revoked certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RevokedCertificate {
     /// The authority that signed it.
     pub issuer: AuthorityName,
+    /// That authority's generation.
+    #[serde(default, skip_serializing_if = "Generation::is_first")]
+    pub generation: Generation,
     /// Lower-case hexadecimal.
     pub serial: String,
     /// When it was revoked, in seconds since the Unix epoch.
     pub time: i64,
     /// Why.
     pub reason: RevocationReason,
+}
+
+impl RevokedCertificate {
+    /// Whether this authority signed it.
+    #[must_use]
+    pub fn is_of(&self, signatory: Signatory) -> bool {
+        self.issuer == signatory.name && self.generation == signatory.generation
+    }
+}
+
+/// The generation before the present one, until it is retired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EarlierState {
+    pub(super) generation: Generation,
+    pub(super) crl_number: CrlNumbers,
 }
 
 /// The content of `pki.toml`.
@@ -88,7 +149,14 @@ pub(super) struct State {
     version: u32,
     #[serde(with = "trust_domain_text")]
     pub(super) trust_domain: TrustDomain,
+    #[serde(default, skip_serializing_if = "Generation::is_first")]
+    pub(super) generation: Generation,
+    /// A rotation was decided and its files are not all in their places.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unsettled: bool,
     pub(super) crl_number: CrlNumbers,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) earlier: Option<EarlierState>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) revoked: Vec<RevokedCertificate>,
 }
@@ -116,17 +184,54 @@ impl CrlNumbers {
 impl State {
     pub(super) fn new(trust_domain: TrustDomain) -> Self {
         Self {
-            version: VERSION,
+            version: 1,
             trust_domain,
+            generation: Generation::FIRST,
+            unsettled: false,
             crl_number: CrlNumbers::default(),
+            earlier: None,
             revoked: Vec::new(),
         }
     }
 
-    pub(super) fn is_revoked(&self, issuer: AuthorityName, serial: &str) -> bool {
+    pub(super) fn is_revoked(&self, issuer: Signatory, serial: &str) -> bool {
         self.revoked
             .iter()
-            .any(|entry| entry.issuer == issuer && entry.serial == serial)
+            .any(|entry| entry.is_of(issuer) && entry.serial == serial)
+    }
+
+    /// Takes the next list number of an authority; 0 for one that is retired.
+    pub(super) fn take_number(&mut self, signatory: Signatory) -> u64 {
+        if signatory.generation == self.generation {
+            return self.crl_number.take_next(signatory.name);
+        }
+        match &mut self.earlier {
+            Some(earlier) if earlier.generation == signatory.generation => {
+                earlier.crl_number.take_next(signatory.name)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Makes the present generation the earlier one. From the moment this is
+    /// written, the rotation is going to be completed.
+    pub(super) fn rotate(&mut self, crl_number: CrlNumbers) {
+        self.earlier = Some(EarlierState {
+            generation: self.generation,
+            crl_number: self.crl_number,
+        });
+        self.version = VERSION;
+        self.generation = self.generation.next();
+        self.crl_number = crl_number;
+        self.unsettled = true;
+    }
+
+    /// Forgets the earlier generation and its revocations.
+    pub(super) fn retire(&mut self) {
+        if let Some(earlier) = self.earlier.take() {
+            self.revoked
+                .retain(|entry| entry.generation != earlier.generation);
+        }
     }
 
     pub(super) fn read(path: &Path) -> Result<Self, StateError> {
@@ -231,12 +336,35 @@ mod tests {
         assert_eq!(state.crl_number.take_next(AuthorityName::Intermediate), 1);
         state.revoked.push(RevokedCertificate {
             issuer: AuthorityName::Intermediate,
+            generation: Generation::FIRST,
             serial: "0badc0de".to_owned(),
             time: 1_770_000_000,
             reason: RevocationReason::KeyCompromise,
         });
         state.write(&path).unwrap();
         assert_eq!(State::read(&path).unwrap(), state);
+    }
+
+    #[test]
+    fn only_a_rotated_authority_needs_the_newer_format() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pki.toml");
+        let mut state = State::new(TrustDomain::parse("example.org").unwrap());
+        state.write(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("version = 1") && !text.contains("generation"));
+        state.rotate(CrlNumbers::default());
+        state.write(&path).unwrap();
+        assert_eq!(State::read(&path).unwrap(), state);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("version = 2") && text.contains("generation = 2"));
+        let earlier = Signatory {
+            name: AuthorityName::Root,
+            generation: Generation::FIRST,
+        };
+        assert_eq!(state.take_number(earlier), 1);
+        state.retire();
+        assert_eq!(state.take_number(earlier), 0);
     }
 
     #[test]
@@ -254,7 +382,7 @@ mod tests {
                 "version = 1\ntrust_domain = \"a\"\nx = 1\n[crl_number]\nroot=1\nintermediate=1",
                 false,
             ),
-            ("version = 2\nanything = 1", true),
+            ("version = 3\nanything = 1", true),
         ] {
             std::fs::write(&path, content).unwrap();
             let error = State::read(&path).unwrap_err();

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 
 use crate::identity::text::printable;
 
@@ -152,7 +152,7 @@ pub(super) fn write(
 /// leaves no trace; what can fail for want of space or rights has not failed.
 #[derive(Debug)]
 pub(super) struct Staged {
-    aside: NamedTempFile,
+    aside: TempPath,
     path: PathBuf,
     existing: Existing,
 }
@@ -183,13 +183,21 @@ impl Staged {
             .and_then(|()| aside.as_file().sync_all())
             .map_err(StoreError::io("write", path))?;
         Ok(Self {
-            aside,
+            // Closed: there may be thousands of them.
+            aside: aside.into_temp_path(),
             path: path.to_owned(),
             existing,
         })
     }
 
     pub(super) fn place(self) -> Result<(), StoreError> {
+        let path = self.path.clone();
+        self.place_unsynced()?;
+        sync_directory(parent(&path))
+    }
+
+    /// Without syncing the directory, which the caller does once for many.
+    pub(super) fn place_unsynced(self) -> Result<(), StoreError> {
         let Self {
             aside,
             path,
@@ -202,8 +210,7 @@ impl Staged {
         placed.map_err(|failure| match failure.error.kind() {
             io::ErrorKind::AlreadyExists => StoreError::Exists(path.clone()),
             _ => StoreError::io("create", &path)(failure.error),
-        })?;
-        sync_directory(parent(&path))
+        })
     }
 }
 
@@ -237,6 +244,16 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Removes a directory and what is in it, if it is there.
+pub(super) fn remove_directory(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -244,7 +261,7 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-fn sync_directory(path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(StoreError::io("sync directory", path))

@@ -1,6 +1,7 @@
 //! `countersign pki` as a person or a script meets it: files, exit codes, words,
 //! and what other TLS stacks think of the certificates.
 
+mod bulk;
 mod crashes;
 mod files;
 mod fixtures;
@@ -11,6 +12,7 @@ mod passphrases;
 mod refusals;
 mod requests;
 mod revocation;
+mod rotation;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

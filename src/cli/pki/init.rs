@@ -40,7 +40,7 @@ const NO_CONSTRAINTS: &str = "an authority of a SPIFFE trust domain takes no nam
 
 /// The kind of the authority's keys.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum KeyType {
+pub(super) enum KeyType {
     /// ECDSA on P-256: fast everywhere.
     P256,
     /// ECDSA on P-384: many times slower to verify.

@@ -1,13 +1,15 @@
 //! `countersign pki issue`.
 
-use std::path::PathBuf;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::passphrase::PassphraseArgs;
 use super::with_remedy;
-use super::words::{absolute, moment, shell};
+use super::words::{absolute, moment, read_file_or_stdin, shell};
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
 use crate::pki::request::label_for;
@@ -22,6 +24,7 @@ Examples:
   countersign pki issue gateway --dir certs --profile server --dns localhost --ip 127.0.0.1
   countersign pki issue checkout --dir certs --spiffe /ns/shop/sa/checkout --lifetime 7d
   countersign pki issue alice --dir certs --email alice@example.org --out /run/alice/tls
+  countersign pki issue --from callers.txt --dir certs --lifetime 7d
 
 Writes PREFIX.pem (the leaf, then the intermediate) and PREFIX.key (mode 0600). PREFIX is
 DIR/issued/NAME; for a SPIFFE ID the last segment of its path counts as NAME.
@@ -32,7 +35,11 @@ URIs and must belong to the authority's trust domain.
 
 Without --profile the names decide: SPIFFE IDs, host names and addresses get `peer` (client
 and server), wildcards `server`, mail addresses and other URIs `client`. A certificate with a
-SPIFFE ID carries both usages always, as X509-SVID demands.";
+SPIFFE ID carries both usages always, as X509-SVID demands.
+
+--from reads one NAME per line; empty lines and lines that begin with # do not count. Names of
+the list that have a live certificate in its place already are skipped, so a run that was
+stopped is continued by repeating it.";
 
 /// What a certificate is for.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -60,7 +67,15 @@ impl From<Profile> for CertificateProfile {
 #[command(after_help = EXAMPLES)]
 pub(super) struct IssueArgs {
     /// Who the certificate is for; also names its files.
-    name: String,
+    #[arg(required_unless_present = "from")]
+    name: Option<String>,
+    /// Issue a certificate for each line of LIST, or of standard input with `-`.
+    #[arg(
+        long,
+        value_name = "LIST",
+        conflicts_with_all = ["name", "spiffe", "dns", "ip", "email", "uri", "out"],
+    )]
+    from: Option<PathBuf>,
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
@@ -96,21 +111,99 @@ pub(super) struct IssueArgs {
 }
 
 pub(super) fn run(args: &IssueArgs, output: Output) -> Result<Exit, CliError> {
-    let label = label_for(&args.name).map_err(|error| {
-        CliError::usage(format!(
-            "{error}; give a plain NAME, and the certificate's names with \
-             --spiffe, --dns, --ip, --email or --uri"
-        ))
-    })?;
+    match (&args.from, &args.name) {
+        (Some(list), _) => issue_list(list, args, output),
+        (None, Some(name)) => issue_one(name, args, output),
+        (None, None) => Err(CliError::usage("give a NAME or --from LIST")),
+    }
+}
+
+fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = Pki::open(&args.dir)?;
-    let names = names(args, &pki).map_err(PkiError::from)?;
-    let mut request = IssueRequest::new(label, names).overwrite(args.force);
+    let content = read_file_or_stdin(list)?;
+    let text = str::from_utf8(&content)
+        .map_err(|error| CliError::usage(format!("{} is not text: {error}", list.display())))?;
+    let mut requests = Vec::new();
+    // Before asking for a passphrase: can all of it be issued?
+    for (index, line) in text.lines().enumerate() {
+        let name = line.trim();
+        if name.is_empty() || name.starts_with('#') {
+            continue;
+        }
+        let request = listed(name, args).and_then(|request| {
+            pki.check_names(&request)
+                .map_err(|error| error.to_string())?;
+            Ok(request)
+        });
+        requests.push(request.map_err(|error| {
+            CliError::usage(format!("{} line {}: {error}", list.display(), index + 1))
+        })?);
+    }
+    args.passphrase
+        .unlock(&mut pki, AuthorityName::Intermediate)?;
+    let shows_progress = io::stderr().is_terminal() && !output.is_json();
+    let started = Instant::now();
+    let mut up = "";
+    let done = pki
+        .issue_many(&requests, &mut |done| {
+            if shows_progress {
+                let percent = (done.issued + done.skipped) * 100 / done.total.max(1);
+                output.note(format_args!(
+                    "{up}{percent:3} %  {} issued, {} skipped, of {}",
+                    done.issued, done.skipped, done.total
+                ));
+                // The next one in place of this one.
+                up = "\x1b[1A\x1b[2K";
+            }
+        })
+        .map_err(|error| with_remedy(error, "--force replaces it"))?;
+    let seconds = started.elapsed().as_secs_f64();
+    output.json(&json!({
+        "total": done.total,
+        "issued": done.issued,
+        "skipped": done.skipped,
+        "seconds": seconds,
+        "directory": absolute(&pki.layout().directory().join("issued")),
+    }));
+    output.say(format_args!(
+        "Issued {} certificates in {seconds:.1} seconds, skipped {} that were there: {}",
+        done.issued,
+        done.skipped,
+        pki.layout().directory().join("issued").display(),
+    ));
+    Ok(Exit::Done)
+}
+
+/// The request that a line of a list stands for.
+fn listed(name: &str, args: &IssueArgs) -> Result<IssueRequest, String> {
+    let label = label_for(name).map_err(|error| error.to_string())?;
+    let names = SubjectNames::new()
+        .or_name(name)
+        .map_err(|error| error.to_string())?;
+    Ok(with_options(IssueRequest::new(label, names), args))
+}
+
+fn with_options(request: IssueRequest, args: &IssueArgs) -> IssueRequest {
+    let mut request = request.overwrite(args.force);
     if let Some(profile) = args.profile {
         request = request.profile(profile.into());
     }
     if let Some(lifetime) = args.lifetime {
         request = request.lifetime(lifetime);
     }
+    request
+}
+
+fn issue_one(name: &str, args: &IssueArgs, output: Output) -> Result<Exit, CliError> {
+    let label = label_for(name).map_err(|error| {
+        CliError::usage(format!(
+            "{error}; give a plain NAME, and the certificate's names with \
+             --spiffe, --dns, --ip, --email or --uri"
+        ))
+    })?;
+    let mut pki = Pki::open(&args.dir)?;
+    let names = names(name, args, &pki).map_err(PkiError::from)?;
+    let mut request = with_options(IssueRequest::new(label, names), args);
     if let Some(prefix) = &args.out {
         request = request.out(prefix);
     }
@@ -130,7 +223,7 @@ pub(super) fn run(args: &IssueArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-fn names(args: &IssueArgs, pki: &Pki) -> Result<SubjectNames, RequestError> {
+fn names(name: &str, args: &IssueArgs, pki: &Pki) -> Result<SubjectNames, RequestError> {
     let mut names = SubjectNames::new();
     if let Some(text) = &args.spiffe {
         names = names.spiffe_text(text, pki.trust_domain())?;
@@ -138,8 +231,8 @@ fn names(args: &IssueArgs, pki: &Pki) -> Result<SubjectNames, RequestError> {
     for uri in &args.uri {
         names = names.uri(uri)?;
     }
-    for name in &args.dns {
-        names = names.dns(name)?;
+    for host in &args.dns {
+        names = names.dns(host)?;
     }
     for address in &args.ip {
         names = names.ip_text(address)?;
@@ -147,7 +240,7 @@ fn names(args: &IssueArgs, pki: &Pki) -> Result<SubjectNames, RequestError> {
     for address in &args.email {
         names = names.email(address)?;
     }
-    names.or_name(&args.name)
+    names.or_name(name)
 }
 
 fn report(issued: &Issued, pki: &Pki, args: &IssueArgs, output: Output) {

@@ -13,6 +13,7 @@ mod list;
 pub(in crate::cli) mod passphrase;
 mod renew;
 mod revoke;
+mod rotate;
 mod sign;
 mod verify;
 mod words;
@@ -45,6 +46,8 @@ enum PkiCommand {
     Revoke(revoke::RevokeArgs),
     /// Sign revocation lists anew, before they run out.
     Crl(revoke::CrlArgs),
+    /// Replace root and intermediate in stages, with both trusted in between.
+    Rotate(rotate::RotateArgs),
     /// Show what a certificate, request, list, PKCS#12 file or key set says, with lints.
     Inspect(inspect::InspectArgs),
     /// Write a certificate or the trusted roots in another form.
@@ -65,6 +68,7 @@ pub(crate) fn run(args: &PkiArgs, output: Output) -> Result<Exit, CliError> {
         PkiCommand::List(args) => list::run(args, output),
         PkiCommand::Revoke(args) => revoke::revoke(args, output),
         PkiCommand::Crl(args) => revoke::crl(args, output),
+        PkiCommand::Rotate(args) => rotate::run(args, output),
         PkiCommand::Inspect(args) => inspect::run(args, output),
         PkiCommand::Export(args) => export::run(args, output),
         PkiCommand::Verify(args) => verify::run(args, output),

@@ -35,7 +35,8 @@ Examples:
 
 The root's list is good for a year, the intermediate's for 7 days, unless --lifetime says
 otherwise. Run this before they run out: a gateway with revocation = \"hard\" refuses every
-certificate once its issuer's list is out of date.";
+certificate once its issuer's list is out of date. During a rotation the earlier generation's
+lists are signed as well, into the same files.";
 
 /// Arguments of `countersign pki revoke`.
 #[derive(Debug, Args)]
@@ -110,7 +111,10 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
     let mut pki = Pki::open(&args.dir)?;
     let target = target(args, &pki)?;
     // Before asking for a passphrase: is there anything to revoke?
-    let (authority, _) = pki.find(&target)?;
+    let authority = match pki.find(&target)?.first() {
+        Some((signatory, _)) => signatory.name,
+        None => AuthorityName::Intermediate,
+    };
     args.passphrase.unlock(&mut pki, authority)?;
     let revocation = pki.revoke(&target, args.reason)?;
     let documents: Vec<_> = revocation
@@ -127,7 +131,8 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
         .collect();
     let mut document = json!({
         "issuer": authority.as_str(),
-        "crl": list_document(&revocation.list),
+        "crl": revocation.lists.first().map(list_document),
+        "crls": revocation.lists.iter().map(list_document).collect::<Vec<_>>(),
     });
     // The usual case, one certificate, can be read without a loop.
     if let ([only], Some(fields)) = (documents.as_slice(), document.as_object_mut())
@@ -151,7 +156,9 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
             output.say(format_args!("Revoked {} ({}).", entry.serial, entry.reason));
         }
     }
-    say_list(&revocation.list, output);
+    for list in &revocation.lists {
+        say_list(list, output);
+    }
     Ok(Exit::Done)
 }
 
@@ -199,7 +206,7 @@ pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
     let mut lists = Vec::with_capacity(authorities.len());
     for authority in authorities {
         args.passphrase.unlock(&mut pki, *authority)?;
-        lists.push(pki.sign_list(*authority, args.lifetime)?);
+        lists.extend(pki.sign_lists(*authority, args.lifetime)?);
     }
     output.json(&json!({ "crls": lists.iter().map(list_document).collect::<Vec<_>>() }));
     for list in &lists {
@@ -211,6 +218,7 @@ pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
 fn list_document(list: &SignedList) -> serde_json::Value {
     json!({
         "issuer": list.authority.as_str(),
+        "generation": list.generation.number(),
         "path": absolute(&list.path),
         "number": list.number,
         "this_update": clock::rfc3339(list.this_update),

@@ -112,6 +112,12 @@ impl AuthorityCertificate {
         &self.facts
     }
 
+    /// Its subject, encoded.
+    #[must_use]
+    pub fn subject_der(&self) -> &[u8] {
+        &self.subject_der
+    }
+
     /// The trust domain it vouches for.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {

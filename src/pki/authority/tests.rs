@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::*;
 use crate::identity::leaf::key_usage;
 use crate::pki::revocation::RevocationReason;
-use crate::pki::state::{AuthorityName, RevokedCertificate};
+use crate::pki::state::{AuthorityName, Generation, RevokedCertificate};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -256,6 +256,7 @@ fn lists_carry_number_dates_key_identifier_and_reasons() {
     let (_, intermediate) = authorities();
     let entry = |serial: &str, reason| RevokedCertificate {
         issuer: AuthorityName::Intermediate,
+        generation: Generation::FIRST,
         serial: serial.to_owned(),
         time: NOW - 10,
         reason,
@@ -315,6 +316,7 @@ fn webpki_accepts_chains_and_lists() {
     let revoked = leaf(&intermediate, "b", CertificateProfile::PEER, None, NOW).unwrap();
     let entry = RevokedCertificate {
         issuer: AuthorityName::Intermediate,
+        generation: Generation::FIRST,
         serial: revoked.facts.serial_hex(),
         time: NOW,
         reason: RevocationReason::KeyCompromise,

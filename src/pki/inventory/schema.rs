@@ -41,6 +41,11 @@ pub(super) const INSERT: &str = "
         not_after, thumbprint, certificate, issued_at, issued_by, cause)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 
+pub(super) const HAS_LIVE: &str = "
+    SELECT 1 FROM name JOIN certificate ON certificate.id = name.certificate
+    WHERE name.name = ?2 AND certificate.certificate = ?3 AND not_after >= ?4
+        AND revoked_at IS NULL AND issuer_key IN (SELECT value FROM json_each(?1))";
+
 pub(super) const FIND: &str = "
     SELECT * FROM certificate
     WHERE id > :after

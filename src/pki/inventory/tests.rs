@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::pki::revocation::RevocationReason;
-use crate::pki::state::AuthorityName;
+use crate::pki::state::{AuthorityName, Generation};
 
 fn new(serial: &str, names: &[&str], not_after: i64) -> NewEntry {
     NewEntry {
@@ -40,6 +40,7 @@ fn filters_find_what_they_say() {
     inventory.record(&entries).unwrap();
     let revoked = RevokedCertificate {
         issuer: AuthorityName::Intermediate,
+        generation: Generation::FIRST,
         serial: "02".to_owned(),
         time: 5,
         reason: RevocationReason::KeyCompromise,

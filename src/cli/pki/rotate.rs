@@ -1,0 +1,275 @@
+//! `countersign pki rotate`: prepare, status, retire.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde_json::json;
+
+use super::init::KeyType;
+use super::passphrase::PassphraseArgs;
+use super::words::{absolute, moment};
+use crate::cli::{CliError, Exit, Output};
+use crate::clock;
+use crate::identity::text::printable;
+use crate::pki::{
+    AuthorityCertificate, AuthorityName, Entry, Lifetime, Pki, PkiError, RotationOptions,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  countersign pki rotate prepare --dir certs
+  countersign pki rotate status --dir certs
+  countersign pki renew certs/issued/checkout.pem --dir certs
+  countersign pki rotate retire --dir certs
+
+prepare makes a new root and intermediate; both roots are in DIR/trust.pem from then on, and
+new certificates come from the new one. Renew what status lists, then retire the old root.";
+
+const PREPARE_EXAMPLES: &str = "\
+Examples:
+  countersign pki rotate prepare --dir certs
+  countersign pki rotate prepare --dir certs --passphrase-file pass --key-type p384
+
+Hand out DIR/trust.pem to gateways, services and clients before new certificates are issued:
+whoever does not know the new root refuses them. DIR/crl/*.crl hold the lists of both
+generations. The earlier root and intermediate move to DIR/earlier; new keys are sealed if the
+earlier ones are, with the same passphrase. Imported roots are replaced by one made here.";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  countersign pki rotate status --dir certs
+  countersign pki rotate status --dir certs --json
+
+Lists the live certificates that still depend on the earlier generation. Exit code 3 while
+there are any, 0 when the earlier root can be retired or there is none.";
+
+const RETIRE_EXAMPLES: &str = "\
+Examples:
+  countersign pki rotate retire --dir certs
+  countersign pki rotate retire --dir certs --force
+
+Takes the earlier root out of DIR/trust.pem and moves its generation to DIR/retired. Refused
+while live certificates depend on it; --force retires it all the same, and gateways refuse
+those certificates as soon as they read the new DIR/trust.pem.";
+
+/// Longest listing for a person.
+const PAGE: u32 = 1_000;
+
+/// Arguments of `countersign pki rotate`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct RotateArgs {
+    #[command(subcommand)]
+    step: Step,
+}
+
+#[derive(Debug, Subcommand)]
+enum Step {
+    /// Make a new root and intermediate, trusted beside the present ones.
+    Prepare(PrepareArgs),
+    /// Say who still depends on the earlier generation.
+    Status(StatusArgs),
+    /// Trust the earlier root no longer.
+    Retire(RetireArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = PREPARE_EXAMPLES)]
+struct PrepareArgs {
+    /// The authority's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// The kind of the new keys.
+    #[arg(long, value_enum, default_value = "p256", value_name = "TYPE")]
+    key_type: KeyType,
+    /// How long the new root is good for [default and limit: 3652d].
+    #[arg(long, value_name = "TIME")]
+    root_lifetime: Option<Lifetime>,
+    /// How long the new intermediate is good for [default: 1826d; at most 3652d].
+    #[arg(long, value_name = "TIME")]
+    intermediate_lifetime: Option<Lifetime>,
+    #[command(flatten)]
+    passphrase: PassphraseArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = STATUS_EXAMPLES)]
+struct StatusArgs {
+    /// The authority's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = RETIRE_EXAMPLES)]
+struct RetireArgs {
+    /// The authority's directory.
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Even while live certificates depend on it.
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(args: &RotateArgs, output: Output) -> Result<Exit, CliError> {
+    match &args.step {
+        Step::Prepare(args) => prepare(args, output),
+        Step::Status(args) => status(args, output),
+        Step::Retire(args) => retire(args, output),
+    }
+}
+
+fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
+    let mut pki = Pki::open(&args.dir)?;
+    // Before asking for a passphrase: is there one under way?
+    if let Some(rotation) = pki.rotation()? {
+        return Err(PkiError::RotationUnderWay(rotation.earlier).into());
+    }
+    args.passphrase
+        .unlock(&mut pki, AuthorityName::Intermediate)?;
+    pki.prepare_rotation(&RotationOptions {
+        algorithm: args.key_type.into(),
+        root_lifetime: args.root_lifetime,
+        intermediate_lifetime: args.intermediate_lifetime,
+    })?;
+    let rotation = pki.rotation()?.ok_or(PkiError::NothingToRetire)?;
+    output.json(&json!({
+        "generation": pki.generation().number(),
+        "root": authority_document(pki.authority(AuthorityName::Root)),
+        "intermediate": authority_document(pki.authority(AuthorityName::Intermediate)),
+        "trust": absolute(&pki.layout().trust()),
+        "earlier": absolute(pki.layout().earlier().directory()),
+        "dependents": rotation.dependents,
+    }));
+    output.say(format_args!(
+        "\
+Generation {number} issues from now on; both roots are trusted.
+
+  root           {root}  until {root_end}
+  intermediate   {intermediate}  until {intermediate_end}
+  trusted roots  {trust}
+  earlier        {earlier}  {dependents} live certificates depend on it
+
+Next, hand out the trusted roots and the lists in {lists}, renew the certificates that
+`countersign pki rotate status` lists, then run `countersign pki rotate retire`.",
+        number = pki.generation().number(),
+        root = pki.layout().certificate(AuthorityName::Root).display(),
+        root_end = moment(pki.authority(AuthorityName::Root).facts().not_after),
+        intermediate = pki
+            .layout()
+            .certificate(AuthorityName::Intermediate)
+            .display(),
+        intermediate_end = moment(pki.authority(AuthorityName::Intermediate).facts().not_after),
+        trust = pki.layout().trust().display(),
+        earlier = pki.layout().earlier().directory().display(),
+        dependents = rotation.dependents,
+        lists = pki.layout().directory().join("crl").display(),
+    ));
+    Ok(Exit::Done)
+}
+
+fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
+    let pki = Pki::open(&args.dir)?;
+    let generation = pki.generation().number();
+    let Some(rotation) = pki.rotation()? else {
+        output.json(&json!({ "generation": generation, "earlier": null, "dependents": 0 }));
+        output.say(format_args!(
+            "Generation {generation} alone is trusted; no rotation is under way."
+        ));
+        return Ok(Exit::Done);
+    };
+    let limit = (!output.is_json()).then_some(PAGE);
+    let dependents = pki.dependents(limit)?;
+    output.json(&json!({
+        "generation": generation,
+        "earlier": {
+            "generation": rotation.earlier.number(),
+            "root": authority_document(rotation.root),
+            "intermediate": authority_document(rotation.intermediate),
+        },
+        "dependents": rotation.dependents,
+        "certificates": dependents.iter().map(document).collect::<Vec<_>>(),
+    }));
+    if rotation.dependents == 0 {
+        output.say(format_args!(
+            "No live certificate depends on generation {}; next: countersign pki rotate retire",
+            rotation.earlier.number()
+        ));
+        return Ok(Exit::Done);
+    }
+    output.say(format_args!(
+        "{} live certificates depend on generation {}:",
+        rotation.dependents,
+        rotation.earlier.number()
+    ));
+    output.say(table(&dependents));
+    if rotation.dependents > u64::from(PAGE) && !output.is_json() {
+        output.note("there are more: --json lists all of them");
+    }
+    Ok(Exit::No)
+}
+
+fn retire(args: &RetireArgs, output: Output) -> Result<Exit, CliError> {
+    let mut pki = Pki::open(&args.dir)?;
+    let retired = pki.retire(args.force)?;
+    output.json(&json!({
+        "generation": pki.generation().number(),
+        "retired": retired.generation.number(),
+        "directory": absolute(&retired.directory),
+        "trust": absolute(&pki.layout().trust()),
+        "abandoned": retired.abandoned,
+    }));
+    output.say(format_args!(
+        "\
+Generation {} is no longer in {}; hand that file out again.
+Its certificates and keys are in {}; destroy the keys once nobody trusts its root.",
+        retired.generation.number(),
+        pki.layout().trust().display(),
+        retired.directory.display(),
+    ));
+    if retired.abandoned > 0 {
+        output.note(format_args!(
+            "note: {} certificates that have not expired will be refused",
+            retired.abandoned
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+fn authority_document(authority: &AuthorityCertificate) -> serde_json::Value {
+    json!({
+        "subject": authority.facts().subject,
+        "serial": authority.facts().serial_hex(),
+        "not_after": clock::rfc3339(authority.facts().not_after),
+    })
+}
+
+fn document(entry: &Entry) -> serde_json::Value {
+    json!({
+        "id": entry.id,
+        "serial": entry.serial,
+        "identity": entry.names.first(),
+        "names": entry.names,
+        "profile": entry.profile,
+        "not_after": clock::rfc3339(entry.not_after),
+        "certificate": entry.certificate,
+    })
+}
+
+fn table(dependents: &[Entry]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_header(["ENDS", "SERIAL", "NAMES", "FILE"]);
+    for entry in dependents {
+        table.add_row([
+            moment(entry.not_after),
+            entry.serial.clone(),
+            printable(&entry.names.join(", ")),
+            printable(&entry.certificate.to_string_lossy()),
+        ]);
+    }
+    table
+}

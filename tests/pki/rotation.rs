@@ -1,0 +1,261 @@
+//! Replacing root and intermediate: both trusted in between, nobody cut off
+//! unasked, nothing half done after a kill.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::{Authority, Run, certificates, has_tool, pki, revocation_list};
+
+fn issue(authority: &Authority, name: &str) -> String {
+    let id = format!("spiffe://example.org/{name}");
+    let document = authority.run(&["issue", &id, "--json"]).done().json();
+    document["serial"].as_str().unwrap().to_owned()
+}
+
+fn rotate(authority: &Authority, arguments: &[&str]) -> Run {
+    let mut command = pki(&["rotate"]);
+    let (step, rest) = arguments.split_first().unwrap();
+    command.arg(step).arg("--dir").arg(authority.dir());
+    Run::of(command.args(rest))
+}
+
+/// What OpenSSL says of a leaf, with every list that is published.
+fn openssl(authority: &Authority, leaf: &str) -> Run {
+    let leaf = authority.path(&format!("issued/{leaf}.pem"));
+    let mut command = Command::new("openssl");
+    command.args(["verify", "-x509_strict", "-crl_check_all", "-CAfile"]);
+    command.arg(authority.path("trust.pem"));
+    for list in ["crl/root.crl", "crl/intermediate.crl"] {
+        command.arg("-CRLfile").arg(authority.path(list));
+    }
+    command.arg("-untrusted").arg(&leaf).arg(&leaf);
+    Run::of(command.stdin(Stdio::null()))
+}
+
+/// How many lists a file holds, and how many entries all of them have.
+fn lists(path: &Path) -> (usize, usize) {
+    let content = std::fs::read(path).unwrap();
+    let blocks: Vec<_> = x509_parser::pem::Pem::iter_from_buffer(&content)
+        .map(Result::unwrap)
+        .collect();
+    let entries = blocks
+        .iter()
+        .map(|block| {
+            let (_, list) = x509_parser::parse_x509_crl(&block.contents).unwrap();
+            list.iter_revoked_certificates().count()
+        })
+        .sum();
+    (blocks.len(), entries)
+}
+
+#[test]
+fn both_generations_are_good_until_the_earlier_one_is_retired() {
+    let authority = Authority::new();
+    let old = issue(&authority, "old");
+    let revoked = issue(&authority, "revoked");
+    let none = rotate(&authority, &["status", "--json"]).done().json();
+    assert_eq!(
+        (&none["generation"], &none["dependents"]),
+        (&1.into(), &0.into())
+    );
+    rotate(&authority, &["retire"]).refused(1, "no earlier generation");
+
+    let earlier_root = authority.read("root.pem");
+    let prepared = rotate(&authority, &["prepare", "--json"]).done().json();
+    assert_eq!(prepared["generation"], 2);
+    assert_eq!(prepared["dependents"], 2);
+    assert_eq!(authority.read("earlier/root.pem"), earlier_root);
+    assert_ne!(authority.read("root.pem"), earlier_root);
+    assert_eq!(certificates(&authority.path("trust.pem")).len(), 2);
+    assert!(!authority.path("next").exists());
+    rotate(&authority, &["prepare"]).refused(1, "not retired yet");
+    issue(&authority, "new");
+
+    // The earlier intermediate's certificates can still be revoked and renewed.
+    let document = authority
+        .run(&["revoke", "--serial", &revoked, "--json"])
+        .done()
+        .json();
+    assert_eq!(document["crl"]["generation"], 1);
+    let list = authority.path("crl/intermediate.crl");
+    assert_eq!(lists(&list), (2, 1));
+    // The present generation's list stands first.
+    assert_eq!(revocation_list(&list), (1, Vec::new()));
+    let signed = authority.run(&["crl", "--json"]).done().json();
+    assert_eq!(signed["crls"].as_array().unwrap().len(), 4);
+    assert_eq!(lists(&list), (2, 1));
+    assert_eq!(revocation_list(&list), (2, Vec::new()));
+    if has_tool("openssl", "version") {
+        openssl(&authority, "old").done();
+        openssl(&authority, "new").done();
+        assert!(openssl(&authority, "revoked").stderr.contains("revoked"));
+    }
+
+    let status = rotate(&authority, &["status", "--json"]);
+    assert_eq!(status.code, 3, "{}", status.stderr);
+    let status = status.json();
+    assert_eq!(status["dependents"], 1);
+    assert_eq!(status["certificates"][0]["serial"], old.as_str());
+    rotate(&authority, &["retire"]).refused(1, "1 live certificates depend");
+    assert_eq!(certificates(&authority.path("trust.pem")).len(), 2);
+
+    let file = authority.path("issued/old.pem");
+    authority.run(&["renew", file.to_str().unwrap()]).done();
+    // Renewing does not end the certificate before it.
+    rotate(&authority, &["retire"]).refused(1, "depend");
+    authority.run(&["revoke", "--serial", &old]).done();
+    rotate(&authority, &["status"]).done();
+    let retired = rotate(&authority, &["retire", "--json"]).done().json();
+    assert_eq!(
+        (&retired["retired"], &retired["abandoned"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(authority.read("retired/1/root.pem"), earlier_root);
+    assert_eq!(certificates(&authority.path("trust.pem")).len(), 1);
+    assert_eq!(lists(&list), (1, 0));
+    if has_tool("openssl", "version") {
+        openssl(&authority, "old").done();
+        openssl(&authority, "new").done();
+        assert_ne!(openssl(&authority, "revoked").code, 0);
+    }
+    // And again, with numbers of its own.
+    rotate(&authority, &["prepare"]).done();
+    rotate(&authority, &["retire", "--force"]).done();
+    assert!(authority.path("retired/2/root.pem").exists());
+    assert!(openssl_refuses(&authority, "new"));
+}
+
+fn openssl_refuses(authority: &Authority, leaf: &str) -> bool {
+    !has_tool("openssl", "version") || openssl(authority, leaf).code != 0
+}
+
+#[test]
+fn a_name_of_both_generations_is_revoked_in_both() {
+    let authority = Authority::new();
+    issue(&authority, "a");
+    rotate(&authority, &["prepare"]).done();
+    let file = authority.path("issued/a.pem");
+    authority.run(&["renew", file.to_str().unwrap()]).done();
+    authority
+        .run(&["revoke", "--identity", "/a"])
+        .refused(2, "2 live certificates");
+    let document = authority
+        .run(&["revoke", "--identity", "/a", "--all", "--json"])
+        .done()
+        .json();
+    assert_eq!(document["crls"].as_array().unwrap().len(), 2);
+    assert_eq!(lists(&authority.path("crl/intermediate.crl")), (2, 2));
+    let listed = authority
+        .run(&["list", "--revoked", "--json"])
+        .done()
+        .json();
+    assert_eq!(listed["certificates"].as_array().unwrap().len(), 2);
+    // The intermediate itself, too.
+    let earlier = authority.path("earlier/intermediate.pem");
+    authority
+        .run(&["revoke", "--cert", earlier.to_str().unwrap()])
+        .done();
+    assert_eq!(lists(&authority.path("crl/root.crl")), (2, 1));
+    issue(&authority, "b");
+}
+
+#[test]
+fn sealed_keys_stay_sealed_with_the_same_passphrase() {
+    let authority = Authority::new();
+    let phrase = authority.home.path().join("phrase");
+    let wrong = authority.home.path().join("wrong");
+    std::fs::write(&phrase, "correct horse\n").unwrap();
+    std::fs::write(&wrong, "wrong\n").unwrap();
+    let [phrase, wrong] = [&phrase, &wrong].map(|path| path.to_str().unwrap());
+    authority
+        .run(&[
+            "init",
+            "--trust-domain",
+            "example.org",
+            "--force",
+            "--passphrase-file",
+            phrase,
+        ])
+        .done();
+    let before = authority.read("root.pem");
+    rotate(&authority, &["prepare"]).refused(2, "passphrase");
+    rotate(&authority, &["prepare", "--passphrase-file", wrong]).refused(1, "passphrase");
+    assert_eq!(authority.read("root.pem"), before);
+    rotate(&authority, &["prepare", "--passphrase-file", phrase]).done();
+    for key in ["root.key", "intermediate.key", "earlier/root.key"] {
+        let text = String::from_utf8(authority.read(key)).unwrap();
+        assert!(text.contains("ENCRYPTED"), "{key}");
+    }
+    authority.run(&["crl", "--passphrase-file", phrase]).done();
+}
+
+#[test]
+fn a_killed_rotation_leaves_the_old_one_or_both() {
+    let mut prepared = 0;
+    for index in 0..16_u64 {
+        let authority = Authority::new();
+        issue(&authority, "old");
+        let mut command = pki(&["rotate", "prepare", "--dir"]);
+        let mut child = command
+            .arg(authority.dir())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(index * 3));
+        // It may have ended already.
+        let _ = child.kill();
+        child.wait().unwrap();
+        // Whatever there is, works, and both leaves are good.
+        issue(&authority, "new");
+        let status = rotate(&authority, &["status", "--json"]).json();
+        let roots = certificates(&authority.path("trust.pem")).len();
+        let generation = status["generation"].as_u64().unwrap();
+        assert_eq!(roots as u64, generation);
+        prepared += generation - 1;
+        if has_tool("openssl", "version") {
+            openssl(&authority, "old").done();
+            openssl(&authority, "new").done();
+        }
+        if generation == 1 {
+            rotate(&authority, &["prepare"]).done();
+        }
+        assert_eq!(certificates(&authority.path("trust.pem")).len(), 2);
+        issue(&authority, "newer");
+        rotate(&authority, &["retire", "--force"]).done();
+        assert!(!authority.path("earlier").exists() && !authority.path("next").exists());
+    }
+    println!("{prepared} of 16 were prepared before the kill");
+}
+
+#[test]
+fn every_step_of_an_interrupted_rotation_is_completed() {
+    let authority = Authority::new();
+    issue(&authority, "old");
+    rotate(&authority, &["prepare"]).done();
+    // As if the process had ended after the first moves: some files of the new
+    // generation are still in next/, and pki.toml says so.
+    let state = String::from_utf8(authority.read("pki.toml")).unwrap();
+    let unsettled = state.replace("generation = 2\n", "generation = 2\nunsettled = true\n");
+    assert_ne!(state, unsettled);
+    std::fs::create_dir(authority.path("next")).unwrap();
+    for name in ["intermediate.pem", "intermediate.key"] {
+        std::fs::rename(
+            authority.path(name),
+            authority.path(&format!("next/{name}")),
+        )
+        .unwrap();
+    }
+    std::fs::write(authority.path("pki.toml"), unsettled).unwrap();
+    issue(&authority, "new");
+    assert_eq!(
+        String::from_utf8(authority.read("pki.toml")).unwrap(),
+        state
+    );
+    assert!(!authority.path("next").exists());
+    if has_tool("openssl", "version") {
+        openssl(&authority, "old").done();
+        openssl(&authority, "new").done();
+    }
+}
