@@ -171,6 +171,7 @@ async fn run(
     let audit = open_audit(&settings)?;
     let mut signals = Signals::new()?;
     let (stop, stopping) = watch::channel(false);
+    let (abort, aborting) = watch::channel(false);
     let (changed, changes) = watch::channel(snapshot.generation);
     let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
     let metrics = Arc::new(Metrics::default());
@@ -180,6 +181,7 @@ async fn run(
         metrics,
         changes,
         stopping,
+        aborting,
     });
     let count = settings
         .workers
@@ -226,22 +228,33 @@ async fn run(
         // Without a socket nobody can ask: only signals count.
         Ok(_) = drained.wait_for(|drain| *drain) => {}
     }
-    readiness.set_draining();
-    tracing::info!("stopping: connections may finish");
     let _ = accept_stop.send(true);
     let _ = stop.send(true);
+    // Said last: whoever reads it finds that it is so.
+    readiness.set_draining();
+    tracing::info!("stopping: connections may finish");
     let Ok(workers) = accepting.await else {
         return Err(io::Error::other("the acceptor panicked").into());
     };
-    let draining = tokio::task::spawn_blocking(move || workers.join());
-    tokio::select! {
-        _ = draining => tracing::info!("stopped"),
-        () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
-    }
+    join(workers, &mut signals, &abort).await;
     reloading.abort();
     control.end().await;
     drop(audit);
     Ok(())
+}
+
+/// Waits until connections have finished, or cuts them at a second signal.
+async fn join(workers: Workers, signals: &mut Signals, abort: &watch::Sender<bool>) {
+    let mut draining = tokio::task::spawn_blocking(move || workers.join());
+    tokio::select! {
+        _ = &mut draining => tracing::info!("stopped"),
+        () = signals.stop() => {
+            tracing::warn!("stopping at once by a second signal");
+            let _ = abort.send(true);
+            // Requests that are cut leave their audit lines.
+            let _ = draining.await;
+        }
+    }
 }
 
 /// Says what an operator should know of a configuration put into service.

@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub signer: AssertionSigner,
     /// Bounds on everything.
     pub limits: Limits,
+    /// Our certificate on the public listener, where that speaks TLS.
+    pub public_credentials: Option<Credentials>,
     /// Verified chains; shared with the snapshots before and after.
     pub paths: Arc<PathCache>,
 }

@@ -20,5 +20,7 @@ pub use readiness::{Readiness, Stage};
 pub use reload::{
     NobodyReloads, ReloadOutcome, ReloadQueue, ReloadRequests, ReloadWaiters, reload_channel,
 };
-pub use server::{ListenerTls, operators_router, serve, serve_on_socket, server_only_config};
+pub use server::{
+    ListenerTls, following_config, operators_router, serve, serve_on_socket, server_only_config,
+};
 pub use socket::{AdminSocket, ServedSocket, SocketError};

@@ -103,6 +103,8 @@ pub struct Offered {
     pub health: bool,
     /// `/metrics`.
     pub metrics: bool,
+    /// What exactly is wrong, in `/readyz`; it may name files and authorities.
+    pub details: bool,
 }
 
 impl Offered {
@@ -111,6 +113,7 @@ impl Offered {
         keys: true,
         health: true,
         metrics: true,
+        details: true,
     };
 }
 
@@ -120,6 +123,7 @@ impl From<&PublicSettings> for Offered {
             keys: settings.keys,
             health: settings.health,
             metrics: settings.metrics,
+            details: false,
         }
     }
 }
@@ -138,7 +142,7 @@ pub fn router(state: Arc<ControlState>, offered: Offered) -> Router {
     if offered.health {
         router = router
             .route("/healthz", get(alive))
-            .route("/readyz", get(ready));
+            .route("/readyz", get(move |state| ready(state, offered.details)));
     }
     if offered.metrics {
         router = router.route("/metrics", get(counters));
@@ -165,13 +169,16 @@ struct ReadyReport {
     problems: Vec<Problem>,
 }
 
-async fn ready(State(state): State<Arc<ControlState>>) -> Response {
+async fn ready(State(state): State<Arc<ControlState>>, details: bool) -> Response {
     let snapshot = state.snapshot.load();
     let stage = state.readiness.stage();
     let report = ReadyReport {
         status: stage,
         generation: snapshot.generation,
-        problems: state.problems(&snapshot),
+        problems: match details {
+            true => state.problems(&snapshot),
+            false => Vec::new(),
+        },
     };
     let status = match stage {
         Stage::Ready => StatusCode::OK,

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::header::HOST;
@@ -30,6 +31,7 @@ use tokio_rustls::TlsAcceptor;
 use super::public::{ControlState, Offered, answer, router};
 use super::socket::ServedSocket;
 use crate::crypto;
+use crate::snapshot::Snapshot;
 use crate::tls::Credentials;
 
 /// Most connections of one listener at once.
@@ -78,12 +80,29 @@ pub fn operators_router(state: Arc<ControlState>, port: u16) -> Router {
 /// # Errors
 /// When rustls refuses the configuration.
 pub fn server_only_config(credentials: &Credentials) -> Result<Arc<ServerConfig>, rustls::Error> {
+    with_resolver(Arc::new(Always(Arc::clone(credentials.certified()))))
+}
+
+fn with_resolver(
+    resolver: Arc<dyn ResolvesServerCert>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut tls = ServerConfig::builder_with_provider(crypto::provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Always(Arc::clone(credentials.certified()))));
+        .with_cert_resolver(resolver);
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(tls))
+}
+
+/// As [`server_only_config`], with whatever certificate the newest snapshot has:
+/// a renewed one is presented without a restart.
+///
+/// # Errors
+/// When rustls refuses the configuration.
+pub fn following_config(
+    snapshot: Arc<ArcSwap<Snapshot>>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    with_resolver(Arc::new(Newest(snapshot)))
 }
 
 /// Serves `router` until `stopping` becomes true, then lets requests finish for
@@ -291,6 +310,18 @@ struct Always(Arc<CertifiedKey>);
 impl ResolvesServerCert for Always {
     fn resolve(&self, _hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0))
+    }
+}
+
+/// Presents the certificate of the newest snapshot.
+#[derive(Debug)]
+struct Newest(Arc<ArcSwap<Snapshot>>);
+
+impl ResolvesServerCert for Newest {
+    fn resolve(&self, _hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let snapshot = self.0.load();
+        let credentials = snapshot.public_credentials.as_ref()?;
+        Some(Arc::clone(credentials.certified()))
     }
 }
 

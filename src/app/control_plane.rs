@@ -48,12 +48,11 @@ impl ControlPlane {
         let (stop, stopping) = watch::channel(false);
         let mut servers = JoinSet::new();
         if let (Some(socket), Some(public)) = (parts.public, &parts.settings.public) {
-            let tls = match &public.tls {
-                Some(credentials) => {
-                    let tls = admin::server_only_config(credentials).map_err(io::Error::other)?;
-                    ListenerTls::On(tls)
-                }
-                None => ListenerTls::Off,
+            let tls = if public.tls.is_some() {
+                let snapshot = Arc::clone(&parts.shared.snapshot);
+                ListenerTls::On(admin::following_config(snapshot).map_err(io::Error::other)?)
+            } else {
+                ListenerTls::Off
             };
             let router = admin::router(Arc::clone(&state), Offered::from(public));
             let socket = TcpListener::from_std(socket)?;

@@ -135,7 +135,10 @@ impl Reloader {
         let previous = self.snapshot.load_full();
         let loaded = match config::load_after(&self.path, &previous) {
             Ok(loaded) => loaded,
-            Err(errors) => return self.refuse(&errors.to_string()),
+            Err(errors) => {
+                tracing::error!("the configuration was not reloaded:\n{errors}");
+                return self.refuse(&summary(&errors));
+            }
         };
         if let Some(what) = needs_restart(&self.settings, &loaded.settings) {
             return self.refuse(&format!(
@@ -143,6 +146,11 @@ impl Reloader {
             ));
         }
         let mut snapshot = loaded.snapshot;
+        if snapshot.limits.connections != previous.limits.connections {
+            return self.refuse(
+                "[limits] connections cannot change while the gateway runs; restart it, or set it back",
+            );
+        }
         snapshot.generation = previous.generation + 1;
         let generation = snapshot.generation;
         super::announce(&snapshot, &loaded.warnings);
@@ -162,16 +170,40 @@ impl Reloader {
     }
 
     fn refuse(&self, why: &str) -> ReloadOutcome {
-        tracing::error!("the configuration was not reloaded, the old one stays:\n{why}");
+        tracing::error!("the old configuration stays: {why}");
         self.readiness.set_problem(PROBLEM, why);
         self.metrics.reloaded(false);
         Err(why.to_owned())
     }
 }
 
+/// What is wrong and where, without the lines of the file themselves: those may
+/// name callers.
+fn summary(errors: &config::ConfigErrors) -> String {
+    let one = |error: config::ErrorRecord| match error.line {
+        Some(line) => format!("{}:{line}: {}", error.file, error.message),
+        None => format!("{}: {}", error.file, error.message),
+    };
+    errors
+        .records()
+        .into_iter()
+        .map(one)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
 /// Names the first setting that differs and takes effect only at start.
 fn needs_restart(old: &Settings, new: &Settings) -> Option<&'static str> {
     let public = |settings: &Settings| settings.public.as_ref().map(|public| public.address);
+    let offered = |settings: &Settings| {
+        let public = settings.public.as_ref()?;
+        Some((
+            public.keys,
+            public.health,
+            public.metrics,
+            public.tls.is_some(),
+        ))
+    };
     let admin = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
     let socket = |settings: &Settings| settings.admin.as_ref()?.socket.clone();
     if old.address != new.address {
@@ -179,6 +211,9 @@ fn needs_restart(old: &Settings, new: &Settings) -> Option<&'static str> {
     }
     if public(old) != public(new) {
         return Some("[public] address");
+    }
+    if offered(old) != offered(new) {
+        return Some("[public] serve");
     }
     if admin(old) != admin(new) {
         return Some("[admin] address");

@@ -153,6 +153,12 @@ fn prepare(
     };
     let domain = TrustDomain::parse(TRUST_DOMAIN).map_err(CliError::failed)?;
     let certs = directory.join("certs");
+    if Pki::check_absent(&certs).is_err() {
+        return Err(CliError::failed(format_args!(
+            "{} holds an earlier demo or another authority; remove it or choose another directory",
+            certs.display()
+        )));
+    }
     let mut pki = Pki::create(&certs, &domain, &KeyProtection::Plain).map_err(CliError::failed)?;
     let local = SubjectNames::new()
         .dns("localhost")

@@ -50,7 +50,10 @@ impl Starter {
         let upstream = upstream.strip_suffix('/').unwrap_or(upstream);
         let url = HttpUrl::parse(upstream).map_err(|why| refuse(upstream, why))?;
         if url.https {
-            return Err(refuse(upstream, "for TLS, start from an http URL and set endpoints and roots of [[upstream]] in the written file"));
+            return Err(refuse(
+                upstream,
+                "for TLS, start from an http URL and set endpoints and roots of [[upstream]] in the written file",
+            ));
         }
         if !url.path.is_empty() {
             return Err(refuse(

@@ -3,7 +3,7 @@
 //! A throw-away authority below the output directory signs them, so that no
 //! authority in use ever signs a broken certificate. Each file is named after
 //! the reason the gateway answers with, and `manifest.json` says what to expect.
-//! What is broken, and how, is the table in [`faults`].
+//! What is broken, and how, is the table in `faults`.
 
 mod faults;
 

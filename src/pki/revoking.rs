@@ -1,6 +1,6 @@
 //! Revoking certificates.
 //!
-//! A part of [`Pki`]; lists are published by [`super::lists`]. A revocation is recorded before the list that
+//! A part of [`Pki`]; lists are published by `lists`. A revocation is recorded before the list that
 //! says so is written, so that a crash in between loses nothing: the next list
 //! has it.
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub(crate) struct RequestBody {
     /// None where the caller may pause for as long as it likes.
     pause: Option<Pause>,
     left: Option<u64>,
+    /// Set once nothing more is to be sent.
+    sent: Arc<AtomicBool>,
     assertion: HeaderName,
     /// Keeps the connection's slot as long as the body lasts.
     _connection: Arc<Connection>,
@@ -79,13 +82,20 @@ impl RequestBody {
         assertion: HeaderName,
         connection: Arc<Connection>,
     ) -> Self {
+        let sent = Arc::new(AtomicBool::new(incoming.is_end_stream()));
         Self {
             incoming,
             pause: longest_pause.map(Pause::new),
             left: most_bytes,
+            sent,
             assertion,
             _connection: connection,
         }
+    }
+
+    /// Becomes true once the whole body has been handed over.
+    pub(crate) fn sent(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.sent)
     }
 
     fn failed(error: &hyper::Error) -> RequestBodyError {
@@ -124,7 +134,10 @@ impl Body for RequestBody {
                 })))
             }
             Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                this.sent.store(true, Ordering::Release);
+                Poll::Ready(None)
+            }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Self::failed(&error)))),
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(pause) = &mut this.pause {
@@ -144,6 +157,10 @@ impl Body for RequestBody {
                             })));
                         }
                     }
+                }
+                // A body of known length is not polled again after its last byte.
+                if this.incoming.is_end_stream() {
+                    this.sent.store(true, Ordering::Release);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -198,6 +215,7 @@ pub(crate) enum GatewayBody {
 pub(crate) struct ResponseBody {
     incoming: Incoming,
     lease: Option<Lease<RequestBody>>,
+    sent: Arc<AtomicBool>,
     record: Option<AuditRecord>,
     assertion: HeaderName,
     connection: Arc<Connection>,
@@ -207,7 +225,7 @@ pub(crate) struct ResponseBody {
 impl ResponseBody {
     pub(crate) fn new(
         incoming: Incoming,
-        lease: Lease<RequestBody>,
+        (lease, sent): (Lease<RequestBody>, Arc<AtomicBool>),
         record: AuditRecord,
         active: ActiveRequest,
         assertion: HeaderName,
@@ -216,6 +234,7 @@ impl ResponseBody {
         let mut body = Self {
             incoming,
             lease: Some(lease),
+            sent,
             record: Some(record),
             assertion,
             connection,
@@ -230,7 +249,13 @@ impl ResponseBody {
 
     fn finish(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.release();
+            // A service may answer before it has read the whole request. The rest
+            // would be in the way of, or pass for, another caller's request.
+            if self.sent.load(Ordering::Acquire) {
+                lease.release();
+            } else {
+                lease.close();
+            }
         }
         if let Some(mut record) = self.record.take() {
             record.complete();
@@ -244,13 +269,18 @@ impl ResponseBody {
                 &format!("the service's answer ended early: {error}"),
             );
         }
-        self.lease = None;
+        if let Some(lease) = self.lease.take() {
+            lease.close();
+        }
         self.record = None;
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.close();
+        }
         if let (Some(record), Some(denial)) = (&mut self.record, self.connection.cut_off()) {
             record.refused(denial.reason, &denial.detail);
         }

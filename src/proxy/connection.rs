@@ -120,6 +120,11 @@ impl Connection {
         &self.caller_assertions
     }
 
+    /// Whether only requests that have begun may still finish.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.worker.shared().stopping.borrow()
+    }
+
     /// The state that one request uses from its beginning to its end.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.worker.shared().snapshot.load_full()

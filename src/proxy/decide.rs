@@ -46,6 +46,17 @@ pub(crate) fn target(
             "OPTIONS * is not about any route",
         ));
     }
+    // HTTP/1.1 checks this on the raw bytes; h2 has no such place.
+    if !path_and_query
+        .as_str()
+        .bytes()
+        .all(|b| (0x21..=0x7e).contains(&b) && b != b'#')
+    {
+        return Err(Refusal::new(
+            ReasonCode::MalformedRequest,
+            "the request target has characters that must be percent-encoded",
+        ));
+    }
     let decoded = target::checked_path(path_and_query.path())?.into_owned();
     Ok(Target {
         authority,

@@ -1,6 +1,7 @@
 //! Sending a permitted request to its upstream.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::header::{HOST, TE, TRANSFER_ENCODING};
@@ -43,6 +44,8 @@ impl AnonymousPermit {
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
     pub(crate) lease: Lease<RequestBody>,
+    /// Whether the whole request has been handed over.
+    pub(crate) sent: Arc<AtomicBool>,
 }
 
 /// Why there is no answer.
@@ -121,6 +124,7 @@ pub(crate) async fn forward(
         .lease(upstream, attempt.affinity, attempt.fresh)
         .await
         .map_err(|error| connect_refusal(upstream, &error))?;
+    let sent = body.sent();
     let request = Request::from_parts(parts, body);
     let sending = lease.send(request);
     let outcome = match attempt.patience {
@@ -152,7 +156,11 @@ pub(crate) async fn forward(
                 )
                 .into());
             }
-            Ok(Answer { response, lease })
+            Ok(Answer {
+                response,
+                lease,
+                sent,
+            })
         }
         Err(mut error) => match error.take_message() {
             Some(request) if lease.is_reused() => {

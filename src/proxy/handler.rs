@@ -24,9 +24,13 @@ use crate::reason::ReasonCode;
 use crate::route::{Binding, Route};
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
-use crate::upstream::Balance;
+use crate::upstream::{Balance, HttpProtocol};
 
 /// How a request that was not refused was served.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large variant is nearly every request; a box for it costs more than the move"
+)]
 enum Served {
     /// By its upstream, which is still at it.
     Forwarded(Forwarded),
@@ -86,9 +90,15 @@ pub(crate) async fn handle(
         grpc: respond::is_grpc(request.headers()),
         head: request.method() == Method::HEAD,
     };
-    let served = match violation {
-        Some(violation) => Err(refused_framing(violation)),
-        None => serve(&connection, &snapshot, request, &mut record).await,
+    let served = match (violation, connection.cut_off()) {
+        // The identity no longer holds, although the connection still lasts a moment.
+        (_, Some(denial)) => Err(denial.clone().into()),
+        (Some(violation), None) => Err(refused_framing(violation)),
+        (None, None) if connection.is_stopping() => Err(Refusal::new(
+            ReasonCode::ShuttingDown,
+            "the gateway takes no more requests; repeat it on a new connection",
+        )),
+        (None, None) => serve(&connection, &snapshot, request, &mut record).await,
     };
     let refusal = match served {
         Ok(Served::Here(response)) => {
@@ -166,10 +176,12 @@ async fn serve(
             value,
         );
     }
+    // Only where the service speaks gRPC too may its caller think for as long as its
+    // own deadline allows; elsewhere the name would just switch limits off.
+    let patient = wishes.grpc && route.upstream.config().protocol == HttpProtocol::Http2;
     let body = RequestBody::new(
         body,
-        // A gRPC caller may think for as long as its own deadline allows.
-        (!wishes.grpc).then_some(snapshot.limits.body_timeout),
+        (!patient).then_some(snapshot.limits.body_timeout),
         snapshot.limits.body_bytes,
         assertion_header.clone(),
         Arc::clone(connection),
@@ -183,7 +195,7 @@ async fn serve(
         method: parts.method.as_str().to_owned(),
         authority: authority.to_owned(),
         target: &target.path_and_query,
-        patience: (!wishes.grpc).then_some(upstream.config().first_byte_timeout),
+        patience: (!patient).then_some(upstream.config().first_byte_timeout),
         upgrade: upgrade.as_ref().map(|asked| &asked.protocols),
     };
     let active = connection.active_requests().enter(Permitted {
@@ -325,6 +337,10 @@ fn warrant(
     bound: &Bound<'_>,
     record: &mut AuditRecord,
 ) -> Result<Warrant, Refusal> {
+    // Nothing more is vouched for once the identity no longer holds.
+    if let Some(denial) = connection.cut_off() {
+        return Err(denial.clone().into());
+    }
     if let Some(anonymous) = AnonymousPermit::from_permit(permit) {
         record.allowed(None);
         return Ok(Warrant::Anonymous(anonymous));
@@ -369,7 +385,7 @@ fn pass_on(
     record.answered(parts.status.as_u16());
     let body = ResponseBody::new(
         incoming,
-        answer.lease,
+        (answer.lease, answer.sent),
         record,
         active,
         snapshot.signer.settings().header.clone(),

@@ -88,6 +88,13 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, assertion: &HeaderName) -> 
             && *name != header::CONTENT_LENGTH
             && *name != TRANSFER_ENCODING
     });
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    if lengths > 1 {
+        return Err(Denial::new(
+            ReasonCode::MalformedRequest,
+            "the request has more than one Content-Length field",
+        ));
+    }
     if passes_for_framing {
         return Err(Denial::new(
             ReasonCode::MalformedRequest,

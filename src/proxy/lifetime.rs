@@ -14,6 +14,7 @@ use super::connection::Connection;
 use crate::clock;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
+use crate::tls::ClientCertificate;
 
 /// Longest single sleep: the wall clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
@@ -147,6 +148,13 @@ impl Lifetime {
             .names
             .select(connection.server_name())
             .ok_or_else(gone)?;
+        if connection.proof().is_none() && entry.client_certificate() == ClientCertificate::Required
+        {
+            return Err(Denial::new(
+                ReasonCode::NoCertificate,
+                "a client certificate is required now and the connection has none",
+            ));
+        }
         if let (Some(chain), Some(proof)) = (&self.chain, connection.proof()) {
             let (leaf, intermediates) = chain.split_first().ok_or_else(gone)?;
             let now = UnixTime::since_unix_epoch(clock::since_epoch());
@@ -159,6 +167,8 @@ impl Lifetime {
                 pending.commit();
             }
             self.holds_until = Some(admission.holds_until);
+            // It may be earlier than before: arm the timer anew.
+            self.expiry = None;
             let identity = admission.identity;
             if identity.caller() != proof.identity.caller()
                 || identity.trust_domain() != proof.identity.trust_domain()

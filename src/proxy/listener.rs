@@ -41,6 +41,8 @@ pub struct Shared {
     pub changes: watch::Receiver<u64>,
     /// Becomes true when connections should end.
     pub stopping: watch::Receiver<bool>,
+    /// Becomes true when they have to, at once.
+    pub aborting: watch::Receiver<bool>,
 }
 
 /// What the connections of one worker share.
@@ -288,8 +290,12 @@ async fn run(worker: Arc<Worker>, mut incoming: mpsc::UnboundedReceiver<Accepted
             worker.note_panic(ended);
         }
     };
-    if tokio::time::timeout(patience, drain).await.is_err() {
-        tracing::warn!("connections were cut because they outlasted drain_timeout");
+    let mut aborting = worker.shared.aborting.clone();
+    tokio::select! {
+        drained = tokio::time::timeout(patience, drain) => if drained.is_err() {
+            tracing::warn!("connections were cut because they outlasted drain_timeout");
+        },
+        _ = aborting.wait_for(|aborting| *aborting) => {}
     }
 }
 

@@ -8,6 +8,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 
 use super::{Endpoint, HttpProtocol, UpstreamConfig};
 use crate::tls::TlsConnectError;
@@ -44,7 +45,7 @@ pub enum ConnectError {
 
 /// The request side of a new connection.
 pub(super) enum Opened<B> {
-    Http1(http1::SendRequest<B>),
+    Http1(http1::SendRequest<B>, AbortHandle),
     Http2(http2::SendRequest<B>),
 }
 
@@ -85,11 +86,11 @@ where
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(ConnectError::Handshake)?;
-            tokio::spawn(async move {
+            let task = tokio::spawn(async move {
                 // Its errors reach the request that is in flight, if there is one.
                 let _ = connection.with_upgrades().await;
             });
-            Ok(Opened::Http1(sender))
+            Ok(Opened::Http1(sender, task.abort_handle()))
         }
         HttpProtocol::Http2 => {
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())

@@ -15,6 +15,7 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use tokio::task::AbortHandle;
 
 use super::balance::{InProgress, Target, Tried};
 use super::connect::{ConnectError, Opened, connect};
@@ -27,6 +28,9 @@ const MAX_IDLE: usize = 64;
 /// service that allows fewer makes the others wait (RFC 9113 section 5.1.2
 /// recommends to allow at least this many).
 const MAX_STREAMS: usize = 100;
+
+/// How long a pooled connection may take to be ready.
+const READY_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The pool of one worker; `B` is the type of request bodies.
 pub struct PoolShard<B> {
@@ -44,6 +48,7 @@ struct Place<B> {
 
 struct Idle<B> {
     sender: http1::SendRequest<B>,
+    task: AbortHandle,
     since: Instant,
     idle_timeout: Duration,
     good_until: Option<i64>,
@@ -57,8 +62,8 @@ struct Shared<B> {
     good_until: Option<i64>,
 }
 
-/// A connection in use. Give it back with [`Lease::release`]; dropping it closes
-/// it, or resets its stream.
+/// A connection in use. Give it back with [`Lease::release`] once both bodies
+/// have ended, or end it with [`Lease::close`].
 pub struct Lease<B> {
     sender: Sender<B>,
     target: Arc<Target>,
@@ -71,7 +76,7 @@ pub struct Lease<B> {
 }
 
 enum Sender<B> {
-    Http1(http1::SendRequest<B>),
+    Http1(http1::SendRequest<B>, AbortHandle),
     Http2(http2::SendRequest<B>, Stream),
 }
 
@@ -204,8 +209,11 @@ where
         match target.protocol {
             HttpProtocol::Http1 => {
                 while let Some(mut idle) = if fresh { None } else { self.take_idle(target) } {
-                    if idle.sender.ready().await.is_ok() {
-                        let sender = Sender::Http1(idle.sender);
+                    // It was given back at rest, so this takes no time; where it
+                    // does, something is wrong with it.
+                    let ready = tokio::time::timeout(READY_PATIENCE, idle.sender.ready()).await;
+                    if matches!(ready, Ok(Ok(()))) {
+                        let sender = Sender::Http1(idle.sender, idle.task);
                         return Ok(self.wrap(
                             upstream,
                             index,
@@ -269,7 +277,7 @@ where
         self.sweep();
         let (opened, good_until) = connect(&target.endpoint, upstream.config()).await?;
         let sender = match opened {
-            Opened::Http1(sender) => Sender::Http1(sender),
+            Opened::Http1(sender, task) => Sender::Http1(sender, task),
             Opened::Http2(sender) => {
                 let streams = Arc::default();
                 let stream = Stream::begin(&streams);
@@ -323,7 +331,7 @@ impl<B: Body + 'static> Lease<B> {
         request: Request<B>,
     ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
         match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http1(sender, _) => sender.try_send_request(request).await,
             Sender::Http2(sender, _) => sender.try_send_request(request).await,
         }
     }
@@ -345,10 +353,10 @@ impl<B> Lease<B> {
 
     /// Gives the connection back to the pool.
     pub fn release(self) {
-        let sender = match self.sender {
-            Sender::Http1(sender) if !sender.is_closed() => sender,
+        let (sender, task) = match self.sender {
+            Sender::Http1(sender, task) if !sender.is_closed() => (sender, task),
             // A shared connection never left.
-            Sender::Http1(_) | Sender::Http2(..) => return,
+            Sender::Http1(..) | Sender::Http2(..) => return,
         };
         let mut places = self.shard.places();
         let idle = &mut places.entry(self.target).or_default().idle;
@@ -359,10 +367,19 @@ impl<B> Lease<B> {
         }
         idle.push(Idle {
             sender,
+            task,
             since: Instant::now(),
             idle_timeout: self.idle_timeout,
             good_until: self.good_until,
         });
+    }
+
+    /// Ends a connection of its own at once, whatever is still being sent on it.
+    /// A stream of a shared one is reset when its bodies are dropped.
+    pub fn close(self) {
+        if let Sender::Http1(_, task) = self.sender {
+            task.abort();
+        }
     }
 
     /// Takes a connection that does not take requests any more out of the pool.

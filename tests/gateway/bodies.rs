@@ -132,3 +132,26 @@ async fn a_refused_caller_is_not_told_to_continue() {
         .unwrap();
     assert_eq!(answer.statuses(), [400], "{}", answer.text());
 }
+
+/// A service may answer before it has read a request. What is still to be sent
+/// belongs to nobody else's connection.
+#[tokio::test]
+async fn an_early_answer_does_not_leave_its_request_to_the_next_caller() {
+    use countersign_testkit::{Afterwards, Scripted};
+
+    let early = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly";
+    let service = Scripted::start(early.to_vec(), Afterwards::Hang).await;
+    let ca = countersign_testkit::TestCa::new("example.org");
+    let settings = countersign_testkit::Settings::new(&ca).everything_to(service.address());
+    let gateway = countersign_testkit::Gateway::start(super::BINARY, &settings).await;
+    let client = gateway.client(HOST).with(&ca.client(super::CALLER));
+    let mut first = client.connect().await.unwrap();
+    let head = format!("POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000000\r\n\r\n");
+    first.write(head.as_bytes()).await.unwrap();
+    let answer = first.read_until(|octets| octets.ends_with(b"early")).await;
+    assert_eq!(answer.statuses(), [200]);
+    // The second request must not wait for, or share, the first one's connection.
+    let answer = client.get("/second").await.unwrap();
+    assert_eq!(answer.status, 200);
+    drop(first);
+}

@@ -36,6 +36,7 @@ fn snapshot(keys: &Path) -> Snapshot {
         upstreams: Vec::new(),
         signer: AssertionSigner::new(settings, Arc::new(ring)),
         paths: Arc::default(),
+        public_credentials: None,
         limits: Limits::default(),
     }
 }
@@ -198,6 +199,7 @@ async fn what_is_not_offered_is_not_there() {
         keys: false,
         health: false,
         metrics: false,
+        details: false,
     };
     let served = public(nothing).await;
     for path in [

@@ -135,6 +135,7 @@ pub(super) fn resolve(
     if context.diagnostics.has_errors() {
         return None;
     }
+    let public_credentials = public.as_ref().and_then(|public| public.tls.clone());
     let loaded = Loaded {
         settings: Settings {
             address: listener.address?,
@@ -154,6 +155,7 @@ pub(super) fn resolve(
             upstreams: upstreams.into_iter().filter_map(|u| u.upstream).collect(),
             signer: signer?,
             limits,
+            public_credentials,
             paths: context.paths,
         },
         warnings: Vec::new(),

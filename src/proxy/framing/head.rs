@@ -82,6 +82,12 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>, Violation> {
             "the request target has characters it must not have",
         ));
     }
+    // What hyper would refuse after us would get an answer without a reason.
+    if http::Uri::try_from(target).is_err() {
+        return Err(malformed(
+            "the request target has characters that must be percent-encoded, or a malformed host",
+        ));
+    }
     if method == b"CONNECT" {
         return Err(malformed("CONNECT is not supported"));
     }
