@@ -314,3 +314,21 @@ async fn a_caller_that_does_not_read_is_given_up_on() {
     assert_eq!(answer.status, 200);
     drop(connection);
 }
+
+/// The limits of a route do not depend on what a caller calls its content.
+#[tokio::test]
+async fn naming_grpc_does_not_switch_limits_off() {
+    let world = World::with(|settings, echo| {
+        settings
+            .upstream_with("orders", echo, "first_byte_timeout = \"300ms\"\n")
+            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
+    })
+    .await;
+    let request = http::Request::post("/hang")
+        .header("content-type", "application/grpc")
+        .body(bytes::Bytes::new())
+        .unwrap();
+    let client = world.client().protocol(Protocol::Http2);
+    let answer = client.send(request).await.unwrap();
+    assert_eq!(answer.reason(), Some("upstream-timeout"));
+}

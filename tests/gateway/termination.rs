@@ -213,3 +213,64 @@ async fn a_broken_configuration_changes_nothing_and_says_so_until_it_is_mended()
     // The connection is the same one as at the beginning.
     assert_eq!(session.get("/a").await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn a_requirement_that_comes_later_holds_for_connections_that_are_open() {
+    let world = World::with(|settings, echo| {
+        settings
+            .optional_certificates()
+            .upstream("orders", echo)
+            .route(
+                "open",
+                "orders",
+                "paths = [\"/**\"]\nauthenticate = \"none\"\n",
+            )
+    })
+    .await;
+    let mut connection = streaming(&world.anonymous()).await;
+    let config = world.gateway.config_file();
+    let text = std::fs::read_to_string(&config).unwrap();
+    replace(&config, text.replace("\"optional\"", "\"required\""));
+    assert!(connection.read_until(|_| false).await.closed);
+    let cut = world
+        .gateway
+        .audit()
+        .line("a cut connection", |line| line["event"] == "connection")
+        .await;
+    assert_eq!(cut["reason"], "no-certificate", "{cut}");
+}
+
+#[tokio::test]
+async fn a_list_that_ends_earlier_than_the_one_before_ends_connections_in_time() {
+    let (world, list) = revocable().await;
+    let mut connection = streaming(&world.client()).await;
+    let short = Crl::new().number(2).valid(-3600, 3);
+    replace(&list, short.signed_by(world.ca.intermediate()));
+    assert!(connection.read_until(|_| false).await.closed);
+    let line = world.gateway.audit().request("/hang-mid-body").await;
+    assert_eq!(line["reason"], "revocation-stale", "{line}");
+}
+
+#[tokio::test]
+async fn the_public_listener_does_not_say_what_is_wrong_with_the_configuration() {
+    let world = World::open().await;
+    let config = world.gateway.config_file();
+    let good = std::fs::read_to_string(&config).unwrap();
+    replace(&config, format!("{good}\n[surprise]\n"));
+    let told = async {
+        loop {
+            let answer = plain(world.gateway.admin(), "GET", "/readyz", &[]).await;
+            if answer.body.contains("surprise") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told)
+        .await
+        .unwrap();
+    let public = plain(world.gateway.public(), "GET", "/readyz", &[]).await;
+    assert_eq!(public.status, 200);
+    assert!(!public.body.contains("surprise"), "{}", public.body);
+    assert!(!public.body.contains("toml"), "{}", public.body);
+}
