@@ -324,7 +324,7 @@ async fn naming_grpc_does_not_switch_limits_off() {
             .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
     })
     .await;
-    let request = http::Request::post("/hang")
+    let request = Request::post("/hang")
         .header("content-type", "application/grpc")
         .body(bytes::Bytes::new())
         .unwrap();
