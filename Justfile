@@ -18,8 +18,12 @@ check:
     cargo clippy --workspace --all-targets --all-features -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# Countersign beside nginx, HAProxy and Envoy: ratios from one interleaved run.
+bench *OPTIONS:
+    scripts/bench {{OPTIONS}}
+
 # Benchmarks of the hot paths.
-bench:
+microbench:
     cargo bench --profile dist
 
 # Licences, banned crates, sources (needs cargo-deny).

@@ -19,11 +19,18 @@ pub(crate) use ring::{digest, hmac, rand, signature};
 #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
 compile_error!("choose a cryptography provider: feature \"ring\" (default) or \"aws-lc-rs\"");
 
-/// Name of the provider, for `--version` and benchmark records.
+/// Name of the provider, for status and metrics.
 pub const PROVIDER: &str = if cfg!(feature = "aws-lc-rs") {
     "aws-lc-rs"
 } else {
     "ring"
+};
+
+/// What `--version` says: the program's version and the provider's name.
+pub const VERSION: &str = if cfg!(feature = "aws-lc-rs") {
+    concat!(env!("CARGO_PKG_VERSION"), " (aws-lc-rs)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (ring)")
 };
 
 static RUSTLS_PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {

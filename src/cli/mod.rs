@@ -31,6 +31,7 @@ pub use output::{CliError, Exit, Output};
 #[command(
     name = "countersign",
     version,
+    long_version = crate::crypto::VERSION,
     propagate_version = true,
     max_term_width = 100
 )]

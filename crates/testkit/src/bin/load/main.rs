@@ -1,0 +1,91 @@
+//! A small load generator for `scripts/bench`: keep-alive and h2 requests,
+//! handshakes full and resumed, large bodies, a fixed rate, idle connections.
+//!
+//! It talks to loopback addresses only, and everything it does is bounded in time
+//! and in count. What it measures it prints as one JSON line: CPU time of the
+//! watched process tree over exactly the measured window, and latencies.
+//!
+//! ```text
+//! load pki DIR                                       certificates and keys in PEM
+//! load upstream                                      a plain HTTP/1.1 service; ends with its standard input
+//! load run --kind KIND --to A:P --pki DIR [...]      one measurement; the kinds: h1 h2 handshake resumed
+//! load idle --to A:P --pki DIR --connections N       opens, says so, holds until its standard input ends
+//! ```
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program whose result is what it prints"
+)]
+
+mod measure;
+mod options;
+mod run;
+mod tls;
+mod upstream;
+mod wire;
+
+use std::error::Error;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use countersign_testkit::{Leaf, TestCa};
+
+use crate::options::Options;
+
+/// What goes wrong here is told to a person.
+pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// The host that certificates, server name and requests say.
+pub(crate) const HOST: &str = "gw.example.org";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    let outcome = match command.as_str() {
+        "pki" => match arguments.next() {
+            Some(directory) => pki(Path::new(&directory)),
+            None => Err("pki: name a directory".into()),
+        },
+        "upstream" => upstream::serve(),
+        "run" => Options::parse(arguments).and_then(|options| run::run(&options)),
+        "idle" => Options::parse(arguments).and_then(|options| run::idle(&options)),
+        _ => Err("commands: pki, upstream, run, idle; the source's first lines say more".into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load {command}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A root, an intermediate, a server and a client, all P-256.
+fn pki(directory: &Path) -> Outcome<()> {
+    std::fs::create_dir_all(directory)?;
+    let ca = TestCa::new("example.org");
+    let server = ca.server(&[HOST]);
+    let client = ca.issue(Leaf::with_uri(&ca.spiffe("/ns/bench/sa/client")).common_name("client"));
+    let chain_and_key = format!("{}{}", server.chain_pem(), server.key_pem());
+    for (name, content) in [
+        ("root.pem", ca.root().pem()),
+        ("server.pem", server.chain_pem()),
+        ("server.key", server.key_pem()),
+        ("server-all.pem", chain_and_key),
+        ("client.pem", client.chain_pem()),
+        ("client.key", client.key_pem()),
+    ] {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(directory.join(name))?
+            .write_all(content.as_bytes())?;
+    }
+    Ok(())
+}

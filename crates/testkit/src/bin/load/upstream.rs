@@ -1,0 +1,70 @@
+//! The service behind the peers: HTTP/1.1 without TLS, answers made beforehand.
+//! `/1m` is 1 MiB, everything else 256 octets.
+
+use std::io::Read as _;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::Outcome;
+use crate::wire::head_end;
+
+/// The answers.
+#[derive(Debug)]
+struct Answers {
+    small: Vec<u8>,
+    large: Vec<u8>,
+}
+
+fn answer(length: usize) -> Vec<u8> {
+    let mut octets =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n")
+            .into_bytes();
+    octets.resize(octets.len() + length, b'x');
+    octets
+}
+
+/// Serves on two threads until standard input ends.
+pub(crate) fn serve() -> Outcome<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+    println!("{}", listener.local_addr()?);
+    let answers = Arc::new(Answers {
+        small: answer(256),
+        large: answer(1024 * 1024),
+    });
+    runtime.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answers = Arc::clone(&answers);
+            tokio::spawn(async move { converse(stream, &answers).await });
+        }
+    });
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    runtime.shutdown_background();
+    Ok(())
+}
+
+/// Answers the requests of one connection. They have no bodies.
+async fn converse(mut stream: TcpStream, answers: &Answers) -> Outcome<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = Vec::with_capacity(4096);
+    loop {
+        while let Some(end) = head_end(&buffer) {
+            let large = buffer.starts_with(b"GET /1m ");
+            let answer = if large {
+                &answers.large
+            } else {
+                &answers.small
+            };
+            stream.write_all(answer).await?;
+            buffer.drain(..end);
+        }
+        if buffer.len() > 64 * 1024 || stream.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+    }
+}
