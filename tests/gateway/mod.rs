@@ -9,6 +9,7 @@ mod concurrency;
 mod corpus;
 mod foreign;
 mod framing;
+mod h2spec;
 mod headers;
 mod hosts;
 mod http2_framing;

@@ -15,6 +15,7 @@
 //! | [`http2`] | single h2 frames, for requests that no library would send |
 //! | [`echo`] | [`Echo`]: an upstream that answers what it received |
 //! | [`idp`] | [`Idp`]: an identity provider that can be told to misbehave |
+//! | [`relay`] | [`Relay`]: TLS with a client certificate for programs without |
 //! | [`scripted`] | [`Scripted`]: an upstream that answers given octets |
 //! | [`service`] | [`Service`], [`Switching`]: upstreams with TLS, h2, streams, upgrades |
 //! | [`gateway`] | [`Gateway`]: the binary, its configuration and audit lines |
@@ -41,6 +42,7 @@ pub mod gateway;
 pub mod http2;
 pub mod idp;
 pub mod leaf;
+pub mod relay;
 pub mod scripted;
 pub mod service;
 
@@ -60,6 +62,7 @@ pub use echo::Echo;
 pub use gateway::{Gateway, StartFailure};
 pub use idp::{Fault, Idp, TokenKey};
 pub use leaf::Leaf;
+pub use relay::Relay;
 pub use scripted::{Afterwards, Scripted};
 pub use service::{Service, ServiceSpec, Switching};
 pub use settings::Settings;
