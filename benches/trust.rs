@@ -1,5 +1,7 @@
-//! What a caller's chain costs: verified anew, and known from before; and what a
-//! large revocation list costs to load and to look up in.
+//! What a caller's chain costs: verified anew, and known from before; what whole
+//! handshakes cost, both sides of them: with a chain that is never known, with one
+//! that is, and resumed; and what a large revocation list costs to load and to look
+//! up in.
 
 #![allow(
     missing_docs,
@@ -13,12 +15,19 @@ use std::time::Duration;
 
 use countersign::clock;
 use countersign::identity::{IdentityPattern, NameType, TrustDomain};
+use countersign::tls::verifier::with_notes;
+use countersign::tls::{
+    ClientCertificate, Credentials as Ours, ServerEntry, ServerEntryConfig, ServerNames,
+    TicketPolicy, TicketSource,
+};
 use countersign::trust::{
-    ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+    ClientTrust, PathCache, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
 };
 use countersign_testkit::{Credentials, Crl, TestCa};
 use divan::Bencher;
-use rustls_pki_types::{CertificateRevocationListDer, UnixTime};
+use rustls::client::Resumption;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+use rustls_pki_types::{CertificateRevocationListDer, ServerName, UnixTime};
 
 fn main() {
     divan::main();
@@ -98,6 +107,122 @@ fn chain_known(bencher: Bencher<'_, '_>, entries: &Option<u32>) {
             .admit(&caller.chain[0], &caller.chain[1..], now())
             .unwrap()
     });
+}
+
+/// How a caller comes back.
+#[derive(Debug, Clone, Copy)]
+enum Return {
+    /// A full handshake whose chain is verified anew.
+    Unknown,
+    /// A full handshake whose chain is known.
+    Known,
+    /// By its ticket.
+    Resumed,
+}
+
+/// Both sides' configurations.
+fn ends(how: Return) -> (Arc<ServerEntry>, Arc<ClientConfig>) {
+    let ca = TestCa::new("example.org");
+    let bundle = Arc::new(build(config(&ca, lists(&ca, 1))));
+    // A cache without room knows nothing.
+    let room = if matches!(how, Return::Unknown) {
+        0
+    } else {
+        16
+    };
+    let trust = ClientTrust::new(vec![bundle])
+        .unwrap()
+        .with_cache(Arc::new(PathCache::new(room)));
+    let server = ca.server(&["a.example.org"]);
+    let now = i64::try_from(clock::unix_now()).unwrap();
+    let credentials = Ours::from_pem(
+        server.chain_pem().as_bytes(),
+        server.key_pem().as_bytes(),
+        now,
+    );
+    let policy = TicketPolicy {
+        enabled: matches!(how, Return::Resumed),
+        ..TicketPolicy::default()
+    };
+    let names = ServerNames::new(
+        vec![ServerEntryConfig {
+            names: Vec::new(),
+            credentials: credentials.unwrap(),
+            trust: Arc::new(trust),
+            client_certificate: ClientCertificate::Required,
+        }],
+        &TicketSource::default().with(policy, None),
+    )
+    .unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.root().der().clone()).unwrap();
+    let caller = ca.client("/a");
+    let mut client = ClientConfig::builder_with_provider(countersign::crypto::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(caller.chain.clone(), caller.key())
+        .unwrap();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    client.resumption = match how {
+        Return::Resumed => Resumption::in_memory_sessions(4),
+        _ => Resumption::disabled(),
+    };
+    let entry = names.default_entry().unwrap();
+    (Arc::clone(entry), Arc::new(client))
+}
+
+/// A handshake in memory; with the ticket at its end.
+fn shake(server: &ServerEntry, client: &Arc<ClientConfig>) -> ServerConnection {
+    let name = ServerName::try_from("a.example.org").unwrap();
+    let mut here = ClientConnection::new(Arc::clone(client), name).unwrap();
+    let mut there = ServerConnection::new(Arc::clone(server.tls())).unwrap();
+    let mut wire = Vec::new();
+    while here.wants_write() || there.wants_write() {
+        wire.clear();
+        while here.wants_write() {
+            here.write_tls(&mut wire).unwrap();
+        }
+        let mut octets = wire.as_slice();
+        while !octets.is_empty() {
+            there.read_tls(&mut octets).unwrap();
+            there.process_new_packets().unwrap();
+        }
+        wire.clear();
+        while there.wants_write() {
+            there.write_tls(&mut wire).unwrap();
+        }
+        let mut octets = wire.as_slice();
+        while !octets.is_empty() {
+            here.read_tls(&mut octets).unwrap();
+            here.process_new_packets().unwrap();
+        }
+    }
+    there
+}
+
+#[divan::bench(args = [Return::Unknown, Return::Known, Return::Resumed])]
+fn handshake(bencher: Bencher<'_, '_>, how: Return) {
+    let (server, client) = ends(how);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let once = || {
+        let handshake = with_notes(async { Ok::<_, ()>(shake(&server, &client)) });
+        let (connection, mut notes) = runtime.block_on(handshake);
+        let connection = connection.unwrap();
+        let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        if resumed {
+            let chain = connection.peer_certificates().unwrap();
+            notes.resumed(&server, chain).unwrap();
+        }
+        assert!(notes.identity.is_some());
+        resumed
+    };
+    once();
+    let resumed = once();
+    assert_eq!(resumed, matches!(how, Return::Resumed));
+    bencher.bench_local(once);
 }
 
 #[divan::bench(sample_count = 10)]

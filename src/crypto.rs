@@ -8,11 +8,16 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
+use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
 #[cfg(feature = "aws-lc-rs")]
+use aws_lc_rs::{aead, hkdf};
+#[cfg(feature = "aws-lc-rs")]
 pub(crate) use aws_lc_rs::{digest, hmac, rand, signature};
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+use ring::{aead, hkdf};
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
 pub(crate) use ring::{digest, hmac, rand, signature};
 
@@ -87,6 +92,82 @@ pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
     output
 }
 
+/// 32 octets derived from a secret by HKDF-SHA-256 (RFC 5869); `info` says what
+/// for, and different uses get unrelated octets.
+///
+/// # Errors
+/// [`ProviderFailed`] when the provider cannot.
+pub fn derive_key(secret: &[u8], info: &[u8]) -> Result<Zeroizing<[u8; 32]>, ProviderFailed> {
+    let mut output = Zeroizing::new([0_u8; 32]);
+    hkdf::Salt::new(hkdf::HKDF_SHA256, b"countersign")
+        .extract(secret)
+        .expand(&[info], hkdf::HKDF_SHA256)
+        .and_then(|material| material.fill(&mut *output))
+        .map_err(|_| ProviderFailed)?;
+    Ok(output)
+}
+
+/// Encrypts and authenticates with AES-256-GCM and a random nonce: for at most
+/// 2^32 messages per key.
+pub struct SealingKey(aead::LessSafeKey);
+
+impl SealingKey {
+    /// A key of 32 secret octets.
+    ///
+    /// # Errors
+    /// [`ProviderFailed`] when the provider does not take it.
+    pub fn new(key: &[u8; 32]) -> Result<Self, ProviderFailed> {
+        aead::UnboundKey::new(&aead::AES_256_GCM, key)
+            .map(|key| Self(aead::LessSafeKey::new(key)))
+            .map_err(|_| ProviderFailed)
+    }
+
+    /// `header`, then what only the key's holder can read or change. The header
+    /// stays readable and cannot be changed either. None when the provider fails.
+    #[must_use]
+    pub fn seal(&self, header: &[u8], parts: &[&[u8]]) -> Option<Vec<u8>> {
+        let nonce = random::<{ aead::NONCE_LEN }>().ok()?;
+        let start = header.len() + nonce.len();
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut sealed = Vec::with_capacity(start + length + self.0.algorithm().tag_len());
+        sealed.extend_from_slice(header);
+        sealed.extend_from_slice(&nonce);
+        for part in parts {
+            sealed.extend_from_slice(part);
+        }
+        let (_, message) = sealed.split_at_mut_checked(start)?;
+        let nonce = aead::Nonce::assume_unique_for_key(nonce);
+        let tag = self
+            .0
+            .seal_in_place_separate_tag(nonce, aead::Aad::from(header), message)
+            .ok()?;
+        sealed.extend_from_slice(tag.as_ref());
+        Some(sealed)
+    }
+
+    /// What was sealed behind this header; `sealed` is what follows it. None
+    /// where it was not sealed so with this key.
+    #[must_use]
+    pub fn open(&self, header: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (nonce, message) = sealed.split_at_checked(aead::NONCE_LEN)?;
+        let nonce = aead::Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let mut message = message.to_vec();
+        let length = self
+            .0
+            .open_in_place(nonce, aead::Aad::from(header), &mut message)
+            .ok()?
+            .len();
+        message.truncate(length);
+        Some(message)
+    }
+}
+
+impl fmt::Debug for SealingKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SealingKey(redacted)")
+    }
+}
+
 /// Compares two octet strings in a time that depends on their lengths only.
 #[must_use]
 pub fn constant_time_equal(left: &[u8], right: &[u8]) -> bool {
@@ -147,7 +228,7 @@ impl SigningKeyPair {
             .map(|document| Secret::new(document.as_ref().to_vec()))
             .map_err(|_| ProviderFailed),
             SignatureScheme::Ed25519 => {
-                let seed = zeroize::Zeroizing::new(random::<32>().map_err(|_| ProviderFailed)?);
+                let seed = Zeroizing::new(random::<32>().map_err(|_| ProviderFailed)?);
                 let mut document = Vec::with_capacity(48);
                 document.extend_from_slice(&ED25519_PKCS8_PREFIX);
                 document.extend_from_slice(&*seed);
@@ -260,6 +341,34 @@ mod tests {
     fn hmac_is_that_of_rfc_4231_case_2() {
         let tag = hmac_sha256(b"Jefe", b"what do ya want for nothing?");
         assert_eq!(tag.first_chunk::<4>(), Some(&[0x5b, 0xdc, 0xc1, 0x46]));
+    }
+
+    #[test]
+    fn what_is_sealed_opens_with_its_key_and_header_only() {
+        let key = SealingKey::new(&[7; 32]).unwrap();
+        let sealed = key.seal(b"head", &[b"mes", b"sage"]).unwrap();
+        let (head, rest) = sealed.split_at(4);
+        assert_eq!(head, b"head");
+        assert_eq!(key.open(b"head", rest).unwrap(), b"message");
+        assert!(key.open(b"Head", rest).is_none());
+        assert!(
+            SealingKey::new(&[8; 32])
+                .unwrap()
+                .open(head, rest)
+                .is_none()
+        );
+        for length in 0..rest.len() {
+            assert!(key.open(b"head", &rest[..length]).is_none());
+        }
+        assert_ne!(key.seal(b"head", &[b"message"]).unwrap(), sealed);
+    }
+
+    #[test]
+    fn derived_keys_differ_by_secret_and_use() {
+        let key = |secret: &[u8], info: &[u8]| *derive_key(secret, info).unwrap();
+        assert_eq!(key(b"a", b"x"), key(b"a", b"x"));
+        assert_ne!(key(b"a", b"x"), key(b"b", b"x"));
+        assert_ne!(key(b"a", b"x"), key(b"a", b"y"));
     }
 
     #[test]

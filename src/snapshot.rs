@@ -10,7 +10,7 @@ use crate::assertion::AssertionSigner;
 use crate::identity::IdentityPattern;
 use crate::route::RouteTable;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Credentials, ServerNames};
+use crate::tls::{Credentials, ServerNames, TicketSource};
 use crate::trust::{PathCache, TrustBundle};
 use crate::upstream::Upstream;
 
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub public_credentials: Option<Credentials>,
     /// Verified chains; shared with the snapshots before and after.
     pub paths: Arc<PathCache>,
+    /// What session tickets are made with; goes on over reloads.
+    pub tickets: TicketSource,
 }
 
 impl Snapshot {

@@ -13,8 +13,9 @@ use crate::reason::ReasonCode;
 pub struct ConnectionProof {
     /// The verified identity.
     pub identity: Arc<PeerIdentity>,
-    /// When the path was verified, in seconds since the Unix epoch.
-    pub verified_at: u64,
+    /// When the caller proved that it holds the key, in seconds since the Unix
+    /// epoch: in this handshake, or in the one that a resumed session goes back to.
+    pub proven_at: u64,
     /// Whether the session was resumed.
     pub resumed: bool,
 }
@@ -39,7 +40,7 @@ impl Authenticator for CertificateAuthenticator {
         }
         Outcome::Authenticated(Principal::from_certificate(
             Arc::clone(&proof.identity),
-            proof.verified_at,
+            proof.proven_at,
             proof.resumed,
         ))
     }

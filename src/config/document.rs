@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::raw::{
     Admin, Assertion, Audit, LimitsSection, Listener, Need, Public, RouteSection, Runtime,
-    SECTIONS, SectionKeys, ServerName, Trust, UpstreamSection,
+    SECTIONS, SectionKeys, ServerName, Tickets, Trust, UpstreamSection,
 };
 use super::suggest::nearest;
 use crate::identity::text::printable;
@@ -22,6 +22,7 @@ use crate::identity::text::printable;
 pub(super) struct Document {
     pub(super) listener: Option<Listener>,
     pub(super) server_names: Vec<ServerName>,
+    pub(super) tickets: Option<Tickets>,
     pub(super) trust_domains: Vec<Trust>,
     pub(super) assertion: Option<Assertion>,
     pub(super) public: Option<Public>,
@@ -81,6 +82,7 @@ impl Document {
         match &**key.get_ref() {
             "listener" => one!(listener, Listener),
             "server_name" => many!(server_names, ServerName),
+            "tls" => self.read_tls(key, value, diagnostics),
             "trust_domain" => many!(trust_domains, Trust),
             "assertion" => one!(assertion, Assertion),
             "public" => one!(public, Public),
@@ -91,6 +93,33 @@ impl Document {
             "runtime" => one!(runtime, Runtime),
             "audit" => one!(audit, Audit),
             unknown => diagnostics.error(unknown_section(unknown, key.span(), value.get_ref())),
+        }
+    }
+}
+
+impl Document {
+    /// `[tls.…]`: sections of their own below one name.
+    fn read_tls(
+        &mut self,
+        key: &Spanned<Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
+        diagnostics: &mut Diagnostics,
+    ) {
+        let DeValue::Table(sections) = value.get_ref() else {
+            return diagnostics.error(unknown_section("tls", key.span(), value.get_ref()));
+        };
+        for (key, value) in sections {
+            match &**key.get_ref() {
+                "tickets" => {
+                    self.tickets = only_table(&Tickets::SECTION, key, value, diagnostics)
+                        .map(|table| Tickets::read(table, key.span(), diagnostics));
+                }
+                unknown => diagnostics.error(unknown_section(
+                    &format!("tls.{unknown}"),
+                    key.span(),
+                    value.get_ref(),
+                )),
+            }
         }
     }
 }

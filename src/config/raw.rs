@@ -110,6 +110,15 @@ sections! {
         trust_domains: Several<String> = Optional,
     }
 
+    "[tls.tickets]"
+    /// How callers come back without a full handshake.
+    Tickets {
+        enabled: bool = Optional,
+        secret_file: String = Optional,
+        rotation: TimeSpan = Optional,
+        max_age: TimeSpan = Optional,
+    }
+
     "[[trust_domain]]"
     /// Whose certificates are believed.
     Trust {

@@ -207,6 +207,12 @@ fn a_small_file_loads_with_the_defaults() {
 #[test]
 fn every_key_can_be_said() {
     let place = Place::new();
+    crate::secret::write_private(
+        &place.path("tickets.secret"),
+        &[7; 32],
+        crate::secret::Existing::Refuse,
+    )
+    .unwrap();
     let text = r#"
 [listener]
 address = "127.0.0.1:8443"
@@ -220,6 +226,11 @@ certificate = "certs/issued/gateway.pem"
 private_key = "certs/issued/gateway.key"
 client_certificate = "required"
 trust_domains = ["example.org"]
+[tls.tickets]
+enabled = true
+secret_file = "tickets.secret"
+rotation = "30m"
+max_age = "24h"
 [[trust_domain]]
 name = "example.org"
 roots = ["certs/trust.pem"]

@@ -34,8 +34,9 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// A caller known by its certificate, verified at `authenticated_at` (seconds
-    /// since the Unix epoch) in a full or resumed handshake.
+    /// A caller known by its certificate, whose key it proved at `authenticated_at`
+    /// (seconds since the Unix epoch), in this TLS session or, where `resumed`, in
+    /// the one that it goes back to.
     #[must_use]
     pub const fn from_certificate(
         peer: Arc<PeerIdentity>,
@@ -63,7 +64,8 @@ impl Principal {
         self.token.as_ref()
     }
 
-    /// When the certificate path was last verified, in seconds since the Unix epoch.
+    /// When the caller last proved that it holds the certificate's key, in seconds
+    /// since the Unix epoch.
     #[must_use]
     pub const fn authenticated_at(&self) -> u64 {
         self.authenticated_at

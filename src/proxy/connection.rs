@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::HandshakeKind;
 use rustls::server::Acceptor;
 use rustls_pki_types::CertificateDer;
 use tokio::io::AsyncWriteExt as _;
@@ -148,6 +149,7 @@ pub(crate) async fn serve(
         connection_id,
         peer,
         sni: None,
+        resumed: false,
     };
     // The future is boxed so that it does not weigh on the connection afterwards.
     let handshake = Box::pin(shake_hands(&snapshot, stream, &mut facts));
@@ -222,14 +224,28 @@ async fn shake_hands(
     let Some(entry) = snapshot.names.select(asked_for.as_deref()) else {
         return Err(HandshakeError::unknown_name(asked_for));
     };
-    let accepting = start.into_stream(Arc::clone(entry.tls())).into_fallible();
-    let (accepted, notes) = with_notes(accepting).await;
+    // Tickets are opened as soon as rustls has the configuration.
+    let accepting = async {
+        start
+            .into_stream(Arc::clone(entry.tls()))
+            .into_fallible()
+            .await
+    };
+    let (accepted, mut notes) = with_notes(accepting).await;
     match accepted {
         Ok(stream) => {
+            facts.resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+            if facts.resumed {
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                if let Err(refusal) = notes.resumed(entry, chain) {
+                    return Err(HandshakeError::not_resumed(refusal, notes, stream).await);
+                }
+            }
+            let proven_at = notes.session.map(|session| session.proven_at());
             let proof = notes.identity.map(|identity| ConnectionProof {
                 identity,
-                verified_at: clock::unix_now(),
-                resumed: false,
+                proven_at: proven_at.unwrap_or_else(clock::unix_now),
+                resumed: facts.resumed,
             });
             let server_name = asked_for.as_deref().and_then(normalized_dns);
             Ok((stream, proof, server_name, notes.holds_until))

@@ -7,7 +7,9 @@ use std::time::Duration;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use rustls::{AlertDescription, Error};
 use tokio::io::AsyncWriteExt as _;
+use tokio_rustls::server::TlsStream;
 
+use super::connection::CLOSE_PATIENCE;
 use super::listener::Worker;
 use super::socket::CallerSocket;
 use crate::clock;
@@ -145,6 +147,23 @@ impl HandshakeError {
         }
     }
 
+    /// The chain of a resumed session does not hold any longer. The handshake is
+    /// complete, so that no alert of its own can say so.
+    pub(super) async fn not_resumed(
+        refusal: Refusal,
+        mut notes: HandshakeNotes,
+        mut stream: TlsStream<CallerSocket>,
+    ) -> Self {
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
+        let (reason, detail) = (refusal.reason, refusal.detail.clone());
+        notes.refusal = Some(refusal);
+        Self {
+            notes,
+            socket: Some(stream.into_inner().0),
+            ..Self::new(reason, detail)
+        }
+    }
+
     /// Records the failure and closes the connection.
     pub(super) async fn conclude(mut self, worker: &Worker, refused: &Refused<'_>) {
         let socket = self.socket.take();
@@ -190,6 +209,7 @@ impl HandshakeError {
             issuer: leaf.map(|leaf| printable(&leaf.issuer)),
             thumbprint: leaf.map(|leaf| Base64UrlUnpadded::encode_string(&leaf.thumbprint)),
             possession_proven: self.notes.possession_proven,
+            resumed: facts.resumed,
             duration_ms: milliseconds(refused.elapsed),
         });
     }

@@ -275,6 +275,9 @@ pub struct HandshakeFailure<'a> {
     pub thumbprint: Option<String>,
     /// Whether the peer proved that it holds the leaf's private key.
     pub possession_proven: bool,
+    /// Whether it resumed an earlier session, whose chain no longer held.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
     /// Milliseconds since the connection was accepted.
     pub duration_ms: f64,
 }

@@ -23,6 +23,8 @@ pub struct ConnectionFacts {
     pub peer: SocketAddr,
     /// The TLS server name asked for, printable.
     pub sni: Option<Arc<str>>,
+    /// Whether its TLS session was resumed.
+    pub resumed: bool,
 }
 
 /// How a request ended as far as the gateway decided.
@@ -67,6 +69,8 @@ struct Line<'a> {
     connection_id: &'a str,
     peer: SocketAddr,
     sni: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    resumed: bool,
     #[serde(flatten)]
     caller: AuditCaller,
     method: &'a str,
@@ -214,6 +218,7 @@ impl Drop for AuditRecord {
             connection_id: &self.facts.connection_id,
             peer: self.facts.peer,
             sni: self.facts.sni.as_deref(),
+            resumed: self.facts.resumed,
             caller,
             method: &self.method,
             host: &self.host,

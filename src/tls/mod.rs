@@ -1,9 +1,10 @@
 //! TLS towards callers: credentials, per-name configurations, the client
-//! certificate verifier; and TLS towards services.
+//! certificate verifier, session tickets; and TLS towards services.
 
 pub mod client;
 pub mod credentials;
 pub mod server;
+pub mod tickets;
 pub mod verifier;
 
 pub use client::{ClientTls, ClientTlsConfig, ClientTlsError, TlsConnectError};
@@ -11,4 +12,5 @@ pub use credentials::{Credentials, CredentialsError};
 pub use server::{
     ClientCertificate, ServerEntry, ServerEntryConfig, ServerNames, ServerNamesError,
 };
+pub use tickets::{Session, TicketPolicy, TicketSource};
 pub use verifier::HandshakeNotes;

@@ -6,15 +6,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::credentials::Credentials;
+use super::tickets::{Session, TicketSource, Ticketer};
 use super::verifier::CallerVerifier;
+use crate::clock;
 use crate::crypto;
 use crate::identity::caller::normalized_dns;
 use crate::identity::pattern::HostPattern;
-use crate::trust::ClientTrust;
+use crate::reason::ReasonCode;
+use crate::trust::{Admission, ClientTrust, Refusal};
 
 /// Whether callers have to present a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +48,7 @@ pub struct ServerEntry {
     names: Vec<HostPattern>,
     client_certificate: ClientCertificate,
     trust: Arc<ClientTrust>,
+    ticketer: Arc<Ticketer>,
     tls: Arc<ServerConfig>,
 }
 
@@ -69,19 +74,23 @@ pub struct ServerNames {
 }
 
 impl ServerNames {
-    /// Builds the entries; one without names is the default.
+    /// Builds the entries; one without names is the default. `tickets` are what
+    /// their session tickets are made with.
     ///
     /// # Errors
     /// When two entries claim one name, a name is an IP address, or rustls
     /// refuses a configuration.
-    pub fn new(configs: Vec<ServerEntryConfig>) -> Result<Self, ServerNamesError> {
+    pub fn new(
+        configs: Vec<ServerEntryConfig>,
+        tickets: &TicketSource,
+    ) -> Result<Self, ServerNamesError> {
         let mut names = Self {
             default: None,
             exact: HashMap::new(),
             wildcard: HashMap::new(),
         };
         for (index, config) in configs.into_iter().enumerate() {
-            let entry = Arc::new(ServerEntry::new(index, config)?);
+            let entry = Arc::new(ServerEntry::new(index, config, tickets)?);
             if entry.names.is_empty() {
                 names.default = Some(entry);
                 continue;
@@ -162,7 +171,11 @@ impl ResolvesServerCert for Always {
 }
 
 impl ServerEntry {
-    fn new(index: usize, config: ServerEntryConfig) -> Result<Self, ServerNamesError> {
+    fn new(
+        index: usize,
+        config: ServerEntryConfig,
+        tickets: &TicketSource,
+    ) -> Result<Self, ServerNamesError> {
         let mandatory = config.client_certificate == ClientCertificate::Required;
         let verifier = CallerVerifier::new(Arc::clone(&config.trust), mandatory);
         let mut tls = ServerConfig::builder_with_provider(crypto::provider())
@@ -171,16 +184,52 @@ impl ServerEntry {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(Always(Arc::clone(config.credentials.certified()))));
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // A resumed session would skip every check of the certificate.
+        // Resumption is by our own tickets alone: rustls' look at no certificate.
         tls.session_storage = Arc::new(NoServerSessionStorage {});
-        tls.send_tls13_tickets = 0;
+        let ticketer = Arc::new(Ticketer::new(
+            tickets.clone(),
+            &config.names,
+            config.client_certificate,
+            &config.trust,
+        ));
+        tls.send_tls13_tickets = usize::from(ticketer.enabled());
+        tls.max_tls13_tickets = usize::from(ticketer.enabled());
+        tls.ticketer = Arc::clone(&ticketer) as Arc<dyn ProducesTickets>;
+        // Neither is on by default; what they bring can be replayed or is sent
+        // before anybody has been verified.
+        tls.max_early_data_size = 0;
+        tls.send_half_rtt_data = false;
         Ok(Self {
             index,
             names: config.names,
             client_certificate: config.client_certificate,
             trust: config.trust,
+            ticketer,
             tls: Arc::new(tls),
         })
+    }
+
+    /// Decides about the chain of a resumed session: rustls has looked at neither
+    /// its dates nor anything else. `session` is what its ticket said.
+    ///
+    /// # Errors
+    /// When it does not hold any longer. Its tickets are then of no more use.
+    pub fn admit_resumed(
+        &self,
+        chain: &[CertificateDer<'_>],
+        session: Option<&Session>,
+    ) -> Result<Admission, Refusal> {
+        let (Some((leaf, intermediates)), Some(session)) = (chain.split_first(), session) else {
+            return Err(Refusal {
+                reason: ReasonCode::NoCertificate,
+                detail: "a session without a certificate is not resumed".to_owned(),
+                leaf: None,
+            });
+        };
+        let now = UnixTime::since_unix_epoch(clock::since_epoch());
+        self.trust
+            .admit(leaf, intermediates, now)
+            .inspect_err(|_| self.ticketer.refuse(session.chain))
     }
 
     /// Position among the entries: two requests belong together only where it

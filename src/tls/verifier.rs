@@ -16,10 +16,13 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
+use super::server::ServerEntry;
+use super::tickets::{Session, Version};
+use crate::clock;
 use crate::crypto;
 use crate::identity::PeerIdentity;
 use crate::reason::{ReasonCode, TlsAlert};
-use crate::trust::{ClientTrust, PendingPath, Refusal};
+use crate::trust::{ChainKey, ClientTrust, PendingPath, Refusal};
 
 /// What the verifier learned during one handshake.
 #[derive(Debug, Default)]
@@ -35,6 +38,33 @@ pub struct HandshakeNotes {
     pub refusal: Option<Refusal>,
     /// Whether CertificateVerify proved possession of the leaf's key.
     pub possession_proven: bool,
+    /// What a ticket of this handshake stands for; of a resumed one, what its
+    /// ticket stood for.
+    pub session: Option<Session>,
+    /// The chain the verifier admitted.
+    chain: Option<ChainKey>,
+}
+
+impl HandshakeNotes {
+    /// Decides about the chain that a resumed session brought back, and notes
+    /// whom it names. The session's secret has just proven possession again.
+    ///
+    /// # Errors
+    /// When the chain does not hold any longer.
+    pub fn resumed(
+        &mut self,
+        entry: &ServerEntry,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<(), Refusal> {
+        self.possession_proven = true;
+        let admission = entry.admit_resumed(chain, self.session.as_ref())?;
+        if let Some(pending) = admission.pending {
+            pending.commit();
+        }
+        self.identity = Some(admission.identity);
+        self.holds_until = Some(admission.holds_until);
+        Ok(())
+    }
 }
 
 tokio::task_local! {
@@ -61,6 +91,43 @@ pub async fn with_notes<T, E>(
             (output, notes)
         })
         .await
+}
+
+/// What a ticket of the handshake under way would stand for.
+pub(super) fn session() -> Option<Session> {
+    NOTES
+        .try_with(|notes| notes.borrow().session)
+        .ok()
+        .flatten()
+}
+
+/// Whether the verifier has admitted a chain in the handshake under way.
+pub(super) fn is_full_handshake() -> bool {
+    NOTES
+        .try_with(|notes| notes.borrow().chain.is_some())
+        .unwrap_or(false)
+}
+
+/// A ticket was opened in the handshake under way. rustls may still not resume
+/// it, and open another one, or go on with a full handshake.
+pub(super) fn resuming(session: Session) {
+    note(|notes| notes.session = Some(session));
+}
+
+/// Possession was proven: from here on tickets stand for the verified chain.
+fn proven(version: Version) {
+    note(|notes| {
+        notes.possession_proven = true;
+        notes.session = match (&notes.identity, notes.chain) {
+            (Some(identity), Some(chain)) => Some(Session {
+                version,
+                chain,
+                proven_at: clock::unix_now(),
+                path_not_after: identity.path_not_after(),
+            }),
+            _ => None,
+        };
+    });
 }
 
 /// Outside a handshake of ours (tests of rustls alone) the notes are dropped.
@@ -122,9 +189,12 @@ impl ClientCertVerifier for CallerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        // Whatever tickets came along, this is a full handshake.
+        note(|notes| notes.session = None);
         match self.trust.admit(end_entity, intermediates, now) {
             Ok(admission) => {
                 note(|notes| {
+                    notes.chain = Some(admission.chain);
                     notes.identity = Some(admission.identity);
                     notes.pending = admission.pending;
                     notes.holds_until = Some(admission.holds_until);
@@ -146,7 +216,7 @@ impl ClientCertVerifier for CallerVerifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let valid = verify_tls12_signature(message, cert, dss, &self.algorithms)?;
-        note(|notes| notes.possession_proven = true);
+        proven(Version::Tls12);
         Ok(valid)
     }
 
@@ -157,7 +227,7 @@ impl ClientCertVerifier for CallerVerifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let valid = verify_tls13_signature(message, cert, dss, &self.algorithms)?;
-        note(|notes| notes.possession_proven = true);
+        proven(Version::Tls13);
         Ok(valid)
     }
 
@@ -197,7 +267,9 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::identity::{IdentityPattern, NameType, TrustDomain};
-    use crate::tls::{ClientCertificate, Credentials, ServerEntry, ServerEntryConfig, ServerNames};
+    use crate::tls::{
+        ClientCertificate, Credentials, ServerEntryConfig, ServerNames, TicketSource,
+    };
     use crate::trust::{
         PathCache, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
     };
@@ -220,12 +292,15 @@ mod tests {
         let credentials =
             Credentials::from_pem(ours.chain_pem().as_bytes(), ours.key_pem().as_bytes(), now);
         let trust = ClientTrust::new(vec![bundle]).unwrap();
-        let names = ServerNames::new(vec![ServerEntryConfig {
-            names: Vec::new(),
-            credentials: credentials.unwrap(),
-            trust: Arc::new(trust.with_cache(Arc::clone(cache))),
-            client_certificate: ClientCertificate::Required,
-        }]);
+        let names = ServerNames::new(
+            vec![ServerEntryConfig {
+                names: Vec::new(),
+                credentials: credentials.unwrap(),
+                trust: Arc::new(trust.with_cache(Arc::clone(cache))),
+                client_certificate: ClientCertificate::Required,
+            }],
+            &TicketSource::default(),
+        );
         Arc::clone(names.unwrap().default_entry().unwrap())
     }
 

@@ -18,12 +18,34 @@ use rustls_pki_types::CertificateDer;
 use super::path::PathMember;
 use crate::crypto;
 use crate::identity::PeerIdentity;
+use crate::identity::text::hex;
 
 /// Chains kept where nothing else is asked for.
 pub const DEFAULT_CAPACITY: usize = 16_384;
 
-/// SHA-256 of trust set and presented chain.
-pub(super) type CacheKey = [u8; 32];
+/// Names a presented chain under a trust set: the SHA-256 of both.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ChainKey([u8; 32]);
+
+impl ChainKey {
+    /// One that was written down before.
+    #[must_use]
+    pub const fn from_octets(octets: [u8; 32]) -> Self {
+        Self(octets)
+    }
+
+    /// To be written down.
+    #[must_use]
+    pub const fn octets(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ChainKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "ChainKey({})", hex(&self.0))
+    }
+}
 
 /// State of lists and deny list under which an entry was looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +84,7 @@ impl CachedPath {
 
 /// Verified chains; shared by every trust set and kept across reloads.
 pub struct PathCache {
-    paths: Cache<CacheKey, Arc<CachedPath>>,
+    paths: Cache<ChainKey, Arc<CachedPath>>,
 }
 
 impl PathCache {
@@ -86,15 +108,15 @@ impl PathCache {
         self.paths.is_empty()
     }
 
-    pub(super) fn get(&self, key: &CacheKey) -> Option<Arc<CachedPath>> {
+    pub(super) fn get(&self, key: &ChainKey) -> Option<Arc<CachedPath>> {
         self.paths.get(key)
     }
 
-    pub(super) fn insert(&self, key: CacheKey, path: Arc<CachedPath>) {
+    pub(super) fn insert(&self, key: ChainKey, path: Arc<CachedPath>) {
         self.paths.insert(key, path);
     }
 
-    pub(super) fn remove(&self, key: &CacheKey) {
+    pub(super) fn remove(&self, key: &ChainKey) {
         self.paths.remove(key);
     }
 }
@@ -119,12 +141,12 @@ impl fmt::Debug for PathCache {
 #[derive(Debug)]
 pub struct PendingPath {
     cache: Arc<PathCache>,
-    key: CacheKey,
+    key: ChainKey,
     path: Arc<CachedPath>,
 }
 
 impl PendingPath {
-    pub(super) fn new(cache: &Arc<PathCache>, key: CacheKey, path: CachedPath) -> Self {
+    pub(super) fn new(cache: &Arc<PathCache>, key: ChainKey, path: CachedPath) -> Self {
         Self {
             cache: Arc::clone(cache),
             key,
@@ -145,13 +167,13 @@ pub(super) fn key_of(
     trust_set: &[u8; 32],
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-) -> CacheKey {
+) -> ChainKey {
     let mut digest = Digest::new();
     digest.field(trust_set);
     for der in std::iter::once(leaf).chain(intermediates) {
         digest.field(der);
     }
-    digest.finish()
+    ChainKey(digest.finish())
 }
 
 /// SHA-256 over length-prefixed fields.

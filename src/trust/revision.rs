@@ -19,6 +19,12 @@ pub struct TrustRevision {
 }
 
 impl TrustRevision {
+    /// Roots, intermediates, posture, depth, grace and permitted names, as a hash.
+    #[must_use]
+    pub const fn trust_set(&self) -> &[u8; 32] {
+        &self.trust_set
+    }
+
     pub(super) fn of(bundles: &[Arc<TrustBundle>]) -> Self {
         let mut trust_set = Digest::new();
         let mut lists = Digest::new();

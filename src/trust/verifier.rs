@@ -12,7 +12,7 @@ use super::deny::DenyList;
 use super::disjoint::ClientTrustError;
 use super::naming;
 use super::path::{self, PathMember, PathPurpose, PathRefusal, PathRules, Verified};
-use super::path_cache::{self, CacheKey, CachedPath, PathCache, PendingPath, RevocationState};
+use super::path_cache::{self, CachedPath, ChainKey, PathCache, PendingPath, RevocationState};
 use super::revision::TrustRevision;
 use super::revocation::RevocationOutcome;
 use crate::identity::peer::VerifiedPath;
@@ -48,9 +48,22 @@ pub struct Admission {
     /// To be committed when the handshake is complete; absent where the chain
     /// was known.
     pub pending: Option<PendingPath>,
+    /// Names the chain, for [`ClientTrust::recall`].
+    pub chain: ChainKey,
     /// Until when this answer holds by itself, in seconds since the Unix epoch:
     /// the path's notAfter, or the end of a list that it needs. Then ask again.
     pub holds_until: i64,
+}
+
+/// What is remembered of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recall {
+    /// It was admitted before and would be again.
+    Holds,
+    /// It was admitted before and no longer is.
+    Ended,
+    /// Nothing is known of it.
+    Unknown,
 }
 
 impl ClientTrust {
@@ -127,6 +140,7 @@ impl ClientTrust {
                 return Ok(Admission {
                     identity: Arc::clone(&known.identity),
                     pending: None,
+                    chain: key,
                     holds_until: known.not_after.min(known.good_until),
                 });
             }
@@ -144,9 +158,23 @@ impl ClientTrust {
         };
         Ok(Admission {
             identity,
+            chain: key,
             holds_until: path.not_after.min(path.good_until),
             pending: Some(PendingPath::new(&self.cache, key, path)),
         })
+    }
+
+    /// What a chain that was admitted before would be answered now, as far as that
+    /// can be told without seeing it. [`ClientTrust::admit`] still decides.
+    #[must_use]
+    pub fn recall(&self, chain: &ChainKey, now: i64) -> Recall {
+        match self.cache.get(chain) {
+            None => Recall::Unknown,
+            Some(known) => match self.still_holds(*chain, known, self.state(), now) {
+                Some(_) => Recall::Holds,
+                None => Recall::Ended,
+            },
+        }
     }
 
     /// Lists and deny list as they are now. To be read before they are
@@ -161,7 +189,7 @@ impl ClientTrust {
     /// A known chain, if it still holds.
     fn still_holds(
         &self,
-        key: CacheKey,
+        key: ChainKey,
         known: Arc<CachedPath>,
         state: RevocationState,
         now: i64,

@@ -18,6 +18,7 @@ mod names;
 mod paths;
 mod problems;
 mod public;
+mod resumption;
 mod revocation;
 mod routing;
 mod shutdown;

@@ -16,7 +16,7 @@ use super::{BINARY, CALLER, HOST, World};
 const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// A gateway that checks revocation, and the file of the issuing authority's list.
-async fn revocable() -> (World, PathBuf) {
+pub(super) async fn revocable() -> (World, PathBuf) {
     let ca = TestCa::new("example.org");
     let echo = Echo::start().await;
     let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
@@ -42,19 +42,19 @@ async fn revocable() -> (World, PathBuf) {
 }
 
 /// Replaces a file as careful programs do.
-fn replace(path: &Path, content: impl AsRef<[u8]>) {
+pub(super) fn replace(path: &Path, content: impl AsRef<[u8]>) {
     let aside = path.with_extension("aside");
     std::fs::write(&aside, content).unwrap();
     std::fs::rename(&aside, path).unwrap();
 }
 
-fn revoke(world: &World, list: &Path) {
+pub(super) fn revoke(world: &World, list: &Path) {
     let newer = Crl::new().number(2).revoke(world.caller.serial());
     replace(list, newer.signed_by(world.ca.intermediate()));
 }
 
 /// A connection in the middle of an answer.
-async fn streaming(client: &Client) -> Connection {
+pub(super) async fn streaming(client: &Client) -> Connection {
     let mut connection = client.connect().await.unwrap();
     let request = format!("GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     connection.write(request.as_bytes()).await.unwrap();

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -23,6 +23,7 @@ use crate::answer::{Answer, CallError};
 use crate::connection::{Connection, RawAnswer, Session};
 use crate::credentials::Credentials;
 use crate::in_time;
+use crate::sessions::Sessions;
 
 /// The provider of the kit.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -127,6 +128,15 @@ pub struct Client {
     credentials: Option<Credentials>,
     versions: Vec<TlsVersion>,
     protocol: Option<Protocol>,
+    sessions: Option<Arc<Resuming>>,
+}
+
+/// What resuming connections share. rustls resumes only with the very
+/// configuration that a session was opened with.
+#[derive(Debug)]
+struct Resuming {
+    sessions: Arc<Sessions>,
+    config: OnceLock<Arc<ClientConfig>>,
 }
 
 impl Client {
@@ -141,6 +151,7 @@ impl Client {
             credentials: None,
             versions: vec![TlsVersion::V13],
             protocol: Some(Protocol::Http1),
+            sessions: None,
         }
     }
 
@@ -186,7 +197,51 @@ impl Client {
         self
     }
 
+    /// Keeps sessions and resumes them, the oldest first, whatever the server name
+    /// and address: all clones made from here on share them. Certificate and
+    /// versions have to be set before.
+    #[must_use]
+    pub fn resuming(mut self) -> Self {
+        self.sessions = Some(Arc::new(Resuming {
+            sessions: Arc::default(),
+            config: OnceLock::new(),
+        }));
+        self
+    }
+
+    /// Whether sessions are only gathered from now on, and none is resumed.
+    pub fn gather(&self, gathering: bool) {
+        if let Some(resuming) = &self.sessions {
+            resuming.sessions.gather(gathering);
+        }
+    }
+
+    /// How many tickets it was given.
+    #[must_use]
+    pub fn tickets(&self) -> usize {
+        self.sessions
+            .as_ref()
+            .map_or(0, |resuming| resuming.sessions.count())
+    }
+
+    /// Connects elsewhere.
+    #[must_use]
+    pub const fn at(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
     fn config(&self) -> Arc<ClientConfig> {
+        match &self.sessions {
+            None => self.new_config(rustls::client::Resumption::disabled()),
+            Some(resuming) => Arc::clone(resuming.config.get_or_init(|| {
+                let sessions = Arc::clone(&resuming.sessions);
+                self.new_config(rustls::client::Resumption::store(sessions))
+            })),
+        }
+    }
+
+    fn new_config(&self, resumption: rustls::client::Resumption) -> Arc<ClientConfig> {
         let versions: Vec<_> = self
             .versions
             .iter()
@@ -213,7 +268,7 @@ impl Client {
             }
         };
         config.enable_sni = self.server_name.is_some();
-        config.resumption = rustls::client::Resumption::disabled();
+        config.resumption = resumption;
         if let Some(protocol) = self.protocol {
             config.alpn_protocols = vec![protocol.alpn().to_vec()];
         }

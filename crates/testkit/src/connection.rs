@@ -130,6 +130,13 @@ impl Connection {
         Some(tls.peer_certificates()?.first()?.clone().into_owned())
     }
 
+    /// Whether the handshake resumed an earlier session.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        let (_, tls) = self.stream.get_ref();
+        tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+
     /// The application protocol that was agreed on.
     #[must_use]
     pub fn alpn(&self) -> Option<Vec<u8>> {

@@ -49,6 +49,7 @@ pub mod service;
 mod answer;
 mod audit;
 mod der;
+mod sessions;
 mod settings;
 
 pub use answer::{Answer, CallError};

@@ -15,7 +15,7 @@ use crate::reason::ReasonCode;
 use crate::route::RouteTable;
 use crate::snapshot::{Limits, Snapshot};
 use crate::telemetry::metrics::Metrics;
-use crate::tls::ServerNames;
+use crate::tls::{ServerNames, TicketSource};
 
 const ISSUER: &str = "https://gateway.example.org:9080";
 
@@ -30,12 +30,13 @@ fn snapshot(keys: &Path) -> Snapshot {
     };
     Snapshot {
         generation: 7,
-        names: ServerNames::new(Vec::new()).unwrap(),
+        names: ServerNames::new(Vec::new(), &TicketSource::default()).unwrap(),
         bundles: Vec::new(),
         routes: RouteTable::build(Vec::new()).unwrap(),
         upstreams: Vec::new(),
         signer: AssertionSigner::new(settings, Arc::new(ring)),
         paths: Arc::default(),
+        tickets: TicketSource::default(),
         public_credentials: None,
         limits: Limits::default(),
     }

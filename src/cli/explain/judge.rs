@@ -244,7 +244,7 @@ impl Way<'_> {
                 self.identity(&identity);
                 let proof = ConnectionProof {
                     identity,
-                    verified_at: clock::unix_now(),
+                    proven_at: clock::unix_now(),
                     resumed: false,
                 };
                 Ok((proof, name))

@@ -71,7 +71,7 @@ pub(super) fn listener(
         context.inventory.server_names.push(summary);
     }
     if !context.diagnostics.has_errors() {
-        match ServerNames::new(entries) {
+        match ServerNames::new(entries, &context.tickets) {
             Ok(names) => parts.names = Some(names),
             Err(error) => context.error(Diagnostic::whole(error.to_string())),
         }

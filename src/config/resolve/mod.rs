@@ -12,6 +12,7 @@ mod listeners;
 mod pem;
 mod routes;
 mod summaries;
+mod tickets;
 mod trust;
 mod upstreams;
 
@@ -26,6 +27,7 @@ use super::suggest::nearest;
 use super::value::At;
 use crate::clock;
 use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
+use crate::tls::TicketSource;
 use crate::trust::PathCache;
 
 /// What every part needs.
@@ -39,6 +41,8 @@ struct Context<'a> {
     previous: Option<&'a Snapshot>,
     /// Verified chains, kept over reloads.
     paths: Arc<PathCache>,
+    /// What session tickets are made with.
+    tickets: TicketSource,
 }
 
 impl Context<'_> {
@@ -110,9 +114,11 @@ pub(super) fn resolve(
         now: i64::try_from(clock::unix_now()).unwrap_or(i64::MAX),
         previous,
         paths: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.paths)),
+        tickets: previous.map_or_else(TicketSource::default, |previous| previous.tickets.clone()),
     };
     report_missing_sections(document, &mut context);
     let domains = trust::domains(document, &mut context);
+    context.tickets = tickets::tickets(document.tickets.as_ref(), &mut context);
     let listener = listeners::listener(document, &domains, &mut context);
     let public = listeners::public(document, listener.credentials.as_ref(), &mut context);
     let admin = listeners::admin(document, &mut context);
@@ -157,6 +163,7 @@ pub(super) fn resolve(
             limits,
             public_credentials,
             paths: context.paths,
+            tickets: context.tickets,
         },
         warnings: Vec::new(),
         files: context.files.into_seen(),
