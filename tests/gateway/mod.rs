@@ -118,7 +118,7 @@ fn tools_are_required() -> bool {
 }
 
 /// Says that a test is skipped, or fails where everything has to run.
-fn skip(what: &str) {
+pub(crate) fn skip(what: &str) {
     assert!(!tools_are_required(), "required, but missing: {what}");
     eprintln!("skipped: {what}");
 }

@@ -1,6 +1,7 @@
 //! What lies behind the gateway: TLS and h2 to services, upgrades, balancing.
 
 mod balance;
+mod foreign;
 mod http2;
 mod tls;
 mod upgrade;

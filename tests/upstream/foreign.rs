@@ -1,0 +1,88 @@
+//! Other people's gRPC and WebSocket implementations on both sides of the
+//! gateway. Skipped where a library is absent, unless tools are required.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use countersign_testkit::{Credentials, Gateway, Settings, TestCa};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::Command;
+
+use super::{BINARY, HOST};
+use crate::gateway::{root, skip};
+
+/// Runs a script that serves on a port it prints, is told where the gateway in
+/// front of it is, and ends with 77 when its library is not there.
+async fn run(script: &str, what: &str, protocol: &str) {
+    let program = std::env::var("COUNTERSIGN_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let script = root().join("tests/foreign").join(script);
+    let child = Command::new(program)
+        .arg(&script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let Ok(mut child) = child else {
+        return skip(what);
+    };
+    let mut stdin = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let conversation = async {
+        let Some(line) = lines.next_line().await.unwrap() else {
+            let output = child.wait_with_output().await.unwrap();
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(77), "{what}: {complaint}");
+            return skip(what);
+        };
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let ca = TestCa::new("example.org");
+        let endpoint = format!("http://127.0.0.1:{}", line["port"]);
+        let settings = Settings::new(&ca)
+            .upstream_at("orders", &[endpoint], &format!("protocol = {protocol:?}\n"))
+            .route(
+                "orders",
+                "orders",
+                "paths = [\"/**\"]\ncallers = [\"spiffe://example.org/ns/shop/**\"]\n",
+            );
+        let gateway = Gateway::start(BINARY, &settings).await;
+        let told = told(&ca, &gateway);
+        stdin.write_all(told.to_string().as_bytes()).await.unwrap();
+        stdin.write_all(b"\n").await.unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        assert!(
+            output.status.success(),
+            "{what}: {}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            gateway.stderr()
+        );
+    };
+    // A dozen conversations, each with a deadline of its own within the script.
+    tokio::time::timeout(Duration::from_secs(90), conversation)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: {} does not end", Path::new(&script).display()));
+}
+
+/// What a script needs to know to be a caller.
+fn told(ca: &TestCa, gateway: &Gateway) -> Value {
+    let credentials = |credentials: Credentials| json!({ "chain": credentials.chain_pem(), "key": credentials.key_pem() });
+    json!({
+        "address": gateway.listener().to_string(),
+        "host": HOST,
+        "root": ca.root().pem(),
+        "caller": credentials(ca.client("/ns/shop/sa/checkout")),
+        "stranger": credentials(ca.client("/ns/other/sa/stranger")),
+    })
+}
+
+#[tokio::test]
+async fn grpcio_calls_and_serves_through_the_gateway() {
+    run("grpc_calls.py", "grpcio for Python", "h2").await;
+}
+
+#[tokio::test]
+async fn websockets_for_python_converse_through_the_gateway() {
+    run("websocket_calls.py", "websockets for Python", "http1").await;
+}
