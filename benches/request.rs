@@ -90,6 +90,7 @@ fn sign_request(bencher: Bencher<'_, '_>, algorithm: &str) {
         authority: "orders.example.org",
         path: "/orders/7",
         query: None,
+        body_hash: None,
         transaction: "0123456789012345678901",
     };
     bencher.bench(|| signer.sign_request(black_box(&permit), "orders", &binding, now));

@@ -179,6 +179,7 @@ async fn run(
     let shared = Arc::new(Shared {
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         metrics,
+        held: Arc::default(),
         changes,
         stopping,
         aborting,

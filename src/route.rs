@@ -5,12 +5,15 @@
 //! the file means nothing; two routes that tie are a configuration error. Once
 //! a host and path have selected routes, a refusal is final.
 
+mod rewrite;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use http::Method;
 
+pub use self::rewrite::{PathRewrite, RewriteError};
 use crate::identity::pattern::{HostPattern, PathPattern, Segment};
 use crate::policy::Rule;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
@@ -48,6 +51,12 @@ pub struct Route {
     pub audience: String,
     /// What the assertion is bound to.
     pub binding: Binding,
+    /// The change to the path before it is forwarded.
+    pub rewrite: Option<PathRewrite>,
+    /// Reads bodies whole, of at most so many bytes, and binds assertions to them.
+    pub bind_body: Option<u64>,
+    /// Goes on with the transaction of an assertion that the caller presents.
+    pub continue_transaction: bool,
     /// Its counters, once it is in service.
     pub meter: RouteMeter,
 }
@@ -97,6 +106,8 @@ pub struct RouteTable {
     exact_hosts: HashMap<Box<str>, PathTree>,
     wildcard_hosts: HashMap<Box<str>, PathTree>,
     any_host: PathTree,
+    by_audience: HashMap<Box<str>, Vec<Arc<Route>>>,
+    continues_transactions: bool,
 }
 
 /// Routes by path: one node per segment of the pattern.
@@ -163,6 +174,12 @@ impl RouteTable {
                     tree.insert(path, &route);
                 }
             }
+            table.continues_transactions |= route.continue_transaction;
+            table
+                .by_audience
+                .entry(route.audience.as_str().into())
+                .or_default()
+                .push(Arc::clone(&route));
             table.routes.push(route);
         }
         Ok(table)
@@ -172,6 +189,18 @@ impl RouteTable {
     #[must_use]
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// Whether any route goes on with transactions.
+    #[must_use]
+    pub const fn continues_transactions(&self) -> bool {
+        self.continues_transactions
+    }
+
+    /// The upstreams of the routes whose assertions are for this audience.
+    pub fn upstreams_of(&self, audience: &str) -> impl Iterator<Item = &Arc<Upstream>> {
+        let routes = self.by_audience.get(audience).into_iter().flatten();
+        routes.map(|route| &route.upstream)
     }
 
     /// Resolves the counters of every route.

@@ -37,6 +37,9 @@ fn route(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str]) -> Route 
         })),
         audience: name.to_owned(),
         binding: Binding::Request,
+        rewrite: None,
+        bind_body: None,
+        continue_transaction: false,
         meter: RouteMeter::default(),
     }
 }

@@ -63,6 +63,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Most bytes of a request's body; none for no bound.
     pub body_bytes: Option<u64>,
+    /// Most bytes that bodies read whole take together.
+    pub held_bytes: u64,
     /// Most concurrent streams of one h2 connection.
     pub streams: u32,
     /// How long connections may go on after a signal to stop.
@@ -78,6 +80,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(60),
             header_bytes: 32 * 1024,
             body_bytes: None,
+            held_bytes: 64 * 1024 * 1024,
             streams: 128,
             drain_timeout: Duration::from_secs(30),
         }

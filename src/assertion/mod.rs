@@ -5,6 +5,7 @@ mod key_error;
 mod key_files;
 pub mod key_record;
 pub mod key_ring;
+mod own;
 pub mod published;
 pub mod signer;
 pub mod signing_key;

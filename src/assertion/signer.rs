@@ -40,6 +40,8 @@ pub struct RequestBinding<'a> {
     pub path: &'a str,
     /// The octets after `?`, where there is one.
     pub query: Option<&'a str>,
+    /// SHA-256 of the body, where it was read whole.
+    pub body_hash: Option<&'a [u8; 32]>,
     /// Identifies the transaction across hops; authenticates nothing.
     pub transaction: &'a str,
 }
@@ -156,6 +158,11 @@ impl AssertionSigner {
             push_base64(&mut claims, &crypto::sha256(query.as_bytes()));
             claims.push('"');
         }
+        if let Some(hash) = request.body_hash {
+            claims.push_str(",\"htb\":\"");
+            push_base64(&mut claims, hash);
+            claims.push('"');
+        }
         finish(&mut claims, principal);
         seal(&key, &claims, Some(jti.into()), expires)
     }
@@ -210,6 +217,14 @@ impl AssertionSigner {
 /// When the system's random generator fails.
 pub fn token_id() -> Result<String, crypto::NoRandomness> {
     crypto::random::<16>().map(|bytes| Base64UrlUnpadded::encode_string(&bytes))
+}
+
+/// The octets of an identifier made by [`token_id`].
+#[must_use]
+pub fn token_octets(id: &str) -> Option<[u8; 16]> {
+    let mut octets = [0; 16];
+    let decoded = Base64UrlUnpadded::decode(id, &mut octets).ok()?;
+    (decoded.len() == 16).then_some(octets)
 }
 
 /// What an assertion says about the certificate, ending before `authn.at`.

@@ -79,6 +79,7 @@ const BINDING: RequestBinding<'_> = RequestBinding {
     authority: "orders.example.org",
     path: "/orders/\"7",
     query: Some(""),
+    body_hash: Some(&[7; 32]),
     transaction: "t",
 };
 

@@ -121,6 +121,12 @@ impl SigningKey {
         self.public.to_json()
     }
 
+    /// Its public half.
+    #[must_use]
+    pub const fn public(&self) -> &Jwk {
+        &self.public
+    }
+
     /// Signs a JWS signing input: `r ‖ s` (RFC 7518 section 3.4) or an Ed25519
     /// signature.
     ///

@@ -14,14 +14,16 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::document::{check_keys, find};
 use super::quantity::{ByteSize, TimeSpan};
-use super::value::{Field, FromToml, List, Means, PublicTls, Serve, Several, wrong_type};
+use super::value::{
+    CertificateHeader, Field, FromToml, List, Means, PublicTls, Serve, Several, text, wrong_type,
+};
 use crate::assertion::SigningAlgorithm;
 use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
-use crate::route::Binding;
+use crate::route::{Binding, PathRewrite, RewriteError};
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
-use crate::upstream::{Balance, HttpProtocol};
+use crate::upstream::{Balance, ForwardedFields, HttpProtocol, TraceContext};
 
 /// A section's name as it is written, its keys, and which of them it cannot do
 /// without.
@@ -172,6 +174,9 @@ sections! {
         private_key: String = Optional,
         allow_plaintext: bool = Optional,
         host: String = Optional,
+        forwarded: ForwardedFields = Optional,
+        trace: TraceContext = Optional,
+        certificate_headers: Several<CertificateHeader> = Optional,
         connect_timeout: TimeSpan = Optional,
         first_byte_timeout: TimeSpan = Optional,
         idle_timeout: TimeSpan = Optional,
@@ -191,6 +196,9 @@ sections! {
         upstream: String = Required,
         audience: String = Optional,
         binding: Binding = Optional,
+        rewrite: PathRewrite = Optional,
+        bind_body: ByteSize = Optional,
+        continue_transaction: bool = Optional,
     }
 
     "[limits]"
@@ -202,6 +210,7 @@ sections! {
         body_timeout: TimeSpan = Optional,
         header_size: ByteSize = Optional,
         body_size: ByteSize = Optional,
+        held_bodies: ByteSize = Optional,
         streams: u32 = Optional,
         drain_timeout: TimeSpan = Optional,
     }
@@ -244,6 +253,41 @@ impl FromToml for Authenticate {
         }
         Several::<Means>::from_toml(list, diagnostics)?;
         Some(Self::Certificate)
+    }
+}
+
+/// How a route changes paths.
+impl FromToml for PathRewrite {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        const FORM: &str = "{ from = \"/api\", to = \"/\" }";
+        let DeValue::Table(table) = value.get_ref() else {
+            return wrong_type(value, FORM, diagnostics);
+        };
+        let (Some(from), Some(to), 2) = (find(table, "from"), find(table, "to"), table.len())
+        else {
+            diagnostics.error(
+                Diagnostic::new(value.span(), "this does not say how paths are rewritten")
+                    .help(format!("write {FORM}")),
+            );
+            return None;
+        };
+        let written = (
+            text(from, "a path", diagnostics)?,
+            text(to, "a path", diagnostics)?,
+        );
+        Self::new(written.0, written.1)
+            .map_err(|error| {
+                let place = match error {
+                    RewriteError::From => from.span(),
+                    RewriteError::To => to.span(),
+                };
+                diagnostics.error(
+                    Diagnostic::new(place, "this cannot be the beginning of a path").help(
+                        "write whole segments of letters, digits and -._~@: without a final slash, for example \"/api/v1\", or \"/\" for none",
+                    ),
+                );
+            })
+            .ok()
     }
 }
 

@@ -10,6 +10,7 @@ mod documented;
 mod keys;
 mod material;
 mod meaning;
+mod requests;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -259,6 +260,9 @@ name = "orders"
 endpoints = ["http://10.0.0.1:9001", "http://[::1]"]
 allow_plaintext = true
 host = "orders.internal:80"
+forwarded = "both"
+trace = "restart"
+certificate_headers = ["client-cert", "client-cert-chain", "x-forwarded-client-cert"]
 connect_timeout = "250ms"
 first_byte_timeout = "1h"
 idle_timeout = "1m30s"
@@ -289,6 +293,15 @@ name = "open"
 paths = ["/open"]
 authenticate = "none"
 upstream = "payments"
+[[route]]
+name = "payments"
+paths = ["/payments/v1", "/payments/v1/**"]
+callers = ["*"]
+upstream = "payments"
+audience = "payments"
+rewrite = { from = "/payments/v1", to = "/" }
+bind_body = "1MiB"
+continue_transaction = true
 [limits]
 connections = 1000
 handshake_timeout = "1s"
@@ -296,6 +309,7 @@ header_timeout = "2s"
 body_timeout = "3s"
 header_size = "8KiB"
 body_size = "1MiB"
+held_bodies = "2MiB"
 streams = 7
 drain_timeout = "0s"
 [runtime]

@@ -19,7 +19,7 @@ use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::route::Binding;
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
-use crate::upstream::{Balance, HttpProtocol};
+use crate::upstream::{Balance, ForwardedFields, HttpProtocol, TraceContext};
 
 /// A value and its place in the file.
 #[derive(Debug, Clone)]
@@ -157,7 +157,7 @@ pub(super) fn wrong_type<T>(
     None
 }
 
-fn text<'a>(
+pub(super) fn text<'a>(
     value: &'a Spanned<DeValue<'_>>,
     expected: &str,
     diagnostics: &mut Diagnostics,
@@ -355,6 +355,14 @@ pub(super) enum Serve {
     Metrics,
 }
 
+/// Fields that carry a caller's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CertificateHeader {
+    ClientCert,
+    ClientCertChain,
+    Xfcc,
+}
+
 /// Where the public listener's certificate comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PublicTls {
@@ -382,6 +390,14 @@ words! {
     Balance:
         "round-robin" => Self::RoundRobin, "least-requests" => Self::LeastRequests,
         "caller" => Self::Caller;
+    ForwardedFields:
+        "x-forwarded" => Self::XForwarded, "forwarded" => Self::Forwarded,
+        "both" => Self::Both, "off" => Self::Off;
+    TraceContext:
+        "continue" => Self::Continue, "restart" => Self::Restart, "off" => Self::Off;
+    CertificateHeader:
+        "client-cert" => Self::ClientCert, "client-cert-chain" => Self::ClientCertChain,
+        "x-forwarded-client-cert" => Self::Xfcc;
     Binding: "request" => Self::Request, "caller" => Self::Caller;
     Serve: "keys" => Self::Keys, "health" => Self::Health, "metrics" => Self::Metrics;
     PublicTls: "listener" => Self::Listener, "off" => Self::Off;

@@ -368,6 +368,20 @@ impl IdentityPattern {
         }
     }
 
+    /// Whether exactly one name can match.
+    #[must_use]
+    pub fn names_one(&self) -> bool {
+        match self {
+            Self::AnyCaller => false,
+            Self::Spiffe { path, .. } | Self::Uri { path, .. } => {
+                path.as_ref().is_none_or(PathPattern::is_exact)
+            }
+            Self::Dns(pattern) => matches!(pattern, HostPattern::Exact(_)),
+            Self::Email { local, .. } => local.is_some(),
+            Self::Ip(network) => network.prefix_len() == network.max_prefix_len(),
+        }
+    }
+
     /// The trust domain of a SPIFFE pattern.
     #[must_use]
     pub const fn spiffe_trust_domain(&self) -> Option<&TrustDomain> {

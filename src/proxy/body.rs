@@ -20,6 +20,7 @@ use super::connection::Connection;
 use super::framing::Violation;
 use super::guarded_io::FramingError;
 use super::headers;
+use super::held::Held;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
@@ -63,7 +64,7 @@ pub(crate) fn find_source<'a, T: Error + 'static>(
 
 /// A caller's body on its way to the service.
 pub(crate) struct RequestBody {
-    incoming: Incoming,
+    source: Source,
     /// None where the caller may pause for as long as it likes.
     pause: Option<Pause>,
     left: Option<u64>,
@@ -74,7 +75,62 @@ pub(crate) struct RequestBody {
     _connection: Arc<Connection>,
 }
 
+/// Where a caller's body comes from.
+enum Source {
+    /// From its connection, piece by piece.
+    Incoming(Incoming),
+    /// From memory.
+    Held(Held),
+}
+
+impl Source {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self {
+            Self::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
+            Self::Held(held) => Poll::Ready(if held.data.is_empty() {
+                held.trailers.take().map(|t| Ok(Frame::trailers(t)))
+            } else {
+                Some(Ok(Frame::data(std::mem::take(&mut held.data))))
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Incoming(incoming) => incoming.is_end_stream(),
+            Self::Held(held) => held.data.is_empty() && held.trailers.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Incoming(incoming) => incoming.size_hint(),
+            // Trailers need chunks, and those no length.
+            Self::Held(held) if held.trailers.is_some() => SizeHint::default(),
+            Self::Held(held) => {
+                SizeHint::with_exact(u64::try_from(held.data.len()).unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
 impl RequestBody {
+    /// A body that was read whole.
+    pub(crate) fn held(held: Held, assertion: HeaderName, connection: Arc<Connection>) -> Self {
+        let source = Source::Held(held);
+        Self {
+            sent: Arc::new(AtomicBool::new(source.is_end_stream())),
+            source,
+            pause: None,
+            left: None,
+            assertion,
+            _connection: connection,
+        }
+    }
+
     pub(crate) fn new(
         incoming: Incoming,
         longest_pause: Option<Duration>,
@@ -84,7 +140,7 @@ impl RequestBody {
     ) -> Self {
         let sent = Arc::new(AtomicBool::new(incoming.is_end_stream()));
         Self {
-            incoming,
+            source: Source::Incoming(incoming),
             pause: longest_pause.map(Pause::new),
             left: most_bytes,
             sent,
@@ -121,7 +177,7 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = &mut *self;
-        match Pin::new(&mut this.incoming).poll_frame(context) {
+        match this.source.poll_frame(context) {
             Poll::Pending
                 if this
                     .pause
@@ -159,7 +215,7 @@ impl Body for RequestBody {
                     }
                 }
                 // A body of known length is not polled again after its last byte.
-                if this.incoming.is_end_stream() {
+                if this.source.is_end_stream() {
                     this.sent.store(true, Ordering::Release);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -168,11 +224,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.source.size_hint()
     }
 }
 

@@ -23,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::active::ActiveRequests;
 use super::caller_assertions::CallerAssertions;
+use super::forwarded::Told;
 use super::framing::MAX_FIELDS;
 use super::guarded_io::{GuardState, GuardedIo};
 use super::handler;
@@ -56,6 +57,9 @@ pub(crate) struct Connection {
     server_name: Option<String>,
     proof: Option<ConnectionProof>,
     caller_assertions: CallerAssertions,
+    /// The chain that the caller presented, where it proved an identity.
+    chain: Option<Arc<[CertificateDer<'static>]>>,
+    told: Told,
     active: Arc<ActiveRequests>,
     cut: OnceLock<Denial>,
     /// A tunnel to begin once its 101 was sent.
@@ -117,6 +121,15 @@ impl Connection {
         self.proof.as_ref()
     }
 
+    pub(crate) const fn chain(&self) -> Option<&Arc<[CertificateDer<'static>]>> {
+        self.chain.as_ref()
+    }
+
+    /// What services are told about the connection.
+    pub(crate) const fn told(&self) -> &Told {
+        &self.told
+    }
+
     pub(crate) const fn caller_assertions(&self) -> &CallerAssertions {
         &self.caller_assertions
     }
@@ -172,6 +185,7 @@ pub(crate) async fn serve(
     drop(snapshot);
     worker.shared().metrics.handshake_succeeded();
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let chain = proof.is_some().then(|| chain_of(&stream));
     let connection = Arc::new(Connection {
         worker,
         _guard: guard,
@@ -179,11 +193,12 @@ pub(crate) async fn serve(
         server_name,
         proof,
         caller_assertions: CallerAssertions::default(),
+        chain: chain.clone(),
+        told: Told::default(),
         active: Arc::default(),
         cut: OnceLock::new(),
         tunnel: Mutex::new(None),
     });
-    let chain = connection.proof.is_some().then(|| chain_of(&stream));
     let stopping = connection.worker().shared().stopping.clone();
     let lifetime = Lifetime::new(stopping, changes, chain, holds_until);
     let ended = if is_h2 {

@@ -144,18 +144,33 @@ pub(crate) fn authorize(proof: Option<&ConnectionProof>, route: &Route) -> Resul
     Ok(policy::decide(&route.rule, principal)?)
 }
 
-/// The Host that the service sees, and that assertions name.
+/// The Host that the service sees, and that assertions name. `asked_for` is the
+/// caller's.
 pub(crate) fn forwarded_authority<'a>(
     route: &'a Route,
-    target: &'a Target,
+    asked_for: &'a str,
 ) -> Result<(&'a str, HeaderValue), Refusal> {
     let authority = match &route.upstream.config().host {
         Some(host) => host,
-        None => &target.authority,
+        None => asked_for,
     };
     let value = HeaderValue::from_str(authority)
         .map_err(|_| Refusal::new(ReasonCode::MalformedRequest, "the host is malformed"))?;
     Ok((authority, value))
+}
+
+/// Path and query that the service sees, and that assertions name. `asked_for` is
+/// what policy has decided about.
+pub(crate) fn forwarded_path(
+    route: &Route,
+    asked_for: &PathAndQuery,
+) -> Result<PathAndQuery, Refusal> {
+    match &route.rewrite {
+        None => Ok(asked_for.clone()),
+        Some(rewrite) => rewrite.apply(asked_for).ok_or_else(|| {
+            Refusal::new(ReasonCode::MalformedRequest, "the path cannot be rewritten")
+        }),
+    }
 }
 
 /// What a caller is told whose assertion could not be signed.

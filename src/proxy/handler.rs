@@ -4,27 +4,24 @@
 //! stage needs what the one before it made, so that none can be left out.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use hyper::body::Incoming;
 
 use super::active::{ActiveRequest, Permitted};
+use super::attempts::{self, Bound};
 use super::body::{GatewayBody, RequestBody, ResponseBody};
 use super::connection::Connection;
-use super::forward::{self, AnonymousPermit, Answer, Attempt, ForwardError, Warrant, Wishes};
+use super::decide::Target;
+use super::forward::{self, Answer, Wishes};
 use super::framing::Violation;
 use super::respond::{self, Refusal};
-use super::{decide, headers, upgrade, whoami};
-use crate::assertion::signer::{RequestBinding, token_id};
-use crate::clock;
-use crate::policy::Permit;
+use super::{continued, decide, headers, held, outgoing, upgrade, whoami};
+use crate::assertion::signer::token_id;
 use crate::reason::ReasonCode;
-use crate::route::{Binding, Route};
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
-use crate::upstream::{Balance, HttpProtocol};
+use crate::upstream::HttpProtocol;
 
 /// How a request that was not refused was served.
 #[expect(
@@ -43,6 +40,8 @@ struct Forwarded {
     answer: Answer,
     active: ActiveRequest,
     upgrade: Option<upgrade::Asked>,
+    /// The service was told the caller's certificate.
+    tells_certificate: bool,
 }
 
 impl Forwarded {
@@ -146,11 +145,16 @@ async fn serve(
         request.uri().authority().map_or("", |a| a.as_str()),
         request.uri().path(),
     );
-    let mut upgrade = upgrade::asked(&mut request)?;
+    let upgrade = upgrade::asked(&mut request)?;
     let (mut parts, body) = request.into_parts();
     let assertion_header = &snapshot.signer.settings().header;
     let wishes = Wishes::of(&parts);
     let authority = authority(&parts)?;
+    let presented = snapshot
+        .routes
+        .continues_transactions()
+        .then(|| continued::presented(&parts.headers, assertion_header))
+        .flatten();
     headers::strip_request(&mut parts.headers, assertion_header)?;
     let target = decide::target(authority, parts.uri.path_and_query())?;
     record.request(
@@ -166,115 +170,128 @@ async fn serve(
     let route = decide::select(&snapshot.routes, &parts.method, &target)?;
     record.route(&route.name, route.upstream.name(), route.meter.counters());
     let permit = decide::authorize(connection.proof(), route)?;
-    check_length(snapshot, &parts)?;
-
-    let (authority, host_value) = decide::forwarded_authority(route, &target)?;
-    if let Ok(value) = HeaderValue::from_str(record.request_id()) {
-        headers::set(
-            &mut parts.headers,
-            header::HeaderName::from_static("x-request-id"),
-            value,
-        );
+    let declared = check_length(snapshot, &parts)?;
+    let transaction = presented
+        .filter(|_| route.continue_transaction)
+        .and_then(|assertion| continued::transaction(snapshot, &permit, &assertion));
+    if let Some(transaction) = &transaction {
+        record.transaction(transaction);
     }
-    // Only where the service speaks gRPC too may its caller think for as long as its
-    // own deadline allows; elsewhere the name would just switch limits off.
-    let patient = wishes.grpc && route.upstream.config().protocol == HttpProtocol::Http2;
-    let body = RequestBody::new(
-        body,
-        (!patient).then_some(snapshot.limits.body_timeout),
-        snapshot.limits.body_bytes,
-        assertion_header.clone(),
-        Arc::clone(connection),
-    );
-    let upstream = &route.upstream;
-    let wanted = target.path_and_query.clone();
-    forward::address(&mut parts, upstream, (authority, host_value), wanted, &body)?;
-    wishes.express(&mut parts, upstream);
-    upgrade::pass_on(&mut upgrade, &mut parts, upstream)?;
-    let binding = Bound {
-        method: parts.method.as_str().to_owned(),
-        authority: authority.to_owned(),
-        target: &target.path_and_query,
-        patience: (!patient).then_some(upstream.config().first_byte_timeout),
-        upgrade: upgrade.as_ref().map(|asked| &asked.protocols),
+    let decided = Decided {
+        permitted: attempts::Permitted {
+            connection,
+            snapshot,
+            route,
+            permit: &permit,
+        },
+        target,
+        wishes,
+        upgrade,
+        transaction,
+        declared,
     };
+    pass_in(decided, parts, body, record).await
+}
+
+/// A permitted request, and what was read of it before it was stripped.
+struct Decided<'a> {
+    permitted: attempts::Permitted<'a>,
+    target: Target,
+    wishes: Wishes,
+    upgrade: Option<upgrade::Asked>,
+    transaction: Option<String>,
+    declared: Option<u64>,
+}
+
+/// Makes the request that the service gets, and sends it.
+async fn pass_in(
+    decided: Decided<'_>,
+    mut parts: request::Parts,
+    body: Incoming,
+    record: &mut AuditRecord,
+) -> Result<Served, Refusal> {
+    let Decided {
+        permitted,
+        wishes,
+        mut upgrade,
+        transaction,
+        declared,
+        target:
+            Target {
+                authority: asked_for,
+                host,
+                path_and_query,
+                decoded: decoded_path,
+            },
+    } = decided;
+    let attempts::Permitted {
+        connection,
+        snapshot,
+        route,
+        permit,
+    } = permitted;
+    let upstream = &route.upstream;
+    let config = upstream.config();
+    outgoing::mark(&mut parts, connection, permit, config, &asked_for, record);
+    let (authority, host_value) = decide::forwarded_authority(route, &asked_for)?;
+    let wanted = decide::forwarded_path(route, &path_and_query)?;
     let active = connection.active_requests().enter(Permitted {
         method: parts.method.clone(),
-        host: target.host,
-        decoded_path: target.decoded,
+        host,
+        decoded_path,
         principal: permit.principal().cloned(),
     });
-    let answer = send(
-        connection, snapshot, route, &permit, &binding, parts, body, record,
-    )
-    .await?;
+    // Only where the service speaks gRPC too may its caller think for as long as its
+    // own deadline allows; elsewhere the name would just switch limits off. A body
+    // that is read whole cannot wait for an answer.
+    let patient = wishes.grpc && config.protocol == HttpProtocol::Http2;
+    let incoming = RequestBody::new(
+        body,
+        (!patient || route.bind_body.is_some()).then_some(snapshot.limits.body_timeout),
+        snapshot.limits.body_bytes,
+        snapshot.signer.settings().header.clone(),
+        Arc::clone(connection),
+    );
+    let (body, body_hash) = match route.bind_body {
+        None => (incoming, None),
+        // Boxed, so that other requests have no room for it.
+        Some(most) => Box::pin(read_whole(&permitted, incoming, (most, declared))).await?,
+    };
+    let host = (authority, host_value);
+    forward::address(&mut parts, upstream, host, wanted.clone(), &body)?;
+    wishes.express(&mut parts, upstream);
+    upgrade::pass_on(&mut upgrade, &mut parts, upstream)?;
+    let bound = Bound {
+        method: parts.method.as_str().to_owned(),
+        authority,
+        target: &wanted,
+        body_hash,
+        transaction,
+        patience: (!patient).then_some(config.first_byte_timeout),
+        upgrade: upgrade.as_ref().map(|asked| &asked.protocols),
+    };
+    let answer = attempts::send(&permitted, &bound, (parts, body), record).await?;
     Ok(Served::Forwarded(Forwarded {
         answer,
         active,
         upgrade,
+        tells_certificate: config.certificate_fields.any(),
     }))
 }
 
-/// What the assertion is bound to, as it is forwarded, and how to forward it.
-struct Bound<'a> {
-    method: String,
-    authority: String,
-    target: &'a PathAndQuery,
-    patience: Option<Duration>,
-    upgrade: Option<&'a HeaderValue>,
-}
-
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one step of one function, which it keeps readable"
-)]
-async fn send(
-    connection: &Arc<Connection>,
-    snapshot: &Snapshot,
-    route: &Arc<Route>,
-    permit: &Permit,
-    bound: &Bound<'_>,
-    parts: request::Parts,
-    body: RequestBody,
-    record: &mut AuditRecord,
-) -> Result<Answer, Refusal> {
-    let mut pending = (parts, body);
-    let mut fresh = false;
-    let affinity = affinity(route, permit);
-    loop {
-        // Each attempt carries an assertion of its own.
-        let warrant = warrant(connection, snapshot, route, permit, bound, record)?;
-        let sent_at = record.elapsed();
-        let (parts, body) = pending;
-        let attempt = Attempt {
-            pool: connection.worker().pool(),
-            upstream: &route.upstream,
-            assertion_header: &snapshot.signer.settings().header,
-            warrant: &warrant,
-            affinity,
-            fresh,
-            patience: bound.patience,
-            upgrade: bound.upgrade,
-        };
-        let outcome = forward::forward(attempt, parts, body).await;
-        match outcome {
-            Ok(answer) => {
-                record.upstream_answered(record.elapsed().saturating_sub(sent_at));
-                return Ok(answer);
-            }
-            Err(ForwardError::NeverSent(request)) if !fresh => {
-                pending = *request;
-                fresh = true;
-            }
-            Err(ForwardError::NeverSent(_)) => {
-                return Err(Refusal::new(
-                    ReasonCode::UpstreamUnavailable,
-                    format!("{} closes its connections at once", route.upstream.name()),
-                ));
-            }
-            Err(ForwardError::Refused(refusal)) => return Err(refusal),
-        }
-    }
+/// Reads a body whole, and its hash.
+async fn read_whole(
+    permitted: &attempts::Permitted<'_>,
+    incoming: RequestBody,
+    bounds: (u64, Option<u64>),
+) -> Result<(RequestBody, Option<[u8; 32]>), Refusal> {
+    let snapshot = permitted.snapshot;
+    let all = &permitted.connection.worker().shared().held;
+    let held = held::read(incoming, bounds, (all, snapshot.limits.held_bytes)).await?;
+    let hash = held.hash();
+    let assertion = snapshot.signer.settings().header.clone();
+    let body = RequestBody::held(held, assertion, Arc::clone(permitted.connection));
+    Ok((body, Some(hash)))
 }
 
 /// The authority the caller asked for: the target's where it has one (h2,
@@ -314,7 +331,8 @@ fn authority(parts: &request::Parts) -> Result<String, Refusal> {
     }
 }
 
-fn check_length(snapshot: &Snapshot, parts: &request::Parts) -> Result<(), Refusal> {
+/// The declared length of the body, within bounds.
+fn check_length(snapshot: &Snapshot, parts: &request::Parts) -> Result<Option<u64>, Refusal> {
     let declared = parts
         .headers
         .get(header::CONTENT_LENGTH)
@@ -325,51 +343,8 @@ fn check_length(snapshot: &Snapshot, parts: &request::Parts) -> Result<(), Refus
             ReasonCode::TooLarge,
             format!("the body has {length} bytes, at most {most} are accepted"),
         )),
-        _ => Ok(()),
+        _ => Ok(declared),
     }
-}
-
-fn warrant(
-    connection: &Connection,
-    snapshot: &Snapshot,
-    route: &Arc<Route>,
-    permit: &Permit,
-    bound: &Bound<'_>,
-    record: &mut AuditRecord,
-) -> Result<Warrant, Refusal> {
-    // Nothing more is vouched for once the identity no longer holds.
-    if let Some(denial) = connection.cut_off() {
-        return Err(denial.clone().into());
-    }
-    if let Some(anonymous) = AnonymousPermit::from_permit(permit) {
-        record.allowed(None);
-        return Ok(Warrant::Anonymous(anonymous));
-    }
-    let now = clock::unix_now();
-    let signed = match route.binding {
-        Binding::Request => {
-            let request_id = Arc::clone(record.request_id());
-            snapshot.signer.sign_request(
-                permit,
-                &route.audience,
-                &RequestBinding {
-                    method: &bound.method,
-                    authority: &bound.authority,
-                    path: bound.target.path(),
-                    query: bound.target.query(),
-                    transaction: &request_id,
-                },
-                now,
-            )
-        }
-        Binding::Caller => connection
-            .caller_assertions()
-            .get(snapshot, route, permit, now),
-    };
-    let signed = signed.map_err(decide::unsigned)?;
-    connection.worker().shared().metrics.assertion_signed();
-    record.allowed(signed.jti());
-    Ok(Warrant::Signed(signed))
 }
 
 fn pass_on(
@@ -378,9 +353,17 @@ fn pass_on(
     forwarded: Forwarded,
     mut record: AuditRecord,
 ) -> Response<GatewayBody> {
-    let Forwarded { answer, active, .. } = forwarded;
+    let Forwarded {
+        answer,
+        active,
+        tells_certificate,
+        ..
+    } = forwarded;
     let (mut parts, incoming) = answer.response.into_parts();
     headers::strip_response(&mut parts.headers);
+    if tells_certificate {
+        headers::widen_vary(&mut parts.headers);
+    }
     parts.version = http::Version::default();
     record.answered(parts.status.as_u16());
     let body = ResponseBody::new(
@@ -392,13 +375,4 @@ fn pass_on(
         Arc::clone(connection),
     );
     Response::from_parts(parts, GatewayBody::Streamed(Box::new(body)))
-}
-
-/// What keeps a caller's requests at one endpoint, where that is wanted.
-fn affinity(route: &Route, permit: &Permit) -> Option<u64> {
-    if route.upstream.config().balance != Balance::Caller {
-        return None;
-    }
-    let caller = permit.principal()?.caller().to_string();
-    route.upstream.affinity(&caller)
 }

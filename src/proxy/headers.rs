@@ -138,6 +138,21 @@ pub(crate) fn strip_response(headers: &mut HeaderMap) {
     });
 }
 
+/// An answer that depends on a field which callers do not send is nothing that
+/// their caches can keep apart (RFC 9440 section 2.4).
+pub(crate) fn widen_vary(headers: &mut HeaderMap) {
+    let depends = [
+        "client-cert",
+        "client-cert-chain",
+        "x-forwarded-client-cert",
+    ]
+    .iter()
+    .any(|name| lists(headers, &header::VARY, name));
+    if depends {
+        headers.insert(header::VARY, HeaderValue::from_static("*"));
+    }
+}
+
 /// Removes from trailers what must not arrive as a trailer.
 pub(crate) fn strip_trailers(trailers: &mut HeaderMap, assertion: &HeaderName) {
     strip_response(trailers);
@@ -197,11 +212,6 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> boo
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|item| item.trim().eq_ignore_ascii_case(wanted))
-}
-
-/// Sets a field to exactly one value.
-pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    headers.insert(name, value);
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::body::RequestBody;
 use super::connection;
+use super::held::HeldBytes;
 use crate::crypto;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::{AuditSink, AuditWriter};
@@ -37,6 +38,8 @@ pub struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// What bodies that are read whole take at the moment.
+    pub held: Arc<HeldBytes>,
     /// The generation of the newest snapshot; changes after it was put in place.
     pub changes: watch::Receiver<u64>,
     /// Becomes true when connections should end.

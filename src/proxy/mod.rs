@@ -4,20 +4,26 @@
 //! one of them; `handler` answers one request, stage by stage.
 
 mod active;
+mod attempts;
 mod body;
 mod caller_assertions;
 mod connection;
+mod continued;
 pub(crate) mod decide;
 mod forward;
+mod forwarded;
 pub mod framing;
 mod guarded_io;
 mod handler;
 pub mod headers;
+pub mod held;
 mod lifetime;
 pub mod listener;
+mod outgoing;
 mod refused_handshake;
 mod respond;
 mod socket;
 pub mod target;
+mod trace;
 mod upgrade;
 mod whoami;

@@ -27,6 +27,24 @@ pub struct ConnectionFacts {
     pub resumed: bool,
 }
 
+/// The identifier of a W3C trace, in lower-case hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceId([u8; 32]);
+
+impl TraceId {
+    /// From 32 hexadecimal digits.
+    #[must_use]
+    pub const fn from_hex(digits: [u8; 32]) -> Self {
+        Self(digits)
+    }
+
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
 /// How a request ended as far as the gateway decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
@@ -55,6 +73,8 @@ pub struct AuditRecord {
     detail: Option<String>,
     status: Option<u16>,
     jti: Option<Box<str>>,
+    trace: Option<TraceId>,
+    transaction: Option<Box<str>>,
     upstream_duration: Option<Duration>,
     complete: bool,
     counters: Arc<RouteMetrics>,
@@ -87,6 +107,10 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream_ms: Option<f64>,
     jti: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    txn: Option<&'a str>,
     complete: bool,
 }
 
@@ -117,6 +141,8 @@ impl AuditRecord {
             detail: None,
             status: None,
             jti: None,
+            trace: None,
+            transaction: None,
             upstream_duration: None,
             complete: false,
             counters,
@@ -161,6 +187,16 @@ impl AuditRecord {
     pub fn allowed(&mut self, jti: Option<&str>) {
         self.decision = Decision::Allowed;
         self.jti = jti.map(Into::into);
+    }
+
+    /// The trace that the request belongs to.
+    pub const fn trace(&mut self, trace: Option<TraceId>) {
+        self.trace = trace;
+    }
+
+    /// The transaction that goes on; a new one has the request's identifier.
+    pub fn transaction(&mut self, transaction: &str) {
+        self.transaction = Some(transaction.into());
     }
 
     /// The request was refused or failed.
@@ -236,6 +272,8 @@ impl Drop for AuditRecord {
             duration_ms: milliseconds(self.started.elapsed()),
             upstream_ms: self.upstream_duration.map(milliseconds),
             jti: self.jti.as_deref(),
+            trace_id: self.trace.as_ref().map(TraceId::as_str),
+            txn: self.transaction.as_deref(),
             complete: self.complete,
         });
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 pub use balance::{Balance, Upstream};
 pub use connect::ConnectError;
 
+use crate::identity::IdentityPattern;
 use crate::tls::ClientTls;
 
 /// One address of an upstream.
@@ -35,6 +36,51 @@ pub enum HttpProtocol {
     Http2,
 }
 
+/// Which fields tell a service how a caller reached the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ForwardedFields {
+    /// `X-Forwarded-For`, `-Proto` and `-Host`.
+    #[default]
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// All of them.
+    Both,
+    /// None of them.
+    Off,
+}
+
+/// What becomes of a caller's `traceparent` and `tracestate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TraceContext {
+    /// A valid one goes on; where there is none, a new trace begins.
+    #[default]
+    Continue,
+    /// A new trace always begins.
+    Restart,
+    /// They pass as they are.
+    Off,
+}
+
+/// Which fields carry the caller's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CertificateFields {
+    /// `Client-Cert` (RFC 9440 section 2.2).
+    pub client_cert: bool,
+    /// `Client-Cert-Chain` (RFC 9440 section 2.3).
+    pub client_cert_chain: bool,
+    /// `X-Forwarded-Client-Cert`, as Envoy writes it.
+    pub xfcc: bool,
+}
+
+impl CertificateFields {
+    /// Whether there are any.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.client_cert || self.client_cert_chain || self.xfcc
+    }
+}
+
 /// What an upstream is built from.
 #[derive(Debug, Clone)]
 pub struct UpstreamConfig {
@@ -48,6 +94,14 @@ pub struct UpstreamConfig {
     pub tls: Option<Arc<ClientTls>>,
     /// How requests are spread over its endpoints.
     pub balance: Balance,
+    /// The identity that its endpoints have to prove.
+    pub identity: Option<IdentityPattern>,
+    /// How it is told where a request came from.
+    pub forwarded: ForwardedFields,
+    /// What becomes of a caller's trace.
+    pub trace: TraceContext,
+    /// How it is told the caller's certificate.
+    pub certificate_fields: CertificateFields,
     /// The `Host` sent to it; the caller's where none is set.
     pub host: Option<String>,
     /// How long connecting may take, TLS included.
@@ -68,6 +122,10 @@ impl Default for UpstreamConfig {
             protocol: HttpProtocol::Http1,
             tls: None,
             balance: Balance::RoundRobin,
+            identity: None,
+            forwarded: ForwardedFields::default(),
+            trace: TraceContext::default(),
+            certificate_fields: CertificateFields::default(),
             host: None,
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(60),

@@ -544,7 +544,8 @@ impl Way<'_> {
         target: &Target,
         permit: &Permit,
     ) -> Result<(), Refusal> {
-        let (authority, _) = decide::forwarded_authority(route, target)?;
+        let (authority, _) = decide::forwarded_authority(route, &target.authority)?;
+        let forwarded = decide::forwarded_path(route, &target.path_and_query)?;
         if permit.principal().is_none() {
             return Ok(());
         }
@@ -557,8 +558,9 @@ impl Way<'_> {
                 &RequestBinding {
                     method: method.as_str(),
                     authority,
-                    path: target.path_and_query.path(),
-                    query: target.path_and_query.query(),
+                    path: forwarded.path(),
+                    query: forwarded.query(),
+                    body_hash: None,
                     transaction: "the-request-id",
                 },
                 now,

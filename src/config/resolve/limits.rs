@@ -43,6 +43,9 @@ pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>)
     if let Some(size) = size(&section.header_size, 8 * KIB..=KIB * KIB, context) {
         limits.header_bytes = usize::try_from(size).unwrap_or(limits.header_bytes);
     }
+    if let Some(size) = size(&section.held_bodies, 1..=u64::MAX, context) {
+        limits.held_bytes = size;
+    }
     if let Some(size) = size(&section.body_size, 1..=u64::MAX, context) {
         limits.body_bytes = Some(size);
     }
@@ -92,7 +95,7 @@ pub(super) fn set_time_within(
     );
 }
 
-fn size(
+pub(super) fn size(
     field: &Field<ByteSize>,
     bounds: RangeInclusive<u64>,
     context: &mut Context<'_>,

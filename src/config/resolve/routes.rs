@@ -1,8 +1,8 @@
 //! `[[route]]`: which requests go where, and on whose behalf.
 
-use super::Context;
 use super::trust::Domain;
 use super::upstreams::UpstreamPart;
+use super::{Context, limits};
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::document::Document;
 use crate::config::raw::{Authenticate, RouteSection};
@@ -11,6 +11,9 @@ use crate::identity::IdentityPattern;
 use crate::policy::Rule;
 use crate::policy::rule::Authentication;
 use crate::route::{Binding, Route, RouteMeter, RouteTable, WHOAMI_PATH};
+
+/// Most bytes of a body that is read whole.
+const MAX_BOUND_BODY: u64 = 64 * 1024 * 1024;
 
 pub(super) fn names<'a>(
     fields: impl Iterator<Item = &'a Field<String>>,
@@ -71,6 +74,8 @@ fn route(
     context: &mut Context<'_>,
 ) -> Option<Route> {
     refuse_own_path(section, context);
+    check_rewrite(section, context);
+    check_request_keys(section, context);
     let rule = rule(section, domains, context);
     let audience = audience(section, context);
     let upstream = section.upstream.at().and_then(|reference| {
@@ -104,6 +109,9 @@ fn route(
         upstream: upstream?,
         audience: audience?,
         binding: section.binding.or(Binding::Request),
+        rewrite: section.rewrite.value().cloned(),
+        bind_body: limits::size(&section.bind_body, 1..=MAX_BOUND_BODY, context),
+        continue_transaction: section.continue_transaction.or(false),
         meter: RouteMeter::default(),
     })
 }
@@ -117,6 +125,53 @@ fn refuse_own_path(section: &RouteSection, context: &mut Context<'_>) {
                 Diagnostic::new(path.place.clone(), "the gateway itself answers this path")
                     .label("no route is asked for it")
                     .help("remove it; a wider pattern covers everything else below /.well-known/"),
+            );
+        }
+    }
+}
+
+/// Every path that the route matches has to begin with what is exchanged.
+fn check_rewrite(section: &RouteSection, context: &mut Context<'_>) {
+    let Some(rewrite) = section.rewrite.at() else {
+        return;
+    };
+    for path in section.paths.items() {
+        if !rewrite.value.covers(&path.value) {
+            context.error(
+                Diagnostic::new(
+                    path.place.clone(),
+                    "this path does not begin with what `rewrite` exchanges",
+                )
+                .also(rewrite.place.clone(), "exchanged here")
+                .help("give the route paths below `from` only, or make two routes"),
+            );
+        }
+    }
+}
+
+/// What is about assertions of one request needs such assertions.
+fn check_request_keys(section: &RouteSection, context: &mut Context<'_>) {
+    let nobody = section.authenticate.value() == Some(&Authenticate::Nobody);
+    let caller = section.binding.value() == Some(&Binding::Caller);
+    if !nobody && !caller {
+        return;
+    }
+    for (key, place) in [
+        ("bind_body", place_of(&section.bind_body)),
+        (
+            "continue_transaction",
+            place_of(&section.continue_transaction),
+        ),
+    ] {
+        if let Some(place) = place {
+            let why = if nobody {
+                "where no assertion is sent"
+            } else {
+                "where assertions are about the caller alone"
+            };
+            context.error(
+                Diagnostic::new(place, format!("`{key}` has no meaning {why}"))
+                    .help(format!("remove `{key}`")),
             );
         }
     }

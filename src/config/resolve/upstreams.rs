@@ -10,11 +10,14 @@ use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
 use crate::config::raw::UpstreamSection;
 use crate::config::url::HttpUrl;
-use crate::config::value::{At, Field};
+use crate::config::value::{At, CertificateHeader, Field};
 use crate::identity::IdentityPattern;
 use crate::tls::Credentials;
 use crate::tls::client::{self, ClientTls, ClientTlsConfig};
-use crate::upstream::{Balance, Endpoint, HttpProtocol, Upstream, UpstreamConfig};
+use crate::upstream::{
+    Balance, CertificateFields, Endpoint, ForwardedFields, HttpProtocol, TraceContext, Upstream,
+    UpstreamConfig,
+};
 
 /// One upstream as far as it could be built.
 pub(super) struct UpstreamPart {
@@ -74,6 +77,10 @@ fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<
         protocol,
         tls,
         balance: section.balance.or(Balance::RoundRobin),
+        identity: section.identity.value().cloned(),
+        forwarded: section.forwarded.or(ForwardedFields::default()),
+        trace: section.trace.or(TraceContext::default()),
+        certificate_fields: certificate_fields(section, context),
         host: section.host.value().cloned(),
         ..UpstreamConfig::default()
     };
@@ -102,6 +109,32 @@ fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<
     }
     (section.name.at().is_some() && !config.endpoints.is_empty())
         .then(|| Arc::new(Upstream::new(config)))
+}
+
+/// How the service is told the caller's certificate.
+fn certificate_fields(section: &UpstreamSection, context: &mut Context<'_>) -> CertificateFields {
+    let has = |wanted| {
+        let mut items = section.certificate_headers.items().iter();
+        items.any(|item| item.value == wanted)
+    };
+    let fields = CertificateFields {
+        client_cert: has(CertificateHeader::ClientCert),
+        client_cert_chain: has(CertificateHeader::ClientCertChain),
+        xfcc: has(CertificateHeader::Xfcc),
+    };
+    if fields.client_cert_chain
+        && !fields.client_cert
+        && let Some(written) = section.certificate_headers.at()
+    {
+        context.error(
+            Diagnostic::new(
+                written.place.clone(),
+                "\"client-cert-chain\" is never sent without \"client-cert\" (RFC 9440)",
+            )
+            .help("add \"client-cert\""),
+        );
+    }
+    fields
 }
 
 fn endpoint(written: &At<String>, context: &mut Context<'_>) -> Option<HttpUrl> {

@@ -50,7 +50,7 @@ fn documented_limits_are_the_defaults() {
             limits.push_str(&format!("{key} = {default}\n"));
         }
     }
-    assert_eq!(limits.lines().count(), 8, "{limits}");
+    assert_eq!(limits.lines().count(), 9, "{limits}");
     let said = place
         .good(&format!("{}\n{limits}", whole()))
         .snapshot

@@ -1,0 +1,70 @@
+//! Keys about what becomes of a request on its way.
+
+use super::*;
+
+#[test]
+fn a_rewrite_names_the_beginning_of_every_path() {
+    let place = Place::new();
+    let with = |paths: &str, rewrite: &str| {
+        plus(ROUTE, &format!("rewrite = {rewrite}")).replace("[\"/**\"]", paths)
+    };
+    for (paths, from, to) in [
+        ("[\"/api\", \"/api/**\"]", "/api", "/"),
+        ("[\"/**\"]", "/", "/v1"),
+        ("[\"/a/b/*/c\"]", "/a/b", "/x/y"),
+    ] {
+        let rewrite = format!("{{ from = \"{from}\", to = \"{to}\" }}");
+        let loaded = place.good(&with(paths, &rewrite));
+        assert!(loaded.snapshot.routes.routes()[0].rewrite.is_some());
+    }
+    let text = with(
+        "[\"/api/**\", \"/apix\"]",
+        "{ from = \"/api\", to = \"/\" }",
+    );
+    place.refuses(&text, "paths = ", &["does not begin with what `rewrite`"]);
+    for (rewrite, part) in [
+        (
+            "{ from = \"/api\" }",
+            "does not say how paths are rewritten",
+        ),
+        ("{ from = \"/api\", to = \"/\", x = 1 }", "does not say how"),
+        ("{ from = \"api\", to = \"/\" }", "beginning of a path"),
+        ("{ from = \"/**\", to = \"/\" }", "beginning of a path"),
+        (
+            "{ from = \"/api\", to = \"/a/../b\" }",
+            "beginning of a path",
+        ),
+        ("{ from = \"/api\", to = \"//\" }", "beginning of a path"),
+        ("{ from = \"/api\", to = 1 }", "must be"),
+        ("\"/api\"", "must be"),
+    ] {
+        place.refuses(&with("[\"/api/**\"]", rewrite), "rewrite = ", &[part]);
+    }
+}
+
+#[test]
+fn what_is_about_one_request_needs_assertions_about_it() {
+    let place = Place::new();
+    for line in ["bind_body = \"1KiB\"", "continue_transaction = true"] {
+        place.good(&plus(ROUTE, line));
+        let text = plus(ROUTE, &format!("{line}\nbinding = \"caller\""));
+        place.refuses(&text, line, &["about the caller alone", "remove"]);
+        let text = plus(ROUTE, &format!("{line}\nauthenticate = \"none\""))
+            .replace("callers = [\"spiffe://example.org/**\"]\n", "")
+            .replace("audience = \"orders\"\n", "");
+        place.refuses(&text, line, &["no assertion is sent", "remove"]);
+    }
+    for size in ["0B", "65MiB"] {
+        let line = format!("bind_body = \"{size}\"");
+        place.refuses(&plus(ROUTE, &line), &line, &["out of bounds"]);
+    }
+}
+
+#[test]
+fn a_chain_is_never_sent_without_its_leaf() {
+    let place = Place::new();
+    let line = "certificate_headers = [\"client-cert-chain\"]";
+    place.refuses(&plus(UPSTREAM, line), line, &["add \"client-cert\""]);
+    let line = "certificate_headers = [\"client-certificate\"]";
+    place.refuses(&plus(UPSTREAM, line), line, &["did you mean"]);
+}

@@ -1,0 +1,184 @@
+//! `PathRewrite`: the one change a route may make to a path.
+//!
+//! The beginning of the path is exchanged, segment by segment, after policy has
+//! decided and before anything is signed: the assertion names the path that the
+//! service sees. What follows the beginning is passed on octet by octet.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+
+use crate::identity::pattern::{PathPattern, Segment};
+
+/// Exchanges the beginning of a path for another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathRewrite {
+    from: Vec<Box<str>>,
+    /// Without a final slash; empty for the root.
+    to: Box<str>,
+}
+
+/// Why two texts are no rewrite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RewriteError {
+    /// `from` cannot be the beginning of a path.
+    #[error("`from` is not the beginning of a path")]
+    From,
+    /// `to` cannot be the beginning of a path.
+    #[error("`to` is not the beginning of a path")]
+    To,
+}
+
+impl PathRewrite {
+    /// Exchanges `from` for `to`; `"/"` stands for no segments.
+    ///
+    /// # Errors
+    /// When one of them has an empty or dot segment, a final slash, or characters
+    /// that would mean something else to someone else.
+    pub fn new(from: &str, to: &str) -> Result<Self, RewriteError> {
+        let from = plain_segments(from).ok_or(RewriteError::From)?;
+        plain_segments(to).ok_or(RewriteError::To)?;
+        Ok(Self {
+            from: from.into_iter().map(Into::into).collect(),
+            to: to.strip_suffix('/').unwrap_or(to).into(),
+        })
+    }
+
+    /// Whether every path that the pattern matches begins with `from`.
+    #[must_use]
+    pub fn covers(&self, pattern: &PathPattern) -> bool {
+        let mut segments = pattern.segments().iter();
+        self.from.iter().all(
+            |wanted| matches!(segments.next(), Some(Segment::Literal(found)) if found == wanted),
+        )
+    }
+
+    /// The path to forward, for a path as it came that a covered pattern matched.
+    /// The query stays what it is. None where the path has too few segments, which
+    /// a covered pattern does not match.
+    #[must_use]
+    pub fn apply(&self, target: &PathAndQuery) -> Option<PathAndQuery> {
+        let mut rest = target.path();
+        for _ in &self.from {
+            let segment = rest.strip_prefix('/')?;
+            rest = segment.find('/').map_or("", |end| {
+                // `find` gives a boundary of characters.
+                segment.get(end..).unwrap_or_default()
+            });
+        }
+        let mut text = String::with_capacity(self.to.len() + target.as_str().len() + 1);
+        text.push_str(&self.to);
+        text.push_str(rest);
+        if text.is_empty() {
+            text.push('/');
+        }
+        if let Some(query) = target.query() {
+            let _ = write!(text, "?{query}");
+        }
+        PathAndQuery::from_maybe_shared(Bytes::from(text)).ok()
+    }
+}
+
+/// The segments of a plain absolute path without a final slash.
+fn plain_segments(path: &str) -> Option<Vec<&str>> {
+    let rest = path.strip_prefix('/')?;
+    if rest.is_empty() {
+        return Some(Vec::new());
+    }
+    let is_plain = |octet: u8| {
+        octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'~' | b'@' | b':')
+    };
+    rest.split('/')
+        .map(|segment| {
+            let plain = !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain);
+            plain.then_some(segment)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn applied(from: &str, to: &str, path: &str) -> String {
+        let rewrite = PathRewrite::new(from, to).unwrap();
+        let target = PathAndQuery::try_from(path).unwrap();
+        rewrite.apply(&target).unwrap().to_string()
+    }
+
+    #[test]
+    fn the_beginning_is_exchanged_by_segments() {
+        for (from, to, path, forwarded) in [
+            ("/api", "/", "/api", "/"),
+            ("/api", "/", "/api/", "/"),
+            ("/api", "/", "/api/x", "/x"),
+            ("/api", "/", "/%61pi/x%20y?a=/api", "/x%20y?a=/api"),
+            ("/api/v1", "/v2", "/api/v1/orders/7?", "/v2/orders/7?"),
+            ("/api/v1", "/v2/shop", "/api/v1", "/v2/shop"),
+            ("/", "/v1", "/orders", "/v1/orders"),
+            ("/", "/v1", "/", "/v1/"),
+            ("/", "/", "/a/b/", "/a/b/"),
+        ] {
+            assert_eq!(applied(from, to, path), forwarded, "{from} {to} {path}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_ambiguous_is_no_rewrite() {
+        for bad in [
+            "", "api", "/api/", "//", "/a//b", "/.", "/a/..", "/a%2fb", "/a;b", "/a?b", "/a#b",
+            "/a b", "/é", "/a\\b", "/*", "/**",
+        ] {
+            assert_eq!(PathRewrite::new(bad, "/"), Err(RewriteError::From), "{bad}");
+            assert_eq!(PathRewrite::new("/", bad), Err(RewriteError::To), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_covered_when_all_it_matches_is() {
+        let rewrite = PathRewrite::new("/api/v1", "/").unwrap();
+        for (pattern, covered) in [
+            ("/api/v1", true),
+            ("/api/v1/**", true),
+            ("/api/v1/*/x", true),
+            ("/api/**", false),
+            ("/api/*", false),
+            ("/**", false),
+            ("/api", false),
+            ("/api/v2/**", false),
+        ] {
+            let parsed = PathPattern::parse(pattern).unwrap();
+            assert_eq!(rewrite.covers(&parsed), covered, "{pattern}");
+        }
+    }
+
+    proptest! {
+        /// Neither an empty nor a dot segment comes into being, and what follows
+        /// the prefix stays octet by octet.
+        #[test]
+        fn only_the_beginning_changes(
+            from in "(/[a-z.]{1,3}x){0,3}",
+            to in "(/[a-z.]{1,3}y){0,3}",
+            rest in "(/[a-z0-9%;=.~-]{1,4}z){0,3}/?",
+            query in proptest::option::of("[a-z=&/.]{0,8}"),
+        ) {
+            let root = |text: String| if text.is_empty() { "/".to_owned() } else { text };
+            let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+            let path = root(format!("{from}{rest}"));
+            let rewrite = PathRewrite::new(&root(from.clone()), &root(to.clone())).unwrap();
+            let target = PathAndQuery::try_from(format!("{path}{query}").as_str()).unwrap();
+            let forwarded = rewrite.apply(&target).unwrap();
+            let expected = if from.is_empty() { format!("{to}{path}") } else { format!("{to}{rest}") };
+            prop_assert_eq!(forwarded.as_str(), format!("{}{query}", root(expected)));
+            let inner = forwarded.path().strip_prefix('/').unwrap();
+            let segments: Vec<&str> = inner.split('/').collect();
+            for (index, segment) in segments.iter().enumerate() {
+                prop_assert!(!matches!(*segment, "." | ".."));
+                prop_assert!(!segment.is_empty() || index + 1 == segments.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! `continue_transaction`: a service that calls on in the course of a request keeps
+//! its `txn`, and nothing else of the assertion it shows.
+
+use bytes::Bytes;
+use countersign_testkit::{
+    Answer, Client, Credentials, Gateway, Leaf, Protocol, Service, ServiceSpec, Settings, TestCa,
+};
+use http::Request;
+
+use super::{BINARY, HOST, altered, decode};
+
+const ORDERS: &str = "/ns/shop/sa/orders";
+
+struct World {
+    gateway: Gateway,
+    /// The caller from outside.
+    checkout: Credentials,
+    /// The service `orders`, which is a caller too.
+    orders: Credentials,
+    ca: TestCa,
+    _services: [Service; 2],
+}
+
+impl World {
+    /// `/orders` leads to the service orders, `/stock` to another one that goes on
+    /// with transactions, `/plain` to the same without.
+    async fn open() -> Self {
+        let ca = TestCa::new("example.org");
+        let service = |path: &str| {
+            let leaf = Leaf::with_uri(&ca.spiffe(path)).for_server();
+            ServiceSpec::tls(Protocol::Http1, &ca.issue(leaf))
+        };
+        let services = [
+            Service::start(service(ORDERS)).await,
+            Service::start(service("/ns/shop/sa/stock")).await,
+        ];
+        let upstream = |service: &Service, identity: &str| {
+            (
+                vec![format!("https://{}", service.address())],
+                format!(
+                    "roots = [\"{}\"]\nidentity = \"{identity}\"\n",
+                    ca.root_file().display()
+                ),
+            )
+        };
+        let (orders, orders_keys) = upstream(&services[0], &ca.spiffe(ORDERS));
+        let (stock, stock_keys) = upstream(&services[1], "spiffe://example.org/ns/shop/sa/*");
+        let settings = Settings::new(&ca)
+            .upstream_at("orders", &orders, &orders_keys)
+            .upstream_at("stock", &stock, &stock_keys)
+            .route(
+                "orders",
+                "orders",
+                "paths = [\"/orders\"]\ncallers = [\"*\"]\n",
+            )
+            .route(
+                "stock",
+                "stock",
+                "paths = [\"/stock\"]\ncallers = [\"*\"]\ncontinue_transaction = true\n",
+            )
+            .route(
+                "plain",
+                "stock",
+                "paths = [\"/plain\"]\ncallers = [\"*\"]\n",
+            );
+        Self {
+            gateway: Gateway::start(BINARY, &settings).await,
+            checkout: ca.client("/ns/shop/sa/checkout"),
+            orders: ca.client(ORDERS),
+            ca,
+            _services: services,
+        }
+    }
+
+    fn client(&self, caller: &Credentials) -> Client {
+        self.gateway.client(HOST).with(caller)
+    }
+
+    async fn call(&self, caller: &Credentials, path: &str, assertions: &[&str]) -> Answer {
+        let mut request = Request::get(path);
+        for assertion in assertions {
+            request = request.header("countersign-assertion", *assertion);
+        }
+        let request = request.body(Bytes::new()).unwrap();
+        let answer = self.client(caller).send(request).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?} {}", self.gateway.stderr());
+        answer
+    }
+}
+
+fn assertion(answer: &Answer) -> String {
+    let mut all = answer.received("countersign-assertion");
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
+fn txn(answer: &Answer) -> String {
+    decode(&assertion(answer)).1["txn"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[tokio::test]
+async fn only_the_service_an_assertion_was_made_for_goes_on_with_its_transaction() {
+    let world = World::open().await;
+    let first = world.call(&world.checkout, "/orders", &[]).await;
+    let shown = assertion(&first);
+    let second = world.call(&world.orders, "/stock", &[&shown]).await;
+    assert_eq!(txn(&second), txn(&first));
+    let claims = decode(&assertion(&second)).1;
+    assert_eq!(claims["sub"], world.ca.spiffe(ORDERS));
+    assert_ne!(claims["jti"], decode(&shown).1["jti"]);
+    let line = world.gateway.audit().request("/stock").await;
+    assert_eq!(line["txn"], txn(&first));
+    assert_ne!(line["request_id"], txn(&first));
+
+    // A route that does not ask, another caller, several of them, none of ours.
+    let other = altered(&shown);
+    let stock = assertion(&second);
+    for (caller, path, shown) in [
+        (&world.orders, "/plain", &[&*shown][..]),
+        (&world.checkout, "/stock", &[&shown]),
+        (&world.orders, "/stock", &[&shown, &shown]),
+        (&world.orders, "/stock", &[&other]),
+        (&world.orders, "/stock", &["garbage"]),
+        (&world.orders, "/stock", &["", ""]),
+        // For an audience whose upstream may be several callers.
+        (&world.orders, "/stock", &[&stock]),
+    ] {
+        let answer = world.call(caller, path, shown).await;
+        assert_ne!(txn(&answer), txn(&first), "{path} {shown:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_expired_assertion_begins_a_new_transaction() {
+    let ca = TestCa::new("example.org");
+    let leaf = Leaf::with_uri(&ca.spiffe(ORDERS)).for_server();
+    let service = Service::start(ServiceSpec::tls(Protocol::Http1, &ca.issue(leaf))).await;
+    let keys = format!(
+        "roots = [\"{}\"]\nidentity = \"{}\"\n",
+        ca.root_file().display(),
+        ca.spiffe(ORDERS)
+    );
+    let settings = Settings::new(&ca)
+        .set("assertion", "lifetime", "\"1s\"")
+        .upstream_at("orders", &[format!("https://{}", service.address())], &keys)
+        .route(
+            "orders",
+            "orders",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\ncontinue_transaction = true\n",
+        );
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let orders = ca.client(ORDERS);
+    let call = async |shown: Option<&str>| {
+        let mut request = Request::get("/a");
+        if let Some(shown) = shown {
+            request = request.header("countersign-assertion", shown);
+        }
+        let request = request.body(Bytes::new()).unwrap();
+        gateway
+            .client(HOST)
+            .with(&orders)
+            .send(request)
+            .await
+            .unwrap()
+    };
+    let first = call(None).await;
+    let shown = assertion(&first);
+    let exp = decode(&shown).1["exp"].as_u64().unwrap();
+    loop {
+        if countersign::clock::unix_now() >= exp {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_ne!(txn(&call(Some(&shown)).await), txn(&first));
+}
