@@ -139,11 +139,15 @@ fn clamped(place: &Span, source: &str) -> Span {
     start..on_boundary(place.end).max(start)
 }
 
+const CONFIGURATION: &str = "the configuration";
+
 /// Everything that is wrong with a configuration.
 ///
 /// `Display` gives the plain form with file, line, caret and remedy of each.
 #[derive(Debug, Clone)]
 pub struct ConfigErrors {
+    /// What kind of file it is.
+    what: &'static str,
     path: PathBuf,
     source: String,
     errors: Vec<Diagnostic>,
@@ -168,10 +172,17 @@ impl ConfigErrors {
     /// One error about a file that could not be read as text.
     pub(super) fn whole(path: &Path, error: Diagnostic) -> Self {
         Self {
+            what: CONFIGURATION,
             path: path.to_owned(),
             source: String::new(),
             errors: vec![error],
         }
+    }
+
+    /// The same about another kind of file.
+    pub(super) const fn of(mut self, what: &'static str) -> Self {
+        self.what = what;
+        self
     }
 
     /// The configuration file.
@@ -223,7 +234,7 @@ impl ConfigErrors {
             1 => "1 error".to_owned(),
             several => format!("{several} errors"),
         };
-        format!("the configuration has {count}\n\n{}", shown.join("\n\n"))
+        format!("{} has {count}\n\n{}", self.what, shown.join("\n\n"))
     }
 }
 
@@ -262,6 +273,7 @@ impl Diagnostics {
     pub(super) fn into_errors(mut self, path: &Path, source: &str) -> ConfigErrors {
         self.errors.sort_by_key(start);
         ConfigErrors {
+            what: CONFIGURATION,
             path: path.to_owned(),
             source: source.to_owned(),
             errors: self.errors,

@@ -36,16 +36,33 @@ pub(super) struct Document {
     sections: Vec<String>,
 }
 
+/// Everything that can stand in one kind of file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Family {
+    pub(super) sections: &'static [SectionKeys],
+    /// Where they are described.
+    pub(super) document: &'static str,
+}
+
+/// The file as a table. Nothing comes back when it is not TOML.
+pub(super) fn syntax<'i>(
+    source: &'i str,
+    diagnostics: &mut Diagnostics,
+) -> Option<Spanned<DeTable<'i>>> {
+    let (root, errors) = DeTable::parse_recoverable(source);
+    if errors.is_empty() {
+        return Some(root);
+    }
+    for error in errors {
+        diagnostics.error(syntax_error(&error, source));
+    }
+    None
+}
+
 impl Document {
     /// Reads the file's text. Nothing comes back when it is not TOML.
     pub(super) fn read(source: &str, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let (root, errors) = DeTable::parse_recoverable(source);
-        if !errors.is_empty() {
-            for error in errors {
-                diagnostics.error(syntax_error(&error, source));
-            }
-            return None;
-        }
+        let root = syntax(source, diagnostics)?;
         let mut document = Self::default();
         for (key, value) in root.get_ref() {
             document.sections.push(key.get_ref().to_string());
@@ -92,7 +109,10 @@ impl Document {
             "limits" => one!(limits, LimitsSection),
             "runtime" => one!(runtime, Runtime),
             "audit" => one!(audit, Audit),
-            unknown => diagnostics.error(unknown_section(unknown, key.span(), value.get_ref())),
+            unknown => {
+                let error = unknown_section(unknown, key.span(), value.get_ref(), &SECTIONS);
+                diagnostics.error(error);
+            }
         }
     }
 }
@@ -134,6 +154,7 @@ pub(super) fn find<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<&'t Span
 /// Reports unknown keys and missing ones.
 pub(super) fn check_keys(
     section: &SectionKeys,
+    family: &Family,
     table: &DeTable<'_>,
     place: &Span,
     diagnostics: &mut Diagnostics,
@@ -141,7 +162,7 @@ pub(super) fn check_keys(
     for key in table.keys() {
         let name: &str = key.get_ref();
         if !section.keys.iter().any(|(known, _)| *known == name) {
-            diagnostics.error(unknown_key(name, key.span(), section));
+            diagnostics.error(unknown_key(name, key.span(), section, family));
         }
     }
     for (key, need) in section.keys {
@@ -149,13 +170,13 @@ pub(super) fn check_keys(
             diagnostics.error(
                 Diagnostic::new(place.clone(), format!("{} has no `{key}`", section.title))
                     .label(format!("`{key}` is missing here"))
-                    .help(format!("add `{key}`; docs/configuration.md describes it")),
+                    .help(format!("add `{key}`; {} describes it", family.document)),
             );
         }
     }
 }
 
-fn unknown_key(name: &str, place: Span, section: &SectionKeys) -> Diagnostic {
+fn unknown_key(name: &str, place: Span, section: &SectionKeys, family: &Family) -> Diagnostic {
     let error = Diagnostic::new(
         place,
         format!("unknown key `{}` in {}", printable(name), section.title),
@@ -165,7 +186,8 @@ fn unknown_key(name: &str, place: Span, section: &SectionKeys) -> Diagnostic {
     if let Some(key) = nearest(name, known()) {
         return error.help(format!("did you mean `{key}`?"));
     }
-    let elsewhere = SECTIONS
+    let elsewhere = family
+        .sections
         .iter()
         .find(|other| other.keys.iter().any(|(key, _)| *key == name));
     match elsewhere {
@@ -178,13 +200,19 @@ fn unknown_key(name: &str, place: Span, section: &SectionKeys) -> Diagnostic {
     }
 }
 
-fn unknown_section(name: &str, place: Span, value: &DeValue<'_>) -> Diagnostic {
+pub(super) fn unknown_section(
+    name: &str,
+    place: Span,
+    value: &DeValue<'_>,
+    family: &Family,
+) -> Diagnostic {
+    let sections = family.sections;
     let bare = |section: &SectionKeys| section.title.trim_matches(['[', ']']);
     let shown = printable(name);
     if !matches!(value, DeValue::Table(_) | DeValue::Array(_)) {
         let error = Diagnostic::new(place, format!("unknown key `{shown}` outside any section"))
             .label("unknown key");
-        let owner = SECTIONS
+        let owner = sections
             .iter()
             .find(|section| section.keys.iter().any(|(key, _)| *key == name));
         return match owner {
@@ -194,16 +222,16 @@ fn unknown_section(name: &str, place: Span, value: &DeValue<'_>) -> Diagnostic {
     }
     let error =
         Diagnostic::new(place, format!("unknown section `{shown}`")).label("unknown section");
-    match nearest(name, SECTIONS.iter().map(bare)) {
+    match nearest(name, sections.iter().map(bare)) {
         Some(near) => {
-            let title = SECTIONS
+            let title = sections
                 .iter()
                 .find(|section| bare(section) == near)
                 .map_or(near, |section| section.title);
             error.help(format!("did you mean {title}?"))
         }
         None => {
-            let titles: Vec<_> = SECTIONS.iter().map(|section| section.title).collect();
+            let titles: Vec<_> = sections.iter().map(|section| section.title).collect();
             error.help(format!("the sections are {}", titles.join(", ")))
         }
     }
@@ -228,7 +256,7 @@ fn only_table<'t, 'i>(
     None
 }
 
-fn tables<'t, 'i>(
+pub(super) fn tables<'t, 'i>(
     section: &SectionKeys,
     key: &Spanned<Cow<'_, str>>,
     value: &'t Spanned<DeValue<'i>>,

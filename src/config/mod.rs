@@ -8,6 +8,7 @@
 //!  └─ files.rs      reads certificates, keys and lists, and remembers which
 //! diagnostics   every error with file, line, caret and remedy; all at once
 //! inventory     what was found, for `countersign check`
+//! profiles      `profiles.toml` of an authority, with the same machinery
 //! socket        the operators' socket alone, also of a file that does not load
 //! template      the first file, for `countersign init`
 //! ```
@@ -19,6 +20,7 @@ mod diagnostics;
 mod document;
 mod files;
 mod inventory;
+mod profiles;
 pub mod quantity;
 mod raw;
 mod resolve;
@@ -37,6 +39,7 @@ pub use diagnostics::{ConfigErrors, Diagnostic, ErrorRecord};
 pub use inventory::{
     CertificateSummary, Inventory, ListSummary, ServerNameSummary, TrustDomainSummary,
 };
+pub use profiles::profiles;
 pub use socket::{SocketUnknown, admin_socket};
 pub use template::{Starter, StarterError};
 

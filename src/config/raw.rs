@@ -12,7 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
-use super::document::{check_keys, find};
+use super::document::{Family, check_keys, find};
 use super::quantity::{ByteSize, TimeSpan};
 use super::value::{
     CertificateHeader, Field, FromToml, List, Means, PublicTls, Serve, Several, text, wrong_type,
@@ -43,7 +43,7 @@ pub(super) enum Need {
 use Need::{Optional, Required};
 
 macro_rules! sections {
-    ($(
+    ($document:literal $all:ident $(
         $title:literal
         $(#[$doc:meta])*
         $name:ident { $($key:ident: $type:ty = $need:ident,)+ }
@@ -69,7 +69,7 @@ macro_rules! sections {
                     place: Span,
                     diagnostics: &mut Diagnostics,
                 ) -> Self {
-                    check_keys(&Self::SECTION, table, &place, diagnostics);
+                    check_keys(&Self::SECTION, &$all, table, &place, diagnostics);
                     let absent = |field: &str| {
                         let need = Self::SECTION.keys.iter().find(|(key, _)| *key == field);
                         need.is_some_and(|(_, need)| *need == Required)
@@ -87,11 +87,17 @@ macro_rules! sections {
         )+
 
         /// All sections and their keys.
-        pub(super) const SECTIONS: &[SectionKeys] = &[$($name::SECTION),+];
+        pub(super) const $all: Family = Family {
+            sections: &[$($name::SECTION),+],
+            document: $document,
+        };
     };
 }
+pub(super) use sections;
 
 sections! {
+    "docs/configuration.md" SECTIONS
+
     "[listener]"
     /// Where callers connect.
     Listener {

@@ -256,6 +256,7 @@ mod tests {
         for line in text.lines() {
             let bare = line.strip_prefix("# ").unwrap_or(line);
             let section = crate::config::raw::SECTIONS
+                .sections
                 .iter()
                 .find(|s| s.title == bare);
             if let Some(section) = section {
@@ -269,6 +270,7 @@ mod tests {
                 continue;
             }
             let section = crate::config::raw::SECTIONS
+                .sections
                 .iter()
                 .find(|s| s.title == title)
                 .unwrap();

@@ -319,7 +319,7 @@ file = "audit.jsonl"
 "#;
     let loaded = place.good(text);
     assert_eq!(loaded.warnings, [""; 0]);
-    for section in raw::SECTIONS {
+    for section in raw::SECTIONS.sections {
         for (key, _) in section.keys {
             assert!(
                 text.contains(&format!("\n{key} = ")),

@@ -16,6 +16,7 @@ use super::suggest::nearest;
 use crate::assertion::SigningAlgorithm;
 use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
+use crate::pki::{KeyAlgorithm, Lifetime};
 use crate::route::Binding;
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
@@ -272,6 +273,7 @@ fn why<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T, String> {
 }
 
 texts! {
+    Lifetime, "a lifetime", |text| why(text.parse());
     TimeSpan, "a duration", |text| why(Self::parse(text));
     ByteSize, "a size", |text| why(Self::parse(text));
     SocketAddr, "an IP address with a port", |text| text.parse().map_err(|_| {
@@ -370,6 +372,20 @@ pub(super) enum PublicTls {
     Off,
 }
 
+/// What a certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Usage {
+    Client,
+    Server,
+}
+
+/// Whether a certificate's subject has a common name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CommonName {
+    Label,
+    None,
+}
+
 /// How a caller may authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Means {
@@ -402,4 +418,10 @@ words! {
     Serve: "keys" => Self::Keys, "health" => Self::Health, "metrics" => Self::Metrics;
     PublicTls: "listener" => Self::Listener, "off" => Self::Off;
     Means: "certificate" => Self::Certificate;
+    Usage: "client" => Self::Client, "server" => Self::Server;
+    CommonName: "label" => Self::Label, "none" => Self::None;
+    KeyAlgorithm:
+        Self::P256.as_str() => Self::P256, Self::P384.as_str() => Self::P384,
+        Self::Ed25519.as_str() => Self::Ed25519, Self::Rsa2048.as_str() => Self::Rsa2048,
+        Self::Rsa3072.as_str() => Self::Rsa3072, Self::Rsa4096.as_str() => Self::Rsa4096;
 }

@@ -9,7 +9,8 @@ mod certificate;
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SanType, SerialNumber,
+    CertificateParams, CrlDistributionPoint, CustomExtension, DistinguishedName, DnType, KeyPair,
+    PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -18,10 +19,10 @@ pub use certificate::AuthorityCertificate;
 
 use super::key::{self, KeyAlgorithm};
 use super::lifetime::Lifetime;
-use super::lint;
-use super::names::SubjectNames;
+use super::names::{RequestError, SubjectNames};
 use super::profile::{BACKDATING, CertificateProfile};
 use super::revocation::{RevocationList, UnencodableList};
+use super::{der, lint};
 use crate::clock;
 use crate::crypto::{self, NoRandomness};
 use crate::identity::text::hex;
@@ -29,7 +30,10 @@ use crate::identity::{LeafFacts, TrustDomain};
 
 /// Longest commonName (RFC 5280 appendix A.1, ub-common-name) and, alike,
 /// organizationName.
-const LONGEST_ATTRIBUTE: usize = 64;
+pub const LONGEST_ATTRIBUTE: usize = 64;
+
+/// id-pe-authorityInfoAccess (RFC 5280 section 4.2.2.1).
+const AUTHORITY_INFO_ACCESS: [u64; 9] = [1, 3, 6, 1, 5, 5, 7, 1, 1];
 
 /// Why an authority cannot be used, or does not sign.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +62,7 @@ pub enum AuthorityError {
         /// What was asked for.
         asked: Lifetime,
         /// The profile's name.
-        profile: &'static str,
+        profile: String,
         /// Its limit.
         limit: Lifetime,
     },
@@ -82,6 +86,9 @@ pub enum AuthorityError {
     /// A revocation list could not be encoded.
     #[error(transparent)]
     List(#[from] UnencodableList),
+    /// The operator's profile does not allow it.
+    #[error(transparent)]
+    Profile(#[from] RequestError),
     /// A date beyond what certificates can express.
     #[error("a date lies outside the years that certificates can express")]
     Date,
@@ -195,22 +202,26 @@ impl CertificateAuthority {
     /// # Errors
     /// When this authority is out of its time or its path length forbids it.
     pub fn new_intermediate(&self, now: i64) -> Result<Self, AuthorityError> {
-        self.new_intermediate_as(&AuthorityKind::default(), now)
+        self.new_intermediate_as(
+            &CertificateProfile::INTERMEDIATE,
+            &AuthorityKind::default(),
+            now,
+        )
     }
 
     pub(super) fn new_intermediate_as(
         &self,
+        profile: &CertificateProfile,
         kind: &AuthorityKind,
         now: i64,
     ) -> Result<Self, AuthorityError> {
         if self.certificate.path_length == Some(0) {
             return Err(AuthorityError::PathLength);
         }
-        let profile = CertificateProfile::INTERMEDIATE;
-        let lifetime = allowed(kind.lifetime, &profile)?;
+        let lifetime = allowed(kind.lifetime, profile)?;
         let key = key::generate_for(kind.algorithm).map_err(Box::new)?;
         let validity = self.validity(lifetime, now)?;
-        let params = authority_params(&profile, &self.certificate.trust_domain, &validity)?;
+        let params = authority_params(profile, &self.certificate.trust_domain, &validity)?;
         let signed = self.sign(&params, &key, validity.cut)?;
         Self::load(signed.der, key)
     }
@@ -232,9 +243,18 @@ impl CertificateAuthority {
         let lifetime = allowed(lifetime, profile)?;
         let validity = self.validity(lifetime, now)?;
         let mut params = base_params(profile, &validity)?;
+        let rules = profile.rules();
+        for (kind, value) in [
+            (DnType::OrganizationName, &rules.organization),
+            (DnType::OrganizationalUnitName, &rules.organizational_unit),
+        ] {
+            if let Some(value) = value {
+                params.distinguished_name.push(kind, value.as_str());
+            }
+        }
         // For people reading listings; nothing here takes it for an identity.
-        // Without it the subject is empty and the SAN becomes critical.
-        if common_name.len() <= LONGEST_ATTRIBUTE {
+        // Without any the subject is empty and the SAN becomes critical.
+        if common_name.len() <= LONGEST_ATTRIBUTE && !rules.without_common_name {
             params
                 .distinguished_name
                 .push(DnType::CommonName, common_name);
@@ -252,6 +272,16 @@ impl CertificateAuthority {
         self.certificate.check_time(now)?;
         let params = list.to_params(&self.certificate.key_identifier)?;
         Ok(params.signed_by(&self.issuer)?.pem()?)
+    }
+
+    /// Checks that certificates it signs will chain to it, which those of an
+    /// authority made elsewhere may not.
+    pub(super) fn check_name(&self, now: i64) -> Result<(), AuthorityError> {
+        let key = key::generate().map_err(Box::new)?;
+        let validity = self.validity(Lifetime::hours(1), now)?;
+        let mut params = base_params(&CertificateProfile::PEER, &validity)?;
+        params.subject_alt_names = vec![SanType::DnsName("name.invalid".try_into()?)];
+        self.sign(&params, &key, false).map(|_| ())
     }
 
     /// Never beyond this authority's own time.
@@ -301,7 +331,7 @@ fn allowed(
     if lifetime > profile.longest() {
         return Err(AuthorityError::LifetimeTooLong {
             asked: lifetime,
-            profile: profile.name(),
+            profile: profile.name().to_owned(),
             limit: profile.longest(),
         });
     }
@@ -328,6 +358,19 @@ fn base_params(
     params.key_usages = profile.key_usages();
     params.extended_key_usages = profile.extended_key_usages();
     params.use_authority_key_identifier_extension = true;
+    let rules = profile.rules();
+    if !rules.crl_urls.is_empty() {
+        // Several URLs of one point are places of the same list.
+        params.crl_distribution_points = vec![CrlDistributionPoint {
+            uris: rules.crl_urls.clone(),
+        }];
+    }
+    if !rules.issuer_urls.is_empty() {
+        params.custom_extensions = vec![CustomExtension::from_oid_content(
+            &AUTHORITY_INFO_ACCESS,
+            der::authority_info_access(&rules.issuer_urls),
+        )];
+    }
     Ok(params)
 }
 
@@ -344,10 +387,17 @@ fn authority_params(
     // A name of its own for every authority: lists and issuers are looked up
     // by name, and two generations must not be mistaken for one another.
     let mark = hex(&crypto::random::<4>()?);
-    let organization: String = domain.as_str().chars().take(LONGEST_ATTRIBUTE).collect();
+    let rules = profile.rules();
+    let organization = rules.organization.as_deref().unwrap_or(domain.as_str());
+    let organization: String = organization.chars().take(LONGEST_ATTRIBUTE).collect();
     params
         .distinguished_name
         .push(DnType::OrganizationName, organization);
+    if let Some(unit) = &rules.organizational_unit {
+        params
+            .distinguished_name
+            .push(DnType::OrganizationalUnitName, unit.as_str());
+    }
     params
         .distinguished_name
         .push(DnType::CommonName, format!("{kind} {mark}"));

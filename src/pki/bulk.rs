@@ -1,13 +1,18 @@
 //! Issuing many leaves at once.
 //!
 //! A part of [`Pki`]. Leaves are made in batches: keys and certificates are
-//! written aside and synced by several threads (waiting for the disk overlaps),
-//! the batch is recorded in one transaction, and only then put in place. What a
-//! killed run recorded and placed is skipped by the next one with the same list.
+//! written aside and made durable by one barrier, the batch is recorded in one
+//! transaction, and only then put in place. What a killed run recorded and placed
+//! is skipped by the next one with the same list.
 
 use std::collections::HashSet;
+use std::num::NonZero;
 use std::path::PathBuf;
+use std::sync::mpsc;
 
+use zeroize::Zeroizing;
+
+use super::PkiError;
 use super::authority::CertificateAuthority;
 use super::directory::{Pki, unix_now};
 use super::inventory::{Cause, Inventory, NewEntry};
@@ -15,16 +20,10 @@ use super::issuing::sign;
 use super::key::{self, KeyProtection};
 use super::profile::CertificateProfile;
 use super::request::IssueRequest;
-use super::state::AuthorityName;
-use super::store::{self, Audience, Existing, Staged};
-use super::{PkiError, certificates};
+use super::store::{self, Audience, Barrier, Existing};
 
 /// Leaves in one transaction.
 const BATCH: usize = 1_000;
-
-/// Threads that make leaves: more than there are cores, as most of them wait
-/// for the disk.
-const THREADS: usize = 16;
 
 /// How far a list is done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,11 +45,18 @@ struct Task<'a> {
     existing: Existing,
 }
 
-/// A leaf that is made and not yet in its place.
-struct Made {
+/// A leaf that is made, in memory only.
+struct Made<'a> {
+    task: Task<'a>,
     record: NewEntry,
-    key: Staged,
-    certificate: Staged,
+    key: Zeroizing<String>,
+    chain: String,
+}
+
+/// What became of a part of the list before anything was written.
+struct Batch<'a> {
+    size: usize,
+    made: Vec<Made<'a>>,
 }
 
 impl Pki {
@@ -78,54 +84,166 @@ impl Pki {
         }
         let signer = match self.signer.take() {
             Some(signer) => signer,
-            None => self.load_authority(AuthorityName::Intermediate)?,
+            None => self.load_authority(self.issuer())?,
         };
-        let mut inventory = self.inventory()?;
         let mut done = BulkProgress {
             total: requests.len(),
             ..BulkProgress::default()
         };
-        for batch in requests.chunks(BATCH) {
-            let issued = self.issue_batch(&signer, &mut inventory, batch)?;
-            done.issued += issued;
-            done.skipped += batch.len() - issued;
-            progress(done);
-        }
+        let places = self.places(requests)?;
+        let issued = self.issue_batches(&signer, requests, &places, &mut done, progress);
+        // What the last batch put in place; earlier ones are as durable as their
+        // successors.
+        let synced = places
+            .iter()
+            .try_for_each(|place| store::sync_directory(place));
         self.signer = Some(signer);
+        issued?;
+        synced?;
         Ok(done)
     }
 
-    fn issue_batch(
+    /// The directories that files are written to.
+    fn places(&self, requests: &[IssueRequest]) -> Result<Vec<PathBuf>, PkiError> {
+        let mut places = Vec::new();
+        for request in requests {
+            let (certificate, _) = self.layout().leaf_files(request)?;
+            let place = store::parent(&certificate).to_owned();
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        Ok(places)
+    }
+
+    /// Leaves of the next batch are made while those of this one are written.
+    fn issue_batches(
         &self,
         signer: &CertificateAuthority,
-        inventory: &mut Inventory,
-        batch: &[IssueRequest],
-    ) -> Result<usize, PkiError> {
-        let _lock = self.layout().lock()?;
-        let state = self.current_state()?;
-        self.check_intermediate(&state)?;
-        let mut tasks = Vec::with_capacity(batch.len());
-        for request in batch {
-            tasks.extend(self.task(inventory, request)?);
+        requests: &[IssueRequest],
+        places: &[PathBuf],
+        done: &mut BulkProgress,
+        progress: &mut dyn FnMut(BulkProgress),
+    ) -> Result<(), PkiError> {
+        let mut inventory = self.inventory()?;
+        let known = self.inventory()?;
+        std::thread::scope(|scope| {
+            let (finished, batches) = mpsc::sync_channel(1);
+            scope.spawn(move || {
+                for part in requests.chunks(BATCH) {
+                    let batch = self.make_batch(signer, &known, part);
+                    let failed = batch.is_err();
+                    // Nobody listens any more once writing has failed.
+                    if finished.send(batch).is_err() || failed {
+                        return;
+                    }
+                }
+            });
+            for batch in batches {
+                let batch = batch?;
+                let issued = batch.made.len();
+                self.deliver_batch(&mut inventory, places, batch.made)?;
+                done.issued += issued;
+                done.skipped += batch.size - issued;
+                progress(*done);
+            }
+            Ok(())
+        })
+    }
+
+    fn make_batch<'a>(
+        &self,
+        signer: &CertificateAuthority,
+        known: &Inventory,
+        requests: &'a [IssueRequest],
+    ) -> Result<Batch<'a>, PkiError> {
+        let mut tasks = Vec::with_capacity(requests.len());
+        for request in requests {
+            tasks.extend(self.task(known, request)?);
         }
-        let made = self.make_all(signer, &tasks)?;
-        let (records, files): (Vec<_>, Vec<_>) = made
-            .into_iter()
-            .map(|made| (made.record, (made.key, made.certificate)))
-            .unzip();
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let share = tasks.len().div_ceil(threads).max(1);
+        let mut made = Vec::with_capacity(tasks.len());
+        std::thread::scope(|scope| {
+            let mut workers = Vec::with_capacity(threads);
+            while !tasks.is_empty() {
+                let part = tasks.split_off(tasks.len().saturating_sub(share));
+                workers.push(scope.spawn(move || {
+                    part.into_iter()
+                        .map(|task| self.make(signer, task))
+                        .collect::<Result<Vec<_>, _>>()
+                }));
+            }
+            // The parts were taken from the end.
+            for worker in workers.into_iter().rev() {
+                let part = worker
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                made.extend(part?);
+            }
+            Ok(Batch {
+                size: requests.len(),
+                made,
+            })
+        })
+    }
+
+    fn make<'a>(
+        &self,
+        signer: &CertificateAuthority,
+        task: Task<'a>,
+    ) -> Result<Made<'a>, PkiError> {
+        let new_key = key::generate_for(task.profile.new_key_type())?;
+        let signed = sign(signer, &new_key, task.request, &task.profile).map_err(
+            PkiError::authority(&self.layout().certificate(self.issuer())),
+        )?;
+        Ok(Made {
+            record: self.entry_for(&signed, task.request, &task.profile, Cause::Issue)?,
+            key: key::to_pem(&new_key, &KeyProtection::Plain)?,
+            chain: self.chain(&signed),
+            task,
+        })
+    }
+
+    /// Writes everything aside, makes it durable at once, records it in one
+    /// transaction, and puts it in its places.
+    fn deliver_batch(
+        &self,
+        inventory: &mut Inventory,
+        places: &[PathBuf],
+        made: Vec<Made<'_>>,
+    ) -> Result<(), PkiError> {
+        if made.is_empty() {
+            return Ok(());
+        }
+        let _lock = self.layout().lock()?;
+        self.check_intermediate(&self.current_state()?)?;
+        let barrier = Barrier::before_writing(places)?;
+        let mut records = Vec::with_capacity(made.len());
+        let mut files = Vec::with_capacity(made.len());
+        for Made {
+            task,
+            record,
+            key,
+            chain,
+        } in made
+        {
+            let (place, existing) = (&task.key, task.existing);
+            let key = barrier.stage(place, key.as_bytes(), Audience::Owner, existing)?;
+            let (place, chain) = (&task.certificate, chain.as_bytes());
+            files.push((
+                key,
+                barrier.stage(place, chain, Audience::Public, existing)?,
+            ));
+            records.push(record);
+        }
+        barrier.sync()?;
         inventory.record(&records)?;
         for (key, certificate) in files {
             key.place_unsynced()?;
             certificate.place_unsynced()?;
         }
-        let places: HashSet<_> = tasks
-            .iter()
-            .filter_map(|task| task.certificate.parent())
-            .collect();
-        for place in places {
-            store::sync_directory(place)?;
-        }
-        Ok(tasks.len())
+        Ok(())
     }
 
     /// What is to be done for a request; none where it is done already.
@@ -163,53 +281,5 @@ impl Pki {
             key,
             existing,
         }))
-    }
-
-    fn make_all(
-        &self,
-        signer: &CertificateAuthority,
-        tasks: &[Task<'_>],
-    ) -> Result<Vec<Made>, PkiError> {
-        let share = tasks.len().div_ceil(THREADS).max(1);
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = tasks
-                .chunks(share)
-                .map(|tasks| {
-                    scope.spawn(move || {
-                        tasks
-                            .iter()
-                            .map(|task| self.make(signer, task))
-                            .collect::<Result<Vec<_>, _>>()
-                    })
-                })
-                .collect();
-            let mut made = Vec::with_capacity(tasks.len());
-            for worker in workers {
-                let part = worker
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                made.extend(part?);
-            }
-            Ok(made)
-        })
-    }
-
-    fn make(&self, signer: &CertificateAuthority, task: &Task<'_>) -> Result<Made, PkiError> {
-        let new_key = key::generate()?;
-        let signed = sign(signer, &new_key, task.request, task.profile).map_err(
-            PkiError::authority(&self.layout().certificate(AuthorityName::Intermediate)),
-        )?;
-        let parent = self.authority(AuthorityName::Intermediate);
-        let chain = certificates::pem(&signed.der) + &certificates::pem(parent.der());
-        Ok(Made {
-            record: self.entry_for(&signed, task.request, task.profile, Cause::Issue)?,
-            key: key::stage(&task.key, &new_key, &KeyProtection::Plain, task.existing)?,
-            certificate: Staged::new(
-                &task.certificate,
-                chain.as_bytes(),
-                Audience::Public,
-                task.existing,
-            )?,
-        })
     }
 }

@@ -6,13 +6,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::authority::{AuthorityCertificate, AuthorityKind, CertificateAuthority};
+use super::authority::{AuthorityCertificate, AuthorityError, AuthorityKind, CertificateAuthority};
 use super::directory::{Pki, unix_now};
 use super::key::{self, KeyAlgorithm, KeyProtection};
 use super::layout::Layout;
 use super::lifetime::Lifetime;
+use super::profile::Profiles;
 use super::revocation::{self, RevocationList};
-use super::state::{AuthorityName, Generation, State};
+use super::state::{AuthorityName, Generation, State, StateCache};
 use super::store::{self, Audience, Existing};
 use super::{PkiError, certificates};
 use crate::identity::TrustDomain;
@@ -23,8 +24,12 @@ use crate::secret::Secret;
 pub struct AuthorityOptions {
     /// Whether the private keys are sealed.
     pub protection: KeyProtection,
-    /// The kind of both keys; leaves always have P-256.
-    pub algorithm: KeyAlgorithm,
+    /// The kind of both keys; otherwise the intermediate's profile says, or P-256.
+    pub algorithm: Option<KeyAlgorithm>,
+    /// The root signs leaves itself; there is no intermediate.
+    pub root_only: bool,
+    /// What the intermediate is made by.
+    pub profiles: Profiles,
     /// How long the root is good for.
     pub root_lifetime: Option<Lifetime>,
     /// How long the intermediate is good for.
@@ -40,10 +45,12 @@ pub struct AuthorityOptions {
 impl AuthorityOptions {
     /// A new root and intermediate with P-256 keys.
     #[must_use]
-    pub const fn new(protection: KeyProtection) -> Self {
+    pub fn new(protection: KeyProtection) -> Self {
         Self {
             protection,
-            algorithm: KeyAlgorithm::P256,
+            algorithm: None,
+            root_only: false,
+            profiles: Profiles::default(),
             root_lifetime: None,
             intermediate_lifetime: None,
             path_length: None,
@@ -133,11 +140,15 @@ impl Pki {
         };
         store::create_directory(&directory.join("issued"))?;
         store::create_directory(&directory.join("crl"))?;
-        let mut state = State::new(domain.clone());
-        for (name, authority) in [
-            (AuthorityName::Root, &root),
-            (AuthorityName::Intermediate, &intermediate),
-        ] {
+        let mut state = State::new(domain.clone(), options.root_only);
+        let both = [
+            Some((AuthorityName::Root, &root)),
+            intermediate
+                .as_ref()
+                .map(|authority| (AuthorityName::Intermediate, authority)),
+        ];
+        for (name, authority) in both.into_iter().flatten() {
+            let issues_leaves = options.root_only || name == AuthorityName::Intermediate;
             key::stage(
                 &layout.key(name),
                 authority.key(),
@@ -150,7 +161,7 @@ impl Pki {
             let list = RevocationList {
                 number: state.crl_number.take_next(name),
                 this_update: now,
-                lifetime: revocation::default_lifetime(name),
+                lifetime: revocation::default_lifetime(issues_leaves),
                 entries: Vec::new(),
             };
             let pem = authority
@@ -167,9 +178,13 @@ impl Pki {
             generation: Generation::FIRST,
             earlier: None,
             root: root.certificate().clone(),
-            intermediate: intermediate.certificate().clone(),
+            intermediate: intermediate
+                .as_ref()
+                .map(|authority| authority.certificate().clone()),
             passphrase: options.protection.secret().cloned(),
-            signer: Some(intermediate),
+            signer: Some(intermediate.unwrap_or(root)),
+            profiles: options.profiles.clone(),
+            states: StateCache::default(),
         })
     }
 }
@@ -188,27 +203,53 @@ fn authorities(
     domain: &TrustDomain,
     options: &AuthorityOptions,
     now: i64,
-) -> Result<(CertificateAuthority, CertificateAuthority), PkiError> {
-    let kind = |lifetime, path_length| AuthorityKind {
-        algorithm: options.algorithm,
-        lifetime,
-        path_length,
-    };
+) -> Result<(CertificateAuthority, Option<CertificateAuthority>), PkiError> {
     let (root, path) = match &options.import {
         Some(existing) => (import(existing, domain)?, existing.certificate.clone()),
         None => {
             let path = layout.certificate(AuthorityName::Root);
-            let kind = kind(options.root_lifetime, options.path_length);
+            let kind = AuthorityKind {
+                algorithm: options.algorithm.unwrap_or_default(),
+                lifetime: options.root_lifetime,
+                path_length: if options.root_only {
+                    Some(0)
+                } else {
+                    options.path_length
+                },
+            };
             let root = CertificateAuthority::new_root_as(domain, &kind, now)
                 .map_err(PkiError::authority(&path))?;
             (root, path)
         }
     };
-    // Signing it also shows whether the root's name can be repeated exactly.
-    let intermediate = root
-        .new_intermediate_as(&kind(options.intermediate_lifetime, None), now)
+    // Either shows whether the root's name can be repeated exactly.
+    if options.root_only {
+        root.check_name(now).map_err(PkiError::authority(&path))?;
+        return Ok((root, None));
+    }
+    let lifetime = options.intermediate_lifetime;
+    let intermediate = new_intermediate(&root, &options.profiles, options.algorithm, lifetime, now)
         .map_err(PkiError::authority(&path))?;
-    Ok((root, intermediate))
+    Ok((root, Some(intermediate)))
+}
+
+/// An intermediate as its profile wants it.
+pub(super) fn new_intermediate(
+    root: &CertificateAuthority,
+    profiles: &Profiles,
+    algorithm: Option<KeyAlgorithm>,
+    lifetime: Option<Lifetime>,
+    now: i64,
+) -> Result<CertificateAuthority, AuthorityError> {
+    let profile = profiles.intermediate();
+    let kind = AuthorityKind {
+        algorithm: algorithm.unwrap_or_else(|| profile.new_key_type()),
+        lifetime,
+        path_length: None,
+    };
+    let intermediate = root.new_intermediate_as(profile, &kind, now)?;
+    profile.check_key(&intermediate.certificate().public_key_der())?;
+    Ok(intermediate)
 }
 
 fn import(existing: &ExistingRoot, domain: &TrustDomain) -> Result<CertificateAuthority, PkiError> {

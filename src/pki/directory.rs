@@ -8,7 +8,10 @@ use std::path::Path;
 use super::authority::{AuthorityCertificate, CertificateAuthority};
 use super::key;
 use super::layout::Layout;
-use super::state::{AuthorityName, Generation, Signatory, State};
+use super::lifetime::Lifetime;
+use super::profile::Profiles;
+use super::revocation;
+use super::state::{AuthorityName, Generation, Signatory, State, StateCache};
 use super::{PkiError, certificates, rotating};
 use crate::clock;
 use crate::identity::TrustDomain;
@@ -19,23 +22,25 @@ use crate::secret::Secret;
 pub(super) struct EarlierGeneration {
     pub(super) generation: Generation,
     pub(super) root: AuthorityCertificate,
-    pub(super) intermediate: AuthorityCertificate,
+    pub(super) intermediate: Option<AuthorityCertificate>,
 }
 
-/// An authority in a directory: a root, an intermediate below it, and what they
-/// issued.
+/// An authority in a directory: a root, an intermediate below it (unless the
+/// root issues by itself), and what they issued.
 #[derive(Debug)]
 pub struct Pki {
     pub(super) layout: Layout,
     pub(super) trust_domain: TrustDomain,
     pub(super) generation: Generation,
     pub(super) root: AuthorityCertificate,
-    pub(super) intermediate: AuthorityCertificate,
+    pub(super) intermediate: Option<AuthorityCertificate>,
     /// The generation before, while it is not retired.
     pub(super) earlier: Option<EarlierGeneration>,
     pub(super) passphrase: Option<Secret>,
-    /// The intermediate with its key, once it was needed.
+    /// What signs leaves, with its key, once it was needed.
     pub(super) signer: Option<CertificateAuthority>,
+    pub(super) profiles: Profiles,
+    pub(super) states: StateCache,
 }
 
 impl Pki {
@@ -56,27 +61,27 @@ impl Pki {
             });
         }
         // A rotation by another process moves the files while they are read.
+        let states = StateCache::default();
         for _ in 0..4 {
-            let state = rotating::settled_state(&layout)?;
+            let state = rotating::settled_state(&layout, &states)?;
             let opened = Self::read(&layout, &state);
-            let after = State::read(&layout.state())?;
+            let after = states.read(&layout.state())?;
             if !after.unsettled
                 && after.generation == state.generation
                 && after.earlier.is_some() == state.earlier.is_some()
             {
-                return opened;
+                return opened.map(|pki| Self { states, ..pki });
             }
         }
         Err(PkiError::Rotated(directory.to_owned()))
     }
 
     fn read(layout: &Layout, state: &State) -> Result<Self, PkiError> {
-        let domain = &state.trust_domain;
-        let (root, intermediate) = read_generation(layout, domain)?;
+        let (root, intermediate) = read_generation(layout, state)?;
         let earlier = match state.earlier {
             None => None,
             Some(earlier) => {
-                let (root, intermediate) = read_generation(&layout.earlier(), domain)?;
+                let (root, intermediate) = read_generation(&layout.earlier(), state)?;
                 Some(EarlierGeneration {
                     generation: earlier.generation,
                     root,
@@ -86,13 +91,15 @@ impl Pki {
         };
         Ok(Self {
             layout: layout.clone(),
-            trust_domain: domain.clone(),
+            trust_domain: state.trust_domain.clone(),
             generation: state.generation,
             root,
             intermediate,
             earlier,
             passphrase: None,
             signer: None,
+            profiles: Profiles::default(),
+            states: StateCache::default(),
         })
     }
 
@@ -108,12 +115,48 @@ impl Pki {
         &self.trust_domain
     }
 
-    /// The certificate of one of its authorities.
+    /// What leaves and intermediates are made by.
     #[must_use]
-    pub const fn authority(&self, name: AuthorityName) -> &AuthorityCertificate {
+    pub const fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    /// Takes an operator's profiles in place of the built-in ones.
+    pub fn set_profiles(&mut self, profiles: Profiles) {
+        self.profiles = profiles;
+    }
+
+    /// Its authorities: root and intermediate, or the root alone.
+    #[must_use]
+    pub const fn authorities(&self) -> &'static [AuthorityName] {
+        match self.intermediate {
+            Some(_) => &AuthorityName::ALL,
+            None => &[AuthorityName::Root],
+        }
+    }
+
+    /// Which of them signs leaves.
+    #[must_use]
+    pub const fn issuer(&self) -> AuthorityName {
+        match self.intermediate {
+            Some(_) => AuthorityName::Intermediate,
+            None => AuthorityName::Root,
+        }
+    }
+
+    /// How long a list of an authority is good for when nothing else is asked for.
+    #[must_use]
+    pub fn list_lifetime(&self, name: AuthorityName) -> Lifetime {
+        revocation::default_lifetime(name == self.issuer())
+    }
+
+    /// The certificate of one of its authorities. What is said of an intermediate
+    /// that is not there holds for the root.
+    #[must_use]
+    pub fn authority(&self, name: AuthorityName) -> &AuthorityCertificate {
         match name {
             AuthorityName::Root => &self.root,
-            AuthorityName::Intermediate => &self.intermediate,
+            AuthorityName::Intermediate => self.intermediate.as_ref().unwrap_or(&self.root),
         }
     }
 
@@ -137,18 +180,27 @@ impl Pki {
         })
     }
 
-    /// The present authority of that name, then the earlier one.
+    /// The present authority of that name, then the earlier one; none where the
+    /// root issues by itself and the intermediate is asked for.
     pub(super) fn signatories(&self, name: AuthorityName) -> impl Iterator<Item = Signatory> {
         [Some(self.present(name)), self.earlier_signatory(name)]
             .into_iter()
             .flatten()
+            .filter(move |signatory| self.authorities().contains(&signatory.name))
+    }
+
+    /// What signs leaves now, then what did before.
+    pub(super) fn issuers(&self) -> impl Iterator<Item = Signatory> {
+        self.signatories(self.issuer())
     }
 
     pub(super) fn certificate_of(&self, signatory: Signatory) -> &AuthorityCertificate {
         match &self.earlier {
             Some(earlier) if earlier.generation == signatory.generation => match signatory.name {
                 AuthorityName::Root => &earlier.root,
-                AuthorityName::Intermediate => &earlier.intermediate,
+                AuthorityName::Intermediate => {
+                    earlier.intermediate.as_ref().unwrap_or(&earlier.root)
+                }
             },
             _ => self.authority(signatory.name),
         }
@@ -202,7 +254,7 @@ impl Pki {
     pub(super) fn signer(&mut self) -> Result<&CertificateAuthority, PkiError> {
         let signer = match self.signer.take() {
             Some(signer) => signer,
-            None => self.load_authority(AuthorityName::Intermediate)?,
+            None => self.load_authority(self.issuer())?,
         };
         Ok(self.signer.insert(signer))
     }
@@ -215,21 +267,30 @@ pub(super) fn unix_now() -> i64 {
 /// Root and intermediate of one generation, which belong together.
 fn read_generation(
     layout: &Layout,
-    domain: &TrustDomain,
-) -> Result<(AuthorityCertificate, AuthorityCertificate), PkiError> {
+    state: &State,
+) -> Result<(AuthorityCertificate, Option<AuthorityCertificate>), PkiError> {
+    let domain = &state.trust_domain;
     let root = read_authority(&layout.certificate(AuthorityName::Root), domain)?;
     let path = layout.certificate(AuthorityName::Intermediate);
-    let intermediate = read_authority(&path, domain)?;
-    if !root.has_signed(intermediate.der()) {
+    let intermediate = match state.root_only {
+        true => None,
+        false => Some(read_authority(&path, domain)?),
+    };
+    if let Some(intermediate) = &intermediate
+        && !root.has_signed(intermediate.der())
+    {
         return Err(PkiError::Disagree {
             path,
             why: "it was not signed by root.pem".to_owned(),
         });
     }
-    for (name, certificate) in [
-        (AuthorityName::Root, &root),
-        (AuthorityName::Intermediate, &intermediate),
-    ] {
+    let both = [
+        Some((AuthorityName::Root, &root)),
+        intermediate
+            .as_ref()
+            .map(|certificate| (AuthorityName::Intermediate, certificate)),
+    ];
+    for (name, certificate) in both.into_iter().flatten() {
         if certificate.trust_domain() != domain {
             return Err(PkiError::Disagree {
                 path: layout.certificate(name),

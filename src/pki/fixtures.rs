@@ -197,8 +197,8 @@ impl Workshop {
         fault: &Fault,
         leaf_key: &KeyPair,
     ) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-        let path = self.pki.layout().certificate(AuthorityName::Intermediate);
-        let intermediate = self.pki.authority(AuthorityName::Intermediate);
+        let path = self.pki.layout().certificate(self.pki.issuer());
+        let intermediate = self.pki.authority(self.pki.issuer());
         let mut chain = vec![intermediate.der().clone()];
         let domain = self.pki.trust_domain().clone();
         let now = self.now;

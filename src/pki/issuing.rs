@@ -89,7 +89,7 @@ impl Pki {
         makes_key: bool,
     ) -> Result<CertificateProfile, PkiError> {
         let profile = self.check_names(request)?;
-        self.check_intermediate(&State::read(&self.layout().state())?)?;
+        self.check_intermediate(&self.states.read(&self.layout().state())?)?;
         if !request.overwrite {
             let (certificate, key) = self.layout().leaf_files(request)?;
             if makes_key {
@@ -105,13 +105,21 @@ impl Pki {
     /// # Errors
     /// When the gateway would refuse such a leaf.
     pub fn check_names(&self, request: &IssueRequest) -> Result<CertificateProfile, PkiError> {
-        let natural = request.names.natural_profile();
-        let asked = request.profile.unwrap_or(natural);
-        Ok(request.names.check(asked, self.trust_domain())?)
+        let asked = match &request.profile {
+            Some(asked) => asked.clone(),
+            None => request.names.natural_profile(),
+        };
+        let asked = self.profiles.in_place_of(asked);
+        let profile = request.names.check(&asked, self.trust_domain())?;
+        let profile = self.profiles.in_place_of(profile);
+        profile.check_names(&request.names)?;
+        Ok(profile)
     }
 
     pub(super) fn check_intermediate(&self, state: &State) -> Result<(), PkiError> {
-        let intermediate = self.authority(AuthorityName::Intermediate);
+        let Some(intermediate) = &self.intermediate else {
+            return Ok(());
+        };
         let root = self.present(AuthorityName::Root);
         if state.is_revoked(root, &intermediate.facts().serial_hex()) {
             return Err(PkiError::IntermediateRevoked(
@@ -157,28 +165,41 @@ impl Pki {
         cause: Cause,
     ) -> Result<Issued, PkiError> {
         let (profile, new_key) = match source {
-            LeafKey::New => (self.check(request)?, Some(key::generate()?)),
-            LeafKey::Kept(_) | LeafKey::Requested(_) => (self.check_signing(request)?, None),
+            LeafKey::New => {
+                let profile = self.check(request)?;
+                let key = key::generate_for(profile.new_key_type())?;
+                (profile, Some(key))
+            }
+            LeafKey::Kept(key) => {
+                let profile = self.check_signing(request)?;
+                profile.check_key(&key.subject_public_key_info())?;
+                (profile, None)
+            }
+            LeafKey::Requested(key) => {
+                let profile = self.check_signing(request)?;
+                profile.check_key(&key.subject_public_key_info())?;
+                (profile, None)
+            }
         };
-        let signer_path = self.layout().certificate(AuthorityName::Intermediate);
+        let signer_path = self.layout().certificate(self.issuer());
         let signer = self.signer()?;
         let signed = match (&source, &new_key) {
-            (_, Some(key)) => sign(signer, key, request, profile),
-            (LeafKey::Kept(key), _) => sign(signer, *key, request, profile),
-            (LeafKey::Requested(key), _) => sign(signer, *key, request, profile),
+            (_, Some(key)) => sign(signer, key, request, &profile),
+            (LeafKey::Kept(key), _) => sign(signer, *key, request, &profile),
+            (LeafKey::Requested(key), _) => sign(signer, *key, request, &profile),
             (LeafKey::New, None) => Err(AuthorityError::KeyMismatch),
         }
         .map_err(PkiError::authority(&signer_path))?;
         let (certificate, key) = self.layout().leaf_files(request)?;
-        let record = self.entry_for(&signed, request, profile, cause)?;
+        let record = self.entry_for(&signed, request, &profile, cause)?;
         self.deliver(&signed, new_key.as_ref(), request, &record)?;
         Ok(Issued {
-            notes: notes(&signed, request, profile),
+            notes: notes(&signed, request, &profile),
             certificate,
             key,
             names: record.names,
-            profile,
             usages: profile.usages().unwrap_or_default(),
+            profile,
             serial: record.serial,
             thumbprint: record.thumbprint,
             not_before: record.not_before,
@@ -191,11 +212,11 @@ impl Pki {
         &self,
         signed: &SignedCertificate,
         request: &IssueRequest,
-        profile: CertificateProfile,
+        profile: &CertificateProfile,
         cause: Cause,
     ) -> Result<NewEntry, PkiError> {
         let (certificate, _) = self.layout().leaf_files(request)?;
-        let parent = self.authority(AuthorityName::Intermediate);
+        let parent = self.authority(self.issuer());
         Ok(NewEntry {
             serial: signed.facts.serial_hex(),
             issuer_key: parent.key_identifier_hex(),
@@ -212,6 +233,15 @@ impl Pki {
         })
     }
 
+    /// What a peer presents: the leaf, then the intermediate where there is one.
+    pub(super) fn chain(&self, signed: &SignedCertificate) -> String {
+        let mut chain = certificates::pem(&signed.der);
+        if let Some(intermediate) = &self.intermediate {
+            chain.push_str(&certificates::pem(intermediate.der()));
+        }
+        chain
+    }
+
     /// Puts key and certificate in place, recorded before either can be read.
     fn deliver(
         &self,
@@ -226,8 +256,7 @@ impl Pki {
         } else {
             Existing::Refuse
         };
-        let chain = certificates::pem(&signed.der)
-            + &certificates::pem(self.authority(AuthorityName::Intermediate).der());
+        let chain = self.chain(signed);
         let mut inventory = self.inventory()?;
         let _lock = self.layout().lock()?;
         self.current_state()?;
@@ -260,13 +289,13 @@ pub(super) fn sign(
     signer: &CertificateAuthority,
     key: &impl PublicKeyData,
     request: &IssueRequest,
-    profile: CertificateProfile,
+    profile: &CertificateProfile,
 ) -> Result<SignedCertificate, AuthorityError> {
     signer.sign_leaf(
         key,
         &request.names,
         request.label.as_str(),
-        &profile,
+        profile,
         request.lifetime,
         unix_now(),
     )
@@ -276,16 +305,17 @@ pub(super) fn sign(
 fn notes(
     signed: &SignedCertificate,
     request: &IssueRequest,
-    profile: CertificateProfile,
+    profile: &CertificateProfile,
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if signed.cut {
         notes.push(format!(
-            "the lifetime was cut to the end of the intermediate, {}",
+            "the lifetime was cut to the end of its issuer, {}",
             clock::rfc3339(signed.facts.not_after)
         ));
     }
-    if request.profile.is_some_and(|asked| asked != profile) {
+    let asked = request.profile.as_ref().map(CertificateProfile::usages);
+    if asked.is_some_and(|asked| asked != profile.usages()) {
         notes.push(format!(
             "issued under profile {profile}: a certificate with a SPIFFE ID carries both usages \
              (X509-SVID section 4.4)"

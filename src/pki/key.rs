@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use pkcs8::der::pem::PemLabel as _;
 use pkcs8::{EncryptedPrivateKeyInfoRef, LineEnding, PrivateKeyInfoRef, SecretDocument};
 use rcgen::KeyPair;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::Zeroizing;
 
 use super::store::{self, Audience, Existing, Staged, StoreError};
@@ -35,6 +38,14 @@ pub enum KeyError {
     /// A passphrase of no characters protects nothing.
     #[error("the passphrase is empty; use --no-passphrase if the key shall not be encrypted")]
     EmptyPassphrase,
+    /// The provider makes no RSA keys.
+    #[error(
+        "this build makes no RSA keys: {} is its cryptography. Build countersign with the feature \
+         aws-lc-rs, choose another kind of key, or bring the key along (--ca-cert and --ca-key, or \
+         pki sign)",
+        crate::crypto::PROVIDER
+    )]
+    NoRsa,
     /// A key could not be made.
     #[error("cannot generate a private key: {0}")]
     Generate(rcgen::Error),
@@ -72,7 +83,7 @@ impl KeyProtection {
     }
 }
 
-/// The kind of an authority's key.
+/// The kind of a key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum KeyAlgorithm {
     /// ECDSA on P-256: small, fast to verify everywhere, in every TLS stack.
@@ -82,6 +93,71 @@ pub enum KeyAlgorithm {
     P384,
     /// Ed25519: not in every TLS stack.
     Ed25519,
+    /// RSA with 2048 bits: for what knows nothing else.
+    Rsa2048,
+    /// RSA with 3072 bits.
+    Rsa3072,
+    /// RSA with 4096 bits.
+    Rsa4096,
+}
+
+/// id-ecPublicKey, prime256v1, secp384r1 and id-Ed25519.
+const EC: &str = "1.2.840.10045.2.1";
+const P256: &str = "1.2.840.10045.3.1.7";
+const P384: &str = "1.3.132.0.34";
+const ED25519: &str = "1.3.101.112";
+
+impl KeyAlgorithm {
+    /// Every kind.
+    pub const ALL: [Self; 6] = [
+        Self::P256,
+        Self::P384,
+        Self::Ed25519,
+        Self::Rsa2048,
+        Self::Rsa3072,
+        Self::Rsa4096,
+    ];
+
+    /// The word in options and files.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::P256 => "p256",
+            Self::P384 => "p384",
+            Self::Ed25519 => "ed25519",
+            Self::Rsa2048 => "rsa2048",
+            Self::Rsa3072 => "rsa3072",
+            Self::Rsa4096 => "rsa4096",
+        }
+    }
+
+    /// Whether a public key (DER of SubjectPublicKeyInfo) is of this kind; RSA
+    /// keys may be longer.
+    pub(super) fn covers(self, public_key_info: &[u8]) -> bool {
+        let Ok((_, info)) = SubjectPublicKeyInfo::from_der(public_key_info) else {
+            return false;
+        };
+        let algorithm = info.algorithm.algorithm.to_id_string();
+        let is_curve = |curve: &str| {
+            let parameters = info.algorithm.parameters.as_ref();
+            algorithm == EC
+                && parameters
+                    .and_then(|any| any.as_oid().ok())
+                    .is_some_and(|oid| oid.to_id_string() == curve)
+        };
+        let has_bits = |bits: usize| match info.parsed() {
+            Ok(PublicKey::RSA(key)) => key.key_size() >= bits,
+            _ => false,
+        };
+        match self {
+            Self::P256 => is_curve(P256),
+            Self::P384 => is_curve(P384),
+            Self::Ed25519 => algorithm == ED25519,
+            Self::Rsa2048 => has_bits(2048),
+            Self::Rsa3072 => has_bits(3072),
+            Self::Rsa4096 => has_bits(4096),
+        }
+    }
 }
 
 /// A new P-256 key.
@@ -95,8 +171,27 @@ pub(super) fn generate_for(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError>
         KeyAlgorithm::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
         KeyAlgorithm::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
         KeyAlgorithm::Ed25519 => &rcgen::PKCS_ED25519,
+        KeyAlgorithm::Rsa2048 | KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096 => {
+            return generate_rsa(algorithm);
+        }
     };
     KeyPair::generate_for(algorithm).map_err(KeyError::Generate)
+}
+
+#[cfg(feature = "aws-lc-rs")]
+fn generate_rsa(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
+    let bits = match algorithm {
+        KeyAlgorithm::Rsa2048 => rcgen::RsaKeySize::_2048,
+        KeyAlgorithm::Rsa4096 => rcgen::RsaKeySize::_4096,
+        _ => rcgen::RsaKeySize::_3072,
+    };
+    KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, bits).map_err(KeyError::Generate)
+}
+
+/// ring can use RSA keys and cannot make them.
+#[cfg(not(feature = "aws-lc-rs"))]
+const fn generate_rsa(_: KeyAlgorithm) -> Result<KeyPair, KeyError> {
+    Err(KeyError::NoRsa)
 }
 
 /// A key as PKCS#8 in PEM form, sealed where that is wanted.
@@ -203,6 +298,40 @@ mod tests {
             read(&path, None),
             Err(KeyError::PassphraseNeeded(_))
         ));
+    }
+
+    #[test]
+    fn kinds_of_keys_are_told_apart() {
+        use rcgen::PublicKeyData as _;
+        for made in [
+            KeyAlgorithm::P256,
+            KeyAlgorithm::P384,
+            KeyAlgorithm::Ed25519,
+        ] {
+            let key = generate_for(made).unwrap();
+            let info = key.subject_public_key_info();
+            for kind in KeyAlgorithm::ALL {
+                assert_eq!(kind.covers(&info), kind == made, "{made:?} {kind:?}");
+            }
+        }
+        assert!(!KeyAlgorithm::P256.covers(&[0x30, 0]));
+    }
+
+    #[test]
+    fn rsa_keys_are_made_or_the_build_says_why_not() {
+        use rcgen::PublicKeyData as _;
+        match generate_for(KeyAlgorithm::Rsa3072) {
+            Ok(key) => {
+                let info = key.subject_public_key_info();
+                assert!(KeyAlgorithm::Rsa2048.covers(&info));
+                assert!(KeyAlgorithm::Rsa3072.covers(&info));
+                assert!(!KeyAlgorithm::Rsa4096.covers(&info));
+            }
+            Err(error) => {
+                assert_eq!(crate::crypto::PROVIDER, "ring");
+                assert!(error.to_string().contains("aws-lc-rs"), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -102,6 +102,12 @@ impl Layout {
         self.directory.join("pki.toml")
     }
 
+    /// `profiles.toml`: what an operator says certificates are like.
+    #[must_use]
+    pub fn profiles(&self) -> PathBuf {
+        self.directory.join("profiles.toml")
+    }
+
     /// `inventory.db`: every certificate that was signed.
     #[must_use]
     pub fn inventory(&self) -> PathBuf {

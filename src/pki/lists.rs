@@ -72,7 +72,7 @@ impl Pki {
     /// Refuses when the authority was rotated since it was opened: what this
     /// process holds for the present generation no longer is.
     pub(super) fn current_state(&self) -> Result<State, PkiError> {
-        let state = State::read(&self.layout().state())?;
+        let state = self.states.read(&self.layout().state())?;
         let earlier = state.earlier.map(|earlier| earlier.generation);
         if state.generation != self.generation
             || earlier != self.earlier.as_ref().map(|earlier| earlier.generation)
@@ -91,13 +91,13 @@ impl Pki {
         state: &mut State,
     ) -> Result<SignedList, PkiError> {
         let name = signatory.name;
-        let lifetime = lifetime.unwrap_or(revocation::default_lifetime(name));
+        let lifetime = lifetime.unwrap_or_else(|| self.list_lifetime(name));
         if lifetime > revocation::LONGEST {
             return Err(PkiError::ListLifetime(lifetime));
         }
         let now = unix_now();
         let number = state.take_number(signatory);
-        state.write(&self.layout().state())?;
+        self.states.write(&self.layout().state(), state)?;
         let list = RevocationList {
             number,
             this_update: now,

@@ -245,7 +245,7 @@ impl SubjectNames {
     /// gives the profile to issue under, which may be wider than `asked`.
     pub(super) fn check(
         &self,
-        asked: CertificateProfile,
+        asked: &CertificateProfile,
         domain: &TrustDomain,
     ) -> Result<CertificateProfile, RequestError> {
         if self.0.is_empty() {
@@ -274,14 +274,18 @@ impl SubjectNames {
             }
             // X509-SVID section 4.4: the extended key usage, if present, has
             // both usages. A narrower profile is therefore widened.
-            return Ok(CertificateProfile::PEER);
+            return Ok(asked.for_both_ends());
         }
         match wildcard {
-            Some(wildcard) if asked != CertificateProfile::SERVER => Err(RequestError::new(
-                ReasonCode::MalformedIdentity,
-                format!("{wildcard} names no caller; wildcards need --profile server"),
-            )),
-            _ => Ok(asked),
+            Some(wildcard) if asked.usages().is_none_or(|usages| usages.client) => {
+                Err(RequestError::new(
+                    ReasonCode::MalformedIdentity,
+                    format!(
+                        "{wildcard} names no caller; wildcards need --profile server, or one for servers only"
+                    ),
+                ))
+            }
+            _ => Ok(asked.clone()),
         }
     }
 

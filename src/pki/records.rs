@@ -8,12 +8,12 @@ use super::PkiError;
 use super::directory::{Pki, unix_now};
 use super::inventory::{self, Cause, Entry, Filter, Inventory, NewEntry};
 use super::revoking::Status;
-use super::state::{self, AuthorityName, IssuedRecord, State};
+use super::state::{self, IssuedRecord};
 use super::store::Lock;
 
 impl Pki {
-    /// Certificates of this authority's intermediate, and of the earlier one until
-    /// it is retired, oldest first.
+    /// Leaves of this authority, of the earlier generation as well until it is
+    /// retired, oldest first.
     ///
     /// # Errors
     /// When the records cannot be read.
@@ -64,8 +64,8 @@ impl Pki {
 
     /// A crash between recording a revocation and copying it is mended here.
     pub(super) fn copy_revocations(&self, inventory: &mut Inventory) -> Result<(), PkiError> {
-        let state = State::read(&self.layout().state())?;
-        for signatory in self.signatories(AuthorityName::Intermediate) {
+        let state = self.states.read(&self.layout().state())?;
+        for signatory in self.issuers() {
             let key = self.certificate_of(signatory).key_identifier_hex();
             let revoked = || state.revoked.iter().filter(|entry| entry.is_of(signatory));
             if inventory.count_revoked(&key)? != revoked().count() {
@@ -75,9 +75,9 @@ impl Pki {
         Ok(())
     }
 
-    /// Which intermediates' certificates are this authority's.
+    /// Whose certificates are this authority's.
     pub(super) fn issuer_keys(&self) -> Vec<String> {
-        self.signatories(AuthorityName::Intermediate)
+        self.issuers()
             .map(|signatory| self.certificate_of(signatory).key_identifier_hex())
             .collect()
     }

@@ -10,13 +10,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::directory::{Pki, unix_now};
-use super::inventory::Cause;
+use super::inventory::{Cause, Filter};
 use super::issuing::{Issued, LeafKey};
 use super::lifetime::{Lifetime, LifetimeError};
 use super::names::{RequestError, SubjectNames};
 use super::profile::{BACKDATING, CertificateProfile};
 use super::request::IssueRequest;
-use super::state::{AuthorityName, State};
 use super::store::SafeName;
 use super::{PkiError, certificates, key};
 use crate::identity::LeafFacts;
@@ -109,11 +108,11 @@ impl Pki {
         let leaf = presented.first().ok_or_else(not_ours)?;
         let facts = LeafFacts::read(leaf).map_err(|error| PkiError::unreadable(path, error))?;
         let issuer = self
-            .signatories(AuthorityName::Intermediate)
+            .issuers()
             .find(|signatory| self.certificate_of(*signatory).has_signed(leaf))
             .filter(|_| !facts.is_ca)
             .ok_or_else(not_ours)?;
-        let state = State::read(&self.layout().state())?;
+        let state = self.states.read(&self.layout().state())?;
         if state.is_revoked(issuer, &facts.serial_hex()) {
             return Err(RequestError::new(
                 ReasonCode::CertificateRevoked,
@@ -125,10 +124,11 @@ impl Pki {
             .not_after
             .saturating_sub(facts.not_before)
             .saturating_sub(BACKDATING);
+        let profile = self.profile_of(&facts)?;
         let prefix = prefix_of(path)?;
         let request = IssueRequest::new(label_of(&facts, &prefix), names_of(&facts)?)
-            .profile(profile_of(&facts))
-            .lifetime(Lifetime::seconds(lifetime))
+            .lifetime(Lifetime::seconds(lifetime).min(profile.longest()))
+            .profile(profile)
             .out(prefix)
             .overwrite(true);
         Ok(Renewal {
@@ -136,6 +136,23 @@ impl Pki {
             serial: facts.serial_hex(),
             not_before: facts.not_before,
             not_after: facts.not_after,
+        })
+    }
+
+    /// The profile it was issued under, as it is now; where the records do not
+    /// say, or the profile is gone, the one with its usages.
+    fn profile_of(&self, facts: &LeafFacts) -> Result<CertificateProfile, PkiError> {
+        let filter = Filter {
+            serial: Some(facts.serial_hex()),
+            ..Filter::default()
+        };
+        let recorded = self.issued(&filter)?;
+        let profile = recorded
+            .first()
+            .and_then(|(entry, _)| self.profiles.leaf(&entry.profile));
+        Ok(match profile {
+            Some(profile) => profile.clone(),
+            None => self.profiles.in_place_of(with_usages_of(facts)),
         })
     }
 
@@ -170,7 +187,11 @@ fn prefix_of(path: &Path) -> Result<PathBuf, PkiError> {
 /// The name it was filed under: its common name, or that of its file.
 fn label_of(facts: &LeafFacts, prefix: &Path) -> SafeName {
     let stem = prefix.file_name().and_then(|name| name.to_str());
-    [facts.subject.strip_prefix("CN="), stem]
+    let common_name = facts
+        .subject
+        .strip_prefix("CN=")
+        .and_then(|rest| rest.split(',').next());
+    [common_name, stem]
         .into_iter()
         .flatten()
         .find_map(|text| text.parse().ok())
@@ -194,7 +215,7 @@ fn names_of(facts: &LeafFacts) -> Result<SubjectNames, RequestError> {
     Ok(names)
 }
 
-fn profile_of(facts: &LeafFacts) -> CertificateProfile {
+fn with_usages_of(facts: &LeafFacts) -> CertificateProfile {
     match facts.extended_key_usage {
         Some(usages) if usages.client && !usages.server => CertificateProfile::CLIENT,
         Some(usages) if usages.server && !usages.client => CertificateProfile::SERVER,

@@ -60,7 +60,7 @@ impl IssueRequest {
 
     /// Under this profile instead of the one that fits the names.
     #[must_use]
-    pub const fn profile(mut self, profile: CertificateProfile) -> Self {
+    pub fn profile(mut self, profile: CertificateProfile) -> Self {
         self.profile = Some(profile);
         self
     }

@@ -12,7 +12,7 @@ use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, Ser
 use serde::{Deserialize, Serialize};
 
 use super::lifetime::Lifetime;
-use super::state::{AuthorityName, RevokedCertificate};
+use super::state::RevokedCertificate;
 
 macro_rules! revocation_reasons {
     ($( $variant:ident = $word:literal, $meaning:literal; )+) => {
@@ -80,11 +80,12 @@ pub const LONGEST: Lifetime = Lifetime::days(366);
 
 /// How long a list of an authority is good for when nothing else is asked for.
 #[must_use]
-pub const fn default_lifetime(authority: AuthorityName) -> Lifetime {
-    match authority {
-        // The root is used once a year, from wherever it is kept.
-        AuthorityName::Root => Lifetime::days(365),
-        AuthorityName::Intermediate => Lifetime::days(7),
+pub const fn default_lifetime(issues_leaves: bool) -> Lifetime {
+    if issues_leaves {
+        Lifetime::days(7)
+    } else {
+        // Such a root is used once a year, from wherever it is kept.
+        Lifetime::days(365)
     }
 }
 

@@ -172,13 +172,13 @@ impl Pki {
         }
     }
 
-    /// Which intermediate signed a certificate of the inventory.
+    /// Which authority signed a certificate of the inventory.
     fn issuer_of(&self, entry: &Entry) -> Signatory {
-        self.signatories(AuthorityName::Intermediate)
+        self.issuers()
             .find(|signatory| {
                 self.certificate_of(*signatory).key_identifier_hex() == entry.issuer_key
             })
-            .unwrap_or_else(|| self.present(AuthorityName::Intermediate))
+            .unwrap_or_else(|| self.present(self.issuer()))
     }
 
     /// Serial numbers of the live certificates that carry a name. A renewed

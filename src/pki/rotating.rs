@@ -9,22 +9,23 @@
 use std::path::PathBuf;
 
 use super::authority::{AuthorityKind, CertificateAuthority};
-use super::directory::{Pki, unix_now};
+use super::creating::new_intermediate;
+use super::directory::{EarlierGeneration, Pki, unix_now};
 use super::inventory::{Entry, Filter};
 use super::key::{self, KeyAlgorithm, KeyError, KeyProtection};
 use super::layout::Layout;
 use super::lifetime::Lifetime;
 use super::lists::list_of;
-use super::revocation::{self, RevocationList};
-use super::state::{AuthorityName, CrlNumbers, Generation, State};
+use super::revocation::RevocationList;
+use super::state::{AuthorityName, CrlNumbers, Generation, State, StateCache};
 use super::store::{self, Audience, Existing};
 use super::{AuthorityCertificate, PkiError, certificates};
 
 /// What can be chosen about a new generation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RotationOptions {
-    /// The kind of both keys.
-    pub algorithm: KeyAlgorithm,
+    /// The kind of both keys; otherwise as in [`super::AuthorityOptions`].
+    pub algorithm: Option<KeyAlgorithm>,
     /// How long the root is good for.
     pub root_lifetime: Option<Lifetime>,
     /// How long the intermediate is good for.
@@ -38,8 +39,8 @@ pub struct Rotation<'a> {
     pub earlier: Generation,
     /// Its root.
     pub root: &'a AuthorityCertificate,
-    /// Its intermediate.
-    pub intermediate: &'a AuthorityCertificate,
+    /// What signed its leaves: its intermediate, or the root itself.
+    pub issuer: &'a AuthorityCertificate,
     /// How many live certificates depend on it.
     pub dependents: u64,
 }
@@ -55,6 +56,13 @@ pub struct Retired {
     pub abandoned: u64,
 }
 
+impl EarlierGeneration {
+    /// What signed its leaves.
+    fn issuer(&self) -> &AuthorityCertificate {
+        self.intermediate.as_ref().unwrap_or(&self.root)
+    }
+}
+
 impl Pki {
     /// Makes a new root and intermediate, which issue from now on, and adds the
     /// root to the trusted ones. The keys are sealed if the present
@@ -65,8 +73,8 @@ impl Pki {
     /// written.
     pub fn prepare_rotation(&mut self, options: &RotationOptions) -> Result<(), PkiError> {
         // Shows that the passphrase is right: one for both generations.
-        self.load_authority(AuthorityName::Intermediate)?;
-        let key = self.layout().key(AuthorityName::Intermediate);
+        self.load_authority(self.issuer())?;
+        let key = self.layout().key(self.issuer());
         let protection = if key::is_sealed(&key)? {
             let secret = self.passphrase.clone();
             KeyProtection::passphrase(secret.ok_or(KeyError::PassphraseNeeded(key))?)?
@@ -98,11 +106,12 @@ impl Pki {
         let Some(earlier) = &self.earlier else {
             return Ok(None);
         };
-        let key = earlier.intermediate.key_identifier_hex();
+        let issuer = earlier.issuer();
+        let key = issuer.key_identifier_hex();
         Ok(Some(Rotation {
             earlier: earlier.generation,
             root: &earlier.root,
-            intermediate: &earlier.intermediate,
+            issuer,
             dependents: self.inventory()?.count_live(&key, unix_now())?,
         }))
     }
@@ -120,7 +129,7 @@ impl Pki {
             limit,
             ..Filter::default()
         };
-        let key = earlier.intermediate.key_identifier_hex();
+        let key = earlier.issuer().key_identifier_hex();
         Ok(self.inventory()?.find(&[key], &filter)?)
     }
 
@@ -136,7 +145,7 @@ impl Pki {
         let inventory = self.inventory()?;
         let lock = self.layout().lock()?;
         let mut state = self.current_state()?;
-        let live = inventory.count_live(&earlier.intermediate.key_identifier_hex(), unix_now())?;
+        let live = inventory.count_live(&earlier.issuer().key_identifier_hex(), unix_now())?;
         if live > 0 && !force {
             return Err(PkiError::StillInUse(live));
         }
@@ -147,9 +156,9 @@ impl Pki {
             .map(certificates::pem)
             .collect();
         replace(&self.layout().trust(), &trusted)?;
-        for name in AuthorityName::ALL {
-            let path = self.layout().crl(name);
-            let subject = self.authority(name).subject_der();
+        for name in self.authorities() {
+            let path = self.layout().crl(*name);
+            let subject = self.authority(*name).subject_der();
             if let Some(list) = list_of(&store::read(&path)?, subject) {
                 replace(&path, &list)?;
             }
@@ -168,8 +177,10 @@ impl Pki {
 
     fn reopen(&mut self) -> Result<(), PkiError> {
         let passphrase = self.passphrase.take();
+        let profiles = std::mem::take(&mut self.profiles);
         *self = Self::open(self.layout().directory())?;
         self.passphrase = passphrase;
+        self.profiles = profiles;
         Ok(())
     }
 
@@ -184,29 +195,29 @@ impl Pki {
         store::remove_directory(next.directory())?;
         store::create_directory(&next.directory().join("crl"))?;
         let now = unix_now();
-        let kind = |lifetime| AuthorityKind {
-            algorithm: options.algorithm,
-            lifetime,
-            path_length: None,
+        let root_only = self.intermediate.is_none();
+        let kind = AuthorityKind {
+            algorithm: options.algorithm.unwrap_or_default(),
+            lifetime: options.root_lifetime,
+            path_length: root_only.then_some(0),
         };
         let failed = |name| {
             let path = self.layout().certificate(name);
             move |error| PkiError::Authority { path, error }
         };
-        let root = CertificateAuthority::new_root_as(
-            self.trust_domain(),
-            &kind(options.root_lifetime),
-            now,
-        )
-        .map_err(failed(AuthorityName::Root))?;
-        let intermediate = root
-            .new_intermediate_as(&kind(options.intermediate_lifetime), now)
-            .map_err(failed(AuthorityName::Intermediate))?;
+        let root = CertificateAuthority::new_root_as(self.trust_domain(), &kind, now)
+            .map_err(failed(AuthorityName::Root))?;
+        let mut made = vec![(AuthorityName::Root, &root)];
+        let intermediate;
+        if !root_only {
+            let lifetime = options.intermediate_lifetime;
+            intermediate =
+                new_intermediate(&root, &self.profiles, options.algorithm, lifetime, now)
+                    .map_err(failed(AuthorityName::Intermediate))?;
+            made.push((AuthorityName::Intermediate, &intermediate));
+        }
         let mut numbers = CrlNumbers::default();
-        for (name, authority) in [
-            (AuthorityName::Root, &root),
-            (AuthorityName::Intermediate, &intermediate),
-        ] {
+        for (name, authority) in made {
             key::stage(
                 &next.key(name),
                 authority.key(),
@@ -219,7 +230,7 @@ impl Pki {
             let list = RevocationList {
                 number: numbers.take_next(name),
                 this_update: now,
-                lifetime: revocation::default_lifetime(name),
+                lifetime: self.list_lifetime(name),
                 entries: Vec::new(),
             };
             let pem = authority.sign_list(&list, now).map_err(failed(name))?;
@@ -230,8 +241,8 @@ impl Pki {
 }
 
 /// The state, after completing a rotation that was interrupted.
-pub(super) fn settled_state(layout: &Layout) -> Result<State, PkiError> {
-    let state = State::read(&layout.state())?;
+pub(super) fn settled_state(layout: &Layout, states: &StateCache) -> Result<State, PkiError> {
+    let state = states.read(&layout.state())?;
     if !state.unsettled {
         return Ok(state);
     }

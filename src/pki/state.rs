@@ -6,6 +6,7 @@
 //! (`issued.jsonl`) is still read here.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +15,11 @@ use super::store::{self, Audience, Existing, StoreError};
 use crate::identity::TrustDomain;
 
 /// The newest version this program knows; newer ones are refused, not guessed at.
-/// Version 2 has generations; an authority that was never rotated stays at 1, so
-/// that earlier programs can still use it.
-const VERSION: u32 = 2;
+/// Version 2 has generations, version 3 authorities without intermediate; others
+/// stay at 1, so that earlier programs can still use them.
+const VERSION: u32 = 3;
+const WITH_GENERATIONS: u32 = 2;
+const ROOT_ONLY: u32 = 3;
 
 const HEADER: &str = "# State of a certificate authority, kept by `countersign pki`.\n\
     # List numbers must never go back, so restore this file from a backup with care.\n\n";
@@ -149,6 +152,9 @@ pub(super) struct State {
     version: u32,
     #[serde(with = "trust_domain_text")]
     pub(super) trust_domain: TrustDomain,
+    /// There is no intermediate: the root signs leaves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) root_only: bool,
     #[serde(default, skip_serializing_if = "Generation::is_first")]
     pub(super) generation: Generation,
     /// A rotation was decided and its files are not all in their places.
@@ -166,6 +172,7 @@ pub(super) struct State {
 #[serde(deny_unknown_fields)]
 pub(super) struct CrlNumbers {
     root: u64,
+    /// Zero where there is no intermediate.
     intermediate: u64,
 }
 
@@ -182,10 +189,11 @@ impl CrlNumbers {
 }
 
 impl State {
-    pub(super) fn new(trust_domain: TrustDomain) -> Self {
+    pub(super) fn new(trust_domain: TrustDomain, root_only: bool) -> Self {
         Self {
-            version: 1,
+            version: if root_only { ROOT_ONLY } else { 1 },
             trust_domain,
+            root_only,
             generation: Generation::FIRST,
             unsettled: false,
             crl_number: CrlNumbers::default(),
@@ -220,7 +228,7 @@ impl State {
             generation: self.generation,
             crl_number: self.crl_number,
         });
-        self.version = VERSION;
+        self.version = self.version.max(WITH_GENERATIONS);
         self.generation = self.generation.next();
         self.crl_number = crl_number;
         self.unsettled = true;
@@ -235,6 +243,11 @@ impl State {
     }
 
     pub(super) fn read(path: &Path) -> Result<Self, StateError> {
+        Self::parse(path, &store::read(path)?)
+    }
+
+    /// `path` is for error messages.
+    fn parse(path: &Path, content: &[u8]) -> Result<Self, StateError> {
         #[derive(Deserialize)]
         struct Version {
             version: u32,
@@ -243,26 +256,66 @@ impl State {
             path: path.to_owned(),
             why,
         };
-        let content = store::read(path)?;
-        let text = str::from_utf8(&content).map_err(|error| damaged(error.to_string()))?;
-        let Version { version } =
-            toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))?;
-        if version > VERSION {
+        let text = str::from_utf8(content).map_err(|error| damaged(error.to_string()))?;
+        // A newer format may not read; its version does. Not the other way
+        // round: reading a hundred thousand revocations twice takes its time.
+        let (found, read) = match toml::from_str::<Self>(text) {
+            Ok(state) => (state.version, Ok(state)),
+            Err(error) => {
+                let Version { version } =
+                    toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))?;
+                (version, Err(damaged(error.message().to_owned())))
+            }
+        };
+        if found > VERSION {
             return Err(StateError::Newer {
                 path: path.to_owned(),
-                found: version,
+                found,
             });
         }
-        toml::from_str(text).map_err(|error| damaged(error.message().to_owned()))
+        read
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<(), StateError> {
+        self.write_text(path).map(|_| ())
+    }
+
+    fn write_text(&self, path: &Path) -> Result<Vec<u8>, StateError> {
         let text = toml::to_string(self).map_err(|error| StateError::Damaged {
             path: path.to_owned(),
             why: error.to_string(),
         })?;
-        let text = format!("{HEADER}{text}");
-        store::write(path, text.as_bytes(), Audience::Public, Existing::Replace)?;
+        let content = format!("{HEADER}{text}").into_bytes();
+        store::write(path, &content, Audience::Public, Existing::Replace)?;
+        Ok(content)
+    }
+}
+
+/// `pki.toml` as it was read last, so that a file that has not changed is not
+/// parsed again: with many revocations that takes longer than everything else.
+#[derive(Debug, Default)]
+pub(super) struct StateCache(Mutex<Option<(Vec<u8>, State)>>);
+
+impl StateCache {
+    /// What the file says now.
+    pub(super) fn read(&self, path: &Path) -> Result<State, StateError> {
+        let content = store::read(path)?;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((seen, state)) if *seen == content => Ok(state.clone()),
+            _ => {
+                let state = State::parse(path, &content)?;
+                *known = Some((content, state.clone()));
+                Ok(state)
+            }
+        }
+    }
+
+    /// Replaces the file.
+    pub(super) fn write(&self, path: &Path, state: &State) -> Result<(), StateError> {
+        let content = state.write_text(path)?;
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some((content, state.clone()));
         Ok(())
     }
 }
@@ -330,7 +383,7 @@ mod tests {
     fn state_survives_a_round_trip() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pki.toml");
-        let mut state = State::new(TrustDomain::parse("example.org").unwrap());
+        let mut state = State::new(TrustDomain::parse("example.org").unwrap(), false);
         assert_eq!(state.crl_number.take_next(AuthorityName::Root), 1);
         assert_eq!(state.crl_number.take_next(AuthorityName::Root), 2);
         assert_eq!(state.crl_number.take_next(AuthorityName::Intermediate), 1);
@@ -349,7 +402,7 @@ mod tests {
     fn only_a_rotated_authority_needs_the_newer_format() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pki.toml");
-        let mut state = State::new(TrustDomain::parse("example.org").unwrap());
+        let mut state = State::new(TrustDomain::parse("example.org").unwrap(), false);
         state.write(&path).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("version = 1") && !text.contains("generation"));
@@ -368,6 +421,22 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_sees_what_others_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pki.toml");
+        let mut state = State::new(TrustDomain::parse("example.org").unwrap(), true);
+        let (cache, other) = (StateCache::default(), StateCache::default());
+        cache.write(&path, &state).unwrap();
+        assert_eq!(cache.read(&path).unwrap(), state);
+        assert_eq!(other.read(&path).unwrap(), state);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("version = 3") && text.contains("root_only = true"));
+        state.crl_number.take_next(AuthorityName::Root);
+        other.write(&path, &state).unwrap();
+        assert_eq!(cache.read(&path).unwrap(), state);
+    }
+
+    #[test]
     fn damaged_and_newer_files_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pki.toml");
@@ -382,7 +451,7 @@ mod tests {
                 "version = 1\ntrust_domain = \"a\"\nx = 1\n[crl_number]\nroot=1\nintermediate=1",
                 false,
             ),
-            ("version = 3\nanything = 1", true),
+            ("version = 4\nanything = 1", true),
         ] {
             std::fs::write(&path, content).unwrap();
             let error = State::read(&path).unwrap_err();

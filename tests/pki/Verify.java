@@ -47,6 +47,9 @@ public class Verify {
         }
         List<Object> lists = new ArrayList<>();
         for (String name : List.of("root", "intermediate")) {
+            if (Files.notExists(directory.resolve("crl/" + name + ".crl"))) {
+                continue;
+            }
             try (InputStream stream = Files.newInputStream(directory.resolve("crl/" + name + ".crl"))) {
                 lists.add(FACTORY.generateCRL(stream));
             }

@@ -14,6 +14,7 @@ struct Issued {
 impl Issued {
     fn new() -> Self {
         let authority = Authority::new();
+        std::fs::write(authority.path("profiles.toml"), PROFILES).unwrap();
         for arguments in [
             &[
                 "server",
@@ -41,6 +42,7 @@ impl Issued {
                 "peer.example.org",
             ],
             &["revoked", "--dns", "revoked.example.org"],
+            &["spiffe://example.org/batch", "--profile", "batch"],
             // Too long for a common name: an empty subject and critical names.
             &[LONG, "--spiffe", "/nameless"],
         ] {
@@ -59,6 +61,25 @@ impl Issued {
         Self { authority }
     }
 
+    /// Issued by a root, which has no intermediate.
+    fn by_a_root() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let authority = Authority { home };
+        authority
+            .run(&[
+                "init",
+                "--trust-domain",
+                "example.org",
+                "--no-passphrase",
+                "--root-only",
+            ])
+            .done();
+        authority
+            .run(&["issue", "spiffe://example.org/peer"])
+            .done();
+        Self { authority }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.authority.path(name)
     }
@@ -71,12 +92,25 @@ impl Issued {
 const LONG: &str = "a-label-that-is-longer-than-the-sixty-four-characters-of-a-common-name";
 
 /// Leaf, purposes it has, purposes it lacks.
-const PURPOSES: [(&str, &[&str], &[&str]); 4] = [
+const PURPOSES: [(&str, &[&str], &[&str]); 5] = [
     ("server", &["server"], &["client"]),
     ("client", &["client"], &["server"]),
     ("peer", &["client", "server"], &[]),
     (LONG, &["client", "server"], &[]),
+    ("batch", &["client", "server"], &[]),
 ];
+
+/// With everything that a profile can add to a certificate.
+const PROFILES: &str = r#"
+[[profile]]
+name = "batch"
+usages = ["client"]
+key_types = ["p384"]
+crl_urls = ["http://pki.example.org/a.crl", "http://pki2.example.org/a.crl"]
+issuer_urls = ["http://pki.example.org/a.der"]
+organization = "Example"
+organizational_unit = "Batch"
+"#;
 
 fn run(command: &mut Command) -> Run {
     Run::of(command.stdin(Stdio::null()))
@@ -218,6 +252,10 @@ fn go_accepts_chains_and_lists() {
     );
     let revoked = verify("revoked", "client", "");
     assert!(revoked.stderr.contains("revoked"), "{}", revoked.stderr);
+    let issued = Issued::by_a_root();
+    let mut command = Command::new(&program);
+    command.arg(issued.authority.dir()).arg(issued.leaf("peer"));
+    run(command.args(["client", ""])).done();
 }
 
 #[test]
@@ -259,6 +297,17 @@ fn java_accepts_chains_and_lists() {
         answers.stderr
     );
 
+    let by_a_root = Issued::by_a_root();
+    let mut command = Command::new("java");
+    command
+        .arg("-XX:TieredStopAtLevel=1")
+        .arg(source("Verify.java"));
+    command
+        .arg(by_a_root.authority.dir())
+        .arg(by_a_root.leaf("peer"));
+    let answer = run(command.arg("client")).done();
+    assert_eq!(answer.stdout.trim(), "accepted", "{}", answer.stderr);
+
     let store = issued.path("trust.p12");
     let mut import = Command::new("keytool");
     import.args([
@@ -275,7 +324,7 @@ fn java_accepts_chains_and_lists() {
         .arg("-keystore")
         .arg(store))
     .done();
-    for name in ["server", "peer"] {
+    for name in ["server", "peer", "batch"] {
         let mut print = Command::new("keytool");
         let printed = run(print.args(["-printcert", "-file"]).arg(issued.leaf(name))).done();
         assert!(!printed.stdout.contains("Warning"), "{}", printed.stdout);

@@ -9,9 +9,11 @@ mod foreign;
 mod forms;
 mod making;
 mod passphrases;
+mod profiles;
 mod refusals;
 mod requests;
 mod revocation;
+mod root_only;
 mod rotation;
 
 use std::path::{Path, PathBuf};

@@ -234,8 +234,8 @@ fn damaged_and_mixed_up_files_are_named() {
         ("pki.toml", text(&foreign, "pki.toml"), "trust domain"),
         (
             "pki.toml",
-            state.replace("version = 1", "version = 3"),
-            "version 3",
+            state.replace("version = 1", "version = 4"),
+            "version 4",
         ),
     ] {
         let before = pristine.read(file);

@@ -61,7 +61,9 @@ func main() {
 	leaf := presented[0]
 	chains, err := leaf.Verify(options)
 	check(err)
-	for index, name := range []string{"intermediate", "root"} {
+	issuers := []string{"intermediate", "root"}
+	// Where the root issued it there is no intermediate.
+	for index, name := range issuers[len(issuers)+1-len(chains[0]):] {
 		issuer := chains[0][index+1]
 		der := blocks(filepath.Join(directory, "crl", name+".crl"))[0]
 		list, err := x509.ParseRevocationList(der)

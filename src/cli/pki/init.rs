@@ -1,5 +1,6 @@
 //! `countersign pki init`.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -10,10 +11,11 @@ use super::with_remedy;
 use super::words::{absolute, moment, shell};
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
+use crate::config;
 use crate::identity::TrustDomain;
 use crate::pki::{
-    AuthorityName, AuthorityOptions, ExistingRoot, KeyAlgorithm, KeyProtection, Lifetime, Pki,
-    PkiError, export, revocation,
+    AuthorityName, AuthorityOptions, ExistingRoot, KeyAlgorithm, KeyProtection, Layout, Lifetime,
+    Pki, PkiError, export,
 };
 
 const EXAMPLES: &str = "\
@@ -22,6 +24,7 @@ Examples:
   countersign pki init --dir certs --trust-domain example.org --passphrase-file ca.pass
   countersign pki init --dir certs --trust-domain example.org --no-passphrase
   countersign pki init --dir certs --trust-domain example.org --key-type p384 --timer
+  countersign pki init --dir certs --trust-domain example.org --root-only
   countersign pki init --dir certs --trust-domain example.org --ca-cert root.pem --ca-key root.key
 
 Makes DIR/root.pem (P-256, 10 years), DIR/intermediate.pem (5 years) and their .key files,
@@ -30,7 +33,13 @@ DIR/crl/intermediate.crl (good for 7 days; sign it anew with: countersign pki cr
 
 With --ca-cert and --ca-key, the root is one there is: it is copied to DIR, and a new intermediate
 is made below it. Refused: a key of another certificate, a certificate that is no root, a subject
-that the encoder would not repeat exactly (nothing would chain to it).";
+that the encoder would not repeat exactly (nothing would chain to it).
+
+With --root-only there is no intermediate: one key less to keep, and no way to keep the root's
+elsewhere. A DIR/profiles.toml that is there already says what the intermediate is like.
+
+RSA keys are made where countersign is built with the feature aws-lc-rs; any build takes an RSA
+root with --ca-cert.";
 
 /// Why constraints are refused here.
 const NO_CONSTRAINTS: &str = "an authority of a SPIFFE trust domain takes no name constraints: \
@@ -47,6 +56,12 @@ pub(super) enum KeyType {
     P384,
     /// Ed25519: not in every TLS stack.
     Ed25519,
+    /// RSA with 2048 bits; only where countersign is built with aws-lc-rs.
+    Rsa2048,
+    /// RSA with 3072 bits; only where countersign is built with aws-lc-rs.
+    Rsa3072,
+    /// RSA with 4096 bits; only where countersign is built with aws-lc-rs.
+    Rsa4096,
 }
 
 impl From<KeyType> for KeyAlgorithm {
@@ -55,6 +70,9 @@ impl From<KeyType> for KeyAlgorithm {
             KeyType::P256 => Self::P256,
             KeyType::P384 => Self::P384,
             KeyType::Ed25519 => Self::Ed25519,
+            KeyType::Rsa2048 => Self::Rsa2048,
+            KeyType::Rsa3072 => Self::Rsa3072,
+            KeyType::Rsa4096 => Self::Rsa4096,
         }
     }
 }
@@ -78,9 +96,13 @@ pub(super) struct InitArgs {
     no_passphrase: bool,
     #[command(flatten)]
     passphrase: PassphraseArgs,
-    /// The kind of the authority's keys; leaves have P-256 keys.
-    #[arg(long, value_enum, default_value = "p256", value_name = "TYPE")]
-    key_type: KeyType,
+    /// The kind of the authority's keys [default: p256, unless profile intermediate of
+    /// DIR/profiles.toml says otherwise].
+    #[arg(long, value_enum, value_name = "TYPE")]
+    key_type: Option<KeyType>,
+    /// Make no intermediate: the root signs certificates itself.
+    #[arg(long, conflicts_with_all = ["intermediate_lifetime", "path_length"])]
+    root_only: bool,
     /// How long the root is good for [default and limit: 3652d].
     #[arg(long, value_name = "TIME", conflicts_with = "ca_cert")]
     root_lifetime: Option<Lifetime>,
@@ -103,7 +125,7 @@ pub(super) struct InitArgs {
     /// Limit the authority to addresses; refused, with the reason.
     #[arg(long, value_name = "CIDR")]
     permit_ip: Vec<String>,
-    /// Also write systemd units to DIR that sign the intermediate's list anew each day.
+    /// Also write systemd units to DIR that sign the issuer's list anew each day.
     #[arg(long)]
     timer: bool,
     /// Replace an authority that is there; nothing it issued is trusted any longer.
@@ -127,7 +149,10 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     };
     let import = args.ca_cert.as_ref().zip(args.ca_key.as_ref());
     let options = AuthorityOptions {
-        algorithm: args.key_type.into(),
+        algorithm: args.key_type.map(Into::into),
+        root_only: args.root_only,
+        profiles: config::profiles(&Layout::new(&args.dir).profiles(), &args.trust_domain)
+            .map_err(CliError::usage)?,
         root_lifetime: args.root_lifetime,
         intermediate_lifetime: args.intermediate_lifetime,
         path_length: args.path_length,
@@ -144,7 +169,7 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     };
     let pki = Pki::create_as(&args.dir, &args.trust_domain, &options).map_err(remedy)?;
     if args.timer {
-        write_timer(&args.dir, !args.no_passphrase).map_err(remedy)?;
+        write_timer(&pki, &args.dir, !args.no_passphrase).map_err(remedy)?;
         output.note(format_args!(
             "note: {0}/countersign-crl.{{service,timer}} are written; enable them with: systemctl \
              enable --now $(realpath {0}/countersign-crl.service {0}/countersign-crl.timer)",
@@ -155,8 +180,8 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Units that sign the intermediate's list anew each day, a seventh of its life.
-fn write_timer(dir: &Path, sealed: bool) -> Result<(), PkiError> {
+/// Units that sign the issuer's list anew each day, a seventh of its life.
+fn write_timer(pki: &Pki, dir: &Path, sealed: bool) -> Result<(), PkiError> {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("countersign"));
     let (credential, option) = if sealed {
         (
@@ -170,7 +195,8 @@ fn write_timer(dir: &Path, sealed: bool) -> Result<(), PkiError> {
     let service = format!(
         "[Unit]\nDescription=Sign the revocation list of {domain_dir} anew\n\n\
          [Service]\nType=oneshot\n{credential}\
-         ExecStart={program} pki crl --dir {dir} --issuer intermediate{option}\n",
+         ExecStart={program} pki crl --dir {dir} --issuer {issuer}{option}\n",
+        issuer = pki.issuer().as_str(),
         domain_dir = unit_word(&absolute(dir)),
         program = unit_word(&program.to_string_lossy()),
         dir = unit_word(&absolute(dir)),
@@ -217,40 +243,53 @@ fn report(pki: &Pki, args: &InitArgs, output: Output) {
         "trust": absolute(&layout.trust()),
         "keys_encrypted": !args.no_passphrase,
         "root": entry(AuthorityName::Root),
-        "intermediate": entry(AuthorityName::Intermediate),
+        "intermediate": match pki.issuer() {
+            AuthorityName::Intermediate => entry(AuthorityName::Intermediate),
+            AuthorityName::Root => serde_json::Value::Null,
+        },
     }));
-    let until = |name: AuthorityName| moment(pki.authority(name).facts().not_after);
     let keys = if args.no_passphrase {
         "not encrypted: whoever reads them can issue certificates"
     } else {
         "encrypted with your passphrase"
     };
     let dir = shell(&args.dir);
+    let mut files = String::new();
+    let mut lists = String::new();
+    for name in pki.authorities() {
+        let word = name.as_str();
+        let until = moment(pki.authority(*name).facts().not_after);
+        let certificate = layout.certificate(*name);
+        let _ = write!(
+            files,
+            "\n  {word:13} {}  until {until}",
+            certificate.display()
+        );
+        let title = if lists.is_empty() { "revocation" } else { "" };
+        let list = layout.crl(*name);
+        let lifetime = pki.list_lifetime(*name);
+        let _ = write!(
+            lists,
+            "\n  {title:13} {}  good for {lifetime}",
+            list.display()
+        );
+    }
     output.say(format_args!(
         "\
 Made a certificate authority for trust domain {domain}.
-
-  root          {root}  until {root_until}
-  intermediate  {intermediate}  until {intermediate_until}
-  trusted roots {trust}  for gateways, services and clients
-  revocation    {root_crl}  good for {root_list}
-                {intermediate_crl}  good for {intermediate_list}
+{files}
+  trusted roots {trust}  for gateways, services and clients{lists}
   private keys  beside the certificates, mode 0600, {keys}
 
 Next, a certificate for a gateway and one for a caller:
   countersign pki issue localhost --dir {dir} --profile server --dns localhost --ip 127.0.0.1
   countersign pki issue spiffe://{domain}/ns/default/sa/client --dir {dir}
-Sign the revocation lists anew within {intermediate_list}:
-  countersign pki crl --dir {dir} --issuer intermediate",
+Sign the revocation lists anew within {lifetime}, by a timer or by a process that keeps running:
+  countersign pki crl --dir {dir} --issuer {issuer}
+  countersign pki crl --dir {dir} --issuer {issuer} --every 24h",
         domain = pki.trust_domain(),
-        root = layout.certificate(AuthorityName::Root).display(),
-        root_until = until(AuthorityName::Root),
-        intermediate = layout.certificate(AuthorityName::Intermediate).display(),
-        intermediate_until = until(AuthorityName::Intermediate),
         trust = layout.trust().display(),
-        root_crl = layout.crl(AuthorityName::Root).display(),
-        root_list = revocation::default_lifetime(AuthorityName::Root),
-        intermediate_crl = layout.crl(AuthorityName::Intermediate).display(),
-        intermediate_list = revocation::default_lifetime(AuthorityName::Intermediate),
+        lifetime = pki.list_lifetime(pki.issuer()),
+        issuer = pki.issuer().as_str(),
     ));
 }

@@ -4,12 +4,12 @@ use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
 use super::passphrase::PassphraseArgs;
-use super::with_remedy;
 use super::words::{absolute, moment, read_file_or_stdin, shell};
+use super::{open, profile, with_remedy};
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
 use crate::pki::request::label_for;
@@ -35,32 +35,12 @@ URIs and must belong to the authority's trust domain.
 
 Without --profile the names decide: SPIFFE IDs, host names and addresses get `peer` (client
 and server), wildcards `server`, mail addresses and other URIs `client`. A certificate with a
-SPIFFE ID carries both usages always, as X509-SVID demands.
+SPIFFE ID carries both usages always, as X509-SVID demands. DIR/profiles.toml changes these
+profiles and adds others: see countersign pki profiles.
 
 --from reads one NAME per line; empty lines and lines that begin with # do not count. Names of
 the list that have a live certificate in its place already are skipped, so a run that was
 stopped is continued by repeating it.";
-
-/// What a certificate is for.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum Profile {
-    /// Proves who calls.
-    Client,
-    /// Proves who is called.
-    Server,
-    /// Both.
-    Peer,
-}
-
-impl From<Profile> for CertificateProfile {
-    fn from(profile: Profile) -> Self {
-        match profile {
-            Profile::Client => Self::CLIENT,
-            Profile::Server => Self::SERVER,
-            Profile::Peer => Self::PEER,
-        }
-    }
-}
 
 /// Arguments of `countersign pki issue`.
 #[derive(Debug, Args)]
@@ -79,9 +59,10 @@ pub(super) struct IssueArgs {
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// What the certificate is for [default: what its names can be used for].
-    #[arg(long, value_enum)]
-    profile: Option<Profile>,
+    /// What the certificate is for: client, server, peer, or a profile of DIR/profiles.toml
+    /// [default: what its names can be used for].
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
     /// A SPIFFE ID, or its path in the authority's trust domain.
     #[arg(long, value_name = "ID|/PATH", help_heading = "Names")]
     spiffe: Option<String>,
@@ -97,7 +78,8 @@ pub(super) struct IssueArgs {
     /// A URI.
     #[arg(long, value_name = "URI", help_heading = "Names")]
     uri: Vec<String>,
-    /// How long it is good for, such as 90m, 24h or 7d [default: 24h; at most 825d].
+    /// How long it is good for, such as 90m, 24h or 7d [default: what the profile says, 24h; at
+    /// most 825d].
     #[arg(long, value_name = "TIME")]
     lifetime: Option<Lifetime>,
     /// Write PREFIX.pem and PREFIX.key instead of DIR/issued/NAME.{pem,key}.
@@ -119,7 +101,8 @@ pub(super) fn run(args: &IssueArgs, output: Output) -> Result<Exit, CliError> {
 }
 
 fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, CliError> {
-    let mut pki = Pki::open(&args.dir)?;
+    let mut pki = open(&args.dir)?;
+    let profile = chosen(args, &pki)?;
     let content = read_file_or_stdin(list)?;
     let text = str::from_utf8(&content)
         .map_err(|error| CliError::usage(format!("{} is not text: {error}", list.display())))?;
@@ -130,7 +113,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
         if name.is_empty() || name.starts_with('#') {
             continue;
         }
-        let request = listed(name, args).and_then(|request| {
+        let request = listed(name, args, profile.as_ref()).and_then(|request| {
             pki.check_names(&request)
                 .map_err(|error| error.to_string())?;
             Ok(request)
@@ -139,8 +122,8 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
             CliError::usage(format!("{} line {}: {error}", list.display(), index + 1))
         })?);
     }
-    args.passphrase
-        .unlock(&mut pki, AuthorityName::Intermediate)?;
+    let issuer = pki.issuer();
+    args.passphrase.unlock(&mut pki, issuer)?;
     let shows_progress = io::stderr().is_terminal() && !output.is_json();
     let started = Instant::now();
     let mut up = "";
@@ -175,18 +158,31 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
 }
 
 /// The request that a line of a list stands for.
-fn listed(name: &str, args: &IssueArgs) -> Result<IssueRequest, String> {
+fn listed(
+    name: &str,
+    args: &IssueArgs,
+    profile: Option<&CertificateProfile>,
+) -> Result<IssueRequest, String> {
     let label = label_for(name).map_err(|error| error.to_string())?;
     let names = SubjectNames::new()
         .or_name(name)
         .map_err(|error| error.to_string())?;
-    Ok(with_options(IssueRequest::new(label, names), args))
+    Ok(with_options(IssueRequest::new(label, names), args, profile))
 }
 
-fn with_options(request: IssueRequest, args: &IssueArgs) -> IssueRequest {
+fn chosen(args: &IssueArgs, pki: &Pki) -> Result<Option<CertificateProfile>, CliError> {
+    let name = args.profile.as_deref();
+    name.map(|name| profile(pki, name)).transpose()
+}
+
+fn with_options(
+    request: IssueRequest,
+    args: &IssueArgs,
+    profile: Option<&CertificateProfile>,
+) -> IssueRequest {
     let mut request = request.overwrite(args.force);
-    if let Some(profile) = args.profile {
-        request = request.profile(profile.into());
+    if let Some(profile) = profile {
+        request = request.profile(profile.clone());
     }
     if let Some(lifetime) = args.lifetime {
         request = request.lifetime(lifetime);
@@ -201,9 +197,10 @@ fn issue_one(name: &str, args: &IssueArgs, output: Output) -> Result<Exit, CliEr
              --spiffe, --dns, --ip, --email or --uri"
         ))
     })?;
-    let mut pki = Pki::open(&args.dir)?;
+    let mut pki = open(&args.dir)?;
+    let profile = chosen(args, &pki)?;
     let names = names(name, args, &pki).map_err(PkiError::from)?;
-    let mut request = with_options(IssueRequest::new(label, names), args);
+    let mut request = with_options(IssueRequest::new(label, names), args, profile.as_ref());
     if let Some(prefix) = &args.out {
         request = request.out(prefix);
     }
@@ -216,8 +213,8 @@ fn issue_one(name: &str, args: &IssueArgs, output: Output) -> Result<Exit, CliEr
     };
     // Before asking for a passphrase: can it be issued at all?
     pki.check(&request).map_err(remedy)?;
-    args.passphrase
-        .unlock(&mut pki, AuthorityName::Intermediate)?;
+    let issuer = pki.issuer();
+    args.passphrase.unlock(&mut pki, issuer)?;
     let issued = pki.issue(&request).map_err(remedy)?;
     report(&issued, &pki, args, output);
     Ok(Exit::Done)
@@ -260,7 +257,7 @@ fn report(issued: &Issued, pki: &Pki, args: &IssueArgs, output: Output) {
     }));
     let certificate = shell(&issued.certificate);
     let key = shell(&issued.key);
-    let next = if issued.usages.client && !matches!(args.profile, Some(Profile::Server)) {
+    let next = if issued.usages.client && args.profile.as_deref() != Some("server") {
         format!(
             "Next, call a gateway with it:\n  curl --cert {certificate} --key {key} --cacert {} \
              https://localhost:8443/",
@@ -279,7 +276,7 @@ Issued a certificate for {identity}.
   names        {names}
   profile      {profile} ({usages})
   valid until  {until}
-  certificate  {certificate}  leaf, then intermediate
+  certificate  {certificate}  {content}
   private key  {key}  mode 0600, not encrypted
   serial       {serial}
 
@@ -289,6 +286,10 @@ Issued a certificate for {identity}.
         profile = issued.profile,
         usages = issued.usages.words().join(" and "),
         until = moment(issued.not_after),
+        content = match pki.issuer() {
+            AuthorityName::Intermediate => "leaf, then intermediate",
+            AuthorityName::Root => "the leaf alone: the root issued it",
+        },
         serial = issued.serial,
     ));
     if !output.is_json() {

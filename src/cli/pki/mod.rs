@@ -11,6 +11,7 @@ mod inspect;
 mod issue;
 mod list;
 pub(in crate::cli) mod passphrase;
+mod profiles;
 mod renew;
 mod revoke;
 mod rotate;
@@ -18,10 +19,13 @@ mod sign;
 mod verify;
 mod words;
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
 
 use super::{CliError, Exit, Output};
-use crate::pki::{PkiError, StoreError};
+use crate::config;
+use crate::pki::{CertificateProfile, Pki, PkiError, StoreError};
 
 /// Arguments of `countersign pki`.
 #[derive(Debug, Args)]
@@ -42,6 +46,8 @@ enum PkiCommand {
     Renew(renew::RenewArgs),
     /// List what was issued.
     List(list::ListArgs),
+    /// List what certificates can be issued under.
+    Profiles(profiles::ProfilesArgs),
     /// Revoke a certificate and publish the list that says so.
     Revoke(revoke::RevokeArgs),
     /// Sign revocation lists anew, before they run out.
@@ -66,6 +72,7 @@ pub(crate) fn run(args: &PkiArgs, output: Output) -> Result<Exit, CliError> {
         PkiCommand::Sign(args) => sign::run(args, output),
         PkiCommand::Renew(args) => renew::run(args, output),
         PkiCommand::List(args) => list::run(args, output),
+        PkiCommand::Profiles(args) => profiles::run(args, output),
         PkiCommand::Revoke(args) => revoke::revoke(args, output),
         PkiCommand::Crl(args) => revoke::crl(args, output),
         PkiCommand::Rotate(args) => rotate::run(args, output),
@@ -74,6 +81,32 @@ pub(crate) fn run(args: &PkiArgs, output: Output) -> Result<Exit, CliError> {
         PkiCommand::Verify(args) => verify::run(args, output),
         PkiCommand::Fixtures(args) => fixtures::run(args, output),
     }
+}
+
+/// The authority in a directory, with the profiles that stand beside it.
+fn open(dir: &Path) -> Result<Pki, CliError> {
+    let mut pki = Pki::open(dir)?;
+    let profiles =
+        config::profiles(&pki.layout().profiles(), pki.trust_domain()).map_err(CliError::usage)?;
+    pki.set_profiles(profiles);
+    Ok(pki)
+}
+
+/// The profile that leaves are to be issued under.
+fn profile(pki: &Pki, name: &str) -> Result<CertificateProfile, CliError> {
+    let profiles = pki.profiles();
+    profiles.leaf(name).cloned().ok_or_else(|| {
+        let names: Vec<_> = profiles
+            .leaves()
+            .iter()
+            .map(CertificateProfile::name)
+            .collect();
+        CliError::usage(format!(
+            "there is no profile {name:?}; there are {}. {} adds others",
+            names.join(", "),
+            pki.layout().profiles().display()
+        ))
+    })
 }
 
 impl From<PkiError> for CliError {

@@ -7,11 +7,12 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::open;
 use super::passphrase::PassphraseArgs;
 use super::words::{absolute, moment};
 use crate::cli::{CliError, Exit, Output};
 use crate::pki::renewing::is_due;
-use crate::pki::{AuthorityName, Issued, Lifetime, Pki, Remaining};
+use crate::pki::{Issued, Lifetime, Remaining};
 use crate::secret::Secret;
 use crate::{clock, crypto};
 
@@ -90,7 +91,7 @@ fn once(
     passphrase: &mut Option<Secret>,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let mut pki = Pki::open(&args.dir)?;
+    let mut pki = open(&args.dir)?;
     let mut renewal = pki.renewal(&args.certificate)?;
     if let Some(remaining) = remaining {
         let due = renewal.due_at(remaining);
@@ -115,8 +116,8 @@ fn once(
     if let Some(secret) = passphrase.as_ref() {
         pki.set_passphrase(secret.clone());
     }
-    args.passphrase
-        .unlock(&mut pki, AuthorityName::Intermediate)?;
+    let issuer = pki.issuer();
+    args.passphrase.unlock(&mut pki, issuer)?;
     let issued = pki.renew(&renewal, args.keep_key)?;
     *passphrase = pki.passphrase().cloned();
     output.json(&json!({

@@ -113,7 +113,7 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
     // Before asking for a passphrase: is there anything to revoke?
     let authority = match pki.find(&target)?.first() {
         Some((signatory, _)) => signatory.name,
-        None => AuthorityName::Intermediate,
+        None => pki.issuer(),
     };
     args.passphrase.unlock(&mut pki, authority)?;
     let revocation = pki.revoke(&target, args.reason)?;
@@ -193,16 +193,7 @@ fn target(args: &RevokeArgs, pki: &Pki) -> Result<RevocationTarget, CliError> {
 
 pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = Pki::open(&args.dir)?;
-    let root_is_here = pki.layout().key(AuthorityName::Root).exists();
-    let authorities: &[AuthorityName] = match args.issuer {
-        Some(Issuer::Root) => &[AuthorityName::Root],
-        Some(Issuer::Intermediate) => &[AuthorityName::Intermediate],
-        None if !root_is_here => {
-            output.note("note: the root's key is not here; its list stays as it is");
-            &[AuthorityName::Intermediate]
-        }
-        Some(Issuer::All) | None => &AuthorityName::ALL,
-    };
+    let authorities = chosen(args, &pki, output)?;
     let mut lists = Vec::with_capacity(authorities.len());
     for authority in authorities {
         args.passphrase.unlock(&mut pki, *authority)?;
@@ -213,6 +204,24 @@ pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
         say_list(list, output);
     }
     Ok(Exit::Done)
+}
+
+fn chosen(args: &CrlArgs, pki: &Pki, output: Output) -> Result<&'static [AuthorityName], CliError> {
+    let root_is_here = pki.layout().key(AuthorityName::Root).exists();
+    Ok(match args.issuer {
+        Some(Issuer::Root) => &[AuthorityName::Root],
+        Some(Issuer::Intermediate) if pki.issuer() == AuthorityName::Root => {
+            return Err(CliError::usage(
+                "this authority has no intermediate; its root issues: --issuer root",
+            ));
+        }
+        Some(Issuer::Intermediate) => &[AuthorityName::Intermediate],
+        None if !root_is_here && pki.issuer() == AuthorityName::Intermediate => {
+            output.note("note: the root's key is not here; its list stays as it is");
+            &[AuthorityName::Intermediate]
+        }
+        Some(Issuer::All) | None => pki.authorities(),
+    })
 }
 
 fn list_document(list: &SignedList) -> serde_json::Value {

@@ -8,6 +8,7 @@ use comfy_table::presets::NOTHING;
 use serde_json::json;
 
 use super::init::KeyType;
+use super::open;
 use super::passphrase::PassphraseArgs;
 use super::words::{absolute, moment};
 use crate::cli::{CliError, Exit, Output};
@@ -81,9 +82,9 @@ struct PrepareArgs {
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// The kind of the new keys.
-    #[arg(long, value_enum, default_value = "p256", value_name = "TYPE")]
-    key_type: KeyType,
+    /// The kind of the new keys [default: p256, unless profile intermediate says otherwise].
+    #[arg(long, value_enum, value_name = "TYPE")]
+    key_type: Option<KeyType>,
     /// How long the new root is good for [default and limit: 3652d].
     #[arg(long, value_name = "TIME")]
     root_lifetime: Option<Lifetime>,
@@ -122,15 +123,15 @@ pub(super) fn run(args: &RotateArgs, output: Output) -> Result<Exit, CliError> {
 }
 
 fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
-    let mut pki = Pki::open(&args.dir)?;
+    let mut pki = open(&args.dir)?;
     // Before asking for a passphrase: is there one under way?
     if let Some(rotation) = pki.rotation()? {
         return Err(PkiError::RotationUnderWay(rotation.earlier).into());
     }
-    args.passphrase
-        .unlock(&mut pki, AuthorityName::Intermediate)?;
+    let issuer = pki.issuer();
+    args.passphrase.unlock(&mut pki, issuer)?;
     pki.prepare_rotation(&RotationOptions {
-        algorithm: args.key_type.into(),
+        algorithm: args.key_type.map(Into::into),
         root_lifetime: args.root_lifetime,
         intermediate_lifetime: args.intermediate_lifetime,
     })?;
@@ -138,7 +139,8 @@ fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
     output.json(&json!({
         "generation": pki.generation().number(),
         "root": authority_document(pki.authority(AuthorityName::Root)),
-        "intermediate": authority_document(pki.authority(AuthorityName::Intermediate)),
+        "issuer": issuer.as_str(),
+        "intermediate": authority_document(pki.authority(issuer)),
         "trust": absolute(&pki.layout().trust()),
         "earlier": absolute(pki.layout().earlier().directory()),
         "dependents": rotation.dependents,
@@ -148,7 +150,7 @@ fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
 Generation {number} issues from now on; both roots are trusted.
 
   root           {root}  until {root_end}
-  intermediate   {intermediate}  until {intermediate_end}
+  issuer         {intermediate}  until {intermediate_end}
   trusted roots  {trust}
   earlier        {earlier}  {dependents} live certificates depend on it
 
@@ -157,11 +159,8 @@ Next, hand out the trusted roots and the lists in {lists}, renew the certificate
         number = pki.generation().number(),
         root = pki.layout().certificate(AuthorityName::Root).display(),
         root_end = moment(pki.authority(AuthorityName::Root).facts().not_after),
-        intermediate = pki
-            .layout()
-            .certificate(AuthorityName::Intermediate)
-            .display(),
-        intermediate_end = moment(pki.authority(AuthorityName::Intermediate).facts().not_after),
+        intermediate = pki.layout().certificate(issuer).display(),
+        intermediate_end = moment(pki.authority(issuer).facts().not_after),
         trust = pki.layout().trust().display(),
         earlier = pki.layout().earlier().directory().display(),
         dependents = rotation.dependents,
@@ -187,7 +186,7 @@ fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
         "earlier": {
             "generation": rotation.earlier.number(),
             "root": authority_document(rotation.root),
-            "intermediate": authority_document(rotation.intermediate),
+            "intermediate": authority_document(rotation.issuer),
         },
         "dependents": rotation.dependents,
         "certificates": dependents.iter().map(document).collect::<Vec<_>>(),

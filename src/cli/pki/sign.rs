@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::issue::Profile;
 use super::passphrase::PassphraseArgs;
-use super::with_remedy;
 use super::words::{absolute, moment, read_file_or_stdin};
+use super::{open, profile, with_remedy};
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
 use crate::pki::request::label_for;
 use crate::pki::store::SafeName;
-use crate::pki::{AuthorityName, IssueRequest, Lifetime, Pki, SigningRequest, SigningRequestError};
+use crate::pki::{IssueRequest, Lifetime, SigningRequest, SigningRequestError};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,10 +38,12 @@ pub(super) struct SignArgs {
     /// The authority's directory.
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
-    /// What the certificate is for [default: what its names can be used for].
-    #[arg(long, value_enum)]
-    profile: Option<Profile>,
-    /// How long it is good for, such as 90m, 24h or 7d [default: 24h; at most 825d].
+    /// What the certificate is for: client, server, peer, or a profile of DIR/profiles.toml
+    /// [default: what its names can be used for].
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// How long it is good for, such as 90m, 24h or 7d [default: what the profile says, 24h; at
+    /// most 825d].
     #[arg(long, value_name = "TIME")]
     lifetime: Option<Lifetime>,
     /// Write PREFIX.pem instead of DIR/issued/NAME.pem.
@@ -56,7 +57,7 @@ pub(super) struct SignArgs {
 }
 
 pub(super) fn run(args: &SignArgs, output: Output) -> Result<Exit, CliError> {
-    let mut pki = Pki::open(&args.dir)?;
+    let mut pki = open(&args.dir)?;
     let signing =
         SigningRequest::read(&read_file_or_stdin(&args.request)?).map_err(|error| match error {
             SigningRequestError::Refused(error) => CliError::usage(error),
@@ -66,8 +67,8 @@ pub(super) fn run(args: &SignArgs, output: Output) -> Result<Exit, CliError> {
         })?;
     let mut request =
         IssueRequest::new(label(args, &signing)?, signing.names().clone()).overwrite(args.force);
-    if let Some(profile) = args.profile {
-        request = request.profile(profile.into());
+    if let Some(name) = &args.profile {
+        request = request.profile(profile(&pki, name)?);
     }
     if let Some(lifetime) = args.lifetime {
         request = request.lifetime(lifetime);
@@ -77,8 +78,8 @@ pub(super) fn run(args: &SignArgs, output: Output) -> Result<Exit, CliError> {
     }
     let remedy = |error| with_remedy(error, "--out PREFIX writes elsewhere, --force replaces it");
     pki.check_signing(&request).map_err(remedy)?;
-    args.passphrase
-        .unlock(&mut pki, AuthorityName::Intermediate)?;
+    let issuer = pki.issuer();
+    args.passphrase.unlock(&mut pki, issuer)?;
     let issued = pki.sign(&signing, &request).map_err(remedy)?;
     output.json(&json!({
         "certificate": absolute(&issued.certificate),

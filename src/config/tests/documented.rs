@@ -26,6 +26,7 @@ fn documented() -> Vec<(String, Vec<(String, bool)>)> {
 #[test]
 fn the_document_and_the_known_keys_agree() {
     let known: Vec<(String, Vec<(String, bool)>)> = raw::SECTIONS
+        .sections
         .iter()
         .map(|section| {
             let keys = section.keys.iter();

@@ -118,6 +118,11 @@ impl AuthorityCertificate {
         &self.subject_der
     }
 
+    /// Its public key, encoded as SubjectPublicKeyInfo.
+    pub(in crate::pki) fn public_key_der(&self) -> &[u8] {
+        &self.public_key_der
+    }
+
     /// The trust domain it vouches for.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {

@@ -27,18 +27,18 @@ fn authorities() -> (CertificateAuthority, CertificateAuthority) {
 fn leaf(
     authority: &CertificateAuthority,
     label: &str,
-    profile: CertificateProfile,
+    profile: &CertificateProfile,
     lifetime: Option<Lifetime>,
     now: i64,
 ) -> Result<SignedCertificate, AuthorityError> {
     // A SPIFFE ID demands both usages.
-    let names = if profile == CertificateProfile::PEER {
+    let names = if *profile == CertificateProfile::PEER {
         SubjectNames::new().spiffe_text("/a", &domain()).unwrap()
     } else {
         SubjectNames::new().dns("a.example.org").unwrap()
     };
     let key = key::generate().unwrap();
-    authority.sign_leaf(&key, &names, label, &profile, lifetime, now)
+    authority.sign_leaf(&key, &names, label, profile, lifetime, now)
 }
 
 fn extension(der: &[u8], oid: &str) -> Option<(bool, Vec<u8>)> {
@@ -104,7 +104,7 @@ fn leaves_obey_their_profiles() {
         (CertificateProfile::SERVER, false, true),
         (CertificateProfile::PEER, true, true),
     ] {
-        let signed = leaf(&intermediate, "a", profile, None, NOW).unwrap();
+        let signed = leaf(&intermediate, "a", &profile, None, NOW).unwrap();
         let facts = &signed.facts;
         let usages = facts.extended_key_usage.unwrap();
         assert_eq!((usages.client, usages.server), (client, server));
@@ -131,7 +131,7 @@ fn leaves_obey_their_profiles() {
 fn an_empty_subject_makes_the_names_critical() {
     let (_, intermediate) = authorities();
     let long = "a".repeat(65);
-    let signed = leaf(&intermediate, &long, CertificateProfile::PEER, None, NOW).unwrap();
+    let signed = leaf(&intermediate, &long, &CertificateProfile::PEER, None, NOW).unwrap();
     assert_eq!(signed.facts.subject, "");
     assert!(extension(&signed.der, SUBJECT_ALT_NAME).unwrap().0);
 }
@@ -140,7 +140,7 @@ fn an_empty_subject_makes_the_names_critical() {
 fn nothing_outlives_its_issuer() {
     let (root, intermediate) = authorities();
     let end = intermediate.certificate().facts.not_after;
-    let peer = CertificateProfile::PEER;
+    let peer = &CertificateProfile::PEER;
     let signed = leaf(&intermediate, "a", peer, None, end - 3_600).unwrap();
     assert!(signed.cut);
     assert_eq!(signed.facts.not_after, end);
@@ -186,7 +186,7 @@ fn what_is_no_authority_is_not_taken_into_use() {
         CertificateAuthority::load(root.certificate().der().clone(), key::generate().unwrap()),
         Err(AuthorityError::KeyMismatch)
     ));
-    let signed = leaf(&intermediate, "a", CertificateProfile::PEER, None, NOW).unwrap();
+    let signed = leaf(&intermediate, "a", &CertificateProfile::PEER, None, NOW).unwrap();
     assert!(matches!(
         AuthorityCertificate::read(signed.der),
         Err(AuthorityError::NotAnAuthority(_))
@@ -246,7 +246,7 @@ fn a_name_that_cannot_be_repeated_is_refused() {
             .contains("OU=two,OU=one")
     );
     assert!(matches!(
-        leaf(&authority, "a", CertificateProfile::PEER, None, NOW),
+        leaf(&authority, "a", &CertificateProfile::PEER, None, NOW),
         Err(AuthorityError::IssuerName)
     ));
 }
@@ -313,7 +313,7 @@ fn webpki_accepts_chains_and_lists() {
     use webpki::{CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList};
 
     let (root, intermediate) = authorities();
-    let revoked = leaf(&intermediate, "b", CertificateProfile::PEER, None, NOW).unwrap();
+    let revoked = leaf(&intermediate, "b", &CertificateProfile::PEER, None, NOW).unwrap();
     let entry = RevokedCertificate {
         issuer: AuthorityName::Intermediate,
         generation: Generation::FIRST,
@@ -357,7 +357,7 @@ fn webpki_accepts_chains_and_lists() {
             .map(|_| ())
     };
     for profile in CertificateProfile::LEAVES {
-        let signed = leaf(&intermediate, "a", profile, None, NOW).unwrap();
+        let signed = leaf(&intermediate, "a", &profile, None, NOW).unwrap();
         let usages = profile.usages().unwrap();
         let client = verify(&signed.der, KeyUsage::client_auth());
         let server = verify(&signed.der, KeyUsage::server_auth());
@@ -401,7 +401,7 @@ proptest! {
         let signed = leaf(
             &intermediate,
             "a",
-            CertificateProfile::PEER,
+            &CertificateProfile::PEER,
             Some(Lifetime::days(days)),
             now,
         )

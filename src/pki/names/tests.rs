@@ -32,7 +32,7 @@ fn malformed_names_of_every_type_are_refused() {
         // The trust domain's own ID is well-formed and refused as a leaf's.
         let result = new()
             .spiffe_text(text, &domain())
-            .and_then(|names| names.check(CertificateProfile::CLIENT, &domain()));
+            .and_then(|names| names.check(&CertificateProfile::CLIENT, &domain()));
         assert_eq!(reason(result), ReasonCode::MalformedIdentity, "{text:?}");
     }
     for name in [
@@ -93,7 +93,7 @@ fn a_spiffe_id_stands_alone_among_uris_and_in_its_trust_domain() {
         names.spiffe_id().unwrap().as_str(),
         "spiffe://example.org/a"
     );
-    let check = |names: &SubjectNames| names.check(CertificateProfile::CLIENT, &domain());
+    let check = |names: &SubjectNames| names.check(&CertificateProfile::CLIENT, &domain());
     assert!(check(&names.clone().dns("a.example.org").unwrap()).is_ok());
     let second = names.clone().uri("https://example.org/a").unwrap();
     assert_eq!(reason(check(&second)), ReasonCode::AmbiguousIdentity);
@@ -109,7 +109,7 @@ fn a_spiffe_id_stands_alone_among_uris_and_in_its_trust_domain() {
 fn a_spiffe_leaf_always_carries_both_usages() {
     let names = SubjectNames::new().spiffe_text("/a", &domain()).unwrap();
     for asked in CertificateProfile::LEAVES {
-        assert_eq!(names.check(asked, &domain()), Ok(CertificateProfile::PEER));
+        assert_eq!(names.check(&asked, &domain()), Ok(CertificateProfile::PEER));
     }
 }
 
@@ -121,10 +121,10 @@ fn wildcards_are_for_servers_only() {
         "dns:*.example.org"
     );
     assert_eq!(names.natural_profile(), CertificateProfile::SERVER);
-    assert!(names.check(CertificateProfile::SERVER, &domain()).is_ok());
+    assert!(names.check(&CertificateProfile::SERVER, &domain()).is_ok());
     for asked in [CertificateProfile::CLIENT, CertificateProfile::PEER] {
         assert_eq!(
-            reason(names.check(asked, &domain())),
+            reason(names.check(&asked, &domain())),
             ReasonCode::MalformedIdentity
         );
     }
@@ -132,7 +132,7 @@ fn wildcards_are_for_servers_only() {
 
 #[test]
 fn without_or_with_too_many_names_nothing_is_issued() {
-    let check = |names: SubjectNames| names.check(CertificateProfile::CLIENT, &domain());
+    let check = |names: SubjectNames| names.check(&CertificateProfile::CLIENT, &domain());
     assert_eq!(reason(check(SubjectNames::new())), ReasonCode::NoIdentity);
     let many = (0..=MAX_NAMES).fold(SubjectNames::new(), |names, index| {
         names.dns(&format!("a{index}.example.org")).unwrap()
