@@ -126,7 +126,8 @@ impl Document {
         diagnostics: &mut Diagnostics,
     ) {
         let DeValue::Table(sections) = value.get_ref() else {
-            return diagnostics.error(unknown_section("tls", key.span(), value.get_ref()));
+            let error = unknown_section("tls", key.span(), value.get_ref(), &SECTIONS);
+            return diagnostics.error(error);
         };
         for (key, value) in sections {
             match &**key.get_ref() {
@@ -138,6 +139,7 @@ impl Document {
                     &format!("tls.{unknown}"),
                     key.span(),
                     value.get_ref(),
+                    &SECTIONS,
                 )),
             }
         }

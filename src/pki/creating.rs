@@ -248,7 +248,7 @@ pub(super) fn new_intermediate(
         path_length: None,
     };
     let intermediate = root.new_intermediate_as(profile, &kind, now)?;
-    profile.check_key(&intermediate.certificate().public_key_der())?;
+    profile.check_key(intermediate.certificate().public_key_der())?;
     Ok(intermediate)
 }
 
