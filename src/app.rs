@@ -6,6 +6,7 @@
 //! plane ends, the audit log is written out.
 
 mod control_plane;
+mod denials;
 mod reload;
 
 use std::io;
@@ -18,14 +19,16 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use self::control_plane::{ControlParts, ControlPlane};
 use self::reload::Reloader;
-use crate::admin::{self, AdminSocket, Readiness, SocketError};
+use crate::admin::{self, AdminSocket, Readiness, ReloadQueue, SocketError};
 use crate::proxy::listener::{self, Shared, Workers};
 use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
 use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::metrics::Metrics;
+use crate::trust::DenyListError;
 
 /// Why the gateway could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,9 @@ pub enum AppError {
     /// The operators' socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The deny list cannot be had.
+    #[error(transparent)]
+    DenyList(#[from] DenyListError),
     /// The audit log cannot be written.
     #[error("cannot write the audit log {}: {error}", path.display())]
     Audit {
@@ -165,14 +171,16 @@ async fn run(
         settings,
         snapshot,
         warnings,
-        files,
+        looks,
+        ..
     } = loaded;
     announce(&snapshot, &warnings);
+    make_deny_list(&snapshot)?;
     let audit = open_audit(&settings)?;
     let mut signals = Signals::new()?;
     let (stop, stopping) = watch::channel(false);
     let (abort, aborting) = watch::channel(false);
-    let (changed, changes) = watch::channel(snapshot.generation);
+    let changed = Arc::new(watch::Sender::new(0));
     let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
     let metrics = Arc::new(Metrics::default());
     snapshot.meter(&metrics);
@@ -180,13 +188,11 @@ async fn run(
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         metrics,
         held: Arc::default(),
-        changes,
+        changes: changed.subscribe(),
         stopping,
         aborting,
     });
-    let count = settings
-        .workers
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let count = worker_count(&settings);
     let workers = Workers::start(&shared, &audit, count)?;
     let readiness = Arc::new(Readiness::default());
     let (reloads, reload_queue) = admin::reload_channel();
@@ -206,13 +212,13 @@ async fn run(
     let reloader = Reloader::new(
         path.to_owned(),
         settings,
-        files,
+        looks,
         Arc::clone(&shared.snapshot),
-        changed,
+        Arc::clone(&changed),
         Arc::clone(&readiness),
         Arc::clone(&shared.metrics),
     );
-    let reloading = tokio::spawn(reloader.run(reload_queue));
+    let background = in_background(reloader, reload_queue, &shared, changed);
 
     let listener = TcpListener::from_std(listeners.listener)?;
     tracing::info!(address = %addresses.listener, workers = count, "listening for callers");
@@ -238,10 +244,29 @@ async fn run(
         return Err(io::Error::other("the acceptor panicked").into());
     };
     join(workers, &mut signals, &abort).await;
-    reloading.abort();
+    drop(background);
     control.end().await;
     drop(audit);
     Ok(())
+}
+
+/// What goes on beside connections until it is dropped.
+fn in_background(
+    reloader: Reloader,
+    reloads: ReloadQueue,
+    shared: &Shared,
+    changed: Arc<watch::Sender<u64>>,
+) -> JoinSet<()> {
+    let mut background = JoinSet::new();
+    background.spawn(reloader.run(reloads));
+    background.spawn(denials::follow(Arc::clone(&shared.snapshot), changed));
+    background
+}
+
+fn worker_count(settings: &Settings) -> usize {
+    settings
+        .workers
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
 /// Waits until connections have finished, or cuts them at a second signal.
@@ -266,6 +291,16 @@ fn announce(snapshot: &Snapshot, warnings: &[String]) {
     for alarm in snapshot.bundles.iter().flat_map(|bundle| bundle.alarms()) {
         tracing::error!("{alarm}");
     }
+}
+
+/// Makes the deny list's file where there is none.
+fn make_deny_list(snapshot: &Snapshot) -> Result<(), AppError> {
+    if let Some(list) = &snapshot.denied
+        && list.create_if_missing()?
+    {
+        tracing::warn!(file = %list.path().display(), "there was no deny list; made an empty one");
+    }
+    Ok(())
 }
 
 fn open_audit(settings: &Settings) -> Result<AuditWriter, AppError> {

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod crypto;
 pub mod identity;
+pub mod look;
 pub mod pki;
 pub mod policy;
 pub mod proxy;

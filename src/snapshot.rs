@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use crate::assertion::AssertionSigner;
 use crate::identity::IdentityPattern;
+use crate::look::Looks;
 use crate::route::RouteTable;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Credentials, ServerNames, TicketSource};
-use crate::trust::{PathCache, TrustBundle};
+use crate::trust::{DenyList, PathCache, TrustBundle};
 use crate::upstream::Upstream;
 
 /// Everything that decides about requests, as of one configuration.
@@ -37,14 +38,33 @@ pub struct Snapshot {
     pub paths: Arc<PathCache>,
     /// What session tickets are made with; goes on over reloads.
     pub tickets: TicketSource,
+    /// Who is refused at once; goes on over reloads.
+    pub denied: Option<Arc<DenyList>>,
 }
 
 impl Snapshot {
+    /// What decisions about identities depend on besides the moment: it differs
+    /// whenever they have to be made again.
+    #[must_use]
+    pub fn trust_stamp(&self) -> TrustStamp {
+        TrustStamp {
+            generation: self.generation,
+            denied: self.denied.as_ref().map_or(0, |list| list.epoch()),
+        }
+    }
+
     /// Resolves the counters of all routes; to be called before the snapshot is
     /// put into service.
     pub fn meter(&self, metrics: &Metrics) {
         self.routes.meter(metrics);
     }
+}
+
+/// A state of a snapshot and its deny list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrustStamp {
+    generation: u64,
+    denied: u64,
 }
 
 /// Bounds on connections, requests and time.
@@ -149,4 +169,6 @@ pub struct Loaded {
     /// Every file that was read, the configuration itself first, and every
     /// directory whose content was listed: what to watch for changes.
     pub files: Vec<PathBuf>,
+    /// What they looked like before they were read.
+    pub looks: Looks,
 }

@@ -6,6 +6,7 @@
 //! of the process. Only `operations`, behind the private `socket`, can change what
 //! the gateway does, by asking others: `reload` carries the question.
 
+mod denials;
 mod operations;
 pub mod public;
 pub mod readiness;
@@ -14,6 +15,7 @@ mod reload;
 pub mod server;
 mod socket;
 
+pub use denials::Denial;
 pub use operations::{Operations, operations_router};
 pub use public::{ControlState, Offered, router};
 pub use readiness::{Readiness, Stage};

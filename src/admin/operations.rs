@@ -1,4 +1,5 @@
-//! What operators can ask for through the private socket: status, reload, drain.
+//! What operators can ask for through the private socket: status, reload, drain,
+//! and the deny list.
 //!
 //! This is the only place of the control plane that changes anything, and it
 //! does so by asking others. Who may connect is the socket's business.
@@ -9,13 +10,14 @@ use std::time::Instant;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Name};
 
+use super::denials;
 use super::public::{ControlState, answer};
 use super::readiness::{Problem, Stage};
 use super::reload::ReloadRequests;
@@ -23,7 +25,7 @@ use crate::clock;
 use crate::crypto;
 use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
-use crate::trust::{Freshness, RevocationPosture, TrustBundle};
+use crate::trust::{DenyList, Freshness, RevocationPosture, TrustBundle};
 
 /// What the socket's answers are made from.
 #[derive(Debug)]
@@ -55,6 +57,10 @@ impl Operations {
             started_at: clock::unix_now(),
         }
     }
+
+    pub(super) fn deny_list(&self) -> Option<Arc<DenyList>> {
+        self.state.snapshot().denied.clone()
+    }
 }
 
 /// The router of the private socket.
@@ -63,6 +69,8 @@ pub fn operations_router(operations: Arc<Operations>) -> Router {
         .route("/status", get(status))
         .route("/reload", post(reload))
         .route("/drain", post(drain))
+        .route("/deny", get(denials::list).post(denials::add))
+        .route("/deny/{id}", delete(denials::remove))
         .fallback(nothing_here)
         .with_state(operations)
 }
@@ -84,6 +92,8 @@ struct Status<'a> {
     upstreams: usize,
     reloads: Reloads,
     trust_domains: Vec<Domain>,
+    /// Entries of the deny list; null where there is none.
+    denied: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -175,6 +185,7 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
                 .iter()
                 .map(|bundle| Domain::of(bundle, now))
                 .collect(),
+            denied: snapshot.denied.as_ref().map(|list| list.list(now).len()),
         },
     )
 }
@@ -215,7 +226,7 @@ async fn nothing_here() -> Response {
     )
 }
 
-fn reply(status: StatusCode, document: &impl Serialize) -> Response {
+pub(super) fn reply(status: StatusCode, document: &impl Serialize) -> Response {
     let caching = [("cache-control", "no-store")];
     (status, caching, Json(document)).into_response()
 }

@@ -4,10 +4,8 @@
 //! from. Files are watched by looking at them: that sees atomic renames and
 //! swapped symbolic links on every kind of file system.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::admin::{Readiness, ReloadOutcome, ReloadQueue, ReloadWaiters};
 use crate::config;
+use crate::look::{self, Looks};
 use crate::snapshot::{Settings, Snapshot};
 use crate::telemetry::metrics::Metrics;
 
@@ -30,48 +29,35 @@ const MAX_SETTLING: usize = 20;
 const GATHER: Duration = Duration::from_millis(20);
 /// Under this name a failed reload is a readiness problem.
 const PROBLEM: &str = "reload";
+/// Under this name a deny list that cannot be read is one.
+const DENY_PROBLEM: &str = "deny-list";
 
 /// Loads the configuration again when asked to.
 #[derive(Debug)]
 pub(super) struct Reloader {
     path: PathBuf,
     settings: Settings,
-    files: Vec<PathBuf>,
-    seen: Fingerprint,
+    /// The files of what is in service, as they were before they were read.
+    seen: Looks,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    changed: watch::Sender<u64>,
+    changed: Arc<watch::Sender<u64>>,
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
-}
-
-/// What a set of files looks like from outside.
-type Fingerprint = BTreeMap<PathBuf, Option<Look>>;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Look {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    /// Names in a directory; empty for a file.
-    names: Vec<std::ffi::OsString>,
 }
 
 impl Reloader {
     pub(super) fn new(
         path: PathBuf,
         settings: Settings,
-        files: Vec<PathBuf>,
+        seen: Looks,
         snapshot: Arc<ArcSwap<Snapshot>>,
-        changed: watch::Sender<u64>,
+        changed: Arc<watch::Sender<u64>>,
         readiness: Arc<Readiness>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let seen = look_at(&files);
         Self {
             path,
             settings,
-            files,
             seen,
             snapshot,
             changed,
@@ -92,7 +78,13 @@ impl Reloader {
             tokio::time::sleep(GATHER).await;
             asked.join(&mut waiters);
             self = match tokio::task::spawn_blocking(move || {
-                let outcome = self.reload(why);
+                let outcome = match without_panic(|| self.reload(why)) {
+                    Ok(outcome) => outcome,
+                    Err(panic) => {
+                        self.metrics.panicked();
+                        self.refuse(&format!("loading it panicked; please report this: {panic}"))
+                    }
+                };
                 (self, outcome)
             })
             .await
@@ -113,13 +105,14 @@ impl Reloader {
     async fn change(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            let mut now = look_at(&self.files);
+            self.look_at_deny_list();
+            let mut now = look::again(&self.seen);
             if now == self.seen {
                 continue;
             }
             for _ in 0..MAX_SETTLING {
                 tokio::time::sleep(SETTLE).await;
-                let next = look_at(&self.files);
+                let next = look::again(&self.seen);
                 if next == now {
                     break;
                 }
@@ -129,9 +122,28 @@ impl Reloader {
         }
     }
 
+    /// Takes over what others have written into the deny list.
+    fn look_at_deny_list(&self) {
+        let snapshot = self.snapshot.load();
+        let Some(list) = &snapshot.denied else {
+            return;
+        };
+        match list.refresh() {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!("the deny list's file has changed and is in service");
+                self.readiness.clear_problem(DENY_PROBLEM);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the deny list stays as it was");
+                self.readiness.set_problem(DENY_PROBLEM, &error.to_string());
+            }
+        }
+    }
+
     fn reload(&mut self, why: &str) -> ReloadOutcome {
         // Before loading, so that a change during it is seen afterwards.
-        self.seen = look_at(&self.files);
+        self.seen = look::again(&self.seen);
         let previous = self.snapshot.load_full();
         let loaded = match config::load_after(&self.path, &previous) {
             Ok(loaded) => loaded,
@@ -151,21 +163,23 @@ impl Reloader {
                 "[limits] connections cannot change while the gateway runs; restart it, or set it back",
             );
         }
+        if let Some(list) = &snapshot.denied
+            && let Err(error) = list.create_if_missing()
+        {
+            return self.refuse(&error.to_string());
+        }
         snapshot.generation = previous.generation + 1;
         let generation = snapshot.generation;
         super::announce(&snapshot, &loaded.warnings);
         let routes = snapshot.routes.routes().len();
         snapshot.meter(&self.metrics);
         self.snapshot.store(Arc::new(snapshot));
-        if loaded.files != self.files {
-            self.files = loaded.files;
-            self.seen = look_at(&self.files);
-        }
+        self.seen = loaded.looks;
         self.readiness.clear_problem(PROBLEM);
         self.metrics.reloaded(true);
         tracing::info!(generation, routes, because = why, "configuration reloaded");
         // Connections look at the new snapshot when they hear of it.
-        self.changed.send_replace(generation);
+        self.changed.send_modify(|changes| *changes += 1);
         Ok(generation)
     }
 
@@ -227,35 +241,14 @@ fn needs_restart(old: &Settings, new: &Settings) -> Option<&'static str> {
     (old.workers != new.workers).then_some("[runtime] workers")
 }
 
-fn look_at(files: &[PathBuf]) -> Fingerprint {
-    files
-        .iter()
-        .map(|path| (path.clone(), look_at_one(path)))
-        .collect()
-}
-
-fn look_at_one(path: &Path) -> Option<Look> {
-    let metadata = fs::metadata(path).ok()?;
-    let mut names: Vec<_> = match metadata.is_dir() {
-        // Names are what matters of a directory: a log written into it changes
-        // neither them nor anything that is read.
-        true => fs::read_dir(path)
-            .ok()?
-            .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
-            .collect(),
-        false => Vec::new(),
-    };
-    names.sort();
-    let modified = match metadata.is_dir() {
-        true => (0, 0),
-        false => (metadata.mtime(), metadata.mtime_nsec()),
-    };
-    Some(Look {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: if metadata.is_dir() { 0 } else { metadata.len() },
-        modified,
-        names,
+/// What comes of work that may panic: then the process goes on as before.
+fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let said = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned());
+        said.unwrap_or_else(|| "no message".to_owned())
     })
 }
 
@@ -264,39 +257,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sees_renames_links_and_new_names_but_not_logs() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("a");
-        let lists = directory.path().join("lists");
-        fs::create_dir(&lists).unwrap();
-        fs::write(&file, "1").unwrap();
-        let watched = [file.clone(), lists.clone()];
-        let before = look_at(&watched);
-        assert_eq!(look_at(&watched), before);
-
-        fs::write(directory.path().join("log"), "x").unwrap();
-        assert_eq!(look_at(&watched), before);
-
-        fs::write(directory.path().join("b"), "1").unwrap();
-        fs::rename(directory.path().join("b"), &file).unwrap();
-        let renamed = look_at(&watched);
-        assert_ne!(renamed, before);
-
-        fs::write(lists.join("new.crl"), "x").unwrap();
-        assert_ne!(look_at(&watched), renamed);
-
-        // As Kubernetes swaps a mounted volume: a link to a directory changes.
-        for name in ["one", "two"] {
-            fs::create_dir(directory.path().join(name)).unwrap();
-            fs::write(directory.path().join(name).join("f"), "same").unwrap();
-        }
-        let link = directory.path().join("..data");
-        std::os::unix::fs::symlink("one", &link).unwrap();
-        let watched = [link.join("f")];
-        let before = look_at(&watched);
-        let swapped = directory.path().join("tmp");
-        std::os::unix::fs::symlink("two", &swapped).unwrap();
-        fs::rename(&swapped, &link).unwrap();
-        assert_ne!(look_at(&watched), before);
+    fn a_panic_is_an_answer_like_any_other() {
+        assert_eq!(without_panic(|| 7), Ok(7));
+        let panicked = without_panic(|| -> u8 { panic!("for a test") });
+        assert_eq!(panicked, Err("for a test".to_owned()));
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where the gateway is.
 #[derive(Debug, Args)]
-struct Place {
+pub(super) struct Place {
     /// The gateway's configuration file [default: $COUNTERSIGN_CONFIG,
     /// ./countersign.toml, /etc/countersign/countersign.toml]
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
@@ -82,7 +82,7 @@ pub struct DrainArgs {
 
 /// Runs `countersign status`.
 pub(crate) fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
-    let (_, said) = ask(&args.place, Method::GET, "/status")?;
+    let (_, said) = ask(&args.place, Method::GET, "/status", None)?;
     output.json(&said);
     output.say(report(&said));
     let problems = said.get("problems").and_then(Value::as_array);
@@ -92,7 +92,7 @@ pub(crate) fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError
 
 /// Runs `countersign reload`.
 pub(crate) fn reload(args: &ReloadArgs, output: Output) -> Result<Exit, CliError> {
-    let (status, said) = ask(&args.place, Method::POST, "/reload")?;
+    let (status, said) = ask(&args.place, Method::POST, "/reload", None)?;
     output.json(&said);
     match status {
         StatusCode::OK => {
@@ -112,7 +112,7 @@ pub(crate) fn reload(args: &ReloadArgs, output: Output) -> Result<Exit, CliError
 
 /// Runs `countersign drain`.
 pub(crate) fn drain(args: &DrainArgs, output: Output) -> Result<Exit, CliError> {
-    let (_, said) = ask(&args.place, Method::POST, "/drain")?;
+    let (_, said) = ask(&args.place, Method::POST, "/drain", None)?;
     output.json(&said);
     output.say(format_args!(
         "Draining: {} connections are open; the gateway ends when they have.",
@@ -121,12 +121,12 @@ pub(crate) fn drain(args: &DrainArgs, output: Output) -> Result<Exit, CliError> 
     Ok(Exit::Done)
 }
 
-fn text<'v>(document: &'v Value, key: &str) -> &'v str {
+pub(super) fn text<'v>(document: &'v Value, key: &str) -> &'v str {
     document.get(key).and_then(Value::as_str).unwrap_or("")
 }
 
 /// A value for a person, safe on a terminal.
-fn shown(document: &Value, key: &str) -> String {
+pub(super) fn shown(document: &Value, key: &str) -> String {
     match document.get(key) {
         None | Some(Value::Null) => "none".to_owned(),
         Some(Value::String(text)) => printable_within(text, 1024),
@@ -134,7 +134,7 @@ fn shown(document: &Value, key: &str) -> String {
     }
 }
 
-fn items<'v>(document: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
+pub(super) fn items<'v>(document: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
     document
         .get(key)
         .and_then(Value::as_array)
@@ -190,6 +190,9 @@ fn report(said: &Value) -> String {
             );
         }
     }
+    if let Some(count) = said.get("denied").and_then(Value::as_u64) {
+        let _ = write!(report, "\ndeny list: {count} entries");
+    }
     for problem in items(said, "problems") {
         let (name, detail) = (shown(problem, "name"), shown(problem, "detail"));
         let _ = write!(report, "\nPROBLEM {name}: {detail}");
@@ -197,7 +200,13 @@ fn report(said: &Value) -> String {
     report
 }
 
-fn ask(place: &Place, method: Method, path: &str) -> Result<(StatusCode, Value), CliError> {
+/// One request and its answer; with a document where there is one to send.
+pub(super) fn ask(
+    place: &Place,
+    method: Method,
+    path: &str,
+    document: Option<&Value>,
+) -> Result<(StatusCode, Value), CliError> {
     let socket = match &place.socket {
         Some(socket) => socket.clone(),
         None => {
@@ -210,7 +219,7 @@ fn ask(place: &Place, method: Method, path: &str) -> Result<(StatusCode, Value),
         .build()
         .map_err(CliError::failed)?;
     runtime.block_on(async {
-        match tokio::time::timeout(PATIENCE, exchange(&socket, method, path)).await {
+        match tokio::time::timeout(PATIENCE, exchange(&socket, method, path, document)).await {
             Ok(answered) => answered,
             Err(_) => Err(CliError::failed(format_args!(
                 "{}: no answer within {} seconds",
@@ -225,6 +234,7 @@ async fn exchange(
     socket: &Path,
     method: Method,
     path: &str,
+    document: Option<&Value>,
 ) -> Result<(StatusCode, Value), CliError> {
     let broken = |error: &dyn std::fmt::Display| {
         CliError::failed(format_args!(
@@ -244,7 +254,10 @@ async fn exchange(
         .uri(path)
         .header(header::HOST, "localhost")
         .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(document.map_or_else(Bytes::new, |document| {
+            Bytes::from(document.to_string())
+        })))
         .map_err(|error| broken(&error))?;
     let response = sender
         .send_request(request)

@@ -10,6 +10,7 @@ mod chain;
 pub mod check;
 pub mod control;
 pub mod demo;
+pub mod deny;
 pub mod explain;
 pub mod init;
 pub mod keys;
@@ -66,6 +67,8 @@ pub enum Command {
     Reload(control::ReloadArgs),
     /// Let a running gateway finish its connections and end.
     Drain(control::DrainArgs),
+    /// Refuse callers or certificates at once, through a running gateway.
+    Deny(deny::DenyArgs),
     /// Connect as a caller and say what the server asked for and answered.
     Probe(probe::ProbeArgs),
     /// Issue certificates and revocation lists from a private authority.
@@ -96,6 +99,7 @@ pub fn run(cli: &Cli) -> Exit {
         Command::Status(args) => control::status(args, output),
         Command::Reload(args) => control::reload(args, output),
         Command::Drain(args) => control::drain(args, output),
+        Command::Deny(args) => deny::run(args, output),
         Command::Pki(args) => pki::run(args, output),
         Command::Keys(args) => keys::run(args, output),
         Command::Assertion(args) => assertion::run(args, output),

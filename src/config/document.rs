@@ -11,8 +11,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::raw::{
-    Admin, Assertion, Audit, LimitsSection, Listener, Need, Public, RouteSection, Runtime,
-    SECTIONS, SectionKeys, ServerName, Tickets, Trust, UpstreamSection,
+    Admin, Assertion, Audit, DenySection, LimitsSection, Listener, Need, Public, RouteSection,
+    Runtime, SECTIONS, SectionKeys, ServerName, Tickets, Trust, UpstreamSection,
 };
 use super::suggest::nearest;
 use crate::identity::text::printable;
@@ -24,6 +24,7 @@ pub(super) struct Document {
     pub(super) server_names: Vec<ServerName>,
     pub(super) tickets: Option<Tickets>,
     pub(super) trust_domains: Vec<Trust>,
+    pub(super) deny_list: Option<DenySection>,
     pub(super) assertion: Option<Assertion>,
     pub(super) public: Option<Public>,
     pub(super) admin: Option<Admin>,
@@ -101,6 +102,7 @@ impl Document {
             "server_name" => many!(server_names, ServerName),
             "tls" => self.read_tls(key, value, diagnostics),
             "trust_domain" => many!(trust_domains, Trust),
+            "deny_list" => one!(deny_list, DenySection),
             "assertion" => one!(assertion, Assertion),
             "public" => one!(public, Public),
             "admin" => one!(admin, Admin),

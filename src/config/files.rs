@@ -4,6 +4,7 @@
 //! failure names the file, the key that names it, and what to do. What the
 //! content means is decided in [`super::resolve`].
 
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::diagnostics::{ConfigErrors, Diagnostic, Diagnostics};
 use super::value::At;
+use crate::look::{Look, Looks};
 use crate::secret::Secret;
 
 /// Reads the configuration file itself.
@@ -36,28 +38,32 @@ pub(super) fn read_configuration(path: &Path) -> Result<String, ConfigErrors> {
 #[derive(Debug)]
 pub(super) struct Files {
     base: PathBuf,
-    seen: Vec<PathBuf>,
+    seen: Vec<(PathBuf, Option<Look>)>,
 }
 
 impl Files {
-    /// Relative paths start where the configuration file is.
-    pub(super) fn beside(configuration: &Path) -> Self {
+    /// Relative paths start where the configuration file is, which looked so
+    /// before it was read.
+    pub(super) fn beside(configuration: &Path, look: Option<Look>) -> Self {
         let base = configuration.parent().map(Path::to_owned);
         Self {
             base: base.unwrap_or_default(),
-            seen: vec![configuration.to_owned()],
+            seen: vec![(configuration.to_owned(), look)],
         }
     }
 
-    /// Files read so far, and directories whose content was listed.
-    pub(super) fn into_seen(mut self) -> Vec<PathBuf> {
-        let mut unique = Vec::with_capacity(self.seen.len());
-        for path in self.seen.drain(..) {
-            if !unique.contains(&path) {
-                unique.push(path);
+    /// Files read so far, and directories whose content was listed; and what they
+    /// looked like before that, so that a change meanwhile is noticed.
+    pub(super) fn into_seen(self) -> (Vec<PathBuf>, Looks) {
+        let mut paths = Vec::with_capacity(self.seen.len());
+        let mut looks = Looks::new();
+        for (path, look) in self.seen {
+            if let Entry::Vacant(place) = looks.entry(path) {
+                paths.push(place.key().clone());
+                place.insert(look);
             }
         }
-        unique
+        (paths, looks)
     }
 
     /// Where a written path leads.
@@ -65,9 +71,9 @@ impl Files {
         self.base.join(written)
     }
 
-    /// Remembers a file or directory that somebody else reads.
+    /// Remembers a file or directory that somebody else is about to read.
     pub(super) fn remember(&mut self, path: &Path) {
-        self.seen.push(path.to_owned());
+        self.seen.push((path.to_owned(), Look::at(path)));
     }
 
     /// Reads a file.

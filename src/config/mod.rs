@@ -43,6 +43,7 @@ pub use profiles::profiles;
 pub use socket::{SocketUnknown, admin_socket};
 pub use template::{Starter, StarterError};
 
+use crate::look::Look;
 use crate::snapshot::{Loaded, Snapshot};
 use diagnostics::Diagnostics;
 
@@ -126,10 +127,11 @@ pub fn inspect(path: &Path) -> Result<(Loaded, Inventory), ConfigErrors> {
 }
 
 fn read(path: &Path, previous: Option<&Snapshot>) -> Result<(Loaded, Inventory), ConfigErrors> {
+    let look = Look::at(path);
     let source = files::read_configuration(path)?;
     let mut diagnostics = Diagnostics::default();
     let resolved = document::Document::read(&source, &mut diagnostics)
-        .and_then(|document| resolve::resolve(&document, path, previous, &mut diagnostics));
+        .and_then(|document| resolve::resolve(&document, (path, look), previous, &mut diagnostics));
     match resolved {
         Some((mut loaded, inventory)) if !diagnostics.has_errors() => {
             loaded.warnings = diagnostics.warnings(path, &source);

@@ -141,6 +141,12 @@ sections! {
         identity_from: Several<NameType> = Optional,
     }
 
+    "[deny_list]"
+    /// Who is refused at once.
+    DenySection {
+        file: String = Required,
+    }
+
     "[assertion]"
     /// What services are told.
     Assertion {

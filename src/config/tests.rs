@@ -242,6 +242,8 @@ revocation_depth = "leaf"
 grace = "1h"
 vouches_for = ["spiffe://example.org/**", "dns:*.example.org"]
 identity_from = ["spiffe", "dns"]
+[deny_list]
+file = "deny.json"
 [assertion]
 issuer = "http://127.0.0.1:9080"
 header = "X-Caller"

@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::HandshakeKind;
 use rustls::server::Acceptor;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
@@ -37,8 +37,10 @@ use crate::clock;
 use crate::identity::caller::normalized_dns;
 use crate::identity::text::printable;
 use crate::policy::Denial;
-use crate::snapshot::{Limits, Snapshot};
+use crate::reason::ReasonCode;
+use crate::snapshot::{Limits, Snapshot, TrustStamp};
 use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
+use crate::tls::ClientCertificate;
 use crate::tls::verifier::with_notes;
 
 /// How long h2 streams may go on after GOAWAY when the identity no longer holds.
@@ -56,6 +58,8 @@ pub(crate) struct Connection {
     /// The TLS server name, normalized.
     server_name: Option<String>,
     proof: Option<ConnectionProof>,
+    /// The state that the identity was last held against.
+    verified_by: Mutex<TrustStamp>,
     caller_assertions: CallerAssertions,
     /// The chain that the caller presented, where it proved an identity.
     chain: Option<Arc<[CertificateDer<'static>]>>,
@@ -139,6 +143,75 @@ impl Connection {
         *self.worker.shared().stopping.borrow()
     }
 
+    /// Holds the identity against a snapshot if that has not been done. A request
+    /// may come before the connection has heard of a change.
+    ///
+    /// # Errors
+    /// Why it does not hold any longer.
+    pub(crate) fn hold_against(&self, snapshot: &Snapshot) -> Result<(), Denial> {
+        let stamp = snapshot.trust_stamp();
+        if *self
+            .verified_by
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            == stamp
+        {
+            return Ok(());
+        }
+        self.verify_again(snapshot).map(|_| ())
+    }
+
+    /// Verifies the connection's chain under a snapshot and says until when that
+    /// holds by itself, where there is a chain.
+    ///
+    /// # Errors
+    /// Why it does not hold any longer.
+    pub(crate) fn verify_again(&self, snapshot: &Snapshot) -> Result<Option<i64>, Denial> {
+        // Read first: a change in between only costs another look.
+        let stamp = snapshot.trust_stamp();
+        let gone = || {
+            Denial::new(
+                ReasonCode::HostMismatch,
+                "no [[server_name]] entry answers for this connection any longer",
+            )
+        };
+        let entry = snapshot.names.select(self.server_name()).ok_or_else(gone)?;
+        if self.proof.is_none() && entry.client_certificate() == ClientCertificate::Required {
+            return Err(Denial::new(
+                ReasonCode::NoCertificate,
+                "a client certificate is required now and the connection has none",
+            ));
+        }
+        let mut until = None;
+        if let (Some(chain), Some(proof)) = (&self.chain, &self.proof) {
+            let (leaf, intermediates) = chain.split_first().ok_or_else(gone)?;
+            let now = UnixTime::since_unix_epoch(clock::since_epoch());
+            let admission = entry
+                .trust()
+                .admit(leaf, intermediates, now)
+                .map_err(|refusal| Denial::new(refusal.reason, refusal.detail))?;
+            // This chain's handshake is long complete.
+            if let Some(pending) = admission.pending {
+                pending.commit();
+            }
+            let identity = admission.identity;
+            if identity.caller() != proof.identity.caller()
+                || identity.trust_domain() != proof.identity.trust_domain()
+            {
+                return Err(Denial::new(
+                    ReasonCode::TrustDomainMismatch,
+                    "the certificate stands for another identity now",
+                ));
+            }
+            until = Some(admission.holds_until);
+        }
+        *self
+            .verified_by
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = stamp;
+        Ok(until)
+    }
+
     /// The state that one request uses from its beginning to its end.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.worker.shared().snapshot.load_full()
@@ -158,6 +231,7 @@ pub(crate) async fn serve(
     let mut changes = worker.shared().changes.clone();
     changes.mark_unchanged();
     let snapshot = worker.shared().snapshot.load_full();
+    let verified_by = Mutex::new(snapshot.trust_stamp());
     let mut facts = ConnectionFacts {
         connection_id,
         peer,
@@ -192,15 +266,16 @@ pub(crate) async fn serve(
         facts,
         server_name,
         proof,
+        verified_by,
         caller_assertions: CallerAssertions::default(),
-        chain: chain.clone(),
+        chain,
         told: Told::default(),
         active: Arc::default(),
         cut: OnceLock::new(),
         tunnel: Mutex::new(None),
     });
     let stopping = connection.worker().shared().stopping.clone();
-    let lifetime = Lifetime::new(stopping, changes, chain, holds_until);
+    let lifetime = Lifetime::new(stopping, changes, holds_until);
     let ended = if is_h2 {
         Box::pin(serve_h2(connection, &limits, stream, lifetime)).await
     } else {

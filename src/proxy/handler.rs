@@ -97,7 +97,10 @@ pub(crate) async fn handle(
             ReasonCode::ShuttingDown,
             "the gateway takes no more requests; repeat it on a new connection",
         )),
-        (None, None) => serve(&connection, &snapshot, request, &mut record).await,
+        (None, None) => match connection.hold_against(&snapshot) {
+            Ok(()) => serve(&connection, &snapshot, request, &mut record).await,
+            Err(denial) => Err(denial.into()),
+        },
     };
     let refusal = match served {
         Ok(Served::Here(response)) => {

@@ -3,10 +3,8 @@
 //! permits what it is doing.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
@@ -14,7 +12,6 @@ use super::connection::Connection;
 use crate::clock;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
-use crate::tls::ClientCertificate;
 
 /// Longest single sleep: the wall clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
@@ -39,7 +36,6 @@ pub(crate) struct Lifetime {
     stopping: watch::Receiver<bool>,
     draining: bool,
     changes: watch::Receiver<u64>,
-    chain: Option<Arc<[CertificateDer<'static>]>>,
     /// When the identity has to be looked at again, in seconds since the Unix epoch.
     holds_until: Option<i64>,
     expiry: Option<Pin<Box<Sleep>>>,
@@ -51,14 +47,12 @@ impl Lifetime {
     pub(crate) fn new(
         stopping: watch::Receiver<bool>,
         changes: watch::Receiver<u64>,
-        chain: Option<Arc<[CertificateDer<'static>]>>,
         holds_until: Option<i64>,
     ) -> Self {
         Self {
             stopping,
             draining: false,
             changes,
-            chain,
             holds_until,
             expiry: None,
         }
@@ -134,50 +128,14 @@ impl Lifetime {
         None
     }
 
-    /// Verifies the connection's chain under the newest snapshot, and every
+    /// Holds the connection's identity against the newest snapshot, and every
     /// request in progress against its routes.
     fn recheck(&mut self, connection: &Connection) -> Result<(), Denial> {
         let snapshot = connection.snapshot();
-        let gone = || {
-            Denial::new(
-                ReasonCode::HostMismatch,
-                "no [[server_name]] entry answers for this connection any longer",
-            )
-        };
-        let entry = snapshot
-            .names
-            .select(connection.server_name())
-            .ok_or_else(gone)?;
-        if connection.proof().is_none() && entry.client_certificate() == ClientCertificate::Required
-        {
-            return Err(Denial::new(
-                ReasonCode::NoCertificate,
-                "a client certificate is required now and the connection has none",
-            ));
-        }
-        if let (Some(chain), Some(proof)) = (&self.chain, connection.proof()) {
-            let (leaf, intermediates) = chain.split_first().ok_or_else(gone)?;
-            let now = UnixTime::since_unix_epoch(clock::since_epoch());
-            let admission = entry
-                .trust()
-                .admit(leaf, intermediates, now)
-                .map_err(|refusal| Denial::new(refusal.reason, refusal.detail))?;
-            // This chain's handshake is long complete.
-            if let Some(pending) = admission.pending {
-                pending.commit();
-            }
-            self.holds_until = Some(admission.holds_until);
+        if let Some(until) = connection.verify_again(&snapshot)? {
+            self.holds_until = Some(until);
             // It may be earlier than before: arm the timer anew.
             self.expiry = None;
-            let identity = admission.identity;
-            if identity.caller() != proof.identity.caller()
-                || identity.trust_domain() != proof.identity.trust_domain()
-            {
-                return Err(Denial::new(
-                    ReasonCode::TrustDomainMismatch,
-                    "the certificate stands for another identity now",
-                ));
-            }
         }
         connection.active_requests().recheck(&snapshot)
     }

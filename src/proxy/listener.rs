@@ -40,7 +40,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// What bodies that are read whole take at the moment.
     pub held: Arc<HeldBytes>,
-    /// The generation of the newest snapshot; changes after it was put in place.
+    /// Counts up after a new snapshot was put in place or its deny list changed.
     pub changes: watch::Receiver<u64>,
     /// Becomes true when connections should end.
     pub stopping: watch::Receiver<bool>,

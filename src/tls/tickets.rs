@@ -304,12 +304,7 @@ impl Ticketer {
         {
             return false;
         }
-        if self.trust.recall(&session.chain, seconds) == Recall::Ended {
-            // The full handshake takes it out of the cache of known chains.
-            self.refuse(session.chain);
-            return false;
-        }
-        true
+        self.trust.recall(&session.chain, seconds) != Recall::Ended
     }
 }
 

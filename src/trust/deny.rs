@@ -7,11 +7,13 @@
 //! interface decides that.
 
 mod file;
+mod target;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
@@ -20,37 +22,15 @@ use tokio::sync::watch;
 use super::path::PathMember;
 use crate::crypto;
 use crate::identity::PeerIdentity;
-use crate::identity::caller::CallerName;
-use crate::identity::leaf::significant;
 use crate::identity::text::hex;
+use crate::look::Look;
+
+pub use target::DenyTarget;
 
 /// Most entries; beyond, a revocation list is the better place.
 pub const MAX_ENTRIES: usize = 100_000;
 /// Longest text of a target or a reason.
 const MAX_TEXT: usize = 2048;
-
-/// What an entry refuses.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
-pub enum DenyTarget {
-    /// One certificate, leaf or intermediate, by serial number and issuer.
-    Serial {
-        /// Serial number in hexadecimal.
-        serial: String,
-        /// The issuer in the form of RFC 4514, as in the audit log.
-        issuer: String,
-    },
-    /// One certificate by the SHA-256 of its encoding, in hexadecimal.
-    Thumbprint {
-        /// The hash.
-        thumbprint: String,
-    },
-    /// Every certificate of one caller.
-    Identity {
-        /// The name as an assertion's `sub` has it.
-        identity: String,
-    },
-}
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,20 +89,15 @@ impl DenyListError {
 struct Index {
     entries: Vec<Arc<DenyEntry>>,
     by_target: HashMap<DenyTarget, Arc<DenyEntry>>,
-    epoch: u64,
 }
 
 impl Index {
-    fn of(entries: Vec<Arc<DenyEntry>>, epoch: u64) -> Self {
+    fn of(entries: Vec<Arc<DenyEntry>>) -> Self {
         let by_target = entries
             .iter()
             .map(|entry| (entry.target.clone(), Arc::clone(entry)))
             .collect();
-        Self {
-            entries,
-            by_target,
-            epoch,
-        }
+        Self { entries, by_target }
     }
 
     fn find(&self, target: &DenyTarget, now: i64) -> Option<&DenyEntry> {
@@ -143,41 +118,90 @@ impl DenyEntry {
 pub struct DenyList {
     path: PathBuf,
     index: ArcSwap<Index>,
-    /// Held while the file is written: changes happen one after the other.
-    changing: Mutex<()>,
-    epoch: watch::Sender<u64>,
+    /// What the file looked like when it was last read or written. Held while
+    /// either happens: changes come one after the other.
+    seen: Mutex<Option<Look>>,
+    epoch: AtomicU64,
+    changes: watch::Sender<u64>,
+}
+
+/// Different for every state of every list of this process, so that what was
+/// looked up in one list is never taken for an answer of another.
+fn next_epoch() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl DenyList {
-    /// Reads the list; where there is no file yet, makes an empty one.
+    /// Reads the list; where there is no file yet it is empty.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or holds something else.
+    /// When the file cannot be read or holds something else.
     pub fn open(path: PathBuf) -> Result<Self, DenyListError> {
-        let entries = match file::read(&path)? {
-            Some(entries) => entries,
-            None => {
-                file::write(&path, &[])?;
-                Vec::new()
-            }
-        };
-        let mut kept = Vec::with_capacity(entries.len());
-        for mut entry in entries {
-            entry.target = entry
-                .target
-                .normal()
-                .map_err(|why| DenyListError::Malformed {
-                    path: path.clone(),
-                    why: format!("entry {}: {why}", entry.id),
-                })?;
-            kept.push(Arc::new(entry));
-        }
+        let seen = Look::at(&path);
+        let entries = read(&path)?.unwrap_or_default();
+        let epoch = next_epoch();
         Ok(Self {
             path,
-            index: ArcSwap::from_pointee(Index::of(kept, 1)),
-            changing: Mutex::new(()),
-            epoch: watch::Sender::new(1),
+            index: ArcSwap::from_pointee(Index::of(entries)),
+            seen: Mutex::new(seen),
+            epoch: AtomicU64::new(epoch),
+            changes: watch::Sender::new(epoch),
         })
+    }
+
+    /// Makes the file where there is none, so that its later absence shows. Says
+    /// whether it did.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn create_if_missing(&self) -> Result<bool, DenyListError> {
+        let mut seen = self.seen();
+        if seen.is_some() {
+            return Ok(false);
+        }
+        file::write(&self.path, &self.index.load().entries)?;
+        *seen = Look::at(&self.path);
+        Ok(true)
+    }
+
+    /// Takes over what others have written into the file. Says whether there was
+    /// something.
+    ///
+    /// # Errors
+    /// When the file is gone or holds something else, once for each such state:
+    /// the entries stay as they are.
+    pub fn refresh(&self) -> Result<bool, DenyListError> {
+        let mut seen = self.seen();
+        self.take_over(&mut seen)
+    }
+
+    fn take_over(&self, seen: &mut Option<Look>) -> Result<bool, DenyListError> {
+        let now = Look::at(&self.path);
+        if now == *seen {
+            return Ok(false);
+        }
+        *seen = now;
+        match read(&self.path)? {
+            Some(entries) => {
+                self.replace(entries);
+                Ok(true)
+            }
+            None => Err(DenyListError::File {
+                path: self.path.clone(),
+                error: std::io::ErrorKind::NotFound.into(),
+            }),
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<Look>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Adds an entry, in place of one with the same target. When this returns,
@@ -248,12 +272,13 @@ impl DenyList {
     /// Moves with every change. Subscribe before verifying, compare afterwards.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.epoch.subscribe()
+        self.changes.subscribe()
     }
 
-    /// The epoch of what is consulted now.
-    pub(super) fn epoch(&self) -> u64 {
-        self.index.load().epoch
+    /// Differs whenever the list does, from every other list's too.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// The operator's reason why this caller is refused, if it is.
@@ -291,19 +316,47 @@ impl DenyList {
         &self,
         edit: impl FnOnce(&mut Vec<Arc<DenyEntry>>) -> Result<bool, DenyListError>,
     ) -> Result<bool, DenyListError> {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = self.index.load_full();
-        let mut entries = current.entries.clone();
+        let mut seen = self.seen();
+        // An entry must not wait until somebody has mended the file.
+        if let Err(error) = self.take_over(&mut seen) {
+            tracing::error!(%error, "the deny list is written anew from memory");
+        }
+        let mut entries = self.index.load().entries.clone();
         if !edit(&mut entries)? {
             return Ok(false);
         }
         file::write(&self.path, &entries)?;
-        let epoch = current.epoch + 1;
-        self.index.store(Arc::new(Index::of(entries, epoch)));
-        // Told last: whoever wakes finds the new entries.
-        self.epoch.send_replace(epoch);
+        *seen = Look::at(&self.path);
+        self.replace(entries);
         Ok(true)
     }
+
+    fn replace(&self, entries: Vec<Arc<DenyEntry>>) {
+        let epoch = next_epoch();
+        self.index.store(Arc::new(Index::of(entries)));
+        self.epoch.store(epoch, Ordering::Release);
+        // Told last: whoever wakes finds the new entries.
+        self.changes.send_replace(epoch);
+    }
+}
+
+/// The entries of a file, or `None` where there is none.
+fn read(path: &Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError> {
+    let Some(entries) = file::read(path)? else {
+        return Ok(None);
+    };
+    let mut kept = Vec::with_capacity(entries.len());
+    for mut entry in entries {
+        entry.target = entry
+            .target
+            .normal()
+            .map_err(|why| DenyListError::Malformed {
+                path: path.to_owned(),
+                why: format!("entry {}: {why}", entry.id),
+            })?;
+        kept.push(Arc::new(entry));
+    }
+    Ok(Some(kept))
 }
 
 impl fmt::Debug for DenyList {
@@ -314,75 +367,6 @@ impl fmt::Debug for DenyList {
             .field("entries", &self.index.load().entries.len())
             .finish_non_exhaustive()
     }
-}
-
-impl DenyTarget {
-    /// The one spelling that look-ups use.
-    fn normal(self) -> Result<Self, String> {
-        match self {
-            Self::Serial { serial, issuer } => {
-                if issuer.is_empty() || issuer.len() > MAX_TEXT {
-                    return Err("a serial number needs its issuer (RFC 4514)".to_owned());
-                }
-                let octets = unhex(&serial)
-                    .filter(|octets| !octets.is_empty() && octets.len() <= 64)
-                    .ok_or("a serial number is hexadecimal")?;
-                Ok(Self::Serial {
-                    serial: hex(significant(&octets)),
-                    issuer,
-                })
-            }
-            Self::Thumbprint { thumbprint } => {
-                let octets = unhex(&thumbprint)
-                    .filter(|octets| octets.len() == 32)
-                    .ok_or("a thumbprint is a SHA-256 hash, 64 hexadecimal digits")?;
-                Ok(Self::Thumbprint {
-                    thumbprint: hex(&octets),
-                })
-            }
-            Self::Identity { identity } => Ok(Self::Identity {
-                identity: caller(&identity)?.to_string(),
-            }),
-        }
-    }
-}
-
-/// Reads a caller's printed form.
-fn caller(text: &str) -> Result<CallerName, String> {
-    let name = if let Some(name) = text.strip_prefix("dns:") {
-        CallerName::from_dns(name)
-    } else if let Some(address) = text.strip_prefix("mailto:") {
-        CallerName::from_email(address)
-    } else if let Some(address) = text.strip_prefix("ip:") {
-        return address
-            .parse()
-            .map(CallerName::Ip)
-            .map_err(|_| "after ip: comes an address".to_owned());
-    } else {
-        CallerName::from_uri(text)
-    };
-    name.map_err(|error| error.to_string())
-}
-
-/// Octets of hexadecimal digits, with or without colons; an odd first digit
-/// stands alone.
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text
-        .chars()
-        .filter(|c| *c != ':')
-        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-        .collect::<Option<Vec<u8>>>()?;
-    let digits = if digits.len() % 2 == 1 {
-        [&[0], digits.as_slice()].concat()
-    } else {
-        digits
-    };
-    Some(
-        digits
-            .chunks_exact(2)
-            .map(|pair| pair.iter().fold(0, |octet, digit| octet << 4 | digit))
-            .collect(),
-    )
 }
 
 #[cfg(test)]

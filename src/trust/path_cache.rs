@@ -115,10 +115,6 @@ impl PathCache {
     pub(super) fn insert(&self, key: ChainKey, path: Arc<CachedPath>) {
         self.paths.insert(key, path);
     }
-
-    pub(super) fn remove(&self, key: &ChainKey) {
-        self.paths.remove(key);
-    }
 }
 
 impl Default for PathCache {

@@ -377,8 +377,8 @@ fn the_deny_list_reaches_known_chains_at_once() {
         },
         DenyTarget::Serial { serial, issuer },
     ];
+    learn(&trust, &caller);
     for target in targets {
-        learn(&trust, &caller);
         let entry = denied
             .add(target, "lost\u{202e} laptop", Some(now() + 600), now())
             .unwrap();

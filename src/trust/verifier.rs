@@ -135,16 +135,15 @@ impl ClientTrust {
         let key = path_cache::key_of(&self.revision.trust_set, leaf, intermediates);
         let state = self.state();
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        if let Some(known) = self.cache.get(&key) {
-            if let Some(known) = self.still_holds(key, known, state, seconds) {
-                return Ok(Admission {
-                    identity: Arc::clone(&known.identity),
-                    pending: None,
-                    chain: key,
-                    holds_until: known.not_after.min(known.good_until),
-                });
-            }
-            self.cache.remove(&key);
+        // One that no longer holds stays: `recall` knows by it that it has ended.
+        let known = self.cache.get(&key);
+        if let Some(known) = known.and_then(|known| self.still_holds(key, known, state, seconds)) {
+            return Ok(Admission {
+                identity: Arc::clone(&known.identity),
+                pending: None,
+                chain: key,
+                holds_until: known.not_after.min(known.good_until),
+            });
         }
         let found = self.verify_anew(leaf, intermediates, now)?;
         let identity = Arc::clone(&found.identity);

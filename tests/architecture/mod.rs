@@ -19,7 +19,7 @@ const TIERS: [&[&str]; 12] = [
     &["telemetry"],
     &["identity"],
     &["crypto"],
-    &["secret", "clock", "reason"],
+    &["secret", "clock", "look", "reason"],
 ];
 
 /// One source file without its comments and its tests.

@@ -1,5 +1,6 @@
 //! What callers and operators can ask a running gateway about itself.
 
+mod denials;
 mod probe;
 mod socket;
 mod whoami;

@@ -37,6 +37,7 @@ fn snapshot(keys: &Path) -> Snapshot {
         signer: AssertionSigner::new(settings, Arc::new(ring)),
         paths: Arc::default(),
         tickets: TicketSource::default(),
+        denied: None,
         public_credentials: None,
         limits: Limits::default(),
     }

@@ -108,9 +108,13 @@ fn client_trust(
         }
     }
     // What keeps bundles apart was checked, with places, over all of them.
-    ClientTrust::new(bundles)
-        .ok()
-        .map(|trust| Arc::new(trust.with_cache(Arc::clone(&context.paths))))
+    ClientTrust::new(bundles).ok().map(|trust| {
+        let trust = trust.with_cache(Arc::clone(&context.paths));
+        Arc::new(match &context.denied {
+            Some(denied) => trust.with_deny_list(Arc::clone(denied)),
+            None => trust,
+        })
+    })
 }
 
 fn check_names(sections: &[ServerName], context: &mut Context<'_>) {

@@ -7,6 +7,7 @@
 
 mod assertion;
 mod credentials;
+mod deny_list;
 mod limits;
 mod listeners;
 mod pem;
@@ -26,9 +27,10 @@ use super::inventory::Inventory;
 use super::suggest::nearest;
 use super::value::At;
 use crate::clock;
+use crate::look::Look;
 use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
 use crate::tls::TicketSource;
-use crate::trust::PathCache;
+use crate::trust::{DenyList, PathCache};
 
 /// What every part needs.
 struct Context<'a> {
@@ -43,6 +45,8 @@ struct Context<'a> {
     paths: Arc<PathCache>,
     /// What session tickets are made with.
     tickets: TicketSource,
+    /// Who is refused at once.
+    denied: Option<Arc<DenyList>>,
 }
 
 impl Context<'_> {
@@ -103,21 +107,23 @@ impl Context<'_> {
 /// Builds everything. `None` when an error was reported.
 pub(super) fn resolve(
     document: &Document,
-    path: &Path,
+    (path, look): (&Path, Option<Look>),
     previous: Option<&Snapshot>,
     diagnostics: &mut Diagnostics,
 ) -> Option<(Loaded, Inventory)> {
     let mut context = Context {
-        files: Files::beside(path),
+        files: Files::beside(path, look),
         diagnostics,
         inventory: Inventory::default(),
         now: i64::try_from(clock::unix_now()).unwrap_or(i64::MAX),
         previous,
         paths: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.paths)),
         tickets: previous.map_or_else(TicketSource::default, |previous| previous.tickets.clone()),
+        denied: None,
     };
     report_missing_sections(document, &mut context);
     let domains = trust::domains(document, &mut context);
+    context.denied = deny_list::deny_list(document.deny_list.as_ref(), &mut context);
     context.tickets = tickets::tickets(document.tickets.as_ref(), &mut context);
     let listener = listeners::listener(document, &domains, &mut context);
     let public = listeners::public(document, listener.credentials.as_ref(), &mut context);
@@ -141,6 +147,7 @@ pub(super) fn resolve(
     if context.diagnostics.has_errors() {
         return None;
     }
+    let (files, looks) = context.files.into_seen();
     let public_credentials = public.as_ref().and_then(|public| public.tls.clone());
     let loaded = Loaded {
         settings: Settings {
@@ -164,9 +171,11 @@ pub(super) fn resolve(
             public_credentials,
             paths: context.paths,
             tickets: context.tickets,
+            denied: context.denied,
         },
         warnings: Vec::new(),
-        files: context.files.into_seen(),
+        files,
+        looks,
     };
     Some((loaded, context.inventory))
 }

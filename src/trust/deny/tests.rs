@@ -106,6 +106,9 @@ fn the_file_is_private_and_a_failed_write_changes_nothing() {
     std::fs::create_dir(&inner).unwrap();
     let path = inner.join("deny.json");
     let list = DenyList::open(path.clone()).unwrap();
+    assert!(!path.exists(), "reading writes nothing");
+    assert!(list.create_if_missing().unwrap());
+    assert!(!list.create_if_missing().unwrap());
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     std::fs::remove_dir_all(&inner).unwrap();
@@ -114,4 +117,57 @@ fn the_file_is_private_and_a_failed_write_changes_nothing() {
         .unwrap_err();
     assert!(!error.is_usage());
     assert!(list.list(0).is_empty());
+}
+
+#[test]
+fn what_others_write_is_taken_over_and_what_they_break_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deny.json");
+    let (one, two) = (
+        DenyList::open(path.clone()).unwrap(),
+        DenyList::open(path.clone()).unwrap(),
+    );
+    assert_ne!(one.epoch(), two.epoch(), "each list has epochs of its own");
+    let first = one.add(identity("dns:a.example.org"), "", None, 0).unwrap();
+    let epoch = two.epoch();
+    assert!(two.refresh().unwrap());
+    assert_ne!(two.epoch(), epoch);
+    assert_eq!(two.list(0), [Arc::clone(&first)]);
+    assert!(!two.refresh().unwrap());
+    // Added to what is there, although it was not looked at.
+    let second = one.add(identity("dns:b.example.org"), "", None, 0).unwrap();
+    let third = two.add(identity("dns:c.example.org"), "", None, 0).unwrap();
+    assert_eq!(two.list(0), [first, second, third]);
+
+    std::fs::write(&path, "{").unwrap();
+    assert!(two.refresh().is_err());
+    assert!(!two.refresh().unwrap(), "said once");
+    assert_eq!(two.list(0).len(), 3);
+    std::fs::remove_file(&path).unwrap();
+    assert!(two.refresh().is_err());
+    assert_eq!(two.list(0).len(), 3);
+    // What is added is on disk with all the others, mended or not.
+    two.add(identity("dns:d.example.org"), "", None, 0).unwrap();
+    assert_eq!(DenyList::open(path).unwrap().list(0).len(), 4);
+}
+
+#[test]
+fn thumbprints_are_read_as_the_audit_log_writes_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let list = DenyList::open(folder.path().join("deny.json")).unwrap();
+    let target = |thumbprint: &str| DenyTarget::Thumbprint {
+        thumbprint: thumbprint.to_owned(),
+    };
+    let entry = list
+        .add(
+            target("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"),
+            "",
+            None,
+            0,
+        )
+        .unwrap();
+    assert_eq!(
+        entry.target,
+        target("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f")
+    );
 }

@@ -1,0 +1,50 @@
+//! Tells connections of changes of the deny list, as they are told of reloads.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::snapshot::Snapshot;
+use crate::trust::DenyList;
+
+/// Follows whatever deny list is in service, for ever.
+pub(super) async fn follow(snapshot: Arc<ArcSwap<Snapshot>>, changed: Arc<watch::Sender<u64>>) {
+    let mut reloads = changed.subscribe();
+    loop {
+        let list = snapshot.load().denied.clone();
+        let mut changes = list.as_ref().map(|list| list.subscribe());
+        // What changed before the subscription is told now.
+        changed.send_modify(|changes| *changes += 1);
+        reloads.mark_unchanged();
+        loop {
+            tokio::select! {
+                () = next(changes.as_mut()) => {
+                    changed.send_modify(|changes| *changes += 1);
+                    reloads.mark_unchanged();
+                }
+                changed = reloads.changed() => if changed.is_err() { return },
+            }
+            if !is_same(list.as_ref(), snapshot.load().denied.as_ref()) {
+                break;
+            }
+        }
+    }
+}
+
+async fn next(changes: Option<&mut watch::Receiver<u64>>) {
+    if let Some(changes) = changes
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+fn is_same(one: Option<&Arc<DenyList>>, other: Option<&Arc<DenyList>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,106 @@
+//! `DenyTarget`: what an entry of the deny list refuses, in one spelling.
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use serde::{Deserialize, Serialize};
+
+use super::MAX_TEXT;
+use crate::identity::caller::CallerName;
+use crate::identity::leaf::significant;
+use crate::identity::text::hex;
+
+/// What an entry refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum DenyTarget {
+    /// One certificate, leaf or intermediate, by serial number and issuer.
+    Serial {
+        /// Serial number in hexadecimal.
+        serial: String,
+        /// The issuer in the form of RFC 4514, as in the audit log.
+        issuer: String,
+    },
+    /// One certificate by the SHA-256 of its encoding, in hexadecimal, or in
+    /// base64url as the audit log and assertions have it.
+    Thumbprint {
+        /// The hash.
+        thumbprint: String,
+    },
+    /// Every certificate of one caller.
+    Identity {
+        /// The name as an assertion's `sub` has it.
+        identity: String,
+    },
+}
+
+impl DenyTarget {
+    /// The one spelling that look-ups use.
+    pub(super) fn normal(self) -> Result<Self, String> {
+        match self {
+            Self::Serial { serial, issuer } => {
+                if issuer.is_empty() || issuer.len() > MAX_TEXT {
+                    return Err("a serial number needs its issuer (RFC 4514)".to_owned());
+                }
+                let octets = unhex(&serial)
+                    .filter(|octets| !octets.is_empty() && octets.len() <= 64)
+                    .ok_or("a serial number is hexadecimal")?;
+                Ok(Self::Serial {
+                    serial: hex(significant(&octets)),
+                    issuer,
+                })
+            }
+            Self::Thumbprint { thumbprint } => {
+                let octets = unhex(&thumbprint)
+                    .or_else(|| Base64UrlUnpadded::decode_vec(&thumbprint).ok())
+                    .filter(|octets| octets.len() == 32)
+                    .ok_or(
+                        "a thumbprint is a SHA-256 hash: 64 hexadecimal digits, or 43 characters \
+                         of base64url",
+                    )?;
+                Ok(Self::Thumbprint {
+                    thumbprint: hex(&octets),
+                })
+            }
+            Self::Identity { identity } => Ok(Self::Identity {
+                identity: caller(&identity)?.to_string(),
+            }),
+        }
+    }
+}
+
+/// Reads a caller's printed form.
+fn caller(text: &str) -> Result<CallerName, String> {
+    let name = if let Some(name) = text.strip_prefix("dns:") {
+        CallerName::from_dns(name)
+    } else if let Some(address) = text.strip_prefix("mailto:") {
+        CallerName::from_email(address)
+    } else if let Some(address) = text.strip_prefix("ip:") {
+        return address
+            .parse()
+            .map(CallerName::Ip)
+            .map_err(|_| "after ip: comes an address".to_owned());
+    } else {
+        CallerName::from_uri(text)
+    };
+    name.map_err(|error| error.to_string())
+}
+
+/// Octets of hexadecimal digits, with or without colons; an odd first digit
+/// stands alone.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text
+        .chars()
+        .filter(|c| *c != ':')
+        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect::<Option<Vec<u8>>>()?;
+    let digits = if digits.len() % 2 == 1 {
+        [&[0], digits.as_slice()].concat()
+    } else {
+        digits
+    };
+    Some(
+        digits
+            .chunks_exact(2)
+            .map(|pair| pair.iter().fold(0, |octet, digit| octet << 4 | digit))
+            .collect(),
+    )
+}
