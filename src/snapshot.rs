@@ -53,10 +53,13 @@ impl Snapshot {
         }
     }
 
-    /// Resolves the counters of all routes; to be called before the snapshot is
-    /// put into service.
+    /// Resolves the counters of all routes and upstreams; to be called before the
+    /// snapshot is put into service.
     pub fn meter(&self, metrics: &Metrics) {
         self.routes.meter(metrics);
+        for upstream in &self.upstreams {
+            upstream.meter(metrics);
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::document::{Family, check_keys, find};
 use super::quantity::{ByteSize, TimeSpan};
 use super::value::{
-    CertificateHeader, Field, FromToml, List, Means, PublicTls, Serve, Several, text, wrong_type,
+    CertificateHeader, Field, FromToml, List, Means, PublicTls, Retries, Serve, Several, text,
+    wrong_type,
 };
 use crate::assertion::SigningAlgorithm;
 use crate::identity::pattern::{HostPattern, PathPattern};
@@ -191,8 +192,12 @@ sections! {
         certificate_headers: Several<CertificateHeader> = Optional,
         connect_timeout: TimeSpan = Optional,
         first_byte_timeout: TimeSpan = Optional,
+        total_timeout: TimeSpan = Optional,
         idle_timeout: TimeSpan = Optional,
         tunnel_idle_timeout: TimeSpan = Optional,
+        max_requests: u32 = Optional,
+        retries: Retries = Optional,
+        retry_budget: u32 = Optional,
     }
 
     "[[route]]"

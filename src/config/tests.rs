@@ -269,6 +269,10 @@ connect_timeout = "250ms"
 first_byte_timeout = "1h"
 idle_timeout = "1m30s"
 tunnel_idle_timeout = "2h"
+total_timeout = "2h"
+max_requests = 50
+retries = 0
+retry_budget = 5
 [[upstream]]
 name = "payments"
 endpoints = ["https://payments.internal"]

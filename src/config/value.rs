@@ -211,6 +211,28 @@ impl FromToml for u32 {
     }
 }
 
+/// How often a request may be sent again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Retries(pub(super) u32);
+
+impl FromToml for Retries {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let DeValue::Integer(number) = value.get_ref() else {
+            return wrong_type(value, "a whole number", diagnostics);
+        };
+        let read = u32::from_str_radix(number.as_str(), number.radix()).ok();
+        let read = read.filter(|number| (0..=5).contains(number)).map(Self);
+        if read.is_none() {
+            diagnostics.error(
+                Diagnostic::new(value.span(), "this number is out of range")
+                    .label("expected 0 to 5")
+                    .help("write 0 to send no request a second time"),
+            );
+        }
+        read
+    }
+}
+
 impl<T: FromToml> FromToml for List<T> {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
         let DeValue::Array(elements) = value.get_ref() else {

@@ -11,6 +11,7 @@ use crate::policy::{self, Denial};
 use crate::reason::ReasonCode;
 use crate::route::Selected;
 use crate::snapshot::Snapshot;
+use crate::upstream::gate::Pass;
 
 /// What was permitted: enough to decide it again.
 pub(crate) struct Permitted {
@@ -30,6 +31,8 @@ pub(crate) struct ActiveRequests {
 pub(crate) struct ActiveRequest {
     all: Arc<ActiveRequests>,
     permitted: Arc<Permitted>,
+    /// Its place among the requests of its upstream.
+    pass: Option<Pass>,
 }
 
 impl ActiveRequests {
@@ -40,6 +43,7 @@ impl ActiveRequests {
         ActiveRequest {
             all: Arc::clone(self),
             permitted,
+            pass: None,
         }
     }
 
@@ -72,6 +76,13 @@ impl ActiveRequests {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Permitted>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ActiveRequest {
+    /// Keeps its place at its upstream for as long as it lasts.
+    pub(crate) fn hold(&mut self, pass: Pass) {
+        self.pass = Some(pass);
     }
 }
 

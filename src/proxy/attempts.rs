@@ -4,22 +4,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::UPGRADE;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, request};
+use http::{HeaderValue, Method, request};
+use tokio::time::Instant;
 
 use super::body::RequestBody;
 use super::connection::Connection;
 use super::decide;
 use super::forward::{self, AnonymousPermit, Answer, Attempt, ForwardError, Warrant};
+use super::held::Held;
 use super::respond::Refusal;
 use crate::assertion::signer::RequestBinding;
 use crate::clock;
 use crate::policy::Permit;
-use crate::reason::ReasonCode;
+use crate::reason::{Category, ReasonCode};
 use crate::route::{Binding, Route};
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
-use crate::upstream::Balance;
+use crate::upstream::{Balance, HttpProtocol, UpstreamConfig};
 
 /// A permitted request of one connection, and what it is decided by.
 #[derive(Clone, Copy)]
@@ -40,14 +43,81 @@ pub(super) struct Bound<'a> {
     /// The transaction that goes on; a new one where there is none.
     pub(super) transaction: Option<String>,
     pub(super) patience: Option<Duration>,
+    /// When there has to be an answer.
+    pub(super) deadline: Option<Instant>,
     pub(super) upgrade: Option<&'a HeaderValue>,
+}
+
+/// What is needed to send a request once more.
+struct Spare {
+    parts: request::Parts,
+    body: Held,
+    /// Sending it twice does what sending it once does (RFC 9110 section 9.2.2).
+    idempotent: bool,
+}
+
+impl Spare {
+    /// None where the request is sent once at most.
+    fn of(parts: &request::Parts, body: &RequestBody, upstream: &UpstreamConfig) -> Option<Self> {
+        let idempotent = is_idempotent(&parts.method);
+        // Only h2 lets a service say that it has not looked at a request.
+        let worthwhile = idempotent || upstream.protocol == HttpProtocol::Http2;
+        if upstream.retries == 0 || !worthwhile || parts.headers.contains_key(UPGRADE) {
+            return None;
+        }
+        Some(Self {
+            body: body.again()?,
+            parts: parts.clone(),
+            idempotent,
+        })
+    }
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::PUT,
+        Method::DELETE,
+        Method::OPTIONS,
+        Method::TRACE,
+    ]
+    .contains(method)
 }
 
 /// Sends the request.
 pub(super) async fn send(
     permitted: &Permitted<'_>,
     bound: &Bound<'_>,
-    (parts, body): (request::Parts, RequestBody),
+    request: (request::Parts, RequestBody),
+    record: &mut AuditRecord,
+) -> Result<Answer, Refusal> {
+    let upstream = &permitted.route.upstream;
+    let answered = match bound.deadline {
+        None => until_answered(permitted, bound, request, record).await,
+        Some(deadline) => {
+            let sending = Box::pin(until_answered(permitted, bound, request, record));
+            let in_time = tokio::time::timeout_at(deadline, sending).await;
+            in_time.unwrap_or_else(|_| {
+                Err(Refusal::new(
+                    ReasonCode::UpstreamTimeout,
+                    format!("{} did not answer in time", upstream.name()),
+                ))
+            })
+        }
+    };
+    if let Err(refusal) = &answered
+        && refusal.denial.reason.category() == Category::Upstream
+    {
+        upstream.gave_none(refusal.denial.reason);
+    }
+    answered
+}
+
+async fn until_answered(
+    permitted: &Permitted<'_>,
+    bound: &Bound<'_>,
+    request: (request::Parts, RequestBody),
     record: &mut AuditRecord,
 ) -> Result<Answer, Refusal> {
     let Permitted {
@@ -56,9 +126,13 @@ pub(super) async fn send(
         route,
         permit,
     } = permitted;
-    let mut pending = (parts, body);
-    let mut fresh = false;
+    let upstream = &route.upstream;
     let affinity = affinity(route, permit);
+    let spare = Spare::of(&request.0, &request.1, upstream.config());
+    let mut left = upstream.config().retries;
+    let mut pending = request;
+    let mut fresh = false;
+    let mut avoid = None;
     loop {
         // Each attempt carries an assertion of its own.
         let warrant = warrant(permitted, bound, record)?;
@@ -66,32 +140,52 @@ pub(super) async fn send(
         let (parts, body) = pending;
         let attempt = Attempt {
             pool: connection.worker().pool(),
-            upstream: &route.upstream,
+            upstream,
             assertion_header: &snapshot.signer.settings().header,
             warrant: &warrant,
             affinity,
             fresh,
+            avoid,
             patience: bound.patience,
             upgrade: bound.upgrade,
         };
-        let outcome = forward::forward(attempt, parts, body).await;
-        match outcome {
+        let mut may_repeat = |possible: bool| {
+            let may = possible && left > 0 && upstream.may_retry();
+            left = left.saturating_sub(1);
+            may
+        };
+        match forward::forward(attempt, parts, body).await {
             Ok(answer) => {
                 record.upstream_answered(record.elapsed().saturating_sub(sent_at));
                 return Ok(answer);
             }
-            Err(ForwardError::NeverSent(request)) if !fresh => {
-                pending = *request;
-                fresh = true;
-            }
+            // What a pooled connection did not take is not a second request.
+            Err(ForwardError::NeverSent(request)) if !fresh => pending = *request,
+            Err(ForwardError::NeverSent(request)) if may_repeat(true) => pending = *request,
             Err(ForwardError::NeverSent(_)) => {
                 return Err(Refusal::new(
                     ReasonCode::UpstreamUnavailable,
-                    format!("{} closes its connections at once", route.upstream.name()),
+                    format!("{} closes its connections at once", upstream.name()),
                 ));
             }
+            Err(ForwardError::Broken {
+                refusal,
+                endpoint,
+                unprocessed,
+            }) => match &spare {
+                Some(spare) if may_repeat(spare.idempotent || unprocessed) => {
+                    let assertion = snapshot.signer.settings().header.clone();
+                    let body =
+                        RequestBody::held(spare.body.clone(), assertion, Arc::clone(connection));
+                    pending = (spare.parts.clone(), body);
+                    avoid = Some(endpoint);
+                    record.again();
+                }
+                _ => return Err(refusal),
+            },
             Err(ForwardError::Refused(refusal)) => return Err(refusal),
         }
+        fresh = true;
     }
 }
 

@@ -5,7 +5,6 @@ use std::fmt;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use super::framing::Violation;
 use super::guarded_io::FramingError;
 use super::headers;
 use super::held::Held;
+use super::upload::Upload;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
@@ -68,8 +68,7 @@ pub(crate) struct RequestBody {
     /// None where the caller may pause for as long as it likes.
     pause: Option<Pause>,
     left: Option<u64>,
-    /// Set once nothing more is to be sent.
-    sent: Arc<AtomicBool>,
+    upload: Arc<Upload>,
     assertion: HeaderName,
     /// Keeps the connection's slot as long as the body lasts.
     _connection: Arc<Connection>,
@@ -122,7 +121,7 @@ impl RequestBody {
     pub(crate) fn held(held: Held, assertion: HeaderName, connection: Arc<Connection>) -> Self {
         let source = Source::Held(held);
         Self {
-            sent: Arc::new(AtomicBool::new(source.is_end_stream())),
+            upload: Arc::new(Upload::new(source.is_end_stream())),
             source,
             pause: None,
             left: None,
@@ -138,20 +137,29 @@ impl RequestBody {
         assertion: HeaderName,
         connection: Arc<Connection>,
     ) -> Self {
-        let sent = Arc::new(AtomicBool::new(incoming.is_end_stream()));
+        let upload = Arc::new(Upload::new(incoming.is_end_stream()));
         Self {
             source: Source::Incoming(incoming),
             pause: longest_pause.map(Pause::new),
             left: most_bytes,
-            sent,
+            upload,
             assertion,
             _connection: connection,
         }
     }
 
-    /// Becomes true once the whole body has been handed over.
-    pub(crate) fn sent(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.sent)
+    /// How far it is on its way.
+    pub(crate) const fn upload(&self) -> &Arc<Upload> {
+        &self.upload
+    }
+
+    /// What it takes to send it once more: nothing of it, or all of it, is in
+    /// memory.
+    pub(crate) fn again(&self) -> Option<Held> {
+        match &self.source {
+            Source::Held(held) => Some(held.clone()),
+            Source::Incoming(incoming) => incoming.is_end_stream().then(Held::default),
+        }
     }
 
     fn failed(error: &hyper::Error) -> RequestBodyError {
@@ -189,13 +197,18 @@ impl Body for RequestBody {
                     detail: "the caller's body paused for too long".to_owned(),
                 })))
             }
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                this.upload.waits();
+                Poll::Pending
+            }
             Poll::Ready(None) => {
-                this.sent.store(true, Ordering::Release);
+                this.upload.moved();
+                this.upload.completed();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Self::failed(&error)))),
             Poll::Ready(Some(Ok(mut frame))) => {
+                this.upload.moved();
                 if let Some(pause) = &mut this.pause {
                     pause.end();
                 }
@@ -216,7 +229,7 @@ impl Body for RequestBody {
                 }
                 // A body of known length is not polled again after its last byte.
                 if this.source.is_end_stream() {
-                    this.sent.store(true, Ordering::Release);
+                    this.upload.completed();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -271,7 +284,7 @@ pub(crate) enum GatewayBody {
 pub(crate) struct ResponseBody {
     incoming: Incoming,
     lease: Option<Lease<RequestBody>>,
-    sent: Arc<AtomicBool>,
+    upload: Arc<Upload>,
     record: Option<AuditRecord>,
     assertion: HeaderName,
     connection: Arc<Connection>,
@@ -281,7 +294,7 @@ pub(crate) struct ResponseBody {
 impl ResponseBody {
     pub(crate) fn new(
         incoming: Incoming,
-        (lease, sent): (Lease<RequestBody>, Arc<AtomicBool>),
+        (lease, upload): (Lease<RequestBody>, Arc<Upload>),
         record: AuditRecord,
         active: ActiveRequest,
         assertion: HeaderName,
@@ -290,7 +303,7 @@ impl ResponseBody {
         let mut body = Self {
             incoming,
             lease: Some(lease),
-            sent,
+            upload,
             record: Some(record),
             assertion,
             connection,
@@ -307,7 +320,7 @@ impl ResponseBody {
         if let Some(lease) = self.lease.take() {
             // A service may answer before it has read the whole request. The rest
             // would be in the way of, or pass for, another caller's request.
-            if self.sent.load(Ordering::Acquire) {
+            if self.upload.is_complete() {
                 lease.release();
             } else {
                 lease.close();

@@ -1,12 +1,11 @@
 //! Sending a permitted request to its upstream.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::header::{HOST, TE, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -14,6 +13,7 @@ use super::body::{RequestBody, RequestBodyError, find_source};
 use super::headers;
 use super::respond::{Refusal, is_grpc};
 use super::upgrade;
+use super::upload::Upload;
 use crate::assertion::SignedAssertion;
 use crate::policy::Permit;
 use crate::reason::ReasonCode;
@@ -44,8 +44,8 @@ impl AnonymousPermit {
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
     pub(crate) lease: Lease<RequestBody>,
-    /// Whether the whole request has been handed over.
-    pub(crate) sent: Arc<AtomicBool>,
+    /// How much of the request has been handed over.
+    pub(crate) upload: Arc<Upload>,
 }
 
 /// Why there is no answer.
@@ -53,6 +53,14 @@ pub(crate) enum ForwardError {
     /// The connection from the pool was closed before the request was sent; the
     /// request comes back and needs a fresh assertion.
     NeverSent(Box<(request::Parts, RequestBody)>),
+    /// The connection broke before there was an answer.
+    Broken {
+        refusal: Refusal,
+        /// Which of the upstream's endpoints it led to.
+        endpoint: usize,
+        /// The service said that it has not looked at the request.
+        unprocessed: bool,
+    },
     /// Anything else.
     Refused(Refusal),
 }
@@ -69,12 +77,16 @@ pub(crate) struct Wishes {
     pub(crate) grpc: bool,
     /// The caller takes trailers (RFC 9110 section 10.1.4).
     trailers: bool,
+    /// How long a gRPC caller waits.
+    pub(crate) deadline: Option<Duration>,
 }
 
 impl Wishes {
     pub(crate) fn of(parts: &request::Parts) -> Self {
+        let grpc = parts.version == http::Version::HTTP_2 && is_grpc(&parts.headers);
         Self {
-            grpc: parts.version == http::Version::HTTP_2 && is_grpc(&parts.headers),
+            grpc,
+            deadline: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
             trailers: headers::lists(&parts.headers, &TE, "trailers"),
         }
     }
@@ -89,6 +101,25 @@ impl Wishes {
     }
 }
 
+/// gRPC over HTTP/2, "Timeout": at most eight digits and a unit.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
 /// How a request is sent.
 pub(crate) struct Attempt<'a> {
     pub(crate) pool: &'a Arc<PoolShard<RequestBody>>,
@@ -99,6 +130,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) affinity: Option<u64>,
     /// Asks for a new connection.
     pub(crate) fresh: bool,
+    /// An endpoint that has just failed.
+    pub(crate) avoid: Option<usize>,
     /// How long the head of the answer may take; none where the caller keeps a
     /// deadline of its own.
     pub(crate) patience: Option<Duration>,
@@ -121,14 +154,14 @@ pub(crate) async fn forward(
     }
     let mut lease = attempt
         .pool
-        .lease(upstream, attempt.affinity, attempt.fresh)
+        .lease(upstream, attempt.affinity, (attempt.fresh, attempt.avoid))
         .await
         .map_err(|error| connect_refusal(upstream, &error))?;
-    let sent = body.sent();
+    let upload = Arc::clone(body.upload());
     let request = Request::from_parts(parts, body);
     let sending = lease.send(request);
     let outcome = match attempt.patience {
-        Some(patience) => tokio::time::timeout(patience, sending).await,
+        Some(patience) => upload.answered(patience, sending).await,
         None => Ok(sending.await),
     };
     let Ok(outcome) = outcome else {
@@ -159,7 +192,7 @@ pub(crate) async fn forward(
             Ok(Answer {
                 response,
                 lease,
-                sent,
+                upload,
             })
         }
         Err(mut error) => match error.take_message() {
@@ -167,7 +200,7 @@ pub(crate) async fn forward(
                 lease.retire();
                 Err(ForwardError::NeverSent(Box::new(request.into_parts())))
             }
-            _ => Err(send_refusal(upstream, error.error()).into()),
+            _ => Err(send_failure(upstream, lease.index(), error.error())),
         },
     }
 }
@@ -188,17 +221,15 @@ fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refusal {
     Refusal::new(reason, format!("no connection to {}", upstream.name()))
 }
 
-fn send_refusal(upstream: &Upstream, error: &hyper::Error) -> Refusal {
+fn send_failure(upstream: &Upstream, endpoint: usize, error: &hyper::Error) -> ForwardError {
     if let Some(body) = find_source::<RequestBodyError>(error) {
-        return Refusal::new(body.reason, body.detail.clone());
+        return Refusal::new(body.reason, body.detail.clone()).into();
     }
-    tracing::warn!(upstream = upstream.name(), %error, "the upstream failed");
+    tracing::warn!(upstream = upstream.name(), endpoint, %error, "the upstream failed");
     // With TLS 1.3 a service refuses our certificate after the handshake.
     if let Some(rustls::Error::AlertReceived(_)) = find_source::<rustls::Error>(error) {
-        return Refusal::new(
-            ReasonCode::UpstreamUntrusted,
-            format!("{} refused the gateway's handshake", upstream.name()),
-        );
+        let detail = format!("{} refused the gateway's handshake", upstream.name());
+        return Refusal::new(ReasonCode::UpstreamUntrusted, detail).into();
     }
     let detail = if error.is_parse() {
         "gave an answer that is not HTTP"
@@ -207,10 +238,20 @@ fn send_refusal(upstream: &Upstream, error: &hyper::Error) -> Refusal {
     } else {
         "broke the connection off"
     };
-    Refusal::new(
+    let refusal = Refusal::new(
         ReasonCode::UpstreamProtocol,
         format!("{} {detail}", upstream.name()),
-    )
+    );
+    if error.is_parse() {
+        return refusal.into();
+    }
+    let reset = find_source::<h2::Error>(error).and_then(h2::Error::reason);
+    ForwardError::Broken {
+        refusal,
+        endpoint,
+        // RFC 9113 section 8.7
+        unprocessed: reset == Some(h2::Reason::REFUSED_STREAM),
+    }
 }
 
 /// Makes the request line, Host and framing of the forwarded request.
@@ -253,4 +294,47 @@ pub(crate) fn address(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_of_grpc_are_read_strictly() {
+        let read = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::from_str(value).unwrap());
+            grpc_timeout(&headers)
+        };
+        for (value, milliseconds) in [
+            ("1H", 3_600_000),
+            ("2M", 120_000),
+            ("10S", 10_000),
+            ("99999999m", 99_999_999),
+            ("5000u", 5),
+            ("7000000n", 7),
+            ("0S", 0),
+        ] {
+            assert_eq!(
+                read(value),
+                Some(Duration::from_millis(milliseconds)),
+                "{value}"
+            );
+        }
+        for value in [
+            "",
+            "S",
+            "10",
+            "10s",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "999999999S",
+            "1 S",
+            "\u{e9}",
+        ] {
+            assert_eq!(read(value), None, "{value}");
+        }
+    }
 }

@@ -4,9 +4,11 @@
 //! stage needs what the one before it made, so that none can be left out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::active::{ActiveRequest, Permitted};
 use super::attempts::{self, Bound};
@@ -22,6 +24,34 @@ use crate::reason::ReasonCode;
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::HttpProtocol;
+
+/// How long after a gRPC caller's deadline its service may still say so itself.
+const GRPC_GRACE: Duration = Duration::from_secs(1);
+
+/// Says why a request ended without an answer, as far as it is known, when it is
+/// dropped before there is one.
+struct Unanswered<'a> {
+    record: &'a mut AuditRecord,
+    connection: &'a Connection,
+    answered: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        if let Some(denial) = self.connection.cut_off() {
+            self.record.refused(denial.reason, &denial.detail);
+        } else if self.connection.is_stopping() {
+            let detail = "the gateway stops, and there was no answer yet";
+            self.record.refused(ReasonCode::ShuttingDown, detail);
+        } else {
+            let detail = "the caller went away before there was an answer";
+            self.record.unanswered(detail);
+        }
+    }
+}
 
 /// How a request that was not refused was served.
 #[expect(
@@ -89,6 +119,11 @@ pub(crate) async fn handle(
         grpc: respond::is_grpc(request.headers()),
         head: request.method() == Method::HEAD,
     };
+    let mut unanswered = Unanswered {
+        record: &mut record,
+        connection: &connection,
+        answered: false,
+    };
     let served = match (violation, connection.cut_off()) {
         // The identity no longer holds, although the connection still lasts a moment.
         (_, Some(denial)) => Err(denial.clone().into()),
@@ -98,10 +133,12 @@ pub(crate) async fn handle(
             "the gateway takes no more requests; repeat it on a new connection",
         )),
         (None, None) => match connection.hold_against(&snapshot) {
-            Ok(()) => serve(&connection, &snapshot, request, &mut record).await,
+            Ok(()) => serve(&connection, &snapshot, request, unanswered.record).await,
             Err(denial) => Err(denial.into()),
         },
     };
+    unanswered.answered = true;
+    drop(unanswered);
     let refusal = match served {
         Ok(Served::Here(response)) => {
             record.answered(response.status().as_u16());
@@ -238,12 +275,19 @@ async fn pass_in(
     outgoing::mark(&mut parts, connection, permit, config, &asked_for, record);
     let (authority, host_value) = decide::forwarded_authority(route, &asked_for)?;
     let wanted = decide::forwarded_path(route, &path_and_query)?;
-    let active = connection.active_requests().enter(Permitted {
+    let Some(pass) = upstream.admit() else {
+        return Err(Refusal::new(
+            ReasonCode::Overloaded,
+            format!("{} has too many requests in progress", upstream.name()),
+        ));
+    };
+    let mut active = connection.active_requests().enter(Permitted {
         method: parts.method.clone(),
         host,
         decoded_path,
         principal: permit.principal().cloned(),
     });
+    active.hold(pass);
     // Only where the service speaks gRPC too may its caller think for as long as its
     // own deadline allows; elsewhere the name would just switch limits off. A body
     // that is read whole cannot wait for an answer.
@@ -271,6 +315,7 @@ async fn pass_in(
         body_hash,
         transaction,
         patience: (!patient).then_some(config.first_byte_timeout),
+        deadline: deadline(config.total_timeout, wishes.deadline),
         upgrade: upgrade.as_ref().map(|asked| &asked.protocols),
     };
     let answer = attempts::send(&permitted, &bound, (parts, body), record).await?;
@@ -280,6 +325,17 @@ async fn pass_in(
         upgrade,
         tells_certificate: config.certificate_fields.any(),
     }))
+}
+
+/// When there has to be an answer. A gRPC caller gives up by itself; its deadline
+/// is for those that are gone without a word.
+fn deadline(total: Option<Duration>, grpc: Option<Duration>) -> Option<Instant> {
+    let grpc = grpc.map(|timeout| timeout.saturating_add(GRPC_GRACE));
+    let longest = match (total, grpc) {
+        (Some(total), Some(grpc)) => total.min(grpc),
+        (one, other) => one.or(other)?,
+    };
+    Instant::now().checked_add(longest)
 }
 
 /// Reads a body whole, and its hash.
@@ -371,7 +427,7 @@ fn pass_on(
     record.answered(parts.status.as_u16());
     let body = ResponseBody::new(
         incoming,
-        (answer.lease, answer.sent),
+        (answer.lease, answer.upload),
         record,
         active,
         snapshot.signer.settings().header.clone(),

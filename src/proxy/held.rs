@@ -49,11 +49,11 @@ impl Drop for Room {
 }
 
 /// A whole body. Clones share it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Held {
     pub(super) data: Bytes,
     pub(super) trailers: Option<HeaderMap>,
-    _room: Arc<Room>,
+    _room: Option<Arc<Room>>,
 }
 
 impl Held {
@@ -116,6 +116,6 @@ pub(crate) async fn read(
             more.freeze()
         },
         trailers,
-        _room: Arc::new(room),
+        _room: Some(Arc::new(room)),
     })
 }

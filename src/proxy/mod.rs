@@ -26,4 +26,5 @@ mod socket;
 pub mod target;
 mod trace;
 mod upgrade;
+mod upload;
 mod whoami;

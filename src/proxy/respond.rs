@@ -3,7 +3,7 @@
 
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde::Serialize;
 
@@ -96,6 +96,9 @@ pub(crate) fn answer(
         headers.insert(REQUEST_ID, value);
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(seconds) = pause_before_retry(refusal.denial.reason) {
+        headers.insert(RETRY_AFTER, seconds);
+    }
     // The length is that of the body GET would have had (RFC 9110 section 8.6).
     if asked.head
         && let GatewayBody::Made(body) = response.body_mut()
@@ -113,6 +116,16 @@ pub(crate) fn answer(
         }
     }
     response
+}
+
+/// Seconds after which the same request may well succeed.
+const fn pause_before_retry(reason: ReasonCode) -> Option<HeaderValue> {
+    match reason {
+        ReasonCode::Overloaded | ReasonCode::ShuttingDown => Some(HeaderValue::from_static("1")),
+        // As long as an endpoint may be passed over after a few failures.
+        ReasonCode::UpstreamUnavailable => Some(HeaderValue::from_static("5")),
+        _ => None,
+    }
 }
 
 fn problem(refusal: &Refusal, issuer: &str, request_id: &str) -> Response<GatewayBody> {

@@ -146,7 +146,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output: &mut Output) {
-    let mut batch = Vec::new();
+    let mut batch = Batch::default();
     loop {
         let stopping = shared.stop.load(Ordering::SeqCst);
         if !stopping && !shared.pending.load(Ordering::Acquire) {
@@ -158,18 +158,18 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
         }
         shared.pending.store(false, Ordering::Release);
         for shard in lock(shards).iter() {
-            batch.append(&mut lock(&shard.buffer));
+            batch.bytes.append(&mut lock(&shard.buffer));
         }
         let lost = shared.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             tracing::error!(lost, "audit lines were lost because the log cannot keep up");
         }
-        match output.write(&batch) {
-            Ok(()) => batch.clear(),
+        match output.write(&mut batch) {
+            Ok(()) => {}
             Err(error) => {
                 tracing::error!(%error, "the audit log cannot be written");
-                if batch.len() > MAX_BUFFERED {
-                    batch.clear();
+                if batch.bytes.len() > MAX_BUFFERED {
+                    batch.drop_unwritten();
                     tracing::error!("audit lines were lost because the log cannot be written");
                 }
                 if stopping {
@@ -187,22 +187,75 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
     }
 }
 
+/// Lines on their way to the log. What was written of them is not written again.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// How much of it was written already: less than its first line.
+    written: usize,
+}
+
+impl Batch {
+    /// Writes all of it, or as much as can be.
+    fn write_to(&mut self, writer: &mut impl Write) -> io::Result<()> {
+        loop {
+            let rest = self.bytes.get(self.written..).unwrap_or_default();
+            if rest.is_empty() {
+                self.bytes.clear();
+                self.written = 0;
+                return writer.flush();
+            }
+            match writer.write(rest) {
+                Ok(0) => {
+                    self.drop_written_lines();
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.drop_written_lines();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Keeps a line that was written in part: another file needs it whole.
+    fn drop_written_lines(&mut self) {
+        let written = self.bytes.get(..self.written).unwrap_or_default();
+        let lines = written
+            .iter()
+            .rposition(|octet| *octet == b'\n')
+            .map_or(0, |end| end + 1);
+        self.bytes.drain(..lines);
+        self.written -= lines;
+    }
+
+    /// Gives up on everything but the rest of a line that was begun.
+    fn drop_unwritten(&mut self) {
+        let rest = self.bytes.get(self.written..).unwrap_or_default();
+        let end = rest.iter().position(|octet| *octet == b'\n');
+        match end {
+            Some(end) if self.written > 0 => self.bytes.truncate(self.written + end + 1),
+            _ => self.bytes.clear(),
+        }
+        self.written = self.written.min(self.bytes.len());
+    }
+}
+
 impl Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.is_empty() {
+    fn write(&mut self, batch: &mut Batch) -> io::Result<()> {
+        if batch.bytes.is_empty() {
             return Ok(());
         }
         match self {
-            Self::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(bytes)?;
-                stdout.flush()
-            }
+            Self::Stdout => batch.write_to(&mut io::stdout().lock()),
             Self::File { path, file } => {
                 if !is_same_file(path, file) {
                     *file = open(path)?;
+                    batch.written = 0;
                 }
-                file.write_all(bytes)
+                batch.write_to(file)
             }
         }
     }
@@ -324,6 +377,63 @@ mod tests {
             std::fs::read_to_string(&path).unwrap(),
             "\"after rotation\"\n"
         );
+    }
+
+    /// Takes so many bytes and then fails, as a full disk does.
+    struct Full {
+        taken: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room);
+            if count == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= count;
+            self.taken.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn after_a_full_disk_no_line_stands_twice_or_in_half() {
+        let lines = b"first\nsecond\nthird\n";
+        for room in 0..=lines.len() {
+            let mut disk = Full {
+                taken: Vec::new(),
+                room,
+            };
+            let mut batch = Batch::default();
+            batch.bytes.extend_from_slice(lines);
+            assert_eq!(batch.write_to(&mut disk).is_ok(), room == lines.len());
+            let begun = batch.written;
+            let mut same = Batch {
+                bytes: batch.bytes.clone(),
+                written: begun,
+            };
+            disk.room = usize::MAX;
+            same.bytes.extend_from_slice(b"fourth\n");
+            same.write_to(&mut disk).unwrap();
+            assert_eq!(disk.taken, b"first\nsecond\nthird\nfourth\n", "{room}");
+
+            // What is given up on leaves no half line behind.
+            let mut disk = Full {
+                taken: lines[..room].to_vec(),
+                room: usize::MAX,
+            };
+            batch.drop_unwritten();
+            batch.write_to(&mut disk).unwrap();
+            assert!(
+                disk.taken.is_empty() || disk.taken.ends_with(b"\n"),
+                "{room}"
+            );
+        }
     }
 
     #[test]

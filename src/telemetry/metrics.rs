@@ -35,6 +35,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<RouteLabels, DurationHistogram>,
     upstream_errors: Family<UpstreamLabels, Counter>,
+    upstream_retries: Family<UpstreamNameLabels, Counter>,
     assertions: Counter,
     reloads: Family<ReloadLabels, Counter>,
     unrouted: Arc<RouteMetrics>,
@@ -52,6 +53,7 @@ pub struct RouteMetrics {
 /// The counters of one upstream.
 pub struct UpstreamMetrics {
     errors: PerReason<UpstreamLabels>,
+    retries: Counter,
 }
 
 impl Metrics {
@@ -101,6 +103,11 @@ impl Metrics {
             "upstream_errors",
             "Failures of upstreams by upstream and reason",
         );
+        let upstream_retries = registered(
+            &mut registry,
+            "upstream_retries",
+            "Requests that were sent to an upstream again",
+        );
         let assertions = registered(
             &mut registry,
             "assertions_signed",
@@ -128,6 +135,7 @@ impl Metrics {
             requests,
             durations,
             upstream_errors,
+            upstream_retries,
             assertions,
             registry,
         }
@@ -206,6 +214,11 @@ impl Metrics {
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         let upstream: Arc<str> = name.into();
         Arc::new(UpstreamMetrics {
+            retries: self
+                .upstream_retries
+                .get_or_create_owned(&UpstreamNameLabels {
+                    upstream: Arc::clone(&upstream),
+                }),
             errors: PerReason::new(&self.upstream_errors, move |reason| UpstreamLabels {
                 upstream: Arc::clone(&upstream),
                 reason: reason.as_str(),
@@ -304,6 +317,11 @@ impl UpstreamMetrics {
     pub fn failed(&self, reason: ReasonCode) {
         self.errors.count(reason);
     }
+
+    /// A request was sent to the upstream again.
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
 }
 
 impl fmt::Debug for UpstreamMetrics {
@@ -339,6 +357,11 @@ struct RequestLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
     route: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UpstreamNameLabels {
+    upstream: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

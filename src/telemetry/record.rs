@@ -74,6 +74,7 @@ pub struct AuditRecord {
     status: Option<u16>,
     jti: Option<Box<str>>,
     trace: Option<TraceId>,
+    attempts: u32,
     transaction: Option<Box<str>>,
     upstream_duration: Option<Duration>,
     complete: bool,
@@ -110,6 +111,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     txn: Option<&'a str>,
     complete: bool,
 }
@@ -142,6 +145,7 @@ impl AuditRecord {
             status: None,
             jti: None,
             trace: None,
+            attempts: 1,
             transaction: None,
             upstream_duration: None,
             complete: false,
@@ -187,6 +191,16 @@ impl AuditRecord {
     pub fn allowed(&mut self, jti: Option<&str>) {
         self.decision = Decision::Allowed;
         self.jti = jti.map(Into::into);
+    }
+
+    /// The request is sent once more.
+    pub const fn again(&mut self) {
+        self.attempts = self.attempts.saturating_add(1);
+    }
+
+    /// There is no answer to give any more, and why.
+    pub fn unanswered(&mut self, detail: &str) {
+        self.detail = Some(printable(detail));
     }
 
     /// The trace that the request belongs to.
@@ -272,6 +286,7 @@ impl Drop for AuditRecord {
             duration_ms: milliseconds(self.started.elapsed()),
             upstream_ms: self.upstream_duration.map(milliseconds),
             jti: self.jti.as_deref(),
+            attempts: (self.attempts > 1).then_some(self.attempts),
             trace_id: self.trace.as_ref().map(TraceId::as_str),
             txn: self.transaction.as_deref(),
             complete: self.complete,

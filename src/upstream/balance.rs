@@ -4,11 +4,15 @@
 //! update costs one request an unlucky choice and nothing else. Failures are
 //! noticed by the requests that meet them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::gate::{Gate, Pass};
+use super::retry::RetryBudget;
 use super::{Endpoint, HttpProtocol, UpstreamConfig};
+use crate::reason::ReasonCode;
+use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
 
 /// Most endpoints that one request tries to connect to.
 pub const MAX_ATTEMPTS: usize = 3;
@@ -48,6 +52,9 @@ pub struct Upstream {
     states: Vec<State>,
     next: AtomicUsize,
     since: Instant,
+    requests: Arc<Gate>,
+    budget: RetryBudget,
+    meter: OnceLock<Arc<UpstreamMetrics>>,
 }
 
 #[derive(Debug)]
@@ -69,6 +76,18 @@ pub(super) struct Tried {
 }
 
 impl Tried {
+    /// None, or the one that a request should not be sent to again, where there
+    /// are others.
+    pub(super) fn avoiding(index: Option<usize>, upstream: &Upstream) -> Self {
+        let mut tried = Self::default();
+        if let Some(index) = index
+            && upstream.states.len() > 1
+        {
+            tried.note(index);
+        }
+        tried
+    }
+
     pub(super) fn note(&mut self, index: usize) {
         if let Some(place) = self.indices.get_mut(self.count) {
             *place = index;
@@ -120,10 +139,13 @@ impl Upstream {
             })
             .collect();
         Self {
+            budget: RetryBudget::new(config.retry_budget),
             config,
             states,
             next: AtomicUsize::new(0),
             since: Instant::now(),
+            requests: Arc::default(),
+            meter: OnceLock::new(),
         }
     }
 
@@ -137,6 +159,35 @@ impl Upstream {
     #[must_use]
     pub const fn config(&self) -> &UpstreamConfig {
         &self.config
+    }
+
+    /// Resolves its counters; to be called before it is put into service.
+    pub fn meter(&self, metrics: &Metrics) {
+        self.meter.get_or_init(|| metrics.upstream(self.name()));
+    }
+
+    /// Counts that it gave no answer, and why.
+    pub fn gave_none(&self, reason: ReasonCode) {
+        if let Some(meter) = self.meter.get() {
+            meter.failed(reason);
+        }
+    }
+
+    /// Lets a request in, unless there are too many in progress.
+    #[must_use]
+    pub fn admit(&self) -> Option<Pass> {
+        self.budget.earn();
+        self.requests.enter(self.config.max_requests)
+    }
+
+    /// Whether a request may be sent again; counts it.
+    #[must_use]
+    pub fn may_retry(&self) -> bool {
+        let may = self.budget.spend();
+        if may && let Some(meter) = self.meter.get() {
+            meter.retried();
+        }
+        may
     }
 
     /// What keeps a caller's requests together, where that is wanted.

@@ -6,7 +6,9 @@
 
 pub mod balance;
 mod connect;
+pub mod gate;
 pub mod pool;
+pub mod retry;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +110,14 @@ pub struct UpstreamConfig {
     pub connect_timeout: Duration,
     /// How long the head of the response may take to arrive.
     pub first_byte_timeout: Duration,
+    /// How long a request may take, from its head to the end of the answer.
+    pub total_timeout: Option<Duration>,
+    /// Most requests in progress.
+    pub max_requests: usize,
+    /// How often a request may be sent again.
+    pub retries: u32,
+    /// Most requests that are sent again, for each hundred.
+    pub retry_budget: u32,
     /// How long an idle pooled connection is kept.
     pub idle_timeout: Duration,
     /// How long both sides of a tunnel may be silent.
@@ -129,6 +139,10 @@ impl Default for UpstreamConfig {
             host: None,
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(60),
+            total_timeout: None,
+            max_requests: 10_000,
+            retries: 1,
+            retry_budget: 20,
             idle_timeout: Duration::from_secs(60),
             tunnel_idle_timeout: Duration::from_secs(3600),
         }

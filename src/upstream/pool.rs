@@ -171,7 +171,8 @@ where
 {
     /// A connection to one of the upstream's endpoints: a pooled one, or a new
     /// one where there is none or `fresh` is asked for. An endpoint that cannot
-    /// be connected to is passed over for the next.
+    /// be connected to is passed over for the next, and the one to `avoid` comes
+    /// into question only where there is no other.
     ///
     /// # Errors
     /// When no connection can be had.
@@ -179,9 +180,9 @@ where
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         affinity: Option<u64>,
-        fresh: bool,
+        (fresh, avoid): (bool, Option<usize>),
     ) -> Result<Lease<B>, ConnectError> {
-        let mut tried = Tried::default();
+        let mut tried = Tried::avoiding(avoid, upstream);
         let mut last = ConnectError::NoEndpoint;
         while let Some(index) = upstream.pick(affinity, &tried) {
             match self.lease_at(upstream, index, fresh).await {

@@ -124,6 +124,23 @@ async fn an_expired_certificate_ends_its_connection() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_cut_before_its_answer_says_why() {
+    for protocol in Protocol::BOTH {
+        let world = World::open().await;
+        let leaf = Leaf::with_uri("spiffe://example.org/brief").valid(-60, 3);
+        let brief = world.ca.issue(leaf);
+        let client = world.anonymous().with(&brief).protocol(protocol);
+        let task = tokio::spawn(async move { client.get("/hang").await });
+        world.echo.arrived("/hang").await;
+        assert!(task.await.unwrap().is_err());
+        let line = world.gateway.audit().request("/hang").await;
+        assert_eq!(line["reason"], "certificate-expired", "{line}");
+        assert_eq!(line["decision"], "allowed");
+        assert_eq!(line["complete"], false);
+    }
+}
+
+#[tokio::test]
 async fn a_removed_root_ends_its_connections() {
     let (world, _) = revocable().await;
     let mut connection = streaming(&world.client()).await;

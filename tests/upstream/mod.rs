@@ -3,6 +3,7 @@
 mod balance;
 mod foreign;
 mod http2;
+mod retries;
 mod tls;
 mod upgrade;
 

@@ -15,6 +15,7 @@ mod routes;
 mod summaries;
 mod tickets;
 mod trust;
+mod upstream_bounds;
 mod upstreams;
 
 use std::path::Path;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::credentials::credentials;
 use super::pem::material;
 use super::routes::names;
-use super::{Context, limits, pem};
+use super::{Context, pem, upstream_bounds};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
 use crate::config::raw::UpstreamSection;
@@ -84,17 +84,7 @@ fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<
         host: section.host.value().cloned(),
         ..UpstreamConfig::default()
     };
-    for (field, time) in [
-        (&section.connect_timeout, &mut config.connect_timeout),
-        (&section.first_byte_timeout, &mut config.first_byte_timeout),
-        (&section.idle_timeout, &mut config.idle_timeout),
-        (
-            &section.tunnel_idle_timeout,
-            &mut config.tunnel_idle_timeout,
-        ),
-    ] {
-        limits::set_time(field, time, context);
-    }
+    upstream_bounds::set(section, &mut config, context);
     let is_authority = |host: &At<String>| {
         HttpUrl::parse(&format!("http://{}", host.value)).is_ok_and(|url| url.path.is_empty())
     };

@@ -1,0 +1,47 @@
+//! What bounds an upstream: time, numbers and repetitions.
+
+use std::time::Duration;
+
+use super::{Context, limits};
+use crate::config::diagnostics::Diagnostic;
+use crate::config::raw::UpstreamSection;
+use crate::upstream::UpstreamConfig;
+
+/// Takes over every bound that is said.
+pub(super) fn set(
+    section: &UpstreamSection,
+    config: &mut UpstreamConfig,
+    context: &mut Context<'_>,
+) {
+    for (field, time) in [
+        (&section.connect_timeout, &mut config.connect_timeout),
+        (&section.first_byte_timeout, &mut config.first_byte_timeout),
+        (&section.idle_timeout, &mut config.idle_timeout),
+        (
+            &section.tunnel_idle_timeout,
+            &mut config.tunnel_idle_timeout,
+        ),
+    ] {
+        limits::set_time(field, time, context);
+    }
+    if !section.total_timeout.is_absent() {
+        let mut time = Duration::ZERO;
+        limits::set_time(&section.total_timeout, &mut time, context);
+        config.total_timeout = Some(time);
+    }
+    if let Some(most) = section.max_requests.value() {
+        config.max_requests = usize::try_from(*most).unwrap_or(usize::MAX);
+    }
+    if let Some(retries) = section.retries.value() {
+        config.retries = retries.0;
+    }
+    if let Some(budget) = section.retry_budget.at() {
+        config.retry_budget = budget.value;
+        if budget.value > 100 {
+            context.error(
+                Diagnostic::new(budget.place.clone(), "this is more than every request")
+                    .help("write a percentage from 1 to 100, or retries = 0 for none"),
+            );
+        }
+    }
+}

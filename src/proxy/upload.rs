@@ -1,0 +1,117 @@
+//! `Upload`: how far a request's body is on its way to the service.
+//!
+//! The body's two ends know different things: the one that is read knows when the
+//! caller keeps it waiting, the one that waits for the service's answer has to know
+//! whose fault the waiting is.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// State shared by a request's body and whoever waits for its answer.
+#[derive(Debug, Default)]
+pub(crate) struct Upload {
+    /// Nothing more is to be sent.
+    complete: AtomicBool,
+    /// The caller has to send something first.
+    waits_for_caller: AtomicBool,
+    /// When the service last took something.
+    last: Mutex<Option<Instant>>,
+}
+
+/// The service let more time pass than it may.
+#[derive(Debug)]
+pub(crate) struct Late;
+
+impl Upload {
+    pub(crate) fn new(complete: bool) -> Self {
+        Self {
+            complete: AtomicBool::new(complete),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    pub(super) fn completed(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
+    /// The service wants more, and the caller has not sent it yet.
+    pub(super) fn waits(&self) {
+        self.waits_for_caller.store(true, Ordering::Relaxed);
+    }
+
+    /// A piece was handed over.
+    pub(super) fn moved(&self) {
+        self.waits_for_caller.store(false, Ordering::Relaxed);
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Waits for the service, but no longer than `patience` at a time without a
+    /// word from it while it is its turn.
+    pub(crate) async fn answered<T>(
+        &self,
+        patience: Duration,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, Late> {
+        let mut answer = pin!(answer);
+        let mut pause = patience;
+        loop {
+            if let Ok(answer) = tokio::time::timeout(pause, answer.as_mut()).await {
+                return Ok(answer);
+            }
+            pause = self.left(patience, Instant::now())?;
+        }
+    }
+
+    /// How much longer to wait.
+    fn left(&self, patience: Duration, now: Instant) -> Result<Duration, Late> {
+        // The caller's pauses are bounded where its body is read.
+        if !self.is_complete() && self.waits_for_caller.load(Ordering::Relaxed) {
+            return Ok(patience);
+        }
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.and_then(|last| patience.checked_sub(now.saturating_duration_since(last)))
+            .filter(|left| !left.is_zero())
+            .ok_or(Late)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_has_its_time_from_when_it_has_everything() {
+        let patience = Duration::from_secs(10);
+        let second = Duration::from_secs(1);
+        let begin = Instant::now();
+        let at = |seconds| begin + second * seconds;
+        assert!(Upload::new(true).left(patience, at(10)).is_err());
+
+        // While the caller pauses, the service is not late.
+        let upload = Upload::new(false);
+        upload.waits();
+        assert_eq!(upload.left(patience, at(10)).unwrap(), patience);
+        assert_eq!(upload.left(patience, at(1000)).unwrap(), patience);
+
+        // From the last piece on it is its turn, whether or not more is to come.
+        upload.moved();
+        let moved = upload.last.lock().unwrap().unwrap();
+        assert_eq!(
+            upload.left(patience, moved + second * 7).unwrap(),
+            second * 3
+        );
+        assert!(upload.left(patience, moved + patience).is_err());
+        upload.completed();
+        assert_eq!(upload.left(patience, moved + second).unwrap(), second * 9);
+        assert!(upload.left(patience, moved + second * 60).is_err());
+    }
+}

@@ -1,0 +1,295 @@
+//! Requests that are sent again, and those that must not be; limits of an upstream.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_testkit::client::get;
+use countersign_testkit::{Afterwards, Echo, Protocol, Scripted, Settings, TestCa, in_time};
+use http::Request;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::{World, http};
+
+/// Breaks the first `failures` requests off, and answers the others with their
+/// assertion.
+struct Flaky {
+    address: std::net::SocketAddr,
+    requests: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Flaky {
+    async fn start(failures: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&requests);
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let seen = Arc::clone(&seen);
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        match stream.read_u8().await {
+                            Ok(octet) => head.push(octet),
+                            Err(_) => return,
+                        }
+                    }
+                    if seen.fetch_add(1, Ordering::SeqCst) < failures {
+                        return;
+                    }
+                    let head = String::from_utf8_lossy(&head).into_owned();
+                    let assertion = head
+                        .lines()
+                        .find_map(|line| line.strip_prefix("countersign-assertion: "))
+                        .unwrap_or_default();
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{assertion}",
+                        assertion.len()
+                    );
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                    let _ = stream.shutdown().await;
+                });
+            }
+        });
+        Self {
+            address,
+            requests,
+            task,
+        }
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Flaky {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn request(method: &str, body: &'static str) -> Request<Bytes> {
+    Request::builder()
+        .method(method)
+        .uri("/a")
+        .body(Bytes::from_static(body.as_bytes()))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_idempotent_request_is_sent_again_with_an_assertion_of_its_own() {
+    let ca = TestCa::new("example.org");
+    for protocol in Protocol::BOTH {
+        for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
+            let service = Flaky::start(1).await;
+            let world = World::open(&ca, &[http(service.address)], "").await;
+            let client = world.client().protocol(protocol);
+            let answer = client.send(request(method, "")).await.unwrap();
+            assert_eq!(answer.status, 200, "{method}: {answer:?}");
+            assert_eq!(service.requests(), 2, "{method}");
+            let line = world.gateway.audit().request("/a").await;
+            assert_eq!(line["attempts"], 2);
+            // The one that is recorded is the one that arrived.
+            let payload = String::from_utf8(answer.body.to_vec()).unwrap();
+            let payload = payload.split('.').nth(1).unwrap().to_owned();
+            use base64ct::Encoding as _;
+            let claims = base64ct::Base64UrlUnpadded::decode_vec(&payload).unwrap();
+            let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+            assert_eq!(claims["jti"], line["jti"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_had_an_effect_is_not_sent_again() {
+    let ca = TestCa::new("example.org");
+    let bound = "paths = [\"/**\"]\ncallers = [\"*\"]\nbind_body = \"1KiB\"\n";
+    for (method, body, keys, route, sent) in [
+        ("POST", "", "", "", 1),
+        ("PATCH", "", "", "", 1),
+        ("PUT", "streamed", "", "", 1),
+        ("GET", "", "retries = 0\n", "", 1),
+        // In memory, so that it can be sent again.
+        ("PUT", "held", "", bound, 2),
+        ("POST", "held", "", bound, 1),
+    ] {
+        let service = Flaky::start(1).await;
+        let route = if route.is_empty() {
+            "paths = [\"/**\"]\ncallers = [\"*\"]\n"
+        } else {
+            route
+        };
+        let settings = Settings::new(&ca)
+            .upstream_at("orders", &[http(service.address)], keys)
+            .route("orders", "orders", route);
+        let world = World::with(&ca, &settings).await;
+        let answer = world.client().send(request(method, body)).await.unwrap();
+        let expected = if sent == 1 { 502 } else { 200 };
+        assert_eq!(answer.status, expected, "{method} {body}: {answer:?}");
+        assert_eq!(service.requests(), sent, "{method} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_in_trouble_is_not_asked_twice_as_often() {
+    let ca = TestCa::new("example.org");
+    let service = Flaky::start(usize::MAX).await;
+    let world = World::open(&ca, &[http(service.address)], "retry_budget = 10\n").await;
+    let mut session = world.client().session().await.unwrap();
+    for _ in 0..100 {
+        let answer = session.get("/a").await.unwrap();
+        assert_eq!(answer.reason(), Some("upstream-protocol"));
+    }
+    // Ten that are saved up at first, and ten for a hundred.
+    let sent = service.requests();
+    assert!((110..=121).contains(&sent), "{sent}");
+    let metrics =
+        countersign_testkit::gateway::plain(world.gateway.admin(), "GET", "/metrics", &[]).await;
+    let retries = format!(
+        "countersign_upstream_retries_total{{upstream=\"orders\"}} {}",
+        sent - 100
+    );
+    assert!(metrics.body.contains(&retries), "{}", metrics.body);
+    assert!(metrics.body.contains(
+        "countersign_upstream_errors_total{upstream=\"orders\",reason=\"upstream-protocol\"} 100"
+    ));
+}
+
+#[tokio::test]
+async fn another_endpoint_gets_what_one_broke_off() {
+    let ca = TestCa::new("example.org");
+    let bad = Flaky::start(usize::MAX).await;
+    let echo = Echo::start().await;
+    let endpoints = [http(bad.address), http(echo.address())];
+    let world = World::open(&ca, &endpoints, "").await;
+    let mut session = world.client().session().await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(session.get("/a").await.unwrap().status, 200);
+    }
+    assert_eq!(echo.requests(), 10);
+}
+
+#[tokio::test]
+async fn nonsense_and_lateness_are_not_asked_for_again() {
+    let ca = TestCa::new("example.org");
+    let service = Scripted::start("garbage\r\n\r\n", Afterwards::Close).await;
+    let world = World::open(&ca, &[http(service.address())], "").await;
+    assert_eq!(world.client().get("/a").await.unwrap().status, 502);
+    assert_eq!(service.requests(), 1);
+    let service = Scripted::start("", Afterwards::Hang).await;
+    let more = "first_byte_timeout = \"300ms\"\n";
+    let world = World::open(&ca, &[http(service.address())], more).await;
+    assert_eq!(world.client().get("/a").await.unwrap().status, 504);
+    assert_eq!(service.requests(), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_with_enough_to_do_sheds_what_is_more() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let world = World::open(&ca, &[http(echo.address())], "max_requests = 2\n").await;
+    let mut hanging = Vec::new();
+    for protocol in Protocol::BOTH {
+        let client = world.client().protocol(protocol);
+        hanging.push(tokio::spawn(async move { client.get("/hang").await }));
+    }
+    in_time("two requests", async {
+        while echo.requests() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    for protocol in Protocol::BOTH {
+        let answer = world.client().protocol(protocol).get("/a").await.unwrap();
+        assert_eq!((answer.status, answer.reason()), (503, Some("overloaded")));
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    for task in hanging {
+        task.abort();
+    }
+    // Their places are free as soon as the gateway sees that they are gone.
+    in_time("a place", async {
+        while world.client().get("/b").await.unwrap().status != 200 {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn total_timeout_bounds_the_answers_head() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let world = World::open(&ca, &[http(echo.address())], "total_timeout = \"300ms\"\n").await;
+    for protocol in Protocol::BOTH {
+        let answer = world
+            .client()
+            .protocol(protocol)
+            .get("/hang")
+            .await
+            .unwrap();
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (504, Some("upstream-timeout"))
+        );
+    }
+    assert_eq!(world.client().send(get("/a")).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_slow_caller_is_not_the_services_fault() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let other = Echo::start().await;
+    let endpoints = [http(echo.address()), http(other.address())];
+    let world = World::open(&ca, &endpoints, "first_byte_timeout = \"300ms\"\n").await;
+    // Three times as long as the service may take, to each endpoint three times.
+    for _ in 0..6 {
+        let mut connection = world.client().connect().await.unwrap();
+        let head = format!(
+            "POST /a HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\nConnection: close\r\n\r\n",
+            super::HOST
+        );
+        connection.write(head.as_bytes()).await.unwrap();
+        for piece in [&b"b"[..], b"o", b"dy"] {
+            tokio::time::sleep(Duration::from_millis(350)).await;
+            connection.write(piece).await.unwrap();
+        }
+        let answer = connection.read_until_silent(Duration::from_secs(5)).await;
+        assert_eq!(answer.statuses(), [200], "{}", answer.text());
+    }
+    assert_eq!((echo.requests(), other.requests()), (3, 3));
+    for _ in 0..4 {
+        assert_eq!(world.client().get("/b").await.unwrap().status, 200);
+    }
+    assert_eq!((echo.requests(), other.requests()), (5, 5));
+}
+
+#[tokio::test]
+async fn a_request_without_an_answer_says_why() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let world = World::open(&ca, &[http(echo.address())], "").await;
+    for protocol in Protocol::BOTH {
+        let client = world.client().protocol(protocol);
+        let path = format!("/{protocol:?}/hang");
+        let asked = path.clone();
+        let task = tokio::spawn(async move { client.get(&asked).await });
+        echo.arrived(&path).await;
+        task.abort();
+        let line = world.gateway.audit().request(&path).await;
+        assert_eq!(line["decision"], "allowed");
+        assert_eq!(
+            (&line["complete"], &line["status"]),
+            (&false.into(), &serde_json::Value::Null)
+        );
+        assert_eq!(
+            line["detail"],
+            "the caller went away before there was an answer"
+        );
+    }
+}
