@@ -19,6 +19,7 @@ mod architecture;
 mod config;
 mod control;
 mod explain;
+mod fuzz;
 mod gateway;
 mod keys;
 mod limbo;

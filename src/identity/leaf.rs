@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use x509_parser::der_parser::asn1_rs::Tag;
+use x509_parser::der_parser::asn1_rs::{Any, Sequence, Tag};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::x509::X509Name;
@@ -120,6 +120,9 @@ impl LeafFacts {
         for extension in certificate.extensions() {
             let twice = match extension.parsed_extension() {
                 ParsedExtension::SubjectAlternativeName(names) => {
+                    if !names_are_well_encoded(extension.value) {
+                        return Err(unreadable("a subject alternative name is malformed"));
+                    }
                     sans.replace(read_names(&names.general_names)?).is_some()
                 }
                 ParsedExtension::BasicConstraints(constraints) => {
@@ -207,6 +210,28 @@ fn read_names(names: &[GeneralName<'_>]) -> Result<SubjectAltNames, UnreadableCe
         }
     }
     Ok(read)
+}
+
+/// Whether each name of a subjectAltName extension is encoded as its type is:
+/// x509-parser takes a constructed element for a text, webpki and its name
+/// constraints do not see that name at all.
+fn names_are_well_encoded(extension: &[u8]) -> bool {
+    let Ok((_, names)) = Sequence::from_der(extension) else {
+        return false;
+    };
+    let mut rest = names.content.as_ref();
+    while !rest.is_empty() {
+        let Ok((after, name)) = Any::from_der(rest) else {
+            return false;
+        };
+        // RFC 5280 section 4.2.1.6: texts, addresses and OIDs are implicit.
+        let implicit = matches!(name.header.tag().0, 1 | 2 | 6 | 7 | 8);
+        if name.header.constructed() == implicit {
+            return false;
+        }
+        rest = after;
+    }
+    true
 }
 
 fn ip_address(octets: &[u8]) -> Option<IpAddr> {
@@ -341,6 +366,21 @@ mod tests {
         assert!(
             facts.could_sign_certificates() && !facts.usage_allows(key_usage::DIGITAL_SIGNATURE)
         );
+    }
+
+    #[test]
+    fn refuses_names_in_another_encoding() {
+        let mut params = rcgen::CertificateParams::default();
+        let uri = "spiffe://example.org/a";
+        params
+            .subject_alt_names
+            .push(rcgen::SanType::URI(uri.try_into().unwrap()));
+        let der = certificate(params);
+        assert!(LeafFacts::read(&der).is_ok());
+        let at = der.windows(6).position(|w| w == b"spiffe").unwrap();
+        let mut constructed = der;
+        constructed[at - 2] |= 0x20;
+        assert!(LeafFacts::read(&constructed).is_err());
     }
 
     #[test]

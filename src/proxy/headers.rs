@@ -76,7 +76,7 @@ fn is_spelling_of(name: &str, wanted: &str) -> bool {
 /// # Errors
 /// A denial for an attempt to switch to HTTP/2 within the connection, which would
 /// carry requests past every check.
-pub(crate) fn strip_request(headers: &mut HeaderMap, assertion: &HeaderName) -> Result<(), Denial> {
+pub fn strip_request(headers: &mut HeaderMap, assertion: &HeaderName) -> Result<(), Denial> {
     if headers.contains_key("http2-settings") || lists(headers, &UPGRADE, "h2c") {
         return Err(Denial::new(
             ReasonCode::MalformedRequest,
@@ -128,7 +128,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Removes from a response what concerns one hop only and what could pass for
 /// the gateway's own words.
-pub(crate) fn strip_response(headers: &mut HeaderMap) {
+pub fn strip_response(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers);
     remove_matching(headers, |name| {
         name.starts_with('c')
@@ -154,7 +154,7 @@ pub(crate) fn widen_vary(headers: &mut HeaderMap) {
 }
 
 /// Removes from trailers what must not arrive as a trailer.
-pub(crate) fn strip_trailers(trailers: &mut HeaderMap, assertion: &HeaderName) {
+pub fn strip_trailers(trailers: &mut HeaderMap, assertion: &HeaderName) {
     strip_response(trailers);
     remove_matching(trailers, |name| is_forgeable(name, assertion));
     for name in [

@@ -32,8 +32,8 @@ pub fn normalized_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
     check_port(port)?;
     let host = host.strip_suffix('.').unwrap_or(host);
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    if host.is_empty() || host.starts_with('.') || host.contains("..") || !host.bytes().all(allowed)
-    {
+    let empty_label = |host: &str| host.split('.').any(str::is_empty);
+    if empty_label(host) || !host.bytes().all(allowed) {
         return Err(bad());
     }
     Ok(if host.bytes().any(|b| b.is_ascii_uppercase()) {

@@ -1,0 +1,116 @@
+//! Header filtering: nothing forgeable and nothing of one hop remains, and what
+//! concerns nobody stays as it was.
+
+use countersign::proxy::headers::{strip_request, strip_response, strip_trailers};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// What only the gateway may say, in whatever spelling.
+const FORGEABLE: [&str; 8] = [
+    "countersign-assertion",
+    "client-cert",
+    "client-cert-chain",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-client-cert",
+    "x-original-url",
+    "x-http-method-override",
+];
+
+const ONE_HOP: [&str; 7] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The name as a server reads it that takes any punctuation for `-`.
+fn canonical(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect::<String>()
+        .to_ascii_lowercase()
+}
+
+fn is_forged(name: &str) -> bool {
+    let name = canonical(name);
+    name.starts_with("countersign-") || FORGEABLE.contains(&&*name) || name == "x-who"
+}
+
+fn fields(data: &[u8]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for line in data.split(|b| *b == b'\n').take(90) {
+        let mut parts = line.splitn(2, |b| *b == b':');
+        let name = parts
+            .next()
+            .and_then(|name| HeaderName::from_bytes(name).ok());
+        let value = HeaderValue::from_bytes(parts.next().unwrap_or_default());
+        if let (Some(name), Ok(value)) = (name, value) {
+            fields.append(name, value);
+        }
+    }
+    fields
+}
+
+/// Names that the Connection fields list.
+fn listed(fields: &HeaderMap) -> Vec<String> {
+    fields
+        .get_all("connection")
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
+        .collect()
+}
+
+/// What no rule is about, and no Connection field lists.
+fn untouched(fields: &HeaderMap, listed: &[String]) -> Vec<(String, Vec<u8>)> {
+    let mut untouched: Vec<_> = fields
+        .iter()
+        .filter(|(name, _)| {
+            name.as_str().starts_with("y-") && !listed.iter().any(|listed| listed == name.as_str())
+        })
+        .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+        .collect();
+    // Between fields of different names the order means nothing.
+    untouched.sort_by(|(a, _), (b, _)| a.cmp(b));
+    untouched
+}
+
+/// Each line of the input is a field.
+pub fn headers(data: &[u8]) {
+    let before = fields(data);
+    let listed = listed(&before);
+    let assertion = HeaderName::from_static("x-who");
+    let mut request = before.clone();
+    if strip_request(&mut request, &assertion).is_ok() {
+        for name in request.keys() {
+            assert!(!is_forged(name.as_str()), "{name} remains");
+            assert!(!ONE_HOP.contains(&name.as_str()), "{name} remains");
+            assert_ne!(name, "authorization", "credentials remain");
+        }
+        for name in ["host", "content-length"] {
+            assert_eq!(before.get(name), request.get(name), "{name} was changed");
+        }
+        assert!(request.get_all("cookie").iter().count() <= 1);
+        assert_eq!(untouched(&before, &listed), untouched(&request, &[]));
+    }
+    let mut response = before.clone();
+    strip_response(&mut response);
+    for name in response.keys() {
+        assert!(
+            !canonical(name.as_str()).starts_with("countersign-"),
+            "{name} remains"
+        );
+        assert!(!ONE_HOP.contains(&name.as_str()), "{name} remains");
+    }
+    assert_eq!(untouched(&before, &listed), untouched(&response, &[]));
+    let mut trailers = before;
+    strip_trailers(&mut trailers, &assertion);
+    for name in trailers.keys() {
+        assert!(!is_forged(name.as_str()), "{name} remains");
+        assert!(!ONE_HOP.contains(&name.as_str()), "{name} remains");
+        assert!(!["host", "content-length", "authorization"].contains(&name.as_str()));
+    }
+}

@@ -1,0 +1,73 @@
+//! Reading leaf certificates: names agree with webpki's reading of the same octets.
+
+use std::sync::OnceLock;
+
+use countersign::identity::caller::CallerName;
+use countersign::identity::leaf::LeafFacts;
+use countersign_testkit::{Leaf, TestCa};
+use rustls_pki_types::CertificateDer;
+
+/// A good certificate with names of every type.
+fn original() -> &'static [u8] {
+    static ORIGINAL: OnceLock<Vec<u8>> = OnceLock::new();
+    ORIGINAL.get_or_init(|| {
+        let ca = TestCa::new("example.org");
+        let leaf = Leaf::with_uri("spiffe://example.org/ns/shop/sa/checkout")
+            .dns("checkout.example.org")
+            .email("checkout@example.org")
+            .ip([10, 0, 0, 1].into())
+            .common_name("checkout");
+        ca.issue(leaf).leaf().to_vec()
+    })
+}
+
+/// The original with octets changed: each three octets of `changes` are a position
+/// and a new octet.
+fn altered(changes: &[u8]) -> Vec<u8> {
+    let mut certificate = original().to_vec();
+    for change in changes.chunks_exact(3) {
+        let position = usize::from(change[0]) << 8 | usize::from(change[1]);
+        let position = position % certificate.len();
+        certificate[position] = change[2];
+    }
+    certificate
+}
+
+/// The first octet says whether a certificate follows, or changes of a good one.
+pub fn leaf(data: &[u8]) {
+    let Some((kind, rest)) = data.split_first() else {
+        return;
+    };
+    let certificate = if kind % 2 == 0 {
+        rest.to_vec()
+    } else {
+        altered(rest)
+    };
+    let Ok(facts) = LeafFacts::read(&certificate) else {
+        return;
+    };
+    let _ = facts.sans.summary();
+    let _ = facts.serial_hex();
+    for uri in &facts.sans.uri {
+        if let Ok(name) = CallerName::from_uri(uri) {
+            assert_eq!(
+                name.to_string(),
+                *uri,
+                "a URI is its caller's name verbatim"
+            );
+        }
+    }
+    let certificate = CertificateDer::from(certificate);
+    if let Ok(parsed) = webpki::EndEntityCert::try_from(&certificate) {
+        let theirs: Vec<&str> = parsed.valid_uri_names().collect();
+        assert_eq!(facts.sans.uri, theirs, "URI names");
+        let theirs: Vec<&str> = parsed.valid_dns_names().collect();
+        // webpki leaves out what is not a name.
+        let mut ours = facts.sans.dns.iter();
+        assert!(
+            theirs.iter().all(|name| ours.any(|own| own == name)),
+            "{theirs:?} and {:?}",
+            facts.sans.dns
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! Path rules: what is accepted means the same to every service.
+
+use countersign::proxy::target::{checked_path, normalized_host};
+
+/// Percent-decoding that leaves alone what it does not understand.
+fn decoded(octets: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    let mut rest = octets;
+    while let Some((first, after)) = rest.split_first() {
+        let pair = after.get(..2).and_then(|pair| {
+            let text = std::str::from_utf8(pair).ok()?;
+            let digits = text.bytes().all(|b| b.is_ascii_hexdigit());
+            digits.then(|| u8::from_str_radix(text, 16).unwrap())
+        });
+        match (first, pair) {
+            (b'%', Some(octet)) => {
+                decoded.push(octet);
+                rest = &after[2..];
+            }
+            _ => {
+                decoded.push(*first);
+                rest = after;
+            }
+        }
+    }
+    decoded
+}
+
+/// What a service may make of a path: empty and dot segments resolved, parameters
+/// cut off where it does that.
+fn resolved(path: &str, cut_parameters: bool) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split(['/', '\\']) {
+        let segment = match segment.split_once(';') {
+            Some((bare, _)) if cut_parameters => bare,
+            _ => segment,
+        };
+        match segment {
+            "" | "." => {}
+            ".." => {
+                segments.pop();
+            }
+            segment => segments.push(segment),
+        }
+    }
+    let end = if path.ends_with('/') && !segments.is_empty() {
+        "/"
+    } else {
+        ""
+    };
+    format!("/{}{end}", segments.join("/"))
+}
+
+/// The path with parameters cut off and nothing resolved.
+fn without_parameters(path: &str) -> String {
+    path.split('/')
+        .map(|segment| segment.split(';').next().unwrap())
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+/// The input is a path, and a host.
+pub fn paths(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(path) = checked_path(text) {
+        assert_eq!(
+            path.as_bytes(),
+            decoded(text.as_bytes()),
+            "decoded otherwise"
+        );
+        assert_eq!(path.as_bytes(), decoded(path.as_bytes()), "decodes twice");
+        assert_eq!(resolved(&path, false), *path, "resolves otherwise");
+        let bare = without_parameters(&path);
+        assert_eq!(
+            resolved(&path, true),
+            bare,
+            "resolves otherwise without parameters"
+        );
+        assert!(!path.bytes().any(|b| b < 0x20 || b == 0x7f), "{path:?}");
+        let segments = text.split('/').count();
+        assert_eq!(path.split('/').count(), segments, "other segments");
+    }
+    if let Ok(host) = normalized_host(text) {
+        assert!(!host.is_empty() && !host.ends_with('.'), "{host:?}");
+        assert!(!host.bytes().any(|b| b.is_ascii_uppercase()), "{host:?}");
+        let again = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.to_string()
+        };
+        assert_eq!(normalized_host(&again).ok(), Some(host), "normalised twice");
+    }
+}
