@@ -12,6 +12,7 @@ pub mod public;
 pub mod readiness;
 mod reasons;
 mod reload;
+mod revocation;
 pub mod server;
 mod socket;
 

@@ -21,6 +21,7 @@ use super::denials;
 use super::public::{ControlState, answer};
 use super::readiness::{Problem, Stage};
 use super::reload::ReloadRequests;
+use super::revocation::{Cuts, Revocation};
 use crate::clock;
 use crate::crypto;
 use crate::identity::leaf::rfc4514;
@@ -67,6 +68,7 @@ impl Operations {
 pub fn operations_router(operations: Arc<Operations>) -> Router {
     Router::new()
         .route("/status", get(status))
+        .route("/revocation", get(revocation))
         .route("/reload", post(reload))
         .route("/drain", post(drain))
         .route("/deny", get(denials::list).post(denials::add))
@@ -91,6 +93,8 @@ struct Status<'a> {
     routes: usize,
     upstreams: usize,
     reloads: Reloads,
+    #[serde(flatten)]
+    cuts: Cuts,
     trust_domains: Vec<Domain>,
     /// Entries of the deny list; null where there is none.
     denied: Option<usize>,
@@ -102,8 +106,9 @@ struct Reloads {
     refused: u64,
 }
 
+/// A trust domain and its lists.
 #[derive(Serialize)]
-struct Domain {
+pub(super) struct Domain {
     name: String,
     roots: Vec<String>,
     revocation: &'static str,
@@ -122,7 +127,7 @@ struct List {
 }
 
 impl Domain {
-    fn of(bundle: &TrustBundle, now: i64) -> Self {
+    pub(super) fn of(bundle: &TrustBundle, now: i64) -> Self {
         let roots = bundle
             .anchor_subjects()
             .map(|der| match X509Name::from_der(der) {
@@ -180,6 +185,7 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
             routes: snapshot.routes.routes().len(),
             upstreams: snapshot.upstreams.len(),
             reloads: Reloads { ok, refused },
+            cuts: Cuts::of(state),
             trust_domains: snapshot
                 .bundles
                 .iter()
@@ -188,6 +194,10 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
             denied: snapshot.denied.as_ref().map(|list| list.list(now).len()),
         },
     )
+}
+
+async fn revocation(State(operations): State<Arc<Operations>>) -> Response {
+    reply(StatusCode::OK, &Revocation::of(&operations.state))
 }
 
 async fn reload(State(operations): State<Arc<Operations>>) -> Response {

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::readiness::{Problem, Readiness, Stage};
 use super::reasons;
+use super::revocation::Revocation;
 use crate::assertion::published::{
     Document, Documents, JWKS_PATH, METADATA_PATH, OPENID_METADATA_PATH, Published,
 };
@@ -103,7 +104,8 @@ pub struct Offered {
     pub health: bool,
     /// `/metrics`.
     pub metrics: bool,
-    /// What exactly is wrong, in `/readyz`; it may name files and authorities.
+    /// What exactly is wrong, in `/readyz`, and `/revocation`; both may name files
+    /// and authorities.
     pub details: bool,
 }
 
@@ -143,6 +145,9 @@ pub fn router(state: Arc<ControlState>, offered: Offered) -> Router {
         router = router
             .route("/healthz", get(alive))
             .route("/readyz", get(move |state| ready(state, offered.details)));
+    }
+    if offered.details {
+        router = router.route("/revocation", get(revocation));
     }
     if offered.metrics {
         router = router.route("/metrics", get(counters));
@@ -197,6 +202,13 @@ async fn counters(State(state): State<Arc<ControlState>>) -> Response {
         NO_STORE,
         state.metrics.encode(),
     )
+}
+
+async fn revocation(State(state): State<Arc<ControlState>>) -> Response {
+    match serde_json::to_string(&Revocation::of(&state)) {
+        Ok(text) => answer(StatusCode::OK, JSON, NO_STORE, text),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn all_reasons() -> Response {

@@ -5,25 +5,18 @@
 //! and prints.
 
 use std::fmt::Write as _;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{Method, StatusCode};
 use serde_json::Value;
-use tokio::net::UnixStream;
 
+use super::door::{Door, exchange};
 use super::{CliError, Exit, Output};
 use crate::config;
 use crate::identity::text::printable_within;
 
-/// Most octets of an answer.
-const MAX_ANSWER: usize = 16 << 20;
 /// How long an answer may take: a reload may have much to read.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -218,75 +211,14 @@ pub(super) fn ask(
         .enable_all()
         .build()
         .map_err(CliError::failed)?;
+    let door = Door::Socket(socket);
     runtime.block_on(async {
-        match tokio::time::timeout(PATIENCE, exchange(&socket, method, path, document)).await {
+        match tokio::time::timeout(PATIENCE, exchange(&door, method, path, document)).await {
             Ok(answered) => answered,
             Err(_) => Err(CliError::failed(format_args!(
-                "{}: no answer within {} seconds",
-                socket.display(),
+                "{door}: no answer within {} seconds",
                 PATIENCE.as_secs()
             ))),
         }
     })
-}
-
-async fn exchange(
-    socket: &Path,
-    method: Method,
-    path: &str,
-    document: Option<&Value>,
-) -> Result<(StatusCode, Value), CliError> {
-    let broken = |error: &dyn std::fmt::Display| {
-        CliError::failed(format_args!(
-            "{}: the gateway did not answer properly: {error}",
-            socket.display()
-        ))
-    };
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|error| unreachable(socket, &error))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| broken(&error))?;
-    tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, "localhost")
-        .header(header::CONNECTION, "close")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(document.map_or_else(Bytes::new, |document| {
-            Bytes::from(document.to_string())
-        })))
-        .map_err(|error| broken(&error))?;
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(|error| broken(&error))?;
-    let (parts, body) = response.into_parts();
-    let body = Limited::new(body, MAX_ANSWER)
-        .collect()
-        .await
-        .map_err(|error| broken(&error))?
-        .to_bytes();
-    let document = serde_json::from_slice(&body).map_err(|error| broken(&error))?;
-    Ok((parts.status, document))
-}
-
-/// What helps when nobody answers.
-fn unreachable(socket: &Path, error: &io::Error) -> CliError {
-    let hint = match error.kind() {
-        io::ErrorKind::NotFound => {
-            "there is no such socket: is the gateway running, with [admin] socket in this \
-             configuration?"
-        }
-        io::ErrorKind::ConnectionRefused => {
-            "nobody listens there: the gateway has ended without taking its socket away"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "the socket is private: run this as the user that the gateway runs as, or as root"
-        }
-        _ => "the gateway cannot be reached",
-    };
-    CliError::failed(format_args!("{}: {hint} ({error})", socket.display()))
 }

@@ -73,10 +73,8 @@ pub struct Fixture {
 pub struct Expected {
     /// The reason code; null where the certificate is accepted.
     pub reason: Option<&'static str>,
-    /// The HTTP status where the handshake completes without a certificate in
-    /// order (`client_certificate = "optional"`).
-    pub http_status: Option<u16>,
-    /// The TLS alert where a certificate is required.
+    /// The TLS alert that ends the handshake, whether a certificate is required or
+    /// optional: one that is presented has to be in order.
     pub tls_alert: Option<Alert>,
 }
 
@@ -93,7 +91,6 @@ impl From<Option<ReasonCode>> for Expected {
     fn from(reason: Option<ReasonCode>) -> Self {
         Self {
             reason: reason.map(ReasonCode::as_str),
-            http_status: reason.map(ReasonCode::status),
             tls_alert: reason.and_then(ReasonCode::alert).map(|alert| Alert {
                 number: alert.number(),
                 name: alert.name(),

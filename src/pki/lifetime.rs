@@ -40,17 +40,18 @@ impl Lifetime {
     /// A whole number of days; at least one second whatever the argument.
     #[must_use]
     pub const fn days(days: u16) -> Self {
-        Self::seconds(days as i64 * 86_400)
+        Self::from_seconds(days as i64 * 86_400)
     }
 
     /// A whole number of hours; at least one second whatever the argument.
     #[must_use]
     pub const fn hours(hours: u16) -> Self {
-        Self::seconds(hours as i64 * 3_600)
+        Self::from_seconds(hours as i64 * 3_600)
     }
 
     /// So many seconds; at least one whatever the argument.
-    pub(super) const fn seconds(seconds: i64) -> Self {
+    #[must_use]
+    pub const fn from_seconds(seconds: i64) -> Self {
         Self(if seconds < 1 { 1 } else { seconds })
     }
 

@@ -21,6 +21,8 @@ pub struct SignedList {
     pub authority: AuthorityName,
     /// That authority's generation.
     pub generation: Generation,
+    /// That authority's subject, RFC 4514.
+    pub issuer: String,
     /// Its file.
     pub path: PathBuf,
     /// Its number.
@@ -123,6 +125,7 @@ impl Pki {
         Ok(SignedList {
             authority: name,
             generation: signatory.generation,
+            issuer: self.certificate_of(signatory).facts().subject.clone(),
             path,
             number,
             this_update: now,

@@ -12,7 +12,7 @@ use rcgen::SanType;
 use super::profile::CertificateProfile;
 use crate::identity::caller::normalized_dns;
 use crate::identity::text::printable;
-use crate::identity::{CallerName, SpiffeId, TrustDomain};
+use crate::identity::{CallerName, LeafFacts, SpiffeId, TrustDomain};
 use crate::reason::ReasonCode;
 
 /// Most subject alternative names in one certificate; chains must stay small.
@@ -362,6 +362,37 @@ impl SubjectNames {
         }
         self
     }
+}
+
+/// Whether a leaf carries a name, as whoever connects to it compares them (RFC
+/// 9525 section 6): a host name or address, `dns:NAME`, `mailto:ADDRESS`,
+/// `ip:ADDRESS`, a SPIFFE ID or another URI. A common name never counts.
+#[must_use]
+pub fn carries(facts: &LeafFacts, name: &str) -> bool {
+    let sans = &facts.sans;
+    if let Some(address) = name.strip_prefix("mailto:") {
+        return sans.email.iter().any(|carried| carried == address);
+    }
+    let bare = name.strip_prefix("ip:").unwrap_or(name);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return sans.ip.contains(&address);
+    }
+    let host = name.strip_prefix("dns:").unwrap_or(name);
+    if host.contains(':') {
+        return sans.uri.iter().any(|carried| carried == host);
+    }
+    let Some(host) = normalized_dns(host) else {
+        return false;
+    };
+    sans.dns.iter().any(|carried| {
+        match carried.strip_prefix("*.").map(normalized_dns) {
+            // The wildcard is one whole label.
+            Some(parent) => host
+                .split_once('.')
+                .is_some_and(|(_, above)| parent.as_deref() == Some(above)),
+            None => normalized_dns(carried).as_ref() == Some(&host),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ impl Pki {
         let profile = self.profile_of(&facts)?;
         let prefix = prefix_of(path)?;
         let request = IssueRequest::new(label_of(&facts, &prefix), names_of(&facts)?)
-            .lifetime(Lifetime::seconds(lifetime).min(profile.longest()))
+            .lifetime(Lifetime::from_seconds(lifetime).min(profile.longest()))
             .profile(profile)
             .out(prefix)
             .overwrite(true);
@@ -246,7 +246,7 @@ mod tests {
         };
         assert_eq!(renewal.due_at(Remaining::Percent(33)), 1_201);
         assert_eq!(
-            renewal.due_at(Remaining::Time(Lifetime::seconds(60))),
+            renewal.due_at(Remaining::Time(Lifetime::from_seconds(60))),
             1_240
         );
     }

@@ -100,6 +100,8 @@ impl Connection {
             detail = %printable(&denial.detail),
             "a connection was cut off"
         );
+        let metrics = &self.worker.shared().metrics;
+        metrics.connection_cut(denial.reason);
         self.worker.audit().write(&ConnectionCut::new(
             &self.facts,
             self.proof.as_ref().map(|proof| &*proof.identity),

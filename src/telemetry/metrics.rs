@@ -17,6 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use super::cuts::{CutLog, Cuts};
 use super::histogram::DurationHistogram;
 use crate::crypto;
 use crate::reason::ReasonCode;
@@ -29,6 +30,8 @@ pub struct Metrics {
     registry: Registry,
     connections_open: Gauge,
     connections: Counter,
+    connections_cut: PerReason<CutLabels>,
+    cuts: CutLog,
     panics: Counter,
     handshakes_ok: Counter,
     handshakes_refused: PerReason<HandshakeLabels>,
@@ -66,31 +69,24 @@ impl Metrics {
             crypto_provider: crypto::PROVIDER,
         });
         registry.register("build", "The running program", build);
-        let connections_open = registered(
-            &mut registry,
+        macro_rules! counted {
+            ($name:literal, $help:literal) => {
+                registered(&mut registry, $name, $help)
+            };
+        }
+        let connections_open = counted!(
             "connections_open",
-            "Connections of callers that are open now",
+            "Connections of callers that are open now"
         );
-        let connections = registered(
-            &mut registry,
-            "connections",
-            "Connections of callers that were accepted",
+        let connections = counted!("connections", "Connections of callers that were accepted");
+        let connections_cut: Family<CutLabels, Counter> = counted!(
+            "connections_cut",
+            "Connections that were cut off because what admitted them no longer held"
         );
-        let panics = registered(
-            &mut registry,
-            "panics",
-            "Connections that ended by a fault of the gateway",
-        );
-        let handshakes: Family<HandshakeLabels, Counter> = registered(
-            &mut registry,
-            "handshakes",
-            "TLS handshakes by result and reason",
-        );
-        let requests = registered(
-            &mut registry,
-            "requests",
-            "Requests by route, decision and reason",
-        );
+        let panics = counted!("panics", "Connections that ended by a fault of the gateway");
+        let handshakes: Family<HandshakeLabels, Counter> =
+            counted!("handshakes", "TLS handshakes by result and reason");
+        let requests = counted!("requests", "Requests by route, decision and reason");
         let durations = Family::<RouteLabels, DurationHistogram>::default();
         registry.register_with_unit(
             "request_duration",
@@ -98,30 +94,22 @@ impl Metrics {
             Unit::Seconds,
             durations.clone(),
         );
-        let upstream_errors = registered(
-            &mut registry,
+        let upstream_errors = counted!(
             "upstream_errors",
-            "Failures of upstreams by upstream and reason",
+            "Failures of upstreams by upstream and reason"
         );
-        let upstream_retries = registered(
-            &mut registry,
+        let upstream_retries = counted!(
             "upstream_retries",
-            "Requests that were sent to an upstream again",
+            "Requests that were sent to an upstream again"
         );
-        let assertions = registered(
-            &mut registry,
-            "assertions_signed",
-            "Assertions that were signed",
-        );
-        let reloads = registered(
-            &mut registry,
-            "reloads",
-            "Reloads of the configuration by result",
-        );
+        let assertions = counted!("assertions_signed", "Assertions that were signed");
+        let reloads = counted!("reloads", "Reloads of the configuration by result");
         Self {
             reloads,
             connections_open,
             connections,
+            connections_cut: PerReason::new(&connections_cut, CutLabels::of),
+            cuts: CutLog::new(),
             panics,
             handshakes_ok: handshakes.get_or_create_owned(&HandshakeLabels {
                 result: "ok",
@@ -152,6 +140,18 @@ impl Metrics {
         self.connections_open.dec();
     }
 
+    /// A connection was ended because what it had been admitted by no longer held.
+    pub fn connection_cut(&self, reason: ReasonCode) {
+        self.connections_cut.count(reason);
+        self.cuts.note(reason);
+    }
+
+    /// What was cut off since the start, and since when the present state serves.
+    #[must_use]
+    pub fn cuts(&self) -> Cuts {
+        self.cuts.read()
+    }
+
     /// A connection ended by a fault of ours.
     pub fn panicked(&self) {
         self.panics.inc();
@@ -175,6 +175,9 @@ impl Metrics {
     /// The configuration was reloaded, or was not because something is wrong.
     pub fn reloaded(&self, successfully: bool) {
         let result = if successfully { "ok" } else { "refused" };
+        if successfully {
+            self.cuts.came_into_service();
+        }
         self.reloads
             .get_or_create_owned(&ReloadLabels { result })
             .inc();
@@ -327,6 +330,19 @@ impl UpstreamMetrics {
 impl fmt::Debug for UpstreamMetrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("UpstreamMetrics")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CutLabels {
+    reason: &'static str,
+}
+
+impl CutLabels {
+    const fn of(reason: ReasonCode) -> Self {
+        Self {
+            reason: reason.as_str(),
+        }
     }
 }
 

@@ -249,3 +249,116 @@ fn plain_forms_and_the_bundle() {
     )
     .refused(1, "not the key");
 }
+
+#[tokio::test]
+async fn a_live_server_is_inspected() {
+    use countersign_testkit::{Credentials, Gateway, Settings, TestCa};
+    let (authority, _) = authority();
+    let root = authority.path("trust.pem");
+    let domain = format!("name = \"example.org\"\nroots = [{root:?}]\nrevocation = \"off\"");
+    let settings = Settings::new(&TestCa::new("example.org")).trust_domain(&domain);
+    authority
+        .run(&[
+            "issue",
+            "gateway",
+            "--profile",
+            "server",
+            "--dns",
+            "localhost",
+        ])
+        .done();
+    let key = authority.path("issued/gateway.key");
+    let key = rcgen::KeyPair::from_pem(&std::fs::read_to_string(key).unwrap()).unwrap();
+    let chain = certificates(&authority.path("issued/gateway.pem"));
+    let chain = chain.into_iter().map(Into::into).collect();
+    let server = Credentials::from_parts(chain, key.serialize_der());
+    let settings = settings
+        .server(&server)
+        .everything_to("127.0.0.1:9".parse().unwrap());
+    let gateway = Gateway::start(env!("CARGO_BIN_EXE_countersign"), &settings).await;
+    let port = gateway.listener().port();
+    let look = |url: String| async move {
+        let mut command = tokio::process::Command::from(pki(&["inspect", &url, "--json"]));
+        Run::from(command.output().await.unwrap())
+    };
+    let seen = look(format!("https://localhost:{port}"))
+        .await
+        .done()
+        .json();
+    assert_eq!(kinds(&seen), ["certificate", "certificate"]);
+    assert_eq!(seen["items"][0]["content"]["names"], "dns:localhost");
+    let connection = &seen["connection"];
+    assert_eq!(connection["certificate_requested"], true, "{seen}");
+    let issuers = connection["acceptable_issuers"].to_string();
+    assert!(issuers.contains("Root CA"), "{seen}");
+    // Another name than the certificate's.
+    let other = look(format!("https://127.0.0.1:{port}/path")).await;
+    assert_eq!(other.code, 3);
+    let lints = other.json()["items"][0]["lints"].to_string();
+    assert!(lints.contains("other-name"), "{lints}");
+    // No TLS there, and nobody there.
+    let plain = look(format!("https://{}", gateway.admin())).await;
+    assert_eq!(plain.code, 1, "{}", plain.stdout);
+    assert!(plain.stderr.contains("no certificate"), "{}", plain.stderr);
+    look("https://localhost:1".to_owned())
+        .await
+        .refused(1, "no connection");
+    look("https://:1".to_owned()).await.refused(2, "malformed");
+}
+
+#[test]
+fn a_chain_is_verified_for_a_name() {
+    let authority = Authority::new();
+    let names = ["--dns", "*.example.org", "--ip", "::1"];
+    authority
+        .run(&[&["issue", "a", "--profile", "server"], &names[..]].concat())
+        .done();
+    authority
+        .run(&[
+            "issue",
+            "spiffe://example.org/b",
+            "--email",
+            "b@example.org",
+        ])
+        .done();
+    let verify = |purpose: &str, leaf: &str, name: &str| {
+        let mut command = pki(&["verify", "--purpose", purpose, "--name", name, "--roots"]);
+        let leaf = authority.path(&format!("issued/{leaf}.pem"));
+        Run::of(command.arg(authority.path("trust.pem")).arg(leaf))
+    };
+    for name in [
+        "x.example.org",
+        "X.Example.org.",
+        "dns:x.example.org",
+        "::1",
+        "ip:0:0::1",
+    ] {
+        verify("server", "a", name).done();
+    }
+    for name in [
+        "example.org",
+        "x.y.example.org",
+        "127.0.0.1",
+        "a",
+        "*.example.com",
+        "",
+    ] {
+        let refused = verify("server", "a", name).refused(3, "no-identity");
+        assert!(
+            refused.stderr.contains("does not carry"),
+            "{}",
+            refused.stderr
+        );
+    }
+    for name in ["spiffe://example.org/b", "mailto:b@example.org"] {
+        verify("client", "b", name).done();
+    }
+    for name in [
+        "spiffe://example.org/bb",
+        "spiffe://example.org",
+        "b",
+        "mailto:c@example.org",
+    ] {
+        verify("client", "b", name).refused(3, "no-identity");
+    }
+}

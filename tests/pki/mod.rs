@@ -15,6 +15,7 @@ mod requests;
 mod revocation;
 mod root_only;
 mod rotation;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

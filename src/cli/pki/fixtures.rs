@@ -18,8 +18,8 @@ Examples:
 
 Makes a throw-away authority in DIR2/ca for the trust domain of DIR, and signs one certificate
 for each way in which a gateway refuses. DIR itself is read only. Each file is named after the
-reason code the gateway answers with; DIR2/manifest.json lists file, reason, HTTP status and
-TLS alert. A gateway under test needs, for this trust domain,
+reason code the gateway answers with; DIR2/manifest.json lists file, reason and TLS alert. A
+gateway under test needs, for this trust domain,
   roots = [\"DIR2/ca/trust.pem\"]   crls = [\"DIR2/ca/crl/*.crl\"]   revocation = \"hard\"
 Never let a gateway in use trust it.";
 

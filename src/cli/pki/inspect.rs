@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::live;
 use super::passphrase::PassphraseArgs;
 use super::words::read_file_or_stdin;
 use crate::cli::{CliError, Exit, Output};
@@ -19,23 +20,38 @@ Examples:
   countersign pki inspect certs/crl/intermediate.crl --json
   openssl s_client -connect localhost:8443 -showcerts </dev/null | countersign pki inspect -
   countersign pki inspect client.p12 --passphrase-file p12.pass
+  countersign pki inspect https://orders.example.org:8443
 
 Reads certificates, PKCS#10 requests, revocation lists, PKCS#12 files and key sets, in PEM (also
 several in one file) or DER. Nothing is verified: see countersign pki verify. Lints are marked
 with ! (forbidden, or refused by gateways) and ? (unwise). Ends with exit code 3 when something
-is marked with !.";
+is marked with !.
+
+With a URL the chain is the one that the server presents, whether or not it wants a certificate of
+the client; what it asks of clients is shown as well.";
 
 /// Arguments of `countersign pki inspect`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct InspectArgs {
-    /// What to read; `-` is standard input.
+    /// What to read: a file, `-` for standard input, or https://HOST[:PORT].
+    #[arg(value_name = "FILE|URL")]
     file: PathBuf,
     #[command(flatten)]
     passphrase: PassphraseArgs,
 }
 
 pub(super) fn run(args: &InspectArgs, output: Output) -> Result<Exit, CliError> {
+    if let Some(url) = args
+        .file
+        .to_str()
+        .filter(|text| text.starts_with("https://"))
+    {
+        let server = live::look(url)?;
+        output.json(&server);
+        output.say(&server);
+        return Ok(show(&server.items, output));
+    }
     let content = read_file_or_stdin(&args.file)?;
     let passphrase = needs_passphrase(&content)
         .then(|| args.passphrase.open(&args.file))
@@ -43,14 +59,19 @@ pub(super) fn run(args: &InspectArgs, output: Output) -> Result<Exit, CliError> 
     let items = inspect(&content, passphrase.as_ref())
         .map_err(|error| CliError::failed(format!("{}: {error}", args.file.display())))?;
     output.json(&json!({ "items": items }));
-    for item in &items {
+    Ok(show(&items, output))
+}
+
+/// Ends with "no" when something is broken.
+fn show(items: &[Item], output: Output) -> Exit {
+    for item in items {
         output.say(text(item));
     }
     let broken = items
         .iter()
         .flat_map(|item| &item.lints)
         .any(|finding| finding.severity == Severity::Error);
-    Ok(if broken { Exit::No } else { Exit::Done })
+    if broken { Exit::No } else { Exit::Done }
 }
 
 fn text(item: &Item) -> String {

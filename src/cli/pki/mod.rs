@@ -6,10 +6,12 @@
 
 mod export;
 mod fixtures;
+mod hook;
 mod init;
 mod inspect;
 mod issue;
 mod list;
+mod live;
 pub(in crate::cli) mod passphrase;
 mod profiles;
 mod renew;
@@ -17,6 +19,7 @@ mod revoke;
 mod rotate;
 mod sign;
 mod verify;
+mod wait;
 mod words;
 
 use std::path::Path;

@@ -1,20 +1,18 @@
 //! `countersign pki renew`: once, when due, or again and again.
 
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
-use super::open;
 use super::passphrase::PassphraseArgs;
-use super::words::{absolute, moment};
+use super::words::{absolute, moment, now};
+use super::{hook, open};
 use crate::cli::{CliError, Exit, Output};
+use crate::clock;
 use crate::pki::renewing::is_due;
 use crate::pki::{Issued, Lifetime, Remaining};
 use crate::secret::Secret;
-use crate::{clock, crypto};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,9 +25,10 @@ PREFIX.pem and PREFIX.key (the key first). The earlier certificate stays valid u
 or is revoked. A new key means a new thumbprint: tokens bound to the earlier certificate
 (RFC 8705) have to be fetched anew; --keep-key does not change that.
 
-With --every, looks again after each interval, give or take a tenth, and keeps going when an
-attempt fails. --exec runs a shell command after each renewal, with COUNTERSIGN_CERTIFICATE and
-COUNTERSIGN_KEY set.";
+With --every, looks again after each interval, give or take a tenth, and no later than the renewal
+is due; keeps going when an attempt fails. --exec runs a shell command after each renewal, with
+COUNTERSIGN_CERTIFICATE and COUNTERSIGN_KEY set; with --every, one that fails is run again at the
+next look.";
 
 /// Renewed when a third of its life is left, unless told otherwise.
 const DEFAULT_REMAINING: Remaining = Remaining::Percent(33);
@@ -66,31 +65,70 @@ pub(super) struct RenewArgs {
     passphrase: PassphraseArgs,
 }
 
+/// What one look at the certificate led to.
+enum Look {
+    NotDue { due_at: i64 },
+    Renewed(Box<Issued>),
+}
+
 pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
     let mut passphrase = None;
     let Some(interval) = args.every else {
-        return once(args, args.if_expiring, &mut passphrase, output);
+        if let (Look::Renewed(issued), Some(command)) = (
+            look(args, args.if_expiring, &mut passphrase, output)?,
+            &args.exec,
+        ) {
+            call(command, &issued).map_err(|error| {
+                CliError::failed(format!("the certificate is renewed, but {error}"))
+            })?;
+        }
+        return Ok(Exit::Done);
     };
     let remaining = args.if_expiring.unwrap_or(DEFAULT_REMAINING);
+    let mut has_begun = false;
+    // Whose hook has not succeeded yet.
+    let mut owed: Option<Box<Issued>> = None;
     loop {
-        match once(args, Some(remaining), &mut passphrase, output) {
-            Ok(_) => {}
-            // What cannot get better by waiting ends the loop.
-            Err(error) if error.exit == Exit::Usage => return Err(error),
+        let mut wait = interval;
+        match look(args, Some(remaining), &mut passphrase, output) {
+            Ok(Look::NotDue { due_at }) => wait = wait.min(until(due_at)),
+            Ok(Look::Renewed(issued)) => owed = Some(issued),
+            // Bad arguments do not get better by waiting; files may.
+            Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
             Err(error) => output.error(&error),
         }
-        std::thread::sleep(jittered(interval));
+        has_begun = true;
+        if let (Some(command), Some(issued)) = (&args.exec, &owed) {
+            match call(command, issued) {
+                Ok(()) => owed = None,
+                Err(error) => output.error(&CliError::failed(error)),
+            }
+        }
+        hook::sleep_about(wait);
     }
+}
+
+fn call(command: &str, issued: &Issued) -> Result<(), String> {
+    let environment = [
+        ("COUNTERSIGN_CERTIFICATE", issued.certificate.clone()),
+        ("COUNTERSIGN_KEY", issued.key.clone()),
+    ];
+    hook::run(command, &environment)
+}
+
+/// The time until a moment; at least a second.
+fn until(moment: i64) -> Lifetime {
+    Lifetime::from_seconds(moment.saturating_sub(now()))
 }
 
 /// One look at the certificate, and its renewal where that is due. The authority
 /// is opened each time, since it may have been rotated.
-fn once(
+fn look(
     args: &RenewArgs,
     remaining: Option<Remaining>,
     passphrase: &mut Option<Secret>,
     output: Output,
-) -> Result<Exit, CliError> {
+) -> Result<Look, CliError> {
     let mut pki = open(&args.dir)?;
     let mut renewal = pki.renewal(&args.certificate)?;
     if let Some(remaining) = remaining {
@@ -104,7 +142,7 @@ fn once(
                 "not_after": clock::rfc3339(renewal.not_after),
             }));
             output.say(format_args!("Not due yet: renewed from {}.", moment(due)));
-            return Ok(Exit::Done);
+            return Ok(Look::NotDue { due_at: due });
         }
     }
     if let Some(lifetime) = args.lifetime {
@@ -143,44 +181,5 @@ fn once(
         issued.serial,
         renewal.serial,
     ));
-    args.exec
-        .as_deref()
-        .map_or(Ok(Exit::Done), |command| run_hook(command, &issued))
-}
-
-fn run_hook(command: &str, issued: &Issued) -> Result<Exit, CliError> {
-    let status = Command::new("sh")
-        .args(["-c", command])
-        .env("COUNTERSIGN_CERTIFICATE", &issued.certificate)
-        .env("COUNTERSIGN_KEY", &issued.key)
-        .status()
-        .map_err(|error| CliError::failed(format!("cannot run {command:?}: {error}")))?;
-    if status.success() {
-        Ok(Exit::Done)
-    } else {
-        Err(CliError::failed(format!(
-            "the certificate is renewed, but {command:?} failed: {status}"
-        )))
-    }
-}
-
-/// Up to a tenth earlier or later, so that a fleet does not come all at once.
-fn jittered(interval: Lifetime) -> Duration {
-    let whole = Duration::from_secs(u64::try_from(interval.as_seconds()).unwrap_or(1));
-    let [random] = crypto::random::<1>().unwrap_or_default();
-    // 0.9 to 1.1 of the interval.
-    whole.mul_f64(0.9 + f64::from(random) / 255.0 * 0.2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jitter_stays_within_a_tenth() {
-        for _ in 0..100 {
-            let slept = jittered("100s".parse().unwrap()).as_secs_f64();
-            assert!((90.0..=110.0).contains(&slept), "{slept}");
-        }
-    }
+    Ok(Look::Renewed(Box::new(issued)))
 }

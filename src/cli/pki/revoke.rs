@@ -1,18 +1,26 @@
 //! `countersign pki revoke` and `crl`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::hook;
 use super::passphrase::PassphraseArgs;
+use super::wait::Watch;
 use super::words::{absolute, moment, point_in_time};
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
 use crate::pki::{
-    Among, AuthorityName, Lifetime, Pki, RevocationReason, RevocationTarget, Revoked, SignedList,
+    Among, AuthorityName, Lifetime, Pki, Revocation, RevocationReason, RevocationTarget, Revoked,
+    SignedList,
 };
+use crate::secret::Secret;
+
+/// When to try again after a failure, unless the next time comes sooner.
+const RETRY: Lifetime = Lifetime::hours(1);
 
 const REVOKE_EXAMPLES: &str = "\
 Examples:
@@ -20,23 +28,34 @@ Examples:
   countersign pki revoke --dir certs --serial 3b1f0c6e5a7d48f2917bc04ad2e86f55
   countersign pki revoke --dir certs --identity spiffe://example.org/ns/shop/sa/checkout
   countersign pki revoke --dir certs --identity /ns/shop/sa/checkout --issued-before 1h
+  countersign pki revoke --dir certs --cert checkout.pem --wait /run/countersign/admin.sock
+  countersign pki revoke --dir certs --cert checkout.pem --wait http://127.0.0.1:9901
 
 A name that several live certificates carry is refused, and they are listed: after a renewal,
 revoking by name would hit the new one. --all takes them all, --issued-before those of before a
 time (RFC 3339, seconds since the epoch, or a time ago such as 1h).
 
 Writes DIR/crl/*.crl anew at once. Gateways that watch the file act within a second.
-Repeating it is harmless.";
+Repeating it is harmless.
+
+--wait asks gateways, by their [admin] socket or listener, until each of them has the new list and
+has closed the connections that it ends; exit code 1 when one does not within --wait-for.";
 
 const CRL_EXAMPLES: &str = "\
 Examples:
   countersign pki crl --dir certs --issuer intermediate
   countersign pki crl --dir certs --issuer all --lifetime 14d
+  countersign pki crl --dir certs --issuer intermediate --every 24h
+  countersign pki crl --dir certs --every 24h --exec 'rsync certs/crl/ gateways:crl/'
 
 The root's list is good for a year, the intermediate's for 7 days, unless --lifetime says
 otherwise. Run this before they run out: a gateway with revocation = \"hard\" refuses every
 certificate once its issuer's list is out of date. During a rotation the earlier generation's
-lists are signed as well, into the same files.";
+lists are signed as well, into the same files.
+
+--every keeps running: it signs at once and then after each TIME, give or take a tenth, which has to
+be less than half of the lists' lifetime. A failure is reported and tried again sooner. --exec runs a
+shell command after each time; one that fails is run again at the next look.";
 
 /// Arguments of `countersign pki revoke`.
 #[derive(Debug, Args)]
@@ -61,6 +80,12 @@ pub(super) struct RevokeArgs {
             .try_map(|word| word.parse::<RevocationReason>()),
     )]
     reason: RevocationReason,
+    /// Wait until these gateways obey: sockets, or URLs of [admin] listeners.
+    #[arg(long, value_name = "SOCKET|URL", num_args = 1..)]
+    wait: Vec<String>,
+    /// How long to wait for each of them.
+    #[arg(long, value_name = "TIME", default_value = "30s", requires = "wait")]
+    wait_for: Lifetime,
     #[command(flatten)]
     passphrase: PassphraseArgs,
 }
@@ -90,9 +115,16 @@ pub(super) struct CrlArgs {
     /// Whose list to sign [default: all, without the root where its key is kept elsewhere].
     #[arg(long, value_enum)]
     issuer: Option<Issuer>,
-    /// How long the lists are good for, such as 7d [default: root 365d, intermediate 7d].
+    /// How long the lists are good for, such as 7d [default: root 365d, intermediate 7d; 7d for a
+    /// root that issues by itself].
     #[arg(long, value_name = "TIME")]
     lifetime: Option<Lifetime>,
+    /// Keep running, and sign again after each TIME.
+    #[arg(long, value_name = "TIME")]
+    every: Option<Lifetime>,
+    /// Run this shell command after signing.
+    #[arg(long, value_name = "COMMAND")]
+    exec: Option<String>,
     #[command(flatten)]
     passphrase: PassphraseArgs,
 }
@@ -116,6 +148,7 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
         None => pki.issuer(),
     };
     args.passphrase.unlock(&mut pki, authority)?;
+    let watch = Watch::begin(&args.wait, output)?;
     let revocation = pki.revoke(&target, args.reason)?;
     let documents: Vec<_> = revocation
         .revoked
@@ -143,7 +176,35 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
     if let Some(fields) = document.as_object_mut() {
         fields.insert("revoked".to_owned(), documents.into());
     }
+    say_revoked(&revocation, output);
+    let Some(watch) = watch else {
+        output.json(&document);
+        return Ok(Exit::Done);
+    };
+    let longest = Duration::from_secs(u64::try_from(args.wait_for.as_seconds()).unwrap_or(1));
+    let obeyed = watch.finish(&revocation.lists, longest);
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert("gateways".to_owned(), json!(obeyed));
+    }
     output.json(&document);
+    for gateway in &obeyed {
+        output.say(gateway);
+    }
+    if obeyed.iter().all(|gateway| gateway.in_service) {
+        return Ok(Exit::Done);
+    }
+    let failed: Vec<_> = obeyed
+        .iter()
+        .filter(|gateway| !gateway.in_service)
+        .map(ToString::to_string)
+        .collect();
+    Err(CliError::failed(format!(
+        "revoked, but not everywhere obeyed: {}",
+        failed.join("; ")
+    )))
+}
+
+fn say_revoked(revocation: &Revocation, output: Output) {
     for Revoked { entry, repeated } in &revocation.revoked {
         if *repeated {
             output.say(format_args!(
@@ -159,7 +220,6 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
     for list in &revocation.lists {
         say_list(list, output);
     }
-    Ok(Exit::Done)
 }
 
 fn target(args: &RevokeArgs, pki: &Pki) -> Result<RevocationTarget, CliError> {
@@ -192,18 +252,80 @@ fn target(args: &RevokeArgs, pki: &Pki) -> Result<RevocationTarget, CliError> {
 }
 
 pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
+    let mut passphrase = None;
+    let Some(every) = args.every else {
+        sign_lists(args, &mut passphrase, output)?;
+        if let Some(command) = &args.exec {
+            hook::run(command, &environment(args)).map_err(CliError::failed)?;
+        }
+        return Ok(Exit::Done);
+    };
+    check_interval(args, every)?;
+    let (mut has_begun, mut owed) = (false, false);
+    loop {
+        let (wait, due) = match sign_lists(args, &mut passphrase, output) {
+            Ok(()) => (every, true),
+            // Bad arguments do not get better by waiting; files may.
+            Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
+            Err(error) => {
+                output.error(&error);
+                (every.min(RETRY), false)
+            }
+        };
+        has_begun = true;
+        owed |= due;
+        if let Some(command) = args.exec.as_ref().filter(|_| owed) {
+            match hook::run(command, &environment(args)) {
+                Ok(()) => owed = false,
+                Err(error) => output.error(&CliError::failed(error)),
+            }
+        }
+        hook::sleep_about(wait);
+    }
+}
+
+fn environment(args: &CrlArgs) -> [(&'static str, PathBuf); 1] {
+    [("COUNTERSIGN_LISTS", args.dir.join("crl"))]
+}
+
+/// A list must have been signed anew long before it runs out, also when that
+/// fails once.
+fn check_interval(args: &CrlArgs, every: Lifetime) -> Result<(), CliError> {
+    let pki = Pki::open(&args.dir)?;
+    let authorities = chosen(args, &pki, Output::new(false, true))?;
+    let lifetime = |name: &AuthorityName| args.lifetime.unwrap_or_else(|| pki.list_lifetime(*name));
+    let shortest = authorities.iter().map(lifetime).min();
+    if shortest.is_some_and(|shortest| every.as_seconds() > shortest.as_seconds() / 2) {
+        return Err(CliError::usage(format!(
+            "--every {every} is more than half of the lists' lifetime: they would run out when \
+             signing fails once; sign more often, or give a longer --lifetime"
+        )));
+    }
+    Ok(())
+}
+
+/// The authority is opened each time, since it may have been rotated.
+fn sign_lists(
+    args: &CrlArgs,
+    passphrase: &mut Option<Secret>,
+    output: Output,
+) -> Result<(), CliError> {
     let mut pki = Pki::open(&args.dir)?;
+    if let Some(secret) = passphrase.as_ref() {
+        pki.set_passphrase(secret.clone());
+    }
     let authorities = chosen(args, &pki, output)?;
     let mut lists = Vec::with_capacity(authorities.len());
     for authority in authorities {
         args.passphrase.unlock(&mut pki, *authority)?;
         lists.extend(pki.sign_lists(*authority, args.lifetime)?);
     }
+    *passphrase = pki.passphrase().cloned();
     output.json(&json!({ "crls": lists.iter().map(list_document).collect::<Vec<_>>() }));
     for list in &lists {
         say_list(list, output);
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 fn chosen(args: &CrlArgs, pki: &Pki, output: Output) -> Result<&'static [AuthorityName], CliError> {

@@ -13,7 +13,10 @@ use time::format_description::well_known::Rfc3339;
 use super::words::moment;
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
-use crate::identity::text::hex;
+use crate::identity::LeafFacts;
+use crate::identity::text::{hex, printable};
+use crate::pki::names::carries;
+use crate::reason::ReasonCode;
 use crate::trust::{PathPurpose, PathTrust};
 
 const EXAMPLES: &str = "\
@@ -23,6 +26,7 @@ Examples:
   countersign pki verify --purpose client --roots certs/trust.pem \\
       --crl certs/crl/root.crl --crl certs/crl/intermediate.crl certs/issued/checkout.pem
   countersign pki verify --purpose server --roots roots.pem --time 2026-01-31T12:00:00Z -
+  countersign pki verify --purpose server --roots roots.pem --name orders.example.org server.pem
 
 The rules are the listener's, without identity and policy. The first certificate of LEAF is
 verified; the others of that file serve as intermediates. Without --crl revocation is not
@@ -45,6 +49,10 @@ pub(super) struct VerifyArgs {
     /// Revocation lists, PEM or DER; may be given several times.
     #[arg(long, value_name = "FILE")]
     crl: Vec<PathBuf>,
+    /// The leaf must carry this name: a host name, an address, a SPIFFE ID, mailto:ADDRESS or
+    /// another URI.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// The moment to verify for: seconds since 1970, or RFC 3339 [default: now].
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     time: Option<u64>,
@@ -103,7 +111,16 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     let [leaf] = chain.as_slice() else {
         return Err(nothing_in(&args.leaf, "certificate"));
     };
-    match trust.verify(leaf, now) {
+    let verified = trust.verify(leaf, now).and_then(|verified| {
+        match args.name.as_deref().filter(|name| !is_for(leaf, name)) {
+            None => Ok(verified),
+            Some(name) => Err((
+                ReasonCode::NoIdentity,
+                format!("the leaf does not carry the name {}", printable(name)),
+            )),
+        }
+    });
+    match verified {
         Ok(verified) => {
             remark(&trust, output);
             output.json(&json!({
@@ -137,6 +154,10 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
             Ok(Exit::No)
         }
     }
+}
+
+fn is_for(leaf: &CertificateDer<'_>, name: &str) -> bool {
+    LeafFacts::read(leaf).is_ok_and(|facts| carries(&facts, name))
 }
 
 fn remark(trust: &PathTrust, output: Output) {

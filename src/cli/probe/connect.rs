@@ -5,7 +5,7 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,15 +14,11 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::client::WebPkiServerVerifier;
 use rustls::sign::CertifiedKey;
-use rustls::{
-    AlertDescription, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
@@ -30,6 +26,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Name};
 
+use crate::cli::onlooker::{self, Seen};
 use crate::clock;
 use crate::crypto;
 use crate::identity::LeafFacts;
@@ -187,7 +184,7 @@ pub(super) async fn probe(
         }
         Err(error) => Err(Box::<dyn Error + Send + Sync>::from(error)),
     };
-    seen.tell(&chain, &mut findings);
+    tell(&seen, &chain, &mut findings);
     match outcome {
         Ok(response) => note_answer(&response, &mut findings),
         Err(error) => match alert_of(&*error) {
@@ -256,57 +253,28 @@ fn config(
             Some(verifier.build().map_err(|error| usage(&error))?)
         }
     };
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| usage(&error))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Onlooker {
-            judge,
-            seen: Arc::clone(seen),
-        }))
-        .with_client_cert_resolver(Arc::new(Presenter {
-            credentials: Arc::new(credentials),
-            seen: Arc::clone(seen),
-        }));
+    let mut config =
+        onlooker::config(seen, Some(credentials), judge).map_err(|error| usage(&error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.resumption = Resumption::disabled();
     Ok(config)
 }
 
-/// What passes by during the handshake.
-#[derive(Debug, Default)]
-struct Seen(Mutex<Sights>);
-
-#[derive(Debug, Default)]
-struct Sights {
-    chain: Vec<CertificateDer<'static>>,
-    verdict: Option<Result<(), String>>,
-    /// Names of the issuers that the server accepts, once it has asked.
-    issuers: Option<Vec<Vec<u8>>>,
-}
-
-impl Seen {
-    fn note(&self, update: impl FnOnce(&mut Sights)) {
-        update(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn tell(&self, own: &[CertificateDer<'_>], findings: &mut Findings) {
-        let sights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        findings.server.chain = sights.chain.iter().map(certificate).collect();
-        findings.server.verified = sights.verdict.as_ref().map(Result::is_ok);
-        findings.server.error = sights.verdict.clone().and_then(Result::err);
-        let Some(issuers) = &sights.issuers else {
-            return;
-        };
-        findings.certificate_requested = true;
-        findings.acceptable_issuers = issuers.iter().map(|der| distinguished(der)).collect();
-        findings.issued_by_acceptable = (!issuers.is_empty()).then(|| {
-            let facts = own.iter().filter_map(|der| LeafFacts::read(der).ok());
-            facts
-                .into_iter()
-                .any(|one| issuers.contains(&one.issuer_der))
-        });
-    }
+fn tell(seen: &Seen, own: &[CertificateDer<'_>], findings: &mut Findings) {
+    let sights = seen.sights();
+    findings.server.chain = sights.chain.iter().map(certificate).collect();
+    findings.server.verified = sights.verdict.as_ref().map(Result::is_ok);
+    findings.server.error = sights.verdict.clone().and_then(Result::err);
+    let Some(issuers) = &sights.issuers else {
+        return;
+    };
+    findings.certificate_requested = true;
+    findings.acceptable_issuers = issuers.iter().map(|der| distinguished(der)).collect();
+    findings.issued_by_acceptable = (!issuers.is_empty()).then(|| {
+        let facts = own.iter().filter_map(|der| LeafFacts::read(der).ok());
+        facts
+            .into_iter()
+            .any(|one| issuers.contains(&one.issuer_der))
+    });
 }
 
 fn certificate(der: &CertificateDer<'static>) -> Certificate {
@@ -330,87 +298,6 @@ fn distinguished(der: &[u8]) -> String {
     match X509Name::from_der(der) {
         Ok((_, name)) => printable(&rfc4514(&name)),
         Err(_) => "a name that cannot be read".to_owned(),
-    }
-}
-
-/// Judges the server's certificate without deciding by it.
-#[derive(Debug)]
-struct Onlooker {
-    judge: Option<Arc<WebPkiServerVerifier>>,
-    seen: Arc<Seen>,
-}
-
-impl ServerCertVerifier for Onlooker {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let verdict = self.judge.as_ref().map(|judge| {
-            judge
-                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-                .map(|_| ())
-                .map_err(|error| printable(&error.to_string()))
-        });
-        let presented = std::iter::once(end_entity).chain(intermediates);
-        let chain = presented.map(|der| der.clone().into_owned()).collect();
-        self.seen.note(|sights| {
-            sights.chain = chain;
-            sights.verdict = verdict;
-        });
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = crypto::provider().signature_verification_algorithms;
-        verify_tls12_signature(message, cert, dss, &algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = crypto::provider().signature_verification_algorithms;
-        verify_tls13_signature(message, cert, dss, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        crypto::provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-/// Presents the caller's chain whatever the server asks for, and notes that.
-#[derive(Debug)]
-struct Presenter {
-    credentials: Arc<CertifiedKey>,
-    seen: Arc<Seen>,
-}
-
-impl ResolvesClientCert for Presenter {
-    fn resolve(
-        &self,
-        root_hint_subjects: &[&[u8]],
-        _sigschemes: &[SignatureScheme],
-    ) -> Option<Arc<CertifiedKey>> {
-        let issuers = root_hint_subjects.iter().map(|der| der.to_vec()).collect();
-        self.seen.note(|sights| sights.issuers = Some(issuers));
-        Some(Arc::clone(&self.credentials))
-    }
-
-    fn has_certs(&self) -> bool {
-        true
     }
 }
 

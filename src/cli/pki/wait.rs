@@ -1,0 +1,218 @@
+//! `pki revoke --wait`: watches gateways until each obeys a new list, and says
+//! how many connections that ended and how fast.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::door::{Door, exchange};
+use crate::cli::{CliError, Output};
+use crate::identity::text::printable;
+use crate::pki::SignedList;
+
+/// How often a gateway is asked.
+const LOOK: Duration = Duration::from_millis(50);
+/// Within this time of taking a list, a gateway has ended what it forbids.
+const PROMISE: Duration = Duration::from_secs(1);
+/// How long one answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Gateways, and how they stood before the revocation.
+pub(super) struct Watch {
+    runtime: tokio::runtime::Runtime,
+    gateways: Vec<Gateway>,
+}
+
+struct Gateway {
+    door: Door,
+    /// Connections it had cut off because of revocations; none where it did not
+    /// answer.
+    before: Option<u64>,
+}
+
+/// What became of one gateway.
+#[derive(Debug, Serialize)]
+pub(super) struct Obeyed {
+    gateway: String,
+    /// It has the lists.
+    pub(super) in_service: bool,
+    /// From publishing the lists to having them.
+    in_service_after_ms: Option<u64>,
+    /// Connections that ended because their certificate is revoked.
+    connections_closed: Option<u64>,
+    /// From having the lists to the end of the last of them.
+    closed_within_ms: Option<u64>,
+    /// Why it is not known to obey.
+    error: Option<String>,
+}
+
+impl Watch {
+    /// Looks at the gateways. One that does not answer keeps nobody from revoking:
+    /// it is mentioned and asked again afterwards.
+    pub(super) fn begin(places: &[String], output: Output) -> Result<Option<Self>, CliError> {
+        if places.is_empty() {
+            return Ok(None);
+        }
+        let doors = places
+            .iter()
+            .map(|place| Door::parse(place).map_err(CliError::usage))
+            .collect::<Result<Vec<_>, _>>()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(CliError::failed)?;
+        let mut gateways = Vec::with_capacity(doors.len());
+        for door in doors {
+            let before = match runtime.block_on(ask(&door)) {
+                Ok(said) => cut_so_far(&said),
+                Err(error) => {
+                    output.note(format_args!("note: {error}"));
+                    None
+                }
+            };
+            gateways.push(Gateway { door, before });
+        }
+        Ok(Some(Self { runtime, gateways }))
+    }
+
+    /// Waits until every gateway has these lists and has ended what they forbid.
+    pub(super) fn finish(self, lists: &[SignedList], longest: Duration) -> Vec<Obeyed> {
+        let published = Instant::now();
+        self.runtime.block_on(async {
+            let watched: Vec<_> = self
+                .gateways
+                .into_iter()
+                .map(|gateway| {
+                    let lists = lists.to_vec();
+                    tokio::spawn(async move { gateway.obeys(&lists, published, longest).await })
+                })
+                .collect();
+            let mut obeyed = Vec::with_capacity(watched.len());
+            for gateway in watched {
+                obeyed.extend(gateway.await);
+            }
+            obeyed
+        })
+    }
+}
+
+impl Gateway {
+    async fn obeys(&self, lists: &[SignedList], published: Instant, longest: Duration) -> Obeyed {
+        let mut obeyed = Obeyed {
+            gateway: self.door.to_string(),
+            in_service: false,
+            in_service_after_ms: None,
+            connections_closed: None,
+            closed_within_ms: None,
+            error: None,
+        };
+        // The lists first.
+        loop {
+            let missing = match ask(&self.door).await {
+                Ok(said) => lists.iter().find(|list| !has(&said, list)).map(|list| {
+                    format!(
+                        "it does not have list {} of {}; do its `crls` name {}?",
+                        list.number,
+                        list.issuer,
+                        list.path.display()
+                    )
+                }),
+                Err(error) => Some(error),
+            };
+            let Some(missing) = missing else { break };
+            if published.elapsed() >= longest {
+                obeyed.error = Some(missing);
+                return obeyed;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        obeyed.in_service = true;
+        obeyed.in_service_after_ms = Some(milliseconds(published.elapsed()));
+        // Then their effect, for which it has a second.
+        tokio::time::sleep(PROMISE).await;
+        match ask(&self.door).await {
+            Ok(said) => {
+                let closed = cut_so_far(&said)
+                    .zip(self.before)
+                    .map(|(now, before)| now.saturating_sub(before));
+                obeyed.connections_closed = closed;
+                if closed.is_some_and(|closed| closed > 0) {
+                    obeyed.closed_within_ms = number(&said, "/connections_cut/last_ms")
+                        .zip(number(&said, "/in_service_since_ms"))
+                        .map(|(last, since)| last.saturating_sub(since));
+                }
+            }
+            Err(error) => obeyed.error = Some(error),
+        }
+        obeyed
+    }
+}
+
+/// A line for a person.
+impl std::fmt::Display for Obeyed {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut line = printable(&self.gateway);
+        if let Some(after) = self.in_service_after_ms {
+            let _ = write!(line, ": obeys after {after} ms");
+        }
+        match (self.connections_closed, self.closed_within_ms) {
+            (Some(closed), Some(within)) => {
+                let _ = write!(
+                    line,
+                    ", closed {closed} connections within {within} ms of that"
+                );
+            }
+            (Some(_), None) => line.push_str(", and had no connection to close"),
+            (None, _) => {}
+        }
+        if let Some(error) = &self.error {
+            let _ = write!(line, ": {}", printable(error));
+        }
+        formatter.write_str(&line)
+    }
+}
+
+async fn ask(door: &Door) -> Result<Value, String> {
+    let answer = exchange(door, Method::GET, "/revocation", None);
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok((StatusCode::OK, said))) => Ok(said),
+        Ok(Ok((status, _))) => Err(format!(
+            "{door}: answered {status}; is it the operators' listener ([admin]) of a gateway?"
+        )),
+        Ok(Err(error)) => Err(error.message),
+        Err(_) => Err(format!("{door}: no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+/// Whether a gateway has this list, or a later one of the same issuer.
+fn has(said: &Value, wanted: &SignedList) -> bool {
+    let issuer = printable(&wanted.issuer);
+    let domains = said.get("trust_domains").and_then(Value::as_array);
+    domains
+        .into_iter()
+        .flatten()
+        .filter_map(|domain| domain.get("lists")?.as_array())
+        .flatten()
+        .any(|list| {
+            let text = |key| list.get(key).and_then(Value::as_str);
+            text("issuer") == Some(&*issuer)
+                && text("number")
+                    .and_then(|number| u64::from_str_radix(number, 16).ok())
+                    .is_some_and(|number| number >= wanted.number)
+        })
+}
+
+fn cut_so_far(said: &Value) -> Option<u64> {
+    number(said, "/connections_cut/revoked")
+}
+
+fn number(said: &Value, pointer: &str) -> Option<u64> {
+    said.pointer(pointer).and_then(Value::as_u64)
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
