@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use self::control_plane::{ControlParts, ControlPlane};
 use self::reload::Reloader;
 use crate::admin::{self, AdminSocket, Readiness, ReloadQueue, SocketError};
+use crate::authn::http_client::FetchError;
 use crate::proxy::listener::{self, Shared, Workers};
 use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
 use crate::telemetry::audit::AuditWriter;
@@ -56,6 +57,17 @@ pub enum AppError {
         path: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// The keys of an issuer that is required at start cannot be had.
+    #[error(
+        "the keys of token issuer {name} cannot be fetched: {error}; \
+         mend that, or remove required_at_start"
+    )]
+    TokenIssuer {
+        /// Its name in the configuration.
+        name: String,
+        /// Why.
+        error: FetchError,
     },
     /// Something else the system refused.
     #[error("{0}")]
@@ -184,6 +196,7 @@ async fn run(
     let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
     let metrics = Arc::new(Metrics::default());
     snapshot.meter(&metrics);
+    prepare(&snapshot).await?;
     let shared = Arc::new(Shared {
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         metrics,
@@ -267,6 +280,18 @@ fn worker_count(settings: &Settings) -> usize {
     settings
         .workers
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+/// Begins to fetch the keys of token issuers, and waits for those that are
+/// required.
+async fn prepare(snapshot: &Snapshot) -> Result<(), AppError> {
+    snapshot.start(&tokio::runtime::Handle::current());
+    for issuer in &snapshot.token_issuers {
+        let name = issuer.name().to_owned();
+        let prepared = issuer.prepare().await;
+        prepared.map_err(|error| AppError::TokenIssuer { name, error })?;
+    }
+    Ok(())
 }
 
 /// Waits until connections have finished, or cuts them at a second signal.

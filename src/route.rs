@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use http::Method;
 
 pub use self::rewrite::{PathRewrite, RewriteError};
+use crate::authn::Authenticators;
 use crate::identity::pattern::{HostPattern, PathPattern, Segment};
 use crate::policy::Rule;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
@@ -45,6 +46,13 @@ pub struct Route {
     pub methods: Vec<Method>,
     /// What it demands of callers.
     pub rule: Rule,
+    /// How they prove to be who they are, where that takes more than the
+    /// connection's certificate.
+    pub authenticators: Authenticators,
+    /// What is told about its tokens, where it takes any.
+    pub resource: Option<ProtectedResource>,
+    /// Whether a token that was accepted goes to the service as well.
+    pub forward_token: bool,
     /// Where requests go.
     pub upstream: Arc<Upstream>,
     /// The assertion's audience.
@@ -59,6 +67,19 @@ pub struct Route {
     pub continue_transaction: bool,
     /// Its counters, once it is in service.
     pub meter: RouteMeter,
+}
+
+/// What clients are told about a route's tokens (RFC 9728).
+#[derive(Debug, Clone)]
+pub struct ProtectedResource {
+    /// Its identifier, where it is not the URL that is asked for.
+    pub identifier: Option<String>,
+    /// The `iss` of the issuer whose tokens it takes.
+    pub issuer: String,
+    /// The scopes it demands.
+    pub scopes: Vec<String>,
+    /// Whether tokens have to be bound to the client's certificate.
+    pub bound: bool,
 }
 
 /// The counters of a route, set when its snapshot is put into service.
@@ -214,16 +235,21 @@ impl RouteTable {
     /// leading slash, and method.
     #[must_use]
     pub fn select(&self, host: &str, path: &str, method: &Method) -> Selected<'_> {
+        match self.at(host, path) {
+            [] => Selected::Nothing,
+            routes => by_method(routes, method),
+        }
+    }
+
+    /// The routes of the most specific pattern that matches, whatever the method.
+    #[must_use]
+    pub fn at(&self, host: &str, path: &str) -> &[Arc<Route>] {
         let wildcard = host
             .split_once('.')
             .and_then(|(_, suffix)| self.wildcard_hosts.get(suffix));
         let trees = [self.exact_hosts.get(host), wildcard, Some(&self.any_host)];
-        for tree in trees.into_iter().flatten() {
-            if let Some(routes) = tree.find(path) {
-                return by_method(routes, method);
-            }
-        }
-        Selected::Nothing
+        let found = trees.into_iter().flatten().find_map(|tree| tree.find(path));
+        found.unwrap_or_default()
     }
 }
 

@@ -26,6 +26,9 @@ fn route(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str]) -> Route 
             callers: Vec::new(),
             except: Vec::new(),
         },
+        authenticators: Authenticators::none(),
+        resource: None,
+        forward_token: false,
         upstream: Arc::new(Upstream::new(UpstreamConfig {
             name: name.to_owned(),
             endpoints: Vec::new(),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::assertion::AssertionSigner;
+use crate::authn::api_key::ApiKeys;
+use crate::authn::token::TokenIssuer;
 use crate::identity::IdentityPattern;
 use crate::look::Looks;
 use crate::route::RouteTable;
@@ -30,6 +32,10 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Signs assertions.
     pub signer: AssertionSigner,
+    /// Whose tokens are accepted.
+    pub token_issuers: Vec<Arc<TokenIssuer>>,
+    /// The keys of callers without certificate.
+    pub api_keys: Arc<ApiKeys>,
     /// Bounds on everything.
     pub limits: Limits,
     /// Our certificate on the public listener, where that speaks TLS.
@@ -59,6 +65,21 @@ impl Snapshot {
         self.routes.meter(metrics);
         for upstream in &self.upstreams {
             upstream.meter(metrics);
+        }
+    }
+
+    /// Forgets what is known of tokens: each is judged anew.
+    pub fn forget_tokens(&self) {
+        for issuer in &self.token_issuers {
+            issuer.cache().purge();
+        }
+    }
+
+    /// Has keys of token issuers fetched, and kept fresh, by this runtime; to be
+    /// called before the snapshot is put into service.
+    pub fn start(&self, runtime: &tokio::runtime::Handle) {
+        for issuer in &self.token_issuers {
+            issuer.start(runtime);
         }
     }
 }

@@ -18,6 +18,7 @@
 mod architecture;
 mod config;
 mod control;
+mod credentials;
 mod explain;
 mod fuzz;
 mod gateway;

@@ -84,6 +84,15 @@ impl ControlState {
             name: "trust".to_owned(),
             detail: crate::identity::text::printable(alarm),
         }));
+        let issuers = snapshot.token_issuers.iter();
+        problems.extend(
+            issuers
+                .filter_map(|issuer| issuer.problem())
+                .map(|detail| Problem {
+                    name: "token-issuer".to_owned(),
+                    detail: crate::identity::text::printable(&detail),
+                }),
+        );
         problems
     }
 

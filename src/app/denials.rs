@@ -20,6 +20,7 @@ pub(super) async fn follow(snapshot: Arc<ArcSwap<Snapshot>>, changed: Arc<watch:
         loop {
             tokio::select! {
                 () = next(changes.as_mut()) => {
+                    snapshot.load().forget_tokens();
                     changed.send_modify(|changes| *changes += 1);
                     reloads.mark_unchanged();
                 }

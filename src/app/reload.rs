@@ -173,6 +173,7 @@ impl Reloader {
         super::announce(&snapshot, &loaded.warnings);
         let routes = snapshot.routes.routes().len();
         snapshot.meter(&self.metrics);
+        snapshot.start(&tokio::runtime::Handle::current());
         self.snapshot.store(Arc::new(snapshot));
         self.seen = loaded.looks;
         self.readiness.clear_problem(PROBLEM);

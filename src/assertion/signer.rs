@@ -55,6 +55,9 @@ pub enum SignError {
     /// The caller's certificate is no longer valid.
     #[error("the caller's certificate path has expired")]
     Expired,
+    /// The token or API key that came with the request is no longer valid.
+    #[error("the caller's token or API key has expired")]
+    CredentialExpired,
     /// No key may sign now.
     #[error("no assertion-signing key is active")]
     NoKey,
@@ -189,20 +192,29 @@ impl AssertionSigner {
         now: u64,
     ) -> Result<(&'p Principal, Arc<SigningKey>, u64), SignError> {
         let principal = permit.principal().ok_or(SignError::Nobody)?;
-        let path_end = u64::try_from(principal.peer().path_not_after()).unwrap_or(0);
-        let expires = now
-            .saturating_add(self.settings.lifetime.as_secs())
-            .min(path_end);
-        if expires <= now {
-            return Err(SignError::Expired);
+        let mut expires = now.saturating_add(self.settings.lifetime.as_secs());
+        if let Some(peer) = principal.peer() {
+            expires = expires.min(u64::try_from(peer.path_not_after()).unwrap_or(0));
+            if expires <= now {
+                return Err(SignError::Expired);
+            }
+        }
+        if let Some(end) = principal.ends() {
+            expires = expires.min(end);
+            if expires <= now {
+                return Err(SignError::CredentialExpired);
+            }
         }
         let key = self.keys.current(now).ok_or(SignError::NoKey)?;
         Ok((principal, Arc::clone(key), expires))
     }
 
     fn begin(&self, principal: &Principal, audience: &str, now: u64, expires: u64) -> String {
-        let caller = principal.peer().memo(caller_json);
-        let mut claims = String::with_capacity(self.issuer_json.len() + caller.len() + 512);
+        let caller = principal
+            .peer()
+            .map_or(0, |peer| peer.memo(caller_json).len());
+        let token = principal.token().map_or(0, |token| token.json().len());
+        let mut claims = String::with_capacity(self.issuer_json.len() + caller + token + 512);
         claims.push_str(&self.issuer_json);
         claims.push_str(",\"aud\":");
         push_json_string(&mut claims, audience);
@@ -270,8 +282,16 @@ fn caller_json(peer: &PeerIdentity) -> String {
 }
 
 fn finish(claims: &mut String, principal: &Principal) {
-    claims.push_str(principal.peer().memo(caller_json));
-    claims.push_str(",\"methods\":[");
+    if let Some(peer) = principal.peer() {
+        claims.push_str(peer.memo(caller_json));
+        claims.push(',');
+    } else {
+        // Without a certificate there is little to say about how it was done.
+        claims.push_str(",\"sub\":");
+        push_json_string(claims, &principal.caller().to_string());
+        claims.push_str(",\"authn\":{");
+    }
+    claims.push_str("\"methods\":[");
     for (index, method) in principal.methods().iter().enumerate() {
         if index > 0 {
             claims.push(',');
@@ -280,10 +300,15 @@ fn finish(claims: &mut String, principal: &Principal) {
     }
     let _ = write!(
         claims,
-        "],\"at\":{},\"resumed\":{}}}}}",
+        "],\"at\":{},\"resumed\":{}}}",
         principal.authenticated_at(),
         principal.resumed()
     );
+    if let Some(token) = principal.token() {
+        claims.push_str(",\"token\":");
+        claims.push_str(token.json());
+    }
+    claims.push('}');
 }
 
 fn seal(

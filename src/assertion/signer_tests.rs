@@ -10,7 +10,7 @@ use rustls_pki_types::UnixTime;
 use super::*;
 use crate::assertion::{SigningAlgorithm, key_directory};
 use crate::clock;
-use crate::identity::{IdentityPattern, NameType, TrustDomain};
+use crate::identity::{ApiKeyUse, CallerName, IdentityPattern, NameType, TokenClaims, TrustDomain};
 use crate::policy::{Authentication, Rule, decide};
 use crate::trust::{
     ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
@@ -145,10 +145,91 @@ fn a_service_accepts_it_for_this_request_only() {
     }
 }
 
+fn token(expires: u64) -> Arc<TokenClaims> {
+    Arc::new(TokenClaims {
+        issuer: "https://idp.example.org".into(),
+        subject: Some("al\"ice".into()),
+        client_id: Some("app".into()),
+        scope: Some("a b".into()),
+        token_id: None,
+        hash: "h".repeat(43),
+        expires,
+        bound: true,
+        kept: serde_json::Map::new(),
+        text: std::sync::OnceLock::new(),
+    })
+}
+
+fn permit_for(principal: Principal) -> Permit {
+    let rule = Rule {
+        authentication: Authentication::Any(principal.methods()),
+        callers: vec![IdentityPattern::AnyCaller],
+        except: Vec::new(),
+    };
+    decide(&rule, Some(principal)).unwrap()
+}
+
+#[test]
+fn tokens_and_callers_without_certificate_are_as_the_shared_types_write_them() {
+    let signer = signer(SigningAlgorithm::Es256);
+    let now = clock::unix_now();
+    let certified = Principal::from_certificate(peer(rich()), now, false);
+    let client = CallerName::from_client("corporate", "app").unwrap();
+    let key = ApiKeyUse {
+        name: "batch".into(),
+        id: "0123456789abcdef".into(),
+        expires: None,
+    };
+    let by_key = Principal::named(CallerName::from_api_key("batch").unwrap(), now);
+    for (principal, sub, methods) in [
+        (
+            certified.with_token(token(now + 10)),
+            "spiffe://example.org/ns/shop/sa/checkout",
+            "certificate token",
+        ),
+        (
+            Principal::named(client, now).with_token(token(now + 10)),
+            "client:corporate/app",
+            "token",
+        ),
+        (by_key.with_api_key(key), "api-key:batch", "api-key"),
+    ] {
+        let has_token = principal.token().is_some();
+        let has_certificate = principal.peer().is_some();
+        let permit = permit_for(principal);
+        let assertion = signer
+            .sign_request(&permit, "orders", &BINDING, now)
+            .unwrap();
+        let written = payload(&assertion);
+        let typed: Assertion = serde_json::from_value(written.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&typed).unwrap(), written);
+        assert_eq!(typed.sub, sub);
+        assert_eq!(typed.authn.methods.join(" "), methods);
+        assert_eq!(typed.client_cert.is_some(), has_certificate);
+        assert_eq!(typed.exp, if has_token { now + 10 } else { now + 30 });
+        let subject = typed.token.and_then(|token| token.sub);
+        assert_eq!(subject.as_deref(), has_token.then_some("al\"ice"));
+    }
+}
+
+#[test]
+fn it_ends_with_the_token() {
+    let now = clock::unix_now();
+    let principal = Principal::from_certificate(peer(rich()), now, false);
+    let permit = permit_for(principal.with_token(token(now + 5)));
+    let signer = signer(SigningAlgorithm::Es256);
+    let assertion = signer.sign_caller(&permit, "orders", now).unwrap();
+    assert_eq!(assertion.expires(), now + 5);
+    assert_eq!(
+        signer.sign_caller(&permit, "orders", now + 5).unwrap_err(),
+        SignError::CredentialExpired
+    );
+}
+
 #[test]
 fn it_ends_with_the_certificate() {
     let permit = permit(Leaf::with_uri("spiffe://example.org/a").valid(-3600, 20));
-    let end = permit.principal().unwrap().peer().path_not_after();
+    let end = permit.principal().unwrap().peer().unwrap().path_not_after();
     let end = u64::try_from(end).unwrap();
     let signer = signer(SigningAlgorithm::Es256);
     let assertion = signer.sign_caller(&permit, "orders", end - 10).unwrap();

@@ -8,12 +8,16 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use countersign_verify::jose::{base64url_decode, base64url_encode};
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use ipnet::IpNet;
 
+use super::certificate::ConnectionProof;
+use super::{Authenticator, Credentials, Field, Outcome, Resource, Step};
 use crate::crypto;
+use crate::identity::{ApiKeyUse, CallerName, IdentityPattern, Method, Principal};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::secret::Secret;
@@ -27,6 +31,9 @@ const PREFIX: &str = "ck_";
 const ID_OCTETS: usize = 8;
 /// The longest text that is looked at: prefix, 16 digits, `_`, 43 characters.
 const KEY_LENGTH: usize = PREFIX.len() + 2 * ID_OCTETS + 1 + 43;
+
+/// The shortest HMAC key that is accepted, in octets (RFC 2104 section 3).
+pub const SHORTEST_HMAC_KEY: usize = 32;
 
 /// What is stored of a key: base64url HMAC-SHA-256, 43 characters.
 #[derive(Clone, PartialEq, Eq)]
@@ -104,6 +111,16 @@ pub struct ApiKey {
     pub routes: Vec<String>,
     /// Networks it is good from; empty for all.
     pub networks: Vec<IpNet>,
+    /// Callers whose certificate it may accompany; empty where that is not said.
+    pub callers: Vec<IdentityPattern>,
+}
+
+impl ApiKey {
+    /// Whether this could be the public identifier of a key.
+    #[must_use]
+    pub fn is_id(text: &str) -> bool {
+        text.len() == 2 * ID_OCTETS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    }
 }
 
 /// Two keys with one identifier.
@@ -118,16 +135,19 @@ pub struct DuplicateId {
 
 /// All configured keys.
 pub struct ApiKeys {
+    header: HeaderName,
     hmac_key: Secret,
     keys: HashMap<String, ApiKey>,
 }
 
 impl ApiKeys {
-    /// The keys by their identifiers; their digests were made with `hmac_key`.
+    /// The keys by their identifiers; their digests were made with `hmac_key`, and
+    /// they are sent in `header`.
     ///
     /// # Errors
     /// [`DuplicateId`] when two have one identifier.
     pub fn new(
+        header: HeaderName,
         hmac_key: Secret,
         keys: impl IntoIterator<Item = ApiKey>,
     ) -> Result<Self, DuplicateId> {
@@ -142,9 +162,31 @@ impl ApiKeys {
             by_id.insert(key.id.clone(), key);
         }
         Ok(Self {
+            header,
             hmac_key,
             keys: by_id,
         })
+    }
+
+    /// No keys at all.
+    #[must_use]
+    pub fn none(header: HeaderName) -> Self {
+        Self {
+            header,
+            hmac_key: Secret::new(Vec::new()),
+            keys: HashMap::new(),
+        }
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.keys.values().map(|key| key.name.as_str())
+    }
+
+    /// The field that carries them. It is never forwarded.
+    #[must_use]
+    pub const fn header(&self) -> &HeaderName {
+        &self.header
     }
 
     /// The configured key that was presented, if it is good for this route, from
@@ -211,30 +253,125 @@ impl fmt::Debug for ApiKeys {
 ///
 /// # Errors
 /// `malformed-request` when there is more than one.
-pub fn presented<'a>(
-    headers: &'a HeaderMap,
-    header: &HeaderName,
-) -> Result<Option<&'a str>, Denial> {
+pub fn presented(field: &Field) -> Result<Option<&str>, Denial> {
     let refused = |detail: &str| Denial::new(ReasonCode::MalformedRequest, detail);
-    let mut fields = headers.get_all(header).iter();
-    let Some(field) = fields.next() else {
-        return Ok(None);
-    };
-    if fields.next().is_some() {
-        return Err(refused("there is more than one API key"));
+    match field {
+        Field::Absent => Ok(None),
+        Field::Several => Err(refused("there is more than one API key")),
+        Field::One(value) => value
+            .to_str()
+            .map(Some)
+            .map_err(|_| refused("the API key is not text")),
     }
-    field
-        .to_str()
-        .map(Some)
-        .map_err(|_| refused("the API key is not text"))
+}
+
+/// Authenticates one route's requests by API keys.
+#[derive(Debug)]
+pub struct ApiKeyAuthenticator {
+    /// All keys.
+    pub keys: Arc<ApiKeys>,
+    /// The route's name.
+    pub route: String,
+    /// What the route makes of the connection's certificate.
+    pub beside: Beside,
+}
+
+/// What a route makes of a certificate that comes with another credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing: it does not authenticate by certificates.
+    Ignored,
+    /// It demands both, and the certificate names the caller.
+    Demanded,
+    /// It takes either: two of them must stand for one caller.
+    Alternative,
+}
+
+impl Beside {
+    /// The certificate that names the caller, where the route looks at it.
+    #[must_use]
+    pub fn certificate(self, proof: Option<&ConnectionProof>) -> Option<&ConnectionProof> {
+        match self {
+            Self::Ignored => None,
+            Self::Demanded | Self::Alternative => proof,
+        }
+    }
+}
+
+impl ApiKeyAuthenticator {
+    fn judge(&self, credentials: &Credentials<'_>) -> Result<Option<Principal>, Denial> {
+        let Some(presented) = presented(&credentials.presented.api_key)? else {
+            return Ok(None);
+        };
+        let (address, now) = (credentials.address, credentials.now);
+        let key = self
+            .keys
+            .authenticate(presented, &self.route, address, now)?;
+        let used = ApiKeyUse {
+            name: key.name.as_str().into(),
+            id: key.id.as_str().into(),
+            expires: key.expires,
+        };
+        let Some(proof) = self.beside.certificate(credentials.proof) else {
+            let name = CallerName::from_api_key(&key.name)
+                .map_err(|error| Denial::new(ReasonCode::CallerNotAllowed, error.to_string()))?;
+            return Ok(Some(Principal::named(name, now).with_api_key(used)));
+        };
+        let caller = proof.identity.caller();
+        let fits = match self.beside {
+            // The route asks for both and for nothing that ties them.
+            Beside::Demanded if key.callers.is_empty() => true,
+            _ => key.callers.iter().any(|pattern| pattern.matches(caller)),
+        };
+        if fits {
+            Ok(Some(proof.principal().with_api_key(used)))
+        } else {
+            Err(Denial::new(
+                ReasonCode::CallerNotAllowed,
+                format!("the API key {} is not for {caller}", key.id),
+            ))
+        }
+    }
+
+    fn outcome(&self, credentials: &Credentials<'_>) -> Outcome {
+        match self.judge(credentials) {
+            Ok(Some(principal)) => Outcome::Authenticated(principal),
+            Ok(None) => Outcome::NotApplicable,
+            Err(denial) => Outcome::Rejected(denial),
+        }
+    }
+}
+
+impl Authenticator for ApiKeyAuthenticator {
+    fn method(&self) -> Method {
+        Method::ApiKey
+    }
+
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Step<'a> {
+        Step::Now(self.outcome(credentials))
+    }
+
+    fn recheck(&self, credentials: &Credentials<'_>, _: &Principal, _: bool) -> Outcome {
+        self.outcome(credentials)
+    }
+
+    /// Nothing waits for an outcome, so nobody needs to know whether it could differ.
+    fn rules(&self) -> [u8; 32] {
+        [0; 32]
+    }
+
+    /// There is no registered scheme for API keys; the field's name is what a
+    /// caller needs to know.
+    fn challenge(&self, _: ReasonCode, _: &Resource<'_>) -> Option<String> {
+        Some(format!("ApiKey header=\"{}\"", self.keys.header))
+    }
 }
 
 /// The public identifier within a key of the right form.
 fn identifier(key: &str) -> Option<&str> {
     let (id, secret) = key.strip_prefix(PREFIX)?.split_once('_')?;
     let good = key.len() == KEY_LENGTH
-        && id.len() == 2 * ID_OCTETS
-        && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        && ApiKey::is_id(id)
         && base64url_decode(secret, "secret").is_ok_and(|octets| octets.len() == 32);
     good.then_some(id)
 }
@@ -246,6 +383,13 @@ mod tests {
     const NOW: u64 = 1_770_000_000;
     const HMAC: &[u8] = b"operator's own";
 
+    fn with(
+        hmac_key: &[u8],
+        keys: impl IntoIterator<Item = ApiKey>,
+    ) -> Result<ApiKeys, DuplicateId> {
+        ApiKeys::new(DEFAULT_HEADER, Secret::new(hmac_key.to_vec()), keys)
+    }
+
     fn made() -> (ApiKeys, String) {
         let new = generate(HMAC).unwrap();
         let text = String::from_utf8(new.key.expose().to_vec()).unwrap();
@@ -256,8 +400,9 @@ mod tests {
             expires: Some(NOW + 10),
             routes: vec!["orders".to_owned()],
             networks: vec!["10.0.0.0/8".parse().unwrap()],
+            callers: Vec::new(),
         };
-        let keys = ApiKeys::new(Secret::new(HMAC.to_vec()), [key]).unwrap();
+        let keys = with(HMAC, [key]).unwrap();
         (keys, text)
     }
 
@@ -315,8 +460,7 @@ mod tests {
             let refused = ask(&keys, malformed, "orders", "10.0.0.1", NOW);
             assert_eq!(refused, Err(ReasonCode::TokenMalformed), "{malformed}");
         }
-        let elsewhere =
-            ApiKeys::new(Secret::new(b"other".to_vec()), keys.keys.into_values()).unwrap();
+        let elsewhere = with(b"other", keys.keys.into_values()).unwrap();
         let refused = ask(&elsewhere, &key, "orders", "10.0.0.1", NOW);
         assert_eq!(refused, Err(ReasonCode::TokenSignature));
     }
@@ -339,12 +483,16 @@ mod tests {
             name: "other".to_owned(),
             ..one.clone()
         };
-        assert!(ApiKeys::new(Secret::new(Vec::new()), [one, two]).is_err());
-        let mut headers = HeaderMap::new();
-        assert_eq!(presented(&headers, &DEFAULT_HEADER), Ok(None));
-        headers.append(DEFAULT_HEADER, key.parse().unwrap());
-        assert_eq!(presented(&headers, &DEFAULT_HEADER), Ok(Some(key.as_str())));
-        headers.append(DEFAULT_HEADER, key.parse().unwrap());
-        assert!(presented(&headers, &DEFAULT_HEADER).is_err());
+        assert!(with(b"", [one, two]).is_err());
+        let mut headers = http::HeaderMap::new();
+        let mut field = |times: usize| {
+            for _ in 0..times {
+                headers.append(DEFAULT_HEADER, key.parse().unwrap());
+            }
+            Field::take(&mut headers, &DEFAULT_HEADER)
+        };
+        assert_eq!(presented(&field(0)), Ok(None));
+        assert_eq!(presented(&field(1)), Ok(Some(key.as_str())));
+        assert!(presented(&field(2)).is_err());
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Authenticator, Credentials, Outcome};
+use super::{Authenticator, Credentials, Outcome, Resource, Step};
 use crate::clock;
-use crate::identity::{PeerIdentity, Principal};
+use crate::identity::{Method, PeerIdentity, Principal};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
@@ -20,13 +20,24 @@ pub struct ConnectionProof {
     pub resumed: bool,
 }
 
+impl ConnectionProof {
+    /// The caller that it names.
+    #[must_use]
+    pub fn principal(&self) -> Principal {
+        Principal::from_certificate(Arc::clone(&self.identity), self.proven_at, self.resumed)
+    }
+}
+
 /// Authenticates by the connection's client certificate.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CertificateAuthenticator;
 
-impl Authenticator for CertificateAuthenticator {
-    fn authenticate(&self, credentials: &Credentials<'_>) -> Outcome {
-        let Some(proof) = credentials.proof else {
+impl CertificateAuthenticator {
+    /// What the connection's certificate says now. Routes that demand nothing
+    /// else need no more than this.
+    #[must_use]
+    pub fn judge(proof: Option<&ConnectionProof>) -> Outcome {
+        let Some(proof) = proof else {
             return Outcome::NotApplicable;
         };
         // A connection may outlive the certificate it was opened with.
@@ -38,10 +49,30 @@ impl Authenticator for CertificateAuthenticator {
                 format!("the certificate path expired at {}", clock::rfc3339(end)),
             ));
         }
-        Outcome::Authenticated(Principal::from_certificate(
-            Arc::clone(&proof.identity),
-            proof.proven_at,
-            proof.resumed,
-        ))
+        Outcome::Authenticated(proof.principal())
+    }
+}
+
+impl Authenticator for CertificateAuthenticator {
+    fn method(&self) -> Method {
+        Method::Certificate
+    }
+
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Step<'a> {
+        Step::Now(Self::judge(credentials.proof))
+    }
+
+    /// That the path still verifies is the connection's affair.
+    fn recheck(&self, credentials: &Credentials<'_>, _: &Principal, _: bool) -> Outcome {
+        Self::judge(credentials.proof)
+    }
+
+    fn rules(&self) -> [u8; 32] {
+        [0; 32]
+    }
+
+    /// HTTP cannot ask for a certificate: the handshake is over.
+    fn challenge(&self, _: ReasonCode, _: &Resource<'_>) -> Option<String> {
+        None
     }
 }

@@ -3,10 +3,9 @@
 //! RFC 6750 sections 2.1 and 3, RFC 9728. Only the `Authorization` field is
 //! read: tokens in a query end up in logs (RFC 9700 section 4.3.2).
 
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
 use serde_json::{Value, json};
 
+use super::{Field, Resource};
 use crate::policy::Denial;
 use crate::reason::{Category, ReasonCode};
 
@@ -19,17 +18,15 @@ pub const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
 /// `malformed-request` when there is more than one credential, or one that is
 /// not a `b64token` (RFC 6750 section 2.1).
 pub fn bearer_token<'a>(
-    headers: &'a HeaderMap,
+    authorization: &'a Field,
     query: Option<&str>,
 ) -> Result<Option<&'a str>, Denial> {
     let refused = |detail: &str| Denial::new(ReasonCode::MalformedRequest, detail);
-    let mut fields = headers.get_all(AUTHORIZATION).iter();
-    let Some(field) = fields.next() else {
-        return Ok(None);
+    let field = match authorization {
+        Field::Absent => return Ok(None),
+        Field::Several => return Err(refused("there is more than one Authorization field")),
+        Field::One(field) => field,
     };
-    if fields.next().is_some() {
-        return Err(refused("there is more than one Authorization field"));
-    }
     let Ok(field) = field.to_str() else {
         return Err(refused("the Authorization field is not text"));
     };
@@ -60,13 +57,13 @@ fn is_b64token(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b))
 }
 
-/// The `WWW-Authenticate` field for a refusal. `metadata` is the URL of the
+/// The value of a `WWW-Authenticate` field for a refusal. `metadata` is the URL of the
 /// resource's metadata, `scopes` what the route demands.
 ///
 /// Without a token there is no error code (RFC 6750 section 3.1), so that a
 /// client knows to bring one instead of refreshing one.
 #[must_use]
-pub fn challenge(reason: ReasonCode, metadata: &str, scopes: &[String]) -> HeaderValue {
+pub fn challenge(reason: ReasonCode, metadata: &str, scopes: &[String]) -> String {
     let error = match reason {
         ReasonCode::TokenMissing => None,
         ReasonCode::TokenScope => Some("insufficient_scope"),
@@ -84,7 +81,7 @@ pub fn challenge(reason: ReasonCode, metadata: &str, scopes: &[String]) -> Heade
     if !scopes.is_empty() && matches!(error, None | Some("insufficient_scope")) {
         push_parameter(&mut text, "scope", &scopes.join(" "));
     }
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("Bearer"))
+    text
 }
 
 /// RFC 6750 section 3 leaves `"` and `\` out of every value.
@@ -124,6 +121,15 @@ pub fn resource_metadata(
     document
 }
 
+impl Resource<'_> {
+    /// The address of its metadata, where nothing else was configured.
+    #[must_use]
+    pub fn metadata_url(&self) -> String {
+        let path = if self.path == "/" { "" } else { self.path };
+        format!("https://{}{METADATA_PATH}{path}", self.authority)
+    }
+}
+
 /// The address of a resource's metadata: the well-known path goes between its
 /// host and its path (RFC 9728 section 3.1). None for what is not an `https` URL.
 #[must_use]
@@ -139,6 +145,9 @@ pub fn metadata_url(resource: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use http::header::AUTHORIZATION;
+    use http::{HeaderMap, HeaderValue};
+
     use super::*;
 
     const METADATA: &str = "https://a.example/.well-known/oauth-protected-resource";
@@ -148,7 +157,7 @@ mod tests {
         for field in fields {
             headers.append(AUTHORIZATION, HeaderValue::from_str(field).unwrap());
         }
-        bearer_token(&headers, query)
+        bearer_token(&Field::take(&mut headers, &AUTHORIZATION), query)
             .map(|token| token.map(str::to_owned))
             .map_err(|denial| denial.reason)
     }
@@ -204,12 +213,7 @@ mod tests {
     #[test]
     fn challenges_say_what_to_do() {
         let scopes = ["orders:read".to_owned(), "we\"ird\\".to_owned()];
-        let challenge = |reason| {
-            challenge(reason, METADATA, &scopes)
-                .to_str()
-                .unwrap()
-                .to_owned()
-        };
+        let challenge = |reason| challenge(reason, METADATA, &scopes);
         assert_eq!(
             challenge(ReasonCode::TokenMissing),
             format!(r#"Bearer resource_metadata="{METADATA}", scope="orders:read weird""#)
@@ -234,6 +238,14 @@ mod tests {
             at("https://a.example/orders/x"),
             format!("{METADATA}/orders/x")
         );
+        for path in ["", "/", "/orders/x"] {
+            let resource = Resource {
+                authority: "a.example",
+                path,
+            };
+            let identifier = format!("https://a.example{path}");
+            assert_eq!(Some(resource.metadata_url()), metadata_url(&identifier));
+        }
         assert_eq!(metadata_url("http://a.example"), None);
         assert_eq!(metadata_url("https://"), None);
         let document = resource_metadata("https://a.example", &["https://i".to_owned()], &[], true);

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -88,6 +88,8 @@ pub(crate) struct Answer {
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
+    /// Where exchanges run; on their caller's runtime where that was not said.
+    runtime: Arc<OnceLock<tokio::runtime::Handle>>,
 }
 
 impl HttpClient {
@@ -121,19 +123,36 @@ impl HttpClient {
         Ok(Self {
             client,
             timeout: settings.timeout,
+            runtime: Arc::default(),
         })
+    }
+
+    /// Runs all exchanges, and the connections they leave behind, on this runtime
+    /// from now on.
+    pub fn run_on(&self, runtime: &tokio::runtime::Handle) {
+        let _ = self.runtime.set(runtime.clone());
     }
 
     /// Sends a request and reads the JSON document it is answered with.
     pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Answer, FetchError> {
-        tokio::time::timeout(self.timeout, self.exchange(request))
-            .await
-            .unwrap_or(Err(FetchError::TimedOut))
+        let client = self.client.clone();
+        let exchange = tokio::time::timeout(self.timeout, Self::exchange(client, request));
+        let answered = match self.runtime.get() {
+            // A runtime that ends takes its tasks with it.
+            Some(runtime) => match runtime.spawn(exchange).await {
+                Ok(answered) => answered,
+                Err(_) => return Err(FetchError::Unreachable),
+            },
+            None => exchange.await,
+        };
+        answered.unwrap_or(Err(FetchError::TimedOut))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, FetchError> {
-        let response = self
-            .client
+    async fn exchange(
+        client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answer, FetchError> {
+        let response = client
             .request(request)
             .await
             .map_err(|_| FetchError::Unreachable)?;

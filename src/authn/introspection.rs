@@ -102,6 +102,11 @@ impl Introspector {
         }
     }
 
+    /// Asks on this runtime from now on.
+    pub fn run_on(&self, runtime: &tokio::runtime::Handle) {
+        self.client.run_on(runtime);
+    }
+
     /// What the issuer says about an active token; none when it is not active.
     /// The claims are not judged yet.
     ///

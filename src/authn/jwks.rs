@@ -10,6 +10,7 @@
 //! issuer's own origin; never from a token.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,11 +62,11 @@ pub struct Keys {
     pub generation: u64,
 }
 
-/// The keys of one issuer.
-#[derive(Debug)]
+/// The keys of one issuer. A clone shares them.
+#[derive(Debug, Clone)]
 pub struct IssuerKeys(Source);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Source {
     Fixed(Keys),
     Remote(Arc<Remote>),
@@ -82,6 +83,8 @@ struct Remote {
     state: Mutex<State>,
     /// Held by whoever fetches; the others wait for the outcome.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Whether a task keeps them fresh.
+    kept_fresh: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -139,7 +142,34 @@ impl IssuerKeys {
             cached: ArcSwapOption::empty(),
             state: Mutex::default(),
             turn: Arc::default(),
+            kept_fresh: AtomicBool::new(false),
         })))
+    }
+
+    /// The keys that may be used now, fetched or not; none when there are none.
+    #[must_use]
+    pub fn at_hand(&self) -> Option<Keys> {
+        match &self.0 {
+            Source::Fixed(keys) => Some(keys.clone()),
+            Source::Remote(remote) => remote
+                .usable((remote.now)())
+                .map(|cached| cached.keys.clone()),
+        }
+    }
+
+    /// Why there are no keys; none while there are.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let Source::Remote(remote) = &self.0 else {
+            return None;
+        };
+        if remote.usable((remote.now)()).is_some() {
+            return None;
+        }
+        Some(match remote.state().last_error {
+            Some(error) => format!("its keys cannot be fetched, {error}"),
+            None => "its keys have not been fetched yet".to_owned(),
+        })
     }
 
     /// The keys for a token that names `key_id`, fetched if that could help.
@@ -180,14 +210,18 @@ impl IssuerKeys {
         }
     }
 
-    /// Keeps the keys fresh, in a task that ends when the keys are dropped.
-    /// Needs a runtime; requests do not wait for it.
-    pub fn refresh_in_background(&self) {
+    /// Fetches on this runtime from now on, and keeps the keys fresh there, in a
+    /// task that ends when the keys are dropped. Requests do not wait for it.
+    pub fn refresh_in_background(&self, runtime: &tokio::runtime::Handle) {
         let Source::Remote(remote) = &self.0 else {
             return;
         };
+        remote.client.run_on(runtime);
+        if remote.kept_fresh.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let remote = Arc::downgrade(remote);
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             loop {
                 let Some(strong) = remote.upgrade() else {
                     return;

@@ -1,7 +1,9 @@
 //! Ways of authenticating a request, each an [`Authenticator`].
 //!
 //! "Not mine" is never "refused": an authenticator that finds no credential of
-//! its kind answers [`Outcome::NotApplicable`].
+//! its kind answers [`Outcome::NotApplicable`]. [`composition`] puts several
+//! together. A further method is one file here, and one line where
+//! `config::resolve` makes a route's authenticators.
 
 pub mod api_key;
 pub mod bearer;
@@ -9,16 +11,26 @@ pub mod binding;
 pub mod certificate;
 pub mod challenge;
 pub mod claims;
+pub mod composition;
 pub mod http_client;
 pub mod introspection;
 pub mod jwks;
 pub mod key_location;
+pub mod presented;
 pub mod route_token;
 pub mod token;
 pub mod token_cache;
 
-use crate::identity::Principal;
+use std::fmt;
+use std::net::IpAddr;
+use std::pin::Pin;
+
+pub use composition::{Authenticators, Rejection};
+pub use presented::{Field, Presented};
+
+use crate::identity::{Method, Principal};
 use crate::policy::Denial;
+use crate::reason::ReasonCode;
 
 /// What an authenticator found.
 #[derive(Debug)]
@@ -31,15 +43,70 @@ pub enum Outcome {
     Rejected(Denial),
 }
 
+/// An outcome, now or once somebody has been asked.
+pub enum Step<'a> {
+    /// Nobody had to be asked.
+    Now(Outcome),
+    /// Keys or an issuer's word have to be waited for.
+    Later(Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>),
+}
+
+impl fmt::Debug for Step<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now(outcome) => formatter.debug_tuple("Now").field(outcome).finish(),
+            Self::Later(_) => formatter.write_str("Later"),
+        }
+    }
+}
+
 /// What authenticators may look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Credentials<'a> {
     /// What the connection proved in its handshake, where it proved anything.
     pub proof: Option<&'a certificate::ConnectionProof>,
+    /// The credentials in the request's fields.
+    pub presented: &'a Presented,
+    /// The request's query.
+    pub query: Option<&'a str>,
+    /// The caller's address.
+    pub address: IpAddr,
+    /// Seconds since the Unix epoch.
+    pub now: u64,
+}
+
+/// What was requested, for challenges.
+#[derive(Debug, Clone, Copy)]
+pub struct Resource<'a> {
+    /// The authority, as the caller wrote it.
+    pub authority: &'a str,
+    /// The path, as the caller wrote it.
+    pub path: &'a str,
 }
 
 /// Inspects a request for one kind of credential.
-pub trait Authenticator {
+pub trait Authenticator: fmt::Debug + Send + Sync {
+    /// The method it stands for.
+    fn method(&self) -> Method;
+
     /// Inspects what a request brought along.
-    fn authenticate(&self, credentials: &Credentials<'_>) -> Outcome;
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Step<'a>;
+
+    /// Inspects it again while the request is in progress, without asking
+    /// anybody: the configuration may have changed. `earlier` is what was found
+    /// before, `unchanged` whether that was by the very same rules.
+    fn recheck(
+        &self,
+        credentials: &Credentials<'_>,
+        earlier: &Principal,
+        unchanged: bool,
+    ) -> Outcome;
+
+    /// A hash of all that its outcomes depend on beside the credentials; the
+    /// same for authenticators that judge alike.
+    fn rules(&self) -> [u8; 32];
+
+    /// The challenge to send with a refusal for this reason, where a credential
+    /// of this kind would help.
+    fn challenge(&self, reason: ReasonCode, resource: &Resource<'_>) -> Option<String>;
 }

@@ -1,4 +1,4 @@
-//! `RouteToken`: what one route does about bearer tokens, for the request path.
+//! `TokenAuthenticator`: what one route does about bearer tokens.
 //!
 //! Finds the token, has its issuer judge it, holds it against the caller, and
 //! words the challenge when there is none or it is not good. It must not decide
@@ -6,13 +6,15 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue};
-
+use super::api_key::Beside;
 use super::certificate::ConnectionProof;
-use super::challenge::{bearer_token, challenge};
+use super::challenge::{bearer_token, challenge, metadata_url};
 use super::claims::TokenClaims;
 use super::token::{RouteDemands, TokenIssuer};
-use crate::identity::IdentityPattern;
+use super::token_cache::Judgement;
+use super::{Authenticator, Credentials, Outcome, Resource, Step};
+use crate::crypto;
+use crate::identity::{CallerName, IdentityPattern, Method, Principal};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
@@ -27,77 +29,66 @@ pub enum ClientRule {
     Listed(Vec<(String, Vec<IdentityPattern>)>),
 }
 
-/// What a route demands of tokens, and of whom.
-#[derive(Debug, Clone)]
-pub struct RouteToken {
+/// Authenticates one route's requests by tokens.
+#[derive(Debug)]
+pub struct TokenAuthenticator {
     /// Who judges.
     pub issuer: Arc<TokenIssuer>,
     /// What is demanded.
     pub demands: RouteDemands,
     /// How client and caller have to fit.
     pub client: ClientRule,
-    /// The address of the route's metadata (RFC 9728).
-    pub metadata: String,
-    /// Whether `Authorization` goes to the service.
-    pub forward: bool,
+    /// What the route makes of the connection's certificate.
+    pub beside: Beside,
+    /// The identifier of the protected resource, where it is not the URL that
+    /// was asked for.
+    pub resource: Option<String>,
 }
 
-impl RouteToken {
-    /// The claims of the request's token; none when it has no token. `now` is
-    /// in seconds since the Unix epoch.
-    ///
-    /// # Errors
-    /// A [`Denial`]: one of the token reasons, `malformed-request` for more than
-    /// one credential, `caller-not-allowed` for another client's token.
-    pub async fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        query: Option<&str>,
-        proof: Option<&ConnectionProof>,
-        now: u64,
-    ) -> Result<Option<Arc<TokenClaims>>, Denial> {
-        let Some(token) = bearer_token(headers, query)? else {
-            return Ok(None);
-        };
-        let thumbprint = proof.map(|proof| &proof.identity.leaf().thumbprint);
-        let claims = self
-            .issuer
-            .judge(token, &self.demands, thumbprint, now)
-            .await?;
-        // After the cache: judgements do not depend on who the caller is.
-        self.check_client(&claims, proof)?;
-        Ok(Some(claims))
+impl TokenAuthenticator {
+    fn conclude(&self, judgement: Judgement, credentials: &Credentials<'_>) -> Outcome {
+        match judgement.and_then(|claims| self.principal(claims, credentials)) {
+            Ok(principal) => Outcome::Authenticated(principal),
+            Err(denial) => Outcome::Rejected(denial),
+        }
     }
 
-    /// The `WWW-Authenticate` field for a refusal with this reason; none when a
-    /// token would not help.
-    #[must_use]
-    pub fn challenge(&self, reason: ReasonCode) -> Option<HeaderValue> {
-        let helps = matches!(reason.status(), 400 | 401) || reason == ReasonCode::TokenScope;
-        helps.then(|| challenge(reason, &self.metadata, self.demands.scopes()))
+    /// After the cache: judgements do not depend on who the caller is.
+    fn principal(
+        &self,
+        claims: Arc<TokenClaims>,
+        credentials: &Credentials<'_>,
+    ) -> Result<Principal, Denial> {
+        // Clocks may differ, but an assertion must not outlive the token.
+        if credentials.now >= claims.expires {
+            return Err(Denial::new(ReasonCode::TokenExpired, "it has just expired"));
+        }
+        if let Some(proof) = self.beside.certificate(credentials.proof) {
+            self.check_client(&claims, proof)?;
+            return Ok(proof.principal().with_token(claims));
+        }
+        let Some(client) = &claims.client_id else {
+            return Err(Denial::new(
+                ReasonCode::CallerNotAllowed,
+                "the token names no client, and nothing else names the caller",
+            ));
+        };
+        let name = CallerName::from_client(self.issuer.name(), client)
+            .map_err(|error| Denial::new(ReasonCode::TokenMalformed, error.to_string()))?;
+        Ok(Principal::named(name, credentials.now).with_token(claims))
     }
 
-    fn check_client(
-        &self,
-        claims: &TokenClaims,
-        proof: Option<&ConnectionProof>,
-    ) -> Result<(), Denial> {
-        let (ClientRule::IsCaller | ClientRule::Listed(_), Some(proof)) = (&self.client, proof)
-        else {
-            return Ok(());
-        };
+    fn check_client(&self, claims: &TokenClaims, proof: &ConnectionProof) -> Result<(), Denial> {
         let caller = proof.identity.caller();
-        let fits = claims
-            .client_id
-            .as_ref()
-            .is_some_and(|client| match &self.client {
-                ClientRule::Any => true,
-                ClientRule::IsCaller => *client == caller.to_string(),
-                ClientRule::Listed(clients) => clients
-                    .iter()
-                    .filter(|(name, _)| name == client)
-                    .any(|(_, callers)| callers.iter().any(|pattern| pattern.matches(caller))),
-            });
+        let client = claims.client_id.as_ref();
+        let fits = match &self.client {
+            ClientRule::Any => true,
+            ClientRule::IsCaller => client.is_some_and(|client| *client == caller.to_string()),
+            ClientRule::Listed(clients) => clients
+                .iter()
+                .filter(|(name, _)| client == Some(name))
+                .any(|(_, callers)| callers.iter().any(|pattern| pattern.matches(caller))),
+        };
         if fits {
             Ok(())
         } else {
@@ -106,5 +97,72 @@ impl RouteToken {
                 format!("the token belongs to another client than {caller} may act for"),
             ))
         }
+    }
+}
+
+fn thumbprint<'a>(credentials: &Credentials<'a>) -> Option<&'a [u8; 32]> {
+    // Also where the certificate does not name the caller: a bound token needs it.
+    credentials
+        .proof
+        .map(|proof| &proof.identity.leaf().thumbprint)
+}
+
+impl Authenticator for TokenAuthenticator {
+    fn method(&self) -> Method {
+        Method::Token
+    }
+
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Step<'a> {
+        let presented = &credentials.presented.authorization;
+        let token = match bearer_token(presented, credentials.query) {
+            Ok(Some(token)) => token,
+            Ok(None) => return Step::Now(Outcome::NotApplicable),
+            Err(denial) => return Step::Now(Outcome::Rejected(denial)),
+        };
+        let (thumbprint, now) = (thumbprint(credentials), credentials.now);
+        let judging = self.issuer.judge(token, &self.demands, thumbprint, now);
+        Step::Later(Box::pin(async move {
+            self.conclude(judging.await, credentials)
+        }))
+    }
+
+    fn recheck(
+        &self,
+        credentials: &Credentials<'_>,
+        earlier: &Principal,
+        unchanged: bool,
+    ) -> Outcome {
+        let presented = &credentials.presented.authorization;
+        let token = match bearer_token(presented, credentials.query) {
+            Ok(Some(token)) => token,
+            Ok(None) => return Outcome::NotApplicable,
+            Err(denial) => return Outcome::Rejected(denial),
+        };
+        let (thumbprint, now) = (thumbprint(credentials), credentials.now);
+        let judgement = self
+            .issuer
+            .judge_at_hand(token, &self.demands, thumbprint, now);
+        match (judgement, earlier.token()) {
+            (Some(judgement), _) => self.conclude(judgement, credentials),
+            // Asking again would take too long, and by these rules it was good.
+            (None, Some(claims)) if unchanged => self.conclude(Ok(Arc::clone(claims)), credentials),
+            (None, _) => Outcome::Rejected(Denial::new(
+                ReasonCode::KeysUnavailable,
+                "the new configuration judges tokens by other rules",
+            )),
+        }
+    }
+
+    fn rules(&self) -> [u8; 32] {
+        let mut all = format!("{:?}|{:?}", self.client, self.beside).into_bytes();
+        all.extend_from_slice(self.issuer.rules());
+        all.extend_from_slice(self.demands.hash());
+        crypto::sha256(&all)
+    }
+
+    fn challenge(&self, reason: ReasonCode, resource: &Resource<'_>) -> Option<String> {
+        let configured = self.resource.as_deref().and_then(metadata_url);
+        let metadata = configured.unwrap_or_else(|| resource.metadata_url());
+        Some(challenge(reason, &metadata, self.demands.scopes()))
     }
 }

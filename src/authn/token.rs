@@ -11,6 +11,7 @@ use countersign_verify::jose::base64url_encode;
 
 use super::bearer::{TokenRules, UnverifiedToken};
 use super::claims::{ClaimRules, Demands, Origin, TokenClaims};
+use super::http_client::FetchError;
 use super::introspection::Introspector;
 use super::jwks::IssuerKeys;
 use super::token_cache::{CacheKey, CacheSettings, Judgement, TokenCache};
@@ -52,6 +53,12 @@ impl RouteDemands {
         }
     }
 
+    /// A hash of them: the same for routes that demand the same.
+    #[must_use]
+    pub const fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
     /// The scopes to name in a challenge.
     #[must_use]
     pub fn scopes(&self) -> &[String] {
@@ -85,6 +92,18 @@ pub struct TokenIssuer {
     name: String,
     check: TokenCheck,
     cache: TokenCache,
+    provenance: Provenance,
+    required_at_start: bool,
+}
+
+/// What an issuer was made from, hashed, so that its successor after a reload can
+/// be compared with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// All that judgements depend on, but for fetched keys.
+    pub rules: [u8; 32],
+    /// Where keys come from, and how they are fetched.
+    pub keys: [u8; 32],
 }
 
 impl TokenIssuer {
@@ -95,7 +114,75 @@ impl TokenIssuer {
             name: name.into(),
             check,
             cache: TokenCache::new(cache),
+            provenance: Provenance::default(),
+            required_at_start: false,
         }
+    }
+
+    /// The same issuer, without whose keys the gateway does not start, or does.
+    #[must_use]
+    pub const fn required_at_start(mut self, required: bool) -> Self {
+        self.required_at_start = required;
+        self
+    }
+
+    /// Fetches its keys now where the gateway must not start without them.
+    ///
+    /// # Errors
+    /// Why they cannot be had.
+    pub async fn prepare(&self) -> Result<(), FetchError> {
+        match self.keys() {
+            Some(keys) if self.required_at_start => keys.fetch().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The same issuer, which remembers what it was made from.
+    #[must_use]
+    pub const fn made_from(mut self, provenance: Provenance) -> Self {
+        self.provenance = provenance;
+        self
+    }
+
+    /// The keys of this issuer for a successor that fetches them in the very same
+    /// way: what is known stays known.
+    #[must_use]
+    pub fn keys_for(&self, provenance: &Provenance) -> Option<IssuerKeys> {
+        let same = self.provenance.keys == provenance.keys;
+        self.keys().filter(|_| same).cloned()
+    }
+
+    /// A hash of all that its judgements depend on, but for fetched keys.
+    #[must_use]
+    pub const fn rules(&self) -> &[u8; 32] {
+        &self.provenance.rules
+    }
+
+    /// Lets everything that is fetched be fetched by this runtime, and keeps keys
+    /// fresh there. To be called when the issuer is put into service.
+    pub fn start(&self, runtime: &tokio::runtime::Handle) {
+        let introspector = match &self.check {
+            TokenCheck::Jwt {
+                keys, introspector, ..
+            } => {
+                keys.refresh_in_background(runtime);
+                introspector.as_ref()
+            }
+            TokenCheck::Introspection { introspector, .. } => Some(introspector),
+        };
+        if let Some(introspector) = introspector {
+            introspector.run_on(runtime);
+        }
+    }
+
+    /// What an operator should know about it.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let why = self.keys()?.problem()?;
+        Some(format!(
+            "token issuer {}: {why}; its tokens are refused with keys-unavailable",
+            self.name
+        ))
     }
 
     /// Its name in the configuration.
@@ -151,6 +238,29 @@ impl TokenIssuer {
         let key = CacheKey::new(token, &self.name, generation, &demands.hash, thumbprint);
         let check = self.check(token, demands, thumbprint, now);
         self.cache.get_or_check(key, positive, now, check).await
+    }
+
+    /// Judges a token without asking anybody; none when that takes asking.
+    pub fn judge_at_hand(
+        &self,
+        token: &str,
+        demands: &RouteDemands,
+        thumbprint: Option<&[u8; 32]>,
+        now: u64,
+    ) -> Option<Judgement> {
+        let TokenCheck::Jwt { keys, rules, .. } = &self.check else {
+            return None;
+        };
+        let keys = keys.at_hand()?;
+        let judged = UnverifiedToken::parse(token, rules).and_then(|unverified| {
+            unverified.verify(&keys.set, rules, &demands.demands, thumbprint, now)
+        });
+        match (judged, demands.introspection) {
+            (Err(denial), _) => Some(Err(denial)),
+            (Ok(claims), Introspection::AsNeeded) => Some(Ok(Arc::new(claims))),
+            // Only the issuer knows whether it is still active.
+            (Ok(_), _) => None,
+        }
     }
 
     async fn check(

@@ -7,13 +7,11 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::{CliError, Exit, Output};
-use crate::authn::api_key;
+use crate::authn::api_key::{self, SHORTEST_HMAC_KEY};
+use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::pki::Lifetime;
 use crate::secret::{Existing, Secret, write_private};
 use crate::{clock, crypto};
-
-/// The shortest HMAC key that is accepted, in octets (RFC 2104 section 3).
-const SHORTEST_HMAC_KEY: usize = 32;
 
 /// Arguments of `countersign api-key`.
 #[derive(Debug, Args)]
@@ -65,9 +63,9 @@ pub(crate) fn run(args: &ApiKeyArgs, output: Output) -> Result<Exit, CliError> {
 }
 
 fn new(args: &NewArgs, output: Output) -> Result<Exit, CliError> {
-    if !is_name(&args.name) {
+    if !is_plain_name(&args.name) {
         return Err(CliError::usage(format_args!(
-            "{:?} is not a name: expected up to 64 letters, digits, `-`, `_` and `.`",
+            "{:?} is not a name: expected {PLAIN_NAME_FORM}",
             args.name
         )));
     }
@@ -114,13 +112,6 @@ fn entry(args: &NewArgs, made: &api_key::NewKey, expires: Option<&str>) -> Strin
         lines.push(format!("networks = [{}]", list(networks.collect())));
     }
     lines.join("\n")
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }
 
 /// Reads the HMAC key, or makes it.

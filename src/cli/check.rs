@@ -176,10 +176,8 @@ fn push_routes(text: &mut String, loaded: &Loaded) {
 fn row(route: &Route) -> [String; 6] {
     let callers = match route.rule.authentication {
         Authentication::None => "anybody".to_owned(),
-        Authentication::Certificate if route.rule.except.is_empty() => {
-            joined(&route.rule.callers, "")
-        }
-        Authentication::Certificate => format!(
+        _ if route.rule.except.is_empty() => joined(&route.rule.callers, ""),
+        _ => format!(
             "{} except {}",
             joined(&route.rule.callers, ""),
             joined(&route.rule.except, "")
@@ -187,7 +185,7 @@ fn row(route: &Route) -> [String; 6] {
     };
     let upstream = match route.rule.authentication {
         Authentication::None => format!("{}, no assertion", route.upstream.name()),
-        Authentication::Certificate => format!(
+        _ => format!(
             "{}, audience {}, per {}",
             route.upstream.name(),
             route.audience,
@@ -291,13 +289,13 @@ fn bracketed(host: &str) -> String {
 }
 
 fn route(route: &Route) -> Value {
-    let authenticated = route.rule.authentication == Authentication::Certificate;
+    let authenticated = route.rule.authentication != Authentication::None;
     json!({
         "name": route.name,
         "hosts": strings(&route.hosts),
         "paths": strings(&route.paths),
         "methods": strings(&route.methods),
-        "authenticate": if authenticated { "certificate" } else { "none" },
+        "authenticate": route.rule.authentication.to_string(),
         "callers": strings(&route.rule.callers),
         "except": strings(&route.rule.except),
         "upstream": route.upstream.name(),

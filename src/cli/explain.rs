@@ -2,7 +2,8 @@
 //! and why, offline.
 //!
 //! `judge` runs the gateway's own stages; this file reads the arguments and
-//! prints what came out. It opens no connection and decides nothing.
+//! prints what came out. It decides nothing, and opens no connection except to the
+//! issuer of a token.
 
 mod judge;
 
@@ -10,12 +11,13 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use http::{Method, Uri};
+use http::{HeaderValue, Method, Uri};
 use serde_json::json;
 
 use self::judge::{Answer, Explanation, Question};
 use super::words::absolute;
-use super::{CliError, Exit, Output, chain, check};
+use super::{CliError, Exit, Output, chain, check, token};
+use crate::authn::{Field, Presented};
 use crate::config;
 
 /// Arguments of `countersign explain`.
@@ -24,10 +26,13 @@ use crate::config;
   countersign explain --cert client.pem
   countersign explain --cert client.pem --url https://orders.example.org/orders/7
   countersign explain --cert client.pem --url https://orders.example.org/orders -X POST --json
+  countersign explain --cert client.pem --token token.jwt --url https://orders.example.org/orders
 
 Runs the gateway's own code on the configuration as it is on disk, and prints each step with
 its verdict. Without --url it ends with the handshake, under the default entry of [listener].
-Whether the caller holds the private key, rate limits and the service behind are not looked at.
+Whether the caller holds the private key, rate limits, API keys and the service behind are not
+looked at. With --token the issuer's keys are fetched where they are not in a file, and it is
+asked about the token where the route says so: the only connections this command opens.
 Exit code 0: allowed. 3: refused. 2: bad usage or configuration.")]
 pub struct ExplainArgs {
     /// The caller's certificate and its intermediates as it presents them: PEM,
@@ -46,6 +51,9 @@ pub struct ExplainArgs {
         requires = "url"
     )]
     method: Method,
+    /// The access token it sends, or - for standard input.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    token: Option<PathBuf>,
     /// The configuration file [default: $COUNTERSIGN_CONFIG, ./countersign.toml,
     /// /etc/countersign/countersign.toml]
     #[arg(long, value_name = "FILE")]
@@ -56,11 +64,19 @@ pub struct ExplainArgs {
 pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> {
     let path = config::path(args.config.as_deref()).map_err(CliError::usage)?;
     let chain = chain::certificates(&args.cert)?;
+    let presented = match args.token.as_deref() {
+        Some(file) => Presented {
+            authorization: authorization(&token::read_token(file)?)?,
+            api_key: Field::Absent,
+        },
+        None => Presented::default(),
+    };
     let (loaded, inventory) = config::inspect(&path).map_err(|errors| check::refusal(&errors))?;
     let question = Question {
         chain: &chain,
         url: args.url.as_ref().map(checked_url).transpose()?,
         method: &args.method,
+        presented: &presented,
     };
     let explanation = judge::explain(&loaded.snapshot, &inventory, &question);
     let answer = &explanation.answer;
@@ -81,6 +97,14 @@ pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> 
         }
         _ => Ok(Exit::Done),
     }
+}
+
+/// The field that callers send a token in.
+fn authorization(token: &str) -> Result<Field, CliError> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+        .map_err(|_| CliError::usage("the token has characters that no header field carries"))?;
+    value.set_sensitive(true);
+    Ok(Field::One(value))
 }
 
 /// Callers speak HTTPS, so nothing else can be asked about.

@@ -77,7 +77,7 @@ pub(crate) fn run(args: &TokenArgs, output: Output) -> Result<Exit, CliError> {
 fn verify(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     let keys = key_set(&args.jwks)?;
     let thumbprint = args.cert.as_deref().map(thumbprint).transpose()?;
-    let token = token(&args.token)?;
+    let token = read_token(&args.token)?;
     match judge(args, &keys, thumbprint.as_ref(), &token) {
         Ok(claims) => {
             report(&token, claims.as_ref(), output);
@@ -220,7 +220,7 @@ fn read(path: &Path, most: usize) -> Result<Vec<u8>, CliError> {
 
 /// The token without the line end that editors and shells put behind it. What
 /// is no text is no token, and too long a one is refused as such.
-fn token(path: &Path) -> Result<String, CliError> {
+pub(super) fn read_token(path: &Path) -> Result<String, CliError> {
     let content = read(path, MAX_TOKEN_BYTES.saturating_mul(64))?;
     let text = String::from_utf8_lossy(&content);
     let line = text.strip_suffix('\n').unwrap_or(&text);

@@ -11,8 +11,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::raw::{
-    Admin, Assertion, Audit, DenySection, LimitsSection, Listener, Need, Public, RouteSection,
-    Runtime, SECTIONS, SectionKeys, ServerName, Tickets, Trust, UpstreamSection,
+    Admin, ApiKeySection, ApiKeysSection, Assertion, Audit, DenySection, LimitsSection, Listener,
+    Need, Public, RouteSection, Runtime, SECTIONS, SectionKeys, ServerName, Tickets,
+    TokenIssuerSection, Trust, UpstreamSection,
 };
 use super::suggest::nearest;
 use crate::identity::text::printable;
@@ -28,6 +29,9 @@ pub(super) struct Document {
     pub(super) assertion: Option<Assertion>,
     pub(super) public: Option<Public>,
     pub(super) admin: Option<Admin>,
+    pub(super) token_issuers: Vec<TokenIssuerSection>,
+    pub(super) api_keys_section: Option<ApiKeysSection>,
+    pub(super) api_keys: Vec<ApiKeySection>,
     pub(super) upstreams: Vec<UpstreamSection>,
     pub(super) routes: Vec<RouteSection>,
     pub(super) limits: Option<LimitsSection>,
@@ -106,6 +110,9 @@ impl Document {
             "assertion" => one!(assertion, Assertion),
             "public" => one!(public, Public),
             "admin" => one!(admin, Admin),
+            "token_issuer" => many!(token_issuers, TokenIssuerSection),
+            "api_keys" => one!(api_keys_section, ApiKeysSection),
+            "api_key" => many!(api_keys, ApiKeySection),
             "upstream" => many!(upstreams, UpstreamSection),
             "route" => many!(routes, RouteSection),
             "limits" => one!(limits, LimitsSection),

@@ -3,7 +3,7 @@
 //! ```text
 //! document.rs   the file as it is written, section by section
 //! raw.rs        the one table of known keys
-//!  └─ value.rs      single values with their places; quantity.rs durations and sizes
+//!  └─ value.rs      single values with their places; demands.rs, quantity.rs: grammars
 //! resolve/      what the values mean together: builds the domain types
 //!  └─ files.rs      reads certificates, keys and lists, and remembers which
 //! diagnostics   every error with file, line, caret and remedy; all at once
@@ -16,6 +16,7 @@
 //! Domain modules own their types and know nothing of the file; only this one
 //! knows both. It never opens a socket and never writes a file.
 
+mod demands;
 mod diagnostics;
 mod document;
 mod files;

@@ -7,18 +7,23 @@
 
 use std::net::SocketAddr;
 
+use countersign_verify::jose::Algorithm;
 use http::{HeaderName, Method};
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::demands::{Authenticate, ClaimDemands, Client, Introspect};
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::document::{Family, check_keys, find};
 use super::quantity::{ByteSize, TimeSpan};
 use super::value::{
-    CertificateHeader, Field, FromToml, List, Means, PublicTls, Retries, Serve, Several, text,
-    wrong_type,
+    CertificateHeader, ClientMeans, Field, FromToml, List, Moment, PublicTls, Retries, Serve,
+    Several, TokenFormat, text, wrong_type,
 };
 use crate::assertion::SigningAlgorithm;
+use crate::authn::bearer::TokenType;
+use crate::authn::binding::CertificateBinding;
 use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::route::{Binding, PathRewrite, RewriteError};
@@ -173,6 +178,63 @@ sections! {
         socket: String = Optional,
     }
 
+    "[[token_issuer]]"
+    /// Whose tokens are believed.
+    TokenIssuerSection {
+        name: String = Required,
+        issuer: String = Required,
+        audience: Several<String> = Required,
+        format: TokenFormat = Optional,
+        jwks_file: String = Optional,
+        jwks_uri: String = Optional,
+        roots: Several<String> = Optional,
+        introspection: IntrospectionSection = Optional,
+        algorithms: Several<Algorithm> = Optional,
+        types: Several<TokenType> = Optional,
+        certificate_binding: CertificateBinding = Optional,
+        allow_unbound: bool = Optional,
+        skew: TimeSpan = Optional,
+        forward_claims: Several<String> = Optional,
+        timeout: TimeSpan = Optional,
+        last_good: TimeSpan = Optional,
+        required_at_start: bool = Optional,
+        remember_accepted: TimeSpan = Optional,
+        remember_refused: TimeSpan = Optional,
+        cache_size: ByteSize = Optional,
+    }
+
+    "[token_issuer.introspection]"
+    /// Where the issuer is asked about a token.
+    IntrospectionSection {
+        endpoint: String = Required,
+        client_id: String = Required,
+        authentication: ClientMeans = Required,
+        secret_file: String = Optional,
+        private_key: String = Optional,
+        certificate: String = Optional,
+        key_id: String = Optional,
+        audience: String = Optional,
+    }
+
+    "[api_keys]"
+    /// What all API keys have in common.
+    ApiKeysSection {
+        hmac_key: String = Required,
+        header: HeaderName = Optional,
+    }
+
+    "[[api_key]]"
+    /// A caller without certificate.
+    ApiKeySection {
+        name: String = Required,
+        id: String = Required,
+        hash: String = Required,
+        expires: Moment = Optional,
+        routes: Several<String> = Optional,
+        networks: Several<IpNet> = Optional,
+        callers: Several<IdentityPattern> = Optional,
+    }
+
     "[[upstream]]"
     /// A service behind the gateway.
     UpstreamSection {
@@ -210,12 +272,26 @@ sections! {
         callers: Several<IdentityPattern> = Optional,
         except: List<IdentityPattern> = Optional,
         authenticate: Authenticate = Optional,
+        token: RouteTokenSection = Optional,
+        forward_token: bool = Optional,
         upstream: String = Required,
         audience: String = Optional,
         binding: Binding = Optional,
         rewrite: PathRewrite = Optional,
         bind_body: ByteSize = Optional,
         continue_transaction: bool = Optional,
+    }
+
+    "[route.token]"
+    /// What a route demands of tokens.
+    RouteTokenSection {
+        issuer: String = Required,
+        audience: String = Optional,
+        scopes: Several<String> = Optional,
+        claims: ClaimDemands = Optional,
+        client: Client = Optional,
+        introspect: Introspect = Optional,
+        resource: String = Optional,
     }
 
     "[limits]"
@@ -245,32 +321,21 @@ sections! {
     }
 }
 
-/// How a route authenticates its callers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Authenticate {
-    Certificate,
-    Nobody,
-}
-
-impl FromToml for Authenticate {
-    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
-        const FORM: &str = "{ all = [\"certificate\"] }, { any = [\"certificate\"] } or \"none\"";
-        let entries = match value.get_ref() {
-            DeValue::String(text) if text == "none" => return Some(Self::Nobody),
-            DeValue::Table(table) => table,
-            DeValue::String(_) => return wrong_form(value.span(), FORM, diagnostics),
-            _ => return wrong_type(value, FORM, diagnostics),
-        };
-        let mut entries = entries.iter();
-        let (Some((key, list)), None) = (entries.next(), entries.next()) else {
-            return wrong_form(value.span(), FORM, diagnostics);
-        };
-        if !matches!(&**key.get_ref(), "all" | "any") {
-            return wrong_form(key.span(), FORM, diagnostics);
+/// Sections that stand within another one.
+macro_rules! within {
+    ($($name:ident),+) => {$(
+        impl FromToml for $name {
+            fn from_toml(
+                value: &Spanned<DeValue<'_>>,
+                diagnostics: &mut Diagnostics,
+            ) -> Option<Self> {
+                match value.get_ref() {
+                    DeValue::Table(table) => Some(Self::read(table, value.span(), diagnostics)),
+                    _ => wrong_type(value, "a table", diagnostics),
+                }
+            }
         }
-        Several::<Means>::from_toml(list, diagnostics)?;
-        Some(Self::Certificate)
-    }
+    )+};
 }
 
 /// How a route changes paths.
@@ -308,10 +373,4 @@ impl FromToml for PathRewrite {
     }
 }
 
-fn wrong_form<T>(place: Span, form: &str, diagnostics: &mut Diagnostics) -> Option<T> {
-    diagnostics.error(
-        Diagnostic::new(place, "this does not say how callers authenticate")
-            .help(format!("write {form}")),
-    );
-    None
-}
+within!(IntrospectionSection, RouteTokenSection);

@@ -6,6 +6,7 @@
     reason = "tables of cases; the texts are the tests' own"
 )]
 
+mod credentials;
 mod documented;
 mod keys;
 mod material;
@@ -24,6 +25,7 @@ use crate::assertion::{SigningAlgorithm, key_directory};
 use crate::clock;
 use crate::identity::TrustDomain;
 use crate::pki::{CertificateProfile, IssueRequest, KeyProtection, Pki, SubjectNames};
+use crate::secret::{Existing, write_private};
 use crate::snapshot::{AuditDestination, Limits};
 use crate::tls::ClientCertificate;
 
@@ -55,6 +57,11 @@ callers = ["spiffe://example.org/**"]
 upstream = "orders"
 audience = "orders"
 "#;
+
+/// The key of RFC 7515 appendix A.3, public half.
+const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256",
+"x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+"y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
 
 fn whole() -> String {
     [LISTENER, TRUST, ASSERTION, PUBLIC, UPSTREAM, ROUTE].join("\n")
@@ -88,6 +95,10 @@ impl Place {
 
     fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         fs::write(self.path(name), content).unwrap();
+    }
+
+    fn write_private(&self, name: &str, content: impl AsRef<[u8]>) {
+        write_private(&self.path(name), content.as_ref(), Existing::Replace).unwrap();
     }
 
     fn read(&self, name: &str) -> String {
@@ -208,12 +219,7 @@ fn a_small_file_loads_with_the_defaults() {
 #[test]
 fn every_key_can_be_said() {
     let place = Place::new();
-    crate::secret::write_private(
-        &place.path("tickets.secret"),
-        &[7; 32],
-        crate::secret::Existing::Refuse,
-    )
-    .unwrap();
+    place.write_private("tickets.secret", [7; 32]);
     let text = r#"
 [listener]
 address = "127.0.0.1:8443"
@@ -257,6 +263,70 @@ serve = ["keys", "metrics"]
 [admin]
 address = "[::1]:9901"
 socket = "admin.sock"
+[[token_issuer]]
+name = "file"
+issuer = "https://file.example.org"
+audience = ["orders-api"]
+format = "jwt"
+jwks_file = "keys.json"
+algorithms = ["ES256"]
+types = ["at+jwt", "jwt"]
+certificate_binding = "off"
+allow_unbound = true
+skew = "0s"
+forward_claims = ["tenant"]
+timeout = "1s"
+remember_accepted = "10s"
+remember_refused = "1s"
+cache_size = "1MiB"
+[[token_issuer]]
+name = "remote"
+issuer = "https://idp.example.org"
+audience = ["orders-api"]
+jwks_uri = "https://idp.example.org/keys"
+roots = ["certs/trust.pem"]
+last_good = "1h"
+required_at_start = true
+[token_issuer.introspection]
+endpoint = "https://idp.example.org/ask"
+client_id = "gateway"
+authentication = "basic"
+secret_file = "secret"
+[[token_issuer]]
+name = "opaque"
+issuer = "https://idp.example.org"
+audience = ["orders-api"]
+format = "opaque"
+roots = ["certs/trust.pem"]
+[token_issuer.introspection]
+endpoint = "https://idp.example.org/ask"
+client_id = "gateway"
+authentication = "private-key-jwt"
+private_key = "certs/issued/gateway.key"
+key_id = "one"
+audience = "https://idp.example.org/token"
+[[token_issuer]]
+name = "mutual"
+issuer = "https://idp.example.org"
+audience = ["orders-api"]
+roots = ["certs/trust.pem"]
+[token_issuer.introspection]
+endpoint = "https://idp.example.org/ask"
+client_id = "gateway"
+authentication = "certificate"
+certificate = "certs/issued/gateway.pem"
+private_key = "certs/issued/gateway.key"
+[api_keys]
+hmac_key = "api-keys.hmac"
+header = "X-Key"
+[[api_key]]
+name = "batch"
+id = "0123456789abcdef"
+hash = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+expires = 2035-01-01T00:00:00Z
+routes = ["tokens"]
+networks = ["10.0.0.0/8", "::1"]
+callers = ["spiffe://example.org/batch"]
 [[upstream]]
 name = "orders"
 endpoints = ["http://10.0.0.1:9001", "http://[::1]"]
@@ -295,6 +365,22 @@ upstream = "orders"
 audience = "orders"
 binding = "caller"
 [[route]]
+name = "tokens"
+paths = ["/tokens"]
+callers = ["client:remote/*", "api-key:batch", "spiffe://example.org/a"]
+authenticate = { any = ["certificate", "api-key"] }
+forward_token = true
+upstream = "orders"
+audience = "tokens"
+[route.token]
+issuer = "remote"
+audience = "orders-api"
+scopes = ["orders:read"]
+claims = { tenant = "acme", level = [1, true] }
+client = { app = ["spiffe://example.org/a"] }
+introspect = { once_per = "10s" }
+resource = "https://orders.example.org/orders"
+[[route]]
 name = "open"
 paths = ["/open"]
 authenticate = "none"
@@ -323,12 +409,15 @@ workers = 2
 [audit]
 file = "audit.jsonl"
 "#;
+    place.write("keys.json", KEYS);
+    place.write_private("secret", "0123456789abcdef\n");
+    place.write_private("api-keys.hmac", [7; 32]);
     let loaded = place.good(text);
     assert_eq!(loaded.warnings, [""; 0]);
     for section in raw::SECTIONS.sections {
         for (key, _) in section.keys {
             assert!(
-                text.contains(&format!("\n{key} = ")),
+                text.contains(&format!("\n{key} = ")) || text.contains(&format!(".{key}]\n")),
                 "{} {key}",
                 section.title
             );
@@ -356,7 +445,12 @@ file = "audit.jsonl"
     assert_eq!(endpoints, [("10.0.0.1", 9001), ("::1", 80)]);
     assert_eq!(upstream.connect_timeout, Duration::from_millis(250));
     assert_eq!(upstream.host.as_deref(), Some("orders.internal:80"));
-    let open = &loaded.snapshot.routes.routes()[1];
+    let tokens = &loaded.snapshot.routes.routes()[1];
+    let methods = tokens.rule.authentication.to_string();
+    assert_eq!(methods, "any of certificate, api-key, token");
+    assert!(tokens.forward_token);
+    assert_eq!(loaded.snapshot.api_keys.header(), "x-key");
+    let open = &loaded.snapshot.routes.routes()[2];
     assert_eq!(
         open.rule.authentication,
         crate::policy::rule::Authentication::None

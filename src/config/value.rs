@@ -4,9 +4,11 @@
 //! [`Field::Bad`], so that reading goes on and nothing is reported twice.
 //! What values mean together is decided in [`super::resolve`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use countersign_verify::jose::Algorithm;
 use http::{HeaderName, Method};
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -14,7 +16,10 @@ use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::quantity::{ByteSize, TimeSpan};
 use super::suggest::nearest;
 use crate::assertion::SigningAlgorithm;
+use crate::authn::bearer::TokenType;
+use crate::authn::binding::CertificateBinding;
 use crate::identity::pattern::{HostPattern, PathPattern};
+use crate::identity::principal::Method as CallerMethod;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::pki::{KeyAlgorithm, Lifetime};
 use crate::route::Binding;
@@ -308,6 +313,10 @@ texts! {
     HeaderName, "a header field name", |text| text.parse().map_err(|_| {
         "use letters, digits and hyphens, for example \"Countersign-Assertion\"".to_owned()
     });
+    IpNet, "a network", |text| text
+        .parse()
+        .or_else(|_| text.parse::<IpAddr>().map(Self::from))
+        .map_err(|_| "write for example \"10.0.0.0/8\" or \"2001:db8::/32\"".to_owned());
     Method, "an HTTP method", |text| {
         let is_method = !text.is_empty()
             && text.bytes().all(|octet| octet.is_ascii_uppercase() || octet == b'-' || octet == b'_');
@@ -408,10 +417,45 @@ pub(super) enum CommonName {
     None,
 }
 
-/// How a caller may authenticate.
+/// What an issuer's tokens are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Means {
+pub(super) enum TokenFormat {
+    Jwt,
+    Opaque,
+}
+
+/// How the gateway authenticates itself to an issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClientMeans {
     Certificate,
+    Basic,
+    PrivateKeyJwt,
+}
+
+/// A moment, in seconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment(pub(super) u64);
+
+impl FromToml for Moment {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Datetime(moment) => moment.to_string(),
+            _ => return wrong_type(value, "a moment", diagnostics),
+        };
+        let format = &time::format_description::well_known::Rfc3339;
+        let read = time::OffsetDateTime::parse(&text, format)
+            .ok()
+            .and_then(|moment| u64::try_from(moment.unix_timestamp()).ok());
+        if read.is_none() {
+            diagnostics.error(
+                Diagnostic::new(value.span(), "this is not a moment")
+                    .label("expected date, time and offset")
+                    .help("write for example \"2027-01-31T00:00:00Z\""),
+            );
+        }
+        read.map(Self)
+    }
 }
 
 words! {
@@ -439,11 +483,28 @@ words! {
     Binding: "request" => Self::Request, "caller" => Self::Caller;
     Serve: "keys" => Self::Keys, "health" => Self::Health, "metrics" => Self::Metrics;
     PublicTls: "listener" => Self::Listener, "off" => Self::Off;
-    Means: "certificate" => Self::Certificate;
     Usage: "client" => Self::Client, "server" => Self::Server;
     CommonName: "label" => Self::Label, "none" => Self::None;
     KeyAlgorithm:
         Self::P256.as_str() => Self::P256, Self::P384.as_str() => Self::P384,
         Self::Ed25519.as_str() => Self::Ed25519, Self::Rsa2048.as_str() => Self::Rsa2048,
         Self::Rsa3072.as_str() => Self::Rsa3072, Self::Rsa4096.as_str() => Self::Rsa4096;
+    CallerMethod:
+        CallerMethod::Certificate.as_str() => Self::Certificate,
+        CallerMethod::ApiKey.as_str() => Self::ApiKey,
+        CallerMethod::Token.as_str() => Self::Token;
+    TokenFormat: "jwt" => Self::Jwt, "opaque" => Self::Opaque;
+    ClientMeans:
+        "certificate" => Self::Certificate, "basic" => Self::Basic,
+        "private-key-jwt" => Self::PrivateKeyJwt;
+    TokenType:
+        "at+jwt" => Self::AccessToken, "jwt" => Self::Jwt, "untyped" => Self::Untyped;
+    CertificateBinding:
+        CertificateBinding::Required.as_str() => Self::Required,
+        CertificateBinding::IfPresent.as_str() => Self::IfPresent,
+        CertificateBinding::Off.as_str() => Self::Off;
+    Algorithm:
+        "ES256" => Self::Es256, "ES384" => Self::Es384, "EdDSA" => Self::EdDsa,
+        "RS256" => Self::Rs256, "RS384" => Self::Rs384, "RS512" => Self::Rs512,
+        "PS256" => Self::Ps256, "PS384" => Self::Ps384, "PS512" => Self::Ps512;
 }

@@ -55,6 +55,11 @@ pub enum CallerName {
     Email(Arc<str>),
     /// An IP address, printed `ip:ADDRESS`.
     Ip(IpAddr),
+    /// An API key's name, printed `api-key:NAME`. No certificate carries one.
+    ApiKey(Arc<str>),
+    /// An issuer's name in the configuration and a client of its, printed
+    /// `client:ISSUER/CLIENT_ID`. No certificate carries one.
+    Client(Arc<str>),
 }
 
 /// Why a subject alternative name cannot name a caller.
@@ -66,15 +71,52 @@ pub struct MalformedName(pub String);
 const RESERVED_SCHEMES: [&str; 5] = ["dns", "mailto", "ip", "api-key", "client"];
 
 impl CallerName {
-    /// The name's type.
+    /// The type of subject alternative name it came from; none for the names of
+    /// callers without certificate.
     #[must_use]
-    pub const fn name_type(&self) -> NameType {
+    pub const fn name_type(&self) -> Option<NameType> {
         match self {
-            Self::Spiffe(_) => NameType::Spiffe,
-            Self::Uri(_) => NameType::Uri,
-            Self::Dns(_) => NameType::Dns,
-            Self::Email(_) => NameType::Email,
-            Self::Ip(_) => NameType::Ip,
+            Self::Spiffe(_) => Some(NameType::Spiffe),
+            Self::Uri(_) => Some(NameType::Uri),
+            Self::Dns(_) => Some(NameType::Dns),
+            Self::Email(_) => Some(NameType::Email),
+            Self::Ip(_) => Some(NameType::Ip),
+            Self::ApiKey(_) | Self::Client(_) => None,
+        }
+    }
+
+    /// The caller that an API key of this name is.
+    ///
+    /// # Errors
+    /// When it is not one plain word ([`is_plain_name`]).
+    pub fn from_api_key(name: &str) -> Result<Self, MalformedName> {
+        if is_plain_name(name) {
+            Ok(Self::ApiKey(name.into()))
+        } else {
+            Err(MalformedName(format!(
+                "{name:?} is no name of an API key: expected {PLAIN_NAME_FORM}"
+            )))
+        }
+    }
+
+    /// The caller that a token issuer's client is. `issuer` is the issuer's name
+    /// in the configuration.
+    ///
+    /// # Errors
+    /// When the issuer's name is not one plain word, or the identifier is empty,
+    /// too long, or has other than visible ASCII characters (RFC 6749 appendix
+    /// A.1, without spaces).
+    pub fn from_client(issuer: &str, client_id: &str) -> Result<Self, MalformedName> {
+        let good = (1..=512).contains(&client_id.len())
+            && client_id.bytes().all(|octet| octet.is_ascii_graphic());
+        // The issuer's name has no slash, so the first one ends it.
+        if is_plain_name(issuer) && good {
+            Ok(Self::Client(format!("{issuer}/{client_id}").into()))
+        } else {
+            Err(MalformedName(
+                "the client identifier is empty, too long, or has other than visible ASCII characters"
+                    .into(),
+            ))
         }
     }
 
@@ -166,6 +208,18 @@ impl CallerName {
     }
 }
 
+/// What [`is_plain_name`] accepts, in words.
+pub const PLAIN_NAME_FORM: &str = "up to 64 letters, digits, `-`, `_` and `.`";
+
+/// Whether a text can name an API key or a token issuer within a caller's name.
+#[must_use]
+pub fn is_plain_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet))
+}
+
 /// Lower-case host name without trailing dot; none when not LDH labels.
 #[must_use]
 pub fn normalized_dns(name: &str) -> Option<String> {
@@ -225,6 +279,8 @@ impl fmt::Display for CallerName {
             Self::Dns(name) => write!(formatter, "dns:{name}"),
             Self::Email(address) => write!(formatter, "mailto:{address}"),
             Self::Ip(address) => write!(formatter, "ip:{address}"),
+            Self::ApiKey(name) => write!(formatter, "api-key:{name}"),
+            Self::Client(client) => write!(formatter, "client:{client}"),
         }
     }
 }
@@ -251,6 +307,23 @@ mod tests {
         assert!(CallerName::from_uri("urn:example:a").is_ok());
         assert!(CallerName::from_uri("https://a/b\0").is_err());
         assert!(CallerName::from_uri("nothing").is_err());
+    }
+
+    #[test]
+    fn callers_without_certificate_have_names_of_their_own() {
+        let name = |name: Result<CallerName, MalformedName>| name.unwrap().to_string();
+        assert_eq!(name(CallerName::from_api_key("batch")), "api-key:batch");
+        assert_eq!(
+            name(CallerName::from_client("corporate", "https://app/1")),
+            "client:corporate/https://app/1"
+        );
+        for bad in ["", "a b", "a/b", "é", "a\n"] {
+            assert!(CallerName::from_api_key(bad).is_err(), "{bad:?}");
+            assert!(CallerName::from_client(bad, "app").is_err(), "{bad:?}");
+        }
+        for bad in ["", "a b", "é", "a\n", "\u{202e}"] {
+            assert!(CallerName::from_client("a", bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use caller::{CallerName, NameType};
 pub use leaf::LeafFacts;
 pub use pattern::IdentityPattern;
 pub use peer::PeerIdentity;
-pub use principal::Principal;
+pub use principal::{ApiKeyUse, Method, MethodSet, Principal};
 pub use spiffe_id::SpiffeId;
 pub use token::TokenClaims;
 pub use trust_domain::TrustDomain;

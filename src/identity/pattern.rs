@@ -258,6 +258,15 @@ pub enum IdentityPattern {
         /// The path's pattern where the URI has an authority and a path.
         path: Option<PathPattern>,
     },
+    /// `api-key:NAME`, or `api-key:*` for any
+    ApiKey(Option<Box<str>>),
+    /// `client:ISSUER/CLIENT_ID`, or `client:ISSUER/*` for any client of one issuer
+    Client {
+        /// The issuer's name in the configuration.
+        issuer: Box<str>,
+        /// The client's identifier; none for any.
+        client: Option<Box<str>>,
+    },
 }
 
 impl IdentityPattern {
@@ -299,8 +308,14 @@ impl IdentityPattern {
         if let Some(uri) = text.strip_prefix("uri:") {
             return parse_uri(uri);
         }
+        if let Some(name) = text.strip_prefix("api-key:") {
+            return parse_api_key(name);
+        }
+        if let Some(client) = text.strip_prefix("client:") {
+            return parse_client(client);
+        }
         refuse(format!(
-            "{text:?} does not say its type: begin with spiffe://, dns:, mailto:, ip: or uri:, or write \"*\" for any authenticated caller"
+            "{text:?} does not say its type: begin with spiffe://, dns:, mailto:, ip:, uri:, api-key: or client:, or write \"*\" for any authenticated caller"
         ))
     }
 
@@ -329,6 +344,14 @@ impl IdentityPattern {
                     .strip_prefix(&**prefix)
                     .is_some_and(|path| !path.contains(['?', '#']) && pattern.matches(path)),
             },
+            (Self::ApiKey(wanted), CallerName::ApiKey(name)) => {
+                wanted.as_deref().is_none_or(|wanted| wanted == &**name)
+            }
+            (Self::Client { issuer, client }, CallerName::Client(name)) => {
+                name.split_once('/').is_some_and(|(by, id)| {
+                    by == &**issuer && client.as_deref().is_none_or(|client| client == id)
+                })
+            }
             _ => false,
         }
     }
@@ -364,6 +387,14 @@ impl IdentityPattern {
                     path: other_path,
                 },
             ) => prefix == other_prefix && paths_overlap(path.as_ref(), other_path.as_ref()),
+            (Self::ApiKey(a), Self::ApiKey(b)) => a.is_none() || b.is_none() || a == b,
+            (
+                Self::Client { issuer, client },
+                Self::Client {
+                    issuer: other_issuer,
+                    client: other,
+                },
+            ) => issuer == other_issuer && (client.is_none() || other.is_none() || client == other),
             _ => false,
         }
     }
@@ -379,6 +410,8 @@ impl IdentityPattern {
             Self::Dns(pattern) => matches!(pattern, HostPattern::Exact(_)),
             Self::Email { local, .. } => local.is_some(),
             Self::Ip(network) => network.prefix_len() == network.max_prefix_len(),
+            Self::ApiKey(name) => name.is_some(),
+            Self::Client { client, .. } => client.is_some(),
         }
     }
 
@@ -457,6 +490,33 @@ fn parse_email(address: &str) -> Result<IdentityPattern, PatternError> {
     })
 }
 
+fn parse_api_key(name: &str) -> Result<IdentityPattern, PatternError> {
+    if name == "*" {
+        return Ok(IdentityPattern::ApiKey(None));
+    }
+    match CallerName::from_api_key(name) {
+        Ok(_) => Ok(IdentityPattern::ApiKey(Some(name.into()))),
+        Err(error) => refuse(error.to_string()),
+    }
+}
+
+fn parse_client(text: &str) -> Result<IdentityPattern, PatternError> {
+    let Some((issuer, client)) = text.split_once('/') else {
+        return refuse("write client:ISSUER/CLIENT_ID, or client:ISSUER/* for any client of its");
+    };
+    let literal = if client == "*" { "any" } else { client };
+    match CallerName::from_client(issuer, literal) {
+        Ok(_) if literal.contains('*') => {
+            refuse("'*' stands for any client, and for no part of one")
+        }
+        Ok(_) => Ok(IdentityPattern::Client {
+            issuer: issuer.into(),
+            client: (client != "*").then(|| client.into()),
+        }),
+        Err(error) => refuse(error.to_string()),
+    }
+}
+
 fn parse_uri(uri: &str) -> Result<IdentityPattern, PatternError> {
     let literal = uri.replace('*', "x");
     match CallerName::from_uri(&literal) {
@@ -510,6 +570,13 @@ impl fmt::Display for IdentityPattern {
             }
             Self::Ip(network) => write!(formatter, "ip:{network}"),
             Self::Uri { prefix, path } => write!(formatter, "uri:{prefix}{}", path_text(path)),
+            Self::ApiKey(name) => {
+                write!(formatter, "api-key:{}", name.as_deref().unwrap_or("*"))
+            }
+            Self::Client { issuer, client } => {
+                let client = client.as_deref().unwrap_or("*");
+                write!(formatter, "client:{issuer}/{client}")
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `Principal`: who acts in one request, and how that was established.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::{CallerName, PeerIdentity, TokenClaims};
@@ -9,28 +10,104 @@ use super::{CallerName, PeerIdentity, TokenClaims};
 pub enum Method {
     /// A client certificate, verified in the TLS handshake.
     Certificate,
-    /// A token that was presented beside it.
+    /// An API key.
+    ApiKey,
+    /// A token of a configured issuer.
     Token,
 }
 
 impl Method {
+    /// All methods, cheapest first: the order in which they are asked.
+    pub const ALL: [Self; 3] = [Self::Certificate, Self::ApiKey, Self::Token];
+
     /// The word used in configuration, assertions and audit lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
+            Self::ApiKey => "api-key",
             Self::Token => "token",
         }
     }
 }
 
+/// A set of methods.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct MethodSet(u8);
+
+impl MethodSet {
+    /// The same set with one more method.
+    #[must_use]
+    pub const fn with(self, method: Method) -> Self {
+        Self(self.0 | 1 << method as u8)
+    }
+
+    /// Whether the method is in it.
+    #[must_use]
+    pub const fn contains(self, method: Method) -> bool {
+        self.0 & 1 << method as u8 != 0
+    }
+
+    /// Its methods, in the order of [`Method::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Method> {
+        Method::ALL
+            .into_iter()
+            .filter(move |method| self.contains(*method))
+    }
+}
+
+impl FromIterator<Method> for MethodSet {
+    fn from_iter<I: IntoIterator<Item = Method>>(methods: I) -> Self {
+        methods.into_iter().fold(Self::default(), Self::with)
+    }
+}
+
+impl fmt::Debug for MethodSet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.iter()).finish()
+    }
+}
+
+/// The words, separated by commas.
+impl fmt::Display for MethodSet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, method) in self.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(formatter, "{comma}{}", method.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+/// An API key that was presented and is good. Names and identifiers only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKeyUse {
+    /// Its name in the configuration.
+    pub name: Box<str>,
+    /// Its public identifier.
+    pub id: Box<str>,
+    /// From this second on it is refused.
+    pub expires: Option<u64>,
+}
+
+/// What names the caller.
+#[derive(Debug, Clone)]
+enum Caller {
+    /// Its certificate.
+    Certified(Arc<PeerIdentity>),
+    /// Another credential; there is no certificate, or the route does not ask
+    /// for it.
+    Named(Arc<CallerName>),
+}
+
 /// The authenticated caller of one request.
 #[derive(Debug, Clone)]
 pub struct Principal {
-    peer: Arc<PeerIdentity>,
+    caller: Caller,
     authenticated_at: u64,
     resumed: bool,
     token: Option<Arc<TokenClaims>>,
+    api_key: Option<Arc<ApiKeyUse>>,
 }
 
 impl Principal {
@@ -44,10 +121,24 @@ impl Principal {
         resumed: bool,
     ) -> Self {
         Self {
-            peer,
+            caller: Caller::Certified(peer),
             authenticated_at,
             resumed,
             token: None,
+            api_key: None,
+        }
+    }
+
+    /// A caller without certificate, named by a credential that was checked at
+    /// `authenticated_at` (seconds since the Unix epoch).
+    #[must_use]
+    pub fn named(name: CallerName, authenticated_at: u64) -> Self {
+        Self {
+            caller: Caller::Named(Arc::new(name)),
+            authenticated_at,
+            resumed: false,
+            token: None,
+            api_key: None,
         }
     }
 
@@ -58,14 +149,45 @@ impl Principal {
         self
     }
 
+    /// The same caller with the API key that accompanied its request.
+    #[must_use]
+    pub fn with_api_key(mut self, key: ApiKeyUse) -> Self {
+        self.api_key = Some(Arc::new(key));
+        self
+    }
+
+    /// What two credentials of one request say together; none when they name
+    /// different callers.
+    #[must_use]
+    pub fn together_with(mut self, other: Self) -> Option<Self> {
+        if self.caller() != other.caller() {
+            return None;
+        }
+        if let (Caller::Named(_), Caller::Certified(_)) = (&self.caller, &other.caller) {
+            self.caller = other.caller;
+            self.authenticated_at = other.authenticated_at;
+            self.resumed = other.resumed;
+        }
+        self.token = self.token.or(other.token);
+        self.api_key = self.api_key.or(other.api_key);
+        Some(self)
+    }
+
     /// The token that accompanied the request.
     #[must_use]
     pub const fn token(&self) -> Option<&Arc<TokenClaims>> {
         self.token.as_ref()
     }
 
-    /// When the caller last proved that it holds the certificate's key, in seconds
-    /// since the Unix epoch.
+    /// The API key that accompanied the request.
+    #[must_use]
+    pub fn api_key(&self) -> Option<&ApiKeyUse> {
+        self.api_key.as_deref()
+    }
+
+    /// When the caller last proved that it holds the certificate's key, or the
+    /// credential of a caller without certificate was checked; in seconds since the
+    /// Unix epoch.
     #[must_use]
     pub const fn authenticated_at(&self) -> u64 {
         self.authenticated_at
@@ -80,21 +202,43 @@ impl Principal {
     /// The caller's one name: the assertion's `sub`.
     #[must_use]
     pub fn caller(&self) -> &CallerName {
-        self.peer.caller()
+        match &self.caller {
+            Caller::Certified(peer) => peer.caller(),
+            Caller::Named(name) => name,
+        }
     }
 
-    /// The certificate's identity.
+    /// The certificate's identity, where that names the caller.
     #[must_use]
-    pub const fn peer(&self) -> &Arc<PeerIdentity> {
-        &self.peer
+    pub const fn peer(&self) -> Option<&Arc<PeerIdentity>> {
+        match &self.caller {
+            Caller::Certified(peer) => Some(peer),
+            Caller::Named(_) => None,
+        }
+    }
+
+    /// From which second on the credentials beside the certificate are no longer
+    /// good; none when there are none, or they do not end.
+    #[must_use]
+    pub fn ends(&self) -> Option<u64> {
+        let token = self.token.as_ref().map(|token| token.expires);
+        let key = self.api_key.as_ref().and_then(|key| key.expires);
+        match (token, key) {
+            (Some(token), Some(key)) => Some(token.min(key)),
+            (end, None) | (None, end) => end,
+        }
     }
 
     /// The methods that authenticated this request.
     #[must_use]
-    pub const fn methods(&self) -> &'static [Method] {
-        match self.token {
-            None => &[Method::Certificate],
-            Some(_) => &[Method::Certificate, Method::Token],
-        }
+    pub fn methods(&self) -> MethodSet {
+        let used = [
+            (Method::Certificate, self.peer().is_some()),
+            (Method::ApiKey, self.api_key.is_some()),
+            (Method::Token, self.token.is_some()),
+        ];
+        used.into_iter()
+            .filter_map(|(method, used)| used.then_some(method))
+            .collect()
     }
 }

@@ -344,6 +344,10 @@ impl SubjectNames {
                         SanType::Rfc822Name((&**address).try_into()?)
                     }
                     SubjectName::Caller(CallerName::Ip(address)) => SanType::IpAddress(*address),
+                    // Nothing here makes such a name: no type of SAN carries it.
+                    SubjectName::Caller(CallerName::ApiKey(_) | CallerName::Client(_)) => {
+                        return Err(rcgen::Error::InvalidNameType);
+                    }
                     SubjectName::WildcardDns(parent) => {
                         SanType::DnsName(format!("*.{parent}").try_into()?)
                     }

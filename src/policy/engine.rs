@@ -1,7 +1,7 @@
 //! The decision: a `Permit`, or a `Denial` with its reason.
 
 use super::rule::{Authentication, Rule};
-use crate::identity::Principal;
+use crate::identity::{Method, MethodSet, Principal};
 use crate::reason::ReasonCode;
 
 /// Proof that policy allowed a request. Signing an assertion needs one.
@@ -42,26 +42,53 @@ impl Denial {
 /// # Errors
 /// The [`Denial`] to answer with.
 pub fn decide(rule: &Rule, principal: Option<Principal>) -> Result<Permit, Denial> {
-    match (rule.authentication, principal) {
-        (Authentication::None, _) => Ok(Permit { principal: None }),
-        (Authentication::Certificate, None) => Err(Denial::new(
-            ReasonCode::NoCertificate,
-            "this route demands a client certificate and the connection has none",
+    if rule.authentication == Authentication::None {
+        return Ok(Permit { principal: None });
+    }
+    let used = principal.as_ref().map(Principal::methods);
+    // The authenticators have seen to it already; without them nothing is allowed.
+    if let Some(method) = rule.authentication.missing(used.unwrap_or_default()) {
+        return Err(missing(rule.authentication, method));
+    }
+    match principal {
+        Some(principal) if rule.allows(principal.caller()) => Ok(Permit {
+            principal: Some(principal),
+        }),
+        Some(principal) => Err(Denial::new(
+            ReasonCode::CallerNotAllowed,
+            format!(
+                "{} is not among the callers of this route",
+                principal.caller()
+            ),
         )),
-        (Authentication::Certificate, Some(principal)) => {
-            if rule.allows(principal.caller()) {
-                Ok(Permit {
-                    principal: Some(principal),
-                })
-            } else {
-                Err(Denial::new(
-                    ReasonCode::CallerNotAllowed,
-                    format!(
-                        "{} is not among the callers of this route",
-                        principal.caller()
-                    ),
-                ))
-            }
+        None => Err(missing(rule.authentication, Method::Certificate)),
+    }
+}
+
+/// The denial for a request that lacks this method's credential.
+#[must_use]
+pub fn missing(authentication: Authentication, method: Method) -> Denial {
+    if let Authentication::Any(methods) = authentication
+        && methods != MethodSet::default().with(method)
+    {
+        return Denial::new(
+            missing_reason(method),
+            format!("this route demands one of {methods}, and the request has none"),
+        );
+    }
+    let detail = match method {
+        Method::Certificate => {
+            "this route demands a client certificate and the connection has none"
         }
+        Method::Token => "this route demands a token and the request has none",
+        Method::ApiKey => "this route demands an API key and the request has none",
+    };
+    Denial::new(missing_reason(method), detail)
+}
+
+const fn missing_reason(method: Method) -> ReasonCode {
+    match method {
+        Method::Certificate => ReasonCode::NoCertificate,
+        Method::Token | Method::ApiKey => ReasonCode::TokenMissing,
     }
 }

@@ -4,5 +4,5 @@ pub mod engine;
 pub mod rate_limit;
 pub mod rule;
 
-pub use engine::{Denial, Permit, decide};
+pub use engine::{Denial, Permit, decide, missing};
 pub use rule::{Authentication, Rule};

@@ -1,14 +1,57 @@
 //! `Rule`: what a route demands of its callers. Default deny.
 
-use crate::identity::{CallerName, IdentityPattern};
+use std::fmt;
+
+use crate::identity::{CallerName, IdentityPattern, Method, MethodSet};
 
 /// How callers of a route authenticate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
-    /// By a client certificate.
+    /// By a client certificate and nothing else: what nearly every route demands.
     Certificate,
+    /// By all of these.
+    All(MethodSet),
+    /// By at least one of these. A credential that is presented and not good
+    /// refuses, whatever else is good.
+    Any(MethodSet),
     /// Not at all: said explicitly, and no assertion is sent.
     None,
+}
+
+impl Authentication {
+    /// The methods that count.
+    #[must_use]
+    pub fn methods(self) -> MethodSet {
+        match self {
+            Self::None => MethodSet::default(),
+            Self::Certificate => MethodSet::default().with(Method::Certificate),
+            Self::All(methods) | Self::Any(methods) => methods,
+        }
+    }
+
+    /// The first method that is missing when these were used; none when they do.
+    #[must_use]
+    pub fn missing(self, used: MethodSet) -> Option<Method> {
+        let absent = |methods: MethodSet| methods.iter().find(|method| !used.contains(*method));
+        match self {
+            Self::None => None,
+            Self::Certificate | Self::All(_) => absent(self.methods()),
+            Self::Any(methods) if methods.iter().any(|method| used.contains(method)) => None,
+            // What is asked for last is what a caller can most easily bring.
+            Self::Any(methods) => methods.iter().last(),
+        }
+    }
+}
+
+impl fmt::Display for Authentication {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => formatter.write_str("none"),
+            Self::Certificate => formatter.write_str("certificate"),
+            Self::All(methods) => write!(formatter, "all of {methods}"),
+            Self::Any(methods) => write!(formatter, "any of {methods}"),
+        }
+    }
 }
 
 /// The demands of one route.

@@ -2,14 +2,19 @@
 //! be held against them.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::Method;
 
+use super::connection::Connection;
+use crate::authn::{Credentials, Presented};
+use crate::clock;
 use crate::identity::Principal;
-use crate::policy::{self, Denial};
+use crate::policy::{self, Denial, Permit};
 use crate::reason::ReasonCode;
-use crate::route::Selected;
+use crate::route::{Route, Selected};
 use crate::snapshot::Snapshot;
 use crate::upstream::gate::Pass;
 
@@ -19,7 +24,40 @@ pub(crate) struct Permitted {
     pub(crate) host: String,
     pub(crate) decoded_path: String,
     pub(crate) principal: Option<Principal>,
+    /// The credentials beside the certificate, where the route asked for any.
+    pub(crate) kept: Option<Box<Kept>>,
 }
+
+impl Permitted {
+    /// What `permit` allowed; `presented` are the credentials it rests on.
+    pub(crate) fn new(
+        method: Method,
+        (host, decoded_path): (String, String),
+        route: &Route,
+        permit: &Permit,
+        presented: Presented,
+    ) -> Self {
+        Self {
+            method,
+            host,
+            decoded_path,
+            principal: permit.principal().cloned(),
+            kept: (!route.authenticators.is_empty()).then(|| {
+                let rules = *route.authenticators.rules();
+                Box::new(Kept { presented, rules })
+            }),
+        }
+    }
+}
+
+/// Credentials that let a request in, and by which rules.
+pub(crate) struct Kept {
+    pub(crate) presented: Presented,
+    pub(crate) rules: [u8; 32],
+}
+
+/// Longest single sleep: the wall clock may be set meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// All requests in progress on one connection.
 #[derive(Default)]
@@ -56,7 +94,11 @@ impl ActiveRequests {
     ///
     /// # Errors
     /// Why one of them is not.
-    pub(crate) fn recheck(&self, snapshot: &Snapshot) -> Result<(), Denial> {
+    pub(crate) fn recheck(
+        &self,
+        snapshot: &Snapshot,
+        connection: &Connection,
+    ) -> Result<(), Denial> {
         let entries = self.lock().clone();
         for request in &entries {
             let selected =
@@ -69,7 +111,23 @@ impl ActiveRequests {
                     "the new configuration has no route for a request in progress",
                 ));
             };
-            policy::decide(&route.rule, request.principal.clone())?;
+            let principal = match (&request.principal, &request.kept) {
+                (Some(earlier), kept) if !route.authenticators.is_empty() => {
+                    let nothing = Presented::default();
+                    let credentials = Credentials {
+                        proof: connection.proof(),
+                        presented: kept.as_ref().map_or(&nothing, |kept| &kept.presented),
+                        query: None,
+                        address: connection.facts().peer.ip(),
+                        now: clock::unix_now(),
+                    };
+                    let rules = kept.as_ref().map_or([0; 32], |kept| kept.rules);
+                    let found = route.authenticators.recheck(&credentials, earlier, &rules);
+                    Some(found.map_err(|rejection| rejection.denial)?)
+                }
+                (earlier, _) => earlier.clone(),
+            };
+            policy::decide(&route.rule, principal)?;
         }
         Ok(())
     }
@@ -79,10 +137,44 @@ impl ActiveRequests {
     }
 }
 
+/// Resolves when the credentials of a request have expired, with what to say.
+pub(crate) type Deadline = Pin<Box<dyn Future<Output = Denial> + Send>>;
+
 impl ActiveRequest {
     /// Keeps its place at its upstream for as long as it lasts.
     pub(crate) fn hold(&mut self, pass: Pass) {
         self.pass = Some(pass);
+    }
+
+    /// When its token or API key ends; none where it has none, or none that ends.
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        let end = self.permitted.principal.as_ref()?.ends()?;
+        Some(Box::pin(expiry(end)))
+    }
+}
+
+async fn expiry(end: u64) -> Denial {
+    loop {
+        let left = end.saturating_sub(clock::unix_now());
+        if left == 0 {
+            return Denial::new(
+                ReasonCode::TokenExpired,
+                "the token or API key expired while the request was in progress",
+            );
+        }
+        tokio::time::sleep(Duration::from_secs(left).min(LONGEST_SLEEP)).await;
+    }
+}
+
+/// What comes of `work`, unless the credentials it rests on end before.
+pub(crate) async fn unless_expired<T>(
+    deadline: Deadline,
+    work: impl Future<Output = T>,
+) -> Result<T, Denial> {
+    tokio::select! {
+        biased;
+        denial = deadline => Err(denial),
+        done = work => Ok(done),
     }
 }
 

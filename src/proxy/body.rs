@@ -14,13 +14,14 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::active::ActiveRequest;
+use super::active::{ActiveRequest, Deadline};
 use super::connection::Connection;
 use super::framing::Violation;
 use super::guarded_io::FramingError;
 use super::headers;
 use super::held::Held;
 use super::upload::Upload;
+use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
@@ -288,7 +289,36 @@ pub(crate) struct ResponseBody {
     record: Option<AuditRecord>,
     assertion: HeaderName,
     connection: Arc<Connection>,
+    /// When the credentials of the request end.
+    deadline: Option<Deadline>,
     _active: ActiveRequest,
+}
+
+/// Why a service's body ended early.
+#[derive(Debug)]
+pub(crate) enum ResponseBodyError {
+    /// The service broke off.
+    Service(hyper::Error),
+    /// The caller's credentials have expired.
+    Expired,
+}
+
+impl fmt::Display for ResponseBodyError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(error) => error.fmt(formatter),
+            Self::Expired => formatter.write_str("the caller's credentials have expired"),
+        }
+    }
+}
+
+impl Error for ResponseBodyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Service(error) => Some(error),
+            Self::Expired => None,
+        }
+    }
 }
 
 impl ResponseBody {
@@ -307,6 +337,7 @@ impl ResponseBody {
             record: Some(record),
             assertion,
             connection,
+            deadline: active.deadline(),
             _active: active,
         };
         // Nobody polls a body that has already ended.
@@ -331,12 +362,22 @@ impl ResponseBody {
         }
     }
 
-    fn fail(&mut self, error: &hyper::Error) {
+    /// Whether the credentials of the request have expired.
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(deadline) = &mut self.deadline else {
+            return false;
+        };
+        let Poll::Ready(denial) = deadline.as_mut().poll(context) else {
+            return false;
+        };
+        self.deadline = None;
+        self.fail(&denial);
+        true
+    }
+
+    fn fail(&mut self, denial: &Denial) {
         if let Some(record) = &mut self.record {
-            record.refused(
-                ReasonCode::UpstreamProtocol,
-                &format!("the service's answer ended early: {error}"),
-            );
+            record.refused(denial.reason, &denial.detail);
         }
         if let Some(lease) = self.lease.take() {
             lease.close();
@@ -358,16 +399,19 @@ impl Drop for ResponseBody {
 
 impl Body for GatewayBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ResponseBodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
         let body = match self.get_mut() {
             Self::Made(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Streamed(body) => body,
         };
+        if body.is_over(context) {
+            return Poll::Ready(Some(Err(ResponseBodyError::Expired)));
+        }
         let polled = Pin::new(&mut body.incoming).poll_frame(context);
         match polled {
             Poll::Pending => Poll::Pending,
@@ -376,8 +420,11 @@ impl Body for GatewayBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                body.fail(&error);
-                Poll::Ready(Some(Err(error)))
+                body.fail(&Denial::new(
+                    ReasonCode::UpstreamProtocol,
+                    format!("the service's answer ended early: {error}"),
+                ));
+                Poll::Ready(Some(Err(ResponseBodyError::Service(error))))
             }
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {

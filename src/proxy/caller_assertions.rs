@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::assertion::SignedAssertion;
 use crate::assertion::signer::SignError;
+use crate::identity::{ApiKeyUse, Principal};
 use crate::policy::Permit;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
@@ -11,8 +12,9 @@ use crate::snapshot::Snapshot;
 /// Most assertions kept per connection.
 const MOST: usize = 16;
 
-/// Re-usable assertions of one connection: its identity never changes, so the
-/// route, the signing key and the snapshot are what they depend on.
+/// Re-usable assertions of one connection: its certificate never changes, so the
+/// route, the other credentials of the request, the signing key and the snapshot
+/// are what they depend on.
 #[derive(Debug, Default)]
 pub(crate) struct CallerAssertions {
     kept: Mutex<Vec<Kept>>,
@@ -24,7 +26,32 @@ struct Kept {
     generation: u64,
     kid: Box<str>,
     fresh_until: u64,
+    basis: Basis,
     assertion: SignedAssertion,
+}
+
+/// What a caller brought along beside the connection's certificate.
+#[derive(Debug)]
+struct Basis {
+    token: Option<String>,
+    api_key: Option<ApiKeyUse>,
+    certified: bool,
+}
+
+impl Basis {
+    fn of(principal: &Principal) -> Self {
+        Self {
+            token: principal.token().map(|token| token.hash.clone()),
+            api_key: principal.api_key().cloned(),
+            certified: principal.peer().is_some(),
+        }
+    }
+
+    fn is_that_of(&self, principal: &Principal) -> bool {
+        self.token.as_ref() == principal.token().map(|token| &token.hash)
+            && self.api_key.as_ref() == principal.api_key()
+            && self.certified == principal.peer().is_some()
+    }
 }
 
 impl CallerAssertions {
@@ -42,12 +69,14 @@ impl CallerAssertions {
             .current(now)
             .ok_or(SignError::NoKey)?
             .kid();
+        let principal = permit.principal().ok_or(SignError::Nobody)?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.retain(|entry| entry.generation == snapshot.generation && entry.fresh_until > now);
-        if let Some(entry) = kept
-            .iter()
-            .find(|entry| Arc::ptr_eq(&entry.route, route) && *entry.kid == *kid)
-        {
+        if let Some(entry) = kept.iter().find(|entry| {
+            Arc::ptr_eq(&entry.route, route)
+                && *entry.kid == *kid
+                && entry.basis.is_that_of(principal)
+        }) {
             return Ok(entry.assertion.clone());
         }
         let assertion = snapshot.signer.sign_caller(permit, &route.audience, now)?;
@@ -58,6 +87,7 @@ impl CallerAssertions {
             route: Arc::clone(route),
             generation: snapshot.generation,
             kid: kid.into(),
+            basis: Basis::of(principal),
             fresh_until: now + assertion.expires().saturating_sub(now) / 2,
             assertion: assertion.clone(),
         });

@@ -4,8 +4,11 @@
 //! ones, so that both decide alike. Nothing here needs a connection, and nothing
 //! here may look at one.
 
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
+use http::header::WWW_AUTHENTICATE;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode};
 
@@ -13,7 +16,8 @@ pub(crate) use super::respond::Refusal;
 use super::target;
 use crate::assertion::signer::SignError;
 use crate::authn::certificate::{CertificateAuthenticator, ConnectionProof};
-use crate::authn::{Authenticator as _, Credentials, Outcome};
+use crate::authn::{Credentials, Outcome, Presented, Rejection, Resource};
+use crate::clock;
 use crate::policy::{self, Authentication, Denial, Permit};
 use crate::reason::ReasonCode;
 use crate::route::{Route, RouteTable, Selected};
@@ -129,12 +133,42 @@ pub(crate) fn select<'r>(
     }
 }
 
-/// Whether the caller may use the route. `proof` is what its connection proved.
-pub(crate) fn authorize(proof: Option<&ConnectionProof>, route: &Route) -> Result<Permit, Refusal> {
+/// Everything about a request that decides whether its caller may use a route.
+pub(crate) struct Asking<'a> {
+    /// What its connection proved.
+    pub(crate) proof: Option<&'a ConnectionProof>,
+    /// The credentials it brought along.
+    pub(crate) presented: &'a Presented,
+    /// Where it comes from.
+    pub(crate) address: IpAddr,
+    /// What it is about.
+    pub(crate) target: &'a Target,
+}
+
+/// A decision, or one that somebody has to be asked for.
+pub(crate) enum Decision<'a> {
+    Now(Result<Permit, Refusal>),
+    /// Boxed: the many requests without it need no room for it.
+    Later(Pin<Box<dyn Future<Output = Result<Permit, Refusal>> + Send + 'a>>),
+}
+
+/// Whether the caller may use the route.
+pub(crate) fn authorize<'a>(asking: &'a Asking<'a>, route: &'a Route) -> Decision<'a> {
+    if !route.authenticators.is_empty() {
+        return Decision::Later(Box::pin(authorize_by_credentials(asking, route)));
+    }
+    Decision::Now(authorize_by_certificate(asking.proof, route))
+}
+
+/// For routes that ask for a certificate alone, or for nothing.
+fn authorize_by_certificate(
+    proof: Option<&ConnectionProof>,
+    route: &Route,
+) -> Result<Permit, Refusal> {
     let principal = match route.rule.authentication {
         Authentication::None => None,
-        Authentication::Certificate => {
-            match CertificateAuthenticator.authenticate(&Credentials { proof }) {
+        Authentication::Certificate | Authentication::All(_) | Authentication::Any(_) => {
+            match CertificateAuthenticator::judge(proof) {
                 Outcome::Authenticated(principal) => Some(principal),
                 Outcome::NotApplicable => None,
                 Outcome::Rejected(denial) => return Err(denial.into()),
@@ -142,6 +176,38 @@ pub(crate) fn authorize(proof: Option<&ConnectionProof>, route: &Route) -> Resul
         }
     };
     Ok(policy::decide(&route.rule, principal)?)
+}
+
+async fn authorize_by_credentials(asking: &Asking<'_>, route: &Route) -> Result<Permit, Refusal> {
+    let credentials = Credentials {
+        proof: asking.proof,
+        presented: asking.presented,
+        query: asking.target.path_and_query.query(),
+        address: asking.address,
+        now: clock::unix_now(),
+    };
+    let principal = route
+        .authenticators
+        .authenticate(&credentials)
+        .await
+        .map_err(|rejection| challenged(rejection, asking.target, route))?;
+    Ok(policy::decide(&route.rule, Some(principal))?)
+}
+
+/// The refusal for credentials that are missing or not good, with what the caller
+/// should do about it.
+fn challenged(rejection: Rejection, target: &Target, route: &Route) -> Refusal {
+    let resource = Resource {
+        authority: &target.authority,
+        path: target.path_and_query.path(),
+    };
+    let challenges = route.authenticators.challenges(&rejection, &resource);
+    let mut refusal = Refusal::from(rejection.denial);
+    refusal.fields = challenges
+        .into_iter()
+        .map(|challenge| (WWW_AUTHENTICATE, challenge))
+        .collect();
+    refusal
 }
 
 /// The Host that the service sees, and that assertions name. `asked_for` is the
@@ -179,6 +245,10 @@ pub(crate) fn unsigned(error: SignError) -> Refusal {
         SignError::Expired => Refusal::from(Denial::new(
             ReasonCode::CertificateExpired,
             "the certificate path has expired",
+        )),
+        SignError::CredentialExpired => Refusal::from(Denial::new(
+            ReasonCode::TokenExpired,
+            "the token or API key has expired",
         )),
         SignError::TooLong => Refusal::new(
             ReasonCode::TooLarge,

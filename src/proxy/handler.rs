@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::active::{ActiveRequest, Permitted};
+use super::active::{ActiveRequest, Permitted, unless_expired};
 use super::attempts::{self, Bound};
 use super::body::{GatewayBody, RequestBody, ResponseBody};
 use super::connection::Connection;
@@ -18,9 +18,12 @@ use super::decide::Target;
 use super::forward::{self, Answer, Wishes};
 use super::framing::Violation;
 use super::respond::{self, Refusal};
-use super::{continued, decide, headers, held, outgoing, upgrade, whoami};
+use super::{continued, decide, headers, held, outgoing, resource, upgrade, whoami};
 use crate::assertion::signer::token_id;
+use crate::authn::{Field, Presented};
+use crate::policy::Permit;
 use crate::reason::ReasonCode;
+use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::HttpProtocol;
@@ -190,12 +193,14 @@ async fn serve(
     let assertion_header = &snapshot.signer.settings().header;
     let wishes = Wishes::of(&parts);
     let authority = authority(&parts)?;
-    let presented = snapshot
+    let continued = snapshot
         .routes
         .continues_transactions()
         .then(|| continued::presented(&parts.headers, assertion_header))
         .flatten();
-    headers::strip_request(&mut parts.headers, assertion_header)?;
+    let api_key_header = snapshot.api_keys.header();
+    let presented = Presented::take(&mut parts.headers, api_key_header);
+    headers::strip_request(&mut parts.headers, assertion_header, api_key_header)?;
     let target = decide::target(authority, parts.uri.path_and_query())?;
     record.request(
         parts.method.as_str(),
@@ -203,15 +208,14 @@ async fn serve(
         target.path_and_query.path(),
     );
     decide::check_host(&snapshot.names, connection.server_name(), &target.host)?;
-    if whoami::is_asked_for(&target.decoded) {
-        let response = whoami::answer(connection, &parts.method, record)?;
-        return Ok(Served::Here(response));
+    if let Some(answered) = answer_here(connection, snapshot, &parts.method, &target, record) {
+        return answered.map(Served::Here);
     }
     let route = decide::select(&snapshot.routes, &parts.method, &target)?;
     record.route(&route.name, route.upstream.name(), route.meter.counters());
-    let permit = decide::authorize(connection.proof(), route)?;
+    let permit = authenticate(connection, &presented, &target, route, &mut parts, record).await?;
     let declared = check_length(snapshot, &parts)?;
-    let transaction = presented
+    let transaction = continued
         .filter(|_| route.continue_transaction)
         .and_then(|assertion| continued::transaction(snapshot, &permit, &assertion));
     if let Some(transaction) = &transaction {
@@ -225,6 +229,7 @@ async fn serve(
             permit: &permit,
         },
         target,
+        presented,
         wishes,
         upgrade,
         transaction,
@@ -237,6 +242,7 @@ async fn serve(
 struct Decided<'a> {
     permitted: attempts::Permitted<'a>,
     target: Target,
+    presented: Presented,
     wishes: Wishes,
     upgrade: Option<upgrade::Asked>,
     transaction: Option<String>,
@@ -252,6 +258,7 @@ async fn pass_in(
 ) -> Result<Served, Refusal> {
     let Decided {
         permitted,
+        presented,
         wishes,
         mut upgrade,
         transaction,
@@ -281,12 +288,13 @@ async fn pass_in(
             format!("{} has too many requests in progress", upstream.name()),
         ));
     };
-    let mut active = connection.active_requests().enter(Permitted {
-        method: parts.method.clone(),
-        host,
-        decoded_path,
-        principal: permit.principal().cloned(),
-    });
+    let mut active = connection.active_requests().enter(Permitted::new(
+        parts.method.clone(),
+        (host, decoded_path),
+        route,
+        permit,
+        presented,
+    ));
     active.hold(pass);
     // Only where the service speaks gRPC too may its caller think for as long as its
     // own deadline allows; elsewhere the name would just switch limits off. A body
@@ -318,7 +326,11 @@ async fn pass_in(
         deadline: deadline(config.total_timeout, wishes.deadline),
         upgrade: upgrade.as_ref().map(|asked| &asked.protocols),
     };
-    let answer = attempts::send(&permitted, &bound, (parts, body), record).await?;
+    let sending = attempts::send(&permitted, &bound, (parts, body), record);
+    let answer = match active.deadline() {
+        None => sending.await?,
+        Some(deadline) => unless_expired(deadline, Box::pin(sending)).await??,
+    };
     Ok(Served::Forwarded(Forwarded {
         answer,
         active,
@@ -351,6 +363,56 @@ async fn read_whole(
     let assertion = snapshot.signer.settings().header.clone();
     let body = RequestBody::held(held, assertion, Arc::clone(permitted.connection));
     Ok((body, Some(hash)))
+}
+
+/// What the gateway itself answers, on every host and whatever the routes are.
+fn answer_here(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    method: &Method,
+    target: &Target,
+    record: &mut AuditRecord,
+) -> Option<Result<Response<GatewayBody>, Refusal>> {
+    if whoami::is_asked_for(&target.decoded) {
+        return Some(whoami::answer(connection, method, record));
+    }
+    resource::is_asked_for(&target.decoded)
+        .then(|| resource::answer(snapshot, method, target, record))
+}
+
+/// Whether the caller may use the route; passes its token on where that is wanted.
+async fn authenticate(
+    connection: &Connection,
+    presented: &Presented,
+    target: &Target,
+    route: &Route,
+    parts: &mut request::Parts,
+    record: &mut AuditRecord,
+) -> Result<Permit, Refusal> {
+    let asking = decide::Asking {
+        proof: connection.proof(),
+        presented,
+        address: connection.facts().peer.ip(),
+        target,
+    };
+    let permit = match decide::authorize(&asking, route) {
+        decide::Decision::Now(decided) => decided?,
+        decide::Decision::Later(deciding) => deciding.await?,
+    };
+    if let Some(principal) = permit
+        .principal()
+        .filter(|_| !route.authenticators.is_empty())
+    {
+        record.credentials(principal);
+        if let (true, Some(_), Field::One(token)) = (
+            route.forward_token,
+            principal.token(),
+            &presented.authorization,
+        ) {
+            parts.headers.insert(header::AUTHORIZATION, token.clone());
+        }
+    }
+    Ok(permit)
 }
 
 /// The authority the caller asked for: the target's where it has one (h2,

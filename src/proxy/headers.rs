@@ -76,7 +76,11 @@ fn is_spelling_of(name: &str, wanted: &str) -> bool {
 /// # Errors
 /// A denial for an attempt to switch to HTTP/2 within the connection, which would
 /// carry requests past every check.
-pub fn strip_request(headers: &mut HeaderMap, assertion: &HeaderName) -> Result<(), Denial> {
+pub fn strip_request(
+    headers: &mut HeaderMap,
+    assertion: &HeaderName,
+    api_key: &HeaderName,
+) -> Result<(), Denial> {
     if headers.contains_key("http2-settings") || lists(headers, &UPGRADE, "h2c") {
         return Err(Denial::new(
             ReasonCode::MalformedRequest,
@@ -102,7 +106,9 @@ pub fn strip_request(headers: &mut HeaderMap, assertion: &HeaderName) -> Result<
         ));
     }
     remove_hop_by_hop(headers);
-    remove_matching(headers, |name| is_forgeable(name, assertion));
+    remove_matching(headers, |name| {
+        is_forgeable(name, assertion) || is_spelling_of(name, api_key.as_str())
+    });
     headers.remove(header::AUTHORIZATION);
     headers.remove(EXPECT);
     join_cookies(headers);
@@ -278,7 +284,12 @@ mod tests {
         headers.insert("host", HeaderValue::from_static("a"));
         headers.insert("content-length", HeaderValue::from_static("1"));
         headers.insert("x-a", HeaderValue::from_static("1"));
-        strip_request(&mut headers, &assertion()).unwrap();
+        strip_request(
+            &mut headers,
+            &assertion(),
+            &HeaderName::from_static("x-api-key"),
+        )
+        .unwrap();
         assert_eq!(headers.len(), 2);
     }
 }

@@ -137,6 +137,6 @@ impl Lifetime {
             // It may be earlier than before: arm the timer anew.
             self.expiry = None;
         }
-        connection.active_requests().recheck(&snapshot)
+        connection.active_requests().recheck(&snapshot, connection)
     }
 }

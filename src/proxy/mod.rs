@@ -21,6 +21,7 @@ mod lifetime;
 pub mod listener;
 mod outgoing;
 mod refused_handshake;
+mod resource;
 mod respond;
 mod socket;
 pub mod target;

@@ -24,6 +24,8 @@ pub(crate) struct Refusal {
     pub(crate) status: Option<StatusCode>,
     /// Methods for the `Allow` field.
     pub(crate) allow: Vec<Method>,
+    /// Further fields: challenges, and when to come again.
+    pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl From<Denial> for Refusal {
@@ -32,6 +34,7 @@ impl From<Denial> for Refusal {
             denial,
             status: None,
             allow: Vec::new(),
+            fields: Vec::new(),
         }
     }
 }
@@ -114,6 +117,9 @@ pub(crate) fn answer(
         if let Ok(value) = HeaderValue::from_str(&methods.join(", ")) {
             headers.insert(ALLOW, value);
         }
+    }
+    for (name, value) in &refusal.fields {
+        headers.append(name, value.clone());
     }
     response
 }

@@ -27,7 +27,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::active::ActiveRequest;
+use super::active::{ActiveRequest, unless_expired};
 use super::body::GatewayBody;
 use super::connection::{CLOSE_PATIENCE, Connection};
 use super::headers;
@@ -217,7 +217,7 @@ impl Switched {
             service: Some(TokioIo::new(self.service)),
             record,
             idle_timeout: self.asked.idle_timeout,
-            _active: self.active,
+            active: self.active,
         };
         match self.asked.stream {
             None => connection.switch(tunnel),
@@ -243,7 +243,7 @@ pub(crate) struct Tunnel {
     service: Option<TokioIo<Upgraded>>,
     record: AuditRecord,
     idle_timeout: Duration,
-    _active: ActiveRequest,
+    active: ActiveRequest,
 }
 
 impl Tunnel {
@@ -253,7 +253,16 @@ impl Tunnel {
         let Some(service) = self.service.take() else {
             return;
         };
-        match pump(caller, service, self.idle_timeout).await {
+        let passing = pump(caller, service, self.idle_timeout);
+        let passed = match self.active.deadline() {
+            None => Ok(passing.await),
+            Some(deadline) => unless_expired(deadline, passing).await,
+        };
+        let passed = match passed {
+            Ok(passed) => passed,
+            Err(denial) => return self.refused(&denial),
+        };
+        match passed {
             Ok(()) => self.record.complete(),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 self.record

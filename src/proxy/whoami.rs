@@ -14,8 +14,8 @@ use serde::Serialize;
 use super::body::GatewayBody;
 use super::connection::Connection;
 use super::respond::Refusal;
+use crate::authn::Outcome;
 use crate::authn::certificate::CertificateAuthenticator;
-use crate::authn::{Authenticator as _, Credentials, Outcome};
 use crate::clock;
 use crate::identity::PeerIdentity;
 use crate::reason::ReasonCode;
@@ -71,13 +71,13 @@ pub(super) fn answer(
             )
         });
     }
-    let credentials = Credentials {
-        proof: connection.proof(),
-    };
-    let principal = match CertificateAuthenticator.authenticate(&credentials) {
-        Outcome::Authenticated(principal) => principal,
-        Outcome::Rejected(denial) => return Err(denial.into()),
-        Outcome::NotApplicable => {
+    let peer = match (
+        CertificateAuthenticator::judge(connection.proof()),
+        connection.proof(),
+    ) {
+        (Outcome::Rejected(denial), _) => return Err(denial.into()),
+        (Outcome::Authenticated(_), Some(proof)) => &proof.identity,
+        _ => {
             return Err(Refusal::new(
                 ReasonCode::NoCertificate,
                 "the connection has no client certificate to tell about",
@@ -85,11 +85,7 @@ pub(super) fn answer(
         }
     };
     record.allowed(None);
-    let body = report(
-        principal.peer(),
-        connection.server_name(),
-        record.request_id(),
-    );
+    let body = report(peer, connection.server_name(), record.request_id());
     Ok(respond(body, *method == Method::HEAD, record.request_id()))
 }
 
@@ -114,7 +110,7 @@ fn report(peer: &PeerIdentity, server_name: Option<&str>, request_id: &str) -> B
     serde_json::to_vec(&report).unwrap_or_default().into()
 }
 
-fn respond(body: Bytes, head: bool, request_id: &str) -> Response<GatewayBody> {
+pub(super) fn respond(body: Bytes, head: bool, request_id: &str) -> Response<GatewayBody> {
     let length = body.len();
     let mut response = Response::new(GatewayBody::Made((!head).then_some(body)));
     let headers = response.headers_mut();

@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::audit::{AuditCaller, AuditSink, timestamp};
 use super::metrics::RouteMetrics;
 use crate::clock;
-use crate::identity::PeerIdentity;
 use crate::identity::text::{printable, printable_within};
+use crate::identity::{PeerIdentity, Principal};
 use crate::reason::ReasonCode;
 
 /// What a connection contributes to the records of its requests.
@@ -66,6 +66,9 @@ pub struct AuditRecord {
     host: String,
     path: String,
     peer_identity: Option<Arc<PeerIdentity>>,
+    /// Names and hashes of what authenticated the request beside, or instead of,
+    /// a certificate.
+    credentials: Option<Box<CredentialFacts>>,
     route: Option<String>,
     upstream: Option<String>,
     decision: Decision,
@@ -82,6 +85,20 @@ pub struct AuditRecord {
     counted: bool,
 }
 
+#[derive(Debug, Clone, Serialize)]
+struct CredentialFacts {
+    /// The caller that they name; none where the certificate does.
+    #[serde(skip)]
+    caller: Option<String>,
+    methods: String,
+    /// `ath`: the token's hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    /// The API key's public identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key: Option<Box<str>>,
+}
+
 #[derive(Serialize)]
 struct Line<'a> {
     time: String,
@@ -94,6 +111,8 @@ struct Line<'a> {
     resumed: bool,
     #[serde(flatten)]
     caller: AuditCaller,
+    #[serde(flatten)]
+    credentials: Option<&'a CredentialFacts>,
     method: &'a str,
     host: &'a str,
     path: &'a str,
@@ -137,6 +156,7 @@ impl AuditRecord {
             host: String::new(),
             path: String::new(),
             peer_identity: None,
+            credentials: None,
             route: None,
             upstream: None,
             decision: Decision::Aborted,
@@ -170,6 +190,18 @@ impl AuditRecord {
     /// The identity the connection proved.
     pub fn caller(&mut self, identity: Arc<PeerIdentity>) {
         self.peer_identity = Some(identity);
+    }
+
+    /// What authenticated the request, on routes that ask for more than a
+    /// certificate. Names and hashes only.
+    pub fn credentials(&mut self, principal: &Principal) {
+        let named = principal.peer().is_none();
+        self.credentials = Some(Box::new(CredentialFacts {
+            caller: named.then(|| printable(&principal.caller().to_string())),
+            methods: principal.methods().to_string(),
+            token: principal.token().map(|token| token.hash.clone()),
+            api_key: principal.api_key().map(|key| key.id.clone()),
+        }));
     }
 
     /// The route that was chosen, where it leads, and its counters.
@@ -256,11 +288,15 @@ impl Drop for AuditRecord {
         if !self.counted {
             self.counters.aborted();
         }
-        let caller = self
+        let mut caller = self
             .peer_identity
             .as_deref()
             .map(audit_caller)
             .unwrap_or_default();
+        let credentials = self.credentials.as_deref();
+        if let Some(name) = credentials.and_then(|facts| facts.caller.clone()) {
+            caller.caller = Some(name);
+        }
         self.sink.write(&Line {
             time: timestamp(self.time),
             event: "request",
@@ -270,6 +306,7 @@ impl Drop for AuditRecord {
             sni: self.facts.sni.as_deref(),
             resumed: self.facts.resumed,
             caller,
+            credentials,
             method: &self.method,
             host: &self.host,
             path: &self.path,

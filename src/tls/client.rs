@@ -224,6 +224,12 @@ fn refusal_of(error: io::Error) -> TlsConnectError {
     }
 }
 
+/// Shows these credentials whatever is asked for.
+#[must_use]
+pub fn always(credentials: &Credentials) -> Arc<dyn ResolvesClientCert> {
+    Arc::new(Always(Arc::clone(credentials.certified())))
+}
+
 /// Shows one certificate whatever the service asks for.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);
@@ -295,7 +301,10 @@ impl ServiceVerifier {
 fn carries(leaf: &LeafFacts, expected: &IdentityPattern) -> Result<bool, String> {
     let sans = &leaf.sans;
     let names: Result<Vec<CallerName>, _> = match expected {
-        IdentityPattern::AnyCaller => return Ok(false),
+        // No certificate carries the last two.
+        IdentityPattern::AnyCaller
+        | IdentityPattern::ApiKey(_)
+        | IdentityPattern::Client { .. } => return Ok(false),
         IdentityPattern::Spiffe { .. } | IdentityPattern::Uri { .. } => {
             // X509-SVID section 2: a SPIFFE ID is the only URI name.
             if sans.uri.len() > 1 && sans.uri.iter().any(|uri| SpiffeId::is_claimed_by(uri)) {

@@ -105,7 +105,7 @@ fn names_of(leaf: &LeafFacts, name_type: NameType) -> Result<Vec<CallerName>, Pa
             .filter(move |parsed| {
                 parsed
                     .as_ref()
-                    .map_or(true, |name| name.name_type() == name_type)
+                    .map_or(true, |name| name.name_type() == Some(name_type))
             })
             .collect::<Result<Vec<_>, _>>()
     };

@@ -177,7 +177,8 @@ impl Settings {
     /// the TOML of the other keys.
     #[must_use]
     pub fn route(self, name: &str, upstream: &str, body: &str) -> Self {
-        let audience = if body.contains("audience") {
+        let said = |line: &str| line.trim_start().starts_with("audience");
+        let audience = if body.lines().any(said) {
             String::new()
         } else {
             format!("audience = {}\n", quoted(upstream))

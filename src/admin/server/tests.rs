@@ -11,6 +11,7 @@ use super::super::readiness::Readiness;
 use super::*;
 use crate::assertion::key_directory;
 use crate::assertion::{AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing};
+use crate::authn::api_key::{ApiKeys, DEFAULT_HEADER};
 use crate::reason::ReasonCode;
 use crate::route::RouteTable;
 use crate::snapshot::{Limits, Snapshot};
@@ -35,6 +36,8 @@ fn snapshot(keys: &Path) -> Snapshot {
         routes: RouteTable::build(Vec::new()).unwrap(),
         upstreams: Vec::new(),
         signer: AssertionSigner::new(settings, Arc::new(ring)),
+        token_issuers: Vec::new(),
+        api_keys: Arc::new(ApiKeys::none(DEFAULT_HEADER)),
         paths: Arc::default(),
         tickets: TicketSource::default(),
         denied: None,

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::assertion::signer::RequestBinding;
+use crate::authn::Presented;
 use crate::authn::certificate::ConnectionProof;
 use crate::cli::chain;
 use crate::cli::words::moment;
@@ -24,7 +25,7 @@ use crate::crypto;
 use crate::identity::text::{hex, printable};
 use crate::identity::{LeafFacts, PeerIdentity};
 use crate::policy::{Authentication, Permit};
-use crate::proxy::decide::{self, Refusal, Target};
+use crate::proxy::decide::{self, Decision, Refusal, Target};
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::route::{Binding, Route, WHOAMI_PATH};
 use crate::snapshot::Snapshot;
@@ -36,6 +37,8 @@ pub(super) struct Question<'a> {
     /// With scheme and authority.
     pub(super) url: Option<&'a Uri>,
     pub(super) method: &'a Method,
+    /// `Authorization`, where there is a token.
+    pub(super) presented: &'a Presented,
 }
 
 /// One step's outcome.
@@ -145,7 +148,12 @@ struct Way<'a> {
     inventory: &'a Inventory,
     steps: Vec<Step>,
     claims: Option<Map<String, Value>>,
+    /// Fetches keys where a token needs them.
+    runtime: Option<&'a tokio::runtime::Runtime>,
 }
+
+/// The caller's address is not among what is asked about.
+const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
 /// Explains what the gateway does with a question.
 pub(super) fn explain(
@@ -153,18 +161,22 @@ pub(super) fn explain(
     inventory: &Inventory,
     question: &Question<'_>,
 ) -> Explanation {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let mut way = Way {
         snapshot,
         inventory,
         steps: Vec::new(),
         claims: None,
+        runtime: runtime.as_ref().ok(),
     };
     let answer = match way.shake_hands(question) {
         Err(answer) => answer,
         Ok((proof, server_name)) => match question.url {
             None => Answer::Connected,
             Some(url) => way
-                .request(question.method, url, &proof, server_name.as_deref())
+                .request(question, url, &proof, server_name.as_deref())
                 .unwrap_or_else(|refusal| {
                     let status = refusal.status().as_u16();
                     let denial = &refusal.denial;
@@ -447,11 +459,12 @@ impl Way<'_> {
 
     fn request(
         &mut self,
-        method: &Method,
+        question: &Question<'_>,
         url: &Uri,
         proof: &ConnectionProof,
         server_name: Option<&str>,
     ) -> Result<Answer, Refusal> {
+        let method = question.method;
         let snapshot = self.snapshot;
         let authority = url.authority().map_or("", |a| a.as_str()).to_owned();
         let target = decide::target(authority, url.path_and_query())
@@ -471,8 +484,23 @@ impl Way<'_> {
         let route = decide::select(&snapshot.routes, method, &target)
             .map_err(|refusal| self.refuse("route", refusal))?;
         self.route(route);
-        let permit = decide::authorize(Some(proof), route)
-            .map_err(|refusal| self.refuse("rule", refusal))?;
+        let asking = decide::Asking {
+            proof: Some(proof),
+            presented: question.presented,
+            address: UNKNOWN,
+            target: &target,
+        };
+        let permit = match decide::authorize(&asking, route) {
+            Decision::Now(decided) => decided,
+            Decision::Later(deciding) => match self.runtime {
+                Some(runtime) => runtime.block_on(deciding),
+                None => Err(Refusal::new(
+                    ReasonCode::Overloaded,
+                    "the system refuses what it takes to judge a token",
+                )),
+            },
+        };
+        let permit = permit.map_err(|refusal| self.refuse("rule", refusal))?;
         self.rule(route, &permit);
         self.assertion(method, route, &target, &permit)
             .map_err(|refusal| self.refuse("assertion", refusal))?;
@@ -510,8 +538,11 @@ impl Way<'_> {
         let callers: Vec<String> = route.rule.callers.iter().map(ToString::to_string).collect();
         let except: Vec<String> = route.rule.except.iter().map(ToString::to_string).collect();
         let mut lines = vec![format!("paths {}", joined(paths))];
-        if route.rule.authentication == Authentication::Certificate {
+        if route.rule.authentication != Authentication::None {
             lines.push(format!("callers {}", joined(callers)));
+        }
+        if !route.authenticators.is_empty() {
+            lines.push(format!("authenticate {}", route.rule.authentication));
         }
         if !except.is_empty() {
             lines.push(format!("except {}", joined(except)));
@@ -531,8 +562,17 @@ impl Way<'_> {
             "rule",
             Verdict::Ok,
             format!("{pattern} in callers matches"),
-            json!({ "callers": pattern }),
+            json!({ "callers": pattern, "methods": principal.methods().to_string() }),
         );
+        if let Some(token) = principal.token() {
+            let bound = if token.bound { "bound" } else { "not bound" };
+            self.more([format!(
+                "token of {} for {}, {bound} to the certificate, until {}",
+                printable(&token.issuer),
+                printable(token.client_id.as_deref().unwrap_or("no client")),
+                moment(i64::try_from(token.expires).unwrap_or(i64::MAX)),
+            )]);
+        }
     }
 
     /// Signs what the gateway would sign and keeps the claims; the signature is

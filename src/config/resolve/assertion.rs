@@ -15,7 +15,7 @@ use crate::config::url::HttpUrl;
 use crate::config::value::{At, Field};
 use crate::snapshot::PublicSettings;
 
-const DEFAULT_HEADER: HeaderName = HeaderName::from_static("countersign-assertion");
+pub(super) const DEFAULT_HEADER: HeaderName = HeaderName::from_static("countersign-assertion");
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(30);
 const LONGEST_LIFETIME: Duration = Duration::from_secs(300);
 
@@ -35,6 +35,11 @@ const RESERVED_HEADERS: [&str; 12] = [
     "x-request-id",
 ];
 
+/// Whether a header field has a purpose already.
+pub(super) fn is_reserved(header: &HeaderName) -> bool {
+    RESERVED_HEADERS.contains(&header.as_str())
+}
+
 /// Builds the signer with its keys.
 pub(super) fn signer(document: &Document, context: &mut Context<'_>) -> Option<AssertionSigner> {
     let section = document.assertion.as_ref()?;
@@ -44,7 +49,7 @@ pub(super) fn signer(document: &Document, context: &mut Context<'_>) -> Option<A
         .filter(|issuer| check_issuer(issuer, context));
     let header = section.header.or(DEFAULT_HEADER);
     if let Some(at) = section.header.at()
-        && RESERVED_HEADERS.contains(&header.as_str())
+        && is_reserved(&header)
     {
         context.error(
             Diagnostic::new(

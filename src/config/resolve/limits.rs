@@ -95,6 +95,7 @@ pub(super) fn set_time_within(
     );
 }
 
+/// A size within bounds, where one is said.
 pub(super) fn size(
     field: &Field<ByteSize>,
     bounds: RangeInclusive<u64>,

@@ -5,7 +5,9 @@
 //! of them. What could not be built is `None` from there on and complains no
 //! further.
 
+mod api_keys;
 mod assertion;
+mod authentication;
 mod credentials;
 mod deny_list;
 mod limits;
@@ -14,6 +16,7 @@ mod pem;
 mod routes;
 mod summaries;
 mod tickets;
+mod tokens;
 mod trust;
 mod upstream_bounds;
 mod upstreams;
@@ -135,7 +138,11 @@ pub(super) fn resolve(
         assertion::check_issuer_leads(issuer, public.as_ref(), &mut context);
     }
     let upstreams = upstreams::upstreams(document, &mut context);
-    let routes = routes::routes(document, &upstreams, &domains, &mut context);
+    let credentials = authentication::CredentialParts {
+        issuers: tokens::issuers(document, &mut context),
+        api_keys: api_keys::api_keys(document, &mut context),
+    };
+    let routes = routes::routes(document, &upstreams, &domains, &credentials, &mut context);
     let limits = limits::limits(document.limits.as_ref(), &mut context);
     let workers = limits::workers(document.runtime.as_ref(), &mut context);
     let audit = document
@@ -168,6 +175,12 @@ pub(super) fn resolve(
             routes: routes?,
             upstreams: upstreams.into_iter().filter_map(|u| u.upstream).collect(),
             signer: signer?,
+            token_issuers: credentials
+                .issuers
+                .iter()
+                .filter_map(|part| part.issuer.as_ref().map(Arc::clone))
+                .collect(),
+            api_keys: credentials.api_keys?,
             limits,
             public_credentials,
             paths: context.paths,

@@ -1,11 +1,13 @@
 //! `[[route]]`: which requests go where, and on whose behalf.
 
+use super::authentication::{self, CredentialParts};
 use super::trust::Domain;
 use super::upstreams::UpstreamPart;
 use super::{Context, limits};
+use crate::config::demands::Authenticate;
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::document::Document;
-use crate::config::raw::{Authenticate, RouteSection};
+use crate::config::raw::RouteSection;
 use crate::config::value::{At, Field, Words as _};
 use crate::identity::IdentityPattern;
 use crate::policy::Rule;
@@ -26,13 +28,14 @@ pub(super) fn routes(
     document: &Document,
     upstreams: &[UpstreamPart],
     domains: &[Domain],
+    credentials: &CredentialParts,
     context: &mut Context<'_>,
 ) -> Option<RouteTable> {
     let sections = &document.routes;
     context.unique("route", names(sections.iter().map(|s| &s.name)));
     let routes: Vec<Option<Route>> = sections
         .iter()
-        .map(|section| route(section, upstreams, domains, context))
+        .map(|section| route(section, upstreams, domains, credentials, context))
         .collect();
     check_bindings(sections, context);
     check_hosts_served(document, context);
@@ -71,12 +74,17 @@ fn route(
     section: &RouteSection,
     upstreams: &[UpstreamPart],
     domains: &[Domain],
+    credentials: &CredentialParts,
     context: &mut Context<'_>,
 ) -> Option<Route> {
     refuse_own_path(section, context);
     check_rewrite(section, context);
     check_request_keys(section, context);
-    let rule = rule(section, domains, context);
+    let rule = rule(section, domains, credentials, context);
+    let demanded = rule.as_ref().map(|rule| rule.authentication);
+    let authentication = demanded.and_then(|demanded| {
+        authentication::authenticators(section, demanded, credentials, context)
+    });
     let audience = audience(section, context);
     let upstream = section.upstream.at().and_then(|reference| {
         let found = upstreams.iter().find(|part| {
@@ -97,6 +105,7 @@ fn route(
             }
         }
     });
+    let authentication = authentication?;
     Some(Route {
         name: section.name.value()?.clone(),
         hosts: section.hosts.values(),
@@ -106,6 +115,9 @@ fn route(
         },
         methods: section.methods.values(),
         rule: rule?,
+        authenticators: authentication.authenticators,
+        resource: authentication.resource,
+        forward_token: authentication.forward_token,
         upstream: upstream?,
         audience: audience?,
         binding: section.binding.or(Binding::Request),
@@ -151,7 +163,10 @@ fn check_rewrite(section: &RouteSection, context: &mut Context<'_>) {
 
 /// What is about assertions of one request needs such assertions.
 fn check_request_keys(section: &RouteSection, context: &mut Context<'_>) {
-    let nobody = section.authenticate.value() == Some(&Authenticate::Nobody);
+    let nobody = section
+        .authenticate
+        .value()
+        .is_some_and(Authenticate::is_nobody);
     let caller = section.binding.value() == Some(&Binding::Caller);
     if !nobody && !caller {
         return;
@@ -179,10 +194,16 @@ fn check_request_keys(section: &RouteSection, context: &mut Context<'_>) {
 
 /// What the route demands. A route that forgets to say who may use it is an
 /// error, never open and never silently closed.
-fn rule(section: &RouteSection, domains: &[Domain], context: &mut Context<'_>) -> Option<Rule> {
+fn rule(
+    section: &RouteSection,
+    domains: &[Domain],
+    credentials: &CredentialParts,
+    context: &mut Context<'_>,
+) -> Option<Rule> {
+    let authentication = authentication::demanded(section, context);
     match &section.authenticate {
         Field::Bad => return None,
-        Field::Good(said) if said.value == Authenticate::Nobody => {
+        Field::Good(said) if said.value.is_nobody() => {
             let mut complete = true;
             for (key, place) in [
                 ("callers", place_of(&section.callers)),
@@ -219,10 +240,15 @@ fn rule(section: &RouteSection, domains: &[Domain], context: &mut Context<'_>) -
     }
     let excepted = section.except.items();
     for pattern in section.callers.items().iter().chain(excepted) {
-        warn_of_strangers(pattern, domains, context);
+        match &pattern.value {
+            IdentityPattern::ApiKey(_) | IdentityPattern::Client { .. } => {
+                warn_of_unknown(pattern, credentials, context);
+            }
+            _ => warn_of_strangers(pattern, domains, context),
+        }
     }
     Some(Rule {
-        authentication: Authentication::Certificate,
+        authentication: authentication?,
         callers: match section.callers.values() {
             callers if callers.is_empty() => return None,
             callers => callers,
@@ -233,6 +259,39 @@ fn rule(section: &RouteSection, domains: &[Domain], context: &mut Context<'_>) -
 
 fn place_of<T>(field: &Field<T>) -> Option<Span> {
     field.at().map(|at| at.place.clone())
+}
+
+/// Warns of API keys and issuers that are not configured.
+fn warn_of_unknown(
+    pattern: &At<IdentityPattern>,
+    credentials: &CredentialParts,
+    context: &mut Context<'_>,
+) {
+    let (known, help) = match &pattern.value {
+        IdentityPattern::ApiKey(Some(name)) => {
+            let keys = credentials.api_keys.as_ref();
+            let known = keys.is_none_or(|keys| keys.names().any(|known| known == &**name));
+            (
+                known,
+                format!("add an [[api_key]] named \"{name}\", or correct the pattern"),
+            )
+        }
+        IdentityPattern::Client { issuer, .. } => {
+            let mut names = credentials
+                .issuers
+                .iter()
+                .filter_map(|part| part.name.as_ref());
+            (
+                names.any(|name| name.value == **issuer),
+                format!("add a [[token_issuer]] named \"{issuer}\", or correct the pattern"),
+            )
+        }
+        _ => return,
+    };
+    if !known {
+        let what = format!("no caller can match {}", pattern.value);
+        context.warn(Diagnostic::new(pattern.place.clone(), what).help(help));
+    }
 }
 
 /// Warns of patterns that no caller can match.
@@ -266,7 +325,10 @@ fn warn_of_strangers(pattern: &At<IdentityPattern>, domains: &[Domain], context:
 }
 
 fn audience(section: &RouteSection, context: &mut Context<'_>) -> Option<String> {
-    let nobody = section.authenticate.value() == Some(&Authenticate::Nobody);
+    let nobody = section
+        .authenticate
+        .value()
+        .is_some_and(Authenticate::is_nobody);
     match &section.audience {
         Field::Good(audience) => {
             if nobody {
@@ -297,7 +359,11 @@ fn audience(section: &RouteSection, context: &mut Context<'_>) -> Option<String>
 fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
     let mut seen: Vec<(&At<String>, Binding)> = Vec::new();
     for section in sections {
-        if section.authenticate.value() == Some(&Authenticate::Nobody) {
+        if section
+            .authenticate
+            .value()
+            .is_some_and(Authenticate::is_nobody)
+        {
             continue;
         }
         let Some(audience) = section.audience.at() else {

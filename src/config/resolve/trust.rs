@@ -41,7 +41,10 @@ impl Domain {
 
 fn name_type(pattern: &IdentityPattern) -> Option<NameType> {
     match pattern {
-        IdentityPattern::AnyCaller => None,
+        // No certificate carries the last two; `vouches_for` refuses them.
+        IdentityPattern::AnyCaller
+        | IdentityPattern::ApiKey(_)
+        | IdentityPattern::Client { .. } => None,
         IdentityPattern::Spiffe { .. } => Some(NameType::Spiffe),
         IdentityPattern::Dns(_) => Some(NameType::Dns),
         IdentityPattern::Email { .. } => Some(NameType::Email),
@@ -298,6 +301,10 @@ fn vouches_for(section: &Trust, context: &mut Context<'_>) -> Vec<IdentityPatter
             IdentityPattern::Spiffe { trust_domain, .. } if trust_domain != name => Some((
                 format!("only trust domain {trust_domain} can vouch for its SPIFFE IDs"),
                 format!("add a [[trust_domain]] named \"{trust_domain}\""),
+            )),
+            IdentityPattern::ApiKey(_) | IdentityPattern::Client { .. } => Some((
+                "no certificate carries such a name".to_owned(),
+                "remove it: API keys and token issuers vouch for these names".to_owned(),
             )),
             _ => None,
         };

@@ -223,6 +223,17 @@ fn client_tls(
         },
     };
     if let Some(identity) = section.identity.at()
+        && matches!(
+            identity.value,
+            IdentityPattern::ApiKey(_) | IdentityPattern::Client { .. }
+        )
+    {
+        context.error(
+            Diagnostic::new(identity.place.clone(), "no certificate carries such a name")
+                .help("write for example \"spiffe://example.org/ns/shop/sa/orders\""),
+        );
+    }
+    if let Some(identity) = section.identity.at()
         && matches!(identity.value, IdentityPattern::AnyCaller)
     {
         context.error(

@@ -18,7 +18,11 @@ fn unknown_keys_and_sections_are_refused_with_a_suggestion() {
             "`lifetime` is a key of [assertion]",
         ),
         (ROUTE, "colour = 1", "[[route]] knows: name, hosts"),
-        (ROUTE, "token = { issuer = \"a\" }", "[[route]] knows: "),
+        (
+            ROUTE,
+            "forward_tokens = true",
+            "did you mean `forward_token`?",
+        ),
         (LISTENER, "proxy_protocol = []", "[listener] knows: "),
     ] {
         let key = line.split(' ').next().unwrap();
@@ -28,7 +32,7 @@ fn unknown_keys_and_sections_are_refused_with_a_suggestion() {
     for (more, part) in [
         ("[[routes]]\nname = \"a\"\n", "did you mean [[route]]?"),
         (
-            "[[token_issuer]]\nname = \"a\"\n",
+            "[[certificate]]\nname = \"a\"\n",
             "the sections are [listener], ",
         ),
     ] {
@@ -170,8 +174,8 @@ fn wrong_types_are_refused_where_they_stand() {
         (ROUTE, "authenticate = \"no\"", &["does not say how"]),
         (
             ROUTE,
-            "authenticate = { all = [\"token\"] }",
-            &["unknown word \"token\""],
+            "authenticate = { all = [\"cookie\"] }",
+            &["unknown word \"cookie\"", "\"api-key\", \"token\""],
         ),
         (
             ROUTE,

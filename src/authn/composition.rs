@@ -1,0 +1,206 @@
+//! Several authenticators on one route: all of them, or any.
+//!
+//! Under `any` each is asked all the same: a credential that is presented and
+//! not good refuses, so that nobody hides a bad one behind a good one. What they
+//! find has to name one caller.
+
+use http::HeaderValue;
+
+use super::{Authenticator, Credentials, Outcome, Resource, Step};
+use crate::crypto;
+use crate::identity::{Method, Principal};
+use crate::policy::{self, Authentication, Denial};
+use crate::reason::ReasonCode;
+
+/// The authenticators of one route.
+#[derive(Debug)]
+pub struct Authenticators {
+    authentication: Authentication,
+    /// In the order in which they are asked: the cheapest first.
+    each: Vec<Box<dyn Authenticator>>,
+    /// A hash of all that outcomes depend on beside the credentials.
+    rules: [u8; 32],
+}
+
+/// A refusal, and whose.
+#[derive(Debug)]
+pub struct Rejection {
+    /// The method whose credential is missing or not good; none when the
+    /// credentials contradict each other.
+    pub by: Option<Method>,
+    /// The denial.
+    pub denial: Denial,
+}
+
+impl Authenticators {
+    /// Those of a route that demands `authentication`.
+    #[must_use]
+    pub fn new(authentication: Authentication, mut each: Vec<Box<dyn Authenticator>>) -> Self {
+        each.sort_by_key(|authenticator| authenticator.method());
+        let mut all = format!("{authentication:?}").into_bytes();
+        for authenticator in &each {
+            all.extend_from_slice(&authenticator.rules());
+        }
+        Self {
+            authentication,
+            each,
+            rules: crypto::sha256(&all),
+        }
+    }
+
+    /// None: for routes that need none beside the connection's certificate.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            authentication: Authentication::None,
+            each: Vec::new(),
+            rules: [0; 32],
+        }
+    }
+
+    /// Whether requests may have to wait for an outcome.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.each.is_empty()
+    }
+
+    /// Who is calling.
+    ///
+    /// # Errors
+    /// Why nobody is.
+    pub async fn authenticate(
+        &self,
+        credentials: &Credentials<'_>,
+    ) -> Result<Principal, Rejection> {
+        let mut gathered = Gathered::new(self.authentication);
+        for authenticator in &self.each {
+            let outcome = match authenticator.authenticate(credentials) {
+                Step::Now(outcome) => outcome,
+                Step::Later(outcome) => outcome.await,
+            };
+            gathered.add(authenticator.method(), outcome)?;
+        }
+        gathered.finish()
+    }
+
+    /// Whether `earlier` would still be found, without asking anybody. `rules`
+    /// are those of the authenticators that found it.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn recheck(
+        &self,
+        credentials: &Credentials<'_>,
+        earlier: &Principal,
+        rules: &[u8; 32],
+    ) -> Result<Principal, Rejection> {
+        let unchanged = self.rules == *rules;
+        let mut gathered = Gathered::new(self.authentication);
+        for authenticator in &self.each {
+            let outcome = authenticator.recheck(credentials, earlier, unchanged);
+            gathered.add(authenticator.method(), outcome)?;
+        }
+        gathered.finish()
+    }
+
+    /// A hash of all that outcomes depend on beside the credentials.
+    #[must_use]
+    pub const fn rules(&self) -> &[u8; 32] {
+        &self.rules
+    }
+
+    /// The `WWW-Authenticate` fields for a refusal, one a method. Only the method
+    /// whose credential is not good names an error.
+    #[must_use]
+    pub fn challenges(&self, rejection: &Rejection, resource: &Resource<'_>) -> Vec<HeaderValue> {
+        let reason = rejection.denial.reason;
+        if !matches!(reason.status(), 400 | 401) && reason != ReasonCode::TokenScope {
+            return Vec::new();
+        }
+        let about = |authenticator: &dyn Authenticator| {
+            if rejection.by == Some(authenticator.method()) {
+                reason
+            } else {
+                ReasonCode::TokenMissing
+            }
+        };
+        self.each
+            .iter()
+            .filter(|authenticator| {
+                reason.status() == 401 || rejection.by == Some(authenticator.method())
+            })
+            .filter_map(|authenticator| authenticator.challenge(about(&**authenticator), resource))
+            .filter_map(|challenge| HeaderValue::try_from(challenge).ok())
+            .collect()
+    }
+}
+
+/// What has been found so far.
+struct Gathered {
+    authentication: Authentication,
+    principal: Option<Principal>,
+}
+
+impl Gathered {
+    const fn new(authentication: Authentication) -> Self {
+        Self {
+            authentication,
+            principal: None,
+        }
+    }
+
+    fn add(&mut self, method: Method, outcome: Outcome) -> Result<(), Rejection> {
+        match outcome {
+            Outcome::Rejected(denial) => Err(Rejection {
+                by: Some(method),
+                denial,
+            }),
+            Outcome::NotApplicable if matches!(self.authentication, Authentication::Any(_)) => {
+                Ok(())
+            }
+            Outcome::NotApplicable => Err(Rejection {
+                by: Some(method),
+                denial: policy::missing(self.authentication, method),
+            }),
+            Outcome::Authenticated(found) => {
+                let Some(earlier) = self.principal.take() else {
+                    self.principal = Some(found);
+                    return Ok(());
+                };
+                let names = format!("{} and {}", earlier.caller(), found.caller());
+                self.principal = earlier.together_with(found);
+                if self.principal.is_some() {
+                    return Ok(());
+                }
+                Err(conflict(&names))
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Principal, Rejection> {
+        self.principal.ok_or_else(|| {
+            let method = self
+                .authentication
+                .missing(crate::identity::MethodSet::default());
+            let method = method.unwrap_or(Method::Certificate);
+            Rejection {
+                by: Some(method),
+                denial: policy::missing(self.authentication, method),
+            }
+        })
+    }
+}
+
+fn conflict(names: &str) -> Rejection {
+    Rejection {
+        by: None,
+        denial: Denial::new(
+            ReasonCode::CallerNotAllowed,
+            format!("the credentials name different callers: {names}"),
+        ),
+    }
+}
+
+#[cfg(test)]
+#[path = "composition_tests.rs"]
+mod tests;

@@ -1,0 +1,75 @@
+//! `Presented`: the credentials in a request's header fields, taken out of them.
+//!
+//! They are taken out before anything is decided, so that none is forwarded by
+//! oversight.
+
+use std::fmt;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// A field that carries a credential.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub enum Field {
+    /// It is not there.
+    #[default]
+    Absent,
+    /// It is there once.
+    One(HeaderValue),
+    /// It is there more than once.
+    Several,
+}
+
+impl Field {
+    /// Takes the fields of this name out.
+    #[must_use]
+    pub fn take(headers: &mut HeaderMap, name: &HeaderName) -> Self {
+        let several = headers.get_all(name).iter().nth(1).is_some();
+        match headers.remove(name) {
+            None => Self::Absent,
+            Some(_) if several => Self::Several,
+            Some(value) => Self::One(value),
+        }
+    }
+}
+
+/// The credentials of one request.
+#[derive(Clone, Default)]
+pub struct Presented {
+    /// `Authorization`
+    pub authorization: Field,
+    /// The field that carries API keys.
+    pub api_key: Field,
+}
+
+impl Presented {
+    /// Takes them out of a request's fields.
+    #[must_use]
+    pub fn take(headers: &mut HeaderMap, api_key: &HeaderName) -> Self {
+        Self {
+            authorization: Field::take(headers, &AUTHORIZATION),
+            api_key: Field::take(headers, api_key),
+        }
+    }
+}
+
+/// Whether there is one, and nothing of it.
+impl fmt::Debug for Field {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Absent => "Absent",
+            Self::One(_) => "One",
+            Self::Several => "Several",
+        })
+    }
+}
+
+impl fmt::Debug for Presented {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Presented")
+            .field("authorization", &self.authorization)
+            .field("api_key", &self.api_key)
+            .finish()
+    }
+}

@@ -1,0 +1,230 @@
+//! API keys: callers without certificate, and keys beside one.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use countersign_testkit::{Echo, Gateway, Settings, TestCa};
+use serde_json::{Value, json};
+
+use super::{BINARY, CALLER, HOST, assertion, get_with, refused, replace};
+
+/// A gateway with one API key, and the key.
+struct World {
+    ca: TestCa,
+    echo: Echo,
+    gateway: Gateway,
+    key: String,
+    entry: String,
+}
+
+/// Makes a key as operators do; answers with it and its entry.
+fn new_key(directory: &Path, arguments: &[&str]) -> (String, String) {
+    let hmac = directory.join("api-keys.hmac");
+    let output = Command::new(BINARY)
+        .args(["api-key", "new", "batch", "--hmac-key"])
+        .arg(hmac)
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (key, entry) = text.split_once('\n').unwrap();
+    (key.to_owned(), entry.to_owned())
+}
+
+impl World {
+    /// `arguments` of `api-key new`, further keys of the entry, further keys of
+    /// `[api_keys]`, and lines of the route.
+    async fn with(arguments: &[&str], more: &str, section: &str, route: &str) -> Self {
+        let ca = TestCa::new("example.org");
+        let echo = Echo::start().await;
+        let (key, entry) = new_key(ca.directory(), arguments);
+        let hmac = ca.directory().join("api-keys.hmac");
+        let configure = |settings: Settings, echo: SocketAddr| {
+            settings
+                .optional_certificates()
+                .section(&format!(
+                    "[api_keys]\nhmac_key = \"{}\"\n{section}\n{entry}\n{more}",
+                    hmac.display()
+                ))
+                .upstream("orders", echo)
+                .route("orders", "orders", &format!("paths = [\"/**\"]\n{route}"))
+        };
+        let settings = configure(Settings::new(&ca), echo.address());
+        Self {
+            gateway: Gateway::start(BINARY, &settings).await,
+            ca,
+            echo,
+            key,
+            entry,
+        }
+    }
+
+    async fn ask(&self, certified: bool, fields: &[(&str, &str)]) -> countersign_testkit::Answer {
+        let client = self.gateway.client(HOST);
+        let client = if certified {
+            client.with(&self.ca.client(CALLER))
+        } else {
+            client
+        };
+        client.send(get_with("/a", fields)).await.unwrap()
+    }
+}
+
+const ROUTE: &str = "callers = [\"api-key:batch\"]\nauthenticate = { all = [\"api-key\"] }";
+
+#[tokio::test]
+async fn a_key_lets_its_caller_in_and_goes_no_further() {
+    let world = World::with(&[], "", "", ROUTE).await;
+    let answer = world.ask(false, &[("x-api-key", &world.key)]).await;
+    let claims = assertion(&answer);
+    assert_eq!(claims["sub"], "api-key:batch");
+    assert_eq!(claims["authn"]["methods"], json!(["api-key"]));
+    assert!(claims.get("client_cert").is_none() && claims.get("token").is_none());
+    let names = answer.received_names();
+    assert!(!names.iter().any(|name| name.contains("api")), "{names:?}");
+    let line = world.gateway.audit().request("/a").await;
+    assert_eq!(
+        (&line["caller"], &line["methods"]),
+        (&json!("api-key:batch"), &json!("api-key"))
+    );
+    assert_eq!(line["api_key"].as_str().unwrap().len(), 16, "{line}");
+    let everything = format!("{}{}", world.gateway.audit().text(), world.gateway.stderr());
+    assert!(!everything.contains(&world.key[20..]));
+}
+
+#[tokio::test]
+async fn other_keys_are_refused_with_a_challenge() {
+    let world = World::with(&[], "", "", ROUTE).await;
+    let (stranger, _) = new_key(world.ca.directory(), &[]);
+    let mut wrong = world.key.clone();
+    let last = if wrong.pop() == Some('A') { 'E' } else { 'A' };
+    wrong.push(last);
+    for (fields, status, reason) in [
+        (vec![], 401, "token-missing"),
+        (vec![("x-api-key", "nonsense")], 401, "token-malformed"),
+        (vec![("x-api-key", &*stranger)], 401, "token-signature"),
+        (vec![("x-api-key", &*wrong)], 401, "token-signature"),
+        (
+            vec![("x-api-key", &*world.key), ("x-api-key", &*world.key)],
+            400,
+            "malformed-request",
+        ),
+        // Not where it belongs.
+        (vec![("x_api_key", &*world.key)], 401, "token-missing"),
+    ] {
+        let answer = world.ask(false, &fields).await;
+        refused(&answer, status, reason);
+        let challenge = answer.header("www-authenticate").unwrap();
+        assert_eq!(challenge, "ApiKey header=\"x-api-key\"");
+    }
+    // A certificate is no API key, and an API key no certificate.
+    refused(&world.ask(true, &[]).await, 401, "token-missing");
+    assert_eq!(world.echo.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_key_is_good_for_its_routes_networks_and_time() {
+    for (arguments, more, status) in [
+        (
+            &["--route", "orders", "--network", "127.0.0.0/8"][..],
+            "",
+            200,
+        ),
+        (&["--network", "10.0.0.0/8"], "", 403),
+        (&[], "expires = 2020-01-01T00:00:00Z", 401),
+        (&["--expires", "1h"], "", 200),
+    ] {
+        let world = World::with(arguments, more, "", ROUTE).await;
+        let answer = world.ask(false, &[("x-api-key", &world.key)]).await;
+        assert_eq!(answer.status, status, "{arguments:?} {more} {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn keys_beside_certificates_name_one_caller() {
+    let all = "callers = [\"*\"]\nauthenticate = { all = [\"certificate\", \"api-key\"] }";
+    let any = "callers = [\"*\"]\nauthenticate = { any = [\"certificate\", \"api-key\"] }";
+    let mine = "callers = [\"spiffe://example.org/ns/shop/sa/checkout\"]";
+    let theirs = "callers = [\"spiffe://example.org/ns/shop/sa/other\"]";
+    let spiffe = json!("spiffe://example.org/ns/shop/sa/checkout");
+    for (route, more, both) in [
+        (all, "", Some(&spiffe)),
+        (all, mine, Some(&spiffe)),
+        (all, theirs, None),
+        (any, "", None),
+        (any, mine, Some(&spiffe)),
+        (any, theirs, None),
+    ] {
+        let world = World::with(&[], more, "", route).await;
+        let key = [("x-api-key", &*world.key)];
+        let answer = world.ask(true, &key).await;
+        match both {
+            Some(name) => {
+                let claims = assertion(&answer);
+                assert_eq!(claims["sub"], *name);
+                assert_eq!(
+                    claims["authn"]["methods"],
+                    json!(["certificate", "api-key"])
+                );
+            }
+            None => refused(&answer, 403, "caller-not-allowed"),
+        }
+        let alone: Vec<Value> = [world.ask(true, &[]).await, world.ask(false, &key).await]
+            .iter()
+            .map(|answer| match answer.status {
+                200 => assertion(answer)["sub"].clone(),
+                _ => json!(answer.reason()),
+            })
+            .collect();
+        let expected = if route == all {
+            [json!("token-missing"), json!("no-certificate")]
+        } else {
+            [spiffe.clone(), json!("api-key:batch")]
+        };
+        assert_eq!(alone, expected, "{route} {more}");
+    }
+}
+
+#[tokio::test]
+async fn the_field_can_have_another_name_and_is_never_forwarded() {
+    let route = "callers = [\"*\"]\nauthenticate = { any = [\"certificate\", \"api-key\"] }";
+    let world = World::with(&[], "", "header = \"X-Service-Key\"", route).await;
+    let answer = world.ask(false, &[("x-service-key", &world.key)]).await;
+    assert_eq!(assertion(&answer)["sub"], "api-key:batch");
+    for name in ["x_service_key", "x-service.key"] {
+        let answer = world.ask(true, &[(name, "anything")]).await;
+        assert_eq!(answer.status, 200);
+        let names = answer.received_names();
+        assert!(
+            !names.iter().any(|name| name.contains("service")),
+            "{names:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_taken_away_ends_what_it_let_in() {
+    let world = World::with(&[], "", "", ROUTE).await;
+    let mut connection = world.gateway.client(HOST).connect().await.unwrap();
+    let request = format!(
+        "GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\nX-API-Key: {}\r\n\r\n",
+        world.key
+    );
+    connection.write(request.as_bytes()).await.unwrap();
+    let begun = connection
+        .read_until(|octets| octets.windows(4).any(|end| end == b"\r\n\r\n"))
+        .await;
+    assert_eq!(begun.statuses(), [200]);
+    let file = world.gateway.config_file();
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains(&world.entry));
+    let (_, other) = new_key(world.ca.directory(), &[]);
+    replace(&file, text.replace(&world.entry, &other));
+    let rest = connection.read_until(|_| false).await;
+    assert!(rest.closed);
+    let line = world.gateway.audit().request("/hang-mid-body").await;
+    assert_eq!(line["reason"], "token-signature", "{line}");
+    assert_eq!(line["complete"], false, "{line}");
+}

@@ -1,0 +1,167 @@
+//! What a token let in ends with it: at its `exp`, and when a new configuration
+//! would no longer accept it.
+
+use countersign_testkit::{Connection, Protocol, Switching};
+use serde_json::json;
+
+use super::{HOST, World, ask, issuer, refused};
+
+const ROUTE: &str = "callers = [\"*\"]\ntoken = { issuer = \"corporate\" }";
+
+/// A connection in the middle of an answer.
+async fn streaming(world: &World, token: &str) -> Connection {
+    let mut connection = world.client().connect().await.unwrap();
+    let request = format!(
+        "GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    connection.write(request.as_bytes()).await.unwrap();
+    let answer = connection
+        .read_until(|octets| octets.windows(4).any(|end| end == b"\r\n\r\n"))
+        .await;
+    assert_eq!(answer.statuses(), [200]);
+    connection
+}
+
+#[tokio::test]
+async fn an_answer_ends_with_its_token() {
+    let world = World::with("", ROUTE).await;
+    let token = world.token_with(json!({"exp": super::now() + 2}));
+    let mut connection = streaming(&world, &token).await;
+    let rest = connection.read_until(|_| false).await;
+    assert!(rest.closed);
+    assert!(!rest.octets.ends_with(b"0\r\n\r\n"), "it looks complete");
+    let line = world.gateway.audit().request("/hang-mid-body").await;
+    assert_eq!(
+        (&line["reason"], &line["complete"]),
+        (&json!("token-expired"), &json!(false))
+    );
+    let answer = ask(&world.client(), "/a", &token).await;
+    refused(&answer, 401, "token-expired");
+}
+
+#[tokio::test]
+async fn one_stream_ends_and_the_others_go_on() {
+    let world = World::with("", ROUTE).await;
+    let client = world.client().protocol(Protocol::Http2);
+    let mut session = client.session().await.unwrap();
+    let short = format!(
+        "Bearer {}",
+        world.token_with(json!({"exp": super::now() + 2}))
+    );
+    let request = super::get_with("/hang-mid-body", &[("authorization", &short)]);
+    let ended = session.send(request).await;
+    assert!(ended.is_err(), "{ended:?}");
+    let bearer = format!("Bearer {}", world.token());
+    let request = super::get_with("/a", &[("authorization", &bearer)]);
+    assert_eq!(session.send(request).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_its_service_ends_with_its_token() {
+    let world = World::with("", ROUTE).await;
+    let token = world.token_with(json!({"exp": super::now() + 2}));
+    let answer = ask(&world.client(), "/hang", &token).await;
+    refused(&answer, 401, "token-expired");
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_with_its_token() {
+    let service = Switching::start().await;
+    let world = World::open(|settings, keys, _| {
+        settings
+            .section(&issuer(keys, ""))
+            .upstream("orders", service.address())
+            .route("orders", "orders", &format!("paths = [\"/**\"]\n{ROUTE}"))
+    })
+    .await;
+    let token = world.token_with(json!({"exp": super::now() + 3}));
+    let mut connection = world.client().connect().await.unwrap();
+    let head = format!(
+        "GET /socket HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+         Authorization: Bearer {token}\r\n\r\n"
+    );
+    connection.write(head.as_bytes()).await.unwrap();
+    let answer = connection
+        .read_until(|octets| octets.ends_with(b"\r\n\r\n"))
+        .await;
+    assert_eq!(answer.statuses(), [101]);
+    let rest = connection.read_until(|_| false).await;
+    assert!(rest.closed);
+    let line = world.gateway.audit().request("/socket").await;
+    assert_eq!(line["reason"], "token-expired", "{line}");
+}
+
+#[tokio::test]
+async fn a_reload_ends_what_it_would_no_longer_let_in_and_nothing_else() {
+    for (from, to, reason) in [
+        ("\"orders-api\", ", "", Some("token-audience")),
+        (
+            "issuer = \"https://idp.example.org\"",
+            "issuer = \"https://new.example.org\"",
+            Some("token-issuer"),
+        ),
+        (
+            "token = { issuer",
+            "token = { scopes = [\"admin\"], issuer",
+            Some("token-scope"),
+        ),
+        (
+            "token = { issuer",
+            "token = { client = \"caller\", issuer",
+            Some("caller-not-allowed"),
+        ),
+        (
+            "token = { issuer",
+            "token = { scopes = [\"orders:read\"], issuer",
+            None,
+        ),
+    ] {
+        let world = World::with("", ROUTE).await;
+        let mut connection = streaming(&world, &world.token()).await;
+        world.reconfigure(from, to).await;
+        match reason {
+            Some(reason) => {
+                let rest = connection.read_until(|_| false).await;
+                assert!(rest.closed);
+                let line = world.gateway.audit().request("/hang-mid-body").await;
+                assert_eq!(line["reason"], reason, "{line}");
+            }
+            None => {
+                world.reloaded().await;
+                let silence = std::time::Duration::from_millis(300);
+                assert!(!connection.read_until_silent(silence).await.closed);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_taken_out_of_the_file_takes_its_tokens_along() {
+    let world = World::with("", ROUTE).await;
+    let token = world.token();
+    // It is remembered from now on.
+    assert_eq!(ask(&world.client(), "/a", &token).await.status, 200);
+    let mut connection = streaming(&world, &token).await;
+    let other = countersign_testkit::TokenKey::new("two");
+    let keys = countersign_testkit::Idp::key_set(&[&other]);
+    super::replace(&world.ca.directory().join("keys.json"), keys.to_string());
+    assert!(connection.read_until(|_| false).await.closed);
+    refused(
+        &ask(&world.client(), "/a", &token).await,
+        401,
+        "token-signature",
+    );
+}
+
+impl World {
+    /// Waits until a second generation is in service.
+    async fn reloaded(&self) {
+        countersign_testkit::in_time("a reload", async {
+            while !self.gateway.stderr().contains("configuration reloaded") {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+}
