@@ -4,6 +4,7 @@
 //! both are). Everything else takes algorithms, digests and the rustls provider
 //! from here.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
@@ -68,6 +69,46 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
         .fill(&mut bytes)
         .map_err(|_| NoRandomness)?;
     Ok(bytes)
+}
+
+/// Random bytes that a thread keeps in store for identifiers.
+struct Store {
+    bytes: [u8; Self::SIZE],
+    left: usize,
+}
+
+impl Store {
+    const SIZE: usize = 1024;
+}
+
+thread_local! {
+    static STORE: RefCell<Store> = const {
+        RefCell::new(Store {
+            bytes: [0; Store::SIZE],
+            left: 0,
+        })
+    };
+}
+
+/// 128 random bits for an identifier that is about to become public; the
+/// operating system is asked once for many of them. Nothing secret is made of
+/// these: see [`random`].
+///
+/// # Errors
+/// [`NoRandomness`] when the system's generator fails.
+pub fn random_id() -> Result<[u8; 16], NoRandomness> {
+    STORE.with_borrow_mut(|store| {
+        if store.left < 16 {
+            store.bytes = random()?;
+            store.left = Store::SIZE;
+        }
+        store.left -= 16;
+        let id = store
+            .bytes
+            .get(store.left..)
+            .and_then(|rest| rest.first_chunk::<16>().copied());
+        id.ok_or(NoRandomness)
+    })
 }
 
 /// SHA-256 of `data`.

@@ -227,7 +227,10 @@ impl RouteTable {
     /// Resolves the counters of every route.
     pub fn meter(&self, metrics: &Metrics) {
         for route in &self.routes {
-            route.meter.0.get_or_init(|| metrics.route(&route.name));
+            route
+                .meter
+                .0
+                .get_or_init(|| metrics.route(&route.name, route.upstream.name()));
         }
     }
 

@@ -15,6 +15,7 @@ use http::HeaderValue;
 
 use super::key_ring::{SigningKey, SigningKeyRing};
 use crate::crypto;
+use crate::identity::text::{push_json, push_json_escaped};
 use crate::identity::{PeerIdentity, Principal};
 use crate::policy::Permit;
 
@@ -111,7 +112,7 @@ impl AssertionSigner {
     #[must_use]
     pub fn new(settings: AssertionSettings, keys: Arc<SigningKeyRing>) -> Self {
         let mut issuer_json = String::from("{\"iss\":");
-        push_json_string(&mut issuer_json, &settings.issuer);
+        push_json(&mut issuer_json, &settings.issuer);
         Self {
             settings,
             keys,
@@ -149,9 +150,9 @@ impl AssertionSigner {
         claims.push_str(",\"jti\":\"");
         claims.push_str(&jti);
         claims.push_str("\",\"txn\":");
-        push_json_string(&mut claims, request.transaction);
+        push_json(&mut claims, request.transaction);
         claims.push_str(",\"htm\":");
-        push_json_string(&mut claims, request.method);
+        push_json(&mut claims, request.method);
         claims.push_str(",\"htu\":\"https://");
         push_json_escaped(&mut claims, request.authority);
         push_json_escaped(&mut claims, request.path);
@@ -217,7 +218,7 @@ impl AssertionSigner {
         let mut claims = String::with_capacity(self.issuer_json.len() + caller + token + 512);
         claims.push_str(&self.issuer_json);
         claims.push_str(",\"aud\":");
-        push_json_string(&mut claims, audience);
+        push_json(&mut claims, audience);
         let _ = write!(claims, ",\"iat\":{now},\"exp\":{expires}");
         claims
     }
@@ -228,7 +229,7 @@ impl AssertionSigner {
 /// # Errors
 /// When the system's random generator fails.
 pub fn token_id() -> Result<String, crypto::NoRandomness> {
-    crypto::random::<16>().map(|bytes| Base64UrlUnpadded::encode_string(&bytes))
+    crypto::random_id().map(|bytes| Base64UrlUnpadded::encode_string(&bytes))
 }
 
 /// The octets of an identifier made by [`token_id`].
@@ -244,11 +245,11 @@ fn caller_json(peer: &PeerIdentity) -> String {
     let leaf = peer.leaf();
     let mut json = String::with_capacity(640);
     json.push_str(",\"sub\":");
-    push_json_string(&mut json, &peer.caller().to_string());
+    push_json(&mut json, &peer.caller().to_string());
     json.push_str(",\"client_cert\":{\"x5t#S256\":\"");
     push_base64(&mut json, &leaf.thumbprint);
     let _ = write!(json, "\",\"serial\":\"{}\",\"issuer\":", leaf.serial_hex());
-    push_json_string(&mut json, &leaf.issuer);
+    push_json(&mut json, &leaf.issuer);
     let _ = write!(
         json,
         ",\"not_before\":{},\"not_after\":{},\"sans\":{{",
@@ -273,7 +274,7 @@ fn caller_json(peer: &PeerIdentity) -> String {
         json.push_str(",\"sans_truncated\":true");
     }
     json.push_str("},\"authn\":{\"trust_domain\":");
-    push_json_string(&mut json, peer.trust_domain().as_str());
+    push_json(&mut json, peer.trust_domain().as_str());
     let _ = write!(json, ",\"revocation\":\"{}\"", peer.revocation().as_str());
     if let Some(moment) = peer.crl_this_update() {
         let _ = write!(json, ",\"crl_this_update\":{}", moment.max(0));
@@ -288,7 +289,7 @@ fn finish(claims: &mut String, principal: &Principal) {
     } else {
         // Without a certificate there is little to say about how it was done.
         claims.push_str(",\"sub\":");
-        push_json_string(claims, &principal.caller().to_string());
+        push_json(claims, &principal.caller().to_string());
         claims.push_str(",\"authn\":{");
     }
     claims.push_str("\"methods\":[");
@@ -347,32 +348,9 @@ fn push_names(json: &mut String, open: &str, names: &[String]) {
         if index > 0 {
             json.push(',');
         }
-        push_json_string(json, name);
+        push_json(json, name);
     }
     json.push(']');
-}
-
-fn push_json_string(json: &mut String, text: &str) {
-    json.push('"');
-    push_json_escaped(json, text);
-    json.push('"');
-}
-
-fn push_json_escaped(json: &mut String, text: &str) {
-    if !text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
-        json.push_str(text);
-        return;
-    }
-    for character in text.chars() {
-        match character {
-            '"' => json.push_str("\\\""),
-            '\\' => json.push_str("\\\\"),
-            '\u{0}'..='\u{1f}' => {
-                let _ = write!(json, "\\u{:04x}", u32::from(character));
-            }
-            other => json.push(other),
-        }
-    }
 }
 
 #[cfg(test)]

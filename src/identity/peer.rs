@@ -40,6 +40,7 @@ pub struct PeerIdentity {
     revocation: RevocationCheck,
     crl_this_update: Option<i64>,
     memo: OnceLock<String>,
+    audit_memo: OnceLock<String>,
 }
 
 /// What [`crate::trust`] established; the ingredients of a [`PeerIdentity`].
@@ -66,6 +67,7 @@ impl PeerIdentity {
             revocation: path.revocation,
             crl_this_update: path.crl_this_update,
             memo: OnceLock::new(),
+            audit_memo: OnceLock::new(),
         })
     }
 
@@ -111,9 +113,14 @@ impl PeerIdentity {
         self.crl_this_update
     }
 
-    /// A text derived from this identity, made once and kept with it. There is
-    /// one such text, so every caller has to pass the same function.
+    /// What assertions say about this identity, made once and kept with it. There
+    /// is one such text, so every caller has to pass the same function.
     pub(crate) fn memo(&self, make: fn(&Self) -> String) -> &str {
         self.memo.get_or_init(|| make(self))
+    }
+
+    /// What audit lines say about this identity, likewise.
+    pub(crate) fn audit_memo(&self, make: fn(&Self) -> String) -> &str {
+        self.audit_memo.get_or_init(|| make(self))
     }
 }

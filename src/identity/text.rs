@@ -39,6 +39,44 @@ const fn is_hazardous(character: char) -> bool {
         | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Appends `text` as a JSON string, quotes included (RFC 8259 section 7).
+pub fn push_json(json: &mut String, text: &str) {
+    json.push('"');
+    push_json_escaped(json, text);
+    json.push('"');
+}
+
+/// Appends `text` as the inside of a JSON string.
+pub fn push_json_escaped(json: &mut String, text: &str) {
+    if !text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
+        json.push_str(text);
+        return;
+    }
+    for character in text.chars() {
+        match character {
+            '"' => json.push_str("\\\""),
+            '\\' => json.push_str("\\\\"),
+            '\u{0}'..='\u{1f}' => {
+                let _ = write!(json, "\\u{:04x}", u32::from(character));
+            }
+            other => json.push(other),
+        }
+    }
+}
+
+/// Appends what [`printable_within`] makes of `text` as a JSON string, quotes
+/// included.
+pub fn push_printable_json(json: &mut String, text: &str, limit: usize) {
+    let plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
+    if text.len() <= limit && text.bytes().all(plain) {
+        json.push('"');
+        json.push_str(text);
+        json.push('"');
+    } else {
+        push_json(json, &printable_within(text, limit));
+    }
+}
+
 /// Lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
@@ -60,5 +98,25 @@ mod tests {
             "a\\u{202e}b\\u{a}\\u{1b}[2J"
         );
         assert_eq!(printable_within("abcdef", 3), "abc…");
+    }
+
+    #[test]
+    fn json_text_reads_back_as_what_is_printable() {
+        for text in [
+            "plain",
+            "",
+            "a\"b\\c",
+            "tab\there",
+            "\u{202e}é",
+            "abcdefghij",
+        ] {
+            let mut json = String::new();
+            push_printable_json(&mut json, text, 8);
+            let read: String = serde_json::from_str(&json).unwrap();
+            assert_eq!(read, printable_within(text, 8));
+            let mut json = String::new();
+            push_json(&mut json, text);
+            assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        }
     }
 }

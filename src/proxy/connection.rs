@@ -24,7 +24,6 @@ use tokio_rustls::server::TlsStream;
 use super::active::ActiveRequests;
 use super::caller_assertions::CallerAssertions;
 use super::forwarded::Told;
-use super::framing::MAX_FIELDS;
 use super::guarded_io::{GuardState, GuardedIo};
 use super::handler;
 use super::lifetime::{Ending, Lifetime};
@@ -54,7 +53,7 @@ pub(crate) struct Connection {
     worker: Arc<Worker>,
     /// Held as long as anything of the connection lasts.
     _guard: ConnectionGuard,
-    facts: ConnectionFacts,
+    facts: Arc<ConnectionFacts>,
     /// The TLS server name, normalized.
     server_name: Option<String>,
     proof: Option<ConnectionProof>,
@@ -115,7 +114,7 @@ impl Connection {
         &self.worker
     }
 
-    pub(crate) const fn facts(&self) -> &ConnectionFacts {
+    pub(crate) const fn facts(&self) -> &Arc<ConnectionFacts> {
         &self.facts
     }
 
@@ -234,12 +233,7 @@ pub(crate) async fn serve(
     changes.mark_unchanged();
     let snapshot = worker.shared().snapshot.load_full();
     let verified_by = Mutex::new(snapshot.trust_stamp());
-    let mut facts = ConnectionFacts {
-        connection_id,
-        peer,
-        sni: None,
-        resumed: false,
-    };
+    let mut facts = ConnectionFacts::new(connection_id, peer);
     // The future is boxed so that it does not weigh on the connection afterwards.
     let handshake = Box::pin(shake_hands(&snapshot, stream, &mut facts));
     let shaken = match tokio::time::timeout(snapshot.limits.handshake_timeout, handshake).await {
@@ -265,7 +259,7 @@ pub(crate) async fn serve(
     let connection = Arc::new(Connection {
         worker,
         _guard: guard,
-        facts,
+        facts: Arc::new(facts),
         server_name,
         proof,
         verified_by,
@@ -380,7 +374,6 @@ async fn serve_h1(
         .timer(TokioTimer::new())
         // Ends idle connections; an unfinished head is the guard's to answer.
         .header_read_timeout(limits.header_timeout + Duration::from_secs(1))
-        .max_headers(MAX_FIELDS + 1)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
     let mut http = builder.serve_connection(TokioIo::new(io), service);
     let ended = loop {

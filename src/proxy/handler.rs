@@ -111,7 +111,7 @@ pub(crate) async fn handle(
     let request_id: Arc<str> = token_id().unwrap_or_default().into();
     let mut record = AuditRecord::open(
         connection.worker().audit().clone(),
-        connection.facts().clone(),
+        Arc::clone(connection.facts()),
         request_id,
         Arc::clone(connection.worker().shared().metrics.unrouted()),
     );
@@ -212,7 +212,7 @@ async fn serve(
         return answered.map(Served::Here);
     }
     let route = decide::select(&snapshot.routes, &parts.method, &target)?;
-    record.route(&route.name, route.upstream.name(), route.meter.counters());
+    record.route(route.meter.counters());
     let permit = authenticate(connection, &presented, &target, route, &mut parts, record).await?;
     let declared = check_length(snapshot, &parts)?;
     let transaction = continued

@@ -3,10 +3,7 @@
 //! A caller's copy of anything a service might take for the gateway's word is
 //! removed, however it is spelled: many servers read `_` or `.` as `-`.
 
-use http::header::{
-    self, CONNECTION, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
-};
+use http::header::{self, CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 
 use super::framing::is_framing_name;
 use crate::policy::Denial;
@@ -70,48 +67,80 @@ fn is_spelling_of(name: &str, wanted: &str) -> bool {
         })
 }
 
+/// What the names of a request's fields call for: found out by looking at each
+/// once, because most requests call for nothing.
+#[derive(Default)]
+struct Found {
+    /// Fields that a message may have for its hop.
+    hop_by_hop: bool,
+    upgrade: bool,
+    length: bool,
+    cookie: bool,
+    /// Passes for Content-Length or Transfer-Encoding without being it.
+    like_framing: bool,
+    settings: bool,
+    /// To be removed whatever else there is.
+    remove: Vec<HeaderName>,
+}
+
+impl Found {
+    fn among(headers: &HeaderMap, assertion: &HeaderName, api_key: &HeaderName) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "upgrade" => found.upgrade = true,
+                hop if concerns_the_hop(hop) => found.hop_by_hop = true,
+                "http2-settings" => found.settings = true,
+                "content-length" => found.length = true,
+                "authorization" | "expect" => found.remove.push(name.clone()),
+                other if is_framing_name(other.as_bytes()) => found.like_framing = true,
+                other
+                    if is_forgeable(other, assertion)
+                        || is_spelling_of(other, api_key.as_str()) =>
+                {
+                    found.remove.push(name.clone());
+                }
+                "cookie" => found.cookie = true,
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
 /// Removes from a request what a caller could have forged, what concerns this
 /// hop only, and its credentials.
 ///
 /// # Errors
 /// A denial for an attempt to switch to HTTP/2 within the connection, which would
-/// carry requests past every check.
+/// carry requests past every check, and for ambiguous framing.
 pub fn strip_request(
     headers: &mut HeaderMap,
     assertion: &HeaderName,
     api_key: &HeaderName,
 ) -> Result<(), Denial> {
-    if headers.contains_key("http2-settings") || lists(headers, &UPGRADE, "h2c") {
-        return Err(Denial::new(
-            ReasonCode::MalformedRequest,
+    let malformed = |detail: &str| Err(Denial::new(ReasonCode::MalformedRequest, detail));
+    let found = Found::among(headers, assertion, api_key);
+    if found.settings || (found.upgrade && lists(headers, &UPGRADE, "h2c")) {
+        return malformed(
             "an upgrade to HTTP/2 within a connection is not allowed; negotiate h2 by ALPN",
-        ));
+        );
     }
-    let passes_for_framing = headers.keys().any(|name| {
-        is_framing_name(name.as_str().as_bytes())
-            && *name != header::CONTENT_LENGTH
-            && *name != TRANSFER_ENCODING
-    });
-    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
-    if lengths > 1 {
-        return Err(Denial::new(
-            ReasonCode::MalformedRequest,
-            "the request has more than one Content-Length field",
-        ));
+    if found.length && headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+        return malformed("the request has more than one Content-Length field");
     }
-    if passes_for_framing {
-        return Err(Denial::new(
-            ReasonCode::MalformedRequest,
-            "a field name passes for Content-Length or Transfer-Encoding",
-        ));
+    if found.like_framing {
+        return malformed("a field name passes for Content-Length or Transfer-Encoding");
     }
-    remove_hop_by_hop(headers);
-    remove_matching(headers, |name| {
-        is_forgeable(name, assertion) || is_spelling_of(name, api_key.as_str())
-    });
-    headers.remove(header::AUTHORIZATION);
-    headers.remove(EXPECT);
-    join_cookies(headers);
+    if found.hop_by_hop || found.upgrade {
+        remove_hop_by_hop(headers);
+    }
+    for name in found.remove {
+        headers.remove(name);
+    }
+    if found.cookie {
+        join_cookies(headers);
+    }
     Ok(())
 }
 
@@ -135,7 +164,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Removes from a response what concerns one hop only and what could pass for
 /// the gateway's own words.
 pub fn strip_response(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
+    if headers.keys().any(|name| concerns_the_hop(name.as_str())) {
+        remove_hop_by_hop(headers);
+    }
     remove_matching(headers, |name| {
         name.starts_with('c')
             && name
@@ -173,6 +204,21 @@ pub fn strip_trailers(trailers: &mut HeaderMap, assertion: &HeaderName) {
     }
 }
 
+/// Whether a field concerns one hop whether or not Connection names it.
+fn concerns_the_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authorization"
+    )
+}
+
 /// RFC 9110 section 7.6.1: the Connection field, what it names, and the fields
 /// that concern one hop even when it does not name them.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -189,14 +235,8 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         for name in named {
             headers.remove(name);
         }
-        headers.remove(CONNECTION);
     }
-    for name in [TE, TRAILER, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "proxy-authorization"] {
-        headers.remove(name);
-    }
+    remove_matching(headers, concerns_the_hop);
 }
 
 fn remove_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {

@@ -5,6 +5,8 @@
 //! them out, so that no request waits for a disk and none shares a lock with
 //! another worker's. Queries, credentials and tokens are never recorded.
 
+use std::cell::RefCell;
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +22,9 @@ const GATHER: Duration = Duration::from_millis(10);
 /// Most bytes a worker's buffer holds while the writer is stuck.
 const MAX_BUFFERED: usize = 16 * 1024 * 1024;
 
+/// Most bytes an empty buffer holds on to.
+const MAX_SPARE: usize = 256 * 1024;
+
 /// Takes the lines of one worker.
 #[derive(Debug, Clone)]
 pub struct AuditSink {
@@ -29,7 +34,7 @@ pub struct AuditSink {
 
 #[derive(Debug, Default)]
 struct Shard {
-    buffer: Mutex<Vec<u8>>,
+    buffer: Mutex<String>,
 }
 
 #[derive(Debug)]
@@ -125,14 +130,20 @@ impl Drop for AuditWriter {
 impl AuditSink {
     /// Enqueues one line.
     pub fn write(&self, line: &impl Serialize) {
+        if let Ok(line) = serde_json::to_string(line) {
+            self.append(|buffer| buffer.push_str(&line));
+        }
+    }
+
+    /// Enqueues one line that `line` appends, without line break, to what there is.
+    pub(super) fn append(&self, line: impl FnOnce(&mut String)) {
         let mut buffer = lock(&self.shard.buffer);
         if buffer.len() > MAX_BUFFERED {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        if serde_json::to_writer(&mut *buffer, line).is_ok() {
-            buffer.push(b'\n');
-        }
+        line(&mut buffer);
+        buffer.push('\n');
         drop(buffer);
         if !self.shared.pending.swap(true, Ordering::AcqRel) {
             self.shared.writer.unpark();
@@ -147,6 +158,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output: &mut Output) {
     let mut batch = Batch::default();
+    // Taken out in exchange for the shard's buffer, so that neither grows anew.
+    let mut spare = String::new();
     loop {
         let stopping = shared.stop.load(Ordering::SeqCst);
         if !stopping && !shared.pending.load(Ordering::Acquire) {
@@ -158,7 +171,10 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
         }
         shared.pending.store(false, Ordering::Release);
         for shard in lock(shards).iter() {
-            batch.bytes.append(&mut lock(&shard.buffer));
+            std::mem::swap(&mut *lock(&shard.buffer), &mut spare);
+            batch.bytes.extend_from_slice(spare.as_bytes());
+            spare.clear();
+            spare.shrink_to(MAX_SPARE);
         }
         let lost = shared.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
@@ -276,6 +292,22 @@ fn is_same_file(path: &Path, file: &File) -> bool {
         (Ok(named), Ok(held)) => named.ino() == held.ino() && named.dev() == held.dev(),
         _ => false,
     }
+}
+
+/// Appends [`timestamp`], quoted; a thread formats each second once.
+pub(super) fn push_timestamp(line: &mut String, since_epoch: Duration) {
+    thread_local! {
+        static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+    }
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != since_epoch.as_secs() || text.is_empty() {
+            *second = since_epoch.as_secs();
+            *text = timestamp(Duration::from_secs(*second));
+        }
+        // All but the milliseconds, of which there are three, and the `Z`.
+        let whole = text.get(..text.len().saturating_sub(4)).unwrap_or_default();
+        let _ = write!(line, "\"{whole}{:03}Z\"", since_epoch.subsec_millis());
+    });
 }
 
 /// The caller as far as a record knows it.
@@ -442,5 +474,11 @@ mod tests {
             timestamp(Duration::from_millis(1_007)),
             "1970-01-01T00:00:01.007Z"
         );
+        for moment in [1_007, 1_999, 86_400_000, 1_000] {
+            let moment = Duration::from_millis(moment);
+            let mut line = String::new();
+            push_timestamp(&mut line, moment);
+            assert_eq!(line, format!("\"{}\"", timestamp(moment)));
+        }
     }
 }

@@ -20,6 +20,7 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use super::cuts::{CutLog, Cuts};
 use super::histogram::DurationHistogram;
 use crate::crypto;
+use crate::identity::text::push_json;
 use crate::reason::ReasonCode;
 
 /// The media type of [`Metrics::encode`].
@@ -46,11 +47,40 @@ pub struct Metrics {
 
 /// The counters of one route.
 pub struct RouteMetrics {
+    names: RouteNames,
     allowed: Counter,
     aborted: Counter,
     refused: PerReason<RequestLabels>,
     failed: PerReason<RequestLabels>,
     duration: DurationHistogram,
+}
+
+/// Names of a route and of where it leads, as JSON strings; `null` where there
+/// is no route.
+struct RouteNames {
+    route: Box<str>,
+    upstream: Box<str>,
+}
+
+impl RouteNames {
+    fn none() -> Self {
+        Self {
+            route: "null".into(),
+            upstream: "null".into(),
+        }
+    }
+
+    fn of(route: &str, upstream: &str) -> Self {
+        let json = |name: &str| {
+            let mut json = String::new();
+            push_json(&mut json, name);
+            json.into_boxed_str()
+        };
+        Self {
+            route: json(route),
+            upstream: json(upstream),
+        }
+    }
 }
 
 /// The counters of one upstream.
@@ -201,8 +231,10 @@ impl Metrics {
 
     /// The counters of a route; to be resolved when the route is built, and kept.
     #[must_use]
-    pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
-        Arc::new(RouteMetrics::new(&self.requests, &self.durations, name))
+    pub fn route(&self, name: &str, upstream: &str) -> Arc<RouteMetrics> {
+        let mut counters = RouteMetrics::new(&self.requests, &self.durations, name);
+        counters.names = RouteNames::of(name, upstream);
+        Arc::new(counters)
     }
 
     /// The counters of requests that found no route. Their label is empty,
@@ -277,12 +309,23 @@ impl RouteMetrics {
             PerReason::new(requests, move |reason| labels(reason.as_str()))
         };
         Self {
+            names: RouteNames::none(),
             allowed: requests.get_or_create_owned(&labels("allowed")("")),
             aborted: requests.get_or_create_owned(&labels("aborted")("")),
             refused: per_reason("refused"),
             failed: per_reason("allowed"),
             duration: durations.get_or_create_owned(&RouteLabels { route }),
         }
+    }
+
+    /// The route's name as JSON; `null` where there is no route.
+    pub(super) fn route_json(&self) -> &str {
+        &self.names.route
+    }
+
+    /// The name of the route's upstream as JSON, likewise.
+    pub(super) fn upstream_json(&self) -> &str {
+        &self.names.upstream
     }
 
     /// A request was allowed and answered by its upstream.
@@ -437,7 +480,7 @@ mod tests {
         metrics.handshake_succeeded();
         metrics.handshake_refused(ReasonCode::CertificateRevoked);
         metrics.assertion_signed();
-        let route = metrics.route("orders");
+        let route = metrics.route("orders", "u");
         route.allowed(Duration::from_micros(700));
         route.allowed(Duration::from_secs(100));
         route.refused(ReasonCode::CallerNotAllowed, Duration::from_millis(1));
@@ -479,8 +522,8 @@ mod tests {
     #[test]
     fn a_route_resolved_twice_counts_in_one_place() {
         let metrics = Metrics::new();
-        metrics.route("a").allowed(Duration::ZERO);
-        metrics.route("a").allowed(Duration::ZERO);
+        metrics.route("a", "u").allowed(Duration::ZERO);
+        metrics.route("a", "u").allowed(Duration::ZERO);
         assert!(metrics.encode().contains(
             "countersign_requests_total{route=\"a\",decision=\"allowed\",reason=\"\"} 2"
         ));

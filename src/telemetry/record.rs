@@ -1,21 +1,22 @@
 //! `AuditRecord`: one request's facts and decision.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::Serialize;
 
-use super::audit::{AuditCaller, AuditSink, timestamp};
+use super::audit::{AuditCaller, AuditSink, push_timestamp, timestamp};
 use super::metrics::RouteMetrics;
 use crate::clock;
-use crate::identity::text::{printable, printable_within};
+use crate::identity::text::{MAX_RECORDED, printable, push_json, push_printable_json};
 use crate::identity::{PeerIdentity, Principal};
 use crate::reason::ReasonCode;
 
 /// What a connection contributes to the records of its requests.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct ConnectionFacts {
     /// Identifies the connection.
     pub connection_id: Arc<str>,
@@ -25,6 +26,38 @@ pub struct ConnectionFacts {
     pub sni: Option<Arc<str>>,
     /// Whether its TLS session was resumed.
     pub resumed: bool,
+    json: OnceLock<String>,
+}
+
+impl ConnectionFacts {
+    /// The facts of a connection whose ClientHello has not been read.
+    #[must_use]
+    pub const fn new(connection_id: Arc<str>, peer: SocketAddr) -> Self {
+        Self {
+            connection_id,
+            peer,
+            sni: None,
+            resumed: false,
+            json: OnceLock::new(),
+        }
+    }
+
+    /// The members of an audit line, made once, when nothing changes any more.
+    fn json(&self) -> &str {
+        self.json.get_or_init(|| {
+            let mut json = String::from("\"connection_id\":");
+            push_json(&mut json, &self.connection_id);
+            let _ = write!(json, ",\"peer\":\"{}\",\"sni\":", self.peer);
+            match &self.sni {
+                Some(sni) => push_json(&mut json, sni),
+                None => json.push_str("null"),
+            }
+            if self.resumed {
+                json.push_str(",\"resumed\":true");
+            }
+            json
+        })
+    }
 }
 
 /// The identifier of a W3C trace, in lower-case hexadecimal.
@@ -55,22 +88,24 @@ enum Decision {
 }
 
 /// One request's facts and decision. Dropping it writes one line.
+///
+/// On the hot path: what depends on the connection, the caller's certificate or
+/// the route alone was made JSON once and is kept with these.
 #[derive(Debug)]
 pub struct AuditRecord {
     sink: AuditSink,
-    facts: ConnectionFacts,
+    facts: Arc<ConnectionFacts>,
     request_id: Arc<str>,
     time: Duration,
     started: Instant,
-    method: String,
-    host: String,
-    path: String,
+    /// Method, host and path as members of the line; empty where nothing is known.
+    asked: String,
     peer_identity: Option<Arc<PeerIdentity>>,
     /// Names and hashes of what authenticated the request beside, or instead of,
     /// a certificate.
     credentials: Option<Box<CredentialFacts>>,
-    route: Option<String>,
-    upstream: Option<String>,
+    /// Under which name the gateway answers itself.
+    answered_here: Option<&'static str>,
     decision: Decision,
     reason: Option<ReasonCode>,
     detail: Option<String>,
@@ -99,50 +134,13 @@ struct CredentialFacts {
     api_key: Option<Box<str>>,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    time: String,
-    event: &'static str,
-    request_id: &'a str,
-    connection_id: &'a str,
-    peer: SocketAddr,
-    sni: Option<&'a str>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    resumed: bool,
-    #[serde(flatten)]
-    caller: AuditCaller,
-    #[serde(flatten)]
-    credentials: Option<&'a CredentialFacts>,
-    method: &'a str,
-    host: &'a str,
-    path: &'a str,
-    route: Option<&'a str>,
-    decision: &'static str,
-    reason: Option<ReasonCode>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
-    status: Option<u16>,
-    upstream: Option<&'a str>,
-    duration_ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    upstream_ms: Option<f64>,
-    jti: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempts: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    txn: Option<&'a str>,
-    complete: bool,
-}
-
 impl AuditRecord {
     /// Opens a record. Nothing of the request is known yet; `counters` are those
     /// of requests without a route.
     #[must_use]
     pub fn open(
         sink: AuditSink,
-        facts: ConnectionFacts,
+        facts: Arc<ConnectionFacts>,
         request_id: Arc<str>,
         counters: Arc<RouteMetrics>,
     ) -> Self {
@@ -152,13 +150,10 @@ impl AuditRecord {
             request_id,
             time: clock::since_epoch(),
             started: Instant::now(),
-            method: String::new(),
-            host: String::new(),
-            path: String::new(),
+            asked: String::new(),
             peer_identity: None,
             credentials: None,
-            route: None,
-            upstream: None,
+            answered_here: None,
             decision: Decision::Aborted,
             reason: None,
             detail: None,
@@ -182,9 +177,15 @@ impl AuditRecord {
 
     /// Method, host and path; never the query.
     pub fn request(&mut self, method: &str, host: &str, path: &str) {
-        self.method = printable_within(method, 32);
-        self.host = printable(host);
-        self.path = printable_within(path, 1024);
+        let asked = &mut self.asked;
+        asked.clear();
+        asked.reserve(method.len() + host.len() + path.len() + 40);
+        asked.push_str(",\"method\":");
+        push_printable_json(asked, method, 32);
+        asked.push_str(",\"host\":");
+        push_printable_json(asked, host, MAX_RECORDED);
+        asked.push_str(",\"path\":");
+        push_printable_json(asked, path, 1024);
     }
 
     /// The identity the connection proved.
@@ -204,19 +205,18 @@ impl AuditRecord {
         }));
     }
 
-    /// The route that was chosen, where it leads, and its counters.
-    pub fn route(&mut self, route: &str, upstream: &str, counters: Option<&Arc<RouteMetrics>>) {
+    /// The counters of the route that was chosen, which know its name and its
+    /// upstream's.
+    pub fn route(&mut self, counters: Option<&Arc<RouteMetrics>>) {
         if let Some(counters) = counters {
             self.counters = Arc::clone(counters);
         }
-        self.route = Some(route.to_owned());
-        self.upstream = Some(upstream.to_owned());
     }
 
     /// The gateway itself answers, under this name. Counted like requests without
     /// a route.
-    pub fn answered_here(&mut self, name: &str) {
-        self.route = Some(name.to_owned());
+    pub const fn answered_here(&mut self, name: &'static str) {
+        self.answered_here = Some(name);
     }
 
     /// The request was allowed; `jti` is the assertion's, where it has one.
@@ -288,47 +288,107 @@ impl Drop for AuditRecord {
         if !self.counted {
             self.counters.aborted();
         }
-        let mut caller = self
-            .peer_identity
-            .as_deref()
-            .map(audit_caller)
-            .unwrap_or_default();
-        let credentials = self.credentials.as_deref();
-        if let Some(name) = credentials.and_then(|facts| facts.caller.clone()) {
-            caller.caller = Some(name);
-        }
-        self.sink.write(&Line {
-            time: timestamp(self.time),
-            event: "request",
-            request_id: &self.request_id,
-            connection_id: &self.facts.connection_id,
-            peer: self.facts.peer,
-            sni: self.facts.sni.as_deref(),
-            resumed: self.facts.resumed,
-            caller,
-            credentials,
-            method: &self.method,
-            host: &self.host,
-            path: &self.path,
-            route: self.route.as_deref(),
-            decision: match self.decision {
-                Decision::Aborted => "aborted",
-                Decision::Allowed => "allowed",
-                Decision::Refused => "refused",
-            },
-            reason: self.reason,
-            detail: self.detail.as_deref(),
-            status: self.status,
-            upstream: self.upstream.as_deref(),
-            duration_ms: milliseconds(self.started.elapsed()),
-            upstream_ms: self.upstream_duration.map(milliseconds),
-            jti: self.jti.as_deref(),
-            attempts: (self.attempts > 1).then_some(self.attempts),
-            trace_id: self.trace.as_ref().map(TraceId::as_str),
-            txn: self.transaction.as_deref(),
-            complete: self.complete,
-        });
+        self.sink.append(|line| self.push_line(line));
     }
+}
+
+impl AuditRecord {
+    fn push_caller(&self, line: &mut String) {
+        let identity = self.peer_identity.as_deref();
+        let Some(credentials) = self.credentials.as_deref() else {
+            line.push_str(identity.map_or("", |identity| identity.audit_memo(caller_json)));
+            return;
+        };
+        let mut caller = identity.map(audit_caller).unwrap_or_default();
+        if credentials.caller.is_some() {
+            caller.caller.clone_from(&credentials.caller);
+        }
+        push_members(line, &caller);
+        push_members(line, credentials);
+    }
+
+    fn push_line(&self, line: &mut String) {
+        line.push_str("{\"time\":");
+        push_timestamp(line, self.time);
+        line.push_str(",\"event\":\"request\",\"request_id\":");
+        push_json(line, &self.request_id);
+        line.push(',');
+        line.push_str(self.facts.json());
+        self.push_caller(line);
+        match self.asked.as_str() {
+            "" => line.push_str(",\"method\":\"\",\"host\":\"\",\"path\":\"\""),
+            asked => line.push_str(asked),
+        }
+        line.push_str(",\"route\":");
+        match self.answered_here {
+            Some(name) => push_json(line, name),
+            None => line.push_str(self.counters.route_json()),
+        }
+        line.push_str(match self.decision {
+            Decision::Aborted => ",\"decision\":\"aborted\"",
+            Decision::Allowed => ",\"decision\":\"allowed\"",
+            Decision::Refused => ",\"decision\":\"refused\"",
+        });
+        push_member(line, "reason", self.reason.map(ReasonCode::as_str));
+        if let Some(detail) = &self.detail {
+            push_member(line, "detail", Some(detail));
+        }
+        match self.status {
+            Some(status) => {
+                let _ = write!(line, ",\"status\":{status}");
+            }
+            None => line.push_str(",\"status\":null"),
+        }
+        line.push_str(",\"upstream\":");
+        line.push_str(self.counters.upstream_json());
+        push_milliseconds(line, "duration_ms", self.started.elapsed());
+        if let Some(duration) = self.upstream_duration {
+            push_milliseconds(line, "upstream_ms", duration);
+        }
+        push_member(line, "jti", self.jti.as_deref());
+        if self.attempts > 1 {
+            let _ = write!(line, ",\"attempts\":{}", self.attempts);
+        }
+        if let Some(trace) = &self.trace {
+            push_member(line, "trace_id", Some(trace.as_str()));
+        }
+        if let Some(transaction) = &self.transaction {
+            push_member(line, "txn", Some(transaction));
+        }
+        let _ = write!(line, ",\"complete\":{}}}", self.complete);
+    }
+}
+
+/// The members of a JSON object, each after a comma.
+fn push_members(line: &mut String, object: &impl Serialize) {
+    let json = serde_json::to_string(object).unwrap_or_default();
+    let members = json
+        .strip_prefix('{')
+        .and_then(|json| json.strip_suffix('}'));
+    if let Some(members) = members.filter(|members| !members.is_empty()) {
+        line.push(',');
+        line.push_str(members);
+    }
+}
+
+fn push_member(line: &mut String, name: &str, value: Option<&str>) {
+    let _ = write!(line, ",\"{name}\":");
+    match value {
+        Some(value) => push_json(line, value),
+        None => line.push_str("null"),
+    }
+}
+
+fn push_milliseconds(line: &mut String, name: &str, duration: Duration) {
+    let micros = duration.as_micros();
+    let _ = write!(line, ",\"{name}\":{}.{:03}", micros / 1000, micros % 1000);
+}
+
+/// What every line about a certificate's holder says of it.
+fn caller_json(identity: &PeerIdentity) -> String {
+    let mut members = String::new();
+    push_members(&mut members, &audit_caller(identity));
+    members
 }
 
 /// A connection that was cut off because its identity no longer holds.
