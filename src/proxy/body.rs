@@ -362,6 +362,26 @@ impl ResponseBody {
         }
     }
 
+    /// Polls the service's body, and the connection that it comes by. Asking for
+    /// octets is what lets the connection read them, hence the second look.
+    fn poll_incoming(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let driven = self
+            .lease
+            .as_mut()
+            .is_some_and(|lease| lease.drive(context));
+        let polled = Pin::new(&mut self.incoming).poll_frame(context);
+        if polled.is_ready() || !driven {
+            return polled;
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.drive(context);
+        }
+        Pin::new(&mut self.incoming).poll_frame(context)
+    }
+
     /// Whether the credentials of the request have expired.
     fn is_over(&mut self, context: &mut Context<'_>) -> bool {
         let Some(deadline) = &mut self.deadline else {
@@ -412,7 +432,7 @@ impl Body for GatewayBody {
         if body.is_over(context) {
             return Poll::Ready(Some(Err(ResponseBodyError::Expired)));
         }
-        let polled = Pin::new(&mut body.incoming).poll_frame(context);
+        let polled = body.poll_incoming(context);
         match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => {

@@ -175,7 +175,13 @@ pub(crate) async fn forward(
     match outcome {
         Ok(response) => {
             upstream.answered(lease.index());
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            // From here on the connection moves with the answer's body. A request
+            // that is still being sent must not wait for whoever reads that.
+            if switches || !upload.is_complete() {
+                lease.detach();
+            }
+            if switches
                 && !attempt
                     .upgrade
                     .is_some_and(|asked| upgrade::is_among(response.headers(), asked))

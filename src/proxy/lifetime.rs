@@ -2,13 +2,14 @@
 //! path expires, or a new configuration no longer accepts its certificate or
 //! permits what it is doing.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
 use super::connection::Connection;
+use super::quiet::Quiet;
 use crate::clock;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
@@ -99,12 +100,21 @@ impl Lifetime {
                 std::future::pending::<()>().await;
             }
         };
-        tokio::select! {
-            biased;
-            () = changed => Event::Changed,
-            _ = self.stopping.wait_for(|stopping| *stopping), if !self.draining => Event::Stopping,
-            () = timer => Event::Timer,
-        }
+        let stopping = async {
+            match self.draining {
+                false => self.stopping.wait_for(|stopping| *stopping).await.is_ok(),
+                true => std::future::pending().await,
+            }
+        };
+        let event = async {
+            tokio::select! {
+                biased;
+                () = changed => Event::Changed,
+                _ = stopping => Event::Stopping,
+                () = timer => Event::Timer,
+            }
+        };
+        Quiet::new(pin!(event)).await
     }
 
     /// Whether the path has expired; arms the timer where it has not.

@@ -30,6 +30,8 @@ use crate::upstream::pool::PoolShard;
 /// Longest pause after an error of `accept`.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 1024;
+/// How often pooled connections are looked at.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -259,6 +261,7 @@ impl Workers {
 }
 
 async fn run(worker: Arc<Worker>, mut incoming: mpsc::UnboundedReceiver<Accepted>) {
+    tokio::spawn(sweep(Arc::clone(worker.pool())));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
@@ -299,6 +302,15 @@ async fn run(worker: Arc<Worker>, mut incoming: mpsc::UnboundedReceiver<Accepted
             tracing::warn!("connections were cut because they outlasted drain_timeout");
         },
         _ = aborting.wait_for(|aborting| *aborting) => {}
+    }
+}
+
+/// Lets go of pooled connections that services have closed, also while no request
+/// comes, for as long as the worker's runtime lasts.
+async fn sweep(pool: Arc<PoolShard<RequestBody>>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        pool.sweep();
     }
 }
 

@@ -8,8 +8,8 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 
+use super::driver::Driver;
 use super::{Endpoint, HttpProtocol, UpstreamConfig};
 use crate::tls::TlsConnectError;
 
@@ -45,11 +45,11 @@ pub enum ConnectError {
 
 /// The request side of a new connection.
 pub(super) enum Opened<B> {
-    Http1(http1::SendRequest<B>, AbortHandle),
+    Http1(http1::SendRequest<B>, Driver),
     Http2(http2::SendRequest<B>),
 }
 
-/// Connects, and drives the connection in a task of its own. Also says until
+/// Connects. An h2 connection is driven by a task of its own. Also says until
 /// when the service's certificate is good, in seconds since the Unix epoch.
 pub(super) async fn connect<B>(
     endpoint: &Endpoint,
@@ -86,11 +86,11 @@ where
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(ConnectError::Handshake)?;
-            let task = tokio::spawn(async move {
+            let driver = Driver::new(async move {
                 // Its errors reach the request that is in flight, if there is one.
                 let _ = connection.with_upgrades().await;
             });
-            Ok(Opened::Http1(sender, task.abort_handle()))
+            Ok(Opened::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {
             let (sender, connection) = http2::Builder::new(TokioExecutor::new())

@@ -6,6 +6,7 @@
 
 pub mod balance;
 mod connect;
+mod driver;
 pub mod gate;
 pub mod pool;
 pub mod retry;

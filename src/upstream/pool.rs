@@ -7,18 +7,21 @@
 //! expectations stay the same.
 
 use std::collections::HashMap;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use tokio::task::AbortHandle;
 
 use super::balance::{InProgress, Target, Tried};
 use super::connect::{ConnectError, Opened, connect};
+use super::driver::Driver;
 use super::{HttpProtocol, Upstream};
 use crate::clock;
 
@@ -48,7 +51,7 @@ struct Place<B> {
 
 struct Idle<B> {
     sender: http1::SendRequest<B>,
-    task: AbortHandle,
+    driver: Driver,
     since: Instant,
     idle_timeout: Duration,
     good_until: Option<i64>,
@@ -76,7 +79,7 @@ pub struct Lease<B> {
 }
 
 enum Sender<B> {
-    Http1(http1::SendRequest<B>, AbortHandle),
+    Http1(http1::SendRequest<B>, Driver),
     Http2(http2::SendRequest<B>, Stream),
 }
 
@@ -93,6 +96,33 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<B> Idle<B> {
+    fn is_open(&self) -> bool {
+        !self.driver.has_ended() && !self.sender.is_closed()
+    }
+}
+
+impl<B: Body + Send + Unpin + 'static> Idle<B> {
+    /// Whether it takes a request. It was given back at rest, so this takes no
+    /// time; where it does, something is wrong with it.
+    async fn is_ready(&mut self) -> bool {
+        let Self { sender, driver, .. } = self;
+        let has_task = driver.has_task();
+        let ready = poll_fn(|context| {
+            driver.drive(context);
+            match sender.poll_ready(context) {
+                Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
+                Poll::Pending if has_task => Poll::Pending,
+                Poll::Pending => Poll::Ready(false),
+            }
+        });
+        match has_task {
+            false => ready.await,
+            true => matches!(tokio::time::timeout(READY_PATIENCE, ready).await, Ok(true)),
+        }
     }
 }
 
@@ -142,18 +172,20 @@ impl<B> PoolShard<B> {
                 idle.clear();
                 return None;
             }
-            if !last.sender.is_closed() && is_good(last.good_until) {
+            if last.is_open() && is_good(last.good_until) {
                 return Some(last);
             }
         }
         None
     }
 
-    /// Lets go of what nobody asked for in time, wherever it leads.
-    fn sweep(&self) {
+    /// Lets go of what nobody asked for in time, wherever it leads, and of what
+    /// the other side has closed meanwhile.
+    pub fn sweep(&self) {
         self.places().retain(|_, place| {
-            place.idle.retain(|idle| {
-                idle.since.elapsed() < idle.idle_timeout && !idle.sender.is_closed()
+            place.idle.retain_mut(|idle| {
+                idle.driver.look();
+                idle.since.elapsed() < idle.idle_timeout && idle.is_open()
             });
             place.shared.retain(Shared::is_usable);
             !place.idle.is_empty()
@@ -210,11 +242,8 @@ where
         match target.protocol {
             HttpProtocol::Http1 => {
                 while let Some(mut idle) = if fresh { None } else { self.take_idle(target) } {
-                    // It was given back at rest, so this takes no time; where it
-                    // does, something is wrong with it.
-                    let ready = tokio::time::timeout(READY_PATIENCE, idle.sender.ready()).await;
-                    if matches!(ready, Ok(Ok(()))) {
-                        let sender = Sender::Http1(idle.sender, idle.task);
+                    if idle.is_ready().await {
+                        let sender = Sender::Http1(idle.sender, idle.driver);
                         return Ok(self.wrap(
                             upstream,
                             index,
@@ -278,7 +307,7 @@ where
         self.sweep();
         let (opened, good_until) = connect(&target.endpoint, upstream.config()).await?;
         let sender = match opened {
-            Opened::Http1(sender, task) => Sender::Http1(sender, task),
+            Opened::Http1(sender, driver) => Sender::Http1(sender, driver),
             Opened::Http2(sender) => {
                 let streams = Arc::default();
                 let stream = Stream::begin(&streams);
@@ -332,7 +361,14 @@ impl<B: Body + 'static> Lease<B> {
         request: Request<B>,
     ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
         match &mut self.sender {
-            Sender::Http1(sender, _) => sender.try_send_request(request).await,
+            Sender::Http1(sender, driver) => {
+                let mut sending = pin!(sender.try_send_request(request));
+                poll_fn(|context| {
+                    driver.drive(context);
+                    sending.as_mut().poll(context)
+                })
+                .await
+            }
             Sender::Http2(sender, _) => sender.try_send_request(request).await,
         }
     }
@@ -352,10 +388,31 @@ impl<B> Lease<B> {
         self.index
     }
 
+    /// Moves what can be moved on a connection that nothing else drives; to be
+    /// called before the answer's body is polled, in the same task. Says whether it
+    /// is such a connection.
+    pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
+        match &mut self.sender {
+            Sender::Http1(_, driver) if !driver.has_task() => {
+                driver.drive(context);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Lets the connection move by itself, whether or not the answer's body is
+    /// polled.
+    pub fn detach(&mut self) {
+        if let Sender::Http1(_, driver) = &mut self.sender {
+            driver.detach();
+        }
+    }
+
     /// Gives the connection back to the pool.
     pub fn release(self) {
-        let (sender, task) = match self.sender {
-            Sender::Http1(sender, task) if !sender.is_closed() => (sender, task),
+        let (sender, driver) = match self.sender {
+            Sender::Http1(sender, driver) if !sender.is_closed() => (sender, driver),
             // A shared connection never left.
             Sender::Http1(..) | Sender::Http2(..) => return,
         };
@@ -368,7 +425,7 @@ impl<B> Lease<B> {
         }
         idle.push(Idle {
             sender,
-            task,
+            driver,
             since: Instant::now(),
             idle_timeout: self.idle_timeout,
             good_until: self.good_until,
@@ -378,8 +435,8 @@ impl<B> Lease<B> {
     /// Ends a connection of its own at once, whatever is still being sent on it.
     /// A stream of a shared one is reset when its bodies are dropped.
     pub fn close(self) {
-        if let Sender::Http1(_, task) = self.sender {
-            task.abort();
+        if let Sender::Http1(_, driver) = self.sender {
+            driver.close();
         }
     }
 
