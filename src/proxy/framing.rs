@@ -15,7 +15,7 @@ use memchr::memchr;
 use self::head::{Framing, check_head, chunk_size, field, find_head_end};
 use crate::reason::ReasonCode;
 
-pub use self::head::is_framing_name;
+pub use self::head::{MAX_FIELDS, is_framing_name};
 
 /// Most bytes of a chunk's size line, extensions included.
 const MAX_CHUNK_LINE: usize = 256;

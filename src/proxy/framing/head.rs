@@ -6,7 +6,7 @@ use memchr::memchr;
 use super::{Violation, malformed, too_large};
 
 /// Most header fields of one request; hyper has the same bound.
-const MAX_FIELDS: usize = 100;
+pub const MAX_FIELDS: usize = 100;
 /// Empty lines tolerated before a request line (RFC 9112 section 2.2).
 const MAX_LEADING_LINES: usize = 2;
 
