@@ -11,8 +11,9 @@ mod schema;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, params};
 
+use self::schema::Access;
 use super::state::RevokedCertificate;
 use super::store::{self, StoreError};
 use crate::identity::text::printable;
@@ -293,26 +294,73 @@ impl Inventory {
         issuer_keys: &[String],
         filter: &Filter,
     ) -> Result<Vec<Entry>, InventoryError> {
-        let issuers = serde_json::json!(issuer_keys).to_string();
         let run = || -> rusqlite::Result<Vec<Entry>> {
-            let mut statement = self.connection.prepare_cached(schema::FIND)?;
-            let rows = statement.query_map(
-                named_params! {
-                    ":issuers": issuers,
-                    ":name": filter.name,
-                    ":serial": filter.serial,
-                    ":live_at": filter.live_at,
-                    ":ending_by": filter.ending_by,
-                    ":issued_before": filter.issued_before,
-                    ":revoked": filter.revoked,
-                    ":after": filter.after.unwrap_or(0),
-                    ":limit": filter.limit.map_or(-1, i64::from),
-                },
-                entry,
-            )?;
+            let issuers = serde_json::json!(issuer_keys).to_string();
+            let (after, limit) = (
+                filter.after.unwrap_or(0),
+                filter.limit.map_or(-1, i64::from),
+            );
+            let mut values: Vec<(&str, &dyn ToSql)> = vec![
+                (":issuers", &issuers),
+                (":after", &after),
+                (":limit", &limit),
+            ];
+            let mut conditions = Vec::new();
+            if let Some(name) = &filter.name {
+                conditions.push("id IN (SELECT certificate FROM name WHERE name = :name)");
+                values.push((":name", name));
+            }
+            if let Some(serial) = &filter.serial {
+                conditions.push("serial = :serial");
+                values.push((":serial", serial));
+            }
+            if let Some(time) = &filter.live_at {
+                conditions.push("not_after >= :live_at AND revoked_at IS NULL");
+                values.push((":live_at", time));
+            }
+            if let Some(time) = &filter.ending_by {
+                conditions.push("not_after <= :ending_by");
+                values.push((":ending_by", time));
+            }
+            if let Some(time) = &filter.issued_before {
+                conditions.push("issued_at < :issued_before");
+                values.push((":issued_before", time));
+            }
+            if filter.revoked {
+                conditions.push("revoked_at IS NOT NULL");
+            }
+            let statement = schema::find(self.access(filter)?, &conditions);
+            let mut statement = self.connection.prepare_cached(&statement)?;
+            let rows = statement.query_map(values.as_slice(), entry)?;
             rows.collect()
         };
         run().map_err(sqlite(&self.path))
+    }
+
+    /// The quickest way to what a filter lets pass. Where that is much, going
+    /// through everything in order comes to the first page soonest.
+    fn access(&self, filter: &Filter) -> rusqlite::Result<Access> {
+        let is_few = |count: i64| count < schema::FEW;
+        if filter.serial.is_some() {
+            return Ok(Access::BySerial);
+        }
+        if filter.name.is_some() {
+            return Ok(Access::InOrder);
+        }
+        if filter.revoked {
+            let mut statement = self.connection.prepare_cached(schema::COUNT_REVOKED)?;
+            if is_few(statement.query_row([schema::FEW], |row| row.get(0))?) {
+                return Ok(Access::ByRevocation);
+            }
+        }
+        if let Some(end) = filter.ending_by {
+            let begin = filter.live_at.unwrap_or(i64::MIN);
+            let mut statement = self.connection.prepare_cached(schema::COUNT_ENDING)?;
+            if is_few(statement.query_row([schema::FEW, begin, end], |row| row.get(0))?) {
+                return Ok(Access::ByEnd);
+            }
+        }
+        Ok(Access::InOrder)
     }
 }
 

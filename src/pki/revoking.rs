@@ -4,6 +4,7 @@
 //! says so is written, so that a crash in between loses nothing: the next list
 //! has it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::directory::{Pki, unix_now};
@@ -101,16 +102,16 @@ impl Pki {
         let mut inventory = self.inventory()?;
         let _lock = self.layout().lock()?;
         let mut state = self.current_state()?;
-        let now = unix_now();
-        let revoked = found
-            .into_iter()
-            .map(|(issuer, serial)| record(&mut state, issuer, serial, now, reason))
-            .collect();
+        let revoked = record_all(&mut state, found, unix_now(), reason);
         let mut lists = Vec::with_capacity(authorities.len());
         for (signatory, authority) in &authorities {
             lists.push(self.publish(authority, *signatory, None, &mut state)?);
         }
-        self.copy_revocations(&mut inventory)?;
+        for (signatory, _) in &authorities {
+            let key = self.certificate_of(*signatory).key_identifier_hex();
+            let entries = revoked.iter().map(|revoked| &revoked.entry);
+            inventory.mark_revoked(&key, entries.filter(|entry| entry.is_of(*signatory)))?;
+        }
         Ok(Revocation { revoked, lists })
     }
 
@@ -222,34 +223,48 @@ impl Pki {
     }
 }
 
-/// Adds a revocation to the records unless it is there.
-fn record(
+/// Adds revocations to the records, those that are there excepted.
+fn record_all(
     state: &mut State,
-    issuer: Signatory,
-    serial: String,
+    found: Vec<(Signatory, String)>,
     now: i64,
     reason: RevocationReason,
-) -> Revoked {
-    let known = state
+) -> Vec<Revoked> {
+    let mut places: HashMap<(Signatory, String), usize> = state
         .revoked
         .iter()
-        .find(|entry| entry.is_of(issuer) && entry.serial == serial);
-    if let Some(entry) = known {
-        return Revoked {
-            entry: entry.clone(),
-            repeated: true,
+        .enumerate()
+        .map(|(place, entry)| {
+            let issuer = Signatory {
+                name: entry.issuer,
+                generation: entry.generation,
+            };
+            ((issuer, entry.serial.clone()), place)
+        })
+        .collect();
+    let mut revoked = Vec::with_capacity(found.len());
+    for (issuer, serial) in found {
+        let next = state.revoked.len();
+        let place = *places.entry((issuer, serial.clone())).or_insert(next);
+        if let Some(entry) = state.revoked.get(place) {
+            revoked.push(Revoked {
+                entry: entry.clone(),
+                repeated: true,
+            });
+            continue;
+        }
+        let entry = RevokedCertificate {
+            issuer: issuer.name,
+            generation: issuer.generation,
+            serial,
+            time: now,
+            reason,
         };
+        state.revoked.push(entry.clone());
+        revoked.push(Revoked {
+            entry,
+            repeated: false,
+        });
     }
-    let entry = RevokedCertificate {
-        issuer: issuer.name,
-        generation: issuer.generation,
-        serial,
-        time: now,
-        reason,
-    };
-    state.revoked.push(entry.clone());
-    Revoked {
-        entry,
-        repeated: false,
-    }
+    revoked
 }

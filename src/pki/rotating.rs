@@ -88,7 +88,7 @@ impl Pki {
         }
         if self.layout().earlier().directory().exists() {
             // Retiring it was interrupted, or the authority was replaced.
-            put_aside(self.layout(), state.generation)?;
+            put_aside(self.layout(), state.generation.previous())?;
         }
         let numbers = self.make_next(options, &protection)?;
         state.rotate(numbers);
@@ -140,7 +140,9 @@ impl Pki {
     /// When there is none, live certificates depend on it and `force` is not
     /// given, or files cannot be written.
     pub fn retire(&mut self, force: bool) -> Result<Retired, PkiError> {
-        let earlier = self.earlier.as_ref().ok_or(PkiError::NothingToRetire)?;
+        let Some(earlier) = &self.earlier else {
+            return self.finish_retiring();
+        };
         let generation = earlier.generation;
         let inventory = self.inventory()?;
         let lock = self.layout().lock()?;
@@ -172,6 +174,21 @@ impl Pki {
             generation,
             directory,
             abandoned: live,
+        })
+    }
+
+    /// Ends a retirement that was interrupted after its last decision.
+    fn finish_retiring(&self) -> Result<Retired, PkiError> {
+        let _lock = self.layout().lock()?;
+        let state = self.current_state()?;
+        if !self.layout().earlier().directory().exists() {
+            return Err(PkiError::NothingToRetire);
+        }
+        let generation = state.generation.previous();
+        Ok(Retired {
+            generation,
+            directory: put_aside(self.layout(), generation)?,
+            abandoned: 0,
         })
     }
 

@@ -49,7 +49,7 @@ pub enum StateError {
 }
 
 /// Which of the two authorities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AuthorityName {
     /// Signs the intermediate.
@@ -73,7 +73,7 @@ impl AuthorityName {
 }
 
 /// An authority's place in the order of rotations; the first one is 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(u32);
 
@@ -83,6 +83,14 @@ impl Generation {
 
     pub(super) const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
+    }
+
+    /// The one before it; the first one has none but itself.
+    pub(super) const fn previous(self) -> Self {
+        match self.0 {
+            0 | 1 => Self::FIRST,
+            number => Self(number - 1),
+        }
     }
 
     /// Its number.
@@ -104,7 +112,7 @@ impl Default for Generation {
 }
 
 /// One of the authorities that can sign: which of the two, of which generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signatory {
     /// Root or intermediate.
     pub name: AuthorityName,

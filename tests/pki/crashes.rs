@@ -123,3 +123,79 @@ fn a_killed_revocation_is_recorded_or_was_not() {
         .collect();
     assert_eq!(recorded, on_list.into_iter().collect());
 }
+
+/// Runs a command that may write files of so many blocks only, as on a full disk.
+fn with_room_for(blocks: u32, program: &std::process::Command) -> super::Run {
+    let mut limited = std::process::Command::new("sh");
+    // The signal would kill it; ignored, the write fails.
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\""])
+        .arg(blocks.to_string())
+        .arg(program.get_program())
+        .args(program.get_args())
+        .stdin(Stdio::null());
+    super::Run::of(&mut limited)
+}
+
+/// Whatever could not be written: it is said, nothing is half there, and the
+/// authority goes on working.
+#[test]
+fn a_full_disk_loses_nothing() {
+    let mut failed = 0;
+    for blocks in [0, 1, 2, 3, 5, 8, 16, 64] {
+        let authority = Authority::new();
+        authority
+            .run(&["issue", "spiffe://example.org/before"])
+            .done();
+        let serial = serials(&authority).remove(0);
+        let list = authority.home.path().join("list");
+        std::fs::write(&list, "one.example.org\ntwo.example.org\n").unwrap();
+        let list = list.to_str().unwrap();
+        let dir = authority.dir();
+        let commands: [&[&str]; 5] = [
+            &["issue", "spiffe://example.org/during"],
+            &["issue", "--from", list],
+            &["revoke", "--serial", &serial],
+            &["crl"],
+            &["rotate", "prepare"],
+        ];
+        for arguments in commands {
+            let mut command = super::pki(arguments);
+            let said = with_room_for(blocks, command.arg("--dir").arg(&dir));
+            assert!(matches!(said.code, 0 | 1), "{arguments:?}: {}", said.stderr);
+            assert!(!said.stderr.contains("panicked"), "{}", said.stderr);
+            failed += i32::from(said.code == 1);
+            if said.code == 1 {
+                let words = ["cannot", "too large", "full"];
+                assert!(
+                    words.iter().any(|words| said.stderr.contains(words)),
+                    "{arguments:?}: {}",
+                    said.stderr
+                );
+            }
+        }
+        // With room again, everything works, and what is there is whole.
+        authority
+            .run(&["issue", "spiffe://example.org/after"])
+            .done();
+        authority.run(&["revoke", "--serial", &serial]).done();
+        let known: HashSet<String> = serials(&authority).into_iter().collect();
+        for path in issued_files(&authority) {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            assert!(!name.starts_with('.'), "{name} is left aside");
+            KeyPairFile(path.with_extension("key")).read();
+            if path.extension().is_some_and(|extension| extension == "pem") {
+                let leaf = certificates(&path).swap_remove(0);
+                let (_, leaf) = x509_parser::parse_x509_certificate(&leaf).unwrap();
+                let serial = leaf.raw_serial_as_string().replace(':', "");
+                assert!(known.contains(&serial), "{name} is not in the inventory");
+            }
+        }
+        let revoked = authority
+            .run(&["list", "--revoked", "--json"])
+            .done()
+            .json();
+        assert_eq!(revoked["certificates"][0]["serial"], *serial);
+    }
+    assert!(failed > 10, "{failed} commands met the limit");
+}

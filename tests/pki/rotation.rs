@@ -230,6 +230,64 @@ fn a_killed_rotation_leaves_the_old_one_or_both() {
 }
 
 #[test]
+fn a_killed_retirement_is_not_begun_or_can_be_completed() {
+    let mut interrupted = 0;
+    for index in 0..16_u64 {
+        let authority = Authority::new();
+        issue(&authority, "old");
+        rotate(&authority, &["prepare"]).done();
+        issue(&authority, "new");
+        let mut command = pki(&["rotate", "retire", "--force", "--dir"]);
+        let mut child = command
+            .arg(authority.dir())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(index * 2));
+        // It may have ended already.
+        let _ = child.kill();
+        child.wait().unwrap();
+        // The present generation never suffers, and lists can be signed.
+        if has_tool("openssl", "version") {
+            openssl(&authority, "new").done();
+        }
+        issue(&authority, "newer");
+        authority.run(&["crl"]).done();
+        let again = rotate(&authority, &["retire", "--force"]);
+        if again.code == 0 {
+            interrupted += 1;
+        } else {
+            again.refused(1, "there is no earlier generation");
+        }
+        assert_eq!(certificates(&authority.path("trust.pem")).len(), 1);
+        assert_eq!(lists(&authority.path("crl/root.crl")).0, 1);
+        assert_eq!(lists(&authority.path("crl/intermediate.crl")).0, 1);
+        assert!(!authority.path("earlier").exists());
+        // Keys are put aside, never lost.
+        for file in [
+            "root.key",
+            "intermediate.key",
+            "root.pem",
+            "intermediate.pem",
+        ] {
+            assert!(
+                authority.path(&format!("retired/1/{file}")).exists(),
+                "{file}"
+            );
+        }
+        let status = rotate(&authority, &["status", "--json"]).done().json();
+        assert_eq!(status["generation"], 2);
+        if has_tool("openssl", "version") {
+            openssl(&authority, "newer").done();
+            assert!(openssl_refuses(&authority, "old"));
+        }
+        rotate(&authority, &["prepare"]).done();
+    }
+    println!("{interrupted} of 16 were not complete when killed");
+}
+
+#[test]
 fn every_step_of_an_interrupted_rotation_is_completed() {
     let authority = Authority::new();
     issue(&authority, "old");

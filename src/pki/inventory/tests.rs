@@ -167,3 +167,88 @@ fn writers_wait_for_one_another() {
     let inventory = Inventory::open(&path).unwrap();
     assert_eq!(serials(&inventory, &Filter::default()).len(), 40);
 }
+
+/// Every way of finding rows finds the same ones, few or many.
+#[test]
+fn the_way_to_rows_does_not_change_what_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut inventory = Inventory::open(&directory.path().join("inventory.db")).unwrap();
+    let count = usize::try_from(schema::FEW).unwrap() + 1_000;
+    let entries: Vec<NewEntry> = (0..count)
+        .map(|index| {
+            let end = 1_000 + i64::try_from(index % 3_000).unwrap();
+            new(&format!("{index:06x}"), &[&format!("dns:h{index}")], end)
+        })
+        .collect();
+    inventory.record(&entries).unwrap();
+    let compare = |inventory: &Inventory, filter: &Filter, access: Access| {
+        assert_eq!(inventory.access(filter).unwrap(), access, "{filter:?}");
+        let found = serials(inventory, filter);
+        let plain = Filter {
+            limit: None,
+            ..Filter::default()
+        };
+        let mut expected: Vec<String> = inventory
+            .find(&["k".to_owned()], &plain)
+            .unwrap()
+            .into_iter()
+            .filter(|entry| filter.ending_by.is_none_or(|end| entry.not_after <= end))
+            .filter(|entry| {
+                filter
+                    .live_at
+                    .is_none_or(|now| entry.not_after >= now && entry.revoked.is_none())
+            })
+            .filter(|entry| !filter.revoked || entry.revoked.is_some())
+            .filter(|entry| filter.after.is_none_or(|after| entry.id > after))
+            .map(|entry| entry.serial)
+            .collect();
+        if let Some(limit) = filter.limit {
+            expected.truncate(usize::try_from(limit).unwrap());
+        }
+        assert_eq!(found, expected, "{filter:?}");
+    };
+    let page = Filter {
+        limit: Some(100),
+        after: Some(7_000),
+        ..Filter::default()
+    };
+    let ending = |end| Filter {
+        live_at: Some(1_500),
+        ending_by: Some(end),
+        ..page.clone()
+    };
+    let revoked = Filter {
+        revoked: true,
+        ..page.clone()
+    };
+    compare(&inventory, &page, Access::InOrder);
+    compare(&inventory, &ending(1_600), Access::ByEnd);
+    compare(
+        &inventory,
+        &Filter {
+            live_at: None,
+            ..ending(9_000)
+        },
+        Access::InOrder,
+    );
+    compare(&inventory, &revoked, Access::ByRevocation);
+    let mark = |index: usize| RevokedCertificate {
+        issuer: AuthorityName::Intermediate,
+        generation: Generation::FIRST,
+        serial: format!("{index:06x}"),
+        time: 5,
+        reason: RevocationReason::KeyCompromise,
+    };
+    let some: Vec<_> = (0..count).step_by(9).map(mark).collect();
+    inventory.mark_revoked("k", some.iter()).unwrap();
+    compare(&inventory, &revoked, Access::ByRevocation);
+    let all: Vec<_> = (0..count).map(mark).collect();
+    inventory.mark_revoked("k", all.iter()).unwrap();
+    compare(&inventory, &revoked, Access::InOrder);
+    let serial = Filter {
+        serial: Some("000007".to_owned()),
+        ..Filter::default()
+    };
+    assert_eq!(inventory.access(&serial).unwrap(), Access::BySerial);
+    assert_eq!(serials(&inventory, &serial), ["000007"]);
+}
