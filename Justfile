@@ -22,6 +22,14 @@ check:
 bench *OPTIONS:
     scripts/bench {{OPTIONS}}
 
+# Everything at once for minutes: load, slow callers, dying services, reloads.
+soak *OPTIONS:
+    scripts/soak {{OPTIONS}}
+
+# Every fuzz target for a while (nightly, cargo-fuzz).
+fuzz *OPTIONS:
+    scripts/fuzz {{OPTIONS}}
+
 # Benchmarks of the hot paths.
 microbench:
     cargo bench --profile dist

@@ -162,6 +162,15 @@ impl Gateway {
         self.admin
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// When it was waited for.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("a running process")
+    }
+
     /// A client of the listener for this host; without a certificate.
     #[must_use]
     pub fn client(&self, host: &str) -> Client {

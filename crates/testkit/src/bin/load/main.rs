@@ -6,8 +6,8 @@
 //! watched process tree over exactly the measured window, and latencies.
 //!
 //! ```text
-//! load pki DIR                                       certificates and keys in PEM
-//! load upstream                                      a plain HTTP/1.1 service; ends with its standard input
+//! load pki DIR [ROOTS]                               certificates and keys in PEM; so many further roots
+//! load upstream [COUNT]                              plain HTTP/1.1 services; they end with standard input
 //! load run --kind KIND --to A:P --pki DIR [...]      one measurement; the kinds: h1 h2 handshake resumed
 //! load idle --to A:P --pki DIR --connections N       opens, says so, holds until its standard input ends
 //! ```
@@ -47,10 +47,12 @@ fn main() -> ExitCode {
     let command = arguments.next().unwrap_or_default();
     let outcome = match command.as_str() {
         "pki" => match arguments.next() {
-            Some(directory) => pki(Path::new(&directory)),
+            Some(directory) => {
+                number(arguments.next(), 0).and_then(|roots| pki(Path::new(&directory), roots))
+            }
             None => Err("pki: name a directory".into()),
         },
-        "upstream" => upstream::serve(),
+        "upstream" => number(arguments.next(), 1).and_then(upstream::serve),
         "run" => Options::parse(arguments).and_then(|options| run::run(&options)),
         "idle" => Options::parse(arguments).and_then(|options| run::idle(&options)),
         _ => Err("commands: pki, upstream, run, idle; the source's first lines say more".into()),
@@ -64,8 +66,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// A root, an intermediate, a server and a client, all P-256.
-fn pki(directory: &Path) -> Outcome<()> {
+fn number(text: Option<String>, default: usize) -> Outcome<usize> {
+    Ok(text.map_or(Ok(default), |text| text.parse())?)
+}
+
+/// A root, an intermediate, a server and a client, all P-256; and roots of others.
+fn pki(directory: &Path, roots: usize) -> Outcome<()> {
     std::fs::create_dir_all(directory)?;
     let ca = TestCa::new("example.org");
     let server = ca.server(&[HOST]);
@@ -86,6 +92,10 @@ fn pki(directory: &Path) -> Outcome<()> {
             .mode(0o600)
             .open(directory.join(name))?
             .write_all(content.as_bytes())?;
+    }
+    for other in 0..roots {
+        let ca = TestCa::new(&format!("domain-{other}.example"));
+        std::fs::write(directory.join(format!("root-{other}.pem")), ca.root().pem())?;
     }
     Ok(())
 }

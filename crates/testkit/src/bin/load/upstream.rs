@@ -25,27 +25,33 @@ fn answer(length: usize) -> Vec<u8> {
     octets
 }
 
-/// Serves on two threads until standard input ends.
-pub(crate) fn serve() -> Outcome<()> {
+/// Serves on so many ports, and two threads, until standard input ends.
+pub(crate) fn serve(ports: usize) -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
-    println!("{}", listener.local_addr()?);
     let answers = Arc::new(Answers {
         small: answer(256),
         large: answer(1024 * 1024),
     });
-    runtime.spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let answers = Arc::clone(&answers);
-            tokio::spawn(async move { converse(stream, &answers).await });
-        }
-    });
+    let mut addresses = Vec::new();
+    for _ in 0..ports {
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+        addresses.push(listener.local_addr()?.to_string());
+        runtime.spawn(accept(listener, Arc::clone(&answers)));
+    }
+    println!("{}", addresses.join(" "));
     std::io::stdin().read_to_end(&mut Vec::new())?;
     runtime.shutdown_background();
     Ok(())
+}
+
+async fn accept(listener: TcpListener, answers: Arc<Answers>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let answers = Arc::clone(&answers);
+        tokio::spawn(async move { converse(stream, &answers).await });
+    }
 }
 
 /// Answers the requests of one connection. They have no bodies.

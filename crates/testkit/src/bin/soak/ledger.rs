@@ -1,0 +1,69 @@
+//! What was done, what went wrong, and the numbers that tie answers to requests.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// More faults than these say nothing new.
+const MOST_FAULTS: usize = 40;
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) stop: AtomicBool,
+    next: AtomicU64,
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+    answered: Mutex<HashSet<String>>,
+    faults: Mutex<Vec<String>>,
+}
+
+impl Ledger {
+    pub(crate) fn over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// A number that no other request has.
+    pub(crate) fn id(&self) -> String {
+        format!("{:012x}", self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn count(&self, what: &'static str) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        self.counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// A request for this path was answered in full.
+    pub(crate) fn answered(&self, path: &str) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.insert(path.to_owned());
+    }
+
+    /// The paths of all requests that were answered in full.
+    pub(crate) fn all_answered(&self) -> HashSet<String> {
+        self.answered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn fault(&self, what: String) {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if faults.len() < MOST_FAULTS {
+            eprintln!("fault: {what}");
+            faults.push(what);
+        }
+    }
+
+    pub(crate) fn faults(&self) -> Vec<String> {
+        self.faults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}

@@ -1,0 +1,198 @@
+//! A soak test: everything at once for minutes. Load over HTTP/1.1, h2 and tunnels,
+//! slow callers, callers that go away, callers that are refused, services that die,
+//! and reloads, good and bad.
+//!
+//! It demands that every answer belongs to its request, that nobody is refused who
+//! should not be, that every request leaves one audit line, that no connection slot
+//! stays taken, and that memory returns to near its start.
+//!
+//! ```text
+//! soak --binary target/debug/countersign --seconds 300
+//! ```
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test program: it stops when its own preparations fail, and tells what it sees"
+)]
+
+mod callers;
+mod disturbances;
+mod faults;
+mod ledger;
+mod service;
+mod watch;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use countersign_testkit::{Gateway, Settings, TestCa};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::callers::Callers;
+use crate::ledger::Ledger;
+use crate::service::Service;
+
+/// How long workers may take to end when told to.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Memory at the end may be this much above that at the start.
+const MOST_GROWTH: f64 = 1.35;
+const MOST_GROWTH_KIB: u64 = 12 * 1024;
+
+/// What every part of the test knows.
+pub(crate) struct World {
+    pub(crate) ledger: Ledger,
+    pub(crate) callers: Callers,
+    pub(crate) gateway: Gateway,
+    /// Never disturbed: whoever asks it gets an answer.
+    pub(crate) _steady: Service,
+    /// Each is killed again and again, one at a time.
+    pub(crate) mortal: [Service; 2],
+}
+
+fn settings(ca: &TestCa, steady: &Service, mortal: &[Service; 2]) -> Settings {
+    let mortal: Vec<String> = mortal
+        .iter()
+        .map(|service| format!("http://{}", service.address()))
+        .collect();
+    let callers = "callers = [\"spiffe://example.org/ns/soak/**\"]\n";
+    Settings::new(ca)
+        .set("assertion", "lifetime", "\"30s\"")
+        .upstream("steady", steady.address())
+        .upstream_at("mortal", &mortal, "connect_timeout = \"2s\"\n")
+        .route(
+            "steady",
+            "steady",
+            &format!("paths = [\"/steady/**\"]\n{callers}"),
+        )
+        .route(
+            "mortal",
+            "mortal",
+            &format!("paths = [\"/mortal/**\"]\n{callers}"),
+        )
+}
+
+fn main() -> ExitCode {
+    let mut binary = "target/debug/countersign".to_owned();
+    let mut seconds = 300;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let value = arguments.next();
+        match (argument.as_str(), value) {
+            ("--binary", Some(path)) => binary = path,
+            ("--seconds", Some(text))
+                if text.parse::<u64>().is_ok_and(|s| (5..=86_400).contains(&s)) =>
+            {
+                seconds = text.parse().unwrap();
+            }
+            _ => {
+                eprintln!("usage: soak [--binary PATH] [--seconds 5..86400]");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let binary = std::fs::canonicalize(&binary).unwrap_or_else(|error| panic!("{binary}: {error}"));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let sound = runtime.block_on(soak(binary.to_str().unwrap(), Duration::from_secs(seconds)));
+    runtime.shutdown_background();
+    if sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+async fn soak(binary: &str, length: Duration) -> bool {
+    let ca = TestCa::new("example.org");
+    let steady = Service::start().await;
+    let mortal = [Service::start().await, Service::start().await];
+    let gateway = Gateway::start(binary, &settings(&ca, &steady, &mortal)).await;
+    let callers = Callers::new(&ca, gateway.listener());
+    let world = Arc::new(World {
+        ledger: Ledger::default(),
+        callers,
+        gateway,
+        _steady: steady,
+        mortal,
+    });
+    // What the first minute needs once is not a leak.
+    let warm = (length / 6).clamp(Duration::from_secs(2), Duration::from_secs(45));
+    phase(&world, "warm-up", warm).await;
+    let start = watch::at_rest(&world).await;
+    phase(&world, "soak", length).await;
+    let end = watch::at_rest(&world).await;
+    if end > start + MOST_GROWTH_KIB && end as f64 > start as f64 * MOST_GROWTH {
+        world
+            .ledger
+            .fault(format!("memory grew from {start} to {end} KiB"));
+    }
+    watch::audited(&world);
+    let metrics = watch::metrics(&world).await;
+    let panics = watch::metric(&metrics, "countersign_panics_total");
+    let world = Arc::into_inner(world).expect("all workers have ended");
+    let faults = finish(world.gateway, &world.ledger, panics).await;
+    println!(
+        "{}",
+        json!({
+            "seconds": length.as_secs(),
+            "done": world.ledger.counts(),
+            "start_kib": start,
+            "end_kib": end,
+            "faults": faults,
+        })
+    );
+    faults.is_empty()
+}
+
+/// Ends the gateway and gives all faults.
+async fn finish(mut gateway: Gateway, ledger: &Ledger, panics: u64) -> Vec<String> {
+    gateway.terminate().await;
+    let status = gateway.ended().await;
+    if !status.success() {
+        ledger.fault(format!("the gateway ended with {status}"));
+    }
+    if panics > 0 || gateway.stderr().contains("panicked") {
+        ledger.fault(format!("{panics} panics:\n{}", gateway.stderr()));
+    }
+    ledger.faults()
+}
+
+/// All workers for this long.
+async fn phase(world: &Arc<World>, name: &str, length: Duration) {
+    eprintln!("{name}: {} s", length.as_secs());
+    world.ledger.stop.store(false, Ordering::Relaxed);
+    let mut workers = JoinSet::new();
+    callers::start(world, &mut workers);
+    faults::start(world, &mut workers);
+    disturbances::start(world, &mut workers);
+    let until = Instant::now() + length;
+    while Instant::now() < until {
+        tokio::time::sleep(Duration::from_secs(5).min(until - Instant::now())).await;
+        watch::report(world).await;
+    }
+    world.ledger.stop.store(true, Ordering::Relaxed);
+    let ending = async {
+        while let Some(ended) = workers.join_next().await {
+            if let Err(error) = ended {
+                world.ledger.fault(format!("a worker broke off: {error}"));
+            }
+        }
+    };
+    if tokio::time::timeout(PATIENCE, ending).await.is_err() {
+        world
+            .ledger
+            .fault("workers hang: requests without an end".to_owned());
+        workers.shutdown().await;
+    }
+}

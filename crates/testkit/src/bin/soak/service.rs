@@ -1,0 +1,154 @@
+//! A service that says whose request it answered, checks that the assertion is
+//! about that very request, and can be killed.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// The content that belongs to a request: its number, again and again.
+pub(crate) fn content(id: &str, length: usize) -> Vec<u8> {
+    id.bytes().cycle().take(length).collect()
+}
+
+#[derive(Debug)]
+pub(crate) struct Service {
+    address: SocketAddr,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Service {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let task = Mutex::new(Some(tokio::spawn(serve(listener))));
+        Self { address, task }
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it with all its connections, whatever they are doing.
+    pub(crate) async fn kill(&self) {
+        let task = self.task.lock().expect("a lock").take();
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// Starts it again in the same place.
+    pub(crate) async fn revive(&self) {
+        let listener = TcpListener::bind(self.address).await.expect("its port");
+        *self.task.lock().expect("a lock") = Some(tokio::spawn(serve(listener)));
+    }
+}
+
+/// Connections end with the task: they are its own.
+async fn serve(listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let _ = stream.set_nodelay(true);
+        connections.spawn(converse(stream));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn converse(stream: TcpStream) {
+    let service = service_fn(|mut request: Request<Incoming>| async move {
+        if request.headers().contains_key("upgrade") {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                if let Ok(stream) = upgrade.await {
+                    let _ = echo(TokioIo::new(stream)).await;
+                }
+            });
+            let answer = Response::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header("connection", "upgrade")
+                .header("upgrade", "soak")
+                .body(Full::default());
+            return Ok::<_, Infallible>(answer.expect("an answer"));
+        }
+        Ok(answer(request).await)
+    });
+    let _ = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+}
+
+/// Sends back what comes, in capitals.
+async fn echo(mut stream: TokioIo<hyper::upgrade::Upgraded>) -> std::io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        stream
+            .write_all(&buffer[..count].to_ascii_uppercase())
+            .await?;
+    }
+}
+
+async fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let header = |name: &str| {
+        let value = request.headers().get(name)?;
+        Some(value.to_str().ok()?.to_owned())
+    };
+    let path = request.uri().path().to_owned();
+    let id = path.rsplit('/').next().unwrap_or_default().to_owned();
+    let wanted = header("x-size").and_then(|size| size.parse().ok());
+    let complaint = complaint(&request, header("x-caller").as_deref());
+    let sent = request
+        .into_body()
+        .collect()
+        .await
+        .map(|body| body.to_bytes());
+    let answer = Response::builder().header("x-id", &id);
+    let answer = match (complaint, sent, wanted) {
+        (Some(complaint), _, _) => answer
+            .header("x-complaint", complaint)
+            .body(Full::default()),
+        (None, Ok(_), Some(size)) => answer.body(Full::from(content(&id, size))),
+        (None, Ok(sent), None) => answer.body(Full::from(sent)),
+        (None, Err(_), _) => answer.status(StatusCode::BAD_REQUEST).body(Full::default()),
+    };
+    answer.expect("an answer")
+}
+
+/// What is wrong with the assertion of a request.
+fn complaint<B>(request: &Request<B>, caller: Option<&str>) -> Option<String> {
+    let mut assertions = request.headers().get_all("countersign-assertion").iter();
+    let (Some(assertion), None) = (assertions.next(), assertions.next()) else {
+        return Some("not one assertion".to_owned());
+    };
+    let claims = assertion.to_str().ok()?.split('.').nth(1)?;
+    let claims = Base64UrlUnpadded::decode_vec(claims).unwrap_or_default();
+    let claims: Value = serde_json::from_slice(&claims).unwrap_or_default();
+    let htu = claims["htu"].as_str().unwrap_or_default();
+    if !htu.ends_with(request.uri().path()) {
+        return Some(format!("the assertion is about {htu}"));
+    }
+    if claims["htm"] != request.method().as_str() {
+        return Some(format!("the assertion is about {}", claims["htm"]));
+    }
+    if claims["sub"].as_str() != caller {
+        return Some(format!("the assertion says {}", claims["sub"]));
+    }
+    None
+}
