@@ -7,6 +7,8 @@
 
 mod control_plane;
 mod denials;
+mod freshness;
+mod lists;
 mod reload;
 
 use std::io;
@@ -22,8 +24,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use self::control_plane::{ControlParts, ControlPlane};
+use self::lists::ListKeeper;
 use self::reload::Reloader;
-use crate::admin::{self, AdminSocket, Readiness, ReloadQueue, SocketError};
+use crate::admin::{self, AdminSocket, Readiness, ReloadQueue, ReloadRequests, SocketError};
 use crate::authn::http_client::FetchError;
 use crate::proxy::listener::{self, Shared, Workers};
 use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
@@ -194,17 +197,8 @@ async fn run(
     let (abort, aborting) = watch::channel(false);
     let changed = Arc::new(watch::Sender::new(0));
     let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
-    let metrics = Arc::new(Metrics::default());
-    snapshot.meter(&metrics);
     prepare(&snapshot).await?;
-    let shared = Arc::new(Shared {
-        snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-        metrics,
-        held: Arc::default(),
-        changes: changed.subscribe(),
-        stopping,
-        aborting,
-    });
+    let shared = Arc::new(share(snapshot, &changed, stopping, aborting));
     let count = worker_count(&settings);
     let workers = Workers::start(&shared, &audit, count)?;
     let readiness = Arc::new(Readiness::default());
@@ -219,7 +213,7 @@ async fn run(
         admin: listeners.admin,
         socket: listeners.socket,
         addresses: &addresses,
-        reloads,
+        reloads: reloads.clone(),
         drain,
     })?;
     let reloader = Reloader::new(
@@ -231,7 +225,13 @@ async fn run(
         Arc::clone(&readiness),
         Arc::clone(&shared.metrics),
     );
-    let background = in_background(reloader, reload_queue, &shared, changed);
+    let background = in_background(
+        reloader,
+        (reloads, reload_queue),
+        &shared,
+        &readiness,
+        changed,
+    );
 
     let listener = TcpListener::from_std(listeners.listener)?;
     tracing::info!(address = %addresses.listener, workers = count, "listening for callers");
@@ -263,15 +263,46 @@ async fn run(
     Ok(())
 }
 
+fn share(
+    snapshot: Snapshot,
+    changed: &watch::Sender<u64>,
+    stopping: watch::Receiver<bool>,
+    aborting: watch::Receiver<bool>,
+) -> Shared {
+    let metrics = Arc::new(Metrics::default());
+    snapshot.meter(&metrics);
+    Shared {
+        snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+        metrics,
+        held: Arc::default(),
+        changes: changed.subscribe(),
+        stopping,
+        aborting,
+    }
+}
+
 /// What goes on beside connections until it is dropped.
 fn in_background(
     reloader: Reloader,
-    reloads: ReloadQueue,
+    (requests, queue): (ReloadRequests, ReloadQueue),
     shared: &Shared,
+    readiness: &Arc<Readiness>,
     changed: Arc<watch::Sender<u64>>,
 ) -> JoinSet<()> {
     let mut background = JoinSet::new();
-    background.spawn(reloader.run(reloads));
+    background.spawn(reloader.run(queue));
+    let keeper = ListKeeper {
+        snapshot: Arc::clone(&shared.snapshot),
+        reloads: requests,
+        readiness: Arc::clone(readiness),
+        metrics: Arc::clone(&shared.metrics),
+        changes: changed.subscribe(),
+    };
+    background.spawn(keeper.run());
+    background.spawn(freshness::watch(
+        Arc::clone(&shared.snapshot),
+        Arc::clone(&shared.metrics),
+    ));
     background.spawn(denials::follow(Arc::clone(&shared.snapshot), changed));
     background
 }

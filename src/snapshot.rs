@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::assertion::AssertionSigner;
 use crate::authn::api_key::ApiKeys;
+use crate::authn::remote_lists::{ListSource, RemoteLists};
 use crate::authn::token::TokenIssuer;
 use crate::identity::IdentityPattern;
 use crate::look::Looks;
@@ -46,6 +47,10 @@ pub struct Snapshot {
     pub tickets: TicketSource,
     /// Who is refused at once; goes on over reloads.
     pub denied: Option<Arc<DenyList>>,
+    /// Revocation lists by URL; goes on over reloads.
+    pub remote: Arc<RemoteLists>,
+    /// The URLs among the revocation lists.
+    pub list_sources: Vec<ListSource>,
 }
 
 impl Snapshot {

@@ -26,7 +26,7 @@ use crate::clock;
 use crate::crypto;
 use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
-use crate::trust::{DenyList, Freshness, RevocationPosture, TrustBundle};
+use crate::trust::{DenyList, RevocationPosture, TrustBundle};
 
 /// What the socket's answers are made from.
 #[derive(Debug)]
@@ -141,13 +141,7 @@ impl Domain {
             next_update: clock::rfc3339(list.next_update),
             entries: list.entries,
             verified: list.verified,
-            freshness: match list.freshness {
-                Freshness::NotYet => "not-yet",
-                Freshness::Fresh => "fresh",
-                Freshness::Due => "due",
-                Freshness::Grace => "grace",
-                Freshness::Stale => "stale",
-            },
+            freshness: list.freshness.as_str(),
         });
         Self {
             name: bundle.name().to_string(),

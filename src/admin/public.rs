@@ -24,6 +24,7 @@ use crate::assertion::published::{
     Document, Documents, JWKS_PATH, METADATA_PATH, OPENID_METADATA_PATH, Published,
 };
 use crate::clock;
+use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 use crate::snapshot::{PublicSettings, Snapshot};
 use crate::telemetry::metrics::{self, Metrics};
@@ -79,19 +80,24 @@ impl ControlState {
     /// What an operator should look at, although requests are served.
     pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
         let alarms = snapshot.bundles.iter().flat_map(|bundle| bundle.alarms());
+        let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        let lists = snapshot
+            .bundles
+            .iter()
+            .flat_map(|bundle| bundle.freshness(now))
+            .filter_map(|list| list.alarm());
+        let problem = |name: &str, detail: &str| Problem {
+            name: name.to_owned(),
+            detail: printable(detail),
+        };
         let mut problems = self.readiness.problems();
-        problems.extend(alarms.map(|alarm| Problem {
-            name: "trust".to_owned(),
-            detail: crate::identity::text::printable(alarm),
-        }));
+        problems.extend(alarms.map(|alarm| problem("trust", alarm)));
+        problems.extend(lists.map(|alarm| problem("revocation-list", &alarm)));
         let issuers = snapshot.token_issuers.iter();
         problems.extend(
             issuers
                 .filter_map(|issuer| issuer.problem())
-                .map(|detail| Problem {
-                    name: "token-issuer".to_owned(),
-                    detail: crate::identity::text::printable(&detail),
-                }),
+                .map(|detail| problem("token-issuer", &detail)),
         );
         problems
     }

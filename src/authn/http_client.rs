@@ -16,6 +16,7 @@ use http::header::CONTENT_TYPE;
 use http::uri::Scheme;
 use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -53,7 +54,7 @@ pub enum FetchError {
     #[error("it does not answer in time")]
     TimedOut,
     /// The answer has more octets than are read.
-    #[error("its answer has more than {MOST_OCTETS} octets")]
+    #[error("its answer has more octets than are read")]
     TooLarge,
     /// Another status than 200; redirects are not followed.
     #[error("it answers with status {0}")]
@@ -148,6 +149,23 @@ impl HttpClient {
         answered.unwrap_or(Err(FetchError::TimedOut))
     }
 
+    /// Fetches whatever is at an address, up to so many octets.
+    pub(crate) async fn fetch(&self, url: &Uri, most: usize) -> Result<Bytes, FetchError> {
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.uri_mut() = url.clone();
+        let exchange = async {
+            let response = self.client.request(request).await;
+            let response = response.map_err(|_| FetchError::Unreachable)?;
+            if response.status() != StatusCode::OK {
+                return Err(FetchError::Status(response.status().as_u16()));
+            }
+            read(response.into_body(), most).await
+        };
+        tokio::time::timeout(self.timeout, exchange)
+            .await
+            .unwrap_or(Err(FetchError::TimedOut))
+    }
+
     async fn exchange(
         client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
         request: Request<Full<Bytes>>,
@@ -163,15 +181,18 @@ impl HttpClient {
         if !is_json(&head.headers) {
             return Err(FetchError::NotJson);
         }
-        let body = Limited::new(body, MOST_OCTETS).collect().await;
-        match body {
-            Ok(body) => Ok(Answer {
-                headers: head.headers,
-                octets: body.to_bytes(),
-            }),
-            Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge),
-            Err(_) => Err(FetchError::Unreachable),
-        }
+        Ok(Answer {
+            headers: head.headers,
+            octets: read(body, MOST_OCTETS).await?,
+        })
+    }
+}
+
+async fn read(body: Incoming, most: usize) -> Result<Bytes, FetchError> {
+    match Limited::new(body, most).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge),
+        Err(_) => Err(FetchError::Unreachable),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod introspection;
 pub mod jwks;
 pub mod key_location;
 pub mod presented;
+pub mod remote_lists;
 pub mod route_token;
 pub mod token;
 pub mod token_cache;

@@ -11,8 +11,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::raw::{
-    Admin, ApiKeySection, ApiKeysSection, Assertion, Audit, DenySection, LimitsSection, Listener,
-    Need, Public, RouteSection, Runtime, SECTIONS, SectionKeys, ServerName, Tickets,
+    Admin, ApiKeySection, ApiKeysSection, Assertion, Audit, CrlFetch, DenySection, LimitsSection,
+    Listener, Need, Public, RouteSection, Runtime, SECTIONS, SectionKeys, ServerName, Tickets,
     TokenIssuerSection, Trust, UpstreamSection,
 };
 use super::suggest::nearest;
@@ -25,6 +25,7 @@ pub(super) struct Document {
     pub(super) server_names: Vec<ServerName>,
     pub(super) tickets: Option<Tickets>,
     pub(super) trust_domains: Vec<Trust>,
+    pub(super) crl_fetch: Option<CrlFetch>,
     pub(super) deny_list: Option<DenySection>,
     pub(super) assertion: Option<Assertion>,
     pub(super) public: Option<Public>,
@@ -106,6 +107,7 @@ impl Document {
             "server_name" => many!(server_names, ServerName),
             "tls" => self.read_tls(key, value, diagnostics),
             "trust_domain" => many!(trust_domains, Trust),
+            "crl_fetch" => one!(crl_fetch, CrlFetch),
             "deny_list" => one!(deny_list, DenySection),
             "assertion" => one!(assertion, Assertion),
             "public" => one!(public, Public),

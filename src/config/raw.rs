@@ -147,6 +147,16 @@ sections! {
         identity_from: Several<NameType> = Optional,
     }
 
+    "[crl_fetch]"
+    /// How revocation lists are fetched that are named by URL.
+    CrlFetch {
+        roots: Several<String> = Required,
+        interval: TimeSpan = Optional,
+        timeout: TimeSpan = Optional,
+        size: ByteSize = Optional,
+        directory: String = Optional,
+    }
+
     "[deny_list]"
     /// Who is refused at once.
     DenySection {

@@ -248,6 +248,12 @@ revocation_depth = "leaf"
 grace = "1h"
 vouches_for = ["spiffe://example.org/**", "dns:*.example.org"]
 identity_from = ["spiffe", "dns"]
+[crl_fetch]
+roots = ["certs/trust.pem"]
+interval = "10m"
+timeout = "5s"
+size = "64MiB"
+directory = "certs"
 [deny_list]
 file = "deny.json"
 [assertion]

@@ -42,6 +42,8 @@ pub struct Metrics {
     upstream_retries: Family<UpstreamNameLabels, Counter>,
     assertions: Counter,
     reloads: Family<ReloadLabels, Counter>,
+    lists: Family<ListLabels, Gauge>,
+    list_fetches: Family<ReloadLabels, Counter>,
     unrouted: Arc<RouteMetrics>,
 }
 
@@ -134,7 +136,10 @@ impl Metrics {
         );
         let assertions = counted!("assertions_signed", "Assertions that were signed");
         let reloads = counted!("reloads", "Reloads of the configuration by result");
+        let (lists, list_fetches) = list_metrics(&mut registry);
         Self {
+            lists,
+            list_fetches,
             reloads,
             connections_open,
             connections,
@@ -219,6 +224,23 @@ impl Metrics {
         self.connections_open.get()
     }
 
+    /// How many of a trust domain's revocation lists are so fresh.
+    pub fn revocation_lists(&self, trust_domain: &str, freshness: &'static str, count: i64) {
+        let labels = ListLabels {
+            trust_domain: trust_domain.into(),
+            freshness,
+        };
+        self.lists.get_or_create_owned(&labels).set(count);
+    }
+
+    /// A revocation list was fetched, or not.
+    pub fn revocation_list_fetched(&self, ok: bool) {
+        let result = if ok { "ok" } else { "failed" };
+        self.list_fetches
+            .get_or_create_owned(&ReloadLabels { result })
+            .inc();
+    }
+
     /// How many reloads there were: successful ones, and refused ones.
     #[must_use]
     pub fn reloads(&self) -> (u64, u64) {
@@ -269,6 +291,22 @@ impl Metrics {
         let _ = text::encode(&mut output, &self.registry);
         output
     }
+}
+
+fn list_metrics(
+    registry: &mut Registry,
+) -> (Family<ListLabels, Gauge>, Family<ReloadLabels, Counter>) {
+    let lists = registered(
+        registry,
+        "revocation_lists",
+        "Revocation lists by trust domain and freshness",
+    );
+    let fetches = registered(
+        registry,
+        "revocation_list_fetches",
+        "Fetches of revocation lists by URL, by result",
+    );
+    (lists, fetches)
 }
 
 fn registered<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
@@ -398,6 +436,12 @@ struct BuildLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListLabels {
+    trust_domain: Arc<str>,
+    freshness: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

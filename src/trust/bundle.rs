@@ -162,7 +162,7 @@ impl TrustBundle {
             if config.crls.is_empty() {
                 return Err(BundleError::NoRevocationList { domain });
             }
-            bundle.load_lists(&config.crls, previous)?;
+            bundle.load_lists(&config.crls, previous, now)?;
             let alarms = bundle.revocation.alarms().to_vec();
             bundle.alarms.extend(alarms);
         }
@@ -173,30 +173,16 @@ impl TrustBundle {
         &mut self,
         lists: &[CertificateRevocationListDer<'static>],
         previous: Option<&Self>,
+        now: i64,
     ) -> Result<(), BundleError> {
-        // An unreadable intermediate helps no path and no list.
-        let intermediates: Vec<AuthorityFacts> = self
-            .intermediates
-            .iter()
-            .filter_map(|der| AuthorityFacts::read(der).ok())
-            .collect();
-        let issuers: Vec<KnownIssuer<'_>> = self
-            .roots
-            .roots()
-            .iter()
-            .map(|root| &root.facts)
-            .chain(&intermediates)
-            .map(|facts| KnownIssuer {
-                name: &facts.subject_der,
-                key: &facts.key,
-            })
-            .collect();
+        let intermediates = self.readable_intermediates();
+        let issuers = known_issuers(&self.roots, &intermediates);
         let previous = previous
             .filter(|bundle| bundle.name == self.name)
             .map(|bundle| &bundle.revocation);
-        let refused = self
-            .revocation
-            .load(lists.iter().map(AsRef::as_ref), &issuers, previous);
+        let refused =
+            self.revocation
+                .load(lists.iter().map(AsRef::as_ref), &issuers, previous, now);
         match refused.into_iter().next() {
             None => Ok(()),
             Some((position, why)) => Err(BundleError::RevocationList {
@@ -205,6 +191,26 @@ impl TrustBundle {
                 why,
             }),
         }
+    }
+
+    /// An unreadable intermediate helps no path and no list.
+    fn readable_intermediates(&self) -> Vec<AuthorityFacts> {
+        self.intermediates
+            .iter()
+            .filter_map(|der| AuthorityFacts::read(der).ok())
+            .collect()
+    }
+
+    /// Whether a revocation list (DER) could take its place here: it can be read,
+    /// is signed by its issuer where that is known, and is older than none of its
+    /// kind. Says when it is to be replaced, in seconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_list(&self, der: &[u8]) -> Result<i64, String> {
+        let intermediates = self.readable_intermediates();
+        let issuers = known_issuers(&self.roots, &intermediates);
+        self.revocation.check_candidate(der, &issuers)
     }
 
     fn add_root(&mut self, der: &CertificateDer<'static>, now: i64) -> Result<(), String> {
@@ -306,6 +312,20 @@ impl TrustBundle {
     pub fn vouches_for(&self) -> &[IdentityPattern] {
         &self.vouches_for
     }
+}
+
+fn known_issuers<'a>(
+    roots: &'a RootSet,
+    intermediates: &'a [AuthorityFacts],
+) -> Vec<KnownIssuer<'a>> {
+    let roots = roots.roots().iter().map(|root| &root.facts);
+    roots
+        .chain(intermediates)
+        .map(|facts| KnownIssuer {
+            name: &facts.subject_der,
+            key: &facts.key,
+        })
+        .collect()
 }
 
 impl fmt::Debug for TrustBundle {

@@ -80,7 +80,8 @@ impl RevocationIndex {
 
     /// Takes lists in. `previous` is the index that these lists replace: what it
     /// has read and verified is not read again, and a list older than its
-    /// predecessor is left out in favour of that, with an alarm.
+    /// predecessor is left out in favour of that, with an alarm. A predecessor also
+    /// stays where its successor is signed by nobody known, or not valid at `now`.
     ///
     /// Returns position and trouble of each list that is refused.
     pub(crate) fn load<'d>(
@@ -88,6 +89,7 @@ impl RevocationIndex {
         lists: impl Iterator<Item = &'d [u8]>,
         issuers: &[KnownIssuer<'_>],
         previous: Option<&Self>,
+        now: i64,
     ) -> Vec<(usize, String)> {
         let mut refused = Vec::new();
         // A key that a path supplied to the predecessor verifies the successor.
@@ -114,10 +116,48 @@ impl RevocationIndex {
             self.insert(list);
         }
         if let Some(previous) = previous {
-            self.keep_newer(previous);
+            self.keep_newer(previous, now);
         }
         self.digest = self.make_digest();
         refused
+    }
+
+    /// Whether a list could take its place here: it can be read, is signed by its
+    /// issuer where that is known, and is older than none of its kind. Says when
+    /// it is to be replaced.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check_candidate(
+        &self,
+        der: &[u8],
+        issuers: &[KnownIssuer<'_>],
+    ) -> Result<i64, String> {
+        let list = RevocationList::read(der)?;
+        let known: Vec<KnownIssuer<'_>> = issuers
+            .iter()
+            .copied()
+            .chain(self.proven_issuers())
+            .filter(|issuer| *issuer.name == *list.issuer)
+            .collect();
+        let signs =
+            |issuer: &KnownIssuer<'_>| list.is_signed_by(issuer.key, &crypto::sha256(issuer.key));
+        if !known.is_empty() && !known.iter().any(signs) {
+            return Err(format!(
+                "it is signed by none of the keys known of {}",
+                list.issuer_text
+            ));
+        }
+        let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
+        if let Some(newer) = own.find(|other| same_series(other, &list) && other.age() > list.age())
+        {
+            return Err(format!(
+                "its number {} is lower than {}, which is in use",
+                hex(&list.number),
+                hex(&newer.number)
+            ));
+        }
+        Ok(list.next_update)
     }
 
     fn find(&self, hash: &[u8; 32]) -> Option<Arc<RevocationList>> {
@@ -177,17 +217,34 @@ impl RevocationIndex {
     }
 
     /// Refuses roll-backs: where a list of `previous` has a higher number or a
-    /// later thisUpdate than its successor here, it stays.
-    fn keep_newer(&mut self, previous: &Self) {
+    /// later thisUpdate than its successor here, it stays. Where the successor
+    /// cannot be used (yet), both are there.
+    fn keep_newer(&mut self, previous: &Self, now: i64) {
         for old in previous.lists() {
-            let Some(list) = self
-                .by_issuer
-                .get_mut(&old.issuer)
-                .and_then(|lists| lists.iter_mut().find(|list| same_series(list, old)))
-            else {
+            // Taken away on purpose, where nothing is left of this issuer.
+            let Some(lists) = self.by_issuer.get_mut(&old.issuer) else {
                 continue;
             };
-            if list.age() < old.age() || list.this_update < old.this_update {
+            let Some(list) = lists.iter_mut().find(|list| same_series(list, old)) else {
+                let replaced = |list: &&Arc<RevocationList>| {
+                    list.signer().is_none() && list.same_scope(old) && list.hash != old.hash
+                };
+                if old.signer().is_some() && lists.iter().any(|list| replaced(&list)) {
+                    self.alarms.push(format!(
+                        "revocation list {} of {} stays in use: what is to replace it has no \
+                         signature that can be verified",
+                        hex(&old.number),
+                        old.issuer_text
+                    ));
+                    lists.push(Arc::clone(old));
+                }
+                continue;
+            };
+            if list.this_update > now && old.hash != list.hash && list.age() > old.age() {
+                lists.push(Arc::clone(old));
+            } else if old.this_update > now {
+                // What does not count yet keeps nothing out.
+            } else if list.age() < old.age() || list.this_update < old.this_update {
                 self.alarms.push(format!(
                     "revocation list {} of {} was refused: number {} of {} is in use",
                     hex(&list.number),
@@ -314,11 +371,12 @@ impl RevocationIndex {
             .filter(|list| list.is_signed_by(&member.issuer_key, &member.issuer_key_hash))
             .map(Arc::as_ref)
             .collect();
-        // Lists of one scope whose key became known only now supersede here.
+        // Lists of one scope whose key became known only now supersede here, and
+        // those whose time has come.
         let newest = covering.iter().filter(|list| {
-            !covering
-                .iter()
-                .any(|other| other.same_scope(list) && other.age() > list.age())
+            !covering.iter().any(|other| {
+                other.same_scope(list) && other.age() > list.age() && other.this_update <= now
+            })
         });
         let mut best: Option<&RevocationList> = None;
         let mut unusable: Option<&RevocationList> = None;

@@ -74,7 +74,8 @@ impl PathTrust {
                     key: &root.facts.key,
                 })
                 .collect();
-            let refused = revocation.load(lists.iter().map(AsRef::as_ref), &issuers, None);
+            let refused =
+                revocation.load(lists.iter().map(AsRef::as_ref), &issuers, None, i64::MAX);
             unusable.extend(
                 refused
                     .into_iter()

@@ -16,6 +16,7 @@ mod headers;
 mod hosts;
 mod http2_framing;
 mod identity;
+mod lists;
 mod names;
 mod paths;
 mod problems;

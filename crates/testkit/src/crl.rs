@@ -1,12 +1,14 @@
 //! Revocation lists.
 
 use rcgen::{
-    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
+    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams,
+    SerialNumber, SigningKey as _,
 };
 use time::{Duration, OffsetDateTime};
 
 use crate::ca::Authority;
 use crate::credentials::pem;
+use crate::der;
 
 /// A revocation list in the making: number 1, from an hour ago, for a week.
 #[derive(Debug, Clone)]
@@ -15,6 +17,8 @@ pub struct Crl {
     this_update: OffsetDateTime,
     next_update: OffsetDateTime,
     number: u8,
+    /// Extensions that rcgen does not make, DER.
+    extensions: Vec<Vec<u8>>,
 }
 
 impl Default for Crl {
@@ -33,6 +37,7 @@ impl Crl {
             this_update: now - Duration::hours(1),
             next_update: now + Duration::days(7),
             number: 1,
+            extensions: Vec::new(),
         }
     }
 
@@ -59,6 +64,28 @@ impl Crl {
         self
     }
 
+    /// Only changes since list 1 (deltaCRLIndicator, RFC 5280 section 5.2.4).
+    #[must_use]
+    pub fn delta(self) -> Self {
+        self.critical(0x1b, &[0x02, 0x01, 0x01])
+    }
+
+    /// Entries of other issuers too (indirectCRL, RFC 5280 section 5.2.5).
+    #[must_use]
+    pub fn indirect(self) -> Self {
+        self.critical(0x1c, &[0x30, 0x03, 0x84, 0x01, 0xff])
+    }
+
+    /// Adds a critical extension 2.5.29.x.
+    fn critical(mut self, last_arc: u8, value: &[u8]) -> Self {
+        self.extensions.push(der::sequence(&[
+            vec![0x06, 0x03, 0x55, 0x1d, last_arc],
+            vec![0x01, 0x01, 0xff],
+            der::element(0x04, value),
+        ]));
+        self
+    }
+
     /// A list that was to be replaced an hour ago.
     #[must_use]
     pub fn stale(self) -> Self {
@@ -69,7 +96,8 @@ impl Crl {
     #[must_use]
     pub fn signed_by(self, authority: &Authority) -> Vec<u8> {
         let revocation_time = self.this_update;
-        CertificateRevocationListParams {
+        let extensions = self.extensions;
+        let list = CertificateRevocationListParams {
             this_update: self.this_update,
             next_update: self.next_update,
             crl_number: SerialNumber::from_slice(&[self.number]),
@@ -89,7 +117,11 @@ impl Crl {
         .signed_by(authority.issuer())
         .expect("a revocation list")
         .der()
-        .to_vec()
+        .to_vec();
+        match extensions.is_empty() {
+            true => list,
+            false => with_extensions(&list, extensions, authority),
+        }
     }
 
     /// Signs the list; PEM.
@@ -97,4 +129,30 @@ impl Crl {
     pub fn pem_signed_by(self, authority: &Authority) -> String {
         pem("X509 CRL", &self.signed_by(authority))
     }
+}
+
+/// The list with more extensions, signed again.
+fn with_extensions(list: &[u8], more: Vec<Vec<u8>>, authority: &Authority) -> Vec<u8> {
+    let (_, parts, _) = der::first(list);
+    let (_, signed, length) = der::first(parts);
+    let (_, _, algorithm) = der::first(&parts[length..]);
+    let algorithm = parts[length..length + algorithm].to_vec();
+    let mut fields = Vec::new();
+    let mut rest = signed;
+    while !rest.is_empty() {
+        let (tag, content, length) = der::first(rest);
+        fields.push(match tag {
+            0xa0 => {
+                let (_, extensions, _) = der::first(content);
+                let all = [&[extensions.to_vec()][..], &more].concat();
+                der::element(0xa0, &der::sequence(&all))
+            }
+            _ => rest[..length].to_vec(),
+        });
+        rest = &rest[length..];
+    }
+    let signed = der::sequence(&fields);
+    let signature = authority.issuer().key().sign(&signed).expect("a signature");
+    let signature = der::element(0x03, &[&[0][..], &signature].concat());
+    der::sequence(&[signed, algorithm, signature])
 }

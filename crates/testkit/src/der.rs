@@ -21,3 +21,17 @@ pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
 pub(crate) fn sequence(elements: &[Vec<u8>]) -> Vec<u8> {
     element(0x30, &elements.concat())
 }
+
+/// Tag and content of the first element, and how many octets it takes.
+pub(crate) fn first(der: &[u8]) -> (u8, &[u8], usize) {
+    let (start, length) = match der[1] {
+        short @ 0..=0x7f => (2, usize::from(short)),
+        long => {
+            let count = usize::from(long & 0x7f);
+            let octets = &der[2..2 + count];
+            let length = octets.iter().fold(0, |sum, o| sum << 8 | usize::from(*o));
+            (2 + count, length)
+        }
+    };
+    (der[0], &der[start..start + length], start + length)
+}

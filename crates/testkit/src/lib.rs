@@ -16,6 +16,7 @@
 //! | [`echo`] | [`Echo`]: an upstream that answers what it received |
 //! | [`idp`] | [`Idp`]: an identity provider that can be told to misbehave |
 //! | [`relay`] | [`Relay`]: TLS with a client certificate for programs without |
+//! | [`Shelf`] | an https server with a document that changes |
 //! | [`scripted`] | [`Scripted`]: an upstream that answers given octets |
 //! | [`service`] | [`Service`], [`Switching`]: upstreams with TLS, h2, streams, upgrades |
 //! | [`gateway`] | [`Gateway`]: the binary, its configuration and audit lines |
@@ -51,6 +52,7 @@ mod audit;
 mod der;
 mod sessions;
 mod settings;
+mod shelf;
 
 pub use answer::{Answer, CallError};
 pub use audit::AuditLog;
@@ -67,6 +69,7 @@ pub use relay::Relay;
 pub use scripted::{Afterwards, Scripted};
 pub use service::{Service, ServiceSpec, Switching};
 pub use settings::Settings;
+pub use shelf::{Item, Shelf};
 
 use std::time::Duration;
 

@@ -41,6 +41,8 @@ fn snapshot(keys: &Path) -> Snapshot {
         paths: Arc::default(),
         tickets: TicketSource::default(),
         denied: None,
+        remote: Arc::default(),
+        list_sources: Vec::new(),
         public_credentials: None,
         limits: Limits::default(),
     }

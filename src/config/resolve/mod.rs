@@ -9,6 +9,7 @@ mod api_keys;
 mod assertion;
 mod authentication;
 mod credentials;
+mod crl_fetch;
 mod deny_list;
 mod limits;
 mod listeners;
@@ -30,6 +31,7 @@ use super::files::Files;
 use super::inventory::Inventory;
 use super::suggest::nearest;
 use super::value::At;
+use crate::authn::remote_lists::{FetchPolicy, ListSource, RemoteLists};
 use crate::clock;
 use crate::look::Look;
 use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
@@ -51,6 +53,35 @@ struct Context<'a> {
     tickets: TicketSource,
     /// Who is refused at once.
     denied: Option<Arc<DenyList>>,
+    /// Revocation lists by URL, kept over reloads.
+    remote: Arc<RemoteLists>,
+    /// How they are fetched, where that is said.
+    fetching: Option<Arc<FetchPolicy>>,
+    /// Those that are in use.
+    sources: Vec<ListSource>,
+}
+
+impl<'a> Context<'a> {
+    fn new(
+        (path, look): (&Path, Option<Look>),
+        previous: Option<&'a Snapshot>,
+        diagnostics: &'a mut Diagnostics,
+    ) -> Self {
+        Self {
+            files: Files::beside(path, look),
+            diagnostics,
+            inventory: Inventory::default(),
+            now: i64::try_from(clock::unix_now()).unwrap_or(i64::MAX),
+            previous,
+            paths: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.paths)),
+            tickets: previous
+                .map_or_else(TicketSource::default, |previous| previous.tickets.clone()),
+            denied: None,
+            remote: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.remote)),
+            fetching: None,
+            sources: Vec::new(),
+        }
+    }
 }
 
 impl Context<'_> {
@@ -115,17 +146,9 @@ pub(super) fn resolve(
     previous: Option<&Snapshot>,
     diagnostics: &mut Diagnostics,
 ) -> Option<(Loaded, Inventory)> {
-    let mut context = Context {
-        files: Files::beside(path, look),
-        diagnostics,
-        inventory: Inventory::default(),
-        now: i64::try_from(clock::unix_now()).unwrap_or(i64::MAX),
-        previous,
-        paths: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.paths)),
-        tickets: previous.map_or_else(TicketSource::default, |previous| previous.tickets.clone()),
-        denied: None,
-    };
+    let mut context = Context::new((path, look), previous, diagnostics);
     report_missing_sections(document, &mut context);
+    context.fetching = crl_fetch::policy(document.crl_fetch.as_ref(), &mut context);
     let domains = trust::domains(document, &mut context);
     context.denied = deny_list::deny_list(document.deny_list.as_ref(), &mut context);
     context.tickets = tickets::tickets(document.tickets.as_ref(), &mut context);
@@ -186,6 +209,8 @@ pub(super) fn resolve(
             paths: context.paths,
             tickets: context.tickets,
             denied: context.denied,
+            remote: context.remote,
+            list_sources: context.sources,
         },
         warnings: Vec::new(),
         files,

@@ -78,9 +78,19 @@ pub(super) fn revocation_lists(
     context: &mut Context<'_>,
 ) -> Option<Vec<CertificateRevocationListDer<'static>>> {
     let bytes = context.files.read(written, path, context.diagnostics)?;
-    let labels = pem_labels(&bytes);
+    lists_of(written, path, &bytes, context)
+}
+
+/// The revocation lists in the content of a file or URL.
+pub(super) fn lists_of(
+    written: &At<String>,
+    path: &Path,
+    bytes: &[u8],
+    context: &mut Context<'_>,
+) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+    let labels = pem_labels(bytes);
     if labels.is_empty() && bytes.starts_with(&[0x30]) {
-        return Some(vec![bytes.into()]);
+        return Some(vec![bytes.to_vec().into()]);
     }
     if labels.is_empty() {
         context.error(
@@ -89,7 +99,7 @@ pub(super) fn revocation_lists(
         );
         return None;
     }
-    blocks(written, path, &bytes, &labels, REVOCATION_LIST, context)
+    blocks(written, path, bytes, &labels, REVOCATION_LIST, context)
 }
 
 fn blocks<T: PemObject>(

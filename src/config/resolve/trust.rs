@@ -8,7 +8,7 @@ use rustls_pki_types::CertificateRevocationListDer;
 
 use super::pem::{Found, material};
 use super::summaries::{list_summaries, root_summaries};
-use super::{Context, pem};
+use super::{Context, crl_fetch, pem};
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::document::Document;
 use crate::config::inventory::TrustDomainSummary;
@@ -176,10 +176,12 @@ fn build(
     match TrustBundle::build_after(config, context.now, previous.map(|bundle| &**bundle)) {
         Ok(bundle) => {
             for alarm in bundle.alarms() {
-                context.warn(
-                    Diagnostic::new(name.clone(), alarm.clone())
-                        .help("remove or replace the root certificate"),
-                );
+                let remedy = if alarm.starts_with("revocation list") {
+                    "fetch the current list from its issuer"
+                } else {
+                    "remove or replace the root certificate"
+                };
+                context.warn(Diagnostic::new(name.clone(), alarm.clone()).help(remedy));
             }
             Some(Arc::new(bundle))
         }
@@ -210,23 +212,29 @@ fn revocation_lists(
     section: &Trust,
     context: &mut Context<'_>,
 ) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
-    let mut fetched = false;
+    let name = match &section.name {
+        Field::Good(name) => Some(&name.value),
+        _ => None,
+    };
+    let mut all = Some(Vec::new());
     for written in section.crls.items() {
-        if written.value.contains("://") {
-            fetched = true;
-            context.error(
-                Diagnostic::new(
-                    written.place.clone(),
-                    "revocation lists are read from files only; URLs are not supported yet",
-                )
-                .help("fetch the list with a timer into a file and name the file"),
-            );
+        let found = match name {
+            Some(name) if crl_fetch::is_url(written) => crl_fetch::lists(written, name, context),
+            None if crl_fetch::is_url(written) => None,
+            _ => material(
+                std::slice::from_ref(written),
+                context,
+                pem::revocation_lists,
+            ),
+        };
+        match (found, &mut all) {
+            (Some(found), Some(all)) => all.extend(found),
+            _ => all = None,
         }
     }
     match &section.crls {
         Field::Bad => None,
-        _ if fetched => None,
-        files => material(files.items(), context, pem::revocation_lists),
+        _ => all,
     }
 }
 

@@ -197,8 +197,9 @@ fn revocation_is_said_or_there_are_lists() {
     for (written, parts) in [
         (
             "https://ca.example.org/a.crl",
-            &["URLs are not supported yet"][..],
+            &["there is no [crl_fetch]"][..],
         ),
+        ("http://ca.example.org/a.crl", &["no URL that lists are"]),
         ("certs/crl/*.pem", &["no file matches"]),
         ("certs/*/root.crl", &["'*' may stand in the file name only"]),
         ("nowhere/*.crl", &["cannot list"]),

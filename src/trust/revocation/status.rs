@@ -17,6 +17,29 @@ pub enum Freshness {
     Stale,
 }
 
+impl Freshness {
+    /// All of them, from the best to the worst, then what has not begun.
+    pub const ALL: [Self; 5] = [
+        Self::Fresh,
+        Self::Due,
+        Self::Grace,
+        Self::Stale,
+        Self::NotYet,
+    ];
+
+    /// The word used in metrics and by `countersign status`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotYet => "not-yet",
+            Self::Fresh => "fresh",
+            Self::Due => "due",
+            Self::Grace => "grace",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// One list's state, for readiness and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListStatus {

@@ -208,7 +208,7 @@ fn by_ours(
         key: &key,
     };
     let issuers = if known { vec![issuer] } else { Vec::new() };
-    let refused = revocation.load(lists.iter().map(AsRef::as_ref), &issuers, None);
+    let refused = revocation.load(lists.iter().map(AsRef::as_ref), &issuers, None, 0);
     assert_eq!(refused, Vec::new());
     let rules = PathRules {
         roots: &roots,

@@ -1,0 +1,200 @@
+//! Revocation lists by URL: fetched from where the configuration says, kept
+//! while they cannot be fetched anew.
+//!
+//! Addresses come from the configuration alone, never from a certificate. What
+//! was fetched last stays in memory over reloads, and on disk where a directory
+//! is given. What a list means, and whether it may replace the one before, is
+//! decided by [`crate::trust`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Uri;
+use rustls::RootCertStore;
+
+use super::http_client::{ClientSettings, FetchError, HttpClient};
+use crate::clock;
+use crate::crypto;
+use crate::identity::TrustDomain;
+use crate::identity::text::hex;
+use crate::secret::{Existing, write_private};
+
+/// Where a list comes from.
+#[derive(Debug, Clone)]
+pub struct ListSource {
+    /// Whose list it is.
+    pub trust_domain: TrustDomain,
+    /// An `https` URL.
+    pub url: Uri,
+    /// How it is fetched.
+    pub policy: Arc<FetchPolicy>,
+}
+
+/// How lists are fetched.
+#[derive(Debug, Clone)]
+pub struct FetchPolicy {
+    /// Authorities that the servers' certificates may come from.
+    pub roots: Arc<RootCertStore>,
+    /// From connecting to the last octet.
+    pub timeout: Duration,
+    /// Most octets of one list.
+    pub most_octets: usize,
+    /// How long a list is used before it is fetched again, at the latest.
+    pub interval: Duration,
+    /// Where the newest list of each URL is kept for the next start.
+    pub directory: Option<PathBuf>,
+}
+
+/// Why a list cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListUnavailable {
+    /// It was not fetched.
+    #[error("{0}")]
+    Fetch(#[from] FetchError),
+    /// No connection can be set up at all.
+    #[error("{0}")]
+    Setup(String),
+}
+
+/// The newest list of each URL.
+#[derive(Default)]
+pub struct RemoteLists {
+    kept: Mutex<HashMap<String, Kept>>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    octets: Bytes,
+    /// When it was last known to be what the server has, in seconds since the
+    /// Unix epoch; 0 for a copy from disk.
+    fetched_at: u64,
+}
+
+impl RemoteLists {
+    /// The list of a source: the one in memory, else fetched now, else the copy on
+    /// disk. Blocks while it fetches; not to be called from a runtime's threads
+    /// other than its blocking ones.
+    ///
+    /// # Errors
+    /// When there is none in any of these places.
+    pub fn get(&self, source: &ListSource) -> Result<Bytes, ListUnavailable> {
+        let url = source.url.to_string();
+        if let Some(kept) = self.kept().get(&url) {
+            return Ok(kept.octets.clone());
+        }
+        let (octets, fetched_at) = match fetch_blocking(source) {
+            Ok(octets) => (octets, clock::unix_now()),
+            Err(error) => match source.copy().and_then(|path| std::fs::read(path).ok()) {
+                Some(copy) => {
+                    tracing::error!(%url, %error, "the revocation list is used as it was kept on disk");
+                    (copy.into(), 0)
+                }
+                None => return Err(error),
+            },
+        };
+        self.kept().insert(
+            url,
+            Kept {
+                octets: octets.clone(),
+                fetched_at,
+            },
+        );
+        Ok(octets)
+    }
+
+    /// Fetches a source's list; says what came if that is not what is kept.
+    ///
+    /// # Errors
+    /// When it cannot be fetched.
+    pub async fn fetch(&self, source: &ListSource) -> Result<Option<Bytes>, ListUnavailable> {
+        let octets = fetch(source).await?;
+        let url = source.url.to_string();
+        if let Some(kept) = self.kept().get_mut(&url)
+            && kept.octets == octets
+        {
+            kept.fetched_at = clock::unix_now();
+            return Ok(None);
+        }
+        Ok(Some(octets))
+    }
+
+    /// Keeps a list from now on, on disk too where that is wanted. Where the disk
+    /// does not take it, it is in use nevertheless.
+    pub fn keep(&self, source: &ListSource, octets: Bytes) {
+        if let Some(path) = source.copy()
+            && let Err(error) = write_private(&path, &octets, Existing::Replace)
+        {
+            tracing::error!(file = %path.display(), %error, "a revocation list cannot be kept on disk");
+        }
+        self.kept().insert(
+            source.url.to_string(),
+            Kept {
+                octets,
+                fetched_at: clock::unix_now(),
+            },
+        );
+    }
+
+    /// When a source's list was last fetched, in seconds since the Unix epoch; 0
+    /// if never by this process.
+    #[must_use]
+    pub fn fetched_at(&self, source: &ListSource) -> u64 {
+        let kept = self.kept();
+        kept.get(&source.url.to_string())
+            .map_or(0, |kept| kept.fetched_at)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ListSource {
+    /// Its file in the directory of copies: named by a hash, because a URL is no
+    /// file name.
+    fn copy(&self) -> Option<PathBuf> {
+        let directory = self.policy.directory.as_ref()?;
+        let name = hex(&crypto::sha256(self.url.to_string().as_bytes()));
+        Some(directory.join(format!("{name}.crl")))
+    }
+}
+
+async fn fetch(source: &ListSource) -> Result<Bytes, ListUnavailable> {
+    let client = HttpClient::new(&ClientSettings {
+        roots: Arc::clone(&source.policy.roots),
+        certificate: None,
+        timeout: source.policy.timeout,
+    })
+    .map_err(|error| ListUnavailable::Setup(error.to_string()))?;
+    Ok(client.fetch(&source.url, source.policy.most_octets).await?)
+}
+
+/// On a thread with a runtime of its own: the caller may be inside one.
+fn fetch_blocking(source: &ListSource) -> Result<Bytes, ListUnavailable> {
+    let failed = |error: &dyn fmt::Display| ListUnavailable::Setup(error.to_string());
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("list".to_owned());
+        let fetching = thread.spawn_scoped(scope, || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| failed(&error))?;
+            runtime.block_on(fetch(source))
+        });
+        match fetching.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(fetched)) => fetched,
+            Ok(Err(_)) => Err(failed(&"fetching it panicked")),
+            Err(error) => Err(failed(&error)),
+        }
+    })
+}
+
+impl fmt::Debug for RemoteLists {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.kept().keys()).finish()
+    }
+}

@@ -1,0 +1,334 @@
+//! Revocation lists by URL, lists that grow old, and lists that are no lists.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use countersign_testkit::gateway::plain;
+use countersign_testkit::{
+    Credentials, Crl, Echo, Gateway, Item, Settings, Shelf, TestCa, in_time,
+};
+use serde_json::Value;
+
+use super::resumption::generation;
+use super::termination::{replace, streaming};
+use super::{BINARY, CALLER, HOST};
+
+/// A gateway whose issuing authority's list comes from a shelf.
+struct Fetching {
+    ca: TestCa,
+    caller: Credentials,
+    shelf: Shelf,
+    echo: Echo,
+}
+
+impl Fetching {
+    async fn new() -> Self {
+        let ca = TestCa::new("example.org");
+        let item = Item::Document(Crl::new().signed_by(ca.intermediate()));
+        Self {
+            caller: ca.client(CALLER),
+            shelf: Shelf::start(&ca.server(&["localhost"]), item).await,
+            echo: Echo::start().await,
+            ca,
+        }
+    }
+
+    fn settings(&self, more: &[(&'static str, &str)]) -> Settings {
+        let root = self
+            .ca
+            .write("root.crl", Crl::new().signed_by(self.ca.root()));
+        let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), self.shelf.url());
+        let roots = format!("[\"{}\"]", self.ca.root_file().display());
+        let settings = Settings::new(&self.ca)
+            .trust(&self.ca, &crls)
+            .set("public", "serve", "[\"keys\", \"metrics\"]")
+            .set("crl_fetch", "roots", &roots)
+            .set("crl_fetch", "interval", "\"1s\"")
+            .everything_to(self.echo.address());
+        more.iter().fold(settings, |settings, (key, value)| {
+            settings.set("crl_fetch", key, value)
+        })
+    }
+
+    async fn start(&self) -> Gateway {
+        Gateway::start(BINARY, &self.settings(&[])).await
+    }
+
+    fn revoking(&self, number: u8) -> Vec<u8> {
+        let list = Crl::new().number(number).revoke(self.caller.serial());
+        list.signed_by(self.ca.intermediate())
+    }
+}
+
+/// Waits until `/readyz` of the operators' listener mentions this, or no longer.
+async fn readyz(gateway: &Gateway, wanted: &str, there: bool) -> Value {
+    let wait = async {
+        loop {
+            let answer = plain(gateway.admin(), "GET", "/readyz", &[]).await;
+            if answer.body.contains(wanted) == there {
+                return answer.json();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    match tokio::time::timeout(countersign_testkit::DEADLINE, wait).await {
+        Ok(answer) => answer,
+        Err(_) => panic!("{wanted:?}, {there}:\n{}", gateway.stderr()),
+    }
+}
+
+/// Waits until the log says this.
+async fn logged(gateway: &Gateway, wanted: &str) {
+    in_time(wanted, async {
+        while !gateway.stderr().contains(wanted) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+async fn metric(gateway: &Gateway, wanted: &str) {
+    in_time(wanted, async {
+        loop {
+            let answer = plain(gateway.public(), "GET", "/metrics", &[]).await;
+            if answer.body.lines().any(|line| line == wanted) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_list_by_url_is_fetched_anew_and_ends_connections() {
+    let world = Fetching::new().await;
+    let gateway = world.start().await;
+    let client = gateway.client(HOST).with(&world.caller);
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+    let mut stream = streaming(&client).await;
+    world.shelf.put(Item::Document(world.revoking(2)));
+    assert!(stream.read_until(|_| false).await.closed);
+    assert_eq!(client.refusal().await.alert(), Some(44));
+    let line = gateway.audit().request("/hang-mid-body").await;
+    assert_eq!(line["reason"], "certificate-revoked", "{line}");
+}
+
+#[tokio::test]
+async fn what_is_no_better_than_the_last_good_list_changes_nothing_but_alarms() {
+    let world = Fetching::new().await;
+    let stranger = TestCa::new("example.org");
+    world.shelf.put(Item::Document(world.revoking(5)));
+    let gateway = Gateway::start(
+        BINARY,
+        &world.settings(&[("timeout", "\"500ms\""), ("size", "\"100KiB\"")]),
+    )
+    .await;
+    let client = gateway.client(HOST).with(&world.caller);
+    let other = gateway.client(HOST).with(&world.ca.client("/other"));
+    let current = world.revoking(5);
+    for (item, complaint) in [
+        (Item::Status(503), "status 503"),
+        (Item::Silence(Duration::from_secs(60)), "in time"),
+        (Item::Endless(10 << 20), "more octets"),
+        (Item::Document(b"<html>".to_vec()), "no revocation list"),
+        (Item::Document(Vec::new()), "no revocation list"),
+        (
+            Item::Document(current[..current.len() - 9].to_vec()),
+            "list stays",
+        ),
+        (
+            Item::Document(Crl::new().number(9).signed_by(stranger.intermediate())),
+            "signed by none",
+        ),
+        (
+            Item::Document(Crl::new().number(4).signed_by(world.ca.intermediate())),
+            "lower than",
+        ),
+    ] {
+        world.shelf.put(item);
+        match complaint {
+            "list stays" => logged(&gateway, complaint).await,
+            _ => drop(readyz(&gateway, complaint, true).await),
+        }
+        assert_eq!(client.refusal().await.alert(), Some(44), "{complaint}");
+        assert_eq!(other.get("/a").await.unwrap().status, 200, "{complaint}");
+        world.shelf.put(Item::Document(current.clone()));
+        readyz(&gateway, "localhost", false).await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_needs_a_list_or_the_copy_of_before() {
+    let world = Fetching::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let kept = format!("\"{}\"", directory.path().display());
+    let settings = world.settings(&[("directory", &kept)]);
+    // A new list, so that there is one to keep.
+    let gateway = Gateway::start(BINARY, &settings).await;
+    world.shelf.put(Item::Document(world.revoking(2)));
+    generation(&gateway, 2).await;
+    drop(gateway);
+
+    world.shelf.put(Item::Status(500));
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let client = gateway.client(HOST).with(&world.caller);
+    assert_eq!(client.refusal().await.alert(), Some(44));
+    readyz(&gateway, "status 500", true).await;
+
+    let failure = Gateway::try_start(BINARY, &world.settings(&[])).await;
+    let failure = failure.unwrap_err();
+    assert_eq!(failure.status.code(), Some(2), "{failure}");
+    assert!(failure.stderr.contains("cannot be fetched"), "{failure}");
+}
+
+#[tokio::test]
+async fn servers_that_no_configured_root_vouches_for_are_not_believed() {
+    let world = Fetching::new().await;
+    let stranger = TestCa::new("stranger.test");
+    let roots = format!("[\"{}\"]", stranger.root_file().display());
+    let failure = Gateway::try_start(BINARY, &world.settings(&[("roots", &roots)])).await;
+    let failure = failure.unwrap_err();
+    assert!(failure.stderr.contains("cannot be fetched"), "{failure}");
+    assert_eq!(world.shelf.asked(), 0);
+    let plain = Settings::new(&world.ca)
+        .trust(&world.ca, "crls = [\"http://localhost/list.crl\"]")
+        .everything_to(world.echo.address());
+    let failure = Gateway::try_start(BINARY, &plain).await.unwrap_err();
+    assert!(failure.stderr.contains("by https only"), "{failure}");
+}
+
+/// A gateway with the issuing authority's list in a file.
+async fn with_file(ca: &TestCa, list: &Path, posture: &str) -> (Gateway, Echo) {
+    let echo = Echo::start().await;
+    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
+    let more = format!(
+        "crls = [\"{}\", \"{}\"]\nrevocation = \"{posture}\"",
+        root.display(),
+        list.display()
+    );
+    let settings = Settings::new(ca)
+        .trust(ca, &more)
+        .set("public", "serve", "[\"keys\", \"metrics\"]")
+        .everything_to(echo.address());
+    (Gateway::start(BINARY, &settings).await, echo)
+}
+
+#[tokio::test]
+async fn a_list_that_should_have_been_replaced_is_alarmed_from_half_of_its_time() {
+    let ca = TestCa::new("example.org");
+    let list = Crl::new().valid(-2, 4).signed_by(ca.intermediate());
+    let list = ca.write("issuing.crl", list);
+    let (gateway, _echo) = with_file(&ca, &list, "hard").await;
+    let ready = readyz(&gateway, "is to be replaced by", true).await;
+    assert_eq!(ready["problems"][0]["name"], "revocation-list", "{ready}");
+    assert_eq!(ready["status"], "ready", "callers are served: {ready}");
+    logged(&gateway, "is to be replaced by").await;
+    metric(
+        &gateway,
+        "countersign_revocation_lists{trust_domain=\"example.org\",freshness=\"due\"} 1",
+    )
+    .await;
+    let client = gateway.client(HOST).with(&ca.client(CALLER));
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+
+    readyz(&gateway, "is stale", true).await;
+    logged(&gateway, "is stale").await;
+    metric(
+        &gateway,
+        "countersign_revocation_lists{trust_domain=\"example.org\",freshness=\"stale\"} 1",
+    )
+    .await;
+    assert_eq!(client.refusal().await.alert(), Some(48));
+
+    let next = Crl::new().number(2).valid(-1, 3600);
+    replace(&list, next.signed_by(ca.intermediate()));
+    readyz(&gateway, "is stale", false).await;
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_bad_list_at_reload_leaves_the_last_good_one() {
+    let ca = TestCa::new("example.org");
+    let stranger = TestCa::new("example.org");
+    let revoked = ca.client(CALLER);
+    let good = |number: u8| Crl::new().number(number).revoke(revoked.serial());
+    let list = ca.write("issuing.crl", good(3).signed_by(ca.intermediate()));
+    let (gateway, _echo) = with_file(&ca, &list, "hard").await;
+    let client = gateway.client(HOST).with(&revoked);
+    let other = gateway.client(HOST).with(&ca.client("/other"));
+    let der = good(4).signed_by(ca.intermediate());
+    let mut garbage = vec![0x30; 100 << 20];
+    garbage[1] = 0x84;
+    for (content, complaint) in [
+        (Vec::new(), "is empty"),
+        (
+            der[..der.len() / 2].to_vec(),
+            "a revocation list cannot be used",
+        ),
+        (garbage, "a revocation list cannot be used"),
+        (b"-----BEGIN X509 CRL-----\nAAAA\n".to_vec(), "is damaged"),
+        (
+            Crl::new().number(9).signed_by(stranger.intermediate()),
+            "no signature that can be verified",
+        ),
+        (
+            Crl::new().number(2).signed_by(ca.intermediate()),
+            "was refused",
+        ),
+        (
+            Crl::new()
+                .number(9)
+                .valid(3600, 7200)
+                .signed_by(ca.intermediate()),
+            "is valid only from",
+        ),
+        (
+            good(9).delta().signed_by(ca.intermediate()),
+            "a revocation list cannot be used",
+        ),
+        (
+            good(9).indirect().signed_by(ca.intermediate()),
+            "a revocation list cannot be used",
+        ),
+    ] {
+        replace(&list, &content);
+        readyz(&gateway, complaint, true).await;
+        assert_eq!(client.refusal().await.alert(), Some(44), "{complaint}");
+        assert_eq!(other.get("/a").await.unwrap().status, 200, "{complaint}");
+        replace(&list, good(3).signed_by(ca.intermediate()));
+        readyz(&gateway, complaint, false).await;
+    }
+}
+
+#[tokio::test]
+async fn lists_that_vanish_leave_the_last_good_ones() {
+    let ca = TestCa::new("example.org");
+    let directory = tempfile::tempdir().unwrap();
+    let lists: PathBuf = directory.path().join("lists");
+    std::fs::create_dir(&lists).unwrap();
+    let revoked = ca.client(CALLER);
+    let list = Crl::new().revoke(revoked.serial());
+    std::fs::write(lists.join("a.crl"), list.signed_by(ca.intermediate())).unwrap();
+    std::fs::write(lists.join("b.crl"), Crl::new().signed_by(ca.root())).unwrap();
+    let echo = Echo::start().await;
+    let settings = Settings::new(&ca)
+        .trust(&ca, &format!("crls = [\"{}/*.crl\"]", lists.display()))
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let client = gateway.client(HOST).with(&revoked);
+    let other = gateway.client(HOST).with(&ca.client("/other"));
+    assert_eq!(client.refusal().await.alert(), Some(44));
+
+    std::fs::rename(&lists, directory.path().join("away")).unwrap();
+    readyz(&gateway, "cannot list", true).await;
+    assert_eq!(client.refusal().await.alert(), Some(44));
+    assert_eq!(other.get("/a").await.unwrap().status, 200);
+    std::fs::rename(directory.path().join("away"), &lists).unwrap();
+    readyz(&gateway, "cannot list", false).await;
+
+    // At start the same refuses.
+    std::fs::rename(&lists, directory.path().join("away")).unwrap();
+    let failure = Gateway::try_start(BINARY, &settings).await.unwrap_err();
+    assert_eq!(failure.status.code(), Some(2), "{failure}");
+}
