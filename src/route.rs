@@ -17,6 +17,7 @@ pub use self::rewrite::{PathRewrite, RewriteError};
 use crate::authn::Authenticators;
 use crate::identity::pattern::{HostPattern, PathPattern, Segment};
 use crate::policy::Rule;
+use crate::policy::throttle::RouteLimit;
 use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
 
@@ -51,6 +52,8 @@ pub struct Route {
     pub authenticators: Authenticators,
     /// What is told about its tokens, where it takes any.
     pub resource: Option<ProtectedResource>,
+    /// How many requests it takes.
+    pub limits: Vec<RouteLimit>,
     /// Whether a token that was accepted goes to the service as well.
     pub forward_token: bool,
     /// Where requests go.

@@ -28,6 +28,7 @@ fn route(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str]) -> Route 
         },
         authenticators: Authenticators::none(),
         resource: None,
+        limits: Vec::new(),
         forward_token: false,
         upstream: Arc::new(Upstream::new(UpstreamConfig {
             name: name.to_owned(),

@@ -12,6 +12,7 @@ use crate::authn::remote_lists::{ListSource, RemoteLists};
 use crate::authn::token::TokenIssuer;
 use crate::identity::IdentityPattern;
 use crate::look::Looks;
+use crate::policy::throttle::Limiter;
 use crate::route::RouteTable;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Credentials, ServerNames, TicketSource};
@@ -35,6 +36,8 @@ pub struct Snapshot {
     pub signer: AssertionSigner,
     /// Whose tokens are accepted.
     pub token_issuers: Vec<Arc<TokenIssuer>>,
+    /// Counts requests; what it has counted is kept over reloads.
+    pub limiter: Limiter,
     /// The keys of callers without certificate.
     pub api_keys: Arc<ApiKeys>,
     /// Bounds on everything.
@@ -85,6 +88,9 @@ impl Snapshot {
     pub fn start(&self, runtime: &tokio::runtime::Handle) {
         for issuer in &self.token_issuers {
             issuer.start(runtime);
+        }
+        if let Some(store) = self.limiter.shared() {
+            store.run_on(runtime);
         }
     }
 }

@@ -93,6 +93,8 @@ impl ControlState {
         let mut problems = self.readiness.problems();
         problems.extend(alarms.map(|alarm| problem("trust", alarm)));
         problems.extend(lists.map(|alarm| problem("revocation-list", &alarm)));
+        let store = snapshot.limiter.shared().and_then(|store| store.problem());
+        problems.extend(store.map(|detail| problem("rate-limits", &detail)));
         let issuers = snapshot.token_issuers.iter();
         problems.extend(
             issuers

@@ -12,8 +12,8 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::raw::{
     Admin, ApiKeySection, ApiKeysSection, Assertion, Audit, CrlFetch, DenySection, LimitsSection,
-    Listener, Need, Public, RouteSection, Runtime, SECTIONS, SectionKeys, ServerName, Tickets,
-    TokenIssuerSection, Trust, UpstreamSection,
+    Listener, Need, Public, RateLimitsSection, RouteSection, Runtime, SECTIONS, SectionKeys,
+    ServerName, Tickets, TokenIssuerSection, Trust, UpstreamSection,
 };
 use super::suggest::nearest;
 use crate::identity::text::printable;
@@ -35,6 +35,7 @@ pub(super) struct Document {
     pub(super) api_keys: Vec<ApiKeySection>,
     pub(super) upstreams: Vec<UpstreamSection>,
     pub(super) routes: Vec<RouteSection>,
+    pub(super) rate_limits: Option<RateLimitsSection>,
     pub(super) limits: Option<LimitsSection>,
     pub(super) runtime: Option<Runtime>,
     pub(super) audit: Option<Audit>,
@@ -117,6 +118,7 @@ impl Document {
             "api_key" => many!(api_keys, ApiKeySection),
             "upstream" => many!(upstreams, UpstreamSection),
             "route" => many!(routes, RouteSection),
+            "rate_limits" => one!(rate_limits, RateLimitsSection),
             "limits" => one!(limits, LimitsSection),
             "runtime" => one!(runtime, Runtime),
             "audit" => one!(audit, Audit),

@@ -18,7 +18,7 @@ use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::document::{Family, check_keys, find};
 use super::quantity::{ByteSize, TimeSpan};
 use super::value::{
-    CertificateHeader, ClientMeans, Field, FromToml, List, Moment, PublicTls, Retries, Serve,
+    At, CertificateHeader, ClientMeans, Field, FromToml, List, Moment, PublicTls, Retries, Serve,
     Several, TokenFormat, text, wrong_type,
 };
 use crate::assertion::SigningAlgorithm;
@@ -26,6 +26,7 @@ use crate::authn::bearer::TokenType;
 use crate::authn::binding::CertificateBinding;
 use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
+use crate::policy::throttle::Per;
 use crate::route::{Binding, PathRewrite, RewriteError};
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
@@ -284,6 +285,7 @@ sections! {
         authenticate: Authenticate = Optional,
         token: RouteTokenSection = Optional,
         forward_token: bool = Optional,
+        rate_limit: RateLimits = Optional,
         upstream: String = Required,
         audience: String = Optional,
         binding: Binding = Optional,
@@ -302,6 +304,22 @@ sections! {
         client: Client = Optional,
         introspect: Introspect = Optional,
         resource: String = Optional,
+    }
+
+    "[route.rate_limit]"
+    /// How many requests a route takes.
+    RouteLimitSection {
+        per: Per = Required,
+        requests: u32 = Required,
+        window: TimeSpan = Required,
+        burst: u32 = Optional,
+    }
+
+    "[rate_limits]"
+    /// What all rate limits have in common.
+    RateLimitsSection {
+        keys: u32 = Optional,
+        failed_authentications: u32 = Optional,
     }
 
     "[limits]"
@@ -383,4 +401,21 @@ impl FromToml for PathRewrite {
     }
 }
 
-within!(IntrospectionSection, RouteTokenSection);
+within!(IntrospectionSection, RouteTokenSection, RouteLimitSection);
+
+/// One limit, or a list of them.
+#[derive(Debug)]
+pub(super) struct RateLimits(pub(super) Vec<At<RouteLimitSection>>);
+
+impl FromToml for RateLimits {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let several = match value.get_ref() {
+            DeValue::Array(_) => Several::from_toml(value, diagnostics)?.0,
+            _ => vec![At {
+                value: RouteLimitSection::from_toml(value, diagnostics)?,
+                place: value.span(),
+            }],
+        };
+        Some(Self(several))
+    }
+}

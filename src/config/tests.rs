@@ -376,6 +376,7 @@ paths = ["/tokens"]
 callers = ["client:remote/*", "api-key:batch", "spiffe://example.org/a"]
 authenticate = { any = ["certificate", "api-key"] }
 forward_token = true
+rate_limit = [{ per = "caller", requests = 10, window = "1s" }, { per = "subject", requests = 10, window = "1s" }]
 upstream = "orders"
 audience = "tokens"
 [route.token]
@@ -391,6 +392,11 @@ name = "open"
 paths = ["/open"]
 authenticate = "none"
 upstream = "payments"
+[route.rate_limit]
+per = "address"
+requests = 100
+window = "1s"
+burst = 200
 [[route]]
 name = "payments"
 paths = ["/payments/v1", "/payments/v1/**"]
@@ -400,6 +406,9 @@ audience = "payments"
 rewrite = { from = "/payments/v1", to = "/" }
 bind_body = "1MiB"
 continue_transaction = true
+[rate_limits]
+keys = 1000
+failed_authentications = 10
 [limits]
 connections = 1000
 handshake_timeout = "1s"

@@ -3,6 +3,7 @@
 pub mod engine;
 pub mod rate_limit;
 pub mod rule;
+pub mod throttle;
 
 pub use engine::{Denial, Permit, decide, missing};
 pub use rule::{Authentication, Rule};

@@ -41,6 +41,13 @@ pub enum BadLimit {
 }
 
 impl RateLimit {
+    /// How often an address may fail to authenticate, where nothing else is said.
+    pub const FAILED_AUTHENTICATION: Self = Self {
+        requests: 60,
+        window: Duration::from_secs(60),
+        burst: 60,
+    };
+
     /// `requests` in `window`, and up to `burst` of them at once.
     ///
     /// # Errors
@@ -64,12 +71,12 @@ impl RateLimit {
     }
 
     /// Nanoseconds between two requests at the permitted rate.
-    fn interval(&self) -> u64 {
+    pub(super) fn interval(&self) -> u64 {
         nanoseconds(self.window) / u64::from(self.requests)
     }
 
     /// Nanoseconds by which a key may run ahead of the permitted rate.
-    fn tolerance(&self) -> u64 {
+    pub(super) fn tolerance(&self) -> u64 {
         self.interval().saturating_mul(u64::from(self.burst))
     }
 }
@@ -133,12 +140,26 @@ impl RateTable {
     /// buckets from filling up before the table does.
     #[must_use]
     pub fn new(keys: usize) -> Self {
-        let buckets = (keys.saturating_mul(2) / SLOTS).max(1).next_power_of_two();
         Self {
-            buckets: (0..buckets).map(|_| Mutex::default()).collect(),
+            buckets: (0..Self::capacity_for(keys) / SLOTS)
+                .map(|_| Mutex::default())
+                .collect(),
             hasher: RandomState::new(),
             origin: Instant::now(),
         }
+    }
+
+    /// How many slots a table for so many keys has.
+    #[must_use]
+    pub fn capacity_for(keys: usize) -> usize {
+        let buckets = (keys.saturating_mul(2) / SLOTS).max(1).next_power_of_two();
+        buckets.saturating_mul(SLOTS)
+    }
+
+    /// How many slots it has.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.buckets.len().saturating_mul(SLOTS)
     }
 
     /// The memory it takes, in bytes: now and for ever.
@@ -178,8 +199,7 @@ impl RateTable {
         let arrival = found
             .and_then(|at| slots.get(at))
             .map_or(now, |slot| slot.arrival.max(now));
-        let next = arrival.saturating_add(limit.interval());
-        let allowed = next.saturating_sub(now) <= limit.tolerance();
+        let (allowed, next) = conforms(arrival, now, limit.interval(), limit.tolerance());
         if !allowed || !count {
             return verdict(arrival, now, limit, allowed);
         }
@@ -197,7 +217,17 @@ impl RateTable {
     }
 }
 
-fn verdict(arrival: u64, now: u64, limit: &RateLimit, allowed: bool) -> Verdict {
+/// The algorithm itself: whether a request conforms, and the arrival time after it
+/// if so. Times have any unit, the same for all.
+#[must_use]
+pub const fn conforms(arrival: u64, now: u64, interval: u64, tolerance: u64) -> (bool, u64) {
+    let from = if arrival > now { arrival } else { now };
+    let next = from.saturating_add(interval);
+    (next.saturating_sub(now) <= tolerance, next)
+}
+
+/// What to say about a key whose arrival time is `arrival` now.
+pub(super) fn verdict(arrival: u64, now: u64, limit: &RateLimit, allowed: bool) -> Verdict {
     let (ahead, interval, tolerance) = (
         arrival.saturating_sub(now),
         limit.interval(),

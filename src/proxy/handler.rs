@@ -18,7 +18,8 @@ use super::decide::Target;
 use super::forward::{self, Answer, Wishes};
 use super::framing::Violation;
 use super::respond::{self, Refusal};
-use super::{continued, decide, headers, held, outgoing, resource, upgrade, whoami};
+use super::throttle::Throttle;
+use super::{continued, decide, headers, held, outgoing, resource, throttle, upgrade, whoami};
 use crate::assertion::signer::token_id;
 use crate::authn::{Field, Presented};
 use crate::policy::Permit;
@@ -213,7 +214,15 @@ async fn serve(
     }
     let route = decide::select(&snapshot.routes, &parts.method, &target)?;
     record.route(route.meter.counters());
-    let permit = authenticate(connection, &presented, &target, route, &mut parts, record).await?;
+    let permit = authenticate(
+        connection,
+        snapshot,
+        (&presented, &target),
+        route,
+        &mut parts,
+        record,
+    )
+    .await?;
     let declared = check_length(snapshot, &parts)?;
     let transaction = continued
         .filter(|_| route.continue_transaction)
@@ -380,25 +389,42 @@ fn answer_here(
         .then(|| resource::answer(snapshot, method, target, record))
 }
 
-/// Whether the caller may use the route; passes its token on where that is wanted.
+/// Whether the caller may use the route, and now; passes its token on where that is
+/// wanted.
 async fn authenticate(
     connection: &Connection,
-    presented: &Presented,
-    target: &Target,
+    snapshot: &Snapshot,
+    (presented, target): (&Presented, &Target),
     route: &Route,
     parts: &mut request::Parts,
     record: &mut AuditRecord,
 ) -> Result<Permit, Refusal> {
+    let (proof, address) = (connection.proof(), connection.facts().peer.ip());
+    let throttle = Throttle {
+        limiter: &snapshot.limiter,
+        route,
+        proof,
+        address,
+    };
+    match throttle.before() {
+        throttle::Step::Now(outcome) => outcome?,
+        throttle::Step::Later(outcome) => outcome.await?,
+    }
     let asking = decide::Asking {
-        proof: connection.proof(),
+        proof,
         presented,
-        address: connection.facts().peer.ip(),
+        address,
         target,
     };
-    let permit = match decide::authorize(&asking, route) {
-        decide::Decision::Now(decided) => decided?,
-        decide::Decision::Later(deciding) => deciding.await?,
+    let decided = match decide::authorize(&asking, route) {
+        decide::Decision::Now(decided) => decided,
+        decide::Decision::Later(deciding) => deciding.await,
     };
+    let permit = decided.inspect_err(|refusal| throttle.refused(refusal))?;
+    match throttle.after(permit.principal()) {
+        throttle::Step::Now(outcome) => outcome?,
+        throttle::Step::Later(outcome) => outcome.await?,
+    }
     if let Some(principal) = permit
         .principal()
         .filter(|_| !route.authenticators.is_empty())

@@ -26,6 +26,7 @@ mod resource;
 mod respond;
 mod socket;
 pub mod target;
+mod throttle;
 mod trace;
 mod upgrade;
 mod upload;

@@ -156,7 +156,7 @@ async fn a_key_that_is_taken_out_of_the_file_takes_its_tokens_along() {
 
 impl World {
     /// Waits until a second generation is in service.
-    async fn reloaded(&self) {
+    pub(super) async fn reloaded(&self) {
         countersign_testkit::in_time("a reload", async {
             while !self.gateway.stderr().contains("configuration reloaded") {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;

@@ -4,6 +4,7 @@
 mod api_keys;
 mod issuers;
 mod lifetimes;
+mod limits;
 mod tokens;
 
 use std::net::SocketAddr;

@@ -12,6 +12,7 @@ use super::*;
 use crate::assertion::key_directory;
 use crate::assertion::{AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing};
 use crate::authn::api_key::{ApiKeys, DEFAULT_HEADER};
+use crate::policy::throttle::Limiter;
 use crate::reason::ReasonCode;
 use crate::route::RouteTable;
 use crate::snapshot::{Limits, Snapshot};
@@ -37,6 +38,7 @@ fn snapshot(keys: &Path) -> Snapshot {
         upstreams: Vec::new(),
         signer: AssertionSigner::new(settings, Arc::new(ring)),
         token_issuers: Vec::new(),
+        limiter: Limiter::default(),
         api_keys: Arc::new(ApiKeys::none(DEFAULT_HEADER)),
         paths: Arc::default(),
         tickets: TicketSource::default(),

@@ -14,6 +14,7 @@ mod deny_list;
 mod limits;
 mod listeners;
 mod pem;
+mod rate_limits;
 mod routes;
 mod summaries;
 mod tickets;
@@ -166,6 +167,7 @@ pub(super) fn resolve(
         api_keys: api_keys::api_keys(document, &mut context),
     };
     let routes = routes::routes(document, &upstreams, &domains, &credentials, &mut context);
+    let limiter = rate_limits::limiter(document, &mut context);
     let limits = limits::limits(document.limits.as_ref(), &mut context);
     let workers = limits::workers(document.runtime.as_ref(), &mut context);
     let audit = document
@@ -203,6 +205,7 @@ pub(super) fn resolve(
                 .iter()
                 .filter_map(|part| part.issuer.as_ref().map(Arc::clone))
                 .collect(),
+            limiter: limiter?,
             api_keys: credentials.api_keys?,
             limits,
             public_credentials,

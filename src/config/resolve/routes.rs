@@ -3,7 +3,7 @@
 use super::authentication::{self, CredentialParts};
 use super::trust::Domain;
 use super::upstreams::UpstreamPart;
-use super::{Context, limits};
+use super::{Context, limits, rate_limits};
 use crate::config::demands::Authenticate;
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::document::Document;
@@ -85,6 +85,7 @@ fn route(
     let authentication = demanded.and_then(|demanded| {
         authentication::authenticators(section, demanded, credentials, context)
     });
+    let limits = rate_limits::of_route(section, demanded, context);
     let audience = audience(section, context);
     let upstream = section.upstream.at().and_then(|reference| {
         let found = upstreams.iter().find(|part| {
@@ -117,6 +118,7 @@ fn route(
         rule: rule?,
         authenticators: authentication.authenticators,
         resource: authentication.resource,
+        limits: limits?,
         forward_token: authentication.forward_token,
         upstream: upstream?,
         audience: audience?,

@@ -270,6 +270,52 @@ fn routes_say_which_credentials_they_take() {
 }
 
 #[test]
+fn rate_limits_count_something() {
+    let place = place();
+    let text = plus(
+        ROUTE,
+        "rate_limit = [{ per = \"caller\", requests = 10, window = \"1s\", burst = 20 }, { per = \"route\", requests = 100, window = \"1s\" }]",
+    );
+    assert_eq!(
+        place.good(&text).snapshot.routes.routes()[0].limits.len(),
+        2
+    );
+    for (line, parts) in [
+        (
+            "rate_limit = { per = \"subject\", requests = 1, window = \"1s\" }",
+            &["nothing would be counted per subject"][..],
+        ),
+        (
+            "rate_limit = { per = \"api-key\", requests = 1, window = \"1s\" }",
+            &["nothing would be counted per api-key"],
+        ),
+        (
+            "rate_limit = { per = \"user\", requests = 1, window = \"1s\" }",
+            &["unknown word \"user\""],
+        ),
+        (
+            "rate_limit = { per = \"caller\", requests = 0, window = \"1s\" }",
+            &["out of range"],
+        ),
+        (
+            "rate_limit = { per = \"caller\", requests = 1, window = \"0s\" }",
+            &["no rate limit", "between 1 ms and 1 day"],
+        ),
+        (
+            "rate_limit = { per = \"caller\", requests = 1 }",
+            &["[route.rate_limit] has no `window`"],
+        ),
+        ("rate_limit = []", &["this list is empty"]),
+        ("rate_limit = \"10/s\"", &["must be a table"]),
+    ] {
+        place.refuses(&plus(ROUTE, line), line, parts);
+    }
+    let line = "keys = 30000000";
+    let text = format!("{}\n[rate_limits]\n{line}\n", whole());
+    place.refuses(&text, line, &["are too many"]);
+}
+
+#[test]
 fn api_keys_are_checked_where_they_stand() {
     let place = place();
     let with = |keys: &str, section: &str| format!("{}\n{section}{keys}", whole());

@@ -1,0 +1,392 @@
+//! `Limiter`: how many requests whom a route allows, and how many failed
+//! authentications an address.
+//!
+//! Counts in this process, or in a store that several gateways share. Whoever is
+//! counted must be known for sure: an identifier that anybody can write down
+//! would let strangers use up somebody else's allowance.
+
+use std::fmt;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::Denial;
+use super::rate_limit::{RateLimit, RateTable, Verdict};
+use crate::crypto;
+use crate::identity::{CallerName, Principal};
+use crate::reason::ReasonCode;
+
+/// Whose requests are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Per {
+    /// Those of one caller.
+    Caller,
+    /// Those on behalf of one subject of one token issuer.
+    Subject,
+    /// Those with one API key.
+    ApiKey,
+    /// All of the route.
+    Route,
+    /// Those from one address (IPv4), or one network of 64 bits (IPv6).
+    Address,
+}
+
+impl Per {
+    /// The word used in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Caller => "caller",
+            Self::Subject => "subject",
+            Self::ApiKey => "api-key",
+            Self::Route => "route",
+            Self::Address => "address",
+        }
+    }
+}
+
+/// One limit of one route.
+#[derive(Debug, Clone)]
+pub struct RouteLimit {
+    /// Whose requests are counted together.
+    pub per: Per,
+    /// How many there may be.
+    pub limit: RateLimit,
+    /// Tells it from every other limit, also in other gateways and after a reload.
+    id: [u8; 32],
+}
+
+impl RouteLimit {
+    /// A limit of the route of this name.
+    #[must_use]
+    pub fn new(route: &str, per: Per, limit: RateLimit) -> Self {
+        let id = crypto::sha256(format!("{route:?}|{per:?}|{limit:?}").as_bytes());
+        Self { per, limit, id }
+    }
+}
+
+/// Somebody who is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Counted<'a> {
+    /// A caller.
+    Caller(&'a CallerName),
+    /// A token's issuer and subject.
+    Subject(&'a str, &'a str),
+    /// An API key's identifier.
+    ApiKey(&'a str),
+    /// Everybody.
+    Everybody,
+    /// An address or network.
+    Address(IpAddr),
+}
+
+impl<'a> Counted<'a> {
+    /// Whom an address stands for: whoever has one of IPv6 has 2^64.
+    #[must_use]
+    pub fn address(address: IpAddr) -> Self {
+        Self::Address(network(address))
+    }
+
+    /// Whom a limit counts an authenticated request to; nobody where the request
+    /// has no credential of that kind.
+    #[must_use]
+    pub fn of(per: Per, principal: &'a Principal) -> Option<Self> {
+        match per {
+            Per::Caller => Some(Self::Caller(principal.caller())),
+            Per::Subject => {
+                let token = principal.token()?;
+                Some(Self::Subject(&token.issuer, token.subject.as_deref()?))
+            }
+            Per::ApiKey => Some(Self::ApiKey(&principal.api_key()?.id)),
+            Per::Route => Some(Self::Everybody),
+            Per::Address => None,
+        }
+    }
+
+    /// One text for each, different from all others.
+    fn text(&self) -> String {
+        match self {
+            Self::Caller(name) => format!("caller {name}"),
+            Self::Subject(issuer, subject) => format!("subject {issuer:?} {subject:?}"),
+            Self::ApiKey(id) => format!("api-key {id}"),
+            Self::Everybody => "everybody".to_owned(),
+            Self::Address(address) => format!("address {address}"),
+        }
+    }
+}
+
+/// What to do when the shared store does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// Count in this process.
+    Local,
+    /// Let requests pass.
+    Allow,
+    /// Refuse them.
+    Deny,
+}
+
+/// The shared store does not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store of rate limits does not answer: {0}")]
+pub struct StoreFailed(pub String);
+
+/// What comes of asking a store.
+pub type Asked<'a> = Pin<Box<dyn Future<Output = Result<Verdict, StoreFailed>> + Send + 'a>>;
+
+/// Counts for several gateways together.
+pub trait SharedStore: fmt::Debug + Send + Sync {
+    /// Counts one request of `key` against `limit`.
+    fn take<'a>(&'a self, key: &'a [u8; 32], limit: &'a RateLimit) -> Asked<'a>;
+
+    /// Asks on this runtime from now on.
+    fn run_on(&self, runtime: &tokio::runtime::Handle);
+
+    /// Why it does not answer; none while it does.
+    fn problem(&self) -> Option<String>;
+}
+
+/// Counts requests.
+#[derive(Debug)]
+pub struct Limiter {
+    table: Arc<RateTable>,
+    failed: RateLimit,
+    shared: Option<(Arc<dyn SharedStore>, OnStoreFailure)>,
+}
+
+/// A refusal by a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exceeded {
+    /// The denial.
+    pub denial: Denial,
+    /// What the limit says, where one does.
+    pub verdict: Option<(Verdict, RateLimit, &'static str)>,
+}
+
+impl Limiter {
+    /// A limiter that counts in `table`, and lets an address fail to authenticate
+    /// as often as `failed` says.
+    #[must_use]
+    pub const fn new(table: Arc<RateTable>, failed: RateLimit) -> Self {
+        Self {
+            table,
+            failed,
+            shared: None,
+        }
+    }
+
+    /// The same limiter, which counts for routes in a store that gateways share.
+    #[must_use]
+    pub fn sharing(mut self, store: Arc<dyn SharedStore>, on_failure: OnStoreFailure) -> Self {
+        self.shared = Some((store, on_failure));
+        self
+    }
+
+    /// The counters of this process, for a successor.
+    #[must_use]
+    pub const fn table(&self) -> &Arc<RateTable> {
+        &self.table
+    }
+
+    /// The shared store, where there is one.
+    #[must_use]
+    pub fn shared(&self) -> Option<&Arc<dyn SharedStore>> {
+        self.shared.as_ref().map(|(store, _)| store)
+    }
+
+    /// Counts a request in this process.
+    ///
+    /// # Errors
+    /// When it is one too many.
+    pub fn count(&self, limit: &RouteLimit, whom: Counted<'_>) -> Result<(), Exceeded> {
+        let verdict = self.table.take(&(limit.id, whom), &limit.limit);
+        judge(verdict, limit)
+    }
+
+    /// Counts a request in the shared store, or as is said for when that does not
+    /// answer; in this process where there is none.
+    ///
+    /// # Errors
+    /// When it is one too many, or cannot be counted and that is to refuse.
+    pub async fn count_shared(
+        &self,
+        limit: &RouteLimit,
+        whom: Counted<'_>,
+    ) -> Result<(), Exceeded> {
+        let Some((store, on_failure)) = &self.shared else {
+            return self.count(limit, whom);
+        };
+        let mut key = limit.id.to_vec();
+        key.extend_from_slice(whom.text().as_bytes());
+        let key = crypto::sha256(&key);
+        match (store.take(&key, &limit.limit).await, on_failure) {
+            (Ok(verdict), _) => judge(verdict, limit),
+            (Err(_), OnStoreFailure::Allow) => Ok(()),
+            (Err(_), OnStoreFailure::Local) => self.count(limit, whom),
+            (Err(_), OnStoreFailure::Deny) => Err(Exceeded {
+                denial: Denial::new(
+                    ReasonCode::Overloaded,
+                    "requests cannot be counted at the moment",
+                ),
+                verdict: None,
+            }),
+        }
+    }
+
+    /// Whether an address may try to authenticate once more. Nothing is counted.
+    ///
+    /// # Errors
+    /// When it has failed too often.
+    pub fn may_authenticate(&self, address: IpAddr) -> Result<(), Exceeded> {
+        let verdict = self.table.peek(&failed_key(address), &self.failed);
+        if verdict.allowed {
+            return Ok(());
+        }
+        Err(Exceeded {
+            denial: Denial::new(
+                ReasonCode::RateLimited,
+                "too many failed authentications from this address",
+            ),
+            verdict: Some((verdict, self.failed, "failed-authentication")),
+        })
+    }
+
+    /// Counts a failed authentication.
+    pub fn failed(&self, address: IpAddr) {
+        self.table.take(&failed_key(address), &self.failed);
+    }
+}
+
+impl Default for Limiter {
+    /// For places where nothing is counted.
+    fn default() -> Self {
+        Self::new(
+            Arc::new(RateTable::new(1)),
+            RateLimit::FAILED_AUTHENTICATION,
+        )
+    }
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+fn failed_key(address: IpAddr) -> impl Hash {
+    ("failed authentication", network(address))
+}
+
+fn judge(verdict: Verdict, limit: &RouteLimit) -> Result<(), Exceeded> {
+    if verdict.allowed {
+        return Ok(());
+    }
+    let per = limit.per.as_str();
+    Err(Exceeded {
+        denial: Denial::new(
+            ReasonCode::RateLimited,
+            format!("too many requests per {per}"),
+        ),
+        verdict: Some((verdict, limit.limit, per)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Broken;
+
+    impl SharedStore for Broken {
+        fn take<'a>(&'a self, _: &'a [u8; 32], _: &'a RateLimit) -> Asked<'a> {
+            Box::pin(async { Err(StoreFailed("broken".into())) })
+        }
+
+        fn run_on(&self, _: &tokio::runtime::Handle) {}
+
+        fn problem(&self) -> Option<String> {
+            None
+        }
+    }
+
+    fn limit(per: Per) -> RouteLimit {
+        let limit = RateLimit::new(1, Duration::from_secs(3600), 1).unwrap();
+        RouteLimit::new("orders", per, limit)
+    }
+
+    #[test]
+    fn addresses_of_one_network_are_counted_together() {
+        let of = |text: &str| Counted::address(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
+
+    #[test]
+    fn limits_are_counted_apart() {
+        let limiter = Limiter::new(
+            Arc::new(RateTable::new(100)),
+            RateLimit::FAILED_AUTHENTICATION,
+        );
+        let (alice, bob) = (Counted::ApiKey("alice"), Counted::ApiKey("bob"));
+        assert_eq!(limiter.count(&limit(Per::ApiKey), alice), Ok(()));
+        assert!(limiter.count(&limit(Per::ApiKey), alice).is_err());
+        assert_eq!(limiter.count(&limit(Per::ApiKey), bob), Ok(()));
+        assert_eq!(limiter.count(&limit(Per::Caller), alice), Ok(()));
+        let texts = [
+            Counted::Subject("a", "b c").text(),
+            Counted::Subject("a b", "c").text(),
+            Counted::ApiKey("a").text(),
+            Counted::Everybody.text(),
+        ];
+        for (index, text) in texts.iter().enumerate() {
+            assert!(!texts[index + 1..].contains(text), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_does_what_was_said() {
+        for (on_failure, second) in [
+            (OnStoreFailure::Local, Some(ReasonCode::RateLimited)),
+            (OnStoreFailure::Allow, None),
+            (OnStoreFailure::Deny, Some(ReasonCode::Overloaded)),
+        ] {
+            let table = Arc::new(RateTable::new(100));
+            let limiter = Limiter::new(table, RateLimit::FAILED_AUTHENTICATION)
+                .sharing(Arc::new(Broken), on_failure);
+            let limit = limit(Per::Route);
+            let first = limiter.count_shared(&limit, Counted::Everybody).await;
+            assert_eq!(first.is_err(), on_failure == OnStoreFailure::Deny);
+            let refused = limiter.count_shared(&limit, Counted::Everybody).await;
+            assert_eq!(refused.err().map(|exceeded| exceeded.denial.reason), second);
+        }
+    }
+
+    #[test]
+    fn failures_are_counted_and_successes_are_not() {
+        let failed = RateLimit::new(2, Duration::from_secs(3600), 2).unwrap();
+        let limiter = Limiter::new(Arc::new(RateTable::new(100)), failed);
+        let address = IpAddr::from([10, 0, 0, 1]);
+        for _ in 0..10 {
+            assert!(limiter.may_authenticate(address).is_ok());
+        }
+        limiter.failed(address);
+        assert!(limiter.may_authenticate(address).is_ok());
+        limiter.failed(address);
+        assert!(limiter.may_authenticate(address).is_err());
+        assert!(
+            limiter
+                .may_authenticate(IpAddr::from([10, 0, 0, 2]))
+                .is_ok()
+        );
+    }
+}
