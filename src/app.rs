@@ -8,6 +8,7 @@
 mod control_plane;
 mod denials;
 mod freshness;
+mod health;
 mod lists;
 mod reload;
 
@@ -299,6 +300,11 @@ fn in_background(
         changes: changed.subscribe(),
     };
     background.spawn(keeper.run());
+    background.spawn(health::run(
+        Arc::clone(&shared.snapshot),
+        changed.subscribe(),
+        Arc::clone(&shared.metrics),
+    ));
     background.spawn(freshness::watch(
         Arc::clone(&shared.snapshot),
         Arc::clone(&shared.metrics),

@@ -20,6 +20,7 @@ mod demands;
 mod diagnostics;
 mod document;
 mod files;
+mod health_check;
 mod inventory;
 mod profiles;
 pub mod quantity;

@@ -30,7 +30,7 @@ use crate::policy::throttle::Per;
 use crate::route::{Binding, PathRewrite, RewriteError};
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
-use crate::upstream::{Balance, ForwardedFields, HttpProtocol, TraceContext};
+use crate::upstream::{Balance, ForwardedFields, HealthCheck, HttpProtocol, TraceContext};
 
 /// A section's name as it is written, its keys, and which of them it cannot do
 /// without.
@@ -268,6 +268,10 @@ sections! {
         total_timeout: TimeSpan = Optional,
         idle_timeout: TimeSpan = Optional,
         tunnel_idle_timeout: TimeSpan = Optional,
+        dns_refresh: TimeSpan = Optional,
+        health_check: HealthCheck = Optional,
+        max_connections: u32 = Optional,
+        max_pending: u32 = Optional,
         max_requests: u32 = Optional,
         retries: Retries = Optional,
         retry_budget: u32 = Optional,

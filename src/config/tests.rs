@@ -347,6 +347,10 @@ idle_timeout = "1m30s"
 tunnel_idle_timeout = "2h"
 total_timeout = "2h"
 max_requests = 50
+max_connections = 40
+max_pending = 30
+dns_refresh = "1m"
+health_check = { path = "/healthz?x", interval = "1s", timeout = "500ms", status = [200, 204], healthy = 1, unhealthy = 2 }
 retries = 0
 retry_budget = 5
 [[upstream]]

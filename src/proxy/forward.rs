@@ -213,6 +213,7 @@ pub(crate) async fn forward(
 
 fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refusal {
     let reason = match error {
+        ConnectError::Full => ReasonCode::Overloaded,
         ConnectError::Timeout(_) => ReasonCode::UpstreamTimeout,
         ConnectError::Tls(TlsConnectError::Untrusted(_) | TlsConnectError::Refused(_)) => {
             ReasonCode::UpstreamUntrusted

@@ -38,8 +38,7 @@ pub struct Metrics {
     handshakes_refused: PerReason<HandshakeLabels>,
     requests: Family<RequestLabels, Counter>,
     durations: Family<RouteLabels, DurationHistogram>,
-    upstream_errors: Family<UpstreamLabels, Counter>,
-    upstream_retries: Family<UpstreamNameLabels, Counter>,
+    upstreams: UpstreamFamilies,
     assertions: Counter,
     reloads: Family<ReloadLabels, Counter>,
     lists: Family<ListLabels, Gauge>,
@@ -91,6 +90,35 @@ pub struct UpstreamMetrics {
     retries: Counter,
 }
 
+/// What is counted of upstreams.
+struct UpstreamFamilies {
+    errors: Family<UpstreamLabels, Counter>,
+    retries: Family<UpstreamNameLabels, Counter>,
+    endpoints: Family<EndpointLabels, Gauge>,
+}
+
+impl UpstreamFamilies {
+    fn new(registry: &mut Registry) -> Self {
+        Self {
+            errors: registered(
+                registry,
+                "upstream_errors",
+                "Failures of upstreams by upstream and reason",
+            ),
+            retries: registered(
+                registry,
+                "upstream_retries",
+                "Requests that were sent to an upstream again",
+            ),
+            endpoints: registered(
+                registry,
+                "upstream_endpoint_healthy",
+                "What health checks say of an endpoint: 1 for well, 0 for not",
+            ),
+        }
+    }
+}
+
 impl Metrics {
     /// All counters at zero.
     #[must_use]
@@ -126,14 +154,7 @@ impl Metrics {
             Unit::Seconds,
             durations.clone(),
         );
-        let upstream_errors = counted!(
-            "upstream_errors",
-            "Failures of upstreams by upstream and reason"
-        );
-        let upstream_retries = counted!(
-            "upstream_retries",
-            "Requests that were sent to an upstream again"
-        );
+        let upstreams = UpstreamFamilies::new(&mut registry);
         let assertions = counted!("assertions_signed", "Assertions that were signed");
         let reloads = counted!("reloads", "Reloads of the configuration by result");
         let (lists, list_fetches) = list_metrics(&mut registry);
@@ -157,8 +178,7 @@ impl Metrics {
             unrouted: Arc::new(RouteMetrics::new(&requests, &durations, "")),
             requests,
             durations,
-            upstream_errors,
-            upstream_retries,
+            upstreams,
             assertions,
             registry,
         }
@@ -272,15 +292,29 @@ impl Metrics {
         let upstream: Arc<str> = name.into();
         Arc::new(UpstreamMetrics {
             retries: self
-                .upstream_retries
+                .upstreams
+                .retries
                 .get_or_create_owned(&UpstreamNameLabels {
                     upstream: Arc::clone(&upstream),
                 }),
-            errors: PerReason::new(&self.upstream_errors, move |reason| UpstreamLabels {
+            errors: PerReason::new(&self.upstreams.errors, move |reason| UpstreamLabels {
                 upstream: Arc::clone(&upstream),
                 reason: reason.as_str(),
             }),
         })
+    }
+
+    /// What health checks say of an endpoint, until it is dropped.
+    #[must_use]
+    pub fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
+        let labels = EndpointLabels {
+            upstream: upstream.into(),
+            endpoint: endpoint.into(),
+        };
+        EndpointMetrics {
+            family: self.upstreams.endpoints.clone(),
+            labels,
+        }
     }
 
     /// Everything in the text form of OpenMetrics.
@@ -408,6 +442,28 @@ impl UpstreamMetrics {
     }
 }
 
+/// What health checks say of one endpoint. Nothing is said of it any more once this
+/// is dropped.
+#[derive(Debug)]
+pub struct EndpointMetrics {
+    family: Family<EndpointLabels, Gauge>,
+    labels: EndpointLabels,
+}
+
+impl EndpointMetrics {
+    /// It is well, or not.
+    pub fn set(&self, well: bool) {
+        let gauge = self.family.get_or_create_owned(&self.labels);
+        gauge.set(i64::from(well));
+    }
+}
+
+impl Drop for EndpointMetrics {
+    fn drop(&mut self) {
+        self.family.remove(&self.labels);
+    }
+}
+
 impl fmt::Debug for UpstreamMetrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("UpstreamMetrics")
@@ -465,6 +521,12 @@ struct RouteLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct UpstreamNameLabels {
     upstream: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabels {
+    upstream: Arc<str>,
+    endpoint: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

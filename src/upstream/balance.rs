@@ -4,12 +4,14 @@
 //! update costs one request an unlucky choice and nothing else. Failures are
 //! noticed by the requests that meet them.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::addresses::Addresses;
 use super::gate::{Gate, Pass};
 use super::retry::RetryBudget;
+use super::slots::Slots;
 use super::{Endpoint, HttpProtocol, UpstreamConfig};
 use crate::reason::ReasonCode;
 use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
@@ -45,14 +47,28 @@ pub(super) struct Target {
     tls: Option<[u8; 32]>,
 }
 
+#[cfg(test)]
+impl Target {
+    pub(super) fn plain(host: &str, port: u16) -> Self {
+        Self {
+            endpoint: Endpoint {
+                host: host.into(),
+                port,
+            },
+            protocol: HttpProtocol::Http1,
+            tls: None,
+        }
+    }
+}
+
 /// A named destination.
 #[derive(Debug)]
 pub struct Upstream {
     config: UpstreamConfig,
-    states: Vec<State>,
+    states: Vec<Arc<State>>,
     next: AtomicUsize,
-    since: Instant,
     requests: Arc<Gate>,
+    pending: Arc<Gate>,
     budget: RetryBudget,
     meter: OnceLock<Arc<UpstreamMetrics>>,
 }
@@ -60,12 +76,43 @@ pub struct Upstream {
 #[derive(Debug)]
 struct State {
     target: Arc<Target>,
+    addresses: Arc<Addresses>,
+    slots: Arc<Slots>,
+    /// Health checks say that it is not well.
+    unwell: AtomicBool,
     hash: u64,
     in_progress: AtomicUsize,
     failures: AtomicU32,
     late: AtomicU32,
-    /// Milliseconds after `Upstream::since` until which it is passed over.
+    /// Milliseconds after `since` until which it is passed over.
     paused_until: AtomicU64,
+    since: Instant,
+}
+
+impl State {
+    fn new(endpoint: &Endpoint, config: &UpstreamConfig) -> Self {
+        Self {
+            hash: mix(endpoint.host.bytes().fold(u64::from(endpoint.port), step)),
+            target: Arc::new(Target {
+                endpoint: endpoint.clone(),
+                protocol: config.protocol,
+                tls: config.tls.as_ref().map(|tls| *tls.digest()),
+            }),
+            addresses: Arc::new(Addresses::new(endpoint, config.dns_refresh)),
+            slots: Arc::new(Slots::new(config.max_connections)),
+            unwell: AtomicBool::new(false),
+            in_progress: AtomicUsize::new(0),
+            failures: AtomicU32::new(0),
+            late: AtomicU32::new(0),
+            paused_until: AtomicU64::new(0),
+            since: Instant::now(),
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        let until = self.paused_until.load(Ordering::Relaxed);
+        until != 0 && until > u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Endpoints that a request has tried in vain.
@@ -122,20 +169,30 @@ impl Upstream {
     /// An upstream with its endpoints.
     #[must_use]
     pub fn new(config: UpstreamConfig) -> Self {
+        Self::following(config, None)
+    }
+
+    /// An upstream that takes the place of an earlier one. What is known of endpoints
+    /// that stay is kept: connections, failures and health.
+    #[must_use]
+    pub fn following(config: UpstreamConfig, earlier: Option<&Self>) -> Self {
+        let same_checks = earlier.is_some_and(|earlier| {
+            earlier.config.health_check == config.health_check
+                && earlier.config.dns_refresh == config.dns_refresh
+        });
+        let kept = |fresh: &State| {
+            earlier?.states.iter().find(|state| {
+                same_checks
+                    && state.target == fresh.target
+                    && state.slots.most() == fresh.slots.most()
+            })
+        };
         let states = config
             .endpoints
             .iter()
-            .map(|endpoint| State {
-                hash: mix(endpoint.host.bytes().fold(u64::from(endpoint.port), step)),
-                target: Arc::new(Target {
-                    endpoint: endpoint.clone(),
-                    protocol: config.protocol,
-                    tls: config.tls.as_ref().map(|tls| *tls.digest()),
-                }),
-                in_progress: AtomicUsize::new(0),
-                failures: AtomicU32::new(0),
-                late: AtomicU32::new(0),
-                paused_until: AtomicU64::new(0),
+            .map(|endpoint| {
+                let fresh = State::new(endpoint, &config);
+                kept(&fresh).map_or_else(|| Arc::new(fresh), Arc::clone)
             })
             .collect();
         Self {
@@ -143,10 +200,41 @@ impl Upstream {
             config,
             states,
             next: AtomicUsize::new(0),
-            since: Instant::now(),
-            requests: Arc::default(),
+            requests: earlier.map_or_else(Arc::default, |earlier| Arc::clone(&earlier.requests)),
+            pending: earlier.map_or_else(Arc::default, |earlier| Arc::clone(&earlier.pending)),
             meter: OnceLock::new(),
         }
+    }
+
+    /// A health check has found an endpoint well or not.
+    pub fn found(&self, index: usize, well: bool) {
+        if let Some(state) = self.states.get(index) {
+            state.unwell.store(!well, Ordering::Relaxed);
+        }
+    }
+
+    /// What health checks say of an endpoint; well where there are none.
+    #[must_use]
+    pub fn is_well(&self, index: usize) -> bool {
+        self.states
+            .get(index)
+            .is_none_or(|state| !state.unwell.load(Ordering::Relaxed))
+    }
+
+    /// Where an endpoint is.
+    pub(super) fn place(&self, index: usize) -> Option<(&Arc<Addresses>, &Endpoint)> {
+        let state = self.states.get(index)?;
+        Some((&state.addresses, &state.target.endpoint))
+    }
+
+    /// The connections that an endpoint gets.
+    pub(super) fn slots(&self, index: usize) -> Option<&Arc<Slots>> {
+        self.states.get(index).map(|state| &state.slots)
+    }
+
+    /// A place among the requests that wait for a connection.
+    pub(super) fn wait(&self) -> Option<Pass> {
+        self.pending.enter(self.config.max_pending)
     }
 
     /// Its name in the configuration.
@@ -229,7 +317,7 @@ impl Upstream {
         let pause = FIRST_PAUSE
             .saturating_mul(1 << before.min(16))
             .min(LONGEST_PAUSE);
-        let until = self.since.elapsed().saturating_add(pause).as_millis();
+        let until = state.since.elapsed().saturating_add(pause).as_millis();
         state
             .paused_until
             .store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -255,15 +343,15 @@ impl Upstream {
     }
 
     /// The next endpoint that was not tried yet. One that failed lately comes
-    /// last: with all of them failing, trying is still better than not.
+    /// last: with all of them failing, trying is still better than not. One that
+    /// health checks found unwell is not tried at all.
     pub(super) fn pick(&self, affinity: Option<u64>, tried: &Tried) -> Option<usize> {
         if tried.count >= MAX_ATTEMPTS {
             return None;
         }
         if self.states.len() <= 1 {
-            return (tried.count == 0 && !self.states.is_empty()).then_some(0);
+            return (tried.count == 0 && !self.states.is_empty() && self.is_well(0)).then_some(0);
         }
-        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let untried = || {
             let count = self.states.len();
@@ -271,10 +359,10 @@ impl Upstream {
             (start..count)
                 .chain(0..start)
                 .filter(|index| !tried.contains(*index))
-                .filter_map(|index| self.states.get(index).map(|state| (index, state)))
+                .filter_map(|index| self.states.get(index).map(|state| (index, &**state)))
+                .filter(|(_, state)| !state.unwell.load(Ordering::Relaxed))
         };
-        let well =
-            || untried().filter(|(_, state)| state.paused_until.load(Ordering::Relaxed) <= now);
+        let well = || untried().filter(|(_, state)| !state.is_paused());
         self.choose(affinity, well())
             .or_else(|| self.choose(affinity, untried()))
     }
@@ -387,6 +475,25 @@ mod tests {
         }
         assert_eq!(used.len(), 10);
         assert!((50..200).contains(&moved), "{moved} of 1000 moved");
+    }
+
+    #[test]
+    fn an_unwell_endpoint_is_not_tried_and_what_is_known_outlives_a_reload() {
+        let upstream = upstream(Balance::RoundRobin, 2);
+        let none = Tried::default();
+        upstream.found(0, false);
+        assert!((0..4).all(|_| upstream.pick(None, &none) == Some(1)));
+        let _pass = upstream.admit();
+        let next = Upstream::following(upstream.config().clone(), Some(&upstream));
+        assert!(!next.is_well(0) && next.is_well(1));
+        assert!((0..4).all(|_| next.pick(None, &none) == Some(1)));
+        assert_eq!(next.requests.inside(), 1);
+        next.found(1, false);
+        assert_eq!(next.pick(None, &none), None);
+
+        let mut fewer = upstream.config().clone();
+        fewer.max_connections = 1;
+        assert!(Upstream::following(fewer, Some(&upstream)).is_well(0));
     }
 
     #[test]

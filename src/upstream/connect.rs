@@ -1,6 +1,8 @@
 //! Opening one connection to an endpoint: TCP, TLS, HTTP.
 
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body::Body;
@@ -9,8 +11,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::addresses::Addresses;
 use super::driver::Driver;
-use super::{Endpoint, HttpProtocol, UpstreamConfig};
+use super::slots::Slot;
+use super::{HttpProtocol, UpstreamConfig};
 use crate::tls::TlsConnectError;
 
 /// Most bytes of a response's head.
@@ -32,6 +36,10 @@ pub enum ConnectError {
     /// Connecting took longer than `connect_timeout`.
     #[error("connecting took longer than {0:?}")]
     Timeout(Duration),
+    /// As many connections as it may have are in use, and as many requests as may
+    /// wait for one do.
+    #[error("all connections that the endpoint may have are in use")]
+    Full,
     /// The endpoint refused or could not be reached.
     #[error("connecting failed: {0}")]
     Io(#[from] io::Error),
@@ -49,30 +57,66 @@ pub(super) enum Opened<B> {
     Http2(http2::SendRequest<B>),
 }
 
-/// Connects. An h2 connection is driven by a task of its own. Also says until
-/// when the service's certificate is good, in seconds since the Unix epoch.
+/// A new connection.
+pub(super) struct Connected<B> {
+    pub(super) opened: Opened<B>,
+    /// Where it leads.
+    pub(super) address: SocketAddr,
+    /// Until when the service's certificate is good, in seconds since the Unix epoch.
+    pub(super) good_until: Option<i64>,
+}
+
+/// Connects. An h2 connection is driven by a task of its own. The connection keeps
+/// `slot`.
 pub(super) async fn connect<B>(
-    endpoint: &Endpoint,
+    addresses: &Arc<Addresses>,
     config: &UpstreamConfig,
-) -> Result<(Opened<B>, Option<i64>), ConnectError>
+    slot: Option<Slot>,
+) -> Result<Connected<B>, ConnectError>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = TcpStream::connect((&*endpoint.host, endpoint.port)).await?;
+    let stream = reach(addresses, config.connect_timeout).await?;
+    let address = stream.peer_addr()?;
     stream.set_nodelay(true)?;
-    match &config.tls {
-        None => Ok((open(stream, config.protocol).await?, None)),
+    let (opened, good_until) = match &config.tls {
+        None => (open(stream, config.protocol, slot).await?, None),
         Some(tls) => {
-            let secured = tls.connect(&endpoint.host, stream).await?;
-            let opened = open(secured.stream, config.protocol).await?;
-            Ok((opened, Some(secured.not_after)))
+            let secured = tls.connect(&addresses.endpoint().host, stream).await?;
+            let opened = open(secured.stream, config.protocol, slot).await?;
+            (opened, Some(secured.not_after))
         }
-    }
+    };
+    Ok(Connected {
+        opened,
+        address,
+        good_until,
+    })
 }
 
-async fn open<B, S>(stream: S, protocol: HttpProtocol) -> Result<Opened<B>, ConnectError>
+/// A TCP connection to the first address that takes one. Each gets its share of the
+/// time.
+async fn reach(addresses: &Arc<Addresses>, timeout: Duration) -> Result<TcpStream, ConnectError> {
+    let all = addresses.all().await?;
+    let share = timeout / u32::try_from(all.len().max(1)).unwrap_or(1);
+    let mut last = ConnectError::NoEndpoint;
+    for address in all {
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error.into(),
+            Err(_) => last = ConnectError::Timeout(share),
+        }
+    }
+    Err(last)
+}
+
+async fn open<B, S>(
+    stream: S,
+    protocol: HttpProtocol,
+    slot: Option<Slot>,
+) -> Result<Opened<B>, ConnectError>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -89,6 +133,7 @@ where
             let driver = Driver::new(async move {
                 // Its errors reach the request that is in flight, if there is one.
                 let _ = connection.with_upgrades().await;
+                drop(slot);
             });
             Ok(Opened::Http1(sender, driver))
         }
@@ -105,6 +150,7 @@ where
                 .map_err(ConnectError::Handshake)?;
             tokio::spawn(async move {
                 let _ = connection.await;
+                drop(slot);
             });
             Ok(Opened::Http2(sender))
         }

@@ -4,16 +4,21 @@
 //! [`balance`] chooses endpoints and remembers which of them fail; [`pool`]
 //! connects and keeps connections. What is sent is `proxy`'s business.
 
+pub mod active_health;
+mod addresses;
 pub mod balance;
 mod connect;
 mod driver;
 pub mod gate;
 pub mod pool;
 pub mod retry;
+mod slots;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use active_health::HealthCheck;
 pub use balance::{Balance, Upstream};
 pub use connect::ConnectError;
 
@@ -27,6 +32,16 @@ pub struct Endpoint {
     pub host: Box<str>,
     /// TCP port.
     pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(formatter, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(formatter, "{}:{}", self.host, self.port)
+        }
+    }
 }
 
 /// What an upstream speaks.
@@ -113,6 +128,14 @@ pub struct UpstreamConfig {
     pub first_byte_timeout: Duration,
     /// How long a request may take, from its head to the end of the answer.
     pub total_timeout: Option<Duration>,
+    /// How its endpoints are checked.
+    pub health_check: Option<HealthCheck>,
+    /// How often host names of endpoints are looked up again.
+    pub dns_refresh: Duration,
+    /// Most connections to one endpoint, from all workers together.
+    pub max_connections: usize,
+    /// Most requests that wait for a connection where those are all in use.
+    pub max_pending: usize,
     /// Most requests in progress.
     pub max_requests: usize,
     /// How often a request may be sent again.
@@ -141,6 +164,10 @@ impl Default for UpstreamConfig {
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(60),
             total_timeout: None,
+            health_check: None,
+            dns_refresh: Duration::from_secs(30),
+            max_connections: 1024,
+            max_pending: 1024,
             max_requests: 10_000,
             retries: 1,
             retry_budget: 20,

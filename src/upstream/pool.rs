@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::future::{Future as _, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,10 +19,13 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
+use tokio::sync::Notify;
 
+use super::addresses::Addresses;
 use super::balance::{InProgress, Target, Tried};
 use super::connect::{ConnectError, Opened, connect};
 use super::driver::Driver;
+use super::slots::{Holder, Slot, Slots};
 use super::{HttpProtocol, Upstream};
 use crate::clock;
 
@@ -47,6 +51,9 @@ struct Place<B> {
     /// Held while an h2 connection is being opened, so that requests that come
     /// meanwhile wait for it.
     opening: Arc<tokio::sync::Mutex<()>>,
+    /// Tells who waits for a connection that one has come back; cloned by those who
+    /// wait.
+    freed: Arc<Notify>,
 }
 
 struct Idle<B> {
@@ -54,7 +61,7 @@ struct Idle<B> {
     driver: Driver,
     since: Instant,
     idle_timeout: Duration,
-    good_until: Option<i64>,
+    link: Link,
 }
 
 struct Shared<B> {
@@ -62,7 +69,25 @@ struct Shared<B> {
     streams: Arc<AtomicUsize>,
     last_used: Instant,
     idle_timeout: Duration,
+    link: Link,
+}
+
+/// What is known of a connection.
+#[derive(Clone)]
+struct Link {
+    /// Until when the service's certificate is good.
     good_until: Option<i64>,
+    address: SocketAddr,
+    /// The connections that its endpoint gets, of which it is one.
+    slots: Arc<Slots>,
+}
+
+impl Link {
+    /// Whether the service's certificate has not expired meanwhile.
+    fn is_good(&self) -> bool {
+        let now = || i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        self.good_until.is_none_or(|until| now() <= until)
+    }
 }
 
 /// A connection in use. Give it back with [`Lease::release`] once both bodies
@@ -72,7 +97,7 @@ pub struct Lease<B> {
     target: Arc<Target>,
     index: usize,
     idle_timeout: Duration,
-    good_until: Option<i64>,
+    link: Link,
     reused: bool,
     shard: Arc<PoolShard<B>>,
     _in_progress: Option<InProgress>,
@@ -129,15 +154,10 @@ impl<B: Body + Send + Unpin + 'static> Idle<B> {
 impl<B> Shared<B> {
     fn is_usable(&self) -> bool {
         !self.sender.is_closed()
-            && is_good(self.good_until)
+            && self.link.is_good()
             && (self.streams.load(Ordering::Relaxed) > 0
                 || self.last_used.elapsed() < self.idle_timeout)
     }
-}
-
-/// Whether the service's certificate has not expired meanwhile.
-fn is_good(until: Option<i64>) -> bool {
-    until.is_none_or(|until| i64::try_from(clock::unix_now()).unwrap_or(i64::MAX) <= until)
 }
 
 impl<B> Default for Place<B> {
@@ -146,6 +166,7 @@ impl<B> Default for Place<B> {
             idle: Vec::new(),
             shared: Vec::new(),
             opening: Arc::default(),
+            freed: Arc::default(),
         }
     }
 }
@@ -163,7 +184,7 @@ impl<B> PoolShard<B> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_idle(&self, target: &Arc<Target>) -> Option<Idle<B>> {
+    fn take_idle(&self, target: &Arc<Target>, addresses: &Arc<Addresses>) -> Option<Idle<B>> {
         let mut places = self.places();
         let idle = &mut places.get_mut(target)?.idle;
         while let Some(last) = idle.pop() {
@@ -172,7 +193,7 @@ impl<B> PoolShard<B> {
                 idle.clear();
                 return None;
             }
-            if last.is_open() && is_good(last.good_until) {
+            if last.is_open() && last.link.is_good() && addresses.still_has(last.link.address) {
                 return Some(last);
             }
         }
@@ -191,7 +212,21 @@ impl<B> PoolShard<B> {
             !place.idle.is_empty()
                 || !place.shared.is_empty()
                 || Arc::strong_count(&place.opening) > 1
+                || Arc::strong_count(&place.freed) > 1
         });
+    }
+}
+
+impl<B: Send + 'static> Holder for PoolShard<B> {
+    fn let_go(&self, target: &Target) -> bool {
+        // The one that was unused for longest.
+        self.places().get_mut(target).is_some_and(|place| {
+            let any = !place.idle.is_empty();
+            if any {
+                place.idle.remove(0);
+            }
+            any
+        })
     }
 }
 
@@ -216,9 +251,14 @@ where
     ) -> Result<Lease<B>, ConnectError> {
         let mut tried = Tried::avoiding(avoid, upstream);
         let mut last = ConnectError::NoEndpoint;
+        let mut full = None;
         while let Some(index) = upstream.pick(affinity, &tried) {
             match self.lease_at(upstream, index, fresh).await {
                 Ok(lease) => return Ok(lease),
+                Err(ConnectError::Full) => {
+                    full.get_or_insert(index);
+                    tried.note(index);
+                }
                 Err(error) => {
                     tracing::warn!(upstream = upstream.name(), endpoint = index, %error,
                         "no connection to the endpoint");
@@ -228,7 +268,10 @@ where
                 }
             }
         }
-        Err(last)
+        match full {
+            Some(index) => Box::pin(self.wait_at(upstream, index)).await,
+            None => Err(last),
+        }
     }
 
     async fn lease_at(
@@ -241,34 +284,29 @@ where
         let timeout = upstream.config().connect_timeout;
         match target.protocol {
             HttpProtocol::Http1 => {
-                while let Some(mut idle) = if fresh { None } else { self.take_idle(target) } {
-                    if idle.is_ready().await {
-                        let sender = Sender::Http1(idle.sender, idle.driver);
-                        return Ok(self.wrap(
-                            upstream,
-                            index,
-                            target,
-                            sender,
-                            idle.good_until,
-                            true,
-                        ));
-                    }
+                if !fresh && let Some(lease) = self.idle_lease(upstream, index, target).await {
+                    return Ok(lease);
                 }
+                let slot = self.slot(upstream, index)?;
                 // Boxed, so that a request on a pooled connection has no room for it.
-                let opening = Box::pin(self.open(upstream, index, target));
+                let opening = Box::pin(self.open(upstream, index, target, slot));
                 tokio::time::timeout(timeout, opening).await
             }
             HttpProtocol::Http2 => {
-                if let Some(lease) = self.share(upstream, index, target) {
+                if let Some(lease) = self.share(upstream, index, target, MAX_STREAMS) {
                     return Ok(lease);
                 }
                 let opening = Box::pin(async {
                     let opening =
                         Arc::clone(&self.places().entry(Arc::clone(target)).or_default().opening);
                     let _turn = opening.lock().await;
-                    match self.share(upstream, index, target) {
-                        Some(lease) => Ok(lease),
-                        None => self.open(upstream, index, target).await,
+                    if let Some(lease) = self.share(upstream, index, target, MAX_STREAMS) {
+                        return Ok(lease);
+                    }
+                    match self.slot(upstream, index) {
+                        Ok(slot) => self.open(upstream, index, target, slot).await,
+                        // Then the connections there are have to do.
+                        Err(full) => self.share(upstream, index, target, usize::MAX).ok_or(full),
                     }
                 });
                 tokio::time::timeout(timeout, opening).await
@@ -277,25 +315,91 @@ where
         .map_err(|_| ConnectError::Timeout(timeout))?
     }
 
+    /// A connection of the pool that is at rest.
+    async fn idle_lease(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+        target: &Arc<Target>,
+    ) -> Option<Lease<B>> {
+        let (addresses, _) = upstream.place(index)?;
+        while let Some(mut idle) = self.take_idle(target, addresses) {
+            if idle.is_ready().await {
+                let sender = Sender::Http1(idle.sender, idle.driver);
+                return Some(self.wrap(upstream, index, target, sender, idle.link, true));
+            }
+        }
+        None
+    }
+
+    /// A slot for a new connection.
+    fn slot(self: &Arc<Self>, upstream: &Upstream, index: usize) -> Result<Slot, ConnectError> {
+        let slots = upstream.slots(index).ok_or(ConnectError::NoEndpoint)?;
+        slots.take().ok_or(ConnectError::Full)
+    }
+
+    /// Waits for a connection to an endpoint that may have no more of them, for as
+    /// long as connecting may take.
+    async fn wait_at(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+    ) -> Result<Lease<B>, ConnectError> {
+        let target = upstream.target(index).ok_or(ConnectError::NoEndpoint)?;
+        let slots = upstream.slots(index).ok_or(ConnectError::NoEndpoint)?;
+        let _pending = upstream.wait().ok_or(ConnectError::Full)?;
+        let freed = Arc::clone(&self.places().entry(Arc::clone(target)).or_default().freed);
+        let waiting = async {
+            loop {
+                let mut back = pin!(freed.notified());
+                back.as_mut().enable();
+                let one = match target.protocol {
+                    HttpProtocol::Http1 => self.idle_lease(upstream, index, target).await,
+                    HttpProtocol::Http2 => self.share(upstream, index, target, usize::MAX),
+                };
+                if let Some(lease) = one {
+                    return Ok(lease);
+                }
+                tokio::select! {
+                    slot = slots.wait(target) => {
+                        let slot = slot.ok_or(ConnectError::Full)?;
+                        return self.open(upstream, index, target, slot).await;
+                    }
+                    () = back => {}
+                }
+            }
+        };
+        tokio::time::timeout(upstream.config().connect_timeout, waiting)
+            .await
+            .unwrap_or(Err(ConnectError::Full))
+    }
+
     /// A stream of an h2 connection that is there.
     fn share(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         index: usize,
         target: &Arc<Target>,
+        most: usize,
     ) -> Option<Lease<B>> {
+        let (addresses, _) = upstream.place(index)?;
         let mut places = self.places();
         let shared = &mut places.get_mut(target)?.shared;
-        shared.retain(Shared::is_usable);
+        shared.retain(|shared| {
+            shared.is_usable()
+                && (addresses.still_has(shared.link.address)
+                    || shared.streams.load(Ordering::Relaxed) > 0)
+        });
         let found = shared
             .iter_mut()
-            .find(|shared| shared.streams.load(Ordering::Relaxed) < MAX_STREAMS)?;
+            .filter(|shared| addresses.still_has(shared.link.address))
+            .find(|shared| shared.streams.load(Ordering::Relaxed) < most)?;
         found.last_used = Instant::now();
         let stream = Stream::begin(&found.streams);
         let sender = Sender::Http2(found.sender.clone(), stream);
-        let good_until = found.good_until;
+        let link = found.link.clone();
         drop(places);
-        Some(self.wrap(upstream, index, target, sender, good_until, true))
+        Some(self.wrap(upstream, index, target, sender, link, true))
     }
 
     async fn open(
@@ -303,30 +407,37 @@ where
         upstream: &Arc<Upstream>,
         index: usize,
         target: &Arc<Target>,
+        slot: Slot,
     ) -> Result<Lease<B>, ConnectError> {
         self.sweep();
-        let (opened, good_until) = connect(&target.endpoint, upstream.config()).await?;
-        let sender = match opened {
+        let (addresses, _) = upstream.place(index).ok_or(ConnectError::NoEndpoint)?;
+        let slots = upstream.slots(index).ok_or(ConnectError::NoEndpoint)?;
+        slots.register(Arc::downgrade(&(Arc::clone(self) as Arc<dyn Holder>)));
+        let connected = connect(addresses, upstream.config(), Some(slot)).await?;
+        let link = Link {
+            good_until: connected.good_until,
+            address: connected.address,
+            slots: Arc::clone(slots),
+        };
+        let sender = match connected.opened {
             Opened::Http1(sender, driver) => Sender::Http1(sender, driver),
             Opened::Http2(sender) => {
                 let streams = Arc::default();
                 let stream = Stream::begin(&streams);
                 let mut places = self.places();
-                places
-                    .entry(Arc::clone(target))
-                    .or_default()
-                    .shared
-                    .push(Shared {
-                        sender: sender.clone(),
-                        streams,
-                        last_used: Instant::now(),
-                        idle_timeout: upstream.config().idle_timeout,
-                        good_until,
-                    });
+                let place = places.entry(Arc::clone(target)).or_default();
+                place.shared.push(Shared {
+                    sender: sender.clone(),
+                    streams,
+                    last_used: Instant::now(),
+                    idle_timeout: upstream.config().idle_timeout,
+                    link: link.clone(),
+                });
+                place.freed.notify_waiters();
                 Sender::Http2(sender, stream)
             }
         };
-        Ok(self.wrap(upstream, index, target, sender, good_until, false))
+        Ok(self.wrap(upstream, index, target, sender, link, false))
     }
 
     fn wrap(
@@ -335,7 +446,7 @@ where
         index: usize,
         target: &Arc<Target>,
         sender: Sender<B>,
-        good_until: Option<i64>,
+        link: Link,
         reused: bool,
     ) -> Lease<B> {
         Lease {
@@ -343,7 +454,7 @@ where
             target: Arc::clone(target),
             index,
             idle_timeout: upstream.config().idle_timeout,
-            good_until,
+            link,
             reused,
             shard: Arc::clone(self),
             _in_progress: upstream.begin(index),
@@ -417,7 +528,15 @@ impl<B> Lease<B> {
             Sender::Http1(..) | Sender::Http2(..) => return,
         };
         let mut places = self.shard.places();
-        let idle = &mut places.entry(self.target).or_default().idle;
+        let place = places.entry(self.target).or_default();
+        if self.link.slots.are_wanted() {
+            // Somebody of another worker waits: closing it makes room for a new one.
+            if Arc::strong_count(&place.freed) == 1 {
+                return;
+            }
+            place.freed.notify_one();
+        }
+        let idle = &mut place.idle;
         if let Some(first) = idle.first()
             && (idle.len() >= MAX_IDLE || first.since.elapsed() >= self.idle_timeout)
         {
@@ -428,7 +547,7 @@ impl<B> Lease<B> {
             driver,
             since: Instant::now(),
             idle_timeout: self.idle_timeout,
-            good_until: self.good_until,
+            link: self.link,
         });
     }
 

@@ -2,6 +2,7 @@
 
 mod balance;
 mod foreign;
+mod health;
 mod http2;
 mod retries;
 mod tls;

@@ -82,6 +82,8 @@ pub struct Service {
 #[derive(Debug, Default)]
 struct Shared {
     connections: AtomicUsize,
+    open: AtomicUsize,
+    most_open: AtomicUsize,
     requests: AtomicUsize,
     go: tokio::sync::Notify,
 }
@@ -138,6 +140,12 @@ impl Service {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
+    /// How many connections it has served at once.
+    #[must_use]
+    pub fn most_connections(&self) -> usize {
+        self.shared.most_open.load(Ordering::SeqCst)
+    }
+
     /// How many requests it has received.
     #[must_use]
     pub fn requests(&self) -> usize {
@@ -181,6 +189,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     shared.connections.fetch_add(1, Ordering::Relaxed);
+    let open = shared.open.fetch_add(1, Ordering::SeqCst) + 1;
+    shared.most_open.fetch_max(open, Ordering::SeqCst);
+    let state = Arc::clone(&shared);
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         async move { respond(request, client, &shared).await }
@@ -198,6 +209,7 @@ where
                 .await
         }
     };
+    state.open.fetch_sub(1, Ordering::SeqCst);
 }
 
 async fn respond(

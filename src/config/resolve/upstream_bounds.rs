@@ -17,6 +17,7 @@ pub(super) fn set(
         (&section.connect_timeout, &mut config.connect_timeout),
         (&section.first_byte_timeout, &mut config.first_byte_timeout),
         (&section.idle_timeout, &mut config.idle_timeout),
+        (&section.dns_refresh, &mut config.dns_refresh),
         (
             &section.tunnel_idle_timeout,
             &mut config.tunnel_idle_timeout,
@@ -29,9 +30,16 @@ pub(super) fn set(
         limits::set_time(&section.total_timeout, &mut time, context);
         config.total_timeout = Some(time);
     }
-    if let Some(most) = section.max_requests.value() {
-        config.max_requests = usize::try_from(*most).unwrap_or(usize::MAX);
+    for (field, most) in [
+        (&section.max_connections, &mut config.max_connections),
+        (&section.max_pending, &mut config.max_pending),
+        (&section.max_requests, &mut config.max_requests),
+    ] {
+        if let Some(said) = field.value() {
+            *most = usize::try_from(*said).unwrap_or(usize::MAX);
+        }
     }
+    config.health_check = section.health_check.value().cloned();
     if let Some(retries) = section.retries.value() {
         config.retries = retries.0;
     }

@@ -97,8 +97,17 @@ fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<
             ),
         );
     }
-    (section.name.at().is_some() && !config.endpoints.is_empty())
-        .then(|| Arc::new(Upstream::new(config)))
+    (section.name.at().is_some() && !config.endpoints.is_empty()).then(|| {
+        let mut earlier = context
+            .previous
+            .iter()
+            .flat_map(|previous| &previous.upstreams);
+        let earlier = earlier.find(|earlier| earlier.name() == config.name);
+        Arc::new(Upstream::following(
+            config,
+            earlier.map(|earlier| &**earlier),
+        ))
+    })
 }
 
 /// How the service is told the caller's certificate.

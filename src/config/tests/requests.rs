@@ -61,6 +61,36 @@ fn what_is_about_one_request_needs_assertions_about_it() {
 }
 
 #[test]
+fn health_checks_are_read_strictly() {
+    let place = Place::new();
+    let line = |table: &str| format!("health_check = {table}");
+    let loaded = place.good(&plus(UPSTREAM, &line("{ path = \"/\" }")));
+    let check = loaded.snapshot.upstreams[0]
+        .config()
+        .health_check
+        .clone()
+        .unwrap();
+    assert_eq!((check.healthy, check.unhealthy), (2, 3));
+    assert_eq!(check.interval, Duration::from_secs(5));
+    for (table, part) in [
+        ("{ interval = \"1s\" }", "has no `path`"),
+        ("{ path = \"healthz\" }", "not a path"),
+        ("{ path = \"/a b\" }", "not a path"),
+        ("{ path = \"/\", interval = \"1ms\" }", "out of bounds"),
+        ("{ path = \"/\", status = [100] }", "not the status"),
+        ("{ path = \"/\", status = [] }", "empty"),
+        ("{ path = \"/\", healthy = 0 }", "out of range"),
+        (
+            "{ path = \"/\", intervall = \"1s\" }",
+            "did you mean `interval`",
+        ),
+        ("\"/healthz\"", "must be"),
+    ] {
+        place.refuses(&plus(UPSTREAM, &line(table)), "health_check = ", &[part]);
+    }
+}
+
+#[test]
 fn a_chain_is_never_sent_without_its_leaf() {
     let place = Place::new();
     let line = "certificate_headers = [\"client-cert-chain\"]";

@@ -1,0 +1,46 @@
+//! Keeps health checks running for the endpoints of the newest snapshot.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::snapshot::Snapshot;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::active_health;
+
+/// Checks for ever. With every new snapshot checks begin anew:
+/// what was found is kept with the endpoints that stay, and nothing is left of those
+/// that are gone.
+pub(super) async fn run(
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    mut changes: watch::Receiver<u64>,
+    metrics: Arc<Metrics>,
+) {
+    loop {
+        changes.mark_unchanged();
+        let current = snapshot.load_full();
+        let mut checks = JoinSet::new();
+        for upstream in &current.upstreams {
+            if upstream.config().health_check.is_some() {
+                for index in 0..upstream.config().endpoints.len() {
+                    let check =
+                        active_health::check(Arc::clone(upstream), index, Arc::clone(&metrics));
+                    checks.spawn(check);
+                }
+            }
+        }
+        let generation = current.generation;
+        drop(current);
+        // The deny list's changes are told here too.
+        while snapshot.load().generation == generation {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+        // They end at once, whatever they wait for; what they say of endpoints has to
+        // be gone before others say it.
+        checks.shutdown().await;
+    }
+}

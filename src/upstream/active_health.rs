@@ -1,0 +1,185 @@
+//! Active health checks: each endpoint is asked every now and then whether it is
+//! well, whether or not requests come.
+//!
+//! They run beside the workers, on the control plane's runtime. A check opens a
+//! connection of its own, with the upstream's TLS and protocol.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HOST, USER_AGENT};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Request, StatusCode, Uri, Version};
+use http_body_util::Empty;
+
+use super::connect::{ConnectError, Opened, connect};
+use super::{HttpProtocol, Upstream};
+use crate::telemetry::metrics::Metrics;
+
+/// How an upstream's endpoints are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked for, with GET.
+    pub path: PathAndQuery,
+    /// How long from one check to the next.
+    pub interval: Duration,
+    /// How long an answer may take, connecting included.
+    pub timeout: Duration,
+    /// The statuses that say "well".
+    pub statuses: Vec<StatusCode>,
+    /// So many good answers in a row bring an endpoint back.
+    pub healthy: u32,
+    /// So many failures in a row take it out.
+    pub unhealthy: u32,
+}
+
+/// Why a check failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Connect(#[from] ConnectError),
+    #[error("no answer: {0}")]
+    NoAnswer(#[from] hyper::Error),
+    #[error("the check cannot be sent: {0}")]
+    Request(#[from] http::Error),
+    #[error("status {}", .0.as_u16())]
+    Status(StatusCode),
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+}
+
+/// Checks one endpoint of an upstream for as long as it is polled.
+pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>) {
+    let Some(check) = upstream.config().health_check.clone() else {
+        return;
+    };
+    let Some(endpoint) = upstream.config().endpoints.get(index).cloned() else {
+        return;
+    };
+    let gauge = metrics.endpoint(upstream.name(), &endpoint.to_string());
+    let mut streak = Streak::default();
+    let mut ticks = tokio::time::interval(check.interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let asked = tokio::time::timeout(check.timeout, ask(&upstream, index, &check)).await;
+        let outcome = asked.unwrap_or(Err(Failure::Late(check.timeout)));
+        if let Some(well) = streak.count(outcome.is_ok(), &check) {
+            let was_well = upstream.is_well(index);
+            upstream.found(index, well);
+            if was_well != well {
+                let name = upstream.name();
+                match &outcome {
+                    Ok(()) => tracing::info!(upstream = name, %endpoint, "the endpoint is well"),
+                    Err(failure) => {
+                        tracing::warn!(upstream = name, %endpoint, %failure, "the endpoint is not well");
+                    }
+                }
+            }
+        }
+        gauge.set(upstream.is_well(index));
+    }
+}
+
+/// Outcomes in a row.
+#[derive(Debug, Default)]
+struct Streak {
+    good: u32,
+    bad: u32,
+    /// Nothing was decided yet: the very first outcome decides.
+    decided: bool,
+}
+
+impl Streak {
+    /// What is known now, where the outcome decides it.
+    fn count(&mut self, well: bool, check: &HealthCheck) -> Option<bool> {
+        let (same, other, enough) = if well {
+            (&mut self.good, &mut self.bad, check.healthy)
+        } else {
+            (&mut self.bad, &mut self.good, check.unhealthy)
+        };
+        *same = same.saturating_add(1);
+        *other = 0;
+        let decides = *same >= enough || !self.decided;
+        self.decided = true;
+        decides.then_some(well)
+    }
+}
+
+async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(), Failure> {
+    let config = upstream.config();
+    let (addresses, endpoint) = upstream.place(index).ok_or(ConnectError::NoEndpoint)?;
+    let connected = connect::<Empty<Bytes>>(addresses, config, None).await?;
+    let authority = match &config.host {
+        Some(host) => host.clone(),
+        None => endpoint.to_string(),
+    };
+    let mut request = Request::new(Empty::new());
+    request
+        .headers_mut()
+        .insert(USER_AGENT, HeaderValue::from_static("countersign"));
+    let response = match connected.opened {
+        Opened::Http1(mut sender, mut driver) => {
+            driver.detach();
+            let host = HeaderValue::from_str(&authority).map_err(http::Error::from)?;
+            request.headers_mut().insert(HOST, host);
+            *request.uri_mut() = Uri::from(check.path.clone());
+            let response = sender.send_request(request).await;
+            driver.close();
+            response?
+        }
+        Opened::Http2(mut sender) => {
+            let scheme = match config.protocol {
+                HttpProtocol::Http2 if config.tls.is_some() => Scheme::HTTPS,
+                _ => Scheme::HTTP,
+            };
+            *request.version_mut() = Version::HTTP_2;
+            *request.uri_mut() = Uri::builder()
+                .scheme(scheme)
+                .authority(authority)
+                .path_and_query(check.path.clone())
+                .build()?;
+            sender.send_request(request).await?
+        }
+    };
+    if check.statuses.contains(&response.status()) {
+        Ok(())
+    } else {
+        Err(Failure::Status(response.status()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_outcome_decides_and_then_only_streaks_do() {
+        let check = HealthCheck {
+            path: PathAndQuery::from_static("/"),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            statuses: vec![StatusCode::OK],
+            healthy: 2,
+            unhealthy: 3,
+        };
+        let mut streak = Streak::default();
+        let outcomes = [
+            (false, Some(false)),
+            (true, None),
+            (false, None),
+            (true, None),
+            (true, Some(true)),
+            (false, None),
+            (false, None),
+            (true, None),
+            (false, None),
+            (false, None),
+            (false, Some(false)),
+        ];
+        for (number, (outcome, decision)) in outcomes.into_iter().enumerate() {
+            assert_eq!(streak.count(outcome, &check), decision, "{number}");
+        }
+    }
+}
