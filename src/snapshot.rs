@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::assertion::AssertionSigner;
 use crate::authn::api_key::ApiKeys;
 use crate::authn::remote_lists::{ListSource, RemoteLists};
@@ -42,6 +44,8 @@ pub struct Snapshot {
     pub api_keys: Arc<ApiKeys>,
     /// Bounds on everything.
     pub limits: Limits,
+    /// Peers whose connections begin with a PROXY header.
+    pub balancers: Vec<IpNet>,
     /// Our certificate on the public listener, where that speaks TLS.
     pub public_credentials: Option<Credentials>,
     /// Verified chains; shared with the snapshots before and after.

@@ -113,6 +113,7 @@ sections! {
         private_key: String = Optional,
         client_certificate: ClientCertificate = Optional,
         trust_domains: Several<String> = Optional,
+        proxy_protocol: Several<IpNet> = Optional,
     }
 
     "[[server_name]]"

@@ -227,6 +227,7 @@ certificate = "certs/issued/gateway.pem"
 private_key = "certs/issued/gateway.key"
 client_certificate = "optional"
 trust_domains = ["example.org"]
+proxy_protocol = ["10.0.0.0/8", "192.0.2.1"]
 [[server_name]]
 names = ["gateway.example.org"]
 certificate = "certs/issued/gateway.pem"

@@ -28,6 +28,7 @@ use super::guarded_io::{GuardState, GuardedIo};
 use super::handler;
 use super::lifetime::{Ending, Lifetime};
 use super::listener::{ConnectionGuard, Worker};
+use super::proxy_protocol;
 use super::refused_handshake::{HandshakeError, Refused};
 use super::socket::CallerSocket;
 use super::upgrade::{self, Tunnel};
@@ -291,13 +292,24 @@ type Shaken = (
 
 async fn shake_hands(
     snapshot: &Snapshot,
-    stream: TcpStream,
+    mut stream: TcpStream,
     facts: &mut ConnectionFacts,
 ) -> Result<Shaken, HandshakeError> {
+    let balancer = facts.peer.ip().to_canonical();
+    let has_header = snapshot.balancers.iter().any(|net| net.contains(&balancer));
+    if has_header {
+        let named = proxy_protocol::read(&mut stream).await;
+        if let Some(caller) = named.map_err(HandshakeError::proxy_header)? {
+            facts.proxy = Some(std::mem::replace(&mut facts.peer, caller));
+        }
+    }
     let socket = CallerSocket::new(stream, snapshot.limits.body_timeout);
     match socket.peek().await {
         Ok(Some(first)) if first.is_ascii_uppercase() => {
             return Err(HandshakeError::plain_http(socket));
+        }
+        Ok(Some(proxy_protocol::FIRST_OCTET)) => {
+            return Err(HandshakeError::unexpected_header(has_header));
         }
         Ok(Some(_)) => {}
         Ok(None) | Err(_) => return Err(HandshakeError::gone()),

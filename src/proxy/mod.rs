@@ -20,6 +20,7 @@ pub mod held;
 mod lifetime;
 pub mod listener;
 mod outgoing;
+mod proxy_protocol;
 mod quiet;
 mod refused_handshake;
 mod resource;

@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::CLOSE_PATIENCE;
 use super::listener::Worker;
+use super::proxy_protocol::HeaderError;
 use super::socket::CallerSocket;
 use crate::clock;
 use crate::identity::text::printable;
@@ -61,6 +62,26 @@ impl HandshakeError {
             reason: None,
             ..Self::new(ReasonCode::MalformedRequest, "the peer closed at once")
         }
+    }
+
+    /// A load balancer did not say properly whose connection it passes on.
+    pub(super) fn proxy_header(error: HeaderError) -> Self {
+        match error {
+            HeaderError::Gone => Self::gone(),
+            error => Self::new(ReasonCode::MalformedRequest, error.to_string()),
+        }
+    }
+
+    /// Something like a PROXY header stands where TLS should begin.
+    pub(super) fn unexpected_header(has_header: bool) -> Self {
+        Self::new(
+            ReasonCode::MalformedRequest,
+            if has_header {
+                "a second PROXY header was sent, or something like it, instead of TLS"
+            } else {
+                "a PROXY header was sent, or something like it, by a peer that is not listed in [listener] proxy_protocol"
+            },
+        )
     }
 
     pub(super) fn timeout(limit: Duration) -> Self {
@@ -199,6 +220,7 @@ impl HandshakeError {
             decision: "refused",
             connection_id: &facts.connection_id,
             peer: facts.peer.to_string(),
+            proxy: facts.proxy.map(|proxy| proxy.to_string()),
             sni: facts.sni.as_deref().map(str::to_owned),
             reason: reason.as_str(),
             detail: printable(&self.detail),

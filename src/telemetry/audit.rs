@@ -340,6 +340,9 @@ pub struct HandshakeFailure<'a> {
     pub connection_id: &'a str,
     /// Address and port of the peer.
     pub peer: String,
+    /// The load balancer that named the peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
     /// The TLS server name asked for.
     pub sni: Option<String>,
     /// Why.

@@ -22,6 +22,8 @@ pub struct ConnectionFacts {
     pub connection_id: Arc<str>,
     /// Address and port of the peer.
     pub peer: SocketAddr,
+    /// The load balancer that named the peer.
+    pub proxy: Option<SocketAddr>,
     /// The TLS server name asked for, printable.
     pub sni: Option<Arc<str>>,
     /// Whether its TLS session was resumed.
@@ -36,6 +38,7 @@ impl ConnectionFacts {
         Self {
             connection_id,
             peer,
+            proxy: None,
             sni: None,
             resumed: false,
             json: OnceLock::new(),
@@ -47,7 +50,11 @@ impl ConnectionFacts {
         self.json.get_or_init(|| {
             let mut json = String::from("\"connection_id\":");
             push_json(&mut json, &self.connection_id);
-            let _ = write!(json, ",\"peer\":\"{}\",\"sni\":", self.peer);
+            let _ = write!(json, ",\"peer\":\"{}\"", self.peer);
+            if let Some(proxy) = self.proxy {
+                let _ = write!(json, ",\"proxy\":\"{proxy}\"");
+            }
+            json.push_str(",\"sni\":");
             match &self.sni {
                 Some(sni) => push_json(&mut json, sni),
                 None => json.push_str("null"),
@@ -399,6 +406,8 @@ pub struct ConnectionCut<'a> {
     decision: &'static str,
     connection_id: &'a str,
     peer: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<SocketAddr>,
     sni: Option<&'a str>,
     #[serde(flatten)]
     caller: AuditCaller,
@@ -421,6 +430,7 @@ impl<'a> ConnectionCut<'a> {
             decision: "cut",
             connection_id: &facts.connection_id,
             peer: facts.peer,
+            proxy: facts.proxy,
             sni: facts.sni.as_deref(),
             caller: identity.map(audit_caller).unwrap_or_default(),
             reason,

@@ -20,6 +20,7 @@ mod lists;
 mod names;
 mod paths;
 mod problems;
+mod proxy_protocol;
 mod public;
 mod resumption;
 mod revocation;

@@ -15,7 +15,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -129,6 +129,7 @@ pub struct Client {
     versions: Vec<TlsVersion>,
     protocol: Option<Protocol>,
     sessions: Option<Arc<Resuming>>,
+    preface: Vec<u8>,
 }
 
 /// What resuming connections share. rustls resumes only with the very
@@ -152,7 +153,15 @@ impl Client {
             versions: vec![TlsVersion::V13],
             protocol: Some(Protocol::Http1),
             sessions: None,
+            preface: Vec::new(),
         }
+    }
+
+    /// Sends these octets before TLS begins.
+    #[must_use]
+    pub fn preface(mut self, octets: &[u8]) -> Self {
+        self.preface = octets.to_vec();
+        self
     }
 
     /// Presents a certificate.
@@ -286,8 +295,9 @@ impl Client {
         let name = self.server_name.as_deref().unwrap_or("unnamed.invalid");
         let name = ServerName::try_from(name.to_owned()).expect("a server name");
         let work = async {
-            let stream = TcpStream::connect(self.address).await?;
+            let mut stream = TcpStream::connect(self.address).await?;
             stream.set_nodelay(true)?;
+            stream.write_all(&self.preface).await?;
             TlsConnector::from(self.config())
                 .connect(name, stream)
                 .await

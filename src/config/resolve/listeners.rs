@@ -4,6 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::Context;
 use super::credentials::{covers, credentials, default_credentials};
 use super::trust::Domain;
@@ -23,6 +25,7 @@ pub(super) struct ListenerParts {
     pub(super) address: Option<SocketAddr>,
     pub(super) credentials: Option<Credentials>,
     pub(super) names: Option<ServerNames>,
+    pub(super) balancers: Vec<IpNet>,
 }
 
 /// Builds the entries of the listener.
@@ -41,6 +44,7 @@ pub(super) fn listener(
     let mut parts = ListenerParts::default();
     if let Some(section) = &document.listener {
         parts.address = section.address.value().copied();
+        parts.balancers = section.proxy_protocol.values();
         parts.credentials = default_credentials(section, document, context);
         let trust = client_trust(&section.trust_domains, domains, context);
         if let (Some(credentials), Some(trust)) = (&parts.credentials, trust) {

@@ -208,6 +208,7 @@ pub(super) fn resolve(
             limiter: limiter?,
             api_keys: credentials.api_keys?,
             limits,
+            balancers: listener.balancers,
             public_credentials,
             paths: context.paths,
             tickets: context.tickets,

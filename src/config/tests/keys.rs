@@ -23,7 +23,7 @@ fn unknown_keys_and_sections_are_refused_with_a_suggestion() {
             "forward_tokens = true",
             "did you mean `forward_token`?",
         ),
-        (LISTENER, "proxy_protocol = []", "[listener] knows: "),
+        (LISTENER, "backlog = 1", "[listener] knows: "),
     ] {
         let key = line.split(' ').next().unwrap();
         let text = plus(section, line);

@@ -91,6 +91,20 @@ fn health_checks_are_read_strictly() {
 }
 
 #[test]
+fn balancers_are_networks_or_addresses() {
+    let place = Place::new();
+    let line = "proxy_protocol = [\"10.0.0.0/8\", \"::1\", \"192.0.2.0/24\"]";
+    let balancers = place.good(&plus(LISTENER, line)).snapshot.balancers;
+    assert_eq!(balancers.len(), 3);
+    for (line, part) in [
+        ("proxy_protocol = [\"balancer\"]", "a network"),
+        ("proxy_protocol = []", "empty"),
+    ] {
+        place.refuses(&plus(LISTENER, line), line, &[part]);
+    }
+}
+
+#[test]
 fn a_chain_is_never_sent_without_its_leaf() {
     let place = Place::new();
     let line = "certificate_headers = [\"client-cert-chain\"]";
