@@ -1,22 +1,20 @@
 //! One caller's connection: handshake, then HTTP/1.1 or h2 until it ends.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::{Request, StatusCode};
+use http::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::HandshakeKind;
 use rustls::server::Acceptor;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -24,14 +22,13 @@ use tokio_rustls::server::TlsStream;
 use super::active::ActiveRequests;
 use super::caller_assertions::CallerAssertions;
 use super::forwarded::Told;
-use super::guarded_io::{GuardState, GuardedIo};
-use super::handler;
 use super::lifetime::{Ending, Lifetime};
 use super::listener::{ConnectionGuard, Worker};
 use super::proxy_protocol;
 use super::refused_handshake::{HandshakeError, Refused};
 use super::socket::CallerSocket;
-use super::upgrade::{self, Tunnel};
+use super::upgrade::Tunnel;
+use super::{handler, http1};
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
 use crate::identity::caller::normalized_dns;
@@ -76,7 +73,7 @@ impl Connection {
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tunnel));
     }
 
-    fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+    pub(crate) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
         self.tunnel
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -276,7 +273,7 @@ pub(crate) async fn serve(
     let ended = if is_h2 {
         Box::pin(serve_h2(connection, &limits, stream, lifetime)).await
     } else {
-        Box::pin(serve_h1(connection, &limits, stream, lifetime)).await
+        Box::pin(http1::serve(connection, &limits, stream, lifetime)).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, %peer, "the connection ended with an error");
@@ -350,69 +347,6 @@ async fn shake_hands(
         }
         Err((error, socket)) => Err(HandshakeError::refused(&error, notes, socket)),
     }
-}
-
-async fn serve_h1(
-    connection: Arc<Connection>,
-    limits: &Limits,
-    stream: TlsStream<CallerSocket>,
-    mut lifetime: Lifetime,
-) -> Result<(), hyper::Error> {
-    let state = Arc::new(GuardState::default());
-    let io = GuardedIo::new(
-        stream,
-        limits.header_bytes,
-        limits.header_timeout,
-        Arc::clone(&state),
-    );
-    let position = AtomicU64::new(0);
-    let serving = Arc::clone(&connection);
-    let guard_state = Arc::clone(&state);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let violation = guard_state.violation_of(position.fetch_add(1, Ordering::Relaxed));
-        let connection = Arc::clone(&serving);
-        // Boxed, so that an idle connection does not hold room for a request.
-        let guard_state = Arc::clone(&guard_state);
-        Box::pin(async move {
-            let response = handler::handle(connection, request, violation).await;
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                guard_state.switch();
-            }
-            Ok::<_, io::Error>(response)
-        })
-    });
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        // Ends idle connections; an unfinished head is the guard's to answer.
-        .header_read_timeout(limits.header_timeout + Duration::from_secs(1))
-        .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
-    let mut http = builder.serve_connection(TokioIo::new(io), service);
-    let ended = loop {
-        let ending = tokio::select! {
-            ended = poll_fn(|context| http.poll_without_shutdown(context)) => break ended,
-            ending = lifetime.ending(&connection) => ending,
-        };
-        match ending {
-            Ending::Drain => Pin::new(&mut http).graceful_shutdown(),
-            Ending::Cut(denial) => {
-                // What is in progress ends here, without a final chunk.
-                connection.cut(denial);
-                return Ok(());
-            }
-        }
-    };
-    let parts = http.into_parts();
-    let guarded = parts.io.into_inner();
-    if let Some(tunnel) = connection.take_tunnel() {
-        let early = !guarded.is_between_requests() || !parts.read_buf.is_empty();
-        upgrade::serve(&connection, tunnel, guarded.into_inner(), early, lifetime).await;
-        return Ok(());
-    }
-    let mut stream = guarded.into_inner();
-    let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
-    stream.into_inner().0.linger().await;
-    ended
 }
 
 async fn serve_h2(

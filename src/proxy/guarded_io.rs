@@ -28,6 +28,10 @@ const REPLACEMENT: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnecti
 pub(crate) struct GuardState {
     refused: OnceLock<(u64, Violation)>,
     switching: AtomicBool,
+    /// Whether the last read found nothing, between two requests.
+    waiting: AtomicBool,
+    /// Whether something was written that is not flushed.
+    unflushed: AtomicBool,
 }
 
 impl GuardState {
@@ -47,6 +51,11 @@ impl GuardState {
 
     fn is_switching(&self) -> bool {
         self.switching.load(Ordering::Relaxed)
+    }
+
+    /// Whether neither side has anything under way as far as octets tell.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) && !self.unflushed.load(Ordering::Relaxed)
     }
 
     /// Whether any request of the connection was refused.
@@ -106,6 +115,10 @@ impl<S> GuardedIo<S> {
             && !self.machine.is_inside_head()
             && self.queued.is_empty()
             && !self.state.has_violation()
+    }
+
+    pub(crate) const fn inner(&self) -> &S {
+        &self.inner
     }
 
     pub(crate) fn into_inner(self) -> S {
@@ -176,6 +189,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedIo<S> {
         if buffer.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
+        this.state.waiting.store(false, Ordering::Relaxed);
         loop {
             if !this.queued.is_empty() {
                 this.deliver(buffer);
@@ -203,6 +217,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedIo<S> {
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
                 Poll::Pending => {
                     let Some(deadline) = &mut this.deadline else {
+                        let between = this.is_between_requests();
+                        this.state.waiting.store(between, Ordering::Relaxed);
                         return Poll::Pending;
                     };
                     ready!(deadline.as_mut().poll(context));
@@ -222,11 +238,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.state.unflushed.store(true, Ordering::Relaxed);
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        if flushed.is_ready() {
+            self.state.unflushed.store(false, Ordering::Relaxed);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -238,6 +259,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.state.unflushed.store(true, Ordering::Relaxed);
         Pin::new(&mut self.inner).poll_write_vectored(context, slices)
     }
 

@@ -17,6 +17,7 @@ mod guarded_io;
 mod handler;
 pub mod headers;
 pub mod held;
+mod http1;
 mod lifetime;
 pub mod listener;
 mod outgoing;

@@ -78,6 +78,11 @@ impl CallerSocket {
         let _ = tokio::time::timeout(LINGER, drain).await;
     }
 
+    /// Waits until the peer has sent something, or nothing more will come.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.stream.readable().await
+    }
+
     /// The first byte the peer sent, without taking it.
     pub(crate) async fn peek(&self) -> io::Result<Option<u8>> {
         let mut first = [0_u8; 1];

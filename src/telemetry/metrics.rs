@@ -30,6 +30,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics {
     registry: Registry,
     connections_open: Gauge,
+    connections_resting: Gauge,
     connections: Counter,
     connections_cut: PerReason<CutLabels>,
     cuts: CutLog,
@@ -139,6 +140,11 @@ impl Metrics {
             "Connections of callers that are open now"
         );
         let connections = counted!("connections", "Connections of callers that were accepted");
+        let connections_resting = registered(
+            &mut registry,
+            "connections_resting",
+            "HTTP/1.1 connections on which nothing goes on, which hold no buffers",
+        );
         let connections_cut: Family<CutLabels, Counter> = counted!(
             "connections_cut",
             "Connections that were cut off because what admitted them no longer held"
@@ -163,6 +169,7 @@ impl Metrics {
             list_fetches,
             reloads,
             connections_open,
+            connections_resting,
             connections,
             connections_cut: PerReason::new(&connections_cut, CutLabels::of),
             cuts: CutLog::new(),
@@ -205,6 +212,18 @@ impl Metrics {
     #[must_use]
     pub fn cuts(&self) -> Cuts {
         self.cuts.read()
+    }
+
+    /// A connection waits without buffers until the value is dropped.
+    pub fn connection_rests(&self) -> impl Drop + use<> {
+        struct Resting(Gauge);
+        impl Drop for Resting {
+            fn drop(&mut self) {
+                self.0.dec();
+            }
+        }
+        self.connections_resting.inc();
+        Resting(self.connections_resting.clone())
     }
 
     /// A connection ended by a fault of ours.

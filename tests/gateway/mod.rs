@@ -22,6 +22,7 @@ mod paths;
 mod problems;
 mod proxy_protocol;
 mod public;
+mod resting;
 mod resumption;
 mod revocation;
 mod rewrite;

@@ -1,0 +1,205 @@
+//! HTTP/1.1 on one caller's connection, by hyper over the framing guard.
+//!
+//! hyper keeps buffers of 16 KiB for a connection for as long as it serves it. A
+//! connection on which nothing has happened for a moment is taken out of its hands
+//! and waits without them; with the next octet it is served again.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio_rustls::server::TlsStream;
+
+use super::connection::{CLOSE_PATIENCE, Connection};
+use super::guarded_io::{GuardState, GuardedIo};
+use super::lifetime::{Ending, Lifetime};
+use super::quiet::Quiet;
+use super::socket::CallerSocket;
+use super::{handler, upgrade};
+use crate::snapshot::Limits;
+
+/// Nothing has happened on a connection for at least this long when it is laid to
+/// rest, and for less than twice as long.
+const REST: Duration = Duration::from_millis(500);
+
+type Io = GuardedIo<TlsStream<CallerSocket>>;
+
+/// What goes on on a connection, whoever serves it at the moment.
+struct Activity {
+    guard: Arc<GuardState>,
+    /// Requests that have begun; the position of the next one.
+    begun: AtomicU64,
+    /// Handlers at work.
+    running: AtomicUsize,
+}
+
+/// A handler at work, until it is dropped.
+struct Running(Arc<Activity>);
+
+impl Running {
+    fn begin(activity: &Arc<Activity>) -> Self {
+        activity.running.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Activity {
+    /// Resolves when nothing has begun for a while and nothing is under way.
+    async fn rests(&self, connection: &Connection) {
+        loop {
+            let begun = self.begun.load(Ordering::Relaxed);
+            tokio::time::sleep(REST).await;
+            if begun == self.begun.load(Ordering::Relaxed)
+                && self.running.load(Ordering::Relaxed) == 0
+                && connection.active_requests().is_empty()
+                && self.guard.is_resting()
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// How serving stopped.
+enum Stopped {
+    /// For good; the octets that were read and belong to no request.
+    Ended(Result<(), hyper::Error>, Io, bool),
+    /// For lack of anything to do.
+    Resting(Io),
+    /// The identity no longer holds.
+    Cut,
+}
+
+/// Serves requests until the connection ends.
+pub(super) async fn serve(
+    connection: Arc<Connection>,
+    limits: &Limits,
+    stream: TlsStream<CallerSocket>,
+    mut lifetime: Lifetime,
+) -> Result<(), hyper::Error> {
+    let activity = Arc::new(Activity {
+        guard: Arc::default(),
+        begun: AtomicU64::new(0),
+        running: AtomicUsize::new(0),
+    });
+    let mut io = GuardedIo::new(
+        stream,
+        limits.header_bytes,
+        limits.header_timeout,
+        Arc::clone(&activity.guard),
+    );
+    let (ended, io, early) = loop {
+        // Boxed, so that a connection at rest has no room for it.
+        let serving = Box::pin(serve_busy(
+            &connection,
+            &activity,
+            limits,
+            io,
+            &mut lifetime,
+        ));
+        match serving.await {
+            Stopped::Cut => return Ok(()),
+            Stopped::Ended(ended, io, early) => break (ended, io, early),
+            Stopped::Resting(resting) => io = resting,
+        }
+        let _resting = connection.worker().shared().metrics.connection_rests();
+        // The peer's silence has lasted for a while already; a little more does no harm.
+        let waiting =
+            tokio::time::timeout(limits.header_timeout, io.inner().get_ref().0.readable());
+        tokio::select! {
+            waited = waiting => if waited.is_err() {
+                break (Ok(()), io, false);
+            },
+            ending = lifetime.ending(&connection) => match ending {
+                Ending::Drain => break (Ok(()), io, false),
+                Ending::Cut(denial) => {
+                    connection.cut(denial);
+                    return Ok(());
+                }
+            },
+        }
+    };
+    if let Some(tunnel) = connection.take_tunnel() {
+        upgrade::serve(&connection, tunnel, io.into_inner(), early, lifetime).await;
+        return Ok(());
+    }
+    let mut stream = io.into_inner();
+    let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
+    stream.into_inner().0.linger().await;
+    ended
+}
+
+/// Serves requests until there is nothing to do.
+async fn serve_busy(
+    connection: &Arc<Connection>,
+    activity: &Arc<Activity>,
+    limits: &Limits,
+    io: Io,
+    lifetime: &mut Lifetime,
+) -> Stopped {
+    let service = service_fn(|request: Request<Incoming>| {
+        let position = activity.begun.fetch_add(1, Ordering::Relaxed);
+        let violation = activity.guard.violation_of(position);
+        let connection = Arc::clone(connection);
+        let running = Running::begin(activity);
+        // Boxed, so that an idle connection does not hold room for a request.
+        Box::pin(async move {
+            let response = handler::handle(connection, request, violation).await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                running.0.guard.switch();
+            }
+            Ok::<_, io::Error>(response)
+        })
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        // Unfinished heads are the guard's to answer, idle connections come to rest.
+        .header_read_timeout(None)
+        .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
+    let mut http = builder.serve_connection(TokioIo::new(io), service);
+    let mut rests = pin!(activity.rests(connection));
+    let mut rests = Quiet::new(rests.as_mut());
+    let mut draining = false;
+    let ended = loop {
+        let ending = tokio::select! {
+            ended = poll_fn(|context| http.poll_without_shutdown(context)) => break Some(ended),
+            ending = lifetime.ending(connection) => ending,
+            () = &mut rests, if !draining => break None,
+        };
+        match ending {
+            Ending::Drain => {
+                draining = true;
+                Pin::new(&mut http).graceful_shutdown();
+            }
+            Ending::Cut(denial) => {
+                // What is in progress ends here, without a final chunk.
+                connection.cut(denial);
+                return Stopped::Cut;
+            }
+        }
+    };
+    let parts = http.into_parts();
+    let io = parts.io.into_inner();
+    match ended {
+        Some(ended) => {
+            let early = !io.is_between_requests() || !parts.read_buf.is_empty();
+            Stopped::Ended(ended, io, early)
+        }
+        None => Stopped::Resting(io),
+    }
+}
