@@ -32,7 +32,7 @@ def gateway(binary):
     """The gateway to measure: the one named, or one built for it."""
     if binary:
         return pathlib.Path(binary).resolve()
-    return build("--profile", "dist", "--no-default-features", "--features", "aws-lc-rs",
+    return build("--profile", "dist", "--no-default-features", "--features", "aws-lc-rs,mimalloc",
                  "--bin", "countersign") / "dist/countersign"
 
 
