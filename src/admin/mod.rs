@@ -15,6 +15,7 @@ mod reload;
 mod revocation;
 pub mod server;
 mod socket;
+mod tokens;
 
 pub use denials::Denial;
 pub use operations::{Operations, operations_router};
@@ -27,3 +28,4 @@ pub use server::{
     ListenerTls, following_config, operators_router, serve, serve_on_socket, server_only_config,
 };
 pub use socket::{AdminSocket, ServedSocket, SocketError};
+pub use tokens::Purge;

@@ -17,15 +17,16 @@ use serde_json::json;
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Name};
 
-use super::denials;
 use super::public::{ControlState, answer};
 use super::readiness::{Problem, Stage};
 use super::reload::ReloadRequests;
 use super::revocation::{Cuts, Revocation};
+use super::{denials, tokens};
 use crate::clock;
 use crate::crypto;
 use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
+use crate::snapshot::Snapshot;
 use crate::trust::{DenyList, RevocationPosture, TrustBundle};
 
 /// What the socket's answers are made from.
@@ -59,6 +60,10 @@ impl Operations {
         }
     }
 
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.state.snapshot()
+    }
+
     pub(super) fn deny_list(&self) -> Option<Arc<DenyList>> {
         self.state.snapshot().denied.clone()
     }
@@ -71,6 +76,7 @@ pub fn operations_router(operations: Arc<Operations>) -> Router {
         .route("/revocation", get(revocation))
         .route("/reload", post(reload))
         .route("/drain", post(drain))
+        .route("/tokens/purge", post(tokens::purge))
         .route("/deny", get(denials::list).post(denials::add))
         .route("/deny/{id}", delete(denials::remove))
         .fallback(nothing_here)

@@ -1,4 +1,5 @@
-//! `countersign token`: what the gateway thinks of an access token, offline.
+//! `countersign token`: what the gateway thinks of an access token, offline, and
+//! having a running one forget what it thinks.
 
 use std::fs::File;
 use std::io::Read;
@@ -8,11 +9,14 @@ use clap::{Args, Subcommand};
 use countersign_verify::jose::{
     Algorithm, CompactJws, JwkSet, MAX_JWK_SET_BYTES, MAX_TOKEN_BYTES, parse_object,
 };
+use http::{Method, StatusCode};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
+use super::control::{Place, ask, shown, text};
 use super::{CliError, Exit, Output};
+use crate::admin::Purge;
 use crate::authn::bearer::{self, TokenRules, TokenType};
 use crate::authn::binding::CertificateBinding;
 use crate::authn::claims::{ClaimRules, DEFAULT_SKEW, Demands, TokenClaims};
@@ -31,6 +35,26 @@ pub struct TokenArgs {
 enum TokenCommand {
     /// Verify a token with the issuer's keys.
     Verify(VerifyArgs),
+    /// Make a running gateway forget what it knows of tokens.
+    Purge(PurgeArgs),
+}
+
+/// Arguments of `countersign token purge`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  countersign token purge
+  countersign token purge --hash fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo
+
+For a token that was revoked at its issuer: what is remembered of it (remember_accepted) is
+forgotten at once. Needs [admin] socket in the configuration, and the gateway's own user (or root).
+Reloads, rotated keys and changes of the deny list do the same by themselves.
+Exit code 0: forgotten. 1: not reachable.")]
+struct PurgeArgs {
+    #[command(flatten)]
+    place: Place,
+    /// One token alone, by its hash in audit lines.
+    #[arg(long, value_name = "HASH")]
+    hash: Option<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -71,7 +95,24 @@ struct VerifyArgs {
 pub(crate) fn run(args: &TokenArgs, output: Output) -> Result<Exit, CliError> {
     match &args.command {
         TokenCommand::Verify(args) => verify(args, output),
+        TokenCommand::Purge(args) => purge(args, output),
     }
+}
+
+fn purge(args: &PurgeArgs, output: Output) -> Result<Exit, CliError> {
+    let document = json!(Purge {
+        hash: args.hash.clone(),
+    });
+    let (status, said) = ask(&args.place, Method::POST, "/tokens/purge", Some(&document))?;
+    if status != StatusCode::OK {
+        return Err(CliError::failed(text(&said, "error")));
+    }
+    output.json(&said);
+    output.say(format_args!(
+        "Forgotten: {} judgements; each token is judged anew.",
+        shown(&said, "forgotten")
+    ));
+    Ok(Exit::Done)
 }
 
 fn verify(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {

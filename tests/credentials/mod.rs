@@ -2,9 +2,11 @@
 //! get, what services are told, and what comes of a bad issuer.
 
 mod api_keys;
+mod explained;
 mod issuers;
 mod lifetimes;
 mod limits;
+mod provider;
 mod tokens;
 
 use std::net::SocketAddr;

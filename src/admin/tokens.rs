@@ -1,0 +1,59 @@
+//! Forgetting what is known of tokens, through the operators' socket: for a token
+//! that was revoked and must not be remembered as good.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::operations::{Operations, reply};
+
+/// What to forget.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Purge {
+    /// The hash of one token, as in audit lines; every token where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+}
+
+pub(super) async fn purge(
+    State(operations): State<Arc<Operations>>,
+    purge: Result<Json<Purge>, JsonRejection>,
+) -> Response {
+    let Json(purge) = match purge {
+        Ok(purge) => purge,
+        Err(error) => {
+            let error = error.body_text();
+            return reply(StatusCode::BAD_REQUEST, &json!({ "error": error }));
+        }
+    };
+    let snapshot = operations.snapshot();
+    let remembered = || -> usize {
+        let issuers = snapshot.token_issuers.iter();
+        issuers.map(|issuer| issuer.cache().len()).sum()
+    };
+    let before = remembered();
+    match &purge.hash {
+        None => snapshot.forget_tokens(),
+        Some(hash) => {
+            for issuer in &snapshot.token_issuers {
+                issuer.cache().purge_token(hash);
+            }
+        }
+    }
+    let forgotten = before.saturating_sub(remembered());
+    tracing::info!(
+        forgotten,
+        "an operator had judgements about tokens forgotten"
+    );
+    reply(
+        StatusCode::OK,
+        &json!({ "forgotten": forgotten, "issuers": snapshot.token_issuers.len() }),
+    )
+}
