@@ -6,6 +6,7 @@
 //! issuer of a token.
 
 mod judge;
+mod known;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use http::{HeaderValue, Method, Uri};
 use serde_json::json;
 
 use self::judge::{Answer, Explanation, Question};
+use self::known::Known;
 use super::words::absolute;
 use super::{CliError, Exit, Output, chain, check, token};
 use crate::authn::{Field, Presented};
@@ -27,12 +29,15 @@ use crate::config;
   countersign explain --cert client.pem --url https://orders.example.org/orders/7
   countersign explain --cert client.pem --url https://orders.example.org/orders -X POST --json
   countersign explain --cert client.pem --token token.jwt --url https://orders.example.org/orders
+  countersign explain --cert client.pem --pki certs
 
 Runs the gateway's own code on the configuration as it is on disk, and prints each step with
 its verdict. Without --url it ends with the handshake, under the default entry of [listener].
 Whether the caller holds the private key, rate limits, API keys and the service behind are not
 looked at. With --token the issuer's keys are fetched where they are not in a file, and it is
 asked about the token where the route says so: the only connections this command opens.
+With --pki an authority's inventory says what it knows of the certificate, and whether it is
+revoked there although the gateway does not know that yet.
 Exit code 0: allowed. 3: refused. 2: bad usage or configuration.")]
 pub struct ExplainArgs {
     /// The caller's certificate and its intermediates as it presents them: PEM,
@@ -54,6 +59,9 @@ pub struct ExplainArgs {
     /// The access token it sends, or - for standard input.
     #[arg(long, value_name = "FILE", requires = "url")]
     token: Option<PathBuf>,
+    /// The directory of the authority that issued it, to be looked up there.
+    #[arg(long, value_name = "DIR")]
+    pki: Option<PathBuf>,
     /// The configuration file [default: $COUNTERSIGN_CONFIG, ./countersign.toml,
     /// /etc/countersign/countersign.toml]
     #[arg(long, value_name = "FILE")]
@@ -71,6 +79,8 @@ pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> 
         },
         None => Presented::default(),
     };
+    let known = args.pki.as_ref().map(|dir| Known::look_up(dir, &chain));
+    let known = known.transpose()?;
     let (loaded, inventory) = config::inspect(&path).map_err(|errors| check::refusal(&errors))?;
     let question = Question {
         chain: &chain,
@@ -81,6 +91,16 @@ pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> 
     let explanation = judge::explain(&loaded.snapshot, &inventory, &question);
     let answer = &explanation.answer;
     output.say(report(&explanation));
+    if let (Some(known), Some(dir)) = (&known, &args.pki) {
+        output.say(known.line(dir));
+        let reason = match answer {
+            Answer::Refused { reason, .. } => Some(*reason),
+            _ => None,
+        };
+        if let Some(warning) = known.warning(reason) {
+            output.note(format_args!("warning: {warning}"));
+        }
+    }
     output.json(&json!({
         "allowed": answer.is_allowed(),
         "config": absolute(&path),
@@ -88,6 +108,7 @@ pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> 
         "url": args.url.as_ref().map(ToString::to_string),
         "steps": explanation.steps,
         "claims": explanation.claims,
+        "inventory": known.as_ref().map(Known::document),
         "answer": answer,
     }));
     match answer {

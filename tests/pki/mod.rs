@@ -3,6 +3,7 @@
 
 mod bulk;
 mod crashes;
+mod explained;
 mod files;
 mod fixtures;
 mod foreign;

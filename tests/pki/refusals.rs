@@ -250,7 +250,10 @@ fn damaged_and_mixed_up_files_are_named() {
 
 #[test]
 fn help_shows_examples() {
-    for verb in ["init", "issue", "revoke", "crl", "list"] {
+    for verb in [
+        "init", "issue", "sign", "renew", "list", "profiles", "revoke", "crl", "inspect", "export",
+        "verify", "fixtures",
+    ] {
         let run = Run::of(&mut pki(&[verb, "--help"])).done();
         assert!(run.stdout.contains("Examples:"), "{verb}");
         assert!(
@@ -258,4 +261,48 @@ fn help_shows_examples() {
             "{verb}"
         );
     }
+}
+
+/// The clock was set back since the authority was made, or its certificates are
+/// from the future: nothing is issued that would not be valid yet.
+#[test]
+fn a_clock_set_back_is_named() {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    let authority = Authority::new();
+    let key = |name: &str| {
+        let text = String::from_utf8(authority.read(name)).unwrap();
+        KeyPair::from_pem(&text).unwrap()
+    };
+    let params = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            rcgen::KeyUsagePurpose::KeyCertSign,
+            rcgen::KeyUsagePurpose::CrlSign,
+        ];
+        params.not_before = rcgen::date_time_ymd(2090, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2100, 1, 1);
+        params
+    };
+    let root = params("Root of tomorrow");
+    let root_key = key("root.key");
+    let certificate = root.self_signed(&root_key).unwrap();
+    std::fs::write(authority.path("root.pem"), certificate.pem()).unwrap();
+    let issuer = Issuer::from_ca_cert_pem(&certificate.pem(), root_key).unwrap();
+    let intermediate = params("Intermediate of tomorrow")
+        .signed_by(&key("intermediate.key"), &issuer)
+        .unwrap();
+    std::fs::write(authority.path("intermediate.pem"), intermediate.pem()).unwrap();
+    for arguments in [
+        &["issue", "spiffe://example.org/a"][..],
+        &["crl"],
+        &["crl", "--issuer", "intermediate"],
+    ] {
+        authority.run(arguments).refused(
+            1,
+            "not valid before 2090-01-01T00:00:00Z; is the clock right?",
+        );
+    }
+    assert!(authority.has_issued_nothing());
 }

@@ -16,7 +16,7 @@ use super::{Authority, Run, certificates, revocation_list};
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// A gateway that trusts an authority, with a socket for operators.
-async fn gateway(authority: &Authority, echo: &Echo, revocation: &str) -> Gateway {
+pub(super) async fn gateway(authority: &Authority, echo: &Echo, revocation: &str) -> Gateway {
     let domain = format!(
         "name = \"example.org\"\nroots = [{:?}]\n{revocation}",
         authority.path("trust.pem"),
@@ -35,7 +35,7 @@ fn with_lists(authority: &Authority) -> String {
     )
 }
 
-fn issue(authority: &Authority, name: &str) -> Credentials {
+pub(super) fn issue(authority: &Authority, name: &str) -> Credentials {
     authority
         .run(&["issue", &format!("spiffe://example.org/{name}")])
         .done();

@@ -87,7 +87,8 @@ pub(super) fn run(args: &ListArgs, output: Output) -> Result<Exit, CliError> {
     })
 }
 
-fn document((entry, status): &(Entry, Status)) -> serde_json::Value {
+/// An entry for machines.
+pub(in crate::cli) fn document((entry, status): &(Entry, Status)) -> serde_json::Value {
     json!({
         "id": entry.id,
         "serial": entry.serial,

@@ -10,7 +10,7 @@ mod hook;
 mod init;
 mod inspect;
 mod issue;
-mod list;
+pub(in crate::cli) mod list;
 mod live;
 pub(in crate::cli) mod passphrase;
 mod profiles;

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::pki::CertificateAuthority;
 
 fn domain() -> TrustDomain {
     TrustDomain::parse("example.org").unwrap()
@@ -210,5 +211,39 @@ proptest! {
         let _ = names.clone().ip_text(&text);
         let _ = names.clone().uri(&text);
         let _ = names.or_name(&text);
+    }
+
+    /// What is asked for stands in the certificate, and is found there again.
+    #[test]
+    fn names_read_back_as_they_were_asked_for(
+        path in "(/[a-zA-Z0-9][a-zA-Z0-9._-]{0,8}){1,3}",
+        host in "[a-z]([a-z0-9-]{0,8}[a-z0-9])?(\\.[a-z]{1,6}){1,3}",
+        address: IpAddr,
+        local in "[a-z0-9][a-z0-9._+-]{0,8}[a-z0-9]",
+    ) {
+        const NOW: i64 = 1_800_000_000;
+        let names = SubjectNames::new()
+            .spiffe_text(&path, &domain())
+            .and_then(|names| names.dns(&host))
+            .map(|names| names.ip(address));
+        // Two dots in a row are no mail address.
+        let mail = format!("{local}@{host}");
+        let names = match names.clone().and_then(|names| names.email(&mail)) {
+            Ok(names) => names,
+            Err(_) => names.unwrap(),
+        };
+        let profile = names.check(&CertificateProfile::CLIENT, &domain()).unwrap();
+        let root = CertificateAuthority::new_root(&domain(), NOW).unwrap();
+        let key = crate::pki::key::generate().unwrap();
+        let signed = root.sign_leaf(&key, &names, "a", &profile, None, NOW).unwrap();
+        for name in names.iter() {
+            prop_assert!(carries(&signed.facts, &name.to_string()), "{}", name);
+        }
+        let sans = &signed.facts.sans;
+        let count = sans.uri.len() + sans.dns.len() + sans.ip.len() + sans.email.len();
+        prop_assert_eq!(count, names.iter().count());
+        let own = domain();
+        let lookalikes = [format!("{host}.x"), format!("spiffe://{own}{path}x"), format!("x{mail}")];
+        prop_assert!(!lookalikes.iter().any(|name| carries(&signed.facts, name)));
     }
 }
