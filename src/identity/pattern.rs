@@ -338,12 +338,9 @@ impl IdentityPattern {
                 })
             }
             (Self::Ip(network), CallerName::Ip(address)) => network.contains(address),
-            (Self::Uri { prefix, path }, CallerName::Uri(uri)) => match path {
-                None => **prefix == **uri,
-                Some(pattern) => uri
-                    .strip_prefix(&**prefix)
-                    .is_some_and(|path| !path.contains(['?', '#']) && pattern.matches(path)),
-            },
+            (Self::Uri { prefix, path }, CallerName::Uri(uri)) => {
+                uri_matches(prefix, path.as_ref(), uri)
+            }
             (Self::ApiKey(wanted), CallerName::ApiKey(name)) => {
                 wanted.as_deref().is_none_or(|wanted| wanted == &**name)
             }
@@ -386,7 +383,12 @@ impl IdentityPattern {
                     prefix: other_prefix,
                     path: other_path,
                 },
-            ) => prefix == other_prefix && paths_overlap(path.as_ref(), other_path.as_ref()),
+            ) => match (path, other_path) {
+                (Some(path), Some(other)) => prefix == other_prefix && path.overlaps(other),
+                // Without path pattern it is one URI as a whole.
+                (None, other) => uri_matches(other_prefix, other.as_ref(), prefix),
+                (path, None) => uri_matches(prefix, path.as_ref(), other_prefix),
+            },
             (Self::ApiKey(a), Self::ApiKey(b)) => a.is_none() || b.is_none() || a == b,
             (
                 Self::Client { issuer, client },
@@ -422,6 +424,15 @@ impl IdentityPattern {
             Self::Spiffe { trust_domain, .. } => Some(trust_domain),
             _ => None,
         }
+    }
+}
+
+fn uri_matches(prefix: &str, path: Option<&PathPattern>, uri: &str) -> bool {
+    match path {
+        None => prefix == uri,
+        Some(pattern) => uri
+            .strip_prefix(prefix)
+            .is_some_and(|path| !path.contains(['?', '#']) && pattern.matches(path)),
     }
 }
 

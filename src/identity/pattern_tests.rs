@@ -92,6 +92,22 @@ fn spiffe_patterns_stay_in_their_trust_domain() {
     }
 }
 
+#[test]
+fn a_uri_overlaps_the_patterns_it_matches() {
+    let pattern = |text| IdentityPattern::parse(text).unwrap();
+    let exact = pattern("uri:https://a.b/apps/one");
+    for (other, overlap) in [
+        ("uri:https://a.b/apps/*", true),
+        ("uri:https://a.b/**", true),
+        ("uri:https://a.b/apps/one", true),
+        ("uri:https://a.b/apps/*/x", false),
+        ("uri:https://a.c/apps/*", false),
+    ] {
+        assert_eq!(exact.overlaps(&pattern(other)), overlap, "{other}");
+        assert_eq!(pattern(other).overlaps(&exact), overlap, "{other}");
+    }
+}
+
 proptest! {
     #[test]
     fn overlap_agrees_with_matching(
