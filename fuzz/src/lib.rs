@@ -9,6 +9,7 @@ mod jose;
 mod leaf;
 mod paths;
 mod patterns;
+mod proxy_header;
 
 pub use framing::framing;
 pub use headers::headers;
@@ -16,3 +17,4 @@ pub use jose::jose;
 pub use leaf::leaf;
 pub use paths::paths;
 pub use patterns::patterns;
+pub use proxy_header::proxy_header;

@@ -21,7 +21,7 @@ mod http1;
 mod lifetime;
 pub mod listener;
 mod outgoing;
-mod proxy_protocol;
+pub mod proxy_protocol;
 mod quiet;
 mod refused_handshake;
 mod resource;

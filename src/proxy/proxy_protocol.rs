@@ -24,7 +24,7 @@ const CHECKSUM: u8 = 3;
 
 /// Why a header was refused.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum HeaderError {
+pub enum HeaderError {
     /// The peer closed before it had sent anything.
     #[error("the peer closed at once")]
     Gone,
@@ -38,7 +38,10 @@ pub(super) enum HeaderError {
 
 /// Reads a header. Gives the address that the balancer vouches for; none where it
 /// speaks for itself, as its health checks do.
-pub(super) async fn read(
+///
+/// # Errors
+/// When nothing comes, the stream fails, or what comes is not a usable header.
+pub async fn read(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<Option<SocketAddr>, HeaderError> {
     let mut header = vec![0; FIXED];

@@ -138,6 +138,17 @@ proptest! {
     }
 
     #[test]
+    fn proxy_header(
+        command in proptest::sample::select(&[0x20_u8, 0x21, 0x22, 0x11][..]),
+        family in proptest::sample::select(&[0_u8, 0x11, 0x21, 0x31][..]),
+        length in prop_oneof![Just(12_u16), Just(36), Just(43), 0..60_u16],
+        octets in vec(prop_oneof![3 => Just(0_u8), 1 => any::<u8>()], 0..64),
+    ) {
+        let [high, low] = length.to_be_bytes();
+        bodies::proxy_header(&[&[command, family, high, low][..], &octets].concat());
+    }
+
+    #[test]
     fn leaf(changes in vec(any::<u8>(), 0..12)) {
         bodies::leaf(&[vec![1], changes].concat());
     }
