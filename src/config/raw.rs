@@ -26,7 +26,7 @@ use crate::authn::bearer::TokenType;
 use crate::authn::binding::CertificateBinding;
 use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
-use crate::policy::throttle::Per;
+use crate::policy::throttle::{OnStoreFailure, Per};
 use crate::route::{Binding, PathRewrite, RewriteError};
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
@@ -325,6 +325,21 @@ sections! {
     RateLimitsSection {
         keys: u32 = Optional,
         failed_authentications: u32 = Optional,
+        redis: RedisSection = Optional,
+    }
+
+    "[rate_limits.redis]"
+    /// A store in which several gateways count together.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "this build refuses it whole"))]
+    RedisSection {
+        url: String = Required,
+        on_store_failure: OnStoreFailure = Required,
+        username: String = Optional,
+        password_file: String = Optional,
+        roots: String = Optional,
+        allow_plaintext: bool = Optional,
+        timeout: TimeSpan = Optional,
+        prefix: String = Optional,
     }
 
     "[limits]"
@@ -406,7 +421,12 @@ impl FromToml for PathRewrite {
     }
 }
 
-within!(IntrospectionSection, RouteTokenSection, RouteLimitSection);
+within!(
+    IntrospectionSection,
+    RouteTokenSection,
+    RouteLimitSection,
+    RedisSection
+);
 
 /// One limit, or a list of them.
 #[derive(Debug)]

@@ -435,7 +435,12 @@ file = "audit.jsonl"
     let loaded = place.good(text);
     assert_eq!(loaded.warnings, [""; 0]);
     for section in raw::SECTIONS.sections {
+        // Said in a test of its own: not every build knows it.
+        let elsewhere = section.title == "[rate_limits.redis]";
         for (key, _) in section.keys {
+            if elsewhere || *key == "redis" {
+                continue;
+            }
             assert!(
                 text.contains(&format!("\n{key} = ")) || text.contains(&format!(".{key}]\n")),
                 "{} {key}",

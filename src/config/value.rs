@@ -22,7 +22,7 @@ use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::principal::Method as CallerMethod;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::pki::{KeyAlgorithm, Lifetime};
-use crate::policy::throttle::Per;
+use crate::policy::throttle::{OnStoreFailure, Per};
 use crate::route::Binding;
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
@@ -498,6 +498,7 @@ words! {
         Per::Caller.as_str() => Self::Caller, Per::Subject.as_str() => Self::Subject,
         Per::ApiKey.as_str() => Self::ApiKey, Per::Route.as_str() => Self::Route,
         Per::Address.as_str() => Self::Address;
+    OnStoreFailure: "local" => Self::Local, "allow" => Self::Allow, "deny" => Self::Deny;
     TokenFormat: "jwt" => Self::Jwt, "opaque" => Self::Opaque;
     ClientMeans:
         "certificate" => Self::Certificate, "basic" => Self::Basic,

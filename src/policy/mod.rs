@@ -2,6 +2,8 @@
 
 pub mod engine;
 pub mod rate_limit;
+#[cfg(feature = "redis")]
+pub mod redis_store;
 pub mod rule;
 pub mod throttle;
 

@@ -7,6 +7,8 @@ mod issuers;
 mod lifetimes;
 mod limits;
 mod provider;
+#[cfg(feature = "redis")]
+mod redis;
 mod tokens;
 
 use std::net::SocketAddr;

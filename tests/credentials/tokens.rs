@@ -106,6 +106,35 @@ async fn a_bound_token_is_useless_without_its_certificate() {
 }
 
 #[tokio::test]
+async fn a_resumed_connection_has_the_certificate_that_its_token_is_bound_to() {
+    let world = World::with("", ROUTE).await;
+    let token = world.token();
+    let bearer = format!("Bearer {token}");
+    for version in TlsVersion::BOTH {
+        for (client, status) in [
+            (world.client(), 200),
+            (
+                world
+                    .anonymous()
+                    .with(&world.ca.client("/ns/shop/sa/other")),
+                401,
+            ),
+        ] {
+            let client = client.tls(version).resuming();
+            let mut resumed = Vec::new();
+            for _ in 0..2 {
+                let connection = client.connect().await.unwrap();
+                resumed.push(connection.is_resumed());
+                let mut session = connection.session(Protocol::Http1).await.unwrap();
+                let request = get_with("/a", &[("authorization", &bearer)]);
+                assert_eq!(session.send(request).await.unwrap().status, status);
+            }
+            assert_eq!(resumed, [false, true], "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn unbound_tokens_pass_only_where_that_is_said() {
     for (binding, unbound) in [
         ("certificate_binding = \"if-present\"", 200),

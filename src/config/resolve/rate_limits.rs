@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Context;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::raw::{RouteLimitSection, RouteSection};
+use crate::config::raw::{RedisSection, RouteLimitSection, RouteSection};
 use crate::config::value::{At, Field, Words as _};
 use crate::identity::Method;
 use crate::policy::Authentication;
@@ -19,6 +19,10 @@ const DEFAULT_KEYS: u32 = 100_000;
 const MOST_KEYS: u32 = 20_000_000;
 /// In which time so many authentications may fail.
 const FAILED_WINDOW: Duration = Duration::from_secs(60);
+
+/// How long a count in a shared store may take.
+#[cfg(feature = "redis")]
+const DEFAULT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Builds the limiter. What was counted goes on, unless there is another number of
 /// keys.
@@ -56,7 +60,103 @@ pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<
         .map(|previous| previous.limiter.table())
         .filter(|table| table.capacity() == RateTable::capacity_for(keys));
     let table = known.map_or_else(|| Arc::new(RateTable::new(keys)), Arc::clone);
-    Some(Limiter::new(table, failed))
+    let limiter = Limiter::new(table, failed);
+    match section.map(|section| &section.redis) {
+        None | Some(Field::Absent) => Some(limiter),
+        Some(Field::Bad) => None,
+        Some(Field::Good(said)) => sharing(limiter, said, context),
+    }
+}
+
+/// The limiter with the store that is said.
+#[cfg(feature = "redis")]
+fn sharing(
+    limiter: Limiter,
+    said: &At<RedisSection>,
+    context: &mut Context<'_>,
+) -> Option<Limiter> {
+    use crate::policy::redis_store::{RedisSettings, RedisStore};
+
+    let section = &said.value;
+    let url = section.url.at()?;
+    check_url(url, section, context)?;
+    let mut timeout = DEFAULT_TIMEOUT;
+    super::limits::set_time(&section.timeout, &mut timeout, context);
+    let mut read = |field: &Field<String>, private: bool| match field {
+        Field::Bad => None,
+        Field::Absent => Some(None),
+        Field::Good(written) => {
+            let path = context.files.locate(&written.value);
+            let files = &mut context.files;
+            let content = if private {
+                files.read_private(written, &path, context.diagnostics)
+            } else {
+                let content = files.read(written, &path, context.diagnostics);
+                content.map(crate::secret::Secret::new)
+            };
+            content.map(Some)
+        }
+    };
+    let password = read(&section.password_file, true)?;
+    let roots = read(&section.roots, false)?;
+    let store = RedisStore::new(RedisSettings {
+        url: url.value.clone(),
+        username: section.username.value().cloned(),
+        // Editors and shells put a line end behind it.
+        password: password
+            .map(|secret| crate::secret::Secret::new(secret.expose().trim_ascii_end().to_vec())),
+        roots: roots.map(|roots| roots.expose().to_vec()),
+        timeout,
+        prefix: section.prefix.or("countersign:".to_owned()),
+    });
+    match store {
+        Ok(store) => Some(limiter.sharing(Arc::new(store), *section.on_store_failure.value()?)),
+        Err(error) => {
+            context.error(
+                Diagnostic::new(url.place.clone(), format!("this is no store: {error}"))
+                    .help("write for example \"rediss://redis.internal:6379/0\""),
+            );
+            None
+        }
+    }
+}
+
+/// Secrets stay out of the file, and counts off the open network.
+#[cfg(feature = "redis")]
+fn check_url(url: &At<String>, section: &RedisSection, context: &mut Context<'_>) -> Option<()> {
+    let (scheme, rest) = url.value.split_once("://").unwrap_or(("", ""));
+    let authority = rest.split('/').next().unwrap_or_default();
+    let (what, help) = if authority.contains('@') {
+        (
+            "a password has no place in the configuration",
+            "remove user and password; write username and password_file",
+        )
+    } else if scheme == "redis"
+        && !section.allow_plaintext.or(false)
+        && !crate::config::url::HttpUrl::parse(&format!("http://{authority}"))
+            .is_ok_and(|url| url.is_loopback())
+    {
+        (
+            "this store is not on this machine, so its answers could be forged",
+            "write rediss:// with roots, or add allow_plaintext = true where the network itself is trusted",
+        )
+    } else {
+        return Some(());
+    };
+    context.error(Diagnostic::new(url.place.clone(), what).help(help));
+    None
+}
+
+#[cfg(not(feature = "redis"))]
+fn sharing(_: Limiter, said: &At<RedisSection>, context: &mut Context<'_>) -> Option<Limiter> {
+    context.error(
+        Diagnostic::new(
+            said.place.clone(),
+            "this build of countersign knows no Redis",
+        )
+        .help("take one that was built with --features redis, or remove this"),
+    );
+    None
 }
 
 /// The limits of one route; `None` when one is bad.

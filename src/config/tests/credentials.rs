@@ -316,6 +316,58 @@ fn rate_limits_count_something() {
 }
 
 #[test]
+fn a_shared_store_needs_a_build_that_knows_it() {
+    let place = place();
+    place.write_private("redis.password", "secret\n");
+    let with = |lines: &str| format!("{}\n[rate_limits.redis]\n{lines}\n", whole());
+    let all = "url = \"rediss://redis.internal:6379/1\"\non_store_failure = \"local\"\n\
+               username = \"gateway\"\npassword_file = \"redis.password\"\n\
+               roots = \"certs/trust.pem\"\nallow_plaintext = false\ntimeout = \"50ms\"\n\
+               prefix = \"cs:\"";
+    if cfg!(not(feature = "redis")) {
+        place.refuses(
+            &with(all),
+            "url = ",
+            &["knows no Redis", "--features redis"],
+        );
+        return;
+    }
+    assert!(place.good(&with(all)).snapshot.limiter.shared().is_some());
+    place.good(&with(
+        "url = \"redis://127.0.0.1:6379\"\non_store_failure = \"deny\"",
+    ));
+    for (lines, marker, part) in [
+        (
+            "url = \"redis://127.0.0.1\"",
+            "[rate_limits.redis]",
+            "has no `on_store_failure`",
+        ),
+        (
+            "url = \"redis://:secret@127.0.0.1\"\non_store_failure = \"deny\"",
+            "url = ",
+            "a password has no place",
+        ),
+        (
+            "url = \"redis://10.0.0.1\"\non_store_failure = \"deny\"",
+            "url = ",
+            "could be forged",
+        ),
+        (
+            "url = \"http://127.0.0.1\"\non_store_failure = \"deny\"",
+            "url = ",
+            "is no store",
+        ),
+        (
+            "url = \"redis://127.0.0.1\"\non_store_failure = \"open\"",
+            "on_store_failure = ",
+            "unknown word",
+        ),
+    ] {
+        place.refuses(&with(lines), marker, &[part]);
+    }
+}
+
+#[test]
 fn api_keys_are_checked_where_they_stand() {
     let place = place();
     let with = |keys: &str, section: &str| format!("{}\n{section}{keys}", whole());

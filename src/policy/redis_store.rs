@@ -1,0 +1,240 @@
+//! `RedisStore`: rate limits that several gateways count together, in Redis or
+//! Valkey.
+//!
+//! The algorithm is [`super::rate_limit::conforms`], written once more in Lua so
+//! that a count is one round trip and nothing happens between looking and
+//! counting; a test holds the two against each other. The time is the store's, so
+//! gateways need no common clock. A store that fails is left alone for a moment:
+//! no request waits for it then.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, IntoConnectionInfo as _, Script, TlsCertificates};
+use tokio::runtime::Handle;
+
+use super::rate_limit::{RateLimit, Verdict, verdict};
+use super::throttle::{Asked, SharedStore, StoreFailed};
+use crate::crypto;
+use crate::secret::Secret;
+
+/// Times in microseconds, which Lua's numbers hold exactly until the year 2255.
+/// A third argument stands in for the clock, in tests.
+const SCRIPT: &str = r"
+local interval, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
+local now = tonumber(ARGV[3] or false)
+if not now then
+  local time = redis.call('TIME')
+  now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+local arrival = tonumber(redis.call('GET', KEYS[1])) or now
+if arrival < now then arrival = now end
+local next = arrival + interval
+if next - now > tolerance then return {0, arrival, now} end
+redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.ceil((next - now) / 1000) + 1)
+return {1, next, now}
+";
+
+/// How long a store that failed is left alone.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What `[rate_limits.redis]` says.
+#[derive(Debug)]
+pub struct RedisSettings {
+    /// `redis://`, `rediss://` or `redis+unix://`, without user and password.
+    pub url: String,
+    /// The user, where there is one.
+    pub username: Option<String>,
+    /// The password, where there is one.
+    pub password: Option<Secret>,
+    /// PEM: the authorities that may vouch for the store.
+    pub roots: Option<Vec<u8>>,
+    /// How long a count may take.
+    pub timeout: Duration,
+    /// What the names of keys begin with.
+    pub prefix: String,
+}
+
+/// The settings make no client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadStore(String);
+
+/// A shared store.
+#[derive(Clone)]
+pub struct RedisStore(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    timeout: Duration,
+    prefix: String,
+    script: Script,
+    connection: OnceLock<ConnectionManager>,
+    runtime: OnceLock<Handle>,
+    origin: Instant,
+    /// Milliseconds since `origin` until which it is left alone.
+    paused_until: AtomicU64,
+    problem: Mutex<Option<String>>,
+}
+
+impl RedisStore {
+    /// A store with these settings; nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`BadStore`] when they make no client.
+    pub fn new(settings: RedisSettings) -> Result<Self, BadStore> {
+        let bad = |error: redis::RedisError| BadStore(error.to_string());
+        // The library takes the process's provider, which is this one everywhere.
+        let _ = (*crypto::provider()).clone().install_default();
+        let info = settings.url.as_str().into_connection_info().map_err(bad)?;
+        let mut redis = info.redis_settings().clone();
+        if let Some(username) = &settings.username {
+            redis = redis.set_username(username);
+        }
+        if let Some(password) = &settings.password {
+            let password = std::str::from_utf8(password.expose())
+                .map_err(|_| BadStore("the password is not text".to_owned()))?;
+            redis = redis.set_password(password);
+        }
+        let info = info.set_redis_settings(redis);
+        let client = match settings.roots {
+            Some(roots) => Client::build_with_tls(
+                info,
+                TlsCertificates {
+                    client_tls: None,
+                    root_cert: Some(roots),
+                },
+            ),
+            None => Client::open(info),
+        };
+        Ok(Self(Arc::new(Inner {
+            client: client.map_err(bad)?,
+            timeout: settings.timeout,
+            prefix: settings.prefix,
+            script: Script::new(SCRIPT),
+            connection: OnceLock::new(),
+            runtime: OnceLock::new(),
+            origin: Instant::now(),
+            paused_until: AtomicU64::new(0),
+            problem: Mutex::default(),
+        })))
+    }
+}
+
+impl Inner {
+    fn connection(&self) -> Result<ConnectionManager, StoreFailed> {
+        if let Some(connection) = self.connection.get() {
+            return Ok(connection.clone());
+        }
+        let config = ConnectionManagerConfig::new()
+            .set_number_of_retries(1)
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout));
+        let made = ConnectionManager::new_lazy_with_config(self.client.clone(), config)
+            .map_err(|error| StoreFailed(error.to_string()))?;
+        Ok(self.connection.get_or_init(|| made).clone())
+    }
+
+    /// Allowed, arrival time and time, in microseconds.
+    async fn ask(
+        &self,
+        key: &[u8; 32],
+        interval: u64,
+        tolerance: u64,
+        now: Option<u64>,
+    ) -> Result<(bool, u64, u64), StoreFailed> {
+        let mut connection = self.connection()?;
+        let mut name = self.prefix.clone().into_bytes();
+        name.extend_from_slice(key);
+        let mut invocation = self.script.key(name);
+        invocation.arg(interval).arg(tolerance);
+        if let Some(now) = now {
+            invocation.arg(now);
+        }
+        let asked = invocation.invoke_async(&mut connection);
+        let (allowed, arrival, now): (u8, u64, u64) = tokio::time::timeout(self.timeout, asked)
+            .await
+            .map_err(|_| StoreFailed("no answer in time".to_owned()))?
+            .map_err(|error| StoreFailed(error.to_string()))?;
+        Ok((allowed == 1, arrival, now))
+    }
+
+    async fn count(&self, key: &[u8; 32], limit: &RateLimit) -> Result<Verdict, StoreFailed> {
+        let interval = limit.interval().div_ceil(1000);
+        let tolerance = limit.tolerance().div_ceil(1000);
+        let counted = self.ask(key, interval, tolerance, None).await;
+        self.note(counted.as_ref().err());
+        let (allowed, arrival, now) = counted?;
+        let nanoseconds = |microseconds: u64| microseconds.saturating_mul(1000);
+        // Both are long after 1970: what counts is how far they are apart.
+        let ahead = nanoseconds(arrival.saturating_sub(now));
+        Ok(verdict(ahead, 0, limit, allowed))
+    }
+
+    fn note(&self, error: Option<&StoreFailed>) {
+        let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = error {
+            let until = self.elapsed().saturating_add(milliseconds(PAUSE));
+            self.paused_until.store(until, Ordering::Relaxed);
+            if problem.is_none() {
+                tracing::warn!(%error, "rate limits cannot be counted together");
+            }
+        } else if problem.is_some() {
+            tracing::info!("rate limits are counted together again");
+        }
+        *problem = error.map(ToString::to_string);
+    }
+
+    fn elapsed(&self) -> u64 {
+        milliseconds(self.origin.elapsed())
+    }
+}
+
+impl SharedStore for RedisStore {
+    fn take<'a>(&'a self, key: &'a [u8; 32], limit: &'a RateLimit) -> Asked<'a> {
+        let inner = Arc::clone(&self.0);
+        let (key, limit) = (*key, *limit);
+        Box::pin(async move {
+            if inner.elapsed() < inner.paused_until.load(Ordering::Relaxed) {
+                return Err(StoreFailed("it has just failed".to_owned()));
+            }
+            let Some(runtime) = self.0.runtime.get() else {
+                return inner.count(&key, &limit).await;
+            };
+            let counting = runtime.spawn(async move { inner.count(&key, &limit).await });
+            counting
+                .await
+                .unwrap_or_else(|error| Err(StoreFailed(error.to_string())))
+        })
+    }
+
+    fn run_on(&self, runtime: &Handle) {
+        let _ = self.0.runtime.set(runtime.clone());
+    }
+
+    fn problem(&self) -> Option<String> {
+        let problem = self.0.problem.lock();
+        problem.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("RedisStore")
+            .field("timeout", &self.0.timeout)
+            .field("prefix", &self.0.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "redis_store_tests.rs"]
+mod tests;
