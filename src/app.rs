@@ -9,6 +9,7 @@ mod control_plane;
 mod denials;
 mod freshness;
 mod health;
+pub mod impact;
 mod lists;
 mod reload;
 
@@ -32,6 +33,7 @@ use crate::authn::http_client::FetchError;
 use crate::proxy::listener::{self, Shared, Workers};
 use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
 use crate::telemetry::audit::AuditWriter;
+use crate::telemetry::chains::ChainKeeper;
 use crate::telemetry::metrics::Metrics;
 use crate::trust::DenyListError;
 
@@ -51,6 +53,14 @@ pub enum AppError {
     /// The operators' socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// Chains cannot be kept.
+    #[error("cannot keep chains in {} ([audit] chains): {error}", path.display())]
+    Chains {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
     /// The deny list cannot be had.
     #[error(transparent)]
     DenyList(#[from] DenyListError),
@@ -199,7 +209,7 @@ async fn run(
     let changed = Arc::new(watch::Sender::new(0));
     let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
     prepare(&snapshot).await?;
-    let shared = Arc::new(share(snapshot, &changed, stopping, aborting));
+    let shared = Arc::new(share(snapshot, &settings, &changed, (stopping, aborting))?);
     let count = worker_count(&settings);
     let workers = Workers::start(&shared, &audit, count)?;
     let readiness = Arc::new(Readiness::default());
@@ -266,20 +276,28 @@ async fn run(
 
 fn share(
     snapshot: Snapshot,
+    settings: &Settings,
     changed: &watch::Sender<u64>,
-    stopping: watch::Receiver<bool>,
-    aborting: watch::Receiver<bool>,
-) -> Shared {
+    (stopping, aborting): (watch::Receiver<bool>, watch::Receiver<bool>),
+) -> Result<Shared, AppError> {
+    let chains = match &settings.audit_chains {
+        None => None,
+        Some(path) => Some(ChainKeeper::start(path).map_err(|error| AppError::Chains {
+            path: path.clone(),
+            error,
+        })?),
+    };
     let metrics = Arc::new(Metrics::default());
     snapshot.meter(&metrics);
-    Shared {
+    Ok(Shared {
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         metrics,
         held: Arc::default(),
         changes: changed.subscribe(),
         stopping,
         aborting,
-    }
+        chains,
+    })
 }
 
 /// What goes on beside connections until it is dropped.

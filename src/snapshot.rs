@@ -159,6 +159,8 @@ pub struct Settings {
     pub admin: Option<AdminSettings>,
     /// Where audit lines go.
     pub audit: AuditDestination,
+    /// Where the chains of callers are kept, if they are.
+    pub audit_chains: Option<PathBuf>,
 }
 
 /// What `[public]` says.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::impact;
 use crate::admin::{Readiness, ReloadOutcome, ReloadQueue, ReloadWaiters};
 use crate::config;
 use crate::look::{self, Looks};
@@ -181,6 +182,9 @@ impl Reloader {
         tracing::info!(generation, routes, because = why, "configuration reloaded");
         // Connections look at the new snapshot when they hear of it.
         self.changed.send_modify(|changes| *changes += 1);
+        if let Some(directory) = &self.settings.audit_chains {
+            impact::report(directory, &previous, &self.snapshot.load());
+        }
         Ok(generation)
     }
 
@@ -238,6 +242,9 @@ fn needs_restart(old: &Settings, new: &Settings) -> Option<&'static str> {
     }
     if old.audit != new.audit {
         return Some("[audit] file");
+    }
+    if old.audit_chains != new.audit_chains {
+        return Some("[audit] chains");
     }
     (old.workers != new.workers).then_some("[runtime] workers")
 }

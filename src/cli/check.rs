@@ -1,6 +1,8 @@
 //! `countersign check`: load a configuration with everything it names, without
 //! serving, and say what was found.
 
+pub(super) mod against;
+
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -21,14 +23,20 @@ use crate::snapshot::{AuditDestination, Loaded};
   countersign check
   countersign check --config /etc/countersign/countersign.toml
   countersign check --json
+  countersign check --against /var/log/countersign/audit.jsonl
 
 Loads the file, certificates, keys and revocation lists as `serve` does, and opens no port.
-Exit code 0, or 2 with every error at once.")]
+With --against it also decides about every caller of an audit log, by the chains that [audit]
+chains has kept of them. Exit code 0, or 2 with every error at once; 3: good, but callers of the
+log would be refused.")]
 pub struct CheckArgs {
     /// The configuration file [default: $COUNTERSIGN_CONFIG, ./countersign.toml,
     /// /etc/countersign/countersign.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Say which callers of this audit log would be refused.
+    #[arg(long, value_name = "AUDIT_LOG")]
+    against: Option<PathBuf>,
 }
 
 /// Runs `countersign check`.
@@ -49,9 +57,21 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
     for warning in &loaded.warnings {
         output.note(format_args!("warning: {warning}"));
     }
+    let preview = match &args.against {
+        Some(log) => Some(against::preview(log, &loaded)?),
+        None => None,
+    };
     output.say(report(&path, &loaded, &inventory));
-    output.json(&document(&path, &loaded, &inventory));
-    Ok(Exit::Done)
+    let mut found = document(&path, &loaded, &inventory);
+    if let (Some(preview), Some(members)) = (&preview, found.as_object_mut()) {
+        output.say(format_args!("\n{}", preview.text()));
+        members.insert("against".to_owned(), preview.document());
+    }
+    output.json(&found);
+    Ok(match preview {
+        Some(preview) if preview.refuses() => Exit::No,
+        _ => Exit::Done,
+    })
 }
 
 /// All errors as the terminal shows them best.

@@ -7,6 +7,7 @@
 
 mod judge;
 mod known;
+mod replay;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use crate::config;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   countersign explain --cert client.pem
+  countersign explain --audit audit.jsonl --request-id jTx0aKqX3bC1lm2n4o5p6q
   countersign explain --cert client.pem --url https://orders.example.org/orders/7
   countersign explain --cert client.pem --url https://orders.example.org/orders -X POST --json
   countersign explain --cert client.pem --token token.jwt --url https://orders.example.org/orders
@@ -42,8 +44,15 @@ Exit code 0: allowed. 3: refused. 2: bad usage or configuration.")]
 pub struct ExplainArgs {
     /// The caller's certificate and its intermediates as it presents them: PEM,
     /// or one certificate in DER; - for standard input.
-    #[arg(long, value_name = "CHAIN")]
-    cert: PathBuf,
+    #[arg(long, value_name = "CHAIN", required_unless_present = "audit")]
+    cert: Option<PathBuf>,
+    /// A past decision in place of --cert and --url: the audit log it is in. The
+    /// chain must have been kept ([audit] chains). Judged by what holds now.
+    #[arg(long, value_name = "FILE", requires = "request_id", conflicts_with_all = ["cert", "url"])]
+    audit: Option<PathBuf>,
+    /// Which decision: its request id, or the connection id of a refused handshake.
+    #[arg(long, value_name = "ID", requires = "audit")]
+    request_id: Option<String>,
     /// The URL it asks for.
     #[arg(long, value_name = "URL")]
     url: Option<Uri>,
@@ -71,7 +80,6 @@ pub struct ExplainArgs {
 /// Runs `countersign explain`.
 pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> {
     let path = config::path(args.config.as_deref()).map_err(CliError::usage)?;
-    let chain = chain::certificates(&args.cert)?;
     let presented = match args.token.as_deref() {
         Some(file) => Presented {
             authorization: authorization(&token::read_token(file)?)?,
@@ -79,17 +87,32 @@ pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> 
         },
         None => Presented::default(),
     };
+    let (loaded, inventory) = config::inspect(&path).map_err(|errors| check::refusal(&errors))?;
+    let past = match (&args.audit, &args.request_id) {
+        (Some(log), Some(id)) => Some(replay::find(log, id, &loaded)?),
+        _ => None,
+    };
+    let chain = match (&past, &args.cert) {
+        (Some(past), _) => past.chain.clone(),
+        (None, Some(file)) => chain::certificates(file)?,
+        (None, None) => Vec::new(),
+    };
     let known = args.pki.as_ref().map(|dir| Known::look_up(dir, &chain));
     let known = known.transpose()?;
-    let (loaded, inventory) = config::inspect(&path).map_err(|errors| check::refusal(&errors))?;
+    let asked = past.as_ref().map(|past| (past.url.as_ref(), &past.method));
+    let (url, method) = asked.unwrap_or((args.url.as_ref(), &args.method));
     let question = Question {
         chain: &chain,
-        url: args.url.as_ref().map(checked_url).transpose()?,
-        method: &args.method,
+        url: url.map(checked_url).transpose()?,
+        method,
         presented: &presented,
+        handshake_only: past.as_ref().is_some_and(|past| !past.is_request),
     };
     let explanation = judge::explain(&loaded.snapshot, &inventory, &question);
     let answer = &explanation.answer;
+    if let Some(past) = &past {
+        output.say(format_args!("{}\nNow:\n", replay::verdict(&past.line)));
+    }
     output.say(report(&explanation));
     if let (Some(known), Some(dir)) = (&known, &args.pki) {
         output.say(known.line(dir));
@@ -104,8 +127,9 @@ pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> 
     output.json(&json!({
         "allowed": answer.is_allowed(),
         "config": absolute(&path),
-        "method": args.url.is_some().then(|| args.method.as_str()),
-        "url": args.url.as_ref().map(ToString::to_string),
+        "then": past.as_ref().map(|past| &past.line),
+        "method": url.is_some().then(|| method.as_str()),
+        "url": url.map(ToString::to_string),
         "steps": explanation.steps,
         "claims": explanation.claims,
         "inventory": known.as_ref().map(Known::document),

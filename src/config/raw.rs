@@ -366,6 +366,7 @@ sections! {
     /// Where the audit log goes.
     Audit {
         file: String = Optional,
+        chains: String = Optional,
     }
 }
 

@@ -428,6 +428,7 @@ drain_timeout = "0s"
 workers = 2
 [audit]
 file = "audit.jsonl"
+chains = "chains"
 "#;
     place.write("keys.json", KEYS);
     place.write_private("secret", "0123456789abcdef\n");

@@ -36,6 +36,7 @@ use crate::identity::text::printable;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::snapshot::{Limits, Snapshot, TrustStamp};
+use crate::telemetry::chains::Verdict;
 use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
 use crate::tls::ClientCertificate;
 use crate::tls::verifier::with_notes;
@@ -252,8 +253,12 @@ pub(crate) async fn serve(
     let limits = snapshot.limits.clone();
     drop(snapshot);
     worker.shared().metrics.handshake_succeeded();
-    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let chain = proof.is_some().then(|| chain_of(&stream));
+    if let (Some(keeper), Some(chain)) = (&worker.shared().chains, &chain) {
+        let id = keeper.note(chain, facts.sni.as_ref(), Verdict::Admitted);
+        facts.chain = Some(Arc::clone(id.text()));
+    }
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let connection = Arc::new(Connection {
         worker,
         _guard: guard,

@@ -24,6 +24,7 @@ use super::held::HeldBytes;
 use crate::crypto;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::{AuditSink, AuditWriter};
+use crate::telemetry::chains::ChainKeeper;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::PoolShard;
 
@@ -42,6 +43,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// What bodies that are read whole take at the moment.
     pub held: Arc<HeldBytes>,
+    /// Keeps the chains that callers present, where that is wanted.
+    pub chains: Option<ChainKeeper>,
     /// Counts up after a new snapshot was put in place or its deny list changed.
     pub changes: watch::Receiver<u64>,
     /// Becomes true when connections should end.

@@ -2,6 +2,7 @@
 //! close that lets the peer read its alert.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
@@ -17,6 +18,7 @@ use crate::clock;
 use crate::identity::text::printable;
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::telemetry::audit::{HandshakeFailure, timestamp};
+use crate::telemetry::chains::Verdict;
 use crate::telemetry::record::{ConnectionFacts, milliseconds};
 use crate::tls::HandshakeNotes;
 use crate::trust::Refusal;
@@ -208,6 +210,13 @@ impl HandshakeError {
             None => identity.as_deref().map(crate::identity::PeerIdentity::leaf),
         };
         let facts = refused.facts;
+        let chains = worker.shared().chains.as_ref();
+        let presented = chains
+            .filter(|_| !self.notes.presented.is_empty())
+            .map(|keeper| {
+                let chain = &self.notes.presented;
+                keeper.note(chain, facts.sni.as_ref(), Verdict::Refused)
+            });
         tracing::info!(
             peer = %facts.peer,
             reason = reason.as_str(),
@@ -232,6 +241,7 @@ impl HandshakeError {
             thumbprint: leaf.map(|leaf| Base64UrlUnpadded::encode_string(&leaf.thumbprint)),
             possession_proven: self.notes.possession_proven,
             resumed: facts.resumed,
+            chain: presented.map(|id| Arc::clone(id.text())),
             duration_ms: milliseconds(refused.elapsed),
         });
     }

@@ -366,6 +366,9 @@ pub struct HandshakeFailure<'a> {
     /// Whether it resumed an earlier session, whose chain no longer held.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
+    /// The id of the presented chain, where chains are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Arc<str>>,
     /// Milliseconds since the connection was accepted.
     pub duration_ms: f64,
 }

@@ -1,6 +1,7 @@
 //! What operators see: logs, metrics, the audit log.
 
 pub mod audit;
+pub mod chains;
 pub mod cuts;
 mod histogram;
 pub mod log;

@@ -28,6 +28,8 @@ pub struct ConnectionFacts {
     pub sni: Option<Arc<str>>,
     /// Whether its TLS session was resumed.
     pub resumed: bool,
+    /// The id of its chain, where chains are kept.
+    pub chain: Option<Arc<str>>,
     json: OnceLock<String>,
 }
 
@@ -41,6 +43,7 @@ impl ConnectionFacts {
             proxy: None,
             sni: None,
             resumed: false,
+            chain: None,
             json: OnceLock::new(),
         }
     }
@@ -61,6 +64,9 @@ impl ConnectionFacts {
             }
             if self.resumed {
                 json.push_str(",\"resumed\":true");
+            }
+            if let Some(chain) = &self.chain {
+                let _ = write!(json, ",\"chain\":\"{chain}\"");
             }
             json
         })

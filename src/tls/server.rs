@@ -1,6 +1,6 @@
 //! Per-name TLS configurations, and which of them a name selects.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::crypto;
 use crate::identity::caller::normalized_dns;
 use crate::identity::pattern::HostPattern;
 use crate::reason::ReasonCode;
-use crate::trust::{Admission, ClientTrust, Refusal};
+use crate::trust::{Admission, ClientTrust, Refusal, TrustRevision};
 
 /// Whether callers have to present a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +140,19 @@ impl ServerNames {
             name.split_once('.')
                 .and_then(|(_, suffix)| self.wildcard.get(suffix))
         })
+    }
+
+    /// What each entry's decisions depend on, to tell whether two configurations
+    /// trust alike.
+    #[must_use]
+    pub fn revisions(&self) -> BTreeMap<String, TrustRevision> {
+        let named = self.exact.iter().chain(&self.wildcard);
+        let named = named.map(|(name, entry)| (name.to_string(), entry.trust.revision()));
+        let default = self.default.iter();
+        default
+            .map(|entry| (String::new(), entry.trust.revision()))
+            .chain(named)
+            .collect()
     }
 
     /// The default entry.

@@ -41,6 +41,8 @@ pub struct HandshakeNotes {
     /// What a ticket of this handshake stands for; of a resumed one, what its
     /// ticket stood for.
     pub session: Option<Session>,
+    /// The chain that was refused.
+    pub presented: Vec<CertificateDer<'static>>,
     /// The chain the verifier admitted.
     chain: Option<ChainKey>,
 }
@@ -57,7 +59,9 @@ impl HandshakeNotes {
         chain: &[CertificateDer<'_>],
     ) -> Result<(), Refusal> {
         self.possession_proven = true;
-        let admission = entry.admit_resumed(chain, self.session.as_ref())?;
+        let admission = entry
+            .admit_resumed(chain, self.session.as_ref())
+            .inspect_err(|_| self.presented = chain.iter().cloned().map(owned).collect())?;
         if let Some(pending) = admission.pending {
             pending.commit();
         }
@@ -203,7 +207,14 @@ impl ClientCertVerifier for CallerVerifier {
             }
             Err(refusal) => {
                 let error = alert_error(refusal.reason);
-                note(|notes| notes.refusal = Some(refusal));
+                note(|notes| {
+                    // One that is too long is not worth keeping.
+                    if refusal.reason != ReasonCode::ChainTooLong {
+                        let chain = std::iter::once(end_entity).chain(intermediates);
+                        notes.presented = chain.cloned().map(owned).collect();
+                    }
+                    notes.refusal = Some(refusal);
+                });
                 Err(error)
             }
         }
@@ -234,6 +245,10 @@ impl ClientCertVerifier for CallerVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+fn owned(der: CertificateDer<'_>) -> CertificateDer<'static> {
+    der.into_owned()
 }
 
 /// The rustls error whose alert is the reason's.

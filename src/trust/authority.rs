@@ -26,6 +26,8 @@ pub(crate) struct AuthorityFacts {
     pub(crate) subject_der: Vec<u8>,
     /// SubjectPublicKeyInfo, DER.
     pub(crate) key: Vec<u8>,
+    /// subjectKeyIdentifier. Explains; decides nothing.
+    pub(crate) key_id: Option<Vec<u8>>,
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
     pub(crate) is_ca: bool,
@@ -73,6 +75,7 @@ impl AuthorityFacts {
             subject: rfc4514(subject),
             subject_der: subject.as_raw().to_vec(),
             key: certificate.public_key().raw.to_vec(),
+            key_id: None,
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
             is_ca: false,
@@ -113,6 +116,7 @@ impl AuthorityFacts {
                 self.is_ca = constraints.ca;
                 self.path_length = constraints.path_len_constraint;
             }
+            ParsedExtension::SubjectKeyIdentifier(id) => self.key_id = Some(id.0.to_vec()),
             ParsedExtension::KeyUsage(usage) => self.key_usage = Some(usage.flags),
             ParsedExtension::ExtendedKeyUsage(usages) => {
                 self.extended = Some(AnchorUsages {

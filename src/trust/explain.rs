@@ -5,9 +5,9 @@
 
 use rustls_pki_types::CertificateDer;
 use webpki::Error;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
-use super::authority::{AuthorityFacts, RootSet, key_is_strong};
+use super::authority::{AuthorityFacts, Root, RootSet, key_is_strong};
 use super::end_entity::LeafPathFacts;
 use super::path::PathRefusal;
 use crate::clock;
@@ -34,6 +34,18 @@ pub(super) fn explain(
             );
         }
     }
+    // An authority that was made anew under its old name is another authority.
+    if reason == ReasonCode::BadSignature
+        && let Some(root) = namesake(leaf, intermediates, roots)
+    {
+        return (
+            ReasonCode::UnknownIssuer,
+            format!(
+                "{root} is a configured root, with another key than the authority of that name \
+                 that issued the presented chain"
+            ),
+        );
+    }
     if reason == ReasonCode::NameConstraint
         && let Some(kind) = unsupported_constraint(leaf, intermediates, roots)
     {
@@ -46,6 +58,59 @@ pub(super) fn explain(
         );
     }
     (reason, describe(error, "the presented chain"))
+}
+
+/// A root that has the name of an issuer in the chain, and by the key identifiers
+/// another key.
+fn namesake(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &RootSet,
+) -> Option<String> {
+    let read = |der| Some(X509Certificate::from_der(der).ok()?.1);
+    let authorities: Vec<X509Certificate<'_>> =
+        intermediates.iter().filter_map(|der| read(der)).collect();
+    let leaf = read(leaf)?;
+    std::iter::once(&leaf)
+        .chain(&authorities)
+        .find_map(|issued| {
+            let wanted = issuer_key_id(issued)?;
+            // A root that changes its key issues its new self: that leads on.
+            let leads_on = authorities.iter().any(|authority| {
+                authority.subject().as_raw() == issued.issuer().as_raw()
+                    && own_key_id(authority) == Some(wanted)
+                    && issuer_key_id(authority).is_some_and(|above| above != wanted)
+            });
+            let mut named = roots
+                .roots()
+                .iter()
+                .filter(|root| root.facts.subject_der == issued.issuer().as_raw())
+                .peekable();
+            let name = named.peek()?.facts.subject.clone();
+            let differs = |root: &Root| {
+                let id = root.facts.key_id.as_deref();
+                id.is_some_and(|id| id != wanted)
+            };
+            (!leads_on && named.all(differs)).then_some(name)
+        })
+}
+
+fn issuer_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate
+        .iter_extensions()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(id) => Some(id.key_identifier.as_ref()?.0),
+            _ => None,
+        })
+}
+
+fn own_key_id<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    certificate
+        .iter_extensions()
+        .find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+            _ => None,
+        })
 }
 
 fn unsupported_constraint(

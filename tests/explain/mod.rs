@@ -1,5 +1,7 @@
 //! `countersign explain`: the same verdicts as the running gateway, offline.
 
+mod replay;
+
 use std::path::{Path, PathBuf};
 
 use countersign_testkit::{Credentials, Crl, Echo, Gateway, Leaf, Settings, TestCa};
@@ -195,7 +197,14 @@ async fn its_alerts_are_those_of_the_gateway() {
             "{}",
             explained.said
         );
-        let line = world.gateway.audit().handshake(explained.reason()).await;
+        let line = world
+            .gateway
+            .audit()
+            .line("the refusal", |line| {
+                line["event"] == "handshake" && line["serial"] == caller.serial_hex()
+            })
+            .await;
+        assert_eq!(line["reason"], explained.reason());
         assert_eq!(line["detail"], explained.said["answer"]["detail"]);
     }
 }

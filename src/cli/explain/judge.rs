@@ -39,6 +39,8 @@ pub(super) struct Question<'a> {
     pub(super) method: &'a Method,
     /// `Authorization`, where there is a token.
     pub(super) presented: &'a Presented,
+    /// The URL says no more than the server name.
+    pub(super) handshake_only: bool,
 }
 
 /// One step's outcome.
@@ -173,7 +175,7 @@ pub(super) fn explain(
     };
     let answer = match way.shake_hands(question) {
         Err(answer) => answer,
-        Ok((proof, server_name)) => match question.url {
+        Ok((proof, server_name)) => match question.url.filter(|_| !question.handshake_only) {
             None => Answer::Connected,
             Some(url) => way
                 .request(question, url, &proof, server_name.as_deref())

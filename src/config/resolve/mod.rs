@@ -180,6 +180,7 @@ pub(super) fn resolve(
     if context.diagnostics.has_errors() {
         return None;
     }
+    let base = context.files.locate("");
     let (files, looks) = context.files.into_seen();
     let public_credentials = public.as_ref().and_then(|public| public.tls.clone());
     let loaded = Loaded {
@@ -189,6 +190,11 @@ pub(super) fn resolve(
             public,
             admin,
             audit,
+            audit_chains: document
+                .audit
+                .as_ref()
+                .and_then(|section| section.chains.value())
+                .map(|directory| base.join(directory)),
         },
         snapshot: Snapshot {
             generation: 1,

@@ -1,0 +1,125 @@
+//! `countersign explain --audit FILE --request-id ID`: a past decision once more,
+//! by the chain that was kept of its caller.
+
+use std::path::Path;
+
+use http::{Method, Uri};
+use rustls_pki_types::CertificateDer;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::cli::CliError;
+use crate::cli::check::against::for_each_line;
+use crate::identity::text::printable;
+use crate::snapshot::Loaded;
+use crate::telemetry::chains::{self, ChainId};
+
+/// A line of the log that can be asked about again.
+#[derive(Deserialize)]
+struct Line {
+    event: String,
+    #[serde(default)]
+    request_id: Option<String>,
+    #[serde(default)]
+    connection_id: Option<String>,
+    #[serde(default)]
+    sni: Option<String>,
+    #[serde(default)]
+    method: Option<String>,
+    #[serde(default)]
+    host: Option<String>,
+    #[serde(default)]
+    path: Option<String>,
+    #[serde(default)]
+    chain: Option<String>,
+}
+
+/// A past decision.
+pub(super) struct Past {
+    /// The line as it was written.
+    pub(super) line: Value,
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    /// What was asked for; of a refused handshake the host alone.
+    pub(super) url: Option<Uri>,
+    pub(super) method: Method,
+    /// Whether it got as far as a request.
+    pub(super) is_request: bool,
+}
+
+/// Finds a decision by its request id, or by its connection id where the handshake
+/// was refused.
+pub(super) fn find(log: &Path, id: &str, loaded: &Loaded) -> Result<Past, CliError> {
+    let Some(directory) = &loaded.settings.audit_chains else {
+        return Err(CliError::usage(
+            "the configuration keeps no chains, so that no past decision can be replayed; set \
+             [audit] chains = \"DIR\"",
+        ));
+    };
+    let mut found: Option<(Line, Value)> = None;
+    for_each_line(log, |text| {
+        let Ok(line) = serde_json::from_slice::<Line>(text) else {
+            return;
+        };
+        let is_it = match line.event.as_str() {
+            "request" => line.request_id.as_deref() == Some(id),
+            "handshake" => line.connection_id.as_deref() == Some(id),
+            _ => false,
+        };
+        if is_it && let Ok(whole) = serde_json::from_slice(text) {
+            found = Some((line, whole));
+        }
+    })?;
+    let Some((line, whole)) = found else {
+        return Err(CliError::usage(format!(
+            "{}: there is no request {}, and no refused handshake of a connection of that id",
+            log.display(),
+            printable(id)
+        )));
+    };
+    let Some(chain) = line.chain.as_deref().and_then(ChainId::parse) else {
+        return Err(CliError::usage(format!(
+            "{}: no chain was kept of {}: its caller had none, or [audit] chains was not set",
+            log.display(),
+            printable(id)
+        )));
+    };
+    let kept = chains::read(directory, &chain).map_err(|error| {
+        CliError::usage(format!(
+            "{}: the chain of {} is not kept any longer: {error}",
+            directory.display(),
+            printable(id)
+        ))
+    })?;
+    let is_request = line.event == "request";
+    let host = match is_request {
+        true => line.host.or(line.sni),
+        false => line.sni,
+    };
+    let url = host.and_then(|host| {
+        let path = line.path.as_deref().filter(|path| path.starts_with('/'));
+        let uri = format!("https://{host}{}", path.unwrap_or("/"));
+        uri.parse().ok()
+    });
+    Ok(Past {
+        line: whole,
+        chain: kept.chain,
+        url,
+        method: line
+            .method
+            .and_then(|method| method.parse().ok())
+            .unwrap_or(Method::GET),
+        is_request,
+    })
+}
+
+/// What was decided then.
+pub(super) fn verdict(line: &Value) -> String {
+    let word = |key: &str| line.get(key).and_then(Value::as_str).map(printable);
+    let decision = word("decision").unwrap_or_default();
+    let time = word("time").unwrap_or_default();
+    match (word("reason"), word("detail")) {
+        (Some(reason), Some(detail)) => format!("At {time}: {decision}, {reason}: {detail}"),
+        (Some(reason), None) => format!("At {time}: {decision}, {reason}"),
+        _ => format!("At {time}: {decision}"),
+    }
+}

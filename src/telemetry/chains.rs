@@ -1,0 +1,380 @@
+//! The chains that callers presented, kept so that a decision can be replayed:
+//! each new one once, in a bounded number of files.
+//!
+//! A file is PEM as `--cert` takes it, with the server name and what was decided
+//! in lines before the first block. Admitted and refused chains have room of
+//! their own: a flood of junk pushes out junk only. One thread writes; a
+//! handshake never waits for a disk, and what comes faster than it can be
+//! written is left out.
+
+use std::collections::VecDeque;
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use base64ct::{Base64, Encoding as _};
+use quick_cache::sync::Cache;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+use crate::clock;
+use crate::crypto;
+use crate::identity::text::{hex, printable};
+use crate::secret::{Existing, write_private};
+
+/// Most chains that are kept of admitted callers, and of refused ones.
+const MOST: [(Verdict, usize); 2] = [(Verdict::Admitted, 10_000), (Verdict::Refused, 1_000)];
+/// Chains that may wait to be written.
+const WAITING: usize = 256;
+/// How often a chain that comes again is noted.
+const NOTED_EVERY: u64 = 3600;
+
+/// What became of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Its handshake succeeded.
+    Admitted,
+    /// Its handshake was refused.
+    Refused,
+}
+
+impl Verdict {
+    const fn directory(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Names a chain in audit lines and files.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ChainId(Arc<str>);
+
+impl ChainId {
+    /// The id of a presented chain.
+    #[must_use]
+    pub fn of(chain: &[CertificateDer<'_>]) -> Self {
+        let mut text = Vec::with_capacity(4096);
+        for der in chain {
+            text.extend_from_slice(&(der.len() as u64).to_be_bytes());
+            text.extend_from_slice(der);
+        }
+        let hash = crypto::sha256(&text);
+        Self(hex(hash.first_chunk::<16>().unwrap_or(&[0; 16])).into())
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub const fn text(&self) -> &Arc<str> {
+        &self.0
+    }
+
+    /// Reads an id out of an audit line.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let well_formed = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        well_formed.then(|| Self(text.to_ascii_lowercase().into()))
+    }
+}
+
+impl fmt::Debug for ChainId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+struct Note {
+    id: ChainId,
+    verdict: Verdict,
+    sni: Option<Arc<str>>,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+/// Keeps chains.
+pub struct ChainKeeper {
+    queue: SyncSender<Note>,
+    /// When each was last noted, in seconds since the Unix epoch.
+    noted: Cache<(ChainId, Verdict), u64>,
+}
+
+/// One that is kept.
+#[derive(Debug)]
+pub struct KeptChain {
+    /// Its id.
+    pub id: ChainId,
+    /// The TLS server name it was presented under.
+    pub sni: Option<String>,
+    /// The certificates as they were presented.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// When it was last noted.
+    pub seen: SystemTime,
+}
+
+impl ChainKeeper {
+    /// Keeps chains below a directory, which is made where there is none. The
+    /// thread ends with the keeper.
+    ///
+    /// # Errors
+    /// When the directory cannot be had.
+    pub fn start(directory: &Path) -> io::Result<Self> {
+        let mut rooms = Vec::new();
+        for (verdict, most) in MOST {
+            let path = directory.join(verdict.directory());
+            fs::create_dir_all(&path)?;
+            rooms.push(Room {
+                verdict,
+                files: oldest_first(&path)?,
+                path,
+                most,
+            });
+        }
+        let (queue, notes) = sync_channel(WAITING);
+        thread::Builder::new()
+            .name("chains".to_owned())
+            .spawn(move || write(&notes, &mut rooms))?;
+        Ok(Self {
+            queue,
+            noted: Cache::new(MOST.iter().map(|(_, most)| most).sum()),
+        })
+    }
+
+    /// Keeps a chain that is new, or notes that it came again; returns its id.
+    pub fn note(
+        &self,
+        chain: &[CertificateDer<'_>],
+        sni: Option<&Arc<str>>,
+        verdict: Verdict,
+    ) -> ChainId {
+        let id = ChainId::of(chain);
+        let key = (id.clone(), verdict);
+        let now = clock::unix_now();
+        let known = self.noted.get(&key);
+        if known.is_some_and(|noted| now.saturating_sub(noted) < NOTED_EVERY) {
+            return id;
+        }
+        let note = Note {
+            id: id.clone(),
+            verdict,
+            sni: sni.cloned(),
+            chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
+        };
+        match self.queue.try_send(note) {
+            Ok(()) => self.noted.insert(key, now),
+            // It is tried again when it comes again.
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+        id
+    }
+}
+
+impl fmt::Debug for ChainKeeper {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ChainKeeper")
+    }
+}
+
+/// The files of one verdict.
+struct Room {
+    verdict: Verdict,
+    path: PathBuf,
+    files: VecDeque<PathBuf>,
+    most: usize,
+}
+
+fn oldest_first(directory: &Path) -> io::Result<VecDeque<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "pem") {
+            let modified = path.metadata().and_then(|metadata| metadata.modified());
+            files.push((modified.unwrap_or(SystemTime::UNIX_EPOCH), path));
+        }
+    }
+    files.sort();
+    Ok(files.into_iter().map(|(_, path)| path).collect())
+}
+
+fn write(notes: &Receiver<Note>, rooms: &mut [Room]) {
+    let mut failed = false;
+    for note in notes {
+        let Some(room) = rooms.iter_mut().find(|room| room.verdict == note.verdict) else {
+            continue;
+        };
+        let kept = room.keep(&note);
+        if let Err(error) = &kept
+            && !failed
+        {
+            tracing::error!(directory = %room.path.display(), %error, "chains cannot be kept");
+        }
+        failed = kept.is_err();
+    }
+}
+
+impl Room {
+    fn keep(&mut self, note: &Note) -> io::Result<()> {
+        let path = self.path.join(format!("{}.pem", note.id.text()));
+        if let Ok(file) = fs::File::options().append(true).open(&path) {
+            return file.set_modified(clock::now());
+        }
+        let mut text = String::new();
+        let name = note.sni.as_deref().map_or("-".to_owned(), printable);
+        let _ = writeln!(
+            text,
+            "server name: {name}\ndecision: {}",
+            self.verdict.directory()
+        );
+        for der in &note.chain {
+            pem(&mut text, der);
+        }
+        write_private(&path, text.as_bytes(), Existing::Replace)?;
+        self.files.push_back(path);
+        while self.files.len() > self.most {
+            if let Some(oldest) = self.files.pop_front() {
+                let _ = fs::remove_file(oldest);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pem(text: &mut String, der: &[u8]) {
+    text.push_str("-----BEGIN CERTIFICATE-----\n");
+    let encoded = Base64::encode_string(der);
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at_checked(64).unwrap_or((rest, ""));
+        text.push_str(line);
+        text.push('\n');
+        rest = after;
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+}
+
+/// Reads a chain that was kept, of either verdict.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`] when it was not kept, or not for so long.
+pub fn read(directory: &Path, id: &ChainId) -> io::Result<KeptChain> {
+    let mut outcome = Err(io::ErrorKind::NotFound.into());
+    for (verdict, _) in MOST {
+        let path = directory.join(verdict.directory());
+        outcome = read_file(&path.join(format!("{}.pem", id.text())), id.clone());
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+/// The chains of admitted callers that were seen since, the latest first, at most
+/// so many.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn admitted_since(
+    directory: &Path,
+    longest_ago: Duration,
+    most: usize,
+) -> io::Result<Vec<KeptChain>> {
+    let files = oldest_first(&directory.join(Verdict::Admitted.directory()))?;
+    let since = clock::now().checked_sub(longest_ago);
+    let kept = files.iter().rev().filter_map(|path| {
+        let id = ChainId::parse(path.file_stem()?.to_str()?)?;
+        read_file(path, id).ok()
+    });
+    Ok(kept
+        .take_while(|kept| since.is_none_or(|since| kept.seen >= since))
+        .take(most)
+        .collect())
+}
+
+fn read_file(path: &Path, id: ChainId) -> io::Result<KeptChain> {
+    let text = fs::read_to_string(path)?;
+    let chain = CertificateDer::pem_slice_iter(text.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(io::Error::other)?;
+    let sni = text
+        .lines()
+        .find_map(|line| line.strip_prefix("server name: "))
+        .filter(|name| *name != "-")
+        .map(str::to_owned);
+    let seen = path.metadata()?.modified()?;
+    Ok(KeptChain {
+        id,
+        sni,
+        chain,
+        seen,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(octet: u8) -> Vec<CertificateDer<'static>> {
+        vec![vec![octet; 100].into(), vec![7; 65].into()]
+    }
+
+    /// The writer is another thread.
+    fn wait_for(directory: &Path, id: &ChainId) -> KeptChain {
+        for _ in 0..500 {
+            if let Ok(kept) = read(directory, id) {
+                return kept;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{id:?} was not kept");
+    }
+
+    #[test]
+    fn chains_are_kept_once_and_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let keeper = ChainKeeper::start(folder.path()).unwrap();
+        let name: Arc<str> = "a.example.org".into();
+        let id = keeper.note(&chain(1), Some(&name), Verdict::Admitted);
+        let again = keeper.note(&chain(1), Some(&name), Verdict::Admitted);
+        let other = keeper.note(&chain(2), None, Verdict::Refused);
+        assert_eq!(id, again);
+        assert_ne!(id, other);
+        let kept = wait_for(folder.path(), &id);
+        assert_eq!(kept.chain, chain(1));
+        assert_eq!(kept.sni.as_deref(), Some("a.example.org"));
+        assert_eq!(wait_for(folder.path(), &other).sni, None);
+        let admitted = admitted_since(folder.path(), Duration::from_secs(60), 10).unwrap();
+        assert_eq!(admitted.len(), 1, "refused chains are not among them");
+        assert_eq!(admitted[0].id, id);
+        assert!(ChainId::parse("../../etc/passwd").is_none());
+    }
+
+    #[test]
+    fn each_verdict_has_room_of_its_own_and_the_oldest_go_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut room = Room {
+            verdict: Verdict::Refused,
+            path: folder.path().to_owned(),
+            files: VecDeque::new(),
+            most: 3,
+        };
+        let ids: Vec<ChainId> = (0..5)
+            .map(|octet| {
+                let note = Note {
+                    id: ChainId::of(&chain(octet)),
+                    verdict: Verdict::Refused,
+                    sni: None,
+                    chain: chain(octet),
+                };
+                room.keep(&note).unwrap();
+                note.id
+            })
+            .collect();
+        let there = |id: &ChainId| folder.path().join(format!("{}.pem", id.text())).exists();
+        let left: Vec<bool> = ids.iter().map(there).collect();
+        assert_eq!(left, [false, false, true, true, true]);
+    }
+}
