@@ -31,6 +31,7 @@ mod shutdown;
 mod startup;
 mod termination;
 mod transactions;
+mod trust_changes;
 mod upstream_faults;
 
 use std::path::PathBuf;

@@ -292,10 +292,23 @@ impl Client {
     /// # Errors
     /// When there is no connection, or the server refuses within the handshake.
     pub async fn connect(&self) -> Result<Connection, ConnectError> {
+        let stream = in_time("a connection", TcpStream::connect(self.address))
+            .await
+            .map_err(ConnectError::from_io)?;
+        self.connect_over(stream).await
+    }
+
+    /// Shakes hands over a connection that is there already.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    ///
+    /// # Panics
+    /// When the server name is none.
+    pub async fn connect_over(&self, mut stream: TcpStream) -> Result<Connection, ConnectError> {
         let name = self.server_name.as_deref().unwrap_or("unnamed.invalid");
         let name = ServerName::try_from(name.to_owned()).expect("a server name");
         let work = async {
-            let mut stream = TcpStream::connect(self.address).await?;
             stream.set_nodelay(true)?;
             stream.write_all(&self.preface).await?;
             TlsConnector::from(self.config())
