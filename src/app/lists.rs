@@ -93,7 +93,9 @@ impl ListKeeper {
 
     /// When a source is fetched for the first time, after what the load did.
     fn first(&self, source: &ListSource) -> Instant {
-        let fetched_at = self.snapshot.load().remote.fetched_at(source);
+        let remote = Arc::clone(&self.snapshot.load().remote);
+        remote.save(source);
+        let fetched_at = remote.fetched_at(source);
         let age = Duration::from_secs(clock::unix_now().saturating_sub(fetched_at));
         Instant::now() + source.policy.interval.saturating_sub(age)
     }

@@ -183,7 +183,9 @@ impl Reloader {
         // Connections look at the new snapshot when they hear of it.
         self.changed.send_modify(|changes| *changes += 1);
         if let Some(directory) = &self.settings.audit_chains {
-            impact::report(directory, &previous, &self.snapshot.load());
+            let (directory, after) = (directory.clone(), self.snapshot.load_full());
+            // Whoever asked for the reload need not wait for the preview.
+            std::thread::spawn(move || impact::report(&directory, &previous, &after));
         }
         Ok(generation)
     }

@@ -122,14 +122,20 @@ impl RemoteLists {
         Ok(Some(octets))
     }
 
-    /// Keeps a list from now on, on disk too where that is wanted. Where the disk
-    /// does not take it, it is in use nevertheless.
-    pub fn keep(&self, source: &ListSource, octets: Bytes) {
-        if let Some(path) = source.copy()
-            && let Err(error) = write_private(&path, &octets, Existing::Replace)
+    /// Writes what a source's list is now to disk, where that is wanted and it is
+    /// not there yet. Where the disk does not take it, it is in use nevertheless.
+    pub fn save(&self, source: &ListSource) {
+        let kept = self.kept().get(&source.url.to_string()).cloned();
+        if let (Some(path), Some(kept)) = (source.copy(), kept)
+            && std::fs::read(&path).ok().as_deref() != Some(&*kept.octets)
+            && let Err(error) = write_private(&path, &kept.octets, Existing::Replace)
         {
             tracing::error!(file = %path.display(), %error, "a revocation list cannot be kept on disk");
         }
+    }
+
+    /// Keeps a list from now on, on disk too where that is wanted.
+    pub fn keep(&self, source: &ListSource, octets: Bytes) {
         self.kept().insert(
             source.url.to_string(),
             Kept {
@@ -137,6 +143,7 @@ impl RemoteLists {
                 fetched_at: clock::unix_now(),
             },
         );
+        self.save(source);
     }
 
     /// When a source's list was last fetched, in seconds since the Unix epoch; 0

@@ -51,7 +51,12 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "FILE", requires = "request_id", conflicts_with_all = ["cert", "url"])]
     audit: Option<PathBuf>,
     /// Which decision: its request id, or the connection id of a refused handshake.
-    #[arg(long, value_name = "ID", requires = "audit")]
+    #[arg(
+        long,
+        value_name = "ID",
+        requires = "audit",
+        allow_hyphen_values = true
+    )]
     request_id: Option<String>,
     /// The URL it asks for.
     #[arg(long, value_name = "URL")]

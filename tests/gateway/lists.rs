@@ -9,7 +9,6 @@ use countersign_testkit::{
 };
 use serde_json::Value;
 
-use super::resumption::generation;
 use super::termination::{replace, streaming};
 use super::{BINARY, CALLER, HOST};
 
@@ -164,10 +163,14 @@ async fn a_start_needs_a_list_or_the_copy_of_before() {
     let directory = tempfile::tempdir().unwrap();
     let kept = format!("\"{}\"", directory.path().display());
     let settings = world.settings(&[("directory", &kept)]);
-    // A new list, so that there is one to keep.
-    let gateway = Gateway::start(BINARY, &settings).await;
     world.shelf.put(Item::Document(world.revoking(2)));
-    generation(&gateway, 2).await;
+    let gateway = Gateway::start(BINARY, &settings).await;
+    in_time("a copy", async {
+        while std::fs::read_dir(directory.path()).unwrap().count() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     drop(gateway);
 
     world.shelf.put(Item::Status(500));

@@ -73,6 +73,22 @@ async fn no_request_is_allowed_once_a_revocation_is_in_service() {
 }
 
 #[tokio::test]
+async fn the_last_of_many_changes_in_a_row_counts() {
+    let (world, list) = revocable().await;
+    let mut stream = streaming(&world.client()).await;
+    // Some of them come while another is being loaded.
+    for number in 2..60 {
+        let next = Crl::new().number(number);
+        replace(&list, next.signed_by(world.ca.intermediate()));
+        tokio::time::sleep(Duration::from_millis(u64::from(number % 7) * 9)).await;
+    }
+    let last = Crl::new().number(60).revoke(world.caller.serial());
+    replace(&list, last.signed_by(world.ca.intermediate()));
+    assert!(stream.read_until(|_| false).await.closed);
+    assert_eq!(world.client().refusal().await.alert(), Some(44));
+}
+
+#[tokio::test]
 async fn an_h2_stream_is_cut_within_the_promised_time() {
     let (world, list) = revocable().await;
     let client = world.client().protocol(Protocol::Http2);
