@@ -23,11 +23,15 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::client::ResolvesClientCert;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::Semaphore;
 
 use crate::crypto;
 
 /// The longest answer that is read, in octets.
 const MOST_OCTETS: usize = 1024 * 1024;
+
+/// Most exchanges with one provider at once, whoever still waits for them.
+const MOST_EXCHANGES: usize = 64;
 
 /// For each address of a provider.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -65,6 +69,9 @@ pub enum FetchError {
     /// The metadata name another issuer, or addresses elsewhere.
     #[error("its metadata do not fit the configured issuer")]
     Metadata,
+    /// As many questions as may be asked at once are being asked.
+    #[error("too many questions to it are under way")]
+    Busy,
 }
 
 /// Settings that no client can be made of.
@@ -91,6 +98,8 @@ pub struct HttpClient {
     timeout: Duration,
     /// Where exchanges run; on their caller's runtime where that was not said.
     runtime: Arc<OnceLock<tokio::runtime::Handle>>,
+    /// One for each exchange that may be under way.
+    turns: Arc<Semaphore>,
 }
 
 impl HttpClient {
@@ -125,6 +134,7 @@ impl HttpClient {
             client,
             timeout: settings.timeout,
             runtime: Arc::default(),
+            turns: Arc::new(Semaphore::new(MOST_EXCHANGES)),
         })
     }
 
@@ -138,6 +148,14 @@ impl HttpClient {
     pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Answer, FetchError> {
         let client = self.client.clone();
         let exchange = tokio::time::timeout(self.timeout, Self::exchange(client, request));
+        // Whoever waits may go away, the exchange does not: this is what bounds them.
+        let turn = Arc::clone(&self.turns).try_acquire_owned();
+        let turn = turn.map_err(|_| FetchError::Busy)?;
+        let exchange = async move {
+            let answered = exchange.await;
+            drop(turn);
+            answered
+        };
         let answered = match self.runtime.get() {
             // A runtime that ends takes its tasks with it.
             Some(runtime) => match runtime.spawn(exchange).await {

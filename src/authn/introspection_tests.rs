@@ -115,3 +115,33 @@ async fn anything_but_an_answer_is_a_failure_to_check() {
         assert_eq!(error, IntrospectionError::Malformed, "{document}");
     }
 }
+
+#[tokio::test]
+async fn questions_at_once_are_bounded_whoever_still_waits() {
+    // Takes connections and never answers.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = HttpClient::new(&ClientSettings {
+        roots: Arc::new(RootCertStore::empty()),
+        certificate: None,
+        timeout: Duration::from_secs(30),
+    })
+    .unwrap();
+    let endpoint = checked_url(&format!("http://{address}/introspect")).unwrap();
+    let authentication = ClientAuthentication::Certificate {
+        client_id: "gateway".to_owned(),
+    };
+    let introspector = Arc::new(Introspector::new(endpoint, client, authentication));
+    introspector.run_on(&tokio::runtime::Handle::current());
+    let mut taken = Vec::new();
+    for _ in 0..64 {
+        let asking = Arc::clone(&introspector);
+        let waiting = tokio::spawn(async move { asking.ask("a").await });
+        taken.push(listener.accept().await.unwrap());
+        // Nobody waits any longer; the question is still under way.
+        waiting.abort();
+        assert!(waiting.await.unwrap_err().is_cancelled());
+    }
+    let refused = introspector.ask("a").await.unwrap_err();
+    assert_eq!(refused, IntrospectionError::Fetch(FetchError::Busy));
+}

@@ -234,27 +234,30 @@ impl Limiter {
         }
     }
 
-    /// Whether an address may try to authenticate once more. Nothing is counted.
+    /// Whether somebody may try to authenticate once more. Nothing is counted.
     ///
     /// # Errors
-    /// When it has failed too often.
-    pub fn may_authenticate(&self, address: IpAddr) -> Result<(), Exceeded> {
-        let verdict = self.table.peek(&failed_key(address), &self.failed);
+    /// When that has failed too often.
+    pub fn may_authenticate(&self, whom: Counted<'_>) -> Result<(), Exceeded> {
+        let verdict = self.table.peek(&failed_key(whom), &self.failed);
         if verdict.allowed {
             return Ok(());
         }
         Err(Exceeded {
             denial: Denial::new(
                 ReasonCode::RateLimited,
-                "too many failed authentications from this address",
+                match whom {
+                    Counted::Address(_) => "too many failed authentications from this address",
+                    _ => "too many failed authentications of this caller",
+                },
             ),
             verdict: Some((verdict, self.failed, "failed-authentication")),
         })
     }
 
     /// Counts a failed authentication.
-    pub fn failed(&self, address: IpAddr) {
-        self.table.take(&failed_key(address), &self.failed);
+    pub fn failed(&self, whom: Counted<'_>) {
+        self.table.take(&failed_key(whom), &self.failed);
     }
 }
 
@@ -278,8 +281,8 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-fn failed_key(address: IpAddr) -> impl Hash {
-    ("failed authentication", network(address))
+fn failed_key(whom: Counted<'_>) -> impl Hash {
+    ("failed authentication", whom)
 }
 
 fn judge(verdict: Verdict, limit: &RouteLimit) -> Result<(), Exceeded> {

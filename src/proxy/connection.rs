@@ -212,6 +212,11 @@ impl Connection {
         Ok(until)
     }
 
+    /// Whether no other configuration has come since this one.
+    pub(crate) fn has_newest(&self, snapshot: &Snapshot) -> bool {
+        self.worker.shared().snapshot.load().generation == snapshot.generation
+    }
+
     /// The state that one request uses from its beginning to its end.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.worker.shared().snapshot.load_full()

@@ -190,17 +190,22 @@ async fn authorize_by_credentials(asking: &Asking<'_>, route: &Route) -> Result<
         .authenticators
         .authenticate(&credentials)
         .await
-        .map_err(|rejection| challenged(rejection, asking.target, route))?;
+        .map_err(|rejection| {
+            let target = asking.target;
+            let asked = (&*target.authority, target.path_and_query.path());
+            challenged(rejection, asked, route)
+        })?;
     Ok(policy::decide(&route.rule, Some(principal))?)
 }
 
-/// The refusal for credentials that are missing or not good, with what the caller
-/// should do about it.
-fn challenged(rejection: Rejection, target: &Target, route: &Route) -> Refusal {
-    let resource = Resource {
-        authority: &target.authority,
-        path: target.path_and_query.path(),
-    };
+/// The refusal for credentials that are missing, not good, or good no longer, with
+/// what the caller should do about it. `authority` and `path` are those asked for.
+pub(crate) fn challenged(
+    rejection: Rejection,
+    (authority, path): (&str, &str),
+    route: &Route,
+) -> Refusal {
+    let resource = Resource { authority, path };
     let challenges = route.authenticators.challenges(&rejection, &resource);
     let mut refusal = Refusal::from(rejection.denial);
     refusal.fields = challenges

@@ -21,7 +21,8 @@ use super::respond::{self, Refusal};
 use super::throttle::Throttle;
 use super::{continued, decide, headers, held, outgoing, resource, throttle, upgrade, whoami};
 use crate::assertion::signer::token_id;
-use crate::authn::{Field, Presented};
+use crate::authn::{Field, Presented, Rejection};
+use crate::identity::{self, Principal};
 use crate::policy::Permit;
 use crate::reason::ReasonCode;
 use crate::route::Route;
@@ -305,6 +306,12 @@ async fn pass_in(
         presented,
     ));
     active.hold(pass);
+    // A configuration that came while credentials were looked at did not see this
+    // request among those in progress.
+    if !connection.has_newest(snapshot) {
+        let newest = connection.snapshot();
+        connection.active_requests().recheck(&newest, connection)?;
+    }
     // Only where the service speaks gRPC too may its caller think for as long as its
     // own deadline allows; elsewhere the name would just switch limits off. A body
     // that is read whole cannot wait for an answer.
@@ -338,7 +345,13 @@ async fn pass_in(
     let sending = attempts::send(&permitted, &bound, (parts, body), record);
     let answer = match active.deadline() {
         None => sending.await?,
-        Some(deadline) => unless_expired(deadline, Box::pin(sending)).await??,
+        Some(deadline) => {
+            let sent = unless_expired(deadline, Box::pin(sending)).await;
+            let asked = (&*asked_for, path_and_query.path());
+            sent.map_err(Refusal::from)
+                .flatten()
+                .map_err(|refusal| bring_another(refusal, permit, asked, route))?
+        }
     };
     Ok(Served::Forwarded(Forwarded {
         answer,
@@ -346,6 +359,29 @@ async fn pass_in(
         upgrade,
         tells_certificate: config.certificate_fields.any(),
     }))
+}
+
+/// A refusal after the caller was permitted: where its credential has ended
+/// meanwhile, with how to come by another one.
+fn bring_another(
+    refusal: Refusal,
+    permit: &Permit,
+    asked: (&str, &str),
+    route: &Route,
+) -> Refusal {
+    if refusal.denial.reason != ReasonCode::TokenExpired || !refusal.fields.is_empty() {
+        return refusal;
+    }
+    let token = permit.principal().and_then(Principal::token);
+    let by = match token {
+        Some(_) => identity::Method::Token,
+        None => identity::Method::ApiKey,
+    };
+    let rejection = Rejection {
+        by: Some(by),
+        denial: refusal.denial,
+    };
+    decide::challenged(rejection, asked, route)
 }
 
 /// When there has to be an answer. A gRPC caller gives up by itself; its deadline

@@ -29,7 +29,7 @@ use crate::snapshot::Limits;
 
 /// Nothing has happened on a connection for at least this long when it is laid to
 /// rest, and for less than twice as long.
-const REST: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_millis(50);
 
 type Io = GuardedIo<TlsStream<CallerSocket>>;
 

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Version, request};
 use super::connection::Connection;
 use super::{forwarded, trace};
 use crate::assertion::signer::token_octets;
+use crate::identity::Principal;
 use crate::policy::Permit;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::UpstreamConfig;
@@ -39,8 +40,10 @@ pub(super) fn mark(
     let told = connection.told();
     let peer = connection.facts().peer;
     forwarded::say_address(headers, upstream.forwarded, (told, peer), authority);
+    // Only a certificate that the route has looked at: whoever else came over this
+    // connection is nobody's business.
     if upstream.certificate_fields.any()
-        && permit.principal().is_some()
+        && permit.principal().and_then(Principal::peer).is_some()
         && let (Some(proof), Some(chain)) = (connection.proof(), connection.chain())
     {
         let shown = (chain, proof.identity.leaf());

@@ -35,7 +35,7 @@ impl<'a> Throttle<'a> {
     /// Before credentials are looked at.
     pub(super) fn before(&'a self) -> Step<'a> {
         if !self.route.authenticators.is_empty()
-            && let Err(exceeded) = self.limiter.may_authenticate(self.address)
+            && let Err(exceeded) = self.limiter.may_authenticate(self.tries())
         {
             return Step::Now(Err(refusal(exceeded)));
         }
@@ -58,7 +58,16 @@ impl<'a> Throttle<'a> {
             && reason.status() == 401
             && reason != ReasonCode::TokenMissing;
         if failed && !self.route.authenticators.is_empty() {
-            self.limiter.failed(self.address);
+            self.limiter.failed(self.tries());
+        }
+    }
+
+    /// Whom failed authentications are counted to: whoever has proven a certificate
+    /// answers for itself, not for all who share its address.
+    fn tries(&self) -> Counted<'a> {
+        match self.proof {
+            Some(proof) => Counted::Caller(proof.identity.caller()),
+            None => Counted::address(self.address),
         }
     }
 

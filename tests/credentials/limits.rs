@@ -109,7 +109,7 @@ async fn what_was_counted_is_kept_over_a_reload() {
 }
 
 #[tokio::test]
-async fn an_address_that_fails_too_often_has_to_wait() {
+async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_address() {
     let world = World::open(|settings, keys, echo| {
         settings
             .section(&issuer(keys, ""))
@@ -138,6 +138,10 @@ async fn an_address_that_fails_too_often_has_to_wait() {
     refused(&answer, 429, "rate-limited");
     let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=20).contains(&after), "{after}");
+    // Somebody else behind the same address has tries of its own.
+    let other = world.anonymous().with(&world.ca.client("/ns/shop/sa/other"));
+    let answer = ask(&other, "/a", &world.token()).await;
+    refused(&answer, 401, "token-binding-mismatch");
     assert_eq!(world.client().get("/free").await.unwrap().status, 200);
     tokio::time::sleep(Duration::from_secs(after)).await;
     assert_eq!(ask(&world.client(), "/a", &world.token()).await.status, 200);
