@@ -61,6 +61,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Fields that are nobody's but the gateway's: assertion and API key.
+    #[must_use]
+    pub fn private_fields(&self) -> [http::HeaderName; 2] {
+        let assertion = &self.signer.settings().header;
+        [assertion.clone(), self.api_keys.header().clone()]
+    }
+
     /// What decisions about identities depend on besides the moment: it differs
     /// whenever they have to be made again.
     #[must_use]

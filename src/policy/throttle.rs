@@ -378,7 +378,7 @@ mod tests {
     fn failures_are_counted_and_successes_are_not() {
         let failed = RateLimit::new(2, Duration::from_secs(3600), 2).unwrap();
         let limiter = Limiter::new(Arc::new(RateTable::new(100)), failed);
-        let address = IpAddr::from([10, 0, 0, 1]);
+        let address = Counted::address(IpAddr::from([10, 0, 0, 1]));
         for _ in 0..10 {
             assert!(limiter.may_authenticate(address).is_ok());
         }
@@ -388,7 +388,7 @@ mod tests {
         assert!(limiter.may_authenticate(address).is_err());
         assert!(
             limiter
-                .may_authenticate(IpAddr::from([10, 0, 0, 2]))
+                .may_authenticate(Counted::address(IpAddr::from([10, 0, 0, 2])))
                 .is_ok()
         );
     }

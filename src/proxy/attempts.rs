@@ -174,9 +174,9 @@ async fn until_answered(
                 unprocessed,
             }) => match &spare {
                 Some(spare) if may_repeat(spare.idempotent || unprocessed) => {
-                    let assertion = snapshot.signer.settings().header.clone();
+                    let private = snapshot.private_fields();
                     let body =
-                        RequestBody::held(spare.body.clone(), assertion, Arc::clone(connection));
+                        RequestBody::held(spare.body.clone(), private, Arc::clone(connection));
                     pending = (spare.parts.clone(), body);
                     avoid = Some(endpoint);
                     record.again();

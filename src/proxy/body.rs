@@ -70,7 +70,8 @@ pub(crate) struct RequestBody {
     pause: Option<Pause>,
     left: Option<u64>,
     upload: Arc<Upload>,
-    assertion: HeaderName,
+    /// Fields that are nobody's but the gateway's: assertion and API key.
+    private: [HeaderName; 2],
     /// Keeps the connection's slot as long as the body lasts.
     _connection: Arc<Connection>,
 }
@@ -119,14 +120,14 @@ impl Source {
 
 impl RequestBody {
     /// A body that was read whole.
-    pub(crate) fn held(held: Held, assertion: HeaderName, connection: Arc<Connection>) -> Self {
+    pub(crate) fn held(held: Held, private: [HeaderName; 2], connection: Arc<Connection>) -> Self {
         let source = Source::Held(held);
         Self {
             upload: Arc::new(Upload::new(source.is_end_stream())),
             source,
             pause: None,
             left: None,
-            assertion,
+            private,
             _connection: connection,
         }
     }
@@ -135,7 +136,7 @@ impl RequestBody {
         incoming: Incoming,
         longest_pause: Option<Duration>,
         most_bytes: Option<u64>,
-        assertion: HeaderName,
+        private: [HeaderName; 2],
         connection: Arc<Connection>,
     ) -> Self {
         let upload = Arc::new(Upload::new(incoming.is_end_stream()));
@@ -144,7 +145,7 @@ impl RequestBody {
             pause: longest_pause.map(Pause::new),
             left: most_bytes,
             upload,
-            assertion,
+            private,
             _connection: connection,
         }
     }
@@ -214,7 +215,7 @@ impl Body for RequestBody {
                     pause.end();
                 }
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::strip_trailers(trailers, &this.assertion);
+                    headers::strip_trailers(trailers, &this.private);
                 }
                 if let (Some(left), Some(data)) = (this.left.as_mut(), frame.data_ref()) {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -448,7 +449,7 @@ impl Body for GatewayBody {
             }
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::strip_trailers(trailers, &body.assertion);
+                    headers::strip_trailers(trailers, std::slice::from_ref(&body.assertion));
                 }
                 // A body of known length is not polled again after its last byte.
                 if body.incoming.is_end_stream() {

@@ -298,20 +298,10 @@ async fn pass_in(
             format!("{} has too many requests in progress", upstream.name()),
         ));
     };
-    let mut active = connection.active_requests().enter(Permitted::new(
-        parts.method.clone(),
-        (host, decoded_path),
-        route,
-        permit,
-        presented,
-    ));
+    let place = (host, decoded_path);
+    let entered = Permitted::new(parts.method.clone(), place, route, permit, presented);
+    let mut active = enter(connection, snapshot, entered)?;
     active.hold(pass);
-    // A configuration that came while credentials were looked at did not see this
-    // request among those in progress.
-    if !connection.has_newest(snapshot) {
-        let newest = connection.snapshot();
-        connection.active_requests().recheck(&newest, connection)?;
-    }
     // Only where the service speaks gRPC too may its caller think for as long as its
     // own deadline allows; elsewhere the name would just switch limits off. A body
     // that is read whole cannot wait for an answer.
@@ -320,7 +310,7 @@ async fn pass_in(
         body,
         (!patient || route.bind_body.is_some()).then_some(snapshot.limits.body_timeout),
         snapshot.limits.body_bytes,
-        snapshot.signer.settings().header.clone(),
+        snapshot.private_fields(),
         Arc::clone(connection),
     );
     let (body, body_hash) = match route.bind_body {
@@ -346,11 +336,10 @@ async fn pass_in(
     let answer = match active.deadline() {
         None => sending.await?,
         Some(deadline) => {
-            let sent = unless_expired(deadline, Box::pin(sending)).await;
             let asked = (&*asked_for, path_and_query.path());
-            sent.map_err(Refusal::from)
-                .flatten()
-                .map_err(|refusal| bring_another(refusal, permit, asked, route))?
+            let sent = unless_expired(deadline, Box::pin(sending)).await;
+            let sent = sent.map_err(Refusal::from).flatten();
+            sent.map_err(|refusal| bring_another(refusal, permit, asked, route))?
         }
     };
     Ok(Served::Forwarded(Forwarded {
@@ -361,14 +350,25 @@ async fn pass_in(
     }))
 }
 
+/// Puts a request among those in progress.
+fn enter(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    permitted: Permitted,
+) -> Result<ActiveRequest, Refusal> {
+    let active = connection.active_requests().enter(permitted);
+    // A configuration that came while credentials were looked at did not see this
+    // request among them.
+    if !connection.has_newest(snapshot) {
+        let newest = connection.snapshot();
+        connection.active_requests().recheck(&newest, connection)?;
+    }
+    Ok(active)
+}
+
 /// A refusal after the caller was permitted: where its credential has ended
 /// meanwhile, with how to come by another one.
-fn bring_another(
-    refusal: Refusal,
-    permit: &Permit,
-    asked: (&str, &str),
-    route: &Route,
-) -> Refusal {
+fn bring_another(refusal: Refusal, permit: &Permit, asked: (&str, &str), route: &Route) -> Refusal {
     if refusal.denial.reason != ReasonCode::TokenExpired || !refusal.fields.is_empty() {
         return refusal;
     }
@@ -405,8 +405,8 @@ async fn read_whole(
     let all = &permitted.connection.worker().shared().held;
     let held = held::read(incoming, bounds, (all, snapshot.limits.held_bytes)).await?;
     let hash = held.hash();
-    let assertion = snapshot.signer.settings().header.clone();
-    let body = RequestBody::held(held, assertion, Arc::clone(permitted.connection));
+    let private = snapshot.private_fields();
+    let body = RequestBody::held(held, private, Arc::clone(permitted.connection));
     Ok((body, Some(hash)))
 }
 

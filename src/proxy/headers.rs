@@ -10,11 +10,15 @@ use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
 /// Fields only the gateway may set, as exact names …
-const FORGEABLE: [&str; 5] = [
+const FORGEABLE: [&str; 9] = [
     "forwarded",
     "x-original-url",
+    "x-original-uri",
     "x-rewrite-url",
+    "x-http-method",
     "x-http-method-override",
+    "x-method-override",
+    "x-real-ip",
     "x-request-id",
 ];
 /// … and as beginnings of names. The last ones are what services behind other
@@ -190,10 +194,13 @@ pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes from trailers what must not arrive as a trailer.
-pub fn strip_trailers(trailers: &mut HeaderMap, assertion: &HeaderName) {
+/// Removes from trailers what must not arrive as a trailer. `private` are the fields
+/// that are nobody's but the gateway's.
+pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_response(trailers);
-    remove_matching(trailers, |name| is_forgeable(name, assertion));
+    remove_matching(trailers, |name| {
+        private.iter().any(|field| is_forgeable(name, field))
+    });
     for name in [
         header::AUTHORIZATION,
         header::CONTENT_LENGTH,
@@ -285,6 +292,10 @@ mod tests {
             "x-original-url",
             "x_rewrite.url",
             "x!http~method|override",
+            "x_http_method",
+            "x-method.override",
+            "x-real-ip",
+            "x_original_uri",
             "x-caller-identity",
             "x_caller_identity",
             "x-ssl-client-s-dn",

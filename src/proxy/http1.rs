@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::{CLOSE_PATIENCE, Connection};
@@ -103,6 +104,8 @@ pub(super) async fn serve(
         limits.header_timeout,
         Arc::clone(&activity.guard),
     );
+    // Since when no request has begun.
+    let (mut begun, mut since) = (0, Instant::now());
     let (ended, io, early) = loop {
         // Boxed, so that a connection at rest has no room for it.
         let serving = Box::pin(serve_busy(
@@ -118,9 +121,13 @@ pub(super) async fn serve(
             Stopped::Resting(resting) => io = resting,
         }
         let _resting = connection.worker().shared().metrics.connection_rests();
-        // The peer's silence has lasted for a while already; a little more does no harm.
-        let waiting =
-            tokio::time::timeout(limits.header_timeout, io.inner().get_ref().0.readable());
+        let now_begun = activity.begun.load(Ordering::Relaxed);
+        if now_begun != begun {
+            (begun, since) = (now_begun, Instant::now());
+        }
+        // Octets of TLS that make no request do not count.
+        let readable = io.inner().get_ref().0.readable();
+        let waiting = tokio::time::timeout_at(since + limits.header_timeout, readable);
         tokio::select! {
             waited = waiting => if waited.is_err() {
                 break (Ok(()), io, false);
@@ -195,11 +202,11 @@ async fn serve_busy(
     };
     let parts = http.into_parts();
     let io = parts.io.into_inner();
+    let early = !io.is_between_requests() || !parts.read_buf.is_empty();
     match ended {
-        Some(ended) => {
-            let early = !io.is_between_requests() || !parts.read_buf.is_empty();
-            Stopped::Ended(ended, io, early)
-        }
+        Some(ended) => Stopped::Ended(ended, io, early),
+        // Cannot be; what hyper has read could not be given back to it.
+        None if early => Stopped::Ended(Ok(()), io, early),
         None => Stopped::Resting(io),
     }
 }

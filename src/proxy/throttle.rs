@@ -47,6 +47,8 @@ impl<'a> Throttle<'a> {
         self.count(move |limit| match self.known(limit.per) {
             // It was counted before.
             Some(_) => None,
+            // Only those who may use the route use up what there is for all.
+            None if limit.per == Per::Route => Some(Counted::Everybody),
             None => Counted::of(limit.per, principal?),
         })
     }
@@ -76,9 +78,8 @@ impl<'a> Throttle<'a> {
     fn known(&self, per: Per) -> Option<Counted<'a>> {
         match per {
             Per::Address => Some(Counted::address(self.address)),
-            Per::Route => Some(Counted::Everybody),
             Per::Caller => self.certified().map(Counted::Caller),
-            Per::Subject | Per::ApiKey => None,
+            Per::Route | Per::Subject | Per::ApiKey => None,
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::addresses::Addresses;
-use super::driver::Driver;
+use super::driver::{Driver, Flushing};
 use super::slots::Slot;
 use super::{HttpProtocol, UpstreamConfig};
 use crate::tls::TlsConnectError;
@@ -125,16 +125,18 @@ where
 {
     match protocol {
         HttpProtocol::Http1 => {
+            let (stream, unflushed) = Flushing::new(stream);
             let (sender, connection) = http1::Builder::new()
                 .max_header_size(MAX_RESPONSE_HEAD)
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(ConnectError::Handshake)?;
-            let driver = Driver::new(async move {
+            let connection = async move {
                 // Its errors reach the request that is in flight, if there is one.
                 let _ = connection.with_upgrades().await;
                 drop(slot);
-            });
+            };
+            let driver = Driver::new(connection, unflushed);
             Ok(Opened::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {

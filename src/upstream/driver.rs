@@ -8,15 +8,88 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
+
+/// Whether a connection has octets to send that nobody has taken yet.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unflushed(Arc<AtomicBool>);
+
+/// A connection that keeps account of that.
+pub(super) struct Flushing<S> {
+    inner: S,
+    unflushed: Unflushed,
+}
+
+impl<S> Flushing<S> {
+    pub(super) fn new(inner: S) -> (Self, Unflushed) {
+        let unflushed = Unflushed::default();
+        let account = unflushed.clone();
+        (Self { inner, unflushed }, account)
+    }
+
+    fn begins(&self) {
+        self.unflushed.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Flushing<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Flushing<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.begins();
+        Pin::new(&mut self.inner).poll_write(context, octets)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.begins();
+        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has written all it had.
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        if flushed.is_ready() {
+            self.unflushed.0.store(false, Ordering::Relaxed);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
 
 /// Drives one connection. Dropping it ends a connection that has no task.
 pub(super) enum Driver {
     /// Whoever uses the connection polls this.
-    Here(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Here(Pin<Box<dyn Future<Output = ()> + Send>>, Unflushed),
     /// A task does.
     Task(AbortHandle),
     /// The connection is closed.
@@ -24,13 +97,16 @@ pub(super) enum Driver {
 }
 
 impl Driver {
-    pub(super) fn new(connection: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self::Here(Box::pin(connection))
+    pub(super) fn new(
+        connection: impl Future<Output = ()> + Send + 'static,
+        unflushed: Unflushed,
+    ) -> Self {
+        Self::Here(Box::pin(connection), unflushed)
     }
 
     /// Moves what can be moved; the task is woken when there is more.
     pub(super) fn drive(&mut self, context: &mut Context<'_>) {
-        if let Self::Here(connection) = self
+        if let Self::Here(connection, _) = self
             && connection.as_mut().poll(context).is_ready()
         {
             *self = Self::Ended;
@@ -54,9 +130,17 @@ impl Driver {
     /// Lets the connection move by itself from now on.
     pub(super) fn detach(&mut self) {
         *self = match std::mem::replace(self, Self::Ended) {
-            Self::Here(connection) => Self::Task(tokio::spawn(connection).abort_handle()),
+            Self::Here(connection, _) => Self::Task(tokio::spawn(connection).abort_handle()),
             other => other,
         };
+    }
+
+    /// Nobody waits for the connection any longer: what it still has to send, because
+    /// the service answered before it had read everything, is sent nevertheless.
+    pub(super) fn rest(&mut self) {
+        if matches!(self, Self::Here(_, unflushed) if unflushed.0.load(Ordering::Relaxed)) {
+            self.detach();
+        }
     }
 
     /// Ends the connection at once, whatever is still being sent on it.
@@ -70,7 +154,7 @@ impl Driver {
 impl fmt::Debug for Driver {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Self::Here(_) => "Here",
+            Self::Here(..) => "Here",
             Self::Task(_) => "Task",
             Self::Ended => "Ended",
         })

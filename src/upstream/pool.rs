@@ -522,11 +522,12 @@ impl<B> Lease<B> {
 
     /// Gives the connection back to the pool.
     pub fn release(self) {
-        let (sender, driver) = match self.sender {
+        let (sender, mut driver) = match self.sender {
             Sender::Http1(sender, driver) if !sender.is_closed() => (sender, driver),
             // A shared connection never left.
             Sender::Http1(..) | Sender::Http2(..) => return,
         };
+        driver.rest();
         let mut places = self.shard.places();
         let place = places.entry(self.target).or_default();
         if self.link.slots.are_wanted() {

@@ -139,7 +139,9 @@ async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_addres
     let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=20).contains(&after), "{after}");
     // Somebody else behind the same address has tries of its own.
-    let other = world.anonymous().with(&world.ca.client("/ns/shop/sa/other"));
+    let other = world
+        .anonymous()
+        .with(&world.ca.client("/ns/shop/sa/other"));
     let answer = ask(&other, "/a", &world.token()).await;
     refused(&answer, 401, "token-binding-mismatch");
     assert_eq!(world.client().get("/free").await.unwrap().status, 200);
