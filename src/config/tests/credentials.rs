@@ -327,7 +327,7 @@ fn a_shared_store_needs_a_build_that_knows_it() {
     if cfg!(not(feature = "redis")) {
         place.refuses(
             &with(all),
-            "url = ",
+            "[rate_limits.redis]",
             &["knows no Redis", "--features redis"],
         );
         return;
