@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Method;
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use crate::authn::{Credentials, Presented};
@@ -71,6 +72,8 @@ pub(crate) struct ActiveRequest {
     permitted: Arc<Permitted>,
     /// Its place among the requests of its upstream.
     pass: Option<Pass>,
+    /// When its answer has to be over.
+    until: Option<Instant>,
 }
 
 impl ActiveRequests {
@@ -82,6 +85,7 @@ impl ActiveRequests {
             all: Arc::clone(self),
             permitted,
             pass: None,
+            until: None,
         }
     }
 
@@ -141,6 +145,35 @@ impl ActiveRequests {
 pub(crate) type Deadline = Pin<Box<dyn Future<Output = Denial> + Send>>;
 
 impl ActiveRequest {
+    /// Its answer has to be over then.
+    pub(crate) const fn bound(&mut self, until: Option<Instant>) {
+        self.until = until;
+    }
+
+    /// When its answer ends, whether or not it is complete.
+    pub(crate) fn answer_deadline(&self) -> Option<Deadline> {
+        let credentials = self.deadline();
+        let Some(until) = self.until else {
+            return credentials;
+        };
+        Some(Box::pin(async move {
+            let time = async {
+                tokio::time::sleep_until(until).await;
+                Denial::new(
+                    ReasonCode::UpstreamTimeout,
+                    "the service's answer took longer than it may",
+                )
+            };
+            match credentials {
+                None => time.await,
+                Some(expired) => tokio::select! {
+                    denial = expired => denial,
+                    denial = time => denial,
+                },
+            }
+        }))
+    }
+
     /// Keeps its place at its upstream for as long as it lasts.
     pub(crate) fn hold(&mut self, pass: Pass) {
         self.pass = Some(pass);

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::body::RequestBody;
 use super::connection::Connection;
 use super::decide;
+use super::expect::Expectation;
 use super::forward::{self, AnonymousPermit, Answer, Attempt, ForwardError, Warrant};
 use super::held::Held;
 use super::respond::Refusal;
@@ -46,6 +47,7 @@ pub(super) struct Bound<'a> {
     /// When there has to be an answer.
     pub(super) deadline: Option<Instant>,
     pub(super) upgrade: Option<&'a HeaderValue>,
+    pub(super) expectation: Option<Arc<Expectation>>,
 }
 
 /// What is needed to send a request once more.
@@ -148,6 +150,7 @@ async fn until_answered(
             avoid,
             patience: bound.patience,
             upgrade: bound.upgrade,
+            expectation: bound.expectation.as_ref(),
         };
         let mut may_repeat = |possible: bool| {
             let may = possible && left > 0 && upstream.may_retry();

@@ -2,10 +2,10 @@
 
 use std::error::Error;
 use std::fmt;
-use std::future::Future as _;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +16,10 @@ use tokio::time::{Instant, Sleep};
 
 use super::active::{ActiveRequest, Deadline};
 use super::connection::Connection;
+use super::expect::Expectation;
 use super::framing::Violation;
 use super::guarded_io::FramingError;
+use super::h2_streams::Stream;
 use super::headers;
 use super::held::Held;
 use super::upload::Upload;
@@ -69,6 +71,8 @@ pub(crate) struct RequestBody {
     /// None where the caller may pause for as long as it likes.
     pause: Option<Pause>,
     left: Option<u64>,
+    /// The service has to ask for it first.
+    asked_for: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     upload: Arc<Upload>,
     /// Fields that are nobody's but the gateway's: assertion and API key.
     private: [HeaderName; 2],
@@ -127,6 +131,7 @@ impl RequestBody {
             source,
             pause: None,
             left: None,
+            asked_for: None,
             private,
             _connection: connection,
         }
@@ -144,10 +149,21 @@ impl RequestBody {
             source: Source::Incoming(incoming),
             pause: longest_pause.map(Pause::new),
             left: most_bytes,
+            asked_for: None,
             upload,
             private,
             _connection: connection,
         }
+    }
+
+    /// Whether the caller has yet to send it.
+    pub(crate) fn waits_for_caller(&self) -> bool {
+        matches!(&self.source, Source::Incoming(incoming) if !incoming.is_end_stream())
+    }
+
+    /// Is not read before the service has asked for it.
+    pub(crate) fn expect(&mut self, expectation: &Arc<Expectation>) {
+        self.asked_for = Some(Box::pin(Arc::clone(expectation).met()));
     }
 
     /// How far it is on its way.
@@ -187,6 +203,10 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = &mut *self;
+        if let Some(asked_for) = &mut this.asked_for {
+            ready!(asked_for.as_mut().poll(context));
+            this.asked_for = None;
+        }
         match this.source.poll_frame(context) {
             Poll::Pending
                 if this
@@ -290,8 +310,10 @@ pub(crate) struct ResponseBody {
     record: Option<AuditRecord>,
     assertion: HeaderName,
     connection: Arc<Connection>,
-    /// When the credentials of the request end.
+    /// When the credentials of the request end, or its time does.
     deadline: Option<Deadline>,
+    /// The caller's stream, in h2.
+    stream: Option<Arc<Stream>>,
     _active: ActiveRequest,
 }
 
@@ -338,7 +360,8 @@ impl ResponseBody {
             record: Some(record),
             assertion,
             connection,
-            deadline: active.deadline(),
+            deadline: active.answer_deadline(),
+            stream: Stream::current().inspect(|stream| stream.owes()),
             _active: active,
         };
         // Nobody polls a body that has already ended.
@@ -412,8 +435,18 @@ impl Drop for ResponseBody {
         if let Some(lease) = self.lease.take() {
             lease.close();
         }
-        if let (Some(record), Some(denial)) = (&mut self.record, self.connection.cut_off()) {
+        let Some(record) = &mut self.record else {
+            return;
+        };
+        if let Some(denial) = self.connection.cut_off() {
             record.refused(denial.reason, &denial.detail);
+        } else if self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.is_given_up())
+        {
+            let detail = "the caller did not take the answer for too long";
+            record.refused(ReasonCode::Timeout, detail);
         }
     }
 }
@@ -430,6 +463,9 @@ impl Body for GatewayBody {
             Self::Made(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Streamed(body) => body,
         };
+        if let Some(stream) = &body.stream {
+            stream.taken();
+        }
         if body.is_over(context) {
             return Poll::Ready(Some(Err(ResponseBodyError::Expired)));
         }
@@ -450,6 +486,9 @@ impl Body for GatewayBody {
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::strip_trailers(trailers, std::slice::from_ref(&body.assertion));
+                }
+                if let Some(stream) = &body.stream {
+                    stream.owes();
                 }
                 // A body of known length is not polled again after its last byte.
                 if body.incoming.is_end_stream() {

@@ -11,7 +11,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::HandshakeKind;
 use rustls::server::Acceptor;
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -22,6 +22,8 @@ use tokio_rustls::server::TlsStream;
 use super::active::ActiveRequests;
 use super::caller_assertions::CallerAssertions;
 use super::forwarded::Told;
+use super::h2_guard::{Flood, Seen, Watched};
+use super::h2_streams::Streams;
 use super::lifetime::{Ending, Lifetime};
 use super::listener::{ConnectionGuard, Worker};
 use super::proxy_protocol;
@@ -107,6 +109,20 @@ impl Connection {
             &denial.detail,
         ));
         let _ = self.cut.set(denial);
+    }
+
+    /// Writes down what h2 has refused before anybody else saw it.
+    fn refused_by_h2(&self, detail: &str) {
+        let reason = ReasonCode::MalformedRequest;
+        let worker = &self.worker;
+        worker
+            .shared()
+            .metrics
+            .unrouted()
+            .refused(reason, Duration::ZERO);
+        let identity = self.proof.as_ref().map(|proof| &*proof.identity);
+        let line = ConnectionCut::new(&self.facts, identity, reason, detail).refused();
+        worker.audit().write(&line);
     }
 
     pub(crate) const fn worker(&self) -> &Arc<Worker> {
@@ -373,7 +389,15 @@ async fn serve_h2(
         let connection = Arc::clone(&serving);
         async move { Ok::<_, io::Error>(handler::handle(connection, request, None).await) }
     });
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let streams = Streams::default();
+    let seen = Arc::new(Seen::default());
+    let stream = Watched::new(stream, Arc::clone(&seen));
+    let _report = Report {
+        connection: &connection,
+        seen: Arc::clone(&seen),
+        started: Arc::clone(&started),
+    };
+    let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
@@ -388,9 +412,16 @@ async fn serve_h2(
     let mut serving = pin!(serving);
     let idle = idle_h2(&connection, &started, limits.header_timeout);
     let mut idle = pin!(idle);
+    let mut stalled = pin!(streams.watch(limits.body_timeout));
     loop {
         let ending = tokio::select! {
-            ended = serving.as_mut() => return ended,
+            ended = serving.as_mut() => {
+                if seen.is_flooded() {
+                    connection.cut(Denial::new(ReasonCode::MalformedRequest, Flood.to_string()));
+                }
+                return ended;
+            }
+            () = stalled.as_mut() => continue,
             ending = lifetime.ending(&connection) => ending,
             () = idle.as_mut() => {
                 serving.as_mut().graceful_shutdown();
@@ -403,6 +434,25 @@ async fn serve_h2(
             connection.cut(denial);
             let _ = tokio::time::timeout(GOAWAY_PATIENCE, serving.as_mut()).await;
             return Ok(());
+        }
+    }
+}
+
+/// Says at a connection's end what h2 has refused by itself.
+struct Report<'a> {
+    connection: &'a Connection,
+    seen: Arc<Seen>,
+    started: Arc<AtomicU64>,
+}
+
+impl Drop for Report<'_> {
+    fn drop(&mut self) {
+        if self.connection.cut_off().is_some() {
+            return;
+        }
+        let served = self.started.load(Ordering::Relaxed);
+        if let Some(detail) = self.seen.refusals(served) {
+            self.connection.refused_by_h2(&detail);
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, TE, TRANSFER_ENCODING};
+use http::header::{EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::body::{RequestBody, RequestBodyError, find_source};
+use super::expect::Expectation;
 use super::headers;
 use super::respond::{Refusal, is_grpc};
 use super::upgrade;
@@ -46,6 +47,8 @@ pub(crate) struct Answer {
     pub(crate) lease: Lease<RequestBody>,
     /// How much of the request has been handed over.
     pub(crate) upload: Arc<Upload>,
+    /// The service has answered without asking for the body.
+    pub(crate) body_unwanted: bool,
 }
 
 /// Why there is no answer.
@@ -79,15 +82,27 @@ pub(crate) struct Wishes {
     trailers: bool,
     /// How long a gRPC caller waits.
     pub(crate) deadline: Option<Duration>,
+    /// Trailers of the request that may pass.
+    declared: Option<HeaderValue>,
+    /// The caller waits for a 100 before it sends its body.
+    expects: bool,
 }
 
 impl Wishes {
-    pub(crate) fn of(parts: &request::Parts) -> Self {
+    /// `private` gives the fields that are nobody's but the gateway's.
+    pub(crate) fn of(parts: &request::Parts, private: impl FnOnce() -> [HeaderName; 2]) -> Self {
         let grpc = parts.version == http::Version::HTTP_2 && is_grpc(&parts.headers);
         Self {
             grpc,
             deadline: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
             trailers: headers::lists(&parts.headers, &TE, "trailers"),
+            declared: parts
+                .headers
+                .contains_key(TRAILER)
+                .then(|| headers::declared_trailers(&parts.headers, &private()))
+                .flatten(),
+            expects: parts.version == http::Version::HTTP_11
+                && headers::lists(&parts.headers, &EXPECT, "100-continue"),
         }
     }
 
@@ -98,6 +113,28 @@ impl Wishes {
                 .headers
                 .insert(TE, HeaderValue::from_static("trailers"));
         }
+        if let Some(declared) = &self.declared {
+            parts.headers.insert(TRAILER, declared.clone());
+        }
+    }
+
+    /// Asks the service first where the caller does, and can be told what it says.
+    pub(crate) fn expectation(
+        &self,
+        parts: &mut request::Parts,
+        upstream: &Upstream,
+        body: &mut RequestBody,
+    ) -> Option<Arc<Expectation>> {
+        let asks = self.expects
+            && upstream.config().protocol == HttpProtocol::Http1
+            && body.waits_for_caller();
+        asks.then(|| {
+            let expectation = Arc::new(Expectation::default());
+            body.expect(&expectation);
+            let value = HeaderValue::from_static("100-continue");
+            parts.headers.insert(EXPECT, value);
+            expectation
+        })
     }
 }
 
@@ -137,6 +174,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) patience: Option<Duration>,
     /// The protocols the caller asked to switch to.
     pub(crate) upgrade: Option<&'a HeaderValue>,
+    /// The caller waits for the service to say 100.
+    pub(crate) expectation: Option<&'a Arc<Expectation>>,
 }
 
 /// Sends the request.
@@ -158,7 +197,15 @@ pub(crate) async fn forward(
         .await
         .map_err(|error| connect_refusal(upstream, &error))?;
     let upload = Arc::clone(body.upload());
-    let request = Request::from_parts(parts, body);
+    let mut request = Request::from_parts(parts, body);
+    if let Some(expectation) = attempt.expectation {
+        let expectation = Arc::clone(expectation);
+        hyper::ext::on_informational(&mut request, move |interim| {
+            if interim.status() == StatusCode::CONTINUE {
+                expectation.wanted();
+            }
+        });
+    }
     let sending = lease.send(request);
     let outcome = match attempt.patience {
         Some(patience) => upload.answered(patience, sending).await,
@@ -195,10 +242,14 @@ pub(crate) async fn forward(
                 )
                 .into());
             }
+            let body_unwanted = attempt
+                .expectation
+                .is_some_and(|expectation| expectation.answered());
             Ok(Answer {
                 response,
                 lease,
                 upload,
+                body_unwanted,
             })
         }
         Err(mut error) => match error.take_message() {

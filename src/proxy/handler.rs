@@ -28,7 +28,8 @@ use crate::reason::ReasonCode;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
-use crate::upstream::HttpProtocol;
+use crate::upstream::gate::Pass;
+use crate::upstream::{HttpProtocol, Upstream};
 
 /// How long after a gRPC caller's deadline its service may still say so itself.
 const GRPC_GRACE: Duration = Duration::from_secs(1);
@@ -193,7 +194,7 @@ async fn serve(
     let upgrade = upgrade::asked(&mut request)?;
     let (mut parts, body) = request.into_parts();
     let assertion_header = &snapshot.signer.settings().header;
-    let wishes = Wishes::of(&parts);
+    let wishes = Wishes::of(&parts, || snapshot.private_fields());
     let authority = authority(&parts)?;
     let continued = snapshot
         .routes
@@ -292,12 +293,7 @@ async fn pass_in(
     outgoing::mark(&mut parts, connection, permit, config, &asked_for, record);
     let (authority, host_value) = decide::forwarded_authority(route, &asked_for)?;
     let wanted = decide::forwarded_path(route, &path_and_query)?;
-    let Some(pass) = upstream.admit() else {
-        return Err(Refusal::new(
-            ReasonCode::Overloaded,
-            format!("{} has too many requests in progress", upstream.name()),
-        ));
-    };
+    let pass = admit(upstream)?;
     let place = (host, decoded_path);
     let entered = Permitted::new(parts.method.clone(), place, route, permit, presented);
     let mut active = enter(connection, snapshot, entered)?;
@@ -313,7 +309,7 @@ async fn pass_in(
         snapshot.private_fields(),
         Arc::clone(connection),
     );
-    let (body, body_hash) = match route.bind_body {
+    let (mut body, body_hash) = match route.bind_body {
         None => (incoming, None),
         // Boxed, so that other requests have no room for it.
         Some(most) => Box::pin(read_whole(&permitted, incoming, (most, declared))).await?,
@@ -322,6 +318,9 @@ async fn pass_in(
     forward::address(&mut parts, upstream, host, wanted.clone(), &body)?;
     wishes.express(&mut parts, upstream);
     upgrade::pass_on(&mut upgrade, &mut parts, upstream)?;
+    let expectation = wishes.expectation(&mut parts, upstream, &mut body);
+    let until = deadline(config.total_timeout, wishes.deadline);
+    active.bound(until);
     let bound = Bound {
         method: parts.method.as_str().to_owned(),
         authority,
@@ -329,8 +328,9 @@ async fn pass_in(
         body_hash,
         transaction,
         patience: (!patient).then_some(config.first_byte_timeout),
-        deadline: deadline(config.total_timeout, wishes.deadline),
+        deadline: until,
         upgrade: upgrade.as_ref().map(|asked| &asked.protocols),
+        expectation,
     };
     let sending = attempts::send(&permitted, &bound, (parts, body), record);
     let answer = match active.deadline() {
@@ -382,6 +382,16 @@ fn bring_another(refusal: Refusal, permit: &Permit, asked: (&str, &str), route: 
         denial: refusal.denial,
     };
     decide::challenged(rejection, asked, route)
+}
+
+/// A place among the requests of an upstream.
+fn admit(upstream: &Upstream) -> Result<Pass, Refusal> {
+    upstream.admit().ok_or_else(|| {
+        Refusal::new(
+            ReasonCode::Overloaded,
+            format!("{} has too many requests in progress", upstream.name()),
+        )
+    })
 }
 
 /// When there has to be an answer. A gRPC caller gives up by itself; its deadline
@@ -543,7 +553,19 @@ fn pass_on(
         ..
     } = forwarded;
     let (mut parts, incoming) = answer.response.into_parts();
+    let assertion_header = &snapshot.signer.settings().header;
+    let trailers =
+        headers::declared_trailers(&parts.headers, std::slice::from_ref(assertion_header));
     headers::strip_response(&mut parts.headers);
+    if let Some(trailers) = trailers {
+        parts.headers.insert(header::TRAILER, trailers);
+    }
+    if answer.body_unwanted {
+        // The caller may send its body all the same, or another request: nobody
+        // can know which.
+        let close = HeaderValue::from_static("close");
+        parts.headers.insert(header::CONNECTION, close);
+    }
     if tells_certificate {
         headers::widen_vary(&mut parts.headers);
     }
@@ -554,7 +576,7 @@ fn pass_on(
         (answer.lease, answer.upload),
         record,
         active,
-        snapshot.signer.settings().header.clone(),
+        assertion_header.clone(),
         Arc::clone(connection),
     );
     Response::from_parts(parts, GatewayBody::Streamed(Box::new(body)))

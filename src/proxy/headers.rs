@@ -3,7 +3,7 @@
 //! A caller's copy of anything a service might take for the gateway's word is
 //! removed, however it is spelled: many servers read `_` or `.` as `-`.
 
-use http::header::{self, CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use http::header::{self, CONNECTION, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE};
 
 use super::framing::is_framing_name;
 use crate::policy::Denial;
@@ -192,6 +192,32 @@ pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     if depends {
         headers.insert(header::VARY, HeaderValue::from_static("*"));
     }
+}
+
+/// The declared trailers that may pass (RFC 9110 section 6.6.2). hyper sends those
+/// that are declared, and no others.
+pub(crate) fn declared_trailers(
+    headers: &HeaderMap,
+    private: &[HeaderName],
+) -> Option<HeaderValue> {
+    if !headers.contains_key(TRAILER) {
+        return None;
+    }
+    let mut named = HeaderMap::new();
+    for name in headers
+        .get_all(TRAILER)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
+    {
+        named.insert(name, HeaderValue::from_static(""));
+    }
+    strip_trailers(&mut named, private);
+    let names: Vec<&str> = named.keys().map(HeaderName::as_str).collect();
+    (!names.is_empty())
+        .then(|| HeaderValue::from_str(&names.join(", ")).ok())
+        .flatten()
 }
 
 /// Removes from trailers what must not arrive as a trailer. `private` are the fields

@@ -445,6 +445,16 @@ impl<'a> ConnectionCut<'a> {
     }
 }
 
+impl ConnectionCut<'_> {
+    /// What goes on was not cut: requests of it were refused before they could leave
+    /// a line of their own.
+    #[must_use]
+    pub const fn refused(mut self) -> Self {
+        self.decision = "refused";
+        self
+    }
+}
+
 fn audit_caller(identity: &PeerIdentity) -> AuditCaller {
     AuditCaller {
         caller: Some(printable(&identity.caller().to_string())),

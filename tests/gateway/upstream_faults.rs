@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 
 use countersign_testkit::client::get;
 use countersign_testkit::{Afterwards, Client, Protocol, Scripted};
+use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use super::World;
 
@@ -200,4 +203,161 @@ async fn a_pooled_connection_that_the_service_has_closed_is_not_used() {
         let answer = session.get("/a").await.unwrap();
         assert_eq!(answer.status, 200, "request {number}: {answer:?}");
     }
+}
+
+/// Sends one thing over and over, for as long as it is read.
+async fn endless(first: &'static str, again: &'static str) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = [0; 4096];
+                let _ = stream.read(&mut head).await;
+                let _ = stream.write_all(first.as_bytes()).await;
+                let again = again.repeat(1 + 16_384 / again.len());
+                while stream.write_all(again.as_bytes()).await.is_ok() {}
+            });
+        }
+    });
+    (address, task)
+}
+
+#[tokio::test]
+async fn a_service_that_never_comes_to_its_answer() {
+    for again in [
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 102 Processing\r\n\r\n",
+    ] {
+        let (address, task) = endless("", again).await;
+        let world = world(address).await;
+        for protocol in Protocol::BOTH {
+            let client = world.client().protocol(protocol);
+            expect(&client, "/a", 504, "upstream-timeout").await;
+        }
+        assert_healthy(&world).await;
+        task.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_service_whose_head_never_ends() {
+    for (first, again) in [
+        ("HTTP/1.1 200 OK\r\nX-Big: ", "x"),
+        ("HTTP/1.1 200 OK\r\n", "X-A: b\r\n"),
+        ("HTTP/1.1 200 ", "O"),
+    ] {
+        let (address, task) = endless(first, again).await;
+        let world = world(address).await;
+        expect(&world.client(), "/a", 502, "upstream-protocol").await;
+        assert_healthy(&world).await;
+        task.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_service_whose_framing_is_ambiguous_reaches_nobody_else() {
+    for octets in [
+        // Both lengths: whatever is believed, nothing may be left over for others.
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n\
+         2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 200\r\n\r\n\
+         2\r\nok\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nevil",
+        "HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n",
+    ] {
+        let service = Scripted::start(octets, Afterwards::Again).await;
+        let world = world(service.address()).await;
+        for number in 0..4 {
+            let client = world.client_as(&format!("/{number}"));
+            if let Ok(answer) = client.get("/a").await {
+                let text = String::from_utf8_lossy(&answer.body).into_owned();
+                assert!(!text.contains("evil"), "{octets}: {answer:?}");
+            }
+        }
+        assert_healthy(&world).await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_with_bad_chunks_ends_its_answer_early() {
+    for chunks in [
+        "zz\r\nok\r\n0\r\n\r\n",
+        "-2\r\nok\r\n0\r\n\r\n",
+        "2\r\nokay\r\n0\r\n\r\n",
+        "ffffffffffffffffff\r\nok",
+        "2\r\nok",
+        "2\r\nok\r\n0\r\nbad trailer\r\n\r\n",
+    ] {
+        let octets = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+        let service = Scripted::start(octets, Afterwards::Close).await;
+        let world = world(service.address()).await;
+        for protocol in Protocol::BOTH {
+            let answer = world.client().protocol(protocol).get("/a").await;
+            assert!(
+                answer.as_ref().is_err() || answer.as_ref().is_ok_and(|a| a.status == 502),
+                "{protocol:?} {chunks:?}: {answer:?}"
+            );
+        }
+        let line = world.gateway.audit().request("/a").await;
+        assert_eq!(line["reason"], "upstream-protocol", "{chunks:?} {line}");
+        assert_healthy(&world).await;
+    }
+}
+
+/// An answer without end costs no memory, and its connection ends with its caller.
+#[tokio::test]
+async fn a_service_that_never_stops_is_read_only_as_fast_as_its_caller_reads() {
+    let (address, task) = endless("HTTP/1.1 200 OK\r\n\r\n", "x").await;
+    let world = world(address).await;
+    for protocol in Protocol::BOTH {
+        let mut session = world.client().protocol(protocol).session().await.unwrap();
+        let mut answer = session.start(get("/endless")).await.unwrap();
+        for _ in 0..100 {
+            answer.body_mut().frame().await.unwrap().unwrap();
+        }
+        drop(answer);
+        drop(session);
+    }
+    let lines = world
+        .gateway
+        .audit()
+        .at_least(2, "both requests", |line| line["path"] == "/endless")
+        .await;
+    assert!(lines.iter().all(|line| line["complete"] == false));
+    assert_healthy(&world).await;
+    task.abort();
+}
+
+#[tokio::test]
+async fn total_timeout_ends_an_answer_that_does_not() {
+    let (address, task) = endless("HTTP/1.1 200 OK\r\n\r\n", "x").await;
+    let world = World::with(|settings, echo| {
+        settings
+            .upstream("good", echo)
+            .upstream_with("orders", address, "total_timeout = \"500ms\"\n")
+            .route("good", "good", "paths = [\"/good\"]\ncallers = [\"*\"]\n")
+            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
+    })
+    .await;
+    for protocol in Protocol::BOTH {
+        let answer = world.client().protocol(protocol).get("/endless").await;
+        assert!(answer.is_err(), "{protocol:?}");
+    }
+    let lines = world
+        .gateway
+        .audit()
+        .at_least(2, "both requests", |line| line["path"] == "/endless")
+        .await;
+    for line in lines {
+        assert_eq!(line["reason"], "upstream-timeout", "{line}");
+        assert_eq!(
+            (&line["status"], &line["complete"]),
+            (&200.into(), &false.into())
+        );
+    }
+    assert_healthy(&world).await;
+    task.abort();
 }

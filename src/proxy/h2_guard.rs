@@ -1,0 +1,496 @@
+//! Follows the frames of an h2 connection, in both directions, by their headers.
+//!
+//! What h2 refuses by itself never reaches a handler: heads that are too large or
+//! malformed, streams beyond the limit, faults of the protocol. Their traces in the
+//! frames are counted here, so that an operator sees them. Frames that cost a lot and
+//! carry nothing (resets, pings, settings, empty data) are bounded in number.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The client's connection preface (RFC 9113 section 3.4).
+const PREFACE: u32 = 24;
+const HEADER: usize = 9;
+
+/// Frame types (RFC 9113 section 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+
+/// What frames without content may cost: at once, and for each second.
+const CREDIT: u64 = 10_000;
+const CREDIT_PER_SECOND: u64 = 500;
+/// A reset throws work away: it costs more.
+const RESET_COST: u64 = 5;
+/// Octets that we send for which a caller may send one frame more.
+const OCTETS_PER_CREDIT: u64 = 512;
+
+/// What was seen of a connection's frames.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Streams that the caller has opened.
+    opened: AtomicU64,
+    /// Streams that we have reset because of a fault of the caller.
+    reset: AtomicU64,
+    /// The error of the last such reset, and the one that ended the connection.
+    reset_code: AtomicU32,
+    ended_code: AtomicU32,
+    /// Octets of content that we have sent.
+    sent: AtomicU64,
+    /// There were too many frames without content. h2 keeps no more of an error than
+    /// its text, so that it is said here.
+    flooded: AtomicBool,
+}
+
+/// Too many frames without content.
+#[derive(Debug, thiserror::Error)]
+#[error("the caller floods the connection with frames that carry nothing")]
+pub(super) struct Flood;
+
+impl Seen {
+    /// Whether there were too many frames without content.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
+    }
+
+    /// What h2 refused by itself, when `served` requests have reached a handler.
+    pub(super) fn refusals(&self, served: u64) -> Option<String> {
+        let silent = self.opened.load(Ordering::Relaxed).saturating_sub(served);
+        let reset = self.reset.load(Ordering::Relaxed);
+        let ended = self.ended_code.load(Ordering::Relaxed);
+        if ended != 0 {
+            return Some(format!("HTTP/2 ended the connection: {}", name(ended)));
+        }
+        if silent == 0 && reset == 0 {
+            return None;
+        }
+        let code = self.reset_code.load(Ordering::Relaxed);
+        Some(if reset > 0 {
+            format!("HTTP/2 reset {reset} streams, the last with {}", name(code))
+        } else {
+            format!(
+                "HTTP/2 answered or dropped {silent} requests by itself: heads that are too large, or reset at once"
+            )
+        })
+    }
+}
+
+/// Names of error codes (RFC 9113 section 7).
+const fn name(code: u32) -> &'static str {
+    match code {
+        1 => "PROTOCOL_ERROR",
+        2 => "INTERNAL_ERROR",
+        3 => "FLOW_CONTROL_ERROR",
+        4 => "SETTINGS_TIMEOUT",
+        5 => "STREAM_CLOSED",
+        6 => "FRAME_SIZE_ERROR",
+        7 => "REFUSED_STREAM",
+        8 => "CANCEL",
+        9 => "COMPRESSION_ERROR",
+        11 => "ENHANCE_YOUR_CALM",
+        _ => "another error",
+    }
+}
+
+/// Whether a reset with this code is h2's own answer to a fault of the caller. Ours
+/// are INTERNAL_ERROR, CANCEL and NO_ERROR.
+const fn is_fault(code: u32) -> bool {
+    matches!(code, 1 | 3 | 5 | 6 | 7 | 9 | 11)
+}
+
+/// One direction: where its frames begin and end.
+#[derive(Debug)]
+struct Scan {
+    header: [u8; HEADER],
+    have: usize,
+    /// Octets to pass over.
+    skip: u32,
+    /// The first octets of the content of a frame that is looked into.
+    inside: Inside,
+}
+
+#[derive(Debug)]
+struct Inside {
+    octets: [u8; 8],
+    have: usize,
+    want: usize,
+}
+
+/// A frame whose header, and as much of its content as matters, has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    length: u32,
+    /// RST_STREAM and GOAWAY: the error code.
+    code: u32,
+}
+
+impl Scan {
+    const fn new(skip: u32) -> Self {
+        Self {
+            header: [0; HEADER],
+            have: 0,
+            skip,
+            inside: Inside {
+                octets: [0; 8],
+                have: 0,
+                want: 0,
+            },
+        }
+    }
+
+    fn advance(&mut self, mut octets: &[u8], mut each: impl FnMut(Frame)) {
+        while !octets.is_empty() {
+            if self.inside.have < self.inside.want {
+                let Some((octet, rest)) = octets.split_first() else {
+                    return;
+                };
+                if let Some(place) = self.inside.octets.get_mut(self.inside.have) {
+                    *place = *octet;
+                }
+                self.inside.have += 1;
+                self.skip = self.skip.saturating_sub(1);
+                octets = rest;
+                if self.inside.have == self.inside.want {
+                    each(self.frame());
+                }
+                continue;
+            }
+            if self.skip > 0 {
+                let available = u32::try_from(octets.len()).unwrap_or(u32::MAX);
+                let step = self.skip.min(available);
+                self.skip -= step;
+                octets = octets
+                    .get(usize::try_from(step).unwrap_or(usize::MAX)..)
+                    .unwrap_or_default();
+                continue;
+            }
+            let count = octets.len().min(HEADER - self.have);
+            let (now, rest) = octets.split_at(count);
+            if let Some(places) = self.header.get_mut(self.have..self.have + count) {
+                places.copy_from_slice(now);
+            }
+            self.have += count;
+            octets = rest;
+            if self.have == HEADER {
+                self.have = 0;
+                let frame = self.frame();
+                self.skip = frame.length;
+                self.inside.have = 0;
+                self.inside.want = match frame.kind {
+                    RST_STREAM if frame.length >= 4 => 4,
+                    GOAWAY if frame.length >= 8 => 8,
+                    _ => 0,
+                };
+                if self.inside.want == 0 {
+                    each(frame);
+                }
+            }
+        }
+    }
+
+    fn frame(&self) -> Frame {
+        let [a, b, c, kind, flags, d, e, f, g] = self.header;
+        let [.., h, i, j, k] = self.inside.octets;
+        let [l, m, n, o, ..] = self.inside.octets;
+        Frame {
+            kind,
+            flags,
+            length: u32::from_be_bytes([0, a, b, c]),
+            stream: u32::from_be_bytes([d & 0x7f, e, f, g]),
+            code: match kind {
+                RST_STREAM => u32::from_be_bytes([l, m, n, o]),
+                GOAWAY => u32::from_be_bytes([h, i, j, k]),
+                _ => 0,
+            },
+        }
+    }
+}
+
+/// What a caller's frames without content may still cost.
+#[derive(Debug)]
+struct Credit {
+    left: u64,
+    since: Instant,
+    sent: u64,
+}
+
+impl Credit {
+    /// Takes `cost`; whether there was enough. `sent` are the octets that we have
+    /// sent by now.
+    fn take(&mut self, cost: u64, sent: u64, now: impl FnOnce() -> Instant) -> bool {
+        // Time and what was sent are looked at only where they matter.
+        if self.left < CREDIT / 2 {
+            let now = now();
+            let seconds = now.saturating_duration_since(self.since).as_secs();
+            let earned = seconds.saturating_mul(CREDIT_PER_SECOND)
+                + sent.saturating_sub(self.sent) / OCTETS_PER_CREDIT;
+            if earned > 0 {
+                self.left = self.left.saturating_add(earned).min(CREDIT);
+                self.since = now;
+                self.sent = sent;
+            }
+        }
+        match self.left.checked_sub(cost) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// A connection whose frames are followed.
+pub(super) struct Watched<S> {
+    inner: S,
+    incoming: Scan,
+    outgoing: Scan,
+    last_opened: u32,
+    credit: Credit,
+    seen: Arc<Seen>,
+}
+
+impl<S> Watched<S> {
+    pub(super) fn new(inner: S, seen: Arc<Seen>) -> Self {
+        Self {
+            inner,
+            incoming: Scan::new(PREFACE),
+            outgoing: Scan::new(0),
+            last_opened: 0,
+            credit: Credit {
+                left: CREDIT,
+                since: Instant::now(),
+                sent: 0,
+            },
+            seen,
+        }
+    }
+
+    fn received(&mut self, octets: &[u8]) -> Result<(), Flood> {
+        let (seen, credit, last) = (&self.seen, &mut self.credit, &mut self.last_opened);
+        let mut enough = true;
+        self.incoming.advance(octets, |frame| {
+            let cost = match frame.kind {
+                HEADERS => {
+                    // Trailers come on a stream that was opened before.
+                    if frame.stream > *last {
+                        *last = frame.stream;
+                        seen.opened.fetch_add(1, Ordering::Relaxed);
+                    }
+                    0
+                }
+                DATA if frame.length > 0 || frame.flags & END_STREAM != 0 => 0,
+                RST_STREAM => RESET_COST,
+                _ => 1,
+            };
+            if cost > 0 {
+                let sent = seen.sent.load(Ordering::Relaxed);
+                enough &= credit.take(cost, sent, Instant::now);
+            }
+        });
+        if enough {
+            return Ok(());
+        }
+        seen.flooded.store(true, Ordering::Relaxed);
+        Err(Flood)
+    }
+
+    fn sent(&mut self, octets: &[u8]) {
+        let seen = &self.seen;
+        self.outgoing.advance(octets, |frame| match frame.kind {
+            DATA => {
+                seen.sent
+                    .fetch_add(u64::from(frame.length), Ordering::Relaxed);
+            }
+            RST_STREAM if is_fault(frame.code) => {
+                seen.reset.fetch_add(1, Ordering::Relaxed);
+                seen.reset_code.store(frame.code, Ordering::Relaxed);
+            }
+            GOAWAY if is_fault(frame.code) => {
+                seen.ended_code.store(frame.code, Ordering::Relaxed);
+            }
+            _ => {}
+        });
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.inner).poll_read(context, buffer))?;
+        let octets = buffer.filled().get(before..).unwrap_or_default();
+        Poll::Ready(this.received(octets).map_err(io::Error::other))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.inner).poll_write(context, octets))?;
+        self.sent(octets.get(..count).unwrap_or_default());
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.inner).poll_write_vectored(context, slices))?;
+        let mut left = count;
+        for slice in slices {
+            let now = left.min(slice.len());
+            self.sent(slice.get(..now).unwrap_or_default());
+            left -= now;
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
+        let mut octets = u32::try_from(content.len()).unwrap().to_be_bytes()[1..].to_vec();
+        octets.extend([kind, flags]);
+        octets.extend(stream.to_be_bytes());
+        octets.extend(content);
+        octets
+    }
+
+    proptest! {
+        /// Wherever reads begin and end, the same frames are seen.
+        #[test]
+        fn frames_are_found_in_any_pieces(
+            frames in prop::collection::vec((0_u8..10, any::<u8>(), 0_u32..0x7fff_ffff, prop::collection::vec(any::<u8>(), 0..24)), 0..12),
+            size in 1_usize..40,
+            preface: bool,
+        ) {
+            let skip = if preface { PREFACE } else { 0 };
+            let mut octets = vec![0; skip as usize];
+            for (kind, flags, stream, content) in &frames {
+                octets.extend(frame(*kind, *flags, *stream, content));
+            }
+            let mut scan = Scan::new(skip);
+            let mut found = Vec::new();
+            for piece in octets.chunks(size) {
+                scan.advance(piece, |frame| found.push(frame));
+            }
+            prop_assert_eq!(found.len(), frames.len());
+            for (found, (kind, flags, stream, content)) in found.iter().zip(&frames) {
+                prop_assert_eq!((found.kind, found.flags, found.stream), (*kind, *flags, *stream));
+                prop_assert_eq!(found.length as usize, content.len());
+                let code = |from: usize| {
+                    content.get(from..from + 4).map(|code| u32::from_be_bytes(code.try_into().unwrap()))
+                };
+                match *kind {
+                    RST_STREAM if content.len() >= 4 => prop_assert_eq!(Some(found.code), code(0)),
+                    GOAWAY if content.len() >= 8 => prop_assert_eq!(Some(found.code), code(4)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_h2_refused_is_said() {
+        let seen = Arc::new(Seen::default());
+        let mut watched = Watched::new((), Arc::clone(&seen));
+        watched.received(&[0; 24]).unwrap();
+        for stream in [1, 3, 3, 5] {
+            watched.received(&frame(HEADERS, 4, stream, b"x")).unwrap();
+        }
+        assert_eq!(seen.refusals(3), None);
+        assert!(seen.refusals(2).unwrap().contains("1 requests"));
+        // A caller's cancellation and our own are no faults.
+        watched.sent(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+        watched.sent(&frame(RST_STREAM, 0, 1, &0_u32.to_be_bytes()));
+        assert_eq!(seen.refusals(3), None);
+        watched.sent(&frame(RST_STREAM, 0, 1, &1_u32.to_be_bytes()));
+        assert!(seen.refusals(3).unwrap().contains("PROTOCOL_ERROR"));
+        watched.sent(&frame(GOAWAY, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 11]));
+        assert!(seen.refusals(3).unwrap().contains("ENHANCE_YOUR_CALM"));
+    }
+
+    #[test]
+    fn frames_without_content_are_bounded_and_those_with_it_are_not() {
+        let ping = frame(6, 0, 0, &[0; 8]);
+        let window = frame(8, 0, 0, &[0; 4]);
+        let reset = frame(RST_STREAM, 0, 1, &[0; 4]);
+        let empty = frame(DATA, 0, 1, b"");
+        for (octets, most) in [
+            (&ping, CREDIT),
+            (&window, CREDIT),
+            (&empty, CREDIT),
+            (&reset, CREDIT / RESET_COST),
+        ] {
+            let mut watched = Watched::new((), Arc::default());
+            watched.received(&[0; 24]).unwrap();
+            let mut count = 0;
+            while watched.received(octets).is_ok() {
+                count += 1;
+                assert!(count < most + 20_000);
+            }
+            assert!(count >= most, "{count}");
+        }
+        // A caller that is sent a lot may say so as often.
+        let mut watched = Watched::new((), Arc::default());
+        watched.received(&[0; 24]).unwrap();
+        let data = frame(DATA, 0, 1, &[0; 1024]);
+        for _ in 0..30_000 {
+            watched.sent(&data);
+            watched.received(&window).unwrap();
+            watched.received(&frame(DATA, 0, 1, b"x")).unwrap();
+        }
+    }
+
+    #[test]
+    fn credit_comes_back_with_time() {
+        let begin = Instant::now();
+        let mut credit = Credit {
+            left: 0,
+            since: begin,
+            sent: 0,
+        };
+        assert!(!credit.take(1, 0, || begin));
+        assert!(credit.take(CREDIT_PER_SECOND, 0, || begin + Duration::from_secs(1)));
+        assert!(!credit.take(1, 0, || begin + Duration::from_secs(1)));
+        assert!(credit.take(CREDIT, 0, || begin + Duration::from_secs(3600)));
+    }
+}

@@ -1,0 +1,111 @@
+//! The streams of one h2 connection, and those whose caller does not take its
+//! answer.
+//!
+//! A caller that gives no window holds its stream and a service's connection. hyper
+//! does not ask for more of an answer while there is no window, so that nothing
+//! within the stream would ever notice; it is noticed from outside.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use hyper::rt::Executor;
+use tokio::sync::Notify;
+
+tokio::task_local! {
+    static STREAM: Arc<Stream>;
+}
+
+/// Runs the streams of one connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Streams(Arc<Mutex<Vec<Weak<Stream>>>>);
+
+/// One of them.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    /// Since when the caller could take something and has not.
+    owed_since: Mutex<Option<Instant>>,
+    given_up: AtomicBool,
+    end: Notify,
+}
+
+impl Stream {
+    /// The stream that the present task serves; none in HTTP/1.1.
+    pub(super) fn current() -> Option<Arc<Self>> {
+        STREAM.try_with(Arc::clone).ok()
+    }
+
+    /// Something is there for the caller to take.
+    pub(super) fn owes(&self) {
+        *self.owed() = Some(Instant::now());
+    }
+
+    /// The caller has taken it.
+    pub(super) fn taken(&self) {
+        *self.owed() = None;
+    }
+
+    /// Whether the stream is ended because its caller takes nothing.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    fn owed(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.owed_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, work: F) {
+        let stream = Arc::new(Stream::default());
+        {
+            let mut all = self.all();
+            if all.len() == all.capacity() {
+                all.retain(|stream| stream.strong_count() > 0);
+            }
+            all.push(Arc::downgrade(&stream));
+        }
+        let ended = Arc::clone(&stream);
+        tokio::spawn(STREAM.scope(stream, async move {
+            tokio::select! {
+                _ = work => {}
+                () = ended.end.notified() => {}
+            }
+        }));
+    }
+}
+
+impl Streams {
+    fn all(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Stream>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends streams whose caller has taken nothing for `longest`, for ever.
+    pub(super) async fn watch(&self, longest: Duration) {
+        loop {
+            tokio::time::sleep(longest / 4).await;
+            self.give_up(longest);
+        }
+    }
+
+    fn give_up(&self, longest: Duration) {
+        let mut all = self.all();
+        all.retain(|stream| stream.strong_count() > 0);
+        for stream in all.iter().filter_map(Weak::upgrade) {
+            let stalled = stream
+                .owed()
+                .is_some_and(|since| since.elapsed() >= longest);
+            if stalled {
+                stream.given_up.store(true, Ordering::Relaxed);
+                stream.end.notify_one();
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! h2 callers that take nothing, send nothing of use, or what h2 refuses by itself:
+//! bounded, and visible.
+
+use std::time::Duration;
+
+use countersign_testkit::{Connection, Protocol, http2, in_time};
+
+use super::{HOST, World};
+
+const GET: [(&str, &str); 3] = [
+    (":method", "GET"),
+    (":scheme", "https"),
+    (":authority", HOST),
+];
+
+fn request(stream: u32, path: &str) -> Vec<u8> {
+    http2::headers(stream, true, &[&GET[..], &[(":path", path)]].concat())
+}
+
+async fn connect(world: &World) -> Connection {
+    let mut connection = world
+        .client()
+        .protocol(Protocol::Http2)
+        .connect()
+        .await
+        .unwrap();
+    connection.write(&http2::preface()).await.unwrap();
+    connection
+}
+
+/// Sends these octets again and again until the gateway has had enough.
+async fn flood(connection: &mut Connection, octets: &[u8]) {
+    in_time("the end of a flood", async {
+        // Each time a little is read, so that nothing waits for the other side.
+        while connection.write(octets).await.is_ok() {
+            let answer = connection.read_until_silent(Duration::from_millis(1)).await;
+            if answer.closed {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_no_window_is_given_up_on() {
+    let world = World::with(|settings, echo| {
+        settings
+            .set("limits", "body_timeout", "\"1s\"")
+            .everything_to(echo)
+    })
+    .await;
+    let mut connection = connect(&world).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0
+    let settings = http2::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    connection.write(&settings).await.unwrap();
+    connection
+        .write(&request(1, "/held/megabyte"))
+        .await
+        .unwrap();
+    let answer = connection
+        .read_until(|octets| {
+            http2::frames(octets)
+                .iter()
+                .any(|frame| frame.kind == 3 && frame.stream == 1)
+        })
+        .await;
+    assert!(!answer.closed);
+    let line = world.gateway.audit().request("/held/megabyte").await;
+    assert_eq!(line["reason"], "timeout", "{line}");
+    assert_eq!(line["complete"], false);
+    // The connection itself, and a stream with a window, go on.
+    connection.write(&request(3, "/status/204")).await.unwrap();
+    let answer = connection
+        .read_until(|octets| {
+            http2::frames(octets)
+                .iter()
+                .any(|frame| frame.kind == 1 && frame.stream == 3)
+        })
+        .await;
+    assert!(!answer.closed);
+}
+
+#[tokio::test]
+async fn floods_of_frames_that_carry_nothing_end_the_connection() {
+    let world = World::open().await;
+    for (what, frame) in [
+        ("pings", http2::frame(6, 0, 0, &[0; 8])),
+        ("settings", http2::frame(4, 0, 0, &[])),
+        ("windows", http2::frame(8, 0, 0, &[0, 0, 0, 1])),
+        ("priorities", http2::frame(2, 0, 1, &[0; 5])),
+        ("unknown frames", http2::frame(0x77, 0, 0, b"x")),
+    ] {
+        let mut connection = connect(&world).await;
+        flood(&mut connection, &frame.repeat(200)).await;
+        let cut = world
+            .gateway
+            .audit()
+            .at_least(1, what, |line| line["event"] == "connection")
+            .await;
+        assert!(!cut.is_empty(), "{what}");
+        assert_eq!(world.client().get("/a").await.unwrap().status, 200);
+    }
+    let lines = world
+        .gateway
+        .audit()
+        .at_least(5, "a line for each", |line| line["event"] == "connection")
+        .await;
+    for line in lines {
+        assert!(
+            matches!(line["decision"].as_str(), Some("cut" | "refused")),
+            "{line}"
+        );
+        assert!(line["caller"].is_string(), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn rapid_resets_end_the_connection_and_leave_nothing_behind() {
+    let world = World::open().await;
+    let mut connection = connect(&world).await;
+    let mut stream = 1;
+    in_time("the end of the resets", async {
+        loop {
+            let mut octets = Vec::new();
+            for _ in 0..100 {
+                octets.extend(request(stream, "/hang"));
+                octets.extend(http2::frame(3, 0, stream, &8_u32.to_be_bytes()));
+                stream += 2;
+            }
+            if connection.write(&octets).await.is_err() {
+                return;
+            }
+            if connection
+                .read_until_silent(Duration::from_millis(1))
+                .await
+                .closed
+            {
+                return;
+            }
+        }
+    })
+    .await;
+    assert!(stream < 20_000, "{stream}");
+    assert_eq!(world.client().get("/a").await.unwrap().status, 200);
+    let line = world
+        .gateway
+        .audit()
+        .line("the connection", |line| line["event"] == "connection")
+        .await;
+    assert!(line["caller"].is_string(), "{line}");
+}
+
+#[tokio::test]
+async fn a_flood_of_continuations_ends_the_connection() {
+    let world = World::open().await;
+    let mut connection = connect(&world).await;
+    let mut octets = http2::frame(1, 1, 1, &[0x82]);
+    octets.extend(http2::frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b']).repeat(10_000));
+    let _ = connection.write(&octets).await;
+    assert!(connection.read_until(|_| false).await.closed);
+    assert_eq!(world.client().get("/a").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn what_http2_refuses_by_itself_is_in_the_audit_log() {
+    let world = World::with(|settings, echo| {
+        settings
+            .set("limits", "header_size", "\"8KiB\"")
+            .everything_to(echo)
+    })
+    .await;
+    let large = "x".repeat(20_000);
+    let fields = [
+        &GET[..],
+        &[(":path", "/a")],
+        &[("x-a", &large[..5000]), ("x-b", &large[..5000])],
+    ]
+    .concat();
+    let too_large = http2::headers(1, true, &fields);
+    let upper = [&GET[..], &[(":path", "/a"), ("X-Upper", "a")]].concat();
+    let pseudo = [&GET[..], &[(":path", "/a"), (":unknown", "a")]].concat();
+    for (number, octets) in [
+        too_large,
+        http2::headers(1, true, &upper),
+        http2::headers(1, true, &pseudo),
+        // A window beyond 2^31-1: the connection itself is at fault.
+        http2::frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
+        // DATA on a stream that was never opened.
+        http2::data(5, true, b"x"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut connection = connect(&world).await;
+        connection.write(&octets).await.unwrap();
+        let _ = connection
+            .read_until_silent(Duration::from_millis(200))
+            .await;
+        drop(connection);
+        let lines = world
+            .gateway
+            .audit()
+            .at_least(number + 1, "a refusal", |line| {
+                line["event"] == "connection" && line["decision"] == "refused"
+            })
+            .await;
+        let line = lines.last().unwrap();
+        assert_eq!(line["reason"], "malformed-request", "{line}");
+        assert!(
+            line["detail"].as_str().unwrap().contains("HTTP/2"),
+            "{line}"
+        );
+    }
+    assert_eq!(world.echo.requests(), 0);
+    // An ordinary connection leaves no such line.
+    let mut session = world
+        .client()
+        .protocol(Protocol::Http2)
+        .session()
+        .await
+        .unwrap();
+    assert_eq!(session.get("/a").await.unwrap().status, 200);
+    drop(session);
+    let refused = world
+        .gateway
+        .audit()
+        .matching(|line| line["decision"] == "refused");
+    assert_eq!(refused.len(), 5);
+}
