@@ -4,7 +4,7 @@
 //! decided and before anything is signed: the assertion names the path that the
 //! service sees. What follows the beginning is passed on octet by octet.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -80,6 +80,29 @@ impl PathRewrite {
     }
 }
 
+impl fmt::Display for PathRewrite {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let root_of = |path: String| {
+            if path.is_empty() {
+                "/".to_owned()
+            } else {
+                path
+            }
+        };
+        let from: String = self
+            .from
+            .iter()
+            .map(|segment| format!("/{segment}"))
+            .collect();
+        write!(
+            formatter,
+            "{} becomes {}",
+            root_of(from),
+            root_of(self.to.to_string())
+        )
+    }
+}
+
 /// The segments of a plain absolute path without a final slash.
 fn plain_segments(path: &str) -> Option<Vec<&str>> {
     let rest = path.strip_prefix('/')?;
@@ -124,6 +147,12 @@ mod tests {
         ] {
             assert_eq!(applied(from, to, path), forwarded, "{from} {to} {path}");
         }
+    }
+
+    #[test]
+    fn it_says_what_it_does() {
+        let rewrite = PathRewrite::new("/api/v1", "/").unwrap();
+        assert_eq!(rewrite.to_string(), "/api/v1 becomes /");
     }
 
     #[test]

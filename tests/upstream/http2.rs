@@ -150,3 +150,21 @@ async fn a_service_that_comes_back_is_found_again() {
     let refused = world.client().get("/a").await.unwrap();
     assert!(matches!(refused.status, 200 | 502 | 503), "{refused:?}");
 }
+
+#[tokio::test]
+async fn a_grpc_call_ends_with_its_deadline_even_when_nobody_says_so() {
+    let (world, service) = world("").await;
+    let client = world.client().protocol(Protocol::Http2);
+    let request = Request::post("/shop.Orders/wait")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "100m")
+        .body(Bytes::new())
+        .unwrap();
+    // The service hangs, and the caller does not give up by itself.
+    let answer = in_time("the deadline", client.send(request)).await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("grpc-status"), Some("4"), "{answer:?}");
+    assert_eq!(answer.reason(), Some("upstream-timeout"));
+    assert_eq!(service.requests(), 1);
+}

@@ -293,3 +293,47 @@ async fn a_request_without_an_answer_says_why() {
         );
     }
 }
+
+/// Resets the first stream of each connection with this code, and answers others.
+async fn refusing(code: h2::Reason) -> (std::net::SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&requests);
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let seen = Arc::clone(&seen);
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else {
+                    return;
+                };
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    if seen.fetch_add(1, Ordering::SeqCst) == 0 {
+                        respond.send_reset(code);
+                    } else {
+                        let _ = respond.send_response(http::Response::new(()), true);
+                    }
+                }
+            });
+        }
+    });
+    (address, requests, task)
+}
+
+#[tokio::test]
+async fn what_a_service_has_not_looked_at_is_sent_again_whatever_it_is() {
+    let ca = TestCa::new("example.org");
+    for (code, method, status, sent) in [
+        (h2::Reason::REFUSED_STREAM, "POST", 200, 2),
+        (h2::Reason::REFUSED_STREAM, "GET", 200, 2),
+        (h2::Reason::INTERNAL_ERROR, "POST", 502, 1),
+        (h2::Reason::INTERNAL_ERROR, "GET", 200, 2),
+    ] {
+        let (address, requests, task) = refusing(code).await;
+        let world = World::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
+        let answer = world.client().send(request(method, "")).await.unwrap();
+        assert_eq!(answer.status, status, "{code:?} {method}: {answer:?}");
+        assert_eq!(requests.load(Ordering::SeqCst), sent, "{code:?} {method}");
+        task.abort();
+    }
+}

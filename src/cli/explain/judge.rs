@@ -540,6 +540,9 @@ impl Way<'_> {
         let callers: Vec<String> = route.rule.callers.iter().map(ToString::to_string).collect();
         let except: Vec<String> = route.rule.except.iter().map(ToString::to_string).collect();
         let mut lines = vec![format!("paths {}", joined(paths))];
+        if let Some(rewrite) = &route.rewrite {
+            lines.push(format!("before it is forwarded, {rewrite}"));
+        }
         if route.rule.authentication != Authentication::None {
             lines.push(format!("callers {}", joined(callers)));
         }

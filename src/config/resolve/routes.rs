@@ -40,6 +40,7 @@ pub(super) fn routes(
     check_bindings(sections, context);
     check_hosts_served(document, context);
     warn_of_unused(sections, upstreams, context);
+    warn_of_no_transactions(sections, upstreams, context);
     let complete = routes.iter().all(Option::is_some);
     match RouteTable::build(routes.into_iter().flatten().collect()) {
         Ok(table) => complete.then_some(table),
@@ -419,6 +420,30 @@ fn check_hosts_served(document: &Document, context: &mut Context<'_>) {
                 .help("add it to the names of a [[server_name]]"),
             );
         }
+    }
+}
+
+/// Transactions go on only for callers that an upstream names.
+fn warn_of_no_transactions(
+    sections: &[RouteSection],
+    upstreams: &[UpstreamPart],
+    context: &mut Context<'_>,
+) {
+    let named = upstreams
+        .iter()
+        .filter_map(|part| part.upstream.as_ref()?.config().identity.as_ref())
+        .any(IdentityPattern::names_one);
+    let mut asking = sections
+        .iter()
+        .filter_map(|section| section.continue_transaction.at().filter(|said| said.value));
+    if let (false, Some(said)) = (named, asking.next()) {
+        context.warn(
+            Diagnostic::new(
+                said.place.clone(),
+                "no transaction can go on: no upstream has an `identity` without wildcards",
+            )
+            .help("add the identity of the service that calls here to its own [[upstream]]"),
+        );
     }
 }
 

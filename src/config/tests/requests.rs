@@ -105,6 +105,14 @@ fn balancers_are_networks_or_addresses() {
 }
 
 #[test]
+fn transactions_go_on_for_named_services_only() {
+    let place = Place::new();
+    let line = "continue_transaction = true";
+    place.warns(&plus(ROUTE, line), line, "no transaction can go on");
+    place.good(&plus(ROUTE, "continue_transaction = false"));
+}
+
+#[test]
 fn a_chain_is_never_sent_without_its_leaf() {
     let place = Place::new();
     let line = "certificate_headers = [\"client-cert-chain\"]";
