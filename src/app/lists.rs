@@ -2,7 +2,8 @@
 //! one has changed.
 //!
 //! What comes is looked at before it is kept: a list that is damaged, signed by
-//! somebody else or older than the one in use changes nothing but an alarm.
+//! somebody else or older than the one in use, or not there any more, changes
+//! nothing but an alarm.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,14 +11,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use rustls_pki_types::CertificateRevocationListDer;
-use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::admin::{Readiness, ReloadRequests};
-use crate::authn::remote_lists::ListSource;
+use crate::authn::remote_lists::{self, ListSource};
 use crate::clock;
 use crate::identity::text::printable;
 use crate::snapshot::Snapshot;
@@ -161,10 +160,10 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched 
         Ok(None) => Ok(None),
         Ok(Some(octets)) => {
             let snapshot = snapshot.load_full();
-            let domain = source.trust_domain.clone();
+            let asked = source.clone();
             // A large list takes its time.
             let checked = tokio::task::spawn_blocking(move || {
-                check(&snapshot, &domain, &octets).map(|next_update| Some((octets, next_update)))
+                check(&snapshot, &asked, &octets).map(|next_update| Some((octets, next_update)))
             });
             checked.await.unwrap_or_else(|error| Err(error.to_string()))
         }
@@ -173,27 +172,15 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched 
 }
 
 /// Whether what came may replace what is in use; when it is to be replaced itself.
-fn check(
-    snapshot: &Snapshot,
-    domain: &crate::identity::TrustDomain,
-    octets: &[u8],
-) -> Result<i64, String> {
+fn check(snapshot: &Snapshot, source: &ListSource, octets: &[u8]) -> Result<i64, String> {
     let bundle = snapshot
         .bundles
         .iter()
-        .find(|bundle| bundle.name() == domain)
+        .find(|bundle| *bundle.name() == source.trust_domain)
         .ok_or("its trust domain is gone")?;
-    let lists = if octets.starts_with(&[0x30]) {
-        vec![CertificateRevocationListDer::from(octets.to_vec())]
-    } else {
-        CertificateRevocationListDer::pem_slice_iter(octets)
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("what came is no revocation list: {error}"))?
+    let kept = match snapshot.remote.kept(source) {
+        Some(kept) => remote_lists::lists_in(&kept)?,
+        None => Vec::new(),
     };
-    let mut next_update = None;
-    for list in lists {
-        let until = bundle.check_list(&list)?;
-        next_update = Some(next_update.map_or(until, |earlier: i64| earlier.min(until)));
-    }
-    next_update.ok_or_else(|| "what came is no revocation list".to_owned())
+    bundle.check_lists(&remote_lists::lists_in(octets)?, &kept)
 }

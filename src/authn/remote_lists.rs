@@ -15,6 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Uri;
 use rustls::RootCertStore;
+use rustls_pki_types::CertificateRevocationListDer;
+use rustls_pki_types::pem::PemObject as _;
 
 use super::http_client::{ClientSettings, FetchError, HttpClient};
 use crate::clock;
@@ -83,7 +85,7 @@ impl RemoteLists {
     /// When there is none in any of these places.
     pub fn get(&self, source: &ListSource) -> Result<Bytes, ListUnavailable> {
         let url = source.url.to_string();
-        if let Some(kept) = self.kept().get(&url) {
+        if let Some(kept) = self.all().get(&url) {
             return Ok(kept.octets.clone());
         }
         let (octets, fetched_at) = match fetch_blocking(source) {
@@ -96,7 +98,7 @@ impl RemoteLists {
                 None => return Err(error),
             },
         };
-        self.kept().insert(
+        self.all().insert(
             url,
             Kept {
                 octets: octets.clone(),
@@ -113,7 +115,7 @@ impl RemoteLists {
     pub async fn fetch(&self, source: &ListSource) -> Result<Option<Bytes>, ListUnavailable> {
         let octets = fetch(source).await?;
         let url = source.url.to_string();
-        if let Some(kept) = self.kept().get_mut(&url)
+        if let Some(kept) = self.all().get_mut(&url)
             && kept.octets == octets
         {
             kept.fetched_at = clock::unix_now();
@@ -125,10 +127,9 @@ impl RemoteLists {
     /// Writes what a source's list is now to disk, where that is wanted and it is
     /// not there yet. Where the disk does not take it, it is in use nevertheless.
     pub fn save(&self, source: &ListSource) {
-        let kept = self.kept().get(&source.url.to_string()).cloned();
-        if let (Some(path), Some(kept)) = (source.copy(), kept)
-            && std::fs::read(&path).ok().as_deref() != Some(&*kept.octets)
-            && let Err(error) = write_private(&path, &kept.octets, Existing::Replace)
+        if let (Some(path), Some(kept)) = (source.copy(), self.kept(source))
+            && std::fs::read(&path).ok().as_deref() != Some(&*kept)
+            && let Err(error) = write_private(&path, &kept, Existing::Replace)
         {
             tracing::error!(file = %path.display(), %error, "a revocation list cannot be kept on disk");
         }
@@ -136,7 +137,7 @@ impl RemoteLists {
 
     /// Keeps a list from now on, on disk too where that is wanted.
     pub fn keep(&self, source: &ListSource, octets: Bytes) {
-        self.kept().insert(
+        self.all().insert(
             source.url.to_string(),
             Kept {
                 octets,
@@ -146,18 +147,48 @@ impl RemoteLists {
         self.save(source);
     }
 
+    /// The document of a source that is kept, if there is one.
+    #[must_use]
+    pub fn kept(&self, source: &ListSource) -> Option<Bytes> {
+        let all = self.all();
+        let kept = all.get(&source.url.to_string())?;
+        Some(kept.octets.clone())
+    }
+
     /// When a source's list was last fetched, in seconds since the Unix epoch; 0
     /// if never by this process.
     #[must_use]
     pub fn fetched_at(&self, source: &ListSource) -> u64 {
-        let kept = self.kept();
+        let kept = self.all();
         kept.get(&source.url.to_string())
             .map_or(0, |kept| kept.fetched_at)
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The revocation lists in a document: PEM with one or more, or one in DER.
+///
+/// # Errors
+/// When there is anything else in it: nothing is skipped.
+pub fn lists_in(document: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    const BEGIN: &[u8] = b"-----BEGIN ";
+    if document.starts_with(&[0x30]) {
+        return Ok(vec![document.to_vec().into()]);
+    }
+    let blocks = document.windows(BEGIN.len()).filter(|at| *at == BEGIN);
+    let lists = CertificateRevocationListDer::pem_slice_iter(document)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| format!("what came is no revocation list: {error}"))?;
+    if lists.is_empty() {
+        return Err("what came is no revocation list".to_owned());
+    }
+    if lists.len() != blocks.count() {
+        return Err("what came holds something beside revocation lists".to_owned());
+    }
+    Ok(lists)
 }
 
 impl ListSource {
@@ -202,6 +233,6 @@ fn fetch_blocking(source: &ListSource) -> Result<Bytes, ListUnavailable> {
 
 impl fmt::Debug for RemoteLists {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_set().entries(self.kept().keys()).finish()
+        formatter.debug_set().entries(self.all().keys()).finish()
     }
 }

@@ -201,16 +201,22 @@ impl TrustBundle {
             .collect()
     }
 
-    /// Whether a revocation list (DER) could take its place here: it can be read,
-    /// is signed by its issuer where that is known, and is older than none of its
-    /// kind. Says when it is to be replaced, in seconds since the Unix epoch.
+    /// Whether a document with these revocation lists could take the place of one
+    /// with those of `kept`: each can be read, is signed by its issuer where that is
+    /// known, and is older than none of its kind; and every list of `kept` has its
+    /// successor. Says when the first of them is to be replaced, in seconds since
+    /// the Unix epoch.
     ///
     /// # Errors
     /// Why not.
-    pub fn check_list(&self, der: &[u8]) -> Result<i64, String> {
+    pub fn check_lists(
+        &self,
+        lists: &[CertificateRevocationListDer<'_>],
+        kept: &[CertificateRevocationListDer<'_>],
+    ) -> Result<i64, String> {
         let intermediates = self.readable_intermediates();
         let issuers = known_issuers(&self.roots, &intermediates);
-        self.revocation.check_candidate(der, &issuers)
+        self.revocation.check_document(lists, kept, &issuers)
     }
 
     fn add_root(&mut self, der: &CertificateDer<'static>, now: i64) -> Result<(), String> {

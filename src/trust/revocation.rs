@@ -16,6 +16,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls_pki_types::CertificateRevocationListDer;
+
 use super::bundle::{RevocationDepth, RevocationPosture};
 use super::path::{PathMember, PathRefusal};
 use crate::clock;
@@ -122,42 +124,77 @@ impl RevocationIndex {
         refused
     }
 
-    /// Whether a list could take its place here: it can be read, is signed by its
-    /// issuer where that is known, and is older than none of its kind. Says when
-    /// it is to be replaced.
+    /// Whether a document with these lists could take the place of one with those
+    /// of `kept`: each can be read, is signed by its issuer where that is known, and
+    /// is older than none of its kind; and every list of `kept` has its successor,
+    /// by the same key where that is known. A list that is merely gone revokes
+    /// nobody any longer. Says when the first of them is to be replaced.
     ///
     /// # Errors
     /// Why not.
-    pub(crate) fn check_candidate(
+    pub(crate) fn check_document(
         &self,
-        der: &[u8],
+        lists: &[CertificateRevocationListDer<'_>],
+        kept: &[CertificateRevocationListDer<'_>],
         issuers: &[KnownIssuer<'_>],
     ) -> Result<i64, String> {
-        let list = RevocationList::read(der)?;
-        let known: Vec<KnownIssuer<'_>> = issuers
+        let issuers: Vec<KnownIssuer<'_>> = issuers
             .iter()
             .copied()
             .chain(self.proven_issuers())
-            .filter(|issuer| *issuer.name == *list.issuer)
             .collect();
-        let signs =
-            |issuer: &KnownIssuer<'_>| list.is_signed_by(issuer.key, &crypto::sha256(issuer.key));
-        if !known.is_empty() && !known.iter().any(signs) {
-            return Err(format!(
-                "it is signed by none of the keys known of {}",
-                list.issuer_text
-            ));
+        let mut next_update = None;
+        let mut successors = Vec::with_capacity(lists.len());
+        for der in lists {
+            let list = self.candidate(der, &issuers)?;
+            let known = issuers.iter().any(|issuer| *issuer.name == *list.issuer);
+            if known && list.signer().is_none() {
+                return Err(format!(
+                    "it is signed by none of the keys known of {}",
+                    list.issuer_text
+                ));
+            }
+            let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
+            let newer = own.find(|other| same_series(other, &list) && other.age() > list.age());
+            if let Some(newer) = newer {
+                return Err(format!(
+                    "its number {} is lower than {}, which is in use",
+                    hex(&list.number),
+                    hex(&newer.number)
+                ));
+            }
+            let until = list.next_update;
+            next_update = Some(next_update.map_or(until, |earlier: i64| earlier.min(until)));
+            successors.push(list);
         }
-        let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
-        if let Some(newer) = own.find(|other| same_series(other, &list) && other.age() > list.age())
-        {
-            return Err(format!(
-                "its number {} is lower than {}, which is in use",
-                hex(&list.number),
-                hex(&newer.number)
-            ));
+        for der in kept {
+            // What cannot be read is not in use either.
+            let Ok(old) = self.candidate(der, &issuers) else {
+                continue;
+            };
+            if !successors.iter().any(|list| list.succeeds(&old)) {
+                return Err(format!(
+                    "it leaves out the list of {} that is in use",
+                    old.issuer_text
+                ));
+            }
         }
-        Ok(list.next_update)
+        next_update.ok_or_else(|| "what came is no revocation list".to_owned())
+    }
+
+    /// A list, with its signer where one of these issuers is it.
+    fn candidate(
+        &self,
+        der: &[u8],
+        issuers: &[KnownIssuer<'_>],
+    ) -> Result<Arc<RevocationList>, String> {
+        let list = match self.find(&crypto::sha256(der)) {
+            Some(list) => list,
+            None => Arc::new(RevocationList::read(der)?),
+        };
+        let mut own = issuers.iter().filter(|issuer| *issuer.name == *list.issuer);
+        let _ = own.any(|issuer| list.is_signed_by(issuer.key, &crypto::sha256(issuer.key)));
+        Ok(list)
     }
 
     fn find(&self, hash: &[u8; 32]) -> Option<Arc<RevocationList>> {
@@ -220,16 +257,31 @@ impl RevocationIndex {
     /// later thisUpdate than its successor here, it stays. Where the successor
     /// cannot be used (yet), both are there.
     fn keep_newer(&mut self, previous: &Self, now: i64) {
-        for old in previous.lists() {
+        let mut unproven: Vec<&RevocationList> = Vec::new();
+        // What was carried over before stands last.
+        for old in previous.by_issuer.values().flat_map(|own| own.iter().rev()) {
             // Taken away on purpose, where nothing is left of this issuer.
             let Some(lists) = self.by_issuer.get_mut(&old.issuer) else {
                 continue;
             };
             let Some(list) = lists.iter_mut().find(|list| same_series(list, old)) else {
-                let replaced = |list: &&Arc<RevocationList>| {
+                let replaced = |list: &Arc<RevocationList>| {
                     list.signer().is_none() && list.same_scope(old) && list.hash != old.hash
                 };
-                if old.signer().is_some() && lists.iter().any(|list| replaced(&list)) {
+                if lists.iter().any(|list| list.hash == old.hash) || !lists.iter().any(replaced) {
+                    continue;
+                }
+                if old.signer().is_none() {
+                    // Which of the two is genuine shows when a path brings the key.
+                    // The first that came stays, so that there are never more than two.
+                    let same = |other: &&RevocationList| {
+                        other.issuer == old.issuer && other.same_scope(old)
+                    };
+                    if !unproven.iter().any(|other| same(&other)) {
+                        unproven.push(old);
+                        lists.push(Arc::clone(old));
+                    }
+                } else {
                     self.alarms.push(format!(
                         "revocation list {} of {} stays in use: what is to replace it has no \
                          signature that can be verified",
@@ -276,10 +328,20 @@ impl RevocationIndex {
         self.posture
     }
 
-    /// Each list's state at `now`.
+    /// Each list's state at `now`; of a list and its successor the successor's.
     pub(crate) fn status(&self, now: i64) -> Vec<ListStatus> {
+        let superseded = |list: &RevocationList| {
+            let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
+            own.any(|other| {
+                other.signer() == list.signer()
+                    && other.same_scope(list)
+                    && other.age() > list.age()
+                    && other.this_update <= now
+            })
+        };
         let mut status: Vec<ListStatus> = self
             .lists()
+            .filter(|list| !superseded(list))
             .map(|list| ListStatus {
                 issuer: list.issuer_text.clone(),
                 number: hex(&list.number),
@@ -407,6 +469,17 @@ impl RevocationIndex {
                 clock::rfc3339(list.next_update)
             )),
             (None, None) => unknown("no revocation list covers this certificate and is signed by"),
+        }
+    }
+}
+
+impl RevocationList {
+    /// Whether it speaks of what `old` speaks of, by the same key where that is
+    /// known of `old`.
+    fn succeeds(&self, old: &Self) -> bool {
+        match old.signer() {
+            Some(_) => same_series(self, old),
+            None => self.issuer == old.issuer && self.same_scope(old),
         }
     }
 }

@@ -411,3 +411,80 @@ fn a_denied_intermediate_takes_its_leaves_along() {
         Some(ReasonCode::IdentityDenied)
     );
 }
+
+fn documents(lists: &[&Vec<u8>]) -> Vec<CertificateRevocationListDer<'static>> {
+    let lists = lists.iter();
+    lists.map(|der| der.to_vec().into()).collect()
+}
+
+#[test]
+fn a_document_without_a_successor_of_each_list_is_refused() {
+    let ca = TestCa::new("example.org");
+    let stranger = TestCa::new("example.com");
+    let namesake = Authority::root(&AuthoritySpec::new("example.org intermediate"));
+    let caller = ca.client("/a");
+    let of_root = Crl::new().signed_by(ca.root());
+    let kept = Crl::new().number(3).revoke(caller.serial());
+    let kept = kept.signed_by(ca.intermediate());
+    let next = Crl::new().number(4).signed_by(ca.intermediate());
+    let foreign = Crl::new().number(9).signed_by(stranger.root());
+    let forged = Crl::new().number(9).signed_by(&namesake);
+    let configured = [Vec::new(), vec![ca.intermediate().der().clone()]];
+    for (round, intermediates) in configured.into_iter().enumerate() {
+        let bundle = bundle(TrustBundleConfig {
+            intermediates,
+            ..config(&ca, &[of_root.clone(), kept.clone()])
+        });
+        let check = |new: &[&Vec<u8>], kept: &[&Vec<u8>]| {
+            bundle.check_lists(&documents(new), &documents(kept))
+        };
+        for bad in [&[&foreign][..], &[&of_root], &[]] {
+            assert!(check(bad, &[&kept]).is_err(), "{bad:?}");
+        }
+        assert!(check(&[&next], &[&kept]).is_ok());
+        // One of two is left out.
+        assert!(check(&[&next], &[&kept, &of_root]).is_err());
+        assert!(check(&[&of_root], &[&kept, &of_root]).is_err());
+        assert!(check(&[&of_root, &next], &[&kept, &of_root]).is_ok());
+        // A further authority leaves the others where they were.
+        assert!(check(&[&next, &foreign], &[&kept]).is_ok());
+        assert_eq!(check(&[&forged], &[&kept]).is_err(), round == 1);
+        // From the first path on the key is known.
+        let trust = ClientTrust::new(vec![Arc::clone(&bundle)]).unwrap();
+        assert_eq!(
+            reason(&trust, &caller),
+            Some(ReasonCode::CertificateRevoked)
+        );
+        assert!(check(&[&forged], &[&kept]).is_err());
+        assert!(check(&[&forged, &next], &[&kept]).is_err());
+        let older = Crl::new().number(2).signed_by(ca.intermediate());
+        assert!(check(&[&older], &[&kept]).is_err());
+        assert!(check(&[&next], &[&kept]).is_ok());
+    }
+}
+
+#[test]
+fn a_list_nobody_has_proven_is_not_displaced_by_another_such() {
+    let ca = TestCa::new("example.org");
+    let namesake = Authority::root(&AuthoritySpec::new("example.org intermediate"));
+    let caller = ca.client("/a");
+    let genuine = lists(&ca, Crl::new().revoke(caller.serial()));
+    let mut current = bundle(config(&ca, &genuine));
+    for number in 5..9 {
+        let forged = Crl::new().number(number).signed_by(&namesake);
+        let next = config(&ca, &[genuine[0].clone(), forged]);
+        let next = TrustBundle::build_after(next, now(), Some(&current)).unwrap();
+        current = Arc::new(next);
+        // Of a list and its presumed successor one is shown.
+        assert_eq!(current.freshness(now()).len(), 2);
+    }
+    let trust = ClientTrust::new(vec![Arc::clone(&current)]).unwrap();
+    assert_eq!(
+        reason(&trust, &caller),
+        Some(ReasonCode::CertificateRevoked)
+    );
+    let genuine = lists(&ca, Crl::new().number(2));
+    let next = TrustBundle::build_after(config(&ca, &genuine), now(), Some(&current)).unwrap();
+    let trust = ClientTrust::new(vec![Arc::new(next)]).unwrap();
+    assert_eq!(reason(&trust, &caller), None);
+}
