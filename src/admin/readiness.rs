@@ -73,11 +73,15 @@ impl Readiness {
         self.state().stage
     }
 
-    /// Notes a problem; one that is noted already gets the new detail.
-    pub fn set_problem(&self, name: &str, detail: &str) {
-        self.state()
+    /// Notes a problem; one that is noted already gets the new detail. Says whether
+    /// that is news.
+    pub fn set_problem(&self, name: &str, detail: &str) -> bool {
+        let detail = printable(detail);
+        let before = self
+            .state()
             .problems
-            .insert(name.to_owned(), printable(detail));
+            .insert(name.to_owned(), detail.clone());
+        before.is_none_or(|before| before != detail)
     }
 
     /// The problem is over.

@@ -14,10 +14,12 @@ use tokio::sync::watch;
 
 use super::impact;
 use crate::admin::{Readiness, ReloadOutcome, ReloadQueue, ReloadWaiters};
+use crate::clock;
 use crate::config;
 use crate::look::{self, Looks};
 use crate::snapshot::{Settings, Snapshot};
 use crate::telemetry::metrics::Metrics;
+use crate::trust::DenyList;
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_millis(400);
@@ -136,8 +138,11 @@ impl Reloader {
                 self.readiness.clear_problem(DENY_PROBLEM);
             }
             Err(error) => {
-                tracing::error!(%error, "the deny list stays as it was");
-                self.readiness.set_problem(DENY_PROBLEM, &error.to_string());
+                let detail = error.to_string();
+                // One that cannot be read is looked at again and again.
+                if self.readiness.set_problem(DENY_PROBLEM, &detail) {
+                    tracing::error!(%error, "the deny list stays as it was");
+                }
             }
         }
     }
@@ -163,6 +168,9 @@ impl Reloader {
             return self.refuse(
                 "[limits] connections cannot change while the gateway runs; restart it, or set it back",
             );
+        }
+        if let Err(why) = keeps_denials(previous.denied.as_deref(), snapshot.denied.as_deref()) {
+            return self.refuse(&why);
         }
         if let Some(list) = &snapshot.denied
             && let Err(error) = list.create_if_missing()
@@ -211,6 +219,35 @@ fn summary(errors: &config::ConfigErrors) -> String {
         .map(one)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+/// Refuses to put an empty deny list in the place of one with entries because its
+/// file is not there: most likely it was moved or its name is wrong.
+fn keeps_denials(before: Option<&DenyList>, after: Option<&DenyList>) -> Result<(), String> {
+    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let denied = before.map_or(0, |list| list.list(now).len());
+    match (before, after) {
+        (Some(before), None) if denied > 0 => {
+            tracing::warn!(
+                entries = denied,
+                "there is no [deny_list] any longer: those in {} are let in again",
+                before.path().display()
+            );
+            Ok(())
+        }
+        (Some(before), Some(after)) if denied > 0 && !after.has_file() => {
+            if before.path() == after.path() {
+                return Ok(());
+            }
+            Err(format!(
+                "{} does not exist, and {denied} entries of the deny list {} count: copy that \
+                 file there first, or remove the entries",
+                after.path().display(),
+                before.path().display()
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Names the first setting that differs and takes effect only at start.
@@ -265,6 +302,29 @@ fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::DenyTarget;
+
+    #[test]
+    fn an_absent_file_does_not_empty_the_deny_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str| DenyList::open(folder.path().join(name)).unwrap();
+        let (before, after) = (open("a.json"), open("b.json"));
+        assert_eq!(keeps_denials(Some(&before), Some(&after)), Ok(()));
+        let identity = "dns:a.example.org".to_owned();
+        let target = DenyTarget::Identity { identity };
+        let end = i64::try_from(clock::unix_now()).unwrap() + 600;
+        before.add(target, "", Some(end), end - 900).unwrap();
+        let refused = keeps_denials(Some(&before), Some(&after)).unwrap_err();
+        assert!(refused.contains("b.json") && refused.contains("a.json"));
+        std::fs::copy(before.path(), after.path()).unwrap();
+        assert_eq!(keeps_denials(Some(&before), Some(&open("b.json"))), Ok(()));
+        // Its own file may be gone for a moment: the entries are in memory.
+        std::fs::remove_file(before.path()).unwrap();
+        assert!(before.refresh().is_err());
+        assert_eq!(keeps_denials(Some(&before), Some(&before)), Ok(()));
+        assert_eq!(keeps_denials(Some(&before), None), Ok(()));
+        assert_eq!(keeps_denials(None, Some(&after)), Ok(()));
+    }
 
     #[test]
     fn a_panic_is_an_answer_like_any_other() {

@@ -294,19 +294,78 @@ fn length_and(data: &[u8]) -> Vec<u8> {
 }
 
 /// The attribute names of RFC 4514 section 3.
+const SHORT_NAMES: [(&str, &str); 9] = [
+    ("2.5.4.3", "CN"),
+    ("2.5.4.7", "L"),
+    ("2.5.4.8", "ST"),
+    ("2.5.4.10", "O"),
+    ("2.5.4.11", "OU"),
+    ("2.5.4.6", "C"),
+    ("2.5.4.9", "STREET"),
+    ("0.9.2342.19200300.100.1.25", "DC"),
+    ("0.9.2342.19200300.100.1.1", "UID"),
+];
+
 fn short_name(oid: &str) -> Option<&'static str> {
-    Some(match oid {
-        "2.5.4.3" => "CN",
-        "2.5.4.7" => "L",
-        "2.5.4.8" => "ST",
-        "2.5.4.10" => "O",
-        "2.5.4.11" => "OU",
-        "2.5.4.6" => "C",
-        "2.5.4.9" => "STREET",
-        "0.9.2342.19200300.100.1.25" => "DC",
-        "0.9.2342.19200300.100.1.1" => "UID",
-        _ => return None,
-    })
+    let mut names = SHORT_NAMES.iter();
+    names
+        .find(|(known, _)| *known == oid)
+        .map(|(_, short)| *short)
+}
+
+/// Whether `text` is a name in the very form that [`rfc4514`] gives it: others of
+/// the same name are never equal to what is printed.
+#[must_use]
+pub fn is_rfc4514(text: &str) -> bool {
+    let mut escaped = false;
+    let separates = |character: char| {
+        let separates = !escaped && matches!(character, ',' | '+');
+        escaped = !escaped && character == '\\';
+        separates
+    };
+    text.split(separates).all(is_attribute)
+}
+
+fn is_attribute(text: &str) -> bool {
+    let Some((kind, value)) = text.split_once('=') else {
+        return false;
+    };
+    if let Some(encoding) = value.strip_prefix('#') {
+        let is_oid = kind.split('.').count() > 1
+            && kind
+                .split('.')
+                .all(|arc| !arc.is_empty() && arc.bytes().all(|b| b.is_ascii_digit()));
+        let digit = |b: u8| b.is_ascii_digit() || matches!(b, b'a'..=b'f');
+        return is_oid && encoding.len() % 2 == 0 && encoding.bytes().all(digit);
+    }
+    let is_known = SHORT_NAMES.iter().any(|(_, short)| *short == kind);
+    let mut again = String::new();
+    is_known
+        && unescaped(value).is_some_and(|plain| {
+            escape_into(&mut again, &plain);
+            again == value
+        })
+}
+
+/// What [`escape_into`] has escaped.
+fn unescaped(value: &str) -> Option<String> {
+    let mut plain = Vec::with_capacity(value.len());
+    let mut octets = value.bytes();
+    while let Some(octet) = octets.next() {
+        if octet != b'\\' {
+            plain.push(octet);
+            continue;
+        }
+        let next = octets.next()?;
+        match char::from(next).to_digit(16) {
+            None => plain.push(next),
+            Some(high) => {
+                let low = char::from(octets.next()?).to_digit(16)?;
+                plain.push(u8::try_from(high << 4 | low).ok()?);
+            }
+        }
+    }
+    String::from_utf8(plain).ok()
 }
 
 /// RFC 4514 section 2.4; control characters as `\xx` pairs.
@@ -366,6 +425,38 @@ mod tests {
         assert!(
             facts.could_sign_certificates() && !facts.usage_allows(key_usage::DIGITAL_SIGNATURE)
         );
+    }
+
+    #[test]
+    fn tells_the_printed_form_of_a_name_from_others() {
+        for printed in [
+            "CN=example.org intermediate",
+            "CN=\\#a\\0a,O=Shop\\, Inc",
+            "CN=a+UID=b=c,DC=example,DC=org",
+            "CN=\\ a\\ ,1.2.840.113549.1.9.1=#160161,O=M\u{fc}ller",
+            "CN=",
+        ] {
+            assert!(is_rfc4514(printed), "{printed}");
+        }
+        for other in [
+            "",
+            "example.org",
+            "CN = a",
+            "CN=a, O=b",
+            "CN=a,",
+            "/CN=a",
+            "cn=a",
+            "CN=a ",
+            "CN=\\a",
+            "CN=\\61",
+            "CN=a\\",
+            "emailAddress=a@example.org",
+            "1.2.840.113549.1.9.1=a@example.org",
+            "CN=#0c0161",
+            "1.2.3=#0C",
+        ] {
+            assert!(!is_rfc4514(other), "{other}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The decision: a `Permit`, or a `Denial` with its reason.
 
+use std::borrow::Cow;
+
 use super::rule::{Authentication, Rule};
 use crate::identity::{Method, MethodSet, Principal};
 use crate::reason::ReasonCode;
@@ -25,6 +27,8 @@ pub struct Denial {
     pub reason: ReasonCode,
     /// What exactly, safe for the caller.
     pub detail: String,
+    /// What the operator knows about it: written down, never said to the caller.
+    pub note: Option<Box<str>>,
 }
 
 impl Denial {
@@ -33,6 +37,16 @@ impl Denial {
         Self {
             reason,
             detail: detail.into(),
+            note: None,
+        }
+    }
+
+    /// What is written down: the detail, and the operator's note.
+    #[must_use]
+    pub fn recorded(&self) -> Cow<'_, str> {
+        match &self.note {
+            None => Cow::Borrowed(&self.detail),
+            Some(note) => Cow::Owned(format!("{}: {note}", self.detail)),
         }
     }
 }

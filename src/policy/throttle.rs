@@ -159,7 +159,7 @@ pub struct Limiter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exceeded {
     /// The denial.
-    pub denial: Denial,
+    pub denial: Box<Denial>,
     /// What the limit says, where one does.
     pub verdict: Option<(Verdict, RateLimit, &'static str)>,
 }
@@ -225,10 +225,10 @@ impl Limiter {
             (Err(_), OnStoreFailure::Allow) => Ok(()),
             (Err(_), OnStoreFailure::Local) => self.count(limit, whom),
             (Err(_), OnStoreFailure::Deny) => Err(Exceeded {
-                denial: Denial::new(
+                denial: Box::new(Denial::new(
                     ReasonCode::Overloaded,
                     "requests cannot be counted at the moment",
-                ),
+                )),
                 verdict: None,
             }),
         }
@@ -244,13 +244,13 @@ impl Limiter {
             return Ok(());
         }
         Err(Exceeded {
-            denial: Denial::new(
+            denial: Box::new(Denial::new(
                 ReasonCode::RateLimited,
                 match whom {
                     Counted::Address(_) => "too many failed authentications from this address",
                     _ => "too many failed authentications of this caller",
                 },
-            ),
+            )),
             verdict: Some((verdict, self.failed, "failed-authentication")),
         })
     }
@@ -291,10 +291,10 @@ fn judge(verdict: Verdict, limit: &RouteLimit) -> Result<(), Exceeded> {
     }
     let per = limit.per.as_str();
     Err(Exceeded {
-        denial: Denial::new(
+        denial: Box::new(Denial::new(
             ReasonCode::RateLimited,
             format!("too many requests per {per}"),
-        ),
+        )),
         verdict: Some((verdict, limit.limit, per)),
     })
 }

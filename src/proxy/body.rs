@@ -421,7 +421,7 @@ impl ResponseBody {
 
     fn fail(&mut self, denial: &Denial) {
         if let Some(record) = &mut self.record {
-            record.refused(denial.reason, &denial.detail);
+            record.refused(denial.reason, &denial.recorded());
         }
         if let Some(lease) = self.lease.take() {
             lease.close();
@@ -439,7 +439,7 @@ impl Drop for ResponseBody {
             return;
         };
         if let Some(denial) = self.connection.cut_off() {
-            record.refused(denial.reason, &denial.detail);
+            record.refused(denial.reason, &denial.recorded());
         } else if self
             .stream
             .as_ref()

@@ -97,7 +97,7 @@ impl Connection {
         tracing::info!(
             peer = %self.facts.peer,
             reason = denial.reason.as_str(),
-            detail = %printable(&denial.detail),
+            detail = %printable(&denial.recorded()),
             "a connection was cut off"
         );
         let metrics = &self.worker.shared().metrics;
@@ -106,7 +106,7 @@ impl Connection {
             &self.facts,
             self.proof.as_ref().map(|proof| &*proof.identity),
             denial.reason,
-            &denial.detail,
+            &denial.recorded(),
         ));
         let _ = self.cut.set(denial);
     }
@@ -205,7 +205,10 @@ impl Connection {
             let admission = entry
                 .trust()
                 .admit(leaf, intermediates, now)
-                .map_err(|refusal| Denial::new(refusal.reason, refusal.detail))?;
+                .map_err(|refusal| Denial {
+                    note: refusal.note,
+                    ..Denial::new(refusal.reason, refusal.detail)
+                })?;
             // This chain's handshake is long complete.
             if let Some(pending) = admission.pending {
                 pending.commit();

@@ -48,7 +48,7 @@ impl Drop for Unanswered<'_> {
             return;
         }
         if let Some(denial) = self.connection.cut_off() {
-            self.record.refused(denial.reason, &denial.detail);
+            self.record.refused(denial.reason, &denial.recorded());
         } else if self.connection.is_stopping() {
             let detail = "the gateway stops, and there was no answer yet";
             self.record.refused(ReasonCode::ShuttingDown, detail);
@@ -160,7 +160,7 @@ pub(crate) async fn handle(
         },
         Err(refusal) => refusal,
     };
-    record.refused(refusal.denial.reason, &refusal.denial.detail);
+    record.refused(refusal.denial.reason, &refusal.denial.recorded());
     let response = respond::answer(
         &refusal,
         &snapshot.signer.settings().issuer,

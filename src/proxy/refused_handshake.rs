@@ -130,7 +130,7 @@ impl HandshakeError {
         let (reason, detail, alert) = match (&notes.refusal, tls) {
             (Some(refusal), _) => (
                 refusal.reason,
-                refusal.detail.clone(),
+                refusal.recorded(),
                 refusal.reason.alert().map(TlsAlert::name),
             ),
             (None, Some(Error::NoCertificatesPresented)) => (
@@ -178,7 +178,7 @@ impl HandshakeError {
         mut stream: TlsStream<CallerSocket>,
     ) -> Self {
         let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
-        let (reason, detail) = (refusal.reason, refusal.detail.clone());
+        let (reason, detail) = (refusal.reason, refusal.recorded());
         notes.refusal = Some(refusal);
         Self {
             notes,

@@ -233,6 +233,32 @@ mod tests {
         assert!(String::from_utf8_lossy(&details).contains("caller-not-allowed"));
     }
 
+    #[tokio::test]
+    async fn the_operators_note_is_not_for_the_caller() {
+        let refusal = Refusal::from(Denial {
+            note: Some("stolen".into()),
+            ..Denial::new(ReasonCode::IdentityDenied, "dns:a is on the deny list")
+        });
+        assert_eq!(
+            refusal.denial.recorded(),
+            "dns:a is on the deny list: stolen"
+        );
+        for grpc in [false, true] {
+            let asked = Asked { grpc, head: false };
+            let answer = answer(&refusal, "https://gateway.test", "id", asked);
+            let (head, body) = answer.into_parts();
+            let body = http_body_util::BodyExt::collect(body).await.unwrap();
+            let body = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+            let details = head.headers.get("grpc-status-details-bin").map(|value| {
+                let unpadded = value.to_str().unwrap();
+                base64ct::Base64Unpadded::decode_vec(unpadded).unwrap()
+            });
+            let details = String::from_utf8_lossy(&details.unwrap_or_default()).into_owned();
+            let said = format!("{:?} {body} {details}", head.headers);
+            assert!(said.contains("deny") && !said.contains("stolen"), "{said}");
+        }
+    }
+
     #[test]
     fn grpc_messages_are_percent_encoded() {
         assert_eq!(percent_encoded("50% é\n"), "50%25 %C3%A9%0A");

@@ -116,7 +116,7 @@ impl<'a> Throttle<'a> {
 
 /// 429 with what the limit says (draft-ietf-httpapi-ratelimit-headers).
 fn refusal(exceeded: Exceeded) -> Refusal {
-    let mut refusal = Refusal::from(exceeded.denial);
+    let mut refusal = Refusal::from(*exceeded.denial);
     if let Some((verdict, limit, policy)) = exceeded.verdict {
         let texts = [
             (RATE_LIMIT, verdict.field(policy)),

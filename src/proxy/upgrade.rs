@@ -275,7 +275,7 @@ impl Tunnel {
 
     /// Says why it ended.
     pub(crate) fn refused(&mut self, denial: &Denial) {
-        self.record.refused(denial.reason, &denial.detail);
+        self.record.refused(denial.reason, &denial.recorded());
     }
 }
 

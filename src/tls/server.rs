@@ -233,11 +233,10 @@ impl ServerEntry {
         session: Option<&Session>,
     ) -> Result<Admission, Refusal> {
         let (Some((leaf, intermediates)), Some(session)) = (chain.split_first(), session) else {
-            return Err(Refusal {
-                reason: ReasonCode::NoCertificate,
-                detail: "a session without a certificate is not resumed".to_owned(),
-                leaf: None,
-            });
+            return Err(Refusal::from((
+                ReasonCode::NoCertificate,
+                "a session without a certificate is not resumed".to_owned(),
+            )));
         };
         let now = UnixTime::since_unix_epoch(clock::since_epoch());
         self.trust

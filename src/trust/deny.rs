@@ -11,6 +11,7 @@ mod target;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,7 +59,7 @@ pub enum DenyListError {
         /// The file.
         path: PathBuf,
         /// What happened.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// The file holds something else.
     #[error("deny list {}: {why}", path.display())]
@@ -82,6 +83,11 @@ impl DenyListError {
     pub const fn is_usage(&self) -> bool {
         matches!(self, Self::Entry(_) | Self::Full)
     }
+
+    /// Whether there is a file and what it holds is not known.
+    fn is_unreadable(&self) -> bool {
+        matches!(self, Self::File { error, .. } if error.kind() != io::ErrorKind::NotFound)
+    }
 }
 
 /// The entries with their look-ups.
@@ -92,11 +98,19 @@ struct Index {
 }
 
 impl Index {
+    /// Where a file has more than one entry for a target, the one that ends last
+    /// counts.
     fn of(entries: Vec<Arc<DenyEntry>>) -> Self {
-        let by_target = entries
-            .iter()
-            .map(|entry| (entry.target.clone(), Arc::clone(entry)))
-            .collect();
+        let mut by_target: HashMap<DenyTarget, Arc<DenyEntry>> =
+            HashMap::with_capacity(entries.len());
+        for entry in &entries {
+            let kept = by_target
+                .entry(entry.target.clone())
+                .or_insert_with(|| Arc::clone(entry));
+            if kept.end() < entry.end() {
+                *kept = Arc::clone(entry);
+            }
+        }
         Self { entries, by_target }
     }
 
@@ -112,14 +126,18 @@ impl DenyEntry {
     fn counts_at(&self, now: i64) -> bool {
         self.expires_at.is_none_or(|end| now < end)
     }
+
+    fn end(&self) -> i64 {
+        self.expires_at.unwrap_or(i64::MAX)
+    }
 }
 
 /// The deny list, in a file and in memory.
 pub struct DenyList {
     path: PathBuf,
     index: ArcSwap<Index>,
-    /// What the file looked like when it was last read or written. Held while
-    /// either happens: changes come one after the other.
+    /// What the file looked like when its content was last known. Held while it is
+    /// read or written: changes come one after the other.
     seen: Mutex<Option<Look>>,
     epoch: AtomicU64,
     changes: watch::Sender<u64>,
@@ -169,29 +187,44 @@ impl DenyList {
     /// something.
     ///
     /// # Errors
-    /// When the file is gone or holds something else, once for each such state:
-    /// the entries stay as they are.
+    /// When the file is gone or holds something else, once for each such state; when
+    /// it cannot be read, each time: the entries stay as they are.
     pub fn refresh(&self) -> Result<bool, DenyListError> {
-        let mut seen = self.seen();
-        self.take_over(&mut seen)
+        self.take_over(&mut self.seen(), read)
     }
 
-    fn take_over(&self, seen: &mut Option<Look>) -> Result<bool, DenyListError> {
+    fn take_over(&self, seen: &mut Option<Look>, read: ReadEntries) -> Result<bool, DenyListError> {
         let now = Look::at(&self.path);
         if now == *seen {
             return Ok(false);
         }
-        *seen = now;
-        match read(&self.path)? {
-            Some(entries) => {
+        match read(&self.path) {
+            Ok(Some(entries)) => {
+                *seen = now;
                 self.replace(entries);
                 Ok(true)
             }
-            None => Err(DenyListError::File {
-                path: self.path.clone(),
-                error: std::io::ErrorKind::NotFound.into(),
-            }),
+            Ok(None) => {
+                *seen = None;
+                Err(DenyListError::File {
+                    path: self.path.clone(),
+                    error: io::ErrorKind::NotFound.into(),
+                })
+            }
+            Err(error) => {
+                // What could not be read has not been seen: it is read again.
+                if matches!(error, DenyListError::Malformed { .. }) {
+                    *seen = now;
+                }
+                Err(error)
+            }
         }
+    }
+
+    /// Whether its file is there.
+    #[must_use]
+    pub fn has_file(&self) -> bool {
+        self.seen().is_some()
     }
 
     fn seen(&self) -> MutexGuard<'_, Option<Look>> {
@@ -208,8 +241,8 @@ impl DenyList {
     /// the entry is on disk and counts.
     ///
     /// # Errors
-    /// When the target means nothing, the list is full, or the file cannot be
-    /// written: then nothing has changed.
+    /// When the target means nothing, the list is full, or the file cannot be read
+    /// or written: then nothing has changed.
     pub fn add(
         &self,
         target: DenyTarget,
@@ -252,7 +285,7 @@ impl DenyList {
     /// Removes an entry by its id; says whether there was one.
     ///
     /// # Errors
-    /// When the file cannot be written: then nothing has changed.
+    /// When the file cannot be read or written: then nothing has changed.
     pub fn remove(&self, id: &str) -> Result<bool, DenyListError> {
         self.change(|entries| {
             let before = entries.len();
@@ -295,7 +328,11 @@ impl DenyList {
         let named = DenyTarget::Identity {
             identity: identity.caller().to_string(),
         };
-        if let Some(entry) = index.find(&named, now) {
+        // A root is no member of the path below it; it is denied by its hash alone.
+        let root = DenyTarget::Thumbprint {
+            thumbprint: hex(identity.anchor()),
+        };
+        if let Some(entry) = index.find(&named, now).or_else(|| index.find(&root, now)) {
             return Some(entry.reason.clone());
         }
         members.iter().find_map(|member| {
@@ -316,9 +353,21 @@ impl DenyList {
         &self,
         edit: impl FnOnce(&mut Vec<Arc<DenyEntry>>) -> Result<bool, DenyListError>,
     ) -> Result<bool, DenyListError> {
+        self.change_after(read, edit)
+    }
+
+    fn change_after(
+        &self,
+        read: ReadEntries,
+        edit: impl FnOnce(&mut Vec<Arc<DenyEntry>>) -> Result<bool, DenyListError>,
+    ) -> Result<bool, DenyListError> {
         let mut seen = self.seen();
-        // An entry must not wait until somebody has mended the file.
-        if let Err(error) = self.take_over(&mut seen) {
+        if let Err(error) = self.take_over(&mut seen, read) {
+            // What others wrote there must not be lost because it cannot be read now.
+            if error.is_unreadable() {
+                return Err(error);
+            }
+            // An entry must not wait until somebody has mended the file.
             tracing::error!(%error, "the deny list is written anew from memory");
         }
         let mut entries = self.index.load().entries.clone();
@@ -339,6 +388,9 @@ impl DenyList {
         self.changes.send_replace(epoch);
     }
 }
+
+/// How entries are read, for tests of what happens when they cannot be.
+type ReadEntries = fn(&Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError>;
 
 /// The entries of a file, or `None` where there is none.
 fn read(path: &Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError> {

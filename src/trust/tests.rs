@@ -384,7 +384,9 @@ fn the_deny_list_reaches_known_chains_at_once() {
             .unwrap();
         let refusal = admit(&trust, &caller, 0).unwrap_err();
         assert_eq!(refusal.reason, ReasonCode::IdentityDenied);
-        assert!(refusal.detail.contains("lost") && !refusal.detail.contains('\u{202e}'));
+        let recorded = refusal.recorded();
+        assert!(recorded.contains("lost") && !recorded.contains('\u{202e}'));
+        assert!(!refusal.detail.contains("lost"), "the caller is told that");
         assert!(refusal.leaf.is_some());
         assert_eq!(reason(&trust, &ca.client("/b")), None);
         // It ends by itself, or by removal.
@@ -410,6 +412,63 @@ fn a_denied_intermediate_takes_its_leaves_along() {
         reason(&trust, &ca.client("/a")),
         Some(ReasonCode::IdentityDenied)
     );
+}
+
+#[test]
+fn a_denied_root_takes_all_below_it_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = TestCa::new("example.org");
+    let denied = Arc::new(DenyList::open(folder.path().join("deny.json")).unwrap());
+    let trust = trust(config(&ca, &[])).with_deny_list(Arc::clone(&denied));
+    learn(&trust, &ca.client("/a"));
+    let target = DenyTarget::Thumbprint {
+        thumbprint: crate::identity::text::hex(&crate::crypto::sha256(ca.root().der())),
+    };
+    denied.add(target, "", None, now()).unwrap();
+    assert_eq!(
+        reason(&trust, &ca.client("/b")),
+        Some(ReasonCode::IdentityDenied)
+    );
+}
+
+#[test]
+fn denying_one_of_two_names_does_not_let_the_other_one_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let roots = ["one", "two"].map(|name| Authority::root(&AuthoritySpec::new(name)));
+    let issuing = roots[0].intermediate(&AuthoritySpec::new("issuing"));
+    let leaf = Leaf::with_uri("https://b.example.org/x").dns("a.example.org");
+    let caller = issuing
+        .issue(leaf)
+        .with_extra(roots[1].cross_sign(&issuing));
+    let ca = TestCa::new("example.org");
+    let under = |index: usize, name: &str, vouched: &str, kind: NameType| {
+        bundle(TrustBundleConfig {
+            name: TrustDomain::parse(name).unwrap(),
+            roots: vec![roots[index].der().clone()],
+            vouches_for: vec![IdentityPattern::parse(vouched).unwrap()],
+            identity_from: vec![kind],
+            ..config(&ca, &[])
+        })
+    };
+    let bundles = [
+        under(0, "one.test", "dns:a.example.org", NameType::Dns),
+        under(1, "two.test", "uri:https://b.example.org/x", NameType::Uri),
+    ];
+    let denied = Arc::new(DenyList::open(folder.path().join("deny.json")).unwrap());
+    for order in [[0, 1], [1, 0]] {
+        let bundles = order.map(|index: usize| Arc::clone(&bundles[index]));
+        let trust = ClientTrust::new(bundles.to_vec()).unwrap();
+        let trust = trust.with_deny_list(Arc::clone(&denied));
+        assert_eq!(reason(&trust, &caller), Some(ReasonCode::AmbiguousIdentity));
+        for name in ["dns:a.example.org", "https://b.example.org/x"] {
+            let identity = name.to_owned();
+            let target = DenyTarget::Identity { identity };
+            let entry = denied.add(target, "", None, now()).unwrap();
+            let found = reason(&trust, &caller);
+            assert_eq!(found, Some(ReasonCode::IdentityDenied), "{name}");
+            assert!(denied.remove(&entry.id).unwrap());
+        }
+    }
 }
 
 fn documents(lists: &[&Vec<u8>]) -> Vec<CertificateRevocationListDer<'static>> {

@@ -27,8 +27,33 @@ pub struct Refusal {
     pub reason: ReasonCode,
     /// What exactly, safe to print; may quote names of the certificate.
     pub detail: String,
+    /// What the operator wrote about it, safe to print: for the operator's eyes,
+    /// never for the caller's.
+    pub note: Option<Box<str>>,
     /// What the leaf says, where it could be read.
     pub leaf: Option<Arc<LeafFacts>>,
+}
+
+impl Refusal {
+    /// What is written down: the detail, and the operator's note.
+    #[must_use]
+    pub fn recorded(&self) -> String {
+        match &self.note {
+            None => self.detail.clone(),
+            Some(note) => format!("{}: {note}", self.detail),
+        }
+    }
+}
+
+impl From<PathRefusal> for Refusal {
+    fn from((reason, detail): PathRefusal) -> Self {
+        Self {
+            reason,
+            detail,
+            note: None,
+            leaf: None,
+        }
+    }
 }
 
 /// The trust bundles one server name accepts.
@@ -220,18 +245,17 @@ impl ClientTrust {
         identity: &PeerIdentity,
         members: &[PathMember],
         now: i64,
-    ) -> Result<(), PathRefusal> {
+    ) -> Result<(), Refusal> {
         let denied = self.denied.as_ref();
         match denied.and_then(|list| list.denies(identity, members, now)) {
             None => Ok(()),
-            Some(reason) => Err((
-                ReasonCode::IdentityDenied,
-                format!(
-                    "{} is on the deny list: {}",
-                    identity.caller(),
-                    printable(&reason)
-                ),
-            )),
+            Some(note) => Err(Refusal {
+                note: (!note.is_empty()).then(|| printable(&note).into()),
+                ..Refusal::from((
+                    ReasonCode::IdentityDenied,
+                    format!("{} is on the deny list", identity.caller()),
+                ))
+            }),
         }
     }
 
@@ -255,23 +279,18 @@ impl ClientTrust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Accepted, Refusal> {
-        let refuse = |(reason, detail): PathRefusal, leaf: Option<&LeafFacts>| Refusal {
-            reason,
-            detail,
-            leaf: leaf.cloned().map(Arc::new),
-        };
-        path::check_size(leaf, intermediates).map_err(|refusal| refuse(refusal, None))?;
+        path::check_size(leaf, intermediates)?;
         let facts = LeafFacts::read(leaf).map_err(|error| {
-            refuse(
-                (
-                    ReasonCode::MalformedIdentity,
-                    format!("the leaf cannot be read: {error}"),
-                ),
-                None,
-            )
+            Refusal::from((
+                ReasonCode::MalformedIdentity,
+                format!("the leaf cannot be read: {error}"),
+            ))
         })?;
         self.decide(leaf, intermediates, &facts, now)
-            .map_err(|refusal| refuse(refusal, Some(&facts)))
+            .map_err(|refusal| Refusal {
+                leaf: Some(Arc::new(facts)),
+                ..refusal
+            })
     }
 
     fn decide(
@@ -280,7 +299,7 @@ impl ClientTrust {
         intermediates: &[CertificateDer<'_>],
         facts: &LeafFacts,
         now: UnixTime,
-    ) -> Result<Accepted, PathRefusal> {
+    ) -> Result<Accepted, Refusal> {
         let spiffe_id = naming::check_leaf(facts);
         // The bundle of the claimed trust domain first: it is the only one that
         // can accept a SPIFFE ID. The others are asked to explain a refusal.
@@ -295,30 +314,29 @@ impl ClientTrust {
         let mut accepted: Option<Accepted> = None;
         let mut best: Option<PathRefusal> = None;
         for bundle in order.filter_map(|index| self.bundles.get(index)) {
-            let outcome = bundle
-                .verify(leaf, intermediates, now)
-                .and_then(|path| {
-                    let id = spiffe_id.clone()?;
-                    let caller = naming::name_under(bundle, facts, id.as_ref())?;
-                    Ok(Accepted::new(bundle, caller, facts, path))
-                })
-                .and_then(|found| {
-                    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-                    self.check_denied(&found.identity, &found.path.members, seconds)?;
-                    Ok(found)
-                });
+            let outcome = bundle.verify(leaf, intermediates, now).and_then(|path| {
+                let id = spiffe_id.clone()?;
+                let caller = naming::name_under(bundle, facts, id.as_ref())?;
+                Ok(Accepted::new(bundle, caller, facts, path))
+            });
+            if let Ok(found) = &outcome {
+                // Final: a name that is denied under one bundle must not leave the
+                // leaf to another one, for which it would be ambiguous otherwise.
+                let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+                self.check_denied(&found.identity, &found.path.members, seconds)?;
+            }
             match outcome {
                 Ok(found) if found.identity.caller().spiffe_id().is_some() => return Ok(found),
                 Ok(found) => match accepted.replace(found) {
                     None => {}
                     Some(other) => {
-                        return Err((
+                        return Err(Refusal::from((
                             ReasonCode::AmbiguousIdentity,
                             format!(
                                 "more than one accepted trust domain vouches for {}",
                                 other.identity.caller()
                             ),
-                        ));
+                        )));
                     }
                 },
                 // "Not mine" explains least; otherwise the first refusal stands.
@@ -329,12 +347,13 @@ impl ClientTrust {
             }
         }
         accepted.ok_or_else(|| {
-            best.unwrap_or_else(|| {
+            let nobody = || {
                 (
                     ReasonCode::UnknownIssuer,
                     "no trust domain is accepted here".to_owned(),
                 )
-            })
+            };
+            best.unwrap_or_else(nobody).into()
         })
     }
 }

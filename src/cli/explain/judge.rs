@@ -265,18 +265,15 @@ impl Way<'_> {
             }
             Some(Err(refusal)) => {
                 let facts = json!({ "reason": refusal.reason });
-                let detail = printable(&refusal.detail);
+                let recorded = refusal.recorded();
+                let detail = printable(&recorded);
                 self.step("path", Verdict::Refused, detail, facts);
                 self.lists(entry.trust().bundles().iter().map(|bundle| &**bundle));
                 let alert = refusal
                     .reason
                     .alert()
                     .unwrap_or(TlsAlert::CertificateUnknown);
-                Err(Answer::in_handshake(
-                    refusal.reason,
-                    &refusal.detail,
-                    Some(alert),
-                ))
+                Err(Answer::in_handshake(refusal.reason, &recorded, Some(alert)))
             }
             None => Err(Answer::in_handshake(
                 ReasonCode::NoCertificate,

@@ -5,21 +5,22 @@ use serde::{Deserialize, Serialize};
 
 use super::MAX_TEXT;
 use crate::identity::caller::CallerName;
-use crate::identity::leaf::significant;
+use crate::identity::leaf::{is_rfc4514, significant};
 use crate::identity::text::hex;
 
 /// What an entry refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum DenyTarget {
-    /// One certificate, leaf or intermediate, by serial number and issuer.
+    /// One certificate, leaf or intermediate, by serial number and issuer. A root
+    /// is not found by these.
     Serial {
         /// Serial number in hexadecimal.
         serial: String,
         /// The issuer in the form of RFC 4514, as in the audit log.
         issuer: String,
     },
-    /// One certificate by the SHA-256 of its encoding, in hexadecimal, or in
+    /// One certificate, leaf, intermediate or root, by the SHA-256 of its encoding, in hexadecimal, or in
     /// base64url as the audit log and assertions have it.
     Thumbprint {
         /// The hash.
@@ -40,6 +41,15 @@ impl DenyTarget {
                 if issuer.is_empty() || issuer.len() > MAX_TEXT {
                     return Err("a serial number needs its issuer (RFC 4514)".to_owned());
                 }
+                if !is_rfc4514(&issuer) {
+                    return Err(
+                        "no certificate has its issuer in this form: write it as audit lines and \
+                         countersign pki inspect do, for example \"CN=example.org \
+                         intermediate,O=Example\", without spaces around = and commas and with \
+                         the most specific part first; or name the certificate by its thumbprint"
+                            .to_owned(),
+                    );
+                }
                 let octets = unhex(&serial)
                     .filter(|octets| !octets.is_empty() && octets.len() <= 64)
                     .ok_or("a serial number is hexadecimal")?;
@@ -49,13 +59,14 @@ impl DenyTarget {
                 })
             }
             Self::Thumbprint { thumbprint } => {
-                let octets = unhex(&thumbprint)
-                    .or_else(|| Base64UrlUnpadded::decode_vec(&thumbprint).ok())
-                    .filter(|octets| octets.len() == 32)
-                    .ok_or(
-                        "a thumbprint is a SHA-256 hash: 64 hexadecimal digits, or 43 characters \
+                let octets = match thumbprint.len() {
+                    43 => Base64UrlUnpadded::decode_vec(&thumbprint).ok(),
+                    _ => unhex(&thumbprint).filter(|_| digits(&thumbprint) == 64),
+                };
+                let octets = octets.filter(|octets| octets.len() == 32).ok_or(
+                    "a thumbprint is a SHA-256 hash: 64 hexadecimal digits, or 43 characters \
                          of base64url",
-                    )?;
+                )?;
                 Ok(Self::Thumbprint {
                     thumbprint: hex(&octets),
                 })
@@ -82,6 +93,11 @@ fn caller(text: &str) -> Result<CallerName, String> {
         CallerName::from_uri(text)
     };
     name.map_err(|error| error.to_string())
+}
+
+/// How many digits there are, colons left out.
+fn digits(text: &str) -> usize {
+    text.chars().filter(|c| *c != ':').count()
 }
 
 /// Octets of hexadecimal digits, with or without colons; an odd first digit

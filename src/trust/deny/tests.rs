@@ -63,9 +63,24 @@ fn targets_that_mean_nothing_are_refused() {
             serial: "xyz".to_owned(),
             issuer: "CN=a".to_owned(),
         },
+        // One digit less than a SHA-256 hash has.
+        DenyTarget::Thumbprint {
+            thumbprint: "a".repeat(63),
+        },
+        DenyTarget::Thumbprint {
+            thumbprint: "a".repeat(65),
+        },
         DenyTarget::Serial {
             serial: "01".to_owned(),
             issuer: String::new(),
+        },
+        DenyTarget::Serial {
+            serial: "01".to_owned(),
+            issuer: "CN = a".to_owned(),
+        },
+        DenyTarget::Serial {
+            serial: "01".to_owned(),
+            issuer: "O=b, CN=a".to_owned(),
         },
     ];
     for target in targets {
@@ -170,4 +185,64 @@ fn thumbprints_are_read_as_the_audit_log_writes_them() {
         entry.target,
         target("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f")
     );
+}
+
+#[test]
+fn of_two_entries_for_one_target_the_one_that_ends_last_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deny.json");
+    let entry = |id: &str, end: &str| {
+        format!(
+            r#"{{"id":"{id}","target":{{"identity":"dns:a"}},"reason":"{id}","added_at":0{end}}}"#
+        )
+    };
+    let ends = [
+        entry("a", ""),
+        entry("b", r#","expires_at":50"#),
+        entry("c", r#","expires_at":900"#),
+    ];
+    for (order, expected) in [
+        ([0, 1, 2], "a"),
+        ([1, 2, 0], "a"),
+        ([2, 1, 1], "c"),
+        ([1, 2, 1], "c"),
+    ] {
+        let entries = order.map(|index: usize| ends[index].clone()).join(",");
+        let content = format!(r#"{{"version":1,"entries":[{entries}]}}"#);
+        std::fs::write(&path, content).unwrap();
+        let list = DenyList::open(path.clone()).unwrap();
+        let found = list.index.load();
+        let found = found.find(&identity("dns:a"), 100).unwrap();
+        assert_eq!(found.id, expected);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_for_a_moment_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deny.json");
+    let (one, two) = (
+        DenyList::open(path.clone()).unwrap(),
+        DenyList::open(path.clone()).unwrap(),
+    );
+    let first = one.add(identity("dns:a.example.org"), "", None, 0).unwrap();
+    let busy: ReadEntries = |path| {
+        Err(DenyListError::File {
+            path: path.to_owned(),
+            error: io::Error::other("too many open files"),
+        })
+    };
+    for _ in 0..2 {
+        assert!(two.take_over(&mut two.seen(), busy).is_err());
+    }
+    // A change of the file must not rest on what was there before.
+    let change = two.change_after(busy, |entries| {
+        entries.clear();
+        Ok(true)
+    });
+    assert!(change.is_err());
+    assert_eq!(DenyList::open(path).unwrap().list(0).len(), 1);
+    assert!(two.refresh().unwrap(), "it is read as soon as that goes");
+    assert_eq!(two.list(0), [first]);
+    assert!(!two.refresh().unwrap());
 }
