@@ -104,6 +104,7 @@ impl ActiveRequests {
         connection: &Connection,
     ) -> Result<(), Denial> {
         let entries = self.lock().clone();
+        let proof = connection.proof();
         for request in &entries {
             let selected =
                 snapshot
@@ -119,7 +120,7 @@ impl ActiveRequests {
                 (Some(earlier), kept) if !route.authenticators.is_empty() => {
                     let nothing = Presented::default();
                     let credentials = Credentials {
-                        proof: connection.proof(),
+                        proof: proof.as_ref(),
                         presented: kept.as_ref().map_or(&nothing, |kept| &kept.presented),
                         query: None,
                         address: connection.facts().peer.ip(),

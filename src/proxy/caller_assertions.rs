@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::assertion::SignedAssertion;
 use crate::assertion::signer::SignError;
-use crate::identity::{ApiKeyUse, Principal};
+use crate::identity::{ApiKeyUse, PeerIdentity, Principal};
 use crate::policy::Permit;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
@@ -12,9 +12,9 @@ use crate::snapshot::Snapshot;
 /// Most assertions kept per connection.
 const MOST: usize = 16;
 
-/// Re-usable assertions of one connection: its certificate never changes, so the
-/// route, the other credentials of the request, the signing key and the snapshot
-/// are what they depend on.
+/// Re-usable assertions of one connection: its certificate never changes, so what
+/// was last found out about that, the route, the other credentials of the request,
+/// the signing key and the snapshot are what they depend on.
 #[derive(Debug, Default)]
 pub(crate) struct CallerAssertions {
     kept: Mutex<Vec<Kept>>,
@@ -30,12 +30,12 @@ struct Kept {
     assertion: SignedAssertion,
 }
 
-/// What a caller brought along beside the connection's certificate.
+/// What an assertion says about a caller.
 #[derive(Debug)]
 struct Basis {
     token: Option<String>,
     api_key: Option<ApiKeyUse>,
-    certified: bool,
+    peer: Option<Arc<PeerIdentity>>,
 }
 
 impl Basis {
@@ -43,14 +43,18 @@ impl Basis {
         Self {
             token: principal.token().map(|token| token.hash.clone()),
             api_key: principal.api_key().cloned(),
-            certified: principal.peer().is_some(),
+            peer: principal.peer().cloned(),
         }
     }
 
     fn is_that_of(&self, principal: &Principal) -> bool {
         self.token.as_ref() == principal.token().map(|token| &token.hash)
             && self.api_key.as_ref() == principal.api_key()
-            && self.certified == principal.peer().is_some()
+            && match (&self.peer, principal.peer()) {
+                // One that was verified again may say something else.
+                (Some(peer), Some(other)) => Arc::ptr_eq(peer, other),
+                (peer, other) => peer.is_none() && other.is_none(),
+            }
     }
 }
 
@@ -92,5 +96,50 @@ impl CallerAssertions {
             assertion: assertion.clone(),
         });
         Ok(assertion)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use countersign_testkit::TestCa;
+    use rustls_pki_types::UnixTime;
+
+    use super::*;
+    use crate::clock;
+    use crate::identity::{IdentityPattern, NameType, TrustDomain};
+    use crate::trust::{
+        ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+    };
+
+    #[test]
+    fn what_was_said_of_a_caller_ends_when_it_is_verified_again() {
+        let ca = TestCa::new("example.org");
+        let bundle = TrustBundleConfig {
+            name: TrustDomain::parse("example.org").unwrap(),
+            roots: vec![ca.root().der().clone()],
+            intermediates: Vec::new(),
+            crls: Vec::new(),
+            posture: RevocationPosture::Off,
+            depth: RevocationDepth::Chain,
+            grace: Duration::ZERO,
+            vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
+            identity_from: vec![NameType::Spiffe],
+        };
+        let now = UnixTime::since_unix_epoch(clock::since_epoch());
+        let seconds = i64::try_from(now.as_secs()).unwrap();
+        let bundle = TrustBundle::build(bundle, seconds).unwrap();
+        let trust = ClientTrust::new(vec![Arc::new(bundle)]).unwrap();
+        let caller = ca.client("/a");
+        let (leaf, rest) = caller.chain.split_first().unwrap();
+        let verified = || {
+            let peer = trust.verify(leaf, rest, now).unwrap();
+            Principal::from_certificate(peer, 0, false)
+        };
+        let principal = verified();
+        let basis = Basis::of(&principal);
+        assert!(basis.is_that_of(&principal.clone()));
+        assert!(!basis.is_that_of(&verified()));
     }
 }

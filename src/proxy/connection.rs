@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -33,6 +34,7 @@ use super::upgrade::Tunnel;
 use super::{handler, http1};
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
+use crate::identity::PeerIdentity;
 use crate::identity::caller::normalized_dns;
 use crate::identity::text::printable;
 use crate::policy::Denial;
@@ -49,6 +51,25 @@ const GOAWAY_PATIENCE: Duration = Duration::from_millis(400);
 /// How long the farewell of a connection may take.
 pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What the handshake proved.
+struct Proven {
+    /// As it was last verified: how revocation was established, and under which
+    /// root, changes while a connection lasts.
+    identity: ArcSwap<PeerIdentity>,
+    proven_at: u64,
+    resumed: bool,
+}
+
+impl From<ConnectionProof> for Proven {
+    fn from(proof: ConnectionProof) -> Self {
+        Self {
+            identity: ArcSwap::new(proof.identity),
+            proven_at: proof.proven_at,
+            resumed: proof.resumed,
+        }
+    }
+}
+
 /// What a connection is, for all its requests.
 pub(crate) struct Connection {
     worker: Arc<Worker>,
@@ -57,8 +78,9 @@ pub(crate) struct Connection {
     facts: Arc<ConnectionFacts>,
     /// The TLS server name, normalized.
     server_name: Option<String>,
-    proof: Option<ConnectionProof>,
-    /// The state that the identity was last held against.
+    proof: Option<Proven>,
+    /// The state that the identity was last held against. Held while the identity
+    /// changes, so that the two belong together.
     verified_by: Mutex<TrustStamp>,
     caller_assertions: CallerAssertions,
     /// The chain that the caller presented, where it proved an identity.
@@ -102,9 +124,10 @@ impl Connection {
         );
         let metrics = &self.worker.shared().metrics;
         metrics.connection_cut(denial.reason);
+        let proof = self.proof();
         self.worker.audit().write(&ConnectionCut::new(
             &self.facts,
-            self.proof.as_ref().map(|proof| &*proof.identity),
+            proof.as_ref().map(|proof| &*proof.identity),
             denial.reason,
             &denial.recorded(),
         ));
@@ -137,8 +160,13 @@ impl Connection {
         self.server_name.as_deref()
     }
 
-    pub(crate) const fn proof(&self) -> Option<&ConnectionProof> {
-        self.proof.as_ref()
+    /// What the caller has proven, as it holds now: to be asked for once per request.
+    pub(crate) fn proof(&self) -> Option<ConnectionProof> {
+        self.proof.as_ref().map(|proven| ConnectionProof {
+            identity: proven.identity.load_full(),
+            proven_at: proven.proven_at,
+            resumed: proven.resumed,
+        })
     }
 
     pub(crate) const fn chain(&self) -> Option<&Arc<[CertificateDer<'static>]>> {
@@ -198,8 +226,8 @@ impl Connection {
                 "a client certificate is required now and the connection has none",
             ));
         }
-        let mut until = None;
-        if let (Some(chain), Some(proof)) = (&self.chain, &self.proof) {
+        let mut found = None;
+        if let (Some(chain), Some(proven)) = (&self.chain, &self.proof) {
             let (leaf, intermediates) = chain.split_first().ok_or_else(gone)?;
             let now = UnixTime::since_unix_epoch(clock::since_epoch());
             let admission = entry
@@ -213,22 +241,26 @@ impl Connection {
             if let Some(pending) = admission.pending {
                 pending.commit();
             }
-            let identity = admission.identity;
-            if identity.caller() != proof.identity.caller()
-                || identity.trust_domain() != proof.identity.trust_domain()
+            let (before, identity) = (proven.identity.load(), admission.identity);
+            if identity.caller() != before.caller()
+                || identity.trust_domain() != before.trust_domain()
             {
                 return Err(Denial::new(
                     ReasonCode::TrustDomainMismatch,
                     "the certificate stands for another identity now",
                 ));
             }
-            until = Some(admission.holds_until);
+            found = Some((proven, identity, admission.holds_until));
         }
-        *self
+        let mut verified_by = self
             .verified_by
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = stamp;
-        Ok(until)
+            .unwrap_or_else(PoisonError::into_inner);
+        *verified_by = stamp;
+        Ok(found.map(|(proven, identity, holds_until)| {
+            proven.identity.store(identity);
+            holds_until
+        }))
     }
 
     /// Whether no other configuration has come since this one.
@@ -288,7 +320,7 @@ pub(crate) async fn serve(
         _guard: guard,
         facts: Arc::new(facts),
         server_name,
-        proof,
+        proof: proof.map(Proven::from),
         verified_by,
         caller_assertions: CallerAssertions::default(),
         chain,

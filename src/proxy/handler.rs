@@ -21,6 +21,7 @@ use super::respond::{self, Refusal};
 use super::throttle::Throttle;
 use super::{continued, decide, headers, held, outgoing, resource, throttle, upgrade, whoami};
 use crate::assertion::signer::token_id;
+use crate::authn::certificate::ConnectionProof;
 use crate::authn::{Field, Presented, Rejection};
 use crate::identity::{self, Principal};
 use crate::policy::Permit;
@@ -118,7 +119,9 @@ pub(crate) async fn handle(
         request_id,
         Arc::clone(connection.worker().shared().metrics.unrouted()),
     );
-    if let Some(proof) = connection.proof() {
+    let outset = begin(&connection, &snapshot, violation);
+    let proof = connection.proof();
+    if let Some(proof) = &proof {
         record.caller(Arc::clone(&proof.identity));
     }
     let asked = respond::Asked {
@@ -130,18 +133,12 @@ pub(crate) async fn handle(
         connection: &connection,
         answered: false,
     };
-    let served = match (violation, connection.cut_off()) {
-        // The identity no longer holds, although the connection still lasts a moment.
-        (_, Some(denial)) => Err(denial.clone().into()),
-        (Some(violation), None) => Err(refused_framing(violation)),
-        (None, None) if connection.is_stopping() => Err(Refusal::new(
-            ReasonCode::ShuttingDown,
-            "the gateway takes no more requests; repeat it on a new connection",
-        )),
-        (None, None) => match connection.hold_against(&snapshot) {
-            Ok(()) => serve(&connection, &snapshot, request, unanswered.record).await,
-            Err(denial) => Err(denial.into()),
-        },
+    let served = match outset {
+        Ok(()) => {
+            let of = (&connection, proof.as_ref());
+            serve(of, &snapshot, request, unanswered.record).await
+        }
+        Err(refusal) => Err(refusal),
     };
     unanswered.answered = true;
     drop(unanswered);
@@ -172,6 +169,25 @@ pub(crate) async fn handle(
     response
 }
 
+/// Whether a connection may have a request served now. Its identity is the newest
+/// afterwards.
+fn begin(
+    connection: &Connection,
+    snapshot: &Snapshot,
+    violation: Option<Violation>,
+) -> Result<(), Refusal> {
+    match (violation, connection.cut_off()) {
+        // The identity no longer holds, although the connection still lasts a moment.
+        (_, Some(denial)) => Err(denial.clone().into()),
+        (Some(violation), None) => Err(refused_framing(violation)),
+        (None, None) if connection.is_stopping() => Err(Refusal::new(
+            ReasonCode::ShuttingDown,
+            "the gateway takes no more requests; repeat it on a new connection",
+        )),
+        (None, None) => Ok(connection.hold_against(snapshot)?),
+    }
+}
+
 fn refused_framing(violation: Violation) -> Refusal {
     let mut refusal = Refusal::new(violation.reason, violation.detail);
     if violation.reason == ReasonCode::TooLarge {
@@ -181,7 +197,7 @@ fn refused_framing(violation: Violation) -> Refusal {
 }
 
 async fn serve(
-    connection: &Arc<Connection>,
+    (connection, proof): (&Arc<Connection>, Option<&ConnectionProof>),
     snapshot: &Snapshot,
     mut request: Request<Incoming>,
     record: &mut AuditRecord,
@@ -211,13 +227,14 @@ async fn serve(
         target.path_and_query.path(),
     );
     decide::check_host(&snapshot.names, connection.server_name(), &target.host)?;
-    if let Some(answered) = answer_here(connection, snapshot, &parts.method, &target, record) {
+    let of = (&**connection, proof);
+    if let Some(answered) = answer_here(of, snapshot, &parts.method, &target, record) {
         return answered.map(Served::Here);
     }
     let route = decide::select(&snapshot.routes, &parts.method, &target)?;
     record.route(route.meter.counters());
     let permit = authenticate(
-        connection,
+        of,
         snapshot,
         (&presented, &target),
         route,
@@ -422,14 +439,14 @@ async fn read_whole(
 
 /// What the gateway itself answers, on every host and whatever the routes are.
 fn answer_here(
-    connection: &Connection,
+    (connection, proof): (&Connection, Option<&ConnectionProof>),
     snapshot: &Snapshot,
     method: &Method,
     target: &Target,
     record: &mut AuditRecord,
 ) -> Option<Result<Response<GatewayBody>, Refusal>> {
     if whoami::is_asked_for(&target.decoded) {
-        return Some(whoami::answer(connection, method, record));
+        return Some(whoami::answer(connection, proof, method, record));
     }
     resource::is_asked_for(&target.decoded)
         .then(|| resource::answer(snapshot, method, target, record))
@@ -438,14 +455,14 @@ fn answer_here(
 /// Whether the caller may use the route, and now; passes its token on where that is
 /// wanted.
 async fn authenticate(
-    connection: &Connection,
+    (connection, proof): (&Connection, Option<&ConnectionProof>),
     snapshot: &Snapshot,
     (presented, target): (&Presented, &Target),
     route: &Route,
     parts: &mut request::Parts,
     record: &mut AuditRecord,
 ) -> Result<Permit, Refusal> {
-    let (proof, address) = (connection.proof(), connection.facts().peer.ip());
+    let address = connection.facts().peer.ip();
     let throttle = Throttle {
         limiter: &snapshot.limiter,
         route,

@@ -15,7 +15,7 @@ use super::body::GatewayBody;
 use super::connection::Connection;
 use super::respond::Refusal;
 use crate::authn::Outcome;
-use crate::authn::certificate::CertificateAuthenticator;
+use crate::authn::certificate::{CertificateAuthenticator, ConnectionProof};
 use crate::clock;
 use crate::identity::PeerIdentity;
 use crate::reason::ReasonCode;
@@ -30,7 +30,7 @@ struct Report<'a> {
     caller: String,
     trust_domain: &'a str,
     certificate: Certificate<'a>,
-    /// How revocation was established when the connection was opened.
+    /// How revocation was established when the caller was last verified.
     revocation: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     crl_this_update: Option<String>,
@@ -58,6 +58,7 @@ pub(super) fn is_asked_for(decoded: &str) -> bool {
 /// The answer, for callers with a certificate that still holds.
 pub(super) fn answer(
     connection: &Connection,
+    proof: Option<&ConnectionProof>,
     method: &Method,
     record: &mut AuditRecord,
 ) -> Result<Response<GatewayBody>, Refusal> {
@@ -71,10 +72,7 @@ pub(super) fn answer(
             )
         });
     }
-    let peer = match (
-        CertificateAuthenticator::judge(connection.proof()),
-        connection.proof(),
-    ) {
+    let peer = match (CertificateAuthenticator::judge(proof), proof) {
         (Outcome::Rejected(denial), _) => return Err(denial.into()),
         (Outcome::Authenticated(_), Some(proof)) => &proof.identity,
         _ => {

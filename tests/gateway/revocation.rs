@@ -1,8 +1,11 @@
 //! Revocation lists: what is on them, who signed them, and how old they are.
 
-use countersign_testkit::{Authority, Crl, Echo, Gateway, Settings, TestCa};
+use std::time::Duration;
+
+use countersign_testkit::{Authority, Crl, Echo, Gateway, Settings, TestCa, in_time};
 
 use super::identity::refused;
+use super::termination::replace;
 use super::{BINARY, CALLER, World, decode};
 
 /// A gateway with these lists and this posture.
@@ -157,4 +160,33 @@ async fn soft_tolerates_what_is_unknown_and_says_so_but_never_what_is_revoked() 
     let (_, claims) = decode(&answer.received("countersign-assertion")[0]);
     assert_eq!(claims["authn"]["revocation"], "soft");
     refused(&world, &revoked, "certificate-revoked", 44).await;
+}
+
+#[tokio::test]
+async fn an_open_connection_tells_services_of_the_newest_list() {
+    let ca = TestCa::new("example.org");
+    let of_root = Crl::new().valid(-60, 90_000).signed_by(ca.root());
+    let old = Crl::new().valid(-7_200, 90_000);
+    let old = old.signed_by(ca.intermediate());
+    let world = world(ca, vec![of_root, old], HARD).await;
+    let mut session = world.client().session().await.unwrap();
+    let mut said = async || {
+        let answer = session.get("/a").await.unwrap();
+        let (_, claims) = decode(&answer.received("countersign-assertion")[0]);
+        claims["authn"]["crl_this_update"].as_i64().unwrap()
+    };
+    let before = said().await;
+    let new = Crl::new().number(2).valid(-3_600, 90_000);
+    let new = new.signed_by(world.ca.intermediate());
+    replace(&world.ca.directory().join("1.crl"), new);
+    in_time("the newest list's time", async {
+        loop {
+            let now = said().await;
+            if now != before {
+                return assert!(now - before > 3_000, "{before} {now}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }
