@@ -3,7 +3,8 @@
 //!
 //! What comes is looked at before it is kept: a list that is damaged, signed by
 //! somebody else or older than the one in use, or not there any more, changes
-//! nothing but an alarm.
+//! nothing but an alarm. What is kept and not in use, because the configuration
+//! could not be reloaded, is an alarm too, and a reload is asked for again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::admin::{Readiness, ReloadRequests};
-use crate::authn::remote_lists::{self, ListSource};
+use crate::authn::remote_lists::{self, ListSource, RemoteLists};
 use crate::clock;
 use crate::identity::text::printable;
 use crate::snapshot::Snapshot;
@@ -40,24 +41,32 @@ pub(super) struct ListKeeper {
 /// What became of one fetch.
 struct Fetched {
     source: ListSource,
-    /// What came if it is new, and when it is to be replaced; or what is wrong.
-    outcome: Result<Option<(Bytes, i64)>, String>,
+    /// What came if it is new; or what is wrong.
+    outcome: Result<Option<Bytes>, String>,
+}
+
+/// What is known of the sources, by URL.
+#[derive(Default)]
+struct Known {
+    /// When each is fetched next.
+    due: BTreeMap<String, Instant>,
+    /// Those whose newest document was kept and is not in use yet.
+    waiting: BTreeSet<String>,
+    /// Those with a problem.
+    problems: BTreeSet<String>,
 }
 
 impl ListKeeper {
     /// Goes on for ever.
     pub(super) async fn run(mut self) {
-        let mut due: BTreeMap<String, Instant> = BTreeMap::new();
-        let mut problems = BTreeSet::new();
+        let mut known = Known::default();
         loop {
-            let sources = self.snapshot.load().list_sources.clone();
-            due.retain(|url, _| sources.iter().any(|source| source.url == url.as_str()));
-            for source in &sources {
-                let url = source.url.to_string();
-                due.entry(url).or_insert_with(|| self.first(source));
-            }
-            self.forget(&mut problems, &due);
-            let next = due.values().min().copied();
+            let snapshot = self.snapshot.load_full();
+            self.look(&snapshot, &mut known);
+            let sources = snapshot.list_sources.clone();
+            // A snapshot must not be kept while this waits.
+            drop(snapshot);
+            let next = known.due.values().min().copied();
             let alarm = async {
                 match next {
                     Some(next) => tokio::time::sleep_until(next).await,
@@ -74,7 +83,8 @@ impl ListKeeper {
             let now = Instant::now();
             let mut fetching = JoinSet::new();
             for source in sources {
-                if due
+                if known
+                    .due
                     .get(&source.url.to_string())
                     .is_some_and(|due| *due <= now)
                 {
@@ -83,70 +93,125 @@ impl ListKeeper {
             }
             while let Some(fetched) = fetching.join_next().await {
                 if let Ok(fetched) = fetched {
-                    let wait = self.conclude(&fetched, &mut problems);
-                    due.insert(fetched.source.url.to_string(), Instant::now() + wait);
+                    let wait = self.conclude(&fetched, &mut known);
+                    known
+                        .due
+                        .insert(fetched.source.url.to_string(), Instant::now() + wait);
                 }
             }
         }
     }
 
-    /// When a source is fetched for the first time, after what the load did.
-    fn first(&self, source: &ListSource) -> Instant {
-        let remote = Arc::clone(&self.snapshot.load().remote);
-        remote.save(source);
-        let fetched_at = remote.fetched_at(source);
-        let age = Duration::from_secs(clock::unix_now().saturating_sub(fetched_at));
-        Instant::now() + source.policy.interval.saturating_sub(age)
+    /// Takes notice of a snapshot: of new sources, and of documents that are in use
+    /// by now.
+    fn look(&self, snapshot: &Snapshot, known: &mut Known) {
+        let remote = &snapshot.remote;
+        for source in &snapshot.list_sources {
+            let url = source.url.to_string();
+            if !known.due.contains_key(&url) {
+                RemoteLists::save(source);
+                let now = clock::unix_now();
+                let age = Duration::from_secs(now.saturating_sub(remote.fetched_at(source)));
+                let wait = wait(source, remote.next_update(source), now);
+                known
+                    .due
+                    .insert(url, Instant::now() + wait.saturating_sub(age));
+            } else if known.waiting.contains(&url) && remote.is_in_use(source) {
+                known.waiting.remove(&url);
+                RemoteLists::save(source);
+                self.solved(&url, known);
+                let wait = wait(source, remote.next_update(source), clock::unix_now());
+                known.due.insert(url, Instant::now() + wait);
+            }
+        }
+        let is_there = |url: &String| {
+            let mut sources = snapshot.list_sources.iter();
+            sources.any(|source| source.url == url.as_str())
+        };
+        known.due.retain(|url, _| is_there(url));
+        known.waiting.retain(is_there);
+        let gone: Vec<String> = known
+            .problems
+            .iter()
+            .filter(|url| !is_there(url))
+            .cloned()
+            .collect();
+        for url in gone {
+            self.solved(&url, known);
+        }
     }
 
     /// Keeps what came; says when to come back.
-    fn conclude(&self, fetched: &Fetched, problems: &mut BTreeSet<String>) -> Duration {
+    fn conclude(&self, fetched: &Fetched, known: &mut Known) -> Duration {
         let Fetched { source, outcome } = fetched;
-        let interval = source.policy.interval;
+        let url = source.url.to_string();
+        let soon = source.policy.interval.min(RETRY);
+        let snapshot = self.snapshot.load();
         self.metrics.revocation_list_fetched(outcome.is_ok());
+        // Said of what was kept before: a reload takes a moment.
+        let late = known.waiting.contains(&url) && !is_in_use(&snapshot, source);
+        if let Ok(Some(octets)) = outcome {
+            tracing::info!(%url, "a new revocation list was fetched");
+            snapshot.remote.keep(source, octets.clone());
+            known.waiting.insert(url.clone());
+            self.reloads.notify();
+        } else if late {
+            self.reloads.notify();
+        }
         match outcome {
-            Ok(new) => {
-                if problems.remove(&name(source)) {
-                    self.readiness.clear_problem(&name(source));
-                }
-                let Some((octets, next_update)) = new else {
-                    return interval;
-                };
-                tracing::info!(url = %source.url, "a new revocation list was fetched");
-                self.snapshot.load().remote.keep(source, octets.clone());
-                self.reloads.notify();
-                let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
-                let left = u64::try_from(next_update.saturating_sub(now)).unwrap_or(0);
-                interval.min(HURRY.max(Duration::from_secs(left / 2)))
+            Err(why) => self.problem(source, why, known),
+            Ok(_) if late => self.problem(
+                source,
+                "what was fetched is not in use, because the configuration is not reloaded",
+                known,
+            ),
+            Ok(_) => self.solved(&url, known),
+        }
+        match outcome {
+            Ok(None) if !known.waiting.contains(&url) => {
+                let next_update = snapshot.remote.next_update(source);
+                wait(source, next_update, clock::unix_now())
             }
-            Err(why) => {
-                let detail = format!("{} of {}: {why}", source.url, source.trust_domain);
-                if problems.insert(name(source)) {
-                    tracing::error!(
-                        "the revocation list stays as it was: {}",
-                        printable(&detail)
-                    );
-                }
-                self.readiness.set_problem(&name(source), &detail);
-                interval.min(RETRY)
-            }
+            _ => soon,
         }
     }
 
-    /// Takes back problems of sources that are no longer configured.
-    fn forget(&self, problems: &mut BTreeSet<String>, due: &BTreeMap<String, Instant>) {
-        problems.retain(|problem| {
-            let kept = due.keys().any(|url| *problem == named(url));
-            if !kept {
-                self.readiness.clear_problem(problem);
-            }
-            kept
-        });
+    fn problem(&self, source: &ListSource, why: &str, known: &mut Known) {
+        let detail = format!("{} of {}: {why}", source.url, source.trust_domain);
+        if known.problems.insert(source.url.to_string()) {
+            tracing::error!(
+                "the revocation list stays as it was: {}",
+                printable(&detail)
+            );
+        }
+        self.readiness
+            .set_problem(&named(&source.url.to_string()), &detail);
+    }
+
+    fn solved(&self, url: &str, known: &mut Known) {
+        if known.problems.remove(url) {
+            self.readiness.clear_problem(&named(url));
+        }
     }
 }
 
-fn name(source: &ListSource) -> String {
-    named(&source.url.to_string())
+/// Whether what is kept of a source is what the snapshot was built with.
+fn is_in_use(snapshot: &Snapshot, source: &ListSource) -> bool {
+    let mut sources = snapshot.list_sources.iter();
+    let current = sources.find(|current| current.url == source.url);
+    current.is_none_or(|current| snapshot.remote.is_in_use(current))
+}
+
+/// How long a document is used before it is fetched again: until half of the time
+/// to its nextUpdate has passed, within bounds. `now` is in seconds since the Unix
+/// epoch.
+fn wait(source: &ListSource, next_update: Option<i64>, now: u64) -> Duration {
+    let interval = source.policy.interval;
+    let Some(end) = next_update else {
+        return interval;
+    };
+    let left = u64::try_from(end).unwrap_or(0).saturating_sub(now);
+    interval.min(HURRY.max(Duration::from_secs(left / 2)))
 }
 
 fn named(url: &str) -> String {
@@ -163,7 +228,7 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched 
             let asked = source.clone();
             // A large list takes its time.
             let checked = tokio::task::spawn_blocking(move || {
-                check(&snapshot, &asked, &octets).map(|next_update| Some((octets, next_update)))
+                check(&snapshot, &asked, &octets).map(|()| Some(octets))
             });
             checked.await.unwrap_or_else(|error| Err(error.to_string()))
         }
@@ -171,8 +236,8 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched 
     Fetched { source, outcome }
 }
 
-/// Whether what came may replace what is in use; when it is to be replaced itself.
-fn check(snapshot: &Snapshot, source: &ListSource, octets: &[u8]) -> Result<i64, String> {
+/// Whether what came may replace what is kept.
+fn check(snapshot: &Snapshot, source: &ListSource, octets: &[u8]) -> Result<(), String> {
     let bundle = snapshot
         .bundles
         .iter()
@@ -183,4 +248,69 @@ fn check(snapshot: &Snapshot, source: &ListSource, octets: &[u8]) -> Result<i64,
         None => Vec::new(),
     };
     bundle.check_lists(&remote_lists::lists_in(octets)?, &kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_testkit::{Crl, TestCa};
+    use rustls::RootCertStore;
+
+    use super::*;
+    use crate::authn::remote_lists::FetchPolicy;
+    use crate::identity::TrustDomain;
+
+    fn source(interval: u64) -> ListSource {
+        ListSource {
+            trust_domain: TrustDomain::parse("example.org").unwrap(),
+            url: "https://lists.example.org/a.crl".parse().unwrap(),
+            policy: Arc::new(FetchPolicy {
+                roots: Arc::new(RootCertStore::empty()),
+                timeout: Duration::from_secs(1),
+                most_octets: 1 << 20,
+                interval: Duration::from_secs(interval),
+                directory: None,
+            }),
+            in_use: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn a_list_near_its_end_is_fetched_earlier_whether_it_is_new_or_not() {
+        let hourly = source(3600);
+        for (left, expected) in [
+            (None, 3600),
+            (Some(100_000), 3600),
+            (Some(2_000), 1_000),
+            (Some(30), 60),
+            (Some(-500), 60),
+        ] {
+            let end = left.map(|left: i64| 1_000_000 + left);
+            let found = wait(&hourly, end, 1_000_000);
+            assert_eq!(found, Duration::from_secs(expected), "{left:?}");
+        }
+        assert_eq!(wait(&source(5), Some(0), 9), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_document_ends_with_the_first_of_its_lists() {
+        let ca = TestCa::new("example.org");
+        let source = source(3600);
+        let remote = RemoteLists::default();
+        assert!(remote.is_in_use(&source));
+        let early = Crl::new().valid(-60, 5_000).pem_signed_by(ca.root());
+        let late = Crl::new()
+            .valid(-60, 9_000)
+            .pem_signed_by(ca.intermediate());
+        let document = Bytes::from(format!("{late}{early}"));
+        remote.keep(&source, document.clone());
+        let now = i64::try_from(clock::unix_now()).unwrap();
+        let left = remote.next_update(&source).unwrap() - now;
+        assert!((4_900..=5_000).contains(&left), "{left}");
+        assert!(!remote.is_in_use(&source));
+        let in_use = ListSource {
+            in_use: document,
+            ..source
+        };
+        assert!(remote.is_in_use(&in_use));
+    }
 }

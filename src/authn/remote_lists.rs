@@ -3,11 +3,13 @@
 //!
 //! Addresses come from the configuration alone, never from a certificate. What
 //! was fetched last stays in memory over reloads, and on disk where a directory
-//! is given. What a list means, and whether it may replace the one before, is
-//! decided by [`crate::trust`].
+//! is given: there once it was in use, so that the next start can tell an older
+//! one. What a list means, and whether it may replace the one before, is decided
+//! by [`crate::trust`].
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,9 +26,10 @@ use crate::crypto;
 use crate::identity::TrustDomain;
 use crate::identity::text::hex;
 use crate::secret::{Existing, write_private};
+use crate::trust;
 
 /// Where a list comes from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ListSource {
     /// Whose list it is.
     pub trust_domain: TrustDomain,
@@ -34,6 +37,8 @@ pub struct ListSource {
     pub url: Uri,
     /// How it is fetched.
     pub policy: Arc<FetchPolicy>,
+    /// The document that the configuration this belongs to was built with.
+    pub in_use: Bytes,
 }
 
 /// How lists are fetched.
@@ -60,6 +65,9 @@ pub enum ListUnavailable {
     /// No connection can be set up at all.
     #[error("{0}")]
     Setup(String),
+    /// Something else came.
+    #[error("{0}")]
+    Unusable(String),
 }
 
 /// The newest list of each URL.
@@ -68,44 +76,61 @@ pub struct RemoteLists {
     kept: Mutex<HashMap<String, Kept>>,
 }
 
-#[derive(Clone)]
 struct Kept {
     octets: Bytes,
     /// When it was last known to be what the server has, in seconds since the
     /// Unix epoch; 0 for a copy from disk.
     fetched_at: u64,
+    /// When the first of its lists is to be replaced, in seconds since the Unix
+    /// epoch.
+    next_update: Option<i64>,
+}
+
+/// A document for a configuration that has none of its source yet.
+#[derive(Debug)]
+pub struct Obtained {
+    /// The document.
+    pub octets: Bytes,
+    /// What was in use before, by the copy on disk, where that is another one. The
+    /// document may have to be held against it.
+    pub before: Option<Bytes>,
 }
 
 impl RemoteLists {
-    /// The list of a source: the one in memory, else fetched now, else the copy on
-    /// disk. Blocks while it fetches; not to be called from a runtime's threads
-    /// other than its blocking ones.
+    /// Obtains a source's document: fetched now, else the copy on disk. Blocks while
+    /// it fetches; not to be called from a runtime's threads other than its blocking
+    /// ones.
     ///
     /// # Errors
-    /// When there is none in any of these places.
-    pub fn get(&self, source: &ListSource) -> Result<Bytes, ListUnavailable> {
-        let url = source.url.to_string();
-        if let Some(kept) = self.all().get(&url) {
-            return Ok(kept.octets.clone());
+    /// When there is none in either place.
+    pub fn obtain(&self, source: &ListSource) -> Result<Obtained, ListUnavailable> {
+        let copy = source.read_copy();
+        let fetched = fetch_blocking(source).and_then(|octets| match lists_in(&octets) {
+            Ok(_) => Ok(octets),
+            Err(why) => Err(ListUnavailable::Unusable(why)),
+        });
+        match (fetched, copy) {
+            (Ok(octets), copy) => {
+                self.put(source, octets.clone(), clock::unix_now());
+                let before = copy.filter(|copy| *copy != octets);
+                Ok(Obtained { octets, before })
+            }
+            (Err(error), Some(copy)) => {
+                tracing::error!(url = %source.url, %error, "the revocation list is used as it was kept on disk");
+                self.fall_back(source, copy.clone());
+                Ok(Obtained {
+                    octets: copy,
+                    before: None,
+                })
+            }
+            (Err(error), None) => Err(error),
         }
-        let (octets, fetched_at) = match fetch_blocking(source) {
-            Ok(octets) => (octets, clock::unix_now()),
-            Err(error) => match source.copy().and_then(|path| std::fs::read(path).ok()) {
-                Some(copy) => {
-                    tracing::error!(%url, %error, "the revocation list is used as it was kept on disk");
-                    (copy.into(), 0)
-                }
-                None => return Err(error),
-            },
-        };
-        self.all().insert(
-            url,
-            Kept {
-                octets: octets.clone(),
-                fetched_at,
-            },
-        );
-        Ok(octets)
+    }
+
+    /// Keeps the copy on disk in place of what was fetched, which is fetched again
+    /// at once.
+    pub fn fall_back(&self, source: &ListSource, copy: Bytes) {
+        self.put(source, copy, 0);
     }
 
     /// Fetches a source's list; says what came if that is not what is kept.
@@ -124,27 +149,49 @@ impl RemoteLists {
         Ok(Some(octets))
     }
 
-    /// Writes what a source's list is now to disk, where that is wanted and it is
-    /// not there yet. Where the disk does not take it, it is in use nevertheless.
-    pub fn save(&self, source: &ListSource) {
-        if let (Some(path), Some(kept)) = (source.copy(), self.kept(source))
-            && std::fs::read(&path).ok().as_deref() != Some(&*kept)
-            && let Err(error) = write_private(&path, &kept, Existing::Replace)
+    /// Writes the document in use to disk, where that is wanted and it is not there
+    /// yet. Where the disk does not take it, it is in use nevertheless.
+    pub fn save(source: &ListSource) {
+        if let Some(path) = source.copy()
+            && std::fs::read(&path).ok().as_deref() != Some(&*source.in_use)
+            && let Err(error) = write_private(&path, &source.in_use, Existing::Replace)
         {
             tracing::error!(file = %path.display(), %error, "a revocation list cannot be kept on disk");
         }
     }
 
-    /// Keeps a list from now on, on disk too where that is wanted.
+    /// Keeps a document from now on, for the next load of the configuration.
     pub fn keep(&self, source: &ListSource, octets: Bytes) {
-        self.all().insert(
-            source.url.to_string(),
-            Kept {
-                octets,
-                fetched_at: clock::unix_now(),
-            },
-        );
-        self.save(source);
+        self.put(source, octets, clock::unix_now());
+    }
+
+    fn put(&self, source: &ListSource, octets: Bytes, fetched_at: u64) {
+        let lists = lists_in(&octets).unwrap_or_default();
+        let ends = lists
+            .iter()
+            .filter_map(|list| trust::revocation::next_update(list));
+        let kept = Kept {
+            next_update: ends.min(),
+            octets,
+            fetched_at,
+        };
+        self.all().insert(source.url.to_string(), kept);
+    }
+
+    /// Whether the document that is kept is the one in use.
+    #[must_use]
+    pub fn is_in_use(&self, source: &ListSource) -> bool {
+        let all = self.all();
+        all.get(&source.url.to_string())
+            .is_none_or(|kept| kept.octets == source.in_use)
+    }
+
+    /// When the first list of a source is to be replaced, in seconds since the Unix
+    /// epoch, where that is known.
+    #[must_use]
+    pub fn next_update(&self, source: &ListSource) -> Option<i64> {
+        let all = self.all();
+        all.get(&source.url.to_string())?.next_update
     }
 
     /// The document of a source that is kept, if there is one.
@@ -198,6 +245,34 @@ impl ListSource {
         let directory = self.policy.directory.as_ref()?;
         let name = hex(&crypto::sha256(self.url.to_string().as_bytes()));
         Some(directory.join(format!("{name}.crl")))
+    }
+
+    /// What was in use last, where that was kept on disk and can be read.
+    fn read_copy(&self) -> Option<Bytes> {
+        let path = self.copy()?;
+        let octets = match std::fs::read(&path) {
+            Ok(octets) => octets,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::error!(file = %path.display(), %error, "a revocation list that was kept on disk cannot be read");
+                return None;
+            }
+        };
+        if let Err(error) = lists_in(&octets) {
+            tracing::error!(file = %path.display(), %error, "a revocation list that was kept on disk is damaged");
+            return None;
+        }
+        Some(octets.into())
+    }
+}
+
+impl fmt::Debug for ListSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ListSource")
+            .field("trust_domain", &self.trust_domain)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
     }
 }
 

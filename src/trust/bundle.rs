@@ -204,8 +204,7 @@ impl TrustBundle {
     /// Whether a document with these revocation lists could take the place of one
     /// with those of `kept`: each can be read, is signed by its issuer where that is
     /// known, and is older than none of its kind; and every list of `kept` has its
-    /// successor. Says when the first of them is to be replaced, in seconds since
-    /// the Unix epoch.
+    /// successor.
     ///
     /// # Errors
     /// Why not.
@@ -213,7 +212,7 @@ impl TrustBundle {
         &self,
         lists: &[CertificateRevocationListDer<'_>],
         kept: &[CertificateRevocationListDer<'_>],
-    ) -> Result<i64, String> {
+    ) -> Result<(), String> {
         let intermediates = self.readable_intermediates();
         let issuers = known_issuers(&self.roots, &intermediates);
         self.revocation.check_document(lists, kept, &issuers)

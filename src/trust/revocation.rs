@@ -27,6 +27,7 @@ use crate::identity::text::hex;
 use crate::reason::ReasonCode;
 use list::RevocationList;
 
+pub use list::next_update;
 pub use status::{Freshness, ListStatus};
 
 /// An authority that is configured, so that its lists can be verified at load.
@@ -128,7 +129,7 @@ impl RevocationIndex {
     /// of `kept`: each can be read, is signed by its issuer where that is known, and
     /// is older than none of its kind; and every list of `kept` has its successor,
     /// by the same key where that is known. A list that is merely gone revokes
-    /// nobody any longer. Says when the first of them is to be replaced.
+    /// nobody any longer.
     ///
     /// # Errors
     /// Why not.
@@ -137,13 +138,12 @@ impl RevocationIndex {
         lists: &[CertificateRevocationListDer<'_>],
         kept: &[CertificateRevocationListDer<'_>],
         issuers: &[KnownIssuer<'_>],
-    ) -> Result<i64, String> {
+    ) -> Result<(), String> {
         let issuers: Vec<KnownIssuer<'_>> = issuers
             .iter()
             .copied()
             .chain(self.proven_issuers())
             .collect();
-        let mut next_update = None;
         let mut successors = Vec::with_capacity(lists.len());
         for der in lists {
             let list = self.candidate(der, &issuers)?;
@@ -157,14 +157,8 @@ impl RevocationIndex {
             let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
             let newer = own.find(|other| same_series(other, &list) && other.age() > list.age());
             if let Some(newer) = newer {
-                return Err(format!(
-                    "its number {} is lower than {}, which is in use",
-                    hex(&list.number),
-                    hex(&newer.number)
-                ));
+                return Err(list.is_older_than(newer));
             }
-            let until = list.next_update;
-            next_update = Some(next_update.map_or(until, |earlier: i64| earlier.min(until)));
             successors.push(list);
         }
         for der in kept {
@@ -172,14 +166,22 @@ impl RevocationIndex {
             let Ok(old) = self.candidate(der, &issuers) else {
                 continue;
             };
-            if !successors.iter().any(|list| list.succeeds(&old)) {
+            let mut own = successors.iter().filter(|list| list.succeeds(&old));
+            let Some(first) = own.next() else {
                 return Err(format!(
                     "it leaves out the list of {} that is in use",
                     old.issuer_text
                 ));
+            };
+            // A list that is proven need not mind one that is not.
+            let takes_over = |list: &RevocationList| {
+                list.age() >= old.age() || list.signer().is_some() && old.signer().is_none()
+            };
+            if !takes_over(first) && !own.any(|list| takes_over(list)) {
+                return Err(first.is_older_than(&old));
             }
         }
-        next_update.ok_or_else(|| "what came is no revocation list".to_owned())
+        Ok(())
     }
 
     /// A list, with its signer where one of these issuers is it.
@@ -277,7 +279,7 @@ impl RevocationIndex {
                     let same = |other: &&RevocationList| {
                         other.issuer == old.issuer && other.same_scope(old)
                     };
-                    if !unproven.iter().any(|other| same(&other)) {
+                    if !unproven.iter().any(same) {
                         unproven.push(old);
                         lists.push(Arc::clone(old));
                     }
@@ -481,6 +483,14 @@ impl RevocationList {
             Some(_) => same_series(self, old),
             None => self.issuer == old.issuer && self.same_scope(old),
         }
+    }
+
+    fn is_older_than(&self, newer: &Self) -> String {
+        format!(
+            "its number {} is lower than {}, which is in use",
+            hex(&self.number),
+            hex(&newer.number)
+        )
     }
 }
 

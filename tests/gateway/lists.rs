@@ -186,6 +186,87 @@ async fn a_start_needs_a_list_or_the_copy_of_before() {
 }
 
 #[tokio::test]
+async fn a_restart_does_not_take_back_what_was_revoked() {
+    let world = Fetching::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let kept = format!("\"{}\"", directory.path().display());
+    let settings = world.settings(&[("directory", &kept)]);
+    world.shelf.put(Item::Document(world.revoking(5)));
+    let gateway = Gateway::start(BINARY, &settings).await;
+    in_time("the copy on disk", async {
+        while std::fs::read_dir(directory.path()).unwrap().all(|file| {
+            file.unwrap()
+                .path()
+                .extension()
+                .is_none_or(|end| end != "crl")
+        }) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(gateway);
+
+    let clean = |number| Crl::new().number(number);
+    for (came, complaint) in [
+        (clean(4).signed_by(world.ca.intermediate()), "lower than"),
+        (clean(9).signed_by(world.ca.root()), "leaves out"),
+        (b"<html>".to_vec(), "no revocation list"),
+    ] {
+        world.shelf.put(Item::Document(came));
+        // A second start does not forget what the first one has held fast.
+        for _ in 0..2 {
+            let gateway = Gateway::start(BINARY, &settings).await;
+            logged(&gateway, complaint).await;
+            readyz(&gateway, complaint, true).await;
+            let client = gateway.client(HOST).with(&world.caller);
+            assert_eq!(client.refusal().await.alert(), Some(44), "{complaint}");
+        }
+    }
+    let list = clean(6).signed_by(world.ca.intermediate());
+    world.shelf.put(Item::Document(list));
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let client = gateway.client(HOST).with(&world.caller);
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn what_names_other_issuers_does_not_drop_the_list_in_use() {
+    let world = Fetching::new().await;
+    let stranger = TestCa::new("example.com");
+    world.shelf.put(Item::Document(world.revoking(5)));
+    let gateway = world.start().await;
+    let client = gateway.client(HOST).with(&world.caller);
+    for list in [
+        Crl::new().number(9).signed_by(stranger.root()),
+        Crl::new().number(9).signed_by(world.ca.root()),
+    ] {
+        world.shelf.put(Item::Document(list));
+        readyz(&gateway, "leaves out the list", true).await;
+        assert_eq!(client.refusal().await.alert(), Some(44));
+        world.shelf.put(Item::Document(world.revoking(5)));
+        readyz(&gateway, "leaves out the list", false).await;
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_no_reload_took_is_an_alarm_until_one_does() {
+    let world = Fetching::new().await;
+    let gateway = world.start().await;
+    let client = gateway.client(HOST).with(&world.caller);
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+    let config = std::fs::read(gateway.config_file()).unwrap();
+    replace(&gateway.config_file(), b"[nonsense");
+    readyz(&gateway, "reload", true).await;
+    world.shelf.put(Item::Document(world.revoking(2)));
+    // Fetched again and again, and found to be what is kept.
+    readyz(&gateway, "is not in use", true).await;
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+    replace(&gateway.config_file(), config);
+    readyz(&gateway, "is not in use", false).await;
+    assert_eq!(client.refusal().await.alert(), Some(44));
+}
+
+#[tokio::test]
 async fn servers_that_no_configured_root_vouches_for_are_not_believed() {
     let world = Fetching::new().await;
     let stranger = TestCa::new("stranger.test");

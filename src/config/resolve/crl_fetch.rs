@@ -1,8 +1,10 @@
 //! `[crl_fetch]`: how revocation lists are fetched that `crls` names by URL.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateRevocationListDer;
 
@@ -10,11 +12,12 @@ use super::Context;
 use super::limits::set_time_within;
 use super::pem::{self, Found, material};
 use crate::authn::http_client::checked_url;
-use crate::authn::remote_lists::{FetchPolicy, ListSource};
+use crate::authn::remote_lists::{self, FetchPolicy, ListSource, Obtained};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::raw::CrlFetch;
 use crate::config::value::{At, Field};
 use crate::identity::TrustDomain;
+use crate::trust::{RevocationPosture, TrustBundle, TrustBundleConfig};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -98,6 +101,7 @@ pub(super) fn lists(
         trust_domain: domain.clone(),
         url,
         policy,
+        in_use: Bytes::new(),
     };
     read(written, &source, context)
 }
@@ -107,8 +111,21 @@ fn read(
     source: &ListSource,
     context: &mut Context<'_>,
 ) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
-    let octets = match context.remote.get(source) {
-        Ok(octets) => octets,
+    // What is kept of a source in use was checked before it was kept.
+    let serving = context.previous.is_some_and(|previous| {
+        let mut sources = previous.list_sources.iter();
+        sources.any(|other| other.url == source.url && other.trust_domain == source.trust_domain)
+    });
+    let kept = context.remote.kept(source).filter(|_| serving);
+    let obtained = match kept {
+        Some(octets) => Ok(Obtained {
+            octets,
+            before: None,
+        }),
+        None => context.remote.obtain(source),
+    };
+    let Obtained { octets, before } = match obtained {
+        Ok(obtained) => obtained,
         Err(error) => {
             context.error(
                 Diagnostic::new(
@@ -123,9 +140,17 @@ fn read(
             return None;
         }
     };
-    let path = std::path::PathBuf::from(source.url.to_string());
+    let path = document_path(source);
     let lists = pem::lists_of(written, &path, &octets, context)?;
-    context.sources.push(source.clone());
+    let source = ListSource {
+        in_use: octets,
+        ..source.clone()
+    };
+    if let Some(octets) = before {
+        let source = source.clone();
+        context.copies.push(ListCopy { source, octets });
+    }
+    context.sources.push(source);
     Some(
         lists
             .into_iter()
@@ -136,6 +161,95 @@ fn read(
             })
             .collect(),
     )
+}
+
+/// Stands for a source where files have their path.
+fn document_path(source: &ListSource) -> PathBuf {
+    PathBuf::from(source.url.to_string())
+}
+
+/// What was in use of a source before this process began.
+pub(super) struct ListCopy {
+    source: ListSource,
+    octets: Bytes,
+}
+
+/// Holds what was fetched at start against what was in use before: a document that
+/// may not replace its predecessor is left out in favour of that, with a warning.
+/// Gives the lists to use, and a bundle with the predecessors, so that an older list
+/// is told from a newer one.
+pub(super) fn hold_to_copies(
+    mut lists: Vec<Found<CertificateRevocationListDer<'static>>>,
+    config: &TrustBundleConfig,
+    context: &mut Context<'_>,
+) -> (
+    Vec<Found<CertificateRevocationListDer<'static>>>,
+    Option<TrustBundle>,
+) {
+    let (copies, others): (Vec<_>, Vec<_>) = std::mem::take(&mut context.copies)
+        .into_iter()
+        .partition(|copy| copy.source.trust_domain == config.name);
+    context.copies = others;
+    if copies.is_empty() || config.posture == RevocationPosture::Off {
+        return (lists, None);
+    }
+    let of = |copy: &ListCopy| remote_lists::lists_in(&copy.octets).unwrap_or_default();
+    let before = TrustBundle::build(
+        TrustBundleConfig {
+            crls: copies.iter().flat_map(of).collect(),
+            ..config.clone()
+        },
+        context.now,
+    );
+    let before = match before {
+        Ok(before) => before,
+        Err(error) => {
+            tracing::error!(%error, "revocation lists that were kept on disk cannot be used");
+            return (lists, None);
+        }
+    };
+    for copy in copies {
+        let path = document_path(&copy.source);
+        let came: Vec<_> = lists
+            .iter()
+            .filter(|list| list.path == path)
+            .map(|list| list.value.clone())
+            .collect();
+        let kept = of(&copy);
+        let (Err(why), Some(at)) = (
+            before.check_lists(&came, &kept),
+            lists.iter().position(|list| list.path == path),
+        ) else {
+            continue;
+        };
+        let Some(place) = lists.get(at).map(|list| list.place.clone()) else {
+            continue;
+        };
+        context.warn(
+            Diagnostic::new(
+                place.clone(),
+                format!(
+                    "what was fetched from {} is not used: {why}",
+                    path.display()
+                ),
+            )
+            .label("this URL")
+            .help("the list that was kept on disk stays in use; mend what the server gives out"),
+        );
+        lists.retain(|list| list.path != path);
+        lists.extend(kept.into_iter().map(|value| Found {
+            value,
+            path: path.clone(),
+            place: place.clone(),
+        }));
+        context.remote.fall_back(&copy.source, copy.octets.clone());
+        for source in &mut context.sources {
+            if source.url == copy.source.url {
+                source.in_use = copy.octets.clone();
+            }
+        }
+    }
+    (lists, Some(before))
 }
 
 /// Whether an entry of `crls` is a URL.

@@ -26,6 +26,7 @@ mod upstreams;
 use std::path::Path;
 use std::sync::Arc;
 
+use self::crl_fetch::ListCopy;
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::document::Document;
 use super::files::Files;
@@ -60,6 +61,8 @@ struct Context<'a> {
     fetching: Option<Arc<FetchPolicy>>,
     /// Those that are in use.
     sources: Vec<ListSource>,
+    /// What was in use of them before this process, where it differs.
+    copies: Vec<ListCopy>,
 }
 
 impl<'a> Context<'a> {
@@ -81,6 +84,7 @@ impl<'a> Context<'a> {
             remote: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.remote)),
             fetching: None,
             sources: Vec::new(),
+            copies: Vec::new(),
         }
     }
 }

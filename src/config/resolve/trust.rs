@@ -118,11 +118,11 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
     let depth = section.revocation_depth.or(RevocationDepth::Chain);
     let bundle = match (&section.name, roots, intermediates, lists, posture) {
         (Field::Good(name), Some(roots), Some(intermediates), Some(lists), Some(posture)) => {
-            let config = TrustBundleConfig {
+            let mut config = TrustBundleConfig {
                 name: name.value.clone(),
                 roots: roots.iter().map(|found| found.value.clone()).collect(),
                 intermediates: intermediates.into_iter().map(|found| found.value).collect(),
-                crls: lists.iter().map(|found| found.value.clone()).collect(),
+                crls: Vec::new(),
                 posture,
                 depth,
                 grace: section
@@ -132,6 +132,8 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
                 vouches_for: vouches_for.clone(),
                 identity_from: identity_from.clone(),
             };
+            let (lists, before) = crl_fetch::hold_to_copies(lists, &config, context);
+            config.crls = lists.iter().map(|found| found.value.clone()).collect();
             let summary = TrustDomainSummary {
                 name: name.value.to_string(),
                 roots: root_summaries(&roots),
@@ -142,7 +144,8 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
                 identity_from: identity_from.iter().map(|kind| kind.as_str()).collect(),
             };
             context.inventory.trust_domains.push(summary);
-            build(config, &name.place, &roots, &lists, context)
+            let before = before.as_ref();
+            build((config, before), &name.place, &roots, &lists, context)
         }
         _ => None,
     };
@@ -155,7 +158,7 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
 }
 
 fn build(
-    config: TrustBundleConfig,
+    (config, before): (TrustBundleConfig, Option<&TrustBundle>),
     name: &Span,
     roots: &[Found<rustls_pki_types::CertificateDer<'static>>],
     lists: &[Found<CertificateRevocationListDer<'static>>],
@@ -173,7 +176,8 @@ fn build(
             .iter()
             .find(|bundle| *bundle.name() == config.name)
     });
-    match TrustBundle::build_after(config, context.now, previous.map(|bundle| &**bundle)) {
+    let previous = previous.map(|bundle| &**bundle).or(before);
+    match TrustBundle::build_after(config, context.now, previous) {
         Ok(bundle) => {
             for alarm in bundle.alarms() {
                 let remedy = if alarm.starts_with("revocation list") {

@@ -211,6 +211,13 @@ impl Signed {
     }
 }
 
+/// When a revocation list (DER) is to be replaced, in seconds since the Unix epoch;
+/// none where it cannot be read. Proves nothing.
+#[must_use]
+pub fn next_update(der: &[u8]) -> Option<i64> {
+    Header::read(der).map(|header| header.next_update.timestamp())
+}
+
 /// The parts of a CertificateList outside its entries (RFC 5280 section 5.1).
 struct Header<'a> {
     message: &'a [u8],
