@@ -143,7 +143,8 @@ impl Connection {
             .metrics
             .unrouted()
             .refused(reason, Duration::ZERO);
-        let identity = self.proof.as_ref().map(|proof| &*proof.identity);
+        let proof = self.proof();
+        let identity = proof.as_ref().map(|proof| &*proof.identity);
         let line = ConnectionCut::new(&self.facts, identity, reason, detail).refused();
         worker.audit().write(&line);
     }
