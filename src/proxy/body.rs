@@ -33,6 +33,18 @@ use crate::upstream::pool::Lease;
 pub(crate) struct RequestBodyError {
     pub(crate) reason: ReasonCode,
     pub(crate) detail: String,
+    /// With what h2 resets the request's stream: it is not our fault.
+    reset: h2::Error,
+}
+
+impl RequestBodyError {
+    fn new(reason: ReasonCode, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+            reset: h2::Reason::CANCEL.into(),
+        }
+    }
 }
 
 impl fmt::Display for RequestBodyError {
@@ -41,7 +53,11 @@ impl fmt::Display for RequestBodyError {
     }
 }
 
-impl Error for RequestBodyError {}
+impl Error for RequestBodyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.reset)
+    }
+}
 
 /// Finds an error of type `T` among an error and its sources, looking into
 /// [`std::io::Error`] too.
@@ -182,27 +198,21 @@ impl RequestBody {
 
     fn failed(error: &hyper::Error) -> RequestBodyError {
         match find_source::<FramingError>(error) {
-            Some(FramingError(Violation { reason, detail })) => RequestBodyError {
-                reason: *reason,
-                detail: (*detail).to_owned(),
-            },
-            None => RequestBodyError {
-                reason: ReasonCode::MalformedRequest,
-                detail: format!("the caller's body ended early: {error}"),
-            },
+            Some(FramingError(Violation { reason, detail })) => {
+                RequestBodyError::new(*reason, *detail)
+            }
+            None => RequestBodyError::new(
+                ReasonCode::MalformedRequest,
+                format!("the caller's body ended early: {error}"),
+            ),
         }
     }
-}
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = RequestBodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+    fn poll_next(
+        &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let this = &mut *self;
+        let this = self;
         if let Some(asked_for) = &mut this.asked_for {
             ready!(asked_for.as_mut().poll(context));
             this.asked_for = None;
@@ -214,13 +224,13 @@ impl Body for RequestBody {
                     .as_mut()
                     .is_some_and(|pause| pause.is_over(context)) =>
             {
-                Poll::Ready(Some(Err(RequestBodyError {
-                    reason: ReasonCode::Timeout,
-                    detail: "the caller's body paused for too long".to_owned(),
-                })))
+                Poll::Ready(Some(Err(RequestBodyError::new(
+                    ReasonCode::Timeout,
+                    "the caller's body paused for too long",
+                ))))
             }
             Poll::Pending => {
-                this.upload.waits();
+                this.upload.waits(context.waker());
                 Poll::Pending
             }
             Poll::Ready(None) => {
@@ -242,10 +252,10 @@ impl Body for RequestBody {
                     match left.checked_sub(length) {
                         Some(rest) => *left = rest,
                         None => {
-                            return Poll::Ready(Some(Err(RequestBodyError {
-                                reason: ReasonCode::TooLarge,
-                                detail: "the body is larger than allowed".to_owned(),
-                            })));
+                            return Poll::Ready(Some(Err(RequestBodyError::new(
+                                ReasonCode::TooLarge,
+                                "the body is larger than allowed",
+                            ))));
                         }
                     }
                 }
@@ -256,6 +266,30 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Ok(frame)))
             }
         }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        let mut polled = self.poll_next(context);
+        // Looked at afterwards: whoever abandons it wakes only those that wait.
+        if self.upload.is_abandoned() && !matches!(polled, Poll::Ready(None)) {
+            polled = Poll::Ready(Some(Err(RequestBodyError::new(
+                ReasonCode::UpstreamProtocol,
+                "the service has answered without the rest of the body",
+            ))));
+        }
+        if let Poll::Ready(Some(Err(error))) = &polled {
+            let fault = Denial::new(error.reason, error.detail.clone());
+            self.upload.failed(fault);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -372,17 +406,23 @@ impl ResponseBody {
     }
 
     fn finish(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            // A service may answer before it has read the whole request. The rest
-            // would be in the way of, or pass for, another caller's request.
-            if self.upload.is_complete() {
-                lease.release();
-            } else {
-                lease.close();
-            }
+        // A service may answer before it has read the whole request. The rest
+        // would be in the way of, or pass for, another caller's request.
+        if !self.upload.is_complete() {
+            self.let_go();
+        } else if let Some(lease) = self.lease.take() {
+            lease.release();
         }
         if let Some(mut record) = self.record.take() {
             record.complete();
+        }
+    }
+
+    /// Gives up what of the request and its answer is still on the way.
+    fn let_go(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.upload.abandon();
+            lease.close();
         }
     }
 
@@ -423,18 +463,14 @@ impl ResponseBody {
         if let Some(record) = &mut self.record {
             record.refused(denial.reason, &denial.recorded());
         }
-        if let Some(lease) = self.lease.take() {
-            lease.close();
-        }
+        self.let_go();
         self.record = None;
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        if let Some(lease) = self.lease.take() {
-            lease.close();
-        }
+        self.let_go();
         let Some(record) = &mut self.record else {
             return;
         };
@@ -477,10 +513,13 @@ impl Body for GatewayBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                body.fail(&Denial::new(
-                    ReasonCode::UpstreamProtocol,
-                    format!("the service's answer ended early: {error}"),
-                ));
+                let denial = body.upload.fault().cloned().unwrap_or_else(|| {
+                    Denial::new(
+                        ReasonCode::UpstreamProtocol,
+                        format!("the service's answer ended early: {error}"),
+                    )
+                });
+                body.fail(&denial);
                 Poll::Ready(Some(Err(ResponseBodyError::Service(error))))
             }
             Poll::Ready(Some(Ok(mut frame))) => {

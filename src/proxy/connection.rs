@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use rustls::HandshakeKind;
 use rustls::server::Acceptor;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -88,11 +89,42 @@ pub(crate) struct Connection {
     told: Told,
     active: Arc<ActiveRequests>,
     cut: OnceLock<Denial>,
+    gone: Gone,
     /// A tunnel to begin once its 101 was sent.
     tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
+/// Whether a connection has come to its end, for what does not run in its own task.
+#[derive(Debug, Default)]
+struct Gone {
+    is: AtomicBool,
+    bell: Notify,
+}
+
+/// Ends what depends on a connection when it is dropped.
+struct EndsWith<'a>(&'a Connection);
+
+impl Drop for EndsWith<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl Connection {
+    /// Resolves when the connection is cut off or over.
+    pub(crate) async fn gone(&self) {
+        // Made before the look, so that no end in between is missed.
+        let end = self.gone.bell.notified();
+        if !self.gone.is.load(Ordering::Acquire) {
+            end.await;
+        }
+    }
+
+    fn end(&self) {
+        self.gone.is.store(true, Ordering::Release);
+        self.gone.bell.notify_waiters();
+    }
+
     /// Has octets passed on once the answer under way was sent.
     pub(crate) fn switch(&self, tunnel: Tunnel) {
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tunnel));
@@ -132,6 +164,7 @@ impl Connection {
             &denial.recorded(),
         ));
         let _ = self.cut.set(denial);
+        self.end();
     }
 
     /// Writes down what h2 has refused before anybody else saw it.
@@ -328,6 +361,7 @@ pub(crate) async fn serve(
         told: Told::default(),
         active: Arc::default(),
         cut: OnceLock::new(),
+        gone: Gone::default(),
         tunnel: Mutex::new(None),
     });
     let stopping = connection.worker().shared().stopping.clone();
@@ -417,6 +451,7 @@ async fn serve_h2(
     stream: TlsStream<CallerSocket>,
     mut lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
+    let _ends = EndsWith(&connection);
     let serving = Arc::clone(&connection);
     let started = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&started);
@@ -425,7 +460,7 @@ async fn serve_h2(
         let connection = Arc::clone(&serving);
         async move { Ok::<_, io::Error>(handler::handle(connection, request, None).await) }
     });
-    let streams = Streams::default();
+    let streams = Streams::new(Arc::clone(&connection.worker.shared().metrics));
     let seen = Arc::new(Seen::default());
     let stream = Watched::new(stream, Arc::clone(&seen));
     let _report = Report {

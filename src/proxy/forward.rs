@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ur
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::body::{RequestBody, RequestBodyError, find_source};
+use super::body::{RequestBody, find_source};
 use super::expect::Expectation;
 use super::headers;
 use super::respond::{Refusal, is_grpc};
@@ -257,7 +257,10 @@ pub(crate) async fn forward(
                 lease.retire();
                 Err(ForwardError::NeverSent(Box::new(request.into_parts())))
             }
-            _ => Err(send_failure(upstream, lease.index(), error.error())),
+            _ => match upload.fault() {
+                Some(fault) => Err(Refusal::from(fault.clone()).into()),
+                None => Err(send_failure(upstream, lease.index(), error.error())),
+            },
         },
     }
 }
@@ -280,9 +283,6 @@ fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refusal {
 }
 
 fn send_failure(upstream: &Upstream, endpoint: usize, error: &hyper::Error) -> ForwardError {
-    if let Some(body) = find_source::<RequestBodyError>(error) {
-        return Refusal::new(body.reason, body.detail.clone()).into();
-    }
     tracing::warn!(upstream = upstream.name(), endpoint, %error, "the upstream failed");
     // With TLS 1.3 a service refuses our certificate after the handshake.
     if let Some(rustls::Error::AlertReceived(_)) = find_source::<rustls::Error>(error) {

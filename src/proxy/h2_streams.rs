@@ -13,13 +13,30 @@ use std::time::{Duration, Instant};
 use hyper::rt::Executor;
 use tokio::sync::Notify;
 
+use super::listener::note_panic;
+use crate::telemetry::metrics::Metrics;
+
 tokio::task_local! {
     static STREAM: Arc<Stream>;
 }
 
 /// Runs the streams of one connection.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Streams(Arc<Mutex<Vec<Weak<Stream>>>>);
+#[derive(Debug, Clone)]
+pub(super) struct Streams {
+    all: Arc<Mutex<Vec<Weak<Stream>>>>,
+    metrics: Arc<Metrics>,
+}
+
+/// hyper spawns the tasks of streams, and nobody looks how they end.
+struct NotesPanic(Arc<Metrics>);
+
+impl Drop for NotesPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            note_panic(&self.0);
+        }
+    }
+}
 
 /// One of them.
 #[derive(Debug, Default)]
@@ -73,7 +90,9 @@ where
             all.push(Arc::downgrade(&stream));
         }
         let ended = Arc::clone(&stream);
+        let notes_panic = NotesPanic(Arc::clone(&self.metrics));
         tokio::spawn(STREAM.scope(stream, async move {
+            let _notes_panic = notes_panic;
             tokio::select! {
                 _ = work => {}
                 () = ended.end.notified() => {}
@@ -83,8 +102,15 @@ where
 }
 
 impl Streams {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            all: Arc::default(),
+            metrics,
+        }
+    }
+
     fn all(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Stream>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends streams whose caller has taken nothing for `longest`, for ever.
@@ -107,5 +133,31 @@ impl Streams {
                 stream.end.notify_one();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_stream_is_counted() {
+        let metrics = Arc::new(Metrics::new());
+        let streams = Streams::new(Arc::clone(&metrics));
+        let panics = |count: usize| {
+            let line = format!("countersign_panics_total {count}");
+            metrics.encode().lines().any(|found| found == line)
+        };
+        let (done, ended) = tokio::sync::oneshot::channel::<()>();
+        streams.execute(async move { drop(done) });
+        assert!(ended.await.is_err() && panics(0));
+        let (done, ended) = tokio::sync::oneshot::channel::<()>();
+        streams.execute(async move {
+            let _done = done;
+            std::panic::panic_any("a fault");
+        });
+        assert!(ended.await.is_err());
+        // The task's end comes in the same poll.
+        assert!(panics(1));
     }
 }

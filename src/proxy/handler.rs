@@ -86,6 +86,15 @@ impl Forwarded {
         self.answer.response.status() == StatusCode::SWITCHING_PROTOCOLS
     }
 
+    /// Whether the caller would take the answer for a switch that did not happen.
+    fn feigns_switch(&self) -> bool {
+        self.answer.response.status().is_success()
+            && self
+                .upgrade
+                .as_ref()
+                .is_some_and(upgrade::Asked::is_extended_connect)
+    }
+
     /// Takes over the connection of a service that has switched protocols.
     async fn switch(self) -> Result<upgrade::Switched, Refusal> {
         let mut answer = self.answer.response;
@@ -96,6 +105,7 @@ impl Forwarded {
                 answer,
                 service,
                 active: self.active,
+                in_progress: self.answer.lease.in_progress(),
             }),
             _ => Err(Refusal::new(
                 ReasonCode::UpstreamProtocol,
@@ -148,6 +158,10 @@ pub(crate) async fn handle(
             record.complete();
             return response;
         }
+        Ok(Served::Forwarded(forwarded)) if forwarded.feigns_switch() => Refusal::new(
+            ReasonCode::UpstreamProtocol,
+            "the service did not switch protocols",
+        ),
         Ok(Served::Forwarded(forwarded)) if !forwarded.has_switched() => {
             return pass_on(&connection, &snapshot, forwarded, record);
         }
@@ -310,11 +324,9 @@ async fn pass_in(
     outgoing::mark(&mut parts, connection, permit, config, &asked_for, record);
     let (authority, host_value) = decide::forwarded_authority(route, &asked_for)?;
     let wanted = decide::forwarded_path(route, &path_and_query)?;
-    let pass = admit(upstream)?;
     let place = (host, decoded_path);
     let entered = Permitted::new(parts.method.clone(), place, route, permit, presented);
     let mut active = enter(connection, snapshot, entered)?;
-    active.hold(pass);
     // Only where the service speaks gRPC too may its caller think for as long as its
     // own deadline allows; elsewhere the name would just switch limits off. A body
     // that is read whole cannot wait for an answer.
@@ -331,6 +343,8 @@ async fn pass_in(
         // Boxed, so that other requests have no room for it.
         Some(most) => Box::pin(read_whole(&permitted, incoming, (most, declared))).await?,
     };
+    // A caller that sends slowly what is read whole takes no place from others.
+    active.hold(admit(upstream)?);
     let host = (authority, host_value);
     forward::address(&mut parts, upstream, host, wanted.clone(), &body)?;
     wishes.express(&mut parts, upstream);

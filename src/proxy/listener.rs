@@ -317,11 +317,16 @@ async fn sweep(pool: Arc<PoolShard<RequestBody>>) {
     }
 }
 
+/// Counts a connection, or a stream of one, that ended by our own fault.
+pub(super) fn note_panic(metrics: &Metrics) {
+    metrics.panicked();
+    tracing::error!("a connection ended by a panic; please report this");
+}
+
 impl Worker {
     fn note_panic(&self, ended: Result<(), tokio::task::JoinError>) {
         if ended.is_err_and(|error| error.is_panic()) {
-            self.shared.metrics.panicked();
-            tracing::error!("a connection ended by a panic; please report this");
+            note_panic(&self.shared.metrics);
         }
     }
 }

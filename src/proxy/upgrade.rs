@@ -7,7 +7,7 @@
 //!
 //! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that
 //! whatever ends the connection ends the tunnel. One over h2 ends with its
-//! stream.
+//! stream, and at once when its connection is cut off or over.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -38,7 +38,7 @@ use crate::crypto;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
-use crate::upstream::{HttpProtocol, Upstream};
+use crate::upstream::{HttpProtocol, InProgress, Upstream};
 
 /// Octets on their way through a tunnel, per direction.
 const BUFFER: usize = 8 * 1024;
@@ -53,6 +53,13 @@ pub(crate) struct Asked {
     stream: Option<OnUpgrade>,
     /// How long both sides may be silent.
     idle_timeout: Duration,
+}
+
+impl Asked {
+    /// A success is all that a caller over h2 is told about a switch.
+    pub(crate) const fn is_extended_connect(&self) -> bool {
+        self.stream.is_some()
+    }
 }
 
 /// Takes a request's wish to switch protocols, before what expresses it is
@@ -187,6 +194,7 @@ pub(crate) struct Switched {
     pub(crate) answer: Response<Incoming>,
     pub(crate) service: Upgraded,
     pub(crate) active: ActiveRequest,
+    pub(crate) in_progress: Option<InProgress>,
 }
 
 impl Switched {
@@ -218,14 +226,23 @@ impl Switched {
             record,
             idle_timeout: self.asked.idle_timeout,
             active: self.active,
+            _in_progress: self.in_progress,
         };
         match self.asked.stream {
             None => connection.switch(tunnel),
             Some(stream) => {
                 let connection = Arc::clone(connection);
                 tokio::spawn(async move {
-                    if let Ok(stream) = stream.await {
-                        tunnel.run(TokioIo::new(stream)).await;
+                    let passing = async {
+                        if let Ok(stream) = stream.await {
+                            tunnel.run(TokioIo::new(stream)).await;
+                        }
+                    };
+                    // Octets that h2 has taken in already are not passed on either.
+                    tokio::select! {
+                        biased;
+                        () = connection.gone() => {}
+                        () = passing => {}
                     }
                     if let Some(denial) = connection.cut_off() {
                         tunnel.refused(denial);
@@ -244,6 +261,8 @@ pub(crate) struct Tunnel {
     record: AuditRecord,
     idle_timeout: Duration,
     active: ActiveRequest,
+    /// Counts it among the requests of its endpoint.
+    _in_progress: Option<InProgress>,
 }
 
 impl Tunnel {

@@ -7,10 +7,13 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::policy::Denial;
 
 /// State shared by a request's body and whoever waits for its answer.
 #[derive(Debug, Default)]
@@ -21,6 +24,13 @@ pub(crate) struct Upload {
     waits_for_caller: AtomicBool,
     /// When the service last took something.
     last: Mutex<Option<Instant>>,
+    /// What was wrong with the caller's body. An h2 connection to a service keeps
+    /// nothing of that.
+    fault: OnceLock<Denial>,
+    /// Nobody waits for what becomes of the request any longer.
+    abandoned: AtomicBool,
+    /// Who waits for the caller to send something.
+    sender: Mutex<Option<Waker>>,
 }
 
 /// The service let more time pass than it may.
@@ -44,8 +54,40 @@ impl Upload {
     }
 
     /// The service wants more, and the caller has not sent it yet.
-    pub(super) fn waits(&self) {
+    pub(super) fn waits(&self, waker: &Waker) {
         self.waits_for_caller.store(true, Ordering::Relaxed);
+        let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *sender {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// Nothing more of the request is sent. A stream of a shared connection would go
+    /// on for as long as its caller sends.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        let sender = self
+            .sender
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    pub(super) fn failed(&self, fault: Denial) {
+        let _ = self.fault.set(fault);
+    }
+
+    /// What was wrong with the caller's body, if anything.
+    pub(crate) fn fault(&self) -> Option<&Denial> {
+        self.fault.get()
     }
 
     /// A piece was handed over.
@@ -98,7 +140,7 @@ mod tests {
 
         // While the caller pauses, the service is not late.
         let upload = Upload::new(false);
-        upload.waits();
+        upload.waits(Waker::noop());
         assert_eq!(upload.left(patience, at(10)).unwrap(), patience);
         assert_eq!(upload.left(patience, at(1000)).unwrap(), patience);
 

@@ -124,6 +124,8 @@ pub struct AuditRecord {
     detail: Option<String>,
     status: Option<u16>,
     jti: Option<Box<str>>,
+    /// Those of attempts before: their assertions have left us too.
+    earlier: Vec<Box<str>>,
     trace: Option<TraceId>,
     attempts: u32,
     transaction: Option<Box<str>>,
@@ -172,6 +174,7 @@ impl AuditRecord {
             detail: None,
             status: None,
             jti: None,
+            earlier: Vec::new(),
             trace: None,
             attempts: 1,
             transaction: None,
@@ -239,8 +242,9 @@ impl AuditRecord {
     }
 
     /// The request is sent once more.
-    pub const fn again(&mut self) {
+    pub fn again(&mut self) {
         self.attempts = self.attempts.saturating_add(1);
+        self.earlier.extend(self.jti.take());
     }
 
     /// There is no answer to give any more, and why.
@@ -361,6 +365,16 @@ impl AuditRecord {
         push_member(line, "jti", self.jti.as_deref());
         if self.attempts > 1 {
             let _ = write!(line, ",\"attempts\":{}", self.attempts);
+        }
+        for (index, jti) in self.earlier.iter().enumerate() {
+            line.push_str(match index {
+                0 => ",\"earlier_jtis\":[",
+                _ => ",",
+            });
+            push_json(line, jti);
+        }
+        if !self.earlier.is_empty() {
+            line.push(']');
         }
         if let Some(trace) = &self.trace {
             push_member(line, "trace_id", Some(trace.as_str()));

@@ -152,7 +152,7 @@ impl Tried {
 
 /// One request in progress at an endpoint, until it is dropped.
 #[derive(Debug)]
-pub(super) struct InProgress {
+pub struct InProgress {
     upstream: Arc<Upstream>,
     index: usize,
 }

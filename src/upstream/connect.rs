@@ -125,7 +125,7 @@ where
 {
     match protocol {
         HttpProtocol::Http1 => {
-            let (stream, unflushed) = Flushing::new(stream);
+            let (stream, unflushed) = Flushing::new(stream, slot);
             let (sender, connection) = http1::Builder::new()
                 .max_header_size(MAX_RESPONSE_HEAD)
                 .handshake(TokioIo::new(stream))
@@ -134,7 +134,6 @@ where
             let connection = async move {
                 // Its errors reach the request that is in flight, if there is one.
                 let _ = connection.with_upgrades().await;
-                drop(slot);
             };
             let driver = Driver::new(connection, unflushed);
             Ok(Opened::Http1(sender, driver))

@@ -17,21 +17,29 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
+use super::slots::Slot;
+
 /// Whether a connection has octets to send that nobody has taken yet.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Unflushed(Arc<AtomicBool>);
 
-/// A connection that keeps account of that.
+/// A connection that keeps account of that, and its slot for as long as it lasts:
+/// when protocols are switched, that is longer than it speaks HTTP.
 pub(super) struct Flushing<S> {
     inner: S,
     unflushed: Unflushed,
+    _slot: Option<Slot>,
 }
 
 impl<S> Flushing<S> {
-    pub(super) fn new(inner: S) -> (Self, Unflushed) {
+    pub(super) fn new(inner: S, slot: Option<Slot>) -> (Self, Unflushed) {
         let unflushed = Unflushed::default();
-        let account = unflushed.clone();
-        (Self { inner, unflushed }, account)
+        let flushing = Self {
+            inner,
+            unflushed: unflushed.clone(),
+            _slot: slot,
+        };
+        (flushing, unflushed)
     }
 
     fn begins(&self) {

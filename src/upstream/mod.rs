@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use active_health::HealthCheck;
-pub use balance::{Balance, Upstream};
+pub use balance::{Balance, InProgress, Upstream};
 pub use connect::ConnectError;
 
 use crate::identity::IdentityPattern;

@@ -54,6 +54,8 @@ struct Place<B> {
     /// Tells who waits for a connection that one has come back; cloned by those who
     /// wait.
     freed: Arc<Notify>,
+    /// The last one that came back was closed for somebody of another worker.
+    gives_way: bool,
 }
 
 struct Idle<B> {
@@ -100,7 +102,7 @@ pub struct Lease<B> {
     link: Link,
     reused: bool,
     shard: Arc<PoolShard<B>>,
-    _in_progress: Option<InProgress>,
+    in_progress: Option<InProgress>,
 }
 
 enum Sender<B> {
@@ -167,6 +169,7 @@ impl<B> Default for Place<B> {
             shared: Vec::new(),
             opening: Arc::default(),
             freed: Arc::default(),
+            gives_way: false,
         }
     }
 }
@@ -289,7 +292,7 @@ where
                 }
                 let slot = self.slot(upstream, index)?;
                 // Boxed, so that a request on a pooled connection has no room for it.
-                let opening = Box::pin(self.open(upstream, index, target, slot));
+                let opening = Box::pin(self.open(upstream, index, target, Some(slot)));
                 tokio::time::timeout(timeout, opening).await
             }
             HttpProtocol::Http2 => {
@@ -303,11 +306,16 @@ where
                     if let Some(lease) = self.share(upstream, index, target, MAX_STREAMS) {
                         return Ok(lease);
                     }
-                    match self.slot(upstream, index) {
-                        Ok(slot) => self.open(upstream, index, target, slot).await,
-                        // Then the connections there are have to do.
-                        Err(full) => self.share(upstream, index, target, usize::MAX).ok_or(full),
+                    let slot = self.slot(upstream, index).ok();
+                    // Without a slot the connections there are have to do. They are other
+                    // workers' where there are none here, and may have streams for ever: one
+                    // is opened all the same.
+                    if slot.is_none()
+                        && let Some(lease) = self.share(upstream, index, target, usize::MAX)
+                    {
+                        return Ok(lease);
                     }
+                    self.open(upstream, index, target, slot).await
                 });
                 tokio::time::timeout(timeout, opening).await
             }
@@ -338,8 +346,8 @@ where
         slots.take().ok_or(ConnectError::Full)
     }
 
-    /// Waits for a connection to an endpoint that may have no more of them, for as
-    /// long as connecting may take.
+    /// Waits for an HTTP/1.1 connection to an endpoint that may have no more of them,
+    /// for as long as connecting may take.
     async fn wait_at(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
@@ -353,17 +361,13 @@ where
             loop {
                 let mut back = pin!(freed.notified());
                 back.as_mut().enable();
-                let one = match target.protocol {
-                    HttpProtocol::Http1 => self.idle_lease(upstream, index, target).await,
-                    HttpProtocol::Http2 => self.share(upstream, index, target, usize::MAX),
-                };
-                if let Some(lease) = one {
+                if let Some(lease) = self.idle_lease(upstream, index, target).await {
                     return Ok(lease);
                 }
                 tokio::select! {
                     slot = slots.wait(target) => {
                         let slot = slot.ok_or(ConnectError::Full)?;
-                        return self.open(upstream, index, target, slot).await;
+                        return self.open(upstream, index, target, Some(slot)).await;
                     }
                     () = back => {}
                 }
@@ -407,13 +411,13 @@ where
         upstream: &Arc<Upstream>,
         index: usize,
         target: &Arc<Target>,
-        slot: Slot,
+        slot: Option<Slot>,
     ) -> Result<Lease<B>, ConnectError> {
         self.sweep();
         let (addresses, _) = upstream.place(index).ok_or(ConnectError::NoEndpoint)?;
         let slots = upstream.slots(index).ok_or(ConnectError::NoEndpoint)?;
         slots.register(Arc::downgrade(&(Arc::clone(self) as Arc<dyn Holder>)));
-        let connected = connect(addresses, upstream.config(), Some(slot)).await?;
+        let connected = connect(addresses, upstream.config(), slot).await?;
         let link = Link {
             good_until: connected.good_until,
             address: connected.address,
@@ -433,7 +437,6 @@ where
                     idle_timeout: upstream.config().idle_timeout,
                     link: link.clone(),
                 });
-                place.freed.notify_waiters();
                 Sender::Http2(sender, stream)
             }
         };
@@ -457,7 +460,7 @@ where
             link,
             reused,
             shard: Arc::clone(self),
-            _in_progress: upstream.begin(index),
+            in_progress: upstream.begin(index),
         }
     }
 }
@@ -520,6 +523,13 @@ impl<B> Lease<B> {
         }
     }
 
+    /// What counts the request among those of its endpoint, once its connection has
+    /// been taken over.
+    #[must_use]
+    pub fn in_progress(self) -> Option<InProgress> {
+        self.in_progress
+    }
+
     /// Gives the connection back to the pool.
     pub fn release(self) {
         let (sender, mut driver) = match self.sender {
@@ -531,8 +541,11 @@ impl<B> Lease<B> {
         let mut places = self.shard.places();
         let place = places.entry(self.target).or_default();
         if self.link.slots.are_wanted() {
-            // Somebody of another worker waits: closing it makes room for a new one.
-            if Arc::strong_count(&place.freed) == 1 {
+            // Where somebody of another worker waits, closing it makes room for a new
+            // one: always where nobody waits here, and else every other time.
+            let here = Arc::strong_count(&place.freed) - 1;
+            place.gives_way = !place.gives_way && self.link.slots.waiting() > here;
+            if here == 0 || place.gives_way {
                 return;
             }
             place.freed.notify_one();

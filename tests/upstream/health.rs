@@ -286,6 +286,42 @@ async fn an_endpoint_gets_no_more_connections_than_it_may_have() {
 }
 
 #[tokio::test]
+async fn who_waits_at_another_worker_has_its_turn() {
+    let ca = TestCa::new("example.org");
+    let service = Service::start(ServiceSpec::plain(Protocol::Http1)).await;
+    let settings = Settings::new(&ca)
+        .set("runtime", "workers", "2")
+        .upstream_at(
+            "orders",
+            &[http(service.address())],
+            "max_connections = 1\nconnect_timeout = \"2s\"\n",
+        )
+        .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+    let world = World::with(&ca, &settings).await;
+    // They are shared out among the workers in turn.
+    let (mut here, mut there) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        here.push(world.client().session().await.unwrap());
+        there.push(world.client().session().await.unwrap());
+    }
+    // The connection is never without somebody of its own worker who waits for it.
+    let busy: Vec<_> = here
+        .into_iter()
+        .map(|mut session| tokio::spawn(async move { while session.get("/a").await.is_ok() {} }))
+        .collect();
+    for session in &mut there[..1] {
+        for _ in 0..5 {
+            let answer = session.get("/b").await.unwrap();
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    }
+    assert_eq!(service.most_connections(), 1);
+    for task in busy {
+        task.abort();
+    }
+}
+
+#[tokio::test]
 async fn who_would_wait_for_a_connection_in_vain_is_refused() {
     let ca = TestCa::new("example.org");
     let echo = Echo::start().await;

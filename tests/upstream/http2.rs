@@ -1,11 +1,18 @@
 //! h2 to services, and gRPC through the gateway.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use countersign_testkit::service::pieces;
 use countersign_testkit::{Protocol, Service, ServiceSpec, TestCa, in_time};
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use super::{HOST, World, http};
 
@@ -167,4 +174,128 @@ async fn a_grpc_call_ends_with_its_deadline_even_when_nobody_says_so() {
     assert_eq!(answer.header("grpc-status"), Some("4"), "{answer:?}");
     assert_eq!(answer.reason(), Some("upstream-timeout"));
     assert_eq!(service.requests(), 1);
+}
+
+/// Answers at once and goes on reading; tells how the bodies ended.
+async fn hasty() -> (std::net::SocketAddr, mpsc::UnboundedReceiver<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, ended) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tell = tell.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let tell = tell.clone();
+                tokio::spawn(async move {
+                    let complete = request.into_body().collect().await.is_ok();
+                    let _ = tell.send(complete);
+                });
+                async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
+            });
+            let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(serving);
+        }
+    });
+    (address, ended)
+}
+
+#[tokio::test]
+async fn an_upload_ends_with_the_answer() {
+    let ca = TestCa::new("example.org");
+    let (service, mut ended) = hasty().await;
+    let world = World::open(&ca, &[http(service)], "protocol = \"h2\"\n").await;
+    let client = world.client().protocol(Protocol::Http2);
+    let mut sender = client.connect().await.unwrap().streams().await.unwrap();
+    let (pieces, body) = pieces();
+    let request = Request::post(format!("https://{HOST}/upload"))
+        .body(body)
+        .unwrap();
+    pieces
+        .send(Ok(Frame::data(Bytes::from_static(b"one"))))
+        .await
+        .unwrap();
+    let response = in_time("a head", sender.send_request(request))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    in_time("its end", response.into_body().collect())
+        .await
+        .unwrap();
+    // The caller neither sends more nor goes away.
+    let complete = in_time("the end of the upload", ended.recv())
+        .await
+        .unwrap();
+    assert!(!complete);
+    assert!(!sender.is_closed());
+    let line = world.gateway.audit().request("/upload").await;
+    assert_eq!(
+        (&line["status"], &line["complete"]),
+        (&200.into(), &true.into())
+    );
+    // What is sent whole arrives whole.
+    let request = Request::post("/a")
+        .body(Bytes::from_static(b"body"))
+        .unwrap();
+    assert_eq!(client.send(request).await.unwrap().status, 200);
+    assert!(in_time("a body", ended.recv()).await.unwrap());
+}
+
+#[tokio::test]
+async fn faults_of_a_callers_body_are_not_the_services() {
+    let ca = TestCa::new("example.org");
+    let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
+    let settings = countersign_testkit::Settings::new(&ca)
+        .set("runtime", "workers", "1")
+        .set("limits", "body_timeout", "\"300ms\"")
+        .set("limits", "body_size", "\"1KiB\"")
+        .upstream_at("orders", &[http(service.address())], "protocol = \"h2\"\n")
+        .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+    let world = World::with(&ca, &settings).await;
+    let large = format!("500\r\n{}\r\n", "x".repeat(0x500));
+    for (path, body, status, reason) in [
+        ("/pauses", "2\r\nbo\r\n", 408, "timeout"),
+        ("/malformed", "2\r\nbody\r\n", 400, "malformed-request"),
+        ("/large", large.as_str(), 413, "too-large"),
+    ] {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+        );
+        let mut connection = world.client().connect().await.unwrap();
+        connection.write(request.as_bytes()).await.unwrap();
+        let answer = connection.read_until(|octets| octets.ends_with(b"}")).await;
+        assert_eq!(answer.statuses(), [status], "{path}: {}", answer.text());
+        let line = world.gateway.audit().request(path).await;
+        assert_eq!(line["reason"], reason, "{line}");
+    }
+    let metrics =
+        countersign_testkit::gateway::plain(world.gateway.admin(), "GET", "/metrics", &[]).await;
+    let blamed = metrics.body.lines().find(|line| {
+        line.starts_with("countersign_upstream_errors_total{") && !line.ends_with(" 0")
+    });
+    assert_eq!(blamed, None);
+    assert_eq!(service.connections(), 1, "the connection is everybody's");
+}
+
+#[tokio::test]
+async fn every_worker_gets_a_connection() {
+    let ca = TestCa::new("example.org");
+    let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
+    let more = "protocol = \"h2\"\nmax_connections = 1\nconnect_timeout = \"300ms\"\n";
+    let settings = countersign_testkit::Settings::new(&ca)
+        .set("runtime", "workers", "2")
+        .upstream_at("orders", &[http(service.address())], more)
+        .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+    let world = World::with(&ca, &settings).await;
+    // Connections are shared out among the workers.
+    let mut sessions = Vec::new();
+    for _ in 0..4 {
+        sessions.push(world.client().session().await.unwrap());
+    }
+    for _ in 0..3 {
+        for session in &mut sessions {
+            assert_eq!(session.get("/a").await.unwrap().status, 200);
+        }
+    }
+    assert_eq!(service.connections(), 2);
 }

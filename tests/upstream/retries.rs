@@ -102,6 +102,10 @@ async fn an_idempotent_request_is_sent_again_with_an_assertion_of_its_own() {
             let claims = base64ct::Base64UrlUnpadded::decode_vec(&payload).unwrap();
             let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
             assert_eq!(claims["jti"], line["jti"]);
+            // The one that may have arrived is there too.
+            let earlier = line["earlier_jtis"].as_array().unwrap();
+            assert_eq!(earlier.len(), 1, "{line}");
+            assert!(earlier[0].is_string() && earlier[0] != line["jti"]);
         }
     }
 }
@@ -336,4 +340,36 @@ async fn what_a_service_has_not_looked_at_is_sent_again_whatever_it_is() {
         assert_eq!(requests.load(Ordering::SeqCst), sent, "{code:?} {method}");
         task.abort();
     }
+}
+
+#[tokio::test]
+async fn a_body_that_is_read_whole_takes_no_place_before_it_is_there() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let settings = Settings::new(&ca)
+        .upstream_at("orders", &[http(echo.address())], "max_requests = 1\n")
+        .route(
+            "orders",
+            "orders",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\nbind_body = \"1KiB\"\n",
+        );
+    let world = World::with(&ca, &settings).await;
+    let mut slow = world.client().connect().await.unwrap();
+    let head = format!(
+        "POST /slow HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+        super::HOST
+    );
+    slow.write(head.as_bytes()).await.unwrap();
+    // Said when the gateway asks for the body.
+    let asked = slow
+        .read_until(|octets| octets.ends_with(b"\r\n\r\n"))
+        .await;
+    assert_eq!(asked.statuses(), [100], "{}", asked.text());
+    slow.write(b"bo").await.unwrap();
+    assert_eq!(world.client().get("/a").await.unwrap().status, 200);
+    slow.write(b"dy").await.unwrap();
+    let answer = slow
+        .read_until(|octets| octets.starts_with(b"HTTP/1.1 200"))
+        .await;
+    assert!(!answer.closed, "{}", answer.text());
 }

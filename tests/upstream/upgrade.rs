@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use countersign_testkit::service::pieces;
-use countersign_testkit::{Connection, Echo, Protocol, Switching, TestCa, in_time};
-use http::{Method, Request};
+use countersign_testkit::service::{PieceBody, pieces};
+use countersign_testkit::{
+    Afterwards, Connection, Echo, Leaf, Protocol, Scripted, Switching, TestCa, in_time,
+};
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
 use hyper::ext::Protocol as Extended;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::{HOST, World, http};
 
@@ -83,9 +88,8 @@ async fn octets_pass_both_ways_and_the_audit_line_comes_at_the_end() {
     }
 }
 
-#[tokio::test]
-async fn websocket_over_h2_by_extended_connect() {
-    let (world, service) = world("").await;
+/// Asks for a tunnel over h2.
+async fn over_h2(world: &World) -> (SendRequest<PieceBody>, Response<Incoming>) {
     let connection = world
         .client()
         .protocol(Protocol::Http2)
@@ -93,7 +97,7 @@ async fn websocket_over_h2_by_extended_connect() {
         .await
         .unwrap();
     let mut sender = connection.streams().await.unwrap();
-    // The service's settings allow it once they have arrived.
+    // The gateway's settings allow it once they have arrived.
     sender.ready().await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     let (nothing, body) = pieces();
@@ -110,6 +114,13 @@ async fn websocket_over_h2_by_extended_connect() {
     let response = in_time("an answer", sender.send_request(request))
         .await
         .unwrap();
+    (sender, response)
+}
+
+#[tokio::test]
+async fn websocket_over_h2_by_extended_connect() {
+    let (world, service) = world("").await;
+    let (sender, response) = over_h2(&world).await;
     assert_eq!(response.status(), 200);
     assert!(!response.headers().contains_key("sec-websocket-accept"));
     let stream = hyper::upgrade::on(response).await.unwrap();
@@ -188,9 +199,9 @@ async fn data_before_the_switch_is_not_passed_on() {
 #[tokio::test]
 async fn no_switch_without_a_wish_and_none_to_another_protocol() {
     let ca = TestCa::new("example.org");
-    let service = countersign_testkit::Scripted::start(
+    let service = Scripted::start(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: bar\r\n\r\n",
-        countersign_testkit::Afterwards::Hang,
+        Afterwards::Hang,
     )
     .await;
     let world = World::open(&ca, &[http(service.address())], "").await;
@@ -234,7 +245,7 @@ async fn a_tunnel_ends_with_the_certificate() {
     let ca = TestCa::new("example.org");
     let service = Switching::start().await;
     let world = World::open(&ca, &[http(service.address())], "").await;
-    let short = ca.issue(countersign_testkit::Leaf::with_uri(&ca.spiffe("/short")).valid(-60, 3));
+    let short = ca.issue(Leaf::with_uri(&ca.spiffe("/short")).valid(-60, 3));
     let world = World {
         caller: short,
         ..world
@@ -288,4 +299,96 @@ async fn plain_connect_stays_refused_over_h2() {
         .unwrap();
     assert_eq!(response.status(), 400);
     assert!(service.heads().is_empty());
+}
+
+#[tokio::test]
+async fn a_tunnel_over_h2_ends_with_the_certificate_even_when_nobody_reads() {
+    let ca = TestCa::new("example.org");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = World::open(&ca, &[http(listener.local_addr().unwrap())], "").await;
+    // Switches protocols, and reads nothing from then on.
+    let service = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
+                      Upgrade: websocket\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream
+    });
+    let world = World {
+        caller: ca.issue(Leaf::with_uri(&ca.spiffe("/short")).valid(-60, 3)),
+        ..world
+    };
+    let (sender, response) = over_h2(&world).await;
+    assert_eq!(response.status(), 200, "{response:?}");
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let service = service.await.unwrap();
+    let octets = vec![0; 256 * 1024];
+    let pause = Duration::from_millis(300);
+    while let Ok(sent) = tokio::time::timeout(pause, stream.write_all(&octets)).await {
+        sent.unwrap();
+    }
+    let line = world.gateway.audit().request("/socket").await;
+    assert_eq!(line["reason"], "certificate-expired", "{line}");
+    drop((service, sender));
+}
+
+#[tokio::test]
+async fn an_answer_without_a_switch_opens_no_tunnel() {
+    let ca = TestCa::new("example.org");
+    for status in ["200 OK", "204 No Content"] {
+        let octets = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+        let service = Scripted::start(octets, Afterwards::Again).await;
+        let world = World::open(&ca, &[http(service.address())], "").await;
+        let (_sender, response) = over_h2(&world).await;
+        assert_eq!(response.status(), 502, "{status}");
+        let reason = &response.headers()["countersign-reason"];
+        assert_eq!(reason, "upstream-protocol");
+        let line = world.gateway.audit().request("/socket").await;
+        assert_eq!(line["reason"], "upstream-protocol", "{line}");
+        // In HTTP/1.1 the caller sees for itself that nothing was switched.
+        let answer = world
+            .client()
+            .raw(head("websocket").as_bytes(), Duration::from_millis(300))
+            .await
+            .unwrap();
+        let status: u16 = status.split(' ').next().unwrap().parse().unwrap();
+        assert_eq!(answer.statuses(), [status], "{}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn tunnels_count_among_the_connections_of_their_endpoint() {
+    let (world, service) = world("max_connections = 1\nconnect_timeout = \"300ms\"\n").await;
+    let connection = tunnel(&world, "websocket").await;
+    let answer = world.client().get("/a").await.unwrap();
+    assert_eq!((answer.status, answer.reason()), (503, Some("overloaded")));
+    assert_eq!(service.heads().len(), 1);
+    drop(connection);
+    in_time("the slot", async {
+        while world.client().get("/a").await.unwrap().status != 426 {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tunnels_count_among_the_requests_of_their_endpoint() {
+    let ca = TestCa::new("example.org");
+    let services = [Switching::start().await, Switching::start().await];
+    let endpoints = [http(services[0].address()), http(services[1].address())];
+    let world = World::open(&ca, &endpoints, "balance = \"least-requests\"\n").await;
+    let first = tunnel(&world, "websocket").await;
+    let busy = services
+        .iter()
+        .position(|service| service.open() == 1)
+        .unwrap();
+    for _ in 0..4 {
+        assert_eq!(world.client().get("/a").await.unwrap().status, 426);
+    }
+    assert_eq!(services[busy].heads().len(), 1);
+    assert_eq!(services[1 - busy].heads().len(), 4);
+    drop(first);
 }
