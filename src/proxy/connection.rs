@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -316,6 +316,47 @@ pub(crate) async fn serve(
     connection_id: Arc<str>,
     guard: ConnectionGuard,
 ) {
+    // In a box of its own, so that it does not weigh on the connection afterwards.
+    let establishing = Box::pin(establish(worker, stream, peer, connection_id, guard));
+    if let Some(established) = establishing.await
+        && let Err(error) = established.serve().await
+    {
+        tracing::debug!(%error, %peer, "the connection ended with an error");
+    }
+}
+
+/// A connection after its handshake.
+struct Established {
+    connection: Arc<Connection>,
+    limits: Limits,
+    stream: TlsStream<CallerSocket>,
+    lifetime: Lifetime,
+}
+
+impl Established {
+    /// Serves requests until the connection ends.
+    fn serve(self: Box<Self>) -> Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>> {
+        let Self {
+            connection,
+            limits,
+            stream,
+            lifetime,
+        } = *self;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Box::pin(serve_h2(connection, limits, stream, lifetime)),
+            _ => Box::pin(http1::serve(connection, limits, stream, lifetime)),
+        }
+    }
+}
+
+/// Shakes hands; a refusal is told and written down.
+async fn establish(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    connection_id: Arc<str>,
+    guard: ConnectionGuard,
+) -> Option<Box<Established>> {
     let accepted_at = Instant::now();
     // Before anything is verified, so that no change in between is missed.
     let mut changes = worker.shared().changes.clone();
@@ -323,7 +364,6 @@ pub(crate) async fn serve(
     let snapshot = worker.shared().snapshot.load_full();
     let verified_by = Mutex::new(snapshot.trust_stamp());
     let mut facts = ConnectionFacts::new(connection_id, peer);
-    // The future is boxed so that it does not weigh on the connection afterwards.
     let handshake = Box::pin(shake_hands(&snapshot, stream, &mut facts));
     let shaken = match tokio::time::timeout(snapshot.limits.handshake_timeout, handshake).await {
         Ok(shaken) => shaken,
@@ -336,7 +376,8 @@ pub(crate) async fn serve(
                 facts: &facts,
                 elapsed: accepted_at.elapsed(),
             };
-            return error.conclude(&worker, &refused).await;
+            error.conclude(&worker, &refused).await;
+            return None;
         }
     };
     // A connection must not keep old snapshots alive.
@@ -348,7 +389,6 @@ pub(crate) async fn serve(
         let id = keeper.note(chain, facts.sni.as_ref(), Verdict::Admitted);
         facts.chain = Some(Arc::clone(id.text()));
     }
-    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let connection = Arc::new(Connection {
         worker,
         _guard: guard,
@@ -366,14 +406,12 @@ pub(crate) async fn serve(
     });
     let stopping = connection.worker().shared().stopping.clone();
     let lifetime = Lifetime::new(stopping, changes, holds_until);
-    let ended = if is_h2 {
-        Box::pin(serve_h2(connection, &limits, stream, lifetime)).await
-    } else {
-        Box::pin(http1::serve(connection, &limits, stream, lifetime)).await
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, %peer, "the connection ended with an error");
-    }
+    Some(Box::new(Established {
+        connection,
+        limits,
+        stream,
+        lifetime,
+    }))
 }
 
 type Shaken = (
@@ -447,7 +485,7 @@ async fn shake_hands(
 
 async fn serve_h2(
     connection: Arc<Connection>,
-    limits: &Limits,
+    limits: Limits,
     stream: TlsStream<CallerSocket>,
     mut lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {

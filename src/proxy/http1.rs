@@ -32,7 +32,8 @@ use crate::snapshot::Limits;
 /// rest, and for less than twice as long.
 const REST: Duration = Duration::from_millis(50);
 
-type Io = GuardedIo<TlsStream<CallerSocket>>;
+/// Boxed: it is handed around, and a future has room for everything it ever holds.
+type Io = Box<GuardedIo<TlsStream<CallerSocket>>>;
 
 /// What goes on on a connection, whoever serves it at the moment.
 struct Activity {
@@ -87,23 +88,34 @@ enum Stopped {
 }
 
 /// Serves requests until the connection ends.
-pub(super) async fn serve(
+pub(super) fn serve(
     connection: Arc<Connection>,
-    limits: &Limits,
+    limits: Limits,
     stream: TlsStream<CallerSocket>,
-    mut lifetime: Lifetime,
-) -> Result<(), hyper::Error> {
+    lifetime: Lifetime,
+) -> impl Future<Output = Result<(), hyper::Error>> + Send {
     let activity = Arc::new(Activity {
         guard: Arc::default(),
         begun: AtomicU64::new(0),
         running: AtomicUsize::new(0),
     });
-    let mut io = GuardedIo::new(
+    let io = Box::new(GuardedIo::new(
         stream,
         limits.header_bytes,
         limits.header_timeout,
         Arc::clone(&activity.guard),
-    );
+    ));
+    serve_in_turns(connection, limits, io, activity, lifetime)
+}
+
+/// Serves requests when there are some, and waits without buffers in between.
+async fn serve_in_turns(
+    connection: Arc<Connection>,
+    limits: Limits,
+    mut io: Io,
+    activity: Arc<Activity>,
+    mut lifetime: Lifetime,
+) -> Result<(), hyper::Error> {
     // Since when no request has begun.
     let (mut begun, mut since) = (0, Instant::now());
     let (ended, io, early) = loop {
@@ -111,7 +123,7 @@ pub(super) async fn serve(
         let serving = Box::pin(serve_busy(
             &connection,
             &activity,
-            limits,
+            &limits,
             io,
             &mut lifetime,
         ));
@@ -142,12 +154,16 @@ pub(super) async fn serve(
         }
     };
     if let Some(tunnel) = connection.take_tunnel() {
-        upgrade::serve(&connection, tunnel, io.into_inner(), early, lifetime).await;
+        let stream = io.into_inner();
+        Box::pin(upgrade::serve(&connection, tunnel, stream, early, lifetime)).await;
         return Ok(());
     }
-    let mut stream = io.into_inner();
-    let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
-    stream.into_inner().0.linger().await;
+    Box::pin(async move {
+        let mut stream = io.into_inner();
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
+        stream.into_inner().0.linger().await;
+    })
+    .await;
     ended
 }
 
