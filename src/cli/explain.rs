@@ -5,6 +5,8 @@
 //! prints what came out. It decides nothing, and opens no connection except to the
 //! issuer of a token.
 
+mod answer;
+mod handshake;
 mod judge;
 mod known;
 mod replay;
@@ -16,7 +18,7 @@ use clap::Args;
 use http::{HeaderValue, Method, Uri};
 use serde_json::json;
 
-use self::judge::{Answer, Explanation, Question};
+use self::answer::{Answer, Explanation, Question};
 use self::known::Known;
 use super::words::absolute;
 use super::{CliError, Exit, Output, chain, check, token};

@@ -4,6 +4,7 @@
 //! one of them; `handler` answers one request, stage by stage.
 
 mod active;
+mod admission;
 mod attempts;
 mod body;
 mod caller_assertions;
@@ -23,6 +24,7 @@ pub mod held;
 mod http1;
 mod lifetime;
 pub mod listener;
+mod outcome;
 mod outgoing;
 pub mod proxy_protocol;
 mod quiet;

@@ -6,21 +6,33 @@
 //! from the configuration and from [`ReasonCode`] only, never from a peer, so
 //! that nobody outside can make the tables grow.
 
-use std::fmt;
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+mod labels;
+mod route;
+#[cfg(test)]
+mod tests;
+mod upstream;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
+use self::labels::{
+    BuildLabels, CutLabels, EndpointLabels, HandshakeLabels, ListLabels, PerReason, ReloadLabels,
+    RequestLabels, RouteLabels, UpstreamLabels, UpstreamNameLabels,
+};
+pub use self::route::RouteMetrics;
+use self::route::RouteNames;
+use self::upstream::UpstreamFamilies;
+pub use self::upstream::{EndpointMetrics, UpstreamMetrics};
 use super::cuts::{CutLog, Cuts};
 use super::histogram::DurationHistogram;
 use crate::crypto;
-use crate::identity::text::push_json;
 use crate::reason::ReasonCode;
 
 /// The media type of [`Metrics::encode`].
@@ -45,79 +57,6 @@ pub struct Metrics {
     lists: Family<ListLabels, Gauge>,
     list_fetches: Family<ReloadLabels, Counter>,
     unrouted: Arc<RouteMetrics>,
-}
-
-/// The counters of one route.
-pub struct RouteMetrics {
-    names: RouteNames,
-    allowed: Counter,
-    aborted: Counter,
-    refused: PerReason<RequestLabels>,
-    failed: PerReason<RequestLabels>,
-    duration: DurationHistogram,
-}
-
-/// Names of a route and of where it leads, as JSON strings; `null` where there
-/// is no route.
-struct RouteNames {
-    route: Box<str>,
-    upstream: Box<str>,
-}
-
-impl RouteNames {
-    fn none() -> Self {
-        Self {
-            route: "null".into(),
-            upstream: "null".into(),
-        }
-    }
-
-    fn of(route: &str, upstream: &str) -> Self {
-        let json = |name: &str| {
-            let mut json = String::new();
-            push_json(&mut json, name);
-            json.into_boxed_str()
-        };
-        Self {
-            route: json(route),
-            upstream: json(upstream),
-        }
-    }
-}
-
-/// The counters of one upstream.
-pub struct UpstreamMetrics {
-    errors: PerReason<UpstreamLabels>,
-    retries: Counter,
-}
-
-/// What is counted of upstreams.
-struct UpstreamFamilies {
-    errors: Family<UpstreamLabels, Counter>,
-    retries: Family<UpstreamNameLabels, Counter>,
-    endpoints: Family<EndpointLabels, Gauge>,
-}
-
-impl UpstreamFamilies {
-    fn new(registry: &mut Registry) -> Self {
-        Self {
-            errors: registered(
-                registry,
-                "upstream_errors",
-                "Failures of upstreams by upstream and reason",
-            ),
-            retries: registered(
-                registry,
-                "upstream_retries",
-                "Requests that were sent to an upstream again",
-            ),
-            endpoints: registered(
-                registry,
-                "upstream_endpoint_healthy",
-                "What health checks say of an endpoint: 1 for well, 0 for not",
-            ),
-        }
-    }
 }
 
 impl Metrics {
@@ -377,280 +316,5 @@ impl Default for Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Metrics")
-    }
-}
-
-impl RouteMetrics {
-    fn new(
-        requests: &Family<RequestLabels, Counter>,
-        durations: &Family<RouteLabels, DurationHistogram>,
-        route: &str,
-    ) -> Self {
-        let route: Arc<str> = route.into();
-        let labels = |decision: &'static str| {
-            let route = Arc::clone(&route);
-            move |reason: &'static str| RequestLabels {
-                route: Arc::clone(&route),
-                decision,
-                reason,
-            }
-        };
-        let per_reason = |decision| {
-            let labels = labels(decision);
-            PerReason::new(requests, move |reason| labels(reason.as_str()))
-        };
-        Self {
-            names: RouteNames::none(),
-            allowed: requests.get_or_create_owned(&labels("allowed")("")),
-            aborted: requests.get_or_create_owned(&labels("aborted")("")),
-            refused: per_reason("refused"),
-            failed: per_reason("allowed"),
-            duration: durations.get_or_create_owned(&RouteLabels { route }),
-        }
-    }
-
-    /// The route's name as JSON; `null` where there is no route.
-    pub(super) fn route_json(&self) -> &str {
-        &self.names.route
-    }
-
-    /// The name of the route's upstream as JSON, likewise.
-    pub(super) fn upstream_json(&self) -> &str {
-        &self.names.upstream
-    }
-
-    /// A request was allowed and answered by its upstream.
-    pub fn allowed(&self, elapsed: Duration) {
-        self.allowed.inc();
-        self.duration.observe(elapsed);
-    }
-
-    /// A request was refused.
-    pub fn refused(&self, reason: ReasonCode, elapsed: Duration) {
-        self.refused.count(reason);
-        self.duration.observe(elapsed);
-    }
-
-    /// A request was allowed and could not be answered.
-    pub fn failed(&self, reason: ReasonCode, elapsed: Duration) {
-        self.failed.count(reason);
-        self.duration.observe(elapsed);
-    }
-
-    /// A request was gone before there was an answer.
-    pub fn aborted(&self) {
-        self.aborted.inc();
-    }
-}
-
-impl fmt::Debug for RouteMetrics {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("RouteMetrics")
-    }
-}
-
-impl UpstreamMetrics {
-    /// The upstream failed for this reason.
-    pub fn failed(&self, reason: ReasonCode) {
-        self.errors.count(reason);
-    }
-
-    /// A request was sent to the upstream again.
-    pub fn retried(&self) {
-        self.retries.inc();
-    }
-}
-
-/// What health checks say of one endpoint. Nothing is said of it any more once this
-/// is dropped.
-#[derive(Debug)]
-pub struct EndpointMetrics {
-    family: Family<EndpointLabels, Gauge>,
-    labels: EndpointLabels,
-}
-
-impl EndpointMetrics {
-    /// It is well, or not.
-    pub fn set(&self, well: bool) {
-        let gauge = self.family.get_or_create_owned(&self.labels);
-        gauge.set(i64::from(well));
-    }
-}
-
-impl Drop for EndpointMetrics {
-    fn drop(&mut self) {
-        self.family.remove(&self.labels);
-    }
-}
-
-impl fmt::Debug for UpstreamMetrics {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("UpstreamMetrics")
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CutLabels {
-    reason: &'static str,
-}
-
-impl CutLabels {
-    const fn of(reason: ReasonCode) -> Self {
-        Self {
-            reason: reason.as_str(),
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BuildLabels {
-    version: &'static str,
-    crypto_provider: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReloadLabels {
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ListLabels {
-    trust_domain: Arc<str>,
-    freshness: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HandshakeLabels {
-    result: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    route: Arc<str>,
-    decision: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabels {
-    route: Arc<str>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UpstreamNameLabels {
-    upstream: Arc<str>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndpointLabels {
-    upstream: Arc<str>,
-    endpoint: Arc<str>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UpstreamLabels {
-    upstream: Arc<str>,
-    reason: &'static str,
-}
-
-/// One counter per reason, each made when it first counts: most of them never
-/// do, and routes are many.
-struct PerReason<L> {
-    family: Family<L, Counter>,
-    labels: Box<dyn Fn(ReasonCode) -> L + Send + Sync>,
-    counters: Box<[OnceLock<Counter>]>,
-}
-
-impl<L: Clone + Eq + std::hash::Hash> PerReason<L> {
-    fn new(
-        family: &Family<L, Counter>,
-        labels: impl Fn(ReasonCode) -> L + Send + Sync + 'static,
-    ) -> Self {
-        Self {
-            family: family.clone(),
-            labels: Box::new(labels),
-            counters: ReasonCode::ALL.iter().map(|_| OnceLock::new()).collect(),
-        }
-    }
-
-    fn count(&self, reason: ReasonCode) {
-        // `ALL` lists the codes in the order of their discriminants.
-        if let Some(counter) = self.counters.get(reason as usize) {
-            counter
-                .get_or_init(|| self.family.get_or_create_owned(&(self.labels)(reason)))
-                .inc();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codes_are_numbered_as_they_are_listed() {
-        for (index, code) in ReasonCode::ALL.iter().enumerate() {
-            assert_eq!(*code as usize, index);
-        }
-    }
-
-    #[test]
-    fn counts_appear_under_their_labels() {
-        let metrics = Metrics::new();
-        metrics.connection_opened();
-        metrics.connection_opened();
-        metrics.connection_closed();
-        metrics.panicked();
-        metrics.handshake_succeeded();
-        metrics.handshake_refused(ReasonCode::CertificateRevoked);
-        metrics.assertion_signed();
-        let route = metrics.route("orders", "u");
-        route.allowed(Duration::from_micros(700));
-        route.allowed(Duration::from_secs(100));
-        route.refused(ReasonCode::CallerNotAllowed, Duration::from_millis(1));
-        route.failed(ReasonCode::UpstreamTimeout, Duration::from_millis(2));
-        route.aborted();
-        metrics
-            .unrouted()
-            .refused(ReasonCode::NoRoute, Duration::ZERO);
-        metrics
-            .upstream("orders")
-            .failed(ReasonCode::UpstreamTimeout);
-        let text = metrics.encode();
-        for line in [
-            "countersign_connections_open 1",
-            "countersign_connections_total 2",
-            "countersign_panics_total 1",
-            "countersign_handshakes_total{result=\"ok\",reason=\"\"} 1",
-            "countersign_handshakes_total{result=\"refused\",reason=\"certificate-revoked\"} 1",
-            "countersign_assertions_signed_total 1",
-            "countersign_requests_total{route=\"orders\",decision=\"allowed\",reason=\"\"} 2",
-            "countersign_requests_total{route=\"orders\",decision=\"refused\",reason=\"caller-not-allowed\"} 1",
-            "countersign_requests_total{route=\"orders\",decision=\"allowed\",reason=\"upstream-timeout\"} 1",
-            "countersign_requests_total{route=\"orders\",decision=\"aborted\",reason=\"\"} 1",
-            "countersign_requests_total{route=\"\",decision=\"refused\",reason=\"no-route\"} 1",
-            "countersign_upstream_errors_total{upstream=\"orders\",reason=\"upstream-timeout\"} 1",
-            "countersign_request_duration_seconds_bucket{le=\"0.0005\",route=\"orders\"} 0",
-            "countersign_request_duration_seconds_bucket{le=\"0.001\",route=\"orders\"} 2",
-            "countersign_request_duration_seconds_bucket{le=\"60.0\",route=\"orders\"} 3",
-            "countersign_request_duration_seconds_bucket{le=\"+Inf\",route=\"orders\"} 4",
-            "countersign_request_duration_seconds_count{route=\"orders\"} 4",
-            "# EOF",
-        ] {
-            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
-        }
-        assert!(text.contains("countersign_build_info{version="));
-        assert!(!text.contains("token-expired"));
-    }
-
-    #[test]
-    fn a_route_resolved_twice_counts_in_one_place() {
-        let metrics = Metrics::new();
-        metrics.route("a", "u").allowed(Duration::ZERO);
-        metrics.route("a", "u").allowed(Duration::ZERO);
-        assert!(metrics.encode().contains(
-            "countersign_requests_total{route=\"a\",decision=\"allowed\",reason=\"\"} 2"
-        ));
     }
 }

@@ -6,172 +6,34 @@
 //! shared. Connections outlive a reload where address, protocol and TLS
 //! expectations stay the same.
 
+mod kept;
+mod lease;
+
 use std::collections::HashMap;
-use std::future::{Future as _, poll_fn};
-use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use tokio::sync::Notify;
 
+use self::kept::{Idle, Link, Place, Shared, Stream};
+pub use self::lease::Lease;
+use self::lease::Sender;
 use super::addresses::Addresses;
-use super::balance::{InProgress, Target, Tried};
+use super::balance::{Target, Tried};
 use super::connect::{ConnectError, Opened, connect};
-use super::driver::Driver;
-use super::slots::{Holder, Slot, Slots};
+use super::slots::{Holder, Slot};
 use super::{HttpProtocol, Upstream};
-use crate::clock;
 
-/// Most idle HTTP/1.1 connections kept per endpoint and worker.
-const MAX_IDLE: usize = 64;
 /// Requests in progress on one h2 connection before another one is opened. A
 /// service that allows fewer makes the others wait (RFC 9113 section 5.1.2
 /// recommends to allow at least this many).
 const MAX_STREAMS: usize = 100;
 
-/// How long a pooled connection may take to be ready.
-const READY_PATIENCE: Duration = Duration::from_millis(100);
-
 /// The pool of one worker; `B` is the type of request bodies.
 pub struct PoolShard<B> {
     places: Mutex<HashMap<Arc<Target>, Place<B>>>,
-}
-
-/// The connections to one target.
-struct Place<B> {
-    idle: Vec<Idle<B>>,
-    shared: Vec<Shared<B>>,
-    /// Held while an h2 connection is being opened, so that requests that come
-    /// meanwhile wait for it.
-    opening: Arc<tokio::sync::Mutex<()>>,
-    /// Tells who waits for a connection that one has come back; cloned by those who
-    /// wait.
-    freed: Arc<Notify>,
-    /// The last one that came back was closed for somebody of another worker.
-    gives_way: bool,
-}
-
-struct Idle<B> {
-    sender: http1::SendRequest<B>,
-    driver: Driver,
-    since: Instant,
-    idle_timeout: Duration,
-    link: Link,
-}
-
-struct Shared<B> {
-    sender: http2::SendRequest<B>,
-    streams: Arc<AtomicUsize>,
-    last_used: Instant,
-    idle_timeout: Duration,
-    link: Link,
-}
-
-/// What is known of a connection.
-#[derive(Clone)]
-struct Link {
-    /// Until when the service's certificate is good.
-    good_until: Option<i64>,
-    address: SocketAddr,
-    /// The connections that its endpoint gets, of which it is one.
-    slots: Arc<Slots>,
-}
-
-impl Link {
-    /// Whether the service's certificate has not expired meanwhile.
-    fn is_good(&self) -> bool {
-        let now = || i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
-        self.good_until.is_none_or(|until| now() <= until)
-    }
-}
-
-/// A connection in use. Give it back with [`Lease::release`] once both bodies
-/// have ended, or end it with [`Lease::close`].
-pub struct Lease<B> {
-    sender: Sender<B>,
-    target: Arc<Target>,
-    index: usize,
-    idle_timeout: Duration,
-    link: Link,
-    reused: bool,
-    shard: Arc<PoolShard<B>>,
-    in_progress: Option<InProgress>,
-}
-
-enum Sender<B> {
-    Http1(http1::SendRequest<B>, Driver),
-    Http2(http2::SendRequest<B>, Stream),
-}
-
-/// One stream of a shared connection, until it is dropped.
-struct Stream(Arc<AtomicUsize>);
-
-impl Stream {
-    fn begin(streams: &Arc<AtomicUsize>) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl<B> Idle<B> {
-    fn is_open(&self) -> bool {
-        !self.driver.has_ended() && !self.sender.is_closed()
-    }
-}
-
-impl<B: Body + Send + Unpin + 'static> Idle<B> {
-    /// Whether it takes a request. It was given back at rest, so this takes no
-    /// time; where it does, something is wrong with it.
-    async fn is_ready(&mut self) -> bool {
-        let Self { sender, driver, .. } = self;
-        let has_task = driver.has_task();
-        let ready = poll_fn(|context| {
-            driver.drive(context);
-            match sender.poll_ready(context) {
-                Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
-                Poll::Pending if has_task => Poll::Pending,
-                Poll::Pending => Poll::Ready(false),
-            }
-        });
-        match has_task {
-            false => ready.await,
-            true => matches!(tokio::time::timeout(READY_PATIENCE, ready).await, Ok(true)),
-        }
-    }
-}
-
-impl<B> Shared<B> {
-    fn is_usable(&self) -> bool {
-        !self.sender.is_closed()
-            && self.link.is_good()
-            && (self.streams.load(Ordering::Relaxed) > 0
-                || self.last_used.elapsed() < self.idle_timeout)
-    }
-}
-
-impl<B> Default for Place<B> {
-    fn default() -> Self {
-        Self {
-            idle: Vec::new(),
-            shared: Vec::new(),
-            opening: Arc::default(),
-            freed: Arc::default(),
-            gives_way: false,
-        }
-    }
 }
 
 impl<B> Default for PoolShard<B> {
@@ -465,138 +327,8 @@ where
     }
 }
 
-impl<B: Body + 'static> Lease<B> {
-    /// Sends a request. What was not sent comes back with the error.
-    ///
-    /// # Errors
-    /// When there is no answer.
-    pub async fn send(
-        &mut self,
-        request: Request<B>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
-        match &mut self.sender {
-            Sender::Http1(sender, driver) => {
-                let mut sending = pin!(sender.try_send_request(request));
-                poll_fn(|context| {
-                    driver.drive(context);
-                    sending.as_mut().poll(context)
-                })
-                .await
-            }
-            Sender::Http2(sender, _) => sender.try_send_request(request).await,
-        }
-    }
-}
-
-impl<B> Lease<B> {
-    /// Whether the connection has served a request before, so that it may have
-    /// been closed by the other side meanwhile.
-    #[must_use]
-    pub const fn is_reused(&self) -> bool {
-        self.reused
-    }
-
-    /// Which of the upstream's endpoints it leads to.
-    #[must_use]
-    pub const fn index(&self) -> usize {
-        self.index
-    }
-
-    /// Moves what can be moved on a connection that nothing else drives; to be
-    /// called before the answer's body is polled, in the same task. Says whether it
-    /// is such a connection.
-    pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
-        match &mut self.sender {
-            Sender::Http1(_, driver) if !driver.has_task() => {
-                driver.drive(context);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Lets the connection move by itself, whether or not the answer's body is
-    /// polled.
-    pub fn detach(&mut self) {
-        if let Sender::Http1(_, driver) = &mut self.sender {
-            driver.detach();
-        }
-    }
-
-    /// What counts the request among those of its endpoint, once its connection has
-    /// been taken over.
-    #[must_use]
-    pub fn in_progress(self) -> Option<InProgress> {
-        self.in_progress
-    }
-
-    /// Gives the connection back to the pool.
-    pub fn release(self) {
-        let (sender, mut driver) = match self.sender {
-            Sender::Http1(sender, driver) if !sender.is_closed() => (sender, driver),
-            // A shared connection never left.
-            Sender::Http1(..) | Sender::Http2(..) => return,
-        };
-        driver.rest();
-        let mut places = self.shard.places();
-        let place = places.entry(self.target).or_default();
-        if self.link.slots.are_wanted() {
-            // Where somebody of another worker waits, closing it makes room for a new
-            // one: always where nobody waits here, and else every other time.
-            let here = Arc::strong_count(&place.freed) - 1;
-            place.gives_way = !place.gives_way && self.link.slots.waiting() > here;
-            if here == 0 || place.gives_way {
-                return;
-            }
-            place.freed.notify_one();
-        }
-        let idle = &mut place.idle;
-        if let Some(first) = idle.first()
-            && (idle.len() >= MAX_IDLE || first.since.elapsed() >= self.idle_timeout)
-        {
-            idle.remove(0);
-        }
-        idle.push(Idle {
-            sender,
-            driver,
-            since: Instant::now(),
-            idle_timeout: self.idle_timeout,
-            link: self.link,
-        });
-    }
-
-    /// Ends a connection of its own at once, whatever is still being sent on it.
-    /// A stream of a shared one is reset when its bodies are dropped.
-    pub fn close(self) {
-        if let Sender::Http1(_, driver) = self.sender {
-            driver.close();
-        }
-    }
-
-    /// Takes a connection that does not take requests any more out of the pool.
-    pub fn retire(self) {
-        if let Sender::Http2(_, Stream(streams)) = &self.sender
-            && let Some(place) = self.shard.places().get_mut(&self.target)
-        {
-            place
-                .shared
-                .retain(|shared| !Arc::ptr_eq(&shared.streams, streams));
-        }
-    }
-}
-
 impl<B> std::fmt::Debug for PoolShard<B> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("PoolShard").finish_non_exhaustive()
-    }
-}
-
-impl<B> std::fmt::Debug for Lease<B> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Lease")
-            .field("target", &self.target)
-            .field("reused", &self.reused)
-            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,123 @@
+//! What an explanation is made of: its steps, and the caller's answer.
+
+use http::{Method, Uri};
+use rustls_pki_types::CertificateDer;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::authn::Presented;
+use crate::identity::text::printable;
+use crate::reason::{ReasonCode, TlsAlert};
+
+/// What is asked about.
+pub(super) struct Question<'a> {
+    pub(super) chain: &'a [CertificateDer<'static>],
+    /// With scheme and authority.
+    pub(super) url: Option<&'a Uri>,
+    pub(super) method: &'a Method,
+    /// `Authorization`, where there is a token.
+    pub(super) presented: &'a Presented,
+    /// The URL says no more than the server name.
+    pub(super) handshake_only: bool,
+}
+
+/// One step's outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    /// It passes.
+    Ok,
+    /// It is shown; nothing depends on it.
+    Note,
+    /// It refuses the caller.
+    Refused,
+}
+
+impl Verdict {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Refused => "REFUSED",
+        }
+    }
+}
+
+/// One step of the way.
+#[derive(Debug, Serialize)]
+pub(super) struct Step {
+    #[serde(rename = "step")]
+    pub(super) name: &'static str,
+    pub(super) verdict: Verdict,
+    pub(super) detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) more: Vec<String>,
+    /// The same for machines.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub(super) facts: Value,
+}
+
+/// What the caller gets.
+#[derive(Debug, Serialize)]
+#[serde(tag = "result", rename_all = "lowercase")]
+pub(super) enum Answer {
+    /// The handshake succeeds, and nothing else was asked.
+    Connected,
+    /// The service's answer.
+    Forwarded { upstream: String },
+    /// An answer of the gateway itself.
+    Here { status: u16 },
+    /// A refusal: an alert in the handshake, or a status.
+    Refused {
+        status: Option<u16>,
+        alert: Option<Alert>,
+        reason: &'static str,
+        detail: String,
+        hint: &'static str,
+        mender: &'static str,
+    },
+}
+
+impl Answer {
+    pub(super) const fn is_allowed(&self) -> bool {
+        !matches!(self, Self::Refused { .. })
+    }
+
+    pub(super) fn in_handshake(reason: ReasonCode, detail: &str, alert: Option<TlsAlert>) -> Self {
+        Self::refused(reason, detail, None, alert)
+    }
+
+    pub(super) fn refused(
+        reason: ReasonCode,
+        detail: &str,
+        status: Option<u16>,
+        alert: Option<TlsAlert>,
+    ) -> Self {
+        Self::Refused {
+            status,
+            alert: alert.map(|alert| Alert {
+                number: alert.number(),
+                name: alert.name(),
+            }),
+            reason: reason.as_str(),
+            detail: printable(detail),
+            hint: reason.hint(),
+            mender: reason.mender().as_str(),
+        }
+    }
+}
+
+/// A TLS alert.
+#[derive(Debug, Serialize)]
+pub(super) struct Alert {
+    pub(super) number: u8,
+    pub(super) name: &'static str,
+}
+
+/// All steps up to the first refusal, and what comes of it.
+#[derive(Debug)]
+pub(super) struct Explanation {
+    pub(super) steps: Vec<Step>,
+    pub(super) claims: Option<Map<String, Value>>,
+    pub(super) answer: Answer,
+}

@@ -1,0 +1,139 @@
+//! How a request ends: with its service's answer, with one of the gateway's own, or
+//! without any.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::active::ActiveRequest;
+use super::body::{GatewayBody, ResponseBody};
+use super::connection::Connection;
+use super::forward::Answer;
+use super::respond::Refusal;
+use super::{headers, upgrade};
+use crate::reason::ReasonCode;
+use crate::snapshot::Snapshot;
+use crate::telemetry::record::AuditRecord;
+
+/// Says why a request ended without an answer, as far as it is known, when it is
+/// dropped before there is one.
+pub(super) struct Unanswered<'a> {
+    pub(super) record: &'a mut AuditRecord,
+    pub(super) connection: &'a Connection,
+    pub(super) answered: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        if let Some(denial) = self.connection.cut_off() {
+            self.record.refused(denial.reason, &denial.recorded());
+        } else if self.connection.is_stopping() {
+            let detail = "the gateway stops, and there was no answer yet";
+            self.record.refused(ReasonCode::ShuttingDown, detail);
+        } else {
+            let detail = "the caller went away before there was an answer";
+            self.record.unanswered(detail);
+        }
+    }
+}
+
+/// How a request that was not refused was served.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large variant is nearly every request; a box for it costs more than the move"
+)]
+pub(super) enum Served {
+    /// By its upstream, which is still at it.
+    Forwarded(Forwarded),
+    /// By the gateway itself.
+    Here(Response<GatewayBody>),
+}
+
+/// A service's answer, and what the request still holds.
+pub(super) struct Forwarded {
+    pub(super) answer: Answer,
+    pub(super) active: ActiveRequest,
+    pub(super) upgrade: Option<upgrade::Asked>,
+    /// The service was told the caller's certificate.
+    pub(super) tells_certificate: bool,
+}
+
+impl Forwarded {
+    pub(super) fn has_switched(&self) -> bool {
+        self.answer.response.status() == StatusCode::SWITCHING_PROTOCOLS
+    }
+
+    /// Whether the caller would take the answer for a switch that did not happen.
+    pub(super) fn feigns_switch(&self) -> bool {
+        self.answer.response.status().is_success()
+            && self
+                .upgrade
+                .as_ref()
+                .is_some_and(upgrade::Asked::is_extended_connect)
+    }
+
+    /// Takes over the connection of a service that has switched protocols.
+    pub(super) async fn switch(self) -> Result<upgrade::Switched, Refusal> {
+        let mut answer = self.answer.response;
+        let service = hyper::upgrade::on(&mut answer).await;
+        match (service, self.upgrade) {
+            (Ok(service), Some(asked)) => Ok(upgrade::Switched {
+                asked,
+                answer,
+                service,
+                active: self.active,
+                in_progress: self.answer.lease.in_progress(),
+            }),
+            _ => Err(Refusal::new(
+                ReasonCode::UpstreamProtocol,
+                "the service's connection was gone when it had switched protocols",
+            )),
+        }
+    }
+}
+
+/// The service's answer as its caller gets it.
+pub(super) fn pass_on(
+    connection: &Arc<Connection>,
+    snapshot: &Snapshot,
+    forwarded: Forwarded,
+    mut record: AuditRecord,
+) -> Response<GatewayBody> {
+    let Forwarded {
+        answer,
+        active,
+        tells_certificate,
+        ..
+    } = forwarded;
+    let (mut parts, incoming) = answer.response.into_parts();
+    let assertion_header = &snapshot.signer.settings().header;
+    let trailers =
+        headers::declared_trailers(&parts.headers, std::slice::from_ref(assertion_header));
+    headers::strip_response(&mut parts.headers);
+    if let Some(trailers) = trailers {
+        parts.headers.insert(header::TRAILER, trailers);
+    }
+    if answer.body_unwanted {
+        // The caller may send its body all the same, or another request: nobody
+        // can know which.
+        let close = HeaderValue::from_static("close");
+        parts.headers.insert(header::CONNECTION, close);
+    }
+    if tells_certificate {
+        headers::widen_vary(&mut parts.headers);
+    }
+    parts.version = http::Version::default();
+    record.answered(parts.status.as_u16());
+    let body = ResponseBody::new(
+        incoming,
+        (answer.lease, answer.upload),
+        record,
+        active,
+        assertion_header.clone(),
+        Arc::clone(connection),
+    );
+    Response::from_parts(parts, GatewayBody::Streamed(Box::new(body)))
+}

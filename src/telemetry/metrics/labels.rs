@@ -1,0 +1,104 @@
+//! The labels of what is counted, and counters that are made when they first count.
+
+use std::sync::{Arc, OnceLock};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+use crate::reason::ReasonCode;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct CutLabels {
+    pub(super) reason: &'static str,
+}
+
+impl CutLabels {
+    pub(super) const fn of(reason: ReasonCode) -> Self {
+        Self {
+            reason: reason.as_str(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct BuildLabels {
+    pub(super) version: &'static str,
+    pub(super) crypto_provider: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ReloadLabels {
+    pub(super) result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ListLabels {
+    pub(super) trust_domain: Arc<str>,
+    pub(super) freshness: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct HandshakeLabels {
+    pub(super) result: &'static str,
+    pub(super) reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RequestLabels {
+    pub(super) route: Arc<str>,
+    pub(super) decision: &'static str,
+    pub(super) reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RouteLabels {
+    pub(super) route: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct UpstreamNameLabels {
+    pub(super) upstream: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct EndpointLabels {
+    pub(super) upstream: Arc<str>,
+    pub(super) endpoint: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct UpstreamLabels {
+    pub(super) upstream: Arc<str>,
+    pub(super) reason: &'static str,
+}
+
+/// One counter per reason, each made when it first counts: most of them never
+/// do, and routes are many.
+pub(super) struct PerReason<L> {
+    family: Family<L, Counter>,
+    labels: Box<dyn Fn(ReasonCode) -> L + Send + Sync>,
+    counters: Box<[OnceLock<Counter>]>,
+}
+
+impl<L: Clone + Eq + std::hash::Hash> PerReason<L> {
+    pub(super) fn new(
+        family: &Family<L, Counter>,
+        labels: impl Fn(ReasonCode) -> L + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            family: family.clone(),
+            labels: Box::new(labels),
+            counters: ReasonCode::ALL.iter().map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    pub(super) fn count(&self, reason: ReasonCode) {
+        // `ALL` lists the codes in the order of their discriminants.
+        if let Some(counter) = self.counters.get(reason as usize) {
+            counter
+                .get_or_init(|| self.family.get_or_create_owned(&(self.labels)(reason)))
+                .inc();
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What is counted of one upstream, and of its endpoints.
+
+use std::fmt;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::labels::{EndpointLabels, PerReason, UpstreamLabels, UpstreamNameLabels};
+use super::registered;
+use crate::reason::ReasonCode;
+
+/// The counters of one upstream.
+pub struct UpstreamMetrics {
+    pub(super) errors: PerReason<UpstreamLabels>,
+    pub(super) retries: Counter,
+}
+
+impl UpstreamMetrics {
+    /// The upstream failed for this reason.
+    pub fn failed(&self, reason: ReasonCode) {
+        self.errors.count(reason);
+    }
+
+    /// A request was sent to the upstream again.
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
+}
+
+impl fmt::Debug for UpstreamMetrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("UpstreamMetrics")
+    }
+}
+
+/// What is counted of upstreams.
+pub(super) struct UpstreamFamilies {
+    pub(super) errors: Family<UpstreamLabels, Counter>,
+    pub(super) retries: Family<UpstreamNameLabels, Counter>,
+    pub(super) endpoints: Family<EndpointLabels, Gauge>,
+}
+
+impl UpstreamFamilies {
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        Self {
+            errors: registered(
+                registry,
+                "upstream_errors",
+                "Failures of upstreams by upstream and reason",
+            ),
+            retries: registered(
+                registry,
+                "upstream_retries",
+                "Requests that were sent to an upstream again",
+            ),
+            endpoints: registered(
+                registry,
+                "upstream_endpoint_healthy",
+                "What health checks say of an endpoint: 1 for well, 0 for not",
+            ),
+        }
+    }
+}
+
+/// What health checks say of one endpoint. Nothing is said of it any more once this
+/// is dropped.
+#[derive(Debug)]
+pub struct EndpointMetrics {
+    pub(super) family: Family<EndpointLabels, Gauge>,
+    pub(super) labels: EndpointLabels,
+}
+
+impl EndpointMetrics {
+    /// It is well, or not.
+    pub fn set(&self, well: bool) {
+        let gauge = self.family.get_or_create_owned(&self.labels);
+        gauge.set(i64::from(well));
+    }
+}
+
+impl Drop for EndpointMetrics {
+    fn drop(&mut self) {
+        self.family.remove(&self.labels);
+    }
+}

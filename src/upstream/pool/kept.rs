@@ -1,0 +1,132 @@
+//! What a shard keeps of each target: HTTP/1.1 connections at rest, and h2
+//! connections that are shared.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http_body::Body;
+use hyper::client::conn::{http1, http2};
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::upstream::driver::Driver;
+use crate::upstream::slots::Slots;
+
+/// How long a pooled connection may take to be ready.
+const READY_PATIENCE: Duration = Duration::from_millis(100);
+
+/// The connections to one target.
+pub(super) struct Place<B> {
+    pub(super) idle: Vec<Idle<B>>,
+    pub(super) shared: Vec<Shared<B>>,
+    /// Held while an h2 connection is being opened, so that requests that come
+    /// meanwhile wait for it.
+    pub(super) opening: Arc<tokio::sync::Mutex<()>>,
+    /// Tells who waits for a connection that one has come back; cloned by those who
+    /// wait.
+    pub(super) freed: Arc<Notify>,
+    /// The last one that came back was closed for somebody of another worker.
+    pub(super) gives_way: bool,
+}
+
+pub(super) struct Idle<B> {
+    pub(super) sender: http1::SendRequest<B>,
+    pub(super) driver: Driver,
+    pub(super) since: Instant,
+    pub(super) idle_timeout: Duration,
+    pub(super) link: Link,
+}
+
+pub(super) struct Shared<B> {
+    pub(super) sender: http2::SendRequest<B>,
+    pub(super) streams: Arc<AtomicUsize>,
+    pub(super) last_used: Instant,
+    pub(super) idle_timeout: Duration,
+    pub(super) link: Link,
+}
+
+/// What is known of a connection.
+#[derive(Clone)]
+pub(super) struct Link {
+    /// Until when the service's certificate is good.
+    pub(super) good_until: Option<i64>,
+    pub(super) address: SocketAddr,
+    /// The connections that its endpoint gets, of which it is one.
+    pub(super) slots: Arc<Slots>,
+}
+
+impl<B> Default for Place<B> {
+    fn default() -> Self {
+        Self {
+            idle: Vec::new(),
+            shared: Vec::new(),
+            opening: Arc::default(),
+            freed: Arc::default(),
+            gives_way: false,
+        }
+    }
+}
+
+impl Link {
+    /// Whether the service's certificate has not expired meanwhile.
+    pub(super) fn is_good(&self) -> bool {
+        let now = || i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        self.good_until.is_none_or(|until| now() <= until)
+    }
+}
+
+impl<B> Idle<B> {
+    pub(super) fn is_open(&self) -> bool {
+        !self.driver.has_ended() && !self.sender.is_closed()
+    }
+}
+
+impl<B: Body + Send + Unpin + 'static> Idle<B> {
+    /// Whether it takes a request. It was given back at rest, so this takes no
+    /// time; where it does, something is wrong with it.
+    pub(super) async fn is_ready(&mut self) -> bool {
+        let Self { sender, driver, .. } = self;
+        let has_task = driver.has_task();
+        let ready = poll_fn(|context| {
+            driver.drive(context);
+            match sender.poll_ready(context) {
+                Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
+                Poll::Pending if has_task => Poll::Pending,
+                Poll::Pending => Poll::Ready(false),
+            }
+        });
+        match has_task {
+            false => ready.await,
+            true => matches!(tokio::time::timeout(READY_PATIENCE, ready).await, Ok(true)),
+        }
+    }
+}
+
+impl<B> Shared<B> {
+    pub(super) fn is_usable(&self) -> bool {
+        !self.sender.is_closed()
+            && self.link.is_good()
+            && (self.streams.load(Ordering::Relaxed) > 0
+                || self.last_used.elapsed() < self.idle_timeout)
+    }
+}
+
+/// One stream of a shared connection, until it is dropped.
+pub(super) struct Stream(pub(super) Arc<AtomicUsize>);
+
+impl Stream {
+    pub(super) fn begin(streams: &Arc<AtomicUsize>) -> Self {
+        streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(streams))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
