@@ -359,8 +359,7 @@ async fn establish(
 ) -> Option<Box<Established>> {
     let accepted_at = Instant::now();
     // Before anything is verified, so that no change in between is missed.
-    let mut changes = worker.shared().changes.clone();
-    changes.mark_unchanged();
+    let changes = worker.subscribe();
     let snapshot = worker.shared().snapshot.load_full();
     let verified_by = Mutex::new(snapshot.trust_stamp());
     let mut facts = ConnectionFacts::new(connection_id, peer);

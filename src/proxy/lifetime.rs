@@ -36,7 +36,7 @@ enum Event {
 pub(crate) struct Lifetime {
     stopping: watch::Receiver<bool>,
     draining: bool,
-    changes: watch::Receiver<u64>,
+    changes: watch::Receiver<()>,
     /// When the identity has to be looked at again, in seconds since the Unix epoch.
     holds_until: Option<i64>,
     expiry: Option<Pin<Box<Sleep>>>,
@@ -47,7 +47,7 @@ impl Lifetime {
     /// change in between is missed.
     pub(crate) fn new(
         stopping: watch::Receiver<bool>,
-        changes: watch::Receiver<u64>,
+        changes: watch::Receiver<()>,
         holds_until: Option<i64>,
     ) -> Self {
         Self {

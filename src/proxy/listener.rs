@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use super::body::RequestBody;
 use super::connection;
 use super::held::HeldBytes;
+use super::herald::Herald;
 use crate::crypto;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::{AuditSink, AuditWriter};
@@ -59,6 +60,7 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     pool: Arc<PoolShard<RequestBody>>,
     audit: AuditSink,
+    herald: Herald,
 }
 
 impl Worker {
@@ -72,6 +74,11 @@ impl Worker {
 
     pub(crate) const fn audit(&self) -> &AuditSink {
         &self.audit
+    }
+
+    /// Hears of changes of trust that are put in service from now on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.herald.subscribe()
     }
 }
 
@@ -167,6 +174,7 @@ impl Workers {
                 shared: Arc::clone(shared),
                 pool: Arc::default(),
                 audit: audit.sink(),
+                herald: Herald::default(),
             });
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -265,6 +273,7 @@ impl Workers {
 
 async fn run(worker: Arc<Worker>, mut incoming: mpsc::UnboundedReceiver<Accepted>) {
     tokio::spawn(sweep(Arc::clone(worker.pool())));
+    tokio::spawn(herald(Arc::clone(&worker)));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
@@ -315,6 +324,11 @@ async fn sweep(pool: Arc<PoolShard<RequestBody>>) {
         tokio::time::sleep(SWEEP).await;
         pool.sweep();
     }
+}
+
+/// Tells the worker's connections of changes, for as long as its runtime lasts.
+async fn herald(worker: Arc<Worker>) {
+    worker.herald.run(worker.shared.changes.clone()).await;
 }
 
 /// Counts a connection, or a stream of one, that ended by our own fault.

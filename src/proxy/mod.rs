@@ -21,6 +21,7 @@ mod h2_streams;
 mod handler;
 pub mod headers;
 pub mod held;
+mod herald;
 mod http1;
 mod lifetime;
 pub mod listener;
