@@ -224,6 +224,7 @@ async fn run(
         admin: listeners.admin,
         socket: listeners.socket,
         addresses: &addresses,
+        audit: &audit,
         reloads: reloads.clone(),
         drain,
     })?;

@@ -17,7 +17,7 @@ use crate::look::Looks;
 use crate::policy::throttle::Limiter;
 use crate::route::RouteTable;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Credentials, ServerNames, TicketSource};
+use crate::tls::{Credentials, ServerEntry, ServerNames, TicketSource};
 use crate::trust::{DenyList, PathCache, TrustBundle};
 use crate::upstream::Upstream;
 
@@ -58,6 +58,17 @@ pub struct Snapshot {
     pub remote: Arc<RemoteLists>,
     /// The URLs among the revocation lists.
     pub list_sources: Vec<ListSource>,
+    /// Who may operate the gateway from afar; nobody where none.
+    pub operators: Option<Operators>,
+}
+
+/// Who may operate the gateway with a certificate, and what they connect to.
+#[derive(Debug)]
+pub struct Operators {
+    /// Our certificate, and whom it believes: those who callers are believed by.
+    pub entry: ServerEntry,
+    /// Which identities are operators'.
+    pub patterns: Vec<IdentityPattern>,
 }
 
 impl Snapshot {
@@ -188,9 +199,9 @@ pub struct PublicSettings {
 /// What `[admin]` says.
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
-    /// Its address, on loopback.
+    /// Its address: on loopback, unless operators are asked for a certificate.
     pub address: SocketAddr,
-    /// Who may do more than read.
+    /// Who may do more than read; where there are any, nobody else may do anything.
     pub operators: Vec<IdentityPattern>,
     /// The private socket that the command line uses.
     pub socket: Option<PathBuf>,

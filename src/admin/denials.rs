@@ -1,4 +1,4 @@
-//! The deny list through the operators' socket: add, list, remove.
+//! The deny list for operators: add, list, remove.
 //!
 //! An answer is given when the change is on disk and counts.
 
@@ -12,9 +12,9 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::actions::done;
 use super::operations::{Operations, reply};
 use crate::clock;
-use crate::identity::text::printable;
 use crate::trust::{DenyEntry, DenyList, DenyListError, DenyTarget};
 
 /// What to add.
@@ -62,13 +62,9 @@ pub(super) async fn add(
         on_disk(move || list.add(denial.target, &denial.reason, denial.expires_at, now())).await;
     match added {
         Ok(entry) => {
-            tracing::warn!(
-                id = entry.id,
-                target = %serde_json::to_string(&entry.target).unwrap_or_default(),
-                reason = %printable(&entry.reason),
-                "an operator added to the deny list"
-            );
-            reply(StatusCode::CREATED, &entry)
+            let target = serde_json::to_string(&entry.target).unwrap_or_default();
+            let what = format!("{}: {target}: {}", entry.id, entry.reason);
+            done(reply(StatusCode::CREATED, &entry), what)
         }
         Err(error) => refused(&error),
     }
@@ -85,8 +81,8 @@ pub(super) async fn remove(
     let named = id.clone();
     match on_disk(move || list.remove(&id)).await {
         Ok(true) => {
-            tracing::warn!(id = %printable(&named), "an operator removed from the deny list");
-            reply(StatusCode::OK, &json!({ "removed": true, "id": named }))
+            let answer = reply(StatusCode::OK, &json!({ "removed": true, "id": named }));
+            done(answer, named)
         }
         Ok(false) => fault(
             StatusCode::NOT_FOUND,

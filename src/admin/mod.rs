@@ -1,13 +1,17 @@
 //! What the gateway answers about itself: the public and the operators' listener,
 //! and the operators' private socket.
 //!
-//! The listeners are read-only and name no callers. `public` has the answers,
-//! `server` the connections and the operators' extra check, `readiness` the state
-//! of the process. Only `operations`, behind the private `socket`, can change what
-//! the gateway does, by asking others: `reload` carries the question.
+//! The public listener, and the operators' one on loopback, are read-only and name
+//! no callers. `public` has the answers, `server` the connections and the operators'
+//! extra check, `readiness` the state of the process. Only `operations`, behind the
+//! private `socket` or the certificates of `operators`, can change what the gateway
+//! does, by asking others: `reload` carries the question, `actions` writes down who
+//! asked.
 
+mod actions;
 mod denials;
 mod operations;
+mod operators;
 pub mod public;
 pub mod readiness;
 mod reasons;
@@ -18,14 +22,16 @@ mod socket;
 mod tokens;
 
 pub use denials::Denial;
-pub use operations::{Operations, operations_router};
+pub use operations::{Operations, admin_router, socket_router};
+pub use operators::OperatorAccess;
 pub use public::{ControlState, Offered, router};
 pub use readiness::{Readiness, Stage};
 pub use reload::{
     NobodyReloads, ReloadOutcome, ReloadQueue, ReloadRequests, ReloadWaiters, reload_channel,
 };
 pub use server::{
-    ListenerTls, following_config, operators_router, serve, serve_on_socket, server_only_config,
+    ListenerTls, following_config, operators_router, serve, serve_on_socket, serve_operators,
+    server_only_config,
 };
 pub use socket::{AdminSocket, ServedSocket, SocketError};
 pub use tokens::Purge;

@@ -1,8 +1,9 @@
-//! What operators can ask for through the private socket: status, reload, drain,
-//! and the deny list.
+//! What operators can ask for, through the private socket or with a certificate:
+//! status, reload, drain, the deny list, and what is remembered of tokens.
 //!
 //! This is the only place of the control plane that changes anything, and it
-//! does so by asking others. Who may connect is the socket's business.
+//! does so by asking others. Who may connect is the business of the socket and of
+//! `operators`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +18,8 @@ use serde_json::json;
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Name};
 
-use super::public::{ControlState, answer};
+use super::actions::{done, recorded};
+use super::public::{ControlState, Offered, answer, router};
 use super::readiness::{Problem, Stage};
 use super::reload::ReloadRequests;
 use super::revocation::{Cuts, Revocation};
@@ -27,9 +29,10 @@ use crate::crypto;
 use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
 use crate::snapshot::Snapshot;
+use crate::telemetry::audit::AuditSink;
 use crate::trust::{DenyList, RevocationPosture, TrustBundle};
 
-/// What the socket's answers are made from.
+/// What the operators' answers are made from.
 #[derive(Debug)]
 pub struct Operations {
     state: Arc<ControlState>,
@@ -69,18 +72,30 @@ impl Operations {
     }
 }
 
-/// The router of the private socket.
-pub fn operations_router(operations: Arc<Operations>) -> Router {
+/// The router of the private socket; what is done there is written to `audit`.
+pub fn socket_router(operations: Arc<Operations>, audit: AuditSink) -> Router {
+    let router = routes()
+        .route("/revocation", get(revocation))
+        .fallback(nothing_here)
+        .with_state(operations);
+    recorded(router, audit)
+}
+
+/// The router of the operators' TLS listener: what the socket offers, and everything
+/// there is to read.
+pub fn admin_router(operations: Arc<Operations>, audit: AuditSink) -> Router {
+    let reading = router(Arc::clone(&operations.state), Offered::ALL);
+    recorded(routes().with_state(operations).merge(reading), audit)
+}
+
+fn routes() -> Router<Arc<Operations>> {
     Router::new()
         .route("/status", get(status))
-        .route("/revocation", get(revocation))
         .route("/reload", post(reload))
         .route("/drain", post(drain))
         .route("/tokens/purge", post(tokens::purge))
         .route("/deny", get(denials::list).post(denials::add))
         .route("/deny/{id}", delete(denials::remove))
-        .fallback(nothing_here)
-        .with_state(operations)
 }
 
 #[derive(Serialize)]
@@ -202,13 +217,19 @@ async fn revocation(State(operations): State<Arc<Operations>>) -> Response {
 
 async fn reload(State(operations): State<Arc<Operations>>) -> Response {
     match operations.reloads.ask().await {
-        Ok(Ok(generation)) => reply(
-            StatusCode::OK,
-            &json!({ "reloaded": true, "generation": generation }),
+        Ok(Ok(generation)) => done(
+            reply(
+                StatusCode::OK,
+                &json!({ "reloaded": true, "generation": generation }),
+            ),
+            format!("generation {generation} is in service"),
         ),
-        Ok(Err(why)) => reply(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            &json!({ "reloaded": false, "error": why }),
+        Ok(Err(why)) => done(
+            reply(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &json!({ "reloaded": false, "error": why }),
+            ),
+            why,
         ),
         Err(error) => reply(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -218,12 +239,14 @@ async fn reload(State(operations): State<Arc<Operations>>) -> Response {
 }
 
 async fn drain(State(operations): State<Arc<Operations>>) -> Response {
-    tracing::info!("an operator asked to drain");
     operations.drain.send_replace(true);
     let connections = operations.state.metrics().open_connections();
-    reply(
-        StatusCode::ACCEPTED,
-        &json!({ "draining": true, "connections": connections }),
+    done(
+        reply(
+            StatusCode::ACCEPTED,
+            &json!({ "draining": true, "connections": connections }),
+        ),
+        format!("draining; {connections} connections are open"),
     )
 }
 

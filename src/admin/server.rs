@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use axum::Router;
 use axum::extract::Request;
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -28,6 +28,8 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
+use super::actions::Actor;
+use super::operators::OperatorAccess;
 use super::public::{ControlState, Offered, answer, router};
 use super::socket::ServedSocket;
 use crate::crypto;
@@ -37,7 +39,7 @@ use crate::tls::Credentials;
 /// Most connections of one listener at once.
 const CONNECTIONS: usize = 256;
 /// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a request's head may take to arrive, and a connection may be idle.
 const HEAD: Duration = Duration::from_secs(15);
 /// How long a connection may last; one request takes milliseconds.
@@ -123,8 +125,23 @@ pub async fn serve_on_socket(
     router: Router,
     stopping: watch::Receiver<bool>,
 ) {
-    let converse = |stream, stopping| speak_http(stream, router.clone(), stopping);
+    let converse = |stream, stopping| {
+        let router = router.clone().layer(Extension(Actor::at(&stream)));
+        speak_http(stream, router, stopping)
+    };
     serve_all(socket, converse, stopping).await;
+}
+
+/// Serves `router` to operators who prove who they are, within the same bounds.
+pub async fn serve_operators(
+    listener: TcpListener,
+    router: Router,
+    access: Arc<OperatorAccess>,
+    stopping: watch::Receiver<bool>,
+) {
+    let converse =
+        |stream, stopping| Arc::clone(&access).converse(stream, router.clone(), stopping);
+    serve_all(listener, converse, stopping).await;
 }
 
 /// A listening socket of either kind.
@@ -208,7 +225,7 @@ async fn converse(
     }
 }
 
-async fn speak_http(
+pub(super) async fn speak_http(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
     mut stopping: watch::Receiver<bool>,
@@ -234,7 +251,7 @@ async fn speak_http(
 }
 
 /// Also when nobody is left who could say so.
-async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
+pub(super) async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 

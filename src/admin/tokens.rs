@@ -1,4 +1,4 @@
-//! Forgetting what is known of tokens, through the operators' socket: for a token
+//! Forgetting what is known of tokens, for operators who ask: for a token
 //! that was revoked and must not be remembered as good.
 
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::actions::done;
 use super::operations::{Operations, reply};
 
 /// What to forget.
@@ -48,12 +49,10 @@ pub(super) async fn purge(
         }
     }
     let forgotten = before.saturating_sub(remembered());
-    tracing::info!(
-        forgotten,
-        "an operator had judgements about tokens forgotten"
-    );
-    reply(
+    let issuers = snapshot.token_issuers.len();
+    let answer = reply(
         StatusCode::OK,
-        &json!({ "forgotten": forgotten, "issuers": snapshot.token_issuers.len() }),
-    )
+        &json!({ "forgotten": forgotten, "issuers": issuers }),
+    );
+    done(answer, format!("{forgotten} judgements are forgotten"))
 }

@@ -12,10 +12,12 @@ use tokio::task::JoinSet;
 
 use super::{Addresses, AppError};
 use crate::admin::{
-    self, AdminSocket, ControlState, ListenerTls, Offered, Operations, Readiness, ReloadRequests,
+    self, AdminSocket, ControlState, ListenerTls, Offered, Operations, OperatorAccess, Readiness,
+    ReloadRequests,
 };
 use crate::proxy::listener::Shared;
 use crate::snapshot::Settings;
+use crate::telemetry::audit::AuditWriter;
 
 /// What the control plane is made of.
 pub(super) struct ControlParts<'a> {
@@ -26,6 +28,7 @@ pub(super) struct ControlParts<'a> {
     pub(super) admin: Option<std::net::TcpListener>,
     pub(super) socket: Option<AdminSocket>,
     pub(super) addresses: &'a Addresses,
+    pub(super) audit: &'a AuditWriter,
     pub(super) reloads: ReloadRequests,
     /// Becomes true when an operator wants the process to end.
     pub(super) drain: watch::Sender<bool>,
@@ -59,24 +62,35 @@ impl ControlPlane {
             tracing::info!(address = %socket.local_addr()?, "listening for services: keys and health");
             servers.spawn(admin::serve(socket, router, tls, stopping.clone()));
         }
-        if let Some(socket) = parts.admin {
+        let operations = Arc::new(Operations::new(
+            Arc::clone(&state),
+            parts.reloads.clone(),
+            parts.drain,
+            serde_json::to_value(parts.addresses).map_err(io::Error::other)?,
+        ));
+        if let (Some(socket), Some(settings)) = (parts.admin, &parts.settings.admin) {
             let socket = TcpListener::from_std(socket)?;
             let address = socket.local_addr()?;
-            tracing::info!(%address, "listening for operators");
-            let router = admin::operators_router(Arc::clone(&state), address.port());
-            servers.spawn(admin::serve(
-                socket,
-                router,
-                ListenerTls::Off,
-                stopping.clone(),
-            ));
+            if settings.operators.is_empty() {
+                tracing::info!(%address, "listening on loopback, for reading only");
+                let router = admin::operators_router(state, address.port());
+                let serving = admin::serve(socket, router, ListenerTls::Off, stopping.clone());
+                servers.spawn(serving);
+            } else {
+                tracing::info!(%address, "listening for operators with certificates");
+                let access = Arc::new(OperatorAccess::new(
+                    Arc::clone(&shared.snapshot),
+                    shared.changes.clone(),
+                    parts.audit.sink(),
+                ));
+                let router = admin::admin_router(Arc::clone(&operations), parts.audit.sink());
+                let serving = admin::serve_operators(socket, router, access, stopping.clone());
+                servers.spawn(serving);
+            }
         }
         if let Some(socket) = parts.socket {
             tracing::info!(socket = %socket.path().display(), "listening for this machine's operator");
-            let addresses = serde_json::to_value(parts.addresses).map_err(io::Error::other)?;
-            let reloads = parts.reloads.clone();
-            let operations = Operations::new(state, reloads, parts.drain, addresses);
-            let router = admin::operations_router(Arc::new(operations));
+            let router = admin::socket_router(operations, parts.audit.sink());
             let serving = admin::serve_on_socket(socket.into_served()?, router, stopping.clone());
             servers.spawn(serving);
         }

@@ -264,6 +264,10 @@ fn needs_restart(old: &Settings, new: &Settings) -> Option<&'static str> {
     };
     let admin = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
     let socket = |settings: &Settings| settings.admin.as_ref()?.socket.clone();
+    let operated = |settings: &Settings| {
+        let admin = settings.admin.as_ref();
+        admin.is_some_and(|admin| !admin.operators.is_empty())
+    };
     if old.address != new.address {
         return Some("[listener] address");
     }
@@ -275,6 +279,9 @@ fn needs_restart(old: &Settings, new: &Settings) -> Option<&'static str> {
     }
     if admin(old) != admin(new) {
         return Some("[admin] address");
+    }
+    if operated(old) != operated(new) {
+        return Some("whether [admin] has operators");
     }
     if socket(old) != socket(new) {
         return Some("[admin] socket");

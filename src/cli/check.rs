@@ -119,7 +119,21 @@ fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
         );
     }
     if let Some(admin) = &settings.admin {
-        let _ = write!(text, "\nadmin    http://{}", admin.address);
+        let (scheme, audience) = match admin.operators.as_slice() {
+            [] => ("http", String::new()),
+            operators => (
+                "https",
+                format!(
+                    " (for {})",
+                    operators
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            ),
+        };
+        let _ = write!(text, "\nadmin    {scheme}://{}{audience}", admin.address);
         if let Some(socket) = &admin.socket {
             let _ = write!(text, "\nsocket   {}", socket.display());
         }
@@ -279,6 +293,9 @@ fn document(path: &Path, loaded: &Loaded, inventory: &Inventory) -> Value {
             "serve": served(loaded),
         })),
         "admin": settings.admin.as_ref().map(|admin| admin.address),
+        "admin_operators": settings.admin.as_ref().map(|admin| {
+            admin.operators.iter().map(ToString::to_string).collect::<Vec<_>>()
+        }),
         "admin_socket": settings.admin.as_ref().and_then(|admin| admin.socket.as_deref()).map(absolute),
         "audit": audit,
         "trust_domains": inventory.trust_domains,

@@ -1,5 +1,5 @@
 //! `countersign status`, `reload` and `drain`: a running gateway, through its
-//! private socket.
+//! private socket, or from afar with an operator's certificate.
 //!
 //! One HTTP request each. What is done is the gateway's business; this file asks
 //! and prints.
@@ -12,7 +12,7 @@ use clap::Args;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use super::door::{Door, exchange};
+use super::door::{Credential, Door, exchange};
 use super::{CliError, Exit, Output};
 use crate::config;
 use crate::identity::text::printable_within;
@@ -22,14 +22,137 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where the gateway is.
 #[derive(Debug, Args)]
-pub(super) struct Place {
+pub(super) struct At {
     /// The gateway's configuration file [default: $COUNTERSIGN_CONFIG,
     /// ./countersign.toml, /etc/countersign/countersign.toml]
-    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "admin"])]
     config: Option<PathBuf>,
     /// The gateway's socket [default: what [admin] in the configuration says]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
     socket: Option<PathBuf>,
+    /// Its [admin] listener instead, https://HOST:PORT, for an operator's certificate
+    #[arg(
+        long,
+        value_name = "URL",
+        requires_all = ["operator_cert", "operator_key", "operator_cacert"],
+    )]
+    admin: Option<String>,
+}
+
+/// An operator's certificate.
+#[derive(Debug, Args)]
+struct Files {
+    /// With --admin: the operator's certificate, then its intermediates (PEM)
+    #[arg(
+        id = "operator_cert",
+        long = "cert",
+        value_name = "FILE",
+        requires = "admin"
+    )]
+    cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(
+        id = "operator_key",
+        long = "key",
+        value_name = "FILE",
+        requires = "admin"
+    )]
+    key: Option<PathBuf>,
+    /// The roots that the gateway's certificate must lead to (PEM)
+    #[arg(
+        id = "operator_cacert",
+        long = "cacert",
+        value_name = "FILE",
+        requires = "admin"
+    )]
+    cacert: Option<PathBuf>,
+}
+
+/// The same, beside a `--cert` of another meaning.
+#[derive(Debug, Args)]
+pub(super) struct AdminFiles {
+    /// The operator's certificate, then its intermediates (PEM)
+    #[arg(
+        id = "operator_cert",
+        long = "admin-cert",
+        value_name = "FILE",
+        requires_all = ["operator_key", "operator_cacert"],
+    )]
+    cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(
+        id = "operator_key",
+        long = "admin-key",
+        value_name = "FILE",
+        requires = "operator_cert"
+    )]
+    key: Option<PathBuf>,
+    /// The roots that the gateway's certificate must lead to (PEM)
+    #[arg(
+        id = "operator_cacert",
+        long = "admin-cacert",
+        value_name = "FILE",
+        requires = "operator_cert"
+    )]
+    cacert: Option<PathBuf>,
+}
+
+impl AdminFiles {
+    /// All of them, where they are given.
+    pub(super) fn credential(&self) -> Option<Credential<'_>> {
+        credential(&self.cert, &self.key, &self.cacert)
+    }
+}
+
+fn credential<'a>(
+    cert: &'a Option<PathBuf>,
+    key: &'a Option<PathBuf>,
+    cacert: &'a Option<PathBuf>,
+) -> Option<Credential<'a>> {
+    Some(Credential {
+        cert: cert.as_deref()?,
+        key: key.as_deref()?,
+        cacert: cacert.as_deref()?,
+    })
+}
+
+/// Where the gateway is, and as whom it is asked.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    #[command(flatten)]
+    at: At,
+    #[command(flatten)]
+    files: Files,
+}
+
+impl Place {
+    /// The way in.
+    pub(super) fn door(&self) -> Result<Door, CliError> {
+        let files = &self.files;
+        self.at
+            .door(credential(&files.cert, &files.key, &files.cacert))
+    }
+}
+
+impl At {
+    /// The way in.
+    pub(super) fn door(&self, credential: Option<Credential<'_>>) -> Result<Door, CliError> {
+        if let Some(url) = &self.admin {
+            if !url.starts_with("https://") {
+                return Err(CliError::usage(format_args!(
+                    "--admin {url}: operators are let in at https://HOST:PORT"
+                )));
+            }
+            return Door::parse(url, credential);
+        }
+        if let Some(socket) = &self.socket {
+            return Ok(Door::Socket(socket.clone()));
+        }
+        let config = config::path(self.config.as_deref()).map_err(CliError::usage)?;
+        config::admin_socket(&config)
+            .map(Door::Socket)
+            .map_err(CliError::usage)
+    }
 }
 
 /// Arguments of `countersign status`.
@@ -38,9 +161,12 @@ pub(super) struct Place {
   countersign status
   countersign status --config /etc/countersign/countersign.toml
   countersign status --socket /run/countersign/admin.sock --json
+  countersign status --admin https://gateway.example.org:9901 --cert me.pem --key me.key --cacert root.pem
 
-Needs [admin] socket in the configuration, and the gateway's own user (or root).
-Exit code 0: ready. 3: starting, draining, or with problems to look at. 1: not reachable.")]
+Needs [admin] socket in the configuration, and the gateway's own user (or root); or, with
+--admin, a certificate whose identity is among [admin] operators.
+Exit code 0: ready. 3: starting, draining, or with problems to look at; or the gateway refuses
+this operator. 1: not reachable.")]
 pub struct StatusArgs {
     #[command(flatten)]
     place: Place,
@@ -51,10 +177,11 @@ pub struct StatusArgs {
 #[command(after_help = "Examples:
   countersign reload
   countersign reload --socket /run/countersign/admin.sock
+  countersign reload --admin https://gateway.example.org:9901 --cert me.pem --key me.key --cacert root.pem
 
 Everything is loaded again: configuration, certificates, keys, revocation lists. All good, or
 the old state stays and the errors are printed. Many at once become one.
-Exit code 0: in service. 2: refused. 1: not reachable.")]
+Exit code 0: in service. 2: refused. 3: the gateway refuses this operator. 1: not reachable.")]
 pub struct ReloadArgs {
     #[command(flatten)]
     place: Place,
@@ -65,6 +192,7 @@ pub struct ReloadArgs {
 #[command(after_help = "Examples:
   countersign drain
   countersign drain --socket /run/countersign/admin.sock
+  countersign drain --admin https://gateway.example.org:9901 --cert me.pem --key me.key --cacert root.pem
 
 As SIGTERM: readiness turns to draining, nothing new is accepted, connections finish within
 drain_timeout, and the process ends with exit code 0. Does not wait for that.")]
@@ -75,7 +203,7 @@ pub struct DrainArgs {
 
 /// Runs `countersign status`.
 pub(crate) fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
-    let (_, said) = ask(&args.place, Method::GET, "/status", None)?;
+    let (_, said) = ask(&args.place.door()?, Method::GET, "/status", None)?;
     output.json(&said);
     output.say(report(&said));
     let problems = said.get("problems").and_then(Value::as_array);
@@ -85,7 +213,7 @@ pub(crate) fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError
 
 /// Runs `countersign reload`.
 pub(crate) fn reload(args: &ReloadArgs, output: Output) -> Result<Exit, CliError> {
-    let (status, said) = ask(&args.place, Method::POST, "/reload", None)?;
+    let (status, said) = ask(&args.place.door()?, Method::POST, "/reload", None)?;
     output.json(&said);
     match status {
         StatusCode::OK => {
@@ -105,7 +233,7 @@ pub(crate) fn reload(args: &ReloadArgs, output: Output) -> Result<Exit, CliError
 
 /// Runs `countersign drain`.
 pub(crate) fn drain(args: &DrainArgs, output: Output) -> Result<Exit, CliError> {
-    let (_, said) = ask(&args.place, Method::POST, "/drain", None)?;
+    let (_, said) = ask(&args.place.door()?, Method::POST, "/drain", None)?;
     output.json(&said);
     output.say(format_args!(
         "Draining: {} connections are open; the gateway ends when they have.",
@@ -195,25 +323,17 @@ fn report(said: &Value) -> String {
 
 /// One request and its answer; with a document where there is one to send.
 pub(super) fn ask(
-    place: &Place,
+    door: &Door,
     method: Method,
     path: &str,
     document: Option<&Value>,
 ) -> Result<(StatusCode, Value), CliError> {
-    let socket = match &place.socket {
-        Some(socket) => socket.clone(),
-        None => {
-            let config = config::path(place.config.as_deref()).map_err(CliError::usage)?;
-            config::admin_socket(&config).map_err(CliError::usage)?
-        }
-    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(CliError::failed)?;
-    let door = Door::Socket(socket);
     runtime.block_on(async {
-        match tokio::time::timeout(PATIENCE, exchange(&door, method, path, document)).await {
+        match tokio::time::timeout(PATIENCE, exchange(door, method, path, document)).await {
             Ok(answered) => answered,
             Err(_) => Err(CliError::failed(format_args!(
                 "{door}: no answer within {} seconds",

@@ -1,5 +1,5 @@
 //! `countersign deny add | list | remove`: the deny list of a running gateway,
-//! through its private socket.
+//! through its private socket, or from afar with an operator's certificate.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::control::{Place, ask, items, shown, text};
+use super::control::{AdminFiles, At, Place, ask, items, shown, text};
 use super::words::moment;
 use super::{CliError, Exit, Output, chain};
 use crate::admin::Denial;
@@ -26,8 +26,12 @@ use crate::trust::DenyTarget;
   countersign deny add --cert client.pem
   countersign deny list
   countersign deny remove 0a1b2c3d4e5f6071
+  countersign deny list --admin https://gateway.example.org:9901 --cert me.pem --key me.key --cacert root.pem
+  countersign deny add --identity dns:a.example.org --admin https://gateway.example.org:9901 \\
+      --admin-cert me.pem --admin-key me.key --admin-cacert root.pem
 
-Needs [deny_list] and [admin] socket in the configuration, and the gateway's own user (or root).
+Needs [deny_list] and [admin] socket in the configuration, and the gateway's own user (or root); or,
+with --admin, a certificate whose identity is among [admin] operators.
 An entry is on disk and counts when the command ends; open connections of those it refuses are
 cut within a second.")]
 pub struct DenyArgs {
@@ -50,11 +54,14 @@ enum Command {
   countersign deny add --identity dns:build.example.org --reason \"left the company\"
   countersign deny add --thumbprint A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0 --for 7d
 
-Exit code 0: it counts. 2: the entry means nothing, or there is no [deny_list]. 1: not reachable,
-or the file cannot be written; then nothing has changed.")]
+--cert names the certificate to refuse: with --admin, the operator's own is --admin-cert.
+Exit code 0: it counts. 2: the entry means nothing, or there is no [deny_list]. 3: the gateway
+refuses this operator. 1: not reachable, or the file cannot be written; then nothing has changed.")]
 struct AddArgs {
     #[command(flatten)]
-    place: Place,
+    at: At,
+    #[command(flatten)]
+    operator: AdminFiles,
     #[command(flatten)]
     target: Target,
     /// The issuer that goes with --serial, in the form of audit lines (RFC 4514).
@@ -126,7 +133,8 @@ fn add(args: &AddArgs, output: Output) -> Result<Exit, CliError> {
             .map(|lifetime| now.saturating_add(lifetime.as_seconds())),
     };
     let document = json!(denial);
-    let (status, said) = ask(&args.place, Method::POST, "/deny", Some(&document))?;
+    let door = args.at.door(args.operator.credential())?;
+    let (status, said) = ask(&door, Method::POST, "/deny", Some(&document))?;
     match status {
         StatusCode::CREATED => {}
         StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::BAD_REQUEST => {
@@ -175,7 +183,7 @@ impl Target {
 }
 
 fn list(args: &ListArgs, output: Output) -> Result<Exit, CliError> {
-    let (status, said) = ask(&args.place, Method::GET, "/deny", None)?;
+    let (status, said) = ask(&args.place.door()?, Method::GET, "/deny", None)?;
     if status == StatusCode::CONFLICT {
         return Err(CliError::usage(text(&said, "error")));
     }
@@ -207,7 +215,7 @@ fn remove(args: &RemoveArgs, output: Output) -> Result<Exit, CliError> {
         ));
     }
     let path = format!("/deny/{}", args.id);
-    let (status, said) = ask(&args.place, Method::DELETE, &path, None)?;
+    let (status, said) = ask(&args.place.door()?, Method::DELETE, &path, None)?;
     match status {
         StatusCode::OK => {
             output.json(&said);

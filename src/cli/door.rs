@@ -1,8 +1,9 @@
-//! The ways into a running gateway for operators: its private socket and its
-//! `[admin]` listener. One HTTP request each.
+//! The ways into a running gateway for operators: its private socket, and its
+//! `[admin]` listener, plain or over mutual TLS. One HTTP request each.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::Authority;
@@ -10,11 +11,19 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::client::Resumption;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
 
-use super::CliError;
+use super::{CliError, chain};
+use crate::crypto;
+use crate::identity::text::{printable, printable_within};
 
 /// Most octets of an answer.
 const MAX_ANSWER: usize = 16 << 20;
@@ -24,27 +33,82 @@ const MAX_ANSWER: usize = 16 << 20;
 pub(super) enum Door {
     /// Its private socket.
     Socket(PathBuf),
-    /// Its `[admin]` listener, as host and port; for reading only.
+    /// Its `[admin]` listener on loopback, as host and port; for reading only.
     Listener(Authority),
+    /// Its `[admin]` listener for operators with certificates.
+    Operators {
+        /// Host and port.
+        authority: Authority,
+        /// Whom it has to be, and who we are.
+        tls: Arc<ClientConfig>,
+    },
+}
+
+/// What an operator has to show, and what the gateway has to lead to: files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Credential<'a> {
+    /// The certificate, then its intermediates.
+    pub(super) cert: &'a Path,
+    /// Its private key.
+    pub(super) key: &'a Path,
+    /// The roots of the gateway's certificate.
+    pub(super) cacert: &'a Path,
 }
 
 impl Door {
-    /// A path, or an `http` URL without a path.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        if text.starts_with("https://") {
-            return Err(format!(
-                "{text}: operators are served over plain loopback (http://127.0.0.1:PORT) or the socket"
-            ));
+    /// A path, or an `http` or `https` URL without a path; `https` needs credentials.
+    pub(super) fn parse(text: &str, credential: Option<Credential<'_>>) -> Result<Self, CliError> {
+        if let Some(rest) = text.strip_prefix("https://") {
+            let authority = authority(text, rest)?;
+            let Some(credential) = credential else {
+                return Err(CliError::usage(format_args!(
+                    "{text}: operators are let in by certificate: add yours, its private key, and \
+                     the roots of the gateway's"
+                )));
+            };
+            let tls = Arc::new(credential.client()?);
+            return Ok(Self::Operators { authority, tls });
         }
-        let Some(rest) = text.strip_prefix("http://") else {
-            return Ok(Self::Socket(PathBuf::from(text)));
+        match text.strip_prefix("http://") {
+            None => Ok(Self::Socket(PathBuf::from(text))),
+            Some(rest) => authority(text, rest).map(Self::Listener),
+        }
+    }
+}
+
+/// Host and port of a URL without its scheme.
+fn authority(text: &str, rest: &str) -> Result<Authority, CliError> {
+    match rest.trim_end_matches('/').parse::<Authority>() {
+        Ok(authority) if authority.port().is_some() => Ok(authority),
+        _ => Err(CliError::usage(format_args!(
+            "{text}: write https://HOST:PORT, http://HOST:PORT, or the path of a socket"
+        ))),
+    }
+}
+
+impl Credential<'_> {
+    fn client(&self) -> Result<ClientConfig, CliError> {
+        let named = |file: &Path, error: &dyn std::fmt::Display| {
+            CliError::usage(format_args!("{}: {error}", file.display()))
         };
-        match rest.trim_end_matches('/').parse::<Authority>() {
-            Ok(authority) if authority.port().is_some() => Ok(Self::Listener(authority)),
-            _ => Err(format!(
-                "{text}: write http://HOST:PORT, or the path of a socket"
-            )),
+        let mut roots = RootCertStore::empty();
+        for root in chain::certificates(self.cacert)? {
+            roots
+                .add(root)
+                .map_err(|error| named(self.cacert, &error))?;
         }
+        let key = PrivateKeyDer::from_pem_slice(&Zeroizing::new(chain::read(self.key)?))
+            .map_err(|error| named(self.key, &error))?;
+        let certificates = chain::certificates(self.cert)?;
+        let mut client = ClientConfig::builder_with_provider(crypto::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(CliError::failed)?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(certificates, key)
+            .map_err(|error| named(self.cert, &error))?;
+        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        client.resumption = Resumption::disabled();
+        Ok(client)
     }
 }
 
@@ -53,6 +117,7 @@ impl std::fmt::Display for Door {
         match self {
             Self::Socket(path) => write!(formatter, "{}", path.display()),
             Self::Listener(authority) => write!(formatter, "http://{authority}"),
+            Self::Operators { authority, .. } => write!(formatter, "https://{authority}"),
         }
     }
 }
@@ -64,35 +129,87 @@ pub(super) async fn exchange(
     path: &str,
     document: Option<&Value>,
 ) -> Result<(StatusCode, Value), CliError> {
+    let asked = (method, path, document);
     match door {
         Door::Socket(socket) => {
             let stream = UnixStream::connect(socket)
                 .await
                 .map_err(|error| unreachable(socket, &error))?;
-            converse(door, stream, "localhost", method, path, document).await
+            converse(door, stream, "localhost", asked).await
         }
         Door::Listener(authority) => {
-            let stream = TcpStream::connect(authority.as_str())
+            let stream = connect(door, authority).await?;
+            converse(door, stream, authority.as_str(), asked).await
+        }
+        Door::Operators { authority, tls } => {
+            let stream = connect(door, authority).await?;
+            let host = authority.host();
+            let host = host
+                .strip_prefix('[')
+                .and_then(|h| h.strip_suffix(']'))
+                .unwrap_or(host);
+            let name = ServerName::try_from(host.to_owned())
+                .map_err(|error| CliError::usage(format_args!("{door}: {error}")))?;
+            let stream = TlsConnector::from(Arc::clone(tls))
+                .connect(name, stream)
                 .await
-                .map_err(|error| CliError::failed(format_args!("{door}: {error}")))?;
-            converse(door, stream, authority.as_str(), method, path, document).await
+                .map_err(|error| not_answered(door, &error))?;
+            converse(door, stream, authority.as_str(), asked).await
         }
     }
+}
+
+async fn connect(door: &Door, authority: &Authority) -> Result<TcpStream, CliError> {
+    TcpStream::connect(authority.as_str())
+        .await
+        .map_err(|error| CliError::failed(format_args!("{door}: {error}")))
+}
+
+/// A refusal by TLS is an answer too: "no".
+fn not_answered(door: &Door, error: &(dyn std::error::Error + 'static)) -> CliError {
+    let mut causes = std::iter::successors(Some(error), |error| {
+        match error.downcast_ref::<io::Error>() {
+            // Its own source is that of what is inside.
+            Some(outer) => outer
+                .get_ref()
+                .map(|inner| inner as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        }
+    });
+    let alert = causes.find_map(|cause| match cause.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::AlertReceived(alert)) => Some(*alert),
+        _ => None,
+    });
+    match alert {
+        Some(alert) => CliError::no(format_args!(
+            "{door}: the gateway refuses this certificate (TLS alert {alert:?}); its log says why"
+        )),
+        None => CliError::failed(format_args!(
+            "{door}: the gateway did not answer properly: {}",
+            whole(error)
+        )),
+    }
+}
+
+/// An error with its causes.
+fn whole(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
 }
 
 async fn converse(
     door: &Door,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     host: &str,
-    method: Method,
-    path: &str,
-    document: Option<&Value>,
+    (method, path, document): (Method, &str, Option<&Value>),
 ) -> Result<(StatusCode, Value), CliError> {
-    let broken = |error: &dyn std::fmt::Display| {
-        CliError::failed(format_args!(
-            "{door}: the gateway did not answer properly: {error}"
-        ))
-    };
+    let broken = |error: &(dyn std::error::Error + 'static)| not_answered(door, error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| broken(&error))?;
@@ -115,10 +232,21 @@ async fn converse(
     let body = Limited::new(body, MAX_ANSWER)
         .collect()
         .await
-        .map_err(|error| broken(&error))?
+        .map_err(|error| broken(&*error))?
         .to_bytes();
-    let document = serde_json::from_slice(&body).map_err(|error| broken(&error))?;
-    Ok((parts.status, document))
+    let document: Value = serde_json::from_slice(&body).map_err(|error| broken(&error))?;
+    match parts.headers.get("countersign-reason") {
+        // Who asks is no operator, whatever was asked.
+        Some(reason) => {
+            let detail = document.get("detail").and_then(Value::as_str);
+            Err(CliError::no(format_args!(
+                "{door}: {}: {}",
+                printable(reason.to_str().unwrap_or_default()),
+                printable_within(detail.unwrap_or_default(), 1024)
+            )))
+        }
+        None => Ok((parts.status, document)),
+    }
 }
 
 /// What helps when nobody answers.

@@ -46,9 +46,10 @@ enum TokenCommand {
   countersign token purge --hash fUHyO2r2Z3DZ53EsNrWBb0xWXoaNy59IiKCAqksmQEo
 
 For a token that was revoked at its issuer: what is remembered of it (remember_accepted) is
-forgotten at once. Needs [admin] socket in the configuration, and the gateway's own user (or root).
+forgotten at once. Needs [admin] socket in the configuration, and the gateway's own user (or root);
+or, with --admin, a certificate whose identity is among [admin] operators.
 Reloads, rotated keys and changes of the deny list do the same by themselves.
-Exit code 0: forgotten. 1: not reachable.")]
+Exit code 0: forgotten. 3: the gateway refuses this operator. 1: not reachable.")]
 struct PurgeArgs {
     #[command(flatten)]
     place: Place,
@@ -103,7 +104,12 @@ fn purge(args: &PurgeArgs, output: Output) -> Result<Exit, CliError> {
     let document = json!(Purge {
         hash: args.hash.clone(),
     });
-    let (status, said) = ask(&args.place, Method::POST, "/tokens/purge", Some(&document))?;
+    let (status, said) = ask(
+        &args.place.door()?,
+        Method::POST,
+        "/tokens/purge",
+        Some(&document),
+    )?;
     if status != StatusCode::OK {
         return Err(CliError::failed(text(&said, "error")));
     }

@@ -187,6 +187,7 @@ sections! {
     /// The operators' listener.
     Admin {
         address: SocketAddr = Required,
+        operators: Several<IdentityPattern> = Optional,
         socket: String = Optional,
     }
 

@@ -269,6 +269,7 @@ tls = "off"
 serve = ["keys", "metrics"]
 [admin]
 address = "[::1]:9901"
+operators = ["spiffe://example.org/ns/ops/*"]
 socket = "admin.sock"
 [[token_issuer]]
 name = "file"

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use rustls::{AlertDescription, Error};
 use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::server::TlsStream;
 
@@ -16,19 +15,12 @@ use super::proxy_protocol::HeaderError;
 use super::socket::CallerSocket;
 use crate::clock;
 use crate::identity::text::printable;
-use crate::reason::{ReasonCode, TlsAlert};
+use crate::reason::ReasonCode;
 use crate::telemetry::audit::{HandshakeFailure, timestamp};
 use crate::telemetry::chains::Verdict;
 use crate::telemetry::record::{ConnectionFacts, milliseconds};
-use crate::tls::HandshakeNotes;
+use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
 use crate::trust::Refusal;
-
-const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
-    Content-Type: text/plain\r\n\
-    Countersign-Reason: malformed-request\r\n\
-    Connection: close\r\n\
-    \r\n\
-    This port speaks HTTPS with client certificates. Use https:// and present one.\n";
 
 /// Why a handshake did not lead to a connection.
 pub(super) struct HandshakeError {
@@ -124,44 +116,7 @@ impl HandshakeError {
 
     /// rustls refused; `notes` say what our verifier learned.
     pub(super) fn refused(error: &io::Error, notes: HandshakeNotes, socket: CallerSocket) -> Self {
-        let tls = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<Error>());
-        let (reason, detail, alert) = match (&notes.refusal, tls) {
-            (Some(refusal), _) => (
-                refusal.reason,
-                refusal.recorded(),
-                refusal.reason.alert().map(TlsAlert::name),
-            ),
-            (None, Some(Error::NoCertificatesPresented)) => (
-                ReasonCode::NoCertificate,
-                "the caller presented no certificate".to_owned(),
-                Some(TlsAlert::CertificateRequired.name()),
-            ),
-            (None, Some(Error::AlertReceived(alert))) => (
-                ReasonCode::MalformedRequest,
-                format!(
-                    "the caller ended the handshake with alert {alert:?}{}",
-                    hint_for(*alert)
-                ),
-                None,
-            ),
-            (None, Some(_)) if notes.identity.is_some() && !notes.possession_proven => (
-                ReasonCode::BadSignature,
-                "the caller did not prove that it holds the certificate's private key".to_owned(),
-                None,
-            ),
-            (None, Some(error)) => (
-                ReasonCode::MalformedRequest,
-                format!("the TLS handshake failed: {error}"),
-                None,
-            ),
-            (None, None) => (
-                ReasonCode::MalformedRequest,
-                format!("the connection broke during the TLS handshake: {error}"),
-                None,
-            ),
-        };
+        let (reason, detail, alert) = notes.explain(error);
         Self {
             alert,
             notes,
@@ -204,11 +159,7 @@ impl HandshakeError {
 
     fn record(self, reason: ReasonCode, worker: &Worker, refused: &Refused<'_>) {
         worker.shared().metrics.handshake_refused(reason);
-        let identity = self.notes.identity;
-        let leaf = match &self.notes.refusal {
-            Some(Refusal { leaf, .. }) => leaf.as_deref(),
-            None => identity.as_deref().map(crate::identity::PeerIdentity::leaf),
-        };
+        let leaf = self.notes.leaf();
         let facts = refused.facts;
         let chains = worker.shared().chains.as_ref();
         let presented = chains
@@ -244,15 +195,5 @@ impl HandshakeError {
             chain: presented.map(|id| Arc::clone(id.text())),
             duration_ms: milliseconds(refused.elapsed),
         });
-    }
-}
-
-const fn hint_for(alert: AlertDescription) -> &'static str {
-    match alert {
-        AlertDescription::UnknownCA
-        | AlertDescription::BadCertificate
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::CertificateExpired => "; does it trust the gateway's certificate?",
-        _ => "",
     }
 }

@@ -6,4 +6,5 @@ pub mod cuts;
 mod histogram;
 pub mod log;
 pub mod metrics;
+pub mod operator;
 pub mod record;

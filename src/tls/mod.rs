@@ -10,7 +10,8 @@ pub mod verifier;
 pub use client::{ClientTls, ClientTlsConfig, ClientTlsError, TlsConnectError};
 pub use credentials::{Credentials, CredentialsError};
 pub use server::{
-    ClientCertificate, ServerEntry, ServerEntryConfig, ServerNames, ServerNamesError,
+    ClientCertificate, PLAIN_HTTP_ANSWER, ServerEntry, ServerEntryConfig, ServerNames,
+    ServerNamesError,
 };
 pub use tickets::{Session, TicketPolicy, TicketSource};
 pub use verifier::HandshakeNotes;

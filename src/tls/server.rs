@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::credentials::Credentials;
-use super::tickets::{Session, TicketSource, Ticketer};
+use super::tickets::{Session, TicketPolicy, TicketSource, Ticketer};
 use super::verifier::CallerVerifier;
 use crate::clock;
 use crate::crypto;
@@ -19,6 +19,14 @@ use crate::identity::caller::normalized_dns;
 use crate::identity::pattern::HostPattern;
 use crate::reason::ReasonCode;
 use crate::trust::{Admission, ClientTrust, Refusal, TrustRevision};
+
+/// The answer to plain HTTP where TLS is spoken.
+pub const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    Content-Type: text/plain\r\n\
+    Countersign-Reason: malformed-request\r\n\
+    Connection: close\r\n\
+    \r\n\
+    This port speaks HTTPS with client certificates. Use https:// and present one.\n";
 
 /// Whether callers have to present a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,6 +228,33 @@ impl ServerEntry {
             ticketer,
             tls: Arc::new(tls),
         })
+    }
+
+    /// What operators connect to: it requires a certificate, speaks HTTP/1.1, and
+    /// every handshake is a full one.
+    ///
+    /// # Errors
+    /// When rustls refuses the configuration.
+    pub fn for_operators(
+        credentials: Credentials,
+        trust: Arc<ClientTrust>,
+    ) -> Result<Self, ServerNamesError> {
+        let config = ServerEntryConfig {
+            names: Vec::new(),
+            credentials,
+            trust,
+            client_certificate: ClientCertificate::Required,
+        };
+        let without_tickets = TicketPolicy {
+            enabled: false,
+            ..TicketPolicy::default()
+        };
+        let tickets = TicketSource::default().with(without_tickets, None);
+        let mut entry = Self::new(0, config, &tickets)?;
+        let mut tls = ServerConfig::clone(&entry.tls);
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        entry.tls = Arc::new(tls);
+        Ok(entry)
     }
 
     /// Decides about the chain of a resumed session: rustls has looked at neither

@@ -6,13 +6,15 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error,
+    OtherError, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
@@ -20,7 +22,7 @@ use super::server::ServerEntry;
 use super::tickets::{Session, Version};
 use crate::clock;
 use crate::crypto;
-use crate::identity::PeerIdentity;
+use crate::identity::{LeafFacts, PeerIdentity};
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::trust::{ChainKey, ClientTrust, PendingPath, Refusal};
 
@@ -68,6 +70,69 @@ impl HandshakeNotes {
         self.identity = Some(admission.identity);
         self.holds_until = Some(admission.holds_until);
         Ok(())
+    }
+
+    /// Why a handshake failed: the reason, what exactly, and the alert that was
+    /// sent, by name, where one was.
+    #[must_use]
+    pub fn explain(&self, error: &io::Error) -> (ReasonCode, String, Option<&'static str>) {
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<Error>());
+        match (&self.refusal, tls) {
+            (Some(refusal), _) => (
+                refusal.reason,
+                refusal.recorded(),
+                refusal.reason.alert().map(TlsAlert::name),
+            ),
+            (None, Some(Error::NoCertificatesPresented)) => (
+                ReasonCode::NoCertificate,
+                "the caller presented no certificate".to_owned(),
+                Some(TlsAlert::CertificateRequired.name()),
+            ),
+            (None, Some(Error::AlertReceived(alert))) => (
+                ReasonCode::MalformedRequest,
+                format!(
+                    "the caller ended the handshake with alert {alert:?}{}",
+                    hint_for(*alert)
+                ),
+                None,
+            ),
+            (None, Some(_)) if self.identity.is_some() && !self.possession_proven => (
+                ReasonCode::BadSignature,
+                "the caller did not prove that it holds the certificate's private key".to_owned(),
+                None,
+            ),
+            (None, Some(error)) => (
+                ReasonCode::MalformedRequest,
+                format!("the TLS handshake failed: {error}"),
+                None,
+            ),
+            (None, None) => (
+                ReasonCode::MalformedRequest,
+                format!("the connection broke during the TLS handshake: {error}"),
+                None,
+            ),
+        }
+    }
+
+    /// What the leaf says, proven or not, where it could be read.
+    #[must_use]
+    pub fn leaf(&self) -> Option<&LeafFacts> {
+        match &self.refusal {
+            Some(Refusal { leaf, .. }) => leaf.as_deref(),
+            None => self.identity.as_deref().map(PeerIdentity::leaf),
+        }
+    }
+}
+
+const fn hint_for(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateExpired => "; does it trust the gateway's certificate?",
+        _ => "",
     }
 }
 

@@ -120,6 +120,54 @@ async fn revoking_waits_until_every_gateway_obeys() {
 }
 
 #[tokio::test]
+async fn an_operator_waits_from_afar() {
+    let authority = Authority::new();
+    let (thief, _) = (issue(&authority, "thief"), issue(&authority, "ops"));
+    let echo = Echo::start().await;
+    let ours = TestCa::new("example.org");
+    let domain = format!(
+        "name = \"example.org\"\nroots = [{:?}]\n{}",
+        authority.path("trust.pem"),
+        with_lists(&authority)
+    );
+    let settings = Settings::new(&ours)
+        .trust_domain(&domain)
+        .set("admin", "operators", "[\"spiffe://example.org/ops\"]")
+        .everything_to(echo.address());
+    let gateway = Gateway::start(env!("CARGO_BIN_EXE_countersign"), &settings).await;
+    let client = gateway.client("orders.example.org").with(&thief);
+    let mut theirs = client.session().await.unwrap();
+    assert_eq!(theirs.get("/a").await.unwrap().status, 200);
+
+    let url = format!("https://localhost:{}", gateway.admin().port());
+    let file = |name: &str| authority.path(name).display().to_string();
+    let roots = ours.root_file().display().to_string();
+    let (leaf, cert, key) = (
+        file("issued/thief.pem"),
+        file("issued/ops.pem"),
+        file("issued/ops.key"),
+    );
+    let arguments = ["revoke", "--json", "--cert", &leaf, "--wait", &url];
+    let said = run(
+        &authority,
+        &[
+            &arguments[..],
+            &["--admin-cert", &cert, "--admin-key", &key],
+            &["--admin-cacert", &roots],
+        ]
+        .concat(),
+    )
+    .await
+    .done()
+    .json();
+    let answer = &said["gateways"][0];
+    assert_eq!(answer["gateway"], *url, "{said}");
+    assert_eq!(answer["in_service"], true, "{said}");
+    assert_eq!(answer["connections_closed"], 1, "{said}");
+    assert!(theirs.get("/a").await.is_err());
+}
+
+#[tokio::test]
 async fn a_gateway_that_does_not_obey_is_named_and_the_revocation_stands() {
     let authority = Authority::new();
     issue(&authority, "thief");
@@ -173,7 +221,10 @@ async fn a_gateway_that_does_not_obey_is_named_and_the_revocation_stands() {
             "--wait",
             "https://gateway.example.org",
         ])
-        .refused(2, "plain loopback");
+        .refused(2, "HOST:PORT");
+    authority
+        .run(&["revoke", "--cert", leaf, "--wait", "https://gateway:9901"])
+        .refused(2, "let in by certificate");
     authority
         .run(&["revoke", "--cert", leaf, "--wait-for", "1s"])
         .refused(2, "--wait");

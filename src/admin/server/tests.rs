@@ -46,6 +46,7 @@ fn snapshot(keys: &Path) -> Snapshot {
         remote: Arc::default(),
         list_sources: Vec::new(),
         public_credentials: None,
+        operators: None,
         balancers: Vec::new(),
         limits: Limits::default(),
     }

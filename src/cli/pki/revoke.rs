@@ -11,6 +11,7 @@ use super::hook;
 use super::passphrase::PassphraseArgs;
 use super::wait::Watch;
 use super::words::{absolute, moment, point_in_time};
+use crate::cli::control::AdminFiles;
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
 use crate::pki::{
@@ -30,6 +31,8 @@ Examples:
   countersign pki revoke --dir certs --identity /ns/shop/sa/checkout --issued-before 1h
   countersign pki revoke --dir certs --cert checkout.pem --wait /run/countersign/admin.sock
   countersign pki revoke --dir certs --cert checkout.pem --wait http://127.0.0.1:9901
+  countersign pki revoke --dir certs --cert checkout.pem --wait https://gw-1:9901 https://gw-2:9901 \
+      --admin-cert me.pem --admin-key me.key --admin-cacert root.pem
 
 A name that several live certificates carry is refused, and they are listed: after a renewal,
 revoking by name would hit the new one. --all takes them all, --issued-before those of before a
@@ -39,7 +42,8 @@ Writes DIR/crl/*.crl anew at once. Gateways that watch the file act within a sec
 Repeating it is harmless.
 
 --wait asks gateways, by their [admin] socket or listener, until each of them has the new list and
-has closed the connections that it ends; exit code 1 when one does not within --wait-for.";
+has closed the connections that it ends; exit code 1 when one does not within --wait-for. Listeners
+with https are asked with an operator's certificate.";
 
 const CRL_EXAMPLES: &str = "\
 Examples:
@@ -86,6 +90,8 @@ pub(super) struct RevokeArgs {
     /// How long to wait for each of them.
     #[arg(long, value_name = "TIME", default_value = "30s", requires = "wait")]
     wait_for: Lifetime,
+    #[command(flatten)]
+    operator: AdminFiles,
     #[command(flatten)]
     passphrase: PassphraseArgs,
 }
@@ -148,7 +154,7 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
         None => pki.issuer(),
     };
     args.passphrase.unlock(&mut pki, authority)?;
-    let watch = Watch::begin(&args.wait, output)?;
+    let watch = Watch::begin(&args.wait, args.operator.credential(), output)?;
     let revocation = pki.revoke(&target, args.reason)?;
     let documents: Vec<_> = revocation
         .revoked

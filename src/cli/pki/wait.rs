@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::door::{Door, exchange};
+use crate::cli::door::{Credential, Door, exchange};
 use crate::cli::{CliError, Output};
 use crate::identity::text::printable;
 use crate::pki::SignedList;
@@ -52,13 +52,17 @@ pub(super) struct Obeyed {
 impl Watch {
     /// Looks at the gateways. One that does not answer keeps nobody from revoking:
     /// it is mentioned and asked again afterwards.
-    pub(super) fn begin(places: &[String], output: Output) -> Result<Option<Self>, CliError> {
+    pub(super) fn begin(
+        places: &[String],
+        credential: Option<Credential<'_>>,
+        output: Output,
+    ) -> Result<Option<Self>, CliError> {
         if places.is_empty() {
             return Ok(None);
         }
         let doors = places
             .iter()
-            .map(|place| Door::parse(place).map_err(CliError::usage))
+            .map(|place| Door::parse(place, credential))
             .collect::<Result<Vec<_>, _>>()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

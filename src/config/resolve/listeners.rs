@@ -8,15 +8,16 @@ use ipnet::IpNet;
 
 use super::Context;
 use super::credentials::{covers, credentials, default_credentials};
+use super::routes;
 use super::trust::Domain;
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::document::Document;
 use crate::config::inventory::{CertificateSummary, ServerNameSummary};
-use crate::config::raw::ServerName;
+use crate::config::raw::{Listener, ServerName};
 use crate::config::value::{At, Field, PublicTls, Serve, Several, Words as _};
-use crate::identity::LeafFacts;
-use crate::snapshot::{AdminSettings, PublicSettings};
-use crate::tls::{ClientCertificate, Credentials, ServerEntryConfig, ServerNames};
+use crate::identity::{IdentityPattern, LeafFacts};
+use crate::snapshot::{AdminSettings, Operators, PublicSettings};
+use crate::tls::{ClientCertificate, Credentials, ServerEntry, ServerEntryConfig, ServerNames};
 use crate::trust::{ClientTrust, TrustBundle};
 
 /// What `[listener]` and `[[server_name]]` give.
@@ -26,6 +27,8 @@ pub(super) struct ListenerParts {
     pub(super) credentials: Option<Credentials>,
     pub(super) names: Option<ServerNames>,
     pub(super) balancers: Vec<IpNet>,
+    /// Whom the default entry believes.
+    pub(super) trust: Option<Arc<ClientTrust>>,
 }
 
 /// Builds the entries of the listener.
@@ -47,11 +50,12 @@ pub(super) fn listener(
         parts.balancers = section.proxy_protocol.values();
         parts.credentials = default_credentials(section, document, context);
         let trust = client_trust(&section.trust_domains, domains, context);
-        if let (Some(credentials), Some(trust)) = (&parts.credentials, trust) {
+        parts.trust = trust;
+        if let (Some(credentials), Some(trust)) = (&parts.credentials, &parts.trust) {
             entries.push(ServerEntryConfig {
                 names: Vec::new(),
                 credentials: credentials.clone(),
-                trust,
+                trust: Arc::clone(trust),
                 client_certificate: default_requirement,
             });
         }
@@ -237,28 +241,89 @@ pub(super) fn public(
     })
 }
 
-/// Builds what `[admin]` says.
-pub(super) fn admin(document: &Document, context: &mut Context<'_>) -> Option<AdminSettings> {
+/// Builds what `[admin]` says, and what its operators connect to.
+pub(super) fn admin(
+    document: &Document,
+    listener: &ListenerParts,
+    domains: &[Domain],
+    context: &mut Context<'_>,
+) -> Option<(AdminSettings, Option<Operators>)> {
     let section = document.admin.as_ref()?;
+    check_operators(&section.operators, domains, context);
     let address = section.address.at()?;
-    if !address.value.ip().is_loopback() {
+    let with_operators = !section.operators.is_absent();
+    if !with_operators && !address.value.ip().is_loopback() {
         context.error(
             Diagnostic::new(
                 address.place.clone(),
                 "the admin listener must be on loopback: it does not ask who is there",
             )
             .label("expected an address of this machine alone")
-            .help("write for example \"127.0.0.1:9901\""),
+            .help(
+                "write for example \"127.0.0.1:9901\", or name the `operators` who are let in by \
+                 their certificates",
+            ),
         );
     }
-    Some(AdminSettings {
+    let patterns = section.operators.values();
+    let entry = match (&listener.credentials, &listener.trust) {
+        _ if patterns.is_empty() => None,
+        (Some(credentials), Some(trust)) => {
+            match ServerEntry::for_operators(credentials.clone(), Arc::clone(trust)) {
+                Ok(entry) => Some(entry),
+                Err(error) => {
+                    context.error(Diagnostic::whole(error.to_string()));
+                    None
+                }
+            }
+        }
+        _ => {
+            let absent = |listener: &Listener| listener.certificate.is_absent();
+            if document.listener.as_ref().is_some_and(absent) && document.has("server_name") {
+                context.error(
+                    Diagnostic::new(
+                        section.place.clone(),
+                        "[admin] presents the certificate of [listener] to its operators, which has none",
+                    )
+                    .help("give [listener] a certificate, or remove `operators`"),
+                );
+            }
+            None
+        }
+    };
+    let settings = AdminSettings {
         address: address.value,
-        operators: Vec::new(),
+        operators: patterns.clone(),
         socket: section
             .socket
             .value()
             .map(|file| context.files.locate(file)),
-    })
+    };
+    Some((settings, entry.map(|entry| Operators { entry, patterns })))
+}
+
+fn check_operators(
+    field: &Field<Several<IdentityPattern>>,
+    domains: &[Domain],
+    context: &mut Context<'_>,
+) {
+    for pattern in field.items() {
+        let fault = match pattern.value {
+            IdentityPattern::AnyCaller => "every caller would be an operator",
+            IdentityPattern::ApiKey(_) | IdentityPattern::Client { .. } => {
+                "operators are known by their certificates"
+            }
+            _ => {
+                routes::warn_of_strangers(pattern, domains, context);
+                continue;
+            }
+        };
+        context.error(
+            Diagnostic::new(pattern.place.clone(), fault).help(
+                "name identities that certificates carry, for example \"spiffe://example.org/ns/ops/**\"",
+            ),
+        );
+    }
 }
 
 /// Reports listeners that want one and the same address.

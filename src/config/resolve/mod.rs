@@ -159,7 +159,7 @@ pub(super) fn resolve(
     context.tickets = tickets::tickets(document.tickets.as_ref(), &mut context);
     let listener = listeners::listener(document, &domains, &mut context);
     let public = listeners::public(document, listener.credentials.as_ref(), &mut context);
-    let admin = listeners::admin(document, &mut context);
+    let admin = listeners::admin(document, &listener, &domains, &mut context);
     listeners::check_addresses(document, &mut context);
     let signer = assertion::signer(document, &mut context);
     if let Some(issuer) = document.assertion.as_ref().map(|section| &section.issuer) {
@@ -186,6 +186,7 @@ pub(super) fn resolve(
     }
     let base = context.files.locate("");
     let (files, looks) = context.files.into_seen();
+    let (admin, operators) = admin.unzip();
     let public_credentials = public.as_ref().and_then(|public| public.tls.clone());
     let loaded = Loaded {
         settings: Settings {
@@ -225,6 +226,7 @@ pub(super) fn resolve(
             denied: context.denied,
             remote: context.remote,
             list_sources: context.sources,
+            operators: operators.flatten(),
         },
         warnings: Vec::new(),
         files,

@@ -298,7 +298,11 @@ fn warn_of_unknown(
 }
 
 /// Warns of patterns that no caller can match.
-fn warn_of_strangers(pattern: &At<IdentityPattern>, domains: &[Domain], context: &mut Context<'_>) {
+pub(super) fn warn_of_strangers(
+    pattern: &At<IdentityPattern>,
+    domains: &[Domain],
+    context: &mut Context<'_>,
+) {
     let vouched = domains.iter().any(|domain| domain.can_name(&pattern.value));
     if !vouched && !domains.is_empty() {
         let domain = pattern.value.spiffe_trust_domain();

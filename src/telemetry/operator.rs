@@ -1,0 +1,150 @@
+//! `OperatorRecord`: what an operator did, or who was refused as one.
+
+use std::net::SocketAddr;
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use serde::Serialize;
+
+use super::audit::{AuditSink, timestamp};
+use crate::clock;
+use crate::identity::LeafFacts;
+use crate::identity::text::printable;
+use crate::reason::ReasonCode;
+
+/// Whoever operates the gateway.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct OperatorFacts {
+    /// The identity of a certificate, or the user of this machine; absent where
+    /// neither was proven.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    /// The trust domain that vouched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_domain: Option<String>,
+    /// Address and port; absent on this machine's own socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<SocketAddr>,
+    /// The names in the presented leaf.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sans: Option<String>,
+    /// Its serial number, lower-case hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Its issuer (RFC 4514).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// Its `x5t#S256`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thumbprint: Option<String>,
+}
+
+impl OperatorFacts {
+    /// Adds what a leaf says, proven or not.
+    #[must_use]
+    pub fn with_leaf(mut self, leaf: &LeafFacts) -> Self {
+        self.sans = Some(leaf.sans.summary());
+        self.serial = Some(leaf.serial_hex());
+        self.issuer = Some(printable(&leaf.issuer));
+        self.thumbprint = Some(Base64UrlUnpadded::encode_string(&leaf.thumbprint));
+        self
+    }
+}
+
+/// One line of the audit log; dropping it writes it, so that a request that nobody
+/// waits for any longer leaves one too.
+#[derive(Debug)]
+pub struct OperatorRecord {
+    sink: AuditSink,
+    line: Line,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    time: String,
+    event: &'static str,
+    decision: &'static str,
+    #[serde(flatten)]
+    facts: OperatorFacts,
+    /// Method and path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<String>,
+    /// Of the answer; absent where none was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<ReasonCode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert: Option<&'static str>,
+    detail: String,
+}
+
+impl OperatorRecord {
+    fn new(sink: &AuditSink, decision: &'static str, facts: OperatorFacts) -> Self {
+        Self {
+            sink: sink.clone(),
+            line: Line {
+                time: timestamp(clock::since_epoch()),
+                event: "operator",
+                decision,
+                facts,
+                action: None,
+                status: None,
+                reason: None,
+                alert: None,
+                detail: String::new(),
+            },
+        }
+    }
+
+    /// An operator may do this.
+    #[must_use]
+    pub fn allowed(sink: &AuditSink, facts: OperatorFacts, action: &str) -> Self {
+        let mut record = Self::new(sink, "allowed", facts);
+        record.line.action = Some(printable(action));
+        record
+    }
+
+    /// Somebody is not let in, or not any longer.
+    #[must_use]
+    pub fn refused(
+        sink: &AuditSink,
+        facts: OperatorFacts,
+        (reason, detail): (ReasonCode, &str),
+        alert: Option<&'static str>,
+    ) -> Self {
+        let mut record = Self::new(sink, "refused", facts);
+        record.line.reason = Some(reason);
+        record.line.alert = alert;
+        record.line.detail = printable(detail);
+        record
+    }
+
+    /// What went on was ended.
+    #[must_use]
+    pub const fn cut(mut self) -> Self {
+        self.line.decision = "cut";
+        self
+    }
+
+    /// How it was answered.
+    pub fn answered(&mut self, status: u16, detail: &str) {
+        self.line.status = Some(status);
+        self.line.detail = printable(detail);
+    }
+}
+
+impl Drop for OperatorRecord {
+    fn drop(&mut self) {
+        let line = &self.line;
+        tracing::warn!(
+            operator = line.facts.operator.as_deref().unwrap_or("unknown"),
+            decision = line.decision,
+            action = line.action.as_deref().unwrap_or("connect"),
+            status = line.status.unwrap_or_default(),
+            reason = line.reason.map_or("", ReasonCode::as_str),
+            detail = %line.detail,
+            "an operator"
+        );
+        self.sink.write(line);
+    }
+}

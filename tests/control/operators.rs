@@ -1,0 +1,541 @@
+//! Operators from afar: the `[admin]` listener over mutual TLS.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use countersign_testkit::client::get;
+use countersign_testkit::gateway::plain;
+use countersign_testkit::{
+    Client, Connection, Credentials, Crl, Echo, Gateway, Settings, TestCa, TlsVersion, in_time,
+};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use super::{BINARY, CALLER, HOST};
+
+/// SPIFFE path of an operator.
+const OPERATOR: &str = "/ns/ops/alice";
+/// From writing a file to its effect: until the gateway looks, and the second it
+/// promises from then on.
+const PROMISED: Duration = Duration::from_millis(2500);
+
+/// A gateway whose operators prove who they are.
+struct Operated {
+    ca: TestCa,
+    gateway: Gateway,
+    list: PathBuf,
+    alice: Credentials,
+    caller: Credentials,
+    _echo: Echo,
+}
+
+impl Operated {
+    async fn start() -> Self {
+        let ca = TestCa::new("example.org");
+        let echo = Echo::start().await;
+        let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
+        let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
+        let lists = format!(
+            "revocation = \"hard\"\ncrls = [\"{}\", \"{}\"]",
+            root.display(),
+            list.display()
+        );
+        let settings = Settings::new(&ca)
+            .trust(&ca, &lists)
+            .set("admin", "operators", "[\"spiffe://example.org/ns/ops/**\"]")
+            .set("admin", "socket", "\"admin.sock\"")
+            .set("deny_list", "file", "\"deny.json\"")
+            .everything_to(echo.address());
+        Self {
+            gateway: Gateway::start(BINARY, &settings).await,
+            alice: ca.client(OPERATOR),
+            caller: ca.client(CALLER),
+            list,
+            ca,
+            _echo: echo,
+        }
+    }
+
+    fn client(&self, who: &Credentials) -> Client {
+        Client::new(self.gateway.admin(), HOST).with(who)
+    }
+
+    /// Puts a list into the place of the one there is.
+    fn publish(&self, number: u8, revoked: &[&Credentials]) {
+        let list = revoked.iter().fold(Crl::new().number(number), |list, one| {
+            list.revoke(one.serial())
+        });
+        let aside = self.list.with_extension("aside");
+        std::fs::write(&aside, list.signed_by(self.ca.intermediate())).unwrap();
+        std::fs::rename(&aside, &self.list).unwrap();
+    }
+
+    fn written(&self, name: &str, who: &Credentials) -> [String; 2] {
+        let cert = self.ca.write(&format!("{name}.pem"), who.chain_pem());
+        let key = self.ca.write(&format!("{name}.key"), who.key_pem());
+        [cert, key].map(|file| file.display().to_string())
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}", self.gateway.admin().port())
+    }
+
+    /// Runs a command as somebody.
+    async fn as_(&self, who: &Credentials, arguments: &[&str]) -> Output {
+        let [cert, key] = self.written("operator", who);
+        let prefix = match arguments {
+            ["deny", "add", ..] | ["pki", ..] => "--admin-",
+            _ => "--",
+        };
+        let named = |what: &str| format!("{prefix}{what}");
+        let mut command = Command::new(BINARY);
+        command.arg("--json").args(arguments);
+        if !arguments.contains(&"pki") {
+            command.args(["--admin", &self.url()]);
+        }
+        command
+            .args([&named("cert"), &cert, &named("key"), &key])
+            .args([&named("cacert"), &self.ca.root_file().display().to_string()])
+            .output()
+            .await
+            .unwrap()
+    }
+
+    /// The audit line of what an operator did, or of one who was refused.
+    async fn line(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
+        let audit = self.gateway.audit();
+        audit
+            .line(what, |line| line["event"] == "operator" && matches(line))
+            .await
+    }
+
+    async fn refused_line(&self, reason: &str) -> Value {
+        self.line(reason, |line| {
+            line["decision"] == "refused" && line["reason"] == reason
+        })
+        .await
+    }
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Sends a request and reads until the connection ends.
+async fn whole(connection: &mut Connection, head: &str) -> String {
+    let head = format!("{head}\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+    connection.write(head.as_bytes()).await.unwrap();
+    connection.read_until(|_| false).await.text()
+}
+
+#[tokio::test]
+async fn an_operator_reads_and_acts_and_each_act_says_who() {
+    let world = Operated::start().await;
+    let me = world.ca.spiffe(OPERATOR);
+    for version in TlsVersion::BOTH {
+        let client = world.client(&world.alice).tls(version);
+        // What the plain listener and the socket offer, in one place.
+        let mut session = client.session().await.unwrap();
+        for path in ["/healthz", "/readyz", "/metrics", "/revocation", "/status"] {
+            assert_eq!(session.get(path).await.unwrap().status, 200, "{path}");
+        }
+        assert_eq!(session.get("/nothing").await.unwrap().status, 404);
+    }
+
+    let output = world.as_(&world.alice, &["status"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(json(&output)["readiness"], "ready");
+
+    let output = world.as_(&world.alice, &["reload"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let line = world
+        .line("the reload", |line| line["action"] == "POST /reload")
+        .await;
+    assert_eq!(line["operator"], me.as_str(), "{line}");
+    assert_eq!(line["decision"], "allowed", "{line}");
+    assert_eq!(line["status"], 200, "{line}");
+    assert_eq!(line["serial"], world.alice.serial_hex(), "{line}");
+    assert!(line["detail"].as_str().unwrap().contains("generation"));
+
+    let output = world
+        .as_(
+            &world.alice,
+            &[
+                "deny",
+                "add",
+                "--identity",
+                "dns:a.example.org",
+                "--reason",
+                "gone",
+            ],
+        )
+        .await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let id = json(&output)["id"].as_str().unwrap().to_owned();
+    let line = world
+        .line("the denial", |line| line["action"] == "POST /deny")
+        .await;
+    assert_eq!(line["operator"], me.as_str(), "{line}");
+    let detail = line["detail"].as_str().unwrap();
+    assert!(
+        detail.contains(&id) && detail.contains("dns:a.example.org"),
+        "{line}"
+    );
+    let output = world.as_(&world.alice, &["deny", "list"]).await;
+    assert_eq!(json(&output)["deny_list"][0]["id"], id.as_str());
+    let output = world.as_(&world.alice, &["deny", "remove", &id]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = world.as_(&world.alice, &["token", "purge"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(world.gateway.stderr().contains(&me), "the log says who too");
+
+    // On the socket it is the user of this machine.
+    let socket = world.gateway.directory().join("admin.sock");
+    let output = Command::new(BINARY)
+        .args(["reload", "--socket"])
+        .arg(&socket)
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    world
+        .line("the socket's reload", |line| {
+            let who = line["operator"].as_str().unwrap_or_default();
+            line["action"] == "POST /reload" && who.starts_with("uid ")
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn an_operator_drains() {
+    let mut world = Operated::start().await;
+    let output = world.as_(&world.alice, &["drain"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(json(&output)["draining"], true);
+    assert!(world.gateway.ended().await.success());
+}
+
+#[tokio::test]
+async fn an_ordinary_caller_is_refused_and_seen() {
+    let world = Operated::start().await;
+    for request in [
+        "GET /metrics",
+        "GET /status",
+        "POST /drain",
+        "DELETE /deny/a",
+    ] {
+        for version in TlsVersion::BOTH {
+            let client = world.client(&world.caller).tls(version);
+            let mut connection = client.connect().await.unwrap();
+            let answer = whole(&mut connection, &format!("{request} HTTP/1.1")).await;
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+            assert!(answer.contains("countersign-reason: caller-not-allowed"));
+            assert!(!answer.contains("countersign_"), "no metrics: {answer}");
+        }
+    }
+    let line = world.refused_line("caller-not-allowed").await;
+    assert_eq!(line["operator"], world.ca.spiffe(CALLER).as_str(), "{line}");
+    let output = world.as_(&world.caller, &["reload"]).await;
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(stderr(&output).contains("caller-not-allowed"), "{output:?}");
+    // It is a caller like any other, and an operator is none.
+    let client = world.gateway.client(HOST);
+    assert_eq!(
+        client
+            .clone()
+            .with(&world.caller)
+            .get("/a")
+            .await
+            .unwrap()
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn strangers_and_those_without_certificate_are_refused_with_an_alert() {
+    let world = Operated::start().await;
+    let stranger = TestCa::new("example.org").client(OPERATOR);
+    for version in TlsVersion::BOTH {
+        let refusal = world.client(&stranger).tls(version).refusal().await;
+        assert_eq!(refusal.alert(), Some(48), "{refusal}");
+        let nobody = Client::new(world.gateway.admin(), HOST).tls(version);
+        assert!(nobody.refusal().await.alert().is_some());
+    }
+    let line = world.refused_line("unknown-issuer").await;
+    assert!(line.get("operator").is_none(), "nothing was proven: {line}");
+    assert!(line["sans"].as_str().unwrap().contains(OPERATOR), "{line}");
+    world.refused_line("no-certificate").await;
+    let output = world.as_(&stranger, &["status"]).await;
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(stderr(&output).contains("UnknownCA"), "{output:?}");
+}
+
+#[tokio::test]
+async fn plain_text_is_refused() {
+    let world = Operated::start().await;
+    for path in ["/healthz", "/metrics", "/status"] {
+        let answer = plain(world.gateway.admin(), "GET", path, &[]).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+    }
+    let line = world.refused_line("malformed-request").await;
+    assert!(
+        line["detail"].as_str().unwrap().contains("plain HTTP"),
+        "{line}"
+    );
+    // Something else than HTTP and TLS ends without an answer.
+    let mut stream = TcpStream::connect(world.gateway.admin()).await.unwrap();
+    stream
+        .write_all(b"\x01\x02\x03 what is this")
+        .await
+        .unwrap();
+    let mut octets = Vec::new();
+    let read = in_time("the end", stream.read_to_end(&mut octets)).await;
+    assert!(read.is_ok() || octets.len() < 16, "{octets:?}");
+}
+
+#[tokio::test]
+async fn a_revoked_operator_is_cut_off_and_not_let_in_again() {
+    let world = Operated::start().await;
+    for (number, version) in (2..).zip(TlsVersion::BOTH) {
+        let alice = world.ca.client(OPERATOR);
+        let client = world.client(&alice).tls(version);
+        let mut session = client.session().await.unwrap();
+        assert_eq!(session.get("/status").await.unwrap().status, 200);
+        let mut idle = client.connect().await.unwrap();
+        let written = Instant::now();
+        world.publish(number, &[&alice]);
+        assert!(idle.read_until(|_| false).await.closed);
+        assert!(written.elapsed() < PROMISED, "{:?}", written.elapsed());
+        assert!(session.get("/status").await.is_err());
+        assert_eq!(client.refusal().await.alert(), Some(44));
+        let cut = world
+            .line("the cut", |line| {
+                line["decision"] == "cut" && line["serial"] == alice.serial_hex()
+            })
+            .await;
+        assert_eq!(cut["reason"], "certificate-revoked", "{cut}");
+        world.refused_line("certificate-revoked").await;
+        let output = world.as_(&alice, &["status"]).await;
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+    }
+    // Another operator goes on as before.
+    let client = world.client(&world.alice);
+    assert_eq!(client.get("/status").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn the_deny_list_and_a_new_configuration_end_an_operator() {
+    let world = Operated::start().await;
+    let bob = world.ca.client("/ns/ops/bob");
+    let mut session = world.client(&bob).session().await.unwrap();
+    assert_eq!(session.get("/status").await.unwrap().status, 200);
+    let denied = world.ca.spiffe("/ns/ops/bob");
+    let reason = "secret-remark";
+    let arguments = ["deny", "add", "--identity", &denied, "--reason", reason];
+    let output = world.as_(&world.alice, &arguments).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    in_time("the end", async {
+        while !session.is_closed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let cut = world
+        .line("the cut", |line| line["decision"] == "cut")
+        .await;
+    assert_eq!(cut["reason"], "identity-denied", "{cut}");
+    assert_eq!(world.client(&bob).refusal().await.alert(), Some(46));
+
+    // Alice writes herself out of the configuration: the answer still comes.
+    let file = world.gateway.config_file();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("/ns/ops/**", "/ns/ops/carol")).unwrap();
+    let output = world.as_(&world.alice, &["reload"]).await;
+    // The file may have been noticed before she asked.
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+    in_time("the configuration", async {
+        while world
+            .client(&world.alice)
+            .get("/status")
+            .await
+            .map(|answer| answer.status)
+            .ok()
+            != Some(403)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let carol = world.ca.client("/ns/ops/carol");
+    assert_eq!(
+        world.client(&carol).get("/status").await.unwrap().status,
+        200
+    );
+
+    // Without operators the listener would have to speak plain text.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let line = "operators = [\"spiffe://example.org/ns/ops/carol\"]";
+    assert!(text.contains(line), "{text}");
+    std::fs::write(&file, text.replace(line, "")).unwrap();
+    let output = world.as_(&carol, &["reload"]).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        stderr(&output).contains("whether [admin] has operators"),
+        "{output:?}"
+    );
+}
+
+#[tokio::test]
+async fn web_pages_and_foreign_hosts_are_refused() {
+    let world = Operated::start().await;
+    let client = world.client(&world.alice);
+    for (field, status, reason) in [
+        ("Origin: https://evil.example", 403, "caller-not-allowed"),
+        ("Host: evil.example", 421, "host-mismatch"),
+    ] {
+        let host = match field.starts_with("Host") {
+            true => String::new(),
+            false => format!("Host: {HOST}\r\n"),
+        };
+        let mut connection = client.connect().await.unwrap();
+        let head = format!("POST /drain HTTP/1.1\r\n{host}{field}\r\nContent-Length: 0\r\n\r\n");
+        connection.write(head.as_bytes()).await.unwrap();
+        let answer = connection.read_until(|_| false).await;
+        assert_eq!(answer.statuses(), [status], "{}", answer.text());
+        world.refused_line(reason).await;
+    }
+    let mut session = client.session().await.unwrap();
+    assert_eq!(
+        session.get("/status").await.unwrap().status,
+        200,
+        "not drained"
+    );
+    // No preflight says yes.
+    let mut request = get("/drain");
+    *request.method_mut() = http::Method::OPTIONS;
+    let answer = session.send(request).await.unwrap();
+    assert_eq!(answer.status, 405);
+}
+
+#[tokio::test]
+async fn what_was_sent_before_a_revocation_and_completed_after_it_does_nothing() {
+    let world = Operated::start().await;
+    let alice = world.ca.client(OPERATOR);
+    let mut connection = world.client(&alice).connect().await.unwrap();
+    let body = r#"{"target":{"identity":"dns:a.example.org"}}"#;
+    let head = format!(
+        "POST /deny HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    connection.write(head.as_bytes()).await.unwrap();
+    world.publish(2, &[&alice]);
+    world
+        .line("the cut", |line| line["decision"] == "cut")
+        .await;
+    let answer: io::Result<()> = connection.write(body.as_bytes()).await;
+    let text = match answer {
+        Ok(()) => connection.read_until(|_| false).await.text(),
+        Err(_) => String::new(),
+    };
+    assert!(!text.contains("201"), "{text}");
+    let output = world.as_(&world.alice, &["deny", "list"]).await;
+    assert_eq!(json(&output)["deny_list"].as_array().map(Vec::len), Some(0));
+}
+
+#[tokio::test]
+async fn commands_say_what_is_missing() {
+    let url = "https://localhost:1";
+    for (arguments, complaint) in [
+        (&["status", "--admin", url][..], "--cert"),
+        (&["status", "--cert", "a.pem"], "--admin"),
+        (
+            &["deny", "add", "--cert", "a.pem", "--admin", url],
+            "--admin-cert",
+        ),
+    ] {
+        let output = Command::new(BINARY).args(arguments).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains(complaint), "{output:?}");
+    }
+    let ca = TestCa::new("example.org");
+    let alice = ca.client(OPERATOR);
+    let cert = ca.write("alice.pem", alice.chain_pem());
+    let key = ca.write("alice.key", alice.key_pem());
+    let run = |url: &'static str, root: &Path| {
+        let mut command = Command::new(BINARY);
+        command
+            .args(["status", "--admin", url, "--cert"])
+            .arg(&cert)
+            .arg("--key")
+            .arg(&key)
+            .arg("--cacert")
+            .arg(root);
+        async move { command.output().await.unwrap() }
+    };
+    let output = run("http://127.0.0.1:1", &ca.root_file()).await;
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(stderr(&output).contains("https://HOST:PORT"), "{output:?}");
+    // The gateway has to prove itself too.
+    let world = Operated::start().await;
+    let other = TestCa::new("example.org");
+    let [cert, key] = world.written("alice", &world.alice);
+    let output = Command::new(BINARY)
+        .args([
+            "status",
+            "--admin",
+            &world.url(),
+            "--cert",
+            &cert,
+            "--key",
+            &key,
+            "--cacert",
+        ])
+        .arg(other.root_file())
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains("certificate"), "{output:?}");
+}
+
+#[tokio::test]
+async fn with_operators_the_listener_need_not_be_on_loopback() {
+    let ca = TestCa::new("example.org");
+    let settings = |operators: Option<&str>| {
+        let settings = Settings::new(&ca)
+            .set("admin", "address", "\"0.0.0.0:0\"")
+            .everything_to("127.0.0.1:9".parse().unwrap());
+        match operators {
+            Some(operators) => settings.set("admin", "operators", operators),
+            None => settings,
+        }
+    };
+    let pattern = "[\"spiffe://example.org/ns/ops/*\"]";
+    let gateway = Gateway::start(BINARY, &settings(Some(pattern))).await;
+    assert!(gateway.admin().ip().is_unspecified());
+    for (operators, complaint) in [
+        (None, "operators"),
+        (Some("[\"*\"]"), "every caller would be an operator"),
+        (Some("[\"api-key:robot\"]"), "known by their certificates"),
+        (Some("[]"), "list"),
+    ] {
+        let failure = Gateway::try_start(BINARY, &settings(operators))
+            .await
+            .unwrap_err();
+        assert_eq!(failure.status.code(), Some(2), "{failure}");
+        assert!(
+            failure.stderr.contains(complaint),
+            "{operators:?}: {failure}"
+        );
+    }
+}
