@@ -174,13 +174,7 @@ pub(super) fn resolve(
     let limiter = rate_limits::limiter(document, &mut context);
     let limits = limits::limits(document.limits.as_ref(), &mut context);
     let workers = limits::workers(document.runtime.as_ref(), &mut context);
-    let audit = document
-        .audit
-        .as_ref()
-        .and_then(|section| section.file.value())
-        .map_or(AuditDestination::Stdout, |file| {
-            AuditDestination::File(context.files.locate(file))
-        });
+    let audit = audit_destination(document, &context);
     if context.diagnostics.has_errors() {
         return None;
     }
@@ -233,6 +227,16 @@ pub(super) fn resolve(
         looks,
     };
     Some((loaded, context.inventory))
+}
+
+fn audit_destination(document: &Document, context: &Context<'_>) -> AuditDestination {
+    document
+        .audit
+        .as_ref()
+        .and_then(|section| section.file.value())
+        .map_or(AuditDestination::Stdout, |file| {
+            AuditDestination::File(context.files.locate(file))
+        })
 }
 
 fn report_missing_sections(document: &Document, context: &mut Context<'_>) {
