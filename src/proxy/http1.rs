@@ -24,7 +24,7 @@ use super::connection::{CLOSE_PATIENCE, Connection};
 use super::guarded_io::{GuardState, GuardedIo};
 use super::lifetime::{Ending, Lifetime};
 use super::quiet::Quiet;
-use super::socket::CallerSocket;
+use super::socket::{CallerSocket, Lingering};
 use super::{handler, upgrade};
 use crate::snapshot::Limits;
 
@@ -161,7 +161,7 @@ async fn serve_in_turns(
     Box::pin(async move {
         let mut stream = io.into_inner();
         let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
-        stream.into_inner().0.linger().await;
+        stream.into_inner().0.linger(Lingering::CALLER).await;
     })
     .await;
     ended

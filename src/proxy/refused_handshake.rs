@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 use super::connection::CLOSE_PATIENCE;
 use super::listener::Worker;
 use super::proxy_protocol::HeaderError;
-use super::socket::CallerSocket;
+use super::socket::{CallerSocket, Lingering};
 use crate::clock;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
@@ -153,7 +153,7 @@ impl HandshakeError {
             if let Some(answer) = answer {
                 let _ = socket.write_all(answer).await;
             }
-            socket.linger().await;
+            socket.linger(Lingering::STRANGER).await;
         }
     }
 

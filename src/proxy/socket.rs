@@ -15,9 +15,25 @@ const REQUIRED_TLS12: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 116];
 /// The same as `handshake_failure`.
 const FAILURE_TLS12: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
 
-/// How long, and how much, a refused peer may still send.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: u64 = 64 * 1024;
+/// What a peer may still send once the last word has been sent to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lingering {
+    time: Duration,
+    octets: u64,
+}
+
+impl Lingering {
+    /// Of a peer nobody knows.
+    pub(crate) const STRANGER: Self = Self {
+        time: Duration::from_secs(1),
+        octets: 64 << 10,
+    };
+    /// Of a caller, who may be in the middle of a body that was answered early.
+    pub(crate) const CALLER: Self = Self {
+        time: Duration::from_secs(2),
+        octets: 16 << 20,
+    };
+}
 
 /// A caller's TCP connection.
 ///
@@ -68,14 +84,14 @@ impl CallerSocket {
 
     /// Closes so that the peer can read what was sent last: closing a socket
     /// with unread input would reset the connection and discard it.
-    pub(crate) async fn linger(mut self) {
+    pub(crate) async fn linger(mut self, lingering: Lingering) {
         if self.stream.shutdown().await.is_err() {
             return;
         }
-        let mut rest = (&mut self.stream).take(LINGER_BYTES);
+        let mut rest = (&mut self.stream).take(lingering.octets);
         let mut sink = [0_u8; 4096];
         let drain = async { while matches!(rest.read(&mut sink).await, Ok(count) if count > 0) {} };
-        let _ = tokio::time::timeout(LINGER, drain).await;
+        let _ = tokio::time::timeout(lingering.time, drain).await;
     }
 
     /// Waits until the peer has sent something, or nothing more will come.

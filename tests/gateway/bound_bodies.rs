@@ -116,6 +116,19 @@ async fn a_larger_body_is_refused_whether_or_not_it_says_so() {
 }
 
 #[tokio::test]
+async fn who_writes_all_before_reading_can_still_read_the_refusal() {
+    let world = world().await;
+    let mut whole =
+        format!("POST /bound/a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 8388608\r\n\r\n")
+            .into_bytes();
+    whole.resize(whole.len() + (8 << 20), b'x');
+    let mut connection = world.client().connect().await.unwrap();
+    connection.write(&whole).await.expect("not reset");
+    let answer = connection.read_until_silent(Duration::from_secs(8)).await;
+    assert_eq!(answer.statuses(), [413], "{}", answer.text());
+}
+
+#[tokio::test]
 async fn all_held_bodies_together_are_bounded_and_let_go_of() {
     let world = world().await;
     let begin = format!("POST /large HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\n");
