@@ -174,6 +174,12 @@ mod tests {
                 ReasonCode::TokenMalformed,
             ),
             (json!({"x5t#S256": hexadecimal}), ReasonCode::TokenMalformed),
+            // The illustration of RFC 8705 section 3.1 is the hash of nothing: two
+            // bits are left over.
+            (
+                json!({"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"}),
+                ReasonCode::TokenMalformed,
+            ),
             (
                 json!({"x5t#S256": base64url_encode(&OURS[..31])}),
                 ReasonCode::TokenMalformed,

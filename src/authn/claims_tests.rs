@@ -260,3 +260,44 @@ fn routes_demand_scopes_and_claims() {
     assert_eq!(judge(plain(), &[], &[("x", json!("w"))]), lacks);
     assert_eq!(judge(plain(), &[], &[("absent", json!(null))]), lacks);
 }
+
+/// RFC 9068 section 3, figure 2: the profile's own example, at a moment of its life.
+#[test]
+fn the_published_access_token_is_accepted() {
+    let Value::Object(members) = json!({
+        "iss": "https://authorization-server.example.com/", "sub": "5ba552d67",
+        "aud": "https://rs.example.com/", "exp": 1_639_528_912, "iat": 1_618_354_090,
+        "jti": "dbe39bf3a3ba4238a513f51d6e1691c4", "client_id": "s6BhdRkqt3",
+        "scope": "openid profile reademail"
+    }) else {
+        unreachable!()
+    };
+    let rules = ClaimRules {
+        issuer: "https://authorization-server.example.com/".to_owned(),
+        audiences: vec!["https://rs.example.com/".to_owned()],
+        skew: 0,
+        ..rules()
+    };
+    let demands = Demands {
+        scopes: vec!["reademail".to_owned()],
+        ..Demands::default()
+    };
+    let judge = |now| {
+        let origin = Origin::Jwt(TokenType::AccessToken);
+        rules
+            .check(
+                members.clone(),
+                origin,
+                "hash".to_owned(),
+                &demands,
+                None,
+                now,
+            )
+            .map_err(|denial| denial.reason)
+    };
+    assert_eq!(
+        judge(1_639_528_911).unwrap().subject.as_deref(),
+        Some("5ba552d67")
+    );
+    assert_eq!(judge(1_639_528_912).unwrap_err(), ReasonCode::TokenExpired);
+}

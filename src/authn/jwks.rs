@@ -183,16 +183,19 @@ impl IssuerKeys {
         }
     }
 
-    /// The number of the keys at hand; cached judgements with another are void.
+    /// The number of the keys that may be used now; cached judgements with another
+    /// are void. None without such keys: what was judged with those that were there
+    /// before does not outlive them.
     #[must_use]
-    pub fn generation(&self) -> u64 {
+    pub fn generation(&self) -> Option<u64> {
         match &self.0 {
-            Source::Fixed(keys) => keys.generation,
-            Source::Remote(remote) => remote
-                .cached
-                .load()
-                .as_ref()
-                .map_or(0, |cached| cached.keys.generation),
+            Source::Fixed(keys) => Some(keys.generation),
+            Source::Remote(remote) => {
+                let cached = remote.cached.load();
+                let cached = cached.as_ref()?;
+                let usable = remote.is_usable(cached, (remote.now)());
+                usable.then_some(cached.keys.generation)
+            }
         }
     }
 
@@ -301,7 +304,11 @@ impl Remote {
     fn usable(&self, now: u64) -> Option<Arc<Cached>> {
         self.cached
             .load_full()
-            .filter(|cached| now < cached.confirmed_at.saturating_add(self.last_good))
+            .filter(|cached| self.is_usable(cached, now))
+    }
+
+    const fn is_usable(&self, cached: &Cached, now: u64) -> bool {
+        now < cached.confirmed_at.saturating_add(self.last_good)
     }
 
     fn may_fetch(&self) -> bool {
@@ -358,10 +365,13 @@ impl Remote {
             },
         };
         self.state().unknown.clear();
+        // However fresh they are said to be, there has to be time for another try
+        // before they must not be used any more.
+        let fresh = freshness(&answer.headers).min(self.last_good / 2);
         self.cached.store(Some(Arc::new(Cached {
             keys,
             confirmed_at: now,
-            fresh_until: now.saturating_add(freshness(&answer.headers)),
+            fresh_until: now.saturating_add(fresh),
         })));
         Ok(())
     }

@@ -199,11 +199,12 @@ async fn rotation_is_followed_and_last_good_keys_end() {
     SHIFT.fetch_add(MINIMUM_INTERVAL, Ordering::Relaxed);
     let found = keys.for_key(Some("two")).await.unwrap();
     assert!(has(&found, "two") && found.generation == 2);
+    assert_eq!(keys.generation(), Some(2));
     // A key that is withdrawn goes with the next refresh.
     idp.publish(&[&two]);
     keys.fetch().await.unwrap();
     assert!(!has(&keys.for_key(Some("two")).await.unwrap(), "one"));
-    assert_eq!(keys.generation(), 3);
+    assert_eq!(keys.generation(), Some(3));
     // Stale keys answer at once, whatever the issuer does.
     idp.fault(Idp::KEYS, Fault::Status(503));
     SHIFT.fetch_add(400, Ordering::Relaxed);
@@ -213,9 +214,36 @@ async fn rotation_is_followed_and_last_good_keys_end() {
     SHIFT.fetch_add(700, Ordering::Relaxed);
     let ended = keys.for_key(Some("two")).await;
     assert_eq!(ended.unwrap_err(), FetchError::Status(503));
+    assert_eq!(
+        keys.generation(),
+        None,
+        "what was judged with them has ended too"
+    );
     idp.mend();
     SHIFT.fetch_add(MINIMUM_INTERVAL, Ordering::Relaxed);
     assert!(keys.for_key(Some("two")).await.is_ok());
+    assert_eq!(keys.generation(), Some(3), "they are the same keys");
+}
+
+/// The issuer says that its keys are fresh for five minutes, and they may be used for
+/// one: they are asked for well before that.
+#[tokio::test]
+async fn keys_are_refreshed_before_they_must_not_be_used() {
+    let idp = Idp::start().await;
+    idp.publish(&[&TokenKey::new("one")]);
+    let keys = IssuerKeys::remote(
+        KeyLocation::key_set(&idp.url(Idp::KEYS)).unwrap(),
+        client(RootCertStore::empty(), Duration::from_millis(500)),
+        KeySettings {
+            last_good: Duration::from_secs(60),
+        },
+    );
+    keys.fetch().await.unwrap();
+    let Source::Remote(remote) = &keys.0 else {
+        unreachable!()
+    };
+    let wait = remote.seconds_until_refresh();
+    assert!((10..=30).contains(&wait), "{wait} s");
 }
 
 #[test]

@@ -234,7 +234,13 @@ impl TokenIssuer {
             Introspection::OncePer(seconds) => Some(seconds),
             Introspection::AsNeeded => None,
         };
-        let generation = self.keys().map_or(0, IssuerKeys::generation);
+        let generation = match self.keys().map(IssuerKeys::generation) {
+            None => 0,
+            Some(Some(generation)) => generation,
+            // Without keys that may be used nothing that is remembered holds, and it is
+            // not known which ones a judgement will be made with.
+            Some(None) => return self.check(token, demands, thumbprint, now).await,
+        };
         let key = CacheKey::new(token, &self.name, generation, &demands.hash, thumbprint);
         let check = self.check(token, demands, thumbprint, now);
         self.cache.get_or_check(key, positive, now, check).await

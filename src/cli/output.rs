@@ -1,7 +1,8 @@
 //! What commands print, and the exit codes they end with.
 
 use std::fmt;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -107,6 +108,17 @@ impl Output {
         }
     }
 
+    /// The same, for a result that is one list and may be too long for memory: the
+    /// document `{"NAME": […]}`, written item by item.
+    #[must_use]
+    pub fn list(self, name: &'static str) -> List {
+        List {
+            out: io::BufWriter::new(io::stdout().lock()),
+            name,
+            count: 0,
+        }
+    }
+
     /// The command's result itself, on standard output, whatever the flags.
     pub fn result(self, text: impl fmt::Display) {
         Self::line(&text);
@@ -115,24 +127,63 @@ impl Output {
     /// A remark on standard error; nothing with `--quiet`.
     pub fn note(self, text: impl fmt::Display) {
         if !self.quiet {
-            let _ = writeln!(std::io::stderr().lock(), "{text}");
+            let _ = writeln!(io::stderr().lock(), "{text}");
         }
     }
 
     /// The reason of an answer "no", on standard error, always.
     pub fn verdict(self, text: impl fmt::Display) {
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
     /// An error on standard error, always.
     pub fn error(self, error: &CliError) {
-        let _ = writeln!(std::io::stderr().lock(), "countersign: {}", error.message);
+        let _ = writeln!(io::stderr().lock(), "countersign: {}", error.message);
     }
 
     /// A closed pipe is no reason to panic, so write errors are dropped.
     fn line(text: &dyn fmt::Display) {
-        let mut stdout = std::io::stdout().lock();
+        let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "{text}");
         let _ = stdout.flush();
+    }
+}
+
+/// A JSON document with one list that is being written ([`Output::list`]).
+#[derive(Debug)]
+pub struct List {
+    out: io::BufWriter<io::StdoutLock<'static>>,
+    name: &'static str,
+    count: u64,
+}
+
+impl List {
+    /// Adds an item. It breaks when nobody reads any more.
+    pub fn item(&mut self, item: &impl Serialize) -> ControlFlow<()> {
+        let begin = if self.count == 0 {
+            self.out.write_all(self.head().as_bytes())
+        } else {
+            self.out.write_all(b",")
+        };
+        self.count = self.count.saturating_add(1);
+        match begin.and_then(|()| Ok(serde_json::to_writer(&mut self.out, item)?)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    /// Completes the document, and says whether there were items.
+    pub fn end(mut self) -> bool {
+        if self.count == 0 {
+            let head = self.head();
+            let _ = self.out.write_all(head.as_bytes());
+        }
+        let _ = self.out.write_all(b"]}\n");
+        let _ = self.out.flush();
+        self.count > 0
+    }
+
+    fn head(&self) -> String {
+        format!("{{\"{}\":[", self.name)
     }
 }

@@ -4,12 +4,17 @@
 //! A part of [`Pki`]. Records of the earlier kind (`issued.jsonl`) are taken
 //! over once and put aside.
 
+use std::ops::ControlFlow;
+
 use super::PkiError;
 use super::directory::{Pki, unix_now};
 use super::inventory::{self, Cause, Entry, Filter, Inventory, NewEntry};
 use super::revoking::Status;
 use super::state::{self, IssuedRecord};
 use super::store::Lock;
+
+/// Leaves that are read at once where all are gone through.
+const PAGE: u32 = 2_000;
 
 impl Pki {
     /// Leaves of this authority, of the earlier generation as well until it is
@@ -23,17 +28,41 @@ impl Pki {
             .inventory()?
             .find(&self.issuer_keys(), filter)?
             .into_iter()
-            .map(|entry| {
-                let status = if entry.revoked.is_some() {
-                    Status::Revoked
-                } else if entry.not_after < now {
-                    Status::Expired
-                } else {
-                    Status::Valid
-                };
-                (entry, status)
-            })
+            .map(|entry| with_status(entry, now))
             .collect())
+    }
+
+    /// Calls `visit` with each leaf that [`Self::issued`] would list, however many
+    /// there are, until it breaks. Only a page of them is in memory, and between two
+    /// pages nothing is held: other processes go on.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub fn each_issued(
+        &self,
+        filter: &Filter,
+        mut visit: impl FnMut((Entry, Status)) -> ControlFlow<()>,
+    ) -> Result<(), PkiError> {
+        let (inventory, issuers) = (self.inventory()?, self.issuer_keys());
+        let now = unix_now();
+        let mut page = filter.clone();
+        let mut left = filter.limit;
+        loop {
+            let limit = left.map_or(PAGE, |left| left.min(PAGE));
+            page.limit = Some(limit);
+            let found = inventory.find(&issuers, &page)?;
+            let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
+            for entry in found {
+                page.after = Some(entry.id);
+                if visit(with_status(entry, now)).is_break() {
+                    return Ok(());
+                }
+            }
+            left = left.map(|left| left.saturating_sub(count));
+            if count < limit || left == Some(0) {
+                return Ok(());
+            }
+        }
     }
 
     /// A name as the inventory prints it: a SPIFFE ID may be given as `/path`, a
@@ -94,6 +123,17 @@ impl Pki {
         inventory::retire_journal(&journal)?;
         Ok(())
     }
+}
+
+fn with_status(entry: Entry, now: i64) -> (Entry, Status) {
+    let status = if entry.revoked.is_some() {
+        Status::Revoked
+    } else if entry.not_after < now {
+        Status::Expired
+    } else {
+        Status::Valid
+    };
+    (entry, status)
 }
 
 fn from_record(record: IssuedRecord) -> NewEntry {

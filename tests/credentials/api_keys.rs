@@ -228,3 +228,23 @@ async fn a_key_that_is_taken_away_ends_what_it_let_in() {
     assert_eq!(line["reason"], "token-signature", "{line}");
     assert_eq!(line["complete"], false, "{line}");
 }
+
+/// Whoever knows the public half of a key must not use up what it may do.
+#[tokio::test]
+async fn each_key_has_an_allowance_that_only_it_uses_up() {
+    let limit = "rate_limit = { per = \"api-key\", requests = 1, window = \"1h\" }";
+    let world = World::with(&[], "", "", &format!("{ROUTE}\n{limit}")).await;
+    let mut forged = world.key.clone();
+    let last = if forged.pop() == Some('A') { 'E' } else { 'A' };
+    forged.push(last);
+    for _ in 0..3 {
+        let answer = world.ask(false, &[("x-api-key", &forged)]).await;
+        refused(&answer, 401, "token-signature");
+    }
+    let own = [("x-api-key", &*world.key)];
+    assert_eq!(world.ask(false, &own).await.status, 200);
+    let answer = world.ask(false, &own).await;
+    refused(&answer, 429, "rate-limited");
+    let policy = answer.header("ratelimit-policy");
+    assert_eq!(policy, Some("\"api-key\";q=1;w=3600"));
+}

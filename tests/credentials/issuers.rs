@@ -138,6 +138,16 @@ async fn keys_come_from_where_the_metadata_say() {
 }
 
 #[tokio::test]
+async fn keys_come_from_the_address_that_is_written_down() {
+    let parts = Parts::new().await;
+    let address = format!("jwks_uri = \"{}\"", parts.idp.url(Idp::KEYS));
+    let world = parts.open(&address, "").await;
+    assert_eq!(world.ask(&world.token()).await.status, 200);
+    let paths = [Idp::KEYS, Idp::METADATA, Idp::OPENID];
+    assert_eq!(paths.map(|path| world.idp.count(path)), [1, 0, 0]);
+}
+
+#[tokio::test]
 async fn an_issuer_that_is_down_keeps_nobody_from_starting_and_lets_nobody_in() {
     let parts = Parts::new().await;
     parts.idp.fault(Idp::METADATA, Fault::Hangup);

@@ -9,6 +9,7 @@ mod limits;
 mod provider;
 #[cfg(feature = "redis")]
 mod redis;
+mod remembered;
 mod tokens;
 
 use std::net::SocketAddr;

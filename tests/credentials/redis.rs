@@ -1,5 +1,7 @@
 //! Rate limits counted in a real Redis, which stops and comes back.
 
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -34,10 +36,7 @@ impl Server {
             .kill_on_drop(true)
             .spawn();
         let Ok(child) = child else {
-            let required = std::env::var("COUNTERSIGN_REQUIRE_TOOLS").is_ok_and(|v| v == "1");
-            assert!(!required, "required, but missing: redis-server");
-            eprintln!("skipped: redis-server");
-            return false;
+            return missing::<()>("redis-server").is_some();
         };
         self.child = Some(child);
         in_time("redis-server", async {
@@ -54,6 +53,90 @@ impl Server {
         child.kill().await.unwrap();
         let _ = std::fs::remove_file(&self.socket);
     }
+}
+
+/// The user and password of the store that asks for them.
+const USER: &str = "gateway";
+const PASSWORD: &str = "a-Secret-0f-the-store";
+
+/// A server that speaks TLS only, and to one user only.
+struct SecureServer {
+    port: u16,
+    _child: Child,
+}
+
+impl SecureServer {
+    /// None where there is no server, or one that was built without TLS.
+    async fn start(ca: &TestCa) -> Option<Self> {
+        let own = ca.server(&["localhost"]);
+        let certificate = ca.write("redis.pem", own.chain_pem());
+        let key = ca.write("redis.key", own.key_pem());
+        let log = ca.directory().join("redis.log");
+        for _ in 0..5 {
+            // Somebody else may take it in between; then the next one will do.
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = free.local_addr().unwrap().port();
+            drop(free);
+            let configuration = ca.write(
+                "redis.conf",
+                format!(
+                    "bind 127.0.0.1\nport 0\nsave \"\"\ntls-port {port}\ntls-auth-clients no\n\
+                     tls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\n\
+                     user default off\nuser {USER} on >{PASSWORD} ~countersign:* +@all\n",
+                    certificate.display(),
+                    key.display(),
+                    ca.root_file().display()
+                ),
+            );
+            let child = Command::new("redis-server")
+                .arg(configuration)
+                .current_dir(ca.directory())
+                .stdout(std::fs::File::create(&log).unwrap())
+                .stderr(Stdio::null())
+                .kill_on_drop(true)
+                .spawn();
+            let Ok(mut child) = child else {
+                return missing("redis-server");
+            };
+            let ended = in_time("redis-server", async {
+                loop {
+                    if let Some(status) = child.try_wait().unwrap() {
+                        return Some(status);
+                    }
+                    let said = std::fs::read_to_string(&log).unwrap();
+                    if said.contains("Ready to accept connections") {
+                        return None;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+            .await;
+            match ended {
+                None => {
+                    return Some(Self {
+                        port,
+                        _child: child,
+                    });
+                }
+                Some(status) => {
+                    let said = std::fs::read_to_string(&log).unwrap();
+                    if said.contains("in use") {
+                        continue;
+                    }
+                    eprintln!("redis-server ended with {status}: {said}");
+                    return missing("redis-server with TLS");
+                }
+            }
+        }
+        panic!("no port was free for redis-server")
+    }
+}
+
+fn missing<T>(what: &str) -> Option<T> {
+    let required = std::env::var("COUNTERSIGN_REQUIRE_TOOLS").is_ok_and(|v| v == "1");
+    assert!(!required, "required, but missing: {what}");
+    eprintln!("skipped: {what}");
+    None
 }
 
 struct World {
@@ -74,11 +157,17 @@ impl World {
 
     /// One request an hour and caller, counted in that server.
     async fn gateway(&self, server: &Server, on_failure: &str) -> Gateway {
+        let url = format!("url = \"redis+unix://{}\"", server.socket.display());
+        self.gateway_with(&url, on_failure).await
+    }
+
+    /// The same with a store of these lines.
+    async fn gateway_with(&self, store: &str, on_failure: &str) -> Gateway {
         let settings = Settings::new(&self.ca)
+            .log("trace")
             .section(&format!(
-                "[rate_limits.redis]\nurl = \"redis+unix://{}\"\n\
-                 on_store_failure = \"{on_failure}\"\ntimeout = \"1s\"",
-                server.socket.display()
+                "[rate_limits.redis]\n{store}\n\
+                 on_store_failure = \"{on_failure}\"\ntimeout = \"1s\""
             ))
             .upstream("orders", self.echo.address())
             .route(
@@ -164,5 +253,61 @@ async fn a_store_that_stops_does_what_was_said_and_may_come_back() {
         assert_eq!(caller.get("/a").await.unwrap().status, 200, "{on_failure}");
         let answer = caller.get("/a").await.unwrap();
         refused(&answer, 429, "rate-limited");
+    }
+}
+
+#[tokio::test]
+async fn a_store_with_tls_and_password_counts_and_the_password_stays_secret() {
+    let world = World::new().await;
+    let Some(server) = SecureServer::start(&world.ca).await else {
+        return;
+    };
+    let stranger = TestCa::new("example.org");
+    let write = |name: &str, password: &str| {
+        let path = world.ca.directory().join(name);
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path);
+        file.unwrap().write_all(password.as_bytes()).unwrap();
+        path.display().to_string()
+    };
+    let good = write("redis.password", &format!("{PASSWORD}\n"));
+    let bad = write("bad.password", "another-secret-of-nobody\n");
+    let store = |roots: &TestCa, password: &str| {
+        format!(
+            "url = \"rediss://localhost:{}/0\"\nroots = \"{}\"\nusername = \"{USER}\"\n\
+             password_file = \"{password}\"",
+            server.port,
+            roots.root_file().display()
+        )
+    };
+    let one = world.gateway_with(&store(&world.ca, &good), "deny").await;
+    let two = world.gateway_with(&store(&world.ca, &good), "deny").await;
+    assert_eq!(world.client(&one).get("/a").await.unwrap().status, 200);
+    let answer = world.client(&two).get("/a").await.unwrap();
+    refused(&answer, 429, "rate-limited");
+
+    // Whoever cannot prove to be the store is not asked, and no other password is
+    // good. Neither password is anywhere.
+    let forged = world.gateway_with(&store(&stranger, &good), "deny").await;
+    let unknown = world.gateway_with(&store(&world.ca, &bad), "deny").await;
+    for gateway in [&forged, &unknown] {
+        let answer = world.client(gateway).get("/a").await.unwrap();
+        assert_eq!(answer.status, 503, "{answer:?}");
+    }
+    for gateway in [&one, &two, &forged, &unknown] {
+        let ready = plain(gateway.admin(), "GET", "/readyz", &[]).await;
+        let said = format!(
+            "{}{}{}",
+            gateway.stderr(),
+            gateway.audit().text(),
+            ready.body
+        );
+        assert!(said.contains("listening"), "{said}");
+        for secret in [PASSWORD, "another-secret-of-nobody"] {
+            assert!(!said.contains(secret), "{said}");
+        }
     }
 }

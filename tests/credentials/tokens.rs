@@ -538,3 +538,50 @@ async fn reusable_assertions_are_kept_apart_by_token() {
         }
     }
 }
+
+/// ATTACKS.md 29: what the gateway signs for services is no token, not even where
+/// somebody made the gateway its own issuer of tokens.
+#[tokio::test]
+async fn an_assertion_that_is_sent_back_is_no_token() {
+    let own = "https://gateway.example.org:9080";
+    for types in ["", "types = [\"at+jwt\", \"jwt\", \"untyped\"]"] {
+        let world = World::open(|settings, keys, echo| {
+            settings
+                .section(&format!(
+                    "[[token_issuer]]\nname = \"itself\"\nissuer = \"{own}\"\n\
+                     audience = [\"orders\"]\njwks_file = \"{}\"\n\
+                     certificate_binding = \"if-present\"\n{types}",
+                    keys.display()
+                ))
+                .upstream("orders", echo)
+                .route(
+                    "plain",
+                    "orders",
+                    "paths = [\"/plain\"]\ncallers = [\"*\"]\naudience = \"orders\"",
+                )
+                .route(
+                    "token",
+                    "orders",
+                    "paths = [\"/token\"]\ncallers = [\"*\"]\naudience = \"orders\"\n\
+                     token = { issuer = \"itself\" }",
+                )
+        })
+        .await;
+        let file = world.ca.directory().join("keys.json");
+        super::replace(&file, world.gateway.jwks().await);
+        world.reloaded().await;
+        let answer = world.client().get("/plain").await.unwrap();
+        let received = answer.received("countersign-assertion").remove(0);
+        let claims = assertion(&answer);
+        assert_eq!(
+            (&claims["iss"], &claims["aud"]),
+            (&json!(own), &json!("orders"))
+        );
+        let answer = ask(&world.client(), "/token", &received).await;
+        refused(&answer, 401, "token-type");
+        // Nor does it stand for the caller, in the field it travels in.
+        let anonymous = get_with("/token", &[("countersign-assertion", &received)]);
+        let answer = world.client().send(anonymous).await.unwrap();
+        refused(&answer, 401, "token-missing");
+    }
+}

@@ -124,6 +124,151 @@ fn a_killed_revocation_is_recorded_or_was_not() {
     assert_eq!(recorded, on_list.into_iter().collect());
 }
 
+/// All of a name's certificates are revoked, or none is; asking again completes it.
+#[test]
+fn a_killed_revocation_of_all_is_whole_or_was_not() {
+    let (mut begun, mut ended) = (0, 0);
+    for index in 0..16_u64 {
+        let authority = Authority::new();
+        for _ in 0..4 {
+            let issue = ["issue", "spiffe://example.org/n", "--force"];
+            authority.run(&issue).done();
+        }
+        authority
+            .run(&["issue", "spiffe://example.org/other"])
+            .done();
+        let all: HashSet<String> = serials(&authority).into_iter().collect();
+        assert_eq!(all.len(), 5);
+        let (before, _) = revocation_list(&authority.path("crl/intermediate.crl"));
+        let revoke = ["revoke", "--identity", "/n", "--all"];
+        kill_after(&authority, &revoke, Duration::from_millis(index * 4));
+        let (number, on_list) = revocation_list(&authority.path("crl/intermediate.crl"));
+        assert!(
+            number >= before && [0, 4].contains(&on_list.len()),
+            "{on_list:?}"
+        );
+        let recorded = authority
+            .run(&["list", "--revoked", "--json"])
+            .done()
+            .json();
+        match recorded["certificates"].as_array().unwrap().len() {
+            0 => begun += 1,
+            4 => ended += 1,
+            some => panic!("{some} of 4 are revoked"),
+        }
+        // It is completed, and the list has all of them and nobody else.
+        let again = authority.run(&revoke);
+        if again.code != 0 {
+            again.refused(1, "no live certificate");
+        }
+        authority.run(&["crl", "--issuer", "intermediate"]).done();
+        let (later, on_list) = revocation_list(&authority.path("crl/intermediate.crl"));
+        assert!(later > number);
+        assert_eq!(on_list.len(), 4);
+        let known: HashSet<String> = serials(&authority).into_iter().collect();
+        assert_eq!(known, all, "none is lost");
+    }
+    println!("{begun} were killed before, {ended} after");
+}
+
+/// What a directory holds: names and contents.
+fn contents(directory: &std::path::Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(contents(&path));
+            found.push((path, None));
+        } else {
+            let content = std::fs::read(&path).unwrap();
+            found.push((path, Some(content)));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Sets the modes of a directory and of everything in it, and who owns it.
+fn set_modes(path: &std::path::Path, directory: u32, file: u32, owner: Option<u32>) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = if path.is_dir() { directory } else { file };
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            set_modes(&entry.unwrap().path(), directory, file, owner);
+        }
+    }
+    if owner.is_some() {
+        std::os::unix::fs::chown(path, owner, None).unwrap();
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Nothing may be written: everything that would is refused with the file's name,
+/// and nothing is different afterwards. What only reads works as ever, or says why.
+#[test]
+fn a_read_only_directory_stays_as_it_is() {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::process::CommandExt as _;
+    /// Neither the superuser, whom permissions do not stop, nor the owner of anything else.
+    const NOBODY: u32 = 65_534;
+
+    let authority = Authority::new();
+    authority.run(&["issue", "spiffe://example.org/a"]).done();
+    let serial = serials(&authority).remove(0);
+    let superuser = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let owner = superuser.then_some(NOBODY);
+    let home = authority.home.path();
+    // Somebody else may not get to where the program was built.
+    let program = home.join("countersign");
+    std::fs::copy(env!("CARGO_BIN_EXE_countersign"), &program).unwrap();
+    set_modes(&authority.dir(), 0o555, 0o400, owner);
+    let searchable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(home, searchable).unwrap();
+    let before = contents(&authority.dir());
+    let run = |words: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        command.arg("pki").args(words).args(["--dir", "certs"]);
+        command.current_dir(home).stdin(Stdio::null());
+        if let Some(user) = owner {
+            command.uid(user).gid(user);
+        }
+        super::Run::of(&mut command)
+    };
+    for words in [
+        &["issue", "spiffe://example.org/b"][..],
+        &["issue", "spiffe://example.org/a", "--force"],
+        &["renew", "certs/issued/a.pem"],
+        &["revoke", "--serial", &serial],
+        &["revoke", "--identity", "/a", "--all"],
+        &["crl"],
+        &["rotate", "prepare"],
+    ] {
+        let said = run(words).refused(1, "certs/");
+        let words_of_it = [
+            "ermission denied",
+            "readonly",
+            "read-only",
+            "unable to open",
+        ];
+        assert!(
+            words_of_it.iter().any(|word| said.stderr.contains(word)),
+            "{words:?}: {}",
+            said.stderr
+        );
+    }
+    let listed = run(&["list", "--json"]);
+    if listed.code == 0 {
+        assert_eq!(listed.json()["certificates"][0]["serial"], *serial);
+    } else {
+        listed.refused(1, "inventory.db");
+    }
+    assert_eq!(contents(&authority.dir()), before);
+    // Writable again, it goes on.
+    set_modes(&authority.dir(), 0o700, 0o600, owner);
+    run(&["issue", "spiffe://example.org/b"]).done();
+    run(&["revoke", "--serial", &serial]).done();
+}
+
 /// Runs a command that may write files of so many blocks only, as on a full disk.
 fn with_room_for(blocks: u32, program: &std::process::Command) -> super::Run {
     let mut limited = std::process::Command::new("sh");

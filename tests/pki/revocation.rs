@@ -296,6 +296,75 @@ fn listings_filter_and_say_so_in_their_exit_code() {
     assert_eq!(names(&["--limit", "1", "--after", "1"], 0), [long]);
 }
 
+/// A listing for machines is written as it is read: however long it is, it takes
+/// the memory of a page.
+#[test]
+fn a_long_listing_takes_no_memory() {
+    use std::io::{BufRead as _, BufReader, Read as _};
+    const MANY: usize = 60_000;
+
+    let authority = Authority::new();
+    issue(&authority, "a");
+    let mut database = rusqlite::Connection::open(authority.path("inventory.db")).unwrap();
+    let transaction = database.transaction().unwrap();
+    transaction
+        .execute(
+            "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO certificate SELECT i, printf('%032x', i), issuer_key, issuer, parent,
+                 profile, names, not_before, not_after, thumbprint, certificate, issued_at,
+                 issued_by, cause, NULL, NULL FROM n, certificate WHERE id = 1",
+            [60_000],
+        )
+        .unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+
+    let mut child = authority
+        .pki(&["list", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut text = Vec::new();
+    // Nearly all of it; the rest keeps the program waiting.
+    while text.len() < MANY * 500 {
+        let read = out.fill_buf().unwrap().len();
+        assert_ne!(read, 0, "the listing is short");
+        (&mut out).take(read as u64).read_to_end(&mut text).unwrap();
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let peak: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    out.read_to_end(&mut text).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(peak < 48 * 1024, "{peak} KiB for {} octets", text.len());
+    let listed: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(text.last(), Some(&b'\n'));
+    let entries = listed["certificates"].as_array().unwrap();
+    assert_eq!(entries.len(), MANY);
+    for (index, entry) in entries.iter().enumerate() {
+        assert_eq!(entry["id"], index + 1);
+    }
+
+    let page = authority
+        .run(&["list", "--json", "--limit", "2500", "--after", "100"])
+        .done()
+        .json();
+    let page = page["certificates"].as_array().unwrap();
+    assert_eq!(
+        (page.len(), &page[0]["id"]),
+        (2500, &serde_json::json!(101))
+    );
+    let none = authority
+        .run(&["list", "--json", "--after", "60000"])
+        .done();
+    assert_eq!(none.stdout, "{\"certificates\":[]}\n");
+}
+
 #[test]
 fn earlier_records_are_taken_over_and_newer_ones_refused() {
     let authority = Authority::new();

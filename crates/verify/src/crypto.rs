@@ -145,6 +145,31 @@ mod tests {
     }
 
     #[test]
+    fn the_signature_of_a_tls_proxy_verifies() {
+        // RFC 9421 appendix B.3, with the certificate of RFC 9440 appendix A.
+        let message = "\"@path\": /foo\n\
+            \"@query\": ?param=Value&Pet=dog\n\
+            \"@method\": POST\n\
+            \"@authority\": service.internal.example\n\
+            \"client-cert\": :MIIBqDCCAU6gAwIBAgIBBzAKBggqhkjOPQQDAjA6MRswGQYDVQQKDBJMZXQncyBBdXRoZW50aWNhdGUxGzAZBgNVBAMMEkxBIEludGVybWVkaWF0ZSBDQTAeFw0yMDAxMTQyMjU1MzNaFw0yMTAxMjMyMjU1MzNaMA0xCzAJBgNVBAMMAkJDMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE8YnXXfaUgmnMtOXU/IncWalRhebrXmckC8vdgJ1p5Be5F/3YC8OthxM4+k1M6aEAEFcGzkJiNy6J84y7uzo9M6NyMHAwCQYDVR0TBAIwADAfBgNVHSMEGDAWgBRm3WjLa38lbEYCuiCPct0ZaSED2DAOBgNVHQ8BAf8EBAMCBsAwEwYDVR0lBAwwCgYIKwYBBQUHAwIwHQYDVR0RAQH/BBMwEYEPYmRjQGV4YW1wbGUuY29tMAoGCCqGSM49BAMCA0gAMEUCIBHda/r1vaL6G3VliL4/Di6YK0Q6bMjeSkC3dFCOOB8TAiEAx/kHSB4urmiZ0NX5r5XarmPk0wmuydBVoU4hBVZ1yhk=:\n\
+            \"@signature-params\": (\"@path\" \"@query\" \"@method\" \"@authority\" \"client-cert\");created=1618884473;keyid=\"test-key-ecc-p256\"";
+        // Appendix B.1.3.
+        let mut key = vec![4];
+        for coordinate in [
+            "qIVYZVLCrPZHGHjP17CTW0_-D9Lfw0EkjqF7xB4FivA",
+            "Mc4nN9LTDOBhfoUeg8Ye9WedFRhnZXZJA12Qp0zZ6F0",
+        ] {
+            key.extend(base64url_decode(coordinate, "x").unwrap());
+        }
+        let mut signature = Base64::decode_vec("xVMHVpawaAC/0SbHrKRs9i8I3eOs5RtTMGCWXm/9nvZzoHsIg6Mce9315T6xoklyy0yzhD9ah4JHRwMLOgmizw==").unwrap();
+        let good =
+            |signature: &[u8]| verify(Scheme::EcdsaP256, &key, message.as_bytes(), signature);
+        assert!(good(&signature));
+        signature[63] ^= 1;
+        assert!(!good(&signature));
+    }
+
+    #[test]
     fn equality_is_equality() {
         assert!(constant_time_equal(b"", b""));
         assert!(constant_time_equal(b"abc", b"abc"));

@@ -66,21 +66,25 @@ pub(super) fn run(args: &ListArgs, output: Output) -> Result<Exit, CliError> {
         limit: args.limit.or((!output.is_json()).then_some(PAGE)),
         ..Filter::default()
     };
-    let found = pki.issued(&filter)?;
-    if output.is_json() {
-        let documents: Vec<_> = found.iter().map(document).collect();
-        output.json(&json!({ "certificates": documents }));
-    } else if found.is_empty() {
-        output.say("No certificates.");
+    let any = if output.is_json() {
+        let mut list = output.list("certificates");
+        pki.each_issued(&filter, |found| list.item(&document(&found)))?;
+        list.end()
     } else {
-        output.say(table(&found));
+        let found = pki.issued(&filter)?;
+        if found.is_empty() {
+            output.say("No certificates.");
+        } else {
+            output.say(table(&found));
+        }
         if filter.limit.and_then(|limit| usize::try_from(limit).ok()) == Some(found.len())
             && let Some((last, _)) = found.last()
         {
             output.note(format_args!("there may be more: --after {}", last.id));
         }
-    }
-    Ok(if args.expiring.is_some() && !found.is_empty() {
+        !found.is_empty()
+    };
+    Ok(if args.expiring.is_some() && any {
         Exit::No
     } else {
         Exit::Done

@@ -121,21 +121,36 @@ fn sharing(
     }
 }
 
-/// Secrets stay out of the file, and counts off the open network.
+/// Secrets stay out of the file, counts off the open network, and the store's
+/// certificate is verified. The library would take more than is said here: other
+/// schemes, passwords among the parameters, and `#insecure`.
 #[cfg(feature = "redis")]
 fn check_url(url: &At<String>, section: &RedisSection, context: &mut Context<'_>) -> Option<()> {
-    let (scheme, rest) = url.value.split_once("://").unwrap_or(("", ""));
+    let (scheme, rest) = url.value.split_once("://").unwrap_or_default();
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let authority = rest.split('/').next().unwrap_or_default();
-    let (what, help) = if authority.contains('@') {
+    let is_loopback = || {
+        crate::config::url::HttpUrl::parse(&format!("http://{authority}"))
+            .is_ok_and(|url| url.is_loopback())
+    };
+    let names_user = |pair: &str| pair.starts_with("user") || pair.starts_with("pass");
+    let (what, help) = if !["redis", "rediss", "redis+unix"].contains(&scheme) {
+        (
+            "this is no store",
+            "write for example \"rediss://redis.internal:6379/0\"",
+        )
+    } else if authority.contains('@') || query.split('&').any(names_user) {
         (
             "a password has no place in the configuration",
             "remove user and password; write username and password_file",
         )
-    } else if scheme == "redis"
-        && !section.allow_plaintext.or(false)
-        && !crate::config::url::HttpUrl::parse(&format!("http://{authority}"))
-            .is_ok_and(|url| url.is_loopback())
-    {
+    } else if !fragment.is_empty() {
+        (
+            "nothing comes after # in the URL of a store",
+            "remove it; the store's certificate is always verified, with roots",
+        )
+    } else if scheme == "redis" && !section.allow_plaintext.or(false) && !is_loopback() {
         (
             "this store is not on this machine, so its answers could be forged",
             "write rediss:// with roots, or add allow_plaintext = true where the network itself is trusted",

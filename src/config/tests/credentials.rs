@@ -353,7 +353,28 @@ fn a_shared_store_needs_a_build_that_knows_it() {
             "could be forged",
         ),
         (
+            "url = \"redis+unix:///run/redis.sock?db=1&pass=secret\"\non_store_failure = \"deny\"",
+            "url = ",
+            "a password has no place",
+        ),
+        (
+            "url = \"rediss://10.0.0.1/#insecure\"\non_store_failure = \"deny\"",
+            "url = ",
+            "after #",
+        ),
+        (
             "url = \"http://127.0.0.1\"\non_store_failure = \"deny\"",
+            "url = ",
+            "is no store",
+        ),
+        // The library knows them, and they would be plaintext.
+        (
+            "url = \"valkey://10.0.0.1\"\non_store_failure = \"deny\"",
+            "url = ",
+            "is no store",
+        ),
+        (
+            "url = \"REDIS://10.0.0.1\"\non_store_failure = \"deny\"",
             "url = ",
             "is no store",
         ),

@@ -165,6 +165,38 @@ fn unsigned_and_symmetric_tokens_are_refused() {
     }
 }
 
+/// RFC 7515 appendices A.1, A.4 and A.5, whole: well-formed, and not for us.
+#[test]
+fn published_tokens_that_are_not_for_us_are_refused() {
+    let hs256 = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9";
+    let hs256 = format!("{hs256}.{JOE}.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
+    let es512 = "eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA.AdwMgeerwtHoh-l192l60hp9wAHZFVJbLfD_UxMi70cwnZOYaRI1bKPWROc-mZZqwqT2SI-KGDKB34XO0aw_7XdtAG8GaSwFKdCAPZgoXD2YBJZCPEX3xKpRwcdOO8KpEHwJjyqOgzDO7iKvU8vcnwNrmxYbSW9ERBXukOXolLzeO_Jn";
+    for (token, error) in [
+        (&*hs256, JoseError::UnsupportedAlgorithm),
+        (es512, JoseError::UnsupportedAlgorithm),
+        (
+            &*format!("eyJhbGciOiJub25lIn0.{JOE}."),
+            JoseError::NotCompact,
+        ),
+        (
+            &*format!("eyJhbGciOiJub25lIn0.{JOE}.AAAA"),
+            JoseError::UnsupportedAlgorithm,
+        ),
+    ] {
+        let keys = set(&[P256_KEY, ED25519_KEY]);
+        assert_eq!(
+            verify_signature(token, &keys).unwrap_err(),
+            error,
+            "{token}"
+        );
+    }
+    // A.1's key is symmetric and A.4's is on P-521: neither is one of a set.
+    let p521 = r#"{"kty":"EC","crv":"P-521","x":"AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk","y":"ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2"}"#;
+    let symmetric = json!({"kty": "oct", "k": base64url_encode(&[7; 64])}).to_string();
+    let keys = set(&[p521, &symmetric, P256_KEY]);
+    assert_eq!(keys.keys().len(), 1);
+}
+
 #[test]
 fn only_three_full_parts_are_a_token() {
     for token in [
