@@ -150,6 +150,40 @@ async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_addres
 }
 
 #[tokio::test]
+async fn an_address_that_fails_too_often_has_to_wait_and_nobody_with_a_certificate() {
+    let world = World::open(|settings, keys, echo| {
+        settings
+            .optional_certificates()
+            .section(&issuer(keys, "certificate_binding = \"if-present\""))
+            .section("[rate_limits]\nfailed_authentications = 3")
+            .upstream("orders", echo)
+            .route(
+                "orders",
+                "orders",
+                &format!(
+                    "paths = [\"/a\"]\ncallers = [\"*\"]\n{TOKEN}\n\
+                     authenticate = {{ any = [\"certificate\", \"token\"] }}"
+                ),
+            )
+    })
+    .await;
+    let good = world.token_with(json!({"cnf": null}));
+    for number in 0..3 {
+        let bad = world.token_with(json!({"cnf": null, "exp": 1, "jti": number.to_string()}));
+        let answer = ask(&world.anonymous(), "/a", &bad).await;
+        refused(&answer, 401, "token-expired");
+    }
+    let answer = ask(&world.anonymous(), "/a", &good).await;
+    refused(&answer, 429, "rate-limited");
+    // A certificate tells its caller from the others behind the address.
+    assert_eq!(world.client().get("/a").await.unwrap().status, 200);
+    assert_eq!(ask(&world.client(), "/a", &world.token()).await.status, 200);
+    let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    tokio::time::sleep(Duration::from_secs(after)).await;
+    assert_eq!(ask(&world.anonymous(), "/a", &good).await.status, 200);
+}
+
+#[tokio::test]
 async fn grpc_callers_are_told_in_their_way() {
     let route = format!("callers = [\"*\"]\n{}", once("caller"));
     let world = World::with("", &route).await;

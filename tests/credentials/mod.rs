@@ -10,6 +10,7 @@ mod provider;
 #[cfg(feature = "redis")]
 mod redis;
 mod remembered;
+mod replayed;
 mod tokens;
 
 use std::net::SocketAddr;

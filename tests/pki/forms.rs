@@ -79,6 +79,72 @@ fn a_person_and_a_pipe_can_read_it() {
     assert!(!run.stdout.contains(key.lines().nth(1).unwrap()));
 }
 
+/// What is no certificate: requests, key sets, and several things in one file.
+#[test]
+fn requests_key_sets_and_bundles_are_read() {
+    let (authority, path) = authority();
+    let home = authority.home.path();
+    let mut params = rcgen::CertificateParams::default();
+    let name = "spiffe://example.org/ns/shop/sa/b".try_into().unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI(name)];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let request = params.serialize_request(&key).unwrap();
+    let file = home.join("b.csr");
+    std::fs::write(&file, request.pem().unwrap()).unwrap();
+    let der = home.join("b.der");
+    std::fs::write(&der, request.der()).unwrap();
+    for file in [&file, &der] {
+        let document = inspect(file).done().json();
+        assert_eq!(kinds(&document), ["request"]);
+        let said = document["items"][0].to_string();
+        assert!(said.contains("spiffe://example.org/ns/shop/sa/b"), "{said}");
+    }
+
+    let dir = authority.dir();
+    let bundle = home.join("bundle.json");
+    let words = [
+        "--format",
+        "bundle",
+        "--dir",
+        dir.to_str().unwrap(),
+        "--out",
+    ];
+    export(
+        &authority,
+        &[&words[..], &[bundle.to_str().unwrap()]].concat(),
+    )
+    .done();
+    let tokens = home.join("keys.json");
+    let token_key = countersign_testkit::TokenKey::new("one");
+    let set = countersign_testkit::Idp::key_set(&[&token_key]);
+    std::fs::write(&tokens, set.to_string()).unwrap();
+    for file in [&bundle, &tokens] {
+        assert_eq!(
+            kinds(&inspect(file).done().json()),
+            ["key-set"],
+            "{}",
+            file.display()
+        );
+    }
+
+    let mut mixed = std::fs::read(&path).unwrap();
+    for name in ["root.pem", "crl/root.crl", "root.key"] {
+        mixed.extend(authority.read(name));
+    }
+    let file = home.join("mixed.pem");
+    std::fs::write(&file, mixed).unwrap();
+    assert_eq!(
+        kinds(&inspect(&file).done().json()),
+        [
+            "certificate",
+            "certificate",
+            "certificate",
+            "revocation-list",
+            "private-key"
+        ]
+    );
+}
+
 #[test]
 fn broken_certificates_are_marked() {
     let authority = Authority::new();
@@ -125,7 +191,7 @@ fn export(authority: &Authority, arguments: &[&str]) -> Run {
 }
 
 #[test]
-fn pkcs12_opens_with_its_passphrase_here_and_in_openssl() {
+fn pkcs12_opens_with_its_passphrase_here_and_elsewhere() {
     use std::os::unix::fs::PermissionsExt as _;
     let (authority, path) = authority();
     for legacy in [false, true] {
@@ -157,6 +223,14 @@ fn pkcs12_opens_with_its_passphrase_here_and_in_openssl() {
         read(&wrong).refused(1, "passphrase");
         inspect(&out).refused(2, "is encrypted");
 
+        if has_tool("keytool", "-help") {
+            let mut command = Command::new("keytool");
+            command.args(["-list", "-v", "-storetype", "PKCS12", "-storepass"]);
+            command.arg("correct horse").arg("-keystore").arg(&out);
+            let shown = Run::of(&mut command).done().stdout;
+            assert!(shown.contains("PrivateKeyEntry"), "{shown}");
+            assert!(shown.contains("Certificate chain length: 2"), "{shown}");
+        }
         if has_tool("openssl", "version") {
             let mut command = Command::new("openssl");
             command.args(["pkcs12", "-nodes", "-in"]).arg(&out);

@@ -155,6 +155,15 @@ fn the_timer_names_program_and_directory() {
 }
 
 #[test]
+fn name_constraints_are_refused_with_the_reason() {
+    let home = Home::new();
+    for option in ["--permit-dns=example.org", "--permit-ip=10.0.0.0/8"] {
+        home.init(&[option]).refused(2, "vouches_for");
+        assert!(!home.path("certs").exists());
+    }
+}
+
+#[test]
 fn a_name_that_would_not_be_repeated_exactly_is_refused() {
     if !super::has_tool("openssl", "version") {
         return;

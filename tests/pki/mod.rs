@@ -16,6 +16,7 @@ mod requests;
 mod revocation;
 mod root_only;
 mod rotation;
+mod terminal;
 mod waiting;
 
 use std::path::{Path, PathBuf};

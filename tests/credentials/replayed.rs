@@ -1,0 +1,132 @@
+//! Tokens and assertions that were made for something else, or by somebody who
+//! knows public keys only.
+
+use countersign_testkit::pem;
+use serde_json::json;
+
+use super::{World, ask, assertion, base64url, get_with, issuer, refused};
+
+/// ATTACKS.md 24: a signature that anybody can make who knows the public key.
+#[tokio::test]
+async fn a_public_key_is_no_secret_to_sign_with() {
+    use base64ct::Encoding as _;
+    use jsonwebtoken::{Algorithm, EncodingKey, Header};
+
+    let route = "callers = [\"*\"]\ntoken = { issuer = \"corporate\" }";
+    let world = World::with("", route).await;
+    let jwk = world.key.jwk();
+    let part =
+        |name: &str| base64ct::Base64UrlUnpadded::decode_vec(jwk[name].as_str().unwrap()).unwrap();
+    // SubjectPublicKeyInfo of a key on P-256.
+    let mut spki = vec![
+        0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08,
+        0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+    ];
+    spki.extend(part("x"));
+    spki.extend(part("y"));
+    let claims = world.claims(json!({}));
+    for secret in [
+        pem("PUBLIC KEY", &spki).into_bytes(),
+        pem("PUBLIC KEY", &spki).trim_end().as_bytes().to_vec(),
+        spki.clone(),
+        spki[26..].to_vec(),
+        jwk.to_string().into_bytes(),
+        Vec::new(),
+    ] {
+        for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
+            let mut header = Header::new(algorithm);
+            header.typ = Some("at+jwt".to_owned());
+            header.kid = Some("one".to_owned());
+            let key = EncodingKey::from_secret(&secret);
+            let forged = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+            let answer = ask(&world.client(), "/a", &forged).await;
+            refused(&answer, 401, "token-algorithm");
+            // Under a name that the key has, it is no signature of that key.
+            let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": "one"});
+            let rest = forged.split_once('.').unwrap().1;
+            let renamed = format!("{}.{rest}", base64url(header.to_string().as_bytes()));
+            let answer = ask(&world.client(), "/a", &renamed).await;
+            refused(&answer, 401, "token-signature");
+        }
+    }
+    assert_eq!(world.echo.requests(), 0);
+    assert_eq!(ask(&world.client(), "/a", &world.token()).await.status, 200);
+}
+
+/// ATTACKS.md 27: two issuers that share a key, as tenants of one provider do, do not
+/// share what is remembered.
+#[tokio::test]
+async fn a_token_remembered_for_one_issuer_is_none_of_another() {
+    let world = World::open(|settings, keys, echo| {
+        let other = issuer(keys, "")
+            .replace("corporate", "other")
+            .replace(super::ISSUER, "https://other.example.org");
+        let route = |name: &str, issuer: &str| {
+            format!("paths = [\"/{name}\"]\ncallers = [\"*\"]\ntoken = {{ issuer = \"{issuer}\" }}")
+        };
+        settings
+            .section(&issuer(keys, ""))
+            .section(&other)
+            .upstream("orders", echo)
+            .route("one", "orders", &route("one", "corporate"))
+            .route("two", "orders", &route("two", "other"))
+    })
+    .await;
+    let token = world.token();
+    let theirs = world.token_with(json!({"iss": "https://other.example.org"}));
+    for _ in 0..2 {
+        assert_eq!(ask(&world.client(), "/one", &token).await.status, 200);
+        let answer = ask(&world.client(), "/two", &token).await;
+        refused(&answer, 401, "token-issuer");
+        assert_eq!(ask(&world.client(), "/two", &theirs).await.status, 200);
+        let answer = ask(&world.client(), "/one", &theirs).await;
+        refused(&answer, 401, "token-issuer");
+    }
+}
+
+/// ATTACKS.md 29: what the gateway signs for services is no token, not even where
+/// somebody made the gateway its own issuer of tokens.
+#[tokio::test]
+async fn an_assertion_that_is_sent_back_is_no_token() {
+    let own = "https://gateway.example.org:9080";
+    for types in ["", "types = [\"at+jwt\", \"jwt\", \"untyped\"]"] {
+        let world = World::open(|settings, keys, echo| {
+            settings
+                .section(&format!(
+                    "[[token_issuer]]\nname = \"itself\"\nissuer = \"{own}\"\n\
+                     audience = [\"orders\"]\njwks_file = \"{}\"\n\
+                     certificate_binding = \"if-present\"\n{types}",
+                    keys.display()
+                ))
+                .upstream("orders", echo)
+                .route(
+                    "plain",
+                    "orders",
+                    "paths = [\"/plain\"]\ncallers = [\"*\"]\naudience = \"orders\"",
+                )
+                .route(
+                    "token",
+                    "orders",
+                    "paths = [\"/token\"]\ncallers = [\"*\"]\naudience = \"orders\"\n\
+                     token = { issuer = \"itself\" }",
+                )
+        })
+        .await;
+        let file = world.ca.directory().join("keys.json");
+        super::replace(&file, world.gateway.jwks().await);
+        world.reloaded().await;
+        let answer = world.client().get("/plain").await.unwrap();
+        let received = answer.received("countersign-assertion").remove(0);
+        let claims = assertion(&answer);
+        assert_eq!(
+            (&claims["iss"], &claims["aud"]),
+            (&json!(own), &json!("orders"))
+        );
+        let answer = ask(&world.client(), "/token", &received).await;
+        refused(&answer, 401, "token-type");
+        // Nor does it stand for the caller, in the field it travels in.
+        let anonymous = get_with("/token", &[("countersign-assertion", &received)]);
+        let answer = world.client().send(anonymous).await.unwrap();
+        refused(&answer, 401, "token-missing");
+    }
+}
