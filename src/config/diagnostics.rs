@@ -126,6 +126,30 @@ impl Diagnostic {
     }
 }
 
+/// The file's text, for showing: what could be a user and password in a URL is
+/// blotted out, octet by octet, so that places stay where they are. It does not
+/// belong there, and the error that says so may end up in a log.
+fn without_passwords(source: &str) -> String {
+    let mut shown = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at.saturating_add(3));
+        let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
+        let (url, tail) = after.split_at(after.find(ends).unwrap_or(after.len()));
+        let secret = if url.contains("pass=") {
+            url.len()
+        } else {
+            url.rfind('@').unwrap_or(0)
+        };
+        shown.push_str(before);
+        shown.extend(std::iter::repeat_n('*', secret));
+        shown.push_str(url.split_at(secret).1);
+        rest = tail;
+    }
+    shown.push_str(rest);
+    shown
+}
+
 /// The renderer cannot show half a character or a place beyond the end.
 fn clamped(place: &Span, source: &str) -> Span {
     let on_boundary = |mut index: usize| {
@@ -275,7 +299,7 @@ impl Diagnostics {
         ConfigErrors {
             what: CONFIGURATION,
             path: path.to_owned(),
-            source: source.to_owned(),
+            source: without_passwords(source),
             errors: self.errors,
         }
     }

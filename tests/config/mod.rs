@@ -380,3 +380,24 @@ fn serve_refuses_what_check_refuses() {
         assert!(said.contains("countersign.toml:"), "{said}");
     }
 }
+
+/// Whoever writes a password where none belongs is told so, without it: what `check`
+/// says is copied, and what a reload says is logged.
+#[test]
+fn a_password_in_a_url_is_not_repeated() {
+    for url in [
+        "http://gateway:hunter2@127.0.0.1:9001",
+        "http://:hunter2/x@127.0.0.1:9001",
+        "http://127.0.0.1:9001/?user=gateway&pass=hunter2",
+    ] {
+        let directory = initialized();
+        change(&directory, "http://127.0.0.1:9001", url);
+        for arguments in [&["check"][..], &["check", "--json"], &["serve"]] {
+            let output = countersign(directory.path(), arguments);
+            assert_eq!(output.status.code(), Some(2), "{url}");
+            let said = format!("{}{}", stdout(&output), stderr(&output));
+            assert!(said.contains("endpoint"), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+}

@@ -196,3 +196,23 @@ async fn keys_of_an_issuer_that_stays_away_end() {
     })
     .await;
 }
+
+/// Keys are asked for again, and new ones found, although nobody brings a token.
+#[tokio::test]
+async fn keys_are_kept_fresh_while_nobody_asks() {
+    let world = World::new().await;
+    assert_eq!(world.ask("/keys", &world.token).await.status, 200);
+    assert_eq!(world.idp.count(Idp::KEYS), 1);
+    let next = TokenKey::new("two");
+    world.idp.publish(&[&world.key, &next]);
+    // Before half of the minute is over for which they may be used.
+    let begun = Instant::now();
+    while world.idp.count(Idp::KEYS) < 2 {
+        assert!(begun.elapsed() < Duration::from_secs(45), "they turn stale");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let claims = claims(&world.caller, &world.idp.issuer(), json!({"jti": "next"}));
+    let answer = world.ask("/keys", &next.sign(&claims)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(world.idp.count(Idp::KEYS), 2, "nothing was fetched for it");
+}
