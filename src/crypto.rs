@@ -122,6 +122,18 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     output
 }
 
+/// SHA-1 of `data`, which WebSocket's handshake wants (RFC 6455 section 4.2.2) and
+/// nothing that has to be safe.
+#[must_use]
+pub fn sha1(data: &[u8]) -> [u8; 20] {
+    let mut output = [0_u8; 20];
+    let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, data);
+    for (to, from) in output.iter_mut().zip(hash.as_ref()) {
+        *to = *from;
+    }
+    output
+}
+
 /// HMAC-SHA-256 of `data` (RFC 2104).
 #[must_use]
 pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {

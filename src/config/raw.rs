@@ -270,6 +270,8 @@ sections! {
         total_timeout: TimeSpan = Optional,
         idle_timeout: TimeSpan = Optional,
         tunnel_idle_timeout: TimeSpan = Optional,
+        http1_upgrades: bool = Optional,
+        stall_timeout: TimeSpan = Optional,
         dns_refresh: TimeSpan = Optional,
         health_check: HealthCheck = Optional,
         max_connections: u32 = Optional,

@@ -23,6 +23,7 @@ use crate::reason::{Category, ReasonCode};
 use crate::route::{Binding, Route};
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
+use crate::upstream::pool::Lease;
 use crate::upstream::{Balance, HttpProtocol, UpstreamConfig};
 
 /// A permitted request of one connection, and what it is decided by.
@@ -46,6 +47,7 @@ pub(super) struct Bound<'a> {
     pub(super) patience: Option<Duration>,
     /// When there has to be an answer.
     pub(super) deadline: Option<Instant>,
+    /// The `Upgrade` that the service is asked by.
     pub(super) upgrade: Option<&'a HeaderValue>,
     pub(super) expectation: Option<Arc<Expectation>>,
 }
@@ -64,7 +66,8 @@ impl Spare {
         let idempotent = is_idempotent(&parts.method);
         // Only h2 lets a service say that it has not looked at a request.
         let worthwhile = idempotent || upstream.protocol == HttpProtocol::Http2;
-        if upstream.retries == 0 || !worthwhile || parts.headers.contains_key(UPGRADE) {
+        let switches = parts.method == Method::CONNECT || parts.headers.contains_key(UPGRADE);
+        if upstream.retries == 0 || !worthwhile || switches {
             return None;
         }
         Some(Self {
@@ -87,18 +90,19 @@ fn is_idempotent(method: &Method) -> bool {
     .contains(method)
 }
 
-/// Sends the request.
+/// Sends the request, on a connection of its `own` where it has one.
 pub(super) async fn send(
     permitted: &Permitted<'_>,
     bound: &Bound<'_>,
     request: (request::Parts, RequestBody),
+    own: Option<Box<Lease<RequestBody>>>,
     record: &mut AuditRecord,
 ) -> Result<Answer, Refusal> {
     let upstream = &permitted.route.upstream;
     let answered = match bound.deadline {
-        None => until_answered(permitted, bound, request, record).await,
+        None => until_answered(permitted, bound, request, own, record).await,
         Some(deadline) => {
-            let sending = Box::pin(until_answered(permitted, bound, request, record));
+            let sending = Box::pin(until_answered(permitted, bound, request, own, record));
             let in_time = tokio::time::timeout_at(deadline, sending).await;
             in_time.unwrap_or_else(|_| {
                 Err(Refusal::new(
@@ -120,6 +124,7 @@ async fn until_answered(
     permitted: &Permitted<'_>,
     bound: &Bound<'_>,
     request: (request::Parts, RequestBody),
+    mut own: Option<Box<Lease<RequestBody>>>,
     record: &mut AuditRecord,
 ) -> Result<Answer, Refusal> {
     let Permitted {
@@ -143,6 +148,7 @@ async fn until_answered(
         let attempt = Attempt {
             pool: connection.worker().pool(),
             upstream,
+            own: own.take(),
             assertion_header: &snapshot.signer.settings().header,
             warrant: &warrant,
             affinity,
@@ -240,7 +246,7 @@ fn warrant(
 }
 
 /// What keeps a caller's requests at one endpoint, where that is wanted.
-fn affinity(route: &Route, permit: &Permit) -> Option<u64> {
+pub(super) fn affinity(route: &Route, permit: &Permit) -> Option<u64> {
     if route.upstream.config().balance != Balance::Caller {
         return None;
     }

@@ -346,9 +346,21 @@ pub(crate) struct ResponseBody {
     connection: Arc<Connection>,
     /// When the credentials of the request end, or its time does.
     deadline: Option<Deadline>,
-    /// The caller's stream, in h2.
-    stream: Option<Arc<Stream>>,
+    /// The caller's stream, in h2, and how long it may leave something untaken.
+    stream: Option<(Arc<Stream>, Duration)>,
+    /// What of a large piece is still to be handed over, in h2.
+    rest: Bytes,
     _active: ActiveRequest,
+}
+
+/// Most octets that a caller in h2 is given at once. hyper asks for the next piece when
+/// the caller has taken the last one: in large pieces a slow caller would pass for one
+/// that takes nothing.
+const PIECE: usize = 64 * 1024;
+
+/// Cuts a piece off what there is.
+fn cut_off(rest: &mut Bytes) -> Option<Bytes> {
+    (!rest.is_empty()).then(|| rest.split_to(rest.len().min(PIECE)))
 }
 
 /// Why a service's body ended early.
@@ -383,7 +395,7 @@ impl ResponseBody {
         incoming: Incoming,
         (lease, upload): (Lease<RequestBody>, Arc<Upload>),
         record: AuditRecord,
-        active: ActiveRequest,
+        (active, stall_timeout): (ActiveRequest, Duration),
         assertion: HeaderName,
         connection: Arc<Connection>,
     ) -> Self {
@@ -395,14 +407,38 @@ impl ResponseBody {
             assertion,
             connection,
             deadline: active.answer_deadline(),
-            stream: Stream::current().inspect(|stream| stream.owes()),
+            stream: Stream::current().map(|stream| (stream, stall_timeout)),
+            rest: Bytes::new(),
             _active: active,
         };
+        body.owes();
         // Nobody polls a body that has already ended.
         if body.incoming.is_end_stream() {
             body.finish();
         }
         body
+    }
+
+    /// Something is there for the caller.
+    fn owes(&self) {
+        if let Some((stream, longest)) = &self.stream {
+            stream.owes(*longest);
+        }
+    }
+
+    /// Whether nothing comes any more.
+    fn has_ended(&self) -> bool {
+        self.rest.is_empty() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.incoming.size_hint();
+        let rest = u64::try_from(self.rest.len()).unwrap_or(u64::MAX);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint.set_lower(hint.lower().saturating_add(rest));
+        hint
     }
 
     fn finish(&mut self) {
@@ -476,10 +512,8 @@ impl Drop for ResponseBody {
         };
         if let Some(denial) = self.connection.cut_off() {
             record.refused(denial.reason, &denial.recorded());
-        } else if self
-            .stream
-            .as_ref()
-            .is_some_and(|stream| stream.is_given_up())
+        } else if let Some((stream, _)) = &self.stream
+            && stream.is_given_up()
         {
             let detail = "the caller did not take the answer for too long";
             record.refused(ReasonCode::Timeout, detail);
@@ -499,11 +533,18 @@ impl Body for GatewayBody {
             Self::Made(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Streamed(body) => body,
         };
-        if let Some(stream) = &body.stream {
+        if let Some((stream, _)) = &body.stream {
             stream.taken();
         }
         if body.is_over(context) {
             return Poll::Ready(Some(Err(ResponseBodyError::Expired)));
+        }
+        if let Some(piece) = cut_off(&mut body.rest) {
+            body.owes();
+            if body.has_ended() {
+                body.finish();
+            }
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let polled = body.poll_incoming(context);
         match polled {
@@ -526,11 +567,15 @@ impl Body for GatewayBody {
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::strip_trailers(trailers, std::slice::from_ref(&body.assertion));
                 }
-                if let Some(stream) = &body.stream {
-                    stream.owes();
+                if body.stream.is_some() {
+                    body.owes();
+                    if frame.data_ref().is_some_and(|data| data.len() > PIECE) {
+                        body.rest = frame.into_data().unwrap_or_default();
+                        frame = Frame::data(cut_off(&mut body.rest).unwrap_or_default());
+                    }
                 }
                 // A body of known length is not polled again after its last byte.
-                if body.incoming.is_end_stream() {
+                if body.has_ended() {
                     body.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -541,7 +586,7 @@ impl Body for GatewayBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Made(bytes) => bytes.is_none(),
-            Self::Streamed(body) => body.incoming.is_end_stream(),
+            Self::Streamed(body) => body.has_ended(),
         }
     }
 
@@ -552,7 +597,27 @@ impl Body for GatewayBody {
                     .as_ref()
                     .map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             ),
-            Self::Streamed(body) => body.incoming.size_hint(),
+            Self::Streamed(body) => body.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_pieces_are_cut_into_such_as_a_slow_caller_takes_in_time() {
+        let whole = Bytes::from_iter((0..400 * 1024).map(|n: u32| n.to_le_bytes()[0]));
+        let mut rest = whole.clone();
+        let pieces: Vec<Bytes> = std::iter::from_fn(|| cut_off(&mut rest)).collect();
+        assert!(
+            pieces
+                .iter()
+                .all(|piece| (1..=PIECE).contains(&piece.len()))
+        );
+        assert_eq!(pieces.concat(), whole);
+        assert_eq!(pieces.len(), 7);
+        assert!(cut_off(&mut Bytes::new()).is_none());
     }
 }

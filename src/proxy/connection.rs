@@ -31,7 +31,7 @@ use super::listener::{ConnectionGuard, Worker};
 use super::proxy_protocol;
 use super::refused_handshake::{HandshakeError, Refused};
 use super::socket::CallerSocket;
-use super::upgrade::Tunnel;
+use super::tunnel::Tunnel;
 use super::{handler, http1};
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;

@@ -106,9 +106,9 @@ impl Wishes {
         }
     }
 
-    pub(crate) fn express(&self, parts: &mut request::Parts, upstream: &Upstream) {
+    pub(crate) fn express(&self, parts: &mut request::Parts, protocol: HttpProtocol) {
         // gRPC services demand it, to know that no proxy drops trailers.
-        if self.trailers && upstream.config().protocol == HttpProtocol::Http2 {
+        if self.trailers && protocol == HttpProtocol::Http2 {
             parts
                 .headers
                 .insert(TE, HeaderValue::from_static("trailers"));
@@ -122,12 +122,10 @@ impl Wishes {
     pub(crate) fn expectation(
         &self,
         parts: &mut request::Parts,
-        upstream: &Upstream,
+        protocol: HttpProtocol,
         body: &mut RequestBody,
     ) -> Option<Arc<Expectation>> {
-        let asks = self.expects
-            && upstream.config().protocol == HttpProtocol::Http1
-            && body.waits_for_caller();
+        let asks = self.expects && protocol == HttpProtocol::Http1 && body.waits_for_caller();
         asks.then(|| {
             let expectation = Arc::new(Expectation::default());
             body.expect(&expectation);
@@ -161,6 +159,8 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 pub(crate) struct Attempt<'a> {
     pub(crate) pool: &'a Arc<PoolShard<RequestBody>>,
     pub(crate) upstream: &'a Arc<Upstream>,
+    /// A connection that is there for this request alone.
+    pub(crate) own: Option<Box<Lease<RequestBody>>>,
     pub(crate) assertion_header: &'a HeaderName,
     pub(crate) warrant: &'a Warrant,
     /// Keeps one caller's requests at one endpoint.
@@ -178,9 +178,22 @@ pub(crate) struct Attempt<'a> {
     pub(crate) expectation: Option<&'a Arc<Expectation>>,
 }
 
+impl Attempt<'_> {
+    async fn lease(&mut self) -> Result<Lease<RequestBody>, Refusal> {
+        match self.own.take() {
+            Some(own) => Ok(*own),
+            None => self
+                .pool
+                .lease(self.upstream, self.affinity, (self.fresh, self.avoid))
+                .await
+                .map_err(|error| connect_refusal(self.upstream, &error)),
+        }
+    }
+}
+
 /// Sends the request.
 pub(crate) async fn forward(
-    attempt: Attempt<'_>,
+    mut attempt: Attempt<'_>,
     mut parts: request::Parts,
     body: RequestBody,
 ) -> Result<Answer, ForwardError> {
@@ -191,11 +204,7 @@ pub(crate) async fn forward(
             assertion.header_value().clone(),
         );
     }
-    let mut lease = attempt
-        .pool
-        .lease(upstream, attempt.affinity, (attempt.fresh, attempt.avoid))
-        .await
-        .map_err(|error| connect_refusal(upstream, &error))?;
+    let mut lease = attempt.lease().await?;
     let upload = Arc::clone(body.upload());
     let mut request = Request::from_parts(parts, body);
     if let Some(expectation) = attempt.expectation {
@@ -265,14 +274,16 @@ pub(crate) async fn forward(
     }
 }
 
-fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refusal {
+pub(super) fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refusal {
     let reason = match error {
         ConnectError::Full => ReasonCode::Overloaded,
         ConnectError::Timeout(_) => ReasonCode::UpstreamTimeout,
         ConnectError::Tls(TlsConnectError::Untrusted(_) | TlsConnectError::Refused(_)) => {
             ReasonCode::UpstreamUntrusted
         }
-        ConnectError::Tls(TlsConnectError::Protocol(_)) => ReasonCode::UpstreamProtocol,
+        ConnectError::Tls(TlsConnectError::Protocol(_)) | ConnectError::NoTunnels => {
+            ReasonCode::UpstreamProtocol
+        }
         ConnectError::NoEndpoint
         | ConnectError::Io(_)
         | ConnectError::Tls(TlsConnectError::Io(_))
@@ -315,14 +326,14 @@ fn send_failure(upstream: &Upstream, endpoint: usize, error: &hyper::Error) -> F
 /// Makes the request line, Host and framing of the forwarded request.
 pub(crate) fn address(
     parts: &mut request::Parts,
-    upstream: &Upstream,
+    (upstream, protocol): (&Arc<Upstream>, HttpProtocol),
     (authority, host): (&str, HeaderValue),
     path_and_query: PathAndQuery,
     body: &RequestBody,
 ) -> Result<(), Refusal> {
     // What the connection to the caller left there concerns that connection.
     parts.extensions.clear();
-    match upstream.config().protocol {
+    match protocol {
         HttpProtocol::Http1 => {
             parts.uri = Uri::from(path_and_query);
             parts.version = http::Version::HTTP_11;

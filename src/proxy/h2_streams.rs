@@ -41,8 +41,8 @@ impl Drop for NotesPanic {
 /// One of them.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    /// Since when the caller could take something and has not.
-    owed_since: Mutex<Option<Instant>>,
+    /// Until when the caller has to take what there is for it.
+    owed_until: Mutex<Option<Instant>>,
     given_up: AtomicBool,
     end: Notify,
 }
@@ -53,9 +53,9 @@ impl Stream {
         STREAM.try_with(Arc::clone).ok()
     }
 
-    /// Something is there for the caller to take.
-    pub(super) fn owes(&self) {
-        *self.owed() = Some(Instant::now());
+    /// Something is there for the caller to take, within that time.
+    pub(super) fn owes(&self, longest: Duration) {
+        *self.owed() = Instant::now().checked_add(longest);
     }
 
     /// The caller has taken it.
@@ -69,7 +69,7 @@ impl Stream {
     }
 
     fn owed(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.owed_since
+        self.owed_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -113,21 +113,21 @@ impl Streams {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends streams whose caller has taken nothing for `longest`, for ever.
-    pub(super) async fn watch(&self, longest: Duration) {
+    /// Ends streams whose caller has taken nothing for too long, for ever. `usual` is
+    /// how long that is for most.
+    pub(super) async fn watch(&self, usual: Duration) {
         loop {
-            tokio::time::sleep(longest / 4).await;
-            self.give_up(longest);
+            tokio::time::sleep(usual / 4).await;
+            self.give_up();
         }
     }
 
-    fn give_up(&self, longest: Duration) {
+    fn give_up(&self) {
+        let now = Instant::now();
         let mut all = self.all();
         all.retain(|stream| stream.strong_count() > 0);
         for stream in all.iter().filter_map(Weak::upgrade) {
-            let stalled = stream
-                .owed()
-                .is_some_and(|since| since.elapsed() >= longest);
+            let stalled = stream.owed().is_some_and(|until| until <= now);
             if stalled {
                 stream.given_up.store(true, Ordering::Relaxed);
                 stream.end.notify_one();

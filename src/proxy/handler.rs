@@ -221,13 +221,7 @@ async fn pass_in(
     // own deadline allows; elsewhere the name would just switch limits off. A body
     // that is read whole cannot wait for an answer.
     let patient = wishes.grpc && config.protocol == HttpProtocol::Http2;
-    let incoming = RequestBody::new(
-        body,
-        (!patient || route.bind_body.is_some()).then_some(snapshot.limits.body_timeout),
-        snapshot.limits.body_bytes,
-        snapshot.private_fields(),
-        Arc::clone(connection),
-    );
+    let incoming = incoming(&permitted, body, patient);
     let (mut body, body_hash) = match route.bind_body {
         None => (incoming, None),
         // Boxed, so that other requests have no room for it.
@@ -236,10 +230,12 @@ async fn pass_in(
     // A caller that sends slowly what is read whole takes no place from others.
     active.hold(admit(upstream)?);
     let host = (authority, host_value);
-    forward::address(&mut parts, upstream, host, wanted.clone(), &body)?;
-    wishes.express(&mut parts, upstream);
-    upgrade::pass_on(&mut upgrade, &mut parts, upstream)?;
-    let expectation = wishes.expectation(&mut parts, upstream, &mut body);
+    let way = way(&permitted, &mut upgrade, &parts.method, record).await?;
+    let to = (upstream, way.protocol);
+    forward::address(&mut parts, to, host, wanted.clone(), &body)?;
+    wishes.express(&mut parts, way.protocol);
+    upgrade::pass_on(&mut upgrade, &mut parts, to)?;
+    let expectation = wishes.expectation(&mut parts, way.protocol, &mut body);
     let until = deadline(config.total_timeout, wishes.deadline);
     active.bound(until);
     let bound = Bound {
@@ -250,10 +246,10 @@ async fn pass_in(
         transaction,
         patience: (!patient).then_some(config.first_byte_timeout),
         deadline: until,
-        upgrade: upgrade.as_ref().map(|asked| &asked.protocols),
+        upgrade: upgrade.as_ref().and_then(upgrade::Asked::upgrade),
         expectation,
     };
-    let sending = attempts::send(&permitted, &bound, (parts, body), record);
+    let sending = attempts::send(&permitted, &bound, (parts, body), way.lease, record);
     let answer = match active.deadline() {
         None => sending.await?,
         Some(deadline) => {
@@ -268,7 +264,48 @@ async fn pass_in(
         active,
         upgrade,
         tells_certificate: config.certificate_fields.any(),
+        stall_timeout: config.stall_timeout.unwrap_or(snapshot.limits.body_timeout),
     }))
+}
+
+/// A body as it comes, which may pause where the caller is `patient`.
+fn incoming(permitted: &attempts::Permitted<'_>, body: Incoming, patient: bool) -> RequestBody {
+    let snapshot = permitted.snapshot;
+    let may_pause = patient && permitted.route.bind_body.is_none();
+    RequestBody::new(
+        body,
+        (!may_pause).then_some(snapshot.limits.body_timeout),
+        snapshot.limits.body_bytes,
+        snapshot.private_fields(),
+        Arc::clone(permitted.connection),
+    )
+}
+
+/// How the service is reached. Only a switch over h2 has to be prepared.
+async fn way(
+    permitted: &attempts::Permitted<'_>,
+    upgrade: &mut Option<upgrade::Asked>,
+    method: &Method,
+    record: &mut AuditRecord,
+) -> Result<upgrade::Way, Refusal> {
+    let attempts::Permitted {
+        connection,
+        route,
+        permit,
+        ..
+    } = *permitted;
+    let upstream = &route.upstream;
+    let protocol = upstream.config().protocol;
+    if upgrade.is_none() || protocol != HttpProtocol::Http2 {
+        return Ok(upgrade::Way {
+            protocol,
+            lease: None,
+        });
+    }
+    record.allowed(None);
+    let to = (connection.worker().pool(), upstream);
+    let affinity = attempts::affinity(route, permit);
+    Box::pin(upgrade::way(upgrade, method, to, affinity)).await
 }
 
 /// When there has to be an answer. A gRPC caller gives up by itself; its deadline

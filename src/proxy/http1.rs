@@ -25,7 +25,7 @@ use super::guarded_io::{GuardState, GuardedIo};
 use super::lifetime::{Ending, Lifetime};
 use super::quiet::Quiet;
 use super::socket::{CallerSocket, Lingering};
-use super::{handler, upgrade};
+use super::{handler, tunnel};
 use crate::snapshot::Limits;
 
 /// Nothing has happened on a connection for at least this long when it is laid to
@@ -155,7 +155,7 @@ async fn serve_in_turns(
     };
     if let Some(tunnel) = connection.take_tunnel() {
         let stream = io.into_inner();
-        Box::pin(upgrade::serve(&connection, tunnel, stream, early, lifetime)).await;
+        Box::pin(tunnel::serve(&connection, tunnel, stream, early, lifetime)).await;
         return Ok(());
     }
     Box::pin(async move {

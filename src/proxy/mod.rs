@@ -36,6 +36,7 @@ mod socket;
 pub mod target;
 mod throttle;
 mod trace;
+mod tunnel;
 mod upgrade;
 mod upload;
 mod whoami;

@@ -2,6 +2,7 @@
 //! without any.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
@@ -10,6 +11,7 @@ use super::body::{GatewayBody, ResponseBody};
 use super::connection::Connection;
 use super::forward::Answer;
 use super::respond::Refusal;
+use super::tunnel::Switched;
 use super::{headers, upgrade};
 use crate::reason::ReasonCode;
 use crate::snapshot::Snapshot;
@@ -59,33 +61,37 @@ pub(super) struct Forwarded {
     pub(super) upgrade: Option<upgrade::Asked>,
     /// The service was told the caller's certificate.
     pub(super) tells_certificate: bool,
+    /// How long the caller may leave the answer untaken.
+    pub(super) stall_timeout: Duration,
 }
 
 impl Forwarded {
     pub(super) fn has_switched(&self) -> bool {
-        self.answer.response.status() == StatusCode::SWITCHING_PROTOCOLS
+        let status = self.answer.response.status();
+        match &self.upgrade {
+            Some(asked) => asked.is_switch(status),
+            None => status == StatusCode::SWITCHING_PROTOCOLS,
+        }
     }
 
-    /// Whether the caller would take the answer for a switch that did not happen.
+    /// Whether the answer would be taken for a switch that did not happen.
     pub(super) fn feigns_switch(&self) -> bool {
-        self.answer.response.status().is_success()
-            && self
-                .upgrade
-                .as_ref()
-                .is_some_and(upgrade::Asked::is_extended_connect)
+        let status = self.answer.response.status();
+        let asked = self.upgrade.as_ref();
+        asked.is_some_and(|asked| asked.is_feigned(status))
     }
 
     /// Takes over the connection of a service that has switched protocols.
-    pub(super) async fn switch(self) -> Result<upgrade::Switched, Refusal> {
+    pub(super) async fn switch(self) -> Result<Switched, Refusal> {
         let mut answer = self.answer.response;
         let service = hyper::upgrade::on(&mut answer).await;
         match (service, self.upgrade) {
-            (Ok(service), Some(asked)) => Ok(upgrade::Switched {
+            (Ok(service), Some(asked)) => Ok(Switched {
                 asked,
                 answer,
                 service,
                 active: self.active,
-                in_progress: self.answer.lease.in_progress(),
+                lease: self.answer.lease,
             }),
             _ => Err(Refusal::new(
                 ReasonCode::UpstreamProtocol,
@@ -106,6 +112,7 @@ pub(super) fn pass_on(
         answer,
         active,
         tells_certificate,
+        stall_timeout,
         ..
     } = forwarded;
     let (mut parts, incoming) = answer.response.into_parts();
@@ -131,7 +138,7 @@ pub(super) fn pass_on(
         incoming,
         (answer.lease, answer.upload),
         record,
-        active,
+        (active, stall_timeout),
         assertion_header.clone(),
         Arc::clone(connection),
     );

@@ -135,11 +135,16 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
 /// Additional fields have to fit exactly, and a checksum has to be right.
 fn check_fields(header: &[u8], mut fields: &[u8]) -> Result<(), HeaderError> {
     let cut_off = || HeaderError::Malformed("an additional field is cut off");
+    let mut is_checked = false;
     while let Some((kind, rest)) = fields.split_first() {
         let (length, rest) = rest.split_first_chunk::<2>().ok_or_else(cut_off)?;
         let length = usize::from(u16::from_be_bytes(*length));
         let (value, rest) = rest.split_at_checked(length).ok_or_else(cut_off)?;
         if *kind == CHECKSUM {
+            // Each one would cost a look at the whole header.
+            if std::mem::replace(&mut is_checked, true) {
+                return Err(HeaderError::Malformed("it has two checksums"));
+            }
             let wanted: [u8; 4] = value
                 .try_into()
                 .map_err(|_| HeaderError::Malformed("its checksum has another length"))?;
@@ -239,6 +244,15 @@ mod tests {
         assert!(parse(&with(&right)).is_ok());
         assert!(parse(&zeros).is_err());
         assert!(parse(&with(&right[..3])).is_err());
+        // Two that are right: both are zeros while the first is reckoned, and so on.
+        let twice = |one: [u8; 4], other: [u8; 4]| {
+            let fields = [field(CHECKSUM, &one), field(CHECKSUM, &other)].concat();
+            header(0x21, family, &[body.clone(), fields].concat())
+        };
+        let second = checksum(&twice([0; 4], [0; 4]), 0..0).to_be_bytes();
+        let first = checksum(&twice([0; 4], second), 0..0).to_be_bytes();
+        let error = parse(&twice(first, second)).unwrap_err();
+        assert!(error.to_string().contains("two checksums"), "{error}");
     }
 
     #[test]

@@ -1,65 +1,153 @@
 //! Switching protocols: WebSocket and whatever else caller and service agree on.
 //!
 //! A request that asks for it goes every step of an ordinary one. Only when its
-//! service has answered 101 does the gateway pass octets on unread. Over h2 the
-//! caller asks by extended CONNECT (RFC 8441); the service sees an `Upgrade`
-//! either way.
-//!
-//! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that
-//! whatever ends the connection ends the tunnel. One over h2 ends with its
-//! stream, and at once when its connection is cut off or over.
+//! service has switched does the gateway pass octets on unread ([`super::tunnel`]).
+//! A caller asks by `Upgrade` in HTTP/1.1 and by extended CONNECT in h2 (RFC 8441), and
+//! so is its service asked, in whichever protocol it is spoken to. What a service in h2
+//! carries is WebSocket, where it announces that it does.
 
-use std::io;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64ct::{Base64, Encoding as _};
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::header::{CONNECTION, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio_rustls::server::TlsStream;
+use hyper::upgrade::OnUpgrade;
 
-use super::active::{ActiveRequest, unless_expired};
-use super::body::GatewayBody;
-use super::connection::{CLOSE_PATIENCE, Connection};
+use super::body::RequestBody;
+use super::forward::connect_refusal;
 use super::headers;
-use super::lifetime::{Ending, Lifetime};
 use super::respond::Refusal;
-use super::socket::CallerSocket;
 use crate::crypto;
-use crate::policy::Denial;
-use crate::reason::ReasonCode;
-use crate::telemetry::record::AuditRecord;
-use crate::upstream::{HttpProtocol, InProgress, Upstream};
+use crate::reason::{Category, ReasonCode};
+use crate::upstream::pool::{Lease, PoolShard};
+use crate::upstream::{ConnectError, HttpProtocol, Upstream};
 
-/// Octets on their way through a tunnel, per direction.
-const BUFFER: usize = 8 * 1024;
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+/// RFC 6455 section 1.3.
+const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A caller's wish to switch protocols.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    /// The `Upgrade` field for the service.
+    /// The `Upgrade` field, of the caller or for the service.
     pub(crate) protocols: HeaderValue,
     /// The caller's stream, where it asked by extended CONNECT.
-    stream: Option<OnUpgrade>,
+    pub(crate) stream: Option<OnUpgrade>,
+    /// The service is asked by extended CONNECT.
+    by_connect: bool,
+    /// `Sec-WebSocket-Accept` for a caller in HTTP/1.1 whose service gives none.
+    pub(crate) accept: Option<HeaderValue>,
     /// How long both sides may be silent.
-    idle_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
 }
 
 impl Asked {
-    /// A success is all that a caller over h2 is told about a switch.
-    pub(crate) const fn is_extended_connect(&self) -> bool {
-        self.stream.is_some()
+    fn new(protocols: HeaderValue, stream: Option<OnUpgrade>) -> Self {
+        Self {
+            protocols,
+            stream,
+            by_connect: false,
+            accept: None,
+            idle_timeout: Duration::MAX,
+        }
     }
+
+    /// The `Upgrade` that the service is asked by, where it is.
+    pub(crate) fn upgrade(&self) -> Option<&HeaderValue> {
+        (!self.by_connect).then_some(&self.protocols)
+    }
+
+    /// Whether an answer with this status means that the service has switched.
+    pub(crate) fn is_switch(&self, status: StatusCode) -> bool {
+        status
+            == match self.by_connect {
+                true => StatusCode::OK,
+                false => StatusCode::SWITCHING_PROTOCOLS,
+            }
+    }
+
+    /// Whether one that does not would pass for a switch: a success is all that
+    /// extended CONNECT says about it.
+    pub(crate) fn is_feigned(&self, status: StatusCode) -> bool {
+        let by_success = self.by_connect || self.stream.is_some();
+        by_success && status.is_success() && !self.is_switch(status)
+    }
+
+    /// Whether extended CONNECT can ask for it.
+    fn is_websocket(&self, method: &Method) -> bool {
+        let named = || {
+            let protocols = self.protocols.to_str().unwrap_or_default().split(',');
+            protocols
+                .map(str::trim)
+                .any(|name| name.eq_ignore_ascii_case("websocket"))
+        };
+        self.stream.is_some() || (*method == Method::GET && named())
+    }
+}
+
+/// How a service is reached, where a request asks for a switch and not only then.
+pub(crate) struct Way {
+    /// What it is spoken to in.
+    pub(crate) protocol: HttpProtocol,
+    /// The connection, where it has to be one of its own.
+    pub(crate) lease: Option<Box<Lease<RequestBody>>>,
+}
+
+/// The way to a service in h2 for a wish to switch protocols; the wish is given up where
+/// there is none and the caller lives without: RFC 9110 section 7.8 allows to pass over
+/// an `Upgrade`.
+pub(crate) async fn way(
+    asked: &mut Option<Asked>,
+    method: &Method,
+    (pool, upstream): (&Arc<PoolShard<RequestBody>>, &Arc<Upstream>),
+    affinity: Option<u64>,
+) -> Result<Way, Refusal> {
+    if let Some(wanted) = asked {
+        let mut protocols = [HttpProtocol::Http2, HttpProtocol::Http1]
+            .into_iter()
+            .filter(|protocol| match protocol {
+                HttpProtocol::Http2 => wanted.is_websocket(method),
+                HttpProtocol::Http1 => upstream.config().http1_upgrades,
+            });
+        for protocol in &mut protocols {
+            match pool.own(upstream, affinity, protocol).await {
+                Ok(lease) => {
+                    let lease = Some(Box::new(lease));
+                    return Ok(Way { protocol, lease });
+                }
+                Err(ConnectError::NoTunnels) => {}
+                Err(error) => {
+                    let refusal = connect_refusal(upstream, &error);
+                    if refusal.denial.reason.category() == Category::Upstream {
+                        upstream.gave_none(refusal.denial.reason);
+                    }
+                    return Err(refusal);
+                }
+            }
+        }
+        if wanted.stream.is_some() {
+            return Err(Refusal {
+                status: Some(StatusCode::NOT_IMPLEMENTED),
+                ..Refusal::new(
+                    ReasonCode::UpstreamProtocol,
+                    format!(
+                        "{} speaks h2 and does not announce that it carries WebSocket (RFC 8441)",
+                        upstream.name()
+                    ),
+                )
+            });
+        }
+        *asked = None;
+    }
+    let protocol = upstream.config().protocol;
+    Ok(Way {
+        protocol,
+        lease: None,
+    })
 }
 
 /// Takes a request's wish to switch protocols, before what expresses it is
@@ -80,11 +168,7 @@ pub(crate) fn asked(request: &mut Request<Incoming>) -> Result<Option<Asked>, Re
     }
     let mut values = fields.get_all(UPGRADE).iter();
     let asked = match (values.next(), values.next()) {
-        (Some(value), None) if may_pass(value) => Some(Asked {
-            protocols: value.clone(),
-            stream: None,
-            idle_timeout: Duration::MAX,
-        }),
+        (Some(value), None) if may_pass(value) => Some(Asked::new(value.clone(), None)),
         // Without an upgrade it is an ordinary request.
         _ => None,
     };
@@ -114,11 +198,7 @@ fn connect(request: &mut Request<Incoming>) -> Result<Asked, Refusal> {
     }
     let stream = hyper::upgrade::on(&mut *request);
     *request.method_mut() = Method::GET;
-    Ok(Asked {
-        protocols: WEBSOCKET,
-        stream: Some(stream),
-        idle_timeout: Duration::MAX,
-    })
+    Ok(Asked::new(WEBSOCKET, Some(stream)))
 }
 
 /// Protocols that would carry further requests past every check are not
@@ -150,35 +230,34 @@ pub(crate) fn is_among(answer: &HeaderMap, asked: &HeaderValue) -> bool {
         .any(|item| item.trim().eq_ignore_ascii_case(chosen.trim()))
 }
 
-/// Asks the service for what the caller asked for. Without HTTP/1.1 to the
-/// service an `Upgrade` is passed over, as RFC 9110 section 7.8 allows.
+/// Asks the service for what the caller asked for, in the protocol it is spoken to in.
 pub(crate) fn pass_on(
     asked: &mut Option<Asked>,
     parts: &mut request::Parts,
-    upstream: &Upstream,
+    (upstream, protocol): (&Arc<Upstream>, HttpProtocol),
 ) -> Result<(), Refusal> {
     let Some(wanted) = asked else {
         return Ok(());
     };
-    if upstream.config().protocol == HttpProtocol::Http2 {
-        if wanted.stream.is_some() {
-            return Err(Refusal {
-                status: Some(StatusCode::NOT_IMPLEMENTED),
-                ..Refusal::new(
-                    ReasonCode::MalformedRequest,
-                    "this service is spoken to in h2, which carries no WebSocket here",
-                )
-            });
-        }
-        *asked = None;
-        return Ok(());
-    }
     wanted.idle_timeout = upstream.config().tunnel_idle_timeout;
     let fields = &mut parts.headers;
+    if protocol == HttpProtocol::Http2 {
+        // RFC 8441 section 5: h2 does without the key, and without what proves that it
+        // was read.
+        let key = fields.remove(SEC_WEBSOCKET_KEY);
+        if wanted.stream.is_none() {
+            wanted.accept = Some(accept(key.as_ref())?);
+            wanted.protocols = WEBSOCKET;
+        }
+        wanted.by_connect = true;
+        parts.method = Method::CONNECT;
+        let websocket = Protocol::from_static("websocket");
+        parts.extensions.insert(websocket);
+        return Ok(());
+    }
     fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     fields.insert(UPGRADE, wanted.protocols.clone());
     if wanted.stream.is_some() {
-        // RFC 8441 section 5: h2 does without the key that HTTP/1.1 needs.
         let key = crypto::random::<16>()
             .ok()
             .and_then(|octets| HeaderValue::from_str(&Base64::encode_string(&octets)).ok())
@@ -188,226 +267,20 @@ pub(crate) fn pass_on(
     Ok(())
 }
 
-/// A service that has switched protocols, and the caller it did that for.
-pub(crate) struct Switched {
-    pub(crate) asked: Asked,
-    pub(crate) answer: Response<Incoming>,
-    pub(crate) service: Upgraded,
-    pub(crate) active: ActiveRequest,
-    pub(crate) in_progress: Option<InProgress>,
-}
-
-impl Switched {
-    /// Tells the caller, and has octets passed on from then on.
-    pub(crate) fn accept(
-        self,
-        connection: &Arc<Connection>,
-        mut record: AuditRecord,
-    ) -> Response<GatewayBody> {
-        let chosen = self.answer.headers().get(UPGRADE).cloned();
-        let (mut parts, _) = self.answer.into_parts();
-        headers::strip_response(&mut parts.headers);
-        parts.extensions.clear();
-        parts.version = Version::default();
-        if self.asked.stream.is_some() {
-            parts.status = StatusCode::OK;
-            parts.headers.remove(SEC_WEBSOCKET_ACCEPT);
-        } else {
-            parts
-                .headers
-                .insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            parts
-                .headers
-                .insert(UPGRADE, chosen.unwrap_or(self.asked.protocols));
-        }
-        record.answered(parts.status.as_u16());
-        let mut tunnel = Tunnel {
-            service: Some(TokioIo::new(self.service)),
-            record,
-            idle_timeout: self.asked.idle_timeout,
-            active: self.active,
-            _in_progress: self.in_progress,
-        };
-        match self.asked.stream {
-            None => connection.switch(tunnel),
-            Some(stream) => {
-                let connection = Arc::clone(connection);
-                tokio::spawn(async move {
-                    let passing = async {
-                        if let Ok(stream) = stream.await {
-                            tunnel.run(TokioIo::new(stream)).await;
-                        }
-                    };
-                    // Octets that h2 has taken in already are not passed on either.
-                    tokio::select! {
-                        biased;
-                        () = connection.gone() => {}
-                        () = passing => {}
-                    }
-                    if let Some(denial) = connection.cut_off() {
-                        tunnel.refused(denial);
-                    }
-                });
-            }
-        }
-        Response::from_parts(parts, GatewayBody::Made(None))
-    }
-}
-
-/// Octets between a caller and a service. Dropping it ends it and writes the
-/// request's audit line.
-pub(crate) struct Tunnel {
-    service: Option<TokioIo<Upgraded>>,
-    record: AuditRecord,
-    idle_timeout: Duration,
-    active: ActiveRequest,
-    /// Counts it among the requests of its endpoint.
-    _in_progress: Option<InProgress>,
-}
-
-impl Tunnel {
-    /// Passes octets on until both sides have ended, or neither says anything
-    /// for too long.
-    pub(crate) async fn run(&mut self, caller: impl AsyncRead + AsyncWrite + Unpin) {
-        let Some(service) = self.service.take() else {
-            return;
-        };
-        let passing = pump(caller, service, self.idle_timeout);
-        let passed = match self.active.deadline() {
-            None => Ok(passing.await),
-            Some(deadline) => unless_expired(deadline, passing).await,
-        };
-        let passed = match passed {
-            Ok(passed) => passed,
-            Err(denial) => return self.refused(&denial),
-        };
-        match passed {
-            Ok(()) => self.record.complete(),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                self.record
-                    .refused(ReasonCode::Timeout, "nothing was said for too long");
-            }
-            // One of the two is gone: how tunnels usually end.
-            Err(_) => {}
-        }
-    }
-
-    /// Says why it ended.
-    pub(crate) fn refused(&mut self, denial: &Denial) {
-        self.record.refused(denial.reason, &denial.recorded());
-    }
-}
-
-/// Passes octets on after a 101, in the connection's own task.
-pub(crate) async fn serve(
-    connection: &Connection,
-    mut tunnel: Box<Tunnel>,
-    mut stream: TlsStream<CallerSocket>,
-    early: bool,
-    mut lifetime: Lifetime,
-) {
-    // Octets that came before the 101 were read as HTTP; what they are depends
-    // on who is asked, which is how requests are smuggled.
-    if early {
-        tunnel.refused(&Denial::new(
-            ReasonCode::MalformedRequest,
-            "the caller sent data before the protocol was switched",
-        ));
-        return;
-    }
-    let cut = {
-        let mut running = pin!(tunnel.run(&mut stream));
-        loop {
-            tokio::select! {
-                () = running.as_mut() => break None,
-                ending = lifetime.ending(connection) => match ending {
-                    // It goes on for as long as drain_timeout allows.
-                    Ending::Drain => {}
-                    Ending::Cut(denial) => break Some(denial),
-                },
-            }
-        }
-    };
-    match cut {
-        Some(denial) => {
-            tunnel.refused(&denial);
-            connection.cut(denial);
-        }
-        None => {
-            let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
-        }
-    }
-}
-
-async fn pump(
-    caller: impl AsyncRead + AsyncWrite + Unpin,
-    mut service: TokioIo<Upgraded>,
-    idle_timeout: Duration,
-) -> io::Result<()> {
-    let moved = AtomicU64::new(0);
-    let mut caller = Watched {
-        inner: caller,
-        moved: &moved,
-    };
-    let copying =
-        tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut service, BUFFER, BUFFER);
-    let mut copying = pin!(copying);
-    let mut seen = 0;
-    loop {
-        tokio::select! {
-            ended = copying.as_mut() => return ended.map(|_| ()),
-            () = tokio::time::sleep(idle_timeout) => {
-                let now = moved.load(Ordering::Relaxed);
-                if now == seen {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                seen = now;
-            }
-        }
-    }
-}
-
-/// Counts what is read and written.
-struct Watched<'a, S> {
-    inner: S,
-    moved: &'a AtomicU64,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.moved.fetch_add(1, Ordering::Relaxed);
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
-        if polled.is_ready() {
-            self.moved.fetch_add(1, Ordering::Relaxed);
-        }
-        polled
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
+/// What tells a caller that its key was read (RFC 6455 section 4.2.2).
+fn accept(key: Option<&HeaderValue>) -> Result<HeaderValue, Refusal> {
+    let octets = key.map(HeaderValue::as_bytes).unwrap_or_default();
+    let mut decoded = [0_u8; 16];
+    let is_key = Base64::decode(octets, &mut decoded).is_ok_and(|key| key.len() == 16);
+    is_key
+        .then(|| Base64::encode_string(&crypto::sha1(&[octets, WEBSOCKET_GUID].concat())))
+        .and_then(|accept| HeaderValue::from_str(&accept).ok())
+        .ok_or_else(|| {
+            Refusal::new(
+                ReasonCode::MalformedRequest,
+                "Sec-WebSocket-Key is not 16 octets in base64 (RFC 6455 section 4.1)",
+            )
+        })
 }
 
 #[cfg(test)]
@@ -447,5 +320,35 @@ mod tests {
         for other in [&["foo"][..], &["h2c"], &[], &["websocket", "foo/2"]] {
             assert!(!is_among(&answer(other), &asked), "{other:?}");
         }
+    }
+
+    #[test]
+    fn keys_are_answered_as_rfc_6455_does() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accept(Some(&key)).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        for bad in [
+            "",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            "c2hvcnQ=",
+            "%%%%",
+            "dGhlIHNhbXBsZSBub25jZSBsb25n",
+        ] {
+            assert!(
+                accept(Some(&HeaderValue::from_static(bad))).is_err(),
+                "{bad}"
+            );
+        }
+        assert!(accept(None).is_err());
+    }
+
+    #[test]
+    fn a_switch_is_what_the_service_was_asked_by() {
+        let mut asked = Asked::new(WEBSOCKET, None);
+        let [ok, none, switching, refused] =
+            [200, 204, 101, 403].map(|status| StatusCode::from_u16(status).unwrap());
+        assert!(asked.is_switch(switching) && !asked.is_switch(ok) && !asked.is_feigned(ok));
+        asked.by_connect = true;
+        assert!(asked.is_switch(ok) && !asked.is_switch(switching) && !asked.is_feigned(ok));
+        assert!(asked.is_feigned(none) && !asked.is_feigned(refused));
     }
 }

@@ -122,6 +122,20 @@ impl ClientTls {
         })
     }
 
+    /// The same expectations of a service that is to speak another application
+    /// protocol, as ALPN spells it.
+    #[must_use]
+    pub fn speaking(&self, protocol: &'static [u8]) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Self {
+            config: Arc::new(config),
+            server_name: self.server_name.clone(),
+            protocol,
+            digest: self.digest,
+        }
+    }
+
     /// Tells apart connections that were made with different expectations or
     /// credentials.
     #[must_use]

@@ -129,7 +129,7 @@ async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(
             driver.close();
             response?
         }
-        Opened::Http2(mut sender) => {
+        Opened::Http2(mut sender, ()) => {
             let scheme = match config.protocol {
                 HttpProtocol::Http2 if config.tls.is_some() => Scheme::HTTPS,
                 _ => Scheme::HTTP,

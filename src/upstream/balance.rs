@@ -25,6 +25,9 @@ const LATE_ANSWERS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// … up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a service that announces no extended CONNECT is not asked again whether it
+/// does: each time costs a connection.
+const NO_TUNNELS_PAUSE: Duration = Duration::from_secs(30);
 
 /// How requests are spread over the endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,8 +87,10 @@ struct State {
     in_progress: AtomicUsize,
     failures: AtomicU32,
     late: AtomicU32,
-    /// Milliseconds after `since` until which it is passed over.
+    /// Milliseconds after `since` until which it is passed over …
     paused_until: AtomicU64,
+    /// … and until which it is not asked for tunnels over h2.
+    no_tunnels_until: AtomicU64,
     since: Instant,
 }
 
@@ -105,13 +110,23 @@ impl State {
             failures: AtomicU32::new(0),
             late: AtomicU32::new(0),
             paused_until: AtomicU64::new(0),
+            no_tunnels_until: AtomicU64::new(0),
             since: Instant::now(),
         }
     }
 
     fn is_paused(&self) -> bool {
-        let until = self.paused_until.load(Ordering::Relaxed);
+        self.is_before(&self.paused_until)
+    }
+
+    fn is_before(&self, until: &AtomicU64) -> bool {
+        let until = until.load(Ordering::Relaxed);
         until != 0 && until > u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn set(&self, until: &AtomicU64, pause: Duration) {
+        let end = self.since.elapsed().saturating_add(pause).as_millis();
+        until.store(u64::try_from(end).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -317,10 +332,21 @@ impl Upstream {
         let pause = FIRST_PAUSE
             .saturating_mul(1 << before.min(16))
             .min(LONGEST_PAUSE);
-        let until = state.since.elapsed().saturating_add(pause).as_millis();
-        state
-            .paused_until
-            .store(u64::try_from(until).unwrap_or(u64::MAX), Ordering::Relaxed);
+        state.set(&state.paused_until, pause);
+    }
+
+    /// An endpoint speaks h2 without extended CONNECT.
+    pub(super) fn note_no_tunnels(&self, index: usize) {
+        if let Some(state) = self.states.get(index) {
+            state.set(&state.no_tunnels_until, NO_TUNNELS_PAUSE);
+        }
+    }
+
+    /// Whether that was noted lately.
+    pub(super) fn carries_no_tunnels(&self, index: usize) -> bool {
+        self.states
+            .get(index)
+            .is_some_and(|state| state.is_before(&state.no_tunnels_until))
     }
 
     pub(super) fn target(&self, index: usize) -> Option<&Arc<Target>> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 use super::addresses::Addresses;
 use super::driver::{Driver, Flushing};
 use super::slots::Slot;
+use super::tunnel::{Announcing, Own, Tasks};
 use super::{HttpProtocol, UpstreamConfig};
 use crate::tls::TlsConnectError;
 
@@ -46,20 +48,23 @@ pub enum ConnectError {
     /// TLS failed.
     #[error("{0}")]
     Tls(#[from] TlsConnectError),
+    /// It speaks h2 and does not announce extended CONNECT (RFC 8441).
+    #[error("the service does not announce extended CONNECT, which tunnels over h2 need")]
+    NoTunnels,
     /// The HTTP connection could not be set up.
     #[error("the connection failed at once: {0}")]
     Handshake(hyper::Error),
 }
 
-/// The request side of a new connection.
-pub(super) enum Opened<B> {
+/// The request side of a new connection; `K` is what keeps one in h2 moving.
+pub(super) enum Opened<B, K> {
     Http1(http1::SendRequest<B>, Driver),
-    Http2(http2::SendRequest<B>),
+    Http2(http2::SendRequest<B>, K),
 }
 
 /// A new connection.
-pub(super) struct Connected<B> {
-    pub(super) opened: Opened<B>,
+pub(super) struct Connected<B, K = ()> {
+    pub(super) opened: Opened<B, K>,
     /// Where it leads.
     pub(super) address: SocketAddr,
     /// Until when the service's certificate is good, in seconds since the Unix epoch.
@@ -96,6 +101,37 @@ where
     })
 }
 
+/// Connects in `protocol`, for one tunnel. The connection keeps `slot`.
+pub(super) async fn connect_own<B>(
+    addresses: &Arc<Addresses>,
+    config: &UpstreamConfig,
+    protocol: HttpProtocol,
+    slot: Slot,
+) -> Result<Connected<B, Own>, ConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stream = reach(addresses, config.connect_timeout).await?;
+    let address = stream.peer_addr()?;
+    stream.set_nodelay(true)?;
+    let (opened, good_until) = match &config.tls {
+        None => (open_own(stream, protocol, slot).await?, None),
+        Some(tls) => {
+            let tls = tls.speaking(protocol.alpn());
+            let secured = tls.connect(&addresses.endpoint().host, stream).await?;
+            let opened = open_own(secured.stream, protocol, slot).await?;
+            (opened, Some(secured.not_after))
+        }
+    };
+    Ok(Connected {
+        opened,
+        address,
+        good_until,
+    })
+}
+
 /// A TCP connection to the first address that takes one. Each gets its share of the
 /// time.
 async fn reach(addresses: &Arc<Addresses>, timeout: Duration) -> Result<TcpStream, ConnectError> {
@@ -116,7 +152,7 @@ async fn open<B, S>(
     stream: S,
     protocol: HttpProtocol,
     slot: Option<Slot>,
-) -> Result<Opened<B>, ConnectError>
+) -> Result<Opened<B, ()>, ConnectError>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -125,27 +161,11 @@ where
 {
     match protocol {
         HttpProtocol::Http1 => {
-            let (stream, unflushed) = Flushing::new(stream, slot);
-            let (sender, connection) = http1::Builder::new()
-                .max_header_size(MAX_RESPONSE_HEAD)
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(ConnectError::Handshake)?;
-            let connection = async move {
-                // Its errors reach the request that is in flight, if there is one.
-                let _ = connection.with_upgrades().await;
-            };
-            let driver = Driver::new(connection, unflushed);
+            let (sender, driver) = open_http1(stream, slot).await?;
             Ok(Opened::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {
-            let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .max_header_list_size(u32::try_from(MAX_RESPONSE_HEAD).unwrap_or(u32::MAX))
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .keep_alive_interval(PING_INTERVAL)
-                .keep_alive_timeout(PING_TIMEOUT)
+            let (sender, connection) = http2_settings(TokioExecutor::new())
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(ConnectError::Handshake)?;
@@ -153,7 +173,78 @@ where
                 let _ = connection.await;
                 drop(slot);
             });
-            Ok(Opened::Http2(sender))
+            Ok(Opened::Http2(sender, ()))
         }
     }
+}
+
+async fn open_own<B, S>(
+    stream: S,
+    protocol: HttpProtocol,
+    slot: Slot,
+) -> Result<Opened<B, Own>, ConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    match protocol {
+        HttpProtocol::Http1 => {
+            let (sender, driver) = open_http1(stream, Some(slot)).await?;
+            Ok(Opened::Http1(sender, driver))
+        }
+        HttpProtocol::Http2 => {
+            let (stream, heard) = Announcing::new(stream, slot);
+            let tasks = Tasks::default();
+            let own = Own(tasks.clone());
+            let (sender, connection) = http2_settings(tasks.clone())
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(ConnectError::Handshake)?;
+            tasks.execute(async move {
+                let _ = connection.await;
+            });
+            match heard.await {
+                Ok(true) => Ok(Opened::Http2(sender, own)),
+                Ok(false) => Err(ConnectError::NoTunnels),
+                Err(_) => Err(ConnectError::Io(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+    }
+}
+
+async fn open_http1<B, S>(
+    stream: S,
+    slot: Option<Slot>,
+) -> Result<(http1::SendRequest<B>, Driver), ConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (stream, unflushed) = Flushing::new(stream, slot);
+    let (sender, connection) = http1::Builder::new()
+        .max_header_size(MAX_RESPONSE_HEAD)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(ConnectError::Handshake)?;
+    let connection = async move {
+        // Its errors reach the request that is in flight, if there is one.
+        let _ = connection.with_upgrades().await;
+    };
+    Ok((sender, Driver::new(connection, unflushed)))
+}
+
+fn http2_settings<E: Clone>(executor: E) -> http2::Builder<E> {
+    let mut builder = http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(MAX_RESPONSE_HEAD).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
 }

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod pool;
 pub mod retry;
 mod slots;
+mod tunnel;
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,6 +53,17 @@ pub enum HttpProtocol {
     Http1,
     /// HTTP/2: by ALPN with TLS, with prior knowledge without.
     Http2,
+}
+
+impl HttpProtocol {
+    /// Its name in ALPN.
+    #[must_use]
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
 }
 
 /// Which fields tell a service how a caller reached the gateway.
@@ -146,6 +158,11 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// How long both sides of a tunnel may be silent.
     pub tunnel_idle_timeout: Duration,
+    /// How long a caller in h2 may leave an answer untaken, where that is not what
+    /// holds for all.
+    pub stall_timeout: Option<Duration>,
+    /// Whether a service in h2 that carries no tunnels is asked for one in HTTP/1.1.
+    pub http1_upgrades: bool,
 }
 
 impl Default for UpstreamConfig {
@@ -173,6 +190,8 @@ impl Default for UpstreamConfig {
             retry_budget: 20,
             idle_timeout: Duration::from_secs(60),
             tunnel_idle_timeout: Duration::from_secs(3600),
+            stall_timeout: None,
+            http1_upgrades: false,
         }
     }
 }

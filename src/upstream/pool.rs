@@ -8,6 +8,7 @@
 
 mod kept;
 mod lease;
+mod own;
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -84,13 +85,16 @@ impl<B> PoolShard<B> {
 
 impl<B: Send + 'static> Holder for PoolShard<B> {
     fn let_go(&self, target: &Target) -> bool {
-        // The one that was unused for longest.
         self.places().get_mut(target).is_some_and(|place| {
-            let any = !place.idle.is_empty();
-            if any {
+            // The one that was unused for longest, or one without a request on it.
+            if !place.idle.is_empty() {
                 place.idle.remove(0);
+                return true;
             }
-            any
+            let unused = place.shared.iter().position(Shared::is_unused);
+            unused
+                .map(|index| place.shared.swap_remove(index))
+                .is_some()
         })
     }
 }
@@ -287,7 +291,7 @@ where
         };
         let sender = match connected.opened {
             Opened::Http1(sender, driver) => Sender::Http1(sender, driver),
-            Opened::Http2(sender) => {
+            Opened::Http2(sender, ()) => {
                 let streams = Arc::default();
                 let stream = Stream::begin(&streams);
                 let mut places = self.places();
@@ -322,7 +326,7 @@ where
             link,
             reused,
             shard: Arc::clone(self),
-            in_progress: upstream.begin(index),
+            _in_progress: upstream.begin(index),
         }
     }
 }

@@ -195,3 +195,32 @@ async fn what_peers_choose_is_escaped_and_bounded() {
     }
     assert!(!world.gateway.stderr().contains(['\u{202e}', '\u{1b}']));
 }
+
+#[tokio::test]
+async fn lines_have_the_members_that_are_documented() {
+    let (world, list) = super::termination::revocable().await;
+    let held = super::termination::streaming(&world.client()).await;
+    world.client().get("/a").await.unwrap();
+    super::termination::revoke(&world, &list);
+    let audit = world.gateway.audit();
+    audit
+        .at_least(1, "a cut", |line| line["event"] == "connection")
+        .await;
+    world.client().refusal().await;
+    audit.handshake("certificate-revoked").await;
+    drop(held);
+    let documented = crate::repository::audit_members::documented();
+    let mut seen = std::collections::BTreeSet::new();
+    for line in audit.lines() {
+        let event = line["event"].as_str().unwrap();
+        let members = &documented[event];
+        for name in line.as_object().unwrap().keys() {
+            assert!(members.contains_key(name), "{event}: {name}");
+        }
+        for (name, always) in members {
+            assert!(!always || line.get(name).is_some(), "{event}: {name}");
+        }
+        seen.insert(event.to_owned());
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+}

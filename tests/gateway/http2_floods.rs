@@ -82,6 +82,50 @@ async fn a_caller_that_gives_no_window_is_given_up_on() {
 }
 
 #[tokio::test]
+async fn a_consumer_may_pause_for_as_long_as_its_upstream_says() {
+    let world = World::with(|settings, echo| {
+        settings
+            .set("limits", "body_timeout", "\"400ms\"")
+            .upstream_with("echo", echo, "stall_timeout = \"1m\"\n")
+            .route("all", "echo", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
+    })
+    .await;
+    let mut connection = connect(&world).await;
+    let settings = http2::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    connection.write(&settings).await.unwrap();
+    connection
+        .write(&request(1, "/held/megabyte"))
+        .await
+        .unwrap();
+    let head = |octets: &[u8]| {
+        let frames = http2::frames(octets);
+        frames.iter().any(|frame| frame.kind == 1)
+    };
+    connection.read_until(head).await;
+    // Several times as long as other callers get.
+    let answer = connection
+        .read_until_silent(Duration::from_millis(1600))
+        .await;
+    assert!(!answer.closed);
+    let reset = |frames: &[http2::Frame]| frames.iter().any(|frame| frame.kind == 3);
+    assert!(!reset(&http2::frames(&answer.octets)));
+    // It goes on where it stopped.
+    let window = (1_u32 << 20).to_be_bytes();
+    let windows = [
+        http2::frame(8, 0, 0, &window),
+        http2::frame(8, 0, 1, &window),
+    ];
+    connection.write(&windows.concat()).await.unwrap();
+    let answer = connection
+        .read_until(|octets| {
+            let frames = http2::frames(octets);
+            reset(&frames) || frames.iter().any(|frame| frame.kind == 0)
+        })
+        .await;
+    assert!(!reset(&http2::frames(&answer.octets)), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn floods_of_frames_that_carry_nothing_end_the_connection() {
     let world = World::open().await;
     for (what, frame) in [

@@ -1,4 +1,7 @@
-//! What must never stand in the repository: private keys.
+//! What must never stand in the repository: private keys. And what has to agree in
+//! it.
+
+pub(crate) mod audit_members;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -299,3 +299,64 @@ async fn every_worker_gets_a_connection() {
     }
     assert_eq!(service.connections(), 2);
 }
+
+/// A service in h2 that never lets a caller's body through, and tells how it ended.
+async fn shut() -> (std::net::SocketAddr, mpsc::UnboundedReceiver<h2::Reason>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, ended) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let mut settings = h2::server::Builder::new();
+                settings.initial_window_size(0);
+                let mut connection = settings.handshake::<_, Bytes>(stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    if request.body().is_end_stream() {
+                        let _ = respond.send_response(Response::new(()), true);
+                        continue;
+                    }
+                    let tell = tell.clone();
+                    tokio::spawn(async move {
+                        let _body = request.into_body();
+                        let reason = std::future::poll_fn(|context| respond.poll_reset(context));
+                        if let Ok(reason) = reason.await {
+                            let _ = tell.send(reason);
+                        }
+                    });
+                }
+            });
+        }
+    });
+    (address, ended)
+}
+
+#[tokio::test]
+async fn an_upload_that_a_service_never_takes_is_given_up_and_it_is_the_services_fault() {
+    let ca = TestCa::new("example.org");
+    let (service, mut ended) = shut().await;
+    let more = "protocol = \"h2\"\nfirst_byte_timeout = \"400ms\"\nmax_requests = 1\n";
+    let world = World::open(&ca, &[http(service)], more).await;
+    for protocol in Protocol::BOTH {
+        let path = format!("/upload/{protocol:?}");
+        let client = world.client().protocol(protocol);
+        let request = Request::post(&path)
+            .body(Bytes::from(vec![b'x'; 512 * 1024]))
+            .unwrap();
+        let answer = in_time("an answer", client.send(request)).await.unwrap();
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (504, Some("upstream-timeout"))
+        );
+        let line = world.gateway.audit().request(&path).await;
+        assert_eq!(
+            (&line["decision"], &line["reason"]),
+            (&"allowed".into(), &"upstream-timeout".into())
+        );
+        // Its stream is reset and its place is free.
+        let reason = in_time("a reset", ended.recv()).await.unwrap();
+        assert_eq!(reason, h2::Reason::CANCEL);
+        assert_eq!(client.get("/a").await.unwrap().status, 200);
+    }
+}

@@ -6,6 +6,7 @@ mod health;
 mod http2;
 mod retries;
 mod tls;
+mod tunnels;
 mod upgrade;
 
 use countersign_testkit::{Client, Credentials, Gateway, Settings, TestCa};

@@ -24,15 +24,19 @@ async fn world(more: &str) -> (World, Switching) {
 }
 
 fn head(protocol: &str) -> String {
+    head_for("/socket", protocol)
+}
+
+pub(super) fn head_for(path: &str, protocol: &str) -> String {
     format!(
-        "GET /socket HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive, Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: keep-alive, Upgrade\r\n\
          Upgrade: {protocol}\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
          Sec-WebSocket-Version: 13\r\nCountersign-Assertion: forged\r\n\r\n"
     )
 }
 
 /// A tunnel that is open.
-async fn tunnel(world: &World, protocol: &str) -> Connection {
+pub(super) async fn tunnel(world: &World, protocol: &str) -> Connection {
     let mut connection = world.client().connect().await.unwrap();
     connection.write(head(protocol).as_bytes()).await.unwrap();
     let answer = connection
@@ -88,8 +92,15 @@ async fn octets_pass_both_ways_and_the_audit_line_comes_at_the_end() {
     }
 }
 
-/// Asks for a tunnel over h2.
 async fn over_h2(world: &World) -> (SendRequest<PieceBody>, Response<Incoming>) {
+    over_h2_for(world, "/socket").await
+}
+
+/// Asks for a tunnel over h2.
+pub(super) async fn over_h2_for(
+    world: &World,
+    path: &str,
+) -> (SendRequest<PieceBody>, Response<Incoming>) {
     let connection = world
         .client()
         .protocol(Protocol::Http2)
@@ -104,7 +115,7 @@ async fn over_h2(world: &World) -> (SendRequest<PieceBody>, Response<Incoming>) 
     drop(nothing);
     let mut request = Request::builder()
         .method(Method::CONNECT)
-        .uri(format!("https://{HOST}/socket"))
+        .uri(format!("https://{HOST}{path}"))
         .header("sec-websocket-version", "13")
         .body(body)
         .unwrap();

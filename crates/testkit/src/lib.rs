@@ -18,7 +18,8 @@
 //! | [`relay`] | [`Relay`]: TLS with a client certificate for programs without |
 //! | [`Shelf`] | an https server with a document that changes |
 //! | [`scripted`] | [`Scripted`]: an upstream that answers given octets |
-//! | [`service`] | [`Service`], [`Switching`]: upstreams with TLS, h2, streams, upgrades |
+//! | [`service`] | [`Service`]: an upstream with TLS, h2 and streams |
+//! | [`switching`] | [`Switching`]: an upstream behind upgrades |
 //! | [`gateway`] | [`Gateway`]: the binary, its configuration and audit lines |
 //!
 //! Whatever waits has a deadline ([`DEADLINE`]); whatever listens does so on a
@@ -46,6 +47,7 @@ pub mod leaf;
 pub mod relay;
 pub mod scripted;
 pub mod service;
+pub mod switching;
 
 mod answer;
 mod audit;
@@ -67,9 +69,10 @@ pub use idp::{Fault, Idp, TokenKey};
 pub use leaf::Leaf;
 pub use relay::Relay;
 pub use scripted::{Afterwards, Scripted};
-pub use service::{Service, ServiceSpec, Switching};
+pub use service::{Service, ServiceSpec};
 pub use settings::Settings;
 pub use shelf::{Item, Shelf};
+pub use switching::Switching;
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! Services that speak what the plain [`Echo`](crate::Echo) does not: TLS, h2,
-//! gRPC-like streams, and protocols that begin with an upgrade.
+//! Services that speak what the plain [`Echo`](crate::Echo) does not: TLS, h2 and
+//! gRPC-like streams.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -18,8 +18,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -98,7 +98,7 @@ impl Service {
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared::default());
         let state = Arc::clone(&shared);
-        let acceptor = spec.tls.as_ref().map(|tls| acceptor(tls, spec.protocol));
+        let acceptor = spec.tls.as_ref().map(|tls| acceptor(tls, &[spec.protocol]));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
@@ -159,9 +159,9 @@ impl Drop for Service {
     }
 }
 
-fn acceptor(
+pub(crate) fn acceptor(
     (server, demanded): &(Credentials, Option<Vec<u8>>),
-    protocol: Protocol,
+    protocols: &[Protocol],
 ) -> TlsAcceptor {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -180,7 +180,8 @@ fn acceptor(
     let mut config = builder
         .with_single_cert(server.chain.clone(), server.key())
         .expect("a certificate and its key");
-    config.alpn_protocols = vec![protocol.alpn().to_vec()];
+    let protocols = protocols.iter().map(|protocol| protocol.alpn().to_vec());
+    config.alpn_protocols = protocols.collect();
     TlsAcceptor::from(Arc::new(config))
 }
 
@@ -308,105 +309,6 @@ impl Body for Received {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         self.0.poll_recv(context)
-    }
-}
-
-/// A service that switches to whatever protocol it is asked for and then sends
-/// back what it receives, in capitals.
-#[derive(Debug)]
-pub struct Switching {
-    address: SocketAddr,
-    heads: Arc<Mutex<Vec<String>>>,
-    open: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
-}
-
-impl Switching {
-    /// Starts it.
-    ///
-    /// # Panics
-    /// When there is no port to listen on.
-    pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let heads = Arc::new(Mutex::new(Vec::new()));
-        let open = Arc::new(AtomicUsize::new(0));
-        let (seen, counter) = (Arc::clone(&heads), Arc::clone(&open));
-        let task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (seen, counter) = (Arc::clone(&seen), Arc::clone(&counter));
-                tokio::spawn(async move {
-                    counter.fetch_add(1, Ordering::Relaxed);
-                    let _ = switch(stream, &seen).await;
-                    counter.fetch_sub(1, Ordering::Relaxed);
-                });
-            }
-        });
-        Self {
-            address,
-            heads,
-            open,
-            task,
-        }
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The heads it has received.
-    #[must_use]
-    pub fn heads(&self) -> Vec<String> {
-        self.heads.lock().expect("a lock").clone()
-    }
-
-    /// How many connections are open.
-    #[must_use]
-    pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Switching {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn switch(mut stream: TcpStream, heads: &Mutex<Vec<String>>) -> std::io::Result<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
-    let protocol = head.lines().find_map(|line| {
-        line.to_ascii_lowercase()
-            .strip_prefix("upgrade:")
-            .map(|v| v.trim().to_owned())
-    });
-    heads.lock().expect("a lock").push(head);
-    let Some(protocol) = protocol else {
-        stream
-            .write_all(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
-            .await?;
-        return Ok(());
-    };
-    let answer = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
-         Sec-WebSocket-Accept: x\r\nCountersign-Reason: forged\r\n\r\n"
-    );
-    stream.write_all(answer.as_bytes()).await?;
-    let mut buffer = [0_u8; 1024];
-    loop {
-        let count = stream.read(&mut buffer).await?;
-        if count == 0 {
-            return Ok(());
-        }
-        stream
-            .write_all(&buffer[..count].to_ascii_uppercase())
-            .await?;
     }
 }
 

@@ -25,10 +25,13 @@ pub(super) fn set(
     ] {
         limits::set_time(field, time, context);
     }
-    if !section.total_timeout.is_absent() {
-        let mut time = Duration::ZERO;
-        limits::set_time(&section.total_timeout, &mut time, context);
-        config.total_timeout = Some(time);
+    for (field, time) in [
+        (&section.total_timeout, &mut config.total_timeout),
+        (&section.stall_timeout, &mut config.stall_timeout),
+    ] {
+        if !field.is_absent() {
+            limits::set_time(field, time.insert(Duration::ZERO), context);
+        }
     }
     for (field, most) in [
         (&section.max_connections, &mut config.max_connections),

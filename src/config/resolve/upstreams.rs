@@ -84,6 +84,7 @@ fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<
         host: section.host.value().cloned(),
         ..UpstreamConfig::default()
     };
+    config.http1_upgrades = http1_upgrades(section, protocol, context);
     upstream_bounds::set(section, &mut config, context);
     let is_authority = |host: &At<String>| {
         HttpUrl::parse(&format!("http://{}", host.value)).is_ok_and(|url| url.path.is_empty())
@@ -108,6 +109,26 @@ fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<
             earlier.map(|earlier| &**earlier),
         ))
     })
+}
+
+/// Whether a service in h2 is asked for upgrades in HTTP/1.1 too.
+fn http1_upgrades(
+    section: &UpstreamSection,
+    protocol: HttpProtocol,
+    context: &mut Context<'_>,
+) -> bool {
+    if let Some(written) = section.http1_upgrades.at()
+        && protocol == HttpProtocol::Http1
+    {
+        context.error(
+            Diagnostic::new(
+                written.place.clone(),
+                "this upstream is spoken to in HTTP/1.1 anyway",
+            )
+            .help("remove it, or write protocol = \"h2\""),
+        );
+    }
+    section.http1_upgrades.or(false)
 }
 
 /// How the service is told the caller's certificate.
@@ -269,10 +290,7 @@ fn client_tls(
         server_name: name?,
         identity: section.identity.value().cloned(),
         credentials: own,
-        protocol: match protocol {
-            HttpProtocol::Http1 => b"http/1.1",
-            HttpProtocol::Http2 => b"h2",
-        },
+        protocol: protocol.alpn(),
     });
     tls.map_err(|error| {
         context.error(Diagnostic::new(section.place.clone(), error.to_string()));

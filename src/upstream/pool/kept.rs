@@ -107,6 +107,10 @@ impl<B: Body + Send + Unpin + 'static> Idle<B> {
 }
 
 impl<B> Shared<B> {
+    pub(super) fn is_unused(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) == 0
+    }
+
     pub(super) fn is_usable(&self) -> bool {
         !self.sender.is_closed()
             && self.link.is_good()

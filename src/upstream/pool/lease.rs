@@ -13,8 +13,10 @@ use hyper::client::conn::{TrySendError, http1, http2};
 
 use super::PoolShard;
 use super::kept::{Idle, Link, Stream};
+use crate::upstream::HttpProtocol;
 use crate::upstream::balance::{InProgress, Target};
 use crate::upstream::driver::Driver;
+use crate::upstream::tunnel::Own;
 
 /// Most idle HTTP/1.1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 64;
@@ -29,12 +31,15 @@ pub struct Lease<B> {
     pub(super) link: Link,
     pub(super) reused: bool,
     pub(super) shard: Arc<PoolShard<B>>,
-    pub(super) in_progress: Option<InProgress>,
+    /// Counts the request among those of its endpoint.
+    pub(super) _in_progress: Option<InProgress>,
 }
 
 pub(super) enum Sender<B> {
     Http1(http1::SendRequest<B>, Driver),
     Http2(http2::SendRequest<B>, Stream),
+    /// A whole connection in h2.
+    Own(http2::SendRequest<B>, Own),
 }
 
 impl<B: Body + 'static> Lease<B> {
@@ -55,7 +60,9 @@ impl<B: Body + 'static> Lease<B> {
                 })
                 .await
             }
-            Sender::Http2(sender, _) => sender.try_send_request(request).await,
+            Sender::Http2(sender, _) | Sender::Own(sender, _) => {
+                sender.try_send_request(request).await
+            }
         }
     }
 }
@@ -95,19 +102,26 @@ impl<B> Lease<B> {
         }
     }
 
-    /// What counts the request among those of its endpoint, once its connection has
-    /// been taken over.
-    #[must_use]
-    pub fn in_progress(self) -> Option<InProgress> {
-        self.in_progress
+    /// Ends a connection that was taken over. One in h2 may still send what it has, for
+    /// at most so long.
+    pub fn settle(self, longest: Duration) {
+        if let Sender::Own(sender, own) = self.sender {
+            // It ends by itself when nobody can send requests any more.
+            drop(sender);
+            own.settle(longest);
+        }
     }
 
     /// Gives the connection back to the pool.
     pub fn release(self) {
         let (sender, mut driver) = match self.sender {
-            Sender::Http1(sender, driver) if !sender.is_closed() => (sender, driver),
-            // A shared connection never left.
-            Sender::Http1(..) | Sender::Http2(..) => return,
+            Sender::Http1(sender, driver)
+                if !sender.is_closed() && self.target.protocol == HttpProtocol::Http1 =>
+            {
+                (sender, driver)
+            }
+            // A shared connection never left, and one of its own is for one request.
+            Sender::Http1(..) | Sender::Http2(..) | Sender::Own(..) => return,
         };
         driver.rest();
         let mut places = self.shard.places();

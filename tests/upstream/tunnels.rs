@@ -1,0 +1,377 @@
+//! WebSocket to services that are spoken to in h2: extended CONNECT (RFC 8441).
+
+use std::time::Duration;
+
+use countersign_testkit::{Leaf, Protocol, Service, ServiceSpec, Switching, TestCa, in_time};
+use countersign_verify::jose::CompactJws;
+use http_body_util::BodyExt as _;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::upgrade::{head_for, over_h2_for, tunnel};
+use super::{World, http, https};
+
+/// A gateway in front of a service in h2 that announces tunnels.
+async fn world(more: &str) -> (World, Switching) {
+    let service = Switching::http2(true, None).await;
+    (before(&service, more).await, service)
+}
+
+async fn before(service: &Switching, more: &str) -> World {
+    let ca = TestCa::new("example.org");
+    let more = format!("protocol = \"h2\"\n{more}");
+    World::open(&ca, &[http(service.address())], &more).await
+}
+
+/// Waits until the service has no connection any more.
+async fn all_closed(service: &Switching) {
+    in_time("the service's connections to end", async {
+        while service.open() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// The answer to an Upgrade in HTTP/1.1 that is not a switch.
+async fn over_http1(world: &World, path: &str, protocol: &str) -> countersign_testkit::RawAnswer {
+    let mut connection = world.client().connect().await.unwrap();
+    let octets = head_for(path, protocol);
+    connection.write(octets.as_bytes()).await.unwrap();
+    connection
+        .read_until(|octets| octets.windows(4).any(|four| four == b"\r\n\r\n"))
+        .await
+}
+
+/// What a service in h2 was told: not a word of HTTP/1.1's handshake.
+fn expect_connect(head: &str) {
+    let head = head.to_ascii_lowercase();
+    assert!(
+        head.starts_with("connect http://orders.example.org/socket websocket\r\n"),
+        "{head}"
+    );
+    for absent in ["sec-websocket-key", "upgrade", "connection", "host"] {
+        let mut lines = head.lines();
+        let found = lines.any(|line| line.starts_with(&format!("{absent}:")));
+        assert!(!found, "{absent}: {head}");
+    }
+    assert!(!head.contains("forged"), "{head}");
+    assert!(head.contains("sec-websocket-version: 13\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn octets_pass_both_ways_for_callers_in_h2() {
+    let (world, service) = world("").await;
+    let (sender, response) = over_h2_for(&world, "/socket").await;
+    assert_eq!(response.status(), 200, "{}", world.gateway.stderr());
+    assert!(!response.headers().contains_key("sec-websocket-accept"));
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    // More than any window holds.
+    let message = vec![b'x'; 300 * 1024];
+    let (mut reader, mut writer) = tokio::io::split(&mut stream);
+    let mut answer = vec![0; message.len()];
+    let (written, read) = in_time("an echo", async {
+        tokio::join!(writer.write_all(&message), reader.read_exact(&mut answer))
+    })
+    .await;
+    written.unwrap();
+    read.unwrap();
+    assert!(answer.iter().all(|octet| *octet == b'X'));
+    let heads = service.heads();
+    assert_eq!(heads.len(), 1);
+    expect_connect(&heads[0]);
+    // The assertion is about the request that the service gets.
+    let wire = heads[0]
+        .lines()
+        .find_map(|line| line.strip_prefix("countersign-assertion: "))
+        .unwrap();
+    let jws = CompactJws::parse(wire, 8192).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(jws.unverified_payload()).unwrap();
+    assert_eq!(claims["htm"], "CONNECT");
+    assert_eq!(claims["htu"], "https://orders.example.org/socket");
+    assert!(
+        world
+            .gateway
+            .audit()
+            .text()
+            .lines()
+            .all(|line| !line.contains("/socket"))
+    );
+    // The service sees the end, and says its own.
+    stream.shutdown().await.unwrap();
+    assert_eq!(
+        in_time("the end", stream.read(&mut answer)).await.unwrap(),
+        0
+    );
+    let line = world.gateway.audit().request("/socket").await;
+    assert_eq!(
+        (&line["status"], &line["decision"]),
+        (&200.into(), &"allowed".into())
+    );
+    assert_eq!(
+        (&line["method"], &line["complete"]),
+        (&"GET".into(), &true.into())
+    );
+    assert_eq!(line["jti"], claims["jti"]);
+    drop((stream, sender));
+    all_closed(&service).await;
+}
+
+#[tokio::test]
+async fn octets_pass_both_ways_for_callers_in_http1() {
+    let (world, service) = world("").await;
+    let mut connection = tunnel(&world, "websocket").await;
+    connection.write(b"hello").await.unwrap();
+    let answer = connection.read_until(|octets| octets.len() >= 5).await;
+    assert_eq!(answer.text(), "HELLO");
+    expect_connect(&service.heads()[0]);
+    drop(connection);
+    let line = world.gateway.audit().request("/socket").await;
+    assert_eq!(
+        (&line["status"], &line["decision"]),
+        (&101.into(), &"allowed".into())
+    );
+    all_closed(&service).await;
+    // The caller can tell that its own key was read (RFC 6455 section 1.3).
+    let answer = over_http1(&world, "/socket", "websocket").await;
+    let text = answer.text().to_ascii_lowercase();
+    assert!(
+        text.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_handshake_without_a_key_is_refused() {
+    let (world, service) = world("").await;
+    let octets = head_for("/socket", "websocket").replace("dGhlIHNhbXBsZSBub25jZQ==", "short");
+    let answer = world
+        .client()
+        .raw(octets.as_bytes(), Duration::from_secs(2))
+        .await
+        .unwrap();
+    assert_eq!(answer.statuses(), [400], "{}", answer.text());
+    assert!(
+        answer.text().contains("Sec-WebSocket-Key"),
+        "{}",
+        answer.text()
+    );
+    assert!(service.heads().is_empty());
+}
+
+#[tokio::test]
+async fn a_refusal_is_the_services_answer() {
+    let (world, service) = world("").await;
+    let (_sender, response) = over_h2_for(&world, "/refuse").await;
+    assert_eq!(response.status(), 403);
+    assert!(!response.headers().contains_key("countersign-reason"));
+    let body = in_time("a body", response.into_body().collect())
+        .await
+        .unwrap();
+    assert_eq!(body.to_bytes(), "not for you");
+    let answer = world
+        .client()
+        .raw(
+            head_for("/refuse", "websocket").as_bytes(),
+            Duration::from_secs(1),
+        )
+        .await
+        .unwrap();
+    assert_eq!(answer.statuses(), [403], "{}", answer.text());
+    assert!(answer.text().ends_with("not for you"), "{}", answer.text());
+    all_closed(&service).await;
+}
+
+#[tokio::test]
+async fn a_success_that_switches_nothing_is_no_tunnel() {
+    let (world, service) = world("").await;
+    let (_sender, response) = over_h2_for(&world, "/feign").await;
+    assert_eq!(response.status(), 502);
+    assert_eq!(
+        response.headers()["countersign-reason"],
+        "upstream-protocol"
+    );
+    let answer = over_http1(&world, "/feign", "websocket").await;
+    assert_eq!(answer.statuses(), [502], "{}", answer.text());
+    let line = world.gateway.audit().request("/feign").await;
+    assert_eq!(line["reason"], "upstream-protocol");
+    all_closed(&service).await;
+}
+
+#[tokio::test]
+async fn without_the_announcement_there_is_no_tunnel_and_the_reason_is_said() {
+    let service = Switching::http2(false, None).await;
+    let world = before(&service, "").await;
+    for _ in 0..3 {
+        let (_sender, response) = over_h2_for(&world, "/socket").await;
+        assert_eq!(response.status(), 501);
+        assert_eq!(
+            response.headers()["countersign-reason"],
+            "upstream-protocol"
+        );
+        let body = in_time("a body", response.into_body().collect())
+            .await
+            .unwrap();
+        let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+        assert!(text.contains("RFC 8441"), "{text}");
+    }
+    assert!(service.heads().is_empty());
+    // RFC 9110 section 7.8: an Upgrade may be passed over.
+    let answer = over_http1(&world, "/socket", "websocket").await;
+    assert_eq!(answer.statuses(), [426], "{}", answer.text());
+    let heads = service.heads();
+    assert!(
+        heads[0].starts_with("GET ") && heads.len() == 1,
+        "{heads:?}"
+    );
+}
+
+#[tokio::test]
+async fn without_the_announcement_http1_serves_where_it_is_allowed() {
+    let ca = TestCa::new("example.org");
+    let server = ca.server(&["payments.internal"]);
+    for tls in [None, Some(&server)] {
+        let service = Switching::http2(false, tls).await;
+        let mut more = "protocol = \"h2\"\nhttp1_upgrades = true\n".to_owned();
+        let endpoint = match tls {
+            None => http(service.address()),
+            Some(_) => {
+                let roots = ca.root_file();
+                more += &format!(
+                    "roots = [\"{}\"]\nserver_name = \"payments.internal\"\n",
+                    roots.display()
+                );
+                https(service.address())
+            }
+        };
+        let world = World::open(&ca, &[endpoint], &more).await;
+        let (sender, response) = over_h2_for(&world, "/socket").await;
+        assert_eq!(response.status(), 200, "{}", world.gateway.stderr());
+        let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+        stream.write_all(b"hello").await.unwrap();
+        let mut answer = [0_u8; 5];
+        in_time("an echo", stream.read_exact(&mut answer))
+            .await
+            .unwrap();
+        assert_eq!(&answer, b"HELLO");
+        drop((stream, sender));
+        // What extended CONNECT has no name for goes that way too.
+        for protocol in ["websocket", "foo"] {
+            let mut connection = tunnel(&world, protocol).await;
+            connection.write(b"hello").await.unwrap();
+            let answer = connection.read_until(|octets| octets.len() >= 5).await;
+            assert_eq!(answer.text(), "HELLO");
+        }
+        let heads = service.heads();
+        assert_eq!(heads.len(), 3, "{heads:?}");
+        for head in &heads {
+            assert!(head.starts_with("GET /socket HTTP/1.1\r\n"), "{head}");
+        }
+        // Requests stay with h2, and connections of tunnels are not used for them.
+        let answer = world.client().get("/a").await.unwrap();
+        assert_eq!(answer.status, 426);
+        assert!(
+            service.heads()[3].contains(" HTTP/2\r\n"),
+            "{:?}",
+            service.heads()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_with_the_certificate_even_when_the_service_is_deaf() {
+    let ca = TestCa::new("example.org");
+    for protocol in Protocol::BOTH {
+        let service = Switching::http2(true, None).await;
+        let world = World::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
+        let world = World {
+            caller: ca.issue(Leaf::with_uri(&ca.spiffe("/short")).valid(-60, 4)),
+            ..world
+        };
+        let pause = Duration::from_millis(300);
+        let octets = vec![0; 256 * 1024];
+        if protocol == Protocol::Http2 {
+            let (_sender, response) = over_h2_for(&world, "/deaf").await;
+            assert_eq!(response.status(), 200);
+            let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+            while let Ok(sent) = tokio::time::timeout(pause, stream.write_all(&octets)).await {
+                sent.unwrap();
+            }
+            let line = world.gateway.audit().request("/deaf").await;
+            assert_eq!(line["reason"], "certificate-expired", "{line}");
+        } else {
+            let mut connection = world.client().connect().await.unwrap();
+            let head = head_for("/deaf", "websocket");
+            connection.write(head.as_bytes()).await.unwrap();
+            let _ = connection
+                .read_until(|octets| octets.ends_with(b"\r\n\r\n"))
+                .await;
+            while let Ok(sent) = tokio::time::timeout(pause, connection.write(&octets)).await {
+                sent.unwrap();
+            }
+            let line = world.gateway.audit().request("/deaf").await;
+            assert_eq!(line["reason"], "certificate-expired", "{line}");
+        }
+        all_closed(&service).await;
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_when_nothing_is_said() {
+    let (world, service) = world("tunnel_idle_timeout = \"300ms\"\n").await;
+    let mut connection = tunnel(&world, "websocket").await;
+    let answer = connection.read_until(|_| false).await;
+    assert!(answer.closed && answer.octets.is_empty());
+    let line = world.gateway.audit().request("/socket").await;
+    assert_eq!(line["reason"], "timeout");
+    all_closed(&service).await;
+}
+
+#[tokio::test]
+async fn tunnels_count_among_the_connections_of_their_endpoint() {
+    let (world, service) = world("max_connections = 1\nconnect_timeout = \"400ms\"\n").await;
+    // A connection at rest gives way.
+    let mut session = world.client().session().await.unwrap();
+    assert_eq!(session.get("/a").await.unwrap().status, 426);
+    assert_eq!(service.open(), 1);
+    let connection = tunnel(&world, "websocket").await;
+    assert_eq!(service.open(), 1);
+    let answer = over_http1(&world, "/socket", "websocket").await;
+    assert_eq!(answer.statuses(), [503], "{}", answer.text());
+    assert!(
+        answer.text().contains("\"overloaded\""),
+        "{}",
+        answer.text()
+    );
+    drop(connection);
+    all_closed(&service).await;
+    drop(tunnel(&world, "websocket").await);
+}
+
+#[tokio::test]
+async fn a_service_that_announces_nothing_at_all_is_not_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ca = TestCa::new("example.org");
+    let more = "protocol = \"h2\"\nconnect_timeout = \"300ms\"\n";
+    let world = World::open(&ca, &[http(listener.local_addr().unwrap())], more).await;
+    let (_sender, response) = over_h2_for(&world, "/socket").await;
+    assert_eq!(response.status(), 504);
+    assert_eq!(response.headers()["countersign-reason"], "upstream-timeout");
+    let line = world.gateway.audit().request("/socket").await;
+    assert_eq!(
+        (&line["decision"], &line["reason"]),
+        (&"allowed".into(), &"upstream-timeout".into())
+    );
+}
+
+#[tokio::test]
+async fn a_service_in_h2_without_tls_that_is_none_at_all() {
+    let service = Service::start(ServiceSpec::plain(Protocol::Http1)).await;
+    let ca = TestCa::new("example.org");
+    let world = World::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
+    let (_sender, response) = over_h2_for(&world, "/socket").await;
+    assert_eq!(response.status(), 503);
+    let reason = &response.headers()["countersign-reason"];
+    assert_eq!(reason, "upstream-unavailable");
+}
