@@ -9,12 +9,12 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, request};
 use tokio::time::Instant;
 
-use super::body::RequestBody;
 use super::connection::Connection;
 use super::decide;
 use super::expect::Expectation;
 use super::forward::{self, AnonymousPermit, Answer, Attempt, ForwardError, Warrant};
 use super::held::Held;
+use super::request_body::RequestBody;
 use super::respond::Refusal;
 use crate::assertion::signer::RequestBinding;
 use crate::clock;

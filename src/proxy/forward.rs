@@ -9,9 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ur
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::body::{RequestBody, find_source};
 use super::expect::Expectation;
 use super::headers;
+use super::request_body::{RequestBody, find_source};
 use super::respond::{Refusal, is_grpc};
 use super::upgrade;
 use super::upload::Upload;

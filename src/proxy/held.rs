@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt as _;
 
-use super::body::RequestBody;
+use super::request_body::RequestBody;
 use super::respond::Refusal;
 use crate::crypto;
 use crate::reason::ReasonCode;

@@ -18,10 +18,10 @@ use base64ct::{Base64UrlUnpadded, Encoding as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::body::RequestBody;
 use super::connection;
 use super::held::HeldBytes;
 use super::herald::Herald;
+use super::request_body::RequestBody;
 use crate::crypto;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::{AuditSink, AuditWriter};

@@ -30,6 +30,7 @@ mod outgoing;
 pub mod proxy_protocol;
 mod quiet;
 mod refused_handshake;
+mod request_body;
 mod resource;
 mod respond;
 mod socket;

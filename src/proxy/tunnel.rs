@@ -20,10 +20,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::active::{ActiveRequest, unless_expired};
-use super::body::{GatewayBody, RequestBody};
+use super::body::GatewayBody;
 use super::connection::{CLOSE_PATIENCE, Connection};
 use super::headers;
 use super::lifetime::{Ending, Lifetime};
+use super::request_body::RequestBody;
 use super::socket::CallerSocket;
 use super::upgrade::Asked;
 use crate::policy::Denial;

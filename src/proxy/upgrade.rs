@@ -17,9 +17,9 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
-use super::body::RequestBody;
 use super::forward::connect_refusal;
 use super::headers;
+use super::request_body::RequestBody;
 use super::respond::Refusal;
 use crate::crypto;
 use crate::reason::{Category, ReasonCode};

@@ -1,6 +1,7 @@
 //! What lies behind the gateway: TLS and h2 to services, upgrades, balancing.
 
 mod balance;
+mod flow;
 mod foreign;
 mod health;
 mod http2;

@@ -1,0 +1,192 @@
+//! Back-pressure, constant memory, and connections that nobody needs any more.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_testkit::client::get;
+use countersign_testkit::{Protocol, TestCa, in_time};
+use http::Request;
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::{HOST, World, http, https};
+
+/// A block of content.
+const BLOCK: usize = 64 * 1024;
+/// More than the kernel keeps of one direction of two connections, many times over.
+const MUCH: usize = 256 * 1024 * 1024;
+/// When one side is stuck it has been for this long.
+const STUCK: Duration = Duration::from_millis(500);
+/// What a connection may cost the gateway, buffers of either direction included.
+const ALLOWED_KIB: u64 = 8 * 1024;
+
+fn resident_kib(world: &World) -> u64 {
+    let path = format!("/proc/{}/status", world.gateway.pid());
+    std::fs::read_to_string(path)
+        .unwrap()
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+/// A service in HTTP/1.1 whose connections, their heads read, the test plays.
+async fn stage() -> (SocketAddr, mpsc::UnboundedReceiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (give, connections) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(octet) => head.push(octet),
+                    Err(_) => break,
+                }
+            }
+            let _ = give.send(stream);
+        }
+    });
+    (address, connections)
+}
+
+#[tokio::test]
+async fn a_caller_is_read_only_as_fast_as_its_service_reads_and_memory_stays_flat() {
+    let ca = TestCa::new("example.org");
+    let (address, mut connections) = stage().await;
+    let world = World::open(&ca, &[http(address)], "").await;
+    // What the first requests of either kind leave behind is not the body's.
+    for protocol in Protocol::BOTH {
+        let client = world.client().protocol(protocol);
+        let answering = tokio::spawn(async move { client.get("/first").await });
+        let mut service = in_time("a connection", connections.recv()).await.unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        service.write_all(answer).await.unwrap();
+        assert_eq!(answering.await.unwrap().unwrap().status, 200);
+    }
+    for protocol in Protocol::BOTH {
+        let client = world.client().protocol(protocol);
+        let before = resident_kib(&world);
+        let mut session = client.connect().await.unwrap();
+        let mut sent = 0;
+        let block = Bytes::from(vec![b'x'; BLOCK]);
+        let mut service;
+        if protocol == Protocol::Http1 {
+            let head =
+                format!("POST /up HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {MUCH}\r\n\r\n");
+            session.write(head.as_bytes()).await.unwrap();
+            service = in_time("a connection", connections.recv()).await.unwrap();
+            while let Ok(written) = tokio::time::timeout(STUCK, session.write(&block)).await {
+                written.unwrap();
+                sent += BLOCK;
+            }
+        } else {
+            let mut sender = session.streams().await.unwrap();
+            let (pieces, body) = countersign_testkit::service::pieces();
+            let request = Request::post(format!("https://{HOST}/up"))
+                .body(body)
+                .unwrap();
+            let answer = tokio::spawn(sender.send_request(request));
+            service = in_time("a connection", connections.recv()).await.unwrap();
+            let piece = || Ok(Frame::data(block.clone()));
+            while let Ok(taken) = tokio::time::timeout(STUCK, pieces.send(piece())).await {
+                taken.unwrap();
+                sent += BLOCK;
+            }
+            answer.abort();
+        }
+        assert!(sent < MUCH / 2, "{protocol:?}: {sent} octets were taken");
+        let grown = resident_kib(&world).saturating_sub(before);
+        assert!(
+            grown < ALLOWED_KIB,
+            "{protocol:?}: {grown} KiB for {sent} octets"
+        );
+        // It is the service that holds things up: what it reads makes room.
+        let mut buffer = vec![0; BLOCK];
+        in_time("octets", service.read_exact(&mut buffer))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_service_is_read_only_as_fast_as_its_caller_reads_and_memory_stays_flat() {
+    let ca = TestCa::new("example.org");
+    let (address, mut connections) = stage().await;
+    let world = World::open(&ca, &[http(address)], "").await;
+    for protocol in Protocol::BOTH {
+        let mut session = world.client().protocol(protocol).session().await.unwrap();
+        let serving = async {
+            let mut service = in_time("a connection", connections.recv()).await.unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {MUCH}\r\n\r\n");
+            service.write_all(head.as_bytes()).await.unwrap();
+            service
+        };
+        let (answer, mut service) = tokio::join!(session.start(get("/down")), serving);
+        let mut body = answer.unwrap().into_body();
+        let before = resident_kib(&world);
+        let block = vec![b'x'; BLOCK];
+        let mut sent = 0;
+        while let Ok(written) = tokio::time::timeout(STUCK, service.write_all(&block)).await {
+            written.unwrap();
+            sent += BLOCK;
+        }
+        assert!(sent < MUCH / 2, "{protocol:?}: {sent} octets were taken");
+        let grown = resident_kib(&world).saturating_sub(before);
+        assert!(
+            grown < ALLOWED_KIB,
+            "{protocol:?}: {grown} KiB for {sent} octets"
+        );
+        // The caller gets all of it once it reads.
+        let mut read = 0;
+        while read < sent {
+            let frame = in_time("a piece", body.frame()).await.unwrap().unwrap();
+            read += frame.into_data().unwrap().len();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_needs_is_closed_after_its_idle_timeout() {
+    let ca = TestCa::new("example.org");
+    let (address, mut connections) = stage().await;
+    let world = World::open(&ca, &[http(address)], "idle_timeout = \"300ms\"\n").await;
+    let client = world.client();
+    let answering = tokio::spawn(async move { client.get("/a").await });
+    let mut service = in_time("a connection", connections.recv()).await.unwrap();
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    service.write_all(answer).await.unwrap();
+    assert_eq!(answering.await.unwrap().unwrap().status, 200);
+    let mut rest = Vec::new();
+    in_time("the end of the connection", service.read_to_end(&mut rest))
+        .await
+        .unwrap();
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_shake_hands_is_not_waited_for() {
+    let ca = TestCa::new("example.org");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let more = format!(
+        "roots = [\"{}\"]\nconnect_timeout = \"300ms\"\n",
+        ca.root_file().display()
+    );
+    let endpoint = https(listener.local_addr().unwrap());
+    let world = World::open(&ca, &[endpoint], &more).await;
+    let answer = world.client().get("/a").await.unwrap();
+    assert_eq!(
+        (answer.status, answer.reason()),
+        (504, Some("upstream-timeout"))
+    );
+    let line = world.gateway.audit().request("/a").await;
+    assert_eq!(
+        (&line["decision"], &line["reason"]),
+        (&"allowed".into(), &"upstream-timeout".into())
+    );
+}
