@@ -1,4 +1,4 @@
-"""What scripts/bench and scripts/scale measure with: the gateway's build, the load
+"""What scripts/bench, scripts/scale and scripts/reload measure with: the gateway's build, the load
 generator, the service behind it, the certificates.
 """
 
@@ -39,13 +39,13 @@ def gateway(binary):
 class Rig:
     """The service, the certificates and the generator of one run."""
 
-    def __init__(self, work, generator=None, services=1, roots=0):
+    def __init__(self, work, generator=None, services=1, roots=0, lists=(0, 0)):
         self.work, self.pki = work, work / "pki"
         if generator:
             self.generator = pathlib.Path(generator).resolve()
         else:
             self.generator = build("--release", "-p", "countersign-testkit", "--bin", "load") / "release/load"
-        subprocess.run([self.generator, "pki", self.pki, str(roots)], check=True)
+        subprocess.run([self.generator, "pki", self.pki, str(roots), *map(str, lists)], check=True)
         # It ends with its standard input: even when this process is killed.
         self.service = subprocess.Popen(
             [self.generator, "upstream", str(services)],

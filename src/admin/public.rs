@@ -213,6 +213,9 @@ async fn ready(State(state): State<Arc<ControlState>>, details: bool) -> Respons
 }
 
 async fn counters(State(state): State<Arc<ControlState>>) -> Response {
+    let chains = state.snapshot.load().paths.counts();
+    let metrics = &state.metrics;
+    metrics.chains(chains.kept, chains.known, chains.verified);
     answer(
         StatusCode::OK,
         metrics::CONTENT_TYPE,

@@ -14,6 +14,7 @@ mod upstream;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
@@ -56,6 +57,7 @@ pub struct Metrics {
     reloads: Family<ReloadLabels, Counter>,
     lists: Family<ListLabels, Gauge>,
     list_fetches: Family<ReloadLabels, Counter>,
+    chains: ChainMetrics,
     unrouted: Arc<RouteMetrics>,
 }
 
@@ -104,6 +106,7 @@ impl Metrics {
         let reloads = counted!("reloads", "Reloads of the configuration by result");
         let (lists, list_fetches) = list_metrics(&mut registry);
         Self {
+            chains: ChainMetrics::new(&mut registry),
             lists,
             list_fetches,
             reloads,
@@ -275,6 +278,15 @@ impl Metrics {
         }
     }
 
+    /// What is remembered of callers' chains: how many, and how often one was known
+    /// and was verified since the start.
+    pub fn chains(&self, kept: usize, known: u64, verified: u64) {
+        let chains = &self.chains;
+        chains.kept.set(i64::try_from(kept).unwrap_or(i64::MAX));
+        chains.known.inner().store(known, Ordering::Relaxed);
+        chains.verified.inner().store(verified, Ordering::Relaxed);
+    }
+
     /// Everything in the text form of OpenMetrics.
     #[must_use]
     pub fn encode(&self) -> String {
@@ -282,6 +294,35 @@ impl Metrics {
         // Writing to a text cannot fail.
         let _ = text::encode(&mut output, &self.registry);
         output
+    }
+}
+
+/// Counted elsewhere, shown here.
+struct ChainMetrics {
+    kept: Gauge,
+    known: Counter,
+    verified: Counter,
+}
+
+impl ChainMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        Self {
+            kept: registered(
+                registry,
+                "chains_kept",
+                "Verified chains that are remembered",
+            ),
+            known: registered(
+                registry,
+                "chains_known",
+                "Chains of handshakes and live connections that were known and still held",
+            ),
+            verified: registered(
+                registry,
+                "chains_verified",
+                "Chains of handshakes and live connections that had to be verified",
+            ),
+        }
     }
 }
 

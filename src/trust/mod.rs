@@ -23,7 +23,7 @@ pub use bundle::{BundleError, RevocationDepth, RevocationPosture, TrustBundle, T
 pub use deny::{DenyEntry, DenyList, DenyListError, DenyTarget};
 pub use disjoint::ClientTrustError;
 pub use path::{PathPurpose, PathRefusal};
-pub use path_cache::{ChainKey, PathCache, PendingPath};
+pub use path_cache::{ChainCounts, ChainKey, PathCache, PendingPath};
 pub use revision::TrustRevision;
 pub use revocation::{Freshness, ListStatus};
 pub use verifier::{Admission, ClientTrust, Recall, Refusal};

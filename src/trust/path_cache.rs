@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
@@ -85,6 +86,19 @@ impl CachedPath {
 /// Verified chains; shared by every trust set and kept across reloads.
 pub struct PathCache {
     paths: Cache<ChainKey, Arc<CachedPath>>,
+    known: AtomicU64,
+    verified: AtomicU64,
+}
+
+/// How often chains were known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChainCounts {
+    /// Chains that are remembered now.
+    pub kept: usize,
+    /// Questions about a chain that was known and still held.
+    pub known: u64,
+    /// Questions that took a verification, whatever came of it.
+    pub verified: u64,
 }
 
 impl PathCache {
@@ -93,6 +107,8 @@ impl PathCache {
     pub fn new(capacity: usize) -> Self {
         Self {
             paths: Cache::new(capacity),
+            known: AtomicU64::new(0),
+            verified: AtomicU64::new(0),
         }
     }
 
@@ -106,6 +122,21 @@ impl PathCache {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.paths.is_empty()
+    }
+
+    /// How often chains were known.
+    #[must_use]
+    pub fn counts(&self) -> ChainCounts {
+        ChainCounts {
+            kept: self.len(),
+            known: self.known.load(Ordering::Relaxed),
+            verified: self.verified.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn count(&self, known: bool) {
+        let counter = if known { &self.known } else { &self.verified };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn get(&self, key: &ChainKey) -> Option<Arc<CachedPath>> {

@@ -162,7 +162,9 @@ impl ClientTrust {
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         // One that no longer holds stays: `recall` knows by it that it has ended.
         let known = self.cache.get(&key);
-        if let Some(known) = known.and_then(|known| self.still_holds(key, known, state, seconds)) {
+        let known = known.and_then(|known| self.still_holds(key, known, state, seconds));
+        self.cache.count(known.is_some());
+        if let Some(known) = known {
             return Ok(Admission {
                 identity: Arc::clone(&known.identity),
                 pending: None,

@@ -18,6 +18,7 @@ mod hosts;
 mod http2_floods;
 mod http2_framing;
 mod identity;
+mod known_chains;
 mod lists;
 mod names;
 mod paths;

@@ -331,3 +331,45 @@ async fn bad_material_of_one_domain_at_reload_leaves_the_others_as_they_are() {
         readyz(&gateway, "issuing.crl", false).await;
     }
 }
+
+/// A mounted volume of Kubernetes: files are links through a link to a directory,
+/// and an update exchanges that one link.
+#[tokio::test]
+async fn a_swapped_volume_of_kubernetes_is_seen() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let place = tempfile::tempdir().unwrap();
+    let volume = place.path().join("volume");
+    let version = |name: &str, list: Crl| {
+        let directory = volume.join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        let root = Crl::new().signed_by(ca.root());
+        std::fs::write(directory.join("root.crl"), root).unwrap();
+        let list = list.signed_by(ca.intermediate());
+        std::fs::write(directory.join("issuing.crl"), list).unwrap();
+    };
+    version("..2026_01", Crl::new());
+    std::os::unix::fs::symlink("..2026_01", volume.join("..data")).unwrap();
+    for name in ["root.crl", "issuing.crl"] {
+        let target = PathBuf::from("..data").join(name);
+        std::os::unix::fs::symlink(target, volume.join(name)).unwrap();
+    }
+    let settings = Settings::new(&ca)
+        .trust(&ca, &format!("crls = [\"{}/*.crl\"]", volume.display()))
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let (caller, other) = (ca.client(CALLER), ca.client("/other"));
+    let client = gateway.client(HOST).with(&caller);
+    let mut stream = streaming(&client).await;
+
+    let newer = Crl::new().number(2).revoke(caller.serial());
+    version("..2026_02", newer);
+    std::os::unix::fs::symlink("..2026_02", volume.join("..data_tmp")).unwrap();
+    let swapped = Instant::now();
+    std::fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+    assert!(stream.read_until(|_| false).await.closed);
+    assert!(swapped.elapsed() < PROMISED, "{:?}", swapped.elapsed());
+    assert_eq!(client.refusal().await.alert(), Some(44));
+    let others = gateway.client(HOST).with(&other);
+    assert_eq!(others.get("/a").await.unwrap().status, 200);
+}

@@ -6,7 +6,8 @@
 //! watched process tree over exactly the measured window, and latencies.
 //!
 //! ```text
-//! load pki DIR [ROOTS]                               certificates and keys in PEM; so many further roots
+//! load pki DIR [ROOTS [ENTRIES LISTS]]               certificates and keys in PEM; so many further roots; so many
+//!                                                    revocation lists of the intermediate, and one of the root
 //! load upstream [COUNT]                              plain HTTP/1.1 services; they end with standard input
 //! load run --kind KIND --to A:P --pki DIR [...]      one measurement; the kinds: h1 h2 handshake resumed
 //! load idle --to A:P --pki DIR --connections N       opens, says so, holds until its standard input ends
@@ -32,7 +33,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use countersign_testkit::{Leaf, TestCa};
+use countersign_testkit::{Crl, Leaf, TestCa};
 
 use crate::options::Options;
 
@@ -47,9 +48,7 @@ fn main() -> ExitCode {
     let command = arguments.next().unwrap_or_default();
     let outcome = match command.as_str() {
         "pki" => match arguments.next() {
-            Some(directory) => {
-                number(arguments.next(), 0).and_then(|roots| pki(Path::new(&directory), roots))
-            }
+            Some(directory) => pki(Path::new(&directory), arguments),
             None => Err("pki: name a directory".into()),
         },
         "upstream" => number(arguments.next(), 1).and_then(upstream::serve),
@@ -71,7 +70,9 @@ fn number(text: Option<String>, default: usize) -> Outcome<usize> {
 }
 
 /// A root, an intermediate, a server and a client, all P-256; and roots of others.
-fn pki(directory: &Path, roots: usize) -> Outcome<()> {
+fn pki(directory: &Path, mut counts: impl Iterator<Item = String>) -> Outcome<()> {
+    let roots = number(counts.next(), 0)?;
+    let (entries, lists) = (number(counts.next(), 0)?, number(counts.next(), 0)?);
     std::fs::create_dir_all(directory)?;
     let ca = TestCa::new("example.org");
     let server = ca.server(&[HOST]);
@@ -96,6 +97,18 @@ fn pki(directory: &Path, roots: usize) -> Outcome<()> {
     for other in 0..roots {
         let ca = TestCa::new(&format!("domain-{other}.example"));
         std::fs::write(directory.join(format!("root-{other}.pem")), ca.root().pem())?;
+    }
+    if lists > 0 {
+        let list = Crl::new().signed_by(ca.root());
+        std::fs::write(directory.join("root.crl"), list)?;
+    }
+    for list in 1..=u8::try_from(lists)? {
+        // Each revokes others than the one before.
+        let revoked = (0..u32::try_from(entries)?).fold(Crl::new().number(list), |crl, entry| {
+            crl.revoke(&[&[0x51, list][..], &[0x52; 10], &entry.to_be_bytes()].concat())
+        });
+        let octets = revoked.signed_by(ca.intermediate());
+        std::fs::write(directory.join(format!("issuing-{list}.crl")), octets)?;
     }
     Ok(())
 }
