@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -245,7 +244,7 @@ async fn run(
         changed,
     );
 
-    let listener = TcpListener::from_std(listeners.listener)?;
+    let listener = listeners.listener;
     tracing::info!(address = %addresses.listener, workers = count, "listening for callers");
     let (accept_stop, accept_stopping) = watch::channel(false);
     let accepting = tokio::spawn(async move {

@@ -247,13 +247,15 @@ fn glob(pattern: &str, name: &str) -> bool {
 
 /// The labels of the PEM blocks in a file, for example `CERTIFICATE`.
 pub(super) fn pem_labels(bytes: &[u8]) -> Vec<String> {
-    String::from_utf8_lossy(bytes)
-        .lines()
+    // Octet by octet: what is read may be megabytes of something else.
+    bytes
+        .split(|octet| *octet == b'\n')
         .filter_map(|line| {
-            line.trim()
-                .strip_prefix("-----BEGIN ")?
-                .strip_suffix("-----")
-                .map(str::to_owned)
+            let label = line
+                .trim_ascii()
+                .strip_prefix(b"-----BEGIN ")?
+                .strip_suffix(b"-----")?;
+            Some(String::from_utf8_lossy(label).into_owned())
         })
         .collect()
 }

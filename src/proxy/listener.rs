@@ -1,9 +1,10 @@
-//! Accepting connections and handing them to workers.
+//! Accepting connections and placing them on workers.
 //!
-//! One listening socket; a connection takes its slot before it is accepted, so
-//! that what cannot be served waits in the kernel. Each worker is a thread with
-//! a runtime and an upstream pool of its own; the least loaded one gets the next
-//! connection.
+//! Each worker is a thread with a runtime and an upstream pool of its own. All of
+//! them accept from the one listening socket, so that a connection is usually
+//! served where it was accepted, without waking another thread; where another
+//! worker has less to do it gets the connection. A connection takes its slot before
+//! it is accepted, so that what cannot be served waits in the kernel.
 
 use std::fmt;
 use std::io;
@@ -29,9 +30,13 @@ use crate::telemetry::chains::ChainKeeper;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::PoolShard;
 
+/// Shortest pause after an error of `accept`.
+const MIN_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest pause after an error of `accept`.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 1024;
+/// With at least so many connections on each worker, one more is even enough.
+const MANY: usize = 4;
 /// How often pooled connections are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -106,26 +111,66 @@ impl Drop for Held {
     }
 }
 
+/// What a worker is given.
+enum Given {
+    /// A listening socket to accept from.
+    Listen(Acceptor),
+    /// A connection to serve.
+    Connection(Accepted),
+}
+
 /// An accepted connection on its way to a worker.
 struct Accepted {
-    stream: std::net::TcpStream,
+    stream: Socket,
     peer: SocketAddr,
     connection_id: Arc<str>,
     guard: ConnectionGuard,
 }
 
+/// A socket of this worker's runtime, or of none.
+enum Socket {
+    Here(TcpStream),
+    Anywhere(std::net::TcpStream),
+}
+
+impl Socket {
+    fn here(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Here(stream) => Ok(stream),
+            Self::Anywhere(stream) => TcpStream::from_std(stream),
+        }
+    }
+}
+
 struct WorkerHandle {
-    queue: mpsc::UnboundedSender<Accepted>,
+    queue: mpsc::UnboundedSender<Given>,
     load: Arc<AtomicUsize>,
+}
+
+/// All workers, and what connections are named.
+struct Intake {
+    workers: Vec<WorkerHandle>,
+    metrics: Arc<Metrics>,
+    prefix: String,
+    next_id: AtomicU64,
+}
+
+/// Accepts on one worker.
+struct Acceptor {
+    listener: std::net::TcpListener,
+    slots: Arc<Semaphore>,
+    stopping: watch::Receiver<bool>,
+    intake: Arc<Intake>,
+    /// Which worker it is.
+    here: usize,
+    /// Dropped when nothing more is accepted.
+    _open: mpsc::Sender<()>,
 }
 
 /// The running workers.
 pub struct Workers {
-    handles: Vec<WorkerHandle>,
+    intake: Arc<Intake>,
     threads: Vec<JoinHandle<()>>,
-    metrics: Arc<Metrics>,
-    prefix: String,
-    next_id: AtomicU64,
 }
 
 impl fmt::Debug for Workers {
@@ -159,17 +204,13 @@ impl Workers {
     /// # Errors
     /// When a thread or its runtime cannot be started.
     pub fn start(shared: &Arc<Shared>, audit: &AuditWriter, count: usize) -> io::Result<Self> {
-        let mut workers = Self {
-            handles: Vec::new(),
-            threads: Vec::new(),
-            metrics: Arc::clone(&shared.metrics),
-            prefix: crypto::random::<6>()
-                .map(|bytes| Base64UrlUnpadded::encode_string(&bytes))
-                .map_err(io::Error::other)?,
-            next_id: AtomicU64::new(1),
-        };
+        let prefix = crypto::random::<6>()
+            .map(|bytes| Base64UrlUnpadded::encode_string(&bytes))
+            .map_err(io::Error::other)?;
+        let mut workers = Vec::new();
+        let mut threads = Vec::new();
         for index in 0..count.max(1) {
-            let (queue, incoming) = mpsc::unbounded_channel();
+            let (queue, given) = mpsc::unbounded_channel();
             let worker = Arc::new(Worker {
                 shared: Arc::clone(shared),
                 pool: Arc::default(),
@@ -181,24 +222,83 @@ impl Workers {
                 .build()?;
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || runtime.block_on(run(worker, incoming)))?;
-            workers.handles.push(WorkerHandle {
+                .spawn(move || runtime.block_on(run(worker, given)))?;
+            workers.push(WorkerHandle {
                 queue,
                 load: Arc::default(),
             });
-            workers.threads.push(thread);
+            threads.push(thread);
         }
-        Ok(workers)
+        let intake = Arc::new(Intake {
+            workers,
+            metrics: Arc::clone(&shared.metrics),
+            prefix,
+            next_id: AtomicU64::new(1),
+        });
+        Ok(Self { intake, threads })
     }
 
-    /// Accepts until `stopping` becomes true.
+    /// Has all workers accept until `stopping` becomes true; then nobody listens.
     pub async fn accept(
         &self,
-        listener: TcpListener,
+        listener: std::net::TcpListener,
         slots: Arc<Semaphore>,
-        mut stopping: watch::Receiver<bool>,
+        stopping: watch::Receiver<bool>,
     ) {
-        let mut backoff = Duration::from_millis(5);
+        let (open, mut closed) = mpsc::channel(1);
+        for (here, worker) in self.intake.workers.iter().enumerate() {
+            // All of them are one socket.
+            let listener = match listener.try_clone() {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::error!(%error, worker = here, "a worker cannot listen");
+                    continue;
+                }
+            };
+            let _ = worker.queue.send(Given::Listen(Acceptor {
+                listener,
+                slots: Arc::clone(&slots),
+                stopping: stopping.clone(),
+                intake: Arc::clone(&self.intake),
+                here,
+                _open: open.clone(),
+            }));
+        }
+        drop((listener, open));
+        // Nobody sends anything: it ends with the last acceptor.
+        let _ = closed.recv().await;
+    }
+
+    /// Waits until all workers have ended: they do when nobody accepts any more and
+    /// their connections are gone.
+    pub fn join(self) {
+        drop(self.intake);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+impl Acceptor {
+    async fn run(self) {
+        let Self {
+            listener,
+            slots,
+            mut stopping,
+            intake,
+            here,
+            _open,
+        } = self;
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, worker = here, "a worker cannot listen");
+                return;
+            }
+        };
+        let mut backoff = MIN_BACKOFF;
         loop {
             let accepting = async {
                 let slot = Arc::clone(&slots).acquire_owned().await;
@@ -211,8 +311,8 @@ impl Workers {
             };
             match (slot, accepted) {
                 (Ok(slot), Ok((stream, peer))) => {
-                    backoff = Duration::from_millis(5);
-                    if let Err(error) = self.dispatch(stream, peer, slot) {
+                    backoff = MIN_BACKOFF;
+                    if let Err(error) = intake.place(stream, peer, slot, here) {
                         tracing::debug!(%error, %peer, "the connection was gone at once");
                     }
                 }
@@ -226,21 +326,24 @@ impl Workers {
             }
         }
     }
+}
 
-    fn dispatch(
+impl Intake {
+    /// Gives a connection that was accepted by worker `here` to a worker.
+    fn place(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         slot: OwnedSemaphorePermit,
+        here: usize,
     ) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let stream = stream.into_std()?;
-        let Some(worker) = self
-            .handles
-            .iter()
-            .min_by_key(|worker| worker.load.load(Ordering::Relaxed))
-        else {
+        let Some((chosen, worker)) = self.choose(here) else {
             return Ok(());
+        };
+        let stream = match chosen == here {
+            true => Socket::Here(stream),
+            false => Socket::Anywhere(stream.into_std()?),
         };
         worker.load.fetch_add(1, Ordering::Relaxed);
         self.metrics.connection_opened();
@@ -250,36 +353,49 @@ impl Workers {
             metrics: Arc::clone(&self.metrics),
         }));
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let _ = worker.queue.send(Accepted {
+        let _ = worker.queue.send(Given::Connection(Accepted {
             stream,
             peer,
             connection_id: format!("{}-{number}", self.prefix).into(),
             guard,
-        });
+        }));
         Ok(())
     }
 
-    /// Waits until all workers have ended: they do when the queue is closed and
-    /// their connections are gone.
-    pub fn join(self) {
-        drop(self.handles);
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a worker panicked");
-            }
+    /// The worker with the least to do. Where all of them have enough, this one is as
+    /// good if it has but one more: another would have to be woken.
+    fn choose(&self, here: usize) -> Option<(usize, &WorkerHandle)> {
+        let load = |worker: &WorkerHandle| worker.load.load(Ordering::Relaxed);
+        let (index, idlest) = self
+            .workers
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, worker)| load(worker))?;
+        let own = self.workers.get(here)?;
+        let least = load(idlest);
+        if least >= MANY && load(own) <= least + 1 {
+            return Some((here, own));
         }
+        Some((index, idlest))
     }
 }
 
-async fn run(worker: Arc<Worker>, mut incoming: mpsc::UnboundedReceiver<Accepted>) {
+async fn run(worker: Arc<Worker>, mut given: mpsc::UnboundedReceiver<Given>) {
     tokio::spawn(sweep(Arc::clone(worker.pool())));
     tokio::spawn(herald(Arc::clone(&worker)));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
-            accepted = incoming.recv() => {
-                let Some(accepted) = accepted else { break };
-                let stream = match TcpStream::from_std(accepted.stream) {
+            given = given.recv() => {
+                let accepted = match given {
+                    None => break,
+                    Some(Given::Listen(acceptor)) => {
+                        tokio::spawn(acceptor.run());
+                        continue;
+                    }
+                    Some(Given::Connection(accepted)) => accepted,
+                };
+                let stream = match accepted.stream.here() {
                     Ok(stream) => stream,
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be taken over");

@@ -27,7 +27,7 @@ use crate::identity::text::hex;
 use crate::reason::ReasonCode;
 use list::RevocationList;
 
-pub use list::next_update;
+pub use list::{Outline, next_update, outline};
 pub use status::{Freshness, ListStatus};
 
 /// An authority that is configured, so that its lists can be verified at load.
@@ -107,7 +107,7 @@ impl RevocationIndex {
             let hash = crypto::sha256(der);
             let list = match previous.and_then(|index| index.find(&hash)) {
                 Some(list) => list,
-                None => match RevocationList::read(der) {
+                None => match RevocationList::read(der, hash) {
                     Ok(list) => Arc::new(list),
                     Err(why) => {
                         refused.push((index, why));
@@ -190,9 +190,10 @@ impl RevocationIndex {
         der: &[u8],
         issuers: &[KnownIssuer<'_>],
     ) -> Result<Arc<RevocationList>, String> {
-        let list = match self.find(&crypto::sha256(der)) {
+        let hash = crypto::sha256(der);
+        let list = match self.find(&hash) {
             Some(list) => list,
-            None => Arc::new(RevocationList::read(der)?),
+            None => Arc::new(RevocationList::read(der, hash)?),
         };
         let mut own = issuers.iter().filter(|issuer| *issuer.name == *list.issuer);
         let _ = own.any(|issuer| list.is_signed_by(issuer.key, &crypto::sha256(issuer.key)));

@@ -25,6 +25,18 @@ pub(super) struct Found<T> {
     pub(super) place: Span,
 }
 
+impl<T> Found<T> {
+    /// The value, and where it came from.
+    pub(super) fn split(self) -> (T, Found<()>) {
+        let origin = Found {
+            value: (),
+            path: self.path,
+            place: self.place,
+        };
+        (self.value, origin)
+    }
+}
+
 /// Reads all files that are written; `None` when one is bad.
 pub(super) fn material<T>(
     files: &[At<String>],
@@ -88,7 +100,11 @@ pub(super) fn lists_of(
     bytes: &[u8],
     context: &mut Context<'_>,
 ) -> Option<Vec<CertificateRevocationListDer<'static>>> {
-    let labels = pem_labels(bytes);
+    // A SEQUENCE in the long form, as all lists are: no text begins so.
+    let labels = match bytes {
+        [0x30, length, ..] if *length >= 0x80 => Vec::new(),
+        _ => pem_labels(bytes),
+    };
     if labels.is_empty() && bytes.starts_with(&[0x30]) {
         return Some(vec![bytes.to_vec().into()]);
     }

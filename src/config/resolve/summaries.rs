@@ -2,7 +2,6 @@
 //! each list that is out of date.
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
-use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
 use super::Context;
 use super::pem::Found;
@@ -10,9 +9,8 @@ use crate::clock;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::inventory::{CertificateSummary, ListSummary};
 use crate::identity::LeafFacts;
-use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
-use crate::trust::RevocationPosture;
+use crate::trust::{RevocationPosture, outline};
 
 pub(super) fn root_summaries(roots: &[Found<CertificateDer<'static>>]) -> Vec<CertificateSummary> {
     roots
@@ -33,13 +31,10 @@ pub(super) fn list_summaries(
     let mut summaries = Vec::new();
     for list in lists {
         // The bundle reports the ones that cannot be read.
-        let Ok((_, parsed)) = CertificateRevocationList::from_der(&list.value) else {
+        let Some(outline) = outline(&list.value) else {
             continue;
         };
-        let next_update = parsed.next_update().map(|time| time.timestamp());
-        if posture != RevocationPosture::Off
-            && next_update.is_some_and(|next_update| next_update < context.now)
-        {
+        if posture != RevocationPosture::Off && outline.next_update < context.now {
             let effect = if posture == RevocationPosture::Hard {
                 "callers it concerns are refused"
             } else {
@@ -51,7 +46,7 @@ pub(super) fn list_summaries(
                     format!(
                         "the revocation list {} was due for renewal at {}: {effect}",
                         list.path.display(),
-                        clock::rfc3339(next_update.unwrap_or_default())
+                        clock::rfc3339(outline.next_update)
                     ),
                 )
                 .help("fetch the current list from its issuer"),
@@ -59,9 +54,9 @@ pub(super) fn list_summaries(
         }
         summaries.push(ListSummary {
             file: list.path.display().to_string(),
-            issuer: printable(&rfc4514(parsed.issuer())),
-            next_update: next_update.map(clock::rfc3339),
-            revoked: parsed.iter_revoked_certificates().count(),
+            issuer: printable(&outline.issuer),
+            next_update: Some(clock::rfc3339(outline.next_update)),
+            revoked: outline.entries,
         });
     }
     summaries

@@ -133,7 +133,6 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
                 identity_from: identity_from.clone(),
             };
             let (lists, before) = crl_fetch::hold_to_copies(lists, &config, context);
-            config.crls = lists.iter().map(|found| found.value.clone()).collect();
             let summary = TrustDomainSummary {
                 name: name.value.to_string(),
                 roots: root_summaries(&roots),
@@ -144,8 +143,11 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
                 identity_from: identity_from.iter().map(|kind| kind.as_str()).collect(),
             };
             context.inventory.trust_domains.push(summary);
+            // Large ones are not copied.
+            let (lists, origins): (Vec<_>, Vec<_>) = lists.into_iter().map(Found::split).unzip();
+            config.crls = lists;
             let before = before.as_ref();
-            build((config, before), &name.place, &roots, &lists, context)
+            build((config, before), &name.place, &roots, &origins, context)
         }
         _ => None,
     };
@@ -161,7 +163,7 @@ fn build(
     (config, before): (TrustBundleConfig, Option<&TrustBundle>),
     name: &Span,
     roots: &[Found<rustls_pki_types::CertificateDer<'static>>],
-    lists: &[Found<CertificateRevocationListDer<'static>>],
+    lists: &[Found<()>],
     context: &mut Context<'_>,
 ) -> Option<Arc<TrustBundle>> {
     let of = |files: Option<(&PathBuf, &Span)>, why: &str| match files {

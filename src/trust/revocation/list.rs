@@ -23,6 +23,8 @@ use crate::crypto;
 use crate::identity::leaf::{rfc4514, significant};
 use crate::trust::path::PathMember;
 
+/// Octets of a serial number of one octet and a date, as an entry.
+const SMALLEST_ENTRY: usize = 20;
 /// Most keys remembered as not having signed one list.
 const MAX_REFUSED_KEYS: usize = 64;
 
@@ -80,15 +82,19 @@ pub(crate) struct RevocationList {
 }
 
 impl RevocationList {
-    pub(super) fn read(der: &[u8]) -> Result<Self, String> {
+    /// `hash` is the SHA-256 of `der`.
+    pub(super) fn read(der: &[u8], hash: [u8; 32]) -> Result<Self, String> {
         let entries =
             BorrowedCertRevocationList::from_der(der).map_err(|error| error.to_string())?;
-        let mut serials = SerialSet::default();
+        let header = Header::read(der).ok_or_else(|| "its encoding is malformed".to_owned())?;
+        // Room for all of them at once: growing copies, and takes fresh memory. What
+        // claims more entries than would fit has none that can be read.
+        let most = header.revoked.len() / SMALLEST_ENTRY;
+        let mut serials = SerialSet::with_room(header.entries().min(most));
         for entry in &entries {
             serials.insert(entry.map_err(|error| error.to_string())?.serial_number);
         }
         serials.shrink();
-        let header = Header::read(der).ok_or_else(|| "its encoding is malformed".to_owned())?;
         let (number, scope) = read_extensions(header.extensions)?;
         let this_update = header.this_update.timestamp();
         let next_update = header.next_update.timestamp();
@@ -96,7 +102,7 @@ impl RevocationList {
             return Err("its nextUpdate is not after its thisUpdate".to_owned());
         }
         Ok(Self {
-            hash: crypto::sha256(der),
+            hash,
             issuer: header.issuer.into(),
             issuer_text: header.issuer_text,
             number,
@@ -218,7 +224,30 @@ pub fn next_update(der: &[u8]) -> Option<i64> {
     Header::read(der).map(|header| header.next_update.timestamp())
 }
 
-/// The parts of a CertificateList outside its entries (RFC 5280 section 5.1).
+/// What a revocation list says about itself. Proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// Its issuer (RFC 4514).
+    pub issuer: String,
+    /// When it is to be replaced, in seconds since the Unix epoch.
+    pub next_update: i64,
+    /// How many certificates it revokes.
+    pub entries: usize,
+}
+
+/// Sums a revocation list (DER) up, without looking at its entries one by one; none
+/// where it cannot be read.
+#[must_use]
+pub fn outline(der: &[u8]) -> Option<Outline> {
+    let header = Header::read(der)?;
+    Some(Outline {
+        entries: header.entries(),
+        next_update: header.next_update.timestamp(),
+        issuer: header.issuer_text,
+    })
+}
+
+/// The parts of a CertificateList (RFC 5280 section 5.1).
 struct Header<'a> {
     message: &'a [u8],
     algorithm: &'a [u8],
@@ -227,6 +256,8 @@ struct Header<'a> {
     issuer_text: String,
     this_update: ASN1Time,
     next_update: ASN1Time,
+    /// The content of revokedCertificates.
+    revoked: &'a [u8],
     extensions: &'a [u8],
 }
 
@@ -247,7 +278,9 @@ impl<'a> Header<'a> {
         let (after, this_update) = ASN1Time::from_der(after).ok()?;
         let (mut after, next_update) = ASN1Time::from_der(after).ok()?;
         let (next, mut field) = Any::from_der(after).ok()?;
+        let mut revoked: &[u8] = &[];
         if field.header.tag() == Tag::Sequence {
+            revoked = field.data;
             after = next;
             (_, field) = Any::from_der(after).ok()?;
         }
@@ -259,8 +292,20 @@ impl<'a> Header<'a> {
             issuer_text: rfc4514(&issuer),
             this_update,
             next_update,
+            revoked,
             extensions: field.data,
         })
+    }
+
+    /// How many entries there are, by their outermost lengths.
+    fn entries(&self) -> usize {
+        let mut rest = self.revoked;
+        let mut count = 0;
+        while let Ok((next, _)) = Any::from_der(rest) {
+            rest = next;
+            count += 1;
+        }
+        count
     }
 }
 

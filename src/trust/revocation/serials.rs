@@ -27,6 +27,14 @@ fn pack(serial: &[u8]) -> Option<Packed> {
 }
 
 impl SerialSet {
+    /// An empty one with room for so many that conform.
+    pub(super) fn with_room(count: usize) -> Self {
+        Self {
+            conforming: HashSet::with_capacity(count),
+            longer: HashSet::new(),
+        }
+    }
+
     pub(super) fn insert(&mut self, serial: &[u8]) {
         let serial = significant(serial);
         match pack(serial) {
