@@ -473,6 +473,7 @@ chains = "chains"
         .collect();
     assert_eq!(endpoints, [("10.0.0.1", 9001), ("::1", 80)]);
     assert_eq!(upstream.connect_timeout, Duration::from_millis(250));
+    assert_eq!(upstream.stall_timeout, Some(Duration::from_secs(300)));
     assert_eq!(upstream.host.as_deref(), Some("orders.internal:80"));
     let tokens = &loaded.snapshot.routes.routes()[1];
     let methods = tokens.rule.authentication.to_string();

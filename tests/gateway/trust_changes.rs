@@ -119,15 +119,24 @@ async fn an_h2_stream_is_cut_within_the_promised_time() {
 
 #[tokio::test]
 async fn a_websocket_is_cut_within_the_promised_time() {
-    for version in TlsVersion::BOTH {
+    for (version, spoken) in [
+        (TlsVersion::V12, "http1"),
+        (TlsVersion::V13, "http1"),
+        (TlsVersion::V13, "h2"),
+    ] {
         let ca = TestCa::new("example.org");
-        let service = Switching::start().await;
+        let service = Switching::http2(true, None).await;
         let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
         let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
         let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), list.display());
         let settings = Settings::new(&ca)
             .trust(&ca, &crls)
-            .everything_to(service.address());
+            .upstream_with(
+                "orders",
+                service.address(),
+                &format!("protocol = \"{spoken}\"\n"),
+            )
+            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
         let gateway = Gateway::start(BINARY, &settings).await;
         let caller = ca.client(CALLER);
         let client = gateway.client(HOST).with(&caller).tls(version);
@@ -151,6 +160,14 @@ async fn a_websocket_is_cut_within_the_promised_time() {
         assert!(written.elapsed() < PROMISED, "{:?}", written.elapsed());
         let line = gateway.audit().request("/socket").await;
         assert_eq!(line["reason"], "certificate-revoked", "{line}");
+        let method = service.heads()[0].split(' ').next().unwrap().to_owned();
+        assert_eq!(method, if spoken == "h2" { "CONNECT" } else { "GET" });
+        in_time("the service's connection to end", async {
+            while service.open() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
     }
 }
 

@@ -120,3 +120,14 @@ fn a_chain_is_never_sent_without_its_leaf() {
     let line = "certificate_headers = [\"client-certificate\"]";
     place.refuses(&plus(UPSTREAM, line), line, &["did you mean"]);
 }
+
+#[test]
+fn upgrades_in_http1_are_for_services_in_h2() {
+    let place = Place::new();
+    let line = "http1_upgrades = true";
+    place.refuses(&plus(UPSTREAM, line), line, &["protocol = \"h2\""]);
+    let both = format!("protocol = \"h2\"\n{line}");
+    let loaded = place.good(&plus(UPSTREAM, &both));
+    let upstreams = &loaded.snapshot.upstreams;
+    assert!(upstreams.iter().any(|u| u.config().http1_upgrades));
+}
