@@ -15,8 +15,13 @@ use tokio::sync::watch;
 /// Batches of one worker. With 10,000 connections one has 39, which take less than
 /// half a millisecond.
 const BATCHES: usize = 256;
-/// After this time the rest is told at once: changes take effect within a second.
-const LONGEST: Duration = Duration::from_millis(300);
+/// Time between two batches. A request takes several turns of the worker's runtime:
+/// without it each of them would wait for a batch.
+const PAUSE: Duration = Duration::from_millis(1);
+/// After this time there are no more pauses: changes take effect within a second.
+const UNHURRIED: Duration = Duration::from_millis(300);
+/// After this time the rest is told at once.
+const LONGEST: Duration = Duration::from_millis(450);
 
 /// A worker's batches.
 #[derive(Debug)]
@@ -57,10 +62,12 @@ impl Herald {
                     continue;
                 }
                 batch.send_replace(());
-                if begun.elapsed() < LONGEST {
-                    // Whoever is ready runs before this goes on, and the sockets
-                    // are looked at.
-                    tokio::task::yield_now().await;
+                // Whoever is ready runs before this goes on, and the sockets are
+                // looked at.
+                match begun.elapsed() {
+                    elapsed if elapsed < UNHURRIED => tokio::time::sleep(PAUSE).await,
+                    elapsed if elapsed < LONGEST => tokio::task::yield_now().await,
+                    _ => {}
                 }
             }
         }
