@@ -234,13 +234,7 @@ impl TokenIssuer {
             Introspection::OncePer(seconds) => Some(seconds),
             Introspection::AsNeeded => None,
         };
-        let generation = match self.keys().map(IssuerKeys::generation) {
-            None => 0,
-            Some(Some(generation)) => generation,
-            // Without keys that may be used nothing that is remembered holds, and it is
-            // not known which ones a judgement will be made with.
-            Some(None) => return self.check(token, demands, thumbprint, now).await,
-        };
+        let generation = self.generation(token).await?;
         let key = CacheKey::new(token, &self.name, generation, &demands.hash, thumbprint);
         let check = self.check(token, demands, thumbprint, now);
         self.cache.get_or_check(key, positive, now, check).await
@@ -269,6 +263,31 @@ impl TokenIssuer {
         }
     }
 
+    /// The number of the keys that a token is judged with. Without keys that may be
+    /// used they are fetched first: nothing that is remembered holds without them.
+    async fn generation(&self, token: &str) -> Result<u64, Denial> {
+        let TokenCheck::Jwt { keys, rules, .. } = &self.check else {
+            return Ok(0);
+        };
+        if let Some(generation) = keys.generation() {
+            return Ok(generation);
+        }
+        // What is refused before any key is needed never reaches the issuer.
+        let unverified = UnverifiedToken::parse(token, rules)?;
+        let fetched = keys.for_key(unverified.key_id()).await;
+        fetched.map_err(|error| self.without_keys(&error))?;
+        keys.generation()
+            .ok_or_else(|| self.without_keys(&FetchError::Unreachable))
+    }
+
+    fn without_keys(&self, error: &FetchError) -> Denial {
+        tracing::warn!(issuer = %self.name, %error, "no keys to check a token with");
+        Denial::new(
+            ReasonCode::KeysUnavailable,
+            "the issuer's keys cannot be had at the moment",
+        )
+    }
+
     async fn check(
         &self,
         token: &str,
@@ -287,13 +306,8 @@ impl TokenIssuer {
                 introspector,
             } => {
                 let unverified = UnverifiedToken::parse(token, rules)?;
-                let keys = keys.for_key(unverified.key_id()).await.map_err(|error| {
-                    tracing::warn!(issuer = %self.name, %error, "no keys to check a token with");
-                    Denial::new(
-                        ReasonCode::KeysUnavailable,
-                        "the issuer's keys cannot be had at the moment",
-                    )
-                })?;
+                let keys = keys.for_key(unverified.key_id()).await;
+                let keys = keys.map_err(|error| self.without_keys(&error))?;
                 let claims =
                     unverified.verify(&keys.set, rules, &demands.demands, thumbprint, now)?;
                 match (demands.introspection, introspector) {
