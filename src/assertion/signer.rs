@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use base64ct::{Base64UrlUnpadded, Encoding as _};
 use bytes::Bytes;
 use countersign_verify::claims::{MAX_ASSERTION_BYTES, MAX_SANS_PER_TYPE};
 use http::HeaderValue;
@@ -231,15 +230,15 @@ impl AssertionSigner {
 /// # Errors
 /// When the system's random generator fails.
 pub fn token_id() -> Result<String, crypto::NoRandomness> {
-    crypto::random_id().map(|bytes| Base64UrlUnpadded::encode_string(&bytes))
+    crypto::random_id().map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// The octets of an identifier made by [`token_id`].
 #[must_use]
 pub fn token_octets(id: &str) -> Option<[u8; 16]> {
     let mut octets = [0; 16];
-    let decoded = Base64UrlUnpadded::decode(id, &mut octets).ok()?;
-    (decoded.len() == 16).then_some(octets)
+    let decoded = URL_SAFE_NO_PAD.decode_slice(id, &mut octets).ok()?;
+    (decoded == 16).then_some(octets)
 }
 
 /// What an assertion says about the certificate, ending before `authn.at`.

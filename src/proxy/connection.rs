@@ -22,6 +22,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::active::ActiveRequests;
+use super::boxed::boxed;
 use super::caller_assertions::CallerAssertions;
 use super::forwarded::Told;
 use super::h2_guard::{Flood, Seen, Watched};
@@ -495,7 +496,9 @@ async fn serve_h2(
     let service = service_fn(move |request: Request<Incoming>| {
         counter.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::clone(&serving);
-        async move { Ok::<_, io::Error>(handler::handle(connection, request, None).await) }
+        boxed(
+            || async move { Ok::<_, io::Error>(handler::handle(connection, request, None).await) },
+        )
     });
     let streams = Streams::new(Arc::clone(&connection.worker.shared().metrics));
     let seen = Arc::new(Seen::default());

@@ -20,6 +20,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
+use super::boxed::boxed;
 use super::connection::{CLOSE_PATIENCE, Connection};
 use super::guarded_io::{GuardState, GuardedIo};
 use super::lifetime::{Ending, Lifetime};
@@ -181,7 +182,7 @@ async fn serve_busy(
         let connection = Arc::clone(connection);
         let running = Running::begin(activity);
         // Boxed, so that an idle connection does not hold room for a request.
-        Box::pin(async move {
+        boxed(|| async move {
             let response = handler::handle(connection, request, violation).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 running.0.guard.switch();

@@ -7,6 +7,7 @@ mod active;
 mod admission;
 mod attempts;
 mod body;
+mod boxed;
 mod caller_assertions;
 mod connection;
 mod continued;

@@ -6,7 +6,6 @@
 //! another worker's. Queries, credentials and tokens are never recorded.
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -306,8 +305,18 @@ pub(super) fn push_timestamp(line: &mut String, since_epoch: Duration) {
         }
         // All but the milliseconds, of which there are three, and the `Z`.
         let whole = text.get(..text.len().saturating_sub(4)).unwrap_or_default();
-        let _ = write!(line, "\"{whole}{:03}Z\"", since_epoch.subsec_millis());
+        line.push('"');
+        line.push_str(whole);
+        push_three_digits(line, since_epoch.subsec_millis());
+        line.push_str("Z\"");
     });
+}
+
+/// Writes the last three decimal digits of a number.
+pub(super) fn push_three_digits(line: &mut String, number: u32) {
+    for place in [100, 10, 1] {
+        line.push(char::from_digit(number / place % 10, 10).unwrap_or('0'));
+    }
 }
 
 /// The caller as far as a record knows it.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::Serialize;
 
-use super::audit::{AuditCaller, AuditSink, push_timestamp, timestamp};
+use super::audit::{AuditCaller, AuditSink, push_three_digits, push_timestamp, timestamp};
 use super::metrics::RouteMetrics;
 use crate::clock;
 use crate::identity::text::{MAX_RECORDED, printable, push_json, push_printable_json};
@@ -352,7 +352,8 @@ impl AuditRecord {
         }
         match self.status {
             Some(status) => {
-                let _ = write!(line, ",\"status\":{status}");
+                line.push_str(",\"status\":");
+                line.push_str(itoa::Buffer::new().format(status));
             }
             None => line.push_str(",\"status\":null"),
         }
@@ -382,7 +383,11 @@ impl AuditRecord {
         if let Some(transaction) = &self.transaction {
             push_member(line, "txn", Some(transaction));
         }
-        let _ = write!(line, ",\"complete\":{}}}", self.complete);
+        line.push_str(if self.complete {
+            ",\"complete\":true}"
+        } else {
+            ",\"complete\":false}"
+        });
     }
 }
 
@@ -399,7 +404,9 @@ fn push_members(line: &mut String, object: &impl Serialize) {
 }
 
 fn push_member(line: &mut String, name: &str, value: Option<&str>) {
-    let _ = write!(line, ",\"{name}\":");
+    line.push_str(",\"");
+    line.push_str(name);
+    line.push_str("\":");
     match value {
         Some(value) => push_json(line, value),
         None => line.push_str("null"),
@@ -407,8 +414,13 @@ fn push_member(line: &mut String, name: &str, value: Option<&str>) {
 }
 
 fn push_milliseconds(line: &mut String, name: &str, duration: Duration) {
-    let micros = duration.as_micros();
-    let _ = write!(line, ",\"{name}\":{}.{:03}", micros / 1000, micros % 1000);
+    line.push_str(",\"");
+    line.push_str(name);
+    line.push_str("\":");
+    let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    line.push_str(itoa::Buffer::new().format(micros / 1000));
+    line.push('.');
+    push_three_digits(line, duration.subsec_micros());
 }
 
 /// What every line about a certificate's holder says of it.
