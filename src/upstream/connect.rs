@@ -22,8 +22,8 @@ use crate::tls::TlsConnectError;
 /// Most bytes of a response's head.
 const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 /// Most bytes that are read from an HTTP/1.1 service at once. hyper's own limit of
-/// 400 KiB is more than a core's cache keeps until they are encrypted.
-const READ_BUFFER: usize = 128 * 1024;
+/// 400 KiB is more than a core's cache keeps until it is encrypted.
+const READ_BUFFER: usize = 64 * 1024;
 /// What an h2 stream, and a whole connection, may have on the way to us.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
