@@ -71,7 +71,7 @@ fn signer(algorithm: SigningAlgorithm) -> AssertionSigner {
 fn payload(assertion: &SignedAssertion) -> serde_json::Value {
     let wire = assertion.header_value().to_str().unwrap();
     let payload = wire.split('.').nth(1).unwrap();
-    serde_json::from_slice(&Base64UrlUnpadded::decode_vec(payload).unwrap()).unwrap()
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
 }
 
 const BINDING: RequestBinding<'_> = RequestBinding {

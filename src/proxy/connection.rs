@@ -1,18 +1,12 @@
 //! One caller's connection: handshake, then HTTP/1.1 or h2 until it ends.
 
-use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::HandshakeKind;
 use rustls::server::Acceptor;
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -22,18 +16,15 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::active::ActiveRequests;
-use super::boxed::boxed;
 use super::caller_assertions::CallerAssertions;
 use super::forwarded::Told;
-use super::h2_guard::{Flood, Seen, Watched};
-use super::h2_streams::Streams;
-use super::lifetime::{Ending, Lifetime};
+use super::lifetime::Lifetime;
 use super::listener::{ConnectionGuard, Worker};
 use super::proxy_protocol;
 use super::refused_handshake::{HandshakeError, Refused};
 use super::socket::CallerSocket;
 use super::tunnel::Tunnel;
-use super::{handler, http1};
+use super::{http1, http2};
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
 use crate::identity::PeerIdentity;
@@ -46,9 +37,6 @@ use crate::telemetry::chains::Verdict;
 use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
 use crate::tls::ClientCertificate;
 use crate::tls::verifier::with_notes;
-
-/// How long h2 streams may go on after GOAWAY when the identity no longer holds.
-const GOAWAY_PATIENCE: Duration = Duration::from_millis(400);
 
 /// How long the farewell of a connection may take.
 pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -102,15 +90,6 @@ struct Gone {
     bell: Notify,
 }
 
-/// Ends what depends on a connection when it is dropped.
-struct EndsWith<'a>(&'a Connection);
-
-impl Drop for EndsWith<'_> {
-    fn drop(&mut self) {
-        self.0.end();
-    }
-}
-
 impl Connection {
     /// Resolves when the connection is cut off or over.
     pub(crate) async fn gone(&self) {
@@ -121,7 +100,7 @@ impl Connection {
         }
     }
 
-    fn end(&self) {
+    pub(super) fn end(&self) {
         self.gone.is.store(true, Ordering::Release);
         self.gone.bell.notify_waiters();
     }
@@ -169,7 +148,7 @@ impl Connection {
     }
 
     /// Writes down what h2 has refused before anybody else saw it.
-    fn refused_by_h2(&self, detail: &str) {
+    pub(super) fn refused_by_h2(&self, detail: &str) {
         let reason = ReasonCode::MalformedRequest;
         let worker = &self.worker;
         worker
@@ -344,7 +323,7 @@ impl Established {
             lifetime,
         } = *self;
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Box::pin(serve_h2(connection, limits, stream, lifetime)),
+            Some(b"h2") => Box::pin(http2::serve(connection, limits, stream, lifetime)),
             _ => Box::pin(http1::serve(connection, limits, stream, lifetime)),
         }
     }
@@ -480,105 +459,6 @@ async fn shake_hands(
             Ok((stream, proof, server_name, notes.holds_until))
         }
         Err((error, socket)) => Err(HandshakeError::refused(&error, notes, socket)),
-    }
-}
-
-async fn serve_h2(
-    connection: Arc<Connection>,
-    limits: Limits,
-    stream: TlsStream<CallerSocket>,
-    mut lifetime: Lifetime,
-) -> Result<(), hyper::Error> {
-    let _ends = EndsWith(&connection);
-    let serving = Arc::clone(&connection);
-    let started = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&started);
-    let service = service_fn(move |request: Request<Incoming>| {
-        counter.fetch_add(1, Ordering::Relaxed);
-        let connection = Arc::clone(&serving);
-        boxed(
-            || async move { Ok::<_, io::Error>(handler::handle(connection, request, None).await) },
-        )
-    });
-    let streams = Streams::new(Arc::clone(&connection.worker.shared().metrics));
-    let seen = Arc::new(Seen::default());
-    let stream = Watched::new(stream, Arc::clone(&seen));
-    let _report = Report {
-        connection: &connection,
-        seen: Arc::clone(&seen),
-        started: Arc::clone(&started),
-    };
-    let mut builder = http2::Builder::new(streams.clone());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(20)
-        .max_local_error_reset_streams(64)
-        // RFC 8441: WebSocket over h2.
-        .enable_connect_protocol()
-        .keep_alive_interval(limits.header_timeout)
-        .keep_alive_timeout(limits.handshake_timeout);
-    let serving = builder.serve_connection(TokioIo::new(stream), service);
-    let mut serving = pin!(serving);
-    let idle = idle_h2(&connection, &started, limits.header_timeout);
-    let mut idle = pin!(idle);
-    let mut stalled = pin!(streams.watch(limits.body_timeout));
-    loop {
-        let ending = tokio::select! {
-            ended = serving.as_mut() => {
-                if seen.is_flooded() {
-                    connection.cut(Denial::new(ReasonCode::MalformedRequest, Flood.to_string()));
-                }
-                return ended;
-            }
-            () = stalled.as_mut() => continue,
-            ending = lifetime.ending(&connection) => ending,
-            () = idle.as_mut() => {
-                serving.as_mut().graceful_shutdown();
-                let _ = tokio::time::timeout(GOAWAY_PATIENCE, serving.as_mut()).await;
-                return Ok(());
-            }
-        };
-        serving.as_mut().graceful_shutdown();
-        if let Ending::Cut(denial) = ending {
-            connection.cut(denial);
-            let _ = tokio::time::timeout(GOAWAY_PATIENCE, serving.as_mut()).await;
-            return Ok(());
-        }
-    }
-}
-
-/// Says at a connection's end what h2 has refused by itself.
-struct Report<'a> {
-    connection: &'a Connection,
-    seen: Arc<Seen>,
-    started: Arc<AtomicU64>,
-}
-
-impl Drop for Report<'_> {
-    fn drop(&mut self) {
-        if self.connection.cut_off().is_some() {
-            return;
-        }
-        let served = self.started.load(Ordering::Relaxed);
-        if let Some(detail) = self.seen.refusals(served) {
-            self.connection.refused_by_h2(&detail);
-        }
-    }
-}
-
-/// Resolves when no request has begun and none was in progress for `longest`,
-/// which includes a connection that never says anything.
-async fn idle_h2(connection: &Connection, started: &AtomicU64, longest: Duration) {
-    let mut seen = u64::MAX;
-    loop {
-        let now = started.load(Ordering::Relaxed);
-        if now == seen && connection.active.is_empty() {
-            return;
-        }
-        seen = now;
-        tokio::time::sleep(longest).await;
     }
 }
 
