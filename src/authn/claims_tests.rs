@@ -126,12 +126,9 @@ fn the_audience_lies_within_the_issuers_and_the_routes() {
 
 #[test]
 fn times_have_edges() {
-    assert_eq!(reason("exp", json!(NOW - 29)), None);
-    assert_eq!(
-        reason("exp", json!(NOW - 30)),
-        Some(ReasonCode::TokenExpired)
-    );
-    let fraction = json!(1_769_999_970.9);
+    assert_eq!(reason("exp", json!(NOW + 1)), None);
+    assert_eq!(reason("exp", json!(NOW)), Some(ReasonCode::TokenExpired));
+    let fraction = json!(1_770_000_000.9);
     assert_eq!(reason("exp", fraction), Some(ReasonCode::TokenExpired));
     assert_eq!(reason("exp", json!(0)), Some(ReasonCode::TokenExpired));
     for name in ["nbf", "iat"] {

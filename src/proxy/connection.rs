@@ -16,6 +16,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::active::ActiveRequests;
+use super::boxed::boxed;
 use super::caller_assertions::CallerAssertions;
 use super::forwarded::Told;
 use super::lifetime::Lifetime;
@@ -297,7 +298,7 @@ pub(crate) async fn serve(
     guard: ConnectionGuard,
 ) {
     // In a box of its own, so that it does not weigh on the connection afterwards.
-    let establishing = Box::pin(establish(worker, stream, peer, connection_id, guard));
+    let establishing = boxed(|| establish(worker, stream, peer, connection_id, guard));
     if let Some(established) = establishing.await
         && let Err(error) = established.serve().await
     {
@@ -323,8 +324,8 @@ impl Established {
             lifetime,
         } = *self;
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Box::pin(http2::serve(connection, limits, stream, lifetime)),
-            _ => Box::pin(http1::serve(connection, limits, stream, lifetime)),
+            Some(b"h2") => boxed(|| http2::serve(connection, limits, stream, lifetime)),
+            _ => boxed(|| http1::serve(connection, limits, stream, lifetime)),
         }
     }
 }
@@ -343,7 +344,7 @@ async fn establish(
     let snapshot = worker.shared().snapshot.load_full();
     let verified_by = Mutex::new(snapshot.trust_stamp());
     let mut facts = ConnectionFacts::new(connection_id, peer);
-    let handshake = Box::pin(shake_hands(&snapshot, stream, &mut facts));
+    let handshake = boxed(|| shake_hands(&snapshot, stream, &mut facts));
     let shaken = match tokio::time::timeout(snapshot.limits.handshake_timeout, handshake).await {
         Ok(shaken) => shaken,
         Err(_) => Err(HandshakeError::timeout(snapshot.limits.handshake_timeout)),

@@ -121,13 +121,7 @@ async fn serve_in_turns(
     let (mut begun, mut since) = (0, Instant::now());
     let (ended, io, early) = loop {
         // Boxed, so that a connection at rest has no room for it.
-        let serving = Box::pin(serve_busy(
-            &connection,
-            &activity,
-            &limits,
-            io,
-            &mut lifetime,
-        ));
+        let serving = boxed(|| serve_busy(&connection, &activity, &limits, io, &mut lifetime));
         match serving.await {
             Stopped::Cut => return Ok(()),
             Stopped::Ended(ended, io, early) => break (ended, io, early),

@@ -50,6 +50,8 @@ pub(crate) struct CallerSocket {
     longest_stall: Duration,
     /// Runs while nothing can be written.
     stall: Option<Pin<Box<Sleep>>>,
+    /// The peer has been told that nothing more will come.
+    shut_down: bool,
 }
 
 impl CallerSocket {
@@ -58,6 +60,7 @@ impl CallerSocket {
             stream,
             longest_stall,
             stall: None,
+            shut_down: false,
         }
     }
 
@@ -85,7 +88,7 @@ impl CallerSocket {
     /// Closes so that the peer can read what was sent last: closing a socket
     /// with unread input would reset the connection and discard it.
     pub(crate) async fn linger(mut self, lingering: Lingering) {
-        if self.stream.shutdown().await.is_err() {
+        if !self.shut_down && self.stream.shutdown().await.is_err() {
             return;
         }
         let mut rest = (&mut self.stream).take(lingering.octets);
@@ -140,7 +143,9 @@ impl AsyncWrite for CallerSocket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let shut_down = ready!(Pin::new(&mut self.stream).poll_shutdown(context));
+        self.shut_down = shut_down.is_ok();
+        Poll::Ready(shut_down)
     }
 
     fn poll_write_vectored(
