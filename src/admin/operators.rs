@@ -259,10 +259,12 @@ impl OperatorAccess {
         }
         let (parts, body) = request.into_parts();
         let Ok(body) = to_bytes(body, BODY_OCTETS).await else {
-            return refusal(&Denial::new(
+            let denial = Denial::new(
                 ReasonCode::TooLarge,
-                format!("operators' requests have at most {BODY_OCTETS} octets"),
-            ));
+                format!("operators' requests are whole, and have at most {BODY_OCTETS} octets"),
+            );
+            drop(self.refused(operator, &denial));
+            return refusal(&denial);
         };
         // All of it is there: nothing is done for one who is refused by now.
         if let Err(denial) = operator.check(&self.snapshot.load_full()) {

@@ -222,7 +222,8 @@ impl RemoteLists {
 /// When there is anything else in it: nothing is skipped.
 pub fn lists_in(document: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     const BEGIN: &[u8] = b"-----BEGIN ";
-    if document.starts_with(&[0x30]) {
+    // A SEQUENCE in the long form, as all lists are: no text begins so.
+    if matches!(document, [0x30, length, ..] if *length >= 0x80) {
         return Ok(vec![document.to_vec().into()]);
     }
     let blocks = document.windows(BEGIN.len()).filter(|at| *at == BEGIN);

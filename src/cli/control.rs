@@ -145,6 +145,12 @@ impl At {
             }
             return Door::parse(url, credential);
         }
+        // Another gateway is meant than the one whose socket is here.
+        if credential.is_some() {
+            return Err(CliError::usage(
+                "an operator's certificate goes with --admin https://HOST:PORT",
+            ));
+        }
         if let Some(socket) = &self.socket {
             return Ok(Door::Socket(socket.clone()));
         }
@@ -233,7 +239,10 @@ pub(crate) fn reload(args: &ReloadArgs, output: Output) -> Result<Exit, CliError
 
 /// Runs `countersign drain`.
 pub(crate) fn drain(args: &DrainArgs, output: Output) -> Result<Exit, CliError> {
-    let (_, said) = ask(&args.place.door()?, Method::POST, "/drain", None)?;
+    let (status, said) = ask(&args.place.door()?, Method::POST, "/drain", None)?;
+    if status != StatusCode::ACCEPTED {
+        return Err(CliError::failed(text(&said, "error")));
+    }
     output.json(&said);
     output.say(format_args!(
         "Draining: {} connections are open; the gateway ends when they have.",

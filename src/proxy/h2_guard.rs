@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -231,15 +231,15 @@ impl Credit {
     fn take(&mut self, cost: u64, sent: u64, now: impl FnOnce() -> Instant) -> bool {
         // Time and what was sent are looked at only where they matter.
         if self.left < CREDIT / 2 {
-            let now = now();
-            let seconds = now.saturating_duration_since(self.since).as_secs();
-            let earned = seconds.saturating_mul(CREDIT_PER_SECOND)
-                + sent.saturating_sub(self.sent) / OCTETS_PER_CREDIT;
-            if earned > 0 {
-                self.left = self.left.saturating_add(earned).min(CREDIT);
-                self.since = now;
-                self.sent = sent;
-            }
+            let seconds = now().saturating_duration_since(self.since).as_secs();
+            let octets = sent.saturating_sub(self.sent) / OCTETS_PER_CREDIT;
+            let earned = seconds
+                .saturating_mul(CREDIT_PER_SECOND)
+                .saturating_add(octets);
+            self.left = self.left.saturating_add(earned).min(CREDIT);
+            // Only as far as it is paid: what is left over counts the next time.
+            self.since += Duration::from_secs(seconds);
+            self.sent = self.sent.saturating_add(octets * OCTETS_PER_CREDIT);
         }
         match self.left.checked_sub(cost) {
             Some(left) => {
@@ -380,8 +380,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -492,5 +490,21 @@ mod tests {
         assert!(credit.take(CREDIT_PER_SECOND, 0, || begin + Duration::from_secs(1)));
         assert!(!credit.take(1, 0, || begin + Duration::from_secs(1)));
         assert!(credit.take(CREDIT, 0, || begin + Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn what_is_earned_by_octets_does_not_eat_what_time_earns() {
+        let begin = Instant::now();
+        let mut credit = Credit {
+            left: CREDIT,
+            since: begin,
+            sent: 0,
+        };
+        // Ten answers a second, beside frames that cost less than a second earns.
+        let cost = CREDIT_PER_SECOND / 10 - 1;
+        for step in 1..6000_u64 {
+            let now = begin + Duration::from_millis(100 * step);
+            assert!(credit.take(cost, 600 * step, || now), "step {step}");
+        }
     }
 }

@@ -134,6 +134,13 @@ async fn serve(
     decide::check_host(&snapshot.names, connection.server_name(), &target.host)?;
     let of = (&**connection, proof);
     if let Some(answered) = answer_here(of, snapshot, &parts.method, &target, record) {
+        // An answer with success would tell a caller that it has a tunnel.
+        if upgrade.as_ref().is_some_and(|asked| asked.stream.is_some()) {
+            return Err(Refusal::new(
+                ReasonCode::MalformedRequest,
+                "the gateway itself carries no tunnels",
+            ));
+        }
         return answered.map(Served::Here);
     }
     let route = decide::select(&snapshot.routes, &parts.method, &target)?;

@@ -86,9 +86,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = reach(addresses, config.connect_timeout).await?;
-    let address = stream.peer_addr()?;
-    stream.set_nodelay(true)?;
+    let (stream, address) = reach(addresses, config.connect_timeout).await?;
     let (opened, good_until) = match &config.tls {
         None => (open(stream, config.protocol, slot).await?, None),
         Some(tls) => {
@@ -116,9 +114,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = reach(addresses, config.connect_timeout).await?;
-    let address = stream.peer_addr()?;
-    stream.set_nodelay(true)?;
+    let (stream, address) = reach(addresses, config.connect_timeout).await?;
     let (opened, good_until) = match &config.tls {
         None => (open_own(stream, protocol, slot).await?, None),
         Some(tls) => {
@@ -137,13 +133,19 @@ where
 
 /// A TCP connection to the first address that takes one. Each gets its share of the
 /// time.
-async fn reach(addresses: &Arc<Addresses>, timeout: Duration) -> Result<TcpStream, ConnectError> {
+async fn reach(
+    addresses: &Arc<Addresses>,
+    timeout: Duration,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let all = addresses.all().await?;
     let share = timeout / u32::try_from(all.len().max(1)).unwrap_or(1);
     let mut last = ConnectError::NoEndpoint;
     for address in all {
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok((stream, address));
+            }
             Ok(Err(error)) => last = error.into(),
             Err(_) => last = ConnectError::Timeout(share),
         }

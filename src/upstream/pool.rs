@@ -99,6 +99,45 @@ impl<B: Send + 'static> Holder for PoolShard<B> {
     }
 }
 
+/// A look round the endpoints of an upstream for a connection.
+struct Search {
+    tried: Tried,
+    /// The first that has no room, where one can be waited for.
+    full: Option<usize>,
+    /// Why there was none at the last of the others.
+    last: ConnectError,
+}
+
+impl Search {
+    const fn beside(tried: Tried) -> Self {
+        Self {
+            tried,
+            full: None,
+            last: ConnectError::NoEndpoint,
+        }
+    }
+
+    /// There is no connection to this endpoint. Whether it carries tunnels says nothing
+    /// of how well it is.
+    fn pass_over(&mut self, upstream: &Upstream, index: usize, error: ConnectError) {
+        self.tried.note(index);
+        match error {
+            ConnectError::Full => {
+                self.full.get_or_insert(index);
+            }
+            // The failure of one that may carry them weighs more.
+            ConnectError::NoTunnels if !matches!(self.last, ConnectError::NoEndpoint) => {}
+            ConnectError::NoTunnels => self.last = error,
+            error => {
+                tracing::warn!(upstream = upstream.name(), endpoint = index, %error,
+                    "no connection to the endpoint");
+                upstream.failed(index);
+                self.last = error;
+            }
+        }
+    }
+}
+
 impl<B> PoolShard<B>
 where
     B: Body + Send + Unpin + 'static,
@@ -118,28 +157,16 @@ where
         affinity: Option<u64>,
         (fresh, avoid): (bool, Option<usize>),
     ) -> Result<Lease<B>, ConnectError> {
-        let mut tried = Tried::avoiding(avoid, upstream);
-        let mut last = ConnectError::NoEndpoint;
-        let mut full = None;
-        while let Some(index) = upstream.pick(affinity, &tried) {
+        let mut search = Search::beside(Tried::avoiding(avoid, upstream));
+        while let Some(index) = upstream.pick(affinity, &search.tried) {
             match self.lease_at(upstream, index, fresh).await {
                 Ok(lease) => return Ok(lease),
-                Err(ConnectError::Full) => {
-                    full.get_or_insert(index);
-                    tried.note(index);
-                }
-                Err(error) => {
-                    tracing::warn!(upstream = upstream.name(), endpoint = index, %error,
-                        "no connection to the endpoint");
-                    upstream.failed(index);
-                    tried.note(index);
-                    last = error;
-                }
+                Err(error) => search.pass_over(upstream, index, error),
             }
         }
-        match full {
+        match search.full {
             Some(index) => Box::pin(self.wait_at(upstream, index)).await,
-            None => Err(last),
+            None => Err(search.last),
         }
     }
 

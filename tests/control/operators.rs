@@ -462,6 +462,23 @@ async fn commands_say_what_is_missing() {
             &["deny", "add", "--cert", "a.pem", "--admin", url],
             "--admin-cert",
         ),
+        (
+            &[
+                "deny",
+                "add",
+                "--identity",
+                "dns:a",
+                "--socket",
+                "here.sock",
+                "--admin-cert",
+                "a.pem",
+                "--admin-key",
+                "a.key",
+                "--admin-cacert",
+                "r.pem",
+            ],
+            "--admin https://",
+        ),
     ] {
         let output = Command::new(BINARY).args(arguments).output().await.unwrap();
         assert_eq!(output.status.code(), Some(2), "{output:?}");

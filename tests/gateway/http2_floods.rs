@@ -42,6 +42,17 @@ async fn flood(connection: &mut Connection, octets: &[u8]) {
     .await;
 }
 
+/// A connection that has asked for a megabyte and has no window for it.
+async fn without_window(world: &World) -> Connection {
+    let mut connection = connect(world).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0
+    let settings = http2::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    connection.write(&settings).await.unwrap();
+    let megabyte = request(1, "/held/megabyte");
+    connection.write(&megabyte).await.unwrap();
+    connection
+}
+
 #[tokio::test]
 async fn a_caller_that_gives_no_window_is_given_up_on() {
     let world = World::with(|settings, echo| {
@@ -50,14 +61,7 @@ async fn a_caller_that_gives_no_window_is_given_up_on() {
             .everything_to(echo)
     })
     .await;
-    let mut connection = connect(&world).await;
-    // SETTINGS_INITIAL_WINDOW_SIZE = 0
-    let settings = http2::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
-    connection.write(&settings).await.unwrap();
-    connection
-        .write(&request(1, "/held/megabyte"))
-        .await
-        .unwrap();
+    let mut connection = without_window(&world).await;
     let answer = connection
         .read_until(|octets| {
             http2::frames(octets)
@@ -90,13 +94,7 @@ async fn a_consumer_may_pause_for_as_long_as_its_upstream_says() {
             .route("all", "echo", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
     })
     .await;
-    let mut connection = connect(&world).await;
-    let settings = http2::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
-    connection.write(&settings).await.unwrap();
-    connection
-        .write(&request(1, "/held/megabyte"))
-        .await
-        .unwrap();
+    let mut connection = without_window(&world).await;
     let head = |octets: &[u8]| {
         let frames = http2::frames(octets);
         frames.iter().any(|frame| frame.kind == 1)

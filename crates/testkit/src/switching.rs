@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -131,8 +132,12 @@ async fn speak(stream: TcpStream, speaks: Speaks, heads: Heads) -> std::io::Resu
             tls: None,
         } => {
             let mut first = [0_u8; 4];
-            while stream.peek(&mut first).await? < first.len() {
-                tokio::task::yield_now().await;
+            loop {
+                match stream.peek(&mut first).await? {
+                    0 => return Ok(()),
+                    count if count == first.len() => break,
+                    _ => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
             }
             match &first {
                 b"PRI " => carry(stream, announces, heads).await,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use http_body::Body;
 
-use super::PoolShard;
 use super::kept::Link;
 use super::lease::{Lease, Sender};
+use super::{PoolShard, Search};
 use crate::upstream::balance::Tried;
 use crate::upstream::connect::{ConnectError, Opened, connect_own};
 use crate::upstream::slots::Holder;
@@ -31,32 +31,19 @@ where
         affinity: Option<u64>,
         protocol: HttpProtocol,
     ) -> Result<Lease<B>, ConnectError> {
-        let mut tried = Tried::default();
-        let mut last = ConnectError::NoEndpoint;
-        let mut full = None;
-        while let Some(index) = upstream.pick(affinity, &tried) {
-            tried.note(index);
+        let mut search = Search::beside(Tried::default());
+        while let Some(index) = upstream.pick(affinity, &search.tried) {
             match self.own_at(upstream, index, protocol, false).await {
                 Ok(lease) => return Ok(lease),
-                Err(ConnectError::Full) => {
-                    full.get_or_insert(index);
-                }
-                Err(error) => {
-                    if !matches!(error, ConnectError::NoTunnels) {
-                        tracing::warn!(upstream = upstream.name(), endpoint = index, %error,
-                            "no connection to the endpoint");
-                        upstream.failed(index);
-                    }
-                    last = error;
-                }
+                Err(error) => search.pass_over(upstream, index, error),
             }
         }
-        match full {
+        match search.full {
             Some(index) => {
                 let _pending = upstream.wait().ok_or(ConnectError::Full)?;
                 self.own_at(upstream, index, protocol, true).await
             }
-            None => Err(last),
+            None => Err(search.last),
         }
     }
 
