@@ -36,10 +36,14 @@ impl Fetching {
         let root = self
             .ca
             .write("root.crl", Crl::new().signed_by(self.ca.root()));
-        let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), self.shelf.url());
+        let crls = format!("[\"{}\", \"{}\"]", root.display(), self.shelf.url());
+        self.settings_for(&crls, more)
+    }
+
+    fn settings_for(&self, crls: &str, more: &[(&'static str, &str)]) -> Settings {
         let roots = format!("[\"{}\"]", self.ca.root_file().display());
         let settings = Settings::new(&self.ca)
-            .trust(&self.ca, &crls)
+            .trust(&self.ca, &format!("crls = {crls}"))
             .set("public", "serve", "[\"keys\", \"metrics\"]")
             .set("crl_fetch", "roots", &roots)
             .set("crl_fetch", "interval", "\"1s\"")
@@ -227,6 +231,44 @@ async fn a_restart_does_not_take_back_what_was_revoked() {
     let gateway = Gateway::start(BINARY, &settings).await;
     let client = gateway.client(HOST).with(&world.caller);
     assert_eq!(client.get("/a").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_damaged_copy_does_not_take_the_others_protection_away() {
+    let world = Fetching::new().await;
+    let of_root = Crl::new().signed_by(world.ca.root());
+    let item = Item::Document(of_root.clone());
+    let second = Shelf::start(&world.ca.server(&["localhost"]), item).await;
+    let directory = tempfile::tempdir().unwrap();
+    let crls = format!("[\"{}\", \"{}\"]", second.url(), world.shelf.url());
+    let kept = format!("\"{}\"", directory.path().display());
+    let settings = world.settings_for(&crls, &[("directory", &kept)]);
+    world.shelf.put(Item::Document(world.revoking(5)));
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let copies = || {
+        let files = std::fs::read_dir(directory.path()).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|end| end == "crl"))
+    };
+    in_time("both copies", async {
+        while copies().count() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(gateway);
+
+    let damaged = copies()
+        .find(|path| std::fs::read(path).unwrap() == of_root)
+        .expect("the root's list as it came");
+    std::fs::write(damaged, [&[0x30, 0x82, 0xff][..], &of_root[..40]].concat()).unwrap();
+    let older = Crl::new().number(4).signed_by(world.ca.intermediate());
+    world.shelf.put(Item::Document(older));
+    let gateway = Gateway::start(BINARY, &settings).await;
+    logged(&gateway, "is damaged").await;
+    logged(&gateway, "lower than").await;
+    let client = gateway.client(HOST).with(&world.caller);
+    assert_eq!(client.refusal().await.alert(), Some(44));
 }
 
 #[tokio::test]

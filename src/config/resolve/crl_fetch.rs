@@ -193,19 +193,30 @@ pub(super) fn hold_to_copies(
     if copies.is_empty() || config.posture == RevocationPosture::Off {
         return (lists, None);
     }
+    let now = context.now;
     let of = |copy: &ListCopy| remote_lists::lists_in(&copy.octets).unwrap_or_default();
-    let before = TrustBundle::build(
-        TrustBundleConfig {
-            crls: copies.iter().flat_map(of).collect(),
-            ..config.clone()
-        },
-        context.now,
-    );
-    let before = match before {
-        Ok(before) => before,
-        Err(error) => {
-            tracing::error!(%error, "revocation lists that were kept on disk cannot be used");
-            return (lists, None);
+    let bundle_of = |copies: &[ListCopy]| {
+        let crls = copies.iter().flat_map(of).collect();
+        let config = config.clone();
+        TrustBundle::build(TrustBundleConfig { crls, ..config }, now)
+    };
+    let (copies, before) = match bundle_of(&copies) {
+        Ok(before) => (copies, before),
+        // One that is damaged does not take the others' protection away.
+        Err(_) => {
+            let (good, damaged): (Vec<_>, Vec<_>) = copies
+                .into_iter()
+                .partition(|copy| bundle_of(std::slice::from_ref(copy)).is_ok());
+            for copy in &damaged {
+                warn_of_damage(&copy.source, &lists, context);
+            }
+            match bundle_of(&good) {
+                Ok(before) => (good, before),
+                Err(error) => {
+                    tracing::error!(%error, "revocation lists that were kept on disk cannot be used");
+                    return (lists, None);
+                }
+            }
         }
     };
     for copy in copies {
@@ -250,6 +261,26 @@ pub(super) fn hold_to_copies(
         }
     }
     (lists, Some(before))
+}
+
+/// What was kept of a source is no list: nothing tells what came now from an older one.
+fn warn_of_damage(
+    source: &ListSource,
+    lists: &[Found<CertificateRevocationListDer<'static>>],
+    context: &mut Context<'_>,
+) {
+    let path = document_path(source);
+    let Some(list) = lists.iter().find(|list| list.path == path) else {
+        return;
+    };
+    context.warn(
+        Diagnostic::new(
+            list.place.clone(),
+            format!("what was kept on disk of {} is damaged", path.display()),
+        )
+        .label("this URL")
+        .help("what was fetched is used without being held against it"),
+    );
 }
 
 /// Whether an entry of `crls` is a URL.
