@@ -389,7 +389,10 @@ fn explained(error: &io::Error, notes: HandshakeNotes) -> Unwelcome {
 /// have open: they cannot make it leave `Origin` out where a request changes
 /// something, nor connect here under a name of their own.
 fn check_origin(request: &Request, server_name: Option<&str>) -> Result<(), Denial> {
-    if request.headers().contains_key(ORIGIN) {
+    // Browsers say so of every request, also of those without an `Origin` (Fetch Metadata);
+    // "none" is what a person has typed.
+    let by_page = request.headers().get_all("sec-fetch-site");
+    if request.headers().contains_key(ORIGIN) || by_page.iter().any(|site| site != "none") {
         return Err(Denial::new(
             ReasonCode::CallerNotAllowed,
             "requests that web pages make are not answered here",

@@ -400,6 +400,7 @@ async fn web_pages_and_foreign_hosts_are_refused() {
     let client = world.client(&world.alice);
     for (field, status, reason) in [
         ("Origin: https://evil.example", 403, "caller-not-allowed"),
+        ("Sec-Fetch-Site: same-origin", 403, "caller-not-allowed"),
         ("Host: evil.example", 421, "host-mismatch"),
     ] {
         let host = match field.starts_with("Host") {
