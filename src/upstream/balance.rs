@@ -115,6 +115,14 @@ impl State {
         }
     }
 
+    fn is_unwell(&self) -> bool {
+        self.unwell.load(Ordering::Relaxed)
+    }
+
+    fn has_no_tunnels(&self) -> bool {
+        self.is_before(&self.no_tunnels_until)
+    }
+
     fn is_paused(&self) -> bool {
         self.is_before(&self.paused_until)
     }
@@ -233,7 +241,7 @@ impl Upstream {
     pub fn is_well(&self, index: usize) -> bool {
         self.states
             .get(index)
-            .is_none_or(|state| !state.unwell.load(Ordering::Relaxed))
+            .is_none_or(|state| !state.is_unwell())
     }
 
     /// Where an endpoint is.
@@ -342,11 +350,10 @@ impl Upstream {
         }
     }
 
-    /// Whether that was noted lately.
-    pub(super) fn carries_no_tunnels(&self, index: usize) -> bool {
-        self.states
-            .get(index)
-            .is_some_and(|state| state.is_before(&state.no_tunnels_until))
+    /// Whether that was noted lately of one that is well.
+    pub(super) fn knows_of_no_tunnels(&self) -> bool {
+        let mut well = self.states.iter().filter(|state| !state.is_unwell());
+        well.any(|state| state.has_no_tunnels())
     }
 
     pub(super) fn target(&self, index: usize) -> Option<&Arc<Target>> {
@@ -372,11 +379,25 @@ impl Upstream {
     /// last: with all of them failing, trying is still better than not. One that
     /// health checks found unwell is not tried at all.
     pub(super) fn pick(&self, affinity: Option<u64>, tried: &Tried) -> Option<usize> {
+        self.pick_among(affinity, tried, |_| true)
+    }
+
+    /// As [`Self::pick`], for a tunnel over h2: without those that carry none.
+    pub(super) fn pick_for_tunnel(&self, affinity: Option<u64>, tried: &Tried) -> Option<usize> {
+        self.pick_among(affinity, tried, |state| !state.has_no_tunnels())
+    }
+
+    fn pick_among(
+        &self,
+        affinity: Option<u64>,
+        tried: &Tried,
+        is_suitable: impl Fn(&State) -> bool,
+    ) -> Option<usize> {
         if tried.count >= MAX_ATTEMPTS {
             return None;
         }
-        if self.states.len() <= 1 {
-            return (tried.count == 0 && !self.states.is_empty() && self.is_well(0)).then_some(0);
+        if let [only] = &*self.states {
+            return (tried.count == 0 && !only.is_unwell() && is_suitable(only)).then_some(0);
         }
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let untried = || {
@@ -386,7 +407,7 @@ impl Upstream {
                 .chain(0..start)
                 .filter(|index| !tried.contains(*index))
                 .filter_map(|index| self.states.get(index).map(|state| (index, &**state)))
-                .filter(|(_, state)| !state.unwell.load(Ordering::Relaxed))
+                .filter(|(_, state)| !state.is_unwell() && is_suitable(state))
         };
         let well = || untried().filter(|(_, state)| !state.is_paused());
         self.choose(affinity, well())

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use super::addresses::Addresses;
 use super::driver::{Driver, Flushing};
 use super::slots::Slot;
-use super::tunnel::{Announcing, Own, Tasks};
+use super::tunnel::{Announcement, Announcing, Own, Tasks};
 use super::{HttpProtocol, UpstreamConfig};
 use crate::tls::TlsConnectError;
 
@@ -211,8 +211,12 @@ where
                 let _ = connection.await;
             });
             match heard.await {
-                Ok(true) => Ok(Opened::Http2(sender, own)),
-                Ok(false) => Err(ConnectError::NoTunnels),
+                Ok(Announcement::Tunnels) => Ok(Opened::Http2(sender, own)),
+                Ok(Announcement::NoTunnels) => Err(ConnectError::NoTunnels),
+                Ok(Announcement::NotSettings) => Err(ConnectError::Io(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the service does not begin with the settings of h2",
+                ))),
                 Err(_) => Err(ConnectError::Io(io::ErrorKind::UnexpectedEof.into())),
             }
         }

@@ -24,7 +24,7 @@ use self::lease::Sender;
 use super::addresses::Addresses;
 use super::balance::{Target, Tried};
 use super::connect::{ConnectError, Opened, connect};
-use super::slots::{Holder, Slot};
+use super::slots::{Holder, Slot, Slots};
 use super::{HttpProtocol, Upstream};
 
 /// Requests in progress on one h2 connection before another one is opened. A
@@ -84,15 +84,20 @@ impl<B> PoolShard<B> {
 }
 
 impl<B: Send + 'static> Holder for PoolShard<B> {
-    fn let_go(&self, target: &Target) -> bool {
+    fn let_go(&self, target: &Target, slots: &Slots) -> bool {
+        // Connections to one target may have their slots from elsewhere: another
+        // upstream, or the same one before its bound was changed.
+        let is_of = |link: &Link| std::ptr::eq(Arc::as_ptr(&link.slots), slots);
         self.places().get_mut(target).is_some_and(|place| {
             // The one that was unused for longest, or one without a request on it.
-            if !place.idle.is_empty() {
-                place.idle.remove(0);
+            if let Some(index) = place.idle.iter().position(|idle| is_of(&idle.link)) {
+                place.idle.remove(index);
                 return true;
             }
-            let unused = place.shared.iter().position(Shared::is_unused);
-            unused
+            let mut shared = place.shared.iter();
+            let gives_way =
+                shared.position(|one| one.has_slot && is_of(&one.link) && one.is_unused());
+            gives_way
                 .map(|index| place.shared.swap_remove(index))
                 .is_some()
         })
@@ -118,9 +123,11 @@ impl Search {
     }
 
     /// There is no connection to this endpoint. Whether it carries tunnels says nothing
-    /// of how well it is.
+    /// of how well it is, and is remembered elsewhere.
     fn pass_over(&mut self, upstream: &Upstream, index: usize, error: ConnectError) {
-        self.tried.note(index);
+        if !matches!(error, ConnectError::NoTunnels) {
+            self.tried.note(index);
+        }
         match error {
             ConnectError::Full => {
                 self.full.get_or_insert(index);
@@ -292,7 +299,7 @@ where
             .filter(|shared| addresses.still_has(shared.link.address))
             .find(|shared| shared.streams.load(Ordering::Relaxed) < most)?;
         found.last_used = Instant::now();
-        let stream = Stream::begin(&found.streams);
+        let stream = Stream::begin(&found.streams, target, &found.link.slots);
         let sender = Sender::Http2(found.sender.clone(), stream);
         let link = found.link.clone();
         drop(places);
@@ -310,6 +317,7 @@ where
         let (addresses, _) = upstream.place(index).ok_or(ConnectError::NoEndpoint)?;
         let slots = upstream.slots(index).ok_or(ConnectError::NoEndpoint)?;
         slots.register(Arc::downgrade(&(Arc::clone(self) as Arc<dyn Holder>)));
+        let has_slot = slot.is_some();
         let connected = connect(addresses, upstream.config(), slot).await?;
         let link = Link {
             good_until: connected.good_until,
@@ -320,7 +328,7 @@ where
             Opened::Http1(sender, driver) => Sender::Http1(sender, driver),
             Opened::Http2(sender, ()) => {
                 let streams = Arc::default();
-                let stream = Stream::begin(&streams);
+                let stream = Stream::begin(&streams, target, slots);
                 let mut places = self.places();
                 let place = places.entry(Arc::clone(target)).or_default();
                 place.shared.push(Shared {
@@ -329,6 +337,7 @@ where
                     last_used: Instant::now(),
                     idle_timeout: upstream.config().idle_timeout,
                     link: link.clone(),
+                    has_slot,
                 });
                 Sender::Http2(sender, stream)
             }

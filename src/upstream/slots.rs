@@ -12,8 +12,8 @@ use super::balance::Target;
 
 /// A pool that may hold idle connections to the endpoint.
 pub(super) trait Holder: Send + Sync {
-    /// Closes one of them, where there is one.
-    fn let_go(&self, target: &Target) -> bool;
+    /// Closes one of them that holds one of these slots, where there is one.
+    fn let_go(&self, target: &Target, slots: &Slots) -> bool;
 }
 
 /// The connections that one endpoint gets.
@@ -60,7 +60,7 @@ impl Slots {
 
     /// How many wait for one.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::SeqCst)
     }
 
     /// Whether somebody waits for one.
@@ -81,13 +81,17 @@ impl Slots {
     pub(super) async fn wait(&self, target: &Target) -> Option<Slot> {
         let _waiting = Waiting::begin(&self.waiting);
         // Whoever gives one back from now on sees that somebody waits.
+        self.make_room(target);
+        Arc::clone(&self.free).acquire_owned().await.ok()
+    }
+
+    /// Has a connection that is at rest closed, wherever there is one.
+    pub(super) fn make_room(&self, target: &Target) {
         let holders: Vec<Arc<dyn Holder>> = {
             let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
             holders.iter().filter_map(Weak::upgrade).collect()
         };
-        let _ = holders.iter().any(|holder| holder.let_go(target));
-        drop(holders);
-        Arc::clone(&self.free).acquire_owned().await.ok()
+        let _ = holders.iter().any(|holder| holder.let_go(target, self));
     }
 }
 
@@ -114,7 +118,7 @@ mod tests {
     struct Idle(Mutex<Vec<Slot>>);
 
     impl Holder for Idle {
-        fn let_go(&self, _target: &Target) -> bool {
+        fn let_go(&self, _target: &Target, _slots: &Slots) -> bool {
             self.0.lock().unwrap().pop().is_some()
         }
     }

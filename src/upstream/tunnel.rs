@@ -24,8 +24,22 @@ const HEADER: usize = 9;
 const SETTING: usize = 6;
 const SETTINGS: u8 = 4;
 const ACK: u8 = 1;
+/// Of a stream's identifier; to be ignored.
+const RESERVED: u32 = 1 << 31;
 /// RFC 8441 section 3.
 const ENABLE_CONNECT_PROTOCOL: u16 = 8;
+
+/// What a service says first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Announcement {
+    /// Settings that allow extended CONNECT.
+    Tunnels,
+    /// Settings that do not.
+    NoTunnels,
+    /// No settings, which come before everything else (RFC 9113 section 3.4): it does
+    /// not speak h2, or is out of order, and says nothing of tunnels.
+    NotSettings,
+}
 
 /// Reads the frame that a service says first: its settings.
 #[derive(Debug)]
@@ -50,13 +64,13 @@ impl Scan {
         }
     }
 
-    /// Takes the octets that come next. Says whether extended CONNECT is allowed as
-    /// soon as that is known.
-    fn pass(&mut self, octets: &[u8]) -> Option<bool> {
+    /// Takes the octets that come next. Says what is announced as soon as that is
+    /// known.
+    fn pass(&mut self, octets: &[u8]) -> Option<Announcement> {
         octets.iter().find_map(|octet| self.step(*octet))
     }
 
-    fn step(&mut self, octet: u8) -> Option<bool> {
+    fn step(&mut self, octet: u8) -> Option<Announcement> {
         if self.left == u32::MAX {
             *self.header.get_mut(self.have)? = octet;
             self.have += 1;
@@ -64,10 +78,14 @@ impl Scan {
                 return None;
             }
             self.have = 0;
-            let [a, b, c, kind, flags, ..] = self.header;
+            let [a, b, c, kind, flags, stream @ ..] = self.header;
             self.left = u32::from_be_bytes([0, a, b, c]);
-            let is_first = kind == SETTINGS && flags & ACK == 0;
-            return (!is_first || self.left == 0).then_some(false);
+            let of_connection = u32::from_be_bytes(stream) & !RESERVED == 0;
+            let whole = usize::try_from(self.left).is_ok_and(|left| left % SETTING == 0);
+            if kind != SETTINGS || flags & ACK != 0 || !of_connection || !whole {
+                return Some(Announcement::NotSettings);
+            }
+            return (self.left == 0).then_some(Announcement::NoTunnels);
         }
         *self.setting.get_mut(self.have)? = octet;
         self.have += 1;
@@ -79,7 +97,10 @@ impl Scan {
                 self.allowed = u32::from_be_bytes([a, b, c, d]) == 1;
             }
         }
-        (self.left == 0).then_some(self.allowed)
+        (self.left == 0).then_some(match self.allowed {
+            true => Announcement::Tunnels,
+            false => Announcement::NoTunnels,
+        })
     }
 }
 
@@ -90,13 +111,13 @@ pub(super) struct Announcing<S> {
     inner: S,
     scan: Scan,
     /// Gone once it was told.
-    tell: Option<oneshot::Sender<bool>>,
+    tell: Option<oneshot::Sender<Announcement>>,
     _slot: Slot,
 }
 
 impl<S> Announcing<S> {
-    /// Also gives what will hear whether extended CONNECT is allowed.
-    pub(super) fn new(inner: S, slot: Slot) -> (Self, oneshot::Receiver<bool>) {
+    /// Also gives what will hear what is announced.
+    pub(super) fn new(inner: S, slot: Slot) -> (Self, oneshot::Receiver<Announcement>) {
         let (tell, heard) = oneshot::channel();
         let announcing = Self {
             inner,
@@ -118,10 +139,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Announcing<S> {
         ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
         if self.tell.is_some() {
             let octets = buffer.filled().get(before..).unwrap_or_default();
-            if let Some(allowed) = self.scan.pass(octets)
+            if let Some(announcement) = self.scan.pass(octets)
                 && let Some(tell) = self.tell.take()
             {
-                let _ = tell.send(allowed);
+                let _ = tell.send(announcement);
             }
         }
         Poll::Ready(Ok(()))
@@ -221,6 +242,10 @@ mod tests {
             // Not a value that means anything.
             (vec![0, 8, 0, 0, 0, 2], false),
         ] {
+            let expected = match expected {
+                true => Announcement::Tunnels,
+                false => Announcement::NoTunnels,
+            };
             let octets = frame(SETTINGS, 0, &payload);
             assert_eq!(Scan::new().pass(&octets), Some(expected), "{payload:?}");
             // However it is cut, and not before it is complete.
@@ -234,13 +259,17 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_says_no() {
+    fn anything_else_says_nothing_of_tunnels() {
+        let mut of_a_stream = frame(SETTINGS, 0, &[]);
+        of_a_stream[8] = 1;
         for octets in [
             frame(SETTINGS, ACK, &[]),
+            frame(SETTINGS, 0, &[0; 5]),
+            of_a_stream,
             frame(6, 0, &[0; 8]),
             b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
         ] {
-            assert_eq!(Scan::new().pass(&octets), Some(false));
+            assert_eq!(Scan::new().pass(&octets), Some(Announcement::NotSettings));
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use countersign_testkit::{Leaf, Protocol, Service, ServiceSpec, Switching, TestCa, in_time};
+use countersign_testkit::{
+    Leaf, Protocol, Service, ServiceSpec, Settings, Switching, TestCa, in_time,
+};
 use countersign_verify::jose::CompactJws;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::upgrade::{head_for, over_h2_for, tunnel};
 use super::{World, http, https};
@@ -343,6 +345,117 @@ async fn tunnels_count_among_the_connections_of_their_endpoint() {
     drop(connection);
     all_closed(&service).await;
     drop(tunnel(&world, "websocket").await);
+}
+
+#[tokio::test]
+async fn a_tunnel_gets_the_connection_of_a_request_that_ends_while_it_waits() {
+    for is_answered in [true, false] {
+        let (world, service) = world("max_connections = 1\nconnect_timeout = \"5s\"\n").await;
+        let client = world.client();
+        let held = tokio::spawn(async move { client.get("/held").await });
+        in_time("the request", async {
+            while service.heads().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let (connection, ()) = tokio::join!(tunnel(&world, "websocket"), async {
+            // Nothing tells that it waits: it most likely does by then.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            match is_answered {
+                true => service.release(),
+                false => held.abort(),
+            }
+        });
+        drop(connection);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_without_a_slot_is_not_closed_in_place_of_one_that_has_it() {
+    let ca = TestCa::new("example.org");
+    let service = Switching::http2(true, None).await;
+    let more = "protocol = \"h2\"\nmax_connections = 1\nconnect_timeout = \"3s\"\n";
+    let settings = Settings::new(&ca)
+        .set("runtime", "workers", "2")
+        .upstream_at("orders", &[http(service.address())], more)
+        .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+    let world = World::with(&ca, &settings).await;
+    let mut first = world.client().session().await.unwrap();
+    first.get("/a").await.unwrap();
+    // Each is at a worker of its own: the tunnel gets the slot, and the next request a
+    // connection without one.
+    let carried = tunnel(&world, "websocket").await;
+    first.get("/a").await.unwrap();
+    assert_eq!(service.open(), 2);
+    drop(carried);
+    in_time("the tunnel's end", async {
+        while service.open() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    // A request at the other worker takes the slot that is free again.
+    let mut others = Vec::new();
+    while service.open() == 1 {
+        assert!(others.len() < 8, "no connection at the other worker");
+        let mut other = world.client().session().await.unwrap();
+        other.get("/a").await.unwrap();
+        others.push(other);
+    }
+    drop(tunnel(&world, "websocket").await);
+}
+
+#[tokio::test]
+async fn endpoints_without_tunnels_do_not_hide_the_one_that_has_them() {
+    let ca = TestCa::new("example.org");
+    for balance in ["round-robin", "least-requests", "caller"] {
+        let mut services = Vec::new();
+        for announces in [false, false, false, false, true] {
+            services.push(Switching::http2(announces, None).await);
+        }
+        let endpoints: Vec<_> = services.iter().map(|one| http(one.address())).collect();
+        let more = format!("protocol = \"h2\"\nbalance = \"{balance}\"\n");
+        let world = World::open(&ca, &endpoints, &more).await;
+        for number in 1..=6 {
+            drop(tunnel(&world, "websocket").await);
+            assert_eq!(services[4].heads().len(), number, "{balance}");
+        }
+        let answer = world.client().get("/a").await.unwrap();
+        assert_eq!(answer.status, 426, "requests go anywhere");
+    }
+}
+
+#[tokio::test]
+async fn a_service_out_of_order_is_not_taken_for_one_without_tunnels() {
+    let service = Switching::http2(true, None).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let behind = service.address();
+    let relay = tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        // It begins with a PING.
+        let ping = countersign_testkit::http2::frame(6, 0, 0, &[0; 8]);
+        first.write_all(&ping).await.unwrap();
+        let _ = first.read_to_end(&mut Vec::new()).await;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut other = TcpStream::connect(behind).await.unwrap();
+            tokio::spawn(
+                async move { tokio::io::copy_bidirectional(&mut stream, &mut other).await },
+            );
+        }
+    });
+    let ca = TestCa::new("example.org");
+    let world = World::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
+    let (_sender, response) = over_h2_for(&world, "/socket").await;
+    assert_eq!(response.status(), 503, "{}", world.gateway.stderr());
+    assert_eq!(
+        response.headers()["countersign-reason"],
+        "upstream-unavailable"
+    );
+    // It was never said that there are no tunnels.
+    drop(tunnel(&world, "websocket").await);
+    relay.abort();
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -30,13 +31,27 @@ use crate::service::acceptor;
 /// | `…/refuse` | 403 with a body |
 /// | `…/feign` | 204, which switches nothing |
 /// | `…/deaf` | 200, and nothing is read from then on |
+/// | `…/held` | what others get, once [`Switching::release`] says so |
 /// | others | 200, and the echo |
 #[derive(Debug)]
 pub struct Switching {
     address: SocketAddr,
-    heads: Arc<Mutex<Vec<String>>>,
+    seen: Arc<Seen>,
     open: Arc<AtomicUsize>,
     task: JoinHandle<()>,
+}
+
+/// What it has received, and may answer.
+#[derive(Debug)]
+struct Seen {
+    heads: Mutex<Vec<String>>,
+    released: Semaphore,
+}
+
+impl Seen {
+    fn note(&self, head: String) {
+        self.heads.lock().expect("a lock").push(head);
+    }
 }
 
 /// What a [`Switching`] service speaks.
@@ -75,12 +90,15 @@ impl Switching {
     async fn speaking(speaks: Speaks) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let heads = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::new(Seen {
+            heads: Mutex::default(),
+            released: Semaphore::new(0),
+        });
         let open = Arc::new(AtomicUsize::new(0));
-        let (seen, counter) = (Arc::clone(&heads), Arc::clone(&open));
+        let (noted, counter) = (Arc::clone(&seen), Arc::clone(&open));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (seen, counter, speaks) = (seen.clone(), counter.clone(), speaks.clone());
+                let (seen, counter, speaks) = (noted.clone(), counter.clone(), speaks.clone());
                 tokio::spawn(async move {
                     counter.fetch_add(1, Ordering::Relaxed);
                     let _ = speak(stream, speaks, seen).await;
@@ -90,10 +108,15 @@ impl Switching {
         });
         Self {
             address,
-            heads,
+            seen,
             open,
             task,
         }
+    }
+
+    /// Lets it answer one request that is held.
+    pub fn release(&self) {
+        self.seen.released.add_permits(1);
     }
 
     /// Where it listens.
@@ -106,7 +129,7 @@ impl Switching {
     /// protocol in place of the version.
     #[must_use]
     pub fn heads(&self) -> Vec<String> {
-        self.heads.lock().expect("a lock").clone()
+        self.seen.heads.lock().expect("a lock").clone()
     }
 
     /// How many connections are open.
@@ -122,11 +145,9 @@ impl Drop for Switching {
     }
 }
 
-type Heads = Arc<Mutex<Vec<String>>>;
-
-async fn speak(stream: TcpStream, speaks: Speaks, heads: Heads) -> std::io::Result<()> {
+async fn speak(stream: TcpStream, speaks: Speaks, seen: Arc<Seen>) -> std::io::Result<()> {
     match speaks {
-        Speaks::Http1 => switch(stream, &heads).await,
+        Speaks::Http1 => switch(stream, &seen).await,
         Speaks::Either {
             announces,
             tls: None,
@@ -140,8 +161,8 @@ async fn speak(stream: TcpStream, speaks: Speaks, heads: Heads) -> std::io::Resu
                 }
             }
             match &first {
-                b"PRI " => carry(stream, announces, heads).await,
-                _ => switch(stream, &heads).await,
+                b"PRI " => carry(stream, announces, seen).await,
+                _ => switch(stream, &seen).await,
             }
         }
         Speaks::Either {
@@ -150,14 +171,14 @@ async fn speak(stream: TcpStream, speaks: Speaks, heads: Heads) -> std::io::Resu
         } => {
             let stream = acceptor.accept(stream).await?;
             match stream.get_ref().1.alpn_protocol() {
-                Some(b"h2") => carry(stream, announces, heads).await,
-                _ => switch(stream, &heads).await,
+                Some(b"h2") => carry(stream, announces, seen).await,
+                _ => switch(stream, &seen).await,
             }
         }
     }
 }
 
-async fn switch<S>(mut stream: S, heads: &Mutex<Vec<String>>) -> std::io::Result<()>
+async fn switch<S>(mut stream: S, seen: &Seen) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -171,7 +192,7 @@ where
             .strip_prefix("upgrade:")
             .map(|v| v.trim().to_owned())
     });
-    heads.lock().expect("a lock").push(head);
+    seen.note(head);
     let Some(protocol) = protocol else {
         stream
             .write_all(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
@@ -200,12 +221,12 @@ async fn capitals(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::R
 }
 
 /// Tunnels in h2.
-async fn carry<S>(stream: S, announces: bool, heads: Heads) -> std::io::Result<()>
+async fn carry<S>(stream: S, announces: bool, seen: Arc<Seen>) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let heads = Arc::clone(&heads);
+        let seen = Arc::clone(&seen);
         async move {
             let path = request.uri().path().to_owned();
             let protocol = request.extensions().get::<hyper::ext::Protocol>();
@@ -219,7 +240,12 @@ where
                 head += &format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes()));
             }
             let is_asked = protocol.is_some();
-            heads.lock().expect("a lock").push(head);
+            seen.note(head);
+            if path.ends_with("/held")
+                && let Ok(permit) = seen.released.acquire().await
+            {
+                permit.forget();
+            }
             let answer = |status: u16, body: &'static str| {
                 let body = http_body_util::Full::new(Bytes::from_static(body.as_bytes()));
                 Response::builder()

@@ -13,6 +13,7 @@ use hyper::client::conn::{http1, http2};
 use tokio::sync::Notify;
 
 use crate::clock;
+use crate::upstream::balance::Target;
 use crate::upstream::driver::Driver;
 use crate::upstream::slots::Slots;
 
@@ -47,6 +48,9 @@ pub(super) struct Shared<B> {
     pub(super) last_used: Instant,
     pub(super) idle_timeout: Duration,
     pub(super) link: Link,
+    /// It counts among the connections that its endpoint gets; one that was opened
+    /// where there was no other does not.
+    pub(super) has_slot: bool,
 }
 
 /// What is known of a connection.
@@ -108,7 +112,7 @@ impl<B: Body + Send + Unpin + 'static> Idle<B> {
 
 impl<B> Shared<B> {
     pub(super) fn is_unused(&self) -> bool {
-        self.streams.load(Ordering::Relaxed) == 0
+        self.streams.load(Ordering::SeqCst) == 0
     }
 
     pub(super) fn is_usable(&self) -> bool {
@@ -120,17 +124,35 @@ impl<B> Shared<B> {
 }
 
 /// One stream of a shared connection, until it is dropped.
-pub(super) struct Stream(pub(super) Arc<AtomicUsize>);
+pub(super) struct Stream {
+    pub(super) streams: Arc<AtomicUsize>,
+    target: Arc<Target>,
+    slots: Arc<Slots>,
+}
 
 impl Stream {
-    pub(super) fn begin(streams: &Arc<AtomicUsize>) -> Self {
+    pub(super) fn begin(
+        streams: &Arc<AtomicUsize>,
+        target: &Arc<Target>,
+        slots: &Arc<Slots>,
+    ) -> Self {
         streams.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(streams))
+        Self {
+            streams: Arc::clone(streams),
+            target: Arc::clone(target),
+            slots: Arc::clone(slots),
+        }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        // Whoever begins to wait says so before it looks at the streams, hence the order
+        // that holds for all.
+        let was_last = self.streams.fetch_sub(1, Ordering::SeqCst) == 1;
+        if was_last && self.slots.are_wanted() {
+            // A connection is at rest, and somebody waits for its slot.
+            self.slots.make_room(&self.target);
+        }
     }
 }

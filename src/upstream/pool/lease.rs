@@ -120,7 +120,8 @@ impl<B> Lease<B> {
             {
                 (sender, driver)
             }
-            // A shared connection never left, and one of its own is for one request.
+            // A shared connection never left (the end of its stream tells who waits), and
+            // one of its own is for one request.
             Sender::Http1(..) | Sender::Http2(..) | Sender::Own(..) => return,
         };
         driver.rest();
@@ -161,7 +162,7 @@ impl<B> Lease<B> {
 
     /// Takes a connection that does not take requests any more out of the pool.
     pub fn retire(self) {
-        if let Sender::Http2(_, Stream(streams)) = &self.sender
+        if let Sender::Http2(_, Stream { streams, .. }) = &self.sender
             && let Some(place) = self.shard.places().get_mut(&self.target)
         {
             place

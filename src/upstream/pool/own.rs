@@ -31,8 +31,19 @@ where
         affinity: Option<u64>,
         protocol: HttpProtocol,
     ) -> Result<Lease<B>, ConnectError> {
+        let in_h2 = protocol == HttpProtocol::Http2;
         let mut search = Search::beside(Tried::default());
-        while let Some(index) = upstream.pick(affinity, &search.tried) {
+        if in_h2 && upstream.knows_of_no_tunnels() {
+            search.last = ConnectError::NoTunnels;
+        }
+        // An endpoint without tunnels is known for one from then on and does not count as
+        // an attempt. Each is asked once at most, however long that takes.
+        for _ in 0..upstream.config().endpoints.len() {
+            let picked = match in_h2 {
+                true => upstream.pick_for_tunnel(affinity, &search.tried),
+                false => upstream.pick(affinity, &search.tried),
+            };
+            let Some(index) = picked else { break };
             match self.own_at(upstream, index, protocol, false).await {
                 Ok(lease) => return Ok(lease),
                 Err(error) => search.pass_over(upstream, index, error),
@@ -55,9 +66,6 @@ where
         protocol: HttpProtocol,
         may_wait: bool,
     ) -> Result<Lease<B>, ConnectError> {
-        if protocol == HttpProtocol::Http2 && upstream.carries_no_tunnels(index) {
-            return Err(ConnectError::NoTunnels);
-        }
         let target = upstream.target(index).ok_or(ConnectError::NoEndpoint)?;
         let (addresses, _) = upstream.place(index).ok_or(ConnectError::NoEndpoint)?;
         let slots = upstream.slots(index).ok_or(ConnectError::NoEndpoint)?;
