@@ -3,7 +3,7 @@
 //!
 //! The public listener, and the operators' one on loopback, are read-only and name
 //! no callers. `public` has the answers, `server` the connections and the operators'
-//! extra check, `readiness` the state of the process. Only `operations`, behind the
+//! extra check, `places` how many connections there may be, `readiness` the state of the process. Only `operations`, behind the
 //! private `socket` or the certificates of `operators`, can change what the gateway
 //! does, by asking others: `reload` carries the question, `actions` writes down who
 //! asked.
@@ -12,6 +12,7 @@ mod actions;
 mod denials;
 mod operations;
 mod operators;
+mod places;
 pub mod public;
 pub mod readiness;
 mod reasons;

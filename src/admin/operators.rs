@@ -30,7 +30,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::actions::Actor;
-use super::server::{HANDSHAKE, speak_http, told_to_stop};
+use super::places::Place;
+use super::server::{FIRST_OCTET, HANDSHAKE, speak_http, told_to_stop};
 use crate::clock;
 use crate::identity::PeerIdentity;
 use crate::identity::text::printable;
@@ -50,6 +51,8 @@ const FAREWELL: Duration = Duration::from_millis(400);
 const LINGER: Duration = Duration::from_secs(1);
 /// Most octets that are read of one that is refused.
 const LINGER_OCTETS: u64 = 64 * 1024;
+/// Why somebody is not let in who was there before others.
+const MADE_ROOM: &str = "it made room for newer connections before it was let in";
 /// Longest single sleep: the wall clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -81,6 +84,8 @@ enum Unwelcome {
         detail: String,
         alert: Option<&'static str>,
         notes: Box<HandshakeNotes>,
+        /// A connection on which something was said that is to be read.
+        stream: Option<TcpStream>,
     },
 }
 
@@ -91,7 +96,15 @@ impl Unwelcome {
             detail: detail.into(),
             alert: None,
             notes: Box::default(),
+            stream: None,
         }
+    }
+
+    fn on(mut self, last: TcpStream) -> Self {
+        if let Self::Refused { stream, .. } = &mut self {
+            *stream = Some(last);
+        }
+        self
     }
 }
 
@@ -116,23 +129,41 @@ impl OperatorAccess {
         self: Arc<Self>,
         stream: TcpStream,
         router: Router,
+        place: Place,
         mut stopping: watch::Receiver<bool>,
     ) {
         let Ok(peer) = stream.peer_addr() else { return };
         // Before anything is verified, so that no change in between is missed.
         let mut changes = self.changes.clone();
         changes.mark_unchanged();
-        let shaking = tokio::time::timeout(HANDSHAKE, self.shake_hands(stream, peer));
-        let shaken = shaking.await.unwrap_or_else(|_| {
-            let detail = format!("the TLS handshake took longer than {HANDSHAKE:?}");
-            Err(Unwelcome::because(ReasonCode::Timeout, detail))
-        });
+        let shaking = tokio::time::timeout(HANDSHAKE, self.shake_hands(stream, peer, &place));
+        let shaken = tokio::select! {
+            shaken = shaking => shaken.unwrap_or_else(|_| {
+                let detail = format!("the TLS handshake took longer than {HANDSHAKE:?}");
+                Err(Unwelcome::because(ReasonCode::Timeout, detail))
+            }),
+            () = place.lost() => Err(Unwelcome::because(
+                ReasonCode::Overloaded,
+                MADE_ROOM,
+            )),
+        };
         let (stream, mut operator) = match shaken {
             Ok(shaken) => shaken,
-            Err(unwelcome) => return self.not_let_in(unwelcome, peer),
+            Err(unwelcome) => {
+                if let Some(stream) = self.not_let_in(unwelcome, peer) {
+                    tokio::select! {
+                        () = linger(stream) => {}
+                        () = place.lost() => {}
+                    }
+                }
+                return;
+            }
         };
         let holds_until = match operator.check(&self.snapshot.load_full()) {
-            Ok(until) => until,
+            Ok(until) => {
+                place.let_in();
+                until
+            }
             Err(denial) => {
                 drop(self.refused(&operator, &denial));
                 operator.stranger = Some(denial);
@@ -159,6 +190,10 @@ impl OperatorAccess {
                 end.send_replace(true);
                 let _ = tokio::time::timeout(FAREWELL, speaking).await;
             }
+            () = place.lost() => if operator.stranger.is_none() {
+                let denial = Denial::new(ReasonCode::Overloaded, MADE_ROOM);
+                drop(self.refused(&operator, &denial).cut());
+            },
         }
     }
 
@@ -166,20 +201,25 @@ impl OperatorAccess {
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
+        place: &Place,
     ) -> Result<(TlsStream<TcpStream>, Operator), Unwelcome> {
         let mut first = [0_u8];
-        match stream.peek(&mut first).await {
-            Ok(1..) => {}
-            Ok(0) | Err(_) => return Err(Unwelcome::Gone),
+        match tokio::time::timeout(FIRST_OCTET, stream.peek(&mut first)).await {
+            Ok(Ok(1..)) => place.spoke(),
+            Ok(Ok(0) | Err(_)) => return Err(Unwelcome::Gone),
+            Err(_) => {
+                let detail = format!("nothing was said within {FIRST_OCTET:?}");
+                return Err(Unwelcome::because(ReasonCode::Timeout, detail));
+            }
         }
         let [first] = first;
         if first.is_ascii_uppercase() {
             let _ = stream.write_all(PLAIN_HTTP_ANSWER).await;
-            linger(stream).await;
-            return Err(Unwelcome::because(
+            let plain = Unwelcome::because(
                 ReasonCode::MalformedRequest,
                 "plain HTTP was sent to the operators' TLS port",
-            ));
+            );
+            return Err(plain.on(stream));
         }
         let snapshot = self.snapshot.load_full();
         let Some(operators) = &snapshot.operators else {
@@ -193,10 +233,7 @@ impl OperatorAccess {
         let (accepted, notes) = with_notes(accepting).await;
         let stream = match accepted {
             Ok(stream) => stream,
-            Err((error, stream)) => {
-                linger(stream).await;
-                return Err(explained(&error, notes));
-            }
+            Err((error, stream)) => return Err(explained(&error, notes).on(stream)),
         };
         let tls = stream.get_ref().1;
         let chain = tls.peer_certificates().unwrap_or_default();
@@ -218,15 +255,17 @@ impl OperatorAccess {
         Ok((stream, operator))
     }
 
-    fn not_let_in(&self, unwelcome: Unwelcome, peer: SocketAddr) {
+    /// Says so at once; gives back what the peer may still read from.
+    fn not_let_in(&self, unwelcome: Unwelcome, peer: SocketAddr) -> Option<TcpStream> {
         let Unwelcome::Refused {
             reason,
             detail,
             alert,
             notes,
+            stream,
         } = unwelcome
         else {
-            return;
+            return None;
         };
         let mut facts = OperatorFacts {
             peer: Some(peer),
@@ -241,6 +280,7 @@ impl OperatorAccess {
             (reason, &detail),
             alert,
         ));
+        stream
     }
 
     fn refused(&self, operator: &Operator, denial: &Denial) -> OperatorRecord {
@@ -382,6 +422,7 @@ fn explained(error: &io::Error, notes: HandshakeNotes) -> Unwelcome {
         detail,
         alert,
         notes: Box::new(notes),
+        stream: None,
     }
 }
 

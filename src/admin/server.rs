@@ -1,8 +1,8 @@
 //! The listeners that serve the answers, and the check of `Host` that keeps
 //! foreign web pages away from the operators' one.
 //!
-//! Every connection has a slot, a deadline for its handshake, for each request
-//! head, and for itself as a whole, so that strangers can neither hold all slots
+//! Every connection has a place, a deadline for its handshake, for each request
+//! head, and for itself as a whole, so that strangers can neither hold all places
 //! nor any of them for long.
 
 use std::io;
@@ -25,21 +25,22 @@ use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::actions::Actor;
 use super::operators::OperatorAccess;
+use super::places::{Place, Places};
 use super::public::{ControlState, Offered, answer, router};
 use super::socket::ServedSocket;
 use crate::crypto;
 use crate::snapshot::Snapshot;
 use crate::tls::Credentials;
 
-/// Most connections of one listener at once.
-const CONNECTIONS: usize = 256;
 /// How long a TLS handshake may take.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long the first octet of one may take: it comes with the connection.
+pub(super) const FIRST_OCTET: Duration = Duration::from_secs(3);
 /// How long a request's head may take to arrive, and a connection may be idle.
 const HEAD: Duration = Duration::from_secs(15);
 /// How long a connection may last; one request takes milliseconds.
@@ -115,7 +116,15 @@ pub async fn serve(
     tls: ListenerTls,
     stopping: watch::Receiver<bool>,
 ) {
-    let converse = |stream, stopping| converse(stream, router.clone(), tls.clone(), stopping);
+    let converse = |stream, place, stopping| {
+        let (router, tls) = (router.clone(), tls.clone());
+        async move {
+            tokio::select! {
+                () = converse(stream, router, tls, (&place, stopping)) => {}
+                () = place.lost() => tracing::debug!("a connection made room for newer ones"),
+            }
+        }
+    };
     serve_all(listener, converse, stopping).await;
 }
 
@@ -125,9 +134,14 @@ pub async fn serve_on_socket(
     router: Router,
     stopping: watch::Receiver<bool>,
 ) {
-    let converse = |stream, stopping| {
+    let converse = |stream, place: Place, stopping| {
         let router = router.clone().layer(Extension(Actor::at(&stream)));
-        speak_http(stream, router, stopping)
+        // Nobody else gets to the socket.
+        place.let_in();
+        async move {
+            speak_http(stream, router, stopping).await;
+            drop(place);
+        }
     };
     serve_all(socket, converse, stopping).await;
 }
@@ -139,61 +153,58 @@ pub async fn serve_operators(
     access: Arc<OperatorAccess>,
     stopping: watch::Receiver<bool>,
 ) {
-    let converse =
-        |stream, stopping| Arc::clone(&access).converse(stream, router.clone(), stopping);
+    let converse = |stream, place, stopping| {
+        Arc::clone(&access).converse(stream, router.clone(), place, stopping)
+    };
     serve_all(listener, converse, stopping).await;
 }
 
 /// A listening socket of either kind.
 trait Accept: Sync {
     type Stream: Send;
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// The next connection, and the address it comes from.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<IpAddr>)>> + Send;
 }
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
-    async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _): (_, SocketAddr) = Self::accept(self).await?;
+    async fn accept(&self) -> io::Result<(TcpStream, Option<IpAddr>)> {
+        let (stream, peer): (_, SocketAddr) = Self::accept(self).await?;
         let _ = stream.set_nodelay(true);
-        Ok(stream)
+        Ok((stream, Some(peer.ip())))
     }
 }
 
 impl Accept for ServedSocket {
     type Stream = UnixStream;
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Self::accept(self).await
+    async fn accept(&self) -> io::Result<(UnixStream, Option<IpAddr>)> {
+        Ok((Self::accept(self).await?, None))
     }
 }
 
 /// Accepts until `stopping` becomes true, then lets conversations end.
 async fn serve_all<L: Accept, C>(
     listener: L,
-    converse: impl Fn(L::Stream, watch::Receiver<bool>) -> C,
+    converse: impl Fn(L::Stream, Place, watch::Receiver<bool>) -> C,
     mut stopping: watch::Receiver<bool>,
 ) where
     C: Future<Output = ()> + Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::new(Places::default());
     loop {
-        // A slot first, then a connection: what cannot be served stays in the
-        // queue of the operating system.
+        // Room first, then a connection: what cannot be served stays in the queue of
+        // the operating system.
         let next = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            let slot = slot.map_err(io::Error::other)?;
-            io::Result::Ok((Accept::accept(&listener).await?, slot))
+            places.room().await;
+            Accept::accept(&listener).await
         };
         let accepted = tokio::select! {
             () = told_to_stop(&mut stopping) => break,
             accepted = next => accepted,
         };
         match accepted {
-            Ok((stream, slot)) => {
-                let conversation = converse(stream, stopping.clone());
-                tokio::spawn(async move {
-                    conversation.await;
-                    drop(slot);
-                });
+            Ok((stream, from)) => {
+                tokio::spawn(converse(stream, places.take(from), stopping.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection of the control plane");
@@ -202,22 +213,42 @@ async fn serve_all<L: Accept, C>(
         }
     }
     drop(listener);
-    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-    let _ = tokio::time::timeout(ENDING, slots.acquire_many(all)).await;
+    let _ = tokio::time::timeout(ENDING, places.emptied()).await;
 }
 
 async fn converse(
     stream: TcpStream,
     router: Router,
     tls: ListenerTls,
-    stopping: watch::Receiver<bool>,
+    (place, mut stopping): (&Place, watch::Receiver<bool>),
 ) {
+    let patience = match tls {
+        // Browsers open connections before they need them.
+        ListenerTls::Off => HEAD,
+        ListenerTls::On(_) => FIRST_OCTET,
+    };
+    let mut first = [0_u8];
+    let spoke = tokio::select! {
+        spoke = tokio::time::timeout(patience, stream.peek(&mut first)) => spoke,
+        () = told_to_stop(&mut stopping) => return,
+    };
+    if !matches!(spoke, Ok(Ok(1..))) {
+        return;
+    }
+    place.spoke();
     match tls {
-        ListenerTls::Off => speak_http(stream, router, stopping).await,
+        ListenerTls::Off => {
+            // Anybody is let in here.
+            place.let_in();
+            speak_http(stream, router, stopping).await;
+        }
         ListenerTls::On(config) => {
             let handshake = TlsAcceptor::from(config).accept(stream);
             match tokio::time::timeout(HANDSHAKE, handshake).await {
-                Ok(Ok(stream)) => speak_http(stream, router, stopping).await,
+                Ok(Ok(stream)) => {
+                    place.let_in();
+                    speak_http(stream, router, stopping).await;
+                }
                 Ok(Err(error)) => tracing::debug!(%error, "no TLS on the public listener"),
                 Err(_) => tracing::debug!("a TLS handshake of the public listener took too long"),
             }

@@ -557,3 +557,49 @@ async fn with_operators_the_listener_need_not_be_on_loopback() {
         );
     }
 }
+
+/// Whoever has proven nothing makes room, also for an operator behind the same address.
+#[tokio::test]
+async fn a_flood_of_connections_keeps_no_operator_out() {
+    /// The gateway gives each of them longer than that to say what it wants.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let world = Operated::start().await;
+    let mut early = world.client(&world.alice).session().await.unwrap();
+    assert_eq!(early.get("/status").await.unwrap().status, 200);
+    // They are silent, or begin a handshake that they do not go on with.
+    for said in [&b""[..], &[0x16, 3, 1, 0]] {
+        let mut flood = Vec::new();
+        for _ in 0..300 {
+            let mut stream = TcpStream::connect(world.gateway.admin()).await.unwrap();
+            stream.write_all(said).await.unwrap();
+            flood.push(stream);
+        }
+        let begin = Instant::now();
+        let answer = world.client(&world.alice).get("/status").await.unwrap();
+        assert_eq!(answer.status, 200, "{}", world.gateway.stderr());
+        let took = begin.elapsed();
+        assert!(took < PATIENCE, "{took:?} after {said:?}");
+        // Who was let in before stays.
+        assert_eq!(early.get("/status").await.unwrap().status, 200);
+    }
+    world.refused_line("overloaded").await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_written_down_before_the_peer_is_given_time_to_read_it() {
+    let world = Operated::start().await;
+    // Of three: a busy machine may be late once.
+    let mut fastest = Duration::MAX;
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(world.gateway.admin()).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let begin = Instant::now();
+        let peer = stream.local_addr().unwrap().to_string();
+        let line = world
+            .line("the refusal", |line| line["peer"] == peer.as_str())
+            .await;
+        assert_eq!(line["reason"], "malformed-request", "{line}");
+        fastest = fastest.min(begin.elapsed());
+    }
+    assert!(fastest < Duration::from_millis(900), "{fastest:?}");
+}
