@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::admin::{Readiness, ReloadRequests};
-use crate::authn::remote_lists::{self, ListSource, RemoteLists};
+use crate::authn::remote_lists::{self, Document, ListSource, RemoteLists};
 use crate::clock;
 use crate::identity::text::printable;
 use crate::snapshot::Snapshot;
@@ -42,7 +42,7 @@ pub(super) struct ListKeeper {
 struct Fetched {
     source: ListSource,
     /// What came if it is new; or what is wrong.
-    outcome: Result<Option<Bytes>, String>,
+    outcome: Result<Option<Document>, String>,
 }
 
 /// What is known of the sources, by URL.
@@ -109,7 +109,7 @@ impl ListKeeper {
         for source in &snapshot.list_sources {
             let url = source.url.to_string();
             if !known.due.contains_key(&url) {
-                RemoteLists::save(source);
+                save(source);
                 let now = clock::unix_now();
                 let age = Duration::from_secs(now.saturating_sub(remote.fetched_at(source)));
                 let wait = wait(source, remote.next_update(source), now);
@@ -118,7 +118,7 @@ impl ListKeeper {
                     .insert(url, Instant::now() + wait.saturating_sub(age));
             } else if known.waiting.contains(&url) && remote.is_in_use(source) {
                 known.waiting.remove(&url);
-                RemoteLists::save(source);
+                save(source);
                 self.solved(&url, known);
                 let wait = wait(source, remote.next_update(source), clock::unix_now());
                 known.due.insert(url, Instant::now() + wait);
@@ -150,9 +150,9 @@ impl ListKeeper {
         self.metrics.revocation_list_fetched(outcome.is_ok());
         // Said of what was kept before: a reload takes a moment.
         let late = known.waiting.contains(&url) && !is_in_use(&snapshot, source);
-        if let Ok(Some(octets)) = outcome {
+        if let Ok(Some(document)) = outcome {
             tracing::info!(%url, "a new revocation list was fetched");
-            snapshot.remote.keep(source, octets.clone());
+            snapshot.remote.keep(source, document.clone());
             known.waiting.insert(url.clone());
             self.reloads.notify();
         } else if late {
@@ -214,6 +214,12 @@ fn wait(source: &ListSource, next_update: Option<i64>, now: u64) -> Duration {
     interval.min(HURRY.max(Duration::from_secs(left / 2)))
 }
 
+/// Writes what is in use to disk, which takes its time too.
+fn save(source: &ListSource) {
+    let source = source.clone();
+    tokio::task::spawn_blocking(move || RemoteLists::save(&source));
+}
+
 fn named(url: &str) -> String {
     format!("revocation-list {url}")
 }
@@ -227,17 +233,16 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched 
             let snapshot = snapshot.load_full();
             let asked = source.clone();
             // A large list takes its time.
-            let checked = tokio::task::spawn_blocking(move || {
-                check(&snapshot, &asked, &octets).map(|()| Some(octets))
-            });
+            let checked =
+                tokio::task::spawn_blocking(move || check(&snapshot, &asked, octets).map(Some));
             checked.await.unwrap_or_else(|error| Err(error.to_string()))
         }
     };
     Fetched { source, outcome }
 }
 
-/// Whether what came may replace what is kept.
-fn check(snapshot: &Snapshot, source: &ListSource, octets: &[u8]) -> Result<(), String> {
+/// Decodes what came, where it may replace what is kept.
+fn check(snapshot: &Snapshot, source: &ListSource, octets: Bytes) -> Result<Document, String> {
     let bundle = snapshot
         .bundles
         .iter()
@@ -247,7 +252,9 @@ fn check(snapshot: &Snapshot, source: &ListSource, octets: &[u8]) -> Result<(), 
         Some(kept) => remote_lists::lists_in(&kept)?,
         None => Vec::new(),
     };
-    bundle.check_lists(&remote_lists::lists_in(octets)?, &kept)
+    let (document, lists) = Document::decode(octets)?;
+    bundle.check_lists(&lists, &kept)?;
+    Ok(document)
 }
 
 #[cfg(test)]
@@ -302,7 +309,9 @@ mod tests {
             .valid(-60, 9_000)
             .pem_signed_by(ca.intermediate());
         let document = Bytes::from(format!("{late}{early}"));
-        remote.keep(&source, document.clone());
+        let (decoded, lists) = Document::decode(document.clone()).unwrap();
+        assert_eq!(lists.len(), 2);
+        remote.keep(&source, decoded);
         let now = i64::try_from(clock::unix_now()).unwrap();
         let left = remote.next_update(&source).unwrap() - now;
         assert!((4_900..=5_000).contains(&left), "{left}");

@@ -77,13 +77,44 @@ pub struct RemoteLists {
 }
 
 struct Kept {
-    octets: Bytes,
+    document: Document,
     /// When it was last known to be what the server has, in seconds since the
     /// Unix epoch; 0 for a copy from disk.
     fetched_at: u64,
+}
+
+/// A document that holds revocation lists and nothing else.
+#[derive(Debug, Clone)]
+pub struct Document {
+    octets: Bytes,
     /// When the first of its lists is to be replaced, in seconds since the Unix
     /// epoch.
     next_update: Option<i64>,
+}
+
+impl Document {
+    /// Decodes one, which takes a while where it is large. Also gives the lists.
+    ///
+    /// # Errors
+    /// As [`lists_in`].
+    pub fn decode(
+        octets: Bytes,
+    ) -> Result<(Self, Vec<CertificateRevocationListDer<'static>>), String> {
+        let lists = lists_in(&octets)?;
+        let ends = lists
+            .iter()
+            .filter_map(|list| trust::revocation::next_update(list));
+        let next_update = ends.min();
+        let document = Self {
+            octets,
+            next_update,
+        };
+        Ok((document, lists))
+    }
+
+    fn alone(octets: Bytes) -> Result<Self, String> {
+        Self::decode(octets).map(|(document, _)| document)
+    }
 }
 
 /// A document for a configuration that has none of its source yet.
@@ -105,21 +136,21 @@ impl RemoteLists {
     /// When there is none in either place.
     pub fn obtain(&self, source: &ListSource) -> Result<Obtained, ListUnavailable> {
         let copy = source.read_copy();
-        let fetched = fetch_blocking(source).and_then(|octets| match lists_in(&octets) {
-            Ok(_) => Ok(octets),
-            Err(why) => Err(ListUnavailable::Unusable(why)),
-        });
+        let fetched = fetch_blocking(source)
+            .and_then(|octets| Document::alone(octets).map_err(ListUnavailable::Unusable));
         match (fetched, copy) {
-            (Ok(octets), copy) => {
-                self.put(source, octets.clone(), clock::unix_now());
-                let before = copy.filter(|copy| *copy != octets);
+            (Ok(document), copy) => {
+                let octets = document.octets.clone();
+                self.put(source, document, clock::unix_now());
+                let before = copy.map(|copy| copy.octets).filter(|copy| *copy != octets);
                 Ok(Obtained { octets, before })
             }
             (Err(error), Some(copy)) => {
                 tracing::error!(url = %source.url, %error, "the revocation list is used as it was kept on disk");
-                self.fall_back(source, copy.clone());
+                let octets = copy.octets.clone();
+                self.put(source, copy, 0);
                 Ok(Obtained {
-                    octets: copy,
+                    octets,
                     before: None,
                 })
             }
@@ -128,9 +159,12 @@ impl RemoteLists {
     }
 
     /// Keeps the copy on disk in place of what was fetched, which is fetched again
-    /// at once.
+    /// at once. Decodes it, as [`Document::decode`] does.
     pub fn fall_back(&self, source: &ListSource, copy: Bytes) {
-        self.put(source, copy, 0);
+        // It was read as a document before.
+        if let Ok(copy) = Document::alone(copy) {
+            self.put(source, copy, 0);
+        }
     }
 
     /// Fetches a source's list; says what came if that is not what is kept.
@@ -141,7 +175,7 @@ impl RemoteLists {
         let octets = fetch(source).await?;
         let url = source.url.to_string();
         if let Some(kept) = self.all().get_mut(&url)
-            && kept.octets == octets
+            && kept.document.octets == octets
         {
             kept.fetched_at = clock::unix_now();
             return Ok(None);
@@ -161,18 +195,13 @@ impl RemoteLists {
     }
 
     /// Keeps a document from now on, for the next load of the configuration.
-    pub fn keep(&self, source: &ListSource, octets: Bytes) {
-        self.put(source, octets, clock::unix_now());
+    pub fn keep(&self, source: &ListSource, document: Document) {
+        self.put(source, document, clock::unix_now());
     }
 
-    fn put(&self, source: &ListSource, octets: Bytes, fetched_at: u64) {
-        let lists = lists_in(&octets).unwrap_or_default();
-        let ends = lists
-            .iter()
-            .filter_map(|list| trust::revocation::next_update(list));
+    fn put(&self, source: &ListSource, document: Document, fetched_at: u64) {
         let kept = Kept {
-            next_update: ends.min(),
-            octets,
+            document,
             fetched_at,
         };
         self.all().insert(source.url.to_string(), kept);
@@ -183,7 +212,7 @@ impl RemoteLists {
     pub fn is_in_use(&self, source: &ListSource) -> bool {
         let all = self.all();
         all.get(&source.url.to_string())
-            .is_none_or(|kept| kept.octets == source.in_use)
+            .is_none_or(|kept| kept.document.octets == source.in_use)
     }
 
     /// When the first list of a source is to be replaced, in seconds since the Unix
@@ -191,7 +220,7 @@ impl RemoteLists {
     #[must_use]
     pub fn next_update(&self, source: &ListSource) -> Option<i64> {
         let all = self.all();
-        all.get(&source.url.to_string())?.next_update
+        all.get(&source.url.to_string())?.document.next_update
     }
 
     /// The document of a source that is kept, if there is one.
@@ -199,7 +228,7 @@ impl RemoteLists {
     pub fn kept(&self, source: &ListSource) -> Option<Bytes> {
         let all = self.all();
         let kept = all.get(&source.url.to_string())?;
-        Some(kept.octets.clone())
+        Some(kept.document.octets.clone())
     }
 
     /// When a source's list was last fetched, in seconds since the Unix epoch; 0
@@ -249,7 +278,7 @@ impl ListSource {
     }
 
     /// What was in use last, where that was kept on disk and can be read.
-    fn read_copy(&self) -> Option<Bytes> {
+    fn read_copy(&self) -> Option<Document> {
         let path = self.copy()?;
         let octets = match std::fs::read(&path) {
             Ok(octets) => octets,
@@ -259,11 +288,13 @@ impl ListSource {
                 return None;
             }
         };
-        if let Err(error) = lists_in(&octets) {
-            tracing::error!(file = %path.display(), %error, "a revocation list that was kept on disk is damaged");
-            return None;
+        match Document::alone(octets.into()) {
+            Ok(document) => Some(document),
+            Err(error) => {
+                tracing::error!(file = %path.display(), %error, "a revocation list that was kept on disk is damaged");
+                None
+            }
         }
-        Some(octets.into())
     }
 }
 
