@@ -4,11 +4,35 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::PublicKeyData as _;
 
 use super::{Authority, certificates, revocation_list};
+
+/// When to kill one run of `runs`: spread over somewhat more than the time that an
+/// undisturbed one takes on this machine, beginning and end included.
+struct Moments {
+    undisturbed: Duration,
+    runs: u32,
+}
+
+impl Moments {
+    /// Measures what `command` takes.
+    fn of(authority: &Authority, command: &[&str], runs: u32) -> Self {
+        let begin = Instant::now();
+        authority.run(command).done();
+        Self {
+            undisturbed: begin.elapsed(),
+            runs,
+        }
+    }
+
+    fn delays(&self) -> impl Iterator<Item = Duration> {
+        let last = self.undisturbed * 5 / 4;
+        (0..self.runs).map(move |run| last * run / (self.runs - 1).max(1))
+    }
+}
 
 /// Starts a command and kills it after `delay`, unless it was faster.
 fn kill_after(authority: &Authority, arguments: &[&str], delay: Duration) {
@@ -44,14 +68,10 @@ fn serials(authority: &Authority) -> Vec<String> {
 #[test]
 fn a_killed_issue_leaves_whole_files_or_none() {
     let authority = Authority::new();
-    for index in 0..24_u64 {
+    let moments = Moments::of(&authority, &["issue", "spiffe://example.org/n"], 24);
+    for (index, delay) in moments.delays().enumerate() {
         let name = format!("spiffe://example.org/n{index}");
-        // Spread over the time that one takes, start and end included.
-        kill_after(
-            &authority,
-            &["issue", &name],
-            Duration::from_millis(index * 3),
-        );
+        kill_after(&authority, &["issue", &name], delay);
     }
     let known: HashSet<String> = serials(&authority).into_iter().collect();
     assert_eq!(known.len(), serials(&authority).len());
@@ -95,13 +115,15 @@ impl KeyPairFile {
 #[test]
 fn a_killed_revocation_is_recorded_or_was_not() {
     let authority = Authority::new();
-    for index in 0..12 {
+    for index in 0..13 {
         let name = format!("spiffe://example.org/n{index}");
         authority.run(&["issue", &name]).done();
     }
+    let mut all = serials(&authority);
+    let undisturbed = all.pop().unwrap();
+    let moments = Moments::of(&authority, &["revoke", "--serial", &undisturbed], 12);
     let mut highest = 0;
-    for (index, serial) in serials(&authority).into_iter().enumerate() {
-        let delay = Duration::from_millis(index as u64 * 5);
+    for (serial, delay) in all.into_iter().zip(moments.delays()) {
         kill_after(&authority, &["revoke", "--serial", &serial], delay);
         // The list is always whole, and its number never goes back.
         let (number, _) = revocation_list(&authority.path("crl/intermediate.crl"));
@@ -127,8 +149,8 @@ fn a_killed_revocation_is_recorded_or_was_not() {
 /// All of a name's certificates are revoked, or none is; asking again completes it.
 #[test]
 fn a_killed_revocation_of_all_is_whole_or_was_not() {
-    let (mut begun, mut ended) = (0, 0);
-    for index in 0..16_u64 {
+    /// An authority that has issued four certificates of one name, and another.
+    fn filled() -> Authority {
         let authority = Authority::new();
         for _ in 0..4 {
             let issue = ["issue", "spiffe://example.org/n", "--force"];
@@ -137,11 +159,18 @@ fn a_killed_revocation_of_all_is_whole_or_was_not() {
         authority
             .run(&["issue", "spiffe://example.org/other"])
             .done();
+        authority
+    }
+
+    let revoke = ["revoke", "--identity", "/n", "--all"];
+    let moments = Moments::of(&filled(), &revoke, 16);
+    let (mut begun, mut ended) = (0, 0);
+    for delay in moments.delays() {
+        let authority = filled();
         let all: HashSet<String> = serials(&authority).into_iter().collect();
         assert_eq!(all.len(), 5);
         let (before, _) = revocation_list(&authority.path("crl/intermediate.crl"));
-        let revoke = ["revoke", "--identity", "/n", "--all"];
-        kill_after(&authority, &revoke, Duration::from_millis(index * 4));
+        kill_after(&authority, &revoke, delay);
         let (number, on_list) = revocation_list(&authority.path("crl/intermediate.crl"));
         assert!(
             number >= before && [0, 4].contains(&on_list.len()),
