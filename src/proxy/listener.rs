@@ -37,8 +37,10 @@ const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 1024;
 /// With at least so many connections on each worker, one more is even enough.
 const MANY: usize = 4;
-/// How often pooled connections are looked at.
+/// How often pooled connections are looked at, where none is to be closed earlier.
 const SWEEP: Duration = Duration::from_secs(5);
+/// … and at most.
+const SHORTEST_SWEEP: Duration = Duration::from_millis(100);
 
 /// What all connections share.
 #[derive(Debug)]
@@ -381,7 +383,7 @@ impl Intake {
 }
 
 async fn run(worker: Arc<Worker>, mut given: mpsc::UnboundedReceiver<Given>) {
-    tokio::spawn(sweep(Arc::clone(worker.pool())));
+    tokio::spawn(sweep(Arc::clone(&worker)));
     tokio::spawn(herald(Arc::clone(&worker)));
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -433,12 +435,18 @@ async fn run(worker: Arc<Worker>, mut given: mpsc::UnboundedReceiver<Given>) {
     }
 }
 
-/// Lets go of pooled connections that services have closed, also while no request
-/// comes, for as long as the worker's runtime lasts.
-async fn sweep(pool: Arc<PoolShard<RequestBody>>) {
+/// Lets go of pooled connections that services have closed, and of those that nobody
+/// has asked for during `idle_timeout` or a little longer, also while no request comes,
+/// for as long as the worker's runtime lasts.
+async fn sweep(worker: Arc<Worker>) {
     loop {
-        tokio::time::sleep(SWEEP).await;
-        pool.sweep();
+        let snapshot = worker.shared.snapshot.load_full();
+        let configured = snapshot.upstreams.iter().map(|upstream| upstream.config());
+        let shortest = configured.map(|config| config.idle_timeout).min();
+        // A snapshot must not be kept while this waits.
+        drop(snapshot);
+        tokio::time::sleep(shortest.unwrap_or(SWEEP).clamp(SHORTEST_SWEEP, SWEEP)).await;
+        worker.pool.sweep();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Back-pressure, constant memory, and connections that nobody needs any more.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use countersign_testkit::client::get;
@@ -189,4 +189,25 @@ async fn a_service_that_does_not_shake_hands_is_not_waited_for() {
         (&line["decision"], &line["reason"]),
         (&"allowed".into(), &"upstream-timeout".into())
     );
+}
+
+#[tokio::test]
+async fn an_unused_connection_is_closed_when_its_time_has_come() {
+    /// What is sooner than it would be noticed by chance.
+    const SOON: Duration = Duration::from_secs(3);
+    let ca = TestCa::new("example.org");
+    let (address, mut connections) = stage().await;
+    let world = World::open(&ca, &[http(address)], "idle_timeout = \"300ms\"\n").await;
+    let mut session = world.client().session().await.unwrap();
+    let (answer, mut connection) = tokio::join!(session.get("/a"), async {
+        let mut connection = connections.recv().await.unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        connection.write_all(answer).await.unwrap();
+        connection
+    });
+    assert_eq!(answer.unwrap().status, 200);
+    let answered = Instant::now();
+    let count = in_time("the end", connection.read(&mut [0])).await.unwrap();
+    assert_eq!(count, 0);
+    assert!(answered.elapsed() < SOON, "{:?}", answered.elapsed());
 }
