@@ -1,9 +1,9 @@
 //! Several endpoints: whose turn it is, and what happens when one is not there.
 
-use countersign_testkit::{Echo, TestCa};
+use countersign_testkit::{Credentials, Echo, TestCa};
 use tokio::net::TcpListener;
 
-use super::{World, http};
+use super::{HOST, Named, World, http};
 
 async fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -52,4 +52,46 @@ async fn all_endpoints_are_used_in_turn_and_one_by_each_caller() {
         .filter(|echo| echo.seen().iter().any(|seen| seen["path"] == "/b"))
         .count();
     assert_eq!(used, 1);
+}
+
+/// Which of the services each caller is served by.
+async fn served_by(world: &World, callers: &[Credentials]) -> Vec<String> {
+    let mut names = Vec::new();
+    for caller in callers {
+        let client = world.gateway.client(HOST).with(caller);
+        let answer = client.get("/a").await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?} {}", world.gateway.stderr());
+        names.push(String::from_utf8(answer.body.to_vec()).unwrap());
+    }
+    names
+}
+
+#[tokio::test]
+async fn only_the_callers_of_an_endpoint_that_dies_go_elsewhere() {
+    let ca = TestCa::new("example.org");
+    let mut services = vec![
+        Named::start("one").await,
+        Named::start("two").await,
+        Named::start("three").await,
+    ];
+    let endpoints: Vec<_> = services.iter().map(|one| http(one.address)).collect();
+    let world = World::open(&ca, &endpoints, "balance = \"caller\"\n").await;
+    let callers: Vec<_> = (0..16)
+        .map(|number| ca.client(&format!("/ns/shop/sa/caller-{number}")))
+        .collect();
+    let before = served_by(&world, &callers).await;
+    assert_eq!(served_by(&world, &callers).await, before, "callers stay");
+    let gone = before[0].clone();
+    let place = ["one", "two", "three"]
+        .iter()
+        .position(|name| *name == gone);
+    services.remove(place.unwrap());
+    for _ in 0..2 {
+        let after = served_by(&world, &callers).await;
+        for (was, is) in before.iter().zip(&after) {
+            assert_ne!(*is, gone);
+            assert!(was == is || *was == gone, "{was} to {is}, not from {gone}");
+        }
+    }
+    assert!(before.iter().any(|name| *name != gone), "{before:?}");
 }

@@ -5,12 +5,18 @@ mod flow;
 mod foreign;
 mod health;
 mod http2;
+mod names;
 mod retries;
 mod tls;
 mod tunnels;
 mod upgrade;
 
+use std::net::SocketAddr;
+
 use countersign_testkit::{Client, Credentials, Gateway, Settings, TestCa};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 
 /// The binary under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
@@ -45,10 +51,53 @@ impl World {
     }
 }
 
-fn http(address: std::net::SocketAddr) -> String {
+/// A service that answers every request with its name. Dropping it ends it and all its
+/// connections, as if its process had been killed.
+struct Named {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Named {
+    async fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, name)
+    }
+
+    fn on(listener: TcpListener, name: &'static str) -> Self {
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(say(stream, name));
+            }
+        });
+        Self { address, task }
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn say(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let length = name.len();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}");
+        stream.write_all(answer.as_bytes()).await?;
+    }
+}
+
+fn http(address: SocketAddr) -> String {
     format!("http://{address}")
 }
 
-fn https(address: std::net::SocketAddr) -> String {
+fn https(address: SocketAddr) -> String {
     format!("https://{address}")
 }
