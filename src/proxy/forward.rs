@@ -221,7 +221,7 @@ pub(crate) async fn forward(
         None => Ok(sending.await),
     };
     let Ok(outcome) = outcome else {
-        upstream.was_late(lease.index());
+        upstream.left_unanswered(lease.index());
         return Err(Refusal::new(
             ReasonCode::UpstreamTimeout,
             format!("{} did not answer in time", upstream.name()),
@@ -268,7 +268,7 @@ pub(crate) async fn forward(
             }
             _ => match upload.fault() {
                 Some(fault) => Err(Refusal::from(fault.clone()).into()),
-                None => Err(send_failure(upstream, lease.index(), error.error())),
+                None => Err(send_failure(upstream, lease, error.error())),
             },
         },
     }
@@ -293,7 +293,21 @@ pub(super) fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refu
     Refusal::new(reason, format!("no connection to {}", upstream.name()))
 }
 
-fn send_failure(upstream: &Upstream, endpoint: usize, error: &hyper::Error) -> ForwardError {
+fn send_failure(
+    upstream: &Upstream,
+    lease: Lease<RequestBody>,
+    error: &hyper::Error,
+) -> ForwardError {
+    let endpoint = lease.index();
+    // An old connection may end at any time, and a reset of one stream is a word of a
+    // service that is there.
+    let of_h2 = find_source::<h2::Error>(error);
+    if !lease.is_reused() && of_h2.is_none_or(h2::Error::is_io) {
+        upstream.left_unanswered(endpoint);
+    }
+    if goes_away(error) {
+        lease.retire();
+    }
     tracing::warn!(upstream = upstream.name(), endpoint, %error, "the upstream failed");
     // With TLS 1.3 a service refuses our certificate after the handshake.
     if let Some(rustls::Error::AlertReceived(_)) = find_source::<rustls::Error>(error) {
@@ -314,13 +328,19 @@ fn send_failure(upstream: &Upstream, endpoint: usize, error: &hyper::Error) -> F
     if error.is_parse() {
         return refusal.into();
     }
-    let reset = find_source::<h2::Error>(error).and_then(h2::Error::reason);
+    let reset = of_h2.and_then(h2::Error::reason);
     ForwardError::Broken {
         refusal,
         endpoint,
         // RFC 9113 section 8.7
-        unprocessed: reset == Some(h2::Reason::REFUSED_STREAM),
+        unprocessed: reset == Some(h2::Reason::REFUSED_STREAM) || goes_away(error),
     }
+}
+
+/// Whether the service has said GOAWAY before it came to the request. Requests that it
+/// may have looked at end otherwise, when the connection does.
+fn goes_away(error: &hyper::Error) -> bool {
+    find_source::<h2::Error>(error).is_some_and(|error| error.is_go_away() && error.is_remote())
 }
 
 /// Makes the request line, Host and framing of the forwarded request.

@@ -18,8 +18,8 @@ use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
 
 /// Most endpoints that one request tries to connect to.
 pub const MAX_ATTEMPTS: usize = 3;
-/// Answers that may be late in a row before an endpoint is passed over.
-const LATE_ANSWERS: u32 = 3;
+/// Answers that may be missing in a row before an endpoint is passed over.
+const MISSING_ANSWERS: u32 = 3;
 /// An endpoint that failed is passed over for this long, twice as long each
 /// further time …
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -86,7 +86,7 @@ struct State {
     hash: u64,
     in_progress: AtomicUsize,
     failures: AtomicU32,
-    late: AtomicU32,
+    unanswered: AtomicU32,
     /// Milliseconds after `since` until which it is passed over …
     paused_until: AtomicU64,
     /// … and until which it is not asked for tunnels over h2.
@@ -108,7 +108,7 @@ impl State {
             unwell: AtomicBool::new(false),
             in_progress: AtomicUsize::new(0),
             failures: AtomicU32::new(0),
-            late: AtomicU32::new(0),
+            unanswered: AtomicU32::new(0),
             paused_until: AtomicU64::new(0),
             no_tunnels_until: AtomicU64::new(0),
             since: Instant::now(),
@@ -313,20 +313,22 @@ impl Upstream {
             return;
         };
         // Reading costs nothing where nobody writes.
-        if state.failures.load(Ordering::Relaxed) != 0 || state.late.load(Ordering::Relaxed) != 0 {
+        if state.failures.load(Ordering::Relaxed) != 0
+            || state.unanswered.load(Ordering::Relaxed) != 0
+        {
             state.failures.store(0, Ordering::Relaxed);
-            state.late.store(0, Ordering::Relaxed);
+            state.unanswered.store(0, Ordering::Relaxed);
             state.paused_until.store(0, Ordering::Relaxed);
         }
     }
 
-    /// An endpoint did not answer in time.
-    pub fn was_late(&self, index: usize) {
+    /// An endpoint took a connection and gave no answer, or none in time.
+    pub fn left_unanswered(&self, index: usize) {
         let Some(state) = self.states.get(index) else {
             return;
         };
-        // One slow request says little about its service.
-        if state.late.fetch_add(1, Ordering::Relaxed) + 1 >= LATE_ANSWERS {
+        // One slow or broken request says little about its service.
+        if state.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= MISSING_ANSWERS {
             self.failed(index);
         }
     }
@@ -544,13 +546,13 @@ mod tests {
     }
 
     #[test]
-    fn one_late_answer_is_forgiven() {
+    fn one_missing_answer_is_forgiven() {
         let upstream = upstream(Balance::RoundRobin, 2);
         let none = Tried::default();
-        upstream.was_late(0);
+        upstream.left_unanswered(0);
         assert!((0..2).any(|_| upstream.pick(None, &none) == Some(0)));
-        upstream.was_late(0);
-        upstream.was_late(0);
+        upstream.left_unanswered(0);
+        upstream.left_unanswered(0);
         assert!((0..4).all(|_| upstream.pick(None, &none) == Some(1)));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_testkit::client::get;
-use countersign_testkit::{Afterwards, Echo, Protocol, Scripted, Settings, TestCa, in_time};
+use countersign_testkit::{Afterwards, Echo, Protocol, Scripted, Settings, TestCa, http2, in_time};
 use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -179,6 +179,29 @@ async fn another_endpoint_gets_what_one_broke_off() {
     assert_eq!(echo.requests(), 10);
 }
 
+/// Most of all where what breaks requests off looks like the one with the least to do.
+#[tokio::test]
+async fn an_endpoint_that_breaks_every_request_off_is_passed_over() {
+    let ca = TestCa::new("example.org");
+    for balance in ["round-robin", "least-requests"] {
+        let bad = Flaky::start(usize::MAX).await;
+        let echo = Echo::start().await;
+        let endpoints = [http(bad.address), http(echo.address())];
+        let more = format!("balance = \"{balance}\"\n");
+        let world = World::open(&ca, &endpoints, &more).await;
+        let mut session = world.client().session().await.unwrap();
+        let mut broken = 0;
+        for _ in 0..40 {
+            // Nobody sends these again.
+            let answer = session.send(request("POST", "")).await.unwrap();
+            broken += usize::from(answer.status != 200);
+        }
+        // Three, and one more each time that it is tried again.
+        assert!((3..10).contains(&broken), "{broken} of 40, {balance}");
+        assert_eq!(bad.requests(), broken);
+    }
+}
+
 #[tokio::test]
 async fn nonsense_and_lateness_are_not_asked_for_again() {
     let ca = TestCa::new("example.org");
@@ -340,6 +363,93 @@ async fn what_a_service_has_not_looked_at_is_sent_again_whatever_it_is() {
         assert_eq!(requests.load(Ordering::SeqCst), sent, "{code:?} {method}");
         task.abort();
     }
+}
+
+/// Says GOAWAY to the first request, which it has looked at or not, and ends the
+/// connection; answers those of later connections.
+async fn leaving(looks: bool) -> (std::net::SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&requests);
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(&http2::frame(4, 0, 0, &[])).await;
+            let mut octets = Vec::new();
+            let asked = loop {
+                if stream.read_buf(&mut octets).await.unwrap_or(0) == 0 {
+                    break None;
+                }
+                // What comes before is the preface.
+                let frames = http2::frames(octets.get(24..).unwrap_or_default());
+                if let Some(head) = frames.iter().find(|frame| frame.kind == 1) {
+                    break Some(head.stream);
+                }
+            };
+            let Some(asked) = asked else { continue };
+            if seen.fetch_add(1, Ordering::SeqCst) == 0 {
+                let last = if looks { asked } else { 0 };
+                let said = [last.to_be_bytes(), 0_u32.to_be_bytes()].concat();
+                let _ = stream.write_all(&http2::frame(7, 0, 0, &said)).await;
+                let _ = stream.shutdown().await;
+                // Closing with unread input would discard what was said.
+                let _ = stream.read_to_end(&mut octets).await;
+                continue;
+            }
+            let head = http2::headers(asked, true, &[(":status", "200")]);
+            let _ = stream.write_all(&head).await;
+            tokio::spawn(async move { stream.read_to_end(&mut octets).await });
+        }
+    });
+    (address, requests, task)
+}
+
+#[tokio::test]
+async fn what_a_service_goes_away_from_is_sent_again_unless_it_was_looked_at() {
+    let ca = TestCa::new("example.org");
+    for (looks, method, status, sent) in [
+        (false, "POST", 200, 2),
+        (false, "GET", 200, 2),
+        (true, "POST", 502, 1),
+        (true, "GET", 200, 2),
+    ] {
+        let (address, requests, task) = leaving(looks).await;
+        let world = World::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
+        let answer = world.client().send(request(method, "")).await.unwrap();
+        assert_eq!(answer.status, status, "{looks} {method}: {answer:?}");
+        assert_eq!(requests.load(Ordering::SeqCst), sent, "{looks} {method}");
+        task.abort();
+    }
+}
+
+/// Says GOAWAY on every connection, as soon as there is a request or before.
+#[tokio::test]
+async fn a_service_that_always_goes_away_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&connections);
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            seen.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let said = [http2::frame(4, 0, 0, &[]), http2::frame(7, 0, 0, &[0; 8])].concat();
+                let _ = stream.write_all(&said).await;
+                stream.read_to_end(&mut Vec::new()).await
+            });
+        }
+    });
+    let ca = TestCa::new("example.org");
+    let world = World::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
+    for method in ["GET", "POST"] {
+        let before = connections.load(Ordering::SeqCst);
+        let answer = world.client().send(request(method, "")).await.unwrap();
+        assert!(matches!(answer.status, 502 | 503), "{answer:?}");
+        assert!(answer.reason().unwrap().starts_with("upstream-"));
+        let made = connections.load(Ordering::SeqCst) - before;
+        assert!((1..=3).contains(&made), "{made} connections for {method}");
+    }
+    task.abort();
 }
 
 #[tokio::test]
