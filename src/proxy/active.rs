@@ -180,6 +180,11 @@ impl ActiveRequest {
         self.pass = Some(pass);
     }
 
+    /// Gives its place at its upstream back.
+    pub(crate) fn leave_upstream(&mut self) {
+        self.pass = None;
+    }
+
     /// When its token or API key ends; none where it has none, or none that ends.
     pub(crate) fn deadline(&self) -> Option<Deadline> {
         let end = self.permitted.principal.as_ref()?.ends()?;

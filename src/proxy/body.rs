@@ -4,17 +4,18 @@ use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::account::Account;
 use super::active::{ActiveRequest, Deadline};
 use super::connection::Connection;
-use super::h2_streams::Stream;
+use super::h2_delivery::{Piece, Stream};
 use super::headers;
 use super::request_body::RequestBody;
 use super::upload::Upload;
@@ -27,6 +28,14 @@ use crate::upstream::pool::Lease;
 pub(crate) enum GatewayBody {
     Made(Option<Bytes>),
     Streamed(Box<ResponseBody>),
+    /// All of it was handed over to h2, and its caller has no window for it.
+    Untaken(Box<Untaken>),
+}
+
+/// An answer in h2 that ends when its caller has taken it.
+pub(crate) struct Untaken {
+    stream: Arc<Stream>,
+    trailers: Option<HeaderMap>,
 }
 
 /// A service's body on its way to the caller. Gives the upstream connection
@@ -35,22 +44,24 @@ pub(crate) struct ResponseBody {
     incoming: Incoming,
     lease: Option<Lease<RequestBody>>,
     upload: Arc<Upload>,
-    record: Option<AuditRecord>,
+    account: Option<Account>,
     assertion: HeaderName,
-    connection: Arc<Connection>,
     /// When the credentials of the request end, or its time does.
     deadline: Option<Deadline>,
-    /// The caller's stream, in h2, and how long it may leave something untaken.
-    stream: Option<(Arc<Stream>, Duration)>,
+    /// The caller's stream, in h2.
+    stream: Option<Arc<Stream>>,
     /// What of a large piece is still to be handed over, in h2.
     rest: Bytes,
-    _active: ActiveRequest,
 }
 
-/// Most octets that a caller in h2 is given at once. hyper asks for the next piece when
-/// the caller has taken the last one: in large pieces a slow caller would pass for one
-/// that takes nothing.
+/// Most octets that a caller in h2 is given at once: it is given up on when it takes
+/// too long to take them. In large pieces a slow caller would pass for one that takes
+/// nothing.
 const PIECE: usize = 64 * 1024;
+
+/// A caller in h2 that has no window is given nothing more while it has so many octets
+/// to take.
+const BACKLOG: u64 = 16 * 1024;
 
 /// Cuts a piece off what there is.
 fn cut_off(rest: &mut Bytes) -> Option<Bytes> {
@@ -93,31 +104,25 @@ impl ResponseBody {
         assertion: HeaderName,
         connection: Arc<Connection>,
     ) -> Self {
+        let stream = Stream::current();
+        if let Some(stream) = &stream {
+            stream.may_pause(stall_timeout);
+        }
         let mut body = Self {
             incoming,
             lease: Some(lease),
             upload,
-            record: Some(record),
             assertion,
-            connection,
             deadline: active.answer_deadline(),
-            stream: Stream::current().map(|stream| (stream, stall_timeout)),
+            account: Some(Account::streamed(record, active, connection)),
+            stream,
             rest: Bytes::new(),
-            _active: active,
         };
-        body.owes();
         // Nobody polls a body that has already ended.
         if body.incoming.is_end_stream() {
             body.finish();
         }
         body
-    }
-
-    /// Something is there for the caller.
-    fn owes(&self) {
-        if let Some((stream, longest)) = &self.stream {
-            stream.owes(*longest);
-        }
     }
 
     /// Whether nothing comes any more.
@@ -135,7 +140,9 @@ impl ResponseBody {
         hint
     }
 
-    fn finish(&mut self) {
+    /// All of the answer has been handed over. The stream whose caller has to take it
+    /// before it may end, if there is one.
+    fn finish(&mut self) -> Option<Arc<Stream>> {
         // A service may answer before it has read the whole request. The rest
         // would be in the way of, or pass for, another caller's request.
         if !self.upload.is_complete() {
@@ -143,9 +150,14 @@ impl ResponseBody {
         } else if let Some(lease) = self.lease.take() {
             lease.release();
         }
-        if let Some(mut record) = self.record.take() {
-            record.complete();
-        }
+        let mut account = self.account.take()?;
+        account.leave_upstream();
+        let Some(stream) = self.stream.take() else {
+            account.complete();
+            return None;
+        };
+        stream.keep(account);
+        (!stream.end()).then_some(stream)
     }
 
     /// Gives up what of the request and its answer is still on the way.
@@ -190,90 +202,161 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, denial: &Denial) {
-        if let Some(record) = &mut self.record {
-            record.refused(denial.reason, &denial.recorded());
+        if let Some(account) = self.account.take() {
+            account.refused(denial);
         }
         self.let_go();
-        self.record = None;
+    }
+
+    /// The next frame that the service has sent.
+    fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        if self.is_over(context) {
+            return Poll::Ready(Some(Err(ResponseBodyError::Expired)));
+        }
+        if let Some(stream) = &self.stream {
+            ready!(stream.poll_room(context, BACKLOG));
+        }
+        if let Some(piece) = cut_off(&mut self.rest) {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let Some(polled) = ready!(self.poll_incoming(context)) else {
+            return Poll::Ready(None);
+        };
+        let mut frame = match polled {
+            Ok(frame) => frame,
+            Err(error) => {
+                let denial = self.upload.fault().cloned().unwrap_or_else(|| {
+                    Denial::new(
+                        ReasonCode::UpstreamProtocol,
+                        format!("the service's answer ended early: {error}"),
+                    )
+                });
+                self.fail(&denial);
+                return Poll::Ready(Some(Err(ResponseBodyError::Service(error))));
+            }
+        };
+        if let Some(trailers) = frame.trailers_mut() {
+            headers::strip_trailers(trailers, std::slice::from_ref(&self.assertion));
+        }
+        let is_large = frame.data_ref().is_some_and(|data| data.len() > PIECE);
+        if self.stream.is_some() && is_large {
+            self.rest = frame.into_data().unwrap_or_default();
+            frame = Frame::data(cut_off(&mut self.rest).unwrap_or_default());
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    /// What the caller gets of a frame.
+    fn hand_over(&self, octets: Bytes) -> Piece {
+        match &self.stream {
+            Some(stream) => stream.hand_over(octets),
+            None => octets.into(),
+        }
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.let_go();
-        let Some(record) = &mut self.record else {
-            return;
-        };
-        if let Some(denial) = self.connection.cut_off() {
-            record.refused(denial.reason, &denial.recorded());
-        } else if let Some((stream, _)) = &self.stream
+        if let (Some(account), Some(stream)) = (self.account.take(), &self.stream)
             && stream.is_given_up()
         {
-            let detail = "the caller did not take the answer for too long";
-            record.refused(ReasonCode::Timeout, detail);
+            account.given_up();
         }
     }
 }
 
-impl Body for GatewayBody {
-    type Data = Bytes;
-    type Error = ResponseBodyError;
+type Polled = Poll<Option<Result<Frame<Piece>, ResponseBodyError>>>;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-        let body = match self.get_mut() {
-            Self::Made(bytes) => return Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Self::Streamed(body) => body,
+impl GatewayBody {
+    /// Nothing more comes of it, once `stream` has got rid of what there is.
+    fn ends_with(&mut self, stream: Option<Arc<Stream>>, trailers: Option<HeaderMap>) {
+        *self = match stream {
+            None => Self::Made(None),
+            Some(stream) => Self::Untaken(Box::new(Untaken { stream, trailers })),
         };
-        if let Some((stream, _)) = &body.stream {
-            stream.taken();
+    }
+
+    fn poll_made(&mut self, octets: Bytes) -> Polled {
+        let Some(stream) = Stream::current() else {
+            return Poll::Ready(Some(Ok(Frame::data(octets.into()))));
+        };
+        let piece = stream.hand_over(octets);
+        if !stream.end() {
+            self.ends_with(Some(stream), None);
         }
-        if body.is_over(context) {
-            return Poll::Ready(Some(Err(ResponseBodyError::Expired)));
-        }
-        if let Some(piece) = cut_off(&mut body.rest) {
-            body.owes();
-            if body.has_ended() {
-                body.finish();
-            }
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
-        }
-        let polled = body.poll_incoming(context);
-        match polled {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => {
-                body.finish();
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => {
-                let denial = body.upload.fault().cloned().unwrap_or_else(|| {
-                    Denial::new(
-                        ReasonCode::UpstreamProtocol,
-                        format!("the service's answer ended early: {error}"),
-                    )
-                });
-                body.fail(&denial);
-                Poll::Ready(Some(Err(ResponseBodyError::Service(error))))
-            }
-            Poll::Ready(Some(Ok(mut frame))) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::strip_trailers(trailers, std::slice::from_ref(&body.assertion));
-                }
-                if body.stream.is_some() {
-                    body.owes();
-                    if frame.data_ref().is_some_and(|data| data.len() > PIECE) {
-                        body.rest = frame.into_data().unwrap_or_default();
-                        frame = Frame::data(cut_off(&mut body.rest).unwrap_or_default());
-                    }
-                }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn poll_streamed(
+        &mut self,
+        polled: Option<Result<Frame<Bytes>, ResponseBodyError>>,
+        context: &mut Context<'_>,
+    ) -> Polled {
+        let Self::Streamed(body) = self else {
+            return Poll::Ready(None);
+        };
+        let frame = match polled {
+            Some(Ok(frame)) => Some(frame),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => None,
+        };
+        match frame.map(Frame::into_data) {
+            Some(Ok(octets)) => {
+                let piece = body.hand_over(octets);
                 // A body of known length is not polled again after its last byte.
                 if body.has_ended() {
-                    body.finish();
+                    let untaken = body.finish();
+                    self.ends_with(untaken, None);
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(Frame::data(piece))))
             }
+            last => {
+                let trailers = last.and_then(|frame| frame.err()?.into_trailers().ok());
+                match body.finish() {
+                    None => {
+                        self.ends_with(None, None);
+                        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+                    }
+                    untaken => {
+                        self.ends_with(untaken, trailers);
+                        self.poll_untaken(context)
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_untaken(&mut self, context: &Context<'_>) -> Polled {
+        let Self::Untaken(untaken) = self else {
+            return Poll::Ready(None);
+        };
+        ready!(untaken.stream.poll_room(context, 0));
+        let trailers = untaken.trailers.take();
+        self.ends_with(None, None);
+        Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+    }
+}
+
+impl Body for GatewayBody {
+    type Data = Piece;
+    type Error = ResponseBodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let this = self.get_mut();
+        match this {
+            Self::Made(octets) => match octets.take() {
+                Some(octets) => this.poll_made(octets),
+                None => Poll::Ready(None),
+            },
+            Self::Streamed(body) => {
+                let polled = ready!(body.poll_next(context));
+                this.poll_streamed(polled, context)
+            }
+            Self::Untaken(_) => this.poll_untaken(context),
         }
     }
 
@@ -281,6 +364,7 @@ impl Body for GatewayBody {
         match self {
             Self::Made(bytes) => bytes.is_none(),
             Self::Streamed(body) => body.has_ended(),
+            Self::Untaken(_) => false,
         }
     }
 
@@ -292,6 +376,7 @@ impl Body for GatewayBody {
                     .map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             ),
             Self::Streamed(body) => body.size_hint(),
+            Self::Untaken(_) => SizeHint::with_exact(0),
         }
     }
 }

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use rustls::HandshakeKind;
 use rustls::server::Acceptor;
 use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_rustls::LazyConfigAcceptor;
@@ -23,7 +24,7 @@ use super::lifetime::Lifetime;
 use super::listener::{ConnectionGuard, Worker};
 use super::proxy_protocol;
 use super::refused_handshake::{HandshakeError, Refused};
-use super::socket::CallerSocket;
+use super::socket::{CallerSocket, Lingering};
 use super::tunnel::Tunnel;
 use super::{http1, http2};
 use crate::authn::certificate::ConnectionProof;
@@ -304,6 +305,13 @@ pub(crate) async fn serve(
     {
         tracing::debug!(%error, %peer, "the connection ended with an error");
     }
+}
+
+/// Closes a connection so that its caller can read what was sent last, whatever it
+/// still sends itself.
+pub(super) async fn take_leave(mut stream: TlsStream<CallerSocket>) {
+    let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
+    stream.into_inner().0.linger(Lingering::CALLER).await;
 }
 
 /// A connection after its handshake.

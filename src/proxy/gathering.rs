@@ -132,6 +132,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
 /// What remains to be sent of a stream that gathers.
 pub(super) struct Outbox<S>(Arc<Mutex<Inner<S>>>);
 
+impl<S> Outbox<S> {
+    /// The stream itself, once its connection is over; what is still kept is lost.
+    pub(super) fn into_stream(self) -> Option<S> {
+        let inner = Arc::try_unwrap(self.0).ok()?.into_inner();
+        Some(inner.unwrap_or_else(PoisonError::into_inner).stream)
+    }
+}
+
 /// Makes a stream gather what is written to it.
 pub(super) fn gathering<S>(stream: S) -> (Gathering<S>, Outbox<S>) {
     let inner = Arc::new(Mutex::new(Inner {
@@ -145,13 +153,13 @@ pub(super) fn gathering<S>(stream: S) -> (Gathering<S>, Outbox<S>) {
 
 /// Drives a connection over such a stream: after each of its turns what it had to say
 /// is sent.
-pub(super) struct Sending<C, S> {
+pub(super) struct Sending<'a, C, S> {
     connection: C,
-    outbox: Outbox<S>,
+    outbox: &'a Outbox<S>,
 }
 
-impl<C, S> Sending<C, S> {
-    pub(super) const fn new(connection: C, outbox: Outbox<S>) -> Self {
+impl<'a, C, S> Sending<'a, C, S> {
+    pub(super) const fn new(connection: C, outbox: &'a Outbox<S>) -> Self {
         Self { connection, outbox }
     }
 
@@ -160,7 +168,7 @@ impl<C, S> Sending<C, S> {
     }
 }
 
-impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for Sending<C, S> {
+impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for Sending<'_, C, S> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
@@ -210,7 +218,7 @@ mod tests {
                 pieces.push(piece[..count].to_vec());
             }
         };
-        tokio::join!(Sending::new(connection, outbox), reading).1
+        tokio::join!(Sending::new(connection, &outbox), reading).1
     }
 
     #[tokio::test]
@@ -249,7 +257,7 @@ mod tests {
             .unwrap_err()
             .kind()
         });
-        let kind = Sending::new(connection, outbox).await;
+        let kind = Sending::new(connection, &outbox).await;
         assert_eq!(kind, io::ErrorKind::BrokenPipe);
     }
 }

@@ -22,8 +22,16 @@ const HEADER: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const END_STREAM: u8 = 1;
+
+/// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2), the octets of one setting,
+/// and the window of streams and of the connection where the caller says nothing.
+const INITIAL_WINDOW: u16 = 4;
+const SETTING: usize = 6;
+const DEFAULT_WINDOW: u32 = 65_535;
 
 /// What frames without content may cost: at once, and for each second.
 const CREDIT: u64 = 10_000;
@@ -34,7 +42,7 @@ const RESET_COST: u64 = 5;
 const OCTETS_PER_CREDIT: u64 = 512;
 
 /// What was seen of a connection's frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Seen {
     /// Streams that the caller has opened.
     opened: AtomicU64,
@@ -48,6 +56,28 @@ pub(super) struct Seen {
     /// There were too many frames without content. h2 keeps no more of an error than
     /// its text, so that it is said here.
     flooded: AtomicBool,
+    /// The window that streams have at first, as the caller last said.
+    stream_window: AtomicU32,
+    /// What the connection may be sent in all.
+    window: AtomicU64,
+    /// Octets of answers that h2 was given and has not sent.
+    queued: AtomicU64,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            opened: AtomicU64::new(0),
+            reset: AtomicU64::new(0),
+            reset_code: AtomicU32::new(0),
+            ended_code: AtomicU32::new(0),
+            sent: AtomicU64::new(0),
+            flooded: AtomicBool::new(false),
+            stream_window: AtomicU32::new(DEFAULT_WINDOW),
+            window: AtomicU64::new(DEFAULT_WINDOW.into()),
+            queued: AtomicU64::new(0),
+        }
+    }
 }
 
 /// Too many frames without content.
@@ -59,6 +89,32 @@ impl Seen {
     /// Whether there were too many frames without content.
     pub(super) fn is_flooded(&self) -> bool {
         self.flooded.load(Ordering::Relaxed)
+    }
+
+    /// Octets of an answer are h2's from now on.
+    pub(super) fn queue(&self, octets: u64) {
+        self.queued.fetch_add(octets, Ordering::Relaxed);
+    }
+
+    /// They have been sent, or never will be.
+    pub(super) fn unqueue(&self, octets: u64) {
+        self.queued.fetch_sub(octets, Ordering::Relaxed);
+    }
+
+    /// Whether all of what h2 was given has been sent.
+    pub(super) fn is_all_sent(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the caller's windows take all that h2 was given, of a stream that was
+    /// given `of_stream` octets so far. What it adds to the window of one stream is not
+    /// followed: the end of a large answer passes for one without room, which costs it
+    /// one turn more.
+    pub(super) fn has_room(&self, of_stream: u64) -> bool {
+        let sent = self.sent.load(Ordering::Relaxed);
+        let queued = self.queued.load(Ordering::Relaxed);
+        of_stream <= self.stream_window.load(Ordering::Relaxed).into()
+            && sent.saturating_add(queued) <= self.window.load(Ordering::Relaxed)
     }
 
     /// What h2 refused by itself, when `served` requests have reached a handler.
@@ -113,8 +169,11 @@ struct Scan {
     have: usize,
     /// Octets to pass over.
     skip: u32,
-    /// The first octets of the content of a frame that is looked into.
+    /// The octets of the content of a frame that is looked into: its first ones, or one
+    /// setting after the other.
     inside: Inside,
+    /// The window that a SETTINGS frame gives to streams.
+    window: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -133,6 +192,8 @@ struct Frame {
     length: u32,
     /// RST_STREAM and GOAWAY: the error code.
     code: u32,
+    /// WINDOW_UPDATE: what is added; SETTINGS: the window of streams, where it is said.
+    window: Option<u32>,
 }
 
 impl Scan {
@@ -146,6 +207,7 @@ impl Scan {
                 have: 0,
                 want: 0,
             },
+            window: None,
         }
     }
 
@@ -161,7 +223,7 @@ impl Scan {
                 self.inside.have += 1;
                 self.skip = self.skip.saturating_sub(1);
                 octets = rest;
-                if self.inside.have == self.inside.want {
+                if self.inside.have == self.inside.want && self.is_whole() {
                     each(self.frame());
                 }
                 continue;
@@ -184,11 +246,13 @@ impl Scan {
             octets = rest;
             if self.have == HEADER {
                 self.have = 0;
+                self.window = None;
                 let frame = self.frame();
                 self.skip = frame.length;
                 self.inside.have = 0;
                 self.inside.want = match frame.kind {
-                    RST_STREAM if frame.length >= 4 => 4,
+                    RST_STREAM | WINDOW_UPDATE if frame.length >= 4 => 4,
+                    SETTINGS if frame.length >= 6 => SETTING,
                     GOAWAY if frame.length >= 8 => 8,
                     _ => 0,
                 };
@@ -197,6 +261,23 @@ impl Scan {
                 }
             }
         }
+    }
+
+    /// Whether everything that matters of a frame has passed.
+    fn is_whole(&mut self) -> bool {
+        let [_, _, _, kind, ..] = self.header;
+        if kind != SETTINGS {
+            return true;
+        }
+        let [a, b, c, d, e, f, ..] = self.inside.octets;
+        if u16::from_be_bytes([a, b]) == INITIAL_WINDOW {
+            self.window = Some(u32::from_be_bytes([c, d, e, f]));
+        }
+        let more = usize::try_from(self.skip).is_ok_and(|left| left >= SETTING);
+        if more {
+            self.inside.have = 0;
+        }
+        !more
     }
 
     fn frame(&self) -> Frame {
@@ -212,6 +293,10 @@ impl Scan {
                 RST_STREAM => u32::from_be_bytes([l, m, n, o]),
                 GOAWAY => u32::from_be_bytes([h, i, j, k]),
                 _ => 0,
+            },
+            window: match kind {
+                WINDOW_UPDATE => Some(u32::from_be_bytes([l & 0x7f, m, n, o])),
+                _ => self.window,
             },
         }
     }
@@ -294,6 +379,13 @@ impl<S> Watched<S> {
                 RST_STREAM => RESET_COST,
                 _ => 1,
             };
+            match (frame.kind, frame.window) {
+                (WINDOW_UPDATE, Some(more)) if frame.stream == 0 => {
+                    seen.window.fetch_add(more.into(), Ordering::Relaxed);
+                }
+                (SETTINGS, Some(window)) => seen.stream_window.store(window, Ordering::Relaxed),
+                _ => {}
+            }
             if cost > 0 {
                 let sent = seen.sent.load(Ordering::Relaxed);
                 enough &= credit.take(cost, sent, Instant::now);
@@ -396,7 +488,7 @@ mod tests {
         /// Wherever reads begin and end, the same frames are seen.
         #[test]
         fn frames_are_found_in_any_pieces(
-            frames in prop::collection::vec((0_u8..10, any::<u8>(), 0_u32..0x7fff_ffff, prop::collection::vec(any::<u8>(), 0..24)), 0..12),
+            frames in prop::collection::vec((0_u8..10, any::<u8>(), 0_u32..0x7fff_ffff, prop::collection::vec(prop_oneof![Just(0), Just(4), any::<u8>()], 0..24)), 0..12),
             size in 1_usize..40,
             preface: bool,
         ) {
@@ -417,6 +509,16 @@ mod tests {
                 let code = |from: usize| {
                     content.get(from..from + 4).map(|code| u32::from_be_bytes(code.try_into().unwrap()))
                 };
+                let setting = |setting: &[u8]| {
+                    (setting[..2] == [0, 4]).then(|| u32::from_be_bytes(setting[2..].try_into().unwrap()))
+                };
+                let window = match *kind {
+                    SETTINGS => content.chunks_exact(SETTING).filter_map(setting).next_back(),
+                    WINDOW_UPDATE if content.len() >= 4 => code(0).map(|more| more & 0x7fff_ffff),
+                    WINDOW_UPDATE => continue,
+                    _ => None,
+                };
+                prop_assert_eq!(found.window, window);
                 match *kind {
                     RST_STREAM if content.len() >= 4 => prop_assert_eq!(Some(found.code), code(0)),
                     GOAWAY if content.len() >= 8 => prop_assert_eq!(Some(found.code), code(4)),
@@ -444,6 +546,41 @@ mod tests {
         assert!(seen.refusals(3).unwrap().contains("PROTOCOL_ERROR"));
         watched.sent(&frame(GOAWAY, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 11]));
         assert!(seen.refusals(3).unwrap().contains("ENHANCE_YOUR_CALM"));
+    }
+
+    #[test]
+    fn there_is_room_for_what_both_windows_take() {
+        let seen = Arc::new(Seen::default());
+        let mut watched = Watched::new((), Arc::clone(&seen));
+        watched.received(&[0; 24]).unwrap();
+        let mut setting = vec![0, 3, 0, 0, 0, 9];
+        setting.extend([0, 4, 0, 1, 0, 0]);
+        assert!(seen.has_room(65_535) && !seen.has_room(65_536));
+        watched.received(&frame(SETTINGS, 0, 0, &setting)).unwrap();
+        assert!(seen.has_room(65_536) && !seen.has_room(65_537));
+        // The connection's window is another.
+        seen.queue(65_535);
+        assert!(seen.has_room(1));
+        seen.queue(1);
+        assert!(!seen.has_room(1) && !seen.is_all_sent());
+        let more = 100_u32.to_be_bytes();
+        watched
+            .received(&frame(WINDOW_UPDATE, 0, 1, &more))
+            .unwrap();
+        assert!(!seen.has_room(1));
+        watched
+            .received(&frame(WINDOW_UPDATE, 0, 0, &more))
+            .unwrap();
+        assert!(seen.has_room(1));
+        // What was sent uses it up, what was thrown away does not.
+        watched.sent(&frame(DATA, 0, 1, &[0; 65_535]));
+        seen.unqueue(65_536);
+        seen.queue(100);
+        assert!(seen.has_room(1));
+        seen.queue(1);
+        assert!(!seen.has_room(1));
+        seen.unqueue(101);
+        assert!(seen.is_all_sent());
     }
 
     #[test]

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, request};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::account::Account;
 use super::active::{Permitted, unless_expired};
 use super::admission::{admit, authenticate, authority, begin, bring_another, check_length, enter};
 use super::attempts::{self, Bound};
@@ -18,6 +20,7 @@ use super::connection::Connection;
 use super::decide::{self, Target};
 use super::forward::{self, Wishes};
 use super::framing::Violation;
+use super::h2_delivery::Stream;
 use super::outcome::{Forwarded, Served, Unanswered, pass_on};
 use super::request_body::RequestBody;
 use super::respond::{self, Refusal};
@@ -71,11 +74,7 @@ pub(crate) async fn handle(
     unanswered.answered = true;
     drop(unanswered);
     let refusal = match served {
-        Ok(Served::Here(response)) => {
-            record.answered(response.status().as_u16());
-            record.complete();
-            return response;
-        }
+        Ok(Served::Here(response)) => return answer_made(&connection, record, response),
         Ok(Served::Forwarded(forwarded)) if forwarded.feigns_switch() => Refusal::new(
             ReasonCode::UpstreamProtocol,
             "the service did not switch protocols",
@@ -96,8 +95,23 @@ pub(crate) async fn handle(
         record.request_id(),
         asked,
     );
+    answer_made(&connection, record, response)
+}
+
+/// Hands over an answer that the gateway made.
+fn answer_made(
+    connection: &Arc<Connection>,
+    mut record: AuditRecord,
+    response: Response<GatewayBody>,
+) -> Response<GatewayBody> {
     record.answered(response.status().as_u16());
-    record.complete();
+    match Stream::current() {
+        // It is complete when the caller has taken it.
+        Some(stream) if !response.body().is_end_stream() => {
+            stream.keep(Account::made(record, Arc::clone(connection)));
+        }
+        _ => record.complete(),
+    }
     response
 }
 

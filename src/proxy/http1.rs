@@ -16,16 +16,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::boxed::boxed;
-use super::connection::{CLOSE_PATIENCE, Connection};
+use super::connection::{Connection, take_leave};
 use super::guarded_io::{GuardState, GuardedIo};
 use super::lifetime::{Ending, Lifetime};
 use super::quiet::Quiet;
-use super::socket::{CallerSocket, Lingering};
+use super::socket::CallerSocket;
 use super::{handler, tunnel};
 use crate::snapshot::Limits;
 
@@ -153,12 +152,7 @@ async fn serve_in_turns(
         Box::pin(tunnel::serve(&connection, tunnel, stream, early, lifetime)).await;
         return Ok(());
     }
-    Box::pin(async move {
-        let mut stream = io.into_inner();
-        let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
-        stream.into_inner().0.linger(Lingering::CALLER).await;
-    })
-    .await;
+    Box::pin(take_leave(io.into_inner())).await;
     ended
 }
 

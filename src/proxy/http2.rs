@@ -14,8 +14,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_rustls::server::TlsStream;
 
 use super::boxed::boxed;
-use super::connection::Connection;
-use super::gathering::{Sending, gathering};
+use super::connection::{Connection, take_leave};
+use super::gathering::{Gathering, Outbox, Sending, gathering};
 use super::h2_guard::{Flood, Seen, Watched};
 use super::h2_streams::Streams;
 use super::handler;
@@ -25,6 +25,8 @@ use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::snapshot::Limits;
 
+/// Why a connection ends whose caller holds answers that nothing else can end.
+const UNTAKEN: &str = "the caller did not take an answer for too long";
 /// How long streams may go on after GOAWAY when the identity no longer holds.
 const GOAWAY_PATIENCE: Duration = Duration::from_millis(400);
 
@@ -37,15 +39,46 @@ impl Drop for EndsWith<'_> {
     }
 }
 
+/// Most octets that h2 keeps of one answer for a caller whose window is larger than
+/// what its socket takes, beside one piece.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// How serving stopped.
+enum Stopped {
+    /// The caller may still read what was sent last.
+    Ended(Result<(), hyper::Error>),
+    /// It is not to.
+    Cut,
+}
+
 /// Serves streams until the connection ends.
 pub(super) async fn serve(
     connection: Arc<Connection>,
     limits: Limits,
     stream: TlsStream<CallerSocket>,
-    mut lifetime: Lifetime,
+    lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
-    let _ends = EndsWith(&connection);
-    let serving = Arc::clone(&connection);
+    let (stream, outbox) = gathering(stream);
+    match serve_streams(&connection, limits, stream, &outbox, lifetime).await {
+        Stopped::Cut => Ok(()),
+        Stopped::Ended(ended) => {
+            if let Some(stream) = outbox.into_stream() {
+                Box::pin(take_leave(stream)).await;
+            }
+            ended
+        }
+    }
+}
+
+async fn serve_streams(
+    connection: &Arc<Connection>,
+    limits: Limits,
+    stream: Gathering<TlsStream<CallerSocket>>,
+    outbox: &Outbox<TlsStream<CallerSocket>>,
+    mut lifetime: Lifetime,
+) -> Stopped {
+    let _ends = EndsWith(connection);
+    let serving = Arc::clone(connection);
     let started = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&started);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -55,12 +88,12 @@ pub(super) async fn serve(
             || async move { Ok::<_, io::Error>(handler::handle(connection, request, None).await) },
         )
     });
-    let streams = Streams::new(Arc::clone(&connection.worker().shared().metrics));
     let seen = Arc::new(Seen::default());
-    let (stream, outbox) = gathering(stream);
+    let metrics = Arc::clone(&connection.worker().shared().metrics);
+    let streams = Streams::new(metrics, Arc::clone(&seen), limits.body_timeout);
     let stream = Watched::new(stream, Arc::clone(&seen));
     let _report = Report {
-        connection: &connection,
+        connection,
         seen: Arc::clone(&seen),
         started: Arc::clone(&started),
     };
@@ -71,37 +104,43 @@ pub(super) async fn serve(
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(64)
+        .max_send_buf_size(SEND_BUFFER)
         // RFC 8441: WebSocket over h2.
         .enable_connect_protocol()
         .keep_alive_interval(limits.header_timeout)
         .keep_alive_timeout(limits.handshake_timeout);
     let serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut serving = Sending::new(serving, outbox);
-    let idle = idle_h2(&connection, &started, limits.header_timeout);
+    let idle = idle_h2(connection, &started, &seen, limits.header_timeout);
     let mut idle = pin!(idle);
-    let mut stalled = pin!(streams.watch(limits.body_timeout));
+    let mut stalled = pin!(streams.watch());
     loop {
-        let ending = tokio::select! {
+        let denial = tokio::select! {
             ended = &mut serving => {
-                if seen.is_flooded() {
-                    connection.cut(Denial::new(ReasonCode::MalformedRequest, Flood.to_string()));
+                if !seen.is_flooded() {
+                    return Stopped::Ended(ended);
                 }
-                return ended;
+                connection.cut(Denial::new(ReasonCode::MalformedRequest, Flood.to_string()));
+                return Stopped::Cut;
             }
-            () = stalled.as_mut() => continue,
-            ending = lifetime.ending(&connection) => ending,
+            () = stalled.as_mut() => Denial::new(ReasonCode::Timeout, UNTAKEN),
+            ending = lifetime.ending(connection) => match ending {
+                Ending::Drain => {
+                    serving.connection().as_mut().graceful_shutdown();
+                    continue;
+                }
+                Ending::Cut(denial) => denial,
+            },
             () = idle.as_mut() => {
                 serving.connection().as_mut().graceful_shutdown();
                 let _ = tokio::time::timeout(GOAWAY_PATIENCE, &mut serving).await;
-                return Ok(());
+                return Stopped::Ended(Ok(()));
             }
         };
         serving.connection().as_mut().graceful_shutdown();
-        if let Ending::Cut(denial) = ending {
-            connection.cut(denial);
-            let _ = tokio::time::timeout(GOAWAY_PATIENCE, &mut serving).await;
-            return Ok(());
-        }
+        connection.cut(denial);
+        let _ = tokio::time::timeout(GOAWAY_PATIENCE, &mut serving).await;
+        return Stopped::Cut;
     }
 }
 
@@ -124,13 +163,13 @@ impl Drop for Report<'_> {
     }
 }
 
-/// Resolves when no request has begun and none was in progress for `longest`,
-/// which includes a connection that never says anything.
-async fn idle_h2(connection: &Connection, started: &AtomicU64, longest: Duration) {
+/// Resolves when no request has begun, none was in progress and no answer was on its way
+/// for `longest`, which includes a connection that never says anything.
+async fn idle_h2(connection: &Connection, started: &AtomicU64, sent: &Seen, longest: Duration) {
     let mut seen = u64::MAX;
     loop {
         let now = started.load(Ordering::Relaxed);
-        if now == seen && connection.active_requests().is_empty() {
+        if now == seen && connection.active_requests().is_empty() && sent.is_all_sent() {
             return;
         }
         seen = now;

@@ -3,6 +3,7 @@
 //! [`listener`] accepts and hands connections to workers; `connection` drives
 //! one of them; `handler` answers one request, stage by stage.
 
+mod account;
 mod active;
 mod admission;
 mod attempts;
@@ -18,6 +19,7 @@ mod forwarded;
 pub mod framing;
 mod gathering;
 mod guarded_io;
+mod h2_delivery;
 mod h2_guard;
 mod h2_streams;
 mod handler;

@@ -1,7 +1,7 @@
 //! h2 callers that take nothing, send nothing of use, or what h2 refuses by itself:
 //! bounded, and visible.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use countersign_testkit::{Connection, Protocol, http2, in_time};
 
@@ -160,6 +160,7 @@ async fn floods_of_frames_that_carry_nothing_end_the_connection() {
 #[tokio::test]
 async fn rapid_resets_end_the_connection_and_leave_nothing_behind() {
     let world = World::open().await;
+    let begin = Instant::now();
     let mut connection = connect(&world).await;
     let mut stream = 1;
     in_time("the end of the resets", async {
@@ -183,7 +184,6 @@ async fn rapid_resets_end_the_connection_and_leave_nothing_behind() {
         }
     })
     .await;
-    assert!(stream < 20_000, "{stream}");
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
     let line = world
         .gateway
@@ -191,6 +191,14 @@ async fn rapid_resets_end_the_connection_and_leave_nothing_behind() {
         .line("the connection", |line| line["event"] == "connection")
         .await;
     assert!(line["caller"].is_string(), "{line}");
+    // However fast or slow the two are: what resets may cost at once, and for each
+    // second, and a read's worth that was on its way.
+    let begun = world
+        .gateway
+        .audit()
+        .matching(|line| line["path"] == "/hang");
+    let most = 2000 + 100 * (begin.elapsed().as_secs() + 1) + 1000;
+    assert!(begun.len() as u64 <= most, "{}", begun.len());
 }
 
 #[tokio::test]

@@ -162,12 +162,7 @@ async fn a_websocket_is_cut_within_the_promised_time() {
         assert_eq!(line["reason"], "certificate-revoked", "{line}");
         let method = service.heads()[0].split(' ').next().unwrap().to_owned();
         assert_eq!(method, if spoken == "h2" { "CONNECT" } else { "GET" });
-        in_time("the service's connection to end", async {
-            while service.open() > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        service.all_closed().await;
     }
 }
 

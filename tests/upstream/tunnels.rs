@@ -26,16 +26,6 @@ async fn before(service: &Switching, more: &str) -> World {
     World::open(&ca, &[http(service.address())], &more).await
 }
 
-/// Waits until the service has no connection any more.
-async fn all_closed(service: &Switching) {
-    in_time("the service's connections to end", async {
-        while service.open() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-}
-
 /// The answer to an Upgrade in HTTP/1.1 that is not a switch.
 async fn over_http1(world: &World, path: &str, protocol: &str) -> countersign_testkit::RawAnswer {
     let mut connection = world.client().connect().await.unwrap();
@@ -117,7 +107,7 @@ async fn octets_pass_both_ways_for_callers_in_h2() {
     );
     assert_eq!(line["jti"], claims["jti"]);
     drop((stream, sender));
-    all_closed(&service).await;
+    service.all_closed().await;
 }
 
 #[tokio::test]
@@ -134,7 +124,7 @@ async fn octets_pass_both_ways_for_callers_in_http1() {
         (&line["status"], &line["decision"]),
         (&101.into(), &"allowed".into())
     );
-    all_closed(&service).await;
+    service.all_closed().await;
     // The caller can tell that its own key was read (RFC 6455 section 1.3).
     let answer = over_http1(&world, "/socket", "websocket").await;
     let text = answer.text().to_ascii_lowercase();
@@ -182,7 +172,7 @@ async fn a_refusal_is_the_services_answer() {
         .unwrap();
     assert_eq!(answer.statuses(), [403], "{}", answer.text());
     assert!(answer.text().ends_with("not for you"), "{}", answer.text());
-    all_closed(&service).await;
+    service.all_closed().await;
 }
 
 #[tokio::test]
@@ -198,7 +188,7 @@ async fn a_success_that_switches_nothing_is_no_tunnel() {
     assert_eq!(answer.statuses(), [502], "{}", answer.text());
     let line = world.gateway.audit().request("/feign").await;
     assert_eq!(line["reason"], "upstream-protocol");
-    all_closed(&service).await;
+    service.all_closed().await;
 }
 
 #[tokio::test]
@@ -311,7 +301,7 @@ async fn a_tunnel_ends_with_the_certificate_even_when_the_service_is_deaf() {
             let line = world.gateway.audit().request("/deaf").await;
             assert_eq!(line["reason"], "certificate-expired", "{line}");
         }
-        all_closed(&service).await;
+        service.all_closed().await;
     }
 }
 
@@ -323,7 +313,7 @@ async fn a_tunnel_ends_when_nothing_is_said() {
     assert!(answer.closed && answer.octets.is_empty());
     let line = world.gateway.audit().request("/socket").await;
     assert_eq!(line["reason"], "timeout");
-    all_closed(&service).await;
+    service.all_closed().await;
 }
 
 #[tokio::test]
@@ -343,7 +333,7 @@ async fn tunnels_count_among_the_connections_of_their_endpoint() {
         answer.text()
     );
     drop(connection);
-    all_closed(&service).await;
+    service.all_closed().await;
     drop(tunnel(&world, "websocket").await);
 }
 

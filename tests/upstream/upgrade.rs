@@ -151,12 +151,7 @@ async fn websocket_over_h2_by_extended_connect() {
     drop((stream, sender));
     let line = world.gateway.audit().request("/socket").await;
     assert_eq!(line["status"], 200);
-    in_time("the service's connection to end", async {
-        while service.open() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    service.all_closed().await;
 }
 
 #[tokio::test]
@@ -252,12 +247,7 @@ async fn a_tunnel_ends_when_nothing_is_said() {
     assert!(answer.closed && answer.octets.is_empty());
     let line = world.gateway.audit().request("/socket").await;
     assert_eq!(line["reason"], "timeout");
-    in_time("the service's connection to end", async {
-        while service.open() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    service.all_closed().await;
 }
 
 #[tokio::test]

@@ -137,6 +137,19 @@ impl Switching {
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
+
+    /// Waits until none is.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub async fn all_closed(&self) {
+        crate::in_time("the service's connections to end", async {
+            while self.open() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
 }
 
 impl Drop for Switching {

@@ -1,0 +1,320 @@
+//! `Stream` and `Piece`: what of an answer the caller of an h2 stream has taken.
+//!
+//! hyper asks for an answer's pieces whether or not the caller has window for them, and
+//! h2 keeps what it cannot send. Nobody says when it has been sent; but the octets are
+//! ours, and h2 drops a piece once it has written all of it, or throws it away with its
+//! stream. That is what is followed here: a piece that was written whole has been
+//! taken, and an answer is complete when all of its pieces were.
+//!
+//! A stream whose end h2 has been told cannot be reset by us any more. So an answer for
+//! which there is no room says that it has ended only when the caller has taken it. One
+//! for which there is room, nearly every one, says so with its last piece, and costs
+//! neither another frame nor another turn of its task.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use tokio::sync::Notify;
+
+use super::account::Account;
+use super::h2_guard::Seen;
+
+tokio::task_local! {
+    pub(super) static STREAM: Arc<Stream>;
+}
+
+/// Octets on their way to a caller.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    octets: Bytes,
+    /// Whose they are, and how many there were; none in HTTP/1.1.
+    of: Option<(Arc<Stream>, u64)>,
+}
+
+impl From<Bytes> for Piece {
+    /// Octets that nobody follows.
+    fn from(octets: Bytes) -> Self {
+        Self { octets, of: None }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.octets.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.octets
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.octets.advance(count);
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some((stream, octets)) = self.of.take() {
+            stream.gone(octets, self.octets.is_empty());
+        }
+    }
+}
+
+/// One stream of a connection.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    delivery: Mutex<Delivery>,
+    given_up: AtomicBool,
+    /// Its task has ended by itself: what is left of it is h2's alone.
+    served: AtomicBool,
+    /// Ends its task.
+    pub(super) end: Notify,
+    seen: Arc<Seen>,
+}
+
+#[derive(Debug)]
+struct Delivery {
+    /// How long the caller may leave a piece untaken.
+    longest: Duration,
+    /// Until when it has to take the next one.
+    until: Option<Instant>,
+    /// Pieces that it has not taken, and their octets.
+    pieces: usize,
+    untaken: u64,
+    /// All octets so far.
+    handed_over: u64,
+    /// There was room for the last piece.
+    has_room: bool,
+    /// A piece was thrown away.
+    lost: bool,
+    /// There are no more pieces to come.
+    ended: bool,
+    /// Who waits for pieces to be taken.
+    waiting: Option<Waker>,
+    account: Option<Account>,
+}
+
+impl Stream {
+    /// `longest` is how long its caller may leave a piece untaken unless its upstream
+    /// says something else.
+    pub(super) fn new(seen: Arc<Seen>, longest: Duration) -> Self {
+        Self {
+            delivery: Mutex::new(Delivery {
+                longest,
+                until: None,
+                pieces: 0,
+                untaken: 0,
+                handed_over: 0,
+                has_room: true,
+                lost: false,
+                ended: false,
+                waiting: None,
+                account: None,
+            }),
+            given_up: AtomicBool::new(false),
+            served: AtomicBool::new(false),
+            end: Notify::new(),
+            seen,
+        }
+    }
+
+    /// The stream that the present task serves; none in HTTP/1.1.
+    pub(super) fn current() -> Option<Arc<Self>> {
+        STREAM.try_with(Arc::clone).ok()
+    }
+
+    /// How long the caller may leave a piece untaken.
+    pub(super) fn may_pause(&self, longest: Duration) {
+        self.delivery().longest = longest;
+    }
+
+    /// Octets for h2, followed until they are taken or thrown away.
+    pub(super) fn hand_over(self: &Arc<Self>, octets: Bytes) -> Piece {
+        if octets.is_empty() {
+            return octets.into();
+        }
+        let length = u64::try_from(octets.len()).unwrap_or(u64::MAX);
+        self.seen.queue(length);
+        let mut delivery = self.delivery();
+        delivery.pieces += 1;
+        delivery.untaken += length;
+        delivery.handed_over += length;
+        delivery.has_room = self.seen.has_room(delivery.handed_over);
+        if delivery.until.is_none() {
+            delivery.until = Instant::now().checked_add(delivery.longest);
+        }
+        drop(delivery);
+        Piece {
+            octets,
+            of: Some((Arc::clone(self), length)),
+        }
+    }
+
+    /// Keeps what is to be written down of the answer until it is over.
+    pub(super) fn keep(&self, account: Account) {
+        self.delivery().account = Some(account);
+    }
+
+    /// All of the answer has been handed over. Whether h2 gets rid of it without the
+    /// caller's doing.
+    pub(super) fn end(&self) -> bool {
+        let mut delivery = self.delivery();
+        delivery.ended = true;
+        let leaves = delivery.has_room || delivery.pieces == 0;
+        self.settle(delivery);
+        leaves
+    }
+
+    /// Waits until there is room, or the caller has taken all but `most` octets.
+    pub(super) fn poll_room(&self, context: &Context<'_>, most: u64) -> Poll<()> {
+        let mut delivery = self.delivery();
+        if delivery.untaken <= most || (delivery.has_room && !delivery.ended) {
+            return Poll::Ready(());
+        }
+        match &mut delivery.waiting {
+            Some(known) => known.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// A piece is gone: `taken`, or thrown away. h2 may hold its own locks: nothing
+    /// here calls it.
+    fn gone(&self, octets: u64, taken: bool) {
+        self.seen.unqueue(octets);
+        let mut delivery = self.delivery();
+        delivery.pieces = delivery.pieces.saturating_sub(1);
+        delivery.untaken = delivery.untaken.saturating_sub(octets);
+        delivery.lost |= !taken;
+        delivery.until = match delivery.pieces {
+            0 => None,
+            _ => Instant::now().checked_add(delivery.longest),
+        };
+        let waiting = delivery.waiting.take();
+        self.settle(delivery);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+
+    /// Closes the account when the answer is over.
+    fn settle(&self, mut delivery: MutexGuard<'_, Delivery>) {
+        if !delivery.ended || delivery.pieces > 0 {
+            return;
+        }
+        let Some(account) = delivery.account.take() else {
+            return;
+        };
+        let lost = delivery.lost;
+        drop(delivery);
+        if !lost {
+            account.complete();
+        } else if self.is_given_up() {
+            account.given_up();
+        }
+    }
+
+    /// Whether the stream is ended because its caller takes nothing.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Its task has ended by itself.
+    pub(super) fn served(&self) {
+        self.served.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the stream if its caller has taken nothing for too long. Whether only the
+    /// end of its connection can do that.
+    pub(super) fn give_up(&self, now: Instant) -> bool {
+        let mut delivery = self.delivery();
+        if delivery.until.is_none_or(|until| until > now) {
+            return false;
+        }
+        let served = self.served.load(Ordering::Relaxed);
+        if served && self.seen.has_room(delivery.handed_over) {
+            // It has window: the socket is slow, and looks after itself.
+            delivery.until = now.checked_add(delivery.longest);
+            return false;
+        }
+        drop(delivery);
+        self.given_up.store(true, Ordering::Relaxed);
+        self.end.notify_one();
+        served
+    }
+
+    fn delivery(&self) -> MutexGuard<'_, Delivery> {
+        self.delivery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn stream(seen: &Arc<Seen>) -> Arc<Stream> {
+        Arc::new(Stream::new(Arc::clone(seen), MINUTE))
+    }
+
+    fn later() -> Instant {
+        Instant::now() + MINUTE
+    }
+
+    fn poll(stream: &Stream, most: u64) -> bool {
+        let context = Context::from_waker(Waker::noop());
+        stream.poll_room(&context, most).is_ready()
+    }
+
+    #[test]
+    fn an_answer_with_room_ends_at_once_and_one_without_when_it_was_taken() {
+        let seen = Arc::new(Seen::default());
+        let first = stream(&seen);
+        let mut piece = first.hand_over(Bytes::from_static(&[0; 65_535]));
+        assert!(first.end());
+        let second = stream(&seen);
+        let other = second.hand_over(Bytes::from_static(b"ab"));
+        assert!(!second.end() && !poll(&second, 0) && poll(&second, 2));
+        // A part of it is not all of it.
+        piece.advance(65_534);
+        assert!(!seen.is_all_sent() && first.delivery().pieces == 1);
+        piece.advance(1);
+        drop(piece);
+        assert!(!first.give_up(later()));
+        drop(other);
+        assert!(poll(&second, 0) && second.delivery().lost && seen.is_all_sent());
+    }
+
+    #[test]
+    fn a_caller_has_its_time_for_each_piece() {
+        let seen = Arc::new(Seen::default());
+        let stream = stream(&seen);
+        assert!(!stream.give_up(later()) && !stream.is_given_up());
+        let piece = stream.hand_over(Bytes::from_static(b"ab"));
+        let next = stream.hand_over(Bytes::from_static(b"cd"));
+        assert!(!stream.give_up(Instant::now()) && !stream.is_given_up());
+        let first_until = stream.delivery().until.unwrap();
+        drop(piece);
+        assert!(stream.delivery().until.unwrap() >= first_until);
+        assert!(!stream.give_up(later()) && stream.is_given_up());
+        drop(next);
+        assert!(stream.delivery().until.is_none());
+    }
+
+    #[test]
+    fn only_its_connection_can_end_a_stream_that_h2_alone_still_has() {
+        let seen = Arc::new(Seen::default());
+        let stream = stream(&seen);
+        let _piece = stream.hand_over(Bytes::from_static(b"ab"));
+        assert!(stream.end());
+        stream.served();
+        // The socket is slow: that is not the stream's to judge.
+        assert!(!stream.give_up(later()) && !stream.is_given_up());
+        seen.queue(65_535);
+        assert!(stream.give_up(later() + MINUTE) && stream.is_given_up());
+    }
+}

@@ -1,0 +1,353 @@
+//! Answers over h2 to callers that have little window: watched until they are taken,
+//! and called complete no sooner.
+
+use std::collections::BTreeMap;
+
+use countersign_testkit::{
+    Afterwards, Connection, Echo, Gateway, Protocol, Scripted, Settings, TestCa, http2, in_time,
+};
+use tokio::net::TcpSocket;
+
+use super::{BINARY, CALLER, HOST, World};
+
+/// Kinds of frames (RFC 9113 section 6), and flags.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+
+/// More octets than go to an h2 caller in one piece.
+const LARGE: usize = 100 * 1024;
+
+/// Answers of every make: their path, and how many octets they have.
+const ANSWERS: [(&str, usize); 5] = [
+    ("/single", 300),
+    ("/large", LARGE),
+    ("/chunked", 300),
+    ("/trailers", 300),
+    // The gateway's own, for which there is no route.
+    ("/nowhere", 0),
+];
+
+fn of_length(length: usize) -> Vec<u8> {
+    let mut octets = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes();
+    octets.extend(vec![b'x'; length]);
+    octets
+}
+
+fn chunked(trailers: &str) -> String {
+    let content = "x".repeat(300);
+    format!(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-end\r\n\r\n12c\r\n{content}\r\n0\r\n{trailers}\r\n"
+    )
+}
+
+/// A gateway before services that give these answers, and one that echoes.
+async fn world(limits: &[(&str, &str)]) -> (World, Vec<Scripted>) {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let mut settings = Settings::new(&ca);
+    for (key, value) in limits {
+        settings = settings.set("limits", key, value);
+    }
+    settings = settings.upstream("echo", echo.address()).route(
+        "echo",
+        "echo",
+        "paths = [\"/echo/**\"]\ncallers = [\"*\"]\n",
+    );
+    let mut services = Vec::new();
+    for (name, answer) in [
+        ("single", of_length(300)),
+        ("large", of_length(LARGE)),
+        ("huge", of_length(4 << 20)),
+        ("chunked", chunked("").into_bytes()),
+        ("trailers", chunked("X-End: yes\r\n").into_bytes()),
+    ] {
+        let service = Scripted::start(answer, Afterwards::Again).await;
+        settings = settings.upstream(name, service.address()).route(
+            name,
+            name,
+            &format!("paths = [\"/{name}\"]\ncallers = [\"*\"]\n"),
+        );
+        services.push(service);
+    }
+    let world = World {
+        gateway: Gateway::start(BINARY, &settings).await,
+        caller: ca.client(CALLER),
+        ca,
+        echo,
+    };
+    (world, services)
+}
+
+/// A caller that writes its frames itself.
+struct Caller {
+    connection: Connection,
+    received: Vec<u8>,
+    next: u32,
+}
+
+impl Caller {
+    async fn new(world: &World, window: u32) -> Self {
+        let client = world.client().protocol(Protocol::Http2);
+        Self::over(client.connect().await.unwrap(), window).await
+    }
+
+    async fn over(connection: Connection, window: u32) -> Self {
+        let mut caller = Self {
+            connection,
+            received: Vec::new(),
+            next: 1,
+        };
+        let mut initial = vec![0, 4];
+        initial.extend(window.to_be_bytes());
+        caller.write(&http2::preface()).await;
+        caller.write(&http2::frame(SETTINGS, 0, 0, &initial)).await;
+        caller
+    }
+
+    async fn write(&mut self, octets: &[u8]) {
+        self.connection.write(octets).await.unwrap();
+    }
+
+    /// Sends a request; its stream.
+    async fn ask(&mut self, path: &str) -> u32 {
+        let stream = self.next;
+        self.next += 2;
+        let fields = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", HOST),
+            (":path", path),
+        ];
+        self.write(&http2::headers(stream, true, &fields)).await;
+        stream
+    }
+
+    async fn grant(&mut self, stream: u32, octets: u32) {
+        let octets = octets.to_be_bytes();
+        self.write(&http2::frame(WINDOW_UPDATE, 0, stream, &octets))
+            .await;
+    }
+
+    fn frames(&self) -> Vec<http2::Frame> {
+        http2::frames(&self.received)
+    }
+
+    /// Waits until what was received so far is enough.
+    async fn until(&mut self, enough: impl Fn(&[http2::Frame]) -> bool) {
+        let earlier = self.received.clone();
+        let answer = self
+            .connection
+            .read_until(|octets| enough(&http2::frames(&[&earlier, octets].concat())))
+            .await;
+        self.received.extend(answer.octets);
+        assert!(enough(&self.frames()), "closed: {}", answer.closed);
+    }
+
+    /// Makes a request that needs no window, and waits for its answer.
+    async fn ask_cheaply(&mut self) {
+        let stream = self.ask("/echo/status/204").await;
+        self.until(|frames| has(frames, HEADERS, stream)).await;
+    }
+}
+
+fn has(frames: &[http2::Frame], kind: u8, stream: u32) -> bool {
+    frames
+        .iter()
+        .any(|frame| frame.kind == kind && frame.stream == stream)
+}
+
+fn has_ended(frames: &[http2::Frame], stream: u32) -> bool {
+    frames.iter().any(|frame| {
+        frame.stream == stream
+            && matches!(frame.kind, DATA | HEADERS)
+            && frame.flags & END_STREAM != 0
+    })
+}
+
+fn content(frames: &[http2::Frame], stream: u32) -> usize {
+    frames
+        .iter()
+        .filter(|frame| frame.kind == DATA && frame.stream == stream)
+        .map(|frame| frame.payload.len())
+        .sum()
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_end_although_their_caller_goes_on_asking() {
+    let (world, _services) = world(&[("body_timeout", "\"1s\"")]).await;
+    for window in [0, 1] {
+        let mut caller = Caller::new(&world, window).await;
+        let mut streams = BTreeMap::new();
+        for (path, _) in ANSWERS {
+            let path = format!("{path}?no-window");
+            streams.insert(caller.ask(&path).await, path);
+        }
+        in_time("the end of all of them", async {
+            while !streams
+                .keys()
+                .all(|stream| has(&caller.frames(), RST_STREAM, *stream))
+            {
+                caller.ask_cheaply().await;
+            }
+        })
+        .await;
+        assert!(!has(&caller.frames(), GOAWAY, 0));
+        for (path, _) in ANSWERS {
+            let lines = world
+                .gateway
+                .audit()
+                .at_least(1 + window as usize, path, |line| line["path"] == path)
+                .await;
+            for line in lines {
+                assert_eq!(line["complete"], false, "{line}");
+                let reason = match path {
+                    "/nowhere" => "no-route",
+                    _ => "timeout",
+                };
+                assert_eq!(line["reason"], reason, "{line}");
+            }
+        }
+        // A stream with a window goes on.
+        let stream = caller.ask("/echo/again").await;
+        caller.grant(stream, 1 << 20).await;
+        caller.until(|frames| has_ended(frames, stream)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_complete_when_its_caller_has_taken_it() {
+    let (world, _services) = world(&[]).await;
+    for window in [0, 1] {
+        let mut caller = Caller::new(&world, window).await;
+        for (path, length) in ANSWERS {
+            let stream = caller.ask(path).await;
+            caller.until(|frames| has(frames, HEADERS, stream)).await;
+            caller
+                .until(|frames| content(frames, stream) == window as usize)
+                .await;
+            // Its line would come before that of a request that was made later.
+            let count = |path: &str| {
+                let lines = world.gateway.audit().lines();
+                lines.iter().filter(|line| line["path"] == path).count()
+            };
+            let later = count("/echo/status/204") + 1;
+            caller.ask_cheaply().await;
+            world
+                .gateway
+                .audit()
+                .at_least(later, "a later request", |line| {
+                    line["path"] == "/echo/status/204"
+                })
+                .await;
+            assert_eq!(count(path), window as usize, "{path}");
+            caller.grant(stream, 1 << 20).await;
+            caller.grant(0, 1 << 20).await;
+            caller.until(|frames| has_ended(frames, stream)).await;
+            let taken = content(&caller.frames(), stream);
+            assert!(taken == length || path == "/nowhere", "{path}: {taken}");
+            let lines = world
+                .gateway
+                .audit()
+                .at_least(1 + window as usize, path, |line| line["path"] == path)
+                .await;
+            for line in lines {
+                assert_eq!(line["complete"], true, "{line}");
+            }
+            let trailers = caller.frames().iter().any(|frame| {
+                frame.kind == HEADERS && frame.stream == stream && frame.flags & END_STREAM != 0
+            });
+            assert_eq!(trailers, path == "/trailers", "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_its_caller_cancels_is_not_complete() {
+    let (world, _services) = world(&[]).await;
+    let mut caller = Caller::new(&world, 1).await;
+    for (path, _) in ANSWERS {
+        let stream = caller.ask(path).await;
+        caller.until(|frames| content(frames, stream) == 1).await;
+        let cancel = http2::frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+        caller.write(&cancel).await;
+        let line = world.gateway.audit().request(path).await;
+        assert_eq!(line["complete"], false, "{line}");
+        let reason = &line["reason"];
+        assert!(reason.is_null() || path == "/nowhere", "{line}");
+    }
+    // Nothing of them is left.
+    caller.ask_cheaply().await;
+}
+
+#[tokio::test]
+async fn a_connection_is_not_idle_while_an_answer_waits_to_be_taken() {
+    let (world, _services) = world(&[("header_timeout", "\"300ms\"")]).await;
+    for path in ["/single", "/nowhere"] {
+        let mut caller = Caller::new(&world, 1).await;
+        let stream = caller.ask(path).await;
+        // It is asked whether it is still there as often as it would be found idle.
+        for count in 1..=5 {
+            let pings =
+                |frames: &[http2::Frame]| frames.iter().filter(|frame| frame.kind == PING).count();
+            caller
+                .until(|frames| pings(frames) >= count || has(frames, GOAWAY, 0))
+                .await;
+            assert!(!has(&caller.frames(), GOAWAY, 0), "{path}");
+            let ping = caller
+                .frames()
+                .into_iter()
+                .rfind(|frame| frame.kind == PING);
+            let pong = http2::frame(PING, ACK, 0, &ping.unwrap().payload);
+            caller.write(&pong).await;
+        }
+        caller.grant(stream, 1 << 16).await;
+        caller.until(|frames| has_ended(frames, stream)).await;
+        // And then it is.
+        caller.until(|frames| has(frames, GOAWAY, 0)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_the_whole_answer_although_the_gateway_stops() {
+    let (mut world, _services) = world(&[]).await;
+    // So little room that most of the answer is still the gateway's when it closes.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let client = world.client().protocol(Protocol::Http2);
+    let stream = socket.connect(world.gateway.listener()).await.unwrap();
+    let mut caller = Caller::over(client.connect_over(stream).await.unwrap(), 0).await;
+    let stream = caller.ask("/huge").await;
+    caller.until(|frames| has(frames, HEADERS, stream)).await;
+    world.gateway.terminate().await;
+    caller
+        .until(|frames| has(frames, GOAWAY, 0) && has(frames, PING, 0))
+        .await;
+    let ping = caller.frames().into_iter().find(|frame| frame.kind == PING);
+    let pong = http2::frame(PING, ACK, 0, &ping.unwrap().payload);
+    caller.write(&pong).await;
+    caller.grant(stream, 1 << 30).await;
+    caller.grant(0, 1 << 30).await;
+    let mut octets = std::mem::take(&mut caller.received);
+    while !has_ended(&http2::frames(&octets), stream) {
+        caller.write(&http2::frame(PING, 0, 0, b"still on")).await;
+        let before = octets.len();
+        let more = caller
+            .connection
+            .read_until(|octets| octets.len() >= 64 * 1024)
+            .await;
+        octets.extend(more.octets);
+        assert!(octets.len() > before, "cut off after {before} octets");
+    }
+    assert_eq!(content(&http2::frames(&octets), stream), 4 << 20);
+    let line = world.gateway.audit().request("/huge").await;
+    assert_eq!(line["complete"], true, "{line}");
+    drop(caller);
+    assert!(world.gateway.ended().await.success());
+}
