@@ -12,9 +12,7 @@ mod own;
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use http_body::Body;
 
@@ -291,14 +289,12 @@ where
         let shared = &mut places.get_mut(target)?.shared;
         shared.retain(|shared| {
             shared.is_usable()
-                && (addresses.still_has(shared.link.address)
-                    || shared.streams.load(Ordering::Relaxed) > 0)
+                && (addresses.still_has(shared.link.address) || shared.streams.open() > 0)
         });
         let found = shared
-            .iter_mut()
+            .iter()
             .filter(|shared| addresses.still_has(shared.link.address))
-            .find(|shared| shared.streams.load(Ordering::Relaxed) < most)?;
-        found.last_used = Instant::now();
+            .find(|shared| shared.streams.open() < most)?;
         let stream = Stream::begin(&found.streams, target, &found.link.slots);
         let sender = Sender::Http2(found.sender.clone(), stream);
         let link = found.link.clone();
@@ -334,7 +330,6 @@ where
                 place.shared.push(Shared {
                     sender: sender.clone(),
                     streams,
-                    last_used: Instant::now(),
                     idle_timeout: upstream.config().idle_timeout,
                     link: link.clone(),
                     has_slot,

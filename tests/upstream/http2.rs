@@ -360,3 +360,27 @@ async fn an_upload_that_a_service_never_takes_is_given_up_and_it_is_the_services
         assert_eq!(client.get("/a").await.unwrap().status, 200);
     }
 }
+
+#[tokio::test]
+async fn a_connection_is_unused_from_the_end_of_its_last_request_on() {
+    let (world, service) = world("idle_timeout = \"2s\"\n").await;
+    let client = world.client().protocol(Protocol::Http2);
+    let mut sender = client.connect().await.unwrap().streams().await.unwrap();
+    let (pieces, body) = pieces();
+    let request = |path: &str, body| {
+        let request = Request::post(format!("https://{HOST}{path}"));
+        request.body(body).unwrap()
+    };
+    let answer = sender.send_request(request("/stream", body)).await.unwrap();
+    // Longer than that.
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    drop(pieces);
+    in_time("the end", answer.into_body().collect())
+        .await
+        .unwrap();
+    let (pieces, body) = countersign_testkit::service::pieces();
+    drop(pieces);
+    let answer = sender.send_request(request("/stream", body)).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(service.connections(), 1);
+}

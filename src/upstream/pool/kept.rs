@@ -3,8 +3,8 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,7 @@ pub(super) struct Idle<B> {
 
 pub(super) struct Shared<B> {
     pub(super) sender: http2::SendRequest<B>,
-    pub(super) streams: Arc<AtomicUsize>,
-    pub(super) last_used: Instant,
+    pub(super) streams: Arc<Streams>,
     pub(super) idle_timeout: Duration,
     pub(super) link: Link,
     /// It counts among the connections that its endpoint gets; one that was opened
@@ -112,31 +111,54 @@ impl<B: Body + Send + Unpin + 'static> Idle<B> {
 
 impl<B> Shared<B> {
     pub(super) fn is_unused(&self) -> bool {
-        self.streams.load(Ordering::SeqCst) == 0
+        self.streams.open() == 0
     }
 
     pub(super) fn is_usable(&self) -> bool {
         !self.sender.is_closed()
             && self.link.is_good()
-            && (self.streams.load(Ordering::Relaxed) > 0
-                || self.last_used.elapsed() < self.idle_timeout)
+            && (!self.is_unused() || self.streams.unused_since().elapsed() < self.idle_timeout)
+    }
+}
+
+/// The streams of a shared connection.
+pub(super) struct Streams {
+    open: AtomicUsize,
+    /// When the last one ended, where there is none.
+    unused_since: Mutex<Instant>,
+}
+
+impl Streams {
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    fn unused_since(&self) -> MutexGuard<'_, Instant> {
+        self.unused_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            unused_since: Mutex::new(Instant::now()),
+        }
     }
 }
 
 /// One stream of a shared connection, until it is dropped.
 pub(super) struct Stream {
-    pub(super) streams: Arc<AtomicUsize>,
+    pub(super) streams: Arc<Streams>,
     target: Arc<Target>,
     slots: Arc<Slots>,
 }
 
 impl Stream {
-    pub(super) fn begin(
-        streams: &Arc<AtomicUsize>,
-        target: &Arc<Target>,
-        slots: &Arc<Slots>,
-    ) -> Self {
-        streams.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn begin(streams: &Arc<Streams>, target: &Arc<Target>, slots: &Arc<Slots>) -> Self {
+        streams.open.fetch_add(1, Ordering::Relaxed);
         Self {
             streams: Arc::clone(streams),
             target: Arc::clone(target),
@@ -147,9 +169,11 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        // Before it counts as unused.
+        *self.streams.unused_since() = Instant::now();
         // Whoever begins to wait says so before it looks at the streams, hence the order
         // that holds for all.
-        let was_last = self.streams.fetch_sub(1, Ordering::SeqCst) == 1;
+        let was_last = self.streams.open.fetch_sub(1, Ordering::SeqCst) == 1;
         if was_last && self.slots.are_wanted() {
             // A connection is at rest, and somebody waits for its slot.
             self.slots.make_room(&self.target);
