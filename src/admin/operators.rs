@@ -9,8 +9,8 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -51,6 +51,8 @@ const FAREWELL: Duration = Duration::from_millis(400);
 const LINGER: Duration = Duration::from_secs(1);
 /// Most octets that are read of one that is refused.
 const LINGER_OCTETS: u64 = 64 * 1024;
+/// How often it is written down that connections made room, at most.
+const CROWD_PAUSE: Duration = Duration::from_secs(1);
 /// Why somebody is not let in who was there before others.
 const MADE_ROOM: &str = "it made room for newer connections before it was let in";
 /// Longest single sleep: the wall clock may be set meanwhile.
@@ -62,6 +64,29 @@ pub struct OperatorAccess {
     snapshot: Arc<ArcSwap<Snapshot>>,
     changes: watch::Receiver<u64>,
     audit: AuditSink,
+    crowd: Mutex<Crowd>,
+}
+
+/// Connections that made room for newer ones: a flood of them leaves a line now and
+/// then, or nobody would find any other.
+#[derive(Debug)]
+struct Crowd {
+    noted: Option<Instant>,
+    since: u64,
+}
+
+impl Crowd {
+    /// Counts one; gives how many there were since that was last written down, where it
+    /// is time to do so again.
+    fn note(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        let told = |noted: Instant| now.saturating_duration_since(noted) < CROWD_PAUSE;
+        if self.noted.is_some_and(told) {
+            return None;
+        }
+        self.noted = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
 }
 
 /// One who has proven an identity.
@@ -77,7 +102,7 @@ struct Operator {
 
 /// Why there is no connection.
 enum Unwelcome {
-    /// The peer was gone before it said anything.
+    /// There is nothing to say of it: the peer was gone before it said anything.
     Gone,
     Refused {
         reason: ReasonCode,
@@ -121,6 +146,22 @@ impl OperatorAccess {
             snapshot,
             changes,
             audit,
+            crowd: Mutex::new(Crowd {
+                noted: None,
+                since: 0,
+            }),
+        }
+    }
+
+    /// Somebody made room who was not let in.
+    fn made_room(&self) -> Unwelcome {
+        let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        match crowd.note(Instant::now()) {
+            Some(count) => Unwelcome::because(
+                ReasonCode::Overloaded,
+                format!("{MADE_ROOM}; since this was last written down {count} did"),
+            ),
+            None => Unwelcome::Gone,
         }
     }
 
@@ -142,10 +183,7 @@ impl OperatorAccess {
                 let detail = format!("the TLS handshake took longer than {HANDSHAKE:?}");
                 Err(Unwelcome::because(ReasonCode::Timeout, detail))
             }),
-            () = place.lost() => Err(Unwelcome::because(
-                ReasonCode::Overloaded,
-                MADE_ROOM,
-            )),
+            () = place.lost() => Err(self.made_room()),
         };
         let (stream, mut operator) = match shaken {
             Ok(shaken) => shaken,
@@ -512,6 +550,19 @@ mod tests {
             request = request.header(ORIGIN, origin);
         }
         request.body(Body::empty()).unwrap()
+    }
+
+    #[test]
+    fn a_crowd_is_written_down_now_and_then() {
+        let mut crowd = Crowd {
+            noted: None,
+            since: 0,
+        };
+        let begin = Instant::now();
+        assert_eq!(crowd.note(begin), Some(1));
+        assert!((0..50).all(|_| crowd.note(begin).is_none()));
+        assert_eq!(crowd.note(begin + CROWD_PAUSE), Some(51));
+        assert_eq!(crowd.note(begin + CROWD_PAUSE), None);
     }
 
     #[test]

@@ -582,7 +582,11 @@ async fn a_flood_of_connections_keeps_no_operator_out() {
         // Who was let in before stays.
         assert_eq!(early.get("/status").await.unwrap().status, 200);
     }
+    // That is written down, and not for each of them.
     world.refused_line("overloaded").await;
+    let text = world.gateway.audit().text();
+    let lines = text.lines().filter(|line| line.contains("overloaded"));
+    assert!(lines.count() < 100, "{text}");
 }
 
 #[tokio::test]

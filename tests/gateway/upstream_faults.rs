@@ -2,12 +2,14 @@
 //! time, and a gateway that goes on.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use countersign_testkit::client::get;
 use countersign_testkit::{Afterwards, Client, Protocol, Scripted};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::World;
@@ -357,6 +359,46 @@ async fn total_timeout_ends_an_answer_that_does_not() {
             (&line["status"], &line["complete"]),
             (&200.into(), &false.into())
         );
+    }
+    assert_healthy(&world).await;
+    task.abort();
+}
+
+/// Octets that nobody has asked for, on a connection at rest, are nobody's answer.
+#[tokio::test]
+async fn what_a_service_says_unasked_reaches_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (spoil, said) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (told, tells) = (Arc::clone(&spoil), Arc::clone(&said));
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (told, tells) = (Arc::clone(&told), Arc::clone(&tells));
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    match stream.read_u8().await {
+                        Ok(octet) => head.push(octet),
+                        Err(_) => return,
+                    }
+                }
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                stream.write_all(answer).await.unwrap();
+                told.acquire().await.unwrap().forget();
+                let other = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+                stream.write_all(other).await.unwrap();
+                tells.add_permits(1);
+                let _ = stream.read(&mut [0; 64]).await;
+            });
+        }
+    });
+    let world = world(address).await;
+    for number in 0..6 {
+        let client = world.client_as(&format!("/{number}"));
+        let answer = client.get("/a").await.unwrap();
+        assert_eq!((answer.status, &answer.body[..]), (200, &b"ok"[..]));
+        spoil.add_permits(1);
+        said.acquire().await.unwrap().forget();
     }
     assert_healthy(&world).await;
     task.abort();

@@ -4,13 +4,14 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use countersign_testkit::service::pieces;
-use countersign_testkit::{Protocol, Service, ServiceSpec, TestCa, in_time};
+use countersign_testkit::{Protocol, Service, ServiceSpec, TestCa, http2 as frames, in_time};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -383,4 +384,43 @@ async fn a_connection_is_unused_from_the_end_of_its_last_request_on() {
     let answer = sender.send_request(request("/stream", body)).await.unwrap();
     assert_eq!(answer.status(), 200);
     assert_eq!(service.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_service_in_h2_that_never_comes_to_its_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let settings = frames::frame(4, 0, 0, &[]);
+                stream.write_all(&settings).await?;
+                let mut octets = Vec::new();
+                let asked = loop {
+                    if stream.read_buf(&mut octets).await? == 0 {
+                        return Ok(());
+                    }
+                    // What comes before is the preface.
+                    let said = frames::frames(octets.get(24..).unwrap_or_default());
+                    if let Some(head) = said.iter().find(|frame| frame.kind == 1) {
+                        break head.stream;
+                    }
+                };
+                let interim = [(":status", "103"), ("link", "</a>")];
+                let interim = frames::headers(asked, false, &interim).repeat(100);
+                // For as long as it is read.
+                while stream.write_all(&interim).await.is_ok() {}
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    let ca = TestCa::new("example.org");
+    let more = "protocol = \"h2\"\nfirst_byte_timeout = \"500ms\"\n";
+    let world = World::open(&ca, &[http(address)], more).await;
+    for protocol in Protocol::BOTH {
+        let answer = world.client().protocol(protocol).get("/a").await.unwrap();
+        assert!(matches!(answer.status, 502 | 504), "{answer:?}");
+        assert!(answer.reason().unwrap().starts_with("upstream-"));
+    }
+    task.abort();
 }
