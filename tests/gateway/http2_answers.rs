@@ -269,6 +269,40 @@ async fn an_answer_is_complete_when_its_caller_has_taken_it() {
 }
 
 #[tokio::test]
+async fn an_answer_that_its_caller_has_room_for_ends_with_its_last_octets() {
+    let (world, _services) = world(&[]).await;
+    let mut caller = Caller::new(&world, 1 << 20).await;
+    caller.grant(0, 1 << 20).await;
+    for path in ["/single", "/large", "/nowhere"] {
+        let stream = caller.ask(path).await;
+        caller.until(|frames| has_ended(frames, stream)).await;
+        let frames = caller.frames();
+        let last = frames.iter().rfind(|frame| frame.stream == stream).unwrap();
+        // No frame of its own, which would be a record and a system call more.
+        assert!(last.kind == DATA && !last.payload.is_empty(), "{path}");
+    }
+    // The large one is more than the rest of this stream's first window.
+    let mut caller = Caller::new(&world, 65_535).await;
+    let stream = caller.ask("/large").await;
+    caller
+        .until(|frames| content(frames, stream) == 65_535)
+        .await;
+    caller.grant(0, 1 << 20).await;
+    caller.grant(stream, 1 << 20).await;
+    caller.until(|frames| has_ended(frames, stream)).await;
+    assert_eq!(content(&caller.frames(), stream), LARGE);
+    let lines = world
+        .gateway
+        .audit()
+        .at_least(2, "both", |line| line["path"] == "/large")
+        .await;
+    assert!(
+        lines.iter().all(|line| line["complete"] == true),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test]
 async fn an_answer_that_its_caller_cancels_is_not_complete() {
     let (world, _services) = world(&[]).await;
     let mut caller = Caller::new(&world, 1).await;
