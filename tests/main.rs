@@ -24,6 +24,7 @@ mod fuzz;
 mod gateway;
 mod keys;
 mod limbo;
+mod paths;
 mod pki;
 mod repository;
 mod tokens;

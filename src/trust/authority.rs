@@ -160,6 +160,22 @@ impl AuthorityFacts {
         Ok(())
     }
 
+    /// Whether it could issue anything in a path at `now`: what does not depend on
+    /// the path.
+    pub(super) fn may_issue(&self, now: i64, purpose: PathPurpose) -> bool {
+        self.is_ca
+            && self.check_validity(now).is_ok()
+            && self.allows(purpose)
+            && self.check_as_issuer().is_ok()
+    }
+
+    fn allows(&self, purpose: PathPurpose) -> bool {
+        self.extended.is_none_or(|usages| match purpose {
+            PathPurpose::Client => usages.client,
+            PathPurpose::Server => usages.server,
+        })
+    }
+
     /// What every issuer in a path must satisfy beyond webpki's checks.
     pub(crate) fn check_as_issuer(&self) -> Result<(), PathRefusal> {
         // RFC 5280 section 4.2.1.3.
@@ -231,11 +247,7 @@ impl AuthorityFacts {
                 ),
             ));
         }
-        let allowed = self.extended.is_none_or(|usages| match purpose {
-            PathPurpose::Client => usages.client,
-            PathPurpose::Server => usages.server,
-        });
-        if !allowed {
+        if !self.allows(purpose) {
             return Err((
                 ReasonCode::WrongUsage,
                 format!(

@@ -8,6 +8,8 @@
 //! host names in the subject. That is mended here. Nothing here can allow what
 //! webpki refused.
 
+use std::net::IpAddr;
+
 use x509_parser::extensions::{GeneralName, NameConstraints};
 use x509_parser::x509::X509Name;
 
@@ -177,6 +179,7 @@ impl CarriedNames {
 
 fn could_be_dns(name: &str) -> bool {
     name.contains('.')
+        && name.parse::<IpAddr>().is_err()
         && name
             .bytes()
             .all(|octet| octet.is_ascii_alphanumeric() || b"-_.*".contains(&octet))
@@ -239,6 +242,19 @@ mod tests {
         assert!(permitting.check(&carried).is_err());
         carried.has_dns = true;
         assert!(excluding("example.org").check(&carried).is_ok());
+    }
+
+    #[test]
+    fn an_address_as_common_name_is_no_dns_name() {
+        for (name, is) in [
+            ("a.example.org", true),
+            ("*.example.org", true),
+            ("127.0.0.1", false),
+            ("A caller", false),
+            ("caller", false),
+        ] {
+            assert_eq!(could_be_dns(name), is, "{name}");
+        }
     }
 
     #[test]

@@ -152,6 +152,26 @@ pub(super) fn describe(error: &Error, what: &str) -> String {
         Error::NameConstraintViolation => {
             format!("a name in {what} violates a name constraint of an issuer")
         }
+        Error::CaUsedAsEndEntity => {
+            format!("the first certificate of {what} is an authority's (CA:TRUE), not a leaf's")
+        }
+        Error::EndEntityUsedAsCa => {
+            format!("an issuer in {what} is not a certificate authority (no CA:TRUE)")
+        }
+        Error::InvalidSignatureForPublicKey => {
+            format!("a signature in {what} does not verify under the key of its issuer")
+        }
+        Error::UnsupportedSignatureAlgorithmContext(_)
+        | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            format!("{what} is signed with an algorithm that is not supported")
+        }
+        Error::PathLenConstraintViolated => {
+            format!("{what} has more intermediates than the path length of an issuer allows")
+        }
+        Error::MaximumPathDepthExceeded => format!("{what} has too many intermediates"),
+        Error::MaximumSignatureChecksExceeded | Error::MaximumPathBuildCallsExceeded => {
+            format!("{what} holds too many certificates of one name to try every path")
+        }
         other => format!("{what}: {other}"),
     }
 }

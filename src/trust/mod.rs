@@ -16,6 +16,8 @@ pub mod path;
 pub mod path_cache;
 mod revision;
 pub mod revocation;
+mod search;
+mod signed;
 mod verifier;
 mod verify;
 

@@ -12,7 +12,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 use x509_parser::extensions::{DistributionPointName, GeneralName};
 use x509_parser::prelude::{ParsedExtension, X509Certificate};
@@ -21,6 +21,7 @@ use super::authority::{AuthorityFacts, RootSet};
 use super::end_entity::LeafPathFacts;
 use super::explain::{describe, explain, reason_of};
 use super::revocation::{RevocationIndex, RevocationOutcome};
+use super::search;
 use crate::crypto;
 use crate::identity::leaf::{rfc4514, significant};
 use crate::reason::ReasonCode;
@@ -73,8 +74,8 @@ pub(crate) struct PathMember {
     pub(crate) thumbprint: [u8; 32],
     /// Whether it is an intermediate, not the leaf.
     pub(crate) is_authority: bool,
-    /// URIs of usable distribution points; `None` without the extension.
-    pub(crate) distribution_points: Option<Box<[Box<str>]>>,
+    /// Names of usable distribution points; `None` without the extension.
+    pub(crate) distribution_points: Option<Box<[PointName]>>,
     /// The issuer's SubjectPublicKeyInfo, DER.
     pub(crate) issuer_key: Arc<[u8]>,
     /// SHA-256 of `issuer_key`.
@@ -104,28 +105,45 @@ impl PathMember {
     }
 }
 
+/// A name of a distribution point, of a type that is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PointName {
+    /// A URI.
+    Uri(Box<str>),
+    /// A directory name, DER.
+    Directory(Box<[u8]>),
+}
+
+impl PointName {
+    pub(super) fn all_of(point: &DistributionPointName<'_>) -> Box<[Self]> {
+        let DistributionPointName::FullName(names) = point else {
+            return Box::default();
+        };
+        let compared = names.iter().filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(Self::Uri(Box::from(*uri))),
+            GeneralName::DirectoryName(name) => Some(Self::Directory(name.as_raw().into())),
+            _ => None,
+        });
+        compared.collect()
+    }
+}
+
 /// Points with reasons or another issuer are not usable: such lists are
 /// partitioned or indirect, and refused.
-fn distribution_points(certificate: &X509Certificate<'_>) -> Option<Box<[Box<str>]>> {
+fn distribution_points(certificate: &X509Certificate<'_>) -> Option<Box<[PointName]>> {
     let points = certificate.extensions().iter().find_map(|extension| {
         match extension.parsed_extension() {
             ParsedExtension::CRLDistributionPoints(points) => Some(points),
             _ => None,
         }
     })?;
-    let mut uris = Vec::new();
-    for point in &points.points {
-        if point.reasons.is_some() || point.crl_issuer.is_some() {
-            continue;
-        }
-        if let Some(DistributionPointName::FullName(names)) = &point.distribution_point {
-            uris.extend(names.iter().filter_map(|name| match name {
-                GeneralName::URI(uri) => Some(Box::from(*uri)),
-                _ => None,
-            }));
-        }
-    }
-    Some(uris.into())
+    let usable = points
+        .points
+        .iter()
+        .filter(|point| point.reasons.is_none() && point.crl_issuer.is_none())
+        .filter_map(|point| point.distribution_point.as_ref())
+        .flat_map(PointName::all_of);
+    Some(usable.collect())
 }
 
 /// A path that holds.
@@ -161,13 +179,78 @@ pub(crate) fn verify(
     let end_entity = EndEntityCert::try_from(leaf)
         .map_err(|error| (reason_of(&error), describe(&error, "the leaf")))?;
     let facts = LeafPathFacts::read(leaf)?;
-    let provider = crypto::provider();
     let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    // The first refusal by our own checks explains best why no path was left.
+    let ask = |anchors: &[TrustAnchor<'static>], intermediates: &[CertificateDer<'_>]| {
+        ask_webpki(rules, (&end_entity, &facts), anchors, intermediates, now)
+    };
+    let failure = match ask(rules.roots.anchors(), intermediates) {
+        Ok(verified) => return Ok(verified),
+        Err(failure) => failure,
+    };
+    if !failure.gave_up() {
+        return Err(failure.explain(leaf, intermediates, rules.roots));
+    }
+    let mut refusal = None;
+    let attempt = |root: usize, chain: &[usize]| {
+        let chain: Vec<CertificateDer<'_>> = chain
+            .iter()
+            .filter_map(|index| Some(CertificateDer::from(intermediates.get(*index)?.as_ref())))
+            .collect();
+        let anchor = rules.roots.anchors().get(root)?;
+        ask(std::slice::from_ref(anchor), &chain)
+            .map_err(|failure| {
+                refusal.get_or_insert_with(|| failure.explain(leaf, &chain, rules.roots));
+            })
+            .ok()
+    };
+    let bounds = (rules.purpose, seconds);
+    match search::find(rules.roots, leaf, intermediates, bounds, attempt) {
+        Ok(Some(verified)) => Ok(verified),
+        Ok(None) => Err(refusal
+            .unwrap_or_else(|| explain(&Error::UnknownIssuer, leaf, intermediates, rules.roots))),
+        Err(search::GaveUp) => Err(failure.explain(leaf, intermediates, rules.roots)),
+    }
+}
+
+/// Why webpki found no path.
+struct Failure {
+    error: Error,
+    /// The first refusal by our own checks explains best why no path was left.
+    refusal: Option<PathRefusal>,
+}
+
+impl Failure {
+    /// Whether webpki ended its search before it had tried every path.
+    const fn gave_up(&self) -> bool {
+        matches!(
+            self.error,
+            Error::MaximumSignatureChecksExceeded | Error::MaximumPathBuildCallsExceeded
+        )
+    }
+
+    fn explain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        roots: &RootSet,
+    ) -> PathRefusal {
+        let ours = self.refusal.clone();
+        ours.unwrap_or_else(|| explain(&self.error, leaf, intermediates, roots))
+    }
+}
+
+fn ask_webpki(
+    rules: PathRules<'_>,
+    (end_entity, facts): (&EndEntityCert<'_>, &LeafPathFacts),
+    anchors: &[TrustAnchor<'static>],
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<Verified, Failure> {
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let refusal: RefCell<Option<PathRefusal>> = RefCell::new(None);
     let accepted: RefCell<Option<Verified>> = RefCell::new(None);
     let inspect = |path: &VerifiedPath<'_>| -> Result<(), Error> {
-        match inspect_path(rules, path, &facts, seconds) {
+        match inspect_path(rules, path, facts, seconds) {
             Ok(verified) => {
                 accepted.replace(Some(verified));
                 Ok(())
@@ -179,20 +262,24 @@ pub(crate) fn verify(
         }
     };
     let result = end_entity.verify_for_usage(
-        provider.signature_verification_algorithms.all,
-        rules.roots.anchors(),
+        crypto::provider().signature_verification_algorithms.all,
+        anchors,
         intermediates,
         now,
         rules.purpose.key_usage(),
         None,
         Some(&inspect),
     );
-    match (result, accepted.into_inner(), refusal.into_inner()) {
-        (Ok(_), Some(verified), _) => Ok(verified),
-        (_, _, Some(refusal)) => Err(refusal),
-        (Ok(_), None, None) => Err((ReasonCode::UnknownIssuer, "no path was inspected".into())),
-        (Err(error), _, None) => Err(explain(&error, leaf, intermediates, rules.roots)),
-    }
+    let error = match (result, accepted.into_inner()) {
+        (Ok(_), Some(verified)) => return Ok(verified),
+        // A path that was not inspected is none.
+        (Ok(_), None) => Error::UnknownIssuer,
+        (Err(error), _) => error,
+    };
+    Err(Failure {
+        error,
+        refusal: refusal.into_inner(),
+    })
 }
 
 fn inspect_path(

@@ -148,6 +148,15 @@ fn a_chain_file_standard_input_and_revocation_lists() {
         3,
         "certificate-revoked: ",
     );
+    // A list for one distribution point does not speak of a leaf that names none.
+    let elsewhere = Crl::new().distribution_point("http://crl.example.org/other.crl");
+    let elsewhere = files.write("elsewhere.crl", elsewhere.signed_by(ca.intermediate()));
+    let elsewhere = elsewhere.to_str().unwrap();
+    ends(
+        &check(&["--crl", of_root, "--crl", elsewhere]),
+        3,
+        "revocation-unknown: ",
+    );
     for order in [[clear, revoking], [revoking, clear]] {
         let lists = ["--crl", of_root, "--crl", order[0], "--crl", order[1]];
         ends(&check(&lists), 3, "certificate-revoked: ");
@@ -197,6 +206,65 @@ fn files_that_cannot_be_read_are_named() {
             .unwrap();
         ends(&output, 2, "countersign: ");
         assert!(String::from_utf8_lossy(&output.stderr).contains(named));
+    }
+}
+
+#[test]
+fn files_as_other_programs_write_them() {
+    let ca = TestCa::new("example.org");
+    let files = Files::new();
+    let caller = ca.client("/a");
+    let pem = caller.chain_pem();
+    let root = std::fs::read_to_string(ca.root_file()).unwrap();
+    let der = files.write("root.der", ca.root().der());
+    let two = files.write(
+        "two.pem",
+        format!("{}{root}", TestCa::new("b").root().pem()),
+    );
+    let half = &pem[..pem.len() / 4];
+    for (name, content, code, words) in [
+        ("crlf.pem", pem.replace('\n', "\r\n"), 0, ""),
+        ("text.pem", format!("subject=CN = a\n\n{pem}"), 0, ""),
+        ("mark.pem", format!("\u{feff}{pem}"), 0, ""),
+        ("key.pem", format!("{}{pem}", caller.key_pem()), 0, ""),
+        (
+            "cut.pem",
+            half.to_owned(),
+            2,
+            "cut.pem: a PEM block is cut off",
+        ),
+        (
+            "key.only",
+            caller.key_pem(),
+            2,
+            "key.only: there is no certificate",
+        ),
+        ("root.first", format!("{root}{pem}"), 3, "wrong-usage: "),
+    ] {
+        let leaf = files.write(name, content);
+        for roots in [&ca.root_file(), &der, &two] {
+            let output = verify("client")
+                .arg("--roots")
+                .arg(roots)
+                .arg(&leaf)
+                .output()
+                .unwrap();
+            ends(
+                &output,
+                code,
+                if code == 2 { "countersign: " } else { words },
+            );
+            assert!(
+                String::from_utf8_lossy(&output.stderr).contains(words),
+                "{name}"
+            );
+        }
+    }
+    for junk in [&b"\x30\x82"[..], &b"\x30\x83\xff\xff\xff\x00"[..]] {
+        let leaf = files.write("junk.der", junk);
+        let mut command = verify("client");
+        command.arg("--roots").arg(ca.root_file()).arg(&leaf);
+        ends(&command.output().unwrap(), 3, "malformed-identity: ");
     }
 }
 

@@ -214,6 +214,18 @@ impl Authority {
             .clone()
     }
 
+    /// As [`Authority::cross_sign`], with what `spec` says beside name and key.
+    #[must_use]
+    pub fn cross_sign_as(&self, other: &Self, spec: &AuthoritySpec) -> CertificateDer<'static> {
+        let mut params = spec.params();
+        params.distinguished_name = other.params.distinguished_name.clone();
+        params
+            .signed_by(other.issuer.key(), &self.issuer)
+            .expect("a cross-signed certificate")
+            .der()
+            .clone()
+    }
+
     /// Issues a leaf.
     #[must_use]
     pub fn issue(&self, leaf: Leaf) -> Credentials {

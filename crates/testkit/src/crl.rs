@@ -76,6 +76,14 @@ impl Crl {
         self.critical(0x1c, &[0x30, 0x03, 0x84, 0x01, 0xff])
     }
 
+    /// Speaks only of certificates that name this distribution point
+    /// (issuingDistributionPoint, RFC 5280 section 5.2.5).
+    #[must_use]
+    pub fn distribution_point(self, uri: &str) -> Self {
+        let name = der::element(0xa0, &der::element(0x86, uri.as_bytes()));
+        self.critical(0x1c, &der::sequence(&[der::element(0xa0, &name)]))
+    }
+
     /// Adds a critical extension 2.5.29.x.
     fn critical(mut self, last_arc: u8, value: &[u8]) -> Self {
         self.extensions.push(der::sequence(&[

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -32,6 +32,11 @@ The rules are the listener's, without identity and policy. The first certificate
 verified; the others of that file serve as intermediates. Without --crl revocation is not
 checked; with it, the leaf and every intermediate of the path need a current list.
 Exit code 0: the path holds. 3: it does not, and standard error begins with the reason.";
+
+/// Most bytes of a file with certificates.
+const MAX_CERTIFICATE_FILE: u64 = 64 << 20;
+/// Most bytes of a file with revocation lists.
+const MAX_LIST_FILE: u64 = 512 << 20;
 
 /// Arguments of `countersign pki verify`.
 #[derive(Debug, Args)]
@@ -188,23 +193,32 @@ fn nothing_in(path: &Path, what: &str) -> CliError {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
-    let content = read(path)?;
+    let content = read(path, MAX_CERTIFICATE_FILE)?;
     if is_der(&content) {
         return Ok(vec![CertificateDer::from(content)]);
     }
-    CertificateDer::pem_slice_iter(&content)
+    CertificateDer::pem_slice_iter(without_mark(&content))
         .collect::<Result<_, _>>()
-        .map_err(|error| CliError::usage(format!("{}: {error}", path.display())))
+        .map_err(|error| damaged(path, &error))
 }
 
 fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, CliError> {
-    let content = read(path)?;
+    let content = read(path, MAX_LIST_FILE)?;
     if is_der(&content) {
         return Ok(vec![CertificateRevocationListDer::from(content)]);
     }
-    CertificateRevocationListDer::pem_slice_iter(&content)
+    CertificateRevocationListDer::pem_slice_iter(without_mark(&content))
         .collect::<Result<_, _>>()
-        .map_err(|error| CliError::usage(format!("{}: {error}", path.display())))
+        .map_err(|error| damaged(path, &error))
+}
+
+fn damaged(path: &Path, error: &pem::Error) -> CliError {
+    let why = match error {
+        pem::Error::MissingSectionEnd { .. } => "a PEM block is cut off".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => "a PEM block has a damaged first line".to_owned(),
+        other => other.to_string(),
+    };
+    CliError::usage(format!("{}: {why}", path.display()))
 }
 
 /// DER of both kinds begins with a SEQUENCE in the long form.
@@ -212,14 +226,27 @@ fn is_der(content: &[u8]) -> bool {
     matches!(content, [0x30, length, ..] if *length >= 0x80)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    if is_standard_input(path) {
-        let mut content = Vec::new();
-        std::io::stdin()
-            .lock()
-            .read_to_end(&mut content)
-            .map_err(|error| CliError::usage(format!("standard input: {error}")))?;
-        return Ok(content);
+/// Some editors begin a text with a byte order mark.
+fn without_mark(content: &[u8]) -> &[u8] {
+    content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content)
+}
+
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, CliError> {
+    let mut content = Vec::new();
+    let (named, taken) = if is_standard_input(path) {
+        let mut input = std::io::stdin().lock().take(most + 1);
+        ("standard input".to_owned(), input.read_to_end(&mut content))
+    } else {
+        let opened = std::fs::File::open(path);
+        let taken = opened.and_then(|file| file.take(most + 1).read_to_end(&mut content));
+        (path.display().to_string(), taken)
+    };
+    taken.map_err(|error| CliError::usage(format!("{named}: {error}")))?;
+    if u64::try_from(content.len()).map_or(true, |length| length > most) {
+        return Err(CliError::usage(format!(
+            "{named}: it is larger than {} MiB",
+            most >> 20
+        )));
     }
-    std::fs::read(path).map_err(|error| CliError::usage(format!("{}: {error}", path.display())))
+    Ok(content)
 }

@@ -9,19 +9,16 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use rustls_pki_types::SubjectPublicKeyInfoDer;
-use webpki::{BorrowedCertRevocationList, RawPublicKeyEntity};
+use webpki::BorrowedCertRevocationList;
 use x509_parser::der_parser::asn1_rs::{Any, FromDer as _, Tag};
-use x509_parser::extensions::{
-    DistributionPointName, GeneralName, IssuingDistributionPoint, ParsedExtension, X509Extension,
-};
+use x509_parser::extensions::{IssuingDistributionPoint, ParsedExtension, X509Extension};
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Name;
 
 use super::serials::SerialSet;
-use crate::crypto;
 use crate::identity::leaf::{rfc4514, significant};
-use crate::trust::path::PathMember;
+use crate::trust::path::{PathMember, PointName};
+use crate::trust::signed::SignedParts;
 
 /// Octets of a serial number of one octet and a date, as an entry.
 const SMALLEST_ENTRY: usize = 20;
@@ -36,7 +33,8 @@ struct Scope {
     raw: Box<[u8]>,
     user_only: bool,
     authorities_only: bool,
-    uris: Vec<Box<str>>,
+    /// Its distribution point's names; `None` without one: then it speaks of all.
+    points: Option<Box<[PointName]>>,
 }
 
 /// What is needed to verify a list's signature, kept until that is done.
@@ -113,9 +111,9 @@ impl RevocationList {
             signer: OnceLock::new(),
             unverified: Mutex::new(Unverified {
                 signed: Some(Signed {
-                    message: header.message.into(),
-                    algorithm: header.algorithm.into(),
-                    signature: header.signature.into(),
+                    message: header.signed.message.into(),
+                    algorithm: header.signed.algorithm.into(),
+                    signature: header.signed.signature.into(),
                 }),
                 refused: HashSet::new(),
             }),
@@ -163,9 +161,10 @@ impl RevocationList {
         self.signer.get()
     }
 
-    /// Whether it speaks of this certificate, as webpki sees it: without a
-    /// distribution point of its own it speaks of all; with one, the certificate
-    /// must name the same or none.
+    /// Whether it speaks of this certificate (RFC 5280 section 6.3.3 (b)(2)): without
+    /// a distribution point of its own it speaks of all; with one, only of the
+    /// certificates that name the same. For one that names none, its issuer's name
+    /// stands; webpki would believe any list of the issuer about it.
     pub(super) fn covers(&self, member: &PathMember) -> bool {
         let Some(scope) = &self.scope else {
             return true;
@@ -174,9 +173,14 @@ impl RevocationList {
         {
             return false;
         }
+        let Some(points) = &scope.points else {
+            return true;
+        };
         match &member.distribution_points {
-            None => true,
-            Some(points) => points.iter().any(|point| scope.uris.contains(point)),
+            Some(named) => named.iter().any(|point| points.contains(point)),
+            None => points
+                .iter()
+                .any(|point| matches!(point, PointName::Directory(name) if *name == member.issuer)),
         }
     }
 
@@ -200,20 +204,12 @@ impl RevocationList {
 
 impl Signed {
     fn verifies_under(&self, key: &[u8]) -> bool {
-        let key = SubjectPublicKeyInfoDer::from(key);
-        let Ok(entity) = RawPublicKeyEntity::try_from(&key) else {
-            return false;
+        let parts = SignedParts {
+            message: &self.message,
+            algorithm: &self.algorithm,
+            signature: &self.signature,
         };
-        crypto::provider()
-            .signature_verification_algorithms
-            .all
-            .iter()
-            .filter(|algorithm| algorithm.signature_alg_id().as_ref() == &*self.algorithm)
-            .any(|algorithm| {
-                entity
-                    .verify_signature(*algorithm, &self.message, &self.signature)
-                    .is_ok()
-            })
+        parts.is_signed_by(key)
     }
 }
 
@@ -249,9 +245,7 @@ pub fn outline(der: &[u8]) -> Option<Outline> {
 
 /// The parts of a CertificateList (RFC 5280 section 5.1).
 struct Header<'a> {
-    message: &'a [u8],
-    algorithm: &'a [u8],
-    signature: &'a [u8],
+    signed: SignedParts<'a>,
     issuer: &'a [u8],
     issuer_text: String,
     this_update: ASN1Time,
@@ -263,15 +257,8 @@ struct Header<'a> {
 
 impl<'a> Header<'a> {
     fn read(der: &'a [u8]) -> Option<Self> {
-        let (rest, list) = Any::from_der(der).ok()?;
-        let (after_message, message) = Any::from_der(list.data).ok()?;
-        let whole = list.data.len().checked_sub(after_message.len())?;
-        let (after_algorithm, algorithm) = Any::from_der(after_message).ok()?;
-        let (end, signature) = Any::from_der(after_algorithm).ok()?;
-        let (unused_bits, signature) = signature.data.split_first()?;
-        if !rest.is_empty() || !end.is_empty() || *unused_bits != 0 {
-            return None;
-        }
+        let signed = SignedParts::read(der)?;
+        let (_, message) = Any::from_der(signed.message).ok()?;
         let (fields, _version) = Any::from_der(message.data).ok()?;
         let (fields, _algorithm) = Any::from_der(fields).ok()?;
         let (after, issuer) = X509Name::from_der(fields).ok()?;
@@ -285,9 +272,7 @@ impl<'a> Header<'a> {
             (_, field) = Any::from_der(after).ok()?;
         }
         Some(Self {
-            message: list.data.get(..whole)?,
-            algorithm: algorithm.data,
-            signature,
+            signed,
             issuer: issuer.as_raw(),
             issuer_text: rfc4514(&issuer),
             this_update,
@@ -348,21 +333,12 @@ fn read_extensions(tagged: &[u8]) -> Result<Extensions, String> {
 
 impl Scope {
     fn read(raw: &[u8], point: &IssuingDistributionPoint<'_>) -> Self {
-        let uris = match &point.distribution_point {
-            Some(DistributionPointName::FullName(names)) => names
-                .iter()
-                .filter_map(|name| match name {
-                    GeneralName::URI(uri) => Some(Box::from(*uri)),
-                    _ => None,
-                })
-                .collect(),
-            _ => Vec::new(),
-        };
+        let points = point.distribution_point.as_ref().map(PointName::all_of);
         Self {
             raw: raw.into(),
             user_only: point.only_contains_user_certs,
             authorities_only: point.only_contains_ca_certs,
-            uris,
+            points,
         }
     }
 }

@@ -1,0 +1,173 @@
+//! Path building over generated authorities: cycles, crossing signatures, copies
+//! with other keys, expired copies, copies that may not sign, in any order.
+//!
+//! What holds is known beforehand: a path of good signatures leads from the leaf to
+//! the root, or none does.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use countersign::clock;
+use countersign::reason::ReasonCode;
+use countersign::trust::{PathPurpose, PathRefusal, PathTrust};
+use countersign_testkit::{Authority, AuthoritySpec, Credentials, Leaf};
+use proptest::prelude::*;
+use rcgen::KeyUsagePurpose;
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+/// How many authorities there are; the first is the root, the last issues the leaf.
+const AUTHORITIES: usize = 5;
+
+struct Pki {
+    authorities: Vec<Authority>,
+    /// Of the same names, with other keys.
+    namesakes: Vec<Authority>,
+    forgers: Vec<Authority>,
+    leaf: Credentials,
+}
+
+static PKI: LazyLock<Pki> = LazyLock::new(|| {
+    let make = || -> Vec<Authority> {
+        (0..AUTHORITIES)
+            .map(|number| Authority::root(&AuthoritySpec::new(&format!("Authority {number}"))))
+            .collect()
+    };
+    let authorities = make();
+    let leaf = authorities[AUTHORITIES - 1].issue(Leaf::with_uri("spiffe://example.org/a"));
+    Pki {
+        authorities,
+        namesakes: make(),
+        forgers: make(),
+        leaf,
+    }
+});
+
+/// A certificate for one authority by another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Crossing {
+    Good,
+    /// Signed by a namesake of the issuer.
+    Forged,
+    /// For a namesake of the subject.
+    OtherKey,
+    Expired,
+    /// Its key usage does not let it sign certificates.
+    NoSigning,
+    /// Its path length is too short for any intermediate below it.
+    NoLength,
+}
+
+impl Crossing {
+    fn sign(self, issuer: usize, subject: usize) -> CertificateDer<'static> {
+        let spec = AuthoritySpec::new("");
+        let (by, of) = (&PKI.authorities[issuer], &PKI.authorities[subject]);
+        match self {
+            Self::Good => by.cross_sign(of),
+            Self::Forged => PKI.forgers[issuer].cross_sign(of),
+            Self::OtherKey => by.cross_sign(&PKI.namesakes[subject]),
+            Self::Expired => by.cross_sign_as(of, &spec.valid(-7200, -3600)),
+            Self::NoSigning => {
+                by.cross_sign_as(of, &spec.key_usages(&[KeyUsagePurpose::DigitalSignature]))
+            }
+            Self::NoLength => by.cross_sign_as(of, &spec.path_length(0)),
+        }
+    }
+}
+
+type Edge = (usize, usize, Crossing);
+
+/// Whether good signatures lead from `at` to the root without a loop. What may have
+/// no intermediate below it may still issue the leaf.
+fn leads_to_root(edges: &[Edge], at: usize, path: &[usize]) -> bool {
+    at == 0
+        || edges.iter().any(|(issuer, subject, crossing)| {
+            let holds = match crossing {
+                Crossing::Good => true,
+                Crossing::NoLength => path.is_empty(),
+                _ => false,
+            };
+            let path = [path, &[at]].concat();
+            *subject == at && holds && !path.contains(issuer) && {
+                leads_to_root(edges, *issuer, &path)
+            }
+        })
+}
+
+fn verify(certificates: Vec<CertificateDer<'static>>) -> Result<(), PathRefusal> {
+    let root = PKI.authorities[0].der().clone();
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(clock::unix_now()));
+    PathTrust::new(&[root], certificates, None, PathPurpose::Client)
+        .verify(PKI.leaf.leaf(), now)
+        .map(|_| ())
+}
+
+fn edges() -> impl Strategy<Value = Vec<Edge>> {
+    let crossing = prop_oneof![
+        4 => Just(Crossing::Good),
+        2 => Just(Crossing::Forged),
+        2 => Just(Crossing::OtherKey),
+        1 => Just(Crossing::Expired),
+        1 => Just(Crossing::NoSigning),
+        1 => Just(Crossing::NoLength),
+    ];
+    let edge = (0..AUTHORITIES, 0..AUTHORITIES, crossing);
+    prop::collection::vec(edge, 0..24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(120))]
+    #[test]
+    fn a_path_is_found_exactly_where_there_is_one(edges in edges(), with_root: bool) {
+        let mut certificates: Vec<_> = edges
+            .iter()
+            .map(|(issuer, subject, crossing)| crossing.sign(*issuer, *subject))
+            .collect();
+        if with_root {
+            certificates.push(PKI.authorities[0].der().clone());
+        }
+        let expected = leads_to_root(&edges, AUTHORITIES - 1, &[]);
+        let verdict = verify(certificates);
+        prop_assert_eq!(verdict.is_ok(), expected, "{:?}", verdict);
+    }
+}
+
+/// webpki stops after 100 signatures, which this needs many more of.
+#[test]
+fn many_namesakes_on_every_level_hide_no_path() {
+    const COPIES: usize = 20;
+    for crossing in [Crossing::OtherKey, Crossing::Forged] {
+        let mut certificates = Vec::new();
+        for subject in 1..AUTHORITIES {
+            for _ in 0..COPIES {
+                certificates.push(match crossing {
+                    // A key of its own each.
+                    Crossing::OtherKey => {
+                        let spec = AuthoritySpec::new(&format!("Authority {subject}"));
+                        PKI.authorities[subject - 1].cross_sign(&Authority::root(&spec))
+                    }
+                    other => other.sign(subject - 1, subject),
+                });
+            }
+        }
+        let (reason, _) = verify(certificates.clone()).unwrap_err();
+        assert!(
+            matches!(reason, ReasonCode::UnknownIssuer | ReasonCode::BadSignature),
+            "{reason}"
+        );
+        certificates.extend((1..AUTHORITIES).map(|n| Crossing::Good.sign(n - 1, n)));
+        verify(certificates.clone()).unwrap();
+        certificates.reverse();
+        verify(certificates).unwrap();
+    }
+}
+
+/// What leads to no root by good signatures is given up in bounded time.
+#[test]
+fn a_thicket_of_good_signatures_without_a_way_out_ends() {
+    let mut edges = Vec::new();
+    for issuer in 1..AUTHORITIES {
+        edges.extend((1..AUTHORITIES).map(|subject| Crossing::Good.sign(issuer, subject)));
+        edges.extend((0..8).map(|_| Crossing::Forged.sign(0, issuer)));
+    }
+    verify(edges).unwrap_err();
+}
