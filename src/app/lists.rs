@@ -62,10 +62,11 @@ impl ListKeeper {
         let mut known = Known::default();
         loop {
             let snapshot = self.snapshot.load_full();
-            self.look(&snapshot, &mut known);
+            let in_use = self.look(&snapshot, &mut known);
             let sources = snapshot.list_sources.clone();
             // A snapshot must not be kept while this waits.
             drop(snapshot);
+            save(in_use).await;
             let next = known.due.values().min().copied();
             let alarm = async {
                 match next {
@@ -103,13 +104,14 @@ impl ListKeeper {
     }
 
     /// Takes notice of a snapshot: of new sources, and of documents that are in use
-    /// by now.
-    fn look(&self, snapshot: &Snapshot, known: &mut Known) {
+    /// by now. Gives those.
+    fn look(&self, snapshot: &Snapshot, known: &mut Known) -> Vec<ListSource> {
+        let mut in_use = Vec::new();
         let remote = &snapshot.remote;
         for source in &snapshot.list_sources {
             let url = source.url.to_string();
             if !known.due.contains_key(&url) {
-                save(source);
+                in_use.push(source.clone());
                 let now = clock::unix_now();
                 let age = Duration::from_secs(now.saturating_sub(remote.fetched_at(source)));
                 let wait = wait(source, remote.next_update(source), now);
@@ -118,7 +120,7 @@ impl ListKeeper {
                     .insert(url, Instant::now() + wait.saturating_sub(age));
             } else if known.waiting.contains(&url) && remote.is_in_use(source) {
                 known.waiting.remove(&url);
-                save(source);
+                in_use.push(source.clone());
                 self.solved(&url, known);
                 let wait = wait(source, remote.next_update(source), clock::unix_now());
                 known.due.insert(url, Instant::now() + wait);
@@ -139,6 +141,7 @@ impl ListKeeper {
         for url in gone {
             self.solved(&url, known);
         }
+        in_use
     }
 
     /// Keeps what came; says when to come back.
@@ -214,10 +217,12 @@ fn wait(source: &ListSource, next_update: Option<i64>, now: u64) -> Duration {
     interval.min(HURRY.max(Duration::from_secs(left / 2)))
 }
 
-/// Writes what is in use to disk, which takes its time too.
-fn save(source: &ListSource) {
-    let source = source.clone();
-    tokio::task::spawn_blocking(move || RemoteLists::save(&source));
+/// Writes what is in use to disk, one after another: nothing older may be the last.
+async fn save(in_use: Vec<ListSource>) {
+    if !in_use.is_empty() {
+        let saving = move || in_use.iter().for_each(RemoteLists::save);
+        let _ = tokio::task::spawn_blocking(saving).await;
+    }
 }
 
 fn named(url: &str) -> String {
