@@ -125,7 +125,8 @@ impl AuthorityFacts {
                 });
             }
             ParsedExtension::NameConstraints(constraints) => {
-                self.constraints = IssuerConstraints::read(constraints);
+                self.constraints = IssuerConstraints::read(constraints, extension.value)
+                    .ok_or_else(|| "its name constraints are malformed".to_owned())?;
             }
             ParsedExtension::PolicyConstraints(_) => self.demands_policies = true,
             ParsedExtension::ParseError { .. } => {

@@ -10,6 +10,7 @@
 
 use std::net::IpAddr;
 
+use x509_parser::der_parser::asn1_rs::{Any, FromDer as _};
 use x509_parser::extensions::{GeneralName, NameConstraints};
 use x509_parser::x509::X509Name;
 
@@ -50,7 +51,16 @@ pub(crate) struct CarriedNames {
 const MAX_COMPARISONS: usize = 250_000;
 
 impl IssuerConstraints {
-    pub(crate) fn read(constraints: &NameConstraints<'_>) -> Self {
+    /// `value` is what `constraints` were read from: the reader passes over lists of
+    /// subtrees that it cannot read, and over all that follow. Then there is nothing
+    /// to rely on.
+    pub(crate) fn read(constraints: &NameConstraints<'_>, value: &[u8]) -> Option<Self> {
+        let lists = usize::from(constraints.permitted_subtrees.is_some())
+            + usize::from(constraints.excluded_subtrees.is_some());
+        (lists_in(value)? == lists).then(|| Self::of(constraints))
+    }
+
+    fn of(constraints: &NameConstraints<'_>) -> Self {
         let mut read = Self::default();
         for subtree in constraints.permitted_subtrees.iter().flatten() {
             read.note(&subtree.base);
@@ -177,6 +187,18 @@ impl CarriedNames {
     }
 }
 
+/// How many elements the SEQUENCE `value` has.
+fn lists_in(value: &[u8]) -> Option<usize> {
+    let (_, sequence) = Any::from_der(value).ok()?;
+    let mut rest = sequence.data;
+    let mut count = 0;
+    while !rest.is_empty() {
+        (rest, _) = Any::from_der(rest).ok()?;
+        count += 1;
+    }
+    Some(count)
+}
+
 fn could_be_dns(name: &str) -> bool {
     name.contains('.')
         && name.parse::<IpAddr>().is_err()
@@ -224,6 +246,19 @@ mod tests {
                 allowed,
                 "{excluded}"
             );
+        }
+    }
+
+    #[test]
+    fn lists_that_cannot_be_read_are_not_passed_over() {
+        // No permitted subtrees in their list; a.example.org is excluded.
+        let excluded = [&[0xa1, 0x11, 0x30, 0x0f, 0x82, 0x0d][..], b"a.example.org"].concat();
+        for (permitted, readable) in [(&[][..], true), (&[0xa0, 0x00][..], false)] {
+            let length = u8::try_from(permitted.len() + excluded.len()).unwrap();
+            let value = [&[0x30, length][..], permitted, &excluded].concat();
+            let (_, constraints) = NameConstraints::from_der(&value).unwrap();
+            let read = IssuerConstraints::read(&constraints, &value);
+            assert_eq!(read.is_some(), readable);
         }
     }
 

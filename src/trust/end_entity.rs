@@ -23,6 +23,7 @@ pub(super) struct LeafPathFacts {
     pub(super) names: CarriedNames,
     key_usage: Option<u16>,
     constrains_names: bool,
+    demands_policies: bool,
     strong_key: bool,
 }
 
@@ -37,6 +38,7 @@ impl LeafPathFacts {
             names: CarriedNames::default(),
             key_usage: None,
             constrains_names: false,
+            demands_policies: false,
             strong_key: key_is_strong(leaf.public_key()),
         };
         facts.names.note_subject(leaf.subject());
@@ -49,6 +51,7 @@ impl LeafPathFacts {
                     }
                 }
                 ParsedExtension::NameConstraints(_) => facts.constrains_names = true,
+                ParsedExtension::PolicyConstraints(_) => facts.demands_policies = true,
                 ParsedExtension::ParseError { .. } => {
                     return Err(malformed("one of the leaf's extensions is malformed"));
                 }
@@ -68,6 +71,13 @@ impl LeafPathFacts {
             return refuse(
                 ReasonCode::NameConstraint,
                 "the leaf carries name constraints, which only an authority may",
+            );
+        }
+        // RFC 5280 section 6.1.5 (b): it counts in a leaf too.
+        if self.demands_policies {
+            return refuse(
+                ReasonCode::WrongUsage,
+                "the leaf demands policy processing (policyConstraints), which is not supported",
             );
         }
         let Some(usage) = self.key_usage else {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use countersign_testkit::{Crl, TestCa};
+use countersign_testkit::{Crl, Leaf, TestCa};
 
 use super::{Case, corpus};
 
@@ -266,6 +266,23 @@ fn files_as_other_programs_write_them() {
         command.arg("--roots").arg(ca.root_file()).arg(&leaf);
         ends(&command.output().unwrap(), 3, "malformed-identity: ");
     }
+}
+
+/// RFC 5280 section 6.1.5 (b), whether it is marked critical or not.
+#[test]
+fn a_leaf_that_demands_a_policy_is_refused() {
+    let ca = TestCa::new("example.org");
+    let leaf = Leaf::with_uri("spiffe://example.org/a");
+    let leaf = leaf.extension(&[2, 5, 29, 36], false, &[0x30, 0x03, 0x80, 0x01, 0x00]);
+    let files = Files::new();
+    let leaf = files.write("leaf.pem", ca.intermediate().issue(leaf).chain_pem());
+    let mut command = verify("client");
+    command.arg("--roots").arg(ca.root_file()).arg(&leaf);
+    ends(
+        &command.output().unwrap(),
+        3,
+        "wrong-usage: the leaf demands policy processing",
+    );
 }
 
 #[test]
