@@ -22,6 +22,9 @@ use ring::{aead, hkdf};
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
 pub(crate) use ring::{digest, hmac, rand, signature};
 
+#[cfg(feature = "aws-lc-rs")]
+mod key_schedule;
+
 #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
 compile_error!("choose a cryptography provider: feature \"ring\" (default) or \"aws-lc-rs\"");
 
@@ -41,11 +44,20 @@ pub const VERSION: &str = if cfg!(feature = "aws-lc-rs") {
 
 static RUSTLS_PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     #[cfg(feature = "aws-lc-rs")]
+    let provider = key_schedule::provider();
+    #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+    let provider = given_provider();
+    Arc::new(provider)
+});
+
+/// What rustls offers.
+fn given_provider() -> CryptoProvider {
+    #[cfg(feature = "aws-lc-rs")]
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
     let provider = rustls::crypto::ring::default_provider();
-    Arc::new(provider)
-});
+    provider
+}
 
 /// The provider for every rustls configuration of this process.
 #[must_use]
