@@ -1,5 +1,6 @@
 //! One caller's connection: handshake, then HTTP/1.1 or h2 until it ends.
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,7 @@ use super::lifetime::Lifetime;
 use super::listener::{ConnectionGuard, Worker};
 use super::proxy_protocol;
 use super::refused_handshake::{HandshakeError, Refused};
-use super::socket::{CallerSocket, Lingering};
+use super::socket::{CallerSocket, Lingering, Opening};
 use super::tunnel::Tunnel;
 use super::{http1, http2};
 use crate::authn::certificate::ConnectionProof;
@@ -310,6 +311,7 @@ pub(crate) async fn serve(
 /// Closes a connection so that its caller can read what was sent last, whatever it
 /// still sends itself.
 pub(super) async fn take_leave(mut stream: TlsStream<CallerSocket>) {
+    stream.get_ref().0.gather();
     let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
     stream.into_inner().0.linger(Lingering::CALLER).await;
 }
@@ -423,19 +425,11 @@ async fn shake_hands(
         }
     }
     let socket = CallerSocket::new(stream, snapshot.limits.body_timeout);
-    match socket.peek().await {
-        Ok(Some(first)) if first.is_ascii_uppercase() => {
-            return Err(HandshakeError::plain_http(socket));
-        }
-        Ok(Some(proxy_protocol::FIRST_OCTET)) => {
-            return Err(HandshakeError::unexpected_header(has_header));
-        }
-        Ok(Some(_)) => {}
-        Ok(None) | Err(_) => return Err(HandshakeError::gone()),
-    }
-    let start = LazyConfigAcceptor::new(Acceptor::default(), socket)
-        .await
-        .map_err(|error| HandshakeError::protocol(&error))?;
+    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), socket);
+    let start = match (&mut hello).await {
+        Ok(start) => start,
+        Err(error) => return Err(not_a_hello(&error, hello.take_io(), has_header)),
+    };
     let asked_for = start.client_hello().server_name().map(str::to_owned);
     facts.sni = asked_for.as_deref().map(|name| printable(name).into());
     let Some(entry) = snapshot.names.select(asked_for.as_deref()) else {
@@ -450,7 +444,8 @@ async fn shake_hands(
     };
     let (accepted, mut notes) = with_notes(accepting).await;
     match accepted {
-        Ok(stream) => {
+        Ok(mut stream) => {
+            stream.get_mut().0.settle();
             facts.resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             if facts.resumed {
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -468,6 +463,20 @@ async fn shake_hands(
             Ok((stream, proof, server_name, notes.holds_until))
         }
         Err((error, socket)) => Err(HandshakeError::refused(&error, notes, socket)),
+    }
+}
+
+/// Why no ClientHello could be read.
+fn not_a_hello(
+    error: &io::Error,
+    socket: Option<CallerSocket>,
+    has_header: bool,
+) -> HandshakeError {
+    match socket.map(|socket| (socket.opening(), socket)) {
+        Some((Opening::PlainHttp, socket)) => HandshakeError::plain_http(socket),
+        Some((Opening::ProxyHeader, _)) => HandshakeError::unexpected_header(has_header),
+        Some((Opening::Unread, _)) => HandshakeError::gone(),
+        Some((Opening::Tls, _)) | None => HandshakeError::protocol(error),
     }
 }
 

@@ -23,6 +23,9 @@ use crate::reason::ReasonCode;
 /// Stands in for a refused request; its content is never looked at.
 const REPLACEMENT: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
 
+/// Most octets of an answer that wait for the farewell.
+const MOST_KEPT: usize = 4 * 1024;
+
 /// What the guard tells the handler of the same connection.
 #[derive(Debug, Default)]
 pub(crate) struct GuardState {
@@ -32,6 +35,10 @@ pub(crate) struct GuardState {
     waiting: AtomicBool,
     /// Whether something was written that is not flushed.
     unflushed: AtomicBool,
+    /// Whether the caller wants the connection closed after the answer.
+    closing: AtomicBool,
+    /// Whether the end of such an answer may be among what is kept.
+    keeping: AtomicBool,
 }
 
 impl GuardState {
@@ -47,6 +54,17 @@ impl GuardState {
     /// then on is not for HTTP to read.
     pub(crate) fn switch(&self) {
         self.switching.store(true, Ordering::Relaxed);
+    }
+
+    /// The request in progress is the connection's last: what is written of its answer
+    /// may wait for the farewell, to be sent with it.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Has the next flush send what is kept, if anything is: the answer goes on.
+    pub(crate) fn stop_keeping(&self) -> bool {
+        self.keeping.swap(false, Ordering::Relaxed)
     }
 
     fn is_switching(&self) -> bool {
@@ -84,6 +102,10 @@ pub(crate) struct GuardedIo<S> {
     queued: Vec<u8>,
     delivered: usize,
     body_violation: Option<Violation>,
+    /// The end of what was written of the connection's last answer.
+    kept: Vec<u8>,
+    /// Whether what the handshake left to be sent was sent.
+    greeted: bool,
     state: Arc<GuardState>,
     head_timeout: Duration,
     /// Runs while a head is incomplete.
@@ -103,6 +125,8 @@ impl<S> GuardedIo<S> {
             queued: Vec::new(),
             delivered: 0,
             body_violation: None,
+            kept: Vec::new(),
+            greeted: false,
             state,
             head_timeout,
             deadline: None,
@@ -121,8 +145,9 @@ impl<S> GuardedIo<S> {
         &self.inner
     }
 
-    pub(crate) fn into_inner(self) -> S {
-        self.inner
+    /// The connection, and what is still to be written to it.
+    pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
+        (self.inner, self.kept)
     }
 
     fn deliver(&mut self, buffer: &mut ReadBuf<'_>) {
@@ -179,7 +204,7 @@ impl<S> GuardedIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for GuardedIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -216,6 +241,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedIo<S> {
                 }
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
                 Poll::Pending => {
+                    // Nobody answers yet with whom it could be sent.
+                    if !this.greeted && this.machine.heads() == 0 {
+                        this.greeted = Pin::new(&mut this.inner).poll_flush(context)?.is_ready();
+                    }
                     let Some(deadline) = &mut this.deadline else {
                         let between = this.is_between_requests();
                         this.state.waiting.store(between, Ordering::Relaxed);
@@ -232,17 +261,37 @@ impl<S: AsyncRead + Unpin> AsyncRead for GuardedIo<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> GuardedIo<S> {
+    /// Writes what is kept.
+    fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.kept.is_empty() {
+            let count = ready!(Pin::new(&mut self.inner).poll_write(context, &self.kept))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.kept.drain(..count.min(self.kept.len()));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.state.unflushed.store(true, Ordering::Relaxed);
-        Pin::new(&mut self.inner).poll_write(context, bytes)
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What the handshake left to be sent goes with the first answer.
+        if self.state.keeping.load(Ordering::Relaxed)
+            || !self.state.unflushed.load(Ordering::Relaxed)
+        {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_kept(context))?;
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
         if flushed.is_ready() {
             self.state.unflushed.store(false, Ordering::Relaxed);
@@ -251,6 +300,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_kept(context))?;
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
 
@@ -259,8 +309,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.state.unflushed.store(true, Ordering::Relaxed);
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+        let this = &mut *self;
+        this.state.unflushed.store(true, Ordering::Relaxed);
+        if this.state.closing.load(Ordering::Relaxed) {
+            let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
+            if this.kept.len() + length <= MOST_KEPT {
+                this.state.keeping.store(true, Ordering::Relaxed);
+                for slice in slices {
+                    this.kept.extend_from_slice(slice);
+                }
+                return Poll::Ready(Ok(length));
+            }
+            ready!(this.poll_kept(context))?;
+        }
+        Pin::new(&mut this.inner).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -5,17 +5,19 @@
 //! and waits without them; with the next octet it is served again.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Write as _};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use http::header::CONNECTION;
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
@@ -28,9 +30,19 @@ use super::socket::CallerSocket;
 use super::{handler, tunnel};
 use crate::snapshot::Limits;
 
-/// Nothing has happened on a connection for at least this long when it is laid to
-/// rest, and for less than twice as long.
+/// Nothing has begun on a connection for at least this long when it is laid to rest,
+/// and for less than twice as long.
 const REST: Duration = Duration::from_millis(50);
+
+/// Where looks at resting connections fall: on common moments, because a timer that is
+/// the earliest of all costs a system call.
+static LOOKS: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The first common moment at least [`REST`] from now.
+fn next_look() -> Instant {
+    let passed = LOOKS.elapsed().as_millis() / REST.as_millis() + 2;
+    *LOOKS + REST * u32::try_from(passed).unwrap_or(u32::MAX)
+}
 
 /// Boxed: it is handed around, and a future has room for everything it ever holds.
 type Io = Box<GuardedIo<TlsStream<CallerSocket>>>;
@@ -65,7 +77,7 @@ impl Activity {
     async fn rests(&self, connection: &Connection) {
         loop {
             let begun = self.begun.load(Ordering::Relaxed);
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep_until(next_look()).await;
             if begun == self.begun.load(Ordering::Relaxed)
                 && self.running.load(Ordering::Relaxed) == 0
                 && connection.active_requests().is_empty()
@@ -147,13 +159,52 @@ async fn serve_in_turns(
             },
         }
     };
+    let (mut stream, rest) = io.into_parts();
     if let Some(tunnel) = connection.take_tunnel() {
-        let stream = io.into_inner();
+        if !rest.is_empty() && stream.write_all(&rest).await.is_err() {
+            return Ok(());
+        }
         Box::pin(tunnel::serve(&connection, tunnel, stream, early, lifetime)).await;
         return Ok(());
     }
-    Box::pin(take_leave(io.into_inner())).await;
+    boxed(|| end(stream, rest, &connection, lifetime)).await;
     ended
+}
+
+/// Closes a connection; the rest of its last answer leaves with the farewell, in one.
+async fn end(
+    mut stream: TlsStream<CallerSocket>,
+    rest: Vec<u8>,
+    connection: &Connection,
+    mut lifetime: Lifetime,
+) {
+    if !rest.is_empty() {
+        stream.get_ref().0.gather();
+        // Encrypted here, and sent with what `shutdown` adds to it.
+        let count = stream.get_mut().1.writer().write(&rest).unwrap_or(0);
+        let farewell = async {
+            stream
+                .write_all(rest.get(count..).unwrap_or_default())
+                .await?;
+            stream.shutdown().await
+        };
+        // The caller may take its time for an answer, as long as its identity holds.
+        tokio::select! {
+            biased;
+            _ = farewell => {}
+            denial = lifetime.cut(connection) => {
+                connection.cut(denial);
+                return;
+            }
+        }
+    }
+    take_leave(stream).await;
+}
+
+/// Whether a request asks for its connection to be closed afterwards.
+fn is_last(request: &Request<Incoming>) -> bool {
+    let mut options = request.headers().get_all(CONNECTION).iter();
+    options.any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
 /// Serves requests until there is nothing to do.
@@ -169,6 +220,9 @@ async fn serve_busy(
         let violation = activity.guard.violation_of(position);
         let connection = Arc::clone(connection);
         let running = Running::begin(activity);
+        if is_last(&request) {
+            activity.guard.close();
+        }
         // Boxed, so that an idle connection does not hold room for a request.
         boxed(|| async move {
             let response = handler::handle(connection, request, violation).await;
@@ -189,7 +243,13 @@ async fn serve_busy(
     let mut draining = false;
     let ended = loop {
         let ending = tokio::select! {
-            ended = poll_fn(|context| http.poll_without_shutdown(context)) => break Some(ended),
+            ended = poll_fn(|context| loop {
+                let turn = http.poll_without_shutdown(context);
+                // What is kept was not the answer's end: another poll flushes it.
+                if turn.is_ready() || !activity.guard.stop_keeping() {
+                    break turn;
+                }
+            }) => break Some(ended),
             ending = lifetime.ending(connection) => ending,
             () = &mut rests, if !draining => break None,
         };

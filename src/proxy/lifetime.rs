@@ -87,6 +87,15 @@ impl Lifetime {
         }
     }
 
+    /// Resolves when the identity no longer holds, whether the gateway stops or not.
+    pub(crate) async fn cut(&mut self, connection: &Connection) -> Denial {
+        loop {
+            if let Ending::Cut(denial) = self.ending(connection).await {
+                return denial;
+            }
+        }
+    }
+
     async fn event(&mut self) -> Event {
         let timer = async {
             match &mut self.expiry {

@@ -195,6 +195,8 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     // two listeners on one address still exclude each other.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // What is accepted inherits it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -339,7 +341,6 @@ impl Intake {
         slot: OwnedSemaphorePermit,
         here: usize,
     ) -> io::Result<()> {
-        stream.set_nodelay(true)?;
         let Some((chosen, worker)) = self.choose(here) else {
             return Ok(());
         };

@@ -12,17 +12,17 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{HOST, World};
 
 /// A service that a test plays itself.
-struct Stage(TcpListener);
+pub(super) struct Stage(TcpListener);
 
 impl Stage {
-    async fn open() -> (Self, SocketAddr) {
+    pub(super) async fn open() -> (Self, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         (Self(listener), address)
     }
 
     /// The next connection and the head that came on it.
-    async fn request(&self) -> (TcpStream, String) {
+    pub(super) async fn request(&self) -> (TcpStream, String) {
         in_time("a request", async {
             let (mut stream, _) = self.0.accept().await.unwrap();
             let mut head = Vec::new();
@@ -285,4 +285,47 @@ async fn events_arrive_as_they_are_sent() {
             assert_eq!(frame.unwrap().into_data().unwrap(), event);
         }
     }
+}
+
+#[tokio::test]
+async fn a_callers_last_answer_arrives_piece_by_piece_and_is_followed_by_a_farewell() {
+    let (stage, address) = Stage::open().await;
+    let world = world(address).await;
+    let mut caller = world.client().connect().await.unwrap();
+    let head = format!(
+        "POST /a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 4\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n"
+    );
+    caller.write(head.as_bytes()).await.unwrap();
+    let (mut service, _) = stage.request().await;
+    service
+        .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+        .await
+        .unwrap();
+    let interim = caller
+        .read_until(|octets| octets.ends_with(b"\r\n\r\n"))
+        .await;
+    assert_eq!(interim.statuses(), [100]);
+    caller.write(b"body").await.unwrap();
+    let mut body = [0; 4];
+    in_time("the body", service.read_exact(&mut body))
+        .await
+        .unwrap();
+    let long = "x".repeat(10_000);
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 10010\r\n\r\n";
+    // Each piece is there before the service says more.
+    for (number, piece) in [head, "first", "next.", &long].into_iter().enumerate() {
+        service.write_all(piece.as_bytes()).await.unwrap();
+        let answer = caller
+            .read_until(|octets| match number {
+                0 => octets.ends_with(b"\r\n\r\n"),
+                _ => octets.len() == piece.len(),
+            })
+            .await;
+        assert!(!answer.closed || number == 3, "{number}");
+        if number > 0 {
+            assert_eq!(answer.text(), piece);
+        }
+    }
+    let end = caller.read_until(|_| false).await;
+    assert!(end.closed && end.octets.is_empty(), "{end:?}");
 }

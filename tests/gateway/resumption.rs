@@ -7,6 +7,9 @@ use countersign_testkit::{
     Answer, Client, Crl, Echo, Gateway, Leaf, Settings, TestCa, TlsVersion, in_time,
 };
 
+use tokio::io::AsyncWriteExt as _;
+
+use super::expectations::Stage;
 use super::termination::{replace, revocable, revoke, streaming};
 use super::{BINARY, CALLER, HOST, World, decode};
 
@@ -25,6 +28,45 @@ async fn is_resumed(client: &Client) -> bool {
     let (resumed, answer) = visit(client).await;
     assert_eq!(answer.status, 200);
     resumed
+}
+
+#[tokio::test]
+async fn a_ticket_comes_without_a_request_and_with_a_late_answer() {
+    let (stage, address) = Stage::open().await;
+    let world = World::with(|settings, _| {
+        settings.upstream("late", address).route(
+            "late",
+            "late",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\n",
+        )
+    })
+    .await;
+    for version in TlsVersion::BOTH {
+        let client = world.client().tls(version).resuming();
+        let mut connection = client.connect().await.unwrap();
+        in_time("a ticket", async {
+            while client.tickets() == 0 {
+                connection
+                    .read_until_silent(Duration::from_millis(10))
+                    .await;
+            }
+        })
+        .await;
+        assert!(client.connect().await.unwrap().is_resumed());
+        // A request in the same segment as the end of the handshake, or right after it.
+        let client = world.client().tls(version).resuming();
+        let asked = tokio::spawn({
+            let client = client.clone();
+            async move { client.get("/a").await }
+        });
+        let (mut service, _) = stage.request().await;
+        service
+            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+            .await
+            .unwrap();
+        assert_eq!(asked.await.unwrap().unwrap().status, 204);
+        assert!(client.connect().await.unwrap().is_resumed());
+    }
 }
 
 /// Full handshakes, each with a ticket of its own.
