@@ -211,7 +211,7 @@ reasons! {
         "Ask for a new certificate with a new key.";
     RevocationUnknown = "revocation-unknown", Certificate, 403, PERMISSION_DENIED, UNKNOWN_CA, Operator,
         "No usable revocation list covers a certificate of the presented chain.",
-        "Configure a CRL of every issuer in the path, or choose another revocation posture for the trust domain.";
+        "Configure a CRL of every issuer in the path (one with a distribution point covers only certificates that name it), or choose another revocation posture for the trust domain.";
     RevocationStale = "revocation-stale", Certificate, 403, PERMISSION_DENIED, UNKNOWN_CA, Operator,
         "The revocation list that covers the presented chain is out of date.",
         "Publish a fresh CRL (countersign pki crl), or grant a grace period for the trust domain.";

@@ -206,7 +206,9 @@ pub(crate) fn verify(
     let bounds = (rules.purpose, seconds);
     match search::find(rules.roots, leaf, intermediates, bounds, attempt) {
         Ok(Some(verified)) => Ok(verified),
+        // What was wrong with an authority on the way says more than that none was found.
         Ok(None) => Err(refusal
+            .or_else(|| failure.refusal.clone())
             .unwrap_or_else(|| explain(&Error::UnknownIssuer, leaf, intermediates, rules.roots))),
         Err(search::GaveUp) => Err(failure.explain(leaf, intermediates, rules.roots)),
     }

@@ -430,16 +430,16 @@ impl RevocationIndex {
         if !member.issuer_signs_lists {
             return unknown("the key usage does not let revocation lists be signed by");
         }
-        let covering: Vec<&RevocationList> = candidates
+        let signed: Vec<&RevocationList> = candidates
             .iter()
-            .filter(|list| list.covers(member))
+            .filter(|list| list.may_revoke(member))
             .filter(|list| list.is_signed_by(&member.issuer_key, &member.issuer_key_hash))
             .map(Arc::as_ref)
             .collect();
         // Lists of one scope whose key became known only now supersede here, and
         // those whose time has come.
-        let newest = covering.iter().filter(|list| {
-            !covering.iter().any(|other| {
+        let newest = signed.iter().filter(|list| {
+            !signed.iter().any(|other| {
                 other.same_scope(list) && other.age() > list.age() && other.this_update <= now
             })
         });
@@ -449,6 +449,9 @@ impl RevocationIndex {
             // What a verified list says is revoked stays so when it is stale.
             if list.revokes(&member.serial) {
                 return Status::Revoked;
+            }
+            if !list.covers(member) {
+                continue;
             }
             match self.freshness(list, now) {
                 Freshness::NotYet | Freshness::Stale => unusable = Some(list),
@@ -470,6 +473,10 @@ impl RevocationIndex {
                 "the revocation list of {} was to be replaced by {}",
                 list.issuer_text,
                 clock::rfc3339(list.next_update)
+            )),
+            (None, None) if !signed.is_empty() => Status::Unknown(format!(
+                "the revocation list of {} covers a distribution point only, and the certificate names none",
+                member.issuer_text
             )),
             (None, None) => unknown("no revocation list covers this certificate and is signed by"),
         }

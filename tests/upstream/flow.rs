@@ -21,8 +21,9 @@ const BLOCK: usize = 64 * 1024;
 const MUCH: usize = 256 * 1024 * 1024;
 /// When one side is stuck it has been for this long.
 const STUCK: Duration = Duration::from_millis(500);
-/// What a connection may cost the gateway, buffers of either direction included.
-const ALLOWED_KIB: u64 = 8 * 1024;
+/// What a connection may cost the gateway, buffers of either direction included. The
+/// allocator takes memory in pages of 2 MiB where the kernel has such.
+const ALLOWED_KIB: u64 = 16 * 1024;
 
 /// What the gateway holds in memory of its own: code that is touched for the first time
 /// is not the body's.

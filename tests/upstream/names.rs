@@ -27,20 +27,18 @@ impl Hosts {
             home: tempfile::tempdir().unwrap(),
         };
         hosts.lead_to(address);
-        let found = hosts
-            .within(&["getent", "hosts", NAME])
-            .stdin(Stdio::null())
-            .output()
-            .is_ok_and(|output| output.status.success());
-        if found {
-            return Some(hosts);
+        let works = |command: &[&str]| {
+            let mut within = hosts.within(command);
+            let output = within.stdin(Stdio::null()).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        // A matter of the machine, not of what is installed on it.
+        if !works(&["true"]) {
+            eprintln!("skipped: there are no mount namespaces for users");
+            return None;
         }
-        assert!(
-            std::env::var_os("COUNTERSIGN_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
-            "unshare with a user namespace, mount and getent are required"
-        );
-        eprintln!("skipped: there are no mount namespaces for users");
-        None
+        assert!(works(&["getent", "hosts", NAME]), "getent is required");
+        Some(hosts)
     }
 
     fn file(&self) -> PathBuf {

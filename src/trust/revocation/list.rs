@@ -37,6 +37,16 @@ struct Scope {
     points: Option<Box<[PointName]>>,
 }
 
+impl Scope {
+    /// Whether it speaks of certificates of this kind.
+    const fn is_of(&self, member: &PathMember) -> bool {
+        match member.is_authority {
+            true => !self.user_only,
+            false => !self.authorities_only,
+        }
+    }
+}
+
 /// What is needed to verify a list's signature, kept until that is done.
 #[derive(Debug)]
 struct Signed {
@@ -156,6 +166,15 @@ impl RevocationList {
         false
     }
 
+    /// Whether it may say of this certificate that it is revoked. A list with a
+    /// distribution point may of a certificate that names none, although it cannot
+    /// say that it is not: serial numbers are an issuer's, not a list's.
+    pub(super) fn may_revoke(&self, member: &PathMember) -> bool {
+        self.covers(member)
+            || member.distribution_points.is_none()
+                && self.scope.as_ref().is_some_and(|scope| scope.is_of(member))
+    }
+
     /// The key that signed it, once known.
     pub(super) fn signer(&self) -> Option<&Signer> {
         self.signer.get()
@@ -169,8 +188,7 @@ impl RevocationList {
         let Some(scope) = &self.scope else {
             return true;
         };
-        if scope.authorities_only && !member.is_authority || scope.user_only && member.is_authority
-        {
+        if !scope.is_of(member) {
             return false;
         }
         let Some(points) = &scope.points else {

@@ -190,6 +190,7 @@ fn by_ours(
     lists: &[Vec<u8>],
     deep: bool,
     known: bool,
+    posture: RevocationPosture,
 ) -> Result<(), ReasonCode> {
     let mut roots = RootSet::default();
     let facts = AuthorityFacts::read(PKI.root.der()).unwrap();
@@ -201,7 +202,7 @@ fn by_ours(
     } else {
         RevocationDepth::Leaf
     };
-    let mut revocation = RevocationIndex::new(RevocationPosture::Hard, depth, Duration::ZERO);
+    let mut revocation = RevocationIndex::new(posture, depth, Duration::ZERO);
     let lists: Vec<_> = lists
         .iter()
         .map(|der| CertificateRevocationListDer::from(der.as_slice()))
@@ -251,7 +252,7 @@ proptest! {
             }
         }
         let theirs = by_webpki(leaf, &for_webpki, deep);
-        let ours = by_ours(leaf, &lists, deep, known);
+        let ours = by_ours(leaf, &lists, deep, known, RevocationPosture::Hard);
         prop_assert_eq!(theirs.is_ok(), ours.is_ok(), "webpki {:?}, here {:?}", theirs, ours);
         // With one certificate to look up the reasons agree too, except that a
         // stale list's entries still count here.
@@ -263,7 +264,50 @@ proptest! {
             };
             let still_revoked = ours == ReasonCode::CertificateRevoked
                 && expected == ReasonCode::RevocationStale;
-            prop_assert!(ours == expected || still_revoked, "{theirs:?}, here {ours}");
+            // Which does not vouch for the leaf, but may say that it is revoked.
+            let revoked_here = ours == ReasonCode::CertificateRevoked
+                && expected == ReasonCode::RevocationUnknown
+                && !leaf_names_points
+                && of_intermediate.as_ref().is_some_and(|list| list.revoking && !list.forged);
+            prop_assert!(
+                ours == expected || still_revoked || revoked_here,
+                "{theirs:?}, here {ours}"
+            );
         }
+    }
+}
+
+#[test]
+fn a_list_with_a_distribution_point_revokes_whom_it_cannot_vouch_for() {
+    let leaf = &PKI.leaves[0];
+    let list = |revoking| {
+        let list = List {
+            forged: false,
+            revoking,
+            stale: false,
+            scope: Some((true, 0)),
+        };
+        list.sign(&PKI.intermediate, &PKI.namesakes[1], leaf.serial())
+    };
+    for (revoking, posture, expected) in [
+        (
+            true,
+            RevocationPosture::Soft,
+            Err(ReasonCode::CertificateRevoked),
+        ),
+        (
+            true,
+            RevocationPosture::Hard,
+            Err(ReasonCode::CertificateRevoked),
+        ),
+        (false, RevocationPosture::Soft, Ok(())),
+        (
+            false,
+            RevocationPosture::Hard,
+            Err(ReasonCode::RevocationUnknown),
+        ),
+    ] {
+        let found = by_ours(leaf, &[list(revoking)], false, true, posture);
+        assert_eq!(found, expected, "{revoking} {posture:?}");
     }
 }
