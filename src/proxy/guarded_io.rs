@@ -321,11 +321,95 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
                 return Poll::Ready(Ok(length));
             }
             ready!(this.poll_kept(context))?;
+            // What follows goes out as it comes, and is flushed as it is elsewhere.
+            this.state.keeping.store(false, Ordering::Relaxed);
         }
         Pin::new(&mut this.inner).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// A connection that takes everything, and how often it was flushed.
+    #[derive(Default)]
+    struct Taking {
+        octets: Vec<u8>,
+        flushes: usize,
+    }
+
+    impl AsyncWrite for Taking {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            octets: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.octets.extend_from_slice(octets);
+            Poll::Ready(Ok(octets.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushes += 1;
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn guarded() -> (GuardedIo<Taking>, Arc<GuardState>) {
+        let state = Arc::new(GuardState::default());
+        let longest = Duration::from_secs(1);
+        let io = GuardedIo::new(Taking::default(), 1000, longest, Arc::clone(&state));
+        (io, state)
+    }
+
+    #[tokio::test]
+    async fn only_the_end_of_the_last_answer_is_kept() {
+        let (mut io, state) = guarded();
+        io.write_all(b"one answer ").await.unwrap();
+        io.flush().await.unwrap();
+        assert_eq!(
+            (&io.inner.octets[..], io.inner.flushes),
+            (&b"one answer "[..], 1)
+        );
+        state.close();
+        io.write_all(b"the last").await.unwrap();
+        io.flush().await.unwrap();
+        assert_eq!(io.inner.flushes, 1);
+        // The turn is over, and the answer is not.
+        assert!(state.stop_keeping());
+        io.flush().await.unwrap();
+        assert_eq!(
+            (&io.inner.octets[11..], io.inner.flushes),
+            (&b"the last"[..], 2)
+        );
+        io.write_all(b"end").await.unwrap();
+        io.flush().await.unwrap();
+        let (inner, rest) = io.into_parts();
+        assert_eq!((inner.octets.len(), &rest[..]), (19, &b"end"[..]));
+    }
+
+    #[tokio::test]
+    async fn what_is_too_much_to_keep_is_flushed_as_ever() {
+        let (mut io, state) = guarded();
+        state.close();
+        io.write_all(b"head").await.unwrap();
+        io.flush().await.unwrap();
+        io.write_all(&[b'x'; MOST_KEPT]).await.unwrap();
+        io.flush().await.unwrap();
+        assert_eq!(
+            (io.inner.octets.len(), io.inner.flushes),
+            (4 + MOST_KEPT, 1)
+        );
+        assert!(io.kept.is_empty());
     }
 }

@@ -52,12 +52,16 @@ impl Buf for Piece {
 
     fn advance(&mut self, count: usize) {
         self.octets.advance(count);
+        if let Some((stream, _)) = &self.of {
+            stream.seen.unqueue(count as u64);
+        }
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
         if let Some((stream, octets)) = self.of.take() {
+            stream.seen.unqueue(self.octets.len() as u64);
             stream.gone(octets, self.octets.is_empty());
         }
     }
@@ -184,7 +188,6 @@ impl Stream {
     /// A piece is gone: `taken`, or thrown away. h2 may hold its own locks: nothing
     /// here calls it.
     fn gone(&self, octets: u64, taken: bool) {
-        self.seen.unqueue(octets);
         let mut delivery = self.delivery();
         delivery.pieces = delivery.pieces.saturating_sub(1);
         delivery.untaken = delivery.untaken.saturating_sub(octets);

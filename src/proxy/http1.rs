@@ -159,11 +159,8 @@ async fn serve_in_turns(
             },
         }
     };
-    let (mut stream, rest) = io.into_parts();
+    let (stream, rest) = io.into_parts();
     if let Some(tunnel) = connection.take_tunnel() {
-        if !rest.is_empty() && stream.write_all(&rest).await.is_err() {
-            return Ok(());
-        }
         Box::pin(tunnel::serve(&connection, tunnel, stream, early, lifetime)).await;
         return Ok(());
     }
@@ -178,7 +175,7 @@ async fn end(
     connection: &Connection,
     mut lifetime: Lifetime,
 ) {
-    if !rest.is_empty() {
+    if !rest.is_empty() || stream.get_ref().1.wants_write() {
         stream.get_ref().0.gather();
         // Encrypted here, and sent with what `shutdown` adds to it.
         let count = stream.get_mut().1.writer().write(&rest).unwrap_or(0);
@@ -201,10 +198,12 @@ async fn end(
     take_leave(stream).await;
 }
 
-/// Whether a request asks for its connection to be closed afterwards.
+/// Whether a request asks for its connection to be closed afterwards, and for nothing
+/// else to be done with it.
 fn is_last(request: &Request<Incoming>) -> bool {
     let mut options = request.headers().get_all(CONNECTION).iter();
-    options.any(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+    matches!((options.next(), options.next()), (Some(only), None)
+        if only.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
 /// Serves requests until there is nothing to do.
