@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -69,23 +69,44 @@ pub struct OperatorAccess {
 
 /// Connections that made room for newer ones: a flood of them leaves a line now and
 /// then, or nobody would find any other.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Crowd {
     noted: Option<Instant>,
     since: u64,
+    /// Somebody waits until those since then are to be written down.
+    awaited: bool,
+}
+
+/// What is to be done about one more.
+#[derive(Debug, PartialEq, Eq)]
+enum Noting {
+    /// Write down that there were so many.
+    Now(u64),
+    /// Do so at this time.
+    At(Instant),
+    /// Somebody else does.
+    Elsewhere,
 }
 
 impl Crowd {
-    /// Counts one; gives how many there were since that was last written down, where it
-    /// is time to do so again.
-    fn note(&mut self, now: Instant) -> Option<u64> {
+    /// Counts one.
+    fn note(&mut self, now: Instant) -> Noting {
         self.since += 1;
-        let told = |noted: Instant| now.saturating_duration_since(noted) < CROWD_PAUSE;
-        if self.noted.is_some_and(told) {
-            return None;
+        match self.noted.map(|noted| noted + CROWD_PAUSE) {
+            Some(_) if self.awaited => Noting::Elsewhere,
+            Some(next) if now < next => {
+                self.awaited = true;
+                Noting::At(next)
+            }
+            _ => Noting::Now(self.written(now)),
         }
+    }
+
+    /// How many there were since that was last written down: they are now.
+    fn written(&mut self, now: Instant) -> u64 {
         self.noted = Some(now);
-        Some(std::mem::take(&mut self.since))
+        self.awaited = false;
+        std::mem::take(&mut self.since)
     }
 }
 
@@ -149,20 +170,30 @@ impl OperatorAccess {
             crowd: Mutex::new(Crowd {
                 noted: None,
                 since: 0,
+                awaited: false,
             }),
         }
     }
 
+    fn crowd(&self) -> MutexGuard<'_, Crowd> {
+        self.crowd.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Somebody made room who was not let in.
-    fn made_room(&self) -> Unwelcome {
-        let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
-        match crowd.note(Instant::now()) {
-            Some(count) => Unwelcome::because(
-                ReasonCode::Overloaded,
-                format!("{MADE_ROOM}; since this was last written down {count} did"),
-            ),
-            None => Unwelcome::Gone,
-        }
+    async fn made_room(&self) -> Unwelcome {
+        let noting = self.crowd().note(Instant::now());
+        let count = match noting {
+            Noting::Now(count) => count,
+            Noting::At(next) => {
+                tokio::time::sleep_until(next.into()).await;
+                self.crowd().written(Instant::now())
+            }
+            Noting::Elsewhere => return Unwelcome::Gone,
+        };
+        Unwelcome::because(
+            ReasonCode::Overloaded,
+            format!("{MADE_ROOM}; since this was last written down {count} did"),
+        )
     }
 
     /// Serves one connection until it ends.
@@ -183,7 +214,7 @@ impl OperatorAccess {
                 let detail = format!("the TLS handshake took longer than {HANDSHAKE:?}");
                 Err(Unwelcome::because(ReasonCode::Timeout, detail))
             }),
-            () = place.lost() => Err(self.made_room()),
+            () = place.lost() => Err(self.made_room().await),
         };
         let (stream, mut operator) = match shaken {
             Ok(shaken) => shaken,
@@ -554,15 +585,18 @@ mod tests {
 
     #[test]
     fn a_crowd_is_written_down_now_and_then() {
-        let mut crowd = Crowd {
-            noted: None,
-            since: 0,
-        };
+        let mut crowd = Crowd::default();
         let begin = Instant::now();
-        assert_eq!(crowd.note(begin), Some(1));
-        assert!((0..50).all(|_| crowd.note(begin).is_none()));
-        assert_eq!(crowd.note(begin + CROWD_PAUSE), Some(51));
-        assert_eq!(crowd.note(begin + CROWD_PAUSE), None);
+        assert_eq!(crowd.note(begin), Noting::Now(1));
+        // One of them waits for all.
+        let next = begin + CROWD_PAUSE;
+        assert_eq!(crowd.note(begin), Noting::At(next));
+        assert!((0..50).all(|_| crowd.note(begin) == Noting::Elsewhere));
+        assert_eq!(crowd.written(next), 51);
+        assert_eq!(crowd.note(next), Noting::At(next + CROWD_PAUSE));
+        assert_eq!(crowd.written(next + CROWD_PAUSE), 1);
+        let later = next + 3 * CROWD_PAUSE;
+        assert_eq!(crowd.note(later), Noting::Now(1));
     }
 
     #[test]
