@@ -85,7 +85,7 @@ struct Target {
     #[arg(long, value_name = "HEX", requires = "issuer")]
     serial: Option<String>,
     /// One certificate by its SHA-256: hexadecimal, or x5t#S256 as in audit lines.
-    #[arg(long, value_name = "HASH")]
+    #[arg(long, value_name = "HASH", allow_hyphen_values = true)]
     thumbprint: Option<String>,
     /// The first certificate of a file, by its SHA-256; - for standard input.
     #[arg(long, value_name = "FILE")]

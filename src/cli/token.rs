@@ -54,7 +54,7 @@ struct PurgeArgs {
     #[command(flatten)]
     place: Place,
     /// One token alone, by its hash in audit lines.
-    #[arg(long, value_name = "HASH")]
+    #[arg(long, value_name = "HASH", allow_hyphen_values = true)]
     hash: Option<String>,
 }
 

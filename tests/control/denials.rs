@@ -245,6 +245,8 @@ async fn what_means_nothing_is_refused_with_a_remedy() {
         (&["add", "--serial", "4c"], "--issuer"),
         (&["add", "--identity", "alice"], "scheme"),
         (&["add", "--thumbprint", "abcd"], "SHA-256"),
+        // One hash in 64 begins so: it is a value, not an option.
+        (&["add", "--thumbprint", "-bcd"], "SHA-256"),
         (&["add", "--identity", "dns:a", "--for", "0s"], "zero"),
         (&["remove", "../status"], "letters and digits"),
     ] {
