@@ -9,8 +9,8 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -30,6 +30,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::actions::Actor;
+use super::crowd::Crowd;
 use super::places::Place;
 use super::server::{FIRST_OCTET, HANDSHAKE, speak_http, told_to_stop};
 use crate::clock;
@@ -51,8 +52,6 @@ const FAREWELL: Duration = Duration::from_millis(400);
 const LINGER: Duration = Duration::from_secs(1);
 /// Most octets that are read of one that is refused.
 const LINGER_OCTETS: u64 = 64 * 1024;
-/// How often it is written down that connections made room, at most.
-const CROWD_PAUSE: Duration = Duration::from_secs(1);
 /// Why somebody is not let in who was there before others.
 const MADE_ROOM: &str = "it made room for newer connections before it was let in";
 /// Longest single sleep: the wall clock may be set meanwhile.
@@ -64,50 +63,7 @@ pub struct OperatorAccess {
     snapshot: Arc<ArcSwap<Snapshot>>,
     changes: watch::Receiver<u64>,
     audit: AuditSink,
-    crowd: Mutex<Crowd>,
-}
-
-/// Connections that made room for newer ones: a flood of them leaves a line now and
-/// then, or nobody would find any other.
-#[derive(Debug, Default)]
-struct Crowd {
-    noted: Option<Instant>,
-    since: u64,
-    /// Somebody waits until those since then are to be written down.
-    awaited: bool,
-}
-
-/// What is to be done about one more.
-#[derive(Debug, PartialEq, Eq)]
-enum Noting {
-    /// Write down that there were so many.
-    Now(u64),
-    /// Do so at this time.
-    At(Instant),
-    /// Somebody else does.
-    Elsewhere,
-}
-
-impl Crowd {
-    /// Counts one.
-    fn note(&mut self, now: Instant) -> Noting {
-        self.since += 1;
-        match self.noted.map(|noted| noted + CROWD_PAUSE) {
-            Some(_) if self.awaited => Noting::Elsewhere,
-            Some(next) if now < next => {
-                self.awaited = true;
-                Noting::At(next)
-            }
-            _ => Noting::Now(self.written(now)),
-        }
-    }
-
-    /// How many there were since that was last written down: they are now.
-    fn written(&mut self, now: Instant) -> u64 {
-        self.noted = Some(now);
-        self.awaited = false;
-        std::mem::take(&mut self.since)
-    }
+    crowd: Crowd,
 }
 
 /// One who has proven an identity.
@@ -158,7 +114,7 @@ impl OperatorAccess {
     /// Access by the operators of the newest snapshot. `changes` counts up after
     /// trust has changed.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
         changes: watch::Receiver<u64>,
         audit: AuditSink,
@@ -167,33 +123,19 @@ impl OperatorAccess {
             snapshot,
             changes,
             audit,
-            crowd: Mutex::new(Crowd {
-                noted: None,
-                since: 0,
-                awaited: false,
-            }),
+            crowd: Crowd::default(),
         }
-    }
-
-    fn crowd(&self) -> MutexGuard<'_, Crowd> {
-        self.crowd.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody made room who was not let in.
     async fn made_room(&self) -> Unwelcome {
-        let noting = self.crowd().note(Instant::now());
-        let count = match noting {
-            Noting::Now(count) => count,
-            Noting::At(next) => {
-                tokio::time::sleep_until(next.into()).await;
-                self.crowd().written(Instant::now())
-            }
-            Noting::Elsewhere => return Unwelcome::Gone,
-        };
-        Unwelcome::because(
-            ReasonCode::Overloaded,
-            format!("{MADE_ROOM}; since this was last written down {count} did"),
-        )
+        match self.crowd.note().await {
+            Some(count) => Unwelcome::because(
+                ReasonCode::Overloaded,
+                format!("{MADE_ROOM}; since this was last written down {count} did"),
+            ),
+            None => Unwelcome::Gone,
+        }
     }
 
     /// Serves one connection until it ends.
@@ -581,22 +523,6 @@ mod tests {
             request = request.header(ORIGIN, origin);
         }
         request.body(Body::empty()).unwrap()
-    }
-
-    #[test]
-    fn a_crowd_is_written_down_now_and_then() {
-        let mut crowd = Crowd::default();
-        let begin = Instant::now();
-        assert_eq!(crowd.note(begin), Noting::Now(1));
-        // One of them waits for all.
-        let next = begin + CROWD_PAUSE;
-        assert_eq!(crowd.note(begin), Noting::At(next));
-        assert!((0..50).all(|_| crowd.note(begin) == Noting::Elsewhere));
-        assert_eq!(crowd.written(next), 51);
-        assert_eq!(crowd.note(next), Noting::At(next + CROWD_PAUSE));
-        assert_eq!(crowd.written(next + CROWD_PAUSE), 1);
-        let later = next + 3 * CROWD_PAUSE;
-        assert_eq!(crowd.note(later), Noting::Now(1));
     }
 
     #[test]

@@ -40,8 +40,9 @@ static LOOKS: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The first common moment at least [`REST`] from now.
 fn next_look() -> Instant {
-    let passed = LOOKS.elapsed().as_millis() / REST.as_millis() + 2;
-    *LOOKS + REST * u32::try_from(passed).unwrap_or(u32::MAX)
+    let now = Instant::now();
+    let into = now.duration_since(*LOOKS).as_nanos() % REST.as_nanos();
+    now + REST * 2 - Duration::from_nanos(u64::try_from(into).unwrap_or(0))
 }
 
 /// Boxed: it is handed around, and a future has room for everything it ever holds.

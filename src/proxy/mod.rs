@@ -20,6 +20,7 @@ pub mod framing;
 mod gathering;
 mod guarded_io;
 mod h2_delivery;
+mod h2_frames;
 mod h2_guard;
 mod h2_streams;
 mod handler;

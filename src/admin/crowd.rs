@@ -1,0 +1,97 @@
+//! `Crowd`: how many connections made room for newer ones, written down now and then. A
+//! line for each of a flood would bury all others.
+
+use std::num::NonZeroU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often it is written down, at most.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The count of one listener.
+#[derive(Debug, Default)]
+pub(super) struct Crowd(Mutex<Count>);
+
+#[derive(Debug, Default)]
+struct Count {
+    noted: Option<Instant>,
+    since: u64,
+    /// Somebody waits until those since then are to be written down.
+    awaited: bool,
+}
+
+/// What is to be done about one more.
+#[derive(Debug, PartialEq, Eq)]
+enum Noting {
+    Now(Option<NonZeroU64>),
+    At(Instant),
+    Elsewhere,
+}
+
+impl Crowd {
+    /// Counts one. Whoever is the one to write down how many there were since that was
+    /// last done hears it, when it is time.
+    pub(super) async fn note(&self) -> Option<NonZeroU64> {
+        let noting = self.count(|count| count.note(Instant::now()));
+        match noting {
+            Noting::Now(written) => written,
+            Noting::At(next) => {
+                tokio::time::sleep_until(next).await;
+                self.count(|count| count.written(Instant::now()))
+            }
+            Noting::Elsewhere => None,
+        }
+    }
+
+    fn count<T>(&self, act: impl FnOnce(&mut Count) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Count {
+    fn note(&mut self, now: Instant) -> Noting {
+        self.since += 1;
+        match self.noted.map(|noted| noted + PAUSE) {
+            Some(next) if now < next && self.awaited => Noting::Elsewhere,
+            Some(next) if now < next => {
+                self.awaited = true;
+                Noting::At(next)
+            }
+            // Also where somebody waited who is late, or was not there any more.
+            _ => Noting::Now(self.written(now)),
+        }
+    }
+
+    /// How many there were since that was last written down: they are now.
+    fn written(&mut self, now: Instant) -> Option<NonZeroU64> {
+        let since = NonZeroU64::new(std::mem::take(&mut self.since))?;
+        self.noted = Some(now);
+        self.awaited = false;
+        Some(since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_written_down_now_and_then() {
+        let mut count = Count::default();
+        let begin = Instant::now();
+        assert_eq!(count.note(begin), Noting::Now(NonZeroU64::new(1)));
+        // One of them waits for all.
+        let next = begin + PAUSE;
+        assert_eq!(count.note(begin), Noting::At(next));
+        assert!((0..50).all(|_| count.note(begin) == Noting::Elsewhere));
+        assert_eq!(count.written(next), NonZeroU64::new(51));
+        assert_eq!(count.note(next), Noting::At(next + PAUSE));
+        // Who waited for that is late, or gone: the next one writes for it, too.
+        let later = next + PAUSE;
+        assert_eq!(count.note(later), Noting::Now(NonZeroU64::new(2)));
+        assert_eq!(count.written(later), None);
+        assert_eq!(count.note(later), Noting::At(later + PAUSE));
+    }
+}
