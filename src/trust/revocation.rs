@@ -475,7 +475,7 @@ impl RevocationIndex {
                 clock::rfc3339(list.next_update)
             )),
             (None, None) if !signed.is_empty() => Status::Unknown(format!(
-                "the revocation list of {} covers a distribution point only, and the certificate names none",
+                "the revocation list of {} covers a distribution point that the certificate does not name",
                 member.issuer_text
             )),
             (None, None) => unknown("no revocation list covers this certificate and is signed by"),

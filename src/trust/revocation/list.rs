@@ -166,13 +166,11 @@ impl RevocationList {
         false
     }
 
-    /// Whether it may say of this certificate that it is revoked. A list with a
-    /// distribution point may of a certificate that names none, although it cannot
-    /// say that it is not: serial numbers are an issuer's, not a list's.
+    /// Whether it may say of this certificate that it is revoked. It may although it
+    /// does not cover it, and cannot say that it is not: serial numbers are an issuer's,
+    /// not a distribution point's.
     pub(super) fn may_revoke(&self, member: &PathMember) -> bool {
-        self.covers(member)
-            || member.distribution_points.is_none()
-                && self.scope.as_ref().is_some_and(|scope| scope.is_of(member))
+        self.scope.as_ref().is_none_or(|scope| scope.is_of(member))
     }
 
     /// The key that signed it, once known.
