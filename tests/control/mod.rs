@@ -4,6 +4,7 @@ mod denials;
 mod operators;
 mod probe;
 mod socket;
+mod strangers;
 mod whoami;
 
 use countersign_testkit::{Credentials, Echo, Gateway, Settings, TestCa};

@@ -6,35 +6,32 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use countersign_testkit::client::get;
-use countersign_testkit::gateway::plain;
 use countersign_testkit::{
     Client, Connection, Credentials, Crl, Echo, Gateway, Settings, TestCa, TlsVersion, in_time,
 };
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::{BINARY, CALLER, HOST};
 
 /// SPIFFE path of an operator.
-const OPERATOR: &str = "/ns/ops/alice";
+pub(super) const OPERATOR: &str = "/ns/ops/alice";
 /// From writing a file to its effect: until the gateway looks, and the second it
 /// promises from then on.
 const PROMISED: Duration = Duration::from_millis(2500);
 
 /// A gateway whose operators prove who they are.
-struct Operated {
-    ca: TestCa,
-    gateway: Gateway,
+pub(super) struct Operated {
+    pub(super) ca: TestCa,
+    pub(super) gateway: Gateway,
     list: PathBuf,
-    alice: Credentials,
-    caller: Credentials,
+    pub(super) alice: Credentials,
+    pub(super) caller: Credentials,
     _echo: Echo,
 }
 
 impl Operated {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let ca = TestCa::new("example.org");
         let echo = Echo::start().await;
         let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
@@ -60,7 +57,7 @@ impl Operated {
         }
     }
 
-    fn client(&self, who: &Credentials) -> Client {
+    pub(super) fn client(&self, who: &Credentials) -> Client {
         Client::new(self.gateway.admin(), HOST).with(who)
     }
 
@@ -85,7 +82,7 @@ impl Operated {
     }
 
     /// Runs a command as somebody.
-    async fn as_(&self, who: &Credentials, arguments: &[&str]) -> Output {
+    pub(super) async fn as_(&self, who: &Credentials, arguments: &[&str]) -> Output {
         let [cert, key] = self.written("operator", who);
         let prefix = match arguments {
             ["deny", "add", ..] | ["pki", ..] => "--admin-",
@@ -106,14 +103,14 @@ impl Operated {
     }
 
     /// The audit line of what an operator did, or of one who was refused.
-    async fn line(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
+    pub(super) async fn line(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
         let audit = self.gateway.audit();
         audit
             .line(what, |line| line["event"] == "operator" && matches(line))
             .await
     }
 
-    async fn refused_line(&self, reason: &str) -> Value {
+    pub(super) async fn refused_line(&self, reason: &str) -> Value {
         self.line(reason, |line| {
             line["decision"] == "refused" && line["reason"] == reason
         })
@@ -125,7 +122,7 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-fn stderr(output: &Output) -> String {
+pub(super) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -258,48 +255,6 @@ async fn an_ordinary_caller_is_refused_and_seen() {
             .status,
         200
     );
-}
-
-#[tokio::test]
-async fn strangers_and_those_without_certificate_are_refused_with_an_alert() {
-    let world = Operated::start().await;
-    let stranger = TestCa::new("example.org").client(OPERATOR);
-    for version in TlsVersion::BOTH {
-        let refusal = world.client(&stranger).tls(version).refusal().await;
-        assert_eq!(refusal.alert(), Some(48), "{refusal}");
-        let nobody = Client::new(world.gateway.admin(), HOST).tls(version);
-        assert!(nobody.refusal().await.alert().is_some());
-    }
-    let line = world.refused_line("unknown-issuer").await;
-    assert!(line.get("operator").is_none(), "nothing was proven: {line}");
-    assert!(line["sans"].as_str().unwrap().contains(OPERATOR), "{line}");
-    world.refused_line("no-certificate").await;
-    let output = world.as_(&stranger, &["status"]).await;
-    assert_eq!(output.status.code(), Some(3), "{output:?}");
-    assert!(stderr(&output).contains("UnknownCA"), "{output:?}");
-}
-
-#[tokio::test]
-async fn plain_text_is_refused() {
-    let world = Operated::start().await;
-    for path in ["/healthz", "/metrics", "/status"] {
-        let answer = plain(world.gateway.admin(), "GET", path, &[]).await;
-        assert_eq!(answer.status, 400, "{answer:?}");
-    }
-    let line = world.refused_line("malformed-request").await;
-    assert!(
-        line["detail"].as_str().unwrap().contains("plain HTTP"),
-        "{line}"
-    );
-    // Something else than HTTP and TLS ends without an answer.
-    let mut stream = TcpStream::connect(world.gateway.admin()).await.unwrap();
-    stream
-        .write_all(b"\x01\x02\x03 what is this")
-        .await
-        .unwrap();
-    let mut octets = Vec::new();
-    let read = in_time("the end", stream.read_to_end(&mut octets)).await;
-    assert!(read.is_ok() || octets.len() < 16, "{octets:?}");
 }
 
 #[tokio::test]
@@ -559,54 +514,4 @@ async fn with_operators_the_listener_need_not_be_on_loopback() {
             "{operators:?}: {failure}"
         );
     }
-}
-
-/// Whoever has proven nothing makes room, also for an operator behind the same address.
-#[tokio::test]
-async fn a_flood_of_connections_keeps_no_operator_out() {
-    /// The gateway gives each of them longer than that to say what it wants.
-    const PATIENCE: Duration = Duration::from_secs(3);
-    let world = Operated::start().await;
-    let mut early = world.client(&world.alice).session().await.unwrap();
-    assert_eq!(early.get("/status").await.unwrap().status, 200);
-    // They are silent, or begin a handshake that they do not go on with.
-    for said in [&b""[..], &[0x16, 3, 1, 0]] {
-        let mut flood = Vec::new();
-        for _ in 0..300 {
-            let mut stream = TcpStream::connect(world.gateway.admin()).await.unwrap();
-            stream.write_all(said).await.unwrap();
-            flood.push(stream);
-        }
-        let begin = Instant::now();
-        let answer = world.client(&world.alice).get("/status").await.unwrap();
-        assert_eq!(answer.status, 200, "{}", world.gateway.stderr());
-        let took = begin.elapsed();
-        assert!(took < PATIENCE, "{took:?} after {said:?}");
-        // Who was let in before stays.
-        assert_eq!(early.get("/status").await.unwrap().status, 200);
-    }
-    // That is written down, and not for each of them.
-    world.refused_line("overloaded").await;
-    let text = world.gateway.audit().text();
-    let lines = text.lines().filter(|line| line.contains("overloaded"));
-    assert!(lines.count() < 100, "{text}");
-}
-
-#[tokio::test]
-async fn a_refusal_is_written_down_before_the_peer_is_given_time_to_read_it() {
-    let world = Operated::start().await;
-    // Of three: a busy machine may be late once.
-    let mut fastest = Duration::MAX;
-    for _ in 0..3 {
-        let mut stream = TcpStream::connect(world.gateway.admin()).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-        let begin = Instant::now();
-        let peer = stream.local_addr().unwrap().to_string();
-        let line = world
-            .line("the refusal", |line| line["peer"] == peer.as_str())
-            .await;
-        assert_eq!(line["reason"], "malformed-request", "{line}");
-        fastest = fastest.min(begin.elapsed());
-    }
-    assert!(fastest < Duration::from_millis(900), "{fastest:?}");
 }

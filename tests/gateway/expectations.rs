@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use countersign_testkit::client::get;
-use countersign_testkit::{Afterwards, Connection, Protocol, Scripted, in_time};
+use countersign_testkit::{Afterwards, Connection, Protocol, Scripted, in_time, read_head};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,10 +25,7 @@ impl Stage {
     pub(super) async fn request(&self) -> (TcpStream, String) {
         in_time("a request", async {
             let (mut stream, _) = self.0.accept().await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
+            let head = read_head(&mut stream).await.unwrap();
             (stream, String::from_utf8(head).unwrap())
         })
         .await
@@ -56,20 +53,8 @@ async fn ask(world: &World) -> Connection {
     connection
 }
 
-#[tokio::test]
-async fn the_service_decides_whether_the_body_is_sent() {
-    let (stage, address) = Stage::open().await;
-    let world = world(address).await;
-    let mut caller = ask(&world).await;
-    let (mut service, head) = stage.request().await;
-    assert!(
-        head.to_ascii_lowercase()
-            .contains("\r\nexpect: 100-continue\r\n"),
-        "{head}"
-    );
-    // Nobody tells the caller to go on before the service does.
-    let quiet = caller.read_until_silent(Duration::from_millis(300)).await;
-    assert_eq!(quiet.text(), "");
+/// The service wants the body, and gets it.
+async fn go_on(caller: &mut Connection, service: &mut TcpStream) {
     service
         .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
         .await
@@ -84,6 +69,23 @@ async fn the_service_decides_whether_the_body_is_sent() {
         .await
         .unwrap();
     assert_eq!(&body, b"body");
+}
+
+#[tokio::test]
+async fn the_service_decides_whether_the_body_is_sent() {
+    let (stage, address) = Stage::open().await;
+    let world = world(address).await;
+    let mut caller = ask(&world).await;
+    let (mut service, head) = stage.request().await;
+    assert!(
+        head.to_ascii_lowercase()
+            .contains("\r\nexpect: 100-continue\r\n"),
+        "{head}"
+    );
+    // Nobody tells the caller to go on before the service does.
+    let quiet = caller.read_until_silent(Duration::from_millis(300)).await;
+    assert_eq!(quiet.text(), "");
+    go_on(&mut caller, &mut service).await;
     service
         .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         .await
@@ -93,13 +95,8 @@ async fn the_service_decides_whether_the_body_is_sent() {
     // Both connections are good for more.
     let next = format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     caller.write(next.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    in_time("the next request", async {
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(service.read_u8().await.unwrap());
-        }
-    })
-    .await;
+    let head = in_time("the next request", read_head(&mut service)).await;
+    let head = head.unwrap();
     assert!(head.starts_with(b"GET /a "));
 }
 
@@ -297,19 +294,7 @@ async fn a_callers_last_answer_arrives_piece_by_piece_and_is_followed_by_a_farew
     );
     caller.write(head.as_bytes()).await.unwrap();
     let (mut service, _) = stage.request().await;
-    service
-        .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-        .await
-        .unwrap();
-    let interim = caller
-        .read_until(|octets| octets.ends_with(b"\r\n\r\n"))
-        .await;
-    assert_eq!(interim.statuses(), [100]);
-    caller.write(b"body").await.unwrap();
-    let mut body = [0; 4];
-    in_time("the body", service.read_exact(&mut body))
-        .await
-        .unwrap();
+    go_on(&mut caller, &mut service).await;
     let long = "x".repeat(10_000);
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 10010\r\n\r\n";
     // Each piece is there before the service says more.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use countersign_testkit::{
     Afterwards, Connection, Echo, Gateway, Protocol, Scripted, Settings, TestCa, http2, in_time,
 };
+use serde_json::Value;
 use tokio::net::TcpSocket;
 
 use super::{BINARY, CALLER, HOST, World};
@@ -179,6 +180,14 @@ fn content(frames: &[http2::Frame], stream: u32) -> usize {
         .sum()
 }
 
+/// What is written down of a path in the round with this window, and in those before.
+async fn lines_of(world: &World, path: &str, window: u32) -> Vec<Value> {
+    let audit = world.gateway.audit();
+    audit
+        .at_least(1 + window as usize, path, |line| line["path"] == path)
+        .await
+}
+
 #[tokio::test]
 async fn answers_that_nobody_takes_end_although_their_caller_goes_on_asking() {
     let (world, _services) = world(&[("body_timeout", "\"1s\"")]).await;
@@ -200,12 +209,7 @@ async fn answers_that_nobody_takes_end_although_their_caller_goes_on_asking() {
         .await;
         assert!(!has(&caller.frames(), GOAWAY, 0));
         for (path, _) in ANSWERS {
-            let lines = world
-                .gateway
-                .audit()
-                .at_least(1 + window as usize, path, |line| line["path"] == path)
-                .await;
-            for line in lines {
+            for line in lines_of(&world, path, window).await {
                 assert_eq!(line["complete"], false, "{line}");
                 let reason = match path {
                     "/nowhere" => "no-route",
@@ -252,12 +256,7 @@ async fn an_answer_is_complete_when_its_caller_has_taken_it() {
             caller.until(|frames| has_ended(frames, stream)).await;
             let taken = content(&caller.frames(), stream);
             assert!(taken == length || path == "/nowhere", "{path}: {taken}");
-            let lines = world
-                .gateway
-                .audit()
-                .at_least(1 + window as usize, path, |line| line["path"] == path)
-                .await;
-            for line in lines {
+            for line in lines_of(&world, path, window).await {
                 assert_eq!(line["complete"], true, "{line}");
             }
             let trailers = caller.frames().iter().any(|frame| {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use countersign_testkit::client::get;
-use countersign_testkit::{Afterwards, Client, Protocol, Scripted};
+use countersign_testkit::{Afterwards, Client, Protocol, Scripted, read_head};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -375,12 +375,8 @@ async fn what_a_service_says_unasked_reaches_nobody() {
         while let Ok((mut stream, _)) = listener.accept().await {
             let (told, tells) = (Arc::clone(&told), Arc::clone(&tells));
             tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    match stream.read_u8().await {
-                        Ok(octet) => head.push(octet),
-                        Err(_) => return,
-                    }
+                if read_head(&mut stream).await.is_err() {
+                    return;
                 }
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
                 stream.write_all(answer).await.unwrap();

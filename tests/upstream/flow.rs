@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use countersign_testkit::client::get;
-use countersign_testkit::{Protocol, TestCa, in_time};
+use countersign_testkit::{Protocol, TestCa, in_time, read_head};
 use http::Request;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
@@ -45,14 +45,9 @@ async fn stage() -> (SocketAddr, mpsc::UnboundedReceiver<TcpStream>) {
     let (give, connections) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                match stream.read_u8().await {
-                    Ok(octet) => head.push(octet),
-                    Err(_) => break,
-                }
+            if read_head(&mut stream).await.is_ok() {
+                let _ = give.send(stream);
             }
-            let _ = give.send(stream);
         }
     });
     (address, connections)

@@ -8,8 +8,9 @@ use std::time::Duration;
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{
     Afterwards, Echo, Protocol, Scripted, Service, ServiceSpec, Settings, TestCa, in_time,
+    read_head,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -77,15 +78,7 @@ impl Drop for Patient {
 }
 
 async fn serve(mut stream: TcpStream, state: Arc<State>) {
-    let mut head = Vec::new();
-    loop {
-        head.clear();
-        while !head.ends_with(b"\r\n\r\n") {
-            match stream.read_u8().await {
-                Ok(octet) => head.push(octet),
-                Err(_) => return,
-            }
-        }
+    while let Ok(head) = read_head(&mut stream).await {
         let check = head.starts_with(b"GET /healthz ");
         let well = state.well.load(Ordering::SeqCst);
         let answer = if check && !well {

@@ -13,8 +13,8 @@ mod upgrade;
 
 use std::net::SocketAddr;
 
-use countersign_testkit::{Client, Credentials, Gateway, Settings, TestCa};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use countersign_testkit::{Client, Credentials, Gateway, Settings, TestCa, read_head};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -84,10 +84,7 @@ impl Drop for Named {
 
 async fn say(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
     loop {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await?);
-        }
+        read_head(&mut stream).await?;
         let length = name.len();
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{name}");
         stream.write_all(answer.as_bytes()).await?;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use countersign_testkit::client::get;
-use countersign_testkit::{Afterwards, Echo, Protocol, Scripted, Settings, TestCa, http2, in_time};
+use countersign_testkit::{
+    Afterwards, Echo, Protocol, Scripted, Settings, TestCa, http2, in_time, read_head,
+};
 use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -32,13 +34,9 @@ impl Flaky {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let seen = Arc::clone(&seen);
                 tokio::spawn(async move {
-                    let mut head = Vec::new();
-                    while !head.ends_with(b"\r\n\r\n") {
-                        match stream.read_u8().await {
-                            Ok(octet) => head.push(octet),
-                            Err(_) => return,
-                        }
-                    }
+                    let Ok(head) = read_head(&mut stream).await else {
+                        return;
+                    };
                     if seen.fetch_add(1, Ordering::SeqCst) < failures {
                         return;
                     }

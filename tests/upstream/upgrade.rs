@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign_testkit::service::{PieceBody, pieces};
 use countersign_testkit::{
-    Afterwards, Connection, Echo, Leaf, Protocol, Scripted, Switching, TestCa, in_time,
+    Afterwards, Connection, Echo, Leaf, Protocol, Scripted, Switching, TestCa, in_time, read_head,
 };
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -319,10 +319,7 @@ async fn a_tunnel_over_h2_ends_with_the_certificate_even_when_nobody_reads() {
     // Switches protocols, and reads nothing from then on.
     let service = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
+        read_head(&mut stream).await.unwrap();
         let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
                       Upgrade: websocket\r\n\r\n";
         stream.write_all(answer.as_bytes()).await.unwrap();

@@ -68,7 +68,7 @@ pub use gateway::{Gateway, StartFailure};
 pub use idp::{Fault, Idp, TokenKey};
 pub use leaf::Leaf;
 pub use relay::Relay;
-pub use scripted::{Afterwards, Scripted};
+pub use scripted::{Afterwards, Scripted, read_head};
 pub use service::{Service, ServiceSpec};
 pub use settings::Settings;
 pub use shelf::{Item, Shelf};

@@ -1,10 +1,11 @@
 //! An upstream that answers every request with given octets, well-formed or not.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -74,22 +75,26 @@ impl Drop for Scripted {
     }
 }
 
+/// Reads a request's head, and nothing of what follows it.
+///
+/// # Errors
+/// When the connection ends or breaks before the head does.
+pub async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    Ok(head)
+}
+
 async fn answer(
     mut stream: TcpStream,
     octets: &[u8],
     afterwards: Afterwards,
     requests: &AtomicUsize,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     loop {
-        let mut head = Vec::new();
-        while !head.windows(4).any(|window| window == b"\r\n\r\n") {
-            let mut buffer = [0_u8; 4096];
-            let count = stream.read(&mut buffer).await?;
-            if count == 0 {
-                return Ok(());
-            }
-            head.extend_from_slice(&buffer[..count]);
-        }
+        read_head(&mut stream).await?;
         requests.fetch_add(1, Ordering::Relaxed);
         stream.write_all(octets).await?;
         match afterwards {

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::Credentials;
+use crate::scripted::read_head;
 
 /// What the shelf answers.
 #[derive(Debug, Clone)]
@@ -106,10 +107,7 @@ async fn answer(
     state: Arc<Mutex<State>>,
 ) -> std::io::Result<()> {
     let mut stream = tls.accept(stream).await?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-    }
+    read_head(&mut stream).await?;
     let item = {
         let mut state = state.lock().expect("a lock");
         state.asked += 1;

@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::client::Protocol;
 use crate::credentials::Credentials;
+use crate::scripted::read_head;
 use crate::service::acceptor;
 
 /// A service that switches to whatever protocol it is asked for and then sends
@@ -195,10 +196,7 @@ async fn switch<S>(mut stream: S, seen: &Seen) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-    }
+    let head = read_head(&mut stream).await?;
     let head = String::from_utf8_lossy(&head).into_owned();
     let protocol = head.lines().find_map(|line| {
         line.to_ascii_lowercase()
