@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::active::ActiveRequest;
 use super::connection::Connection;
 use crate::policy::Denial;
-use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 
 /// The audit record of an answer under way, and its place among the requests in
@@ -60,18 +59,8 @@ impl Account {
 
     /// It ends early.
     pub(super) fn refused(mut self, denial: &Denial) {
-        self.say(denial.reason, &denial.recorded());
-    }
-
-    /// The caller takes nothing of it.
-    pub(super) fn given_up(mut self) {
-        let detail = "the caller did not take the answer for too long";
-        self.say(ReasonCode::Timeout, detail);
-    }
-
-    fn say(&mut self, reason: ReasonCode, detail: &str) {
         if !self.settled {
-            self.record.refused(reason, detail);
+            self.record.refused(denial.reason, &denial.recorded());
             self.settled = true;
         }
     }

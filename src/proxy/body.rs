@@ -16,6 +16,7 @@ use super::account::Account;
 use super::active::{ActiveRequest, Deadline};
 use super::connection::Connection;
 use super::h2_delivery::{Piece, Stream};
+use super::h2_patience::{BACKLOG, PIECE};
 use super::headers;
 use super::request_body::RequestBody;
 use super::upload::Upload;
@@ -46,22 +47,14 @@ pub(crate) struct ResponseBody {
     upload: Arc<Upload>,
     account: Option<Account>,
     assertion: HeaderName,
-    /// When the credentials of the request end, or its time does.
+    /// When the credentials of the request end, or its time does. In h2 its stream
+    /// knows, which lasts until the caller has taken what it was given.
     deadline: Option<Deadline>,
     /// The caller's stream, in h2.
     stream: Option<Arc<Stream>>,
     /// What of a large piece is still to be handed over, in h2.
     rest: Bytes,
 }
-
-/// Most octets that a caller in h2 is given at once: it is given up on when it takes
-/// too long to take them. In large pieces a slow caller would pass for one that takes
-/// nothing.
-const PIECE: usize = 64 * 1024;
-
-/// A caller in h2 that has no window is given nothing more while it has so many octets
-/// to take.
-const BACKLOG: u64 = 16 * 1024;
 
 /// Cuts a piece off what there is.
 fn cut_off(rest: &mut Bytes) -> Option<Bytes> {
@@ -105,15 +98,19 @@ impl ResponseBody {
         connection: Arc<Connection>,
     ) -> Self {
         let stream = Stream::current();
+        let mut deadline = active.answer_deadline();
         if let Some(stream) = &stream {
             stream.may_pause(stall_timeout);
+            if let Some(deadline) = deadline.take() {
+                stream.end_by(deadline);
+            }
         }
         let mut body = Self {
             incoming,
             lease: Some(lease),
             upload,
             assertion,
-            deadline: active.answer_deadline(),
+            deadline,
             account: Some(Account::streamed(record, active, connection)),
             stream,
             rest: Bytes::new(),
@@ -262,9 +259,9 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         self.let_go();
         if let (Some(account), Some(stream)) = (self.account.take(), &self.stream)
-            && stream.is_given_up()
+            && let Some(denial) = stream.denial()
         {
-            account.given_up();
+            account.refused(&denial);
         }
     }
 }

@@ -10,7 +10,13 @@
 //! which there is no room says that it has ended only when the caller has taken it. One
 //! for which there is room, nearly every one, says so with its last piece, and costs
 //! neither another frame nor another turn of its task.
+//!
+//! Until then its stream ends when its caller takes nothing of it for too long
+//! ([`super::h2_patience`]), and when the credentials of its request do. Nothing in h2
+//! or hyper would ask for either while a piece waits for a window, so that the stream's
+//! task looks after both.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -20,7 +26,11 @@ use bytes::{Buf, Bytes};
 use tokio::sync::Notify;
 
 use super::account::Account;
+use super::active::Deadline;
 use super::h2_guard::Seen;
+use super::h2_patience::{Look, Wait};
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
 
 tokio::task_local! {
     pub(super) static STREAM: Arc<Stream>;
@@ -71,7 +81,7 @@ impl Drop for Piece {
 #[derive(Debug)]
 pub(crate) struct Stream {
     delivery: Mutex<Delivery>,
-    given_up: AtomicBool,
+    deadline: Mutex<Option<Until>>,
     /// Its task has ended by itself: what is left of it is h2's alone.
     served: AtomicBool,
     /// Ends its task.
@@ -79,12 +89,21 @@ pub(crate) struct Stream {
     seen: Arc<Seen>,
 }
 
+/// When the answer has to be over.
+struct Until(Deadline);
+
+impl fmt::Debug for Until {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Until")
+    }
+}
+
 #[derive(Debug)]
 struct Delivery {
     /// How long the caller may leave a piece untaken.
     longest: Duration,
-    /// Until when it has to take the next one.
-    until: Option<Instant>,
+    /// Since when it has not taken the next one.
+    wait: Option<Wait>,
     /// Pieces that it has not taken, and their octets.
     pieces: usize,
     untaken: u64,
@@ -99,6 +118,8 @@ struct Delivery {
     /// Who waits for pieces to be taken.
     waiting: Option<Waker>,
     account: Option<Account>,
+    /// Why it is ended before it was taken.
+    denial: Option<Denial>,
 }
 
 impl Stream {
@@ -108,7 +129,7 @@ impl Stream {
         Self {
             delivery: Mutex::new(Delivery {
                 longest,
-                until: None,
+                wait: None,
                 pieces: 0,
                 untaken: 0,
                 handed_over: 0,
@@ -117,8 +138,9 @@ impl Stream {
                 ended: false,
                 waiting: None,
                 account: None,
+                denial: None,
             }),
-            given_up: AtomicBool::new(false),
+            deadline: Mutex::new(None),
             served: AtomicBool::new(false),
             end: Notify::new(),
             seen,
@@ -135,6 +157,26 @@ impl Stream {
         self.delivery().longest = longest;
     }
 
+    /// The answer is over then, whether or not the caller has taken it. To be called in
+    /// its task.
+    pub(super) fn end_by(&self, deadline: Deadline) {
+        *self.deadline() = Some(Until(deadline));
+    }
+
+    /// Resolves when the answer has to be over.
+    pub(super) fn poll_deadline(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut deadline = self.deadline();
+        let Some(Until(due)) = &mut *deadline else {
+            return Poll::Pending;
+        };
+        let Poll::Ready(denial) = due.as_mut().poll(context) else {
+            return Poll::Pending;
+        };
+        *deadline = None;
+        self.delivery().denial = Some(denial);
+        Poll::Ready(())
+    }
+
     /// Octets for h2, followed until they are taken or thrown away.
     pub(super) fn hand_over(self: &Arc<Self>, octets: Bytes) -> Piece {
         if octets.is_empty() {
@@ -147,8 +189,8 @@ impl Stream {
         delivery.untaken += length;
         delivery.handed_over += length;
         delivery.has_room = self.seen.has_room(delivery.handed_over);
-        if delivery.until.is_none() {
-            delivery.until = Instant::now().checked_add(delivery.longest);
+        if delivery.wait.is_none() {
+            delivery.wait = Some(self.wait_from(Instant::now()));
         }
         drop(delivery);
         Piece {
@@ -192,10 +234,7 @@ impl Stream {
         delivery.pieces = delivery.pieces.saturating_sub(1);
         delivery.untaken = delivery.untaken.saturating_sub(octets);
         delivery.lost |= !taken;
-        delivery.until = match delivery.pieces {
-            0 => None,
-            _ => Instant::now().checked_add(delivery.longest),
-        };
+        delivery.wait = (delivery.pieces > 0).then(|| self.wait_from(Instant::now()));
         let waiting = delivery.waiting.take();
         self.settle(delivery);
         if let Some(waiting) = waiting {
@@ -212,17 +251,22 @@ impl Stream {
             return;
         };
         let lost = delivery.lost;
+        let denial = delivery.denial.clone();
         drop(delivery);
-        if !lost {
-            account.complete();
-        } else if self.is_given_up() {
-            account.given_up();
+        match denial {
+            _ if !lost => account.complete(),
+            Some(denial) => account.refused(&denial),
+            None => {}
         }
     }
 
-    /// Whether the stream is ended because its caller takes nothing.
-    pub(super) fn is_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed)
+    /// Why the stream is ended before its caller has taken all of its answer.
+    pub(super) fn denial(&self) -> Option<Denial> {
+        self.delivery().denial.clone()
+    }
+
+    fn wait_from(&self, now: Instant) -> Wait {
+        Wait::new(now, self.seen.sent())
     }
 
     /// Its task has ended by itself.
@@ -232,21 +276,31 @@ impl Stream {
 
     /// Ends the stream if its caller has taken nothing for too long. Whether only the
     /// end of its connection can do that.
-    pub(super) fn give_up(&self, now: Instant) -> bool {
+    pub(super) fn give_up(&self, look: &Look) -> bool {
         let mut delivery = self.delivery();
-        if delivery.until.is_none_or(|until| until > now) {
+        let longest = delivery.longest;
+        let Some(wait) = &mut delivery.wait else {
+            return false;
+        };
+        if !wait.is_over(look, longest) {
             return false;
         }
         let served = self.served.load(Ordering::Relaxed);
         if served && self.seen.has_room(delivery.handed_over) {
             // It has window: the socket is slow, and looks after itself.
-            delivery.until = now.checked_add(delivery.longest);
+            delivery.wait = Some(self.wait_from(look.now));
             return false;
         }
+        let detail = "the caller did not take the answer for too long";
+        let denial = || Denial::new(ReasonCode::Timeout, detail);
+        delivery.denial.get_or_insert_with(denial);
         drop(delivery);
-        self.given_up.store(true, Ordering::Relaxed);
         self.end.notify_one();
         served
+    }
+
+    fn deadline(&self) -> MutexGuard<'_, Option<Until>> {
+        self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn delivery(&self) -> MutexGuard<'_, Delivery> {
@@ -264,8 +318,20 @@ mod tests {
         Arc::new(Stream::new(Arc::clone(seen), MINUTE))
     }
 
-    fn later() -> Instant {
-        Instant::now() + MINUTE
+    /// A look at a connection of which nothing is taken.
+    fn after(time: Duration) -> Look {
+        Look {
+            now: Instant::now() + time,
+            sent: 0,
+            is_held_up: true,
+            streams: 1,
+        }
+    }
+
+    fn given_up(stream: &Stream) -> bool {
+        stream
+            .denial()
+            .is_some_and(|denial| denial.reason == ReasonCode::Timeout)
     }
 
     fn poll(stream: &Stream, most: u64) -> bool {
@@ -287,7 +353,7 @@ mod tests {
         assert!(!seen.is_all_sent() && first.delivery().pieces == 1);
         piece.advance(1);
         drop(piece);
-        assert!(!first.give_up(later()));
+        assert!(!first.give_up(&after(MINUTE)));
         drop(other);
         assert!(poll(&second, 0) && second.delivery().lost && seen.is_all_sent());
     }
@@ -296,16 +362,16 @@ mod tests {
     fn a_caller_has_its_time_for_each_piece() {
         let seen = Arc::new(Seen::default());
         let stream = stream(&seen);
-        assert!(!stream.give_up(later()) && !stream.is_given_up());
+        assert!(!stream.give_up(&after(MINUTE)) && !given_up(&stream));
         let piece = stream.hand_over(Bytes::from_static(b"ab"));
         let next = stream.hand_over(Bytes::from_static(b"cd"));
-        assert!(!stream.give_up(Instant::now()) && !stream.is_given_up());
-        let first_until = stream.delivery().until.unwrap();
+        let almost = after(MINUTE);
         drop(piece);
-        assert!(stream.delivery().until.unwrap() >= first_until);
-        assert!(!stream.give_up(later()) && stream.is_given_up());
+        // Its clock began anew with the next one.
+        assert!(!stream.give_up(&almost) && !given_up(&stream));
+        assert!(!stream.give_up(&after(MINUTE)) && given_up(&stream));
         drop(next);
-        assert!(stream.delivery().until.is_none());
+        assert!(stream.delivery().wait.is_none());
     }
 
     #[test]
@@ -316,8 +382,8 @@ mod tests {
         assert!(stream.end());
         stream.served();
         // The socket is slow: that is not the stream's to judge.
-        assert!(!stream.give_up(later()) && !stream.is_given_up());
+        assert!(!stream.give_up(&after(MINUTE)) && !given_up(&stream));
         seen.queue(65_535);
-        assert!(stream.give_up(later() + MINUTE) && stream.is_given_up());
+        assert!(stream.give_up(&after(2 * MINUTE)) && given_up(&stream));
     }
 }

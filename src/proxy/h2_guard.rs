@@ -51,6 +51,8 @@ pub(super) struct Seen {
     window: AtomicU64,
     /// Octets of answers that h2 was given and has not sent.
     queued: AtomicU64,
+    /// The socket takes nothing of what we have to send.
+    blocked: AtomicBool,
 }
 
 impl Default for Seen {
@@ -65,6 +67,7 @@ impl Default for Seen {
             stream_window: AtomicU32::new(DEFAULT_WINDOW),
             window: AtomicU64::new(DEFAULT_WINDOW.into()),
             queued: AtomicU64::new(0),
+            blocked: AtomicBool::new(false),
         }
     }
 }
@@ -95,12 +98,25 @@ impl Seen {
         self.queued.load(Ordering::Relaxed) == 0
     }
 
+    /// Octets of content that the connection has taken.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection takes nothing more, of none of its `streams`: its window
+    /// is used up, but for an octet that each stream may have claimed without sending
+    /// it, or its socket is full.
+    pub(super) fn is_held_up(&self, streams: u64) -> bool {
+        let window = self.window.load(Ordering::Relaxed);
+        window.saturating_sub(self.sent()) <= streams || self.blocked.load(Ordering::Relaxed)
+    }
+
     /// Whether the caller's windows take all that h2 was given, of a stream that was
     /// given `of_stream` octets so far. What it adds to the window of one stream is not
     /// followed: the end of a large answer passes for one without room, which costs it
     /// one turn more.
     pub(super) fn has_room(&self, of_stream: u64) -> bool {
-        let sent = self.sent.load(Ordering::Relaxed);
+        let sent = self.sent();
         let queued = self.queued.load(Ordering::Relaxed);
         of_stream <= self.stream_window.load(Ordering::Relaxed).into()
             && sent.saturating_add(queued) <= self.window.load(Ordering::Relaxed)
@@ -236,7 +252,7 @@ impl<S> Watched<S> {
                 _ => {}
             }
             if cost > 0 {
-                let sent = seen.sent.load(Ordering::Relaxed);
+                let sent = seen.sent();
                 enough &= credit.take(cost, sent, Instant::now);
             }
         });
@@ -245,6 +261,16 @@ impl<S> Watched<S> {
         }
         seen.flooded.store(true, Ordering::Relaxed);
         Err(Flood)
+    }
+
+    /// Notes whether the socket is full.
+    fn noting<T>(&self, written: Poll<T>) -> Poll<T> {
+        let blocked = &self.seen.blocked;
+        // It hardly ever changes.
+        if blocked.load(Ordering::Relaxed) != written.is_pending() {
+            blocked.store(written.is_pending(), Ordering::Relaxed);
+        }
+        written
     }
 
     fn sent(&mut self, octets: &[u8]) {
@@ -286,13 +312,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.inner).poll_write(context, octets))?;
+        let written = Pin::new(&mut self.inner).poll_write(context, octets);
+        let count = ready!(self.noting(written))?;
         self.sent(octets.get(..count).unwrap_or_default());
         Poll::Ready(Ok(count))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        self.noting(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -304,7 +332,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.inner).poll_write_vectored(context, slices))?;
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
+        let count = ready!(self.noting(written))?;
         let mut left = count;
         for slice in slices {
             let now = left.min(slice.len());
@@ -377,6 +406,34 @@ mod tests {
         assert!(!seen.has_room(1));
         seen.unqueue(101);
         assert!(seen.is_all_sent());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_held_up_by_its_window_and_by_its_socket() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+        let seen = Arc::new(Seen::default());
+        let (ours, mut theirs) = tokio::io::duplex(100);
+        let mut watched = Watched::new(ours, Arc::clone(&seen));
+        watched.received(&[0; 24]).unwrap();
+        let data = frame(DATA, 0, 1, &[0; 91]);
+        assert!(!seen.is_held_up(9));
+        watched.write_all(&data).await.unwrap();
+        assert!(!seen.is_held_up(9) && seen.sent() == 91);
+        let more = std::future::poll_fn(|context| {
+            Poll::Ready(Pin::new(&mut watched).poll_write(context, &data))
+        });
+        assert!(more.await.is_pending() && seen.is_held_up(9));
+        theirs.read_exact(&mut [0; 100]).await.unwrap();
+        watched.write_all(&data).await.unwrap();
+        assert!(!seen.is_held_up(9) && seen.sent() == 182);
+        // Streams may have claimed what is left.
+        watched.sent(&frame(DATA, 0, 1, &[0; 65_535 - 182 - 9]));
+        assert!(seen.is_held_up(9) && !seen.is_held_up(8));
+        let more = 1_u32.to_be_bytes();
+        let update = frame(WINDOW_UPDATE, 0, 0, &more);
+        watched.received(&update).unwrap();
+        assert!(!seen.is_held_up(9));
     }
 
     #[test]

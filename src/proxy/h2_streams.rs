@@ -5,7 +5,7 @@
 //! service's connection. Nothing within the stream would ever notice; it is noticed
 //! from outside.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use hyper::rt::Executor;
 
 use super::h2_delivery::{STREAM, Stream};
 use super::h2_guard::Seen;
+use super::h2_patience::Look;
 use super::listener::note_panic;
 use crate::telemetry::metrics::Metrics;
 
@@ -55,9 +56,12 @@ where
         let notes_panic = NotesPanic(Arc::clone(&self.metrics));
         tokio::spawn(STREAM.scope(stream, async move {
             let _notes_panic = notes_panic;
+            // Its work is what says when its answer has to be over.
             tokio::select! {
+                biased;
                 _ = work => ended.served(),
                 () = ended.end.notified() => {}
+                () = poll_fn(|context| ended.poll_deadline(context)) => {}
             }
         }));
     }
@@ -81,24 +85,34 @@ impl Streams {
     /// Ends streams whose caller has taken nothing for too long. Resolves when there is
     /// one that only the end of the connection can end.
     pub(super) async fn watch(&self) {
+        let mut was_held_up = false;
         loop {
             tokio::time::sleep(self.usual / 4).await;
-            if self.give_up() {
+            if self.give_up(&mut was_held_up) {
                 return;
             }
         }
     }
 
-    fn give_up(&self) -> bool {
-        let now = Instant::now();
+    fn give_up(&self, was_held_up: &mut bool) -> bool {
         let mut all = self.all();
         all.retain(|stream| stream.strong_count() > 0);
         let streams: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
         // What becomes of the last one is not to happen under the lock.
         drop(all);
+        let count = u64::try_from(streams.len()).unwrap_or(u64::MAX);
+        let is_held_up = self.seen.is_held_up(count);
+        let look = Look {
+            now: Instant::now(),
+            sent: self.seen.sent(),
+            // The connection may be let go on at this moment, before its streams have
+            // their turn.
+            is_held_up: std::mem::replace(was_held_up, is_held_up) || is_held_up,
+            streams: count,
+        };
         streams
             .iter()
-            .fold(false, |hopeless, stream| stream.give_up(now) | hopeless)
+            .fold(false, |hopeless, stream| stream.give_up(&look) | hopeless)
     }
 }
 

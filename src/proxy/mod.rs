@@ -22,6 +22,7 @@ mod guarded_io;
 mod h2_delivery;
 mod h2_frames;
 mod h2_guard;
+mod h2_patience;
 mod h2_streams;
 mod handler;
 pub mod headers;

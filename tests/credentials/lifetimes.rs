@@ -1,7 +1,7 @@
 //! What a token let in ends with it: at its `exp`, and when a new configuration
 //! would no longer accept it.
 
-use countersign_testkit::{Connection, Protocol, Switching};
+use countersign_testkit::{Connection, Protocol, Switching, http2};
 use serde_json::json;
 
 use super::{HOST, World, ask, issuer, refused};
@@ -54,6 +54,61 @@ async fn one_stream_ends_and_the_others_go_on() {
     let bearer = format!("Bearer {}", world.token());
     let request = super::get_with("/a", &[("authorization", &bearer)]);
     assert_eq!(session.send(request).await.unwrap().status, 200);
+}
+
+/// Whatever is on its way: all of a small answer, and a part of a large one.
+#[tokio::test]
+async fn an_answer_that_its_caller_has_not_taken_ends_with_its_token() {
+    let world = World::with("", ROUTE).await;
+    for window in [0_u8, 10] {
+        let client = world.client().protocol(Protocol::Http2);
+        let mut connection = client.connect().await.unwrap();
+        let token = world.token_with(json!({"exp": super::now() + 2}));
+        let mut octets = http2::preface();
+        // SETTINGS_INITIAL_WINDOW_SIZE
+        octets.extend(http2::frame(4, 0, 0, &[0, 4, 0, 0, 0, window]));
+        for (stream, path) in [(1, "/small"), (3, "/megabyte")] {
+            let fields = [
+                (":method", "GET"),
+                (":scheme", "https"),
+                (":authority", HOST),
+                (":path", path),
+                ("authorization", &format!("Bearer {token}")),
+            ];
+            octets.extend(http2::headers(stream, true, &fields));
+        }
+        connection.write(&octets).await.unwrap();
+        let reset = |octets: &[u8], stream: u32| {
+            let mut frames = http2::frames(octets).into_iter();
+            frames.any(|frame| frame.kind == 3 && frame.stream == stream)
+        };
+        let answer = connection
+            .read_until(|octets| reset(octets, 1) && reset(octets, 3))
+            .await;
+        assert!(!answer.closed, "window {window}");
+        let frames = http2::frames(&answer.octets);
+        for stream in [1, 3] {
+            let mut own = frames.iter().filter(|frame| frame.stream == stream);
+            assert!(own.clone().any(http2::Frame::is_success));
+            assert!(own.all(|frame| frame.kind != 0 || frame.flags & 1 == 0));
+        }
+        for path in ["/small", "/megabyte"] {
+            let lines = world
+                .gateway
+                .audit()
+                .at_least(1 + usize::from(window > 0), path, |line| {
+                    line["path"] == path
+                })
+                .await;
+            for line in lines {
+                assert_eq!(
+                    (&line["reason"], &line["complete"]),
+                    (&json!("token-expired"), &json!(false)),
+                    "{line}"
+                );
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! and called complete no sooner.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use countersign_testkit::{
     Afterwards, Connection, Echo, Gateway, Protocol, Scripted, Settings, TestCa, http2, in_time,
@@ -180,6 +181,18 @@ fn content(frames: &[http2::Frame], stream: u32) -> usize {
         .sum()
 }
 
+fn is_reset(frames: &[http2::Frame], streams: &[u32]) -> bool {
+    streams
+        .iter()
+        .all(|stream| has(frames, RST_STREAM, *stream))
+}
+
+/// Octets of answers to all streams.
+fn content_of_all(frames: &[http2::Frame]) -> usize {
+    let data = frames.iter().filter(|frame| frame.kind == DATA);
+    data.map(|frame| frame.payload.len()).sum()
+}
+
 /// What is written down of a path in the round with this window, and in those before.
 async fn lines_of(world: &World, path: &str, window: u32) -> Vec<Value> {
     let audit = world.gateway.audit();
@@ -223,6 +236,119 @@ async fn answers_that_nobody_takes_end_although_their_caller_goes_on_asking() {
         caller.grant(stream, 1 << 20).await;
         caller.until(|frames| has_ended(frames, stream)).await;
     }
+}
+
+/// What the connection's window lets through between two looks at it.
+const SHARE: u32 = 64 * 1024;
+
+#[tokio::test]
+async fn answers_wait_for_their_turn_on_a_slow_connection() {
+    let (world, _services) = world(&[("body_timeout", "\"1s\"")]).await;
+    let mut caller = Caller::new(&world, 1 << 20).await;
+    let mut streams = Vec::new();
+    for _ in 0..24 {
+        streams.push(caller.ask("/large").await);
+    }
+    // The window that every connection begins with.
+    let mut granted = 65_535;
+    let whole = streams.len() * LARGE;
+    while granted < whole {
+        let now = granted;
+        caller.until(|frames| content_of_all(frames) == now).await;
+        let silent = Duration::from_millis(100);
+        let more = caller.connection.read_until_silent(silent).await;
+        caller.received.extend(more.octets);
+        let reset: Vec<_> = (caller.frames().into_iter())
+            .filter(|frame| matches!(frame.kind, RST_STREAM | GOAWAY))
+            .collect();
+        assert!(reset.is_empty(), "after {granted} octets: {reset:?}");
+        caller.grant(0, SHARE).await;
+        granted += SHARE as usize;
+    }
+    caller
+        .until(|frames| streams.iter().all(|stream| has_ended(frames, *stream)))
+        .await;
+    let lines = world
+        .gateway
+        .audit()
+        .at_least(streams.len(), "all", |line| line["path"] == "/large")
+        .await;
+    assert!(
+        lines.iter().all(|line| line["complete"] == true),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_slow_socket_is_shared_as_well() {
+    let (world, _services) = world(&[("body_timeout", "\"2s\"")]).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let client = world.client().protocol(Protocol::Http2);
+    let stream = socket.connect(world.gateway.listener()).await.unwrap();
+    let mut caller = Caller::over(client.connect_over(stream).await.unwrap(), 1 << 30).await;
+    caller.grant(0, 1 << 30).await;
+    for _ in 0..120 {
+        caller.ask("/huge").await;
+    }
+    // A turn of each takes longer than one of them may be left alone.
+    for _ in 0..150 {
+        let more = caller
+            .connection
+            .read_until(|octets| octets.len() >= 64 * 1024)
+            .await;
+        assert!(!more.closed);
+        // As fast as its line.
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    // What was reset would arrive behind all that the socket holds.
+    let ended = world
+        .gateway
+        .audit()
+        .matching(|line| line["path"] == "/huge");
+    assert!(ended.is_empty(), "{} have ended", ended.len());
+}
+
+#[tokio::test]
+async fn a_stream_without_window_is_given_up_on_although_others_go_on() {
+    let (world, _services) = world(&[("body_timeout", "\"1s\"")]).await;
+    let mut caller = Caller::new(&world, 0).await;
+    caller.grant(0, 1 << 30).await;
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        held.push(caller.ask("/huge").await);
+    }
+    in_time("the end of those without window", async {
+        while !is_reset(&caller.frames(), &held) {
+            let stream = caller.ask("/single").await;
+            caller.grant(stream, 1 << 20).await;
+            caller.until(|frames| has_ended(frames, stream)).await;
+        }
+    })
+    .await;
+    assert!(!has(&caller.frames(), GOAWAY, 0));
+}
+
+#[tokio::test]
+async fn single_octets_do_not_hold_a_connection() {
+    let (world, _services) = world(&[("body_timeout", "\"1s\"")]).await;
+    let mut caller = Caller::new(&world, 1 << 20).await;
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        streams.push(caller.ask("/huge").await);
+    }
+    in_time("the end of all of them", async {
+        while !is_reset(&caller.frames(), &streams) {
+            let before = content_of_all(&caller.frames());
+            caller.grant(0, 1).await;
+            let all = streams.clone();
+            caller
+                .until(|frames| content_of_all(frames) > before || is_reset(frames, &all))
+                .await;
+        }
+    })
+    .await;
+    assert!(!has(&caller.frames(), GOAWAY, 0));
 }
 
 #[tokio::test]
