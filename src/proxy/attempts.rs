@@ -18,13 +18,14 @@ use super::request_body::RequestBody;
 use super::respond::Refusal;
 use crate::assertion::signer::RequestBinding;
 use crate::clock;
+use crate::identity::Principal;
 use crate::policy::Permit;
 use crate::reason::{Category, ReasonCode};
 use crate::route::{Binding, Route};
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
-use crate::upstream::{Balance, HttpProtocol, UpstreamConfig};
+use crate::upstream::{Affinity, HttpProtocol, UpstreamConfig};
 
 /// A permitted request of one connection, and what it is decided by.
 #[derive(Clone, Copy)]
@@ -169,14 +170,14 @@ async fn until_answered(
                 return Ok(answer);
             }
             // What a pooled connection did not take is not a second request.
-            Err(ForwardError::NeverSent(request)) if !fresh => pending = *request,
-            Err(ForwardError::NeverSent(request)) if may_repeat(true) => pending = *request,
-            Err(ForwardError::NeverSent(_)) => {
-                return Err(Refusal::new(
-                    ReasonCode::UpstreamUnavailable,
-                    format!("{} closes its connections at once", upstream.name()),
-                ));
+            Err(ForwardError::NeverSent(unsent)) if !fresh && unsent.endpoint.is_none() => {
+                pending = unsent.request;
             }
+            Err(ForwardError::NeverSent(unsent)) if may_repeat(true) => {
+                avoid = unsent.endpoint.or(avoid);
+                pending = unsent.request;
+            }
+            Err(ForwardError::NeverSent(unsent)) => return Err(unsent.refusal),
             Err(ForwardError::Broken {
                 refusal,
                 endpoint,
@@ -245,11 +246,9 @@ fn warrant(
     Ok(Warrant::Signed(signed))
 }
 
-/// What keeps a caller's requests at one endpoint, where that is wanted.
-pub(super) fn affinity(route: &Route, permit: &Permit) -> Option<u64> {
-    if route.upstream.config().balance != Balance::Caller {
-        return None;
-    }
-    let caller = permit.principal()?.caller().to_string();
-    route.upstream.affinity(&caller)
+/// What the caller has to do with the choice of an endpoint.
+pub(super) fn affinity<'a>(route: &Route, permit: &'a Permit) -> Affinity<'a> {
+    route
+        .upstream
+        .affinity(permit.principal().map(Principal::caller))
 }

@@ -1,5 +1,6 @@
 //! Sending a permitted request to its upstream.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::policy::Permit;
 use crate::reason::ReasonCode;
 use crate::tls::TlsConnectError;
 use crate::upstream::pool::{Lease, PoolShard};
-use crate::upstream::{ConnectError, HttpProtocol, Upstream};
+use crate::upstream::{Affinity, ConnectError, HttpProtocol, Upstream};
 
 /// What entitles a request to be forwarded.
 #[derive(Debug)]
@@ -53,9 +54,9 @@ pub(crate) struct Answer {
 
 /// Why there is no answer.
 pub(crate) enum ForwardError {
-    /// The connection from the pool was closed before the request was sent; the
-    /// request comes back and needs a fresh assertion.
-    NeverSent(Box<(request::Parts, RequestBody)>),
+    /// The connection was closed before the request was sent; it comes back and needs
+    /// a fresh assertion.
+    NeverSent(Box<Unsent>),
     /// The connection broke before there was an answer.
     Broken {
         refusal: Refusal,
@@ -66,6 +67,16 @@ pub(crate) enum ForwardError {
     },
     /// Anything else.
     Refused(Refusal),
+}
+
+/// A request that nothing was sent of.
+pub(crate) struct Unsent {
+    pub(crate) request: (request::Parts, RequestBody),
+    /// Which of the upstream's endpoints has closed a new connection; none where it was
+    /// an old one, which may end at any time.
+    pub(crate) endpoint: Option<usize>,
+    /// What to say when it is not sent again.
+    pub(crate) refusal: Refusal,
 }
 
 impl From<Refusal> for ForwardError {
@@ -163,8 +174,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) own: Option<Box<Lease<RequestBody>>>,
     pub(crate) assertion_header: &'a HeaderName,
     pub(crate) warrant: &'a Warrant,
-    /// Keeps one caller's requests at one endpoint.
-    pub(crate) affinity: Option<u64>,
+    /// What the caller has to do with the choice of an endpoint.
+    pub(crate) affinity: Affinity<'a>,
     /// Asks for a new connection.
     pub(crate) fresh: bool,
     /// An endpoint that has just failed.
@@ -204,6 +215,8 @@ pub(crate) async fn forward(
             assertion.header_value().clone(),
         );
     }
+    // It was made for this request, and no other would be like it.
+    let is_own = attempt.own.is_some();
     let mut lease = attempt.lease().await?;
     let upload = Arc::clone(body.upload());
     let mut request = Request::from_parts(parts, body);
@@ -221,7 +234,7 @@ pub(crate) async fn forward(
         None => Ok(sending.await),
     };
     let Ok(outcome) = outcome else {
-        upstream.left_unanswered(lease.index());
+        upstream.left_unanswered(lease.index(), attempt.affinity);
         return Err(Refusal::new(
             ReasonCode::UpstreamTimeout,
             format!("{} did not answer in time", upstream.name()),
@@ -262,13 +275,13 @@ pub(crate) async fn forward(
             })
         }
         Err(mut error) => match error.take_message() {
-            Some(request) if lease.is_reused() => {
-                lease.retire();
-                Err(ForwardError::NeverSent(Box::new(request.into_parts())))
+            Some(request) if !is_own => {
+                let request = request.into_parts();
+                Err(never_sent(upstream, lease, request, error.error()))
             }
             _ => match upload.fault() {
                 Some(fault) => Err(Refusal::from(fault.clone()).into()),
-                None => Err(send_failure(upstream, lease, error.error())),
+                None => Err(send_failure(&attempt, lease, error.error())),
             },
         },
     }
@@ -293,26 +306,74 @@ pub(super) fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refu
     Refusal::new(reason, format!("no connection to {}", upstream.name()))
 }
 
-fn send_failure(
+/// What hyper gives back whole it has not begun with: not an octet of it was written, and
+/// its body was not polled, so that it may be sent again whatever it is.
+fn never_sent(
     upstream: &Upstream,
+    lease: Lease<RequestBody>,
+    request: (request::Parts, RequestBody),
+    error: &hyper::Error,
+) -> ForwardError {
+    let endpoint = (!lease.is_reused()).then(|| lease.index());
+    lease.retire();
+    if let Some(endpoint) = endpoint {
+        upstream.failed(endpoint);
+        tracing::warn!(upstream = upstream.name(), endpoint, %error,
+            "the upstream closed a new connection");
+    }
+    let name = upstream.name();
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    let is_end = |cause: &hyper::Error| {
+        cause.is_incomplete_message() || find_source::<std::io::Error>(cause).is_some()
+    };
+    let refusal = match find_source::<rustls::Error>(error) {
+        Some(rustls::Error::AlertReceived(_)) => refused_handshake(upstream),
+        // Octets that are not TLS, or that nobody had asked for.
+        Some(_) => Refusal::new(
+            ReasonCode::UpstreamProtocol,
+            format!("{name} broke the connection off"),
+        ),
+        None if cause.is_some_and(|cause| !is_end(cause)) => Refusal::new(
+            ReasonCode::UpstreamProtocol,
+            format!("{name} gave an answer before it was asked"),
+        ),
+        None => Refusal::new(
+            ReasonCode::UpstreamUnavailable,
+            format!("{name} closes its connections at once"),
+        ),
+    };
+    ForwardError::NeverSent(Box::new(Unsent {
+        request,
+        endpoint,
+        refusal,
+    }))
+}
+
+/// With TLS 1.3 a service refuses our certificate after the handshake.
+fn refused_handshake(upstream: &Upstream) -> Refusal {
+    let detail = format!("{} refused the gateway's handshake", upstream.name());
+    Refusal::new(ReasonCode::UpstreamUntrusted, detail)
+}
+
+fn send_failure(
+    attempt: &Attempt<'_>,
     lease: Lease<RequestBody>,
     error: &hyper::Error,
 ) -> ForwardError {
+    let upstream = attempt.upstream;
     let endpoint = lease.index();
     // An old connection may end at any time, and a reset of one stream is a word of a
     // service that is there.
     let of_h2 = find_source::<h2::Error>(error);
     if !lease.is_reused() && of_h2.is_none_or(h2::Error::is_io) {
-        upstream.left_unanswered(endpoint);
+        upstream.left_unanswered(endpoint, attempt.affinity);
     }
     if goes_away(error) {
         lease.retire();
     }
     tracing::warn!(upstream = upstream.name(), endpoint, %error, "the upstream failed");
-    // With TLS 1.3 a service refuses our certificate after the handshake.
     if let Some(rustls::Error::AlertReceived(_)) = find_source::<rustls::Error>(error) {
-        let detail = format!("{} refused the gateway's handshake", upstream.name());
-        return Refusal::new(ReasonCode::UpstreamUntrusted, detail).into();
+        return refused_handshake(upstream).into();
     }
     let detail = if error.is_parse() {
         "gave an answer that is not HTTP"

@@ -24,7 +24,7 @@ use super::respond::Refusal;
 use crate::crypto;
 use crate::reason::{Category, ReasonCode};
 use crate::upstream::pool::{Lease, PoolShard};
-use crate::upstream::{ConnectError, HttpProtocol, Upstream};
+use crate::upstream::{Affinity, ConnectError, HttpProtocol, Upstream};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// RFC 6455 section 1.3.
@@ -104,7 +104,7 @@ pub(crate) async fn way(
     asked: &mut Option<Asked>,
     method: &Method,
     (pool, upstream): (&Arc<PoolShard<RequestBody>>, &Arc<Upstream>),
-    affinity: Option<u64>,
+    affinity: Affinity<'_>,
 ) -> Result<Way, Refusal> {
     if let Some(wanted) = asked {
         let mut protocols = [HttpProtocol::Http2, HttpProtocol::Http1]

@@ -12,14 +12,14 @@ use super::addresses::Addresses;
 use super::gate::{Gate, Pass};
 use super::retry::RetryBudget;
 use super::slots::Slots;
+use super::unanswered::{PassedOverFor, Unanswered};
 use super::{Endpoint, HttpProtocol, UpstreamConfig};
+use crate::identity::CallerName;
 use crate::reason::ReasonCode;
 use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
 
 /// Most endpoints that one request tries to connect to.
 pub const MAX_ATTEMPTS: usize = 3;
-/// Answers that may be missing in a row before an endpoint is passed over.
-const MISSING_ANSWERS: u32 = 3;
 /// An endpoint that failed is passed over for this long, twice as long each
 /// further time …
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -85,8 +85,10 @@ struct State {
     unwell: AtomicBool,
     hash: u64,
     in_progress: AtomicUsize,
+    /// Whether it failed since it last answered. If not, what follows says nothing.
+    troubled: AtomicBool,
     failures: AtomicU32,
-    unanswered: AtomicU32,
+    unanswered: Unanswered,
     /// Milliseconds after `since` until which it is passed over …
     paused_until: AtomicU64,
     /// … and until which it is not asked for tunnels over h2.
@@ -107,8 +109,9 @@ impl State {
             slots: Arc::new(Slots::new(config.max_connections)),
             unwell: AtomicBool::new(false),
             in_progress: AtomicUsize::new(0),
+            troubled: AtomicBool::new(false),
             failures: AtomicU32::new(0),
-            unanswered: AtomicU32::new(0),
+            unanswered: Unanswered::default(),
             paused_until: AtomicU64::new(0),
             no_tunnels_until: AtomicU64::new(0),
             since: Instant::now(),
@@ -123,8 +126,46 @@ impl State {
         self.is_before(&self.no_tunnels_until)
     }
 
-    fn is_paused(&self) -> bool {
-        self.is_before(&self.paused_until)
+    fn is_paused(&self, caller: Option<&CallerName>) -> bool {
+        let is_for_it = || {
+            let own = self.unanswered.of(caller);
+            own.is_some_and(|own| self.is_before(&own.paused_until))
+        };
+        self.troubled.load(Ordering::Relaxed) && (self.is_before(&self.paused_until) || is_for_it())
+    }
+
+    /// Passes it over, for longer the more often it was `before`.
+    fn pause(&self, until: &AtomicU64, before: u32) {
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << before.min(16))
+            .min(LONGEST_PAUSE);
+        self.set(until, pause);
+    }
+
+    fn failed(&self) {
+        let before = self.failures.fetch_add(1, Ordering::Relaxed);
+        self.pause(&self.paused_until, before);
+        self.troubled.store(true, Ordering::Relaxed);
+    }
+
+    fn left_unanswered(&self, caller: Option<&CallerName>) {
+        match self.unanswered.note(caller) {
+            PassedOverFor::Everybody => self.failed(),
+            PassedOverFor::One(own, before) => self.pause(&own.paused_until, before),
+            // One slow or broken request says little about its service.
+            PassedOverFor::Nobody => {}
+        }
+        self.troubled.store(true, Ordering::Relaxed);
+    }
+
+    fn answered(&self) {
+        // Reading costs nothing where nobody writes.
+        if self.troubled.load(Ordering::Relaxed) {
+            self.troubled.store(false, Ordering::Relaxed);
+            self.failures.store(0, Ordering::Relaxed);
+            self.paused_until.store(0, Ordering::Relaxed);
+            self.unanswered.forget();
+        }
     }
 
     fn is_before(&self, until: &AtomicU64) -> bool {
@@ -136,6 +177,15 @@ impl State {
         let end = self.since.elapsed().saturating_add(pause).as_millis();
         until.store(u64::try_from(end).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
+}
+
+/// What a caller has to do with the choice of endpoints.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Affinity<'a> {
+    /// Keeps its requests together, where that is wanted.
+    key: Option<u64>,
+    /// For whom some are passed over; none where nothing names the caller.
+    caller: Option<&'a CallerName>,
 }
 
 /// Endpoints that a request has tried in vain.
@@ -301,48 +351,36 @@ impl Upstream {
         may
     }
 
-    /// What keeps a caller's requests together, where that is wanted.
+    /// What this caller has to do with the choice of endpoints.
     #[must_use]
-    pub fn affinity(&self, caller: &str) -> Option<u64> {
-        (self.config.balance == Balance::Caller).then(|| caller.bytes().fold(FNV_OFFSET, step))
+    pub fn affinity<'a>(&self, caller: Option<&'a CallerName>) -> Affinity<'a> {
+        let together = caller.filter(|_| self.config.balance == Balance::Caller);
+        Affinity {
+            key: together.map(|caller| caller.to_string().bytes().fold(FNV_OFFSET, step)),
+            caller,
+        }
     }
 
     /// An endpoint answered in time.
     pub fn answered(&self, index: usize) {
-        let Some(state) = self.states.get(index) else {
-            return;
-        };
-        // Reading costs nothing where nobody writes.
-        if state.failures.load(Ordering::Relaxed) != 0
-            || state.unanswered.load(Ordering::Relaxed) != 0
-        {
-            state.failures.store(0, Ordering::Relaxed);
-            state.unanswered.store(0, Ordering::Relaxed);
-            state.paused_until.store(0, Ordering::Relaxed);
+        if let Some(state) = self.states.get(index) {
+            state.answered();
         }
     }
 
-    /// An endpoint took a connection and gave no answer, or none in time.
-    pub fn left_unanswered(&self, index: usize) {
-        let Some(state) = self.states.get(index) else {
-            return;
-        };
-        // One slow or broken request says little about its service.
-        if state.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= MISSING_ANSWERS {
-            self.failed(index);
+    /// An endpoint took a request of this caller and gave no answer, or none in time.
+    pub fn left_unanswered(&self, index: usize, affinity: Affinity<'_>) {
+        if let Some(state) = self.states.get(index) {
+            state.left_unanswered(affinity.caller);
         }
     }
 
-    /// An endpoint could not be connected to.
-    pub(super) fn failed(&self, index: usize) {
-        let Some(state) = self.states.get(index) else {
-            return;
-        };
-        let before = state.failures.fetch_add(1, Ordering::Relaxed);
-        let pause = FIRST_PAUSE
-            .saturating_mul(1 << before.min(16))
-            .min(LONGEST_PAUSE);
-        state.set(&state.paused_until, pause);
+    /// An endpoint could not be connected to, or closed a connection before it could be
+    /// asked for anything: no caller has a part in that.
+    pub fn failed(&self, index: usize) {
+        if let Some(state) = self.states.get(index) {
+            state.failed();
+        }
     }
 
     /// An endpoint speaks h2 without extended CONNECT.
@@ -380,18 +418,18 @@ impl Upstream {
     /// The next endpoint that was not tried yet. One that failed lately comes
     /// last: with all of them failing, trying is still better than not. One that
     /// health checks found unwell is not tried at all.
-    pub(super) fn pick(&self, affinity: Option<u64>, tried: &Tried) -> Option<usize> {
+    pub(super) fn pick(&self, affinity: Affinity<'_>, tried: &Tried) -> Option<usize> {
         self.pick_among(affinity, tried, |_| true)
     }
 
     /// As [`Self::pick`], for a tunnel over h2: without those that carry none.
-    pub(super) fn pick_for_tunnel(&self, affinity: Option<u64>, tried: &Tried) -> Option<usize> {
+    pub(super) fn pick_for_tunnel(&self, affinity: Affinity<'_>, tried: &Tried) -> Option<usize> {
         self.pick_among(affinity, tried, |state| !state.has_no_tunnels())
     }
 
     fn pick_among(
         &self,
-        affinity: Option<u64>,
+        affinity: Affinity<'_>,
         tried: &Tried,
         is_suitable: impl Fn(&State) -> bool,
     ) -> Option<usize> {
@@ -411,9 +449,9 @@ impl Upstream {
                 .filter_map(|index| self.states.get(index).map(|state| (index, &**state)))
                 .filter(|(_, state)| !state.is_unwell() && is_suitable(state))
         };
-        let well = || untried().filter(|(_, state)| !state.is_paused());
-        self.choose(affinity, well())
-            .or_else(|| self.choose(affinity, untried()))
+        let well = || untried().filter(|(_, state)| !state.is_paused(affinity.caller));
+        self.choose(affinity.key, well())
+            .or_else(|| self.choose(affinity.key, untried()))
     }
 
     fn choose<'a>(
@@ -469,14 +507,16 @@ mod tests {
     fn in_turn_and_past_those_that_fail() {
         let upstream = upstream(Balance::RoundRobin, 3);
         let none = Tried::default();
-        let picks: Vec<_> = (0..4).filter_map(|_| upstream.pick(None, &none)).collect();
+        let picks: Vec<_> = (0..4)
+            .filter_map(|_| upstream.pick(Affinity::default(), &none))
+            .collect();
         assert_eq!(picks, [0, 1, 2, 0]);
         upstream.failed(1);
         for _ in 0..6 {
-            assert_ne!(upstream.pick(None, &none), Some(1));
+            assert_ne!(upstream.pick(Affinity::default(), &none), Some(1));
         }
         upstream.answered(1);
-        assert!((0..3).any(|_| upstream.pick(None, &none) == Some(1)));
+        assert!((0..3).any(|_| upstream.pick(Affinity::default(), &none) == Some(1)));
     }
 
     #[test]
@@ -486,7 +526,7 @@ mod tests {
         upstream.failed(1);
         let mut tried = Tried::default();
         let mut seen = Vec::new();
-        while let Some(index) = upstream.pick(None, &tried) {
+        while let Some(index) = upstream.pick(Affinity::default(), &tried) {
             tried.note(index);
             seen.push(index);
         }
@@ -501,11 +541,11 @@ mod tests {
         let _first = upstream.begin(0);
         let second = upstream.begin(1);
         for _ in 0..3 {
-            assert_eq!(upstream.pick(None, &none), Some(2));
+            assert_eq!(upstream.pick(Affinity::default(), &none), Some(2));
         }
         let _third = upstream.begin(2);
         drop(second);
-        assert_eq!(upstream.pick(None, &none), Some(1));
+        assert_eq!(upstream.pick(Affinity::default(), &none), Some(1));
     }
 
     #[test]
@@ -516,7 +556,8 @@ mod tests {
         let mut moved = 0;
         let mut used = std::collections::HashSet::new();
         for number in 0..1000 {
-            let affinity = ten.affinity(&format!("spiffe://example.org/{number}"));
+            let caller = CallerName::Uri(format!("spiffe://example.org/{number}").into());
+            let affinity = ten.affinity(Some(&caller));
             let chosen = ten.pick(affinity, &none);
             assert_eq!(chosen, ten.pick(affinity, &none));
             used.insert(chosen);
@@ -531,14 +572,14 @@ mod tests {
         let upstream = upstream(Balance::RoundRobin, 2);
         let none = Tried::default();
         upstream.found(0, false);
-        assert!((0..4).all(|_| upstream.pick(None, &none) == Some(1)));
+        assert!((0..4).all(|_| upstream.pick(Affinity::default(), &none) == Some(1)));
         let _pass = upstream.admit();
         let next = Upstream::following(upstream.config().clone(), Some(&upstream));
         assert!(!next.is_well(0) && next.is_well(1));
-        assert!((0..4).all(|_| next.pick(None, &none) == Some(1)));
+        assert!((0..4).all(|_| next.pick(Affinity::default(), &none) == Some(1)));
         assert_eq!(next.requests.inside(), 1);
         next.found(1, false);
-        assert_eq!(next.pick(None, &none), None);
+        assert_eq!(next.pick(Affinity::default(), &none), None);
 
         let mut fewer = upstream.config().clone();
         fewer.max_connections = 1;
@@ -546,13 +587,28 @@ mod tests {
     }
 
     #[test]
-    fn one_missing_answer_is_forgiven() {
+    fn what_one_caller_misses_is_held_against_an_endpoint_for_that_one() {
         let upstream = upstream(Balance::RoundRobin, 2);
         let none = Tried::default();
-        upstream.left_unanswered(0);
-        assert!((0..2).any(|_| upstream.pick(None, &none) == Some(0)));
-        upstream.left_unanswered(0);
-        upstream.left_unanswered(0);
-        assert!((0..4).all(|_| upstream.pick(None, &none) == Some(1)));
+        let names = ["one", "two", "three", "four"].map(|name| CallerName::Dns(name.into()));
+        let [one, two, three, four] = [0, 1, 2, 3].map(|n| upstream.affinity(names.get(n)));
+        let is_used = |whose| (0..2).any(|_| upstream.pick(whose, &none) == Some(0));
+        for _ in 0..2 {
+            upstream.left_unanswered(0, one);
+            assert!(is_used(one));
+        }
+        upstream.left_unanswered(0, one);
+        upstream.left_unanswered(0, two);
+        assert!(!is_used(one) && is_used(two) && is_used(four));
+        assert!(is_used(Affinity::default()));
+        // An answer to anybody shows that it is there.
+        upstream.answered(0);
+        assert!(is_used(one));
+        for whose in [one, two] {
+            upstream.left_unanswered(0, whose);
+            assert!(is_used(four));
+        }
+        upstream.left_unanswered(0, three);
+        assert!(!is_used(one) && !is_used(four) && !is_used(Affinity::default()));
     }
 }

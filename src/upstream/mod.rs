@@ -14,13 +14,14 @@ pub mod pool;
 pub mod retry;
 mod slots;
 mod tunnel;
+mod unanswered;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use active_health::HealthCheck;
-pub use balance::{Balance, InProgress, Upstream};
+pub use balance::{Affinity, Balance, InProgress, Upstream};
 pub use connect::ConnectError;
 
 use crate::identity::IdentityPattern;

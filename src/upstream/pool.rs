@@ -23,7 +23,7 @@ use super::addresses::Addresses;
 use super::balance::{Target, Tried};
 use super::connect::{ConnectError, Opened, connect};
 use super::slots::{Holder, Slot, Slots};
-use super::{HttpProtocol, Upstream};
+use super::{Affinity, HttpProtocol, Upstream};
 
 /// Requests in progress on one h2 connection before another one is opened. A
 /// service that allows fewer makes the others wait (RFC 9113 section 5.1.2
@@ -159,7 +159,7 @@ where
     pub async fn lease(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
-        affinity: Option<u64>,
+        affinity: Affinity<'_>,
         (fresh, avoid): (bool, Option<usize>),
     ) -> Result<Lease<B>, ConnectError> {
         let mut search = Search::beside(Tried::avoiding(avoid, upstream));

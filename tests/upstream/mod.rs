@@ -1,6 +1,7 @@
 //! What lies behind the gateway: TLS and h2 to services, upgrades, balancing.
 
 mod balance;
+mod fairness;
 mod flow;
 mod foreign;
 mod health;
@@ -9,6 +10,7 @@ mod names;
 mod retries;
 mod tls;
 mod tunnels;
+mod unsent;
 mod upgrade;
 
 use std::net::SocketAddr;

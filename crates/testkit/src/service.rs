@@ -1,6 +1,7 @@
 //! Services that speak what the plain [`Echo`](crate::Echo) does not: TLS, h2 and
 //! gRPC-like streams.
 
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use http_body_util::combinators::BoxBody;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
+use rustls::{ServerConfig, ServerConnection};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
@@ -33,6 +34,7 @@ use crate::credentials::Credentials;
 pub struct ServiceSpec {
     protocol: Protocol,
     tls: Option<(Credentials, Option<Vec<u8>>)>,
+    cut: usize,
 }
 
 impl ServiceSpec {
@@ -42,6 +44,7 @@ impl ServiceSpec {
         Self {
             protocol,
             tls: None,
+            cut: 0,
         }
     }
 
@@ -51,7 +54,16 @@ impl ServiceSpec {
         Self {
             protocol,
             tls: Some((server.clone(), None)),
+            cut: 0,
         }
+    }
+
+    /// With TLS: ends so many connections, the first ones, in the same octets as its part
+    /// of the handshake. Whoever made them learns of it before it can send anything.
+    #[must_use]
+    pub const fn cutting(mut self, connections: usize) -> Self {
+        self.cut = connections;
+        self
     }
 
     /// Demands client certificates of this authority.
@@ -82,6 +94,9 @@ pub struct Service {
 #[derive(Debug, Default)]
 struct Shared {
     connections: AtomicUsize,
+    accepted: AtomicUsize,
+    cut: AtomicUsize,
+    heard: AtomicUsize,
     open: AtomicUsize,
     most_open: AtomicUsize,
     requests: AtomicUsize,
@@ -107,6 +122,13 @@ impl Service {
                 tokio::spawn(async move {
                     match acceptor {
                         None => serve(stream, spec.protocol, None, state).await,
+                        Some(acceptor)
+                            if state.accepted.fetch_add(1, Ordering::SeqCst) < spec.cut =>
+                        {
+                            state.cut.fetch_add(1, Ordering::SeqCst);
+                            let heard = cut(stream, acceptor.config()).await.unwrap_or(0);
+                            state.heard.fetch_add(heard, Ordering::SeqCst);
+                        }
                         Some(acceptor) => {
                             if let Ok(stream) = acceptor.accept(stream).await {
                                 let client = stream
@@ -146,6 +168,18 @@ impl Service {
         self.shared.most_open.load(Ordering::SeqCst)
     }
 
+    /// How many connections it has ended with the handshake.
+    #[must_use]
+    pub fn cut(&self) -> usize {
+        self.shared.cut.load(Ordering::SeqCst)
+    }
+
+    /// How many octets of requests came on those.
+    #[must_use]
+    pub fn heard(&self) -> usize {
+        self.shared.heard.load(Ordering::SeqCst)
+    }
+
     /// How many requests it has received.
     #[must_use]
     pub fn requests(&self) -> usize {
@@ -183,6 +217,38 @@ pub(crate) fn acceptor(
     let protocols = protocols.iter().map(|protocol| protocol.alpn().to_vec());
     config.alpn_protocols = protocols.collect();
     TlsAcceptor::from(Arc::new(config))
+}
+
+/// Ends a connection with the handshake. How many octets beyond that came on it.
+async fn cut(mut stream: TcpStream, config: &Arc<ServerConfig>) -> io::Result<usize> {
+    let mut session = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+    let mut octets = Vec::new();
+    let mut heard = 0;
+    let mut is_over = false;
+    loop {
+        octets.clear();
+        if stream.read_buf(&mut octets).await? == 0 {
+            return Ok(heard);
+        }
+        let mut unread = octets.as_slice();
+        while !unread.is_empty() && session.read_tls(&mut unread)? > 0 {
+            let state = session.process_new_packets().map_err(io::Error::other)?;
+            heard += state.plaintext_bytes_to_read();
+            let mut request = vec![0; state.plaintext_bytes_to_read()];
+            session.reader().read_exact(&mut request)?;
+        }
+        if session.wants_write() && !is_over {
+            is_over = true;
+            session.send_close_notify();
+            let mut said = Vec::new();
+            while session.wants_write() {
+                session.write_tls(&mut said)?;
+            }
+            // In one piece. Closing with unread input would discard it.
+            stream.write_all(&said).await?;
+            stream.shutdown().await?;
+        }
+    }
 }
 
 async fn serve<S>(stream: S, protocol: Protocol, client: Option<[u8; 32]>, shared: Arc<Shared>)

@@ -10,7 +10,7 @@ use super::{PoolShard, Search};
 use crate::upstream::balance::Tried;
 use crate::upstream::connect::{ConnectError, Opened, connect_own};
 use crate::upstream::slots::Holder;
-use crate::upstream::{HttpProtocol, Upstream};
+use crate::upstream::{Affinity, HttpProtocol, Upstream};
 
 impl<B> PoolShard<B>
 where
@@ -28,7 +28,7 @@ where
     pub async fn own(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
-        affinity: Option<u64>,
+        affinity: Affinity<'_>,
         protocol: HttpProtocol,
     ) -> Result<Lease<B>, ConnectError> {
         let in_h2 = protocol == HttpProtocol::Http2;
