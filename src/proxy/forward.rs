@@ -14,6 +14,7 @@ use super::expect::Expectation;
 use super::headers;
 use super::request_body::{RequestBody, find_source};
 use super::respond::{Refusal, is_grpc};
+use super::turn::others_first;
 use super::upgrade;
 use super::upload::Upload;
 use crate::assertion::SignedAssertion;
@@ -217,6 +218,8 @@ pub(crate) async fn forward(
     }
     // It was made for this request, and no other would be like it.
     let is_own = attempt.own.is_some();
+    // Before the connection is chosen: it is looked at right before it is used.
+    others_first().await;
     let mut lease = attempt.lease().await?;
     let upload = Arc::clone(body.upload());
     let mut request = Request::from_parts(parts, body);

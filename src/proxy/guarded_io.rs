@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::framing::{FramingMachine, Violation};
+use super::turn::Turn;
 use crate::reason::ReasonCode;
 
 /// Stands in for a refused request; its content is never looked at.
@@ -106,6 +107,8 @@ pub(crate) struct GuardedIo<S> {
     kept: Vec<u8>,
     /// Whether what the handshake left to be sent was sent.
     greeted: bool,
+    /// Whose it is to write, while nothing waits to be flushed.
+    turn: Turn,
     state: Arc<GuardState>,
     head_timeout: Duration,
     /// Runs while a head is incomplete.
@@ -127,6 +130,7 @@ impl<S> GuardedIo<S> {
             body_violation: None,
             kept: Vec::new(),
             greeted: false,
+            turn: Turn::default(),
             state,
             head_timeout,
             deadline: None,
@@ -310,8 +314,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        let closing = this.state.closing.load(Ordering::Relaxed);
+        if !closing && !this.state.unflushed.load(Ordering::Relaxed) {
+            ready!(this.turn.poll(context));
+        }
         this.state.unflushed.store(true, Ordering::Relaxed);
-        if this.state.closing.load(Ordering::Relaxed) {
+        if closing {
             let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
             if this.kept.len() + length <= MOST_KEPT {
                 this.state.keeping.store(true, Ordering::Relaxed);

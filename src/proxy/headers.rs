@@ -168,15 +168,29 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Removes from a response what concerns one hop only and what could pass for
 /// the gateway's own words.
 pub fn strip_response(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| concerns_the_hop(name.as_str())) {
+    let mut hop_by_hop = false;
+    let mut ours = Vec::new();
+    for name in headers.keys() {
+        if concerns_the_hop(name.as_str()) {
+            hop_by_hop = true;
+        } else if is_ours(name.as_str()) {
+            ours.push(name.clone());
+        }
+    }
+    if hop_by_hop {
         remove_hop_by_hop(headers);
     }
-    remove_matching(headers, |name| {
-        name.starts_with('c')
-            && name
-                .get(..12)
-                .is_some_and(|start| is_spelling_of(start, "countersign-"))
-    });
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Whether a field could pass for the gateway's own words.
+fn is_ours(name: &str) -> bool {
+    name.starts_with('c')
+        && name
+            .get(..12)
+            .is_some_and(|start| is_spelling_of(start, "countersign-"))
 }
 
 /// An answer that depends on a field which callers do not send is nothing that
@@ -261,7 +275,10 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
             .iter()
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
+            .map(str::trim)
+            // The usual one, which is removed anyway.
+            .filter(|name| !name.eq_ignore_ascii_case("keep-alive"))
+            .filter_map(|name| name.parse().ok())
             // Naming these would change what the message means, not how it travels.
             .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
             .collect();

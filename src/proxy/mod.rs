@@ -45,6 +45,7 @@ pub mod target;
 mod throttle;
 mod trace;
 mod tunnel;
+mod turn;
 mod upgrade;
 mod upload;
 mod whoami;

@@ -128,6 +128,7 @@ impl ServerNames {
     #[must_use]
     pub fn select(&self, server_name: Option<&str>) -> Option<&Arc<ServerEntry>> {
         server_name
+            .filter(|_| self.has_names())
             .and_then(normalized_dns)
             .and_then(|name| self.named(&name))
             .or(self.default.as_ref())
@@ -137,10 +138,15 @@ impl ServerNames {
     /// case, without port and trailing dot. An IP literal selects the default.
     #[must_use]
     pub fn select_host(&self, host: &str) -> Option<&Arc<ServerEntry>> {
-        if host.starts_with('[') || host.parse::<IpAddr>().is_ok() {
+        if !self.has_names() || host.starts_with('[') || host.parse::<IpAddr>().is_ok() {
             return self.default.as_ref();
         }
         self.named(host).or(self.default.as_ref())
+    }
+
+    /// Whether there are other entries than the default one.
+    fn has_names(&self) -> bool {
+        !self.exact.is_empty() || !self.wildcard.is_empty()
     }
 
     fn named(&self, name: &str) -> Option<&Arc<ServerEntry>> {
