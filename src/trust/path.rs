@@ -21,7 +21,7 @@ use super::authority::{AuthorityFacts, RootSet};
 use super::end_entity::LeafPathFacts;
 use super::explain::{describe, explain, reason_of};
 use super::revocation::{RevocationIndex, RevocationOutcome};
-use super::search;
+use super::search::{self, Budget};
 use crate::crypto;
 use crate::identity::leaf::{rfc4514, significant};
 use crate::reason::ReasonCode;
@@ -183,12 +183,25 @@ pub(crate) fn verify(
     let ask = |anchors: &[TrustAnchor<'static>], intermediates: &[CertificateDer<'_>]| {
         ask_webpki(rules, (&end_entity, &facts), anchors, intermediates, now)
     };
-    let failure = match ask(rules.roots.anchors(), intermediates) {
-        Ok(verified) => return Ok(verified),
-        Err(failure) => failure,
+    // Anyone may have supplied the others.
+    let concerned;
+    let intermediates = match intermediates.len() > search::FEW {
+        true => {
+            concerned = search::named_above(leaf, intermediates);
+            concerned.as_slice()
+        }
+        false => intermediates,
     };
-    if !failure.gave_up() {
-        return Err(failure.explain(leaf, intermediates, rules.roots));
+    let mut earlier = None;
+    if intermediates.len() <= search::FEW {
+        let failure = match ask(rules.roots.anchors(), intermediates) {
+            Ok(verified) => return Ok(verified),
+            Err(failure) => failure,
+        };
+        if !failure.gave_up() {
+            return Err(failure.explain(leaf, intermediates, rules.roots));
+        }
+        earlier = failure.refusal;
     }
     let mut refusal = None;
     let attempt = |root: usize, chain: &[usize]| {
@@ -204,13 +217,21 @@ pub(crate) fn verify(
             .ok()
     };
     let bounds = (rules.purpose, seconds);
-    match search::find(rules.roots, leaf, intermediates, bounds, attempt) {
+    let mut budget = Budget::USUAL;
+    match search::find(
+        rules.roots,
+        leaf,
+        intermediates,
+        bounds,
+        &mut budget,
+        attempt,
+    ) {
         Ok(Some(verified)) => Ok(verified),
         // What was wrong with an authority on the way says more than that none was found.
         Ok(None) => Err(refusal
-            .or_else(|| failure.refusal.clone())
+            .or(earlier)
             .unwrap_or_else(|| explain(&Error::UnknownIssuer, leaf, intermediates, rules.roots))),
-        Err(search::GaveUp) => Err(failure.explain(leaf, intermediates, rules.roots)),
+        Err(gave_up) => Err((ReasonCode::ChainTooLong, gave_up.to_string())),
     }
 }
 

@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
+use x509_parser::x509::X509Name;
 
 use super::authority::{AuthorityFacts, RootSet};
 use super::path::PathPurpose;
@@ -20,16 +21,110 @@ use super::signed::SignedParts;
 
 /// Most intermediates in a path, as in webpki.
 const MAX_INTERMEDIATES: usize = 6;
-/// Most signatures verified in one search.
+/// Most certificates that webpki is asked to find a path among. It goes through all of
+/// them at each step, and takes 200,000 steps before it gives up.
+pub(super) const FEW: usize = 32;
+
 const MAX_SIGNATURES: usize = 4096;
-/// Most paths looked at, by names, in one search.
+const MAX_LOOKS: usize = 10_000_000;
 const MAX_STEPS: usize = 50_000;
-/// Most paths whose signatures hold that are handed on in one search.
 const MAX_ATTEMPTS: usize = 64;
 
-/// The search was ended by one of its limits.
+/// What a search may still cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct GaveUp;
+pub(super) struct Budget {
+    /// Signatures to be verified.
+    pub(super) signatures: usize,
+    /// Certificates to be looked at, by names.
+    pub(super) looks: usize,
+    /// Paths to be begun or completed, by names.
+    pub(super) steps: usize,
+    /// Paths whose signatures hold, to be handed on.
+    pub(super) attempts: usize,
+}
+
+impl Budget {
+    /// That of every search.
+    pub(super) const USUAL: Self = Self {
+        signatures: MAX_SIGNATURES,
+        looks: MAX_LOOKS,
+        steps: MAX_STEPS,
+        attempts: MAX_ATTEMPTS,
+    };
+}
+
+/// The search was ended by one of its limits, and there may be a path all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the search for a path was given up {}: too many certificates have the same names; \
+     leave out those that do not belong to the chain",
+    self.after()
+)]
+pub(super) enum GaveUp {
+    Signatures,
+    Looks,
+    Steps,
+    Attempts,
+}
+
+impl GaveUp {
+    fn after(self) -> String {
+        match self {
+            Self::Signatures => format!("after {MAX_SIGNATURES} signature checks"),
+            Self::Looks => format!("after {MAX_LOOKS} comparisons of names"),
+            Self::Steps => format!("after {MAX_STEPS} paths"),
+            Self::Attempts => format!("after {MAX_ATTEMPTS} paths that were refused"),
+        }
+    }
+
+    /// Takes `count` of what is `left`.
+    fn take<T>(self, left: &mut usize, count: usize) -> Step<T> {
+        match left.checked_sub(count) {
+            Some(rest) => {
+                *left = rest;
+                ControlFlow::Continue(())
+            }
+            None => ControlFlow::Break(Err(self)),
+        }
+    }
+}
+
+/// The certificates over which a path from `leaf` may lead by their names, each once, in
+/// their order.
+pub(super) fn named_above<'a>(
+    leaf: &CertificateDer<'_>,
+    intermediates: &'a [CertificateDer<'_>],
+) -> Vec<CertificateDer<'a>> {
+    let names = |der| {
+        let (_, certificate) = X509Certificate::from_der(der).ok()?;
+        let name = |name: &X509Name<'_>| name.as_raw().to_vec();
+        Some((name(certificate.subject()), name(certificate.issuer())))
+    };
+    let mut by_subject: HashMap<Vec<u8>, Vec<(usize, Vec<u8>)>> = HashMap::new();
+    let mut seen: HashSet<&[u8]> = HashSet::new();
+    for (index, der) in intermediates.iter().enumerate() {
+        if seen.insert(der)
+            && let Some((subject, issuer)) = names(der)
+        {
+            by_subject.entry(subject).or_default().push((index, issuer));
+        }
+    }
+    let mut wanted: Vec<Vec<u8>> = names(leaf).into_iter().map(|(_, issuer)| issuer).collect();
+    let mut found = Vec::new();
+    while let Some(name) = wanted.pop() {
+        for (index, issuer) in by_subject.remove(&name).unwrap_or_default() {
+            found.push(index);
+            wanted.push(issuer);
+        }
+    }
+    found.sort_unstable();
+    let found = found
+        .into_iter()
+        .filter_map(|index| intermediates.get(index));
+    found
+        .map(|der| CertificateDer::from(der.as_ref()))
+        .collect()
+}
 
 /// A certificate that may stand in a path.
 struct Candidate<'a> {
@@ -84,15 +179,20 @@ impl<'a> Candidate<'a> {
 
 /// Each key once: copies of a certificate share theirs.
 #[derive(Default)]
-struct Keys(Vec<Vec<u8>>);
+struct Keys {
+    all: Vec<Vec<u8>>,
+    positions: HashMap<Vec<u8>, usize>,
+}
 
 impl Keys {
     fn position(&mut self, key: &[u8]) -> usize {
-        let known = self.0.iter().position(|other| other == key);
-        known.unwrap_or_else(|| {
-            self.0.push(key.to_vec());
-            self.0.len() - 1
-        })
+        if let Some(position) = self.positions.get(key) {
+            return *position;
+        }
+        let position = self.all.len();
+        self.all.push(key.to_vec());
+        self.positions.insert(key.to_vec(), position);
+        position
     }
 }
 
@@ -101,19 +201,18 @@ type Edge = (Option<usize>, usize);
 
 /// One search.
 struct Search<'a, F> {
-    roots: &'a RootSet,
     leaf: Candidate<'a>,
     candidates: Vec<Candidate<'a>>,
     by_subject: HashMap<Vec<u8>, Vec<usize>>,
     keys: Keys,
     root_keys: Vec<usize>,
+    roots_by_subject: HashMap<&'a [u8], Vec<usize>>,
     /// Whether the signatures that were looked at hold.
     known: HashMap<Edge, bool>,
-    /// Whether one was found not to hold since the distances were measured.
-    outdated: bool,
-    signatures: usize,
-    steps: usize,
-    attempts: usize,
+    /// How many were found not to hold since the distances were measured, and how many
+    /// paths were in vain for it.
+    outdated: usize,
+    budget: &'a mut Budget,
     attempt: F,
 }
 
@@ -127,6 +226,7 @@ pub(super) fn find<T>(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     (purpose, now): (PathPurpose, i64),
+    budget: &mut Budget,
     attempt: impl FnMut(usize, &[usize]) -> Option<T>,
 ) -> Result<Option<T>, GaveUp> {
     let mut keys = Keys::default();
@@ -154,22 +254,28 @@ pub(super) fn find<T>(
         let own = by_subject.entry(candidate.subject.clone()).or_default();
         own.push(position);
     }
+    let mut roots_by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (position, root) in roots.roots().iter().enumerate() {
+        let named = roots_by_subject.entry(&root.facts.subject_der).or_default();
+        named.push(position);
+    }
     let mut search = Search {
-        roots,
         leaf,
         candidates,
         by_subject,
         keys,
         root_keys,
+        roots_by_subject,
         known: HashMap::new(),
-        outdated: false,
-        signatures: 0,
-        steps: 0,
-        attempts: 0,
+        outdated: 0,
+        budget,
         attempt,
     };
-    search.measure();
-    match search.above(&mut Vec::new()) {
+    let mut all = || {
+        search.measure()?;
+        search.above(&mut Vec::new())
+    };
+    match all() {
         ControlFlow::Continue(()) => Ok(None),
         ControlFlow::Break(found) => found.map(Some),
     }
@@ -178,44 +284,61 @@ pub(super) fn find<T>(
 type Step<T> = ControlFlow<Result<T, GaveUp>>;
 
 impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
-    /// How far each candidate is from a root, by names and by the signatures that
-    /// are known not to hold.
-    fn measure(&mut self) {
-        self.outdated = false;
+    /// How far each candidate is from a root at least, by names and by the signatures
+    /// that are known not to hold.
+    fn measure(&mut self) -> Step<T> {
+        self.outdated = 0;
         for candidate in &mut self.candidates {
             candidate.distance = None;
         }
         for distance in 0..MAX_INTERMEDIATES {
-            let near: Vec<usize> = (0..self.candidates.len())
-                .filter(|position| self.is_at(*position, distance))
-                .collect();
+            GaveUp::Looks.take(&mut self.budget.looks, self.candidates.len())?;
+            let near = self.at(distance);
+            if near.is_empty() {
+                break;
+            }
             for position in near {
                 if let Some(candidate) = self.candidates.get_mut(position) {
                     candidate.distance = Some(distance);
                 }
             }
         }
+        ControlFlow::Continue(())
     }
 
-    /// Whether a candidate without a distance yet has this one.
-    fn is_at(&self, position: usize, distance: usize) -> bool {
-        let Some(candidate) = self.candidates.get(position) else {
-            return false;
-        };
-        if candidate.distance.is_some() {
-            return false;
-        }
+    /// The candidates without a distance yet that have this one.
+    fn at(&self, distance: usize) -> Vec<usize> {
+        let all = || self.candidates.iter().enumerate();
         let Some(below) = distance.checked_sub(1) else {
-            let mut roots = self.roots.roots().iter().zip(&self.root_keys);
-            return roots.any(|(root, key)| {
-                root.facts.subject_der == candidate.issuer
-                    && self.known.get(&(Some(position), *key)) != Some(&false)
-            });
+            let is_below_root = |(position, candidate): &(usize, &Candidate<'_>)| {
+                let mut keys = self.roots_named(&candidate.issuer);
+                keys.any(|(_, key)| self.known.get(&(Some(*position), key)) != Some(&false))
+            };
+            return all()
+                .filter(is_below_root)
+                .map(|(position, _)| position)
+                .collect();
         };
-        let mut above = self.by_subject.get(&candidate.issuer).into_iter().flatten();
-        above.any(|above| {
-            self.distance(*above) == Some(below) && !self.is_refused(Some(&position), *above)
-        })
+        let mut above: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        for (position, candidate) in all().filter(|(_, one)| one.distance == Some(below)) {
+            above.entry(&candidate.subject).or_default().push(position);
+        }
+        let is_near = |(position, candidate): &(usize, &Candidate<'_>)| {
+            candidate.distance.is_none() && {
+                let mut above = above.get(candidate.issuer.as_slice()).into_iter().flatten();
+                above.any(|above| !self.is_refused(Some(position), *above))
+            }
+        };
+        all()
+            .filter(is_near)
+            .map(|(position, _)| position)
+            .collect()
+    }
+
+    /// The positions of the roots of a name, and those of their keys.
+    fn roots_named(&self, name: &[u8]) -> impl Iterator<Item = (usize, usize)> {
+        let named = self.roots_by_subject.get(name).into_iter().flatten();
+        named.filter_map(|root| Some((*root, *self.root_keys.get(*root)?)))
     }
 
     fn distance(&self, position: usize) -> Option<usize> {
@@ -230,22 +353,20 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
 
     /// Tries every root and every candidate above the path's last certificate.
     fn above(&mut self, path: &mut Vec<usize>) -> Step<T> {
-        self.steps += 1;
-        if self.steps > MAX_STEPS {
-            return ControlFlow::Break(Err(GaveUp));
-        }
+        GaveUp::Steps.take(&mut self.budget.steps, 1)?;
         let issuer = self.head(path).issuer.clone();
-        for root in 0..self.roots.roots().len() {
-            let named = self.roots.roots().get(root);
-            if named.is_some_and(|root| root.facts.subject_der == issuer) {
-                self.complete(path, root)?;
-            }
+        let roots: Vec<_> = self.roots_named(&issuer).collect();
+        for (root, key) in roots {
+            self.complete(path, root, key)?;
         }
+        let named = self.by_subject.get(&issuer).map_or(0, Vec::len);
+        GaveUp::Looks.take(&mut self.budget.looks, named)?;
         let room = MAX_INTERMEDIATES.saturating_sub(path.len());
         for position in self.next(path, &issuer, room) {
-            // Much may have been found out since the list was made.
-            if self.outdated {
-                self.measure();
+            // Much may have been found out since the list was made. What is out of date
+            // is too short, which misses nothing.
+            if self.outdated > self.candidates.len() / 16 {
+                self.measure()?;
             }
             if self.is_refused(path.last(), position) || self.distance(position).is_none() {
                 continue;
@@ -254,6 +375,7 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
             let step = self.above(path);
             path.pop();
             step?;
+            self.outdated += usize::from(self.outdated > 0);
             // A signature below may have turned out not to hold: then nothing
             // above it matters any longer.
             if self.is_broken(path) {
@@ -306,11 +428,8 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
     }
 
     /// Verifies a path's signatures, the root's first, and hands it on.
-    fn complete(&mut self, path: &[usize], root: usize) -> Step<T> {
-        self.steps += 1;
-        let Some(mut key) = self.root_keys.get(root).copied() else {
-            return ControlFlow::Continue(());
-        };
+    fn complete(&mut self, path: &[usize], root: usize, mut key: usize) -> Step<T> {
+        GaveUp::Steps.take(&mut self.budget.steps, 1)?;
         for position in path.iter().rev().copied().map(Some).chain([None]) {
             if !self.holds((position, key))? {
                 return ControlFlow::Continue(());
@@ -318,10 +437,7 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
             let above = position.and_then(|position| self.candidates.get(position));
             key = above.map_or(key, |candidate| candidate.key);
         }
-        self.attempts += 1;
-        if self.attempts > MAX_ATTEMPTS {
-            return ControlFlow::Break(Err(GaveUp));
-        }
+        GaveUp::Attempts.take(&mut self.budget.attempts, 1)?;
         let indexes: Vec<usize> = path
             .iter()
             .filter_map(|position| Some(self.candidates.get(*position)?.index))
@@ -336,20 +452,20 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
         if let Some(holds) = self.known.get(&edge) {
             return ControlFlow::Continue(*holds);
         }
-        self.signatures += 1;
-        if self.signatures > MAX_SIGNATURES {
-            return ControlFlow::Break(Err(GaveUp));
+        if let ControlFlow::Break(gave_up) = GaveUp::Signatures.take(&mut self.budget.signatures, 1)
+        {
+            return ControlFlow::Break(gave_up);
         }
         let signed = match edge.0 {
             Some(position) => self.candidates.get(position),
             None => Some(&self.leaf),
         };
-        let key = self.keys.0.get(edge.1);
+        let key = self.keys.all.get(edge.1);
         let holds = signed
             .zip(key)
             .is_some_and(|(candidate, key)| candidate.signed.is_signed_by(key));
         self.known.insert(edge, holds);
-        self.outdated |= !holds;
+        self.outdated += usize::from(!holds);
         ControlFlow::Continue(holds)
     }
 }

@@ -171,3 +171,40 @@ fn a_thicket_of_good_signatures_without_a_way_out_ends() {
     }
     verify(edges).unwrap_err();
 }
+
+/// As many as anyone cares to write: none of them has the signature that its path needs.
+#[test]
+fn a_search_ends_with_its_budget_of_signatures_and_says_so() {
+    let mut certificates: Vec<_> = (2..AUTHORITIES)
+        .map(|subject| Crossing::Good.sign(subject - 1, subject))
+        .collect();
+    certificates.extend((0..4200).map(|_| Crossing::Forged.sign(0, 1)));
+    let (reason, detail) = verify(certificates).unwrap_err();
+    assert_eq!(reason, ReasonCode::ChainTooLong);
+    assert!(
+        detail.contains("given up after 4096 signature checks"),
+        "{detail}"
+    );
+}
+
+/// What the leaf's names do not lead to is not even looked at.
+#[test]
+fn strangers_in_any_number_do_not_matter() {
+    let spec = AuthoritySpec::new("Stranger");
+    let stranger = Authority::root(&spec);
+    let mut certificates: Vec<_> = (0..500)
+        .map(|_| PKI.forgers[1].cross_sign(&stranger))
+        .collect();
+    assert_eq!(
+        verify(certificates.clone()).unwrap_err().0,
+        ReasonCode::UnknownIssuer
+    );
+    certificates.extend((1..AUTHORITIES).map(|n| Crossing::Good.sign(n - 1, n)));
+    verify(certificates.clone()).unwrap();
+    // The reason is that of a chain without them.
+    certificates[500] = Crossing::Expired.sign(0, 1);
+    assert_eq!(
+        verify(certificates).unwrap_err().0,
+        ReasonCode::CertificateExpired
+    );
+}
