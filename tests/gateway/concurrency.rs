@@ -1,19 +1,21 @@
 //! Many callers at once: every answer belongs to its request and its caller.
 
-use std::sync::Arc;
-
-use countersign_testkit::{Client, Protocol};
+use countersign_testkit::{Client, Gateway, Protocol, Service, ServiceSpec, Settings, TestCa};
 use http::Request;
 use tokio::task::JoinSet;
 
-use super::{World, decode};
+use super::{BINARY, HOST, World, decode};
 
-/// Sends requests with a body of its own each and checks that what comes back
-/// is about exactly that request of that caller.
+/// What services speak: HTTP/1.1 and h2, without and with TLS.
+const KINDS: [&str; 4] = ["plain", "h2", "tls", "tls-h2"];
+
+/// Sends requests with a body of its own each, to every service in turn, and checks
+/// that what comes back is about exactly that request of that caller.
 async fn converse(client: Client, caller: String, number: usize) {
     let mut session = client.session().await.unwrap();
-    for round in 0..10 {
-        let path = format!("/{number}/{round}?q={number}-{round}");
+    for round in 0..12 {
+        let kind = KINDS[(number + round) % KINDS.len()];
+        let path = format!("/{kind}/{number}/{round}?q={number}-{round}");
         let body = format!("{caller} {number} {round}");
         let request = Request::post(&path).body(body.clone().into()).unwrap();
         let answer = session.send(request).await.unwrap();
@@ -32,34 +34,66 @@ async fn converse(client: Client, caller: String, number: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_never_mixed_up() {
-    let world = Arc::new(World::open().await);
+    let ca = TestCa::new("example.org");
+    let server = ca.server(&["service.internal"]);
+    let mut settings = Settings::new(&ca);
+    let mut services = Vec::new();
+    for kind in KINDS {
+        let (protocol, word) = match kind.ends_with("h2") {
+            true => (Protocol::Http2, "h2"),
+            false => (Protocol::Http1, "http1"),
+        };
+        let mut more = format!("protocol = \"{word}\"\n");
+        let (scheme, spec) = if kind.starts_with("tls") {
+            more += &format!(
+                "roots = [\"{}\"]\nserver_name = \"service.internal\"\n",
+                ca.root_file().display()
+            );
+            ("https", ServiceSpec::tls(protocol, &server))
+        } else {
+            ("http", ServiceSpec::plain(protocol))
+        };
+        let service = Service::start(spec).await;
+        let url = format!("{scheme}://{}", service.address());
+        let route = format!("paths = [\"/{kind}/**\"]\ncallers = [\"*\"]\n");
+        settings = settings
+            .upstream_at(kind, &[url], &more)
+            .route(kind, kind, &route);
+        services.push((kind, protocol, service));
+    }
+    let gateway = Gateway::start(BINARY, &settings).await;
     let callers = ["/ns/shop/sa/one", "/ns/shop/sa/two"];
-    let credentials = callers.map(|path| world.ca.client(path));
+    let credentials = callers.map(|path| ca.client(path));
     let mut tasks = JoinSet::new();
-    for number in 0..50 {
+    for number in 0..48 {
         let index = number % 2;
         let protocol = Protocol::BOTH[number / 2 % 2];
-        let client = world
-            .anonymous()
-            .with(&credentials[index])
-            .protocol(protocol);
-        tasks.spawn(converse(client, world.ca.spiffe(callers[index]), number));
+        let client = gateway.client(HOST).with(&credentials[index]);
+        tasks.spawn(converse(
+            client.protocol(protocol),
+            ca.spiffe(callers[index]),
+            number,
+        ));
     }
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
-    assert_eq!(world.echo.requests(), 500);
-    assert!(
-        world.echo.connections() <= 60,
-        "{} upstream connections for 50 callers",
-        world.echo.connections()
-    );
-    let lines = world
-        .gateway
+    for (kind, protocol, service) in services {
+        assert_eq!(service.requests(), 48 * 12 / 4, "{kind}");
+        // Callers share connections: over h2 one of each worker, and those that were
+        // opened meanwhile.
+        let most = match protocol {
+            Protocol::Http1 => 58,
+            Protocol::Http2 => 8,
+        };
+        let connections = service.connections();
+        assert!(connections <= most, "{kind}: {connections} connections");
+    }
+    let lines = gateway
         .audit()
-        .at_least(500, "requests", |line| line["decision"] == "allowed")
+        .at_least(48 * 12, "requests", |line| line["decision"] == "allowed")
         .await;
-    assert_eq!(lines.len(), 500);
+    assert_eq!(lines.len(), 48 * 12);
 }
 
 #[tokio::test]

@@ -193,7 +193,13 @@ impl Drop for Service {
     }
 }
 
-pub(crate) fn acceptor(
+/// Accepts TLS under this certificate, for these protocols; demands certificates of an
+/// authority where its root (DER) is given.
+///
+/// # Panics
+/// When the certificate or the root is unusable.
+#[must_use]
+pub fn acceptor(
     (server, demanded): &(Credentials, Option<Vec<u8>>),
     protocols: &[Protocol],
 ) -> TlsAcceptor {

@@ -16,6 +16,12 @@ use crate::World;
 use crate::service::content;
 
 pub(crate) const HOST: &str = "orders.example.org";
+/// Services that are never disturbed, by what they speak.
+pub(crate) const STEADY: [&str; 4] = ["steady", "steady-h2", "steady-tls", "steady-tls-h2"];
+/// Services that die.
+pub(crate) const MORTAL: [&str; 2] = ["mortal", "mortal-tls-h2"];
+/// One that answers wrongly at times.
+pub(crate) const MISLEADING: &str = "misleading";
 /// Lengths of bodies, in turn.
 const SIZES: [usize; 8] = [0, 40, 700, 16_000, 0, 70_000, 12, 300_000];
 /// Between two requests of one caller.
@@ -65,6 +71,11 @@ pub(crate) struct Ask {
     pub(crate) request: Request<Bytes>,
     expected: Vec<u8>,
     id: String,
+}
+
+/// One of the steady services, each for as many requests as there are lengths.
+pub(crate) const fn steady(number: usize) -> &'static str {
+    STEADY[number / SIZES.len() % STEADY.len()]
 }
 
 /// Alternates between sending a body and asking for one.
@@ -140,10 +151,13 @@ impl Ask {
 
 pub(crate) fn start(world: &Arc<World>, workers: &mut JoinSet<()>) {
     for number in 0..5 {
-        workers.spawn(http1(Arc::clone(world), "steady", number));
+        workers.spawn(http1(Arc::clone(world), &STEADY, number * SIZES.len()));
     }
     for number in 0..3 {
-        workers.spawn(http1(Arc::clone(world), "mortal", number));
+        workers.spawn(http1(Arc::clone(world), &MORTAL, number));
+    }
+    for number in 0..2 {
+        workers.spawn(http1(Arc::clone(world), &[MISLEADING], number));
     }
     for number in 0..2 {
         workers.spawn(http2(Arc::clone(world), number));
@@ -153,8 +167,8 @@ pub(crate) fn start(world: &Arc<World>, workers: &mut JoinSet<()>) {
     }
 }
 
-/// Sessions of some requests each over HTTP/1.1.
-async fn http1(world: Arc<World>, service: &'static str, mut number: usize) {
+/// Sessions of some requests each over HTTP/1.1, to services in turn.
+async fn http1(world: Arc<World>, services: &'static [&'static str], mut number: usize) {
     let ledger = &world.ledger;
     while !ledger.over() {
         let (caller, client) = world.callers.some(number);
@@ -167,26 +181,29 @@ async fn http1(world: Arc<World>, service: &'static str, mut number: usize) {
                 break;
             }
             number += 1;
-            let ask = ask(&world, service, &caller, number);
+            let service = services[number / SIZES.len() % services.len()];
+            let may_fail = !STEADY.contains(&service);
+            let ask = match service {
+                // It reads no bodies.
+                MISLEADING => ask(&world, service, &caller, number * 3 + 1),
+                _ => ask(&world, service, &caller, number),
+            };
             match session.send(ask.request.clone()).await {
                 Ok(answer) => {
                     let status = StatusCode::from_u16(answer.status).unwrap_or_default();
                     match ask.complaint(status, &answer.headers, &answer.body) {
                         None => {
-                            ledger.count(if service == "steady" {
-                                "h1"
-                            } else {
-                                "h1-mortal"
-                            });
+                            ledger.count("h1");
+                            ledger.count(service);
                             ledger.answered(&ask.path);
                         }
-                        Some(_) if service == "mortal" && Ask::excused(status, &answer.headers) => {
+                        Some(_) if may_fail && Ask::excused(status, &answer.headers) => {
                             ledger.count("excused");
                         }
                         Some(complaint) => ledger.fault(format!("h1 {complaint}")),
                     }
                 }
-                Err(_) if service == "mortal" => ledger.count("cut-short"),
+                Err(_) if may_fail => ledger.count("cut-short"),
                 Err(error) => ledger.fault(format!("h1 {}: {error}", ask.path)),
             }
             if session.is_closed() {
@@ -217,7 +234,7 @@ async fn http2(world: Arc<World>, mut number: usize) {
                 Arc::clone(&world),
                 sender.clone(),
                 caller.clone(),
-                number + stream,
+                number + stream * SIZES.len(),
             ));
         }
         while let Some(ended) = streams.join_next().await {
@@ -239,7 +256,8 @@ async fn stream_requests(
             return;
         }
         number += 1;
-        let ask = ask(&world, "steady", &caller, number);
+        let service = steady(number);
+        let ask = ask(&world, service, &caller, number);
         let request = ask
             .request
             .clone()
@@ -254,6 +272,7 @@ async fn stream_requests(
             Ok((head, body)) => match ask.complaint(head.status, &head.headers, &body) {
                 None => {
                     world.ledger.count("h2");
+                    world.ledger.count(service);
                     world.ledger.answered(&ask.path);
                 }
                 Some(complaint) => world.ledger.fault(format!("h2 {complaint}")),
@@ -277,7 +296,8 @@ async fn tunnels(world: Arc<World>, mut number: usize) {
     while !ledger.over() {
         number += 1;
         let (caller, client) = world.callers.some(number);
-        let path = format!("/steady/{}", ledger.id());
+        // Over HTTP/1.1, with and without TLS.
+        let path = format!("/{}/{}", STEADY[number % 2 * 2], ledger.id());
         let Ok(mut connection) = client.connect().await else {
             ledger.fault(format!("{caller} cannot connect for a tunnel"));
             continue;

@@ -22,14 +22,14 @@ async fn pause(world: &World, length: Duration) {
     }
 }
 
-/// One of the two instances dies every few seconds, in turn.
+/// One of the instances dies every few seconds, in turn.
 async fn deaths(world: Arc<World>) {
     for turn in 0.. {
         pause(&world, Duration::from_millis(1700)).await;
         if world.ledger.over() {
             return;
         }
-        let service = &world.mortal[turn % 2];
+        let service = &world.mortal[turn % world.mortal.len()];
         service.kill().await;
         pause(&world, Duration::from_millis(900)).await;
         service.revive().await;

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::World;
-use crate::callers::{HOST, ask, tunnel_head};
+use crate::callers::{HOST, STEADY, ask, tunnel_head};
 use crate::service::content;
 
 const LARGE: usize = 2 * 1024 * 1024;
@@ -34,7 +34,7 @@ async fn slow_writers(world: Arc<World>, mut number: usize) {
         number += 1;
         let (caller, client) = world.callers.some(number);
         let id = ledger.id();
-        let path = format!("/steady/{id}");
+        let path = format!("/{}/{id}", STEADY[number / 2 % STEADY.len()]);
         let body = content(&id, 120);
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: {HOST}\r\nX-Caller: {caller}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
@@ -67,7 +67,7 @@ async fn slow_readers(world: Arc<World>, mut number: usize) {
         let (caller, client) = world.callers.some(number);
         let protocol = Protocol::BOTH[number % 2];
         let id = ledger.id();
-        let path = format!("/steady/{id}");
+        let path = format!("/{}/{id}", STEADY[number / 2 % STEADY.len()]);
         let request = Request::get(&path)
             .header("x-caller", &caller)
             .header("x-size", LARGE)
@@ -112,7 +112,12 @@ async fn leavers(world: Arc<World>, mut number: usize) {
 }
 
 async fn leave(world: &World, number: usize, caller: &str, client: &Client) {
-    let path = format!("/steady/{}", world.ledger.id());
+    // A service each for every way to leave; tunnels where there are some.
+    let service = match number % 8 {
+        6 => STEADY[0],
+        _ => STEADY[number / 16 % STEADY.len()],
+    };
+    let path = format!("/{service}/{}", world.ledger.id());
     let head = |more: &str| {
         format!("POST {path} HTTP/1.1\r\nHost: {HOST}\r\nX-Caller: {caller}\r\n{more}\r\n")
     };

@@ -1,5 +1,5 @@
 //! A service that says whose request it answered, checks that the assertion is
-//! about that very request, and can be killed.
+//! about that very request, and can be killed; and one that misleads.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -7,38 +7,59 @@ use std::sync::Mutex;
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use bytes::Bytes;
+use countersign_testkit::{Protocol, read_head};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 /// The content that belongs to a request: its number, again and again.
 pub(crate) fn content(id: &str, length: usize) -> Vec<u8> {
     id.bytes().cycle().take(length).collect()
 }
 
-#[derive(Debug)]
+/// What a service speaks.
+#[derive(Clone)]
+pub(crate) enum Manner {
+    /// HTTP/1.1 or h2, over TLS where there is an acceptor.
+    Sound(Protocol, Option<TlsAcceptor>),
+    /// HTTP/1.1 with answers that are whole, cut short, nonsense, or followed by an
+    /// answer that nobody asked for.
+    Misleading,
+}
+
 pub(crate) struct Service {
     address: SocketAddr,
+    manner: Manner,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Service {
-    pub(crate) async fn start() -> Self {
+    pub(crate) async fn start(manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let task = Mutex::new(Some(tokio::spawn(serve(listener))));
-        Self { address, task }
+        let task = Mutex::new(Some(tokio::spawn(serve(listener, manner.clone()))));
+        Self {
+            address,
+            manner,
+            task,
+        }
     }
 
-    pub(crate) const fn address(&self) -> SocketAddr {
-        self.address
+    /// Where it is, as a URL.
+    pub(crate) fn url(&self) -> String {
+        let scheme = match &self.manner {
+            Manner::Sound(_, Some(_)) => "https",
+            Manner::Sound(_, None) | Manner::Misleading => "http",
+        };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Ends it with all its connections, whatever they are doing.
@@ -53,21 +74,38 @@ impl Service {
     /// Starts it again in the same place.
     pub(crate) async fn revive(&self) {
         let listener = TcpListener::bind(self.address).await.expect("its port");
-        *self.task.lock().expect("a lock") = Some(tokio::spawn(serve(listener)));
+        let task = tokio::spawn(serve(listener, self.manner.clone()));
+        *self.task.lock().expect("a lock") = Some(task);
     }
 }
 
 /// Connections end with the task: they are its own.
-async fn serve(listener: TcpListener) {
+async fn serve(listener: TcpListener, manner: Manner) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        connections.spawn(converse(stream));
+        let manner = manner.clone();
+        connections.spawn(async move {
+            match manner {
+                Manner::Sound(protocol, None) => converse(stream, protocol).await,
+                Manner::Sound(protocol, Some(acceptor)) => {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        converse(stream, protocol).await;
+                    }
+                }
+                Manner::Misleading => {
+                    let _ = mislead(stream).await;
+                }
+            }
+        });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn converse(stream: TcpStream) {
+async fn converse<S>(stream: S, protocol: Protocol)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(|mut request: Request<Incoming>| async move {
         if request.headers().contains_key("upgrade") {
             let upgrade = hyper::upgrade::on(&mut request);
@@ -85,10 +123,54 @@ async fn converse(stream: TcpStream) {
         }
         Ok(answer(request).await)
     });
-    let _ = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
+    let stream = TokioIo::new(stream);
+    let _ = match protocol {
+        Protocol::Http1 => {
+            http1::Builder::new()
+                .serve_connection(stream, service)
+                .with_upgrades()
+                .await
+        }
+        Protocol::Http2 => {
+            http2::Builder::new(TokioExecutor::new())
+                .serve_connection(stream, service)
+                .await
+        }
+    };
+}
+
+/// What a misleading service does with a request that has this number.
+async fn mislead(mut stream: TcpStream) -> std::io::Result<()> {
+    loop {
+        let head = String::from_utf8_lossy(&read_head(&mut stream).await?).into_owned();
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let id = path.rsplit('/').next().unwrap_or_default();
+        let size = head
+            .lines()
+            .find_map(|line| line.strip_prefix("x-size: ")?.trim().parse().ok())
+            .unwrap_or(0);
+        let body = content(id, size);
+        let start = format!("HTTP/1.1 200 OK\r\nx-id: {id}\r\ncontent-length: {size}\r\n\r\n");
+        let number = u64::from_str_radix(id, 16).unwrap_or(0);
+        match number % 4 {
+            0 if size > 0 => {
+                let half = [start.as_bytes(), &body[..size / 2]].concat();
+                return stream.write_all(&half).await;
+            }
+            1 => return stream.write_all(b"nonsense\r\n\r\n").await,
+            // In one segment, so that it is there before the answer is passed on.
+            2 if size < 1000 => {
+                let stolen = b"HTTP/1.1 200 OK\r\nx-id: stolen\r\ncontent-length: 6\r\n\r\nstolen";
+                let both = [start.as_bytes(), &body, stolen].concat();
+                stream.write_all(&both).await?;
+            }
+            _ => {
+                stream
+                    .write_all(&[start.as_bytes(), &body].concat())
+                    .await?
+            }
+        }
+    }
 }
 
 /// Sends back what comes, in capitals.
