@@ -1,6 +1,9 @@
 //! `Snapshot`: the immutable runtime state that one request uses, and the
 //! settings of the process around it.
 
+#[cfg(test)]
+pub(crate) mod fixture;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -208,6 +208,23 @@ impl Workers {
     /// # Errors
     /// When a thread or its runtime cannot be started.
     pub fn start(shared: &Arc<Shared>, audit: &AuditWriter, count: usize) -> io::Result<Self> {
+        Self::serving(shared, audit, count, connection::serve)
+    }
+
+    /// As [`Self::start`]; `serve` is what becomes of a connection.
+    fn serving<S, F>(
+        shared: &Arc<Shared>,
+        audit: &AuditWriter,
+        count: usize,
+        serve: S,
+    ) -> io::Result<Self>
+    where
+        S: Fn(Arc<Worker>, TcpStream, SocketAddr, Arc<str>, ConnectionGuard) -> F
+            + Copy
+            + Send
+            + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let prefix = crypto::random::<6>()
             .map(|bytes| Base64UrlUnpadded::encode_string(&bytes))
             .map_err(io::Error::other)?;
@@ -226,7 +243,7 @@ impl Workers {
                 .build()?;
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || runtime.block_on(run(worker, given)))?;
+                .spawn(move || runtime.block_on(run(worker, given, serve)))?;
             workers.push(WorkerHandle {
                 queue,
                 load: Arc::default(),
@@ -383,7 +400,11 @@ impl Intake {
     }
 }
 
-async fn run(worker: Arc<Worker>, mut given: mpsc::UnboundedReceiver<Given>) {
+async fn run<S, F>(worker: Arc<Worker>, mut given: mpsc::UnboundedReceiver<Given>, serve: S)
+where
+    S: Fn(Arc<Worker>, TcpStream, SocketAddr, Arc<str>, ConnectionGuard) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
     tokio::spawn(sweep(Arc::clone(&worker)));
     tokio::spawn(herald(Arc::clone(&worker)));
     let mut connections = tokio::task::JoinSet::new();
@@ -405,7 +426,7 @@ async fn run(worker: Arc<Worker>, mut given: mpsc::UnboundedReceiver<Given>) {
                         continue;
                     }
                 };
-                connections.spawn(connection::serve(
+                connections.spawn(serve(
                     Arc::clone(&worker),
                     stream,
                     accepted.peer,
@@ -469,3 +490,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -487,6 +487,9 @@ const fn mix(value: u64) -> u64 {
 }
 
 #[cfg(test)]
+mod back_off;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -53,9 +53,15 @@ async fn heads_are_bounded() {
         .body("".into())
         .unwrap();
     let client = world.client().protocol(Protocol::Http2);
-    if let Ok(answer) = client.send(request).await {
-        assert_eq!(answer.status, 431);
-    }
+    assert_eq!(client.send(request).await.unwrap().status, 431);
+    let line = world
+        .gateway
+        .audit()
+        .line("the h2 head", |line| line["event"] == "connection")
+        .await;
+    assert_eq!(line["decision"], "refused");
+    let detail = line["detail"].as_str().unwrap();
+    assert!(detail.contains("heads that are too large"), "{line}");
     assert_eq!(world.echo.requests(), 0);
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
 }

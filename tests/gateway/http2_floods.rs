@@ -157,6 +157,55 @@ async fn floods_of_frames_that_carry_nothing_end_the_connection() {
     }
 }
 
+/// On a stream that is open, so that each frame is in its place.
+#[tokio::test]
+async fn floods_of_tiny_frames_of_a_body_end_the_connection() {
+    let world = World::open().await;
+    let head = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", HOST),
+        (":path", "/hang"),
+    ];
+    let trailers = |end| http2::headers(1, end, &[("x-a", "a")]);
+    let floods = [
+        ("one octet each", http2::data(1, false, b"x"), "ENHANCE"),
+        ("empty", http2::data(1, false, b""), "ENHANCE"),
+        ("padding alone", http2::frame(0, 8, 1, &[7; 8]), "ENHANCE"),
+        ("heads within", trailers(false), "PROTOCOL_ERROR"),
+        ("trailers again", trailers(true), "PROTOCOL_ERROR"),
+    ];
+    let mut victim = world
+        .client()
+        .protocol(Protocol::Http2)
+        .session()
+        .await
+        .unwrap();
+    for (number, (what, frame, code)) in floods.into_iter().enumerate() {
+        let mut connection = connect(&world).await;
+        connection
+            .write(&http2::headers(1, false, &head))
+            .await
+            .unwrap();
+        flood(&mut connection, &frame.repeat(500)).await;
+        let lines = world
+            .gateway
+            .audit()
+            .at_least(number + 1, what, |line| line["event"] == "connection")
+            .await;
+        let line = lines.last().unwrap();
+        let detail = line["detail"].as_str().unwrap();
+        // Whoever is first: h2's own bounds, or ours.
+        assert!(
+            detail.contains(code) || detail.contains("floods"),
+            "{what}: {line}"
+        );
+        // Who shares a worker with it, and who comes afterwards, is served.
+        assert_eq!(victim.get("/a").await.unwrap().status, 200, "{what}");
+        assert_eq!(world.client().get("/a").await.unwrap().status, 200);
+    }
+}
+
 #[tokio::test]
 async fn rapid_resets_end_the_connection_and_leave_nothing_behind() {
     let world = World::open().await;

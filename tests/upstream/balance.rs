@@ -95,3 +95,32 @@ async fn only_the_callers_of_an_endpoint_that_dies_go_elsewhere() {
     }
     assert!(before.iter().any(|name| *name != gone), "{before:?}");
 }
+
+#[tokio::test]
+async fn requests_go_where_the_fewest_are_in_progress() {
+    let ca = TestCa::new("example.org");
+    let echoes = [Echo::start().await, Echo::start().await];
+    let endpoints: Vec<_> = echoes.iter().map(|echo| http(echo.address())).collect();
+    let world = World::open(&ca, &endpoints, "balance = \"least-requests\"\n").await;
+    let client = world.client();
+    let hanging = tokio::spawn(async move { client.get("/hang").await });
+    let busy = tokio::select! {
+        () = echoes[0].arrived("/hang") => 0,
+        () = echoes[1].arrived("/hang") => 1,
+    };
+    let free = 1 - busy;
+    let mut session = world.client().session().await.unwrap();
+    for _ in 0..12 {
+        assert_eq!(session.get("/a").await.unwrap().status, 200);
+    }
+    assert_eq!(echoes[busy].requests(), 1, "requests wait behind another");
+    assert_eq!(echoes[free].requests(), 12);
+    // When its caller leaves, nothing is in progress there any more.
+    hanging.abort();
+    world.gateway.audit().request("/hang").await;
+    for _ in 0..12 {
+        assert_eq!(session.get("/b").await.unwrap().status, 200);
+    }
+    let served = echoes.each_ref().map(Echo::requests);
+    assert!(served[busy] > 1, "it does not return: {served:?}");
+}

@@ -1,7 +1,5 @@
 //! Both listeners over real sockets, plain and with TLS.
 
-use std::path::Path;
-
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -9,48 +7,9 @@ use tokio::task::JoinHandle;
 
 use super::super::readiness::Readiness;
 use super::*;
-use crate::assertion::key_directory;
-use crate::assertion::{AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing};
-use crate::authn::api_key::{ApiKeys, DEFAULT_HEADER};
-use crate::policy::throttle::Limiter;
 use crate::reason::ReasonCode;
-use crate::route::RouteTable;
-use crate::snapshot::{Limits, Snapshot};
+use crate::snapshot::fixture::{ISSUER, snapshot};
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{ServerNames, TicketSource};
-
-const ISSUER: &str = "https://gateway.example.org:9080";
-
-fn snapshot(keys: &Path) -> Snapshot {
-    let now = crate::clock::unix_now();
-    key_directory::generate(keys, SigningAlgorithm::Es256, now).unwrap();
-    let ring = SigningKeyRing::load(keys, SigningAlgorithm::Es256).unwrap();
-    let settings = AssertionSettings {
-        issuer: ISSUER.to_owned(),
-        header: http::HeaderName::from_static("countersign-assertion"),
-        lifetime: Duration::from_secs(30),
-    };
-    Snapshot {
-        generation: 7,
-        names: ServerNames::new(Vec::new(), &TicketSource::default()).unwrap(),
-        bundles: Vec::new(),
-        routes: RouteTable::build(Vec::new()).unwrap(),
-        upstreams: Vec::new(),
-        signer: AssertionSigner::new(settings, Arc::new(ring)),
-        token_issuers: Vec::new(),
-        limiter: Limiter::default(),
-        api_keys: Arc::new(ApiKeys::none(DEFAULT_HEADER)),
-        paths: Arc::default(),
-        tickets: TicketSource::default(),
-        denied: None,
-        remote: Arc::default(),
-        list_sources: Vec::new(),
-        public_credentials: None,
-        operators: None,
-        balancers: Vec::new(),
-        limits: Limits::default(),
-    }
-}
 
 struct Served {
     address: SocketAddr,
