@@ -43,7 +43,7 @@ pub struct Route {
     pub hosts: Vec<HostPattern>,
     /// Paths it answers for; at least one.
     pub paths: Vec<PathPattern>,
-    /// Methods it allows; empty for any that is registered.
+    /// Methods it allows; empty for any that is registered, except TRACE.
     pub methods: Vec<Method>,
     /// What it demands of callers.
     pub rule: Rule,
@@ -263,7 +263,7 @@ fn by_method<'a>(routes: &'a [Arc<Route>], method: &Method) -> Selected<'a> {
     let allowing = routes.iter().find(|route| route.methods.contains(method));
     let any = routes
         .iter()
-        .find(|route| route.methods.is_empty() && is_registered(method));
+        .find(|route| route.methods.is_empty() && is_ordinary(method));
     match allowing.or(any) {
         Some(route) => Selected::Route(route),
         None => {
@@ -279,10 +279,11 @@ fn by_method<'a>(routes: &'a [Arc<Route>], method: &Method) -> Selected<'a> {
 }
 
 /// Whether a method is in IANA's registry of HTTP methods (RFC 9110 section
-/// 16.1.1). A route that names no methods allows these; any other has to be named,
-/// because what a service makes of an unknown one is anybody's guess.
+/// 16.1.1), and not TRACE. A route that names no methods allows these; any other has to
+/// be named: what a service makes of an unknown one is anybody's guess, and TRACE has it
+/// send back what it received, the assertion included.
 #[must_use]
-pub fn is_registered(method: &Method) -> bool {
+pub fn is_ordinary(method: &Method) -> bool {
     const REGISTERED: &[&str] = &[
         "ACL",
         "BASELINE-CONTROL",
@@ -314,7 +315,6 @@ pub fn is_registered(method: &Method) -> bool {
         "REBIND",
         "REPORT",
         "SEARCH",
-        "TRACE",
         "UNBIND",
         "UNCHECKOUT",
         "UNLINK",

@@ -94,6 +94,20 @@ fn the_most_specific_route_wins_whatever_the_order() {
 }
 
 #[test]
+fn trace_and_unknown_methods_have_to_be_named() {
+    let table = RouteTable::build(vec![
+        route("any", &[], &["/x"], &[]),
+        route("named", &[], &["/y"], &["TRACE", "BREW"]),
+    ])
+    .unwrap();
+    assert_eq!(chosen(&table, "h", "/x", "OPTIONS"), "any");
+    for method in ["TRACE", "BREW"] {
+        assert!(!chosen(&table, "h", "/x", method).contains("any"), "{method}");
+        assert_eq!(chosen(&table, "h", "/y", method), "named");
+    }
+}
+
+#[test]
 fn a_method_refusal_does_not_fall_through() {
     let table = RouteTable::build(vec![
         route("lenient", &[], &["/**"], &[]),

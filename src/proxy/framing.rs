@@ -15,6 +15,7 @@ use memchr::memchr;
 use self::head::{Framing, check_head, chunk_size, field, find_head_end};
 use crate::reason::ReasonCode;
 
+pub(super) use self::head::is_token;
 pub use self::head::{MAX_FIELDS, is_framing_name};
 
 /// Most bytes of a chunk's size line, extensions included.

@@ -25,10 +25,14 @@ const DEFAULT_WINDOW: u32 = 65_535;
 /// What frames without content may cost: at once, and for each second.
 const CREDIT: u64 = 10_000;
 const CREDIT_PER_SECOND: u64 = 500;
-/// A reset throws work away: it costs more.
-const RESET_COST: u64 = 5;
+/// A reset throws work away, the gateway's and its service's: it costs more. That is 500
+/// at once and 25 a second, beside what is earned: callers that cancel calls, as those of
+/// gRPC do, have most of them answered.
+const RESET_COST: u64 = 20;
 /// Octets that we send for which a caller may send one frame more.
 const OCTETS_PER_CREDIT: u64 = 512;
+/// For two answers that came to their end a caller may reset a stream.
+const CREDIT_PER_ANSWER: u64 = RESET_COST / 2;
 
 /// What was seen of a connection's frames.
 #[derive(Debug)]
@@ -40,8 +44,9 @@ pub(super) struct Seen {
     /// The error of the last such reset, and the one that ended the connection.
     reset_code: AtomicU32,
     ended_code: AtomicU32,
-    /// Octets of content that we have sent.
+    /// Octets of content that we have sent, and answers that we have sent whole.
     sent: AtomicU64,
+    answered: AtomicU64,
     /// There were too many frames without content. h2 keeps no more of an error than
     /// its text, so that it is said here.
     flooded: AtomicBool,
@@ -63,6 +68,7 @@ impl Default for Seen {
             reset_code: AtomicU32::new(0),
             ended_code: AtomicU32::new(0),
             sent: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
             flooded: AtomicBool::new(false),
             stream_window: AtomicU32::new(DEFAULT_WINDOW),
             window: AtomicU64::new(DEFAULT_WINDOW.into()),
@@ -81,6 +87,14 @@ impl Seen {
     /// Whether there were too many frames without content.
     pub(super) fn is_flooded(&self) -> bool {
         self.flooded.load(Ordering::Relaxed)
+    }
+
+    /// What the caller may send frames for that carry nothing: octets of answers, and
+    /// what whole ones count for.
+    fn taken(&self) -> u64 {
+        let answered = self.answered.load(Ordering::Relaxed);
+        let for_answers = answered.saturating_mul(CREDIT_PER_ANSWER * OCTETS_PER_CREDIT);
+        self.sent().saturating_add(for_answers)
     }
 
     /// Octets of an answer are h2's from now on.
@@ -176,8 +190,8 @@ struct Credit {
 }
 
 impl Credit {
-    /// Takes `cost`; whether there was enough. `sent` are the octets that we have
-    /// sent by now.
+    /// Takes `cost`; whether there was enough. `sent` are the octets that the caller has
+    /// earned by now.
     fn take(&mut self, cost: u64, sent: u64, now: impl FnOnce() -> Instant) -> bool {
         // Time and what was sent are looked at only where they matter.
         if self.left < CREDIT / 2 {
@@ -252,8 +266,7 @@ impl<S> Watched<S> {
                 _ => {}
             }
             if cost > 0 {
-                let sent = seen.sent();
-                enough &= credit.take(cost, sent, Instant::now);
+                enough &= credit.take(cost, seen.taken(), Instant::now);
             }
         });
         if enough {
@@ -276,9 +289,14 @@ impl<S> Watched<S> {
     fn sent(&mut self, octets: &[u8]) {
         let seen = &self.seen;
         self.outgoing.advance(octets, |frame| match frame.kind {
-            DATA => {
-                seen.sent
-                    .fetch_add(u64::from(frame.length), Ordering::Relaxed);
+            DATA | HEADERS => {
+                if frame.kind == DATA {
+                    seen.sent
+                        .fetch_add(u64::from(frame.length), Ordering::Relaxed);
+                }
+                if frame.flags & END_STREAM != 0 {
+                    seen.answered.fetch_add(1, Ordering::Relaxed);
+                }
             }
             RST_STREAM if is_fault(frame.code) => {
                 seen.reset.fetch_add(1, Ordering::Relaxed);
@@ -456,6 +474,15 @@ mod tests {
                 assert!(count < most + 20_000);
             }
             assert!(count >= most, "{count}");
+        }
+        // A caller that has two answered for each that it resets may go on.
+        let mut watched = Watched::new((), Arc::default());
+        watched.received(&[0; 24]).unwrap();
+        let whole = frame(HEADERS, 4 | END_STREAM, 1, b"x");
+        for _ in 0..10 * CREDIT / RESET_COST {
+            watched.sent(&whole);
+            watched.sent(&whole);
+            watched.received(&reset).unwrap();
         }
         // A caller that is sent a lot may say so as often.
         let mut watched = Watched::new((), Arc::default());

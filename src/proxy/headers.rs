@@ -234,21 +234,44 @@ pub(crate) fn declared_trailers(
         .flatten()
 }
 
-/// Removes from trailers what must not arrive as a trailer. `private` are the fields
-/// that are nobody's but the gateway's.
+/// Fields that are evaluated before the content or not at all, and for which a receiver
+/// that merges trailers into the head would take them: routing, request modifiers,
+/// authentication, content format and the hop (RFC 9110 section 6.5.1).
+const OF_THE_HEAD: [&str; 22] = [
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-range",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "max-forwards",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "set-cookie",
+    "www-authenticate",
+];
+
+/// Removes from trailers what must not arrive as a trailer, however it is spelled.
+/// `private` are the fields that are nobody's but the gateway's. What a service or a
+/// caller makes of names of its own, gRPC's metadata among them, passes.
 pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_response(trailers);
     remove_matching(trailers, |name| {
-        private.iter().any(|field| is_forgeable(name, field))
+        is_framing_name(name.as_bytes())
+            || OF_THE_HEAD.iter().any(|field| is_spelling_of(name, field))
+            || private.iter().any(|field| is_forgeable(name, field))
     });
-    for name in [
-        header::AUTHORIZATION,
-        header::CONTENT_LENGTH,
-        header::HOST,
-        header::COOKIE,
-    ] {
-        trailers.remove(name);
-    }
 }
 
 /// Whether a field concerns one hop whether or not Connection names it.

@@ -18,6 +18,7 @@ use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
 use super::forward::connect_refusal;
+use super::framing::is_token;
 use super::headers;
 use super::request_body::RequestBody;
 use super::respond::Refusal;
@@ -156,12 +157,19 @@ pub(crate) fn asked(request: &mut Request<Incoming>) -> Result<Option<Asked>, Re
     if request.method() == Method::CONNECT {
         return connect(request).map(Some);
     }
-    // RFC 9110 section 7.8: HTTP/1.0 and h2 have no Upgrade. A body would have to
-    // be read to its end before the protocol changes.
+    // RFC 9110 section 7.8: HTTP/1.0 and h2 have no Upgrade.
     let fields = request.headers();
-    if request.version() != Version::HTTP_11
-        || !fields.contains_key(UPGRADE)
-        || !headers::lists(fields, &CONNECTION, "upgrade")
+    if request.version() != Version::HTTP_11 || !fields.contains_key(UPGRADE) {
+        return Ok(None);
+    }
+    if !fields.get_all(UPGRADE).iter().all(names_protocols) {
+        return Err(Refusal::new(
+            ReasonCode::MalformedRequest,
+            "the Upgrade field is not a list of protocols",
+        ));
+    }
+    // A body would have to be read to its end before the protocol changes.
+    if !headers::lists(fields, &CONNECTION, "upgrade")
         || !request.body().is_end_stream()
     {
         return Ok(None);
@@ -199,6 +207,24 @@ fn connect(request: &mut Request<Incoming>) -> Result<Asked, Refusal> {
     let stream = hyper::upgrade::on(&mut *request);
     *request.method_mut() = Method::GET;
     Ok(Asked::new(WEBSOCKET, Some(stream)))
+}
+
+/// Whether this is a list of `token` or `token/token` (RFC 9110 section 7.8), in which
+/// members may be missing. Anything else might mean another protocol to its service than
+/// it means here.
+fn names_protocols(value: &HeaderValue) -> bool {
+    let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(|octet| is_token(*octet));
+    value.as_bytes().split(|octet| *octet == b',').all(|item| {
+        let item = item.trim_ascii();
+        item.is_empty()
+            || match item.iter().position(|octet| *octet == b'/') {
+                None => is_token(item),
+                Some(slash) => {
+                    let (name, version) = item.split_at(slash);
+                    is_token(name) && version.get(1..).is_some_and(is_token)
+                }
+            }
+    })
 }
 
 /// Protocols that would carry further requests past every check are not
@@ -302,6 +328,30 @@ mod tests {
         }
         for value in ["websocket", "WebSocket", "foo/2, bar"] {
             assert!(may_pass(&HeaderValue::from_str(value).unwrap()), "{value}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_a_list_of_protocols() {
+        let names = |value: &'static [u8]| {
+            names_protocols(&HeaderValue::from_bytes(value).unwrap())
+        };
+        for value in [&b"websocket"[..], b"foo/2, bar", b"foo/2.0 ,\tbar", b"", b"a,, b", b"h2c"] {
+            assert!(names(value), "{value:?}");
+        }
+        for value in [
+            &b"\"h2c\""[..],
+            b"foo;h2c",
+            b"foo\th2c",
+            b"foo h2c",
+            b"foo/",
+            b"/2",
+            b"foo/2/3",
+            b"foo / 2",
+            b"a, b(c)",
+            b"caf\xe9",
+        ] {
+            assert!(!names(value), "{value:?}");
         }
     }
 

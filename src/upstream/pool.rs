@@ -30,6 +30,11 @@ use super::{Affinity, HttpProtocol, Upstream};
 /// recommends to allow at least this many).
 const MAX_STREAMS: usize = 100;
 
+/// Worn connections to one target, of one worker, beside which another one is opened even
+/// where there is no slot for it. They hold theirs until their last request is over, and a
+/// caller that wears them out could see to it that there is one.
+const MAX_WORN: usize = 4;
+
 /// The pool of one worker; `B` is the type of request bodies.
 pub struct PoolShard<B> {
     places: Mutex<HashMap<Arc<Target>, Place<B>>>,
@@ -194,14 +199,17 @@ where
                 tokio::time::timeout(timeout, opening).await
             }
             HttpProtocol::Http2 => {
-                if let Some(lease) = self.share(upstream, index, target, MAX_STREAMS) {
+                let takes_more = |shared: &Shared<B>| {
+                    !shared.is_worn() && shared.streams.open() < MAX_STREAMS
+                };
+                if let Some(lease) = self.share(upstream, index, target, takes_more) {
                     return Ok(lease);
                 }
                 let opening = Box::pin(async {
                     let opening =
                         Arc::clone(&self.places().entry(Arc::clone(target)).or_default().opening);
                     let _turn = opening.lock().await;
-                    if let Some(lease) = self.share(upstream, index, target, MAX_STREAMS) {
+                    if let Some(lease) = self.share(upstream, index, target, takes_more) {
                         return Ok(lease);
                     }
                     let slot = self.slot(upstream, index).ok();
@@ -209,7 +217,7 @@ where
                     // workers' where there are none here, and may have streams for ever: one
                     // is opened all the same.
                     if slot.is_none()
-                        && let Some(lease) = self.share(upstream, index, target, usize::MAX)
+                        && let Some(lease) = self.share_full(upstream, index, target)
                     {
                         return Ok(lease);
                     }
@@ -276,13 +284,35 @@ where
             .unwrap_or(Err(ConnectError::Full))
     }
 
-    /// A stream of an h2 connection that is there.
+    /// A stream of an h2 connection that has as many as it should; of a worn one only
+    /// where there are enough of these.
+    fn share_full(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+        target: &Arc<Target>,
+    ) -> Option<Lease<B>> {
+        if let Some(lease) = self.share(upstream, index, target, |shared| !shared.is_worn()) {
+            return Some(lease);
+        }
+        let worn = {
+            let places = self.places();
+            let shared = places.get(target).map(|place| place.shared.iter());
+            shared.map_or(0, |shared| shared.filter(|one| one.is_worn()).count())
+        };
+        if worn < MAX_WORN {
+            return None;
+        }
+        self.share(upstream, index, target, |_| true)
+    }
+
+    /// A stream of an h2 connection that is there and `suits`.
     fn share(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         index: usize,
         target: &Arc<Target>,
-        most: usize,
+        suits: impl Fn(&Shared<B>) -> bool,
     ) -> Option<Lease<B>> {
         let (addresses, _) = upstream.place(index)?;
         let mut places = self.places();
@@ -294,7 +324,7 @@ where
         let found = shared
             .iter()
             .filter(|shared| addresses.still_has(shared.link.address))
-            .find(|shared| shared.streams.open() < most)?;
+            .find(|shared| suits(shared))?;
         let stream = Stream::begin(&found.streams, target, &found.link.slots);
         let sender = Sender::Http2(found.sender.clone(), stream);
         let link = found.link.clone();

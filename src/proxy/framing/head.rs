@@ -270,8 +270,8 @@ pub(super) fn chunk_size(line: &[u8]) -> Result<u64, Violation> {
         .ok_or(bad)
 }
 
-/// RFC 9110 section 5.6.2.
-const fn is_token(octet: u8) -> bool {
+/// Whether an octet may be part of a token (RFC 9110 section 5.6.2).
+pub(in crate::proxy) const fn is_token(octet: u8) -> bool {
     octet.is_ascii_alphanumeric()
         || matches!(
             octet,

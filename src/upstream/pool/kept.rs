@@ -20,6 +20,12 @@ use crate::upstream::slots::Slots;
 /// How long a pooled connection may take to be ready.
 const READY_PATIENCE: Duration = Duration::from_millis(100);
 
+/// Requests of one h2 connection that we have ended before their answer was whole, each
+/// with a reset, until it takes no more of them. A service ends a connection with too
+/// many resets (CVE-2023-44487), and with it the requests of callers who had no part in
+/// them: the fewest that one is known to allow are several hundred.
+const MOST_RESETS: usize = 100;
+
 /// The connections to one target.
 pub(super) struct Place<B> {
     pub(super) idle: Vec<Idle<B>>,
@@ -117,13 +123,22 @@ impl<B> Shared<B> {
     pub(super) fn is_usable(&self) -> bool {
         !self.sender.is_closed()
             && self.link.is_good()
-            && (!self.is_unused() || self.streams.unused_since().elapsed() < self.idle_timeout)
+            && (!self.is_unused()
+                || (!self.is_worn() && self.streams.unused_since().elapsed() < self.idle_timeout))
+    }
+
+    /// Whether so many of its streams were reset that it gets no further ones, and is
+    /// closed after the last of those that it has.
+    pub(super) fn is_worn(&self) -> bool {
+        self.streams.resets.load(Ordering::Relaxed) >= MOST_RESETS
     }
 }
 
 /// The streams of a shared connection.
 pub(super) struct Streams {
     open: AtomicUsize,
+    /// How many were ended before their answer was whole.
+    resets: AtomicUsize,
     /// When the last one ended, where there is none.
     unused_since: Mutex<Instant>,
 }
@@ -144,6 +159,7 @@ impl Default for Streams {
     fn default() -> Self {
         Self {
             open: AtomicUsize::new(0),
+            resets: AtomicUsize::new(0),
             unused_since: Mutex::new(Instant::now()),
         }
     }
@@ -154,6 +170,8 @@ pub(super) struct Stream {
     pub(super) streams: Arc<Streams>,
     target: Arc<Target>,
     slots: Arc<Slots>,
+    /// It came to its end: dropping it resets nothing.
+    over: bool,
 }
 
 impl Stream {
@@ -163,12 +181,21 @@ impl Stream {
             streams: Arc::clone(streams),
             target: Arc::clone(target),
             slots: Arc::clone(slots),
+            over: false,
         }
+    }
+
+    /// Both its bodies have ended, or the service has ended it.
+    pub(super) const fn over(&mut self) {
+        self.over = true;
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        if !self.over {
+            self.streams.resets.fetch_add(1, Ordering::Relaxed);
+        }
         // Before it counts as unused.
         *self.streams.unused_since() = Instant::now();
         // Whoever begins to wait says so before it looks at the streams, hence the order

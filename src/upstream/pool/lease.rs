@@ -1,5 +1,6 @@
 //! `Lease`: a connection while a request uses it.
 
+use std::error::Error as _;
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -60,11 +61,23 @@ impl<B: Body + 'static> Lease<B> {
                 })
                 .await
             }
-            Sender::Http2(sender, _) | Sender::Own(sender, _) => {
-                sender.try_send_request(request).await
+            Sender::Http2(sender, stream) => {
+                let sent = sender.try_send_request(request).await;
+                if sent.as_ref().is_err_and(is_not_ours) {
+                    stream.over();
+                }
+                sent
             }
+            Sender::Own(sender, _) => sender.try_send_request(request).await,
         }
     }
+}
+
+/// Whether a stream ended without a reset of ours: the service did it, or the request
+/// never came so far.
+fn is_not_ours<T>(error: &TrySendError<T>) -> bool {
+    let of_h2 = error.error().source().and_then(|source| source.downcast_ref());
+    error.message().is_some() || of_h2.is_some_and(h2::Error::is_remote)
 }
 
 impl<B> Lease<B> {
@@ -113,7 +126,10 @@ impl<B> Lease<B> {
     }
 
     /// Gives the connection back to the pool.
-    pub fn release(self) {
+    pub fn release(mut self) {
+        if let Sender::Http2(_, stream) = &mut self.sender {
+            stream.over();
+        }
         let (sender, mut driver) = match self.sender {
             Sender::Http1(sender, driver)
                 if !sender.is_closed() && self.target.protocol == HttpProtocol::Http1 =>
