@@ -102,7 +102,10 @@ fn trace_and_unknown_methods_have_to_be_named() {
     .unwrap();
     assert_eq!(chosen(&table, "h", "/x", "OPTIONS"), "any");
     for method in ["TRACE", "BREW"] {
-        assert!(!chosen(&table, "h", "/x", method).contains("any"), "{method}");
+        assert!(
+            !chosen(&table, "h", "/x", method).contains("any"),
+            "{method}"
+        );
         assert_eq!(chosen(&table, "h", "/y", method), "named");
     }
 }

@@ -7,12 +7,12 @@
 use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::header::CONNECTION;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,7 +26,7 @@ use super::connection::{Connection, take_leave};
 use super::guarded_io::{GuardState, GuardedIo};
 use super::lifetime::{Ending, Lifetime};
 use super::quiet::Quiet;
-use super::socket::CallerSocket;
+use super::socket::{CallerSocket, Lingering};
 use super::{handler, tunnel};
 use crate::snapshot::Limits;
 
@@ -55,6 +55,9 @@ struct Activity {
     begun: AtomicU64,
     /// Handlers at work.
     running: AtomicUsize,
+    /// The last request came in HTTP/1.0: its answer may end with the connection, and
+    /// only how that ends tells whether it is whole (RFC 9112 section 9.8).
+    is_old: AtomicBool,
 }
 
 /// A handler at work, until it is dropped.
@@ -111,6 +114,7 @@ pub(super) fn serve(
         guard: Arc::default(),
         begun: AtomicU64::new(0),
         running: AtomicUsize::new(0),
+        is_old: AtomicBool::new(false),
     });
     let io = Box::new(GuardedIo::new(
         stream,
@@ -165,38 +169,72 @@ async fn serve_in_turns(
         Box::pin(tunnel::serve(&connection, tunnel, stream, early, lifetime)).await;
         return Ok(());
     }
-    boxed(|| end(stream, rest, &connection, lifetime)).await;
+    let said = Said {
+        rest,
+        whole: ended.is_ok(),
+        is_old: activity.is_old.load(Ordering::Relaxed),
+    };
+    boxed(|| end(stream, said, &connection, lifetime)).await;
     ended
 }
 
-/// Closes a connection; the rest of its last answer leaves with the farewell, in one.
+/// What a connection has said when it ends.
+struct Said {
+    /// What of it is still to be written.
+    rest: Vec<u8>,
+    /// Its last answer did not break off.
+    whole: bool,
+    /// The caller of that speaks HTTP/1.0.
+    is_old: bool,
+}
+
+/// Closes a connection; the rest of its last answer leaves with the farewell, in one. An
+/// answer that broke off gets none: `close_notify` says that nothing is missing (RFC 8446
+/// section 6.1).
 async fn end(
     mut stream: TlsStream<CallerSocket>,
-    rest: Vec<u8>,
+    said: Said,
     connection: &Connection,
     mut lifetime: Lifetime,
 ) {
-    if !rest.is_empty() || stream.get_ref().1.wants_write() {
-        stream.get_ref().0.gather();
+    let mut whole = said.whole;
+    if !said.rest.is_empty() || stream.get_ref().1.wants_write() {
+        if whole {
+            stream.get_ref().0.gather();
+        }
         // Encrypted here, and sent with what `shutdown` adds to it.
-        let count = stream.get_mut().1.writer().write(&rest).unwrap_or(0);
+        let count = stream.get_mut().1.writer().write(&said.rest).unwrap_or(0);
         let farewell = async {
-            stream
-                .write_all(rest.get(count..).unwrap_or_default())
-                .await?;
-            stream.shutdown().await
+            let rest = said.rest.get(count..).unwrap_or_default();
+            stream.write_all(rest).await?;
+            match whole {
+                true => stream.shutdown().await,
+                false => stream.flush().await,
+            }
         };
         // The caller may take its time for an answer, as long as its identity holds.
-        tokio::select! {
+        let sent = tokio::select! {
             biased;
-            _ = farewell => {}
+            sent = farewell => sent,
             denial = lifetime.cut(connection) => {
                 connection.cut(denial);
-                return;
+                return break_off(stream, said.is_old);
             }
-        }
+        };
+        whole &= sent.is_ok();
     }
-    take_leave(stream).await;
+    match whole {
+        true => take_leave(stream).await,
+        false if said.is_old => break_off(stream, true),
+        false => stream.into_inner().0.linger(Lingering::CALLER).await,
+    }
+}
+
+/// Ends a connection in the middle of an answer.
+fn break_off(stream: TlsStream<CallerSocket>, is_old: bool) {
+    if is_old {
+        stream.into_inner().0.reset();
+    }
 }
 
 /// Whether a request asks for its connection to be closed afterwards, and for nothing
@@ -223,6 +261,8 @@ async fn serve_busy(
         if is_last(&request) {
             activity.guard.close();
         }
+        let is_old = request.version() == Version::HTTP_10;
+        activity.is_old.store(is_old, Ordering::Relaxed);
         // Boxed, so that an idle connection does not hold room for a request.
         boxed(|| async move {
             let response = handler::handle(connection, request, violation).await;
@@ -261,6 +301,8 @@ async fn serve_busy(
             Ending::Cut(denial) => {
                 // What is in progress ends here, without a final chunk.
                 connection.cut(denial);
+                let (stream, _) = http.into_parts().io.into_inner().into_parts();
+                break_off(stream, activity.is_old.load(Ordering::Relaxed));
                 return Stopped::Cut;
             }
         }

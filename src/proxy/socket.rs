@@ -218,6 +218,12 @@ impl CallerSocket {
         let _ = tokio::time::timeout(lingering.time, drain).await;
     }
 
+    /// Ends the connection so that nobody takes what it has carried for whole: many
+    /// programs read the end of TLS without `close_notify` as an end like any other.
+    pub(crate) fn reset(self) {
+        let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+    }
+
     /// Waits until the peer has sent something, or nothing more will come.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         self.stream.readable().await

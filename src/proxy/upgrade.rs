@@ -169,9 +169,7 @@ pub(crate) fn asked(request: &mut Request<Incoming>) -> Result<Option<Asked>, Re
         ));
     }
     // A body would have to be read to its end before the protocol changes.
-    if !headers::lists(fields, &CONNECTION, "upgrade")
-        || !request.body().is_end_stream()
-    {
+    if !headers::lists(fields, &CONNECTION, "upgrade") || !request.body().is_end_stream() {
         return Ok(None);
     }
     let mut values = fields.get_all(UPGRADE).iter();
@@ -333,10 +331,16 @@ mod tests {
 
     #[test]
     fn an_upgrade_is_a_list_of_protocols() {
-        let names = |value: &'static [u8]| {
-            names_protocols(&HeaderValue::from_bytes(value).unwrap())
-        };
-        for value in [&b"websocket"[..], b"foo/2, bar", b"foo/2.0 ,\tbar", b"", b"a,, b", b"h2c"] {
+        let names =
+            |value: &'static [u8]| names_protocols(&HeaderValue::from_bytes(value).unwrap());
+        for value in [
+            &b"websocket"[..],
+            b"foo/2, bar",
+            b"foo/2.0 ,\tbar",
+            b"",
+            b"a,, b",
+            b"h2c",
+        ] {
             assert!(names(value), "{value:?}");
         }
         for value in [

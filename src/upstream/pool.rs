@@ -199,9 +199,8 @@ where
                 tokio::time::timeout(timeout, opening).await
             }
             HttpProtocol::Http2 => {
-                let takes_more = |shared: &Shared<B>| {
-                    !shared.is_worn() && shared.streams.open() < MAX_STREAMS
-                };
+                let takes_more =
+                    |shared: &Shared<B>| !shared.is_worn() && shared.streams.open() < MAX_STREAMS;
                 if let Some(lease) = self.share(upstream, index, target, takes_more) {
                     return Ok(lease);
                 }

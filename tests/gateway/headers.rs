@@ -250,6 +250,10 @@ async fn forged_trailers_of_http1_are_left_out() {
     let seen = world.echo.seen().remove(0);
     assert_eq!(seen["body"], "body");
     assert!(!seen["trailers"].to_string().contains(FORGED), "{seen}");
+    assert!(
+        seen["trailers"].to_string().contains("x-checksum"),
+        "{seen}"
+    );
     assert_nothing_forged(&seen);
 }
 
@@ -265,6 +269,10 @@ async fn forged_trailers_of_http2_are_left_out() {
             (":scheme", "https"),
             (":authority", HOST),
             (":path", "/trailers"),
+            (
+                "trailer",
+                "countersign-assertion, x-forwarded-for, x-checksum",
+            ),
         ],
     ));
     octets.extend(http2::data(1, false, b"body"));
@@ -288,4 +296,8 @@ async fn forged_trailers_of_http2_are_left_out() {
     let seen = world.echo.seen().remove(0);
     assert_eq!(seen["body"], "body");
     assert!(!seen["trailers"].to_string().contains(FORGED), "{seen}");
+    assert!(
+        seen["trailers"].to_string().contains("x-checksum"),
+        "{seen}"
+    );
 }

@@ -15,6 +15,7 @@ mod framing;
 mod h2spec;
 mod headers;
 mod hosts;
+mod http1_ends;
 mod http2_answers;
 mod http2_floods;
 mod http2_framing;

@@ -156,7 +156,9 @@ async fn abandon(caller: &Client, service: &Touchy, count: u32) {
             .collect();
         connection.write(&begun).await.unwrap();
         service
-            .sees("requests", |seen| seen.heads.load(Ordering::SeqCst) >= heads)
+            .sees("requests", |seen| {
+                seen.heads.load(Ordering::SeqCst) >= heads
+            })
             .await;
         let ended: Vec<u8> = streams
             .iter()
@@ -164,7 +166,9 @@ async fn abandon(caller: &Client, service: &Touchy, count: u32) {
             .collect();
         connection.write(&ended).await.unwrap();
         service
-            .sees("resets", |seen| seen.resets.load(Ordering::SeqCst) >= resets)
+            .sees("resets", |seen| {
+                seen.resets.load(Ordering::SeqCst) >= resets
+            })
             .await;
     }
     assert!(!connection.read_until_silent(Duration::ZERO).await.closed);
@@ -208,7 +212,9 @@ async fn abandoned_requests_end_nobody_elses() {
         let answer = in_time("the answer", answer).await.unwrap().unwrap();
         assert_eq!(answer.status(), 200);
         // Of all the connections that remains which takes further requests.
-        let request = Request::post("/a").body(Bytes::from_static(b"body")).unwrap();
+        let request = Request::post("/a")
+            .body(Bytes::from_static(b"body"))
+            .unwrap();
         assert_eq!(client.send(request).await.unwrap().status, 200);
         service
             .sees("the end of the others", |seen| {

@@ -43,7 +43,12 @@ const FORBIDDEN: [&str; 24] = [
     "x-forwarded-for",
 ];
 /// What passes.
-const KEPT: [&str; 4] = ["x-checksum", "grpc-status", "grpc-message", "x-metadata-bin"];
+const KEPT: [&str; 4] = [
+    "x-checksum",
+    "grpc-status",
+    "grpc-message",
+    "x-metadata-bin",
+];
 
 fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     let kept = KEPT.iter().map(|name| (*name, "1"));
@@ -107,7 +112,11 @@ async fn nor_do_others_of_http1() {
     let ca = TestCa::new("example.org");
     for protocol in Protocol::BOTH {
         let service = Service::start(ServiceSpec::plain(protocol)).await;
-        let name = if protocol == Protocol::Http2 { "h2" } else { "http1" };
+        let name = if protocol == Protocol::Http2 {
+            "h2"
+        } else {
+            "http1"
+        };
         let more = format!("protocol = \"{name}\"\n");
         let world = World::open(&ca, &[http(service.address())], &more).await;
         // A request with one of these is refused as a whole.
@@ -168,7 +177,9 @@ async fn of_an_answers_trailers_only_those_that_may_be_some_arrive() {
     let request = format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\nTE: trailers\r\n\r\n");
     let mut connection = world.client().connect().await.unwrap();
     connection.write(request.as_bytes()).await.unwrap();
-    let answer = connection.read_until_silent(Duration::from_millis(300)).await;
+    let answer = connection
+        .read_until_silent(Duration::from_millis(300))
+        .await;
     let text = answer.text();
     let (_, trailers) = text.split_once("\r\n0\r\n").unwrap();
     for (name, value) in all().filter(|(name, _)| !one_way(name)) {

@@ -26,6 +26,8 @@ pub struct RawAnswer {
     pub closed: bool,
     /// The alert it ended with, where it was one other than `close_notify`.
     pub alert: Option<AlertDescription>,
+    /// What the last read failed with; none where the end was a `close_notify`.
+    pub failure: Option<io::ErrorKind>,
 }
 
 impl RawAnswer {
@@ -79,6 +81,7 @@ impl Connection {
             octets: Vec::new(),
             closed: false,
             alert: None,
+            failure: None,
         };
         let mut buffer = vec![0_u8; 16 * 1024];
         let deadline = tokio::time::Instant::now() + DEADLINE;
@@ -92,6 +95,7 @@ impl Connection {
                 Ok(Ok(count)) => answer.octets.extend_from_slice(&buffer[..count]),
                 Ok(Err(error)) => {
                     answer.closed = true;
+                    answer.failure = Some(error.kind());
                     if let ConnectError::Alert(alert) = ConnectError::from_io(error) {
                         answer.alert = Some(alert);
                     }
@@ -106,20 +110,22 @@ impl Connection {
     pub async fn read_until(&mut self, enough: impl Fn(&[u8]) -> bool) -> RawAnswer {
         let mut octets = Vec::new();
         let mut buffer = vec![0_u8; 16 * 1024];
-        let closed = in_time("an answer", async {
+        let (closed, failure) = in_time("an answer", async {
             while !enough(&octets) {
                 match self.stream.read(&mut buffer).await {
-                    Ok(0) | Err(_) => return true,
+                    Ok(0) => return (true, None),
+                    Err(error) => return (true, Some(error.kind())),
                     Ok(count) => octets.extend_from_slice(&buffer[..count]),
                 }
             }
-            false
+            (false, None)
         })
         .await;
         RawAnswer {
             octets,
             closed,
             alert: None,
+            failure,
         }
     }
 

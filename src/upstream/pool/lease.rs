@@ -76,7 +76,10 @@ impl<B: Body + 'static> Lease<B> {
 /// Whether a stream ended without a reset of ours: the service did it, or the request
 /// never came so far.
 fn is_not_ours<T>(error: &TrySendError<T>) -> bool {
-    let of_h2 = error.error().source().and_then(|source| source.downcast_ref());
+    let of_h2 = error
+        .error()
+        .source()
+        .and_then(|source| source.downcast_ref());
     error.message().is_some() || of_h2.is_some_and(h2::Error::is_remote)
 }
 

@@ -1,0 +1,130 @@
+//! How a connection in HTTP/1 ends: an answer in HTTP/1.0 has no other end, and one that
+//! broke off must not pass for whole.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use countersign_testkit::{Afterwards, Client, RawAnswer, Scripted, TlsVersion};
+
+use super::termination::{revocable, revoke};
+use super::{HOST, World};
+
+async fn world(service: SocketAddr) -> World {
+    World::with(|settings, _| {
+        settings
+            .upstream_with("orders", service, "total_timeout = \"800ms\"\n")
+            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
+    })
+    .await
+}
+
+async fn ask(client: &Client, path: &str, version: &str) -> RawAnswer {
+    let mut connection = client.connect().await.unwrap();
+    let request = format!("GET {path} HTTP/{version}\r\nHost: {HOST}\r\n\r\n");
+    connection.write(request.as_bytes()).await.unwrap();
+    connection.read_until(|_| false).await
+}
+
+#[tokio::test]
+async fn a_whole_answer_ends_with_close_notify() {
+    for body in [
+        "Content-Length: 5\r\n\r\nhello",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        // As old services do it.
+        "Connection: close\r\n\r\nhello",
+    ] {
+        let octets = format!("HTTP/1.1 200 OK\r\n{body}");
+        let service = Scripted::start(octets, Afterwards::Close).await;
+        let world = world(service.address()).await;
+        for version in TlsVersion::BOTH {
+            let answer = ask(&world.client().tls(version), "/a", "1.0").await;
+            assert_eq!(answer.failure, None, "{body:?} {version:?}");
+            assert!(
+                answer.octets.ends_with(b"\r\n\r\nhello"),
+                "{}",
+                answer.text()
+            );
+        }
+        let line = world.gateway.audit().request("/a").await;
+        assert_eq!(line["complete"], true, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not() {
+    for (body, afterwards, reason) in [
+        (
+            "Content-Length: 100\r\n\r\nhello",
+            Afterwards::Close,
+            "upstream-protocol",
+        ),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            Afterwards::Close,
+            "upstream-protocol",
+        ),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\nhello\r\n0\r\n\r\n",
+            Afterwards::Hang,
+            "upstream-protocol",
+        ),
+        (
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nbad trailer\r\n\r\n",
+            Afterwards::Hang,
+            "upstream-protocol",
+        ),
+        // It never ends, and its time is over.
+        (
+            "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            Afterwards::Hang,
+            "upstream-timeout",
+        ),
+    ] {
+        let octets = format!("HTTP/1.1 200 OK\r\n{body}");
+        let service = Scripted::start(octets, afterwards).await;
+        let world = world(service.address()).await;
+        for tls in TlsVersion::BOTH {
+            let client = world.client().tls(tls);
+            let answer = ask(&client, "/old", "1.0").await;
+            // Even programs that do not look for close_notify are told.
+            assert_eq!(
+                answer.failure,
+                Some(ErrorKind::ConnectionReset),
+                "{body:?} {tls:?}"
+            );
+            // Here the framing tells it, and what has arrived is left to be read.
+            let answer = ask(&client, "/new", "1.1").await;
+            assert_eq!(
+                answer.failure,
+                Some(ErrorKind::UnexpectedEof),
+                "{body:?} {tls:?}"
+            );
+        }
+        let line = world.gateway.audit().request("/old").await;
+        assert_eq!(
+            (&line["reason"], &line["complete"]),
+            (&reason.into(), &false.into()),
+            "{line}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nor_does_one_that_is_cut_off() {
+    let (world, list) = revocable().await;
+    let mut connection = world.client().connect().await.unwrap();
+    let request = format!("GET /hang-mid-body HTTP/1.0\r\nHost: {HOST}\r\n\r\n");
+    connection.write(request.as_bytes()).await.unwrap();
+    let answer = connection
+        .read_until(|octets| octets.ends_with(b"half"))
+        .await;
+    assert_eq!(answer.statuses(), [200], "{}", answer.text());
+    assert!(
+        !answer.text().contains("Transfer-Encoding"),
+        "{}",
+        answer.text()
+    );
+    revoke(&world, &list);
+    let rest = connection.read_until(|_| false).await;
+    assert_eq!(rest.failure, Some(ErrorKind::ConnectionReset));
+}
