@@ -4,6 +4,7 @@
 #[allow(unreachable_pub, reason = "it is a library of its own in fuzz/")]
 #[path = "../../fuzz/src/lib.rs"]
 mod bodies;
+mod seeds;
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,0 +1,124 @@
+//! What fuzzing begins with (`fuzz/seeds`), as it is: no property fails on it, and its
+//! sections say rightly what becomes of it.
+
+use countersign::proxy::framing::FramingMachine;
+use countersign::proxy::target::checked_path;
+
+use super::bodies;
+use crate::gateway::root;
+
+struct Seed {
+    name: String,
+    section: String,
+    octets: Vec<u8>,
+}
+
+/// `\r \n \t \\ \xNN`, and nothing else.
+fn unescaped(text: &str) -> Vec<u8> {
+    let mut octets = Vec::new();
+    let mut rest = text.chars();
+    while let Some(character) = rest.next() {
+        assert!(character.is_ascii(), "{text}");
+        octets.push(match (character, character == '\\') {
+            (_, false) => character as u8,
+            (_, true) => match rest.next() {
+                Some('r') => b'\r',
+                Some('n') => b'\n',
+                Some('t') => b'\t',
+                Some('\\') => b'\\',
+                Some('x') => {
+                    let digits: String = rest.by_ref().take(2).collect();
+                    u8::from_str_radix(&digits, 16).unwrap()
+                }
+                other => panic!("{text}: {other:?} is no escape"),
+            },
+        });
+    }
+    octets
+}
+
+/// The seeds of a target; there are some.
+fn seeds(target: &str) -> Vec<Seed> {
+    let text = std::fs::read_to_string(root().join(format!("fuzz/seeds/{target}.txt"))).unwrap();
+    let mut section = "";
+    let mut seeds = Vec::new();
+    let mut words = 0;
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if line.starts_with('[') {
+            section = line;
+        } else if let Some((name, octets)) = line.split_once(": ") {
+            let octets = unescaped(octets);
+            match section {
+                "[words]" => words += 1,
+                _ => seeds.push(Seed {
+                    name: name.to_owned(),
+                    section: section.to_owned(),
+                    octets,
+                }),
+            }
+        } else {
+            assert_eq!(line, "", "{target}: neither a name nor octets");
+        }
+    }
+    assert!(
+        seeds.len() >= 8 && words >= 5,
+        "{target}: hardly a beginning"
+    );
+    seeds
+}
+
+#[test]
+fn every_target_has_seeds_that_hold() {
+    let first = |octet: u8, seed: &Seed| [&[octet], &seed.octets[..]].concat();
+    for (target, body) in [
+        ("headers", bodies::headers as fn(&[u8])),
+        ("jose", bodies::jose),
+        ("paths", bodies::paths),
+        ("patterns", bodies::patterns),
+        ("proxy_header", bodies::proxy_header),
+    ] {
+        for seed in seeds(target) {
+            eprintln!("{target}: {}", seed.name);
+            body(&seed.octets);
+        }
+    }
+    for seed in seeds("framing") {
+        eprintln!("framing: {}", seed.name);
+        bodies::framing(&first(6, &seed));
+    }
+    for seed in seeds("leaf") {
+        eprintln!("leaf: {}", seed.name);
+        bodies::leaf(&first(1, &seed));
+    }
+    // A target that was forgotten above.
+    let targets = std::fs::read_dir(root().join("fuzz/fuzz_targets")).unwrap();
+    assert_eq!(targets.count(), 7);
+}
+
+#[test]
+fn framing_tricks_are_refused_and_whole_requests_pass() {
+    for seed in seeds("framing") {
+        let mut machine = FramingMachine::new(32 * 1024);
+        let step = machine.advance(&seed.octets);
+        let whole = machine.heads() > 0 && machine.is_at_head() && !machine.is_inside_head();
+        let became = match (step.violation.is_some(), whole) {
+            (true, _) => "[refused]",
+            (false, true) => "[passed]",
+            (false, false) => "[unfinished]",
+        };
+        assert_eq!(became, seed.section, "{}: {step:?}", seed.name);
+    }
+}
+
+#[test]
+fn paths_with_two_readings_are_refused() {
+    for seed in seeds("paths") {
+        let text = std::str::from_utf8(&seed.octets).unwrap();
+        let became = match checked_path(text) {
+            _ if seed.section == "[hosts]" => continue,
+            Ok(_) => "[passed]",
+            Err(_) => "[refused]",
+        };
+        assert_eq!(became, seed.section, "{}", seed.name);
+    }
+}
