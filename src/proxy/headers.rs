@@ -218,13 +218,7 @@ pub(crate) fn declared_trailers(
         return None;
     }
     let mut named = HeaderMap::new();
-    for name in headers
-        .get_all(TRAILER)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse::<HeaderName>().ok())
-    {
+    for name in items(headers, &TRAILER).filter_map(|name| HeaderName::from_bytes(name).ok()) {
         named.insert(name, HeaderValue::from_static(""));
     }
     strip_trailers(&mut named, private);
@@ -293,15 +287,10 @@ fn concerns_the_hop(name: &str) -> bool {
 /// that concern one hop even when it does not name them.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
+        let named: Vec<HeaderName> = items(headers, &CONNECTION)
             // The usual one, which is removed anyway.
-            .filter(|name| !name.eq_ignore_ascii_case("keep-alive"))
-            .filter_map(|name| name.parse().ok())
+            .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive"))
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
             // Naming these would change what the message means, not how it travels.
             .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
             .collect();
@@ -325,12 +314,17 @@ fn remove_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
 
 /// Whether a comma-separated field has this item.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    items(headers, name).any(|item| item.eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+/// The items of a comma-separated field. Of octets, because one that is not text must
+/// not hide the others: a service may well read them.
+fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|item| item.trim().eq_ignore_ascii_case(wanted))
+        .flat_map(|value| value.as_bytes().split(|octet| *octet == b','))
+        .map(<[u8]>::trim_ascii)
 }
 
 #[cfg(test)]
@@ -339,6 +333,27 @@ mod tests {
 
     fn assertion() -> HeaderName {
         HeaderName::from_static("x-caller-identity")
+    }
+
+    #[test]
+    fn an_item_that_is_not_text_hides_no_other() {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"\xff, x-hop").unwrap();
+        headers.insert(CONNECTION, value);
+        headers.insert("x-hop", HeaderValue::from_static("1"));
+        headers.insert("x-kept", HeaderValue::from_static("1"));
+        let api_key = HeaderName::from_static("x-api-key");
+        let mut request = headers.clone();
+        strip_request(&mut request, &assertion(), &api_key).unwrap();
+        strip_response(&mut headers);
+        for headers in [request, headers] {
+            let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+            assert_eq!(names, ["x-kept"]);
+        }
+        let mut upgrade = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"\xff, h2c").unwrap();
+        upgrade.insert(UPGRADE, value);
+        assert!(strip_request(&mut upgrade, &assertion(), &api_key).is_err());
     }
 
     #[test]
