@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header, request};
 use super::active::{ActiveRequest, Permitted};
 use super::connection::Connection;
 use super::decide::{self, Target};
-use super::framing::Violation;
+use super::framing::{Violation, content_length};
 use super::respond::Refusal;
 use super::throttle::{self, Throttle};
 use crate::authn::certificate::ConnectionProof;
@@ -136,22 +136,30 @@ pub(super) async fn authenticate(
     Ok(permit)
 }
 
-/// The declared length of the body, within bounds.
+/// The declared length of the body, within bounds. Services get it in the one spelling
+/// that none of them can misread: some take leading zeros for octal.
 pub(super) fn check_length(
     snapshot: &Snapshot,
-    parts: &request::Parts,
+    parts: &mut request::Parts,
 ) -> Result<Option<u64>, Refusal> {
-    let declared = parts
-        .headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse::<u64>().ok());
-    match (snapshot.limits.body_bytes, declared) {
-        (Some(most), Some(length)) if length > most => Err(Refusal::new(
+    let Some(value) = parts.headers.get_mut(header::CONTENT_LENGTH) else {
+        return Ok(None);
+    };
+    let length = content_length(value.as_bytes()).ok_or_else(|| {
+        Refusal::new(
+            ReasonCode::MalformedRequest,
+            "Content-Length is not a plain number",
+        )
+    })?;
+    if value.len() > 1 && value.as_bytes().starts_with(b"0") {
+        *value = length.into();
+    }
+    match snapshot.limits.body_bytes {
+        Some(most) if length > most => Err(Refusal::new(
             ReasonCode::TooLarge,
             format!("the body has {length} bytes, at most {most} are accepted"),
         )),
-        _ => Ok(declared),
+        _ => Ok(Some(length)),
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Untaken {
 /// back when it has been read to its end, and closes the audit record.
 pub(crate) struct ResponseBody {
     incoming: Incoming,
+    /// Nothing of what the service sends belongs to its answer.
+    is_empty: bool,
     lease: Option<Lease<RequestBody>>,
     upload: Arc<Upload>,
     account: Option<Account>,
@@ -91,7 +93,7 @@ impl Error for ResponseBodyError {
 impl ResponseBody {
     pub(crate) fn new(
         incoming: Incoming,
-        (lease, upload): (Lease<RequestBody>, Arc<Upload>),
+        (lease, upload, is_empty): (Lease<RequestBody>, Arc<Upload>, bool),
         record: AuditRecord,
         (active, stall_timeout): (ActiveRequest, Duration),
         assertion: HeaderName,
@@ -107,6 +109,7 @@ impl ResponseBody {
         }
         let mut body = Self {
             incoming,
+            is_empty,
             lease: Some(lease),
             upload,
             assertion,
@@ -116,7 +119,7 @@ impl ResponseBody {
             rest: Bytes::new(),
         };
         // Nobody polls a body that has already ended.
-        if body.incoming.is_end_stream() {
+        if body.has_ended() {
             body.finish();
         }
         body
@@ -124,7 +127,7 @@ impl ResponseBody {
 
     /// Whether nothing comes any more.
     fn has_ended(&self) -> bool {
-        self.rest.is_empty() && self.incoming.is_end_stream()
+        self.is_empty || (self.rest.is_empty() && self.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -210,6 +213,9 @@ impl ResponseBody {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
+        if self.is_empty {
+            return Poll::Ready(None);
+        }
         if self.is_over(context) {
             return Poll::Ready(Some(Err(ResponseBodyError::Expired)));
         }

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ur
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use super::answer;
 use super::expect::Expectation;
 use super::headers;
 use super::request_body::{RequestBody, find_source};
@@ -22,7 +23,7 @@ use crate::policy::Permit;
 use crate::reason::ReasonCode;
 use crate::tls::TlsConnectError;
 use crate::upstream::pool::{Lease, PoolShard};
-use crate::upstream::{Affinity, ConnectError, HttpProtocol, Upstream};
+use crate::upstream::{Affinity, ConnectError, FLOOD, HttpProtocol, Upstream};
 
 /// What entitles a request to be forwarded.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub(crate) struct Answer {
     pub(crate) upload: Arc<Upload>,
     /// The service has answered without asking for the body.
     pub(crate) body_unwanted: bool,
+    /// The answer has no content, whatever the service sends.
+    pub(crate) is_empty: bool,
 }
 
 /// Why there is no answer.
@@ -247,35 +250,7 @@ pub(crate) async fn forward(
     match outcome {
         Ok(response) => {
             upstream.answered(lease.index());
-            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            // From here on the connection moves with the answer's body. A request
-            // that is still being sent must not wait for whoever reads that.
-            if switches || !upload.is_complete() {
-                lease.detach();
-            }
-            if switches
-                && !attempt
-                    .upgrade
-                    .is_some_and(|asked| upgrade::is_among(response.headers(), asked))
-            {
-                return Err(Refusal::new(
-                    ReasonCode::UpstreamProtocol,
-                    format!(
-                        "{} switched protocols without being asked to",
-                        upstream.name()
-                    ),
-                )
-                .into());
-            }
-            let body_unwanted = attempt
-                .expectation
-                .is_some_and(|expectation| expectation.answered());
-            Ok(Answer {
-                response,
-                lease,
-                upload,
-                body_unwanted,
-            })
+            answered(&attempt, response, lease, upload)
         }
         Err(mut error) => match error.take_message() {
             Some(request) if !is_own => {
@@ -288,6 +263,49 @@ pub(crate) async fn forward(
             },
         },
     }
+}
+
+/// Takes an answer that may be shown.
+fn answered(
+    attempt: &Attempt<'_>,
+    mut response: Response<Incoming>,
+    mut lease: Lease<RequestBody>,
+    upload: Arc<Upload>,
+) -> Result<Answer, ForwardError> {
+    let refuse = |flaw: &str| {
+        let detail = format!("{} {flaw}", attempt.upstream.name());
+        Err(Refusal::new(ReasonCode::UpstreamProtocol, detail).into())
+    };
+    let accepted = match answer::accept(&mut response, &upload) {
+        Ok(accepted) => accepted,
+        Err(flaw) => {
+            lease.close();
+            return refuse(flaw);
+        }
+    };
+    if accepted.is_last {
+        lease.spend();
+    }
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    // From here on the connection moves with the answer's body. A request that is still
+    // being sent must not wait for whoever reads that.
+    if switches || !upload.is_complete() {
+        lease.detach();
+    }
+    let was_asked = |asked| upgrade::is_among(response.headers(), asked);
+    if switches && !attempt.upgrade.is_some_and(was_asked) {
+        return refuse("switched protocols without being asked to");
+    }
+    let body_unwanted = attempt
+        .expectation
+        .is_some_and(|expectation| expectation.answered());
+    Ok(Answer {
+        response,
+        lease,
+        upload,
+        body_unwanted,
+        is_empty: accepted.is_empty,
+    })
 }
 
 pub(super) fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refusal {
@@ -371,14 +389,20 @@ fn send_failure(
     if !lease.is_reused() && of_h2.is_none_or(h2::Error::is_io) {
         upstream.left_unanswered(endpoint, attempt.affinity);
     }
-    if goes_away(error) {
+    if of_h2.is_some_and(h2::Error::is_go_away) {
         lease.retire();
     }
     tracing::warn!(upstream = upstream.name(), endpoint, %error, "the upstream failed");
     if let Some(rustls::Error::AlertReceived(_)) = find_source::<rustls::Error>(error) {
         return refused_handshake(upstream).into();
     }
-    let detail = if error.is_parse() {
+    // What a service gets wrong it would get wrong again, and in h2 at the cost of those
+    // who share its connection.
+    let is_flood = is_flood(error);
+    let is_nonsense = error.is_parse() || of_h2.is_some_and(h2::Error::is_library);
+    let detail = if is_flood {
+        "sent interim answers without end"
+    } else if is_nonsense {
         "gave an answer that is not HTTP"
     } else if error.is_incomplete_message() {
         "closed the connection before its answer was complete"
@@ -389,7 +413,7 @@ fn send_failure(
         ReasonCode::UpstreamProtocol,
         format!("{} {detail}", upstream.name()),
     );
-    if error.is_parse() {
+    if is_flood || is_nonsense {
         return refusal.into();
     }
     let reset = of_h2.and_then(h2::Error::reason);
@@ -405,6 +429,15 @@ fn send_failure(
 /// may have looked at end otherwise, when the connection does.
 fn goes_away(error: &hyper::Error) -> bool {
     find_source::<h2::Error>(error).is_some_and(|error| error.is_go_away() && error.is_remote())
+}
+
+/// Whether the service sent more interim answers than it may.
+fn is_flood(error: &hyper::Error) -> bool {
+    let io = match find_source::<h2::Error>(error) {
+        Some(of_h2) => of_h2.get_io(),
+        None => find_source::<std::io::Error>(error),
+    };
+    io.is_some_and(|io| io.kind() == FLOOD)
 }
 
 /// Makes the request line, Host and framing of the forwarded request.

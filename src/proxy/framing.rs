@@ -15,8 +15,8 @@ use memchr::memchr;
 use self::head::{Framing, check_head, chunk_size, field, find_head_end};
 use crate::reason::ReasonCode;
 
-pub(super) use self::head::is_token;
 pub use self::head::{MAX_FIELDS, is_framing_name};
+pub(super) use self::head::{content_length, is_token};
 
 /// Most bytes of a chunk's size line, extensions included.
 const MAX_CHUNK_LINE: usize = 256;

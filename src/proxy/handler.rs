@@ -168,7 +168,7 @@ async fn serve(
         record,
     )
     .await?;
-    let declared = check_length(snapshot, &parts)?;
+    let declared = check_length(snapshot, &mut parts)?;
     let transaction = continued
         .filter(|_| route.continue_transaction)
         .and_then(|assertion| continued::transaction(snapshot, &permit, &assertion));

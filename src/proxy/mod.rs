@@ -6,6 +6,7 @@
 mod account;
 mod active;
 mod admission;
+mod answer;
 mod attempts;
 mod body;
 mod boxed;

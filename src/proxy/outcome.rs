@@ -136,7 +136,7 @@ pub(super) fn pass_on(
     record.answered(parts.status.as_u16());
     let body = ResponseBody::new(
         incoming,
-        (answer.lease, answer.upload),
+        (answer.lease, answer.upload, answer.is_empty),
         record,
         (active, stall_timeout),
         assertion_header.clone(),

@@ -209,6 +209,7 @@ impl RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = self;
+        this.upload.begin();
         if let Some(asked_for) = &mut this.asked_for {
             ready!(asked_for.as_mut().poll(context));
             this.asked_for = None;

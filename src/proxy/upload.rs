@@ -20,6 +20,8 @@ use crate::policy::Denial;
 pub(crate) struct Upload {
     /// Nothing more is to be sent.
     complete: AtomicBool,
+    /// Somebody has wanted to send it.
+    begun: AtomicBool,
     /// The caller has to send something first.
     waits_for_caller: AtomicBool,
     /// When the service last took something.
@@ -51,6 +53,15 @@ impl Upload {
 
     pub(super) fn completed(&self) {
         self.complete.store(true, Ordering::Release);
+    }
+
+    pub(super) fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the request went out as if it had no body, although it has one.
+    pub(super) fn was_left_out(&self) -> bool {
+        !self.is_complete() && !self.begun.load(Ordering::Relaxed)
     }
 
     /// The service wants more, and the caller has not sent it yet.
@@ -129,6 +140,15 @@ impl Upload {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_that_nobody_wanted_was_left_out() {
+        assert!(!Upload::new(true).was_left_out());
+        let upload = Upload::new(false);
+        assert!(upload.was_left_out());
+        upload.begin();
+        assert!(!upload.was_left_out());
+    }
 
     #[test]
     fn the_service_has_its_time_from_when_it_has_everything() {

@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::addresses::Addresses;
-use super::driver::{Driver, Flushing};
+use super::driver::{Driver, Watched};
+use super::interim::Metered;
 use super::slots::Slot;
 use super::tunnel::{Announcement, Announcing, Own, Tasks};
 use super::{HttpProtocol, UpstreamConfig};
@@ -171,7 +172,7 @@ where
         }
         HttpProtocol::Http2 => {
             let (sender, connection) = http2_settings(TokioExecutor::new())
-                .handshake(TokioIo::new(stream))
+                .handshake(TokioIo::new(Metered::new(stream)))
                 .await
                 .map_err(ConnectError::Handshake)?;
             tokio::spawn(async move {
@@ -200,7 +201,7 @@ where
             Ok(Opened::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {
-            let (stream, heard) = Announcing::new(stream, slot);
+            let (stream, heard) = Announcing::new(Metered::new(stream), slot);
             let tasks = Tasks::default();
             let own = Own(tasks.clone());
             let (sender, connection) = http2_settings(tasks.clone())
@@ -233,7 +234,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (stream, unflushed) = Flushing::new(stream, slot);
+    let (stream, progress) = Watched::new(stream, slot);
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_RESPONSE_HEAD)
         .max_buf_size(READ_BUFFER)
@@ -244,7 +245,7 @@ where
         // Its errors reach the request that is in flight, if there is one.
         let _ = connection.with_upgrades().await;
     };
-    Ok((sender, Driver::new(connection, unflushed)))
+    Ok((sender, Driver::new(connection, progress)))
 }
 
 fn http2_settings<E: Clone>(executor: E) -> http2::Builder<E> {

@@ -10,6 +10,7 @@ pub mod balance;
 mod connect;
 mod driver;
 pub mod gate;
+mod interim;
 pub mod pool;
 pub mod retry;
 mod slots;
@@ -23,6 +24,7 @@ use std::time::Duration;
 pub use active_health::HealthCheck;
 pub use balance::{Affinity, Balance, InProgress, Upstream};
 pub use connect::ConnectError;
+pub use interim::FLOOD;
 
 use crate::identity::IdentityPattern;
 use crate::tls::ClientTls;

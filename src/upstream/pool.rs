@@ -385,6 +385,7 @@ where
             idle_timeout: upstream.config().idle_timeout,
             link,
             reused,
+            last: false,
             shard: Arc::clone(self),
             _in_progress: upstream.begin(index),
         }

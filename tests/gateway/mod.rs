@@ -14,6 +14,7 @@ mod forwarded;
 mod framing;
 mod h2spec;
 mod headers;
+mod hostile_answers;
 mod hosts;
 mod http1_ends;
 mod http2_answers;

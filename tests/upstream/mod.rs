@@ -7,6 +7,7 @@ mod foreign;
 mod health;
 mod http2;
 mod names;
+mod nonsense;
 mod resets;
 mod retries;
 mod tls;

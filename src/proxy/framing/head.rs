@@ -148,7 +148,9 @@ impl<'a> Fields<'a> {
                 if !name.eq_ignore_ascii_case(b"content-length") {
                     return Err(malformed("a field name passes for Content-Length"));
                 }
-                if self.length.replace(content_length(value)?).is_some() {
+                let length = content_length(value)
+                    .ok_or(malformed("Content-Length is not a plain number"))?;
+                if self.length.replace(length).is_some() {
                     return Err(malformed(
                         "the request has more than one Content-Length field",
                     ));
@@ -230,15 +232,12 @@ pub fn is_framing_name(name: &[u8]) -> bool {
     same(b"content-length") || same(b"transfer-encoding")
 }
 
-fn content_length(value: &[u8]) -> Result<u64, Violation> {
-    let bad = malformed("Content-Length is not a plain number");
+/// One value of Content-Length: digits and nothing else.
+pub(in crate::proxy) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
-        return Err(bad);
+        return None;
     }
-    str::from_utf8(value)
-        .ok()
-        .and_then(|digits| digits.parse().ok())
-        .ok_or(bad)
+    str::from_utf8(value).ok()?.parse().ok()
 }
 
 pub(super) fn chunk_size(line: &[u8]) -> Result<u64, Violation> {

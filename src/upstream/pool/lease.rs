@@ -31,6 +31,8 @@ pub struct Lease<B> {
     pub(super) idle_timeout: Duration,
     pub(super) link: Link,
     pub(super) reused: bool,
+    /// No other request may use the connection after this one.
+    pub(super) last: bool,
     pub(super) shard: Arc<PoolShard<B>>,
     /// Counts the request among those of its endpoint.
     pub(super) _in_progress: Option<InProgress>,
@@ -54,12 +56,15 @@ impl<B: Body + 'static> Lease<B> {
     ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
         match &mut self.sender {
             Sender::Http1(sender, driver) => {
+                driver.awaits_answer();
                 let mut sending = pin!(sender.try_send_request(request));
-                poll_fn(|context| {
+                let answer = poll_fn(|context| {
                     driver.drive(context);
                     sending.as_mut().poll(context)
                 })
-                .await
+                .await;
+                driver.has_answer();
+                answer
             }
             Sender::Http2(sender, stream) => {
                 let sent = sender.try_send_request(request).await;
@@ -128,6 +133,11 @@ impl<B> Lease<B> {
         }
     }
 
+    /// Lets no other request use the connection after this one. A shared one stays.
+    pub const fn spend(&mut self) {
+        self.last = true;
+    }
+
     /// Gives the connection back to the pool.
     pub fn release(mut self) {
         if let Sender::Http2(_, stream) = &mut self.sender {
@@ -135,7 +145,9 @@ impl<B> Lease<B> {
         }
         let (sender, mut driver) = match self.sender {
             Sender::Http1(sender, driver)
-                if !sender.is_closed() && self.target.protocol == HttpProtocol::Http1 =>
+                if !sender.is_closed()
+                    && !self.last
+                    && self.target.protocol == HttpProtocol::Http1 =>
             {
                 (sender, driver)
             }
