@@ -36,6 +36,8 @@ pub(crate) struct GuardState {
     waiting: AtomicBool,
     /// Whether something was written that is not flushed.
     unflushed: AtomicBool,
+    /// Whether the last write or flush has still to come to its end.
+    stuck: AtomicBool,
     /// Whether the caller wants the connection closed after the answer.
     closing: AtomicBool,
     /// Whether the end of such an answer may be among what is kept.
@@ -66,6 +68,12 @@ impl GuardState {
     /// Has the next flush send what is kept, if anything is: the answer goes on.
     pub(crate) fn stop_keeping(&self) -> bool {
         self.keeping.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether hyper has written something that nobody has taken yet. Where the rest of a
+    /// request is not wanted it is done all the same, and would drop the end of the answer.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
     }
 
     fn is_switching(&self) -> bool {
@@ -277,18 +285,8 @@ impl<S: AsyncWrite + Unpin> GuardedIo<S> {
         }
         Poll::Ready(Ok(()))
     }
-}
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn flush_all(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         // What the handshake left to be sent goes with the first answer.
         if self.state.keeping.load(Ordering::Relaxed)
             || !self.state.unflushed.load(Ordering::Relaxed)
@@ -303,17 +301,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
         flushed
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_kept(context))?;
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+    fn write_some(
+        &mut self,
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
+        let this = self;
         let closing = this.state.closing.load(Ordering::Relaxed);
         if !closing && !this.state.unflushed.load(Ordering::Relaxed) {
             ready!(this.turn.poll(context));
@@ -333,6 +326,41 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
             this.state.keeping.store(false, Ordering::Relaxed);
         }
         Pin::new(&mut this.inner).poll_write_vectored(context, slices)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = self.flush_all(context);
+        self.state
+            .stuck
+            .store(flushed.is_pending(), Ordering::Relaxed);
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_kept(context))?;
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self.write_some(context, slices);
+        self.state
+            .stuck
+            .store(written.is_pending(), Ordering::Relaxed);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

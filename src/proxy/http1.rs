@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -285,6 +286,9 @@ async fn serve_busy(
         let ending = tokio::select! {
             ended = poll_fn(|context| loop {
                 let turn = http.poll_without_shutdown(context);
+                if matches!(turn, Poll::Ready(Ok(()))) && activity.guard.is_stuck() {
+                    break Poll::Pending;
+                }
                 // What is kept was not the answer's end: another poll flushes it.
                 if turn.is_ready() || !activity.guard.stop_keeping() {
                     break turn;
