@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::framing::{FramingMachine, Violation};
-use super::turn::Turn;
+use super::turn::give_way;
 use crate::reason::ReasonCode;
 
 /// Stands in for a refused request; its content is never looked at.
@@ -115,8 +115,6 @@ pub(crate) struct GuardedIo<S> {
     kept: Vec<u8>,
     /// Whether what the handshake left to be sent was sent.
     greeted: bool,
-    /// Whose it is to write, while nothing waits to be flushed.
-    turn: Turn,
     state: Arc<GuardState>,
     head_timeout: Duration,
     /// Runs while a head is incomplete.
@@ -138,7 +136,6 @@ impl<S> GuardedIo<S> {
             body_violation: None,
             kept: Vec::new(),
             greeted: false,
-            turn: Turn::default(),
             state,
             head_timeout,
             deadline: None,
@@ -308,10 +305,11 @@ impl<S: AsyncWrite + Unpin> GuardedIo<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self;
         let closing = this.state.closing.load(Ordering::Relaxed);
-        if !closing && !this.state.unflushed.load(Ordering::Relaxed) {
-            ready!(this.turn.poll(context));
+        // From the first attempt on: a connection with something to say does not rest.
+        let begins = !this.state.unflushed.swap(true, Ordering::Relaxed);
+        if begins && !closing {
+            return give_way(context);
         }
-        this.state.unflushed.store(true, Ordering::Relaxed);
         if closing {
             let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
             if this.kept.len() + length <= MOST_KEPT {
@@ -432,6 +430,18 @@ mod tests {
         io.flush().await.unwrap();
         let (inner, rest) = io.into_parts();
         assert_eq!((inner.octets.len(), &rest[..]), (19, &b"end"[..]));
+    }
+
+    #[test]
+    fn who_gives_way_with_an_answer_does_not_rest() {
+        let (mut io, state) = guarded();
+        state.waiting.store(true, Ordering::Relaxed);
+        assert!(state.is_resting());
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut write =
+            |io: &mut GuardedIo<Taking>| Pin::new(io).poll_write(&mut context, b"answer");
+        assert!(write(&mut io).is_pending() && !state.is_resting());
+        assert!(write(&mut io).is_ready() && io.inner.octets == b"answer");
     }
 
     #[tokio::test]
