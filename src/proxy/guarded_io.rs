@@ -18,7 +18,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::framing::{FramingMachine, Violation};
-use super::turn::give_way;
 use crate::reason::ReasonCode;
 
 /// Stands in for a refused request; its content is never looked at.
@@ -304,13 +303,8 @@ impl<S: AsyncWrite + Unpin> GuardedIo<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self;
-        let closing = this.state.closing.load(Ordering::Relaxed);
-        // From the first attempt on: a connection with something to say does not rest.
-        let begins = !this.state.unflushed.swap(true, Ordering::Relaxed);
-        if begins && !closing {
-            return give_way(context);
-        }
-        if closing {
+        this.state.unflushed.store(true, Ordering::Relaxed);
+        if this.state.closing.load(Ordering::Relaxed) {
             let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
             if this.kept.len() + length <= MOST_KEPT {
                 this.state.keeping.store(true, Ordering::Relaxed);
@@ -430,18 +424,6 @@ mod tests {
         io.flush().await.unwrap();
         let (inner, rest) = io.into_parts();
         assert_eq!((inner.octets.len(), &rest[..]), (19, &b"end"[..]));
-    }
-
-    #[test]
-    fn who_gives_way_with_an_answer_does_not_rest() {
-        let (mut io, state) = guarded();
-        state.waiting.store(true, Ordering::Relaxed);
-        assert!(state.is_resting());
-        let mut context = Context::from_waker(std::task::Waker::noop());
-        let mut write =
-            |io: &mut GuardedIo<Taking>| Pin::new(io).poll_write(&mut context, b"answer");
-        assert!(write(&mut io).is_pending() && !state.is_resting());
-        assert!(write(&mut io).is_ready() && io.inner.octets == b"answer");
     }
 
     #[tokio::test]

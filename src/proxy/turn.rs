@@ -1,25 +1,22 @@
 //! Has the other tasks of a worker go first.
 //!
 //! Whoever sends wakes whoever reads, and to wake one that has gone to sleep costs more
-//! than the sending itself. What is ready at the same moment is therefore all decided
-//! and signed, and then all sent, and so are the answers: their readers find several at
-//! once. Where nothing else is ready, the next poll follows immediately.
+//! than the sending itself. Requests that are ready at the same moment are therefore all
+//! decided and signed, and then all sent: their services find several at once. Where
+//! nothing else is ready, the next poll follows immediately.
 
 use std::future::poll_fn;
-use std::task::{Context, Poll};
-
-/// Ends this poll, to be followed by another one after the tasks that are ready now.
-pub(super) fn give_way<T>(context: &Context<'_>) -> Poll<T> {
-    context.waker().wake_by_ref();
-    Poll::Pending
-}
+use std::task::Poll;
 
 /// Lets the tasks that are ready now go first.
 pub(super) async fn others_first() {
     let mut given_way = false;
-    poll_fn(|context| match std::mem::replace(&mut given_way, true) {
-        false => give_way(context),
-        true => Poll::Ready(()),
+    poll_fn(|context| {
+        if std::mem::replace(&mut given_way, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
     })
     .await;
 }
