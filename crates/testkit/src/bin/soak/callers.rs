@@ -24,6 +24,8 @@ pub(crate) const MORTAL: [&str; 2] = ["mortal", "mortal-tls-h2"];
 pub(crate) const MISLEADING: &str = "misleading";
 /// Lengths of bodies, in turn.
 const SIZES: [usize; 8] = [0, 40, 700, 16_000, 0, 70_000, 12, 300_000];
+/// An answer takes no longer, whatever else goes on.
+const SLOWEST: Duration = Duration::from_secs(10);
 /// Between two requests of one caller.
 pub(crate) const BREATH: Duration = Duration::from_millis(4);
 
@@ -188,7 +190,12 @@ async fn http1(world: Arc<World>, services: &'static [&'static str], mut number:
                 MISLEADING => ask(&world, service, &caller, number * 3 + 1),
                 _ => ask(&world, service, &caller, number),
             };
-            match session.send(ask.request.clone()).await {
+            let sent = session.send(ask.request.clone());
+            let Ok(sent) = tokio::time::timeout(SLOWEST, sent).await else {
+                ledger.fault(format!("h1 {}: no answer within {SLOWEST:?}", ask.path));
+                break;
+            };
+            match sent {
                 Ok(answer) => {
                     let status = StatusCode::from_u16(answer.status).unwrap_or_default();
                     match ask.complaint(status, &answer.headers, &answer.body) {
