@@ -1,5 +1,6 @@
 //! Which route answers, and whom it lets through.
 
+use bytes::Bytes;
 use countersign_testkit::{Answer, Protocol};
 use http::Request;
 
@@ -229,4 +230,63 @@ async fn another_caller_of_the_same_connection_kind_is_told_apart_per_route() {
         let answer = world.client_as(caller).get(path).await.unwrap();
         assert_eq!(answer.status, status, "{caller} {path}");
     }
+}
+
+/// A service that carries TRACE out would show the caller its assertion.
+#[tokio::test]
+async fn trace_has_to_be_named() {
+    let world = World::with(|settings, echo| {
+        settings
+            .upstream("echo", echo)
+            .route("any", "echo", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
+            .route(
+                "named",
+                "echo",
+                "paths = [\"/named\"]\nmethods = [\"TRACE\"]\ncallers = [\"*\"]\n",
+            )
+    })
+    .await;
+    for protocol in Protocol::BOTH {
+        let client = world.client().protocol(protocol);
+        let trace = |path: &str| {
+            let request = Request::builder().method("TRACE").uri(path);
+            request.body(Bytes::new()).unwrap()
+        };
+        let answer = client.send(trace("/a")).await.unwrap();
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (501, Some("method-not-allowed"))
+        );
+        let answer = client.send(trace("/named")).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(world.echo.requests(), 2);
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_no_list_of_protocols_is_refused() {
+    let world = World::open().await;
+    for value in [
+        "\"h2c\"",
+        "foo;h2c",
+        "foo\th2c",
+        "foo/",
+        "/1",
+        "websocket, a b",
+    ] {
+        for connection in ["Upgrade", "keep-alive"] {
+            let request = Request::get("/a")
+                .header("connection", connection)
+                .header("upgrade", value)
+                .body(Bytes::new())
+                .unwrap();
+            let answer = world.client().send(request).await.unwrap();
+            assert_eq!(
+                (answer.status, answer.reason()),
+                (400, Some("malformed-request")),
+                "{value:?}"
+            );
+        }
+    }
+    assert_eq!(world.echo.requests(), 0);
 }
