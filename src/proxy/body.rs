@@ -54,8 +54,11 @@ pub(crate) struct ResponseBody {
     deadline: Option<Deadline>,
     /// The caller's stream, in h2.
     stream: Option<Arc<Stream>>,
-    /// What of a large piece is still to be handed over, in h2.
+    /// What is there and still to be handed over: of a large piece in h2, or what was
+    /// looked at before the head was.
     rest: Bytes,
+    /// The same of trailers.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 /// Cuts a piece off what there is.
@@ -90,9 +93,19 @@ impl Error for ResponseBodyError {
     }
 }
 
+/// Whose fault it is that an answer ended early.
+pub(super) fn broken_off(upload: &Upload, error: &hyper::Error) -> Denial {
+    upload.fault().cloned().unwrap_or_else(|| {
+        Denial::new(
+            ReasonCode::UpstreamProtocol,
+            format!("the service's answer ended early: {error}"),
+        )
+    })
+}
+
 impl ResponseBody {
     pub(crate) fn new(
-        incoming: Incoming,
+        (incoming, first): (Incoming, Option<Frame<Bytes>>),
         (lease, upload, is_empty): (Lease<RequestBody>, Arc<Upload>, bool),
         record: AuditRecord,
         (active, stall_timeout): (ActiveRequest, Duration),
@@ -117,7 +130,13 @@ impl ResponseBody {
             account: Some(Account::streamed(record, active, connection)),
             stream,
             rest: Bytes::new(),
+            trailers: None,
         };
+        match first.map(Frame::into_data) {
+            None => {}
+            Some(Ok(octets)) => body.rest = octets,
+            Some(Err(other)) => body.trailers = other.into_trailers().ok().map(Box::new),
+        }
         // Nobody polls a body that has already ended.
         if body.has_ended() {
             body.finish();
@@ -127,7 +146,8 @@ impl ResponseBody {
 
     /// Whether nothing comes any more.
     fn has_ended(&self) -> bool {
-        self.is_empty || (self.rest.is_empty() && self.incoming.is_end_stream())
+        let nothing_left = self.rest.is_empty() && self.trailers.is_none();
+        self.is_empty || (nothing_left && self.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -225,18 +245,17 @@ impl ResponseBody {
         if let Some(piece) = cut_off(&mut self.rest) {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        let Some(polled) = ready!(self.poll_incoming(context)) else {
+        let polled = match self.trailers.take() {
+            Some(trailers) => Some(Ok(Frame::trailers(*trailers))),
+            None => ready!(self.poll_incoming(context)),
+        };
+        let Some(polled) = polled else {
             return Poll::Ready(None);
         };
         let mut frame = match polled {
             Ok(frame) => frame,
             Err(error) => {
-                let denial = self.upload.fault().cloned().unwrap_or_else(|| {
-                    Denial::new(
-                        ReasonCode::UpstreamProtocol,
-                        format!("the service's answer ended early: {error}"),
-                    )
-                });
+                let denial = broken_off(&self.upload, &error);
                 self.fail(&denial);
                 return Poll::Ready(Some(Err(ResponseBodyError::Service(error))));
             }

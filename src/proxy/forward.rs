@@ -4,10 +4,11 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, request};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 
 use super::answer;
@@ -54,6 +55,8 @@ pub(crate) struct Answer {
     pub(crate) body_unwanted: bool,
     /// The answer has no content, whatever the service sends.
     pub(crate) is_empty: bool,
+    /// What of its content has been looked at.
+    pub(crate) first: Option<Frame<Bytes>>,
 }
 
 /// Why there is no answer.
@@ -305,6 +308,7 @@ fn answered(
         upload,
         body_unwanted,
         is_empty: accepted.is_empty,
+        first: None,
     })
 }
 

@@ -79,8 +79,14 @@ pub(crate) async fn handle(
             ReasonCode::UpstreamProtocol,
             "the service did not switch protocols",
         ),
-        Ok(Served::Forwarded(forwarded)) if !forwarded.has_switched() => {
-            return pass_on(&connection, &snapshot, forwarded, record);
+        Ok(Served::Forwarded(mut forwarded)) if !forwarded.has_switched() => {
+            match forwarded.begin().await {
+                Ok(()) => return pass_on(&connection, &snapshot, forwarded, record),
+                Err(refusal) => {
+                    forwarded.give_up();
+                    refusal
+                }
+            }
         }
         Ok(Served::Forwarded(forwarded)) => match forwarded.switch().await {
             Ok(switched) => return switched.accept(&connection, record),

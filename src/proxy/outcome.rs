@@ -1,15 +1,20 @@
 //! How a request ends: with its service's answer, with one of the gateway's own, or
 //! without any.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
+use http_body::Body as _;
 
 use super::active::ActiveRequest;
-use super::body::{GatewayBody, ResponseBody};
+use super::body::{GatewayBody, ResponseBody, broken_off};
 use super::connection::Connection;
 use super::forward::Answer;
+use super::h2_delivery::Stream;
 use super::respond::Refusal;
 use super::tunnel::Switched;
 use super::{headers, upgrade};
@@ -81,6 +86,36 @@ impl Forwarded {
         asked.is_some_and(|asked| asked.is_feigned(status))
     }
 
+    /// Looks at what came together with the answer's head: a caller of HTTP/1.1, which has
+    /// nothing but the connection's end for an answer that breaks off, can still be told.
+    pub(super) async fn begin(&mut self) -> Result<(), Refusal> {
+        let Answer {
+            response,
+            upload,
+            is_empty,
+            first,
+            ..
+        } = &mut self.answer;
+        if *is_empty || Stream::current().is_some() {
+            return Ok(());
+        }
+        let body = response.body_mut();
+        let look =
+            |context: &mut Context<'_>| Poll::Ready(Pin::new(&mut *body).poll_frame(context));
+        match poll_fn(look).await {
+            Poll::Ready(Some(Ok(frame))) => *first = Some(frame),
+            Poll::Ready(Some(Err(error))) => return Err(broken_off(upload, &error).into()),
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        Ok(())
+    }
+
+    /// Gives up what of the request and its answer is still on the way.
+    pub(super) fn give_up(self) {
+        self.answer.upload.abandon();
+        self.answer.lease.close();
+    }
+
     /// Takes over the connection of a service that has switched protocols.
     pub(super) async fn switch(self) -> Result<Switched, Refusal> {
         let mut answer = self.answer.response;
@@ -135,7 +170,7 @@ pub(super) fn pass_on(
     parts.version = http::Version::default();
     record.answered(parts.status.as_u16());
     let body = ResponseBody::new(
-        incoming,
+        (incoming, answer.first),
         (answer.lease, answer.upload, answer.is_empty),
         record,
         (active, stall_timeout),

@@ -302,3 +302,37 @@ async fn services_get_a_length_in_its_only_spelling() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_is_looked_at_first_still_arrives() {
+    let framed = "HTTP/1.1 200 OK\r\nTrailer: x-end\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let end = "0\r\nx-end: yes\r\n\r\n";
+    let mut services = Vec::new();
+    for chunks in ["", "4\r\nwhat\r\n"] {
+        let answer = format!("{framed}{chunks}{end}");
+        services.push(Scripted::start(answer, Afterwards::Again).await);
+    }
+    let addresses: Vec<_> = services.iter().map(Scripted::address).collect();
+    let world = world(&addresses).await;
+    for (number, content) in ["", "4\r\nwhat\r\n"].into_iter().enumerate() {
+        let mut connection = world.client().connect().await.unwrap();
+        for _ in 0..2 {
+            let request = format!(
+                "GET /{number} HTTP/1.1\r\nHost: {HOST}\r\nTE: trailers\r\nConnection: TE\r\n\r\n"
+            );
+            connection.write(request.as_bytes()).await.unwrap();
+            let answer = connection
+                .read_until(|octets| octets.ends_with(end.as_bytes()))
+                .await;
+            let text = answer.text();
+            let (_, body) = text.split_once("\r\n\r\n").unwrap();
+            assert_eq!(body, format!("{content}{end}"), "{text}");
+        }
+    }
+    let lines = world
+        .gateway
+        .audit()
+        .at_least(4, "all", |line| line["status"] == 200)
+        .await;
+    assert!(lines.iter().all(|line| line["complete"] == true));
+}
