@@ -168,6 +168,8 @@ impl Driver {
         if let Self::Here(connection, _) = self
             && connection.as_mut().poll(context).is_ready()
         {
+            // Where protocols were switched its octets are a tunnel's from here on.
+            self.has_answer();
             *self = Self::Ended;
         }
     }
