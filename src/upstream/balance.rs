@@ -1,18 +1,16 @@
-//! `Upstream`: its endpoints, whose turn it is, and which of them fail.
+//! `Upstream`: its endpoints, and whose turn it is.
 //!
-//! Shared by all workers, so everything that changes is an atomic; a lost
-//! update costs one request an unlucky choice and nothing else. Failures are
-//! noticed by the requests that meet them.
+//! Failures are noticed by the requests that meet them; `standing` knows how each endpoint
+//! stands.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use super::addresses::Addresses;
 use super::gate::{Gate, Pass};
 use super::retry::RetryBudget;
 use super::slots::Slots;
-use super::unanswered::{PassedOverFor, Unanswered};
+use super::standing::State;
 use super::{Endpoint, HttpProtocol, UpstreamConfig};
 use crate::identity::CallerName;
 use crate::reason::ReasonCode;
@@ -20,14 +18,6 @@ use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
 
 /// Most endpoints that one request tries to connect to.
 pub const MAX_ATTEMPTS: usize = 3;
-/// An endpoint that failed is passed over for this long, twice as long each
-/// further time …
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// … up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long a service that announces no extended CONNECT is not asked again whether it
-/// does: each time costs a connection.
-const NO_TUNNELS_PAUSE: Duration = Duration::from_secs(30);
 
 /// How requests are spread over the endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,7 +37,7 @@ pub enum Balance {
 pub(super) struct Target {
     pub(super) endpoint: Endpoint,
     pub(super) protocol: HttpProtocol,
-    tls: Option<[u8; 32]>,
+    pub(super) tls: Option<[u8; 32]>,
 }
 
 #[cfg(test)]
@@ -74,109 +64,6 @@ pub struct Upstream {
     pending: Arc<Gate>,
     budget: RetryBudget,
     meter: OnceLock<Arc<UpstreamMetrics>>,
-}
-
-#[derive(Debug)]
-struct State {
-    target: Arc<Target>,
-    addresses: Arc<Addresses>,
-    slots: Arc<Slots>,
-    /// Health checks say that it is not well.
-    unwell: AtomicBool,
-    hash: u64,
-    in_progress: AtomicUsize,
-    /// Whether it failed since it last answered. If not, what follows says nothing.
-    troubled: AtomicBool,
-    failures: AtomicU32,
-    unanswered: Unanswered,
-    /// Milliseconds after `since` until which it is passed over …
-    paused_until: AtomicU64,
-    /// … and until which it is not asked for tunnels over h2.
-    no_tunnels_until: AtomicU64,
-    since: Instant,
-}
-
-impl State {
-    fn new(endpoint: &Endpoint, config: &UpstreamConfig) -> Self {
-        Self {
-            hash: mix(endpoint.host.bytes().fold(u64::from(endpoint.port), step)),
-            target: Arc::new(Target {
-                endpoint: endpoint.clone(),
-                protocol: config.protocol,
-                tls: config.tls.as_ref().map(|tls| *tls.digest()),
-            }),
-            addresses: Arc::new(Addresses::new(endpoint, config.dns_refresh)),
-            slots: Arc::new(Slots::new(config.max_connections)),
-            unwell: AtomicBool::new(false),
-            in_progress: AtomicUsize::new(0),
-            troubled: AtomicBool::new(false),
-            failures: AtomicU32::new(0),
-            unanswered: Unanswered::default(),
-            paused_until: AtomicU64::new(0),
-            no_tunnels_until: AtomicU64::new(0),
-            since: Instant::now(),
-        }
-    }
-
-    fn is_unwell(&self) -> bool {
-        self.unwell.load(Ordering::Relaxed)
-    }
-
-    fn has_no_tunnels(&self) -> bool {
-        self.is_before(&self.no_tunnels_until)
-    }
-
-    fn is_paused(&self, caller: Option<&CallerName>) -> bool {
-        let is_for_it = || {
-            let own = self.unanswered.of(caller);
-            own.is_some_and(|own| self.is_before(&own.paused_until))
-        };
-        self.troubled.load(Ordering::Relaxed) && (self.is_before(&self.paused_until) || is_for_it())
-    }
-
-    /// Passes it over, for longer the more often it was `before`.
-    fn pause(&self, until: &AtomicU64, before: u32) {
-        let pause = FIRST_PAUSE
-            .saturating_mul(1 << before.min(16))
-            .min(LONGEST_PAUSE);
-        self.set(until, pause);
-    }
-
-    fn failed(&self) {
-        let before = self.failures.fetch_add(1, Ordering::Relaxed);
-        self.pause(&self.paused_until, before);
-        self.troubled.store(true, Ordering::Relaxed);
-    }
-
-    fn left_unanswered(&self, caller: Option<&CallerName>) {
-        match self.unanswered.note(caller) {
-            PassedOverFor::Everybody => self.failed(),
-            PassedOverFor::One(own, before) => self.pause(&own.paused_until, before),
-            // One slow or broken request says little about its service.
-            PassedOverFor::Nobody => {}
-        }
-        self.troubled.store(true, Ordering::Relaxed);
-    }
-
-    fn answered(&self) {
-        // Reading costs nothing where nobody writes.
-        if self.troubled.load(Ordering::Relaxed) {
-            self.troubled.store(false, Ordering::Relaxed);
-            self.failures.store(0, Ordering::Relaxed);
-            self.paused_until.store(0, Ordering::Relaxed);
-            self.unanswered.forget();
-        }
-    }
-
-    fn is_before(&self, until: &AtomicU64) -> bool {
-        let until = until.load(Ordering::Relaxed);
-        until != 0 && until > u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn set(&self, until: &AtomicU64, pause: Duration) {
-        let end = self.since.elapsed().saturating_add(pause).as_millis();
-        until.store(u64::try_from(end).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
 }
 
 /// What a caller has to do with the choice of endpoints.
@@ -386,7 +273,7 @@ impl Upstream {
     /// An endpoint speaks h2 without extended CONNECT.
     pub(super) fn note_no_tunnels(&self, index: usize) {
         if let Some(state) = self.states.get(index) {
-            state.set(&state.no_tunnels_until, NO_TUNNELS_PAUSE);
+            state.note_no_tunnels();
         }
     }
 
@@ -475,12 +362,12 @@ impl Upstream {
 /// FNV-1a; the same on every replica.
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
-const fn step(hash: u64, octet: u8) -> u64 {
+pub(super) const fn step(hash: u64, octet: u8) -> u64 {
     (hash ^ octet as u64).wrapping_mul(0x0100_0000_01b3)
 }
 
 /// The finalizer of SplitMix64: every bit of the input moves every bit.
-const fn mix(value: u64) -> u64 {
+pub(super) const fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)

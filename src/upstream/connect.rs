@@ -11,12 +11,13 @@ use hyper::rt::Executor as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use super::addresses::Addresses;
 use super::driver::{Driver, Watched};
-use super::interim::Metered;
+use super::interim::metered;
 use super::slots::Slot;
-use super::tunnel::{Announcement, Announcing, Own, Tasks};
+use super::tunnel::{Announcement, Own, Tasks, announcing};
 use super::{HttpProtocol, UpstreamConfig};
 use crate::tls::TlsConnectError;
 
@@ -172,7 +173,7 @@ where
         }
         HttpProtocol::Http2 => {
             let (sender, connection) = http2_settings(TokioExecutor::new())
-                .handshake(TokioIo::new(Metered::new(stream)))
+                .handshake(TokioIo::new(metered(stream)))
                 .await
                 .map_err(ConnectError::Handshake)?;
             tokio::spawn(async move {
@@ -201,7 +202,8 @@ where
             Ok(Opened::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {
-            let (stream, heard) = Announcing::new(Metered::new(stream), slot);
+            let (tell, heard) = oneshot::channel();
+            let stream = announcing(metered(stream), slot, tell);
             let tasks = Tasks::default();
             let own = Own(tasks.clone());
             let (sender, connection) = http2_settings(tasks.clone())

@@ -7,10 +7,8 @@
 //! is bounded by the heads that it reads for what was asked.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use super::overheard::Overheard;
 
 /// What reading fails with when there are too many.
 pub const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
@@ -93,65 +91,14 @@ impl Heads {
 }
 
 /// A connection in h2 that fails when its service sends too many heads.
-#[derive(Debug)]
-pub(super) struct Metered<S> {
-    inner: S,
-    heads: Heads,
-}
-
-impl<S> Metered<S> {
-    pub(super) const fn new(inner: S) -> Self {
-        Self {
-            inner,
-            heads: Heads::new(),
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
-        let octets = buffer.filled().get(before..).unwrap_or_default();
-        Poll::Ready(match self.heads.pass(octets) {
-            true => Ok(()),
-            false => Err(flood()),
-        })
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        octets: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, octets)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
+pub(super) fn metered<S>(
+    connection: S,
+) -> Overheard<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static> {
+    let mut heads = Heads::new();
+    Overheard::new(connection, move |octets| match heads.pass(octets) {
+        true => Ok(()),
+        false => Err(flood()),
+    })
 }
 
 #[cfg(test)]

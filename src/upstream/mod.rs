@@ -11,9 +11,11 @@ mod connect;
 mod driver;
 pub mod gate;
 mod interim;
+mod overheard;
 pub mod pool;
 pub mod retry;
 mod slots;
+mod standing;
 mod tunnel;
 mod unanswered;
 

@@ -7,16 +7,14 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::Executor;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::overheard::Overheard;
 use super::slots::Slot;
 
 /// A frame's header (RFC 9113 section 4.1), and one setting (section 6.5.1).
@@ -106,77 +104,24 @@ impl Scan {
 
 /// A connection that tells what its service announces, and keeps its slot for as
 /// long as it lasts.
-#[derive(Debug)]
-pub(super) struct Announcing<S> {
-    inner: S,
-    scan: Scan,
-    /// Gone once it was told.
-    tell: Option<oneshot::Sender<Announcement>>,
-    _slot: Slot,
-}
-
-impl<S> Announcing<S> {
-    /// Also gives what will hear what is announced.
-    pub(super) fn new(inner: S, slot: Slot) -> (Self, oneshot::Receiver<Announcement>) {
-        let (tell, heard) = oneshot::channel();
-        let announcing = Self {
-            inner,
-            scan: Scan::new(),
-            tell: Some(tell),
-            _slot: slot,
-        };
-        (announcing, heard)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Announcing<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(context, buffer))?;
-        if self.tell.is_some() {
-            let octets = buffer.filled().get(before..).unwrap_or_default();
-            if let Some(announcement) = self.scan.pass(octets)
-                && let Some(tell) = self.tell.take()
-            {
-                let _ = tell.send(announcement);
-            }
+pub(super) fn announcing<S>(
+    connection: S,
+    slot: Slot,
+    tell: oneshot::Sender<Announcement>,
+) -> Overheard<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static> {
+    let mut scan = Scan::new();
+    // Gone once it was told.
+    let mut tell = Some(tell);
+    Overheard::new(connection, move |octets| {
+        let _kept = &slot;
+        if tell.is_some()
+            && let Some(announcement) = scan.pass(octets)
+            && let Some(tell) = tell.take()
+        {
+            let _ = tell.send(announcement);
         }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Announcing<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        octets: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, octets)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
+        Ok(())
+    })
 }
 
 /// Runs what moves one connection.

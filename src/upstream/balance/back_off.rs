@@ -1,5 +1,7 @@
 //! How long an endpoint that fails is passed over.
 
+use std::time::Duration;
+
 use super::*;
 
 fn upstream() -> Upstream {
