@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream as Caller;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 use crate::snapshot::fixture::snapshot;
 
@@ -27,19 +29,18 @@ fn exchange(address: SocketAddr, octet: u8) -> Option<u8> {
 /// anything else.
 async fn fragile(
     _: Arc<Worker>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     _: SocketAddr,
     _: Arc<str>,
     guard: ConnectionGuard,
 ) {
     let _guard = guard;
-    stream.readable().await.unwrap();
     let mut octet = [0];
-    assert_eq!(stream.try_read(&mut octet).unwrap(), 1);
+    stream.read_exact(&mut octet).await.unwrap();
     if octet == *b"!" {
         std::panic::panic_any("a fault");
     }
-    assert_eq!(stream.try_write(&octet).unwrap(), 1);
+    stream.write_all(&octet).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
