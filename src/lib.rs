@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crypto;
+pub mod file_read;
 pub mod identity;
 pub mod look;
 pub mod pki;

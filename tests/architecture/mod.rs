@@ -19,7 +19,7 @@ const TIERS: [&[&str]; 12] = [
     &["telemetry"],
     &["identity"],
     &["crypto"],
-    &["secret", "clock", "look", "reason"],
+    &["secret", "clock", "file_read", "look", "reason"],
 ];
 
 /// One source file without its comments and its tests.

@@ -1,0 +1,227 @@
+//! Reads whole files without trusting what stands at their path: regular files
+//! only, at most so many bytes, and never waiting for a writer.
+//!
+//! The program runs unattended. A named pipe where it expects a key would block
+//! it for ever, a device could feed it bytes without end, and both can take the
+//! place of a file after its path was checked. So the path is opened without
+//! blocking first, and what was opened is checked. Symbolic links are followed:
+//! mounted secrets are links.
+
+use std::fs::{File, FileType, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use zeroize::Zeroizing;
+
+/// A private file's content and its permission bits.
+#[derive(Debug)]
+pub struct PrivateFile {
+    /// Wiped when it is dropped.
+    pub content: Zeroizing<Vec<u8>>,
+    /// The permission bits of the file that was read, not of what is at its path now.
+    pub mode: u32,
+}
+
+/// Reads a regular file of at most `max` bytes.
+///
+/// # Errors
+/// [`io::ErrorKind::FileTooLarge`] beyond `max`, [`io::ErrorKind::IsADirectory`] or
+/// [`io::ErrorKind::InvalidInput`] for anything that is no regular file, otherwise
+/// what the system says. Messages do not name the path: callers say what it is for.
+pub fn read_regular(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let (file, metadata) = open_regular(path)?;
+    let mut content = Vec::new();
+    read_to_end(file, &metadata, max, &mut content)?;
+    Ok(content)
+}
+
+/// Reads a regular file of at most `max` bytes that holds a secret.
+///
+/// # Errors
+/// As [`read_regular`].
+pub fn read_private(path: &Path, max: u64) -> io::Result<PrivateFile> {
+    let (file, metadata) = open_regular(path)?;
+    // Wiped on errors too.
+    let mut content = Zeroizing::new(Vec::new());
+    read_to_end(file, &metadata, max, &mut content)?;
+    Ok(PrivateFile {
+        content,
+        mode: metadata.permissions().mode() & 0o7777,
+    })
+}
+
+/// Opens a regular file for reading, and says what was opened.
+///
+/// # Errors
+/// As [`read_regular`], without a limit on the size.
+pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
+    // NONBLOCK: opening a pipe that nobody writes to returns at once; reading a
+    // regular file is the same with it. NOCTTY: opening a terminal must not make
+    // it this process's own.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let opened = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
+    let file = File::from(opened?);
+    let metadata = file.metadata()?;
+    require_regular(metadata.file_type())?;
+    Ok((file, metadata))
+}
+
+/// Refuses everything but regular files, in words that say what is there.
+///
+/// # Errors
+/// [`io::ErrorKind::IsADirectory`] for a directory, [`io::ErrorKind::InvalidInput`]
+/// for the rest.
+pub fn require_regular(file_type: FileType) -> io::Result<()> {
+    let what = if file_type.is_file() {
+        return Ok(());
+    } else if file_type.is_dir() {
+        let message = "it is a directory, not a regular file";
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, message));
+    } else if file_type.is_symlink() {
+        "a symbolic link"
+    } else if file_type.is_fifo() {
+        "a named pipe"
+    } else if file_type.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    let message = format!("it is {what}, not a regular file");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+/// The size that the system reports is a hint: files of /proc have none, and others
+/// may grow while they are read.
+fn read_to_end(file: File, metadata: &Metadata, max: u64, content: &mut Vec<u8>) -> io::Result<()> {
+    let too_large = || {
+        let message = format!("it is larger than {max} bytes");
+        io::Error::new(io::ErrorKind::FileTooLarge, message)
+    };
+    if metadata.len() > max {
+        return Err(too_large());
+    }
+    // Room for everything, and for the look beyond its end: growing would leave
+    // copies of a secret behind.
+    let expected = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    content
+        .try_reserve_exact(expected.saturating_add(1))
+        .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    file.take(max.saturating_add(1)).read_to_end(content)?;
+    if content.len() as u64 > max {
+        return Err(too_large());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::process::Command;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// What reading a path says, which must be said at once. A reader that waits is
+    /// left behind on its thread.
+    fn refusal(path: &Path, max: u64) -> io::Error {
+        let (said, hears) = mpsc::channel();
+        let path = path.to_owned();
+        std::thread::spawn(move || said.send(read_regular(&path, max)));
+        let answer = hears.recv_timeout(Duration::from_secs(60));
+        answer.expect("reading it does not end").unwrap_err()
+    }
+
+    #[test]
+    fn a_pipe_without_a_writer_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let link = directory.path().join("link");
+        symlink(&pipe, &link).unwrap();
+        for path in [&pipe, &link] {
+            let error = refusal(path, 10);
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(error.to_string(), "it is a named pipe, not a regular file");
+        }
+    }
+
+    #[test]
+    fn devices_directories_and_sockets_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("link");
+        symlink("/dev/zero", &link).unwrap();
+        for path in [Path::new("/dev/zero"), &link] {
+            let error = refusal(path, u64::MAX);
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            assert!(error.to_string().contains("a device"), "{error}");
+        }
+        let error = refusal(directory.path(), 10);
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
+        assert!(error.to_string().contains("a directory"), "{error}");
+        // The system does not even open one.
+        let socket = directory.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        refusal(&socket, 10);
+    }
+
+    #[test]
+    fn the_size_is_bounded_whatever_the_system_says_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        std::fs::write(&path, "12345").unwrap();
+        assert_eq!(read_regular(&path, 5).unwrap(), b"12345");
+        assert_eq!(read_regular(&path, u64::MAX).unwrap(), b"12345");
+        let error = refusal(&path, 4);
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(error.to_string(), "it is larger than 4 bytes");
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(read_regular(&path, 0).unwrap(), b"");
+        // Its size is said to be 0.
+        #[cfg(target_os = "linux")]
+        {
+            let status = Path::new("/proc/self/status");
+            assert!(!read_regular(status, 1 << 20).unwrap().is_empty());
+            assert_eq!(refusal(status, 4).kind(), io::ErrorKind::FileTooLarge);
+        }
+    }
+
+    #[test]
+    fn what_fails_while_it_is_read_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        assert_eq!(refusal(&path, 10).kind(), io::ErrorKind::NotFound);
+        // A regular file whose first page cannot be read: EIO.
+        #[cfg(target_os = "linux")]
+        {
+            symlink("/proc/self/mem", &path).unwrap();
+            let error = refusal(&path, 10);
+            let eio = rustix::io::Errno::IO.raw_os_error();
+            assert_eq!(error.raw_os_error(), Some(eio), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_comes_with_the_mode_of_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.key");
+        std::fs::write(&path, "secret").unwrap();
+        for mode in [0o600, 0o640] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, permissions).unwrap();
+            let read = read_private(&path, 10).unwrap();
+            assert_eq!((read.content.as_slice(), read.mode), (&b"secret"[..], mode));
+        }
+        assert!(read_private(&path, 5).is_err());
+        assert!(read_private(directory.path(), 5).is_err());
+    }
+}
