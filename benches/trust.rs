@@ -21,7 +21,8 @@ use countersign::tls::{
     TicketPolicy, TicketSource,
 };
 use countersign::trust::{
-    ClientTrust, PathCache, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+    ClientTrust, PathCache, Predecessors, RevocationDepth, RevocationPosture, TrustBundle,
+    TrustBundleConfig,
 };
 use countersign_testkit::{Credentials, Crl, TestCa};
 use divan::Bencher;
@@ -242,5 +243,7 @@ fn reload_the_same_100_000_entries(bencher: Bencher<'_, '_>) {
     let now = i64::try_from(clock::unix_now()).unwrap();
     bencher
         .with_inputs(|| config(&ca, lists.clone()))
-        .bench_local_values(|config| TrustBundle::build_after(config, now, Some(&before)).unwrap());
+        .bench_local_values(|config| {
+            TrustBundle::build_after(&config, now, Some(&before), Predecessors::Replaced).unwrap()
+        });
 }

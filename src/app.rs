@@ -7,6 +7,7 @@
 
 mod control_plane;
 mod denials;
+mod file_watch;
 mod freshness;
 mod health;
 pub mod impact;
@@ -17,6 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -26,15 +28,20 @@ use tokio::task::JoinSet;
 
 use self::control_plane::{ControlParts, ControlPlane};
 use self::lists::ListKeeper;
-use self::reload::Reloader;
-use crate::admin::{self, AdminSocket, Readiness, ReloadQueue, ReloadRequests, SocketError};
+use self::reload::{ReloadParts, Reloader};
+use crate::admin::{self, AdminSocket, Readiness, ReloadQueue, SocketError};
 use crate::authn::http_client::FetchError;
+use crate::config::Loaded;
 use crate::proxy::listener::{self, Shared, Workers};
-use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
+use crate::snapshot::{AuditDestination, Settings, Snapshot};
 use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::chains::ChainKeeper;
 use crate::telemetry::metrics::Metrics;
 use crate::trust::DenyListError;
+
+/// How long work that is left on the control plane may take when everything else has
+/// ended.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
 /// Why the gateway could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +180,6 @@ impl Listeners {
 /// # Errors
 /// When the audit log cannot be opened or the system refuses threads.
 pub fn serve(
-    path: &Path,
     loaded: Loaded,
     listeners: Listeners,
     ready: impl FnOnce(&Addresses) -> Result<(), AppError>,
@@ -183,11 +189,13 @@ pub fn serve(
         .thread_name("control")
         .enable_all()
         .build()?;
-    runtime.block_on(run(path, loaded, listeners, ready))
+    let outcome = runtime.block_on(run(loaded, listeners, ready));
+    // A thread that waits for a disk is not waited for.
+    runtime.shutdown_timeout(LEFT_BEHIND);
+    outcome
 }
 
 async fn run(
-    path: &Path,
     loaded: Loaded,
     listeners: Listeners,
     ready: impl FnOnce(&Addresses) -> Result<(), AppError>,
@@ -196,7 +204,7 @@ async fn run(
         settings,
         snapshot,
         warnings,
-        looks,
+        running,
         ..
     } = loaded;
     announce(&snapshot, &warnings);
@@ -224,25 +232,18 @@ async fn run(
         socket: listeners.socket,
         addresses: &addresses,
         audit: &audit,
-        reloads: reloads.clone(),
+        reloads,
         drain,
     })?;
-    let reloader = Reloader::new(
-        path.to_owned(),
+    let reloader = Reloader::new(ReloadParts {
         settings,
-        looks,
-        Arc::clone(&shared.snapshot),
-        Arc::clone(&changed),
-        Arc::clone(&readiness),
-        Arc::clone(&shared.metrics),
-    );
-    let background = in_background(
-        reloader,
-        (reloads, reload_queue),
-        &shared,
-        &readiness,
-        changed,
-    );
+        running,
+        snapshot: Arc::clone(&shared.snapshot),
+        changed: Arc::clone(&changed),
+        readiness: Arc::clone(&readiness),
+        metrics: Arc::clone(&shared.metrics),
+    });
+    let background = in_background(reloader, reload_queue, &shared, &readiness, changed);
 
     let listener = listeners.listener;
     tracing::info!(address = %addresses.listener, workers = count, "listening for callers");
@@ -303,20 +304,20 @@ fn share(
 /// What goes on beside connections until it is dropped.
 fn in_background(
     reloader: Reloader,
-    (requests, queue): (ReloadRequests, ReloadQueue),
+    queue: ReloadQueue,
     shared: &Shared,
     readiness: &Arc<Readiness>,
     changed: Arc<watch::Sender<u64>>,
 ) -> JoinSet<()> {
     let mut background = JoinSet::new();
-    background.spawn(reloader.run(queue));
     let keeper = ListKeeper {
         snapshot: Arc::clone(&shared.snapshot),
-        reloads: requests,
+        material: reloader.material_requests(),
         readiness: Arc::clone(readiness),
         metrics: Arc::clone(&shared.metrics),
         changes: changed.subscribe(),
     };
+    background.spawn(reloader.run(queue));
     background.spawn(keeper.run());
     background.spawn(health::run(
         Arc::clone(&shared.snapshot),

@@ -4,6 +4,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +16,7 @@ use crate::assertion::AssertionSigner;
 use crate::authn::api_key::ApiKeys;
 use crate::authn::remote_lists::{ListSource, RemoteLists};
 use crate::authn::token::TokenIssuer;
-use crate::identity::IdentityPattern;
-use crate::look::Looks;
+use crate::identity::{IdentityPattern, TrustDomain};
 use crate::policy::throttle::Limiter;
 use crate::route::RouteTable;
 use crate::telemetry::metrics::Metrics;
@@ -33,6 +33,9 @@ pub struct Snapshot {
     pub names: ServerNames,
     /// All trust bundles.
     pub bundles: Vec<Arc<TrustBundle>>,
+    /// How long the files of a trust domain may stay unreadable before its `hard`
+    /// posture refuses; trust domains without such a bound are left out.
+    pub max_unread: BTreeMap<TrustDomain, Duration>,
     /// The routes.
     pub routes: RouteTable,
     /// All upstreams.
@@ -217,20 +220,4 @@ pub enum AuditDestination {
     Stdout,
     /// Appended to this file.
     File(PathBuf),
-}
-
-/// A configuration, loaded and ready to serve.
-#[derive(Debug)]
-pub struct Loaded {
-    /// What cannot change without a restart.
-    pub settings: Settings,
-    /// The state for requests.
-    pub snapshot: Snapshot,
-    /// What an operator should look at, although nothing is wrong.
-    pub warnings: Vec<String>,
-    /// Every file that was read, the configuration itself first, and every
-    /// directory whose content was listed: what to watch for changes.
-    pub files: Vec<PathBuf>,
-    /// What they looked like before they were read.
-    pub looks: Looks,
 }

@@ -1,8 +1,10 @@
 //! The deny list for operators: add, list, remove.
 //!
-//! An answer is given when the change is on disk and counts.
+//! An answer is given when the change counts and is on disk, or when it is clear that
+//! the disk does not take it: an entry counts before the disk is touched.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -11,6 +13,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::actions::done;
 use super::operations::{Operations, reply};
@@ -58,8 +61,8 @@ pub(super) async fn add(
         Ok(list) => list,
         Err(response) => return *response,
     };
-    let added =
-        on_disk(move || list.add(denial.target, &denial.reason, denial.expires_at, now())).await;
+    let adding = move || list.add(denial.target, &denial.reason, denial.expires_at, now());
+    let added = operations.deny_writes.on_disk(adding).await;
     match added {
         Ok(entry) => {
             let target = serde_json::to_string(&entry.target).unwrap_or_default();
@@ -79,7 +82,11 @@ pub(super) async fn remove(
         Err(response) => return *response,
     };
     let named = id.clone();
-    match on_disk(move || list.remove(&id)).await {
+    match operations
+        .deny_writes
+        .on_disk(move || list.remove(&id))
+        .await
+    {
         Ok(true) => {
             let answer = reply(StatusCode::OK, &json!({ "removed": true, "id": named }));
             done(answer, named)
@@ -101,21 +108,64 @@ fn list_of(operations: &Operations) -> Result<Arc<DenyList>, Box<Response>> {
     })
 }
 
-/// Syncing to disk takes its time.
-async fn on_disk<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, DenyListError> + Send + 'static,
-) -> Result<T, DenyListError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(DenyListError::Entry(error.to_string())),
+/// Changes that wait for the disk at most: one that does not answer keeps their threads.
+const MAX_WAITING: usize = 8;
+/// How long the disk may take.
+const DISK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bounds the changes that wait for a disk.
+#[derive(Debug)]
+pub(super) struct DenyWrites(Arc<Semaphore>);
+
+impl Default for DenyWrites {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_WAITING)))
     }
 }
 
-fn refused(error: &DenyListError) -> Response {
-    let status = if error.is_usage() {
-        StatusCode::UNPROCESSABLE_ENTITY
-    } else {
-        StatusCode::INTERNAL_SERVER_ERROR
+impl DenyWrites {
+    /// Syncing to disk takes its time, on a network mount that hangs for ever: then
+    /// nobody waits, and nothing else does.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, DenyListError> + Send + 'static,
+    ) -> Result<T, ChangeError> {
+        let writing = async {
+            let place = Arc::clone(&self.0).acquire_owned().await;
+            let work = move || {
+                let outcome = work();
+                drop(place);
+                outcome
+            };
+            tokio::task::spawn_blocking(work).await
+        };
+        match tokio::time::timeout(DISK_TIMEOUT, writing).await {
+            Ok(Ok(outcome)) => outcome.map_err(ChangeError::List),
+            Ok(Err(error)) => Err(ChangeError::Panicked(error.to_string())),
+            Err(_) => Err(ChangeError::Disk),
+        }
+    }
+}
+
+/// Why a change is not on disk.
+#[derive(Debug, thiserror::Error)]
+enum ChangeError {
+    #[error(transparent)]
+    List(#[from] DenyListError),
+    #[error("changing the deny list panicked; please report this: {0}")]
+    Panicked(String),
+    #[error(
+        "the file of the deny list does not answer; an added entry is in force all the same, and \
+         is written as soon as that can be done: countersign deny list shows it"
+    )]
+    Disk,
+}
+
+fn refused(error: &ChangeError) -> Response {
+    let status = match error {
+        ChangeError::List(error) if error.is_usage() => StatusCode::UNPROCESSABLE_ENTITY,
+        ChangeError::Disk => StatusCode::SERVICE_UNAVAILABLE,
+        ChangeError::List(_) | ChangeError::Panicked(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     fault(status, &error.to_string())
 }

@@ -27,7 +27,7 @@ pub use denials::Denial;
 pub use operations::{Operations, admin_router, socket_router};
 pub use operators::OperatorAccess;
 pub use public::{ControlState, Offered, router};
-pub use readiness::{Readiness, Stage};
+pub use readiness::{Problem, ProblemCode, Readiness, Severity, Stage};
 pub use reload::{
     NobodyReloads, ReloadOutcome, ReloadQueue, ReloadRequests, ReloadWaiters, reload_channel,
 };

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Name};
 
 use super::actions::{done, recorded};
+use super::denials::DenyWrites;
 use super::public::{ControlState, Offered, answer, router};
 use super::readiness::{Problem, Stage};
 use super::reload::ReloadRequests;
@@ -42,6 +43,7 @@ pub struct Operations {
     addresses: serde_json::Value,
     started: Instant,
     started_at: u64,
+    pub(super) deny_writes: DenyWrites,
 }
 
 impl Operations {
@@ -60,6 +62,7 @@ impl Operations {
             addresses,
             started: Instant::now(),
             started_at: clock::unix_now(),
+            deny_writes: DenyWrites::default(),
         }
     }
 

@@ -17,17 +17,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Serialize;
 
-use super::readiness::{Problem, Readiness, Stage};
+use super::readiness::{Problem, ProblemCode, Readiness, Stage};
 use super::reasons;
 use super::revocation::Revocation;
 use crate::assertion::published::{
     Document, Documents, JWKS_PATH, METADATA_PATH, OPENID_METADATA_PATH, Published,
 };
 use crate::clock;
-use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 use crate::snapshot::{PublicSettings, Snapshot};
 use crate::telemetry::metrics::{self, Metrics};
+use crate::trust::Freshness;
 
 /// How long consumers may keep the documents. Keys are published at least three
 /// times as long before they sign.
@@ -79,27 +79,28 @@ impl ControlState {
 
     /// What an operator should look at, although requests are served.
     pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
-        let alarms = snapshot.bundles.iter().flat_map(|bundle| bundle.alarms());
         let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        let mut problems = self.readiness.problems();
+        let alarms = snapshot.bundles.iter().flat_map(|bundle| bundle.alarms());
+        problems.extend(alarms.map(|alarm| Problem::new(ProblemCode::Trust, alarm)));
         let lists = snapshot
             .bundles
             .iter()
-            .flat_map(|bundle| bundle.freshness(now))
-            .filter_map(|list| list.alarm());
-        let problem = |name: &str, detail: &str| Problem {
-            name: name.to_owned(),
-            detail: printable(detail),
-        };
-        let mut problems = self.readiness.problems();
-        problems.extend(alarms.map(|alarm| problem("trust", alarm)));
-        problems.extend(lists.map(|alarm| problem("revocation-list", &alarm)));
+            .flat_map(|bundle| bundle.freshness(now));
+        problems.extend(lists.filter_map(|list| {
+            let code = match list.freshness {
+                Freshness::Fresh | Freshness::Due => ProblemCode::CrlHalfLife,
+                Freshness::NotYet | Freshness::Grace | Freshness::Stale => ProblemCode::CrlStale,
+            };
+            Some(Problem::new(code, &list.alarm()?))
+        }));
         let store = snapshot.limiter.shared().and_then(|store| store.problem());
-        problems.extend(store.map(|detail| problem("rate-limits", &detail)));
+        problems.extend(store.map(|detail| Problem::new(ProblemCode::StoreUnreachable, &detail)));
         let issuers = snapshot.token_issuers.iter();
         problems.extend(
             issuers
                 .filter_map(|issuer| issuer.problem())
-                .map(|detail| problem("token-issuer", &detail)),
+                .map(|detail| Problem::new(ProblemCode::TokenIssuerUnavailable, &detail)),
         );
         problems
     }

@@ -1,15 +1,16 @@
 //! `Readiness`: whether the gateway should be sent traffic, and what is wrong
 //! although it should.
 //!
-//! Whoever notices a problem names it here and takes the name back when it is
-//! over; `/readyz` shows them. A problem alone does not make the gateway
-//! unready: it goes on with what it has.
+//! A part that notices a problem raises it here and clears it when it is over;
+//! `/readyz` shows them. A problem alone does not make the gateway unready: an
+//! alarm is never an outage.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
+use crate::clock;
 use crate::identity::text::printable;
 
 /// What the process is doing.
@@ -24,6 +25,64 @@ pub enum Stage {
     Draining,
 }
 
+/// How much a problem matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing is lost yet.
+    Warning,
+    /// Something does not work, or soon will not.
+    Error,
+}
+
+/// The kinds of problems: stable names for people, alerts and scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemCode {
+    /// The configuration file was not taken: the one before is in service.
+    ConfigurationRefused,
+    /// A file that the configuration in service names cannot be used: what was read
+    /// of it before is in service.
+    MaterialUnreadable,
+    /// A file system does not answer: changes of these files are not seen.
+    MaterialStalled,
+    /// Entries of the deny list are in force and not on disk.
+    DenyListUnsaved,
+    /// A revocation list cannot be fetched.
+    CrlUnavailable,
+    /// A revocation list is past half of its life.
+    CrlHalfLife,
+    /// A revocation list is past its nextUpdate, or not valid yet.
+    CrlStale,
+    /// Something about a root certificate or a revocation list in service.
+    Trust,
+    /// The shared store of rate limits does not answer.
+    StoreUnreachable,
+    /// The keys or the introspection of a token issuer cannot be had.
+    TokenIssuerUnavailable,
+    /// There are fewer file descriptors than the limits allow connections.
+    DescriptorsLow,
+}
+
+impl ProblemCode {
+    /// How much problems of this kind matter.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::CrlHalfLife | Self::Trust => Severity::Warning,
+            Self::ConfigurationRefused
+            | Self::MaterialUnreadable
+            | Self::MaterialStalled
+            | Self::DenyListUnsaved
+            | Self::CrlUnavailable
+            | Self::CrlStale
+            | Self::StoreUnreachable
+            | Self::TokenIssuerUnavailable
+            | Self::DescriptorsLow => Severity::Error,
+        }
+    }
+}
+
 /// The state of the process, shared by all who change or show it.
 #[derive(Debug)]
 pub struct Readiness {
@@ -33,16 +92,46 @@ pub struct Readiness {
 #[derive(Debug)]
 struct State {
     stage: Stage,
-    problems: BTreeMap<String, String>,
+    /// By kind and subject.
+    problems: BTreeMap<(ProblemCode, String), Problem>,
 }
 
 /// Something an operator should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// A short name, the same each time.
-    pub name: String,
-    /// What is wrong, on one line.
+    /// What kind of problem.
+    pub code: ProblemCode,
+    /// How much it matters.
+    pub severity: Severity,
+    /// Since when, RFC 3339, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// What is wrong and what goes on meanwhile, on one line.
     pub detail: String,
+    /// The command that mends it or shows more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+}
+
+impl Problem {
+    /// A problem that is told as it is seen; `detail` may quote files and peers.
+    #[must_use]
+    pub fn new(code: ProblemCode, detail: &str) -> Self {
+        Self {
+            code,
+            severity: code.severity(),
+            since: None,
+            detail: printable(detail),
+            command: None,
+        }
+    }
+
+    /// Adds the command that mends it.
+    #[must_use]
+    pub fn command(mut self, command: &str) -> Self {
+        self.command = Some(printable(command));
+        self
+    }
 }
 
 impl Readiness {
@@ -73,33 +162,42 @@ impl Readiness {
         self.state().stage
     }
 
-    /// Notes a problem; one that is noted already gets the new detail. Says whether
-    /// that is news.
-    pub fn set_problem(&self, name: &str, detail: &str) -> bool {
-        let detail = printable(detail);
-        let before = self
-            .state()
+    /// Raises a problem of a subject, for example a file. One that is raised already
+    /// gets the new detail and keeps its beginning. Returns whether that is news.
+    pub fn raise(&self, subject: &str, problem: Problem) -> bool {
+        let mut state = self.state();
+        let key = (problem.code, subject.to_owned());
+        let before = state.problems.get(&key);
+        let is_news = before.is_none_or(|before| before.detail != problem.detail);
+        let since = match before {
+            Some(before) => before.since.clone(),
+            None => {
+                let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+                Some(clock::rfc3339(now))
+            }
+        };
+        state.problems.insert(key, Problem { since, ..problem });
+        is_news
+    }
+
+    /// The problem is over. Returns whether there was one.
+    pub fn clear(&self, code: ProblemCode, subject: &str) -> bool {
+        let mut state = self.state();
+        state.problems.remove(&(code, subject.to_owned())).is_some()
+    }
+
+    /// Clears all problems of a kind whose subjects are not among these.
+    pub fn clear_others(&self, code: ProblemCode, mut keep: impl FnMut(&str) -> bool) {
+        let mut state = self.state();
+        state
             .problems
-            .insert(name.to_owned(), detail.clone());
-        before.is_none_or(|before| before != detail)
+            .retain(|(other, subject), _| *other != code || keep(subject));
     }
 
-    /// The problem is over.
-    pub fn clear_problem(&self, name: &str) {
-        self.state().problems.remove(name);
-    }
-
-    /// All problems, by name.
+    /// All problems, by kind and subject.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
-        let state = self.state();
-        let problems = state.problems.iter();
-        problems
-            .map(|(name, detail)| Problem {
-                name: name.clone(),
-                detail: detail.clone(),
-            })
-            .collect()
+        self.state().problems.values().cloned().collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -119,20 +217,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn problems_come_and_go_by_name() {
+    fn problems_come_and_go_by_kind_and_subject() {
+        use ProblemCode::{ConfigurationRefused, MaterialUnreadable};
         let readiness = Readiness::new();
         assert_eq!(readiness.stage(), Stage::Starting);
         readiness.set_ready();
-        readiness.set_problem("reload", "one");
-        readiness.set_problem("crl", "stale\nsince \u{202e}yesterday");
-        readiness.set_problem("reload", "two");
+        let raise = |code, subject: &str, detail: &str| {
+            readiness.raise(subject, Problem::new(code, detail))
+        };
+        assert!(raise(ConfigurationRefused, "", "one"));
+        assert!(raise(
+            MaterialUnreadable,
+            "a.crl",
+            "stale\nsince \u{202e}then"
+        ));
+        assert!(raise(MaterialUnreadable, "b.crl", "gone"));
+        assert!(raise(ConfigurationRefused, "", "two"));
+        assert!(!raise(ConfigurationRefused, "", "two"), "no news");
         let problems = readiness.problems();
-        assert_eq!(problems.len(), 2);
-        assert!(!problems[0].detail.contains(['\n', '\u{202e}']));
-        assert_eq!(problems[1].detail, "two");
+        assert_eq!(problems.len(), 3);
+        assert_eq!(problems[0].detail, "two");
+        assert!(problems[0].since.is_some());
+        assert!(!problems[1].detail.contains(['\n', '\u{202e}']));
         assert_eq!(readiness.stage(), Stage::Ready);
-        readiness.clear_problem("crl");
-        readiness.clear_problem("crl");
+        assert!(readiness.clear(MaterialUnreadable, "a.crl"));
+        assert!(!readiness.clear(MaterialUnreadable, "a.crl"));
+        assert_eq!(readiness.problems().len(), 2);
+        readiness.clear_others(MaterialUnreadable, |subject| subject == "c.crl");
         assert_eq!(readiness.problems().len(), 1);
         readiness.set_draining();
         assert_eq!(readiness.stage(), Stage::Draining);

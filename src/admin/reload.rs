@@ -74,6 +74,17 @@ impl ReloadQueue {
 }
 
 impl ReloadWaiters {
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes others in.
+    pub fn join(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
     /// Tells everybody how it went.
     pub fn answer(self, outcome: &ReloadOutcome) {
         for waiter in self.0 {

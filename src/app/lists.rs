@@ -1,10 +1,10 @@
-//! Fetches revocation lists by URL again and again, and asks for a reload when
-//! one has changed.
+//! Fetches revocation lists by URL again and again, and has a trust domain's material
+//! loaded when one of its lists has changed.
 //!
-//! What comes is looked at before it is kept: a list that is damaged, signed by
-//! somebody else or older than the one in use, or not there any more, changes
-//! nothing but an alarm. What is kept and not in use, because the configuration
-//! could not be reloaded, is an alarm too, and a reload is asked for again.
+//! What comes is checked before it is kept: a list that is damaged, signed by another
+//! key, older than the one in use, or not there any more, changes nothing and raises a
+//! problem. So does a list that is kept and not in use. Each URL has its own clock: a
+//! server that does not answer delays no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::admin::{Readiness, ReloadRequests};
+use super::reload::MaterialRequests;
+use crate::admin::{Problem, ProblemCode, Readiness};
 use crate::authn::remote_lists::{self, Document, ListSource, RemoteLists};
 use crate::clock;
 use crate::identity::text::printable;
@@ -32,7 +33,7 @@ const HURRY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct ListKeeper {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
-    pub(super) reloads: ReloadRequests,
+    pub(super) material: MaterialRequests,
     pub(super) readiness: Arc<Readiness>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) changes: watch::Receiver<u64>,
@@ -54,20 +55,36 @@ struct Known {
     waiting: BTreeSet<String>,
     /// Those with a problem.
     problems: BTreeSet<String>,
+    /// Those that are being fetched.
+    busy: BTreeSet<String>,
 }
 
 impl ListKeeper {
     /// Goes on for ever.
     pub(super) async fn run(mut self) {
         let mut known = Known::default();
+        let saver = Saver::start();
+        let mut fetching: JoinSet<Fetched> = JoinSet::new();
         loop {
             let snapshot = self.snapshot.load_full();
             let in_use = self.look(&snapshot, &mut known);
             let sources = snapshot.list_sources.clone();
             // A snapshot must not be kept while this waits.
             drop(snapshot);
-            save(in_use).await;
-            let next = known.due.values().min().copied();
+            saver.save(in_use);
+            let now = Instant::now();
+            for source in sources {
+                let url = source.url.to_string();
+                let is_due = known.due.get(&url).is_some_and(|due| *due <= now);
+                if is_due && known.busy.insert(url) {
+                    fetching.spawn(fetch(Arc::clone(&self.snapshot), source));
+                }
+            }
+            let idle = |(url, due): (&String, &Instant)| {
+                let is_idle = !known.busy.contains(url);
+                is_idle.then_some(*due)
+            };
+            let next = known.due.iter().filter_map(idle).min();
             let alarm = async {
                 match next {
                     Some(next) => tokio::time::sleep_until(next).await,
@@ -76,29 +93,19 @@ impl ListKeeper {
             };
             tokio::select! {
                 () = alarm => {}
-                changed = self.changes.changed() => match changed {
-                    Ok(()) => continue,
-                    Err(_) => return,
+                Some(fetched) = fetching.join_next() => match fetched {
+                    Ok(fetched) => {
+                        let url = fetched.source.url.to_string();
+                        let wait = self.conclude(&fetched, &mut known);
+                        known.busy.remove(&url);
+                        known.due.insert(url, Instant::now() + wait);
+                    }
+                    // Which one panicked is not known: all are due again later.
+                    Err(_) => known.busy.clear(),
                 },
-            }
-            let now = Instant::now();
-            let mut fetching = JoinSet::new();
-            for source in sources {
-                if known
-                    .due
-                    .get(&source.url.to_string())
-                    .is_some_and(|due| *due <= now)
-                {
-                    fetching.spawn(fetch(Arc::clone(&self.snapshot), source));
-                }
-            }
-            while let Some(fetched) = fetching.join_next().await {
-                if let Ok(fetched) = fetched {
-                    let wait = self.conclude(&fetched, &mut known);
-                    known
-                        .due
-                        .insert(fetched.source.url.to_string(), Instant::now() + wait);
-                }
+                changed = self.changes.changed() => if changed.is_err() {
+                    return;
+                },
             }
         }
     }
@@ -157,17 +164,13 @@ impl ListKeeper {
             tracing::info!(%url, "a new revocation list was fetched");
             snapshot.remote.keep(source, document.clone());
             known.waiting.insert(url.clone());
-            self.reloads.notify();
+            self.material.trust_domain(&source.trust_domain);
         } else if late {
-            self.reloads.notify();
+            self.material.trust_domain(&source.trust_domain);
         }
         match outcome {
             Err(why) => self.problem(source, why, known),
-            Ok(_) if late => self.problem(
-                source,
-                "what was fetched is not in use, because the configuration is not reloaded",
-                known,
-            ),
+            Ok(_) if late => self.problem(source, "what was fetched is not in use yet", known),
             Ok(_) => self.solved(&url, known),
         }
         match outcome {
@@ -187,13 +190,15 @@ impl ListKeeper {
                 printable(&detail)
             );
         }
-        self.readiness
-            .set_problem(&named(&source.url.to_string()), &detail);
+        let url = source.url.to_string();
+        let problem = Problem::new(ProblemCode::CrlUnavailable, &detail)
+            .command(&format!("curl --head {url}"));
+        self.readiness.raise(&url, problem);
     }
 
     fn solved(&self, url: &str, known: &mut Known) {
         if known.problems.remove(url) {
-            self.readiness.clear_problem(&named(url));
+            self.readiness.clear(ProblemCode::CrlUnavailable, url);
         }
     }
 }
@@ -217,16 +222,32 @@ fn wait(source: &ListSource, next_update: Option<i64>, now: u64) -> Duration {
     interval.min(HURRY.max(Duration::from_secs(left / 2)))
 }
 
-/// Writes what is in use to disk, one after another: nothing older may be the last.
-async fn save(in_use: Vec<ListSource>) {
-    if !in_use.is_empty() {
-        let saving = move || in_use.iter().for_each(RemoteLists::save);
-        let _ = tokio::task::spawn_blocking(saving).await;
-    }
-}
+/// Writes what is in use to disk on a thread of its own, one after another: nothing
+/// older may be the last. A disk that does not answer holds up nothing else.
+struct Saver(Option<std::sync::mpsc::Sender<Vec<ListSource>>>);
 
-fn named(url: &str) -> String {
-    format!("revocation-list {url}")
+impl Saver {
+    fn start() -> Self {
+        let (sender, waiting) = std::sync::mpsc::channel::<Vec<ListSource>>();
+        let thread = std::thread::Builder::new().name("save".to_owned());
+        let started = thread.spawn(move || {
+            while let Ok(in_use) = waiting.recv() {
+                in_use.iter().for_each(RemoteLists::save);
+            }
+        });
+        if let Err(error) = &started {
+            tracing::error!(%error, "fetched revocation lists are not kept on disk");
+        }
+        Self(started.ok().map(|_| sender))
+    }
+
+    fn save(&self, in_use: Vec<ListSource>) {
+        if let Some(sender) = &self.0
+            && !in_use.is_empty()
+        {
+            let _ = sender.send(in_use);
+        }
+    }
 }
 
 async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched {

@@ -1,342 +1,362 @@
-//! Reloading as a transaction: all good, or the old state stays and says why.
+//! Puts what changed on disk into service: units of material one by one, and the
+//! configuration as a transaction.
 //!
-//! Triggers are SIGHUP and a change of any file the configuration was built
-//! from. Files are watched by looking at them: that sees atomic renames and
-//! swapped symbolic links on every kind of file system.
+//! *Material* is what the configuration in service names: certificates, keys, roots,
+//! revocation lists, the deny list. It is watched and takes effect by itself, whatever
+//! the configuration file says by then. The *configuration* is loaded when its file
+//! changes, on SIGHUP and when somebody asks: everything it names is good, or the old
+//! one stays and says why.
+//!
+//! One task decides about both, and only it puts a snapshot into service. Files are
+//! read on threads that nobody waits for (`load`, `file_watch`): one that does not come
+//! back holds up nothing but its own unit. A load that failed is tried again until it
+//! succeeds, because a system that is short of something does not touch the file when
+//! that is over.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+mod configuration;
+mod load;
+mod problems;
+mod restart;
+mod unit_state;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use self::configuration::{ConfigurationLoad, ConfigurationState};
+use self::load::{Change, Done, Loader, Proposal, UnitJob};
+use self::unit_state::UnitState;
+use super::file_watch::{FileWatch, Found, Item, Watched};
 use super::impact;
-use crate::admin::{Readiness, ReloadOutcome, ReloadQueue, ReloadWaiters};
+use crate::admin::{Readiness, ReloadQueue, ReloadWaiters};
 use crate::clock;
-use crate::config;
-use crate::look::{self, Looks};
+use crate::config::{Running, UnitError, UnitKey};
+use crate::file_stamp::FileStamps;
+use crate::identity::TrustDomain;
 use crate::snapshot::{Settings, Snapshot};
 use crate::telemetry::metrics::Metrics;
-use crate::trust::DenyList;
 
 /// How often files are looked at.
-const LOOK: Duration = Duration::from_millis(400);
-/// How long files must have stayed the same before they are loaded, so that a
-/// file being written is not taken for a broken one.
-const SETTLE: Duration = Duration::from_millis(60);
-/// Looks for a settled state at most this often in a row.
-const MAX_SETTLING: usize = 20;
-/// How long further requests are waited for, so that many at once become one.
-const GATHER: Duration = Duration::from_millis(20);
-/// Under this name a failed reload is a readiness problem.
-const PROBLEM: &str = "reload";
-/// Under this name a deny list that cannot be read is one.
-const DENY_PROBLEM: &str = "deny-list";
+const TICK: Duration = Duration::from_millis(150);
+/// How often it is looked after rounds and loads that do not come back.
+const LOOK_AFTER: Duration = Duration::from_millis(50);
+/// For so long a load of the configuration may wait for one file before those who
+/// asked for it are told.
+const LONGEST_ANSWER: Duration = Duration::from_secs(5);
 
-/// Loads the configuration again when asked to.
+/// Asks for a load of a trust domain's material, for example because a list was fetched.
+#[derive(Debug, Clone)]
+pub(super) struct MaterialRequests(mpsc::UnboundedSender<Event>);
+
+impl MaterialRequests {
+    /// Asks without waiting.
+    pub(super) fn trust_domain(&self, name: &TrustDomain) {
+        let _ = self.0.send(Event::Asked(UnitKey::trust_domain(name)));
+    }
+}
+
+/// What the task hears of.
 #[derive(Debug)]
+enum Event {
+    /// A round of the file watch found something.
+    Found(Found),
+    /// A load has ended.
+    Done(Box<Done>),
+    /// Somebody wants a unit loaded.
+    Asked(UnitKey),
+}
+
+/// What the task shares with the rest of the process.
+pub(super) struct ReloadParts {
+    pub(super) settings: Settings,
+    pub(super) running: Running,
+    pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) changed: Arc<watch::Sender<u64>>,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Loads what changed, for ever.
 pub(super) struct Reloader {
-    path: PathBuf,
-    settings: Settings,
-    /// The files of what is in service, as they were before they were read.
-    seen: Looks,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-    changed: Arc<watch::Sender<u64>>,
-    readiness: Arc<Readiness>,
-    metrics: Arc<Metrics>,
+    parts: ReloadParts,
+    running: Arc<Running>,
+    loader: Loader,
+    watch: FileWatch,
+    events: mpsc::UnboundedReceiver<Event>,
+    requests: MaterialRequests,
+    units: BTreeMap<UnitKey, UnitState>,
+    configuration: ConfigurationState,
+    /// Counts the snapshots that a load of material put into service.
+    material: u64,
+    /// Trust domains that are about to be suspended.
+    suspending: BTreeSet<TrustDomain>,
 }
 
 impl Reloader {
-    pub(super) fn new(
-        path: PathBuf,
-        settings: Settings,
-        seen: Looks,
-        snapshot: Arc<ArcSwap<Snapshot>>,
-        changed: Arc<watch::Sender<u64>>,
-        readiness: Arc<Readiness>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(super) fn new(parts: ReloadParts) -> Self {
+        let (sender, events) = mpsc::unbounded_channel();
+        let requests = MaterialRequests(sender.clone());
+        let told = sender.clone();
+        let watch = FileWatch::new(Arc::new(move |found| {
+            let _ = told.send(Event::Found(found));
+        }));
+        let running = Arc::new(parts.running.clone());
         Self {
-            path,
-            settings,
-            seen,
-            snapshot,
-            changed,
-            readiness,
-            metrics,
+            configuration: ConfigurationState {
+                stamp: running.stamp().cloned(),
+                ..ConfigurationState::default()
+            },
+            units: UnitState::of(&running),
+            loader: Loader::new(sender),
+            running,
+            watch,
+            events,
+            requests,
+            material: 0,
+            suspending: BTreeSet::new(),
+            parts,
         }
     }
 
-    /// Reloads whenever somebody asks and on every change of a file, for ever.
-    /// Requests that come while a reload runs are answered by one more.
+    /// The way to ask for loads of material.
+    pub(super) fn material_requests(&self) -> MaterialRequests {
+        self.requests.clone()
+    }
+
+    /// Works for ever. Requests for the configuration that come while it is loaded are
+    /// answered by one more load.
     pub(super) async fn run(mut self, mut asked: ReloadQueue) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK_AFTER);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let (why, mut waiters) = tokio::select! {
-                waiters = asked.next() => ("a request", waiters),
-                () = self.change() => ("a changed file", ReloadWaiters::default()),
-            };
-            // Whoever has asked by now is answered by what is loaded next.
-            tokio::time::sleep(GATHER).await;
-            asked.join(&mut waiters);
-            self = match tokio::task::spawn_blocking(move || {
-                let outcome = match without_panic(|| self.reload(why)) {
-                    Ok(outcome) => outcome,
-                    Err(panic) => {
-                        self.metrics.panicked();
-                        self.refuse(&format!("loading it panicked; please report this: {panic}"))
-                    }
-                };
-                (self, outcome)
-            })
-            .await
-            {
-                Ok((reloader, outcome)) => {
-                    waiters.answer(&outcome);
-                    reloader
-                }
-                Err(error) => {
-                    tracing::error!(%error, "reloading panicked; no more reloads");
-                    return;
-                }
-            };
+            tokio::select! {
+                // What was found and loaded comes before what is asked for.
+                biased;
+                event = self.events.recv() => match event {
+                    Some(event) => self.hear(event),
+                    None => return,
+                },
+                waiters = asked.next() => self.want_configuration("a request", waiters),
+                _ = ticks.tick() => self.begin_round(),
+                _ = looks.tick() => self.look_after(),
+            }
+            self.start_loads();
         }
     }
 
-    /// Waits until a file has changed and come to rest.
-    async fn change(&self) {
-        loop {
-            tokio::time::sleep(LOOK).await;
-            self.look_at_deny_list();
-            let mut now = look::again(&self.seen);
-            if now == self.seen {
-                continue;
-            }
-            for _ in 0..MAX_SETTLING {
-                tokio::time::sleep(SETTLE).await;
-                let next = look::again(&self.seen);
-                if next == now {
-                    break;
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Asked(key) => {
+                if let Some(unit) = self.units.get_mut(&key) {
+                    unit.want();
                 }
-                now = next;
             }
+            Event::Found(Found::DenyList(outcome)) => self.deny_list_read(outcome),
+            Event::Found(Found::Changed(Watched::Unit(key))) => {
+                if let Some(unit) = self.units.get_mut(&key) {
+                    unit.want();
+                }
+            }
+            Event::Found(Found::Changed(Watched::Configuration)) => {
+                self.want_configuration("a changed file", ReloadWaiters::default());
+            }
+            Event::Found(Found::Changed(Watched::DenyList)) => {}
+            Event::Done(done) => match *done {
+                Done::Proposed(proposal) => self.proposed(*proposal),
+                Done::Failed {
+                    key,
+                    configuration,
+                    error,
+                } => {
+                    self.suspending.clear();
+                    if configuration == self.configuration.count
+                        && let Some(unit) = self.units.get_mut(&key)
+                    {
+                        unit.failed(&error);
+                        self.report_unit(&key);
+                    }
+                }
+                Done::Configuration { outcome, stamp } => {
+                    self.configuration_loaded(outcome, stamp);
+                }
+            },
+        }
+    }
+
+    /// Looks at every file that is not being read right now.
+    fn begin_round(&mut self) {
+        let mut items = Vec::with_capacity(self.units.len() + 2);
+        if let Some(list) = &self.parts.snapshot.load().denied {
+            items.push(Item::DenyList(Arc::clone(list)));
+        }
+        for (key, unit) in &self.units {
+            if let Some(stamps) = unit.watched() {
+                items.push(Item::Stamps(Watched::Unit(key.clone()), stamps));
+            }
+        }
+        if self.configuration.loading.is_none() && self.configuration.wanted.is_none() {
+            let path = self.running.path().to_owned();
+            let stamps = FileStamps::from([(path, self.configuration.stamp.clone())]);
+            items.push(Item::Stamps(Watched::Configuration, Arc::new(stamps)));
+        }
+        self.watch.begin(items);
+    }
+
+    fn look_after(&mut self) {
+        self.watch.look_after();
+        self.report_stalls();
+        self.suspend_unread();
+        self.answer_those_who_wait();
+    }
+
+    /// Starts what is due. Material first: a configuration is held back while units
+    /// are loaded, unless one of them takes long.
+    fn start_loads(&mut self) {
+        let now = Instant::now();
+        for (key, unit) in &mut self.units {
+            if unit.is_due(now) {
+                let previous = self.parts.snapshot.load_full();
+                let job = UnitJob {
+                    key: key.clone(),
+                    running: Arc::clone(&self.running),
+                    previous,
+                    configuration: self.configuration.count,
+                };
+                match self.loader.unit(job) {
+                    Ok(progress) => unit.begin(progress),
+                    // No thread: the system is short of something.
+                    Err(error) => unit.failed(&UnitError::system(&error)),
+                }
+            }
+        }
+        let busy = |unit: &UnitState| unit.is_loading_for_less_than(LONGEST_ANSWER / 5);
+        let state = &mut self.configuration;
+        if state.wanted.is_none() && state.retry_at.is_some_and(|at| at <= now) {
+            state.wanted = Some("an attempt that failed");
+        }
+        if state.loading.is_some() || self.units.values().any(busy) {
             return;
         }
-    }
-
-    /// Takes over what others have written into the deny list.
-    fn look_at_deny_list(&self) {
-        let snapshot = self.snapshot.load();
-        let Some(list) = &snapshot.denied else {
+        let Some(why) = state.wanted.take() else {
             return;
         };
-        match list.refresh() {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::info!("the deny list's file has changed and is in service");
-                self.readiness.clear_problem(DENY_PROBLEM);
+        state.retry_at = None;
+        let previous = self.parts.snapshot.load_full();
+        let running = Arc::clone(&self.running);
+        let settings = self.parts.settings.clone();
+        match self.loader.configuration(running, previous, settings) {
+            Ok(progress) => {
+                state.waiting_since = None;
+                state.loading = Some(ConfigurationLoad {
+                    why,
+                    progress,
+                    began: Instant::now(),
+                    waiters: std::mem::take(&mut state.waiters),
+                    material: self.material,
+                });
             }
             Err(error) => {
-                let detail = error.to_string();
-                // One that cannot be read is looked at again and again.
-                if self.readiness.set_problem(DENY_PROBLEM, &detail) {
-                    tracing::error!(%error, "the deny list stays as it was");
+                let waiters = std::mem::take(&mut state.waiters);
+                self.refuse_configuration(&format!("no thread to load it: {error}"), waiters, why);
+            }
+        }
+    }
+
+    /// Puts a snapshot into service that differs from the one in service by one change.
+    fn proposed(&mut self, proposal: Proposal) {
+        let Proposal {
+            change,
+            configuration,
+            based_on,
+            snapshot,
+        } = proposal;
+        if configuration != self.configuration.count {
+            if let Change::Suspension { domain, .. } = &change {
+                self.suspending.remove(domain);
+            }
+            // Made for another configuration. The units of this one were read anew.
+            return;
+        }
+        if based_on != self.parts.snapshot.load().generation {
+            // Something else came into service meanwhile: the two go together. Nothing
+            // is read again.
+            self.assemble(change);
+            return;
+        }
+        match change {
+            Change::Unit { key, loaded } => {
+                let mut running = (*self.running).clone();
+                running.replace(&key, &loaded);
+                self.running = Arc::new(running);
+                for warning in &loaded.warnings {
+                    tracing::warn!("{warning}");
                 }
+                if let Some(unit) = self.units.get_mut(&key) {
+                    unit.loaded(&loaded);
+                }
+                self.report_unit(&key);
+                self.put_into_service(snapshot);
+                tracing::info!(
+                    generation = self.parts.snapshot.load().generation,
+                    "{key} was read again and is in service"
+                );
+                self.parts.metrics.material_loaded(true);
+            }
+            Change::Suspension { domain, since } => {
+                self.suspending.remove(&domain);
+                let mut running = (*self.running).clone();
+                running.suspend(&domain, since);
+                self.running = Arc::new(running);
+                self.put_into_service(snapshot);
+                tracing::error!(
+                    trust_domain = %domain,
+                    "its files could not be read since {} (max_unread): its callers are refused \
+                     until they can be read again",
+                    clock::rfc3339(since)
+                );
             }
         }
+        self.material += 1;
     }
 
-    fn reload(&mut self, why: &str) -> ReloadOutcome {
-        // Before loading, so that a change during it is seen afterwards.
-        self.seen = look::again(&self.seen);
-        let previous = self.snapshot.load_full();
-        let loaded = match config::load_after(&self.path, &previous) {
-            Ok(loaded) => loaded,
-            Err(errors) => {
-                tracing::error!("the configuration was not reloaded:\n{errors}");
-                return self.refuse(&summary(&errors));
-            }
-        };
-        if let Some(what) = needs_restart(&self.settings, &loaded.settings) {
-            return self.refuse(&format!(
-                "{what} cannot change while the gateway runs; restart it, or set it back"
-            ));
-        }
-        let mut snapshot = loaded.snapshot;
-        if snapshot.limits.connections != previous.limits.connections {
-            return self.refuse(
-                "[limits] connections cannot change while the gateway runs; restart it, or set it back",
-            );
-        }
-        if let Err(why) = keeps_denials(previous.denied.as_deref(), snapshot.denied.as_deref()) {
-            return self.refuse(&why);
-        }
-        if let Some(list) = &snapshot.denied
-            && let Err(error) = list.create_if_missing()
+    /// Builds the snapshot in service anew with a change.
+    fn assemble(&mut self, change: Change) {
+        let mut running = (*self.running).clone();
+        change.apply(&mut running);
+        let previous = self.parts.snapshot.load_full();
+        let configuration = self.configuration.count;
+        let key = change.unit().cloned();
+        if let Err(error) = self
+            .loader
+            .assemble(change, running, previous, configuration)
         {
-            return self.refuse(&error.to_string());
-        }
-        snapshot.generation = previous.generation + 1;
-        let generation = snapshot.generation;
-        super::announce(&snapshot, &loaded.warnings);
-        let routes = snapshot.routes.routes().len();
-        snapshot.meter(&self.metrics);
-        snapshot.start(&tokio::runtime::Handle::current());
-        self.snapshot.store(Arc::new(snapshot));
-        self.seen = loaded.looks;
-        self.readiness.clear_problem(PROBLEM);
-        self.metrics.reloaded(true);
-        tracing::info!(generation, routes, because = why, "configuration reloaded");
-        // Connections look at the new snapshot when they hear of it.
-        self.changed.send_modify(|changes| *changes += 1);
-        if let Some(directory) = &self.settings.audit_chains {
-            let (directory, after) = (directory.clone(), self.snapshot.load_full());
-            // Whoever asked for the reload need not wait for the preview.
-            std::thread::spawn(move || impact::report(&directory, &previous, &after));
-        }
-        Ok(generation)
-    }
-
-    fn refuse(&self, why: &str) -> ReloadOutcome {
-        tracing::error!("the old configuration stays: {why}");
-        self.readiness.set_problem(PROBLEM, why);
-        self.metrics.reloaded(false);
-        Err(why.to_owned())
-    }
-}
-
-/// What is wrong and where, without the lines of the file themselves: those may
-/// name callers.
-fn summary(errors: &config::ConfigErrors) -> String {
-    let one = |error: config::ErrorRecord| match error.line {
-        Some(line) => format!("{}:{line}: {}", error.file, error.message),
-        None => format!("{}: {}", error.file, error.message),
-    };
-    errors
-        .records()
-        .into_iter()
-        .map(one)
-        .collect::<Vec<_>>()
-        .join("; ")
-}
-
-/// Refuses to put an empty deny list in the place of one with entries because its
-/// file is not there: most likely it was moved or its name is wrong.
-fn keeps_denials(before: Option<&DenyList>, after: Option<&DenyList>) -> Result<(), String> {
-    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
-    let denied = before.map_or(0, |list| list.list(now).len());
-    match (before, after) {
-        (Some(before), None) if denied > 0 => {
-            tracing::warn!(
-                entries = denied,
-                "there is no [deny_list] any longer: those in {} are let in again",
-                before.path().display()
-            );
-            Ok(())
-        }
-        (Some(before), Some(after)) if denied > 0 && !after.has_file() => {
-            if before.path() == after.path() {
-                return Ok(());
+            match key.and_then(|key| self.units.get_mut(&key)) {
+                Some(unit) => unit.failed(&UnitError::system(&error)),
+                None => self.suspending.clear(),
             }
-            Err(format!(
-                "{} does not exist, and {denied} entries of the deny list {} count: copy that \
-                 file there first, or remove the entries",
-                after.path().display(),
-                before.path().display()
-            ))
         }
-        _ => Ok(()),
-    }
-}
-
-/// Names the first setting that differs and takes effect only at start.
-fn needs_restart(old: &Settings, new: &Settings) -> Option<&'static str> {
-    let public = |settings: &Settings| settings.public.as_ref().map(|public| public.address);
-    let offered = |settings: &Settings| {
-        let public = settings.public.as_ref()?;
-        Some((
-            public.keys,
-            public.health,
-            public.metrics,
-            public.tls.is_some(),
-        ))
-    };
-    let admin = |settings: &Settings| settings.admin.as_ref().map(|admin| admin.address);
-    let socket = |settings: &Settings| settings.admin.as_ref()?.socket.clone();
-    let operated = |settings: &Settings| {
-        let admin = settings.admin.as_ref();
-        admin.is_some_and(|admin| !admin.operators.is_empty())
-    };
-    if old.address != new.address {
-        return Some("[listener] address");
-    }
-    if public(old) != public(new) {
-        return Some("[public] address");
-    }
-    if offered(old) != offered(new) {
-        return Some("[public] serve");
-    }
-    if admin(old) != admin(new) {
-        return Some("[admin] address");
-    }
-    if operated(old) != operated(new) {
-        return Some("whether [admin] has operators");
-    }
-    if socket(old) != socket(new) {
-        return Some("[admin] socket");
-    }
-    if old.audit != new.audit {
-        return Some("[audit] file");
-    }
-    if old.audit_chains != new.audit_chains {
-        return Some("[audit] chains");
-    }
-    (old.workers != new.workers).then_some("[runtime] workers")
-}
-
-/// What comes of work that may panic: then the process goes on as before.
-fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let said = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned());
-        said.unwrap_or_else(|| "no message".to_owned())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::trust::DenyTarget;
-
-    #[test]
-    fn an_absent_file_does_not_empty_the_deny_list() {
-        let folder = tempfile::tempdir().unwrap();
-        let open = |name: &str| DenyList::open(folder.path().join(name)).unwrap();
-        let (before, after) = (open("a.json"), open("b.json"));
-        assert_eq!(keeps_denials(Some(&before), Some(&after)), Ok(()));
-        let identity = "dns:a.example.org".to_owned();
-        let target = DenyTarget::Identity { identity };
-        let end = i64::try_from(clock::unix_now()).unwrap() + 600;
-        before.add(target, "", Some(end), end - 900).unwrap();
-        let refused = keeps_denials(Some(&before), Some(&after)).unwrap_err();
-        assert!(refused.contains("b.json") && refused.contains("a.json"));
-        std::fs::copy(before.path(), after.path()).unwrap();
-        assert_eq!(keeps_denials(Some(&before), Some(&open("b.json"))), Ok(()));
-        // Its own file may be gone for a moment: the entries are in memory.
-        std::fs::remove_file(before.path()).unwrap();
-        assert!(before.refresh().is_err());
-        assert_eq!(keeps_denials(Some(&before), Some(&before)), Ok(()));
-        assert_eq!(keeps_denials(Some(&before), None), Ok(()));
-        assert_eq!(keeps_denials(None, Some(&after)), Ok(()));
     }
 
-    #[test]
-    fn a_panic_is_an_answer_like_any_other() {
-        assert_eq!(without_panic(|| 7), Ok(7));
-        let panicked = without_panic(|| -> u8 { panic!("for a test") });
-        assert_eq!(panicked, Err("for a test".to_owned()));
+    fn put_into_service(&self, mut snapshot: Snapshot) {
+        let previous = self.parts.snapshot.load_full();
+        snapshot.generation = previous.generation + 1;
+        snapshot.meter(&self.parts.metrics);
+        snapshot.start(&tokio::runtime::Handle::current());
+        self.parts.snapshot.store(Arc::new(snapshot));
+        self.parts.metrics.came_into_service();
+        // Connections look at the new snapshot when they hear of it.
+        self.parts.changed.send_modify(|changes| *changes += 1);
+        if let Some(directory) = &self.parts.settings.audit_chains {
+            let (directory, after) = (directory.clone(), self.parts.snapshot.load_full());
+            // Nobody waits for the preview.
+            let _ = std::thread::Builder::new()
+                .name("impact".to_owned())
+                .spawn(move || impact::report(&directory, &previous, &after));
+        }
     }
 }

@@ -22,7 +22,8 @@ use super::signing_key::{SigningAlgorithm, SigningKey};
 use crate::crypto::{ProviderFailed, SigningKeyPair};
 use crate::secret::{self, Existing};
 
-const RING_FILE: &str = "ring.json";
+/// The file that says which keys there are.
+pub const RING_FILE: &str = "ring.json";
 const FORMAT_VERSION: u32 = 1;
 const KEY_LABEL: &str = "PRIVATE KEY";
 /// No file of the directory is larger.

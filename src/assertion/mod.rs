@@ -10,5 +10,6 @@ pub mod published;
 pub mod signer;
 pub mod signing_key;
 
+pub use key_files::RING_FILE;
 pub use key_ring::{KeyRingError, SigningAlgorithm, SigningKey, SigningKeyRing};
 pub use signer::{AssertionSettings, AssertionSigner, SignedAssertion};

@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 
 use super::words::absolute;
 use super::{CliError, Exit, Output};
+use crate::config::Loaded;
 use crate::config::{self, ConfigErrors, Inventory};
 use crate::policy::rule::Authentication;
 use crate::route::{Binding, Route};
-use crate::snapshot::{AuditDestination, Loaded};
+use crate::snapshot::AuditDestination;
 
 /// Arguments of `countersign check`.
 #[derive(Debug, Args)]

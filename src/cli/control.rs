@@ -324,8 +324,14 @@ fn report(said: &Value) -> String {
         let _ = write!(report, "\ndeny list: {count} entries");
     }
     for problem in items(said, "problems") {
-        let (name, detail) = (shown(problem, "name"), shown(problem, "detail"));
-        let _ = write!(report, "\nPROBLEM {name}: {detail}");
+        let (code, detail) = (shown(problem, "code"), shown(problem, "detail"));
+        let _ = write!(report, "\nPROBLEM {code}: {detail}");
+        if problem.get("since").is_some() {
+            let _ = write!(report, "\n  since {}", shown(problem, "since"));
+        }
+        if problem.get("command").is_some() {
+            let _ = write!(report, "\n  to mend it: {}", shown(problem, "command"));
+        }
     }
     report
 }

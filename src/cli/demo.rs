@@ -96,7 +96,7 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<Exit, CliError> {
         output.say(instructions(&ready));
         Ok(())
     };
-    app::serve(&ready.config, loaded, listeners, announce).map_err(CliError::failed)?;
+    app::serve(loaded, listeners, announce).map_err(CliError::failed)?;
     if place.is_temporary() {
         output.say(format_args!("\nremoved {}", ready.dir.display()));
     }

@@ -50,6 +50,6 @@ pub(crate) fn run(args: &ServeArgs, _output: Output) -> Result<Exit, CliError> {
         listeners.with_socket(admin.and_then(|admin| admin.socket.as_deref()))
     })
     .map_err(CliError::failed)?;
-    app::serve(&path, loaded, listeners, ready).map_err(CliError::failed)?;
+    app::serve(loaded, listeners, ready).map_err(CliError::failed)?;
     Ok(Exit::Done)
 }

@@ -103,7 +103,7 @@ impl Diagnostic {
         vec![group]
     }
 
-    fn one_line(&self, path: &Path, source: &str) -> String {
+    pub(super) fn one_line(&self, path: &Path, source: &str) -> String {
         let mut text = path.display().to_string();
         if let Some((line, _)) = self.line_and_column(source) {
             text.push_str(&format!(":{line}"));
@@ -286,6 +286,26 @@ impl Diagnostics {
     /// Notes something an operator should look at.
     pub(super) fn warn(&mut self, warning: Diagnostic) {
         self.warnings.push(warning);
+    }
+
+    /// How many errors there are so far.
+    pub(super) const fn error_count(&self) -> usize {
+        self.errors.len()
+    }
+
+    /// How many warnings there are so far.
+    pub(super) const fn warning_count(&self) -> usize {
+        self.warnings.len()
+    }
+
+    /// The warnings that came after the first `count`.
+    pub(super) fn warnings_from(&self, count: usize) -> Vec<Diagnostic> {
+        self.warnings.get(count..).unwrap_or_default().to_vec()
+    }
+
+    /// Takes the errors back that came after the first `count`.
+    pub(super) fn take_errors_from(&mut self, count: usize) -> Vec<Diagnostic> {
+        self.errors.split_off(count.min(self.errors.len()))
     }
 
     /// Whether there is an error so far.

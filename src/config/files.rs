@@ -9,18 +9,25 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::diagnostics::{ConfigErrors, Diagnostic, Diagnostics};
 use super::value::At;
-use crate::look::{Look, Looks};
+use crate::file_read::read_regular;
+use crate::file_stamp::{FileStamp, FileStamps};
 use crate::secret::Secret;
+
+/// No configuration file is larger.
+const MAX_CONFIGURATION: u64 = 16 << 20;
+/// No file that it names is larger: a revocation list of a million entries has 40 MB.
+const MAX_FILE: u64 = 256 << 20;
 
 /// Reads the configuration file itself.
 pub(super) fn read_configuration(path: &Path) -> Result<String, ConfigErrors> {
     let refuse = |message: String, help: &str| {
         ConfigErrors::whole(path, Diagnostic::whole(message).help(help))
     };
-    let bytes = fs::read(path).map_err(|error| {
+    let bytes = read_regular(path, MAX_CONFIGURATION).map_err(|error| {
         refuse(
             format!("cannot read the configuration file: {error}"),
             "name another one with --config FILE, or make one with: countersign init",
@@ -34,36 +41,92 @@ pub(super) fn read_configuration(path: &Path) -> Result<String, ConfigErrors> {
     })
 }
 
+/// Says which file a load is reading, to others while it does. A file system that
+/// does not answer holds the load up for as long as it likes.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Mutex<Option<PathBuf>>>);
+
+impl Progress {
+    /// The file or directory that is being read, if one is.
+    #[must_use]
+    pub fn reading(&self) -> Option<PathBuf> {
+        self.current().clone()
+    }
+
+    /// Says that a file is being read for as long as `read` takes.
+    pub fn during<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
+        *self.current() = Some(path.to_owned());
+        let outcome = read();
+        *self.current() = None;
+        outcome
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Reads files and remembers which.
 #[derive(Debug)]
 pub(super) struct Files {
     base: PathBuf,
-    seen: Vec<(PathBuf, Option<Look>)>,
+    seen: Vec<(PathBuf, Option<FileStamp>)>,
+    progress: Progress,
+    system_failure: bool,
 }
 
 impl Files {
-    /// Relative paths start where the configuration file is, which looked so
+    /// Relative paths start where the configuration file is, which had this stamp
     /// before it was read.
-    pub(super) fn beside(configuration: &Path, look: Option<Look>) -> Self {
+    pub(super) fn beside(
+        (configuration, stamp): (&Path, Option<FileStamp>),
+        progress: Progress,
+    ) -> Self {
         let base = configuration.parent().map(Path::to_owned);
         Self {
             base: base.unwrap_or_default(),
-            seen: vec![(configuration.to_owned(), look)],
+            seen: vec![(configuration.to_owned(), stamp)],
+            progress,
+            system_failure: false,
         }
     }
 
-    /// Files read so far, and directories whose content was listed; and what they
-    /// looked like before that, so that a change meanwhile is noticed.
-    pub(super) fn into_seen(self) -> (Vec<PathBuf>, Looks) {
+    /// Files read so far, and directories whose content was listed; and their stamps
+    /// of before, so that a change meanwhile is noticed.
+    pub(super) fn into_seen(self) -> (Vec<PathBuf>, FileStamps) {
         let mut paths = Vec::with_capacity(self.seen.len());
-        let mut looks = Looks::new();
-        for (path, look) in self.seen {
-            if let Entry::Vacant(place) = looks.entry(path) {
+        let mut stamps = FileStamps::new();
+        for (path, stamp) in self.seen {
+            if let Entry::Vacant(place) = stamps.entry(path) {
                 paths.push(place.key().clone());
-                place.insert(look);
+                place.insert(stamp);
             }
         }
-        (paths, looks)
+        (paths, stamps)
+    }
+
+    /// How many files have been read so far.
+    pub(super) const fn mark(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// The stamps of the files that were read since a mark.
+    pub(super) fn stamps_since(&self, mark: usize) -> FileStamps {
+        let mut stamps = FileStamps::new();
+        for (path, stamp) in self.seen.get(mark..).unwrap_or_default() {
+            stamps.entry(path.clone()).or_insert_with(|| stamp.clone());
+        }
+        stamps
+    }
+
+    /// Whether the system failed to read a file that may well be there.
+    pub(super) const fn has_system_failure(&self) -> bool {
+        self.system_failure
+    }
+
+    /// Notes a failure if it is the system's and not the operator's.
+    pub(super) fn note_failure(&mut self, error: &io::Error) {
+        self.system_failure |= is_system_failure(error);
     }
 
     /// Where a written path leads.
@@ -73,7 +136,13 @@ impl Files {
 
     /// Remembers a file or directory that somebody else is about to read.
     pub(super) fn remember(&mut self, path: &Path) {
-        self.seen.push((path.to_owned(), Look::at(path)));
+        let stamp = self.progress.during(path, || FileStamp::at(path));
+        self.seen.push((path.to_owned(), stamp));
+    }
+
+    /// Lets somebody else read a file or directory that was remembered.
+    pub(super) fn reading<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
+        self.progress.during(path, read)
     }
 
     /// Reads a file.
@@ -84,7 +153,8 @@ impl Files {
         diagnostics: &mut Diagnostics,
     ) -> Option<Vec<u8>> {
         self.remember(path);
-        match read_regular(path) {
+        let content = self.progress.during(path, || read_regular(path, MAX_FILE));
+        match content {
             Ok(bytes) if bytes.is_empty() => {
                 diagnostics.error(
                     Diagnostic::new(
@@ -98,6 +168,7 @@ impl Files {
             }
             Ok(bytes) => Some(bytes),
             Err(error) => {
+                self.note_failure(&error);
                 let remedy = match error.kind() {
                     io::ErrorKind::NotFound => {
                         "check the path; relative paths start at the directory of the configuration file"
@@ -172,8 +243,12 @@ impl Files {
             }
         };
         self.remember(directory);
-        match matching(directory, pattern) {
+        let listed = self
+            .progress
+            .during(directory, || matching(directory, pattern));
+        match listed {
             Err(error) => {
+                self.note_failure(&error);
                 diagnostics.error(refuse(
                     format!("cannot list {}: {error}", directory.display()),
                     "check the path; relative paths start at the directory of the configuration file",
@@ -192,18 +267,15 @@ impl Files {
     }
 }
 
-/// A device or pipe could block or never end.
-fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        let what = if metadata.is_dir() {
-            "it is a directory"
-        } else {
-            "it is not a regular file"
-        };
-        return Err(io::Error::other(what));
-    }
-    fs::read(path)
+/// Whether the system failed, for example for want of descriptors, and not somebody
+/// who moved, closed or misnamed the file.
+fn is_system_failure(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    (error.raw_os_error().is_some() || error.kind() == io::ErrorKind::OutOfMemory)
+        && !matches!(
+            error.kind(),
+            NotFound | PermissionDenied | NotADirectory | IsADirectory | InvalidFilename
+        )
 }
 
 fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
@@ -217,8 +289,9 @@ fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
         let name = entry?.file_name();
         let Some(name) = name.to_str() else { continue };
         let path = directory.join(name);
-        // Hidden names are working copies of editors and of mounted volumes.
-        if !name.starts_with('.') && glob(pattern, name) && path.is_file() {
+        // Hidden names are working copies of editors and of mounted volumes. What cannot
+        // be looked at is listed: left out, it would silently not be read.
+        if !name.starts_with('.') && glob(pattern, name) && !path.is_dir() {
             found.push(path);
         }
     }

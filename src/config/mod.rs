@@ -5,7 +5,9 @@
 //! raw.rs        the one table of known keys
 //!  └─ value.rs      single values with their places; demands.rs, quantity.rs: grammars
 //! resolve/      what the values mean together: builds the domain types
-//!  └─ files.rs      reads certificates, keys and lists, and remembers which
+//!  ├─ files.rs      reads certificates, keys and lists, and remembers which
+//!  └─ units.rs      what takes effect as a whole, and is read again by itself
+//! running       the configuration in service, and loads of its material
 //! diagnostics   every error with file, line, caret and remedy; all at once
 //! inventory     what was found, for `countersign check`
 //! profiles      `profiles.toml` of an authority, with the same machinery
@@ -26,9 +28,11 @@ mod profiles;
 pub mod quantity;
 mod raw;
 mod resolve;
+mod running;
 mod socket;
 mod suggest;
 mod template;
+mod units;
 mod url;
 mod value;
 
@@ -38,16 +42,21 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub use diagnostics::{ConfigErrors, Diagnostic, ErrorRecord};
+pub use files::Progress;
 pub use inventory::{
     CertificateSummary, Inventory, ListSummary, ServerNameSummary, TrustDomainSummary,
 };
 pub use profiles::profiles;
+pub use running::{LoadedUnit, Running, UnitError, load_after};
 pub use socket::{SocketUnknown, admin_socket};
 pub use template::{Starter, StarterError};
+pub use units::UnitKey;
 
-use crate::look::Look;
-use crate::snapshot::{Loaded, Snapshot};
+use crate::file_stamp::FileStamp;
+use crate::snapshot::{Settings, Snapshot};
 use diagnostics::Diagnostics;
+use resolve::ResolveInput;
+use units::UnitLoad;
 
 /// The environment variable that names the configuration file.
 pub const PATH_VARIABLE: &str = "COUNTERSIGN_CONFIG";
@@ -102,6 +111,22 @@ fn choose_path(
         .ok_or(NoConfiguration)
 }
 
+/// A configuration, loaded and ready to serve.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What cannot change without a restart.
+    pub settings: Settings,
+    /// The state for requests.
+    pub snapshot: Snapshot,
+    /// What an operator should look at, although nothing is wrong.
+    pub warnings: Vec<String>,
+    /// Every file that was read, the configuration itself first, and every directory
+    /// that was listed.
+    pub files: Vec<PathBuf>,
+    /// The configuration itself, to load what it names again.
+    pub running: Running,
+}
+
 /// Loads a configuration with everything it names: certificates, keys,
 /// revocation lists. Relative paths in it start at its own directory.
 ///
@@ -111,33 +136,50 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
     inspect(path).map(|(loaded, _)| loaded)
 }
 
-/// Like [`load`], in place of a snapshot that is in service: verified chains stay
-/// known, and a revocation list older than its predecessor is not taken.
-///
-/// # Errors
-/// Everything that is wrong with it, at once.
-pub fn load_after(path: &Path, previous: &Snapshot) -> Result<Loaded, ConfigErrors> {
-    read(path, Some(previous)).map(|(loaded, _)| loaded)
-}
-
 /// Like [`load`], with a summary of what was found.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
 pub fn inspect(path: &Path) -> Result<(Loaded, Inventory), ConfigErrors> {
-    read(path, None)
+    inspect_with(path, &Progress::default())
 }
 
-fn read(path: &Path, previous: Option<&Snapshot>) -> Result<(Loaded, Inventory), ConfigErrors> {
-    let look = Look::at(path);
+/// Like [`inspect`]; `progress` says meanwhile which file is being read.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn inspect_with(path: &Path, progress: &Progress) -> Result<(Loaded, Inventory), ConfigErrors> {
+    read(path, None, UnitLoad::default(), progress)
+}
+
+fn read(
+    path: &Path,
+    previous: Option<&Snapshot>,
+    units: UnitLoad,
+    progress: &Progress,
+) -> Result<(Loaded, Inventory), ConfigErrors> {
+    let stamp = FileStamp::at(path);
     let source = files::read_configuration(path)?;
     let mut diagnostics = Diagnostics::default();
-    let resolved = document::Document::read(&source, &mut diagnostics)
-        .and_then(|document| resolve::resolve(&document, (path, look), previous, &mut diagnostics));
+    let resolved = document::Document::read(&source, &mut diagnostics).and_then(|document| {
+        let input = ResolveInput {
+            file: (path, stamp.clone()),
+            previous,
+            units,
+            progress: progress.clone(),
+        };
+        resolve::resolve(&document, input, &mut diagnostics).0
+    });
     match resolved {
-        Some((mut loaded, inventory)) if !diagnostics.has_errors() => {
-            loaded.warnings = diagnostics.warnings(path, &source);
-            Ok((loaded, inventory))
+        Some(resolved) if !diagnostics.has_errors() => {
+            let loaded = Loaded {
+                settings: resolved.settings,
+                snapshot: resolved.snapshot,
+                warnings: diagnostics.warnings(path, &source),
+                files: resolved.files,
+                running: Running::new((path, &source), stamp, resolved.units),
+            };
+            Ok((loaded, resolved.inventory))
         }
         _ => Err(diagnostics.into_errors(path, &source)),
     }

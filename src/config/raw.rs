@@ -145,6 +145,7 @@ sections! {
         revocation: RevocationPosture = Optional,
         revocation_depth: RevocationDepth = Optional,
         grace: TimeSpan = Optional,
+        max_unread: TimeSpan = Optional,
         vouches_for: Several<IdentityPattern> = Optional,
         identity_from: Several<NameType> = Optional,
     }

@@ -244,9 +244,10 @@ name = "example.org"
 roots = ["certs/trust.pem"]
 intermediates = ["certs/intermediate.pem"]
 crls = ["certs/crl/root.crl", "certs/crl/intermediate.crl"]
-revocation = "soft"
+revocation = "hard"
 revocation_depth = "leaf"
 grace = "1h"
+max_unread = "10m"
 vouches_for = ["spiffe://example.org/**", "dns:*.example.org"]
 identity_from = ["spiffe", "dns"]
 [crl_fetch]

@@ -30,6 +30,7 @@ pub(crate) fn snapshot(keys: &Path) -> Snapshot {
         generation: 7,
         names: ServerNames::new(Vec::new(), &TicketSource::default()).unwrap(),
         bundles: Vec::new(),
+        max_unread: std::collections::BTreeMap::new(),
         routes: RouteTable::build(Vec::new()).unwrap(),
         upstreams: Vec::new(),
         signer: AssertionSigner::new(settings, Arc::new(ring)),

@@ -55,6 +55,7 @@ pub struct Metrics {
     upstreams: UpstreamFamilies,
     assertions: Counter,
     reloads: Family<ReloadLabels, Counter>,
+    material_loads: Family<ReloadLabels, Counter>,
     lists: Family<ListLabels, Gauge>,
     list_fetches: Family<ReloadLabels, Counter>,
     chains: ChainMetrics,
@@ -104,12 +105,17 @@ impl Metrics {
         let upstreams = UpstreamFamilies::new(&mut registry);
         let assertions = counted!("assertions_signed", "Assertions that were signed");
         let reloads = counted!("reloads", "Reloads of the configuration by result");
+        let material_loads = counted!(
+            "material_loads",
+            "Certificates, keys, roots and revocation lists that were read again, by result"
+        );
         let (lists, list_fetches) = list_metrics(&mut registry);
         Self {
             chains: ChainMetrics::new(&mut registry),
             lists,
             list_fetches,
             reloads,
+            material_loads,
             connections_open,
             connections_resting,
             connections,
@@ -191,10 +197,20 @@ impl Metrics {
     /// The configuration was reloaded, or was not because something is wrong.
     pub fn reloaded(&self, successfully: bool) {
         let result = if successfully { "ok" } else { "refused" };
-        if successfully {
-            self.cuts.came_into_service();
-        }
         self.reloads
+            .get_or_create_owned(&ReloadLabels { result })
+            .inc();
+    }
+
+    /// A snapshot came into service.
+    pub fn came_into_service(&self) {
+        self.cuts.came_into_service();
+    }
+
+    /// A unit of material was read again, or could not be used.
+    pub fn material_loaded(&self, successfully: bool) {
+        let result = if successfully { "ok" } else { "refused" };
+        self.material_loads
             .get_or_create_owned(&ReloadLabels { result })
             .inc();
     }

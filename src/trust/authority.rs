@@ -312,6 +312,7 @@ pub(crate) fn key_is_strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
 }
 
 /// One trusted root with the facts that a bare trust anchor lacks.
+#[derive(Clone)]
 pub(crate) struct Root {
     pub(crate) facts: AuthorityFacts,
     /// SHA-256 of the certificate's DER encoding.
@@ -319,7 +320,7 @@ pub(crate) struct Root {
 }
 
 /// Trusted roots, as webpki wants them and with what it leaves out.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct RootSet {
     /// Parallel to `roots`.
     anchors: Vec<TrustAnchor<'static>>,

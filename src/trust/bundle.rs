@@ -55,6 +55,16 @@ pub struct TrustBundleConfig {
     pub identity_from: Vec<NameType>,
 }
 
+/// What becomes of a revocation list that nothing succeeds when a bundle replaces
+/// another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Predecessors {
+    /// It is gone: the lists are those that are given.
+    Replaced,
+    /// It stays in force: that its file is gone takes no revocation back.
+    InForce,
+}
+
 /// Why a bundle cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
@@ -97,6 +107,7 @@ pub enum BundleError {
 }
 
 /// Roots, revocation lists, posture and permitted names of one trust domain.
+#[derive(Clone)]
 pub struct TrustBundle {
     pub(super) name: TrustDomain,
     pub(super) roots: RootSet,
@@ -117,31 +128,32 @@ impl TrustBundle {
     /// When a root or list is malformed, no valid root remains, or revocation
     /// is to be checked without any list.
     pub fn build(config: TrustBundleConfig, now: i64) -> Result<Self, BundleError> {
-        Self::build_after(config, now, None)
+        Self::build_after(&config, now, None, Predecessors::Replaced)
     }
 
-    /// As [`TrustBundle::build`], in place of an earlier bundle of the same trust
-    /// domain: its lists are not read twice, and a list with a lower number or
-    /// an older thisUpdate than its predecessor is refused, with an alarm, and
-    /// the predecessor kept.
+    /// Builds a bundle in place of an earlier one of the same trust domain: its lists
+    /// are not read twice, and a list with a lower number or an older thisUpdate than
+    /// its predecessor is refused, with an alarm, and the predecessor kept.
+    /// `predecessors` says what becomes of lists that have no successor.
     ///
     /// # Errors
     /// As [`TrustBundle::build`].
     pub fn build_after(
-        config: TrustBundleConfig,
+        config: &TrustBundleConfig,
         now: i64,
         previous: Option<&Self>,
+        predecessors: Predecessors,
     ) -> Result<Self, BundleError> {
         let domain = config.name.to_string();
         let mut bundle = Self {
             revocation: RevocationIndex::new(config.posture, config.depth, config.grace),
-            name: config.name,
+            name: config.name.clone(),
             roots: RootSet::default(),
-            intermediates: config.intermediates,
+            intermediates: config.intermediates.clone(),
             depth: config.depth,
             grace: config.grace,
-            vouches_for: config.vouches_for,
-            identity_from: config.identity_from,
+            vouches_for: config.vouches_for.clone(),
+            identity_from: config.identity_from.clone(),
             alarms: Vec::new(),
         };
         for (position, der) in config.roots.iter().enumerate() {
@@ -159,10 +171,12 @@ impl TrustBundle {
             return Err(BundleError::NoValidRoot { domain, why });
         }
         if config.posture != RevocationPosture::Off {
-            if config.crls.is_empty() {
+            let kept = previous.filter(|_| predecessors == Predecessors::InForce);
+            let has_kept = kept.is_some_and(|previous| !previous.revocation.is_empty());
+            if config.crls.is_empty() && !has_kept {
                 return Err(BundleError::NoRevocationList { domain });
             }
-            bundle.load_lists(&config.crls, previous, now)?;
+            bundle.load_lists(&config.crls, previous, predecessors, now)?;
             let alarms = bundle.revocation.alarms().to_vec();
             bundle.alarms.extend(alarms);
         }
@@ -173,6 +187,7 @@ impl TrustBundle {
         &mut self,
         lists: &[CertificateRevocationListDer<'static>],
         previous: Option<&Self>,
+        predecessors: Predecessors,
         now: i64,
     ) -> Result<(), BundleError> {
         let intermediates = self.readable_intermediates();
@@ -180,9 +195,13 @@ impl TrustBundle {
         let previous = previous
             .filter(|bundle| bundle.name == self.name)
             .map(|bundle| &bundle.revocation);
-        let refused =
-            self.revocation
-                .load(lists.iter().map(AsRef::as_ref), &issuers, previous, now);
+        let lists = lists.iter().map(AsRef::as_ref);
+        let refused = self.revocation.load(lists, &issuers, previous, now);
+        if predecessors == Predecessors::InForce
+            && let Some(previous) = previous
+        {
+            self.revocation.keep_in_force(previous, now);
+        }
         match refused.into_iter().next() {
             None => Ok(()),
             Some((position, why)) => Err(BundleError::RevocationList {
@@ -267,6 +286,15 @@ impl TrustBundle {
         for name_type in &self.identity_from {
             digest.field(name_type.as_str().as_bytes());
         }
+    }
+
+    /// The same bundle, whose revocation lists are not believed any more because
+    /// nothing newer could be read since a moment (seconds since the Unix epoch).
+    #[must_use]
+    pub fn suspended(&self, since: i64) -> Self {
+        let mut bundle = self.clone();
+        bundle.revocation.suspend(since);
+        bundle
     }
 
     /// The trust domain's name.

@@ -9,11 +9,11 @@
 mod file;
 mod target;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -22,9 +22,9 @@ use tokio::sync::watch;
 
 use super::path::PathMember;
 use crate::crypto;
+use crate::file_stamp::FileStamp;
 use crate::identity::PeerIdentity;
 use crate::identity::text::hex;
-use crate::look::Look;
 
 pub use target::DenyTarget;
 
@@ -72,6 +72,17 @@ pub enum DenyListError {
     /// The entry means nothing.
     #[error("{0}")]
     Entry(String),
+    /// The entry counts, and is not on disk.
+    #[error(
+        "entry {id} is in force now but not on disk, and a restart would lose it: {error}; it is \
+         written as soon as that can be done"
+    )]
+    NotSaved {
+        /// The entry.
+        id: String,
+        /// Why it could not be written.
+        error: Box<Self>,
+    },
     /// The list is full.
     #[error("the deny list has {MAX_ENTRIES} entries; revoke certificates by a revocation list")]
     Full,
@@ -133,12 +144,20 @@ impl DenyEntry {
 }
 
 /// The deny list, in a file and in memory.
+///
+/// Whatever touches the file may block for as long as the file system does; what
+/// looks entries up never does.
 pub struct DenyList {
     path: PathBuf,
     index: ArcSwap<Index>,
-    /// What the file looked like when its content was last known. Held while it is
-    /// read or written: changes come one after the other.
-    seen: Mutex<Option<Look>>,
+    /// The file's stamp when its content was last known. Held while it is read or
+    /// written: changes come one after the other.
+    seen: Mutex<Option<FileStamp>>,
+    /// Whether the file was there when that was last known.
+    has_file: AtomicBool,
+    /// Entries that are in force and not in the file yet. Held while the index is
+    /// replaced, and never while the file is read or written.
+    unsaved: Mutex<Vec<Arc<DenyEntry>>>,
     epoch: AtomicU64,
     changes: watch::Sender<u64>,
 }
@@ -156,13 +175,15 @@ impl DenyList {
     /// # Errors
     /// When the file cannot be read or holds something else.
     pub fn open(path: PathBuf) -> Result<Self, DenyListError> {
-        let seen = Look::at(&path);
+        let seen = FileStamp::at(&path);
         let entries = read(&path)?.unwrap_or_default();
         let epoch = next_epoch();
         Ok(Self {
             path,
             index: ArcSwap::from_pointee(Index::of(entries)),
+            has_file: AtomicBool::new(seen.is_some()),
             seen: Mutex::new(seen),
+            unsaved: Mutex::default(),
             epoch: AtomicU64::new(epoch),
             changes: watch::Sender::new(epoch),
         })
@@ -179,33 +200,46 @@ impl DenyList {
             return Ok(false);
         }
         file::write(&self.path, &self.index.load().entries)?;
-        *seen = Look::at(&self.path);
+        self.set_seen(&mut seen, FileStamp::at(&self.path));
         Ok(true)
     }
 
-    /// Takes over what others have written into the file. Says whether there was
-    /// something.
+    fn set_seen(&self, seen: &mut Option<FileStamp>, stamp: Option<FileStamp>) {
+        self.has_file.store(stamp.is_some(), Ordering::Release);
+        *seen = stamp;
+    }
+
+    /// Takes over what others have written into the file, and writes what could not be
+    /// written before. Returns whether the entries changed.
     ///
     /// # Errors
     /// When the file is gone or holds something else, once for each such state; when
-    /// it cannot be read, each time: the entries stay as they are.
+    /// it cannot be read or written, each time: the entries stay as they are.
     pub fn refresh(&self) -> Result<bool, DenyListError> {
-        self.take_over(&mut self.seen(), read)
+        if self.unsaved().is_empty() {
+            return self.take_over(&mut self.seen(), read);
+        }
+        // Entries that are not in the file are written with all others.
+        self.change(|_| Ok(true)).map(|_| true)
     }
 
-    fn take_over(&self, seen: &mut Option<Look>, read: ReadEntries) -> Result<bool, DenyListError> {
-        let now = Look::at(&self.path);
+    fn take_over(
+        &self,
+        seen: &mut Option<FileStamp>,
+        read: ReadEntries,
+    ) -> Result<bool, DenyListError> {
+        let now = FileStamp::at(&self.path);
         if now == *seen {
             return Ok(false);
         }
         match read(&self.path) {
             Ok(Some(entries)) => {
-                *seen = now;
-                self.replace(entries);
+                self.set_seen(seen, now);
+                self.replace(&self.unsaved(), entries);
                 Ok(true)
             }
             Ok(None) => {
-                *seen = None;
+                self.set_seen(seen, None);
                 Err(DenyListError::File {
                     path: self.path.clone(),
                     error: io::ErrorKind::NotFound.into(),
@@ -214,20 +248,30 @@ impl DenyList {
             Err(error) => {
                 // What could not be read has not been seen: it is read again.
                 if matches!(error, DenyListError::Malformed { .. }) {
-                    *seen = now;
+                    self.set_seen(seen, now);
                 }
                 Err(error)
             }
         }
     }
 
-    /// Whether its file is there.
+    /// Whether its file was there when that was last known.
     #[must_use]
     pub fn has_file(&self) -> bool {
-        self.seen().is_some()
+        self.has_file.load(Ordering::Acquire)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Option<Look>> {
+    /// How many entries are in force and not on disk.
+    #[must_use]
+    pub fn unsaved_count(&self) -> usize {
+        self.unsaved().len()
+    }
+
+    fn unsaved(&self) -> MutexGuard<'_, Vec<Arc<DenyEntry>>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<FileStamp>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -237,12 +281,13 @@ impl DenyList {
         &self.path
     }
 
-    /// Adds an entry, in place of one with the same target. When this returns,
-    /// the entry is on disk and counts.
+    /// Adds an entry, in place of one with the same target. It is in force before the
+    /// file is touched: no disk delays a denial. When this returns, it is on disk too.
     ///
     /// # Errors
-    /// When the target means nothing, the list is full, or the file cannot be read
-    /// or written: then nothing has changed.
+    /// When the target means nothing or the list is full: then nothing has changed.
+    /// [`DenyListError::NotSaved`] when the file cannot be read or written: then the
+    /// entry counts and [`DenyList::refresh`] writes it later.
     pub fn add(
         &self,
         target: DenyTarget,
@@ -269,17 +314,25 @@ impl DenyList {
             added_at: now,
             expires_at,
         });
-        let added = Arc::clone(&entry);
-        self.change(move |entries| {
-            // Over entries go when the file is written anyway.
-            entries.retain(|other| other.target != entry.target && other.counts_at(now));
-            if entries.len() >= MAX_ENTRIES {
+        {
+            let mut unsaved = self.unsaved();
+            let index = self.index.load_full();
+            if index.entries.iter().filter(|e| e.counts_at(now)).count() >= MAX_ENTRIES {
                 return Err(DenyListError::Full);
             }
-            entries.push(entry);
+            unsaved.push(Arc::clone(&entry));
+            self.replace(&unsaved, index.entries.clone());
+        }
+        self.change(|entries| {
+            // Expired entries go when the file is written anyway.
+            entries.retain(|other| other.counts_at(now));
             Ok(true)
+        })
+        .map_err(|error| DenyListError::NotSaved {
+            id: entry.id.clone(),
+            error: Box::new(error),
         })?;
-        Ok(added)
+        Ok(entry)
     }
 
     /// Removes an entry by its id; says whether there was one.
@@ -371,16 +424,29 @@ impl DenyList {
             tracing::error!(%error, "the deny list is written anew from memory");
         }
         let mut entries = self.index.load().entries.clone();
+        let known: HashSet<String> = match self.unsaved().is_empty() {
+            true => HashSet::new(),
+            false => entries.iter().map(|entry| entry.id.clone()).collect(),
+        };
         if !edit(&mut entries)? {
             return Ok(false);
         }
         file::write(&self.path, &entries)?;
-        *seen = Look::at(&self.path);
-        self.replace(entries);
+        self.set_seen(&mut seen, FileStamp::at(&self.path));
+        let mut unsaved = self.unsaved();
+        // What was added meanwhile is not in the file.
+        unsaved.retain(|entry| !known.contains(&entry.id));
+        self.replace(&unsaved, entries);
         Ok(true)
     }
 
-    fn replace(&self, entries: Vec<Arc<DenyEntry>>) {
+    /// Puts these entries and the unsaved ones into force. An unsaved one takes the
+    /// place of others with its target. To be called while `unsaved` is locked.
+    fn replace(&self, unsaved: &[Arc<DenyEntry>], mut entries: Vec<Arc<DenyEntry>>) {
+        for entry in unsaved {
+            entries.retain(|other| other.target != entry.target);
+            entries.push(Arc::clone(entry));
+        }
         let epoch = next_epoch();
         self.index.store(Arc::new(Index::of(entries)));
         self.epoch.store(epoch, Ordering::Release);

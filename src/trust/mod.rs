@@ -21,7 +21,9 @@ mod signed;
 mod verifier;
 mod verify;
 
-pub use bundle::{BundleError, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig};
+pub use bundle::{
+    BundleError, Predecessors, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+};
 pub use deny::{DenyEntry, DenyList, DenyListError, DenyTarget};
 pub use disjoint::ClientTrustError;
 pub use path::{PathPurpose, PathRefusal};

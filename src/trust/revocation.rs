@@ -30,6 +30,10 @@ use list::RevocationList;
 pub use list::{Outline, next_update, outline};
 pub use status::{Freshness, ListStatus};
 
+/// How long after its nextUpdate a list without successor is kept, in seconds. It
+/// decides nothing by then; it must not be kept for ever either.
+const FORGET_AFTER: i64 = 30 * 86_400;
+
 /// An authority that is configured, so that its lists can be verified at load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KnownIssuer<'a> {
@@ -58,6 +62,7 @@ enum Status {
 }
 
 /// The revocation lists of one trust domain.
+#[derive(Clone)]
 pub(crate) struct RevocationIndex {
     posture: RevocationPosture,
     depth: RevocationDepth,
@@ -66,6 +71,8 @@ pub(crate) struct RevocationIndex {
     /// Changes with every list that comes or goes.
     digest: [u8; 32],
     alarms: Vec<String>,
+    /// Since when nothing newer could be read, if that is too long ago.
+    suspended: Option<i64>,
 }
 
 impl RevocationIndex {
@@ -78,6 +85,7 @@ impl RevocationIndex {
             by_issuer: HashMap::new(),
             digest: [0; 32],
             alarms: Vec::new(),
+            suspended: None,
         }
     }
 
@@ -312,6 +320,43 @@ impl RevocationIndex {
         }
     }
 
+    /// From now on nothing is known of any certificate.
+    pub(crate) fn suspend(&mut self, since: i64) {
+        self.suspended = Some(since);
+        // What was looked up in the lists before does not hold any more.
+        self.digest = crypto::sha256(&[&self.digest[..], b"suspended"].concat());
+    }
+
+    /// Keeps every list of `previous` that nothing here succeeds: a file that vanished
+    /// takes no revocation back. Beyond its nextUpdate such a list is stale like any
+    /// other, and the posture decides.
+    pub(crate) fn keep_in_force(&mut self, previous: &Self, now: i64) {
+        for old in previous.lists() {
+            let lists = self.by_issuer.entry(old.issuer.clone()).or_default();
+            let is_succeeded = lists.iter().any(|list| list.succeeds(old));
+            let is_there = lists.iter().any(|list| list.hash == old.hash);
+            let is_over = old.next_update.saturating_add(self.grace) < now - FORGET_AFTER;
+            if is_succeeded || is_there || is_over {
+                continue;
+            }
+            self.alarms.push(format!(
+                "revocation list {} of {} stays in force until {} although no file holds it any \
+                 more; if it was taken away on purpose, change crls or restart the gateway",
+                hex(&old.number),
+                old.issuer_text,
+                clock::rfc3339(old.next_update)
+            ));
+            lists.push(Arc::clone(old));
+        }
+        self.by_issuer.retain(|_, lists| !lists.is_empty());
+        self.digest = self.make_digest();
+    }
+
+    /// Whether there are no lists.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_issuer.is_empty()
+    }
+
     fn make_digest(&self) -> [u8; 32] {
         let mut hashes: Vec<[u8; 32]> = self.lists().map(|list| list.hash).collect();
         hashes.sort_unstable();
@@ -388,6 +433,15 @@ impl RevocationIndex {
         if self.posture == RevocationPosture::Off {
             outcome.check = RevocationCheck::Off;
             return Ok(outcome);
+        }
+        if let Some(since) = self.suspended
+            && self.posture == RevocationPosture::Hard
+        {
+            let why = format!(
+                "the revocation lists could not be read since {} (max_unread)",
+                clock::rfc3339(since)
+            );
+            return Err((ReasonCode::RevocationUnknown, why));
         }
         let deep = self.depth == RevocationDepth::Chain;
         for member in members.iter().filter(|member| deep || !member.is_authority) {

@@ -292,7 +292,13 @@ fn roll_back(ca: &TestCa, caller: &Credentials, configured: bool) {
         Crl::new().number(5).valid(-90_000, 90_000),
         Crl::new().number(6).valid(-90_000, 90_000),
     ] {
-        let next = TrustBundle::build_after(known(rollback), now(), Some(&current)).unwrap();
+        let next = TrustBundle::build_after(
+            &known(rollback),
+            now(),
+            Some(&current),
+            Predecessors::Replaced,
+        )
+        .unwrap();
         assert!(
             next.alarms().iter().any(|alarm| alarm.contains("refused")),
             "{next:?}"
@@ -300,7 +306,12 @@ fn roll_back(ca: &TestCa, caller: &Credentials, configured: bool) {
         let trust = ClientTrust::new(vec![Arc::new(next)]).unwrap();
         assert_eq!(reason(&trust, caller), Some(ReasonCode::CertificateRevoked));
     }
-    let next = TrustBundle::build_after(known(Crl::new().number(6)), now(), Some(&current));
+    let next = TrustBundle::build_after(
+        &known(Crl::new().number(6)),
+        now(),
+        Some(&current),
+        Predecessors::Replaced,
+    );
     let next = next.unwrap();
     assert!(next.alarms().is_empty(), "{:?}", next.alarms());
     assert_eq!(
@@ -537,7 +548,8 @@ fn a_list_nobody_has_proven_is_not_displaced_by_another_such() {
     for number in 5..9 {
         let forged = Crl::new().number(number).signed_by(&namesake);
         let next = config(&ca, &[genuine[0].clone(), forged]);
-        let next = TrustBundle::build_after(next, now(), Some(&current)).unwrap();
+        let next =
+            TrustBundle::build_after(&next, now(), Some(&current), Predecessors::Replaced).unwrap();
         current = Arc::new(next);
         // Of a list and its presumed successor one is shown.
         assert_eq!(current.freshness(now()).len(), 2);
@@ -548,7 +560,13 @@ fn a_list_nobody_has_proven_is_not_displaced_by_another_such() {
         Some(ReasonCode::CertificateRevoked)
     );
     let genuine = lists(&ca, Crl::new().number(2));
-    let next = TrustBundle::build_after(config(&ca, &genuine), now(), Some(&current)).unwrap();
+    let next = TrustBundle::build_after(
+        &config(&ca, &genuine),
+        now(),
+        Some(&current),
+        Predecessors::Replaced,
+    )
+    .unwrap();
     let trust = ClientTrust::new(vec![Arc::new(next)]).unwrap();
     assert_eq!(reason(&trust, &caller), None);
 }

@@ -19,7 +19,7 @@ const TIERS: [&[&str]; 12] = [
     &["telemetry"],
     &["identity"],
     &["crypto"],
-    &["secret", "clock", "file_read", "look", "reason"],
+    &["secret", "clock", "file_stamp", "file_read", "reason"],
 ];
 
 /// One source file without its comments and its tests.

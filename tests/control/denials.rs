@@ -208,7 +208,7 @@ async fn a_damaged_file_refuses_at_start_and_is_kept_out_later() {
         loop {
             let ready =
                 countersign_testkit::gateway::plain(world.gateway.admin(), "GET", "/readyz", &[]);
-            if ready.await.body.contains(told("deny-list").await) {
+            if ready.await.body.contains(told("the deny list stays").await) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

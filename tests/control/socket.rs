@@ -107,7 +107,7 @@ async fn reload_answers_with_the_generation_or_with_what_is_wrong() {
     let output = world.command(&["--json", "status"]).await;
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     let said = json(&output);
-    assert_eq!(said["problems"][0]["name"], "reload");
+    assert_eq!(said["problems"][0]["code"], "configuration-refused");
     assert!(said["reloads"]["refused"].as_u64().unwrap() >= 1);
 
     world.change_config("\nwrokers = 3", "");

@@ -119,7 +119,7 @@ impl World {
         assert_eq!(ready.status, 200, "tokens are not everything");
         let problems = ready.json()["problems"].clone();
         let mut all = problems.as_array().into_iter().flatten();
-        let found = all.find(|problem| problem["name"] == "token-issuer")?;
+        let found = all.find(|problem| problem["code"] == "token-issuer-unavailable")?;
         Some(found["detail"].as_str().unwrap().to_owned())
     }
 }

@@ -213,7 +213,11 @@ impl World {
     /// Waits until a second generation is in service.
     pub(super) async fn reloaded(&self) {
         countersign_testkit::in_time("a reload", async {
-            while !self.gateway.stderr().contains("configuration reloaded") {
+            let loaded = ["configuration reloaded", "and is in service"];
+            while !loaded
+                .iter()
+                .any(|said| self.gateway.stderr().contains(said))
+            {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         })

@@ -291,20 +291,45 @@ async fn what_names_other_issuers_does_not_drop_the_list_in_use() {
 }
 
 #[tokio::test]
-async fn a_list_that_no_reload_took_is_an_alarm_until_one_does() {
+async fn a_fetched_list_is_in_service_although_the_configuration_on_disk_is_broken() {
     let world = Fetching::new().await;
     let gateway = world.start().await;
     let client = gateway.client(HOST).with(&world.caller);
-    assert_eq!(client.get("/a").await.unwrap().status, 200);
-    let config = std::fs::read(gateway.config_file()).unwrap();
+    let mut stream = streaming(&client).await;
     replace(&gateway.config_file(), b"[nonsense");
-    readyz(&gateway, "reload", true).await;
+    readyz(&gateway, "configuration-refused", true).await;
     world.shelf.put(Item::Document(world.revoking(2)));
-    // Fetched again and again, and found to be what is kept.
-    readyz(&gateway, "is not in use", true).await;
+    assert!(stream.read_until(|_| false).await.closed);
+    assert_eq!(client.refusal().await.alert(), Some(44));
+    readyz(&gateway, "configuration-refused", true).await;
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_delays_no_other_list() {
+    let world = Fetching::new().await;
+    let item = Item::Document(Crl::new().signed_by(world.ca.root()));
+    let silent = Shelf::start(&world.ca.server(&["localhost"]), item).await;
+    let crls = format!("[\"{}\", \"{}\"]", silent.url(), world.shelf.url());
+    let settings = world.settings_for(&crls, &[("timeout", "\"60s\"")]);
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let client = gateway.client(HOST).with(&world.caller);
     assert_eq!(client.get("/a").await.unwrap().status, 200);
-    replace(&gateway.config_file(), config);
-    readyz(&gateway, "is not in use", false).await;
+    silent.put(Item::Silence(Duration::from_secs(600)));
+    in_time("a fetch that does not end", async {
+        let asked = silent.asked();
+        while silent.asked() == asked {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    world.shelf.put(Item::Document(world.revoking(2)));
+    // Long before the silent server is given up on.
+    let revoked = tokio::time::timeout(Duration::from_secs(20), async {
+        while client.get("/a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(revoked.await.is_ok(), "{}", gateway.stderr());
     assert_eq!(client.refusal().await.alert(), Some(44));
 }
 
@@ -347,7 +372,7 @@ async fn a_list_that_should_have_been_replaced_is_alarmed_from_half_of_its_time(
     let list = ca.write("issuing.crl", list);
     let (gateway, _echo) = with_file(&ca, &list, "hard").await;
     let ready = readyz(&gateway, "is to be replaced by", true).await;
-    assert_eq!(ready["problems"][0]["name"], "revocation-list", "{ready}");
+    assert_eq!(ready["problems"][0]["code"], "crl-half-life", "{ready}");
     assert_eq!(ready["status"], "ready", "callers are served: {ready}");
     logged(&gateway, "is to be replaced by").await;
     metric(

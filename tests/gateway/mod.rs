@@ -23,6 +23,7 @@ mod http2_framing;
 mod identity;
 mod known_chains;
 mod lists;
+mod material;
 mod names;
 mod paths;
 mod problems;

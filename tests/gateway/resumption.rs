@@ -99,11 +99,19 @@ pub(super) async fn generation(gateway: &Gateway, wanted: u64) {
 
 /// Changes the configuration and waits until the change is in service.
 pub(super) async fn change(gateway: &Gateway, edit: impl Fn(String) -> String) {
-    let before = plain(gateway.admin(), "GET", "/readyz", &[]).await.json();
+    // Files that the configuration names are read by themselves: the generation says
+    // nothing of the configuration.
+    let reloads = || gateway.stderr().matches("configuration reloaded").count();
+    let before = reloads();
     let config = gateway.config_file();
     let text = std::fs::read_to_string(&config).unwrap();
     replace(&config, edit(text));
-    generation(gateway, before["generation"].as_u64().unwrap() + 1).await;
+    in_time("a reload of the configuration", async {
+        while reloads() == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }
 
 /// The line of a handshake that was refused, of this caller.

@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::super::readiness::Readiness;
 use super::*;
+use crate::admin::{Problem, ProblemCode};
 use crate::reason::ReasonCode;
 use crate::snapshot::fixture::{ISSUER, snapshot};
 use crate::telemetry::metrics::Metrics;
@@ -206,15 +207,19 @@ async fn readiness_follows_the_process() {
         json!({"status": "starting", "generation": 7, "problems": []})
     );
     served.readiness.set_ready();
-    served
-        .readiness
-        .set_problem("reload", "certs/trust.pem: empty");
+    served.readiness.raise(
+        "",
+        Problem::new(ProblemCode::ConfigurationRefused, "certs/trust.pem: empty"),
+    );
     let ready = served.get("/readyz").await;
     assert_eq!(ready.status, 200);
     assert_eq!(ready.json()["status"], "ready");
     assert_eq!(
         ready.json()["problems"],
-        json!([{"name": "reload", "detail": "certs/trust.pem: empty"}])
+        json!([{
+            "code": "configuration-refused", "severity": "error",
+            "since": ready.json()["problems"][0]["since"], "detail": "certs/trust.pem: empty"
+        }])
     );
     served.readiness.set_draining();
     let draining = served.get("/readyz").await;

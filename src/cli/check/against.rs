@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::app::impact::{Outlook, WouldRefuse, outlook};
 use crate::cli::CliError;
-use crate::snapshot::Loaded;
+use crate::config::Loaded;
 use crate::telemetry::chains::{self, ChainId};
 
 /// Longest line that is looked at.

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::cli::CliError;
 use crate::cli::check::against::for_each_line;
+use crate::config::Loaded;
 use crate::identity::text::printable;
-use crate::snapshot::Loaded;
 use crate::telemetry::chains::{self, ChainId};
 
 /// A line of the log that can be asked about again.

@@ -11,6 +11,7 @@ use crate::authn::api_key::{ApiKey, ApiKeys, DEFAULT_HEADER, KeyDigest, SHORTEST
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
 use crate::config::raw::ApiKeySection;
+use crate::config::units::UnitKey;
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::secret::Secret;
 
@@ -79,9 +80,8 @@ fn hmac_key(document: &Document, context: &mut Context<'_>) -> Option<Secret> {
     };
     let written = section.hmac_key.at()?;
     let path = context.files.locate(&written.value);
-    let key = context
-        .files
-        .read_private(written, &path, context.diagnostics)?;
+    let unit = UnitKey::new("hmac_key of [api_keys]");
+    let key = context.read_private_unit(unit, written, &path)?;
     if key.expose().len() < SHORTEST_HMAC_KEY {
         context.error(
             super::pem::about(

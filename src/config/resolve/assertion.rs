@@ -8,9 +8,12 @@ use http::HeaderName;
 
 use super::credentials::covers;
 use super::{Context, limits};
-use crate::assertion::{AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing};
+use crate::assertion::{
+    AssertionSettings, AssertionSigner, RING_FILE, SigningAlgorithm, SigningKeyRing,
+};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
+use crate::config::units::UnitKey;
 use crate::config::url::HttpUrl;
 use crate::config::value::{At, Field};
 use crate::snapshot::PublicSettings;
@@ -71,17 +74,17 @@ pub(super) fn signer(document: &Document, context: &mut Context<'_>) -> Option<A
         );
     }
     let algorithm = section.algorithm.or(SigningAlgorithm::Es256);
-    let keys = section
-        .keys
-        .at()
-        .and_then(|keys| ring(keys, algorithm, context));
+    let keys = section.keys.at().and_then(|keys| {
+        let unit = UnitKey::new("keys of [assertion]");
+        context.unit(unit, |context| ring(keys, algorithm, context))
+    });
     Some(AssertionSigner::new(
         AssertionSettings {
             issuer: issuer?.value.clone(),
             header,
             lifetime,
         },
-        Arc::new(keys?),
+        keys?,
     ))
 }
 
@@ -89,15 +92,20 @@ fn ring(
     keys: &At<String>,
     algorithm: SigningAlgorithm,
     context: &mut Context<'_>,
-) -> Option<SigningKeyRing> {
+) -> Option<Arc<SigningKeyRing>> {
     let directory = context.files.locate(&keys.value);
+    // The names in the directory stay the same where a file is replaced.
     context.files.remember(&directory);
-    match SigningKeyRing::load(&directory, algorithm) {
+    context.files.remember(&directory.join(RING_FILE));
+    let loaded = context
+        .files
+        .reading(&directory, || SigningKeyRing::load(&directory, algorithm));
+    match loaded {
         Ok(ring) => {
             for warning in ring.warnings() {
                 context.warn(Diagnostic::new(keys.place.clone(), warning.clone()));
             }
-            Some(ring)
+            Some(Arc::new(ring))
         }
         Err(error) => {
             // The message says which command helps.

@@ -8,7 +8,8 @@ use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
 use crate::config::files::pem_labels;
 use crate::config::raw::Listener;
-use crate::config::value::Field;
+use crate::config::units::UnitKey;
+use crate::config::value::{At, Field};
 use crate::identity::LeafFacts;
 use crate::identity::pattern::HostPattern;
 use crate::tls::{Credentials, CredentialsError};
@@ -24,7 +25,14 @@ pub(super) fn default_credentials(
         section.certificate.is_absent(),
         section.private_key.is_absent(),
     ) {
-        (false, false) => return credentials(&section.certificate, &section.private_key, context),
+        (false, false) => {
+            return credentials(
+                "[listener]",
+                &section.certificate,
+                &section.private_key,
+                context,
+            );
+        }
         (true, true) if document.has("server_name") => return None,
         (true, false) => ("certificate", "private_key"),
         (false, true) => ("private_key", "certificate"),
@@ -48,13 +56,24 @@ pub(super) fn default_credentials(
     None
 }
 
-/// Reads a certificate chain with its key, blaming the key that is wrong.
+/// Reads a certificate chain with its key as one unit of material, blaming the key
+/// that is wrong. `owner` names the section, for example `[listener]`.
 pub(super) fn credentials(
+    owner: &str,
     certificate: &Field<String>,
     private_key: &Field<String>,
     context: &mut Context<'_>,
 ) -> Option<Credentials> {
     let (certificate, private_key) = (certificate.at()?, private_key.at()?);
+    let key = UnitKey::new(format_args!("certificate of {owner}"));
+    context.unit(key, |context| read(certificate, private_key, context))
+}
+
+fn read(
+    certificate: &At<String>,
+    private_key: &At<String>,
+    context: &mut Context<'_>,
+) -> Option<Credentials> {
     let chain_path = context.files.locate(&certificate.value);
     let key_path = context.files.locate(&private_key.value);
     let chain = context

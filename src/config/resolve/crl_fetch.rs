@@ -15,6 +15,7 @@ use crate::authn::http_client::checked_url;
 use crate::authn::remote_lists::{self, FetchPolicy, ListSource, Obtained};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::raw::CrlFetch;
+use crate::config::units::UnitKey;
 use crate::config::value::{At, Field};
 use crate::identity::TrustDomain;
 use crate::trust::{RevocationPosture, TrustBundle, TrustBundleConfig};
@@ -32,7 +33,10 @@ pub(super) fn policy(
     let Field::Good(roots) = &section.roots else {
         return None;
     };
-    let found = material(&roots.value.0, context, pem::certificates)?;
+    let key = UnitKey::new("roots of [crl_fetch]");
+    let found = context.unit(key, |context| {
+        material(&roots.value.0, context, pem::certificates)
+    })?;
     let mut store = RootCertStore::empty();
     for root in found {
         if let Err(error) = store.add(root.value) {

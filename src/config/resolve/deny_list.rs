@@ -6,8 +6,8 @@ use super::{Context, pem};
 use crate::config::raw::DenySection;
 use crate::trust::DenyList;
 
-/// Opens the list. One that is in service goes on: what is wrong with its file
-/// by now is no reason to forget its entries.
+/// Opens the list. One that is in service goes on as it is: its file is followed by
+/// itself, and what is wrong with that is no reason to forget its entries.
 pub(super) fn deny_list(
     section: Option<&DenySection>,
     context: &mut Context<'_>,
@@ -19,14 +19,12 @@ pub(super) fn deny_list(
         .and_then(|previous| previous.denied.as_ref())
         .filter(|list| list.path() == path);
     if let Some(list) = previous {
-        if let Err(error) = list.refresh() {
-            let warning = pem::about(written, &path, &format!("cannot be used: {error}"));
-            context
-                .warn(warning.help("its entries of before still count; mend or restore the file"));
-        }
         return Some(Arc::clone(list));
     }
-    match DenyList::open(path.clone()) {
+    let opened = context
+        .files
+        .reading(&path, || DenyList::open(path.clone()));
+    match opened {
         Ok(list) => Some(Arc::new(list)),
         Err(error) => {
             let shown = pem::about(written, &path, &format!("cannot be used: {error}"));

@@ -62,7 +62,14 @@ pub(super) fn listener(
     }
     check_names(&document.server_names, context);
     for section in &document.server_names {
-        let credentials = credentials(&section.certificate, &section.private_key, context);
+        let names: Vec<String> = section
+            .names
+            .items()
+            .iter()
+            .map(|n| n.value.to_string())
+            .collect();
+        let owner = format!("[[server_name]] {}", names.join(", "));
+        let credentials = credentials(&owner, &section.certificate, &section.private_key, context);
         let trust = client_trust(&section.trust_domains, domains, context);
         if let (Some(credentials), Some(trust)) = (credentials, trust) {
             check_covered(section, credentials.facts(), context);

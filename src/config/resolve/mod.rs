@@ -20,23 +20,26 @@ mod summaries;
 mod tickets;
 mod tokens;
 mod trust;
+mod trust_material;
 mod upstream_bounds;
 mod upstreams;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::crl_fetch::ListCopy;
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::document::Document;
-use super::files::Files;
+use super::files::{Files, Progress};
 use super::inventory::Inventory;
 use super::suggest::nearest;
+use super::units::{Unit, UnitKey, UnitLoad, Units};
 use super::value::At;
 use crate::authn::remote_lists::{FetchPolicy, ListSource, RemoteLists};
 use crate::clock;
-use crate::look::Look;
-use crate::snapshot::{AuditDestination, Loaded, Settings, Snapshot};
+use crate::file_stamp::{FileStamp, FileStamps};
+use crate::secret::Secret;
+use crate::snapshot::{AuditDestination, Settings, Snapshot};
 use crate::tls::TicketSource;
 use crate::trust::{DenyList, PathCache};
 
@@ -63,16 +66,50 @@ struct Context<'a> {
     sources: Vec<ListSource>,
     /// What was in use of them before this process, where it differs.
     copies: Vec<ListCopy>,
+    units: UnitLoad,
+    /// What cannot be used of the unit that is read, and for which its last good part
+    /// stands in.
+    degraded: Vec<Diagnostic>,
+}
+
+/// What a configuration is resolved in place of, and how.
+pub(super) struct ResolveInput<'a> {
+    /// The configuration file, and its stamp before it was read.
+    pub(super) file: (&'a Path, Option<FileStamp>),
+    /// What is in service, when this is to replace it.
+    pub(super) previous: Option<&'a Snapshot>,
+    pub(super) units: UnitLoad,
+    /// Says which file is being read.
+    pub(super) progress: Progress,
+}
+
+/// What a configuration resolves to.
+pub(super) struct Resolved {
+    pub(super) settings: Settings,
+    pub(super) snapshot: Snapshot,
+    /// Files that were read and directories that were listed, the configuration
+    /// itself first.
+    pub(super) files: Vec<PathBuf>,
+    pub(super) inventory: Inventory,
+    pub(super) units: Units,
+}
+
+/// What is known of a resolution whether it succeeded or not.
+#[derive(Default)]
+pub(super) struct ResolveReport {
+    /// The files that were read, as they were before.
+    pub(super) stamps: FileStamps,
+    /// Parts for which the last good one stands in.
+    pub(super) degraded: Vec<Diagnostic>,
+    /// Whether the system failed to read a file that may be there.
+    pub(super) system_failure: bool,
 }
 
 impl<'a> Context<'a> {
-    fn new(
-        (path, look): (&Path, Option<Look>),
-        previous: Option<&'a Snapshot>,
-        diagnostics: &'a mut Diagnostics,
-    ) -> Self {
+    fn new(input: ResolveInput<'a>, diagnostics: &'a mut Diagnostics) -> Self {
+        let previous = input.previous;
         Self {
-            files: Files::beside(path, look),
+            files: Files::beside(input.file, input.progress),
             diagnostics,
             inventory: Inventory::default(),
             now: i64::try_from(clock::unix_now()).unwrap_or(i64::MAX),
@@ -85,6 +122,8 @@ impl<'a> Context<'a> {
             fetching: None,
             sources: Vec::new(),
             copies: Vec::new(),
+            units: input.units,
+            degraded: Vec::new(),
         }
     }
 }
@@ -96,6 +135,88 @@ impl Context<'_> {
 
     fn warn(&mut self, warning: Diagnostic) {
         self.diagnostics.warn(warning);
+    }
+
+    /// Builds a unit of material, or takes it as it is known. What `build` reads,
+    /// fetches and sums up belongs to the unit.
+    fn unit<T: Clone + Send + Sync + 'static>(
+        &mut self,
+        key: UnitKey,
+        build: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        if let Some(unit) = self.units.used.get(&key)
+            && let Some(value) = unit.value()
+        {
+            return Some(value);
+        }
+        if let Some(unit) = self.units.known.get(&key).cloned()
+            && let Some(value) = unit.value()
+        {
+            self.sources.extend(unit.sources.iter().cloned());
+            let summaries = unit.summaries.iter().cloned();
+            self.inventory.trust_domains.extend(summaries);
+            self.units.used.insert(key, unit);
+            return Some(value);
+        }
+        let (files, sources) = (self.files.mark(), self.sources.len());
+        let summaries = self.inventory.trust_domains.len();
+        let warnings = self.diagnostics.warning_count();
+        let value = build(self)?;
+        let unit = Unit {
+            value: Box::new(value.clone()),
+            stamps: self.files.stamps_since(files),
+            warnings: self.diagnostics.warnings_from(warnings),
+            sources: self.sources.get(sources..).unwrap_or_default().to_vec(),
+            summaries: self
+                .inventory
+                .trust_domains
+                .get(summaries..)
+                .unwrap_or_default()
+                .to_vec(),
+        };
+        self.units.used.insert(key, Arc::new(unit));
+        Some(value)
+    }
+
+    /// What is in service of a unit that is read now.
+    fn unit_before<T: Clone + 'static>(&self, key: &UnitKey) -> Option<T> {
+        self.units.before.get(key)?.value()
+    }
+
+    /// Reads a part of a unit. If it cannot be used and the last good part may stand
+    /// in for it, the errors are noted instead of reported, and nothing is returned.
+    fn part<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let errors = self.diagnostics.error_count();
+        let value = read(self);
+        if self.units.keep_last_good {
+            let errors = self.diagnostics.take_errors_from(errors);
+            if !errors.is_empty() {
+                self.degraded.extend(errors);
+                return None;
+            }
+        }
+        value
+    }
+
+    /// Reads a file as a unit of its own.
+    fn read_unit(&mut self, key: UnitKey, written: &At<String>, path: &Path) -> Option<Secret> {
+        self.unit(key, |context| {
+            let content = context.files.read(written, path, context.diagnostics)?;
+            Some(Secret::new(content))
+        })
+    }
+
+    /// Reads a private file as a unit of its own.
+    fn read_private_unit(
+        &mut self,
+        key: UnitKey,
+        written: &At<String>,
+        path: &Path,
+    ) -> Option<Secret> {
+        self.unit(key, |context| {
+            let files = &mut context.files;
+            files.read_private(written, path, context.diagnostics)
+        })
     }
 
     /// Reports a reference to something that is not there.
@@ -144,89 +265,113 @@ impl Context<'_> {
     }
 }
 
-/// Builds everything. `None` when an error was reported.
+/// Builds everything. Nothing is resolved if an error was reported; the report is
+/// there in any case.
 pub(super) fn resolve(
     document: &Document,
-    (path, look): (&Path, Option<Look>),
-    previous: Option<&Snapshot>,
+    input: ResolveInput<'_>,
     diagnostics: &mut Diagnostics,
-) -> Option<(Loaded, Inventory)> {
-    let mut context = Context::new((path, look), previous, diagnostics);
-    report_missing_sections(document, &mut context);
-    context.fetching = crl_fetch::policy(document.crl_fetch.as_ref(), &mut context);
-    let domains = trust::domains(document, &mut context);
-    context.denied = deny_list::deny_list(document.deny_list.as_ref(), &mut context);
-    context.tickets = tickets::tickets(document.tickets.as_ref(), &mut context);
-    let listener = listeners::listener(document, &domains, &mut context);
-    let public = listeners::public(document, listener.credentials.as_ref(), &mut context);
-    let admin = listeners::admin(document, &listener, &domains, &mut context);
-    listeners::check_addresses(document, &mut context);
-    let signer = assertion::signer(document, &mut context);
-    if let Some(issuer) = document.assertion.as_ref().map(|section| &section.issuer) {
-        assertion::check_issuer_leads(issuer, public.as_ref(), &mut context);
-    }
-    let upstreams = upstreams::upstreams(document, &mut context);
-    let credentials = authentication::CredentialParts {
-        issuers: tokens::issuers(document, &mut context),
-        api_keys: api_keys::api_keys(document, &mut context),
+) -> (Option<Resolved>, ResolveReport) {
+    let mut context = Context::new(input, diagnostics);
+    let parts = build(document, &mut context);
+    let Context {
+        files,
+        units,
+        degraded,
+        inventory,
+        ..
+    } = context;
+    let system_failure = files.has_system_failure();
+    let (paths, stamps) = files.into_seen();
+    let report = ResolveReport {
+        stamps,
+        degraded,
+        system_failure,
     };
-    let routes = routes::routes(document, &upstreams, &domains, &credentials, &mut context);
-    let limiter = rate_limits::limiter(document, &mut context);
-    let limits = limits::limits(document.limits.as_ref(), &mut context);
-    let workers = limits::workers(document.runtime.as_ref(), &mut context);
-    let audit = audit_destination(document, &context);
+    let resolved = parts.map(|(settings, snapshot)| Resolved {
+        settings,
+        snapshot,
+        files: paths,
+        inventory,
+        units: units.used,
+    });
+    (resolved, report)
+}
+
+fn build(document: &Document, context: &mut Context<'_>) -> Option<(Settings, Snapshot)> {
+    report_missing_sections(document, context);
+    context.fetching = crl_fetch::policy(document.crl_fetch.as_ref(), context);
+    let domains = trust::domains(document, context);
+    context.denied = deny_list::deny_list(document.deny_list.as_ref(), context);
+    context.tickets = tickets::tickets(document.tickets.as_ref(), context);
+    let listener = listeners::listener(document, &domains, context);
+    let public = listeners::public(document, listener.credentials.as_ref(), context);
+    let admin = listeners::admin(document, &listener, &domains, context);
+    listeners::check_addresses(document, context);
+    let signer = assertion::signer(document, context);
+    if let Some(issuer) = document.assertion.as_ref().map(|section| &section.issuer) {
+        assertion::check_issuer_leads(issuer, public.as_ref(), context);
+    }
+    let upstreams = upstreams::upstreams(document, context);
+    let credentials = authentication::CredentialParts {
+        issuers: tokens::issuers(document, context),
+        api_keys: api_keys::api_keys(document, context),
+    };
+    let routes = routes::routes(document, &upstreams, &domains, &credentials, context);
+    let limiter = rate_limits::limiter(document, context);
+    let limits = limits::limits(document.limits.as_ref(), context);
+    let workers = limits::workers(document.runtime.as_ref(), context);
+    let audit = audit_destination(document, context);
     if context.diagnostics.has_errors() {
         return None;
     }
     let base = context.files.locate("");
-    let (files, looks) = context.files.into_seen();
     let (admin, operators) = admin.unzip();
     let public_credentials = public.as_ref().and_then(|public| public.tls.clone());
-    let loaded = Loaded {
-        settings: Settings {
-            address: listener.address?,
-            workers,
-            public,
-            admin,
-            audit,
-            audit_chains: document
-                .audit
-                .as_ref()
-                .and_then(|section| section.chains.value())
-                .map(|directory| base.join(directory)),
-        },
-        snapshot: Snapshot {
-            generation: 1,
-            names: listener.names?,
-            bundles: domains
-                .iter()
-                .filter_map(|domain| domain.bundle.as_ref().map(Arc::clone))
-                .collect(),
-            routes: routes?,
-            upstreams: upstreams.into_iter().filter_map(|u| u.upstream).collect(),
-            signer: signer?,
-            token_issuers: credentials
-                .issuers
-                .iter()
-                .filter_map(|part| part.issuer.as_ref().map(Arc::clone))
-                .collect(),
-            limiter: limiter?,
-            api_keys: credentials.api_keys?,
-            limits,
-            balancers: listener.balancers,
-            public_credentials,
-            paths: context.paths,
-            tickets: context.tickets,
-            denied: context.denied,
-            remote: context.remote,
-            list_sources: context.sources,
-            operators: operators.flatten(),
-        },
-        warnings: Vec::new(),
-        files,
-        looks,
+    let settings = Settings {
+        address: listener.address?,
+        workers,
+        public,
+        admin,
+        audit,
+        audit_chains: document
+            .audit
+            .as_ref()
+            .and_then(|section| section.chains.value())
+            .map(|directory| base.join(directory)),
     };
-    Some((loaded, context.inventory))
+    let snapshot = Snapshot {
+        generation: 1,
+        names: listener.names?,
+        bundles: domains
+            .iter()
+            .filter_map(|domain| domain.bundle.as_ref().map(Arc::clone))
+            .collect(),
+        max_unread: domains
+            .iter()
+            .filter_map(|domain| Some((domain.name.as_ref()?.value.clone(), domain.max_unread?)))
+            .collect(),
+        routes: routes?,
+        upstreams: upstreams.into_iter().filter_map(|u| u.upstream).collect(),
+        signer: signer?,
+        token_issuers: credentials
+            .issuers
+            .iter()
+            .filter_map(|part| part.issuer.as_ref().map(Arc::clone))
+            .collect(),
+        limiter: limiter?,
+        api_keys: credentials.api_keys?,
+        limits,
+        balancers: listener.balancers,
+        public_credentials,
+        paths: Arc::clone(&context.paths),
+        tickets: context.tickets.clone(),
+        denied: context.denied.clone(),
+        remote: Arc::clone(&context.remote),
+        list_sources: std::mem::take(&mut context.sources),
+        operators: operators.flatten(),
+    };
+    Some((settings, snapshot))
 }
 
 fn audit_destination(document: &Document, context: &Context<'_>) -> AuditDestination {

@@ -19,6 +19,7 @@ const CERTIFICATE: &str = "CERTIFICATE";
 const REVOCATION_LIST: &str = "X509 CRL";
 
 /// A certificate or list and where it came from.
+#[derive(Clone)]
 pub(super) struct Found<T> {
     pub(super) value: T,
     pub(super) path: PathBuf,

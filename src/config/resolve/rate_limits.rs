@@ -7,6 +7,8 @@ use super::Context;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
 use crate::config::raw::{RedisSection, RouteLimitSection, RouteSection};
+#[cfg(feature = "redis")]
+use crate::config::units::UnitKey;
 use crate::config::value::{At, Field, Words as _};
 use crate::identity::Method;
 use crate::policy::Authentication;
@@ -75,13 +77,26 @@ fn sharing(
     said: &At<RedisSection>,
     context: &mut Context<'_>,
 ) -> Option<Limiter> {
-    use crate::policy::redis_store::{RedisSettings, RedisStore};
-
     let section = &said.value;
     let url = section.url.at()?;
     check_url(url, section, context)?;
     let mut timeout = DEFAULT_TIMEOUT;
     super::limits::set_time(&section.timeout, &mut timeout, context);
+    // One unit with its connections: counts go on when something else is loaded.
+    let unit = UnitKey::new("store of [rate_limits.redis]");
+    let store = context.unit(unit, |context| store(url, timeout, section, context))?;
+    Some(limiter.sharing(store, *section.on_store_failure.value()?))
+}
+
+#[cfg(feature = "redis")]
+fn store(
+    url: &At<String>,
+    timeout: Duration,
+    section: &RedisSection,
+    context: &mut Context<'_>,
+) -> Option<Arc<crate::policy::redis_store::RedisStore>> {
+    use crate::policy::redis_store::{RedisSettings, RedisStore};
+
     let mut read = |field: &Field<String>, private: bool| match field {
         Field::Bad => None,
         Field::Absent => Some(None),
@@ -110,7 +125,7 @@ fn sharing(
         prefix: section.prefix.or("countersign:".to_owned()),
     });
     match store {
-        Ok(store) => Some(limiter.sharing(Arc::new(store), *section.on_store_failure.value()?)),
+        Ok(store) => Some(Arc::new(store)),
         Err(error) => {
             context.error(
                 Diagnostic::new(url.place.clone(), format!("this is no store: {error}"))

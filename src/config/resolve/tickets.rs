@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::limits::set_time_within;
 use super::{Context, pem};
 use crate::config::raw::Tickets;
+use crate::config::units::UnitKey;
 use crate::config::value::{At, Field};
 use crate::secret::Secret;
 use crate::tls::tickets::MIN_SECRET;
@@ -44,16 +45,20 @@ pub(super) fn tickets(section: Option<&Tickets>, context: &mut Context<'_>) -> T
 
 fn secret(written: &At<String>, context: &mut Context<'_>) -> Option<Secret> {
     let path = context.files.locate(&written.value);
-    let content = context
-        .files
-        .read(written, &path, context.diagnostics)
-        .map(Secret::new)?;
-    let mode = std::fs::metadata(&path).map(|metadata| metadata.permissions().mode());
-    if mode.is_ok_and(|mode| mode & 0o077 != 0) {
-        let error = pem::about(written, &path, "can be read by others than its owner");
-        context.error(error.help(format!("chmod 600 {}", path.display())));
-        return None;
-    }
+    let unit = UnitKey::new("secret_file of [tls.tickets]");
+    let content = context.unit(unit, |context| {
+        let content = context
+            .files
+            .read(written, &path, context.diagnostics)
+            .map(Secret::new)?;
+        let mode = std::fs::metadata(&path).map(|metadata| metadata.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+            let error = pem::about(written, &path, "can be read by others than its owner");
+            context.error(error.help(format!("chmod 600 {}", path.display())));
+            return None;
+        }
+        Some(content)
+    })?;
     if content.expose().len() < MIN_SECRET {
         let error = pem::about(
             written,

@@ -22,6 +22,7 @@ use crate::authn::token_cache::CacheSettings;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
 use crate::config::raw::{IntrospectionSection, TokenIssuerSection};
+use crate::config::units::UnitKey;
 use crate::config::value::{At, ClientMeans, Field, TokenFormat, Words as _};
 use crate::crypto::{self, SignatureScheme, SigningKeyPair};
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
@@ -211,11 +212,19 @@ fn check_source(section: &TokenIssuerSection, format: TokenFormat, context: &mut
     }
 }
 
+/// Names a unit of material of an issuer.
+fn unit_key(what: &str, section: &TokenIssuerSection) -> UnitKey {
+    let name = section.name.value().map_or("", String::as_str);
+    UnitKey::new(format_args!("{what} of [[token_issuer]] {name}"))
+}
+
 /// The roots that may vouch for the issuer; empty where nothing is said.
 fn roots(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Arc<RootCertStore>> {
     let found = match &section.roots {
         Field::Bad => return None,
-        files => material(files.items(), context, pem::certificates)?,
+        files => context.unit(unit_key("roots", section), |context| {
+            material(files.items(), context, pem::certificates)
+        })?,
     };
     let mut store = RootCertStore::empty();
     for root in found {
@@ -267,10 +276,10 @@ fn keys(
     }
     if let Some(written) = section.jwks_file.at() {
         let path = context.files.locate(&written.value);
-        let content = context.files.read(written, &path, context.diagnostics)?;
-        let set = key_set(written, &path, &content, context)?;
+        let content = context.read_unit(unit_key("key set", section), written, &path)?;
+        let set = key_set(written, &path, content.expose(), context)?;
         let provenance = Provenance {
-            rules: hash(&[rules.as_bytes(), &content]),
+            rules: hash(&[rules.as_bytes(), content.expose()]),
             keys: [0; 32],
         };
         return Some((IssuerKeys::fixed(set), provenance));
@@ -393,7 +402,14 @@ fn introspector(
     check_means(said, means, context);
     let own = match means.value {
         ClientMeans::Certificate => {
-            Some(credentials(&said.certificate, &said.private_key, context)?)
+            let name = section.name.value().map_or("", String::as_str);
+            let owner = format!("[token_issuer.introspection] of {name}");
+            Some(credentials(
+                &owner,
+                &said.certificate,
+                &said.private_key,
+                context,
+            )?)
         }
         ClientMeans::Basic | ClientMeans::PrivateKeyJwt => None,
     };
@@ -462,9 +478,8 @@ fn authentication(
         ClientMeans::Basic => {
             let written = said.secret_file.at()?;
             let path = context.files.locate(&written.value);
-            let secret = context
-                .files
-                .read_private(written, &path, context.diagnostics)?;
+            let key = unit_key("introspection secret", section);
+            let secret = context.read_private_unit(key, written, &path)?;
             // Editors and shells put a line end behind it.
             let text = secret.expose().trim_ascii_end();
             if text.len() < SHORTEST_SECRET || !text.iter().all(u8::is_ascii_graphic) {
@@ -482,7 +497,7 @@ fn authentication(
             Some(ClientAuthentication::Basic { client_id, secret })
         }
         ClientMeans::PrivateKeyJwt => {
-            let (scheme, key, thumbprint) = assertion_key(said, context)?;
+            let (scheme, key, thumbprint) = assertion_key(section, said, context)?;
             Some(ClientAuthentication::PrivateKeyJwt {
                 client_id,
                 audience: match said.audience.value() {
@@ -498,14 +513,14 @@ fn authentication(
 }
 
 fn assertion_key(
+    section: &TokenIssuerSection,
     said: &IntrospectionSection,
     context: &mut Context<'_>,
 ) -> Option<(SignatureScheme, SigningKeyPair, String)> {
     let written = said.private_key.at()?;
     let path = context.files.locate(&written.value);
-    let content = context
-        .files
-        .read_private(written, &path, context.diagnostics)?;
+    let unit = unit_key("introspection key", section);
+    let content = context.read_private_unit(unit, written, &path)?;
     let document = std::str::from_utf8(content.expose())
         .ok()
         .and_then(|text| pkcs8::SecretDocument::from_pem(text).ok())

@@ -1,28 +1,27 @@
 //! `[[trust_domain]]`: whose certificates are believed, and for which names.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::CertificateRevocationListDer;
-
-use super::pem::{Found, material};
-use super::summaries::{list_summaries, root_summaries};
-use super::{Context, crl_fetch, pem};
-use crate::config::diagnostics::{Diagnostic, Span};
+use super::Context;
+use super::trust_material::{DomainMaterial, DomainRules, domain_material, read_files};
+use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::inventory::TrustDomainSummary;
 use crate::config::raw::Trust;
-use crate::config::value::{At, Field, Words as _};
+use crate::config::units::UnitKey;
+use crate::config::value::{At, Field};
 use crate::identity::pattern::PathPattern;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::trust::{
-    BundleError, ClientTrust, ClientTrustError, RevocationDepth, RevocationPosture, TrustBundle,
-    TrustBundleConfig,
+    ClientTrust, ClientTrustError, RevocationDepth, RevocationPosture, TrustBundle,
 };
+
+const SHORTEST_UNREAD: Duration = Duration::from_secs(1);
 
 /// One trust domain as far as it could be built.
 pub(super) struct Domain {
+    /// How long its files may stay unreadable.
+    pub(super) max_unread: Option<Duration>,
     /// Its name, where it has a usable one.
     pub(super) name: Option<At<TrustDomain>>,
     /// None when something was wrong with it.
@@ -105,142 +104,47 @@ fn check_apart(first: &Domain, second: &Domain, context: &mut Context<'_>) {
 fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
     let vouches_for = vouches_for(section, context);
     let identity_from = identity_from(section, &vouches_for, context);
-    let roots = match &section.roots {
-        Field::Good(roots) => material(&roots.value.0, context, pem::certificates),
+    let rules = match (&section.name, posture(section, context)) {
+        (Field::Good(name), Some(posture)) => Some(DomainRules {
+            name: name.clone(),
+            posture,
+            depth: section.revocation_depth.or(RevocationDepth::Chain),
+            grace: section
+                .grace
+                .value()
+                .map_or(Duration::ZERO, |grace| grace.get()),
+            vouches_for: vouches_for.clone(),
+            identity_from: identity_from.clone(),
+        }),
         _ => None,
     };
-    let intermediates = match &section.intermediates {
-        Field::Bad => None,
-        files => material(files.items(), context, pem::certificates),
-    };
-    let lists = revocation_lists(section, context);
-    let posture = posture(section, context);
-    let depth = section.revocation_depth.or(RevocationDepth::Chain);
-    let bundle = match (&section.name, roots, intermediates, lists, posture) {
-        (Field::Good(name), Some(roots), Some(intermediates), Some(lists), Some(posture)) => {
-            let mut config = TrustBundleConfig {
-                name: name.value.clone(),
-                roots: roots.iter().map(|found| found.value.clone()).collect(),
-                intermediates: intermediates.into_iter().map(|found| found.value).collect(),
-                crls: Vec::new(),
-                posture,
-                depth,
-                grace: section
-                    .grace
-                    .value()
-                    .map_or(Duration::ZERO, |grace| grace.get()),
-                vouches_for: vouches_for.clone(),
-                identity_from: identity_from.clone(),
-            };
-            let (lists, before) = crl_fetch::hold_to_copies(lists, &config, context);
-            let summary = TrustDomainSummary {
-                name: name.value.to_string(),
-                roots: root_summaries(&roots),
-                revocation_lists: list_summaries(&lists, posture, context),
-                revocation: posture.word(),
-                revocation_depth: depth.word(),
-                vouches_for: vouches_for.iter().map(ToString::to_string).collect(),
-                identity_from: identity_from.iter().map(|kind| kind.as_str()).collect(),
-            };
-            context.inventory.trust_domains.push(summary);
-            // Large ones are not copied.
-            let (lists, origins): (Vec<_>, Vec<_>) = lists.into_iter().map(Found::split).unzip();
-            config.crls = lists;
-            let before = before.as_ref();
-            build((config, before), &name.place, &roots, &origins, context)
+    let material = match &rules {
+        Some(rules) => {
+            let key = UnitKey::trust_domain(&rules.name.value);
+            let before: Option<DomainMaterial> = context.unit_before(&key);
+            context.unit(key, |context| {
+                domain_material(section, rules, before.as_ref(), context)
+            })
         }
-        _ => None,
+        None => {
+            // What is wrong with its files is said all the same.
+            let _ = read_files(section, None, context);
+            None
+        }
     };
+    let since = rules
+        .as_ref()
+        .and_then(|rules| context.units.suspended.get(&rules.name.value));
+    let bundle = material.map(|material| match since {
+        Some(since) => Arc::new(material.bundle.suspended(*since)),
+        None => material.bundle,
+    });
     Domain {
         name: section.name.at().cloned(),
         bundle,
+        max_unread: max_unread(section, context),
         vouches_for,
         identity_from,
-    }
-}
-
-fn build(
-    (config, before): (TrustBundleConfig, Option<&TrustBundle>),
-    name: &Span,
-    roots: &[Found<rustls_pki_types::CertificateDer<'static>>],
-    lists: &[Found<()>],
-    context: &mut Context<'_>,
-) -> Option<Arc<TrustBundle>> {
-    let of = |files: Option<(&PathBuf, &Span)>, why: &str| match files {
-        Some((path, place)) => {
-            Diagnostic::new(place.clone(), format!("{}: {why}", path.display())).label("this file")
-        }
-        None => Diagnostic::new(name.clone(), why.to_owned()),
-    };
-    let previous = context.previous.and_then(|previous| {
-        previous
-            .bundles
-            .iter()
-            .find(|bundle| *bundle.name() == config.name)
-    });
-    let previous = previous.map(|bundle| &**bundle).or(before);
-    match TrustBundle::build_after(config, context.now, previous) {
-        Ok(bundle) => {
-            for alarm in bundle.alarms() {
-                let remedy = if alarm.starts_with("revocation list") {
-                    "fetch the current list from its issuer"
-                } else {
-                    "remove or replace the root certificate"
-                };
-                context.warn(Diagnostic::new(name.clone(), alarm.clone()).help(remedy));
-            }
-            Some(Arc::new(bundle))
-        }
-        Err(error) => {
-            let shown = match &error {
-                BundleError::Root { index, why, .. } => of(
-                    roots.get(index - 1).map(|root| (&root.path, &root.place)),
-                    &format!("a root certificate cannot be used: {why}"),
-                )
-                .help("name the certificate of a certificate authority"),
-                BundleError::RevocationList { index, why, .. } => of(
-                    lists.get(index - 1).map(|list| (&list.path, &list.place)),
-                    &format!("a revocation list cannot be used: {why}"),
-                )
-                .help("fetch the list again from its issuer"),
-                BundleError::NoValidRoot { .. } | BundleError::NoRevocationList { .. } => {
-                    of(None, &error.to_string())
-                        .help("give it a root certificate that is valid now")
-                }
-            };
-            context.error(shown);
-            None
-        }
-    }
-}
-
-fn revocation_lists(
-    section: &Trust,
-    context: &mut Context<'_>,
-) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
-    let name = match &section.name {
-        Field::Good(name) => Some(&name.value),
-        _ => None,
-    };
-    let mut all = Some(Vec::new());
-    for written in section.crls.items() {
-        let found = match name {
-            Some(name) if crl_fetch::is_url(written) => crl_fetch::lists(written, name, context),
-            None if crl_fetch::is_url(written) => None,
-            _ => material(
-                std::slice::from_ref(written),
-                context,
-                pem::revocation_lists,
-            ),
-        };
-        match (found, &mut all) {
-            (Some(found), Some(all)) => all.extend(found),
-            _ => all = None,
-        }
-    }
-    match &section.crls {
-        Field::Bad => None,
-        _ => all,
     }
 }
 
@@ -291,6 +195,29 @@ fn posture(section: &Trust, context: &mut Context<'_>) -> Option<RevocationPostu
             None
         }
     }
+}
+
+/// Checks that the bound is of use; shorter ones would end a service for a moment's
+/// want of descriptors.
+fn max_unread(section: &Trust, context: &mut Context<'_>) -> Option<Duration> {
+    let said = section.max_unread.at()?;
+    let bound = said.value.get();
+    let mut refuse = |what: &str, help: &str| {
+        context.error(Diagnostic::new(said.place.clone(), what).help(help));
+    };
+    if bound < SHORTEST_UNREAD {
+        refuse(
+            "this is shorter than a second",
+            "write for example max_unread = \"10m\"",
+        );
+    }
+    if section.revocation.or(RevocationPosture::Hard) != RevocationPosture::Hard {
+        refuse(
+            "`max_unread` says when revocation = \"hard\" refuses, and this trust domain does not say \"hard\"",
+            "remove it, or say revocation = \"hard\"",
+        );
+    }
+    Some(bound)
 }
 
 fn vouches_for(section: &Trust, context: &mut Context<'_>) -> Vec<IdentityPattern> {

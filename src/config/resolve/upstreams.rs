@@ -9,6 +9,7 @@ use super::{Context, pem, upstream_bounds};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
 use crate::config::raw::UpstreamSection;
+use crate::config::units::UnitKey;
 use crate::config::url::HttpUrl;
 use crate::config::value::{At, CertificateHeader, Field};
 use crate::identity::IdentityPattern;
@@ -223,7 +224,13 @@ fn client_tls(
     context: &mut Context<'_>,
 ) -> Option<ClientTls> {
     let roots = match &section.roots {
-        Field::Good(roots) => material(&roots.value.0, context, pem::certificates),
+        Field::Good(roots) => {
+            let name = section.name.or(String::new());
+            let key = UnitKey::new(format_args!("roots of [[upstream]] {name}"));
+            context.unit(key, |context| {
+                material(&roots.value.0, context, pem::certificates)
+            })
+        }
         Field::Bad => None,
         Field::Absent => {
             if let Some((written, _)) = urls.first() {
@@ -309,7 +316,9 @@ fn own_credentials(
     ) {
         (true, true) => return Some(None),
         (false, false) => {
-            return credentials(&section.certificate, &section.private_key, context).map(Some);
+            let owner = format!("[[upstream]] {}", section.name.or(String::new()));
+            return credentials(&owner, &section.certificate, &section.private_key, context)
+                .map(Some);
         }
         (true, false) => ("certificate", "private_key"),
         (false, true) => ("private_key", "certificate"),

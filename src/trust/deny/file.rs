@@ -1,6 +1,6 @@
 //! The deny list's file: JSON, written aside, fsynced, renamed.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{DenyEntry, DenyListError, MAX_ENTRIES};
+use crate::file_read::read_regular;
 
 /// The file's shape; the version lets a later one be told from a damaged one.
 #[derive(Serialize, Deserialize)]
@@ -18,10 +19,12 @@ struct Document<E> {
 }
 
 const VERSION: u32 = 1;
+/// The file is never larger: entries have a few hundred bytes, and texts a bound.
+const MAX_FILE: u64 = 1 << 29;
 
 /// The entries, or `None` where there is no file.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<DenyEntry>>, DenyListError> {
-    let content = match fs::read(path) {
+    let content = match read_regular(path, MAX_FILE) {
         Ok(content) => content,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(path, error)),

@@ -131,7 +131,63 @@ fn the_file_is_private_and_a_failed_write_changes_nothing() {
         .add(identity("dns:a.example.org"), "", None, 0)
         .unwrap_err();
     assert!(!error.is_usage());
-    assert!(list.list(0).is_empty());
+    assert!(matches!(error, DenyListError::NotSaved { .. }), "{error}");
+}
+
+#[test]
+fn an_entry_counts_although_it_cannot_be_written_and_is_written_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("state");
+    std::fs::create_dir(&inner).unwrap();
+    let path = inner.join("deny.json");
+    let list = DenyList::open(path.clone()).unwrap();
+    let kept = list
+        .add(identity("dns:a.example.org"), "", None, 0)
+        .unwrap();
+    std::fs::remove_dir_all(&inner).unwrap();
+    let epoch = list.epoch();
+    for name in ["dns:b.example.org", "dns:c.example.org"] {
+        assert!(list.add(identity(name), "leaked", None, 0).is_err());
+    }
+    assert_ne!(list.epoch(), epoch, "connections are told");
+    assert_eq!((list.list(0).len(), list.unsaved_count()), (3, 2));
+    assert!(list.refresh().is_err());
+    // It cannot be taken back while that cannot be written.
+    let [_, second, third] = <[_; 3]>::try_from(list.list(0)).unwrap();
+    assert!(list.remove(&second.id).is_err());
+    assert_eq!(list.list(0).len(), 3);
+
+    std::fs::create_dir(&inner).unwrap();
+    assert!(list.remove(&second.id).unwrap());
+    assert_eq!(list.unsaved_count(), 0);
+    assert_eq!(list.list(0), [Arc::clone(&kept), Arc::clone(&third)]);
+    assert_eq!(DenyList::open(path).unwrap().list(0), [kept, third]);
+    assert!(!list.refresh().unwrap());
+}
+
+#[test]
+fn what_others_write_does_not_push_an_unsaved_entry_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deny.json");
+    let (one, two) = (
+        DenyList::open(path.clone()).unwrap(),
+        DenyList::open(path.clone()).unwrap(),
+    );
+    one.add(identity("dns:a.example.org"), "", None, 0).unwrap();
+    // As long as the file is being read, the entry is in memory alone.
+    let busy = two.seen();
+    let adding = std::thread::scope(|scope| {
+        let adding = scope.spawn(|| two.add(identity("dns:b.example.org"), "", None, 0));
+        while two.list(0).is_empty() {
+            std::thread::yield_now();
+        }
+        assert_eq!(two.unsaved_count(), 1);
+        drop(busy);
+        adding.join().unwrap()
+    });
+    adding.unwrap();
+    assert_eq!((two.list(0).len(), two.unsaved_count()), (2, 0));
+    assert_eq!(DenyList::open(path).unwrap().list(0).len(), 2);
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! What files look like from outside, to notice that they have changed.
+//! `FileStamp`: what `stat` says of a file, to notice that it has changed.
 //!
-//! Nothing is read. Following links, it sees atomic renames and swapped symbolic
-//! links on every kind of file system.
+//! No content is read. Links are followed, so that atomic renames and swapped
+//! symbolic links are seen on every kind of file system. A file system that does
+//! not answer blocks the thread that asks: never ask on a runtime's thread.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,23 +10,27 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// One file or directory.
+/// One file or directory as it was when its stamp was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
+    /// Moves also where a program sets the modification time back, as archivers do,
+    /// and with permissions and owners: what could not be read may be readable now.
+    changed: (i64, i64),
     /// Names in a directory; empty for a file.
     names: Vec<OsString>,
 }
 
-/// Several of them; none where there is nothing.
-pub type Looks = BTreeMap<PathBuf, Option<Look>>;
+/// Several of them; `None` for a path at which there is nothing.
+pub type FileStamps = BTreeMap<PathBuf, Option<FileStamp>>;
 
-impl Look {
-    /// Of a directory names are what matters: a log written into it changes
-    /// neither them nor anything that is read. None where there is nothing.
+impl FileStamp {
+    /// Takes the stamp of a file or directory; `None` if there is nothing. Of a
+    /// directory only the names matter: a log written into it changes neither them
+    /// nor anything that is read.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
@@ -46,17 +51,21 @@ impl Look {
                 true => (0, 0),
                 false => (metadata.mtime(), metadata.mtime_nsec()),
             },
+            changed: match is_directory {
+                true => (0, 0),
+                false => (metadata.ctime(), metadata.ctime_nsec()),
+            },
             names,
         })
     }
 }
 
-/// Looks at the same files again.
+/// Takes the stamps of the same files again.
 #[must_use]
-pub fn again(looks: &Looks) -> Looks {
-    looks
+pub fn take_again(stamps: &FileStamps) -> FileStamps {
+    stamps
         .keys()
-        .map(|path| (path.clone(), Look::at(path)))
+        .map(|path| (path.clone(), FileStamp::at(path)))
         .collect()
 }
 
@@ -64,8 +73,8 @@ pub fn again(looks: &Looks) -> Looks {
 mod tests {
     use super::*;
 
-    fn look_at(files: &[PathBuf]) -> Looks {
-        again(&files.iter().map(|path| (path.clone(), None)).collect())
+    fn look_at(files: &[PathBuf]) -> FileStamps {
+        take_again(&files.iter().map(|path| (path.clone(), None)).collect())
     }
 
     #[test]
@@ -77,7 +86,7 @@ mod tests {
         fs::write(&file, "1").unwrap();
         let watched = [file.clone(), lists.clone()];
         let before = look_at(&watched);
-        assert_eq!(again(&before), before);
+        assert_eq!(take_again(&before), before);
 
         fs::write(directory.path().join("log"), "x").unwrap();
         assert_eq!(look_at(&watched), before);
@@ -86,6 +95,31 @@ mod tests {
         fs::rename(directory.path().join("b"), &file).unwrap();
         let renamed = look_at(&watched);
         assert_ne!(renamed, before);
+
+        // A file that became readable, and one whose modification time was set back.
+        let mut permissions = fs::metadata(&file).unwrap().permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+        fs::set_permissions(&file, permissions).unwrap();
+        let permitted = look_at(&watched);
+        assert_ne!(permitted, renamed);
+        fs::write(&file, "2").unwrap();
+        let times = fs::FileTimes::new().set_modified(std::time::SystemTime::UNIX_EPOCH);
+        fs::File::options()
+            .write(true)
+            .open(&file)
+            .unwrap()
+            .set_times(times)
+            .unwrap();
+        let set_back = look_at(&watched);
+        fs::write(&file, "3").unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&file)
+            .unwrap()
+            .set_times(times)
+            .unwrap();
+        assert_ne!(look_at(&watched), set_back);
+        let renamed = look_at(&watched);
 
         fs::write(lists.join("new.crl"), "x").unwrap();
         assert_ne!(look_at(&watched), renamed);

@@ -1,0 +1,259 @@
+//! Watches files by taking their stamps again and again, on threads of its own.
+//!
+//! A network mount that hangs blocks the thread that asks for a stamp, for ever if it
+//! likes. So each round over all files runs on a thread that nobody waits for. When
+//! one item does not come back, its thread is left to it, the item is watched no
+//! further until that thread returns, and another thread goes on with all the others.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use crate::config::UnitKey;
+use crate::file_stamp::{FileStamp, FileStamps};
+use crate::trust::{DenyList, DenyListError};
+
+/// After so long without an answer an item counts as stalled.
+const STALLED: Duration = Duration::from_millis(150);
+
+/// What is watched.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Watched {
+    /// The configuration file.
+    Configuration,
+    /// The files of a unit of material.
+    Unit(UnitKey),
+    /// The deny list's file.
+    DenyList,
+}
+
+/// One item of a round.
+pub(super) enum Item {
+    /// Takes the stamps of these files and compares them.
+    Stamps(Watched, Arc<FileStamps>),
+    /// Lets the deny list take over what its file says.
+    DenyList(Arc<DenyList>),
+}
+
+/// What a round found.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Files look different.
+    Changed(Watched),
+    /// What became of the deny list.
+    DenyList(Result<bool, DenyListError>),
+}
+
+/// Tells what was found; called on the thread of a round.
+pub(super) type Tell = Arc<dyn Fn(Found) + Send + Sync>;
+
+/// Runs rounds one after the other.
+pub(super) struct FileWatch {
+    tell: Tell,
+    round: Option<Round>,
+    /// Items whose thread has not come back.
+    stalled: HashMap<Watched, Stalled>,
+    /// Whether no thread can be had.
+    without_thread: bool,
+}
+
+/// A thread that works through items.
+struct Round {
+    items: mpsc::Sender<VecDeque<Item>>,
+    state: Arc<RoundState>,
+}
+
+#[derive(Default)]
+struct RoundState {
+    current: Mutex<Option<Current>>,
+    /// Whether items are left, or one is being worked on.
+    busy: AtomicBool,
+    abandoned: AtomicBool,
+    /// What is left of the round.
+    left: Mutex<VecDeque<Item>>,
+}
+
+#[derive(Clone)]
+struct Current {
+    watched: Watched,
+    path: PathBuf,
+    since: Instant,
+}
+
+/// An item that does not come back.
+pub(super) struct Stalled {
+    /// The file that was asked about.
+    pub(super) path: PathBuf,
+    /// Since when.
+    pub(super) since: Instant,
+    /// Cleared when its thread has come back.
+    state: Arc<RoundState>,
+}
+
+impl Item {
+    fn watched(&self) -> Watched {
+        match self {
+            Self::Stamps(watched, _) => watched.clone(),
+            Self::DenyList(_) => Watched::DenyList,
+        }
+    }
+}
+
+impl FileWatch {
+    pub(super) fn new(tell: Tell) -> Self {
+        Self {
+            tell,
+            round: None,
+            stalled: HashMap::new(),
+            without_thread: false,
+        }
+    }
+
+    /// The items that do not come back.
+    pub(super) const fn stalled(&self) -> &HashMap<Watched, Stalled> {
+        &self.stalled
+    }
+
+    /// Whether files are not watched because no thread can be had.
+    pub(super) const fn is_without_thread(&self) -> bool {
+        self.without_thread
+    }
+
+    /// Whether a round is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.round
+            .as_ref()
+            .is_some_and(|round| round.state.busy.load(Ordering::Acquire))
+    }
+
+    /// Begins a round over these items, without those that are stalled. One that is
+    /// under way goes on instead.
+    pub(super) fn begin(&mut self, items: impl IntoIterator<Item = Item>) {
+        self.look_after();
+        if self.is_busy() {
+            return;
+        }
+        let items: VecDeque<Item> = items
+            .into_iter()
+            .filter(|item| !self.stalled.contains_key(&item.watched()))
+            .collect();
+        self.hand_over(items);
+    }
+
+    /// Leaves an item that does not come back to its thread, and notices those that
+    /// have come back. To be called every now and then.
+    pub(super) fn look_after(&mut self) {
+        self.stalled
+            .retain(|_, stalled| stalled.state.busy.load(Ordering::Acquire));
+        let Some(round) = &self.round else { return };
+        let current = lock(&round.state.current).clone();
+        let Some(current) = current.filter(|current| current.since.elapsed() >= STALLED) else {
+            return;
+        };
+        let Some(round) = self.round.take() else {
+            return;
+        };
+        // First the items, so that the thread finds none when it comes back.
+        let left = std::mem::take(&mut *lock(&round.state.left));
+        round.state.abandoned.store(true, Ordering::Release);
+        let stalled = Stalled {
+            path: current.path,
+            since: current.since,
+            state: round.state,
+        };
+        self.stalled.insert(current.watched, stalled);
+        self.hand_over(left);
+    }
+
+    fn hand_over(&mut self, items: VecDeque<Item>) {
+        if items.is_empty() {
+            return;
+        }
+        if self.round.is_none() {
+            self.round = Round::start(Arc::clone(&self.tell)).ok();
+        }
+        self.without_thread = self.round.is_none();
+        let Some(round) = &self.round else { return };
+        round.state.busy.store(true, Ordering::Release);
+        if round.items.send(items).is_err() {
+            // The thread is gone, which only a panic brings about.
+            self.round = None;
+        }
+    }
+}
+
+impl Round {
+    fn start(tell: Tell) -> std::io::Result<Self> {
+        let state = Arc::new(RoundState::default());
+        let (items, rounds) = mpsc::channel();
+        let own = Arc::clone(&state);
+        std::thread::Builder::new()
+            .name("watch".to_owned())
+            .spawn(move || {
+                while let Ok(items) = rounds.recv() {
+                    *lock(&own.left) = items;
+                    {
+                        let _over = RoundOver(&own.busy);
+                        own.work(&tell);
+                    }
+                    if own.abandoned.load(Ordering::Acquire) {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self { items, state })
+    }
+}
+
+/// Ends a round also where a panic does.
+struct RoundOver<'a>(&'a AtomicBool);
+
+impl Drop for RoundOver<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl RoundState {
+    fn work(&self, tell: &Tell) {
+        loop {
+            // One lock after the other: `look_after` takes both in turn.
+            let Some(item) = lock(&self.left).pop_front() else {
+                return;
+            };
+            let watched = item.watched();
+            match item {
+                Item::Stamps(_, stamps) => {
+                    let changed = stamps.iter().any(|(path, before)| {
+                        self.begin(&watched, path.clone());
+                        FileStamp::at(path) != *before
+                    });
+                    if changed {
+                        tell(Found::Changed(watched));
+                    }
+                }
+                Item::DenyList(list) => {
+                    self.begin(&watched, list.path().to_owned());
+                    let outcome = list.refresh();
+                    tell(Found::DenyList(outcome));
+                }
+            }
+            *lock(&self.current) = None;
+        }
+    }
+
+    fn begin(&self, watched: &Watched, path: PathBuf) {
+        *lock(&self.current) = Some(Current {
+            watched: watched.clone(),
+            path,
+            since: Instant::now(),
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Every change is complete before the lock is released.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

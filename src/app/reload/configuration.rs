@@ -1,0 +1,159 @@
+//! Loading the configuration: who wants it, what became of it, and when it is tried
+//! again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{LONGEST_ANSWER, Reloader, UnitState};
+use crate::admin::{ReloadOutcome, ReloadWaiters};
+use crate::config::{Loaded, Progress};
+use crate::file_stamp::FileStamp;
+
+/// A load of the configuration during which material was put into service begins
+/// again, so often; then it is put off.
+const MAX_ATTEMPTS: u32 = 5;
+/// The longest pause between attempts to load a configuration that was refused.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// A load of the configuration that is under way.
+pub(super) struct ConfigurationLoad {
+    pub(super) why: &'static str,
+    pub(super) progress: Progress,
+    pub(super) began: Instant,
+    pub(super) waiters: ReloadWaiters,
+    /// How much material had come into service when it began.
+    pub(super) material: u64,
+}
+
+/// Where loading the configuration stands.
+#[derive(Default)]
+pub(super) struct ConfigurationState {
+    /// Counts those that came into service: what was loaded for one is of no use for
+    /// the next.
+    pub(super) count: u64,
+    /// The stamp of the configuration file when it was last loaded, well or not.
+    pub(super) stamp: Option<FileStamp>,
+    pub(super) loading: Option<ConfigurationLoad>,
+    /// Why it is to be loaded next, and who waits for that.
+    pub(super) wanted: Option<&'static str>,
+    pub(super) waiters: ReloadWaiters,
+    pub(super) waiting_since: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
+    pub(super) failures: u32,
+    pub(super) attempts: u32,
+    pub(super) refused: Option<String>,
+}
+
+impl Reloader {
+    pub(super) fn want_configuration(&mut self, why: &'static str, waiters: ReloadWaiters) {
+        let state = &mut self.configuration;
+        if !waiters.is_empty() {
+            state.waiting_since.get_or_insert_with(Instant::now);
+        }
+        state.waiters.join(waiters);
+        state.wanted = Some(why);
+        state.attempts = 0;
+    }
+
+    pub(super) fn configuration_loaded(
+        &mut self,
+        outcome: Result<Box<Loaded>, String>,
+        stamp: Option<FileStamp>,
+    ) {
+        let Some(load) = self.configuration.loading.take() else {
+            return;
+        };
+        self.configuration.stamp = stamp;
+        let loaded = match outcome {
+            Ok(loaded) => *loaded,
+            Err(why) => {
+                self.refuse_configuration(&why, load.waiters, load.why);
+                return;
+            }
+        };
+        if load.material != self.material {
+            // It was read before that material and must not undo it.
+            self.configuration.attempts += 1;
+            if self.configuration.attempts < MAX_ATTEMPTS {
+                let attempts = self.configuration.attempts;
+                self.want_configuration(load.why, load.waiters);
+                self.configuration.attempts = attempts;
+            } else {
+                let why = "certificates or revocation lists change faster than the configuration \
+                           can be loaded; it is tried again";
+                self.refuse_configuration(why, load.waiters, load.why);
+            }
+            return;
+        }
+        crate::app::announce(&loaded.snapshot, &loaded.warnings);
+        let routes = loaded.snapshot.routes.routes().len();
+        self.running = Arc::new(loaded.running);
+        self.units = UnitState::of(&self.running);
+        let configuration = &mut self.configuration;
+        configuration.count += 1;
+        configuration.failures = 0;
+        configuration.attempts = 0;
+        configuration.retry_at = None;
+        configuration.refused = None;
+        self.put_into_service(loaded.snapshot);
+        self.clear_problems_of_before();
+        self.parts.metrics.reloaded(true);
+        let generation = self.parts.snapshot.load().generation;
+        tracing::info!(
+            generation,
+            routes,
+            because = load.why,
+            "configuration reloaded"
+        );
+        load.waiters.answer(&Ok(generation));
+    }
+
+    pub(super) fn refuse_configuration(
+        &mut self,
+        why: &str,
+        waiters: ReloadWaiters,
+        because: &str,
+    ) {
+        let state = &mut self.configuration;
+        let is_news = state.refused.as_deref() != Some(why);
+        if is_news {
+            tracing::error!(because, "the configuration in service stays: {why}");
+        }
+        if is_news || !waiters.is_empty() {
+            self.parts.metrics.reloaded(false);
+        }
+        state.refused = Some(why.to_owned());
+        state.attempts = 0;
+        let pause = Duration::from_secs(1) * 2u32.saturating_pow(state.failures.min(10));
+        state.failures = state.failures.saturating_add(1);
+        state.retry_at = Some(Instant::now() + pause.min(LONGEST_RETRY));
+        self.report_refusal(why);
+        let outcome: ReloadOutcome = Err(why.to_owned());
+        waiters.answer(&outcome);
+    }
+
+    /// Tells those who wait for a load of the configuration that does not come back.
+    pub(super) fn answer_those_who_wait(&mut self) {
+        let Some(load) = &mut self.configuration.loading else {
+            return;
+        };
+        let Some(file) = load.progress.reading() else {
+            return;
+        };
+        if load.began.elapsed() < LONGEST_ANSWER {
+            return;
+        }
+        let why = format!(
+            "the configuration is not loaded yet: reading {} has not ended for {} seconds; \
+             revocations and other changes of files take effect meanwhile",
+            file.display(),
+            load.began.elapsed().as_secs()
+        );
+        let waiters = std::mem::take(&mut load.waiters);
+        waiters.answer(&Err(why.clone()));
+        let waiting = self.configuration.waiting_since;
+        if waiting.is_some_and(|since| since.elapsed() >= Duration::from_secs(1)) {
+            self.configuration.waiting_since = None;
+            std::mem::take(&mut self.configuration.waiters).answer(&Err(why));
+        }
+    }
+}

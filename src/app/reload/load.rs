@@ -1,0 +1,254 @@
+//! Loads on threads of their own. A thread that a file system does not let come back
+//! holds up neither the others nor the end of the process: nobody joins it.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::Event;
+use super::restart::check_replaces;
+use crate::config::{self, Loaded, LoadedUnit, Progress, Running, UnitError, UnitKey};
+use crate::file_stamp::{FileStamp, FileStamps, take_again};
+use crate::identity::TrustDomain;
+use crate::snapshot::{Settings, Snapshot};
+
+/// How long a file must have stayed the same before it is read, so that one that is
+/// being written is not taken for a whole one.
+const SETTLE: Duration = Duration::from_millis(20);
+/// Files that never settle are read all the same: nothing delays a revocation.
+const MAX_SETTLING: u32 = 5;
+
+/// How a load ended.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// A snapshot with one change.
+    Proposed(Box<Proposal>),
+    /// A unit cannot be used.
+    Failed {
+        key: UnitKey,
+        configuration: u64,
+        error: UnitError,
+    },
+    /// The configuration was loaded, or why not; and its file's stamp of before.
+    Configuration {
+        outcome: Result<Box<Loaded>, String>,
+        stamp: Option<FileStamp>,
+    },
+}
+
+/// What is in service, with one change.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    pub(super) change: Change,
+    /// Which configuration it was made for.
+    pub(super) configuration: u64,
+    /// The generation that it was made from: it lacks what came into service later.
+    pub(super) based_on: u64,
+    pub(super) snapshot: Snapshot,
+}
+
+/// One change of what is in service.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// A unit of material was read.
+    Unit { key: UnitKey, loaded: LoadedUnit },
+    /// A trust domain's lists count no longer.
+    Suspension { domain: TrustDomain, since: i64 },
+}
+
+impl Change {
+    pub(super) const fn unit(&self) -> Option<&UnitKey> {
+        match self {
+            Self::Unit { key, .. } => Some(key),
+            Self::Suspension { .. } => None,
+        }
+    }
+
+    pub(super) fn apply(&self, running: &mut Running) {
+        match self {
+            Self::Unit { key, loaded } => running.replace(key, loaded),
+            Self::Suspension { domain, since } => running.suspend(domain, *since),
+        }
+    }
+}
+
+/// A unit to be read.
+pub(super) struct UnitJob {
+    pub(super) key: UnitKey,
+    pub(super) running: Arc<Running>,
+    pub(super) previous: Arc<Snapshot>,
+    pub(super) configuration: u64,
+}
+
+/// Starts threads, and has their outcomes sent.
+pub(super) struct Loader(UnboundedSender<Event>);
+
+impl Loader {
+    pub(super) const fn new(events: UnboundedSender<Event>) -> Self {
+        Self(events)
+    }
+
+    /// Reads a unit once its files have settled.
+    pub(super) fn unit(&self, job: UnitJob) -> io::Result<Progress> {
+        let progress = Progress::default();
+        let reading = progress.clone();
+        self.spawn("material", move || {
+            let UnitJob {
+                key,
+                running,
+                previous,
+                configuration,
+            } = job;
+            settle(running.stamps_of(&key), &reading);
+            let loaded = without_panic(|| running.load_unit(&key, &previous, &reading));
+            match loaded.unwrap_or_else(|panic| Err(UnitError::panicked(&panic))) {
+                Ok((loaded, snapshot)) => Done::Proposed(Box::new(Proposal {
+                    change: Change::Unit { key, loaded },
+                    configuration,
+                    based_on: previous.generation,
+                    snapshot,
+                })),
+                Err(error) => Done::Failed {
+                    key,
+                    configuration,
+                    error,
+                },
+            }
+        })?;
+        Ok(progress)
+    }
+
+    /// Builds a snapshot of units that were read; `running` has the change already.
+    pub(super) fn assemble(
+        &self,
+        change: Change,
+        running: Running,
+        previous: Arc<Snapshot>,
+        configuration: u64,
+    ) -> io::Result<()> {
+        self.spawn("assemble", move || {
+            let assembled = without_panic(|| running.assemble(&previous));
+            match (assembled, change) {
+                (Ok(Ok(snapshot)), change) => Done::Proposed(Box::new(Proposal {
+                    change,
+                    configuration,
+                    based_on: previous.generation,
+                    snapshot,
+                })),
+                (Ok(Err(error)), Change::Unit { key, .. }) => Done::Failed {
+                    key,
+                    configuration,
+                    error: UnitError::of(&error),
+                },
+                (Err(panic), Change::Unit { key, .. }) => Done::Failed {
+                    key,
+                    configuration,
+                    error: UnitError::panicked(&panic),
+                },
+                // Asked for again: the files still cannot be read.
+                (_, Change::Suspension { domain, .. }) => Done::Failed {
+                    key: UnitKey::trust_domain(&domain),
+                    configuration,
+                    error: UnitError::panicked("a trust domain could not be suspended"),
+                },
+            }
+        })
+    }
+
+    /// Loads the configuration once its file has settled, and checks that it can take
+    /// the place of the one in service.
+    pub(super) fn configuration(
+        &self,
+        running: Arc<Running>,
+        previous: Arc<Snapshot>,
+        settings: Settings,
+    ) -> io::Result<Progress> {
+        let progress = Progress::default();
+        let reading = progress.clone();
+        self.spawn("configuration", move || {
+            let file = running.path().to_owned();
+            let stamps = FileStamps::from([(file.clone(), None)]);
+            settle(Some(stamps), &reading);
+            // Before it is read, so that a change meanwhile is noticed afterwards.
+            let stamp = reading.during(&file, || FileStamp::at(&file));
+            let loaded = without_panic(|| {
+                let loaded = config::load_after(&running, &previous, &reading).map_err(summary)?;
+                check_replaces(&settings, &previous, &loaded, &reading)?;
+                Ok(Box::new(loaded))
+            });
+            let outcome = loaded.unwrap_or_else(|panic| {
+                Err(format!("loading it panicked; please report this: {panic}"))
+            });
+            Done::Configuration { outcome, stamp }
+        })?;
+        Ok(progress)
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() -> Done + Send + 'static) -> io::Result<()> {
+        let events = self.0.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(move || {
+            let _ = events.send(Event::Done(Box::new(work())));
+        })?;
+        Ok(())
+    }
+}
+
+/// Waits until files do not change any more, but not for long.
+fn settle(stamps: Option<FileStamps>, progress: &Progress) {
+    let Some(mut before) = stamps else { return };
+    let Some(first) = before.keys().next().cloned() else {
+        return;
+    };
+    let mut now = progress.during(&first, || take_again(&before));
+    for _ in 0..MAX_SETTLING {
+        std::thread::sleep(SETTLE);
+        before = now;
+        now = progress.during(&first, || take_again(&before));
+        if now == before {
+            return;
+        }
+    }
+}
+
+/// What is wrong and where, without the lines of the file themselves: those may name
+/// callers.
+fn summary(errors: config::ConfigErrors) -> String {
+    tracing::debug!("the configuration cannot be loaded:\n{errors}");
+    let one = |error: config::ErrorRecord| match error.line {
+        Some(line) => format!("{}:{line}: {}", error.file, error.message),
+        None => format!("{}: {}", error.file, error.message),
+    };
+    errors
+        .records()
+        .into_iter()
+        .map(one)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// What comes of work that may panic: then the process goes on as before.
+fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let said = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned());
+        said.unwrap_or_else(|| "no message".to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_outcome_like_any_other() {
+        assert_eq!(without_panic(|| 7), Ok(7));
+        let panicked = without_panic(|| -> u8 { panic!("for a test") });
+        assert_eq!(panicked, Err("for a test".to_owned()));
+    }
+}

@@ -1,0 +1,212 @@
+//! What the operator is told about loads: problems in `/readyz`, `status` and the log.
+
+use std::time::Duration;
+
+use super::load::Change;
+use super::{Reloader, Watched};
+use crate::admin::{Problem, ProblemCode};
+use crate::config::UnitKey;
+use crate::trust::DenyListError;
+
+/// The subject of problems with the deny list's file.
+const DENY_LIST: &str = "deny list";
+/// The subject of the problem that no thread watches files.
+const WATCH: &str = "file watch";
+/// A load that takes longer than this is said to be stalled.
+const SLOW_LOAD: Duration = Duration::from_secs(2);
+
+impl Reloader {
+    /// Says what is wrong with a unit, or that nothing is any more.
+    pub(super) fn report_unit(&mut self, key: &UnitKey) {
+        let Some(unit) = self.units.get(key) else {
+            return;
+        };
+        let subject = key.to_string();
+        let Some(trouble) = unit.trouble() else {
+            if !unit.is_in_trouble()
+                && self
+                    .parts
+                    .readiness
+                    .clear(ProblemCode::MaterialUnreadable, &subject)
+            {
+                tracing::info!("{key} can be used again");
+            }
+            return;
+        };
+        let detail = format!(
+            "{key} is in service as it was before; everything else goes on: {}",
+            trouble.detail
+        );
+        let problem =
+            Problem::new(ProblemCode::MaterialUnreadable, &detail).command(&self.check_command());
+        if self.parts.readiness.raise(&subject, problem) {
+            self.parts.metrics.material_loaded(false);
+            tracing::error!("{detail}");
+        }
+    }
+
+    /// Says why the configuration is not the one on disk.
+    pub(super) fn report_refusal(&self, why: &str) {
+        let detail = format!(
+            "the configuration in service stays, and revocations take effect as before: {why}"
+        );
+        let problem =
+            Problem::new(ProblemCode::ConfigurationRefused, &detail).command(&self.check_command());
+        self.parts.readiness.raise("", problem);
+    }
+
+    fn check_command(&self) -> String {
+        format!(
+            "countersign check --config {}",
+            self.running.path().display()
+        )
+    }
+
+    /// A configuration came into service: problems of the one before are over.
+    pub(super) fn clear_problems_of_before(&self) {
+        let readiness = &self.parts.readiness;
+        readiness.clear(ProblemCode::ConfigurationRefused, "");
+        // The deny list may be in trouble as before.
+        readiness.clear_others(ProblemCode::MaterialUnreadable, |subject| {
+            subject == DENY_LIST
+        });
+    }
+
+    /// Says which files are not watched because their file system does not answer.
+    pub(super) fn report_stalls(&self) {
+        let readiness = &self.parts.readiness;
+        let mut subjects = Vec::new();
+        let mut raise = |subject: String, detail: String, command: Option<String>| {
+            let mut problem = Problem::new(ProblemCode::MaterialStalled, &detail);
+            if let Some(command) = command {
+                problem = problem.command(&command);
+            }
+            if readiness.raise(&subject, problem) {
+                tracing::error!("{detail}");
+            }
+            subjects.push(subject);
+        };
+        for (watched, stalled) in self.watch.stalled() {
+            let what = match watched {
+                Watched::Configuration => "the configuration".to_owned(),
+                Watched::Unit(key) => key.to_string(),
+                Watched::DenyList => DENY_LIST.to_owned(),
+            };
+            // A slow disk now and then is no problem.
+            if stalled.since.elapsed() < SLOW_LOAD / 2 {
+                continue;
+            }
+            let file = stalled.path.display();
+            let detail = format!(
+                "{file} does not answer: changes of {what} are not seen; everything else is \
+                 watched and goes on"
+            );
+            raise(what, detail, Some(format!("stat {file}")));
+        }
+        for (key, unit) in &self.units {
+            if let Some((file, since)) = unit.reading()
+                && since.elapsed() >= SLOW_LOAD
+            {
+                let file = file.display();
+                let detail = format!(
+                    "reading {file} does not end: {key} is in service as it was before; \
+                     everything else goes on"
+                );
+                raise(key.to_string(), detail, Some(format!("stat {file}")));
+            }
+        }
+        if let Some(load) = &self.configuration.loading
+            && load.began.elapsed() >= SLOW_LOAD
+            && let Some(file) = load.progress.reading()
+        {
+            let file = file.display();
+            let detail = format!(
+                "reading {file} does not end: the configuration in service stays, and \
+                 revocations take effect as before"
+            );
+            raise(
+                "configuration load".to_owned(),
+                detail,
+                Some(format!("stat {file}")),
+            );
+        }
+        if self.watch.is_without_thread() {
+            let detail = "the system gives no thread to watch files with: changes are not seen";
+            raise(WATCH.to_owned(), detail.to_owned(), None);
+        }
+        readiness.clear_others(ProblemCode::MaterialStalled, |subject| {
+            subjects.iter().any(|known| known == subject)
+        });
+    }
+
+    /// Takes notice of what became of reading the deny list.
+    pub(super) fn deny_list_read(&self, outcome: Result<bool, DenyListError>) {
+        let readiness = &self.parts.readiness;
+        let unsaved = self
+            .parts
+            .snapshot
+            .load()
+            .denied
+            .as_ref()
+            .map_or(0, |list| list.unsaved_count());
+        if unsaved == 0 {
+            readiness.clear(ProblemCode::DenyListUnsaved, DENY_LIST);
+        }
+        match outcome {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::info!("the deny list's file has changed and is in service");
+                readiness.clear(ProblemCode::MaterialUnreadable, DENY_LIST);
+            }
+            Err(error) if unsaved > 0 => {
+                let detail = format!(
+                    "{unsaved} entries of the deny list are in force and not on disk; a restart \
+                     would lose them: {error}"
+                );
+                let problem = Problem::new(ProblemCode::DenyListUnsaved, &detail)
+                    .command("countersign deny list");
+                if readiness.raise(DENY_LIST, problem) {
+                    tracing::error!("{detail}");
+                }
+            }
+            Err(error) => {
+                let detail = format!("the deny list stays in force as it was: {error}");
+                let problem = Problem::new(ProblemCode::MaterialUnreadable, &detail)
+                    .command("countersign deny list");
+                // One that cannot be read is looked at again and again.
+                if readiness.raise(DENY_LIST, problem) {
+                    tracing::error!("{detail}");
+                }
+            }
+        }
+    }
+
+    /// Lets the lists of a trust domain count no longer whose files the system has
+    /// failed to read for longer than the domain allows.
+    pub(super) fn suspend_unread(&mut self) {
+        let snapshot = self.parts.snapshot.load_full();
+        for (domain, bound) in &snapshot.max_unread {
+            let unit = self.units.get(&UnitKey::trust_domain(domain));
+            let since = unit.and_then(super::UnitState::unread_since);
+            let stalled = || {
+                let watched = Watched::Unit(UnitKey::trust_domain(domain));
+                let stalled = self.watch.stalled().get(&watched)?;
+                let seconds = i64::try_from(stalled.since.elapsed().as_secs()).ok()?;
+                let now = i64::try_from(crate::clock::unix_now()).ok()?;
+                Some((stalled.since, now.saturating_sub(seconds)))
+            };
+            let Some((began, since)) = since.or_else(stalled) else {
+                continue;
+            };
+            if began.elapsed() >= *bound
+                && !self.running.is_suspended(domain)
+                && self.suspending.insert(domain.clone())
+            {
+                self.assemble(Change::Suspension {
+                    domain: domain.clone(),
+                    since,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Where loading one unit of material stands.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::config::{LoadedUnit, Progress, Running, UnitError, UnitKey};
+use crate::file_stamp::FileStamps;
+
+/// How soon it is tried again after the system failed to read a file, and while a
+/// file may still be being written.
+const RETRY_SOON: Duration = Duration::from_millis(100);
+/// How soon a file that can be read and not be used is tried again. It is also tried
+/// when it changes.
+const RETRY_LATER: Duration = Duration::from_secs(10);
+/// For so long a file that cannot be used may be one that is being written: nothing
+/// is said of it yet.
+const WRITING: Duration = Duration::from_millis(700);
+
+/// A unit of material.
+#[derive(Debug)]
+pub(super) struct UnitState {
+    /// Its files as they were before they were last read, well or not.
+    stamps: Arc<FileStamps>,
+    loading: Option<Loading>,
+    wanted: bool,
+    retry_at: Option<Instant>,
+    trouble: Option<Trouble>,
+}
+
+/// A load that is under way.
+#[derive(Debug)]
+struct Loading {
+    progress: Progress,
+    since: Instant,
+}
+
+/// Why a unit is not what its files say.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    /// What is wrong.
+    pub(super) detail: String,
+    since: Instant,
+    /// Since when the system has failed to read it, in seconds since the Unix epoch.
+    pub(super) system_failure_since: Option<(Instant, i64)>,
+}
+
+impl UnitState {
+    /// The units of a configuration that has just been loaded.
+    pub(super) fn of(running: &Running) -> BTreeMap<UnitKey, Self> {
+        let unit = |(key, stamps): (&UnitKey, &FileStamps)| {
+            let state = Self {
+                stamps: Arc::new(stamps.clone()),
+                loading: None,
+                wanted: false,
+                retry_at: None,
+                trouble: None,
+            };
+            (key.clone(), state)
+        };
+        running.units().map(unit).collect()
+    }
+
+    /// The stamps to compare, unless it is being read or about to be.
+    pub(super) fn watched(&self) -> Option<Arc<FileStamps>> {
+        let is_idle = self.loading.is_none() && !self.wanted;
+        is_idle.then(|| Arc::clone(&self.stamps))
+    }
+
+    /// It is to be read again.
+    pub(super) const fn want(&mut self) {
+        self.wanted = true;
+    }
+
+    /// Whether it is to be read now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.loading.is_none() && (self.wanted || self.retry_at.is_some_and(|at| at <= now))
+    }
+
+    /// It is being read from now on.
+    pub(super) fn begin(&mut self, progress: Progress) {
+        self.wanted = false;
+        self.retry_at = None;
+        self.loading = Some(Loading {
+            progress,
+            since: Instant::now(),
+        });
+    }
+
+    /// Whether it is being read, and has not been for long.
+    pub(super) fn is_loading_for_less_than(&self, time: Duration) -> bool {
+        let loading = self.loading.as_ref();
+        loading.is_some_and(|loading| loading.since.elapsed() < time)
+    }
+
+    /// The file that is being read, and since when its unit is.
+    pub(super) fn reading(&self) -> Option<(std::path::PathBuf, Instant)> {
+        let loading = self.loading.as_ref()?;
+        Some((loading.progress.reading()?, loading.since))
+    }
+
+    /// It was read and is in service.
+    pub(super) fn loaded(&mut self, loaded: &LoadedUnit) {
+        self.loading = None;
+        self.stamps = Arc::new(loaded.stamps().clone());
+        if loaded.degraded.is_empty() {
+            self.trouble = None;
+        } else {
+            self.in_trouble(loaded.degraded.join("; "), loaded.system_failure);
+        }
+    }
+
+    /// It cannot be used: the last good one stays.
+    pub(super) fn failed(&mut self, error: &UnitError) {
+        self.loading = None;
+        // Those of before too: the files of a pattern may be back.
+        let mut stamps = (*self.stamps).clone();
+        stamps.extend(error.stamps.clone());
+        self.stamps = Arc::new(stamps);
+        self.in_trouble(error.errors.join("; "), error.system_failure);
+    }
+
+    fn in_trouble(&mut self, detail: String, system_failure: bool) {
+        let now = Instant::now();
+        let before = self.trouble.take();
+        let since = before.as_ref().map_or(now, |before| before.since);
+        let failing = before.and_then(|before| before.system_failure_since);
+        let retry = match system_failure || since.elapsed() < WRITING {
+            true => RETRY_SOON,
+            false => RETRY_LATER,
+        };
+        self.retry_at = Some(now + retry);
+        self.trouble = Some(Trouble {
+            detail,
+            since,
+            system_failure_since: system_failure
+                .then(|| failing.unwrap_or_else(|| (now, unix_now()))),
+        });
+    }
+
+    /// What is wrong with it, once it is clear that the file is not just being written.
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref().filter(|trouble| {
+            trouble.system_failure_since.is_some() || trouble.since.elapsed() >= WRITING
+        })
+    }
+
+    /// Whether something is wrong with it, or may be.
+    pub(super) const fn is_in_trouble(&self) -> bool {
+        self.trouble.is_some()
+    }
+
+    /// Since when the system has failed to read it: by an error, or by not answering.
+    pub(super) fn unread_since(&self) -> Option<(Instant, i64)> {
+        let failing = self
+            .trouble
+            .as_ref()
+            .and_then(|trouble| trouble.system_failure_since);
+        let silent = self.reading().map(|(_, since)| {
+            let seconds = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
+            (since, unix_now().saturating_sub(seconds))
+        });
+        failing.or(silent)
+    }
+}
+
+fn unix_now() -> i64 {
+    i64::try_from(clock::unix_now()).unwrap_or(i64::MAX)
+}
+
+impl UnitError {
+    /// The system has no thread to read it.
+    pub(super) fn system(error: &io::Error) -> Self {
+        Self {
+            errors: vec![format!("it cannot be read now: {error}")],
+            stamps: FileStamps::new(),
+            system_failure: true,
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! What a trust domain reads from disk: roots, intermediates and revocation lists, as
+//! one unit of material.
+//!
+//! In a load of material the last good part stands in for one that cannot be used: no
+//! file keeps a revocation in another file out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+
+use super::pem::{Found, material};
+use super::summaries::{list_summaries, root_summaries};
+use super::{Context, crl_fetch, pem};
+use crate::config::diagnostics::{Diagnostic, Span};
+use crate::config::inventory::TrustDomainSummary;
+use crate::config::raw::Trust;
+use crate::config::value::{At, Field, Words as _};
+use crate::identity::{IdentityPattern, NameType, TrustDomain};
+use crate::trust::{
+    BundleError, Predecessors, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
+};
+
+/// What a trust domain says beside its files.
+pub(super) struct DomainRules {
+    pub(super) name: At<TrustDomain>,
+    pub(super) posture: RevocationPosture,
+    pub(super) depth: RevocationDepth,
+    pub(super) grace: Duration,
+    pub(super) vouches_for: Vec<IdentityPattern>,
+    pub(super) identity_from: Vec<NameType>,
+}
+
+/// What is read of a trust domain: one unit of material.
+#[derive(Clone)]
+pub(super) struct DomainMaterial {
+    pub(super) bundle: Arc<TrustBundle>,
+    roots: Vec<Found<CertificateDer<'static>>>,
+    intermediates: Vec<Found<CertificateDer<'static>>>,
+    /// The entries of `crls` as they are written.
+    written_lists: Vec<String>,
+}
+
+/// The files of a trust domain; `None` in place of those that cannot be used.
+pub(super) struct DomainFiles {
+    roots: Option<Vec<Found<CertificateDer<'static>>>>,
+    intermediates: Option<Vec<Found<CertificateDer<'static>>>>,
+    lists: Option<Vec<Found<CertificateRevocationListDer<'static>>>>,
+}
+
+/// Reads roots, intermediates and revocation lists. In a load of material the last
+/// good roots and intermediates stand in for those that cannot be used, and a list
+/// that cannot be used keeps no other out.
+pub(super) fn read_files(
+    section: &Trust,
+    before: Option<&DomainMaterial>,
+    context: &mut Context<'_>,
+) -> DomainFiles {
+    let lists_only = context.units.lists_only;
+    let certificates = |files: &[At<String>],
+                        last_good: Option<&Vec<Found<CertificateDer<'static>>>>,
+                        context: &mut Context<'_>| {
+        if lists_only && let Some(last_good) = last_good {
+            // Their stamps are taken, so that a change is noticed later.
+            let _ = context.part(|context| material(files, context, pem::certificates));
+            return Some(last_good.clone());
+        }
+        let read = context.part(|context| material(files, context, pem::certificates));
+        read.or_else(|| last_good.cloned().filter(|_| context.units.keep_last_good))
+    };
+    let roots = match &section.roots {
+        Field::Good(roots) => {
+            certificates(&roots.value.0, before.map(|before| &before.roots), context)
+        }
+        _ => None,
+    };
+    let intermediates = match &section.intermediates {
+        Field::Bad => None,
+        files => certificates(
+            files.items(),
+            before.map(|before| &before.intermediates),
+            context,
+        ),
+    };
+    DomainFiles {
+        roots,
+        intermediates,
+        lists: revocation_lists(section, context),
+    }
+}
+
+/// Reads and builds a trust domain.
+pub(super) fn domain_material(
+    section: &Trust,
+    rules: &DomainRules,
+    before: Option<&DomainMaterial>,
+    context: &mut Context<'_>,
+) -> Option<DomainMaterial> {
+    let files = read_files(section, before, context);
+    let (roots, intermediates, lists) = (files.roots?, files.intermediates?, files.lists?);
+    let written_lists: Vec<String> = section
+        .crls
+        .items()
+        .iter()
+        .map(|written| written.value.clone())
+        .collect();
+    let mut config = rules.bundle_config();
+    config.roots = values(&roots);
+    config.intermediates = values(&intermediates);
+    let (lists, copies) = crl_fetch::hold_to_copies(lists, &config, context);
+    let summary = TrustDomainSummary {
+        name: rules.name.value.to_string(),
+        roots: root_summaries(&roots),
+        revocation_lists: list_summaries(&lists, rules.posture, context),
+        revocation: rules.posture.word(),
+        revocation_depth: rules.depth.word(),
+        vouches_for: rules.vouches_for.iter().map(ToString::to_string).collect(),
+        identity_from: rules
+            .identity_from
+            .iter()
+            .map(|kind| kind.as_str())
+            .collect(),
+    };
+    context.inventory.trust_domains.push(summary);
+    let in_service = context.previous.and_then(|previous| {
+        let mut bundles = previous.bundles.iter();
+        bundles.find(|bundle| *bundle.name() == config.name)
+    });
+    // Large lists are not copied.
+    let (values_of_lists, origins): (Vec<_>, Vec<_>) = lists.into_iter().map(Found::split).unzip();
+    config.crls = values_of_lists;
+    let mut parts = BundleParts {
+        name: &rules.name.place,
+        config,
+        roots,
+        intermediates,
+        origins,
+        // A list that is in force goes on when its file is gone, unless the
+        // configuration names other files than before.
+        predecessors: match before {
+            Some(before) if before.written_lists == written_lists => Predecessors::InForce,
+            _ => Predecessors::Replaced,
+        },
+    };
+    let earlier = in_service.map(|bundle| &**bundle).or(copies.as_ref());
+    let bundle = parts.build(earlier, before, context)?;
+    for alarm in bundle.alarms() {
+        let remedy = if alarm.starts_with("revocation list") {
+            "fetch the current list from its issuer"
+        } else {
+            "remove or replace the root certificate"
+        };
+        let place = rules.name.place.clone();
+        context.warn(Diagnostic::new(place, alarm.clone()).help(remedy));
+    }
+    Some(DomainMaterial {
+        bundle: Arc::new(bundle),
+        roots: parts.roots,
+        intermediates: parts.intermediates,
+        written_lists,
+    })
+}
+
+impl DomainRules {
+    /// A bundle without certificates and lists.
+    fn bundle_config(&self) -> TrustBundleConfig {
+        TrustBundleConfig {
+            name: self.name.value.clone(),
+            roots: Vec::new(),
+            intermediates: Vec::new(),
+            crls: Vec::new(),
+            posture: self.posture,
+            depth: self.depth,
+            grace: self.grace,
+            vouches_for: self.vouches_for.clone(),
+            identity_from: self.identity_from.clone(),
+        }
+    }
+}
+
+fn values(found: &[Found<CertificateDer<'static>>]) -> Vec<CertificateDer<'static>> {
+    found.iter().map(|found| found.value.clone()).collect()
+}
+
+/// What a bundle is built from, and where the parts come from, to name the file that is
+/// at fault.
+struct BundleParts<'a> {
+    name: &'a Span,
+    config: TrustBundleConfig,
+    roots: Vec<Found<CertificateDer<'static>>>,
+    intermediates: Vec<Found<CertificateDer<'static>>>,
+    /// Of each list.
+    origins: Vec<Found<()>>,
+    predecessors: Predecessors,
+}
+
+impl BundleParts<'_> {
+    /// Builds the bundle. In a load of material, a list that cannot be used is left out,
+    /// and roots that cannot be used give way to the last good ones, so that neither
+    /// keeps another list out.
+    fn build(
+        &mut self,
+        earlier: Option<&TrustBundle>,
+        before: Option<&DomainMaterial>,
+        context: &mut Context<'_>,
+    ) -> Option<TrustBundle> {
+        loop {
+            let built =
+                TrustBundle::build_after(&self.config, context.now, earlier, self.predecessors);
+            let error = match built {
+                Ok(bundle) => return Some(bundle),
+                Err(error) => error,
+            };
+            let shown = self.show(&error);
+            let last_good = before.filter(|_| context.units.keep_last_good);
+            match (&error, last_good) {
+                (BundleError::RevocationList { index, .. }, Some(_))
+                    if (1..=self.config.crls.len()).contains(index) =>
+                {
+                    context.degraded.push(shown);
+                    self.config.crls.remove(index - 1);
+                    self.origins.remove(index - 1);
+                }
+                (BundleError::Root { .. } | BundleError::NoValidRoot { .. }, Some(last_good))
+                    if self.config.roots != values(&last_good.roots) =>
+                {
+                    context.degraded.push(shown);
+                    self.roots.clone_from(&last_good.roots);
+                    self.intermediates.clone_from(&last_good.intermediates);
+                    self.config.roots = values(&self.roots);
+                    self.config.intermediates = values(&self.intermediates);
+                }
+                _ => {
+                    context.error(shown);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn show(&self, error: &BundleError) -> Diagnostic {
+        let of = |files: Option<(&PathBuf, &Span)>, why: &str| match files {
+            Some((path, place)) => {
+                Diagnostic::new(place.clone(), format!("{}: {why}", path.display()))
+                    .label("this file")
+            }
+            None => Diagnostic::new(self.name.clone(), why.to_owned()),
+        };
+        match error {
+            BundleError::Root { index, why, .. } => of(
+                self.roots
+                    .get(index - 1)
+                    .map(|root| (&root.path, &root.place)),
+                &format!("a root certificate cannot be used: {why}"),
+            )
+            .help("name the certificate of a certificate authority"),
+            BundleError::RevocationList { index, why, .. } => of(
+                self.origins
+                    .get(index - 1)
+                    .map(|list| (&list.path, &list.place)),
+                &format!("a revocation list cannot be used: {why}"),
+            )
+            .help("fetch the list again from its issuer"),
+            BundleError::NoValidRoot { .. } | BundleError::NoRevocationList { .. } => {
+                of(None, &error.to_string()).help("give it a root certificate that is valid now")
+            }
+        }
+    }
+}
+
+fn revocation_lists(
+    section: &Trust,
+    context: &mut Context<'_>,
+) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
+    let name = match &section.name {
+        Field::Good(name) => Some(&name.value),
+        _ => None,
+    };
+    let mut all = Some(Vec::new());
+    for written in section.crls.items() {
+        let found = match name {
+            Some(name) if crl_fetch::is_url(written) => crl_fetch::lists(written, name, context),
+            None if crl_fetch::is_url(written) => None,
+            _ => list_files(written, context),
+        };
+        match (found, &mut all) {
+            (Some(found), Some(all)) => all.extend(found),
+            // What is in force stays so without it.
+            (None, Some(_)) if context.units.keep_last_good => {}
+            _ => all = None,
+        }
+    }
+    match &section.crls {
+        Field::Bad => None,
+        _ => all,
+    }
+}
+
+/// The lists in the files that an entry of `crls` stands for. In a load of material
+/// a file that cannot be used is left out: it keeps no other one out.
+fn list_files(
+    written: &At<String>,
+    context: &mut Context<'_>,
+) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
+    let expand = |context: &mut Context<'_>| context.files.expand(written, context.diagnostics);
+    let paths = context.part(expand)?;
+    let mut all = Some(Vec::new());
+    for path in paths {
+        let lists = context.part(|context| pem::revocation_lists(written, &path, context));
+        match (lists, &mut all) {
+            (Some(lists), Some(all)) => all.extend(lists.into_iter().map(|value| Found {
+                value,
+                path: path.clone(),
+                place: written.place.clone(),
+            })),
+            (None, Some(_)) if context.units.keep_last_good => {}
+            _ => all = None,
+        }
+    }
+    all
+}

@@ -1,0 +1,314 @@
+//! `Running`: the configuration that is in service, kept as it was read, and the
+//! loading of its material.
+//!
+//! What the file on disk says by now does not matter here: a load of material reads
+//! the files that the configuration in service names, one unit at a time. So no edit,
+//! typo or permission of the configuration delays a revocation.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Loaded;
+use super::diagnostics::{ConfigErrors, Diagnostic, Diagnostics};
+use super::document::Document;
+use super::files::Progress;
+use super::resolve::{ResolveInput, ResolveReport, Resolved, resolve};
+use super::units::{Unit, UnitKey, UnitLoad, Units};
+use crate::file_stamp::{FileStamp, FileStamps};
+use crate::identity::TrustDomain;
+use crate::snapshot::Snapshot;
+
+/// A configuration as it was read, with its units of material.
+#[derive(Debug, Clone)]
+pub struct Running {
+    path: PathBuf,
+    source: Arc<str>,
+    /// Of the configuration file, before it was read.
+    stamp: Option<FileStamp>,
+    units: Units,
+    suspended: BTreeMap<TrustDomain, i64>,
+}
+
+/// A unit that was loaded.
+#[derive(Debug)]
+pub struct LoadedUnit {
+    unit: Arc<Unit>,
+    /// Whether a trust domain counts again that was suspended.
+    resumes: Option<TrustDomain>,
+    /// What the operator should look at.
+    pub warnings: Vec<String>,
+    /// Parts that cannot be used; their last good ones stand in.
+    pub degraded: Vec<String>,
+    /// Whether the system failed to read a file that may be there.
+    pub system_failure: bool,
+}
+
+impl LoadedUnit {
+    /// Its files, as they were before they were read.
+    #[must_use]
+    pub fn stamps(&self) -> &FileStamps {
+        &self.unit.stamps
+    }
+}
+
+/// Why a unit cannot be loaded: the last good one stays.
+#[derive(Debug, Clone)]
+pub struct UnitError {
+    /// What is wrong, with file, line and remedy each.
+    pub errors: Vec<String>,
+    /// The files that were read, as they were before.
+    pub stamps: FileStamps,
+    /// Whether the system failed to read a file that may be there.
+    pub system_failure: bool,
+}
+
+impl UnitError {
+    /// Reading it panicked.
+    #[must_use]
+    pub fn panicked(panic: &str) -> Self {
+        Self {
+            errors: vec![format!("reading it panicked; please report this: {panic}")],
+            stamps: FileStamps::new(),
+            system_failure: false,
+        }
+    }
+
+    /// What is wrong with the configuration that the unit would be part of.
+    #[must_use]
+    pub fn of(errors: &ConfigErrors) -> Self {
+        Self {
+            errors: errors
+                .errors()
+                .iter()
+                .map(|error| error.message().to_owned())
+                .collect(),
+            stamps: FileStamps::new(),
+            system_failure: false,
+        }
+    }
+}
+
+impl Running {
+    pub(super) fn new(
+        (path, source): (&Path, &str),
+        stamp: Option<FileStamp>,
+        units: Units,
+    ) -> Self {
+        Self {
+            path: path.to_owned(),
+            source: source.into(),
+            stamp,
+            units,
+            suspended: BTreeMap::new(),
+        }
+    }
+
+    /// The configuration file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The configuration file's stamp before it was read.
+    #[must_use]
+    pub const fn stamp(&self) -> Option<&FileStamp> {
+        self.stamp.as_ref()
+    }
+
+    /// All units, with the stamps of their files. Those without files are left out:
+    /// nothing about them changes.
+    pub fn units(&self) -> impl Iterator<Item = (&UnitKey, &FileStamps)> {
+        self.units
+            .iter()
+            .filter(|(_, unit)| !unit.stamps.is_empty())
+            .map(|(key, unit)| (key, &unit.stamps))
+    }
+
+    pub(super) const fn all_units(&self) -> &Units {
+        &self.units
+    }
+
+    /// The stamps of a unit's files.
+    #[must_use]
+    pub fn stamps_of(&self, key: &UnitKey) -> Option<FileStamps> {
+        self.units.get(key).map(|unit| unit.stamps.clone())
+    }
+
+    /// Puts a unit in the place of the one before.
+    pub fn replace(&mut self, key: &UnitKey, loaded: &LoadedUnit) {
+        self.units.insert(key.clone(), Arc::clone(&loaded.unit));
+        if let Some(domain) = &loaded.resumes {
+            self.suspended.remove(domain);
+        }
+    }
+
+    /// Lets a trust domain's revocation lists count no longer, because nothing newer
+    /// could be read since a moment (seconds since the Unix epoch).
+    pub fn suspend(&mut self, domain: &TrustDomain, since: i64) {
+        self.suspended.entry(domain.clone()).or_insert(since);
+    }
+
+    /// Whether a trust domain's revocation lists count no longer.
+    #[must_use]
+    pub fn is_suspended(&self, domain: &TrustDomain) -> bool {
+        self.suspended.contains_key(domain)
+    }
+
+    /// Reads the files of one unit and builds the snapshot that has it instead of the
+    /// one in service. Blocks for as long as the file system does.
+    ///
+    /// # Errors
+    /// What is wrong with the unit's files; nothing has changed then.
+    pub fn load_unit(
+        &self,
+        key: &UnitKey,
+        previous: &Snapshot,
+        progress: &Progress,
+    ) -> Result<(LoadedUnit, Snapshot), UnitError> {
+        let first = match self.try_unit(key, previous, progress, false) {
+            Err(error) if key.is_trust_domain() => error,
+            outcome => return outcome,
+        };
+        // New roots may contradict another trust domain. That must not keep a new
+        // revocation list out.
+        match self.try_unit(key, previous, progress, true) {
+            Ok((mut loaded, snapshot)) => {
+                loaded.degraded.extend(first.errors);
+                Ok((loaded, snapshot))
+            }
+            Err(_) => Err(first),
+        }
+    }
+
+    fn try_unit(
+        &self,
+        key: &UnitKey,
+        previous: &Snapshot,
+        progress: &Progress,
+        lists_only: bool,
+    ) -> Result<(LoadedUnit, Snapshot), UnitError> {
+        let mut units = UnitLoad {
+            known: self.units.clone(),
+            suspended: self.suspended.clone(),
+            keep_last_good: true,
+            lists_only,
+            ..UnitLoad::default()
+        };
+        // What can be read counts again.
+        let mut suspended = self.suspended.keys();
+        let resumes = suspended.find(|name| UnitKey::trust_domain(name) == *key);
+        if let Some(domain) = resumes {
+            units.suspended.remove(domain);
+        }
+        if let Some(before) = units.known.remove(key) {
+            units.before.insert(key.clone(), before);
+        }
+        let (resolved, report, mut diagnostics) = self.resolve(previous, units, progress);
+        match resolved {
+            Some(Resolved {
+                snapshot, units, ..
+            }) if !diagnostics.has_errors() => {
+                let Some(unit) = units.get(key).map(Arc::clone) else {
+                    return Err(self.unit_error(&[], report));
+                };
+                let still_unread = report.system_failure;
+                let warnings = self.lines(&unit.warnings);
+                let loaded = LoadedUnit {
+                    unit,
+                    resumes: resumes.filter(|_| !still_unread).cloned(),
+                    warnings,
+                    degraded: self.lines(&report.degraded),
+                    system_failure: report.system_failure,
+                };
+                if resumes.is_none() || !still_unread {
+                    return Ok((loaded, snapshot));
+                }
+                // A part could be read, and others still cannot.
+                let mut running = self.clone();
+                running.replace(key, &loaded);
+                match running.assemble(previous) {
+                    Ok(snapshot) => Ok((loaded, snapshot)),
+                    Err(error) => Err(UnitError::of(&error)),
+                }
+            }
+            _ => {
+                let mut errors = diagnostics.take_errors_from(0);
+                errors.extend(report.degraded.iter().cloned());
+                Err(self.unit_error(&errors, report))
+            }
+        }
+    }
+
+    /// Builds the snapshot of this configuration with the units that it has now.
+    /// Reads no file.
+    ///
+    /// # Errors
+    /// When units that were loaded side by side do not fit each other.
+    pub fn assemble(&self, previous: &Snapshot) -> Result<Snapshot, ConfigErrors> {
+        let units = UnitLoad {
+            known: self.units.clone(),
+            suspended: self.suspended.clone(),
+            keep_last_good: true,
+            ..UnitLoad::default()
+        };
+        let (resolved, _, diagnostics) = self.resolve(previous, units, &Progress::default());
+        match resolved {
+            Some(Resolved { snapshot, .. }) if !diagnostics.has_errors() => Ok(snapshot),
+            _ => Err(diagnostics.into_errors(&self.path, &self.source)),
+        }
+    }
+
+    fn resolve(
+        &self,
+        previous: &Snapshot,
+        units: UnitLoad,
+        progress: &Progress,
+    ) -> (Option<Resolved>, ResolveReport, Diagnostics) {
+        let mut diagnostics = Diagnostics::default();
+        let Some(document) = Document::read(&self.source, &mut diagnostics) else {
+            return (None, ResolveReport::default(), diagnostics);
+        };
+        let input = ResolveInput {
+            file: (&self.path, self.stamp.clone()),
+            previous: Some(previous),
+            units,
+            progress: progress.clone(),
+        };
+        let (resolved, report) = resolve(&document, input, &mut diagnostics);
+        (resolved, report, diagnostics)
+    }
+
+    fn lines(&self, diagnostics: &[Diagnostic]) -> Vec<String> {
+        let line = |one: &Diagnostic| one.one_line(&self.path, &self.source);
+        diagnostics.iter().map(line).collect()
+    }
+
+    fn unit_error(&self, errors: &[Diagnostic], report: ResolveReport) -> UnitError {
+        let mut stamps = report.stamps;
+        // Only a load of the configuration reads that.
+        stamps.remove(&self.path);
+        UnitError {
+            errors: self.lines(errors),
+            stamps,
+            system_failure: report.system_failure,
+        }
+    }
+}
+
+/// Loads a configuration with everything it names, in place of what is in service.
+/// Blocks for as long as the file system does.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn load_after(
+    running: &Running,
+    previous: &Snapshot,
+    progress: &Progress,
+) -> Result<Loaded, ConfigErrors> {
+    let units = UnitLoad {
+        before: running.all_units().clone(),
+        ..UnitLoad::default()
+    };
+    super::read(running.path(), Some(previous), units, progress).map(|(loaded, _)| loaded)
+}

@@ -1,0 +1,701 @@
+//! Files change, break, vanish and hang while callers are connected: what the
+//! configuration in service names takes effect by itself, and nothing of it waits for
+//! anything else.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use countersign_testkit::gateway::plain;
+use countersign_testkit::{Client, Connection, Crl, Echo, Gateway, Settings, TestCa, in_time};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use super::termination::{replace, revocable, revoke, streaming};
+use super::{BINARY, CALLER, HOST, World, skip};
+
+/// From the moment a file is replaced to the end of a stream that it forbids.
+const PROMISED: Duration = Duration::from_secs(1);
+
+/// Two runs of a machine under load may both be slow; a delay that is built in shows
+/// in every one.
+const ATTEMPTS: usize = 3;
+
+/// Revokes one caller after the other until one's stream is cut in the promised time.
+async fn assert_prompt(world: &World, list: &Path, number: &mut u8, what: &str) {
+    let mut slowest = Vec::new();
+    for attempt in 0..ATTEMPTS {
+        let caller = world
+            .ca
+            .client(&format!("/ns/shop/sa/{what}{number}{attempt}").replace(' ', "-"));
+        let client = world.gateway.client(HOST).with(&caller);
+        let stream = streaming(&client).await;
+        *number += 1;
+        let newer = Crl::new().number(*number).revoke(caller.serial());
+        let replaced = Instant::now();
+        replace(list, newer.signed_by(world.ca.intermediate()));
+        let cut = ended(stream).await.duration_since(replaced);
+        assert_eq!(client.refusal().await.alert(), Some(44), "{what}");
+        if cut < PROMISED {
+            return;
+        }
+        slowest.push(cut);
+    }
+    panic!("{what}: cut after {slowest:?}\n{}", world.gateway.stderr());
+}
+
+/// Waits for the end of a stream, and says when it came.
+async fn ended(mut stream: Connection) -> Instant {
+    let answer = stream.read_until(|_| false).await;
+    assert!(answer.closed);
+    Instant::now()
+}
+
+/// Waits until `/readyz` of the operators' listener mentions this, or no longer.
+async fn readyz(gateway: &Gateway, wanted: &str, there: bool) -> Value {
+    let wait = async {
+        loop {
+            let answer = plain(gateway.admin(), "GET", "/readyz", &[]).await;
+            assert_eq!(answer.status, 200, "an alarm is no outage: {answer:?}");
+            if answer.body.contains(wanted) == there {
+                return answer.json();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    match tokio::time::timeout(countersign_testkit::DEADLINE, wait).await {
+        Ok(answer) => answer,
+        Err(_) => panic!("{wanted:?}, {there}:\n{}", gateway.stderr()),
+    }
+}
+
+fn problem<'v>(ready: &'v Value, code: &str) -> &'v Value {
+    let problems = ready["problems"].as_array().unwrap();
+    let found = problems.iter().find(|problem| problem["code"] == code);
+    found.unwrap_or_else(|| panic!("{code}: {ready}"))
+}
+
+#[tokio::test]
+async fn a_revocation_counts_whatever_is_wrong_with_the_configuration_on_disk() {
+    let (world, list) = revocable().await;
+    let config = world.gateway.config_file();
+    let good = std::fs::read_to_string(&config).unwrap();
+    let certificate = world.gateway.directory().join("gateway.pem");
+    let certificate = certificate.display().to_string();
+    let mut number = 1;
+    for (name, broken, complaint) in [
+        ("typo", format!("{good}\n[nonsense"), "countersign.toml:"),
+        ("unknown key", format!("{good}\n[surprise]\n"), "surprise"),
+        (
+            "missing file",
+            good.replace(&certificate, "/nowhere/a.pem"),
+            "/nowhere/a.pem",
+        ),
+        (
+            "needs a restart",
+            format!("{good}\n[deny_list]\nfile = \"/nowhere/deny.json\"\n").replacen(
+                "address = \"127.0.0.1:0\"",
+                "address = \"127.0.0.2:0\"",
+                1,
+            ),
+            "cannot change while the gateway runs",
+        ),
+        ("no text", "\0\u{1}".to_owned(), "countersign.toml"),
+        ("empty", String::new(), "there is no [listener] section"),
+    ] {
+        replace(&config, broken);
+        let ready = readyz(&world.gateway, complaint, true).await;
+        let problem = problem(&ready, "configuration-refused");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("revocations take effect"), "{detail}");
+        assert_eq!(
+            problem["command"],
+            format!("countersign check --config {}", config.display())
+        );
+        assert!(problem["since"].is_string(), "{problem}");
+        assert_prompt(&world, &list, &mut number, name).await;
+    }
+    // Gone altogether.
+    std::fs::remove_file(&config).unwrap();
+    readyz(&world.gateway, "cannot read the configuration file", true).await;
+    assert_prompt(&world, &list, &mut number, "gone").await;
+    replace(&config, good);
+    readyz(&world.gateway, "configuration-refused", false).await;
+}
+
+/// Something at a path that cannot be used, and what is said of it.
+type Obstacle = (&'static str, fn(&Path), &'static str);
+
+fn obstacles() -> Vec<Obstacle> {
+    fn link(path: &Path, target: &str) {
+        std::os::unix::fs::symlink(target, path).unwrap();
+    }
+    vec![
+        (
+            "garbage",
+            |path| std::fs::write(path, "garbage").unwrap(),
+            "",
+        ),
+        (
+            "an empty file",
+            |path| std::fs::write(path, "").unwrap(),
+            "is empty",
+        ),
+        (
+            "a directory",
+            |path| std::fs::create_dir(path).unwrap(),
+            "directory",
+        ),
+        (
+            "a pipe",
+            |path| {
+                let made = std::process::Command::new("mkfifo").arg(path).status();
+                assert!(made.unwrap().success());
+            },
+            "pipe",
+        ),
+        ("endless zeros", |path| link(path, "/dev/zero"), "device"),
+        (
+            "nothing behind a link",
+            |path| link(path, "/nowhere/a"),
+            "No such file",
+        ),
+        // Reading the process's own memory at address 0 is an I/O error.
+        (
+            "an I/O error",
+            |path| link(path, "/proc/self/mem"),
+            "Input/output error",
+        ),
+        ("nothing", |_| (), "No such file"),
+    ]
+}
+
+fn remove(path: &Path) {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir(path).unwrap(),
+        Ok(_) => std::fs::remove_file(path).unwrap(),
+        Err(_) => {}
+    }
+}
+
+/// Whatever takes the place of one file, a list in another file takes effect.
+#[tokio::test]
+async fn a_file_that_cannot_be_used_keeps_no_revocation_out() {
+    let (world, list) = revocable().await;
+    let root_list = world.ca.directory().join("root.crl");
+    let root = world.ca.directory().join("root.pem");
+    let key = world.gateway.directory().join("gateway.key");
+    let ring = world.gateway.directory().join("signing").join("ring.json");
+    let mut number = 1;
+    for file in [&root_list, &root, &key, &ring] {
+        let good = std::fs::read(file).unwrap();
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        for (what, put, complaint) in obstacles() {
+            remove(file);
+            put(file);
+            let ready = readyz(&world.gateway, "material-unreadable", true).await;
+            let detail = problem(&ready, "material-unreadable")["detail"].to_string();
+            assert!(
+                detail.contains("is in service as it was before"),
+                "{detail}"
+            );
+            assert!(
+                detail.contains(&name) || name == "ring.json",
+                "{name}: {detail}"
+            );
+            if name != "ring.json" {
+                assert!(detail.contains(complaint), "{what} for {name}: {detail}");
+            }
+            assert_prompt(&world, &list, &mut number, &format!("{what} for {name}")).await;
+            assert_eq!(world.client().get("/a").await.unwrap().status, 200);
+            remove(file);
+            world.rewrite(file, &good);
+            readyz(&world.gateway, "material-unreadable", false).await;
+        }
+    }
+}
+
+impl World {
+    /// Puts a file back as private as it was.
+    fn rewrite(&self, file: &Path, content: &[u8]) {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let mut options = std::fs::OpenOptions::new();
+        let opened = options.write(true).create_new(true).mode(0o600).open(file);
+        std::io::Write::write_all(&mut opened.unwrap(), content).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn roots_that_contradict_another_domain_keep_no_revocation_out() {
+    let (ca, other) = (TestCa::new("example.org"), TestCa::new("other.test"));
+    let echo = Echo::start().await;
+    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
+    let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
+    let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), list.display());
+    let settings = Settings::new(&ca)
+        .trust(&ca, &crls)
+        .trust(&other, "revocation = \"off\"")
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let client = gateway.client(HOST).with(&ca.client(CALLER));
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+    let world = World {
+        caller: ca.client(CALLER),
+        gateway,
+        ca,
+        echo,
+    };
+    let roots = [world.ca.root().pem(), other.root().pem()].concat();
+    replace(&world.ca.directory().join("root.pem"), roots);
+    let ready = readyz(&world.gateway, "material-unreadable", true).await;
+    let detail = problem(&ready, "material-unreadable")["detail"].to_string();
+    assert!(detail.contains("other.test"), "{detail}");
+    assert_prompt(&world, &list, &mut 1, "a shared root").await;
+}
+
+/// A list that is in force goes neither with its file nor by an older one.
+#[tokio::test]
+async fn a_list_stays_in_force_when_its_file_is_gone_or_set_back() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let folder = ca.directory().join("crl");
+    std::fs::create_dir(&folder).unwrap();
+    let write = |name: &str, content: Vec<u8>| replace(&folder.join(name), content);
+    write("root.crl", Crl::new().signed_by(ca.root()));
+    let first = Crl::new().signed_by(ca.intermediate());
+    write("issuing.crl", first.clone());
+    let settings = Settings::new(&ca)
+        .trust(&ca, &format!("crls = [\"{}/*.crl\"]", folder.display()))
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let (caller, other) = (ca.client(CALLER), ca.client("/ns/shop/sa/other"));
+    let client = gateway.client(HOST).with(&caller);
+    let bystander = gateway.client(HOST).with(&other);
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+    let newer = Crl::new().number(2).revoke(caller.serial());
+    write("issuing.crl", newer.signed_by(ca.intermediate()));
+    refused(&client).await;
+
+    let still = async |complaint: &str| {
+        readyz(&gateway, complaint, true).await;
+        assert_eq!(client.refusal().await.alert(), Some(44), "{complaint}");
+        assert_eq!(
+            bystander.get("/a").await.unwrap().status,
+            200,
+            "{complaint}"
+        );
+    };
+    write("issuing.crl", first.clone());
+    still("was refused: number").await;
+    std::fs::remove_file(folder.join("issuing.crl")).unwrap();
+    still("although no file holds it").await;
+    std::fs::remove_file(folder.join("root.crl")).unwrap();
+    still("no file matches").await;
+    std::fs::remove_dir(&folder).unwrap();
+    still("cannot list").await;
+    // Nor by an edit of something else, nor when somebody asks for a reload.
+    std::fs::create_dir(&folder).unwrap();
+    write("root.crl", Crl::new().number(3).signed_by(ca.root()));
+    still("although no file holds it").await;
+    let config = gateway.config_file();
+    let text = std::fs::read_to_string(&config).unwrap();
+    replace(&config, format!("{text}\n# an edit\n"));
+    in_time("a reload", async {
+        while !gateway.stderr().contains("configuration reloaded") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    still("although no file holds it").await;
+    // A successor takes its place as always.
+    let next = Crl::new().number(3).signed_by(ca.intermediate());
+    write("issuing.crl", next);
+    readyz(&gateway, "although no file holds it", false).await;
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+}
+
+async fn refused(client: &Client) {
+    in_time("a refusal", async {
+        while client.get("/a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(client.refusal().await.alert(), Some(44));
+}
+
+/// Beyond its nextUpdate a list whose file is gone is stale as any other.
+#[tokio::test]
+async fn a_list_whose_file_is_gone_ends_with_its_next_update() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
+    let list = Crl::new().valid(-60, 4).signed_by(ca.intermediate());
+    let list = ca.write("issuing.crl", list);
+    let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), list.display());
+    let settings = Settings::new(&ca)
+        .trust(&ca, &crls)
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let client = gateway.client(HOST).with(&ca.client(CALLER));
+    std::fs::remove_file(&list).unwrap();
+    readyz(&gateway, "although no file holds it", true).await;
+    in_time("the end of the list", async {
+        while client.get("/a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    gateway.audit().handshake("revocation-stale").await;
+}
+
+/// A unit takes effect as a whole: a certificate waits for its key.
+#[tokio::test]
+async fn a_certificate_and_its_key_take_effect_together() {
+    let world = World::open().await;
+    let fresh = TestCa::new("example.org").server(&[HOST, "localhost"]);
+    let (certificate, key) = (
+        world.gateway.directory().join("gateway.pem"),
+        world.gateway.directory().join("gateway.key"),
+    );
+    let before = world.client().connect().await.unwrap().server_certificate();
+    replace(&certificate, fresh.chain_pem());
+    readyz(&world.gateway, "does not belong to", true).await;
+    assert_eq!(
+        world.client().connect().await.unwrap().server_certificate(),
+        before
+    );
+    replace(&key, fresh.key_pem());
+    readyz(&world.gateway, "material-unreadable", false).await;
+    in_time("the new certificate", async {
+        while world.client().connect().await.unwrap().server_certificate() == before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// System calls on one path that fail or take for ever, by strace.
+pub(super) struct Injected {
+    strace: Child,
+}
+
+impl Injected {
+    /// Lets system calls of the gateway on `path` fail or hang, for example by
+    /// `error=EIO`. `None` if this machine cannot.
+    pub(super) async fn into(
+        gateway: &Gateway,
+        path: &Path,
+        calls: &str,
+        fault: &str,
+    ) -> Option<Self> {
+        let strace = Command::new("strace")
+            .args(["-f", "-o", "/dev/null", "-P"])
+            .arg(path)
+            .args(["-e", &format!("trace={calls}")])
+            .args(["-e", &format!("inject={calls}:{fault}")])
+            .args(["-p", &gateway.pid().to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        let Ok(mut strace) = strace else {
+            skip("strace is not installed");
+            return None;
+        };
+        let mut lines = BufReader::new(strace.stderr.take().unwrap()).lines();
+        let attached = async {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if line.contains(" attached") {
+                    return true;
+                }
+            }
+            false
+        };
+        if !in_time("strace", attached).await {
+            skip("strace may not trace processes here");
+            return None;
+        }
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Some(Self { strace })
+    }
+
+    /// Ends it: calls that hang come back.
+    pub(super) async fn end(mut self) {
+        let _ = self.strace.kill().await;
+    }
+}
+
+/// The system fails for a while; the file does not change when that is over.
+#[tokio::test]
+async fn what_the_system_could_not_read_is_read_as_soon_as_it_can() {
+    for error in ["EMFILE", "ENFILE", "ENOMEM", "EIO"] {
+        let (world, list) = revocable().await;
+        let client = world.client();
+        assert_eq!(client.get("/a").await.unwrap().status, 200);
+        let fault = format!("error={error}");
+        let Some(injected) = Injected::into(&world.gateway, &list, "open,openat", &fault).await
+        else {
+            return;
+        };
+        revoke(&world, &list);
+        let ready = readyz(&world.gateway, "material-unreadable", true).await;
+        let detail = problem(&ready, "material-unreadable")["detail"].to_string();
+        assert!(detail.contains("issuing.crl"), "{detail}");
+        // The last good list stays, and everything else goes on.
+        assert_eq!(client.get("/a").await.unwrap().status, 200);
+        injected.end().await;
+        refused(&client).await;
+        readyz(&world.gateway, "material-unreadable", false).await;
+    }
+}
+
+/// A file system that does not answer holds up its own file and nothing else.
+#[tokio::test]
+async fn a_list_that_does_not_answer_delays_no_denial_and_no_other_list() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
+    let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
+    let second = TestCa::new("other.test");
+    let other_root = second.write("root.crl", Crl::new().signed_by(second.root()));
+    let other_list = second.write("issuing.crl", Crl::new().signed_by(second.intermediate()));
+    let crls = |root: &PathBuf, list: &PathBuf| {
+        format!("crls = [\"{}\", \"{}\"]", root.display(), list.display())
+    };
+    let settings = Settings::new(&ca)
+        .trust(&ca, &crls(&root, &list))
+        .trust(&second, &crls(&other_root, &other_list))
+        .set("deny_list", "file", "\"deny.json\"")
+        .set("admin", "socket", "\"admin.sock\"")
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let Some(injected) =
+        Injected::into(&gateway, &list, "open,openat,statx", "delay_enter=600s").await
+    else {
+        return;
+    };
+    readyz(&gateway, "material-stalled", true).await;
+    // The list of the other domain, in a world of its own for the helper.
+    let world = World {
+        caller: second.client(CALLER),
+        gateway,
+        ca: second,
+        echo,
+    };
+    assert_prompt(&world, &other_list, &mut 1, "a stalled list").await;
+    let caller = ca.client(CALLER);
+    let client = world.gateway.client(HOST).with(&caller);
+    let stream = streaming(&client).await;
+    let denied = Instant::now();
+    let identity = format!("spiffe://example.org{CALLER}");
+    let deny = world
+        .command(&["deny", "add", "--identity", &identity])
+        .await;
+    assert!(deny.status.success(), "{deny:?}");
+    assert!(ended(stream).await - denied < PROMISED * 3);
+    world.assert_answers().await;
+    injected.end().await;
+    readyz(&world.gateway, "material-stalled", false).await;
+}
+
+impl World {
+    /// A command of the operator's, by the socket.
+    async fn command(&self, arguments: &[&str]) -> std::process::Output {
+        let command = Command::new(BINARY)
+            .args(arguments)
+            .arg("--socket")
+            .arg(self.gateway.directory().join("admin.sock"))
+            .stdin(Stdio::null())
+            .output();
+        in_time("a command", command).await.unwrap()
+    }
+
+    /// Everything but what hangs answers at once.
+    async fn assert_answers(&self) {
+        for (address, path) in [
+            (self.gateway.public(), "/healthz"),
+            (self.gateway.public(), "/readyz"),
+            (self.gateway.public(), "/.well-known/jwks.json"),
+            (self.gateway.admin(), "/metrics"),
+        ] {
+            let asked = Instant::now();
+            assert_eq!(plain(address, "GET", path, &[]).await.status, 200, "{path}");
+            assert!(
+                asked.elapsed() < PROMISED * 2,
+                "{path}: {:?}",
+                asked.elapsed()
+            );
+        }
+        let status = self.command(&["--json", "status"]).await;
+        // There is a problem to look at.
+        assert_eq!(status.status.code(), Some(3), "{status:?}");
+        let said: Value = serde_json::from_slice(&status.stdout).unwrap();
+        assert_eq!(said["readiness"], "ready", "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_deny_list_that_does_not_answer_delays_nothing() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
+    let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
+    let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), list.display());
+    // On its own: a path that is a prefix of others would catch them too.
+    let deny = ca.directory().join("state");
+    std::fs::create_dir(&deny).unwrap();
+    let deny = deny.join("deny.json");
+    let settings = Settings::new(&ca)
+        .trust(&ca, &crls)
+        .set("deny_list", "file", &format!("\"{}\"", deny.display()))
+        .set("admin", "socket", "\"admin.sock\"")
+        .set("limits", "drain_timeout", "\"1s\"")
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let Some(injected) =
+        Injected::into(&gateway, &deny, "open,openat,statx", "delay_enter=600s").await
+    else {
+        return;
+    };
+    readyz(&gateway, "material-stalled", true).await;
+    let mut world = World {
+        caller: ca.client(CALLER),
+        gateway,
+        ca,
+        echo,
+    };
+    let mut number = 1;
+    assert_prompt(&world, &list, &mut number, "a stalled deny list").await;
+    world.assert_answers().await;
+    let reload = world.command(&["reload"]).await;
+    assert!(reload.status.success(), "{reload:?}");
+    // And with a broken configuration on top.
+    let config = world.gateway.config_file();
+    let good = std::fs::read(&config).unwrap();
+    replace(&config, "[nonsense");
+    readyz(&world.gateway, "configuration-refused", true).await;
+    assert_prompt(&world, &list, &mut number, "both").await;
+    replace(&config, good);
+    readyz(&world.gateway, "configuration-refused", false).await;
+
+    // An entry counts at once, and the command says that it is not on disk.
+    let client = world.client();
+    let stream = streaming(&client).await;
+    let asked = Instant::now();
+    let identity = format!("spiffe://example.org{CALLER}");
+    let arguments = ["deny", "add", "--identity", &identity, "--reason", "leaked"];
+    let (add, cut) = tokio::join!(world.command(&arguments), ended(stream));
+    assert!(cut - asked < PROMISED * 2, "{:?}", cut - asked);
+    assert_eq!(add.status.code(), Some(1), "{add:?}");
+    let said = String::from_utf8_lossy(&add.stderr).into_owned();
+    assert!(said.contains("in force all the same"), "{said}");
+    assert_eq!(client.refusal().await.alert(), Some(46));
+    world.assert_answers().await;
+
+    // The end of the process does not wait for it: what is left is the thread that
+    // strace holds.
+    world.gateway.terminate().await;
+    let process = format!("/proc/{}/stat", world.gateway.pid());
+    in_time("the end of everything else", async {
+        while !std::fs::read_to_string(&process).unwrap().contains(") Z ") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    injected.end().await;
+    let status = world.gateway.ended().await;
+    assert!(status.success(), "{status}");
+}
+
+/// When the file answers again, what was added meanwhile is written.
+#[tokio::test]
+async fn an_entry_is_written_as_soon_as_the_file_answers() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let deny = ca.directory().join("state");
+    std::fs::create_dir(&deny).unwrap();
+    let deny = deny.join("deny.json");
+    let settings = Settings::new(&ca)
+        .set("deny_list", "file", &format!("\"{}\"", deny.display()))
+        .set("admin", "socket", "\"admin.sock\"")
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let world = World {
+        caller: ca.client(CALLER),
+        gateway,
+        ca,
+        echo,
+    };
+    let Some(injected) = Injected::into(
+        &world.gateway,
+        &deny,
+        "open,openat,renameat,renameat2,rename",
+        "error=EIO",
+    )
+    .await
+    else {
+        return;
+    };
+    let identity = format!("spiffe://example.org{CALLER}");
+    let add = world
+        .command(&["deny", "add", "--identity", &identity])
+        .await;
+    assert_eq!(add.status.code(), Some(1), "{add:?}");
+    let said = String::from_utf8_lossy(&add.stderr).into_owned();
+    assert!(said.contains("is in force now but not on disk"), "{said}");
+    assert_eq!(world.client().refusal().await.alert(), Some(46));
+    let ready = readyz(&world.gateway, "deny-list-unsaved", true).await;
+    assert_eq!(problem(&ready, "deny-list-unsaved")["severity"], "error");
+    injected.end().await;
+    readyz(&world.gateway, "deny-list-unsaved", false).await;
+    let written = std::fs::read_to_string(&deny).unwrap();
+    assert!(written.contains(&identity), "{written}");
+}
+
+/// Only where a domain says so, and only after failures of the system.
+#[tokio::test]
+async fn a_domain_can_refuse_after_its_files_could_not_be_read_for_long() {
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
+    let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
+    let more = format!(
+        "crls = [\"{}\", \"{}\"]\nrevocation = \"hard\"\nmax_unread = \"2s\"",
+        root.display(),
+        list.display()
+    );
+    let settings = Settings::new(&ca)
+        .trust(&ca, &more)
+        .everything_to(echo.address());
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let client = gateway.client(HOST).with(&ca.client(CALLER));
+    let stream = streaming(&client).await;
+    // A missing file is somebody's doing and does not count.
+    std::fs::rename(&list, list.with_extension("away")).unwrap();
+    readyz(&gateway, "No such file", true).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+    std::fs::rename(list.with_extension("away"), &list).unwrap();
+    readyz(&gateway, "material-unreadable", false).await;
+
+    let Some(injected) = Injected::into(&gateway, &list, "open,openat", "error=EIO").await else {
+        return;
+    };
+    let failing = Instant::now();
+    replace(&list, Crl::new().number(2).signed_by(ca.intermediate()));
+    let cut = ended(stream).await - failing;
+    assert!(cut >= Duration::from_secs(2), "{cut:?}");
+    assert_eq!(client.refusal().await.alert(), Some(48));
+    let line = gateway.audit().handshake("revocation-unknown").await;
+    assert!(line.to_string().contains("max_unread"), "{line}");
+    injected.end().await;
+    in_time("the domain's return", async {
+        while client.get("/a").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
