@@ -29,15 +29,17 @@ use tokio::task::JoinSet;
 use self::control_plane::{ControlParts, ControlPlane};
 use self::lists::ListKeeper;
 use self::reload::{ReloadParts, Reloader};
-use crate::admin::{self, AdminSocket, Readiness, ReloadQueue, SocketError};
+use crate::admin::{self, AdminSocket, Problem, ProblemCode, Readiness, ReloadQueue, SocketError};
 use crate::authn::http_client::FetchError;
 use crate::config::Loaded;
+use crate::descriptors::{self, DescriptorPlan};
 use crate::proxy::listener::{self, Shared, Workers};
 use crate::snapshot::{AuditDestination, Settings, Snapshot};
 use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::chains::ChainKeeper;
 use crate::telemetry::metrics::Metrics;
 use crate::trust::DenyListError;
+use crate::upstream;
 
 /// How long work that is left on the control plane may take when everything else has
 /// ended.
@@ -214,12 +216,15 @@ async fn run(
     let (stop, stopping) = watch::channel(false);
     let (abort, aborting) = watch::channel(false);
     let changed = Arc::new(watch::Sender::new(0));
-    let slots = Arc::new(Semaphore::new(snapshot.limits.connections));
+    let count = worker_count(&settings);
+    let descriptors = divide_descriptors(count);
+    let readiness = Arc::new(Readiness::default());
+    report_descriptors(&descriptors, snapshot.limits.connections, &readiness);
+    let connections = descriptors.connections_of(snapshot.limits.connections);
+    let slots = Arc::new(Semaphore::new(connections));
     prepare(&snapshot).await?;
     let shared = Arc::new(share(snapshot, &settings, &changed, (stopping, aborting))?);
-    let count = worker_count(&settings);
     let workers = Workers::start(&shared, &audit, count)?;
-    let readiness = Arc::new(Readiness::default());
     let (reloads, reload_queue) = admin::reload_channel();
     let (drain, mut drained) = watch::channel(false);
     let addresses = listeners.addresses();
@@ -233,6 +238,7 @@ async fn run(
         addresses: &addresses,
         audit: &audit,
         reloads,
+        descriptors,
         drain,
     })?;
     let reloader = Reloader::new(ReloadParts {
@@ -273,6 +279,33 @@ async fn run(
     control.end().await;
     drop(audit);
     Ok(())
+}
+
+/// Lets the process have all descriptors that it may have, and divides them.
+fn divide_descriptors(workers: usize) -> DescriptorPlan {
+    let plan = DescriptorPlan::divide(descriptors::raise_limit(), workers);
+    descriptors::keep_spares();
+    upstream::limit_connections(plan.services);
+    plan
+}
+
+fn report_descriptors(plan: &DescriptorPlan, configured: usize, readiness: &Readiness) {
+    if plan.connections_of(configured) == configured {
+        return;
+    }
+    let detail = format!(
+        "the system allows this process {} descriptors: at most {} connections of callers at \
+         once, not the {configured} of [limits] connections, and {} to services; allow {} \
+         descriptors (systemd: LimitNOFILE, shell: ulimit -n), or set connections = {}",
+        plan.limit,
+        plan.connections,
+        plan.services,
+        plan.limit_for(configured),
+        plan.connections
+    );
+    tracing::warn!("{detail}");
+    let problem = Problem::new(ProblemCode::DescriptorsLow, &detail).command("ulimit -Hn");
+    readiness.raise("", problem);
 }
 
 fn share(
@@ -332,7 +365,9 @@ fn in_background(
     background
 }
 
-fn worker_count(settings: &Settings) -> usize {
+/// Worker threads: as many as the settings say, or one for each core.
+#[must_use]
+pub fn worker_count(settings: &Settings) -> usize {
     settings
         .workers
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))

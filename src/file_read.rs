@@ -15,6 +15,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
+use crate::descriptors::open_with_spare;
+
 /// A private file's content and its permission bits.
 #[derive(Debug)]
 pub struct PrivateFile {
@@ -61,8 +63,8 @@ pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     // regular file is the same with it. NOCTTY: opening a terminal must not make
     // it this process's own.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let opened = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
-    let file = File::from(opened?);
+    let open = || rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
+    let file = File::from(open_with_spare(|| open().map_err(io::Error::from))?);
     let metadata = file.metadata()?;
     require_regular(metadata.file_type())?;
     Ok((file, metadata))

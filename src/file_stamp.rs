@@ -10,6 +10,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::descriptors::open_with_spare;
+
 /// One file or directory as it was when its stamp was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileStamp {
@@ -36,7 +38,7 @@ impl FileStamp {
         let metadata = fs::metadata(path).ok()?;
         let is_directory = metadata.is_dir();
         let mut names: Vec<OsString> = match is_directory {
-            true => fs::read_dir(path)
+            true => open_with_spare(|| fs::read_dir(path))
                 .ok()?
                 .filter_map(|entry| entry.ok().map(|entry| entry.file_name()))
                 .collect(),

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crypto;
+pub mod descriptors;
 pub mod file_read;
 pub mod file_stamp;
 pub mod identity;

@@ -32,8 +32,8 @@ pub use reload::{
     NobodyReloads, ReloadOutcome, ReloadQueue, ReloadRequests, ReloadWaiters, reload_channel,
 };
 pub use server::{
-    ListenerTls, following_config, operators_router, serve, serve_on_socket, serve_operators,
-    server_only_config,
+    ListenerTls, Serving, following_config, operators_router, serve, serve_on_socket,
+    serve_operators, server_only_config,
 };
 pub use socket::{AdminSocket, ServedSocket, SocketError};
 pub use tokens::Purge;

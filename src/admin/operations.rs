@@ -27,6 +27,7 @@ use super::revocation::{Cuts, Revocation};
 use super::{denials, tokens};
 use crate::clock;
 use crate::crypto;
+use crate::descriptors::DescriptorPlan;
 use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
 use crate::snapshot::Snapshot;
@@ -41,6 +42,7 @@ pub struct Operations {
     drain: watch::Sender<bool>,
     /// Addresses and paths, as they are shown.
     addresses: serde_json::Value,
+    descriptors: DescriptorPlan,
     started: Instant,
     started_at: u64,
     pub(super) deny_writes: DenyWrites,
@@ -54,12 +56,14 @@ impl Operations {
         reloads: ReloadRequests,
         drain: watch::Sender<bool>,
         addresses: serde_json::Value,
+        descriptors: DescriptorPlan,
     ) -> Self {
         Self {
             state,
             reloads,
             drain,
             addresses,
+            descriptors,
             started: Instant::now(),
             started_at: clock::unix_now(),
             deny_writes: DenyWrites::default(),
@@ -114,6 +118,7 @@ struct Status<'a> {
     addresses: &'a serde_json::Value,
     connections: i64,
     connections_limit: usize,
+    descriptors: DescriptorPlan,
     routes: usize,
     upstreams: usize,
     reloads: Reloads,
@@ -199,7 +204,10 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
             problems: state.problems(&snapshot),
             addresses: &operations.addresses,
             connections: state.metrics().open_connections(),
-            connections_limit: snapshot.limits.connections,
+            connections_limit: operations
+                .descriptors
+                .connections_of(snapshot.limits.connections),
+            descriptors: operations.descriptors,
             routes: snapshot.routes.routes().len(),
             upstreams: snapshot.upstreams.len(),
             reloads: Reloads { ok, refused },

@@ -12,14 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Most connections that are let in.
-const LET_IN: usize = 256;
-/// Most that are not: of those that are silent, and of those that are not.
-const OUTSIDE: usize = 96;
+use crate::descriptors::ControlShare;
 
 /// The connections of one listener.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Places {
+    share: ControlShare,
     all: Mutex<All>,
     left: Notify,
 }
@@ -49,6 +47,15 @@ pub(super) struct Place {
 }
 
 impl Places {
+    /// Places for so many.
+    pub(super) fn new(share: ControlShare) -> Self {
+        Self {
+            share,
+            all: Mutex::default(),
+            left: Notify::new(),
+        }
+    }
+
     /// A place for somebody who has said nothing yet; another one may lose its own by
     /// it. Connections without an address are all of one.
     pub(super) fn take(self: &Arc<Self>, from: Option<IpAddr>) -> Place {
@@ -61,7 +68,7 @@ impl Places {
             from: from.map(network),
             leave: Arc::clone(&leave),
         };
-        join(&mut all.silent, guest);
+        join(&mut all.silent, guest, self.share.outside);
         drop(all);
         Place {
             id,
@@ -72,7 +79,7 @@ impl Places {
 
     /// Waits until one more may be let in.
     pub(super) async fn room(&self) {
-        self.until(|all| all.let_in.len() < LET_IN).await;
+        self.until(|all| all.let_in.len() < self.share.let_in).await;
     }
 
     /// Waits until nobody is there any more.
@@ -103,7 +110,7 @@ impl Place {
     pub(super) fn spoke(&self) {
         let mut all = self.places.all();
         if let Some(guest) = leave(&mut all.silent, self.id) {
-            join(&mut all.speaking, guest);
+            join(&mut all.speaking, guest, self.places.share.outside);
         }
     }
 
@@ -138,9 +145,9 @@ impl Drop for Place {
 
 /// Takes somebody in, in place of the oldest of the address that holds the most where
 /// there is no room.
-fn join(guests: &mut VecDeque<Guest>, guest: Guest) {
+fn join(guests: &mut VecDeque<Guest>, guest: Guest, room: usize) {
     let held = |from: Option<IpAddr>| guests.iter().filter(|other| other.from == from).count();
-    if guests.len() >= OUTSIDE {
+    if guests.len() >= room {
         // Of several the first is taken: the oldest.
         let mut most = None;
         for (index, other) in guests.iter().enumerate() {
@@ -177,6 +184,9 @@ mod tests {
 
     use super::*;
 
+    const LET_IN: usize = ControlShare::FULL.let_in;
+    const OUTSIDE: usize = ControlShare::FULL.outside;
+
     fn has_lost(place: &Place) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         let lost = pin!(place.lost());
@@ -189,7 +199,7 @@ mod tests {
 
     #[test]
     fn silence_pushes_out_silence_alone() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Places::new(ControlShare::FULL));
         let operator = places.take(address(1));
         operator.spoke();
         operator.let_in();
@@ -215,7 +225,7 @@ mod tests {
 
     #[test]
     fn who_holds_the_most_gives_way() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Places::new(ControlShare::FULL));
         let others: Vec<_> = (1..=3).map(|n| places.take(address(n))).collect();
         let v6 = |n: u128| {
             let bits = (0x2001_0db8 << 96) | n;
@@ -236,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn places_are_given_back() {
-        let places = Arc::new(Places::default());
+        let places = Arc::new(Places::new(ControlShare::FULL));
         places.room().await;
         places.emptied().await;
         let mut in_it: Vec<_> = (0..LET_IN).map(|_| places.take(None)).collect();

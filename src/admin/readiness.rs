@@ -65,11 +65,23 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
+    /// Whether it is about files that do not take effect.
+    #[must_use]
+    pub const fn concerns_files(self) -> bool {
+        matches!(
+            self,
+            Self::ConfigurationRefused
+                | Self::MaterialUnreadable
+                | Self::MaterialStalled
+                | Self::DenyListUnsaved
+        )
+    }
+
     /// How much problems of this kind matter.
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::CrlHalfLife | Self::Trust => Severity::Warning,
+            Self::CrlHalfLife | Self::Trust | Self::DescriptorsLow => Severity::Warning,
             Self::ConfigurationRefused
             | Self::MaterialUnreadable
             | Self::MaterialStalled
@@ -77,8 +89,7 @@ impl ProblemCode {
             | Self::CrlUnavailable
             | Self::CrlStale
             | Self::StoreUnreachable
-            | Self::TokenIssuerUnavailable
-            | Self::DescriptorsLow => Severity::Error,
+            | Self::TokenIssuerUnavailable => Severity::Error,
         }
     }
 }

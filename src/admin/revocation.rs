@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::operations::Domain;
 use super::public::ControlState;
+use super::readiness::Problem;
 use crate::clock;
 
 /// The answer to `/revocation`.
@@ -15,6 +16,8 @@ pub(super) struct Revocation {
     #[serde(flatten)]
     cuts: Cuts,
     trust_domains: Vec<Domain>,
+    /// What keeps files or the configuration from taking effect.
+    problems: Vec<Problem>,
 }
 
 /// What was cut off, also a part of `/status`.
@@ -47,6 +50,11 @@ impl Revocation {
                 .bundles
                 .iter()
                 .map(|bundle| Domain::of(bundle, now))
+                .collect(),
+            problems: state
+                .problems(&snapshot)
+                .into_iter()
+                .filter(|problem| problem.code.concerns_files())
                 .collect(),
         }
     }

@@ -34,6 +34,7 @@ use super::places::{Place, Places};
 use super::public::{ControlState, Offered, answer, router};
 use super::socket::ServedSocket;
 use crate::crypto;
+use crate::descriptors::{ControlShare, is_shortage, release_spare};
 use crate::snapshot::Snapshot;
 use crate::tls::Credentials;
 
@@ -108,14 +109,17 @@ pub fn following_config(
     with_resolver(Arc::new(Newest(snapshot)))
 }
 
-/// Serves `router` until `stopping` becomes true, then lets requests finish for
-/// a moment.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    tls: ListenerTls,
-    stopping: watch::Receiver<bool>,
-) {
+/// For how many a listener serves, and for how long.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// Becomes true when requests may finish for a moment and nothing new comes.
+    pub stopping: watch::Receiver<bool>,
+    /// Connections at once.
+    pub share: ControlShare,
+}
+
+/// Serves `router` until it is to stop.
+pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serving: Serving) {
     let converse = |stream, place, stopping| {
         let (router, tls) = (router.clone(), tls.clone());
         async move {
@@ -125,15 +129,11 @@ pub async fn serve(
             }
         }
     };
-    serve_all(listener, converse, stopping).await;
+    serve_all(listener, converse, serving).await;
 }
 
 /// Serves `router` on the operators' private socket, within the same bounds.
-pub async fn serve_on_socket(
-    socket: ServedSocket,
-    router: Router,
-    stopping: watch::Receiver<bool>,
-) {
+pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serving) {
     let converse = |stream, place: Place, stopping| {
         let router = router.clone().layer(Extension(Actor::at(&stream)));
         // Nobody else gets to the socket.
@@ -143,7 +143,7 @@ pub async fn serve_on_socket(
             drop(place);
         }
     };
-    serve_all(socket, converse, stopping).await;
+    serve_all(socket, converse, serving).await;
 }
 
 /// Serves `router` to operators who prove who they are, within the same bounds.
@@ -151,23 +151,26 @@ pub async fn serve_operators(
     listener: TcpListener,
     router: Router,
     access: Arc<OperatorAccess>,
-    stopping: watch::Receiver<bool>,
+    serving: Serving,
 ) {
     let converse = |stream, place, stopping| {
         Arc::clone(&access).converse(stream, router.clone(), place, stopping)
     };
-    serve_all(listener, converse, stopping).await;
+    serve_all(listener, converse, serving).await;
 }
 
 /// A listening socket of either kind.
 trait Accept: Sync {
     type Stream: Send;
+    /// Whether only the gateway's own user can connect.
+    const IS_PRIVATE: bool;
     /// The next connection, and the address it comes from.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<IpAddr>)>> + Send;
 }
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
+    const IS_PRIVATE: bool = false;
     async fn accept(&self) -> io::Result<(TcpStream, Option<IpAddr>)> {
         let (stream, peer): (_, SocketAddr) = Self::accept(self).await?;
         let _ = stream.set_nodelay(true);
@@ -177,6 +180,7 @@ impl Accept for TcpListener {
 
 impl Accept for ServedSocket {
     type Stream = UnixStream;
+    const IS_PRIVATE: bool = true;
     async fn accept(&self) -> io::Result<(UnixStream, Option<IpAddr>)> {
         Ok((Self::accept(self).await?, None))
     }
@@ -186,11 +190,15 @@ impl Accept for ServedSocket {
 async fn serve_all<L: Accept, C>(
     listener: L,
     converse: impl Fn(L::Stream, Place, watch::Receiver<bool>) -> C,
-    mut stopping: watch::Receiver<bool>,
+    serving: Serving,
 ) where
     C: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Places::default());
+    let Serving {
+        mut stopping,
+        share,
+    } = serving;
+    let places = Arc::new(Places::new(share));
     loop {
         // Room first, then a connection: what cannot be served stays in the queue of
         // the operating system.
@@ -206,6 +214,8 @@ async fn serve_all<L: Accept, C>(
             Ok((stream, from)) => {
                 tokio::spawn(converse(stream, places.take(from), stopping.clone()));
             }
+            // The operator comes in with a descriptor in reserve.
+            Err(error) if L::IS_PRIVATE && is_shortage(&error) && release_spare() => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection of the control plane");
                 tokio::time::sleep(BACKOFF).await;

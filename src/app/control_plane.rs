@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 use super::{Addresses, AppError};
 use crate::admin::{
     self, AdminSocket, ControlState, ListenerTls, Offered, Operations, OperatorAccess, Readiness,
-    ReloadRequests,
+    ReloadRequests, Serving,
 };
+use crate::descriptors::DescriptorPlan;
 use crate::proxy::listener::Shared;
 use crate::snapshot::Settings;
 use crate::telemetry::audit::AuditWriter;
@@ -30,6 +31,7 @@ pub(super) struct ControlParts<'a> {
     pub(super) addresses: &'a Addresses,
     pub(super) audit: &'a AuditWriter,
     pub(super) reloads: ReloadRequests,
+    pub(super) descriptors: DescriptorPlan,
     /// Becomes true when an operator wants the process to end.
     pub(super) drain: watch::Sender<bool>,
 }
@@ -49,6 +51,10 @@ impl ControlPlane {
             Arc::clone(&shared.metrics),
         ));
         let (stop, stopping) = watch::channel(false);
+        let serving = Serving {
+            stopping: stopping.clone(),
+            share: parts.descriptors.control,
+        };
         let mut servers = JoinSet::new();
         if let (Some(socket), Some(public)) = (parts.public, &parts.settings.public) {
             let tls = if public.tls.is_some() {
@@ -60,13 +66,14 @@ impl ControlPlane {
             let router = admin::router(Arc::clone(&state), Offered::from(public));
             let socket = TcpListener::from_std(socket)?;
             tracing::info!(address = %socket.local_addr()?, "listening for services: keys and health");
-            servers.spawn(admin::serve(socket, router, tls, stopping.clone()));
+            servers.spawn(admin::serve(socket, router, tls, serving.clone()));
         }
         let operations = Arc::new(Operations::new(
             Arc::clone(&state),
             parts.reloads.clone(),
             parts.drain,
             serde_json::to_value(parts.addresses).map_err(io::Error::other)?,
+            parts.descriptors,
         ));
         if let (Some(socket), Some(settings)) = (parts.admin, &parts.settings.admin) {
             let socket = TcpListener::from_std(socket)?;
@@ -74,7 +81,7 @@ impl ControlPlane {
             if settings.operators.is_empty() {
                 tracing::info!(%address, "listening on loopback, for reading only");
                 let router = admin::operators_router(state, address.port());
-                let serving = admin::serve(socket, router, ListenerTls::Off, stopping.clone());
+                let serving = admin::serve(socket, router, ListenerTls::Off, serving.clone());
                 servers.spawn(serving);
             } else {
                 tracing::info!(%address, "listening for operators with certificates");
@@ -84,14 +91,14 @@ impl ControlPlane {
                     parts.audit.sink(),
                 ));
                 let router = admin::admin_router(Arc::clone(&operations), parts.audit.sink());
-                let serving = admin::serve_operators(socket, router, access, stopping.clone());
+                let serving = admin::serve_operators(socket, router, access, serving.clone());
                 servers.spawn(serving);
             }
         }
         if let Some(socket) = parts.socket {
             tracing::info!(socket = %socket.path().display(), "listening for this machine's operator");
             let router = admin::socket_router(operations, parts.audit.sink());
-            let serving = admin::serve_on_socket(socket.into_served()?, router, stopping.clone());
+            let serving = admin::serve_on_socket(socket.into_served()?, router, serving.clone());
             servers.spawn(serving);
         }
         servers.spawn(reload_on_signal(parts.reloads, stopping)?);

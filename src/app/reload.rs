@@ -34,6 +34,7 @@ use super::impact;
 use crate::admin::{Readiness, ReloadQueue, ReloadWaiters};
 use crate::clock;
 use crate::config::{Running, UnitError, UnitKey};
+use crate::descriptors;
 use crate::file_stamp::FileStamps;
 use crate::identity::TrustDomain;
 use crate::snapshot::{Settings, Snapshot};
@@ -208,6 +209,7 @@ impl Reloader {
     }
 
     fn look_after(&mut self) {
+        descriptors::keep_spares();
         self.watch.look_after();
         self.report_stalls();
         self.suspend_unread();

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use super::words::absolute;
 use super::{CliError, Exit, Output};
-use crate::config::Loaded;
-use crate::config::{self, ConfigErrors, Inventory};
+use crate::app;
+use crate::config::{self, ConfigErrors, Inventory, Loaded};
+use crate::descriptors::{DescriptorPlan, raise_limit};
 use crate::policy::rule::Authentication;
 use crate::route::{Binding, Route};
 use crate::snapshot::AuditDestination;
@@ -55,7 +56,7 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
         }
         Err(errors) => return Err(refusal(&errors)),
     };
-    for warning in &loaded.warnings {
+    for warning in loaded.warnings.iter().chain(&descriptor_warning(&loaded)) {
         output.note(format_args!("warning: {warning}"));
     }
     let preview = match &args.against {
@@ -148,10 +149,40 @@ fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
         signer.lifetime.as_secs(),
         signer.header,
     );
-    let _ = write!(text, "\naudit    {}\n", audit(loaded));
+    let _ = write!(text, "\naudit    {}", audit(loaded));
+    let plan = descriptors_here(loaded);
+    let configured = loaded.snapshot.limits.connections;
+    let _ = write!(
+        text,
+        "\nlimits   {} connections of callers, {} to services, of {} descriptors here\n",
+        plan.connections_of(configured),
+        plan.services,
+        plan.limit
+    );
     push_trust_domains(&mut text, inventory);
     push_routes(&mut text, loaded);
     text
+}
+
+/// The descriptors that a gateway with the limits of this shell would have.
+fn descriptors_here(loaded: &Loaded) -> DescriptorPlan {
+    DescriptorPlan::divide(raise_limit(), app::worker_count(&loaded.settings))
+}
+
+/// Warns if the limits of this shell allow fewer connections than the configuration.
+fn descriptor_warning(loaded: &Loaded) -> Option<String> {
+    let plan = descriptors_here(loaded);
+    let configured = loaded.snapshot.limits.connections;
+    (plan.connections_of(configured) < configured).then(|| {
+        format!(
+            "with {} descriptors, as here, there are at most {} connections of callers, not \
+             the {configured} of [limits] connections; allow the gateway {} (systemd: \
+             LimitNOFILE, shell: ulimit -n)",
+            plan.limit,
+            plan.connections,
+            plan.limit_for(configured)
+        )
+    })
 }
 
 fn push_trust_domains(text: &mut String, inventory: &Inventory) {

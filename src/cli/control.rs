@@ -280,7 +280,8 @@ fn report(said: &Value) -> String {
         "countersign {} ({}), process {}, {}\n\
          running since {}, generation {} ({} reloads, {} refused)\n\
          listener {}, public {}, admin {}\n\
-         connections {} of {}; {} routes, {} upstreams",
+         connections {} of {}; {} routes, {} upstreams\n\
+         descriptors {}: {} for connections to services",
         shown(said, "version"),
         shown(said, "crypto_provider"),
         shown(said, "pid"),
@@ -296,6 +297,8 @@ fn report(said: &Value) -> String {
         shown(said, "connections_limit"),
         shown(said, "routes"),
         shown(said, "upstreams"),
+        shown(within("descriptors"), "limit"),
+        shown(within("descriptors"), "services"),
     );
     for domain in items(said, "trust_domains") {
         let name = shown(domain, "name");

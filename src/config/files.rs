@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::diagnostics::{ConfigErrors, Diagnostic, Diagnostics};
 use super::value::At;
+use crate::descriptors::open_with_spare;
 use crate::file_read::read_regular;
 use crate::file_stamp::{FileStamp, FileStamps};
 use crate::secret::Secret;
@@ -285,7 +286,7 @@ fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
     } else {
         directory
     };
-    for entry in fs::read_dir(listed)? {
+    for entry in open_with_spare(|| fs::read_dir(listed))? {
         let name = entry?.file_name();
         let Some(name) = name.to_str() else { continue };
         let path = directory.join(name);

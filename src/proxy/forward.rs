@@ -314,7 +314,7 @@ fn answered(
 
 pub(super) fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refusal {
     let reason = match error {
-        ConnectError::Full => ReasonCode::Overloaded,
+        ConnectError::Full | ConnectError::NoDescriptor => ReasonCode::Overloaded,
         ConnectError::Timeout(_) => ReasonCode::UpstreamTimeout,
         ConnectError::Tls(TlsConnectError::Untrusted(_) | TlsConnectError::Refused(_)) => {
             ReasonCode::UpstreamUntrusted

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::addresses::Addresses;
+use super::descriptors::{self, Descriptor};
 use super::driver::{Driver, Watched};
 use super::interim::metered;
 use super::slots::Slot;
@@ -47,6 +48,9 @@ pub enum ConnectError {
     /// wait for one do.
     #[error("all connections that the endpoint may have are in use")]
     Full,
+    /// The process has no descriptor for another connection.
+    #[error("all descriptors that there are for connections to services are in use")]
+    NoDescriptor,
     /// The endpoint refused or could not be reached.
     #[error("connecting failed: {0}")]
     Io(#[from] io::Error),
@@ -76,6 +80,21 @@ pub(super) struct Connected<B, K = ()> {
     pub(super) good_until: Option<i64>,
 }
 
+/// What a connection keeps for as long as it lasts.
+pub(super) struct Kept {
+    _slot: Option<Slot>,
+    _descriptor: Descriptor,
+}
+
+impl Kept {
+    fn with(slot: Option<Slot>) -> Result<Self, ConnectError> {
+        Ok(Self {
+            _slot: slot,
+            _descriptor: descriptors::take().ok_or(ConnectError::NoDescriptor)?,
+        })
+    }
+}
+
 /// Connects. An h2 connection is driven by a task of its own. The connection keeps
 /// `slot`.
 pub(super) async fn connect<B>(
@@ -88,12 +107,13 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let kept = Kept::with(slot)?;
     let (stream, address) = reach(addresses, config.connect_timeout).await?;
     let (opened, good_until) = match &config.tls {
-        None => (open(stream, config.protocol, slot).await?, None),
+        None => (open(stream, config.protocol, kept).await?, None),
         Some(tls) => {
             let secured = tls.connect(&addresses.endpoint().host, stream).await?;
-            let opened = open(secured.stream, config.protocol, slot).await?;
+            let opened = open(secured.stream, config.protocol, kept).await?;
             (opened, Some(secured.not_after))
         }
     };
@@ -116,13 +136,14 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let kept = Kept::with(Some(slot))?;
     let (stream, address) = reach(addresses, config.connect_timeout).await?;
     let (opened, good_until) = match &config.tls {
-        None => (open_own(stream, protocol, slot).await?, None),
+        None => (open_own(stream, protocol, kept).await?, None),
         Some(tls) => {
             let tls = tls.speaking(protocol.alpn());
             let secured = tls.connect(&addresses.endpoint().host, stream).await?;
-            let opened = open_own(secured.stream, protocol, slot).await?;
+            let opened = open_own(secured.stream, protocol, kept).await?;
             (opened, Some(secured.not_after))
         }
     };
@@ -158,7 +179,7 @@ async fn reach(
 async fn open<B, S>(
     stream: S,
     protocol: HttpProtocol,
-    slot: Option<Slot>,
+    kept: Kept,
 ) -> Result<Opened<B, ()>, ConnectError>
 where
     B: Body + Send + Unpin + 'static,
@@ -168,7 +189,7 @@ where
 {
     match protocol {
         HttpProtocol::Http1 => {
-            let (sender, driver) = open_http1(stream, slot).await?;
+            let (sender, driver) = open_http1(stream, kept).await?;
             Ok(Opened::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {
@@ -178,7 +199,7 @@ where
                 .map_err(ConnectError::Handshake)?;
             tokio::spawn(async move {
                 let _ = connection.await;
-                drop(slot);
+                drop(kept);
             });
             Ok(Opened::Http2(sender, ()))
         }
@@ -188,7 +209,7 @@ where
 async fn open_own<B, S>(
     stream: S,
     protocol: HttpProtocol,
-    slot: Slot,
+    kept: Kept,
 ) -> Result<Opened<B, Own>, ConnectError>
 where
     B: Body + Send + Unpin + 'static,
@@ -198,12 +219,12 @@ where
 {
     match protocol {
         HttpProtocol::Http1 => {
-            let (sender, driver) = open_http1(stream, Some(slot)).await?;
+            let (sender, driver) = open_http1(stream, kept).await?;
             Ok(Opened::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {
             let (tell, heard) = oneshot::channel();
-            let stream = announcing(metered(stream), slot, tell);
+            let stream = announcing(metered(stream), kept, tell);
             let tasks = Tasks::default();
             let own = Own(tasks.clone());
             let (sender, connection) = http2_settings(tasks.clone())
@@ -228,7 +249,7 @@ where
 
 async fn open_http1<B, S>(
     stream: S,
-    slot: Option<Slot>,
+    kept: Kept,
 ) -> Result<(http1::SendRequest<B>, Driver), ConnectError>
 where
     B: Body + Send + Unpin + 'static,
@@ -236,7 +257,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (stream, progress) = Watched::new(stream, slot);
+    let (stream, progress) = Watched::new(stream, kept);
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_RESPONSE_HEAD)
         .max_buf_size(READ_BUFFER)

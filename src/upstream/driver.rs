@@ -17,8 +17,8 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::AbortHandle;
 
+use super::connect::Kept;
 use super::interim::flood;
-use super::slots::Slot;
 
 /// Most octets that are read before the head of an answer is complete: its own, and
 /// interim answers, which a service could send without end (RFC 9110 section 15.2).
@@ -49,11 +49,11 @@ impl Progress {
 pub(super) struct Watched<S> {
     inner: S,
     progress: Progress,
-    _slot: Option<Slot>,
+    _kept: Kept,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(inner: S, slot: Option<Slot>) -> (Self, Progress) {
+    pub(super) fn new(inner: S, kept: Kept) -> (Self, Progress) {
         let progress = Progress(Arc::new(State {
             unflushed: AtomicBool::new(false),
             readable: AtomicUsize::new(UNBOUNDED),
@@ -61,7 +61,7 @@ impl<S> Watched<S> {
         let watched = Self {
             inner,
             progress: progress.clone(),
-            _slot: slot,
+            _kept: kept,
         };
         (watched, progress)
     }

@@ -8,6 +8,7 @@ pub mod active_health;
 mod addresses;
 pub mod balance;
 mod connect;
+mod descriptors;
 mod driver;
 pub mod gate;
 mod interim;
@@ -26,6 +27,7 @@ use std::time::Duration;
 pub use active_health::HealthCheck;
 pub use balance::{Affinity, Balance, InProgress, Upstream};
 pub use connect::ConnectError;
+pub use descriptors::limit_connections;
 pub use interim::FLOOD;
 
 use crate::identity::IdentityPattern;

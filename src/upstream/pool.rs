@@ -22,6 +22,7 @@ use self::lease::Sender;
 use super::addresses::Addresses;
 use super::balance::{Target, Tried};
 use super::connect::{ConnectError, Opened, connect};
+use super::descriptors::{self, Reserve};
 use super::slots::{Holder, Slot, Slots};
 use super::{Affinity, HttpProtocol, Upstream};
 
@@ -86,6 +87,22 @@ impl<B> PoolShard<B> {
     }
 }
 
+impl<B: Send + 'static> Reserve for PoolShard<B> {
+    fn close_idle(&self) -> bool {
+        let mut places = self.places();
+        places.values_mut().any(|place| {
+            if !place.idle.is_empty() {
+                place.idle.remove(0);
+                return true;
+            }
+            let unused = place.shared.iter().position(Shared::is_unused);
+            unused
+                .map(|index| place.shared.swap_remove(index))
+                .is_some()
+        })
+    }
+}
+
 impl<B: Send + 'static> Holder for PoolShard<B> {
     fn let_go(&self, target: &Target, slots: &Slots) -> bool {
         // Connections to one target may have their slots from elsewhere: another
@@ -132,6 +149,8 @@ impl Search {
             self.tried.note(index);
         }
         match error {
+            // No endpoint is to blame, and none could be connected to.
+            ConnectError::NoDescriptor => self.last = error,
             ConnectError::Full => {
                 self.full.get_or_insert(index);
             }
@@ -342,6 +361,7 @@ where
         let (addresses, _) = upstream.place(index).ok_or(ConnectError::NoEndpoint)?;
         let slots = upstream.slots(index).ok_or(ConnectError::NoEndpoint)?;
         slots.register(Arc::downgrade(&(Arc::clone(self) as Arc<dyn Holder>)));
+        descriptors::register(Arc::downgrade(&(Arc::clone(self) as Arc<dyn Reserve>)));
         let has_slot = slot.is_some();
         let connected = connect(addresses, upstream.config(), slot).await?;
         let link = Link {

@@ -14,8 +14,8 @@ use hyper::rt::Executor;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use super::connect::Kept;
 use super::overheard::Overheard;
-use super::slots::Slot;
 
 /// A frame's header (RFC 9113 section 4.1), and one setting (section 6.5.1).
 const HEADER: usize = 9;
@@ -106,14 +106,14 @@ impl Scan {
 /// long as it lasts.
 pub(super) fn announcing<S>(
     connection: S,
-    slot: Slot,
+    kept: Kept,
     tell: oneshot::Sender<Announcement>,
 ) -> Overheard<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static> {
     let mut scan = Scan::new();
     // Gone once it was told.
     let mut tell = Some(tell);
     Overheard::new(connection, move |octets| {
-        let _kept = &slot;
+        let _kept = &kept;
         if tell.is_some()
             && let Some(announcement) = scan.pass(octets)
             && let Some(tell) = tell.take()

@@ -23,7 +23,7 @@ const PROMISED: Duration = Duration::from_secs(1);
 const ATTEMPTS: usize = 3;
 
 /// Revokes one caller after the other until one's stream is cut in the promised time.
-async fn assert_prompt(world: &World, list: &Path, number: &mut u8, what: &str) {
+pub(super) async fn assert_prompt(world: &World, list: &Path, number: &mut u8, what: &str) {
     let mut slowest = Vec::new();
     for attempt in 0..ATTEMPTS {
         let caller = world
@@ -46,14 +46,14 @@ async fn assert_prompt(world: &World, list: &Path, number: &mut u8, what: &str) 
 }
 
 /// Waits for the end of a stream, and says when it came.
-async fn ended(mut stream: Connection) -> Instant {
+pub(super) async fn ended(mut stream: Connection) -> Instant {
     let answer = stream.read_until(|_| false).await;
     assert!(answer.closed);
     Instant::now()
 }
 
 /// Waits until `/readyz` of the operators' listener mentions this, or no longer.
-async fn readyz(gateway: &Gateway, wanted: &str, there: bool) -> Value {
+pub(super) async fn readyz(gateway: &Gateway, wanted: &str, there: bool) -> Value {
     let wait = async {
         loop {
             let answer = plain(gateway.admin(), "GET", "/readyz", &[]).await;
@@ -70,7 +70,7 @@ async fn readyz(gateway: &Gateway, wanted: &str, there: bool) -> Value {
     }
 }
 
-fn problem<'v>(ready: &'v Value, code: &str) -> &'v Value {
+pub(super) fn problem<'v>(ready: &'v Value, code: &str) -> &'v Value {
     let problems = ready["problems"].as_array().unwrap();
     let found = problems.iter().find(|problem| problem["code"] == code);
     found.unwrap_or_else(|| panic!("{code}: {ready}"))
@@ -503,7 +503,7 @@ async fn a_list_that_does_not_answer_delays_no_denial_and_no_other_list() {
 
 impl World {
     /// A command of the operator's, by the socket.
-    async fn command(&self, arguments: &[&str]) -> std::process::Output {
+    pub(super) async fn command(&self, arguments: &[&str]) -> std::process::Output {
         let command = Command::new(BINARY)
             .args(arguments)
             .arg("--socket")

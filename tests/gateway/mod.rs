@@ -8,6 +8,7 @@ mod bound_bodies;
 mod client_faults;
 mod concurrency;
 mod corpus;
+mod descriptors;
 mod expectations;
 mod foreign;
 mod forwarded;

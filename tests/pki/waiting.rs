@@ -344,3 +344,55 @@ fn a_renewal_hook_that_failed_is_called_again() {
     let listed: Value = authority.run(&["list", "--json"]).done().json();
     assert_eq!(listed["certificates"].as_array().unwrap().len(), 2);
 }
+
+#[tokio::test]
+async fn whoever_waits_hears_what_keeps_files_from_taking_effect() {
+    let authority = Authority::new();
+    let thief = issue(&authority, "thief");
+    let echo = Echo::start().await;
+    let gateway = gateway(&authority, &echo, &with_lists(&authority)).await;
+    let client = gateway.client("orders.example.org").with(&thief);
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+    let config = gateway.config_file();
+    std::fs::write(&config, "[nonsense").unwrap();
+    std::fs::write(authority.path("crl/other.crl"), "no list").unwrap();
+    let ready = async || {
+        let asked = countersign_testkit::gateway::plain(gateway.admin(), "GET", "/readyz", &[]);
+        asked.await.body
+    };
+    countersign_testkit::in_time("both problems", async {
+        loop {
+            let said = ready().await;
+            if said.contains("configuration-refused") && said.contains("material-unreadable") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let socket = gateway.directory().join("admin.sock");
+    let certificate = authority.path("issued/thief.pem");
+    let run = run(
+        &authority,
+        &[
+            "revoke",
+            "--cert",
+            certificate.to_str().unwrap(),
+            "--wait",
+            socket.to_str().unwrap(),
+        ],
+    )
+    .await;
+    let said = run.done().stdout;
+    for part in [
+        "obeys after",
+        "configuration-refused: ",
+        "countersign.toml:1",
+        "to mend it: countersign check --config",
+        "material-unreadable: ",
+        "other.crl",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(client.refusal().await.alert(), Some(44));
+}

@@ -34,7 +34,11 @@ async fn served(tls: ListenerTls, make: impl FnOnce(Arc<ControlState>, u16) -> R
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopping) = watch::channel(false);
-    let task = tokio::spawn(serve(listener, make(state, address.port()), tls, stopping));
+    let serving = Serving {
+        stopping,
+        share: ControlShare::FULL,
+    };
+    let task = tokio::spawn(serve(listener, make(state, address.port()), tls, serving));
     Served {
         address,
         readiness,

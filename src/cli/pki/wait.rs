@@ -47,6 +47,8 @@ pub(super) struct Obeyed {
     closed_within_ms: Option<u64>,
     /// Why it is not known to obey.
     error: Option<String>,
+    /// What the gateway says of files that do not take effect, with what mends it.
+    problems: Vec<String>,
 }
 
 impl Watch {
@@ -112,10 +114,15 @@ impl Gateway {
             connections_closed: None,
             closed_within_ms: None,
             error: None,
+            problems: Vec::new(),
         };
         // The lists first.
         loop {
-            let missing = match ask(&self.door).await {
+            let answer = ask(&self.door).await;
+            if let Ok(said) = &answer {
+                obeyed.problems = problems(said);
+            }
+            let missing = match answer {
                 Ok(said) => lists.iter().find(|list| !has(&said, list)).map(|list| {
                     format!(
                         "it does not have list {} of {}; do its `crls` name {}?",
@@ -175,6 +182,9 @@ impl std::fmt::Display for Obeyed {
         if let Some(error) = &self.error {
             let _ = write!(line, ": {}", printable(error));
         }
+        for problem in &self.problems {
+            let _ = write!(line, "\n  {}", printable(problem));
+        }
         formatter.write_str(&line)
     }
 }
@@ -207,6 +217,20 @@ fn has(said: &Value, wanted: &SignedList) -> bool {
                     .and_then(|number| u64::from_str_radix(number, 16).ok())
                     .is_some_and(|number| number >= wanted.number)
         })
+}
+
+/// What a gateway says of files that do not take effect.
+fn problems(said: &Value) -> Vec<String> {
+    let problems = said.get("problems").and_then(Value::as_array);
+    let line = |problem: &Value| {
+        let text = |key| problem.get(key).and_then(Value::as_str);
+        let mut line = format!("{}: {}", text("code")?, text("detail")?);
+        if let Some(command) = text("command") {
+            let _ = write!(line, "; to mend it: {command}");
+        }
+        Some(line)
+    };
+    problems.into_iter().flatten().filter_map(line).collect()
 }
 
 fn cut_so_far(said: &Value) -> Option<u64> {

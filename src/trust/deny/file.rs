@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{DenyEntry, DenyListError, MAX_ENTRIES};
+use crate::descriptors::open_with_spare;
 use crate::file_read::read_regular;
 
 /// The file's shape; the version lets a later one be told from a damaged one.
@@ -58,7 +59,7 @@ fn replace(path: &Path, entries: &[Arc<DenyEntry>]) -> io::Result<()> {
         _ => Path::new("."),
     };
     // Made with mode 0600.
-    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
+    let mut aside = open_with_spare(|| tempfile::NamedTempFile::new_in(folder))?;
     let document = Document {
         version: VERSION,
         entries: entries.to_vec(),
@@ -67,7 +68,7 @@ fn replace(path: &Path, entries: &[Arc<DenyEntry>]) -> io::Result<()> {
     aside.write_all(b"\n")?;
     aside.as_file().sync_all()?;
     aside.persist(path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()
+    open_with_spare(|| File::open(folder))?.sync_all()
 }
 
 fn failed(path: &Path, error: io::Error) -> DenyListError {

@@ -1,0 +1,269 @@
+//! File descriptors: whatever callers hold, and however few there are, a revocation
+//! takes effect and the operator's commands answer.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use countersign_testkit::{Crl, Echo, Gateway, Settings, TestCa, in_time};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use serde_json::Value;
+
+use super::material::{Injected, assert_prompt, problem, readyz};
+use super::termination::replace;
+use super::{BINARY, CALLER, HOST, World};
+
+/// A world that checks revocation, with a deny list in a directory of its own, a socket,
+/// and a bound on how long files may stay unread that every failure would exceed.
+struct Scene {
+    world: World,
+    list: PathBuf,
+    deny: PathBuf,
+}
+
+impl Scene {
+    async fn start(binary: &str) -> Self {
+        let ca = TestCa::new("example.org");
+        let echo = Echo::start().await;
+        let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
+        let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
+        let state = ca.directory().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let deny = state.join("deny.json");
+        let more = format!(
+            "crls = [\"{}\", \"{}\"]\nmax_unread = \"1s\"",
+            root.display(),
+            list.display()
+        );
+        let settings = Settings::new(&ca)
+            .trust(&ca, &more)
+            .set("admin", "socket", "\"admin.sock\"")
+            .set("deny_list", "file", &format!("\"{}\"", deny.display()))
+            .everything_to(echo.address());
+        let world = World {
+            gateway: Gateway::start(binary, &settings).await,
+            caller: ca.client(CALLER),
+            ca,
+            echo,
+        };
+        Self { world, list, deny }
+    }
+
+    /// The operator's commands do what they say.
+    async fn assert_operable(&self) {
+        let world = &self.world;
+        let status = world.command(&["--json", "status"]).await;
+        assert_eq!(status.status.code(), Some(3), "{status:?}");
+        let reload = world.command(&["reload"]).await;
+        assert!(reload.status.success(), "{reload:?}");
+        let mallory = format!("spiffe://{}/mallory", world.ca.domain());
+        let add = world
+            .command(&["--json", "deny", "add", "--identity", &mallory])
+            .await;
+        assert!(add.status.success(), "{add:?}");
+        let added: Value = serde_json::from_slice(&add.stdout).unwrap();
+        let remove = world
+            .command(&["deny", "remove", added["id"].as_str().unwrap()])
+            .await;
+        assert!(remove.status.success(), "{remove:?}");
+    }
+}
+
+/// A program that runs the gateway with so many descriptors.
+fn with_limit(directory: &Path, descriptors: usize) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let script = directory.join("limited");
+    let text = format!("#!/bin/sh\nulimit -n {descriptors} || exit 9\nexec {BINARY} \"$@\"\n");
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+#[tokio::test]
+async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
+    // The callers here are many, too.
+    countersign::descriptors::raise_limit();
+    let directory = tempfile::tempdir().unwrap();
+    let binary = with_limit(directory.path(), 1024);
+    let scene = Scene::start(binary.to_str().unwrap()).await;
+    let world = &scene.world;
+    let ready = readyz(&world.gateway, "descriptors-low", true).await;
+    let detail = problem(&ready, "descriptors-low")["detail"].to_string();
+    assert!(
+        detail.contains("1024 descriptors") && detail.contains("LimitNOFILE"),
+        "{detail}"
+    );
+    let status = world.command(&["--json", "status"]).await;
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["descriptors"]["limit"], 1024, "{status}");
+    let most = status["connections_limit"].as_u64().unwrap();
+    assert!((300..700).contains(&most), "{status}");
+
+    // Some use connections to the service, all others hold theirs.
+    let client = world
+        .gateway
+        .client(HOST)
+        .with(&world.ca.client("/ns/shop/sa/many"));
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..1060 {
+        let client = client.clone();
+        callers.spawn(async move {
+            let mut connection = client.connect().await.ok()?;
+            if number % 2 == 0 {
+                let head = format!("GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+                connection.write(head.as_bytes()).await.ok()?;
+            }
+            Some(connection)
+        });
+    }
+    // One caller was there before: callers that take everything are not what is tried.
+    let mut held = Vec::new();
+    let full = async {
+        while held.len() + 20 < usize::try_from(most).unwrap() {
+            held.extend(callers.join_next().await.unwrap().unwrap());
+        }
+    };
+    in_time("a full gateway", full).await;
+    // Room for the callers of what follows.
+    held.truncate(held.len() - 20);
+    callers.abort_all();
+    assert_prompt(world, &scene.list, &mut 1, "all connections").await;
+    scene.assert_operable().await;
+    // Nor can they see to it that files stay unread.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    held.truncate(held.len() - 20);
+    assert_eq!(world.client().get("/a").await.unwrap().status, 200);
+    let ready = readyz(&world.gateway, "material-unreadable", false).await;
+    assert_eq!(ready["status"], "ready");
+}
+
+/// Leaves a process the descriptors that it has, and no other.
+fn take_all_descriptors(gateway: &Gateway) {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
+    let highest = open
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok())
+        .max()
+        .unwrap();
+    let pid = Pid::from_raw(i32::try_from(gateway.pid()).unwrap()).unwrap();
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let current = Some(highest + 1);
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current, maximum }).unwrap();
+}
+
+/// Until there are none left below the limit.
+async fn fill_gaps(world: &World) -> Vec<tokio::net::TcpStream> {
+    let mut held = Vec::new();
+    loop {
+        let before = open_descriptors(&world.gateway);
+        held.push(
+            tokio::net::TcpStream::connect(world.gateway.listener())
+                .await
+                .unwrap(),
+        );
+        let accepted = async {
+            while open_descriptors(&world.gateway) == before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let accepted = tokio::time::timeout(Duration::from_millis(300), accepted);
+        if accepted.await.is_err() {
+            return held;
+        }
+    }
+}
+
+fn open_descriptors(gateway: &Gateway) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", gateway.pid()))
+        .unwrap()
+        .count()
+}
+
+#[tokio::test]
+async fn a_revocation_needs_no_descriptor_that_is_free() {
+    let scene = Scene::start(BINARY).await;
+    let world = &scene.world;
+    // Connections of before, so that nobody who is cut needs a new one.
+    let mut streams = Vec::new();
+    for number in 0..8 {
+        let caller = world.ca.client(&format!("/ns/shop/sa/before{number}"));
+        let client = world.gateway.client(HOST).with(&caller);
+        streams.push((caller, super::termination::streaming(&client).await));
+    }
+    let config = world.gateway.config_file();
+    let good = std::fs::read(&config).unwrap();
+    take_all_descriptors(&world.gateway);
+    let held = fill_gaps(world).await;
+    let mut number = 1;
+    let mut slow = Vec::new();
+    // With every descriptor taken; with a broken configuration on top; and with a deny
+    // list that does not answer on top of that.
+    let mut injected = None;
+    for what in ["descriptors", "configuration", "deny list"] {
+        match what {
+            "configuration" => {
+                replace(&config, "[nonsense");
+                readyz_by_socket(world, "configuration-refused").await;
+            }
+            "deny list" => {
+                let calls = "open,openat,statx";
+                injected =
+                    Injected::into(&world.gateway, &scene.deny, calls, "delay_enter=600s").await;
+                if injected.is_some() {
+                    readyz_by_socket(world, "material-stalled").await;
+                }
+            }
+            _ => {}
+        }
+        let mut fastest = Duration::MAX;
+        for _ in 0..2 {
+            let (caller, stream) = streams.pop().unwrap();
+            number += 1;
+            let newer = Crl::new().number(number).revoke(caller.serial());
+            let newer = newer.signed_by(world.ca.intermediate());
+            let replaced = std::time::Instant::now();
+            replace(&scene.list, newer);
+            let cut = super::material::ended(stream).await - replaced;
+            fastest = fastest.min(cut);
+            if cut < Duration::from_secs(1) {
+                break;
+            }
+        }
+        if fastest >= Duration::from_secs(1) {
+            slow.push((what, fastest));
+        }
+    }
+    assert!(slow.is_empty(), "{slow:?}\n{}", world.gateway.stderr());
+    if let Some(injected) = injected {
+        injected.end().await;
+    }
+    replace(&config, good);
+    // Every command has a descriptor in reserve.
+    scene_operable_without_problems(world).await;
+    drop(held);
+}
+
+/// Waits until `status` names a problem. Public listeners have no descriptors now.
+async fn readyz_by_socket(world: &World, code: &str) {
+    in_time(code, async {
+        loop {
+            let status = world.command(&["--json", "status"]).await;
+            if String::from_utf8_lossy(&status.stdout).contains(code) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+async fn scene_operable_without_problems(world: &World) {
+    in_time("a reload", async {
+        while !world.command(&["reload"]).await.status.success() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let add = world
+        .command(&["deny", "add", "--identity", "dns:mallory.example.org"])
+        .await;
+    assert!(add.status.success(), "{add:?}");
+}
