@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::loading::{self, LoadError};
 use super::words::absolute;
 use super::{CliError, Exit, Output};
 use crate::app;
@@ -44,9 +45,9 @@ pub struct CheckArgs {
 /// Runs `countersign check`.
 pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
     let path = config::path(args.config.as_deref()).map_err(CliError::usage)?;
-    let (loaded, inventory) = match config::inspect(&path) {
+    let (loaded, inventory) = match loading::inspect(&path) {
         Ok(found) => found,
-        Err(errors) if output.is_json() => {
+        Err(LoadError::Refused(errors)) if output.is_json() => {
             output.json(&json!({
                 "ok": false,
                 "config": absolute(&path),
@@ -54,7 +55,8 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
             }));
             return Ok(Exit::Usage);
         }
-        Err(errors) => return Err(refusal(&errors)),
+        Err(LoadError::Refused(errors)) => return Err(refusal(&errors)),
+        Err(error) => return Err(error.into()),
     };
     for warning in loaded.warnings.iter().chain(&descriptor_warning(&loaded)) {
         output.note(format_args!("warning: {warning}"));

@@ -20,6 +20,7 @@ use serde_json::json;
 
 use self::answer::{Answer, Explanation, Question};
 use self::known::Known;
+use super::loading::{self, LoadError};
 use super::words::absolute;
 use super::{CliError, Exit, Output, chain, check, token};
 use crate::authn::{Field, Presented};
@@ -94,7 +95,10 @@ pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> 
         },
         None => Presented::default(),
     };
-    let (loaded, inventory) = config::inspect(&path).map_err(|errors| check::refusal(&errors))?;
+    let (loaded, inventory) = loading::inspect(&path).map_err(|error| match error {
+        LoadError::Refused(errors) => check::refusal(&errors),
+        error => error.into(),
+    })?;
     let past = match (&args.audit, &args.request_id) {
         (Some(log), Some(id)) => Some(replay::find(log, id, &loaded)?),
         _ => None,

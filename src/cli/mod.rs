@@ -15,6 +15,7 @@ mod door;
 pub mod explain;
 pub mod init;
 pub mod keys;
+mod loading;
 mod onlooker;
 pub mod output;
 pub mod pki;

@@ -12,14 +12,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+use crate::descriptors::open_with_spare;
 
 /// How long the writer gathers lines before it writes them together.
 const GATHER: Duration = Duration::from_millis(10);
 /// Most bytes a worker's buffer holds while the writer is stuck.
 const MAX_BUFFERED: usize = 16 * 1024 * 1024;
+
+/// How long writing what is left may take when the process ends.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// Most bytes an empty buffer holds on to.
 const MAX_SPARE: usize = 256 * 1024;
@@ -73,6 +78,10 @@ impl AuditWriter {
     /// # Errors
     /// When the file cannot be opened.
     pub fn to_file(path: &Path) -> io::Result<Self> {
+        // Where that is a pipe, opening it by its name would make a second end of it.
+        if path == Path::new("/dev/stdout") {
+            return Self::to_stdout();
+        }
         let file = open(path)?;
         Self::start(Output::File {
             path: path.to_owned(),
@@ -121,7 +130,18 @@ impl Drop for AuditWriter {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.writer.unpark();
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            // A pipe that nobody reads, or a disk that does not answer, must not keep the
+            // process from ending.
+            let began = Instant::now();
+            while !thread.is_finished() && began.elapsed() < LAST_LINES {
+                thread::sleep(Duration::from_millis(5));
+            }
+            if !thread.is_finished() {
+                let seconds = LAST_LINES.as_secs();
+                tracing::error!(
+                    "the audit log took no more lines within {seconds} s: the last ones are lost"
+                );
+            }
         }
     }
 }
@@ -277,12 +297,33 @@ impl Output {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
+    use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+    let refused = |what: &str| {
+        io::Error::other(format!(
+            "it is {what}; leave [audit] file out to write to standard output, and pipe that"
+        ))
+    };
+    // Opening a named pipe that nobody reads would wait for ever.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = open_with_spare(|| {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            .custom_flags(nonblocking)
+            .open(path)
+    });
+    let file = match opened {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            return Err(refused("a named pipe that nobody reads"));
+        }
+        opened => opened?,
+    };
+    let file_type = file.metadata()?.file_type();
+    if file_type.is_fifo() || file_type.is_socket() {
+        return Err(refused("a named pipe or socket"));
+    }
+    Ok(file)
 }
 
 fn is_same_file(path: &Path, file: &File) -> bool {

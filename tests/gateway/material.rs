@@ -699,3 +699,38 @@ async fn a_domain_can_refuse_after_its_files_could_not_be_read_for_long() {
     })
     .await;
 }
+
+/// A command says which file does not answer, instead of waiting for it.
+#[tokio::test]
+async fn a_check_ends_where_a_file_does_not_answer() {
+    let (world, list) = revocable().await;
+    let checking = Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "-P"])
+        .arg(&list)
+        .args(["-e", "trace=open,openat,statx"])
+        .args(["-e", "inject=open,openat,statx:delay_enter=600s"])
+        .args([BINARY, "check", "--config"])
+        .arg(world.gateway.config_file())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let Ok(mut checking) = checking else {
+        return skip("strace is not installed");
+    };
+    let mut lines = BufReader::new(checking.stderr.take().unwrap()).lines();
+    let said = in_time("an answer", async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line.contains("does not answer") {
+                return line;
+            }
+        }
+        String::new()
+    })
+    .await;
+    if said.is_empty() {
+        return skip("strace may not trace processes here");
+    }
+    assert!(said.contains("issuing.crl"), "{said}");
+}

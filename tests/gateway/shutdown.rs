@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use countersign_testkit::client::get;
 use countersign_testkit::gateway::plain;
-use countersign_testkit::{Protocol, in_time};
+use countersign_testkit::{Echo, Gateway, Protocol, Settings, TestCa, in_time};
 use http_body_util::BodyExt as _;
 
-use super::World;
+use super::{BINARY, CALLER, HOST, World};
 
 #[tokio::test]
 async fn requests_in_flight_finish_and_the_process_ends_well() {
@@ -99,5 +99,53 @@ async fn draining_has_a_limit() {
         assert!(answer.status >= 500, "{answer:?}");
     }
     let line = world.gateway.audit().request("/hang").await;
-    assert_eq!(line["caller"], world.ca.spiffe(super::CALLER));
+    assert_eq!(line["caller"], world.ca.spiffe(CALLER));
+}
+
+/// Standard output is the audit log here, and a pipe that nobody reads.
+#[tokio::test]
+async fn a_log_that_nobody_reads_does_not_keep_the_process_from_ending() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let ca = TestCa::new("example.org");
+    let echo = Echo::start().await;
+    // The other end of the pipe is a program that reads nothing and ends with the test.
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("piped");
+    let pipe = directory.path().join("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let text = format!("#!/bin/sh\nexec {BINARY} \"$@\" > {}\n", pipe.display());
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let reader = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&pipe)
+        .unwrap();
+    let settings = Settings::new(&ca)
+        .set("audit", "file", "\"/dev/stdout\"")
+        .set("limits", "drain_timeout", "\"1s\"")
+        .everything_to(echo.address());
+    let mut gateway = Gateway::start(script.to_str().unwrap(), &settings).await;
+    let client = gateway.client(HOST).with(&ca.client(CALLER));
+    let mut session = client.session().await.unwrap();
+    // More lines than a pipe holds.
+    for _ in 0..400 {
+        assert_eq!(session.get("/a").await.unwrap().status, 200);
+    }
+    drop(session);
+    gateway.terminate().await;
+    assert!(gateway.ended().await.success());
+    in_time("a word about it", async {
+        while !gateway.stderr().contains("the last ones are lost") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(reader);
 }

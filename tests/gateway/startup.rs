@@ -229,3 +229,23 @@ async fn a_missing_configuration_is_bad_usage() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("/nonexistent/countersign.toml"), "{said}");
 }
+
+#[tokio::test]
+async fn an_audit_log_that_nobody_reads_is_refused_at_once() {
+    let ca = TestCa::new("example.org");
+    let pipe = ca.directory().join("audit.pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let settings = Settings::new(&ca)
+        .set("audit", "file", &format!("\"{}\"", pipe.display()))
+        .everything_to("127.0.0.1:9".parse().unwrap());
+    let failure = failure(&settings).await;
+    assert_eq!(failure.status.code(), Some(1), "{failure}");
+    for part in [
+        "audit.pipe",
+        "a named pipe that nobody reads",
+        "standard output",
+    ] {
+        assert!(failure.stderr.contains(part), "{part}: {failure}");
+    }
+}
