@@ -2,11 +2,12 @@
 //! only, at most so many bytes, and never waiting for a writer.
 //!
 //! The program runs unattended. A named pipe where it expects a key would block
-//! it for ever, a device could feed it bytes without end, and both can take the
+//! it without end, a device could feed it bytes without end, and both can take the
 //! place of a file after its path was checked. So the path is opened without
 //! blocking first, and what was opened is checked. Symbolic links are followed:
 //! mounted secrets are links.
 
+use std::fmt;
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -18,12 +19,21 @@ use zeroize::Zeroizing;
 use crate::descriptors::open_with_spare;
 
 /// A private file's content and its permission bits.
-#[derive(Debug)]
 pub struct PrivateFile {
     /// Wiped when it is dropped.
     pub content: Zeroizing<Vec<u8>>,
     /// The permission bits of the file that was read, not of what is at its path now.
     pub mode: u32,
+}
+
+impl fmt::Debug for PrivateFile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the content.
+        formatter
+            .debug_struct("PrivateFile")
+            .field("mode", &format_args!("{:04o}", self.mode))
+            .finish_non_exhaustive()
+    }
 }
 
 /// Reads a regular file of at most `max` bytes.
@@ -54,11 +64,37 @@ pub fn read_private(path: &Path, max: u64) -> io::Result<PrivateFile> {
     })
 }
 
+/// Reads at most `max` bytes of what an operator named on the command line. It may
+/// also be a pipe: shells hand over the output of a command as one. One without a
+/// writer is empty; a writer is waited for.
+///
+/// # Errors
+/// As [`read_regular`], except that pipes and devices are read.
+pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let (file, metadata) = open(path)?;
+    if metadata.is_file() || metadata.is_dir() {
+        require_regular(metadata.file_type())?;
+    } else {
+        let flags = rustix::fs::fcntl_getfl(&file)?;
+        rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    }
+    let mut content = Vec::new();
+    read_to_end(file, &metadata, max, &mut content)?;
+    Ok(content)
+}
+
 /// Opens a regular file for reading, and says what was opened.
 ///
 /// # Errors
 /// As [`read_regular`], without a limit on the size.
 pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
+    let (file, metadata) = open(path)?;
+    require_regular(metadata.file_type())?;
+    Ok((file, metadata))
+}
+
+/// Opens anything, without waiting.
+fn open(path: &Path) -> io::Result<(File, Metadata)> {
     // NONBLOCK: opening a pipe that nobody writes to returns at once; reading a
     // regular file is the same with it. NOCTTY: opening a terminal must not make
     // it this process's own.
@@ -66,7 +102,6 @@ pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     let open = || rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
     let file = File::from(open_with_spare(|| open().map_err(io::Error::from))?);
     let metadata = file.metadata()?;
-    require_regular(metadata.file_type())?;
     Ok((file, metadata))
 }
 
@@ -92,6 +127,16 @@ pub fn require_regular(file_type: FileType) -> io::Result<()> {
     };
     let message = format!("it is {what}, not a regular file");
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
+/// Whether an error of this module says that there is something else than a regular
+/// file: then it helps to put one there.
+#[must_use]
+pub fn is_not_regular(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::IsADirectory | io::ErrorKind::InvalidInput
+    )
 }
 
 /// The size that the system reports is a hint: files of /proc have none, and others
@@ -155,6 +200,46 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
             assert_eq!(error.to_string(), "it is a named pipe, not a regular file");
         }
+    }
+
+    #[test]
+    fn a_pipe_that_an_operator_named_is_read_if_somebody_writes_to_it() {
+        use std::io::Write as _;
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(read_named(&pipe, 10).unwrap(), b"");
+        // Opened for both, as that does not wait for a reader.
+        let mut options = std::fs::OpenOptions::new();
+        let mut writer = options.read(true).write(true).open(&pipe).unwrap();
+        writer.write_all(b"123").unwrap();
+        let reader = std::thread::spawn(move || read_named(&pipe, 10));
+        writer.write_all(b"45").unwrap();
+        drop(writer);
+        let read = reader.join().unwrap().unwrap();
+        // It may have been opened after the writer was done, which is the end too.
+        assert!(read.is_empty() || read == b"12345", "{read:?}");
+        let path = directory.path().join("a");
+        std::fs::write(&path, "12345").unwrap();
+        assert_eq!(read_named(&path, 5).unwrap(), b"12345");
+        assert_eq!(
+            read_named(&path, 4).unwrap_err().kind(),
+            io::ErrorKind::FileTooLarge
+        );
+        assert_eq!(
+            read_named(Path::new("/dev/zero"), 4).unwrap_err().kind(),
+            io::ErrorKind::FileTooLarge
+        );
+        assert_eq!(
+            read_named(directory.path(), 4).unwrap_err().kind(),
+            io::ErrorKind::IsADirectory
+        );
     }
 
     #[test]
@@ -223,6 +308,8 @@ mod tests {
             let read = read_private(&path, 10).unwrap();
             assert_eq!((read.content.as_slice(), read.mode), (&b"secret"[..], mode));
         }
+        let shown = format!("{:?}", read_private(&path, 10).unwrap());
+        assert_eq!(shown, "PrivateFile { mode: 0640, .. }");
         assert!(read_private(&path, 5).is_err());
         assert!(read_private(directory.path(), 5).is_err());
     }
