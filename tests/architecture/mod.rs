@@ -7,7 +7,7 @@ use super::gateway::root;
 
 /// Modules from top to bottom. A module may use those of lower tiers, and none
 /// of its own tier.
-const TIERS: [&[&str]; 14] = [
+const TIERS: [&[&str]; 15] = [
     &["cli"],
     &["app"],
     &["proxy", "admin", "config"],
@@ -18,10 +18,11 @@ const TIERS: [&[&str]; 14] = [
     &["trust"],
     &["telemetry"],
     &["identity"],
-    &["crypto"],
+    &["crypto", "directory_lock"],
     &["secret"],
     &["file_read", "file_stamp"],
     &["clock", "descriptors", "reason"],
+    &["kill_point"],
 ];
 
 /// One source file without its comments and its tests.
