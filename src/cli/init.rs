@@ -6,7 +6,7 @@
 //! the order.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,7 @@ use crate::config::{self, Starter};
 use crate::identity::TrustDomain;
 use crate::pki::{
     CertificateProfile, IssueRequest, Issued, KeyProtection, Lifetime, Pki, PkiError, SubjectNames,
+    export,
 };
 
 const EXAMPLES: &str = "\
@@ -102,7 +103,9 @@ pub(crate) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         .map_err(PkiError::from)?;
     let client = issue(&mut pki, "client", names, None, args.force)?;
     signing_key(&certs.join("signing"), args.force)?;
-    write(&file, &starter.render(), args.force)?;
+    // Last, and in one step. If the process is killed before, each of the other files is
+    // whole or absent, nothing uses any of them yet, and --force begins anew.
+    export::write(&file, starter.render().as_bytes(), false, args.force).map_err(with_remedy)?;
     let loaded = config::load(&file).map_err(|errors| {
         CliError::failed(format_args!("the files were made but do not fit: {errors}"))
     })?;
@@ -171,23 +174,6 @@ fn refuse_existing(file: &Path) -> Result<(), CliError> {
         )));
     }
     Ok(())
-}
-
-fn write(file: &Path, text: &str, force: bool) -> Result<(), CliError> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true);
-    if force {
-        options.create(true).truncate(true);
-    } else {
-        options.create_new(true);
-    }
-    options
-        .open(file)
-        .and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        })
-        .map_err(|error| cannot_write(file, &error))
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> CliError {

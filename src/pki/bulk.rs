@@ -1,9 +1,10 @@
 //! Issuing many leaves at once.
 //!
-//! A part of [`Pki`]. Leaves are made in batches: keys and certificates are
-//! written aside and made durable by one barrier, the batch is recorded in one
-//! transaction, and only then put in place. What a killed run recorded and placed
-//! is skipped by the next one with the same list.
+//! A part of [`Pki`]. Leaves are made in batches, each of them one
+//! [`Transaction`]: keys and certificates are written aside and made durable by one
+//! barrier, the batch is recorded, and only then put in place. What a killed run
+//! recorded is put in its place by the next command, and skipped by the next run
+//! with the same list.
 
 use std::collections::HashSet;
 use std::num::NonZero;
@@ -20,7 +21,8 @@ use super::issuing::sign;
 use super::key::{self, KeyProtection};
 use super::profile::CertificateProfile;
 use super::request::IssueRequest;
-use super::store::{self, Audience, Barrier, Existing};
+use super::store::{self, Audience, Existing};
+use super::transaction::{Scope, Transaction};
 
 /// Leaves in one transaction.
 const BATCH: usize = 1_000;
@@ -92,14 +94,8 @@ impl Pki {
         };
         let places = self.places(requests)?;
         let issued = self.issue_batches(&signer, requests, &places, &mut done, progress);
-        // What the last batch put in place; earlier ones are as durable as their
-        // successors.
-        let synced = places
-            .iter()
-            .try_for_each(|place| store::sync_directory(place));
         self.signer = Some(signer);
         issued?;
-        synced?;
         Ok(done)
     }
 
@@ -216,11 +212,10 @@ impl Pki {
         if made.is_empty() {
             return Ok(());
         }
-        let _lock = self.layout().lock()?;
+        let lock = self.layout().lock_for_leaves()?;
         self.check_intermediate(&self.current_state()?)?;
-        let barrier = Barrier::before_writing(places)?;
+        let mut change = Transaction::begin_large(self.layout(), Scope::Leaves, places, &lock)?;
         let mut records = Vec::with_capacity(made.len());
-        let mut files = Vec::with_capacity(made.len());
         for Made {
             task,
             record,
@@ -229,21 +224,12 @@ impl Pki {
         } in made
         {
             let (place, existing) = (&task.key, task.existing);
-            let key = barrier.stage(place, key.as_bytes(), Audience::Owner, existing)?;
+            change.stage(place, key.as_bytes(), Audience::Owner, existing)?;
             let (place, chain) = (&task.certificate, chain.as_bytes());
-            files.push((
-                key,
-                barrier.stage(place, chain, Audience::Public, existing)?,
-            ));
+            change.stage(place, chain, Audience::Public, existing)?;
             records.push(record);
         }
-        barrier.sync()?;
-        inventory.record(&records)?;
-        for (key, certificate) in files {
-            key.place_unsynced()?;
-            certificate.place_unsynced()?;
-        }
-        Ok(())
+        change.commit_recorded(inventory, &records)
     }
 
     /// What is to be done for a request; none where it is done already.
@@ -266,8 +252,7 @@ impl Pki {
             if recorded && certificate.exists() && key.exists() {
                 return Ok(None);
             }
-            // Recorded and not placed: a run was killed in between. What it left
-            // is of no use.
+            // Recorded and not in its place: it was removed, or could not be put there.
             if !recorded {
                 store::refuse_existing(&key)?;
                 store::refuse_existing(&certificate)?;

@@ -8,10 +8,19 @@ use rustls_pki_types::pem::PemObject as _;
 use super::PkiError;
 use super::store;
 
-/// Reads every certificate of a PEM file; at least one.
+/// Reads every certificate of a PEM file of the authority's; at least one.
 pub(super) fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    let content = store::read(path)?;
-    let certificates = CertificateDer::pem_slice_iter(&content)
+    parse(path, &store::read(path)?)
+}
+
+/// Reads every certificate of a PEM file that an operator named; see
+/// [`store::read_named`].
+pub(super) fn read_named(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    parse(path, &store::read_named(path)?)
+}
+
+fn parse(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    let certificates = CertificateDer::pem_slice_iter(content)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| PkiError::unreadable(path, error))?;
     if certificates.is_empty() {

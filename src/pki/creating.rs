@@ -1,8 +1,8 @@
 //! Making an authority in a directory, from nothing or from a root there is.
 //!
-//! A part of [`Pki`]. Knows in which order files are written, so that a crash at
-//! any point leaves something that works or says what is wrong. Certificates are
-//! made by [`super::authority`].
+//! A part of [`Pki`]. All files appear in one [`Transaction`], so that a crash at any
+//! point leaves what was there before or the new authority. Certificates are made by
+//! [`super::authority`].
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use super::profile::Profiles;
 use super::revocation::{self, RevocationList};
 use super::state::{AuthorityName, Generation, State, StateCache};
 use super::store::{self, Audience, Existing};
+use super::transaction::{Scope, Transaction};
 use super::{PkiError, certificates};
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
@@ -38,6 +39,9 @@ pub struct AuthorityOptions {
     pub path_length: Option<u8>,
     /// The root, where it is there already.
     pub import: Option<ExistingRoot>,
+    /// Public files below the directory, with their contents. They appear together with
+    /// the authority's, and replace existing ones.
+    pub beside: Vec<(PathBuf, String)>,
     /// Replace an authority that is there.
     pub overwrite: bool,
 }
@@ -55,6 +59,7 @@ impl AuthorityOptions {
             intermediate_lifetime: None,
             path_length: None,
             import: None,
+            beside: Vec::new(),
             overwrite: false,
         }
     }
@@ -94,7 +99,13 @@ impl Pki {
     /// # Errors
     /// When files of an authority are there already.
     pub fn check_absent(directory: &Path) -> Result<(), PkiError> {
-        refuse_existing_authority(&Layout::new(directory))
+        let layout = Layout::new(directory);
+        // Completes an authority whose process was killed after its commit.
+        let _lock = match layout.is_unsettled() {
+            true => Some(layout.lock()?),
+            false => None,
+        };
+        refuse_existing_authority(&layout)
     }
 
     /// Like [`Pki::create`], replacing an authority that is there already.
@@ -127,19 +138,22 @@ impl Pki {
         let now = unix_now();
         // Before anything is written: what is asked for may be impossible.
         let (root, intermediate) = authorities(&layout, domain, options, now)?;
+        // A kill leaves empty directories and a lock file: they are what a new attempt
+        // begins with.
         store::create_directory(directory)?;
-        let _lock = layout.lock()?;
+        let lock = layout.lock()?;
         let existing = if options.overwrite {
-            // `pki.toml` is written last: while it is missing, every other
-            // command says that the authority is incomplete.
-            store::remove(&layout.state())?;
             Existing::Replace
         } else {
             refuse_existing_authority(&layout)?;
             Existing::Refuse
         };
         store::create_directory(&directory.join("issued"))?;
-        store::create_directory(&directory.join("crl"))?;
+        store::create_directory(&layout.lists())?;
+        let mut change = Transaction::begin(&layout, Scope::Authority, &[layout.lists()], &lock)?;
+        let mut public = |path: &Path, content: &[u8], existing| {
+            change.stage(path, content, Audience::Public, existing)
+        };
         let mut state = State::new(domain.clone(), options.root_only);
         let both = [
             Some((AuthorityName::Root, &root)),
@@ -149,15 +163,8 @@ impl Pki {
         ];
         for (name, authority) in both.into_iter().flatten() {
             let issues_leaves = options.root_only || name == AuthorityName::Intermediate;
-            key::stage(
-                &layout.key(name),
-                authority.key(),
-                &options.protection,
-                existing,
-            )?
-            .place()?;
             let pem = certificates::pem(authority.certificate().der());
-            public(&layout.certificate(name), &pem, existing)?;
+            public(&layout.certificate(name), pem.as_bytes(), existing)?;
             let list = RevocationList {
                 number: state.crl_number.take_next(name),
                 this_update: now,
@@ -167,11 +174,22 @@ impl Pki {
             let pem = authority
                 .sign_list(&list, now)
                 .map_err(PkiError::authority(&layout.certificate(name)))?;
-            public(&layout.crl(name), &pem, existing)?;
+            public(&layout.crl(name), pem.as_bytes(), existing)?;
         }
         let trust = certificates::pem(root.certificate().der());
-        public(&layout.trust(), &trust, existing)?;
-        state.write(&layout.state())?;
+        public(&layout.trust(), trust.as_bytes(), existing)?;
+        for (path, content) in &options.beside {
+            public(path, content.as_bytes(), Existing::Replace)?;
+        }
+        for (name, authority) in both.into_iter().flatten() {
+            let pem = key::to_pem(authority.key(), &options.protection)?;
+            let path = layout.key(name);
+            change.stage(&path, pem.as_bytes(), Audience::Owner, existing)?;
+        }
+        let path = layout.state();
+        let content = state.to_file(&path)?;
+        change.stage(&path, &content, Audience::Public, existing)?;
+        change.commit()?;
         Ok(Self {
             layout,
             trust_domain: domain.clone(),
@@ -187,15 +205,6 @@ impl Pki {
             states: StateCache::default(),
         })
     }
-}
-
-fn public(path: &Path, content: &str, existing: Existing) -> Result<(), PkiError> {
-    Ok(store::write(
-        path,
-        content.as_bytes(),
-        Audience::Public,
-        existing,
-    )?)
 }
 
 fn authorities(
@@ -258,7 +267,7 @@ fn import(existing: &ExistingRoot, domain: &TrustDomain) -> Result<CertificateAu
         path: path.clone(),
         why,
     };
-    let mut read = certificates::read(path)?.into_iter();
+    let mut read = certificates::read_named(path)?.into_iter();
     let (Some(der), None) = (read.next(), read.next()) else {
         return Err(PkiError::unreadable(path, "it must hold one certificate"));
     };
@@ -276,7 +285,7 @@ fn import(existing: &ExistingRoot, domain: &TrustDomain) -> Result<CertificateAu
             certificate.trust_domain()
         )));
     }
-    let key = key::read(&existing.key, existing.passphrase.as_ref())?;
+    let key = key::read_named(&existing.key, existing.passphrase.as_ref())?;
     CertificateAuthority::join(certificate, key).map_err(PkiError::authority(path))
 }
 

@@ -12,7 +12,7 @@ use super::lifetime::Lifetime;
 use super::profile::Profiles;
 use super::revocation;
 use super::state::{AuthorityName, Generation, Signatory, State, StateCache};
-use super::{PkiError, certificates, rotating};
+use super::{PkiError, certificates};
 use crate::clock;
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
@@ -50,30 +50,36 @@ impl Pki {
     /// When the directory holds no complete authority or its files disagree.
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
         let layout = Layout::new(directory);
-        if !layout.state().exists() {
-            let started = AuthorityName::ALL
-                .iter()
-                .any(|name| layout.key(*name).exists());
-            return Err(if started {
-                PkiError::Incomplete(directory.to_owned())
-            } else {
-                PkiError::NoAuthority(directory.to_owned())
-            });
-        }
-        // A rotation by another process moves the files while they are read.
-        let states = StateCache::default();
-        for _ in 0..4 {
-            let state = rotating::settled_state(&layout, &states)?;
-            let opened = Self::read(&layout, &state);
-            let after = states.read(&layout.state())?;
-            if !after.unsettled
-                && after.generation == state.generation
-                && after.earlier.is_some() == state.earlier.is_some()
-            {
-                return opened.map(|pki| Self { states, ..pki });
+        let opened = match Self::read_unlocked(&layout)? {
+            Some(opened) => opened,
+            None => {
+                let _lock = layout.lock()?;
+                let (states, state) = read_state(&layout)?;
+                let opened = Self::read(&layout, &state)?;
+                Self { states, ..opened }
             }
+        };
+        layout.settle_leaves();
+        Ok(opened)
+    }
+
+    /// Reads it without the lock. Returns nothing if another process changes its files
+    /// meanwhile, or was killed while it did.
+    fn read_unlocked(layout: &Layout) -> Result<Option<Self>, PkiError> {
+        if layout.is_unsettled() {
+            return Ok(None);
         }
-        Err(PkiError::Rotated(directory.to_owned()))
+        let (states, state) = read_state(layout)?;
+        let opened = Self::read(layout, &state);
+        // A rotation may also have begun and ended in between.
+        let after = states.read(&layout.state())?;
+        if layout.is_unsettled()
+            || after.generation != state.generation
+            || after.earlier.is_some() != state.earlier.is_some()
+        {
+            return Ok(None);
+        }
+        opened.map(|pki| Some(Self { states, ..pki }))
     }
 
     fn read(layout: &Layout, state: &State) -> Result<Self, PkiError> {
@@ -262,6 +268,24 @@ impl Pki {
 
 pub(super) fn unix_now() -> i64 {
     i64::try_from(clock::unix_now()).unwrap_or(i64::MAX)
+}
+
+/// What the directory says of itself.
+fn read_state(layout: &Layout) -> Result<(StateCache, State), PkiError> {
+    if !layout.state().exists() {
+        let directory = layout.directory().to_owned();
+        let started = AuthorityName::ALL
+            .iter()
+            .any(|name| layout.key(*name).exists());
+        return Err(if started {
+            PkiError::Incomplete(directory)
+        } else {
+            PkiError::NoAuthority(directory)
+        });
+    }
+    let states = StateCache::default();
+    let state = states.read(&layout.state())?;
+    Ok((states, state))
 }
 
 /// Root and intermediate of one generation, which belong together.

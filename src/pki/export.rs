@@ -49,7 +49,7 @@ impl ChainFile {
     pub fn read(path: &Path) -> Result<Self, PkiError> {
         Ok(Self {
             path: path.to_owned(),
-            chain: certificates::read(path)?,
+            chain: certificates::read_named(path)?,
         })
     }
 
@@ -84,7 +84,7 @@ impl ChainFile {
         passphrase: &Secret,
         cipher: Pkcs12Cipher,
     ) -> Result<Vec<u8>, PkiError> {
-        let key = key::read(key_path, None)?;
+        let key = key::read_named(key_path, None)?;
         let unreadable = |why: &dyn std::fmt::Display| PkiError::unreadable(&self.path, why);
         let (_, leaf) =
             X509Certificate::from_der(self.leaf_der()).map_err(|error| unreadable(&error))?;

@@ -143,7 +143,8 @@ pub fn create(domain: &TrustDomain, out: &Path, overwrite: bool) -> Result<Manif
     let mut text = serde_json::to_string_pretty(&manifest)
         .map_err(|error| PkiError::unreadable(&manifest_path, error))?;
     text.push('\n');
-    // Last: a manifest means that everything it names is there.
+    // Last: a manifest means that everything it names is there. Without one
+    // nothing uses what a killed run left, and --force makes it anew.
     store::write(&manifest_path, text.as_bytes(), Audience::Public, existing)?;
     Ok(manifest)
 }

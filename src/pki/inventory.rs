@@ -6,6 +6,7 @@
 //! Several processes may read and write at once: SQLite's write-ahead log keeps
 //! readers and one writer apart.
 
+mod files;
 mod schema;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use self::schema::Access;
 use super::state::RevokedCertificate;
 use super::store::{self, StoreError};
 use crate::identity::text::printable;
+use crate::kill_point::kill_point;
 
 /// How long to wait for another process.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -158,6 +160,7 @@ impl Inventory {
     /// Opens the inventory, makes it where there is none, and brings an older
     /// one up to date.
     pub(super) fn open(path: &Path) -> Result<Self, InventoryError> {
+        files::keep_private(path)?;
         let failed = sqlite(path);
         let connection = Connection::open(path).map_err(&failed)?;
         connection.busy_timeout(PATIENCE).map_err(&failed)?;
@@ -186,10 +189,22 @@ impl Inventory {
         Ok(())
     }
 
+    /// Whether a certificate is recorded.
+    pub(super) fn has(&self, issuer_key: &str, serial: &str) -> Result<bool, InventoryError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT 1 FROM certificate WHERE issuer_key = ?1 AND serial = ?2")
+            .map_err(sqlite(&self.path))?;
+        statement
+            .exists(params![issuer_key, serial])
+            .map_err(sqlite(&self.path))
+    }
+
     /// Records certificates, all or none, durably.
     pub(super) fn record(&mut self, entries: &[NewEntry]) -> Result<(), InventoryError> {
         let user = user();
         let transaction = self.connection.transaction().map_err(sqlite(&self.path))?;
+        kill_point();
         let result = entries
             .iter()
             .try_for_each(|entry| insert(&transaction, entry, &user))
@@ -200,6 +215,7 @@ impl Inventory {
     /// Takes over records of the earlier kind, those already known excepted.
     pub(super) fn import(&mut self, entries: &[NewEntry]) -> Result<(), InventoryError> {
         let failed = sqlite(&self.path);
+        kill_point();
         let transaction = self.connection.transaction().map_err(&failed)?;
         let result = entries
             .iter()
@@ -226,6 +242,7 @@ impl Inventory {
         revoked: impl Iterator<Item = &'a RevokedCertificate>,
     ) -> Result<(), InventoryError> {
         let failed = sqlite(&self.path);
+        kill_point();
         let transaction = self.connection.transaction().map_err(&failed)?;
         let result = (|| {
             let mut update = transaction.prepare_cached(

@@ -1,8 +1,8 @@
 //! Issuing leaves: from a checked request to files in their places.
 //!
 //! A part of [`Pki`]. Everything that can fail for want of space or rights is
-//! done before the certificate is recorded, and it is recorded before anybody
-//! can read it.
+//! done before the certificate is recorded, and it is recorded before it is put
+//! in its place.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,8 @@ use super::key::{self, KeyProtection};
 use super::profile::{CertificateProfile, Usages};
 use super::request::IssueRequest;
 use super::state::{AuthorityName, State};
-use super::store::{self, Audience, Existing, Staged};
+use super::store::{self, Audience, Existing};
+use super::transaction::{Scope, Transaction};
 use super::{PkiError, certificates};
 use crate::clock;
 
@@ -242,7 +243,7 @@ impl Pki {
         chain
     }
 
-    /// Puts key and certificate in place, recorded before either can be read.
+    /// Puts key and certificate in place, recorded before either can be used.
     fn deliver(
         &self,
         signed: &SignedCertificate,
@@ -258,30 +259,18 @@ impl Pki {
         };
         let chain = self.chain(signed);
         let mut inventory = self.inventory()?;
-        let _lock = self.layout().lock()?;
+        let lock = self.layout().lock_for_leaves()?;
         self.current_state()?;
-        let key = leaf_key
-            .map(|key| key::stage(&key_path, key, &KeyProtection::Plain, existing))
-            .transpose()?;
-        let made_key = key.is_some();
-        let certificate = Staged::new(
-            &certificate_path,
-            chain.as_bytes(),
-            Audience::Public,
-            existing,
-        )?;
-        inventory.record(std::slice::from_ref(record))?;
+        let places = [store::parent(&certificate_path).to_owned()];
+        let mut change = Transaction::begin(self.layout(), Scope::Leaves, &places, &lock)?;
         // The key first: whoever waits for the certificate finds its key.
-        if let Some(key) = key {
-            key.place()?;
+        if let Some(key) = leaf_key {
+            let pem = key::to_pem(key, &KeyProtection::Plain)?;
+            change.stage(&key_path, pem.as_bytes(), Audience::Owner, existing)?;
         }
-        certificate.place().inspect_err(|_| {
-            if made_key && existing == Existing::Refuse {
-                // Ours, just made, and of no use without its certificate.
-                let _ = store::remove(&key_path);
-            }
-        })?;
-        Ok(())
+        let chain = chain.as_bytes();
+        change.stage(&certificate_path, chain, Audience::Public, existing)?;
+        change.commit_recorded(&mut inventory, std::slice::from_ref(record))
     }
 }
 

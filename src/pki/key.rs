@@ -228,12 +228,22 @@ pub(super) fn stage(
 
 /// Whether the key in a file is sealed.
 pub(super) fn is_sealed(path: &Path) -> Result<bool, KeyError> {
-    read_pem(path).map(|(sealed, _)| sealed)
+    parse_pem(path, store::read(path)?).map(|(sealed, _)| sealed)
 }
 
-/// Reads a key. Without a need for it, the passphrase is ignored.
+/// Reads a key of the authority's. Without a need for it, the passphrase is ignored.
 pub(super) fn read(path: &Path, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
-    let (sealed, document) = read_pem(path)?;
+    open(path, store::read(path)?, passphrase)
+}
+
+/// Reads a key that an operator named; see [`store::read_named`].
+pub(super) fn read_named(path: &Path, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
+    open(path, store::read_named(path)?, passphrase)
+}
+
+/// `path` is for error messages.
+fn open(path: &Path, content: Vec<u8>, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
+    let (sealed, document) = parse_pem(path, content)?;
     let plain = if sealed {
         let passphrase = passphrase.ok_or_else(|| KeyError::PassphraseNeeded(path.to_owned()))?;
         EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
@@ -251,8 +261,8 @@ pub(super) fn read(path: &Path, passphrase: Option<&Secret>) -> Result<KeyPair, 
     })
 }
 
-fn read_pem(path: &Path) -> Result<(bool, SecretDocument), KeyError> {
-    let content = Zeroizing::new(store::read(path)?);
+fn parse_pem(path: &Path, content: Vec<u8>) -> Result<(bool, SecretDocument), KeyError> {
+    let content = Zeroizing::new(content);
     let unreadable = || KeyError::Unreadable(path.to_owned());
     let text = str::from_utf8(&content).map_err(|_| unreadable())?;
     let (label, document) = SecretDocument::from_pem(text).map_err(|_| unreadable())?;

@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::PkiError;
 use super::request::IssueRequest;
 use super::state::AuthorityName;
-use super::store::{self, Lock, StoreError};
+use super::store::StoreError;
+use super::transaction::{self, Scope};
+use super::{PkiError, unsettled};
+use crate::directory_lock::DirectoryLock;
 
 /// The paths below an authority's directory.
 #[derive(Debug, Clone)]
@@ -44,9 +46,12 @@ impl Layout {
     /// `crl/root.crl` or `crl/intermediate.crl`.
     #[must_use]
     pub fn crl(&self, authority: AuthorityName) -> PathBuf {
-        self.directory
-            .join("crl")
-            .join(format!("{}.crl", authority.as_str()))
+        self.lists().join(format!("{}.crl", authority.as_str()))
+    }
+
+    /// `crl/`: the revocation lists.
+    pub(super) fn lists(&self) -> PathBuf {
+        self.directory.join("crl")
     }
 
     /// `trust.pem`: every trusted root.
@@ -61,7 +66,7 @@ impl Layout {
         Self::new(self.directory.join("earlier"))
     }
 
-    /// `next/`: a generation that is being made.
+    /// `next/`: where earlier versions made a new generation.
     pub(super) fn next(&self) -> Self {
         Self::new(self.directory.join("next"))
     }
@@ -77,13 +82,52 @@ impl Layout {
         self.directory.join("issued").join(label)
     }
 
-    /// Takes the directory for this process alone, and tidies it up.
-    pub(super) fn lock(&self) -> Result<Lock, StoreError> {
-        let lock = Lock::acquire(&self.directory)?;
-        for directory in ["", "issued", "crl"] {
-            store::sweep(&self.directory.join(directory));
-        }
+    /// Locks the directory, and completes what a killed process began with the
+    /// authority's files.
+    pub(super) fn lock(&self) -> Result<DirectoryLock, PkiError> {
+        let lock = DirectoryLock::acquire(&self.directory).map_err(StoreError::from)?;
+        self.recover(&lock)?;
         Ok(lock)
+    }
+
+    /// Like [`Self::lock`], before keys and certificates of leaves are written.
+    pub(super) fn lock_for_leaves(&self) -> Result<DirectoryLock, PkiError> {
+        let lock = self.lock()?;
+        transaction::recover(self, Scope::Leaves, &lock)?;
+        Ok(lock)
+    }
+
+    /// Whether a process is changing the authority's files, or was killed meanwhile.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.has_transaction(Scope::Authority) || self.next().directory().exists()
+    }
+
+    /// Completes what a killed process began with keys and certificates of leaves. If
+    /// another process holds the lock or it fails, a later command does it: commands
+    /// that only read must not fail for it.
+    pub(super) fn settle_leaves(&self) {
+        if self.has_transaction(Scope::Leaves)
+            && let Ok(lock) = DirectoryLock::try_acquire(&self.directory)
+        {
+            let _ = transaction::recover(self, Scope::Leaves, &lock);
+        }
+    }
+
+    fn recover(&self, lock: &DirectoryLock) -> Result<(), PkiError> {
+        transaction::recover(self, Scope::Authority, lock)?;
+        unsettled::settle(self, lock)
+    }
+
+    fn has_transaction(&self, scope: Scope) -> bool {
+        self.transaction(scope).symlink_metadata().is_ok()
+    }
+
+    /// The file of a transaction that is under way.
+    pub(super) fn transaction(&self, scope: Scope) -> PathBuf {
+        self.directory.join(match scope {
+            Scope::Authority => ".transaction",
+            Scope::Leaves => ".transaction-leaves",
+        })
     }
 
     /// Certificate and key file of a leaf.

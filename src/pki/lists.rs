@@ -4,7 +4,7 @@
 //! the list of either, the present one's first, so that gateways need no other
 //! configuration during a rotation.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::PkiError;
 use super::authority::{AuthorityError, CertificateAuthority};
@@ -13,6 +13,8 @@ use super::lifetime::Lifetime;
 use super::revocation::{self, RevocationList};
 use super::state::{AuthorityName, Generation, Signatory, State};
 use super::store::{self, Audience, Existing};
+use super::transaction::{Scope, Transaction};
+use crate::directory_lock::DirectoryLock;
 
 /// A revocation list that was signed.
 #[derive(Debug, Clone)]
@@ -53,20 +55,9 @@ impl Pki {
         {
             authorities.push((earlier, self.load(earlier)?));
         }
-        let _lock = self.layout().lock()?;
+        let lock = self.layout().lock()?;
         let mut state = self.current_state()?;
-        let mut lists = Vec::with_capacity(authorities.len());
-        for (signatory, authority) in &authorities {
-            match self.publish(authority, *signatory, lifetime, &mut state) {
-                // Its certificates are refused by their issuer's time anyway.
-                Err(PkiError::Authority {
-                    error: AuthorityError::Expired(_),
-                    ..
-                }) if !lists.is_empty() => {}
-                list => lists.push(list?),
-            }
-        }
-        Ok(lists)
+        self.publish(&authorities, lifetime, &mut state, &lock)
     }
 
     /// The state as it is now. Under the directory's lock.
@@ -84,14 +75,59 @@ impl Pki {
         Ok(state)
     }
 
-    /// The number is taken before the list exists, so no number is used twice.
+    /// Signs lists that say what `state` says, and publishes them together with it:
+    /// no list is published that it does not know of, and no number is used twice.
+    ///
+    /// Leaves out the list of an earlier generation that has expired, if there is
+    /// another: its certificates are refused anyway.
     pub(super) fn publish(
+        &self,
+        authorities: &[(Signatory, CertificateAuthority)],
+        lifetime: Option<Lifetime>,
+        state: &mut State,
+        lock: &DirectoryLock,
+    ) -> Result<Vec<SignedList>, PkiError> {
+        let mut signed: Vec<(Signatory, String)> = Vec::with_capacity(authorities.len());
+        let mut lists = Vec::with_capacity(authorities.len());
+        for (signatory, authority) in authorities {
+            match self.sign_list(authority, *signatory, lifetime, state) {
+                Err(PkiError::Authority {
+                    error: AuthorityError::Expired(_),
+                    ..
+                }) if !lists.is_empty() => {}
+                list => {
+                    let (list, pem) = list?;
+                    lists.push(list);
+                    signed.push((*signatory, pem));
+                }
+            }
+        }
+        let directory = self.layout().lists();
+        let mut change = Transaction::begin(self.layout(), Scope::Authority, &[directory], lock)?;
+        // Lists first: gateways wait for them.
+        for name in AuthorityName::ALL {
+            if signed.iter().any(|(signatory, _)| signatory.name == name) {
+                let content = self.with_the_others(name, &signed);
+                let path = self.layout().crl(name);
+                let content = content.as_bytes();
+                change.stage(&path, content, Audience::Public, Existing::Replace)?;
+            }
+        }
+        let path = self.layout().state();
+        let content = state.to_file(&path)?;
+        change.stage(&path, &content, Audience::Public, Existing::Replace)?;
+        change.commit()?;
+        self.states.remember(content, state);
+        Ok(lists)
+    }
+
+    fn sign_list(
         &self,
         authority: &CertificateAuthority,
         signatory: Signatory,
         lifetime: Option<Lifetime>,
         state: &mut State,
-    ) -> Result<SignedList, PkiError> {
+    ) -> Result<(SignedList, String), PkiError> {
         let name = signatory.name;
         let lifetime = lifetime.unwrap_or_else(|| self.list_lifetime(name));
         if lifetime > revocation::LONGEST {
@@ -99,7 +135,6 @@ impl Pki {
         }
         let now = unix_now();
         let number = state.take_number(signatory);
-        self.states.write(&self.layout().state(), state)?;
         let list = RevocationList {
             number,
             this_update: now,
@@ -114,44 +149,38 @@ impl Pki {
         let pem = authority
             .sign_list(&list, now)
             .map_err(PkiError::authority(&signing))?;
-        let path = self.layout().crl(name);
-        let content = self.beside_the_other(&path, signatory, &pem);
-        store::write(
-            &path,
-            content.as_bytes(),
-            Audience::Public,
-            Existing::Replace,
-        )?;
-        Ok(SignedList {
+        let signed = SignedList {
             authority: name,
             generation: signatory.generation,
             issuer: self.certificate_of(signatory).facts().subject.clone(),
-            path,
+            path: self.layout().crl(name),
             number,
             this_update: now,
             next_update: list.next_update(),
             entries: list.entries.len(),
-        })
+        };
+        Ok((signed, pem))
     }
 
-    /// A list, and that of the other generation as it stands in the file.
-    fn beside_the_other(&self, path: &Path, signatory: Signatory, pem: &str) -> String {
-        let is_present = signatory.generation == self.generation;
-        let other = match self.earlier_signatory(signatory.name) {
-            None => return pem.to_owned(),
-            Some(earlier) if is_present => earlier,
-            Some(_) => self.present(signatory.name),
-        };
-        // A file that does not read is about to be replaced by one that does.
-        let kept = store::read(path)
-            .ok()
-            .and_then(|content| list_of(&content, self.certificate_of(other).subject_der()))
-            .unwrap_or_default();
-        if is_present {
-            format!("{pem}{kept}")
-        } else {
-            format!("{kept}{pem}")
-        }
+    /// The content of a file of lists: those that are signed now, and that of the
+    /// other generation as it stands in the file.
+    fn with_the_others(&self, name: AuthorityName, signed: &[(Signatory, String)]) -> String {
+        self.signatories(name)
+            .map(|signatory| {
+                let new = signed.iter().find(|(known, _)| *known == signatory);
+                match new {
+                    Some((_, pem)) => pem.clone(),
+                    // A file that does not read is about to be replaced by one that
+                    // does.
+                    None => store::read(&self.layout().crl(name))
+                        .ok()
+                        .and_then(|content| {
+                            list_of(&content, self.certificate_of(signatory).subject_der())
+                        })
+                        .unwrap_or_default(),
+                }
+            })
+            .collect()
     }
 }
 

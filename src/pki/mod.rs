@@ -19,7 +19,8 @@
 //!  ├─ key                     PKCS#8 files, plain or sealed with a passphrase
 //!  ├─ inventory, records      inventory.db: every certificate that was signed
 //!  ├─ state                   pki.toml: list numbers, revoked certificates
-//!  └─ store                   exclusive, durable, locked files
+//!  ├─ transaction             several files that change together or not at all
+//!  └─ store                   exclusive, durable files
 //! ```
 //!
 //! For other commands of this program:
@@ -74,6 +75,11 @@ pub mod revoking;
 pub mod rotating;
 pub mod state;
 pub mod store;
+mod transaction;
+mod unsettled;
+
+#[cfg(test)]
+mod kill_tests;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -131,10 +137,10 @@ pub enum PkiError {
         .0.display(), .0.display()
     )]
     NoAuthority(PathBuf),
-    /// Creating the authority was interrupted.
+    /// There are keys of an authority, and nothing that says what they are for.
     #[error(
-        "the authority in {} is incomplete: creating it was interrupted; \
-         run pki init again with --force",
+        "the authority in {} is incomplete: its pki.toml is missing; restore it from a backup, or \
+         begin anew with pki init --force",
         .0.display()
     )]
     Incomplete(PathBuf),
@@ -253,7 +259,7 @@ impl PkiError {
         )
     }
 
-    fn authority(path: &Path) -> impl FnOnce(AuthorityError) -> Self {
+    fn authority(path: &Path) -> impl FnOnce(AuthorityError) -> Self + use<> {
         let path = path.to_owned();
         move |error| Self::Authority { path, error }
     }

@@ -11,7 +11,7 @@ use super::directory::{Pki, unix_now};
 use super::inventory::{self, Cause, Entry, Filter, Inventory, NewEntry};
 use super::revoking::Status;
 use super::state::{self, IssuedRecord};
-use super::store::Lock;
+use crate::directory_lock::DirectoryLock;
 
 /// Leaves that are read at once where all are gone through.
 const PAGE: u32 = 2_000;
@@ -111,7 +111,11 @@ impl Pki {
             .collect()
     }
 
-    fn take_over_journal(&self, inventory: &mut Inventory, _: &Lock) -> Result<(), PkiError> {
+    fn take_over_journal(
+        &self,
+        inventory: &mut Inventory,
+        _: &DirectoryLock,
+    ) -> Result<(), PkiError> {
         let journal = self.layout().journal();
         // Another process may have done it while this one waited for the lock.
         let records = state::read_issued(&journal)?;

@@ -1,14 +1,13 @@
 //! Revoking certificates.
 //!
-//! A part of [`Pki`]; lists are published by `lists`. A revocation is recorded before the list that
-//! says so is written, so that a crash in between loses nothing: the next list
-//! has it.
+//! A part of [`Pki`]; lists are published by `lists`. Revocations are recorded and the lists that say
+//! so are published in one [`super::transaction`], so that after a crash there are both or neither.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::directory::{Pki, unix_now};
-use super::inventory::{Entry, Filter};
+use super::inventory::{Entry, Filter, Inventory};
 use super::lists::SignedList;
 use super::revocation::{RevocationReason, normalized_serial};
 use super::state::{AuthorityName, RevokedCertificate, Signatory, State};
@@ -99,20 +98,27 @@ impl Pki {
                 authorities.push((*signatory, self.load(*signatory)?));
             }
         }
-        let mut inventory = self.inventory()?;
-        let _lock = self.layout().lock()?;
+        let lock = self.layout().lock()?;
         let mut state = self.current_state()?;
         let revoked = record_all(&mut state, found, unix_now(), reason);
-        let mut lists = Vec::with_capacity(authorities.len());
-        for (signatory, authority) in &authorities {
-            lists.push(self.publish(authority, *signatory, None, &mut state)?);
-        }
-        for (signatory, _) in &authorities {
-            let key = self.certificate_of(*signatory).key_identifier_hex();
-            let entries = revoked.iter().map(|revoked| &revoked.entry);
-            inventory.mark_revoked(&key, entries.filter(|entry| entry.is_of(*signatory)))?;
-        }
+        let lists = self.publish(&authorities, None, &mut state, &lock)?;
+        drop(lock);
+        // The copy is for searching. If it fails, or a kill prevents it, the next
+        // command that opens the inventory makes up for it (`copy_revocations`); the
+        // certificates are revoked all the same.
+        let _ = self.mark_revoked(&revoked);
         Ok(Revocation { revoked, lists })
+    }
+
+    /// Copies revocations to the inventory.
+    fn mark_revoked(&self, revoked: &[Revoked]) -> Result<(), PkiError> {
+        let mut inventory = Inventory::open(&self.layout().inventory())?;
+        for signatory in self.issuers() {
+            let key = self.certificate_of(signatory).key_identifier_hex();
+            let entries = revoked.iter().map(|revoked| &revoked.entry);
+            inventory.mark_revoked(&key, entries.filter(|entry| entry.is_of(signatory)))?;
+        }
+        Ok(())
     }
 
     /// What a target stands for: serial numbers and who signed each; at least one.

@@ -1,12 +1,11 @@
 //! Replacing root and intermediate in stages: prepare, then retire.
 //!
-//! A part of [`Pki`]. `prepare` makes a new generation in `next/` and writes into
-//! `pki.toml` that it shall be the present one; from then on every process that
-//! finds it unfinished completes it, so that a crash at any point leaves the old
-//! generation or both. The present one moves to `earlier/` and stays trusted
-//! until `retire` moves it to `retired/`. Keys are never destroyed here.
+//! A part of [`Pki`]. `prepare` makes a new generation; the present one moves to
+//! `earlier/` and stays trusted until `retire` moves it to `retired/`. Either is one
+//! [`Transaction`], so that a crash at any point leaves the state before or the one
+//! after. Keys are never destroyed here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::authority::{AuthorityKind, CertificateAuthority};
 use super::creating::new_intermediate;
@@ -17,9 +16,11 @@ use super::layout::Layout;
 use super::lifetime::Lifetime;
 use super::lists::list_of;
 use super::revocation::RevocationList;
-use super::state::{AuthorityName, CrlNumbers, Generation, State, StateCache};
+use super::state::{AuthorityName, CrlNumbers, Generation, State};
 use super::store::{self, Audience, Existing};
+use super::transaction::{Scope, Transaction};
 use super::{AuthorityCertificate, PkiError, certificates};
+use crate::directory_lock::DirectoryLock;
 
 /// What can be chosen about a new generation.
 #[derive(Debug, Clone, Copy, Default)]
@@ -82,18 +83,18 @@ impl Pki {
             KeyProtection::Plain
         };
         let lock = self.layout().lock()?;
-        let mut state = State::read(&self.layout().state())?;
+        let mut state = self.states.read(&self.layout().state())?;
         if let Some(earlier) = state.earlier {
             return Err(PkiError::RotationUnderWay(earlier.generation));
         }
         if self.layout().earlier().directory().exists() {
-            // Retiring it was interrupted, or the authority was replaced.
+            // The authority that it belonged to was replaced. Nothing reads it any more,
+            // so a kill after this step is harmless.
             put_aside(self.layout(), state.generation.previous())?;
         }
-        let numbers = self.make_next(options, &protection)?;
-        state.rotate(numbers);
-        state.write(&self.layout().state())?;
-        settle(self.layout(), &mut state)?;
+        let made = self.make_generation(options)?;
+        state.rotate(made.numbers);
+        self.put_in_place(&made, &protection, &state, &lock)?;
         drop(lock);
         self.reopen()
     }
@@ -151,23 +152,28 @@ impl Pki {
         if live > 0 && !force {
             return Err(PkiError::StillInUse(live));
         }
-        // Repeating any of this is harmless; pki.toml, last, ends it.
+        state.retire();
+        let directory = retired_directory(self.layout(), generation);
+        let lists = self.layout().lists();
+        let mut change = Transaction::begin(self.layout(), Scope::Authority, &[lists], &lock)?;
         let trusted: String = certificates::read(&self.layout().trust())?
             .iter()
             .filter(|root| *root != earlier.root.der())
             .map(certificates::pem)
             .collect();
-        replace(&self.layout().trust(), &trusted)?;
+        stage_public(&mut change, &self.layout().trust(), trusted.as_bytes())?;
         for name in self.authorities() {
             let path = self.layout().crl(*name);
             let subject = self.authority(*name).subject_der();
             if let Some(list) = list_of(&store::read(&path)?, subject) {
-                replace(&path, &list)?;
+                stage_public(&mut change, &path, list.as_bytes())?;
             }
         }
-        state.retire();
-        state.write(&self.layout().state())?;
-        let directory = put_aside(self.layout(), generation)?;
+        let path = self.layout().state();
+        stage_public(&mut change, &path, &state.to_file(&path)?)?;
+        let earlier = self.layout().earlier();
+        change.rename(earlier.directory().to_owned(), directory.clone());
+        change.commit()?;
         drop(lock);
         self.reopen()?;
         Ok(Retired {
@@ -177,7 +183,8 @@ impl Pki {
         })
     }
 
-    /// Ends a retirement that was interrupted after its last decision.
+    /// Puts a generation aside that no longer counts: one that an earlier version did
+    /// not finish retiring, or of an authority that was replaced.
     fn finish_retiring(&self) -> Result<Retired, PkiError> {
         let _lock = self.layout().lock()?;
         let state = self.current_state()?;
@@ -201,16 +208,8 @@ impl Pki {
         Ok(())
     }
 
-    /// Writes a new generation and its first lists to `next/`, in place of what
-    /// an interrupted attempt left there.
-    fn make_next(
-        &self,
-        options: &RotationOptions,
-        protection: &KeyProtection,
-    ) -> Result<CrlNumbers, PkiError> {
-        let next = self.layout().next();
-        store::remove_directory(next.directory())?;
-        store::create_directory(&next.directory().join("crl"))?;
+    /// Makes a new generation and its first lists, in memory only.
+    fn make_generation(&self, options: &RotationOptions) -> Result<NewGeneration, PkiError> {
         let now = unix_now();
         let root_only = self.intermediate.is_none();
         let kind = AuthorityKind {
@@ -218,126 +217,128 @@ impl Pki {
             lifetime: options.root_lifetime,
             path_length: root_only.then_some(0),
         };
-        let failed = |name| {
-            let path = self.layout().certificate(name);
-            move |error| PkiError::Authority { path, error }
-        };
+        let failed = |name| PkiError::authority(&self.layout().certificate(name));
         let root = CertificateAuthority::new_root_as(self.trust_domain(), &kind, now)
             .map_err(failed(AuthorityName::Root))?;
-        let mut made = vec![(AuthorityName::Root, &root)];
-        let intermediate;
-        if !root_only {
+        let intermediate = if root_only {
+            None
+        } else {
             let lifetime = options.intermediate_lifetime;
-            intermediate =
-                new_intermediate(&root, &self.profiles, options.algorithm, lifetime, now)
-                    .map_err(failed(AuthorityName::Intermediate))?;
-            made.push((AuthorityName::Intermediate, &intermediate));
-        }
+            let made = new_intermediate(&root, &self.profiles, options.algorithm, lifetime, now)
+                .map_err(failed(AuthorityName::Intermediate))?;
+            Some((AuthorityName::Intermediate, made))
+        };
         let mut numbers = CrlNumbers::default();
-        for (name, authority) in made {
-            key::stage(
-                &next.key(name),
-                authority.key(),
-                protection,
-                Existing::Refuse,
-            )?
-            .place()?;
-            let pem = certificates::pem(authority.certificate().der());
-            replace(&next.certificate(name), &pem)?;
+        let mut members = Vec::new();
+        for (name, authority) in [Some((AuthorityName::Root, root)), intermediate]
+            .into_iter()
+            .flatten()
+        {
             let list = RevocationList {
                 number: numbers.take_next(name),
                 this_update: now,
                 lifetime: self.list_lifetime(name),
                 entries: Vec::new(),
             };
-            let pem = authority.sign_list(&list, now).map_err(failed(name))?;
-            replace(&next.crl(name), &pem)?;
+            let list = authority.sign_list(&list, now).map_err(failed(name))?;
+            members.push(Member {
+                name,
+                authority,
+                list,
+            });
         }
-        Ok(numbers)
+        Ok(NewGeneration { members, numbers })
     }
-}
 
-/// The state, after completing a rotation that was interrupted.
-pub(super) fn settled_state(layout: &Layout, states: &StateCache) -> Result<State, PkiError> {
-    let state = states.read(&layout.state())?;
-    if !state.unsettled {
-        return Ok(state);
-    }
-    let _lock = layout.lock()?;
-    // Another process may have done it while this one waited for the lock.
-    let mut state = State::read(&layout.state())?;
-    if state.unsettled {
-        settle(layout, &mut state)?;
-    }
-    Ok(state)
-}
-
-/// Puts everything of `next/` in its place. Each step can be repeated, and none
-/// takes anything away before its successor is there.
-fn settle(layout: &Layout, state: &mut State) -> Result<(), PkiError> {
-    let (next, earlier) = (layout.next(), layout.earlier());
-    // Trusted first, issuing last.
-    let new_root = next.certificate(AuthorityName::Root);
-    if new_root.exists() {
+    /// Trusted first, issuing last; nothing is taken away before its successor is
+    /// there.
+    fn put_in_place(
+        &self,
+        made: &NewGeneration,
+        protection: &KeyProtection,
+        state: &State,
+        lock: &DirectoryLock,
+    ) -> Result<(), PkiError> {
+        let (layout, earlier) = (self.layout(), self.layout().earlier());
+        let mut change = Transaction::begin(layout, Scope::Authority, &[layout.lists()], lock)?;
         let mut trusted = certificates::read(&layout.trust())?;
-        for root in certificates::read(&new_root)? {
-            if !trusted.contains(&root) {
-                trusted.push(root);
+        for member in &made.members {
+            let certificate = member.authority.certificate().der();
+            if member.name == AuthorityName::Root && !trusted.contains(certificate) {
+                trusted.push(certificate.clone());
             }
         }
         let trusted: String = trusted.iter().map(certificates::pem).collect();
-        replace(&layout.trust(), &trusted)?;
-    }
-    for name in AuthorityName::ALL {
-        if next.crl(name).exists() {
-            let mut lists = store::read(&next.crl(name))?;
-            let present = store::read(&layout.crl(name))?;
-            if !present.starts_with(&lists) {
-                lists.extend(present);
-                let path = layout.crl(name);
-                store::write(&path, &lists, Audience::Public, Existing::Replace)?;
-            }
-            store::remove(&next.crl(name))?;
+        stage_public(&mut change, &layout.trust(), trusted.as_bytes())?;
+        for member in &made.members {
+            let path = layout.crl(member.name);
+            let mut lists = member.list.clone().into_bytes();
+            lists.extend(store::read(&path)?);
+            stage_public(&mut change, &path, &lists)?;
         }
-    }
-    store::create_directory(earlier.directory())?;
-    for name in AuthorityName::ALL {
-        for file in [Layout::certificate, Layout::key] {
-            let (new, place, old) = (file(&next, name), file(layout, name), file(&earlier, name));
-            if new.exists() {
-                // A root's key may be kept elsewhere.
-                if place.exists() && !old.exists() {
-                    store::rename(&place, &old)?;
-                }
-                store::rename(&new, &place)?;
-            }
+        for Member {
+            name, authority, ..
+        } in &made.members
+        {
+            let certificate = certificates::pem(authority.certificate().der());
+            change.stage_and_keep(
+                &layout.certificate(*name),
+                certificate.as_bytes(),
+                Audience::Public,
+                earlier.certificate(*name),
+            )?;
+            // There may be none to keep: a root's key may be kept elsewhere.
+            let key = key::to_pem(authority.key(), protection)?;
+            change.stage_and_keep(
+                &layout.key(*name),
+                key.as_bytes(),
+                Audience::Owner,
+                earlier.key(*name),
+            )?;
         }
+        let path = layout.state();
+        stage_public(&mut change, &path, &state.to_file(&path)?)?;
+        Ok(change.commit()?)
     }
-    state.unsettled = false;
-    state.write(&layout.state())?;
-    store::remove_directory(next.directory())?;
-    Ok(())
+}
+
+/// A generation that is made and not yet in its place.
+struct NewGeneration {
+    /// The root first.
+    members: Vec<Member>,
+    /// The numbers of its first lists.
+    numbers: CrlNumbers,
+}
+
+struct Member {
+    name: AuthorityName,
+    authority: CertificateAuthority,
+    /// Its first list, in PEM form.
+    list: String,
+}
+
+pub(super) fn stage_public(
+    change: &mut Transaction,
+    path: &Path,
+    content: &[u8],
+) -> Result<(), PkiError> {
+    Ok(change.stage(path, content, Audience::Public, Existing::Replace)?)
 }
 
 /// Moves `earlier/` below `retired/`, in one step.
 fn put_aside(layout: &Layout, generation: Generation) -> Result<PathBuf, PkiError> {
-    let retired = layout.retired();
-    store::create_directory(&retired)?;
-    // The number may be taken by an authority that was replaced.
-    let directory = (generation.number()..=u32::MAX)
-        .map(|number| retired.join(number.to_string()))
-        .find(|directory| !directory.exists())
-        .unwrap_or(retired);
+    let directory = retired_directory(layout, generation);
+    store::create_directory(&layout.retired())?;
     store::rename(layout.earlier().directory(), &directory)?;
     Ok(directory)
 }
 
-fn replace(path: &std::path::Path, content: &str) -> Result<(), PkiError> {
-    let content = content.as_bytes();
-    Ok(store::write(
-        path,
-        content,
-        Audience::Public,
-        Existing::Replace,
-    )?)
+/// Where a generation goes. Its number may be taken by an authority that was
+/// replaced.
+fn retired_directory(layout: &Layout, generation: Generation) -> PathBuf {
+    let retired = layout.retired();
+    (generation.number()..=u32::MAX)
+        .map(|number| retired.join(number.to_string()))
+        .find(|directory| !directory.exists())
+        .unwrap_or(retired)
 }

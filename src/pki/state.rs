@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::revocation::RevocationReason;
-use super::store::{self, Audience, Existing, StoreError};
+use super::store::{self, StoreError};
 use crate::identity::TrustDomain;
 
 /// The newest version this program knows; newer ones are refused, not guessed at.
@@ -165,7 +165,8 @@ pub(super) struct State {
     pub(super) root_only: bool,
     #[serde(default, skip_serializing_if = "Generation::is_first")]
     pub(super) generation: Generation,
-    /// A rotation was decided and its files are not all in their places.
+    /// An earlier version began a rotation and did not complete it; see
+    /// [`super::unsettled`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) unsettled: bool,
     pub(super) crl_number: CrlNumbers,
@@ -229,8 +230,7 @@ impl State {
         }
     }
 
-    /// Makes the present generation the earlier one. From the moment this is
-    /// written, the rotation is going to be completed.
+    /// Makes the present generation the earlier one.
     pub(super) fn rotate(&mut self, crl_number: CrlNumbers) {
         self.earlier = Some(EarlierState {
             generation: self.generation,
@@ -239,7 +239,6 @@ impl State {
         self.version = self.version.max(WITH_GENERATIONS);
         self.generation = self.generation.next();
         self.crl_number = crl_number;
-        self.unsettled = true;
     }
 
     /// Forgets the earlier generation and its revocations.
@@ -284,18 +283,13 @@ impl State {
         read
     }
 
-    pub(super) fn write(&self, path: &Path) -> Result<(), StateError> {
-        self.write_text(path).map(|_| ())
-    }
-
-    fn write_text(&self, path: &Path) -> Result<Vec<u8>, StateError> {
+    /// The content of the file; `path` is for error messages.
+    pub(super) fn to_file(&self, path: &Path) -> Result<Vec<u8>, StateError> {
         let text = toml::to_string(self).map_err(|error| StateError::Damaged {
             path: path.to_owned(),
             why: error.to_string(),
         })?;
-        let content = format!("{HEADER}{text}").into_bytes();
-        store::write(path, &content, Audience::Public, Existing::Replace)?;
-        Ok(content)
+        Ok(format!("{HEADER}{text}").into_bytes())
     }
 }
 
@@ -319,12 +313,10 @@ impl StateCache {
         }
     }
 
-    /// Replaces the file.
-    pub(super) fn write(&self, path: &Path, state: &State) -> Result<(), StateError> {
-        let content = state.write_text(path)?;
+    /// Remembers what was written to the file.
+    pub(super) fn remember(&self, content: Vec<u8>, state: &State) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Some((content, state.clone()));
-        Ok(())
     }
 }
 
@@ -385,7 +377,20 @@ pub(super) fn read_issued(path: &Path) -> Result<Vec<IssuedRecord>, StateError> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::store::{Audience, Existing};
     use super::*;
+
+    impl State {
+        fn write(&self, path: &Path) -> Result<(), StateError> {
+            let content = self.to_file(path)?;
+            Ok(store::write(
+                path,
+                &content,
+                Audience::Public,
+                Existing::Replace,
+            )?)
+        }
+    }
 
     #[test]
     fn state_survives_a_round_trip() {
@@ -434,14 +439,16 @@ mod tests {
         let path = directory.path().join("pki.toml");
         let mut state = State::new(TrustDomain::parse("example.org").unwrap(), true);
         let (cache, other) = (StateCache::default(), StateCache::default());
-        cache.write(&path, &state).unwrap();
+        state.write(&path).unwrap();
+        cache.remember(state.to_file(&path).unwrap(), &state);
         assert_eq!(cache.read(&path).unwrap(), state);
         assert_eq!(other.read(&path).unwrap(), state);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("version = 3") && text.contains("root_only = true"));
         state.crl_number.take_next(AuthorityName::Root);
-        other.write(&path, &state).unwrap();
+        state.write(&path).unwrap();
         assert_eq!(cache.read(&path).unwrap(), state);
+        assert_eq!(other.read(&path).unwrap(), state);
     }
 
     #[test]

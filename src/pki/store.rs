@@ -1,31 +1,30 @@
-//! Files of an authority: safe names, exclusive creation, durable replacement,
-//! one process at a time.
+//! Files of an authority: safe names, exclusive creation, durable replacement.
 //!
 //! A file is written aside with its final mode, synced, put in place in one
 //! step, and its directory synced, so that readers and crashes see the old
-//! content or the new one, never a part. This module knows nothing about
-//! certificates.
+//! content or the new one, never a part. Operations on several files are
+//! [`super::transaction`]s. This module knows nothing about certificates.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{File, Permissions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tempfile::TempPath;
 
+use crate::directory_lock::LockError;
+use crate::file_read;
 use crate::identity::text::printable;
+use crate::kill_point::kill_point;
 
 /// Largest file that is read: no certificate, key or list of names is larger.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 
-/// How long to wait for another process to finish with the directory.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
-
 /// How the names of files begin that are written aside.
-const ASIDE_PREFIX: &str = ".countersign-pki-";
+pub(super) const ASIDE_PREFIX: &str = ".countersign-pki-";
 
 /// What could not be done with which file.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +42,20 @@ pub enum StoreError {
         /// The system's reason.
         error: io::Error,
     },
+    /// Something else than a file is in its place.
+    #[error("cannot use {}: {error}; put the file there that belongs there", .path.display())]
+    NotRegular {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        error: io::Error,
+    },
     /// The file is larger than anything this program would have written.
     #[error("{} is larger than {MAX_FILE} bytes", .0.display())]
     TooLarge(PathBuf),
-    /// Another process holds the directory.
-    #[error("another countersign process is busy in {}; try again when it is done", .0.display())]
-    Busy(PathBuf),
+    /// The directory cannot be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
 }
 
 impl StoreError {
@@ -119,26 +126,35 @@ pub(super) enum Audience {
 }
 
 /// What to do when the file is there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Existing {
     Refuse,
     Replace,
 }
 
-/// Reads a whole file.
+/// Reads a whole file of the authority's, which is a regular one.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, StoreError> {
-    let file = File::open(path).map_err(StoreError::io("open", path))?;
-    let mut content = Vec::new();
-    file.take(MAX_FILE + 1)
-        .read_to_end(&mut content)
-        .map_err(StoreError::io("read", path))?;
-    if content.len() as u64 > MAX_FILE {
-        return Err(StoreError::TooLarge(path.to_owned()));
-    }
-    Ok(content)
+    file_read::read_regular(path, MAX_FILE).map_err(unread(path))
 }
 
-/// Writes a file so that it is there as a whole or not at all.
+/// Reads a whole file that an operator named, or a pipe.
+pub(super) fn read_named(path: &Path) -> Result<Vec<u8>, StoreError> {
+    file_read::read_named(path, MAX_FILE).map_err(unread(path))
+}
+
+fn unread(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |error| match error.kind() {
+        io::ErrorKind::FileTooLarge => StoreError::TooLarge(path),
+        _ if file_read::is_not_regular(&error) => StoreError::NotRegular { path, error },
+        _ => StoreError::io("read", &path)(error),
+    }
+}
+
+/// Writes a file so that it is there as a whole or not at all. A process that is killed
+/// may leave a file `.countersign-pki-…` beside it, which is never read: no directory
+/// of an authority is written to in this way.
 pub(super) fn write(
     path: &Path,
     content: &[u8],
@@ -164,14 +180,17 @@ impl Staged {
         audience: Audience,
         existing: Existing,
     ) -> Result<Self, StoreError> {
-        Self::written(path, content, audience, existing, true)
+        Self::written(path, content, audience, existing, ASIDE_PREFIX, true)
     }
 
-    fn written(
+    /// Under a name that begins with `prefix`. Without `sync` it is not durable
+    /// yet.
+    pub(super) fn written(
         path: &Path,
         content: &[u8],
         audience: Audience,
         existing: Existing,
+        prefix: &str,
         sync: bool,
     ) -> Result<Self, StoreError> {
         // Fails early; putting it in place checks again.
@@ -183,11 +202,13 @@ impl Staged {
             Audience::Public => 0o644,
         };
         // `tempfile` creates exclusively, with the mode from the first moment on.
+        kill_point();
         let mut aside = tempfile::Builder::new()
-            .prefix(ASIDE_PREFIX)
+            .prefix(prefix)
             .permissions(Permissions::from_mode(mode))
             .tempfile_in(parent(path))
             .map_err(StoreError::io("create", path))?;
+        kill_point();
         aside
             .write_all(content)
             .and_then(|()| match sync {
@@ -204,27 +225,63 @@ impl Staged {
     }
 
     pub(super) fn place(self) -> Result<(), StoreError> {
-        let path = self.path.clone();
-        self.place_unsynced()?;
-        sync_directory(parent(&path))
+        kill_point();
+        rename_into_place(self.aside, &self.path, self.existing).map_err(|(_, error)| error)?;
+        kill_point();
+        sync_directory(parent(&self.path))
     }
 
-    /// Without syncing the directory, which the caller does once for many.
-    pub(super) fn place_unsynced(self) -> Result<(), StoreError> {
-        let Self {
-            aside,
-            path,
-            existing,
-        } = self;
-        let placed = match existing {
-            Existing::Refuse => aside.persist_noclobber(&path),
-            Existing::Replace => aside.persist(&path),
-        };
-        placed.map_err(|failure| match failure.error.kind() {
-            io::ErrorKind::AlreadyExists => StoreError::Exists(path.clone()),
-            _ => StoreError::io("create", &path)(failure.error),
-        })
+    /// The name it has in its directory until it is in its place.
+    pub(super) fn name(&self) -> &std::ffi::OsStr {
+        self.aside.file_name().unwrap_or_default()
     }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) const fn existing(&self) -> Existing {
+        self.existing
+    }
+
+    /// Leaves it aside, for [`place_unsynced`].
+    pub(super) fn leave_aside(self) {
+        // Elsewhere than on Unix this could fail.
+        let _ = self.aside.keep();
+    }
+}
+
+/// Puts a file in its place that was written aside, without syncing its directory.
+/// When that fails the file stays aside.
+pub(super) fn place_unsynced(
+    aside: &Path,
+    path: &Path,
+    existing: Existing,
+) -> Result<(), StoreError> {
+    let failed = StoreError::io("rename", aside);
+    let aside = TempPath::try_from_path(aside).map_err(failed)?;
+    rename_into_place(aside, path, existing).map_err(|(aside, error)| {
+        let _ = aside.keep();
+        error
+    })
+}
+
+fn rename_into_place(
+    aside: TempPath,
+    path: &Path,
+    existing: Existing,
+) -> Result<(), (TempPath, StoreError)> {
+    let placed = match existing {
+        Existing::Refuse => aside.persist_noclobber(path),
+        Existing::Replace => aside.persist(path),
+    };
+    placed.map_err(|failure| {
+        let error = match failure.error.kind() {
+            io::ErrorKind::AlreadyExists => StoreError::Exists(path.to_owned()),
+            _ => StoreError::io("create", path)(failure.error),
+        };
+        (failure.path, error)
+    })
 }
 
 /// Makes many files durable at once, where that is cheaper than one by one.
@@ -252,18 +309,6 @@ impl Barrier {
         Ok(Self { systems })
     }
 
-    /// Writes a file aside, below one of the directories. It is durable after
-    /// [`Barrier::sync`] only.
-    pub(super) fn stage(
-        &self,
-        path: &Path,
-        content: &[u8],
-        audience: Audience,
-        existing: Existing,
-    ) -> Result<Staged, StoreError> {
-        Staged::written(path, content, audience, existing, !Self::SYNCS)
-    }
-
     /// Waits until everything that was staged is on the disk.
     #[cfg(target_os = "linux")]
     pub(super) fn sync(&self) -> Result<(), StoreError> {
@@ -273,8 +318,9 @@ impl Barrier {
         })
     }
 
+    /// Whether files need not be synced one by one.
     #[cfg(target_os = "linux")]
-    const SYNCS: bool = true;
+    pub(super) const SYNCS: bool = true;
 
     /// There is no such call here: each file was synced when it was written.
     #[cfg(not(target_os = "linux"))]
@@ -288,7 +334,7 @@ impl Barrier {
     }
 
     #[cfg(not(target_os = "linux"))]
-    const SYNCS: bool = false;
+    pub(super) const SYNCS: bool = false;
 }
 
 /// Fails when something stands at `path`, even a dangling link.
@@ -302,17 +348,21 @@ pub(super) fn refuse_existing(path: &Path) -> Result<(), StoreError> {
 
 /// Renames a file durably.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    kill_point();
     std::fs::rename(from, to).map_err(StoreError::io("rename", from))?;
+    kill_point();
     sync_directory(parent(to))
 }
 
 /// Creates a directory and its parents; one that is there already is fine.
 pub(super) fn create_directory(path: &Path) -> Result<(), StoreError> {
+    kill_point();
     std::fs::create_dir_all(path).map_err(StoreError::io("create directory", path))
 }
 
 /// Removes a file if it is there.
 pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    kill_point();
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::io("remove", path)(error))
@@ -323,6 +373,7 @@ pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
 
 /// Removes a directory and what is in it, if it is there.
 pub(super) fn remove_directory(path: &Path) -> Result<(), StoreError> {
+    kill_point();
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::io("remove", path)(error))
@@ -345,9 +396,8 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
         .map_err(StoreError::io("sync directory", path))
 }
 
-/// Removes what a killed process left written aside. Only under the lock, and
-/// only where everything is written under the lock.
-pub(super) fn sweep(directory: &Path) {
+/// Removes the files of a directory whose names begin with `prefix`.
+pub(super) fn sweep(directory: &Path, prefix: &str) {
     let Ok(entries) = std::fs::read_dir(directory) else {
         return;
     };
@@ -355,45 +405,11 @@ pub(super) fn sweep(directory: &Path) {
         if entry
             .file_name()
             .as_encoded_bytes()
-            .starts_with(ASIDE_PREFIX.as_bytes())
+            .starts_with(prefix.as_bytes())
         {
+            kill_point();
             // Tidying up must not keep anybody from their work.
             let _ = std::fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// Holds a directory for one process until dropped.
-#[derive(Debug)]
-pub(super) struct Lock {
-    /// The operating system unlocks when this is closed, however the process ends.
-    _file: File,
-}
-
-impl Lock {
-    /// Waits a while for the directory's lock file.
-    pub(super) fn acquire(directory: &Path) -> Result<Self, StoreError> {
-        let path = directory.join(".lock");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(StoreError::io("open", &path))?;
-        let deadline = Instant::now() + LOCK_PATIENCE;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(StoreError::Busy(directory.to_owned()));
-                }
-                Err(TryLockError::Error(error)) => {
-                    return Err(StoreError::io("lock", &path)(error));
-                }
-            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `countersign pki init`.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -15,7 +15,7 @@ use crate::config;
 use crate::identity::TrustDomain;
 use crate::pki::{
     AuthorityName, AuthorityOptions, ExistingRoot, KeyAlgorithm, KeyProtection, Layout, Lifetime,
-    Pki, PkiError, export,
+    Pki, PkiError,
 };
 
 const EXAMPLES: &str = "\
@@ -164,12 +164,15 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
                 KeyProtection::Passphrase(secret) => Some(secret.clone()),
             },
         }),
+        beside: match args.timer {
+            true => timer_units(args),
+            false => Vec::new(),
+        },
         overwrite: args.force,
         protection,
     };
     let pki = Pki::create_as(&args.dir, &args.trust_domain, &options).map_err(remedy)?;
     if args.timer {
-        write_timer(&pki, &args.dir, !args.no_passphrase).map_err(remedy)?;
         output.note(format_args!(
             "note: {0}/countersign-crl.{{service,timer}} are written; enable them with: systemctl \
              enable --now $(realpath {0}/countersign-crl.service {0}/countersign-crl.timer)",
@@ -181,9 +184,14 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
 }
 
 /// Units that sign the issuer's list anew each day, a seventh of its life.
-fn write_timer(pki: &Pki, dir: &Path, sealed: bool) -> Result<(), PkiError> {
+fn timer_units(args: &InitArgs) -> Vec<(PathBuf, String)> {
+    let dir = &args.dir;
+    let issuer = match args.root_only {
+        true => AuthorityName::Root,
+        false => AuthorityName::Intermediate,
+    };
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("countersign"));
-    let (credential, option) = if sealed {
+    let (credential, option) = if !args.no_passphrase {
         (
             "# Put the passphrase there, readable for root only.\n\
              LoadCredential=passphrase:/etc/countersign/ca.pass\n",
@@ -196,7 +204,7 @@ fn write_timer(pki: &Pki, dir: &Path, sealed: bool) -> Result<(), PkiError> {
         "[Unit]\nDescription=Sign the revocation list of {domain_dir} anew\n\n\
          [Service]\nType=oneshot\n{credential}\
          ExecStart={program} pki crl --dir {dir} --issuer {issuer}{option}\n",
-        issuer = pki.issuer().as_str(),
+        issuer = issuer.as_str(),
         domain_dir = unit_word(&absolute(dir)),
         program = unit_word(&program.to_string_lossy()),
         dir = unit_word(&absolute(dir)),
@@ -204,13 +212,10 @@ fn write_timer(pki: &Pki, dir: &Path, sealed: bool) -> Result<(), PkiError> {
     let timer = "[Unit]\nDescription=Keep the revocation list fresh\n\n\
         [Timer]\nOnCalendar=daily\nRandomizedDelaySec=1h\nPersistent=true\n\n\
         [Install]\nWantedBy=timers.target\n";
-    for (name, content) in [
-        ("countersign-crl.service", service.as_str()),
-        ("countersign-crl.timer", timer),
-    ] {
-        export::write(&dir.join(name), content.as_bytes(), false, true)?;
-    }
-    Ok(())
+    vec![
+        (dir.join("countersign-crl.service"), service),
+        (dir.join("countersign-crl.timer"), timer.to_owned()),
+    ]
 }
 
 /// One word of a unit file (systemd.syntax(7)).

@@ -322,6 +322,7 @@ fn sign_lists(
     }
     let authorities = chosen(args, &pki, output)?;
     let mut lists = Vec::with_capacity(authorities.len());
+    // One after the other: a kill in between leaves either list as it was or new.
     for authority in authorities {
         args.passphrase.unlock(&mut pki, *authority)?;
         lists.extend(pki.sign_lists(*authority, args.lifetime)?);

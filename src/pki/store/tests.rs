@@ -1,4 +1,4 @@
-//! Files: modes, exclusiveness, replacement, locks.
+//! Files: modes, exclusiveness, replacement, what is not one.
 
 use super::*;
 
@@ -75,33 +75,38 @@ fn errors_name_the_act_and_the_file() {
 }
 
 #[test]
-fn one_holds_the_lock_at_a_time() {
-    let directory = tempfile::tempdir().unwrap();
-    let counter = directory.path().join("counter");
-    std::fs::write(&counter, "0").unwrap();
-    std::thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let _lock = Lock::acquire(directory.path()).unwrap();
-                let count: u32 = std::fs::read_to_string(&counter).unwrap().parse().unwrap();
-                std::thread::sleep(Duration::from_millis(5));
-                std::fs::write(&counter, (count + 1).to_string()).unwrap();
-            });
-        }
-    });
-    assert_eq!(std::fs::read_to_string(&counter).unwrap(), "8");
-}
-
-#[test]
-fn what_a_killed_process_left_is_swept_up() {
+fn files_of_one_prefix_are_swept_up() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a");
     write(&path, b"kept", Audience::Public, Existing::Refuse).unwrap();
-    let staged = Staged::new(&path, b"x", Audience::Owner, Existing::Replace).unwrap();
-    std::mem::forget(staged);
+    for prefix in [".one-", ".other-"] {
+        let (owner, replace) = (Audience::Owner, Existing::Replace);
+        let staged = Staged::written(&path, b"x", owner, replace, prefix, true).unwrap();
+        assert!(staged.name().to_str().unwrap().starts_with(prefix));
+        staged.leave_aside();
+    }
+    assert_eq!(entries(directory.path()), 3);
+    sweep(directory.path(), ".one-");
     assert_eq!(entries(directory.path()), 2);
-    sweep(directory.path());
-    assert_eq!(entries(directory.path()), 1);
     assert_eq!(std::fs::read(&path).unwrap(), b"kept");
-    sweep(&directory.path().join("missing"));
+    sweep(&directory.path().join("missing"), ".one-");
+}
+
+#[test]
+fn only_regular_files_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    std::fs::write(&path, "x").unwrap();
+    assert_eq!(read(&path).unwrap(), b"x");
+    for other in [Path::new("/dev/zero"), directory.path()] {
+        let text = read(other).unwrap_err().to_string();
+        let place = other.display().to_string();
+        assert!(
+            text.starts_with(&format!("cannot use {place}: it is ")),
+            "{text}"
+        );
+    }
+    // What an operator names may be endless, and is not read to its end.
+    let endless = read_named(Path::new("/dev/zero")).unwrap_err();
+    assert!(matches!(endless, StoreError::TooLarge(_)));
 }
