@@ -12,6 +12,8 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::kill_point::kill_point;
+
 /// Secret bytes: redacted `Debug`, no `Display`, no `Serialize`, zeroized on drop.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
@@ -60,22 +62,39 @@ pub enum Existing {
 /// [`io::ErrorKind::AlreadyExists`] for [`Existing::Refuse`], or whatever the
 /// file system says.
 pub fn write_private(path: &Path, content: &[u8], existing: Existing) -> io::Result<()> {
+    write_private_by(path, content, existing, ".countersign-")
+}
+
+/// Like [`write_private`], under a name that begins with `prefix` until it is in its
+/// place: what a killed process left can be told from other files by that.
+///
+/// # Errors
+/// As [`write_private`].
+pub fn write_private_by(
+    path: &Path,
+    content: &[u8],
+    existing: Existing,
+    prefix: &str,
+) -> io::Result<()> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     // Removed again on every early return.
     let mut aside = tempfile::Builder::new()
-        .prefix(".countersign-")
+        .prefix(prefix)
         .permissions(Permissions::from_mode(0o600))
         .tempfile_in(directory)?;
+    kill_point();
     aside.write_all(content)?;
     aside.as_file().sync_all()?;
+    kill_point();
     match existing {
         Existing::Refuse => aside.persist_noclobber(path),
         Existing::Replace => aside.persist(path),
     }
     .map_err(|failure| failure.error)?;
+    kill_point();
     File::open(directory)?.sync_all()
 }
 

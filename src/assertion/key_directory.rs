@@ -13,8 +13,8 @@ use serde::Serialize;
 use super::key_error::KeyRingError;
 pub use super::key_error::MAX_KEYS;
 use super::key_files::{
-    create_directory, existing_records, load, lock, read_records, remove_keys, write_new_key,
-    write_records,
+    create_directory, existing_records, key_is_recorded, load, lock, read_records, remove_keys,
+    tidy, write_new_key, write_records,
 };
 use super::key_record::{self, KeyRecord, KeyState};
 use super::signing_key::{SigningAlgorithm, SigningKey, jwk_set};
@@ -99,6 +99,7 @@ pub fn add(
     };
     records.push(record.clone());
     write_records(directory, &records)?;
+    key_is_recorded(directory, &record.kid)?;
     remove_keys(directory, &expired)?;
     Ok(listed(&records, &record, now))
 }
@@ -157,6 +158,7 @@ pub fn revoke(directory: &Path, kid: &str, force: bool, now: u64) -> Result<Revo
 /// When there are none, or `ring.json` cannot be read.
 pub fn list(directory: &Path, now: u64) -> Result<Vec<ListedKey>, KeyRingError> {
     let records = existing_records(directory)?;
+    tidy(directory, &records);
     Ok(records
         .iter()
         .map(|record| listed(&records, record, now))
@@ -168,7 +170,7 @@ pub fn list(directory: &Path, now: u64) -> Result<Vec<ListedKey>, KeyRingError> 
 /// # Errors
 /// When there are no keys, or a file is unreadable or does not fit the others.
 pub fn jwks(directory: &Path, now: u64) -> Result<serde_json::Value, KeyRingError> {
-    existing_records(directory)?;
+    tidy(directory, &existing_records(directory)?);
     let stored = load(directory)?;
     let is_published = |key: &&SigningKey| {
         stored.records.iter().any(|record| {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::signing_key::SigningAlgorithm;
 use crate::crypto::ProviderFailed;
+use crate::directory_lock::LockError;
 
 /// The most keys that are in use at once.
 pub const MAX_KEYS: usize = 16;
@@ -48,6 +49,14 @@ pub enum KeyRingError {
         /// The system's reason.
         error: io::Error,
     },
+    /// Something else than a file is in its place.
+    #[error("cannot use {}: {error}; put the file there that belongs there", .path.display())]
+    NotRegular {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        error: io::Error,
+    },
     /// A file is there but cannot be understood.
     #[error("{}: {problem}", .path.display())]
     Malformed {
@@ -85,9 +94,9 @@ pub enum KeyRingError {
         /// Its algorithm.
         algorithm: SigningAlgorithm,
     },
-    /// Another process holds the directory.
-    #[error("another process is changing {}; try again when it is done", .0.display())]
-    Busy(PathBuf),
+    /// The directory cannot be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// No key could be made.
     #[error("cannot make a key: {0}")]
     Generate(#[from] ProviderFailed),

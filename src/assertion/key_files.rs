@@ -2,25 +2,27 @@
 //!
 //! `ring.json` is replaced in one step. A key's file is written before
 //! `ring.json` names it and removed after `ring.json` withdraws it, so that
-//! readers need no lock; those who change the directory hold one. What the
-//! records mean is the affair of `key_record`, what may be changed that of
-//! `key_directory`.
+//! readers need no lock; those who change the directory hold one. A process that is
+//! killed in between leaves an unused private key; the next command removes
+//! it ([`settle`]). What the records mean is the affair of `key_record`, what may be
+//! changed that of `key_directory`.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use pkcs8::{LineEnding, SecretDocument};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::key_error::KeyRingError;
 use super::key_record::KeyRecord;
 use super::signing_key::{SigningAlgorithm, SigningKey};
 use crate::crypto::{ProviderFailed, SigningKeyPair};
-use crate::secret::{self, Existing};
+use crate::directory_lock::DirectoryLock;
+use crate::file_read::{PrivateFile, is_not_regular, read_private};
+use crate::kill_point::kill_point;
+use crate::secret::{Existing, write_private_by};
 
 /// The file that says which keys there are.
 pub const RING_FILE: &str = "ring.json";
@@ -28,8 +30,12 @@ const FORMAT_VERSION: u32 = 1;
 const KEY_LABEL: &str = "PRIVATE KEY";
 /// No file of the directory is larger.
 const MAX_FILE: u64 = 1024 * 1024;
-/// How long to wait for another process to finish with the directory.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How the names of files begin that are written aside.
+const ASIDE_PREFIX: &str = ".countersign-keys-";
+/// How the name of the file begins that says which key is being made. A key of which
+/// `ring.json` knows nothing is removed only if there is such a file: without one,
+/// an operator may be copying the directory, with `ring.json` last.
+const MAKING_PREFIX: &str = ".making-";
 
 /// Everything that a directory holds.
 #[derive(Debug)]
@@ -76,7 +82,7 @@ fn read_key(
     warnings: &mut Vec<String>,
 ) -> Result<SigningKey, KeyRingError> {
     let path = key_path(directory, &record.kid);
-    let (content, mode) = read_file(&path)?;
+    let PrivateFile { content, mode } = read_file(&path)?;
     if mode & 0o077 != 0 {
         warnings.push(format!(
             "{}: others than its owner can read this private key (mode {:04o}); 0600 is right",
@@ -115,7 +121,7 @@ pub(super) fn read_records(directory: &Path) -> Result<Option<Vec<KeyRecord>>, K
     let path = directory.join(RING_FILE);
     let content = match read_file(&path) {
         Err(error) if error.is_missing_file() => return Ok(None),
-        other => other?.0,
+        other => other?.content,
     };
     let ring: RingFile =
         serde_json::from_slice(&content).map_err(|error| KeyRingError::malformed(&path, error))?;
@@ -156,10 +162,12 @@ pub(super) fn write_records(directory: &Path, records: &[KeyRecord]) -> Result<(
     let mut text = serde_json::to_string_pretty(&ring)
         .map_err(|error| KeyRingError::malformed(&path, error))?;
     text.push('\n');
-    secret::write_private(&path, text.as_bytes(), Existing::Replace)
+    write_private_by(&path, text.as_bytes(), Existing::Replace, ASIDE_PREFIX)
         .map_err(KeyRingError::io("write", &path))
 }
 
+/// Makes a key and its file; [`key_is_recorded`] has to follow once `ring.json` names
+/// it.
 pub(super) fn write_new_key(
     directory: &Path,
     algorithm: SigningAlgorithm,
@@ -170,10 +178,28 @@ pub(super) fn write_new_key(
         .map_err(|_| ProviderFailed)?
         .to_pem(KEY_LABEL, LineEnding::LF)
         .map_err(|_| ProviderFailed)?;
+    let path = making_path(directory, key.kid());
+    kill_point();
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(KeyRingError::io("create", &path))?;
+    // Its directory is synced with this one.
     let path = key_path(directory, key.kid());
-    secret::write_private(&path, pem.as_bytes(), Existing::Refuse)
+    write_private_by(&path, pem.as_bytes(), Existing::Refuse, ASIDE_PREFIX)
         .map_err(KeyRingError::io("write", &path))?;
     Ok(key.kid().to_owned())
+}
+
+/// A new key is there to stay.
+pub(super) fn key_is_recorded(directory: &Path, kid: &str) -> Result<(), KeyRingError> {
+    remove(&making_path(directory, kid))
+}
+
+fn making_path(directory: &Path, kid: &str) -> PathBuf {
+    directory.join(format!("{MAKING_PREFIX}{kid}"))
 }
 
 fn key_path(directory: &Path, kid: &str) -> PathBuf {
@@ -181,33 +207,29 @@ fn key_path(directory: &Path, kid: &str) -> PathBuf {
 }
 
 pub(super) fn remove_keys(directory: &Path, kids: &[String]) -> Result<(), KeyRingError> {
-    for path in kids.iter().map(|kid| key_path(directory, kid)) {
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(KeyRingError::io("remove", &path)(error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    kids.iter()
+        .try_for_each(|kid| remove(&key_path(directory, kid)))
 }
 
-/// A file's content and mode.
-fn read_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), KeyRingError> {
-    let file = File::open(path).map_err(KeyRingError::io("open", path))?;
-    let mode = file
-        .metadata()
-        .map_err(KeyRingError::io("look at", path))?
-        .permissions()
-        .mode();
-    let mut content = Zeroizing::new(Vec::new());
-    file.take(MAX_FILE + 1)
-        .read_to_end(&mut content)
-        .map_err(KeyRingError::io("read", path))?;
-    if content.len() as u64 > MAX_FILE {
-        return Err(KeyRingError::malformed(path, "this file is too large"));
+fn remove(path: &Path) -> Result<(), KeyRingError> {
+    kill_point();
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(KeyRingError::io("remove", path)(error))
+        }
+        _ => Ok(()),
     }
-    Ok((content, mode))
+}
+
+fn read_file(path: &Path) -> Result<PrivateFile, KeyRingError> {
+    read_private(path, MAX_FILE).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => KeyRingError::malformed(path, error),
+        _ if is_not_regular(&error) => KeyRingError::NotRegular {
+            path: path.to_owned(),
+            error,
+        },
+        _ => KeyRingError::io("read", path)(error),
+    })
 }
 
 /// The directory itself is for its owner; its parents are as usual.
@@ -223,30 +245,55 @@ pub(super) fn create_directory(path: &Path) -> Result<(), KeyRingError> {
     }
 }
 
-/// Holds the directory for this process; closing the file, however the process
-/// ends, lets it go.
-pub(super) fn lock(directory: &Path) -> Result<File, KeyRingError> {
-    let path = directory.join(".lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(KeyRingError::io("open", &path))?;
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(20));
+/// Locks the directory, and completes what a killed process began.
+pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, KeyRingError> {
+    let lock = DirectoryLock::acquire(directory)?;
+    let records = read_records(directory)?.unwrap_or_default();
+    settle(&leftovers(directory, &records), &lock)?;
+    Ok(lock)
+}
+
+/// Completes what a killed process began, for commands that only read. If another
+/// process holds the lock or a file cannot be removed, the next change does it.
+pub(super) fn tidy(directory: &Path, records: &[KeyRecord]) {
+    if !leftovers(directory, records).is_empty()
+        && let Ok(lock) = DirectoryLock::try_acquire(directory)
+        && let Ok(Some(records)) = read_records(directory)
+    {
+        let _ = settle(&leftovers(directory, &records), &lock);
+    }
+}
+
+fn settle(leftovers: &[PathBuf], _: &DirectoryLock) -> Result<(), KeyRingError> {
+    leftovers.iter().try_for_each(|path| remove(path))
+}
+
+/// What is in the directory and should not be, in the order in which it may be
+/// removed: what was written aside, keys that were made and not recorded, what says
+/// that they were being made, and keys that are withdrawn.
+fn leftovers(directory: &Path, records: &[KeyRecord]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return found;
+    };
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        if name.starts_with(ASIDE_PREFIX) {
+            found.push(entry.path());
+        } else if let Some(kid) = name.strip_prefix(MAKING_PREFIX) {
+            if !records.iter().any(|record| record.kid == kid) {
+                found.push(key_path(directory, kid));
             }
-            Err(TryLockError::WouldBlock) => {
-                return Err(KeyRingError::Busy(directory.to_owned()));
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(KeyRingError::io("lock", &path)(error));
-            }
+            found.push(entry.path());
+        } else if let Some(kid) = name.strip_suffix(".key")
+            && records
+                .iter()
+                .any(|record| record.kid == kid && !record.is_usable())
+        {
+            found.push(entry.path());
         }
     }
+    found
 }

@@ -3,6 +3,8 @@
 pub mod key_directory;
 mod key_error;
 mod key_files;
+#[cfg(test)]
+mod key_kill_tests;
 pub mod key_record;
 pub mod key_ring;
 mod own;
