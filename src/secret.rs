@@ -12,6 +12,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::descriptors::open_with_spare;
 use crate::kill_point::kill_point;
 
 /// Secret bytes: redacted `Debug`, no `Display`, no `Serialize`, zeroized on drop.
@@ -81,10 +82,13 @@ pub fn write_private_by(
         _ => Path::new("."),
     };
     // Removed again on every early return.
-    let mut aside = tempfile::Builder::new()
-        .prefix(prefix)
-        .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(directory)?;
+    let create = || {
+        tempfile::Builder::new()
+            .prefix(prefix)
+            .permissions(Permissions::from_mode(0o600))
+            .tempfile_in(directory)
+    };
+    let mut aside = open_with_spare(create)?;
     kill_point();
     aside.write_all(content)?;
     aside.as_file().sync_all()?;
@@ -95,7 +99,7 @@ pub fn write_private_by(
     }
     .map_err(|failure| failure.error)?;
     kill_point();
-    File::open(directory)?.sync_all()
+    open_with_spare(|| File::open(directory))?.sync_all()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use rustls_pki_types::pem::PemObject as _;
 use super::http_client::{ClientSettings, FetchError, HttpClient};
 use crate::clock;
 use crate::crypto;
+use crate::file_read::read_regular;
 use crate::identity::TrustDomain;
 use crate::identity::text::hex;
 use crate::secret::{Existing, write_private};
@@ -187,7 +188,7 @@ impl RemoteLists {
     /// yet. Where the disk does not take it, it is in use nevertheless.
     pub fn save(source: &ListSource) {
         if let Some(path) = source.copy()
-            && std::fs::read(&path).ok().as_deref() != Some(&*source.in_use)
+            && source.read(&path).ok().as_deref() != Some(&*source.in_use)
             && let Err(error) = write_private(&path, &source.in_use, Existing::Replace)
         {
             tracing::error!(file = %path.display(), %error, "a revocation list cannot be kept on disk");
@@ -277,10 +278,16 @@ impl ListSource {
         Some(directory.join(format!("{name}.crl")))
     }
 
+    /// What is longer was never fetched.
+    fn read(&self, copy: &Path) -> io::Result<Vec<u8>> {
+        let max = u64::try_from(self.policy.most_octets).unwrap_or(u64::MAX);
+        read_regular(copy, max)
+    }
+
     /// What was in use last, where that was kept on disk and can be read.
     fn read_copy(&self) -> Option<Document> {
         let path = self.copy()?;
-        let octets = match std::fs::read(&path) {
+        let octets = match self.read(&path) {
             Ok(octets) => octets,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
@@ -341,5 +348,69 @@ fn fetch_blocking(source: &ListSource) -> Result<Bytes, ListUnavailable> {
 impl fmt::Debug for RemoteLists {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_set().entries(self.all().keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::mpsc;
+
+    use countersign_testkit::{Crl, TestCa};
+
+    use super::*;
+
+    fn source(directory: &Path, most_octets: usize) -> ListSource {
+        ListSource {
+            trust_domain: TrustDomain::parse("example.org").unwrap(),
+            url: "https://lists.example.org/a.crl".parse().unwrap(),
+            policy: Arc::new(FetchPolicy {
+                roots: Arc::new(RootCertStore::empty()),
+                timeout: Duration::from_secs(1),
+                most_octets,
+                interval: Duration::from_secs(60),
+                directory: Some(directory.to_owned()),
+            }),
+            in_use: Bytes::new(),
+        }
+    }
+
+    /// What the copy holds, which must be known at once.
+    fn read(source: &ListSource) -> Option<Bytes> {
+        let (said, hears) = mpsc::channel();
+        let source = source.clone();
+        std::thread::spawn(move || said.send(source.read_copy()));
+        let copy = hears.recv_timeout(Duration::from_secs(60));
+        copy.expect("reading it does not end")
+            .map(|copy| copy.octets)
+    }
+
+    #[test]
+    fn a_copy_is_a_regular_file_no_longer_than_what_is_fetched() {
+        let directory = tempfile::tempdir().unwrap();
+        let ca = TestCa::new("example.org");
+        let list = Bytes::from(Crl::new().valid(-60, 5_000).pem_signed_by(ca.root()));
+        let mut exact = source(directory.path(), list.len());
+        exact.in_use = list.clone();
+        let path = exact.copy().unwrap();
+        assert_eq!(read(&exact), None);
+        RemoteLists::save(&exact);
+        assert_eq!(read(&exact), Some(list.clone()));
+        assert_eq!(read(&source(directory.path(), list.len() - 1)), None);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert_eq!(read(&exact), None);
+        std::fs::remove_file(&path).unwrap();
+        assert!(
+            Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(read(&exact), None);
+        // The next one that is kept takes its place.
+        RemoteLists::save(&exact);
+        assert_eq!(read(&exact), Some(list));
     }
 }

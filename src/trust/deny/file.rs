@@ -1,15 +1,14 @@
-//! The deny list's file: JSON, written aside, fsynced, renamed.
+//! The deny list's file: JSON, replaced in one step.
 
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{DenyEntry, DenyListError, MAX_ENTRIES};
-use crate::descriptors::open_with_spare;
 use crate::file_read::read_regular;
+use crate::secret::{Existing, write_private};
 
 /// The file's shape; the version lets a later one be told from a damaged one.
 #[derive(Serialize, Deserialize)]
@@ -20,8 +19,9 @@ struct Document<E> {
 }
 
 const VERSION: u32 = 1;
-/// The file is never larger: entries have a few hundred bytes, and texts a bound.
-const MAX_FILE: u64 = 1 << 29;
+/// Nothing is larger that [`write`] writes: two texts of 2 KiB, of which each byte takes
+/// six in JSON, and the rest of an entry.
+const MAX_FILE: u64 = MAX_ENTRIES as u64 * 32 * 1024;
 
 /// The entries, or `None` where there is no file.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<DenyEntry>>, DenyListError> {
@@ -48,27 +48,18 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<DenyEntry>>, DenyListError>
     Ok(Some(document.entries))
 }
 
-/// Replaces the file; on return the new content survives a power failure.
+/// Replaces the file; on return the new content survives a power failure. A process
+/// that is killed leaves the old one or the new one, and beside it, at worst, a file
+/// `.countersign-…` that is never read. Entries count once this has returned.
 pub(super) fn write(path: &Path, entries: &[Arc<DenyEntry>]) -> Result<(), DenyListError> {
-    replace(path, entries).map_err(|error| failed(path, error))
-}
-
-fn replace(path: &Path, entries: &[Arc<DenyEntry>]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    // Made with mode 0600.
-    let mut aside = open_with_spare(|| tempfile::NamedTempFile::new_in(folder))?;
     let document = Document {
         version: VERSION,
         entries: entries.to_vec(),
     };
-    serde_json::to_writer_pretty(&mut aside, &document)?;
-    aside.write_all(b"\n")?;
-    aside.as_file().sync_all()?;
-    aside.persist(path).map_err(|error| error.error)?;
-    open_with_spare(|| File::open(folder))?.sync_all()
+    let mut content =
+        serde_json::to_vec_pretty(&document).map_err(|error| failed(path, error.into()))?;
+    content.push(b'\n');
+    write_private(path, &content, Existing::Replace).map_err(|error| failed(path, error))
 }
 
 fn failed(path: &Path, error: io::Error) -> DenyListError {

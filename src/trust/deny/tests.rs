@@ -302,3 +302,22 @@ fn what_cannot_be_read_for_a_moment_is_not_lost() {
     assert_eq!(two.list(0), [first]);
     assert!(!two.refresh().unwrap());
 }
+
+/// A named pipe would hold up the start of the gateway, and each look at the file.
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("deny.json");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(made.unwrap().success());
+    let (said, hears) = std::sync::mpsc::channel();
+    let pipe = path.clone();
+    std::thread::spawn(move || said.send(DenyList::open(pipe).map(drop)));
+    let opened = hears.recv_timeout(std::time::Duration::from_secs(60));
+    let error = opened.expect("opening it does not end").unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("deny.json") && text.contains("named pipe"),
+        "{text}"
+    );
+}
