@@ -249,6 +249,45 @@ fn damaged_directories_are_refused_by_name() {
     }
 }
 
+/// A named pipe in the place of a file would block the commands that read it.
+#[test]
+fn what_is_no_file_blocks_nobody_and_is_named() {
+    for what in ["named pipe", "device", "directory"] {
+        for file in [".lock", "ring.json", "KID.key"] {
+            let (keys, kid) = Keys::with_one("ES256");
+            let name = file.replace("KID", &kid);
+            crate::pki::obstruct(&keys.path.join(&name), what);
+            let mut refused = 0;
+            for command in ["list", "jwks", "rotate"] {
+                let mut program = Command::new(env!("CARGO_BIN_EXE_countersign"));
+                program.args(["keys", command, "--dir"]).arg(&keys.path);
+                let output = crate::pki::ended(&mut program);
+                if !output.status.success() {
+                    let said = String::from_utf8(output.stderr).unwrap();
+                    let words = ["named pipe", "device", "symbolic link", "directory"];
+                    assert!(
+                        said.contains(&name) && words.iter().any(|words| said.contains(words)),
+                        "{file}, {what}: {said}"
+                    );
+                    refused += 1;
+                }
+            }
+            // Only who changes keys takes the lock; only who publishes them reads them.
+            assert_eq!(refused, if file == "ring.json" { 3 } else { 1 }, "{file}");
+        }
+    }
+}
+
+#[test]
+fn the_lock_is_for_its_owner_alone() {
+    let (keys, _) = Keys::with_one("ES256");
+    let lock = keys.path.join(".lock");
+    assert_eq!(mode(&lock), 0o600);
+    std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o666)).unwrap();
+    keys.run(&["rotate"]).done();
+    assert_eq!(mode(&lock), 0o600);
+}
+
 #[test]
 fn processes_at_the_same_time_lose_no_key() {
     let keys = Keys::new();

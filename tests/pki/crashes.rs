@@ -12,14 +12,14 @@ use super::{Authority, certificates, revocation_list};
 
 /// When to kill one run of `runs`: spread over somewhat more than the time that an
 /// undisturbed one takes on this machine, beginning and end included.
-struct Moments {
+pub(super) struct Moments {
     undisturbed: Duration,
     runs: u32,
 }
 
 impl Moments {
     /// Measures what `command` takes.
-    fn of(authority: &Authority, command: &[&str], runs: u32) -> Self {
+    pub(super) fn of(authority: &Authority, command: &[&str], runs: u32) -> Self {
         let begin = Instant::now();
         authority.run(command).done();
         Self {
@@ -28,14 +28,14 @@ impl Moments {
         }
     }
 
-    fn delays(&self) -> impl Iterator<Item = Duration> {
+    pub(super) fn delays(&self) -> impl Iterator<Item = Duration> {
         let last = self.undisturbed * 5 / 4;
         (0..self.runs).map(move |run| last * run / (self.runs - 1).max(1))
     }
 }
 
 /// Starts a command and kills it after `delay`, unless it was faster.
-fn kill_after(authority: &Authority, arguments: &[&str], delay: Duration) {
+pub(super) fn kill_after(authority: &Authority, arguments: &[&str], delay: Duration) {
     let mut child = authority
         .pki(arguments)
         .stdout(Stdio::null())
@@ -75,7 +75,9 @@ fn a_killed_issue_leaves_whole_files_or_none() {
     }
     let known: HashSet<String> = serials(&authority).into_iter().collect();
     assert_eq!(known.len(), serials(&authority).len());
-    // Tidies up what was written aside, and works as if nothing had been.
+    // Whatever is recorded is there, and nothing is left aside.
+    authority.has_nothing_aside();
+    assert_eq!(issued_files(&authority).len(), 2 * known.len());
     authority
         .run(&["issue", "spiffe://example.org/last"])
         .done();
@@ -83,6 +85,7 @@ fn a_killed_issue_leaves_whole_files_or_none() {
     for path in issued_files(&authority) {
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         assert!(name.starts_with('n') || name.starts_with("last"), "{name}");
+        assert!(path.with_extension("pem").exists(), "{name}");
         let key = KeyPairFile(path.with_extension("key"));
         let key = key.read();
         if path.extension().is_some_and(|extension| extension == "pem") {
@@ -129,21 +132,32 @@ fn a_killed_revocation_is_recorded_or_was_not() {
         let (number, _) = revocation_list(&authority.path("crl/intermediate.crl"));
         assert!(number >= highest);
         highest = number;
+        // The next command leaves nothing open: what is recorded is published, too.
+        let recorded = revoked(&authority);
+        let (number, on_list) = revocation_list(&authority.path("crl/intermediate.crl"));
+        assert_eq!(recorded, on_list.into_iter().collect());
+        assert!(number >= highest);
+        highest = number;
+        authority.has_nothing_aside();
     }
     authority.run(&["crl", "--issuer", "intermediate"]).done();
     let (number, on_list) = revocation_list(&authority.path("crl/intermediate.crl"));
     assert!(number > highest);
+    assert_eq!(revoked(&authority), on_list.into_iter().collect());
+}
+
+/// The serial numbers that are recorded as revoked.
+fn revoked(authority: &Authority) -> HashSet<String> {
     let listed = authority
         .run(&["list", "--revoked", "--json"])
         .done()
         .json();
-    let recorded: HashSet<String> = listed["certificates"]
+    listed["certificates"]
         .as_array()
         .unwrap()
         .iter()
         .map(|entry| entry["serial"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(recorded, on_list.into_iter().collect());
+        .collect()
 }
 
 /// All of a name's certificates are revoked, or none is; asking again completes it.
@@ -176,11 +190,11 @@ fn a_killed_revocation_of_all_is_whole_or_was_not() {
             number >= before && [0, 4].contains(&on_list.len()),
             "{on_list:?}"
         );
-        let recorded = authority
-            .run(&["list", "--revoked", "--json"])
-            .done()
-            .json();
-        match recorded["certificates"].as_array().unwrap().len() {
+        let recorded = revoked(&authority);
+        let (_, on_list) = revocation_list(&authority.path("crl/intermediate.crl"));
+        assert_eq!(recorded, on_list.into_iter().collect());
+        authority.has_nothing_aside();
+        match recorded.len() {
             0 => begun += 1,
             4 => ended += 1,
             some => panic!("{some} of 4 are revoked"),

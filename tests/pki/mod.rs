@@ -8,6 +8,7 @@ mod files;
 mod fixtures;
 mod foreign;
 mod forms;
+mod locks;
 mod making;
 mod passphrases;
 mod profiles;
@@ -21,6 +22,8 @@ mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -68,6 +71,43 @@ impl From<Output> for Run {
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+}
+
+/// Runs a command that has to end by itself: one that blocks is killed, and fails the
+/// test.
+#[track_caller]
+pub(crate) fn ended(command: &mut Command) -> Output {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = child.id().to_string();
+    let (said, hears) = mpsc::channel();
+    std::thread::spawn(move || said.send(child.wait_with_output()));
+    match hears.recv_timeout(Duration::from_secs(60)) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            Command::new("kill").args(["-9", &id]).status().unwrap();
+            panic!("{command:?} does not end");
+        }
+    }
+}
+
+/// Replaces a file by something that blocks its readers, or has no end.
+pub(crate) fn obstruct(path: &Path, what: &str) {
+    if path.is_dir() {
+        std::fs::remove_dir_all(path).unwrap();
+    } else if path.symlink_metadata().is_ok() {
+        std::fs::remove_file(path).unwrap();
+    }
+    match what {
+        "named pipe" => assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+        "device" => std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        "directory" => std::fs::create_dir(path).unwrap(),
+        other => panic!("{other}?"),
     }
 }
 
@@ -122,16 +162,29 @@ impl Authority {
                 == 0
     }
 
-    /// `countersign pki VERB --dir DIR …`
+    /// `countersign pki VERB --dir DIR …`, where `rotate STEP` is a verb too.
     fn pki(&self, arguments: &[&str]) -> Command {
-        let (verb, rest) = arguments.split_first().unwrap();
-        let mut command = pki(&[verb, "--dir"]);
-        command.arg(self.dir()).args(rest);
+        let words = if arguments[0] == "rotate" { 2 } else { 1 };
+        let (verb, rest) = arguments.split_at(words);
+        let mut command = pki(verb);
+        command.arg("--dir").arg(self.dir()).args(rest);
         command
     }
 
     fn run(&self, arguments: &[&str]) -> Run {
         Run::of(&mut self.pki(arguments))
+    }
+
+    /// Fails the test if a process that was killed has left something aside.
+    #[track_caller]
+    fn has_nothing_aside(&self) {
+        for directory in ["", "crl", "issued"] {
+            for entry in std::fs::read_dir(self.path(directory)).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                let is_known = !name.starts_with('.') || name == ".lock";
+                assert!(is_known && name != "next", "{directory}/{name} is left");
+            }
+        }
     }
 }
 
