@@ -178,7 +178,12 @@ mod tests {
             for workers in [1, 2, 16] {
                 let plan = DescriptorPlan::divide(limit, workers);
                 let given = plan.connections + plan.services;
-                assert!(given <= limit.max(2), "{plan:?}");
+                let kept = FIXED
+                    + workers * EACH_WORKER
+                    + MATERIAL
+                    + SPARE
+                    + CONTROL_LISTENERS * plan.control.total();
+                assert!(given + kept <= limit || given == 2, "{plan:?}");
                 assert!(plan.control.let_in >= 16 && plan.control.outside >= 8);
             }
         }

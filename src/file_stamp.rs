@@ -19,7 +19,7 @@ pub struct FileStamp {
     inode: u64,
     size: u64,
     modified: (i64, i64),
-    /// Moves also where a program sets the modification time back, as archivers do,
+    /// Moves even if a program sets the modification time back, as archivers do,
     /// and with permissions and owners: what could not be read may be readable now.
     changed: (i64, i64),
     /// Names in a directory; empty for a file.

@@ -61,14 +61,27 @@ pub(super) async fn add(
         Ok(list) => list,
         Err(response) => return *response,
     };
-    let adding = move || list.add(denial.target, &denial.reason, denial.expires_at, now());
-    let added = operations.deny_writes.on_disk(adding).await;
-    match added {
-        Ok(entry) => {
+    // In force first: whether the disk answers is another question.
+    let entry = match list.put_in_force(denial.target, &denial.reason, denial.expires_at, now()) {
+        Ok(entry) => entry,
+        Err(error) => return refused(&ChangeError::List(error)),
+    };
+    let added = Arc::clone(&entry);
+    let saving = move || list.save(&added, now());
+    match operations.deny_writes.on_disk(saving).await {
+        Ok(()) => {
             let target = serde_json::to_string(&entry.target).unwrap_or_default();
             let what = format!("{}: {target}: {}", entry.id, entry.reason);
             done(reply(StatusCode::CREATED, &entry), what)
         }
+        Err(ChangeError::Disk) => fault(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &format!(
+                "the file of the deny list does not answer; entry {} is in force all the same, \
+                 and is written as soon as that can be done: countersign deny list shows it",
+                entry.id
+            ),
+        ),
         Err(error) => refused(&error),
     }
 }
@@ -154,10 +167,7 @@ enum ChangeError {
     List(#[from] DenyListError),
     #[error("changing the deny list panicked; please report this: {0}")]
     Panicked(String),
-    #[error(
-        "the file of the deny list does not answer; an added entry is in force all the same, and \
-         is written as soon as that can be done: countersign deny list shows it"
-    )]
+    #[error("the file of the deny list does not answer; try again when it does")]
     Disk,
 }
 

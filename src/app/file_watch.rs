@@ -1,9 +1,9 @@
 //! Watches files by taking their stamps again and again, on threads of its own.
 //!
 //! A network mount that hangs blocks the thread that asks for a stamp, for ever if it
-//! likes. So each round over all files runs on a thread that nobody waits for. When
-//! one item does not come back, its thread is left to it, the item is watched no
-//! further until that thread returns, and another thread goes on with all the others.
+//! likes. So each round over all files runs on a thread that nobody waits for. If
+//! one file does not answer, that thread is left to it, the file is watched no further
+//! until the thread returns, and another thread goes on with all other files.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::config::UnitKey;
-use crate::file_stamp::{FileStamp, FileStamps};
+use crate::file_stamp::FileStamp;
 use crate::trust::{DenyList, DenyListError};
 
 /// After so long without an answer an item counts as stalled.
-const STALLED: Duration = Duration::from_millis(150);
+const STALLED: Duration = Duration::from_millis(60);
 
 /// What is watched.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,21 +29,24 @@ pub(super) enum Watched {
     DenyList,
 }
 
-/// One item of a round.
+/// One item of a round: one file.
 pub(super) enum Item {
-    /// Takes the stamps of these files and compares them.
-    Stamps(Watched, Arc<FileStamps>),
+    /// Takes the stamp of a file and compares it.
+    Stamp(Watched, PathBuf, Option<FileStamp>),
     /// Lets the deny list take over what its file says.
     DenyList(Arc<DenyList>),
 }
+
+/// What an item is about.
+type Subject = (Watched, PathBuf);
 
 /// What a round found.
 #[derive(Debug)]
 pub(super) enum Found {
     /// Files look different.
     Changed(Watched),
-    /// What became of the deny list.
-    DenyList(Result<bool, DenyListError>),
+    /// What became of reading this deny list.
+    DenyList(Arc<DenyList>, Result<bool, DenyListError>),
 }
 
 /// Tells what was found; called on the thread of a round.
@@ -53,8 +56,8 @@ pub(super) type Tell = Arc<dyn Fn(Found) + Send + Sync>;
 pub(super) struct FileWatch {
     tell: Tell,
     round: Option<Round>,
-    /// Items whose thread has not come back.
-    stalled: HashMap<Watched, Stalled>,
+    /// Items whose thread has not returned.
+    stalled: HashMap<Subject, Stalled>,
     /// Whether no thread can be had.
     without_thread: bool,
 }
@@ -77,26 +80,23 @@ struct RoundState {
 
 #[derive(Clone)]
 struct Current {
-    watched: Watched,
-    path: PathBuf,
+    subject: Subject,
     since: Instant,
 }
 
-/// An item that does not come back.
+/// An item that does not return.
 pub(super) struct Stalled {
-    /// The file that was asked about.
-    pub(super) path: PathBuf,
     /// Since when.
     pub(super) since: Instant,
-    /// Cleared when its thread has come back.
+    /// Says when its thread has returned.
     state: Arc<RoundState>,
 }
 
 impl Item {
-    fn watched(&self) -> Watched {
+    fn subject(&self) -> Subject {
         match self {
-            Self::Stamps(watched, _) => watched.clone(),
-            Self::DenyList(_) => Watched::DenyList,
+            Self::Stamp(watched, path, _) => (watched.clone(), path.clone()),
+            Self::DenyList(list) => (Watched::DenyList, list.path().to_owned()),
         }
     }
 }
@@ -111,9 +111,15 @@ impl FileWatch {
         }
     }
 
-    /// The items that do not come back.
-    pub(super) const fn stalled(&self) -> &HashMap<Watched, Stalled> {
+    /// The items that do not return, by what they are about.
+    pub(super) const fn stalled(&self) -> &HashMap<Subject, Stalled> {
         &self.stalled
+    }
+
+    /// Watches what is stalled again: it may be about other files by now. Threads that
+    /// have not returned are left behind.
+    pub(super) fn forget_stalled(&mut self) {
+        self.stalled.clear();
     }
 
     /// Whether files are not watched because no thread can be had.
@@ -137,13 +143,13 @@ impl FileWatch {
         }
         let items: VecDeque<Item> = items
             .into_iter()
-            .filter(|item| !self.stalled.contains_key(&item.watched()))
+            .filter(|item| !self.stalled.contains_key(&item.subject()))
             .collect();
         self.hand_over(items);
     }
 
-    /// Leaves an item that does not come back to its thread, and notices those that
-    /// have come back. To be called every now and then.
+    /// Leaves an item that does not return to its thread, and notices those that have
+    /// returned. To be called every now and then.
     pub(super) fn look_after(&mut self) {
         self.stalled
             .retain(|_, stalled| stalled.state.busy.load(Ordering::Acquire));
@@ -155,16 +161,20 @@ impl FileWatch {
         let Some(round) = self.round.take() else {
             return;
         };
-        // First the items, so that the thread finds none when it comes back.
+        // First the items, so that the thread finds none when it returns.
         let left = std::mem::take(&mut *lock(&round.state.left));
         round.state.abandoned.store(true, Ordering::Release);
         let stalled = Stalled {
-            path: current.path,
             since: current.since,
             state: round.state,
         };
-        self.stalled.insert(current.watched, stalled);
-        self.hand_over(left);
+        // Most likely its neighbours do not answer either: all others first.
+        let folder = current.subject.1.parent();
+        let is_near = |item: &Item| item.subject().1.parent() == folder;
+        let (near, far): (Vec<Item>, Vec<Item>) = left.into_iter().partition(is_near);
+        let others: VecDeque<Item> = far.into_iter().chain(near).collect();
+        self.stalled.insert(current.subject, stalled);
+        self.hand_over(others);
     }
 
     fn hand_over(&mut self, items: VecDeque<Item>) {
@@ -207,7 +217,7 @@ impl Round {
     }
 }
 
-/// Ends a round also where a panic does.
+/// Ends a round, also if a panic ends it.
 struct RoundOver<'a>(&'a AtomicBool);
 
 impl Drop for RoundOver<'_> {
@@ -223,31 +233,25 @@ impl RoundState {
             let Some(item) = lock(&self.left).pop_front() else {
                 return;
             };
-            let watched = item.watched();
+            self.begin(item.subject());
             match item {
-                Item::Stamps(_, stamps) => {
-                    let changed = stamps.iter().any(|(path, before)| {
-                        self.begin(&watched, path.clone());
-                        FileStamp::at(path) != *before
-                    });
-                    if changed {
+                Item::Stamp(watched, path, before) => {
+                    if FileStamp::at(&path) != before {
                         tell(Found::Changed(watched));
                     }
                 }
                 Item::DenyList(list) => {
-                    self.begin(&watched, list.path().to_owned());
                     let outcome = list.refresh();
-                    tell(Found::DenyList(outcome));
+                    tell(Found::DenyList(list, outcome));
                 }
             }
             *lock(&self.current) = None;
         }
     }
 
-    fn begin(&self, watched: &Watched, path: PathBuf) {
+    fn begin(&self, subject: Subject) {
         *lock(&self.current) = Some(Current {
-            watched: watched.clone(),
-            path,
+            subject,
             since: Instant::now(),
         });
     }

@@ -7,7 +7,7 @@
 //! server that does not answer delays no other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -223,30 +223,47 @@ fn wait(source: &ListSource, next_update: Option<i64>, now: u64) -> Duration {
 }
 
 /// Writes what is in use to disk on a thread of its own, one after another: nothing
-/// older may be the last. A disk that does not answer holds up nothing else.
-struct Saver(Option<std::sync::mpsc::Sender<Vec<ListSource>>>);
+/// older may be the last. A disk that does not answer holds up nothing else, and of each
+/// URL only the newest document waits for it.
+struct Saver {
+    waiting: Arc<Mutex<BTreeMap<String, ListSource>>>,
+    thread: Option<std::thread::Thread>,
+}
 
 impl Saver {
     fn start() -> Self {
-        let (sender, waiting) = std::sync::mpsc::channel::<Vec<ListSource>>();
+        let waiting: Arc<Mutex<BTreeMap<String, ListSource>>> = Arc::default();
+        let own = Arc::clone(&waiting);
         let thread = std::thread::Builder::new().name("save".to_owned());
         let started = thread.spawn(move || {
-            while let Ok(in_use) = waiting.recv() {
-                in_use.iter().for_each(RemoteLists::save);
+            loop {
+                let next = own
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .pop_first();
+                match next {
+                    Some((_, source)) => RemoteLists::save(&source),
+                    None => std::thread::park(),
+                }
             }
         });
         if let Err(error) = &started {
             tracing::error!(%error, "fetched revocation lists are not kept on disk");
         }
-        Self(started.ok().map(|_| sender))
+        Self {
+            waiting,
+            thread: started.ok().map(|handle| handle.thread().clone()),
+        }
     }
 
     fn save(&self, in_use: Vec<ListSource>) {
-        if let Some(sender) = &self.0
-            && !in_use.is_empty()
-        {
-            let _ = sender.send(in_use);
+        let Some(thread) = &self.thread else { return };
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for source in in_use {
+            waiting.insert(source.url.to_string(), source);
         }
+        drop(waiting);
+        thread.unpark();
     }
 }
 

@@ -21,6 +21,7 @@ mod unit_state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -35,18 +36,21 @@ use crate::admin::{Readiness, ReloadQueue, ReloadWaiters};
 use crate::clock;
 use crate::config::{Running, UnitError, UnitKey};
 use crate::descriptors;
-use crate::file_stamp::FileStamps;
 use crate::identity::TrustDomain;
 use crate::snapshot::{Settings, Snapshot};
 use crate::telemetry::metrics::Metrics;
 
 /// How often files are looked at.
 const TICK: Duration = Duration::from_millis(150);
-/// How often it is looked after rounds and loads that do not come back.
+/// How often rounds and loads that have not ended are checked.
 const LOOK_AFTER: Duration = Duration::from_millis(50);
-/// For so long a load of the configuration may wait for one file before those who
-/// asked for it are told.
+/// How long a load of the configuration may wait for one file before those who asked for
+/// it are told.
 const LONGEST_ANSWER: Duration = Duration::from_secs(5);
+
+/// How many loads of the configuration may be left to their threads because a file does
+/// not answer.
+const MAX_LEFT_BEHIND: u32 = 8;
 
 /// Asks for a load of a trust domain's material, for example because a list was fetched.
 #[derive(Debug, Clone)]
@@ -94,6 +98,8 @@ pub(super) struct Reloader {
     material: u64,
     /// Trust domains that are about to be suspended.
     suspending: BTreeSet<TrustDomain>,
+    /// Whether a preview of a change is being made.
+    previewing: Arc<AtomicBool>,
 }
 
 impl Reloader {
@@ -118,6 +124,7 @@ impl Reloader {
             requests,
             material: 0,
             suspending: BTreeSet::new(),
+            previewing: Arc::default(),
             parts,
         }
     }
@@ -157,7 +164,13 @@ impl Reloader {
                     unit.want();
                 }
             }
-            Event::Found(Found::DenyList(outcome)) => self.deny_list_read(outcome),
+            Event::Found(Found::DenyList(list, outcome)) => {
+                // The list in service may be another one by now.
+                let denied = self.parts.snapshot.load().denied.clone();
+                if denied.is_some_and(|denied| Arc::ptr_eq(&denied, &list)) {
+                    self.deny_list_read(&list, outcome);
+                }
+            }
             Event::Found(Found::Changed(Watched::Unit(key))) => {
                 if let Some(unit) = self.units.get_mut(&key) {
                     unit.want();
@@ -169,12 +182,14 @@ impl Reloader {
             Event::Found(Found::Changed(Watched::DenyList)) => {}
             Event::Done(done) => match *done {
                 Done::Proposed(proposal) => self.proposed(*proposal),
+                Done::NotSuspended(domain) => {
+                    self.suspending.remove(&domain);
+                }
                 Done::Failed {
                     key,
                     configuration,
                     error,
                 } => {
-                    self.suspending.clear();
                     if configuration == self.configuration.count
                         && let Some(unit) = self.units.get_mut(&key)
                     {
@@ -182,9 +197,11 @@ impl Reloader {
                         self.report_unit(&key);
                     }
                 }
-                Done::Configuration { outcome, stamp } => {
-                    self.configuration_loaded(outcome, stamp);
-                }
+                Done::Configuration {
+                    number,
+                    outcome,
+                    stamp,
+                } => self.configuration_loaded(number, outcome, stamp),
             },
         }
     }
@@ -196,14 +213,15 @@ impl Reloader {
             items.push(Item::DenyList(Arc::clone(list)));
         }
         for (key, unit) in &self.units {
-            if let Some(stamps) = unit.watched() {
-                items.push(Item::Stamps(Watched::Unit(key.clone()), stamps));
+            for (path, stamp) in unit.watched().iter().flat_map(|stamps| stamps.iter()) {
+                let watched = Watched::Unit(key.clone());
+                items.push(Item::Stamp(watched, path.clone(), stamp.clone()));
             }
         }
         if self.configuration.loading.is_none() && self.configuration.wanted.is_none() {
             let path = self.running.path().to_owned();
-            let stamps = FileStamps::from([(path, self.configuration.stamp.clone())]);
-            items.push(Item::Stamps(Watched::Configuration, Arc::new(stamps)));
+            let stamp = self.configuration.stamp.clone();
+            items.push(Item::Stamp(Watched::Configuration, path, stamp));
         }
         self.watch.begin(items);
     }
@@ -220,6 +238,7 @@ impl Reloader {
     /// are loaded, unless one of them takes long.
     fn start_loads(&mut self) {
         let now = Instant::now();
+        let mut without_thread = Vec::new();
         for (key, unit) in &mut self.units {
             if unit.is_due(now) {
                 let previous = self.parts.snapshot.load_full();
@@ -232,14 +251,30 @@ impl Reloader {
                 match self.loader.unit(job) {
                     Ok(progress) => unit.begin(progress),
                     // No thread: the system is short of something.
-                    Err(error) => unit.failed(&UnitError::system(&error)),
+                    Err(error) => {
+                        unit.failed(&UnitError::system(&error));
+                        without_thread.push(key.clone());
+                    }
                 }
             }
+        }
+        for key in without_thread {
+            self.report_unit(&key);
         }
         let busy = |unit: &UnitState| unit.is_loading_for_less_than(LONGEST_ANSWER / 5);
         let state = &mut self.configuration;
         if state.wanted.is_none() && state.retry_at.is_some_and(|at| at <= now) {
             state.wanted = Some("an attempt that failed");
+        }
+        if let Some(load) = &state.loading
+            && state.wanted.is_some()
+            && load.is_stalled()
+            && state.left_behind < MAX_LEFT_BEHIND
+        {
+            // A file system that does not answer must not keep out a configuration that
+            // names other files.
+            state.left_behind += 1;
+            state.loading = None;
         }
         if state.loading.is_some() || self.units.values().any(busy) {
             return;
@@ -251,7 +286,13 @@ impl Reloader {
         let previous = self.parts.snapshot.load_full();
         let running = Arc::clone(&self.running);
         let settings = self.parts.settings.clone();
-        match self.loader.configuration(running, previous, settings) {
+        state.number += 1;
+        let number = state.number;
+        let denied = previous.denied.as_ref().map(|list| list.epoch());
+        match self
+            .loader
+            .configuration(number, running, previous, settings)
+        {
             Ok(progress) => {
                 state.waiting_since = None;
                 state.loading = Some(ConfigurationLoad {
@@ -260,6 +301,7 @@ impl Reloader {
                     began: Instant::now(),
                     waiters: std::mem::take(&mut state.waiters),
                     material: self.material,
+                    denied,
                 });
             }
             Err(error) => {
@@ -282,6 +324,23 @@ impl Reloader {
                 self.suspending.remove(domain);
             }
             // Made for another configuration. The units of this one were read anew.
+            return;
+        }
+        if let Change::Suspension { domain, .. } = &change
+            && !self.is_unread_for_too_long(domain)
+        {
+            self.suspending.remove(domain);
+            return;
+        }
+        if let Change::Unit { key, loaded } = &change
+            && loaded.is_unchanged
+            && !self.running.is_suspended_unit(key)
+        {
+            // Read again with the same outcome, as a part that cannot be used is.
+            if let Some(unit) = self.units.get_mut(key) {
+                unit.loaded(loaded);
+            }
+            self.report_unit(key);
             return;
         }
         if based_on != self.parts.snapshot.load().generation {
@@ -337,8 +396,13 @@ impl Reloader {
             .loader
             .assemble(change, running, previous, configuration)
         {
-            match key.and_then(|key| self.units.get_mut(&key)) {
-                Some(unit) => unit.failed(&UnitError::system(&error)),
+            match key {
+                Some(key) => {
+                    if let Some(unit) = self.units.get_mut(&key) {
+                        unit.failed(&UnitError::system(&error));
+                    }
+                    self.report_unit(&key);
+                }
                 None => self.suspending.clear(),
             }
         }
@@ -353,12 +417,21 @@ impl Reloader {
         self.parts.metrics.came_into_service();
         // Connections look at the new snapshot when they hear of it.
         self.parts.changed.send_modify(|changes| *changes += 1);
-        if let Some(directory) = &self.parts.settings.audit_chains {
+        if let Some(directory) = &self.parts.settings.audit_chains
+            && !self.previewing.swap(true, Ordering::AcqRel)
+        {
             let (directory, after) = (directory.clone(), self.parts.snapshot.load_full());
-            // Nobody waits for the preview.
-            let _ = std::thread::Builder::new()
+            let previewing = Arc::clone(&self.previewing);
+            // Nobody waits for the preview, and there is one at a time.
+            let started = std::thread::Builder::new()
                 .name("impact".to_owned())
-                .spawn(move || impact::report(&directory, &previous, &after));
+                .spawn(move || {
+                    impact::report(&directory, &previous, &after);
+                    previewing.store(false, Ordering::Release);
+                });
+            if started.is_err() {
+                self.previewing.store(false, Ordering::Release);
+            }
         }
     }
 }

@@ -333,7 +333,7 @@ fn report(said: &Value) -> String {
             let _ = write!(report, "\n  since {}", shown(problem, "since"));
         }
         if problem.get("command").is_some() {
-            let _ = write!(report, "\n  to mend it: {}", shown(problem, "command"));
+            let _ = write!(report, "\n  try: {}", shown(problem, "command"));
         }
     }
     report

@@ -4,12 +4,15 @@
 //! failure names the file, the key that names it, and what to do. What the
 //! content means is decided in [`super::resolve`].
 
+use std::collections::HashSet;
 use std::collections::btree_map::Entry;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use super::diagnostics::{ConfigErrors, Diagnostic, Diagnostics};
 use super::value::At;
@@ -24,11 +27,12 @@ const MAX_CONFIGURATION: u64 = 16 << 20;
 const MAX_FILE: u64 = 256 << 20;
 
 /// Reads the configuration file itself.
-pub(super) fn read_configuration(path: &Path) -> Result<String, ConfigErrors> {
+pub(super) fn read_configuration(path: &Path, access: &Access) -> Result<String, ConfigErrors> {
     let refuse = |message: String, help: &str| {
         ConfigErrors::whole(path, Diagnostic::whole(message).help(help))
     };
-    let bytes = read_regular(path, MAX_CONFIGURATION).map_err(|error| {
+    let content = access.ask(path, |path| read_regular(path, MAX_CONFIGURATION));
+    let bytes = content.map_err(|error| {
         refuse(
             format!("cannot read the configuration file: {error}"),
             "name another one with --config FILE, or make one with: countersign init",
@@ -42,8 +46,7 @@ pub(super) fn read_configuration(path: &Path) -> Result<String, ConfigErrors> {
     })
 }
 
-/// Says which file a load is reading, to others while it does. A file system that
-/// does not answer holds the load up for as long as it likes.
+/// Says which file a load is reading, to others while it does.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<Mutex<Option<PathBuf>>>);
 
@@ -67,12 +70,86 @@ impl Progress {
     }
 }
 
+/// How long a file system may take to answer about one file, if others are not to wait
+/// for it.
+const LONGEST_ANSWER: Duration = Duration::from_millis(250);
+
+/// Files about which the file system has not answered yet. Nothing more is asked about
+/// them until it has, so that no more threads wait for it than there are such files.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unanswered(Arc<Mutex<HashSet<PathBuf>>>);
+
+impl Unanswered {
+    /// Asks on a thread of its own, and waits for the answer, but not for long.
+    fn ask<T: Send + 'static>(
+        &self,
+        path: &Path,
+        ask: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let silent = || {
+            let message = "its file system does not answer";
+            io::Error::new(io::ErrorKind::TimedOut, message)
+        };
+        if !self.paths().insert(path.to_owned()) {
+            return Err(silent());
+        }
+        let (answer, answered) = mpsc::channel();
+        let (all, own) = (self.clone(), path.to_owned());
+        let thread = thread::Builder::new().name("file".to_owned());
+        let started = thread.spawn(move || {
+            let outcome = ask(&own);
+            all.paths().remove(&own);
+            let _ = answer.send(outcome);
+        });
+        if let Err(error) = started {
+            self.paths().remove(path);
+            return Err(error);
+        }
+        answered
+            .recv_timeout(LONGEST_ANSWER)
+            .unwrap_or_else(|_| Err(silent()))
+    }
+
+    fn paths(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How files are read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Access {
+    /// Says which file is being read.
+    pub(super) progress: Progress,
+    /// Where one that does not answer must not hold up the others.
+    pub(super) unanswered: Option<Unanswered>,
+}
+
+impl Access {
+    fn ask<T: Send + 'static>(
+        &self,
+        path: &Path,
+        ask: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        self.progress.during(path, || match &self.unanswered {
+            Some(unanswered) => unanswered.ask(path, ask),
+            None => ask(path),
+        })
+    }
+
+    /// The stamp of a file; `None` also if the file system does not answer.
+    pub(super) fn stamp(&self, path: &Path) -> Option<FileStamp> {
+        self.ask(path, |path| Ok(FileStamp::at(path)))
+            .ok()
+            .flatten()
+    }
+}
+
 /// Reads files and remembers which.
 #[derive(Debug)]
 pub(super) struct Files {
     base: PathBuf,
     seen: Vec<(PathBuf, Option<FileStamp>)>,
-    progress: Progress,
+    access: Access,
     system_failure: bool,
 }
 
@@ -81,13 +158,13 @@ impl Files {
     /// before it was read.
     pub(super) fn beside(
         (configuration, stamp): (&Path, Option<FileStamp>),
-        progress: Progress,
+        access: Access,
     ) -> Self {
         let base = configuration.parent().map(Path::to_owned);
         Self {
             base: base.unwrap_or_default(),
             seen: vec![(configuration.to_owned(), stamp)],
-            progress,
+            access,
             system_failure: false,
         }
     }
@@ -137,13 +214,13 @@ impl Files {
 
     /// Remembers a file or directory that somebody else is about to read.
     pub(super) fn remember(&mut self, path: &Path) {
-        let stamp = self.progress.during(path, || FileStamp::at(path));
+        let stamp = self.access.stamp(path);
         self.seen.push((path.to_owned(), stamp));
     }
 
     /// Lets somebody else read a file or directory that was remembered.
     pub(super) fn reading<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
-        self.progress.during(path, read)
+        self.access.progress.during(path, read)
     }
 
     /// Reads a file.
@@ -154,7 +231,7 @@ impl Files {
         diagnostics: &mut Diagnostics,
     ) -> Option<Vec<u8>> {
         self.remember(path);
-        let content = self.progress.during(path, || read_regular(path, MAX_FILE));
+        let content = self.access.ask(path, |path| read_regular(path, MAX_FILE));
         match content {
             Ok(bytes) if bytes.is_empty() => {
                 diagnostics.error(
@@ -198,9 +275,10 @@ impl Files {
         diagnostics: &mut Diagnostics,
     ) -> Option<Secret> {
         let bytes = self.read(written, path, diagnostics).map(Secret::new)?;
-        let open_to_others = fs::metadata(path)
-            .map(|metadata| metadata.permissions().mode() & 0o077 != 0)
-            .unwrap_or(false);
+        let mode = self.access.ask(path, |path| {
+            fs::metadata(path).map(|metadata| metadata.permissions().mode())
+        });
+        let open_to_others = mode.is_ok_and(|mode| mode & 0o077 != 0);
         if open_to_others {
             diagnostics.warn(
                 Diagnostic::new(
@@ -244,9 +322,10 @@ impl Files {
             }
         };
         self.remember(directory);
+        let wanted = pattern.to_owned();
         let listed = self
-            .progress
-            .during(directory, || matching(directory, pattern));
+            .access
+            .ask(directory, move |directory| matching(directory, &wanted));
         match listed {
             Err(error) => {
                 self.note_failure(&error);
@@ -271,8 +350,11 @@ impl Files {
 /// Whether the system failed, for example for want of descriptors, and not somebody
 /// who moved, closed or misnamed the file.
 fn is_system_failure(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, NotFound, PermissionDenied};
-    (error.raw_os_error().is_some() || error.kind() == io::ErrorKind::OutOfMemory)
+    use io::ErrorKind::{
+        InvalidFilename, IsADirectory, NotADirectory, NotFound, OutOfMemory, PermissionDenied,
+        TimedOut,
+    };
+    (error.raw_os_error().is_some() || matches!(error.kind(), OutOfMemory | TimedOut))
         && !matches!(
             error.kind(),
             NotFound | PermissionDenied | NotADirectory | IsADirectory | InvalidFilename

@@ -42,6 +42,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 pub use diagnostics::{ConfigErrors, Diagnostic, ErrorRecord};
+use files::Access;
 pub use files::Progress;
 pub use inventory::{
     CertificateSummary, Inventory, ListSummary, ServerNameSummary, TrustDomainSummary,
@@ -52,7 +53,6 @@ pub use socket::{SocketUnknown, admin_socket};
 pub use template::{Starter, StarterError};
 pub use units::UnitKey;
 
-use crate::file_stamp::FileStamp;
 use crate::snapshot::{Settings, Snapshot};
 use diagnostics::Diagnostics;
 use resolve::ResolveInput;
@@ -158,15 +158,19 @@ fn read(
     units: UnitLoad,
     progress: &Progress,
 ) -> Result<(Loaded, Inventory), ConfigErrors> {
-    let stamp = FileStamp::at(path);
-    let source = files::read_configuration(path)?;
+    let access = Access {
+        progress: progress.clone(),
+        unanswered: None,
+    };
+    let stamp = access.stamp(path);
+    let source = files::read_configuration(path, &access)?;
     let mut diagnostics = Diagnostics::default();
     let resolved = document::Document::read(&source, &mut diagnostics).and_then(|document| {
         let input = ResolveInput {
             file: (path, stamp.clone()),
             previous,
             units,
-            progress: progress.clone(),
+            access,
         };
         resolve::resolve(&document, input, &mut diagnostics).0
     });

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::Loaded;
 use super::diagnostics::{ConfigErrors, Diagnostic, Diagnostics};
 use super::document::Document;
-use super::files::Progress;
+use super::files::{Access, Progress, Unanswered};
 use super::resolve::{ResolveInput, ResolveReport, Resolved, resolve};
 use super::units::{Unit, UnitKey, UnitLoad, Units};
 use crate::file_stamp::{FileStamp, FileStamps};
@@ -28,14 +28,15 @@ pub struct Running {
     stamp: Option<FileStamp>,
     units: Units,
     suspended: BTreeMap<TrustDomain, i64>,
+    unanswered: Unanswered,
 }
 
 /// A unit that was loaded.
 #[derive(Debug)]
 pub struct LoadedUnit {
     unit: Arc<Unit>,
-    /// Whether a trust domain counts again that was suspended.
-    resumes: Option<TrustDomain>,
+    /// Whether it is what is in service already, in every respect.
+    pub is_unchanged: bool,
     /// What the operator should look at.
     pub warnings: Vec<String>,
     /// Parts that cannot be used; their last good ones stand in.
@@ -45,6 +46,12 @@ pub struct LoadedUnit {
 }
 
 impl LoadedUnit {
+    /// Whether every part of it could be used.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.degraded.is_empty() && !self.system_failure
+    }
+
     /// Its files, as they were before they were read.
     #[must_use]
     pub fn stamps(&self) -> &FileStamps {
@@ -101,6 +108,7 @@ impl Running {
             stamp,
             units,
             suspended: BTreeMap::new(),
+            unanswered: Unanswered::default(),
         }
     }
 
@@ -129,17 +137,28 @@ impl Running {
         &self.units
     }
 
-    /// The stamps of a unit's files.
+    /// Takes the stamps of a unit's files again; files that do not answer have none.
     #[must_use]
-    pub fn stamps_of(&self, key: &UnitKey) -> Option<FileStamps> {
-        self.units.get(key).map(|unit| unit.stamps.clone())
+    pub fn stamps_now(&self, key: &UnitKey, progress: &Progress) -> Option<FileStamps> {
+        let access = Access {
+            progress: progress.clone(),
+            unanswered: Some(self.unanswered.clone()),
+        };
+        let paths = self.units.get(key)?.stamps.keys();
+        Some(
+            paths
+                .map(|path| (path.clone(), access.stamp(path)))
+                .collect(),
+        )
     }
 
     /// Puts a unit in the place of the one before.
     pub fn replace(&mut self, key: &UnitKey, loaded: &LoadedUnit) {
         self.units.insert(key.clone(), Arc::clone(&loaded.unit));
-        if let Some(domain) = &loaded.resumes {
-            self.suspended.remove(domain);
+        // What could be read counts again.
+        if loaded.is_whole() {
+            self.suspended
+                .retain(|domain, _| UnitKey::trust_domain(domain) != *key);
         }
     }
 
@@ -147,6 +166,18 @@ impl Running {
     /// could be read since a moment (seconds since the Unix epoch).
     pub fn suspend(&mut self, domain: &TrustDomain, since: i64) {
         self.suspended.entry(domain.clone()).or_insert(since);
+    }
+
+    /// Whether a unit is that of a trust domain whose revocation lists count no longer.
+    #[must_use]
+    pub fn is_suspended_unit(&self, key: &UnitKey) -> bool {
+        self.suspended()
+            .any(|domain| UnitKey::trust_domain(domain) == *key)
+    }
+
+    /// The trust domains whose revocation lists count no longer.
+    pub fn suspended(&self) -> impl Iterator<Item = &TrustDomain> {
+        self.suspended.keys()
     }
 
     /// Whether a trust domain's revocation lists count no longer.
@@ -196,11 +227,10 @@ impl Running {
             ..UnitLoad::default()
         };
         // What can be read counts again.
-        let mut suspended = self.suspended.keys();
-        let resumes = suspended.find(|name| UnitKey::trust_domain(name) == *key);
-        if let Some(domain) = resumes {
-            units.suspended.remove(domain);
-        }
+        units
+            .suspended
+            .retain(|domain, _| UnitKey::trust_domain(domain) != *key);
+        let was_suspended = units.suspended.len() < self.suspended.len();
         if let Some(before) = units.known.remove(key) {
             units.before.insert(key.clone(), before);
         }
@@ -212,16 +242,17 @@ impl Running {
                 let Some(unit) = units.get(key).map(Arc::clone) else {
                     return Err(self.unit_error(&[], report));
                 };
-                let still_unread = report.system_failure;
+                let before = self.units.get(key).and_then(|before| before.digest);
                 let warnings = self.lines(&unit.warnings);
+                let unit_digest = unit.digest;
                 let loaded = LoadedUnit {
                     unit,
-                    resumes: resumes.filter(|_| !still_unread).cloned(),
+                    is_unchanged: before.is_some() && before == unit_digest,
                     warnings,
                     degraded: self.lines(&report.degraded),
                     system_failure: report.system_failure,
                 };
-                if resumes.is_none() || !still_unread {
+                if !was_suspended || loaded.is_whole() {
                     return Ok((loaded, snapshot));
                 }
                 // A part could be read, and others still cannot.
@@ -273,7 +304,10 @@ impl Running {
             file: (&self.path, self.stamp.clone()),
             previous: Some(previous),
             units,
-            progress: progress.clone(),
+            access: Access {
+                progress: progress.clone(),
+                unanswered: Some(self.unanswered.clone()),
+            },
         };
         let (resolved, report) = resolve(&document, input, &mut diagnostics);
         (resolved, report, diagnostics)

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::{Files, Progress};
+use super::files::{Access, Files};
 
 /// Why the socket is not known.
 #[derive(Debug, thiserror::Error)]
@@ -44,5 +44,5 @@ pub fn admin_socket(config: &Path) -> Result<PathBuf, SocketUnknown> {
         .and_then(|admin| admin.get("socket"))
         .and_then(toml::Value::as_str)
         .ok_or_else(|| SocketUnknown::None(config.to_owned()))?;
-    Ok(Files::beside((config, None), Progress::default()).locate(socket))
+    Ok(Files::beside((config, None), Access::default()).locate(socket))
 }

@@ -47,6 +47,8 @@ impl fmt::Display for UnitKey {
 
 /// A unit as it was built.
 pub(super) struct Unit {
+    /// What it amounts to, for units that may be read again and again without a change.
+    pub(super) digest: Option<[u8; 32]>,
     pub(super) value: Box<dyn Any + Send + Sync>,
     /// Its files and directories, as they were before they were read.
     pub(super) stamps: FileStamps,

@@ -315,13 +315,15 @@ fn open(path: &Path) -> io::Result<File> {
     });
     let file = match opened {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
-            return Err(refused("a named pipe that nobody reads"));
+            return Err(refused("a socket, or a named pipe that nobody reads"));
         }
         opened => opened?,
     };
     let file_type = file.metadata()?.file_type();
-    if file_type.is_fifo() || file_type.is_socket() {
-        return Err(refused("a named pipe or socket"));
+    // Standard streams may be pipes: somebody reads them, or the process ends.
+    let is_stream = path.starts_with("/dev") || path.starts_with("/proc");
+    if file_type.is_fifo() && !is_stream {
+        return Err(refused("a named pipe"));
     }
     Ok(file)
 }

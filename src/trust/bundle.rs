@@ -288,6 +288,15 @@ impl TrustBundle {
         }
     }
 
+    /// Differs if a decision about a chain may: roots, intermediates, lists and posture.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = Digest::new();
+        self.describe(&mut digest);
+        digest.field(self.revocation.digest());
+        digest.finish()
+    }
+
     /// The same bundle, whose revocation lists are not believed any more because
     /// nothing newer could be read since a moment (seconds since the Unix epoch).
     #[must_use]

@@ -2,7 +2,7 @@
 //! their issuer says.
 //!
 //! The fast path beside revocation lists: an entry counts from the moment it is
-//! on disk. Consulted after a path holds, and again for cached paths whenever the
+//! in memory. Consulted after a path holds, and again for cached paths whenever the
 //! list's epoch has moved. It knows nothing of who may change it: the admin
 //! interface decides that.
 
@@ -155,6 +155,8 @@ pub struct DenyList {
     seen: Mutex<Option<FileStamp>>,
     /// Whether the file was there when that was last known.
     has_file: AtomicBool,
+    /// Whether the file does not say what is in force, because it is gone or damaged.
+    is_damaged: AtomicBool,
     /// Entries that are in force and not in the file yet. Held while the index is
     /// replaced, and never while the file is read or written.
     unsaved: Mutex<Vec<Arc<DenyEntry>>>,
@@ -182,6 +184,7 @@ impl DenyList {
             path,
             index: ArcSwap::from_pointee(Index::of(entries)),
             has_file: AtomicBool::new(seen.is_some()),
+            is_damaged: AtomicBool::new(false),
             seen: Mutex::new(seen),
             unsaved: Mutex::default(),
             epoch: AtomicU64::new(epoch),
@@ -234,11 +237,13 @@ impl DenyList {
         }
         match read(&self.path) {
             Ok(Some(entries)) => {
+                self.is_damaged.store(false, Ordering::Release);
                 self.set_seen(seen, now);
                 self.replace(&self.unsaved(), entries);
                 Ok(true)
             }
             Ok(None) => {
+                self.is_damaged.store(true, Ordering::Release);
                 self.set_seen(seen, None);
                 Err(DenyListError::File {
                     path: self.path.clone(),
@@ -248,6 +253,7 @@ impl DenyList {
             Err(error) => {
                 // What could not be read has not been seen: it is read again.
                 if matches!(error, DenyListError::Malformed { .. }) {
+                    self.is_damaged.store(true, Ordering::Release);
                     self.set_seen(seen, now);
                 }
                 Err(error)
@@ -259,6 +265,12 @@ impl DenyList {
     #[must_use]
     pub fn has_file(&self) -> bool {
         self.has_file.load(Ordering::Acquire)
+    }
+
+    /// Whether its file does not say what is in force, because it is gone or damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Acquire)
     }
 
     /// How many entries are in force and not on disk.
@@ -281,14 +293,29 @@ impl DenyList {
         &self.path
     }
 
-    /// Adds an entry, in place of one with the same target. It is in force before the
-    /// file is touched: no disk delays a denial. When this returns, it is on disk too.
+    /// Adds an entry, in place of one with the same target. When this returns, it counts
+    /// and is on disk.
+    ///
+    /// # Errors
+    /// As [`DenyList::put_in_force`] and [`DenyList::save`].
+    pub fn add(
+        &self,
+        target: DenyTarget,
+        reason: &str,
+        expires_at: Option<i64>,
+        now: i64,
+    ) -> Result<Arc<DenyEntry>, DenyListError> {
+        let entry = self.put_in_force(target, reason, expires_at, now)?;
+        self.save(&entry, now)?;
+        Ok(entry)
+    }
+
+    /// Adds an entry in memory alone, in place of one with the same target. It counts when
+    /// this returns: no disk delays a denial. [`DenyList::save`] has to follow.
     ///
     /// # Errors
     /// When the target means nothing or the list is full: then nothing has changed.
-    /// [`DenyListError::NotSaved`] when the file cannot be read or written: then the
-    /// entry counts and [`DenyList::refresh`] writes it later.
-    pub fn add(
+    pub fn put_in_force(
         &self,
         target: DenyTarget,
         reason: &str,
@@ -320,19 +347,44 @@ impl DenyList {
             if index.entries.iter().filter(|e| e.counts_at(now)).count() >= MAX_ENTRIES {
                 return Err(DenyListError::Full);
             }
+            unsaved.retain(|other| other.target != entry.target);
             unsaved.push(Arc::clone(&entry));
             self.replace(&unsaved, index.entries.clone());
         }
-        self.change(|entries| {
+        Ok(entry)
+    }
+
+    /// Writes the list with an entry that is in force.
+    ///
+    /// # Errors
+    /// [`DenyListError::NotSaved`] when the file cannot be read or written: the entry
+    /// counts all the same, and [`DenyList::refresh`] writes it later.
+    pub fn save(&self, entry: &DenyEntry, now: i64) -> Result<(), DenyListError> {
+        let written = self.change(|entries| {
             // Expired entries go when the file is written anyway.
             entries.retain(|other| other.counts_at(now));
             Ok(true)
-        })
-        .map_err(|error| DenyListError::NotSaved {
-            id: entry.id.clone(),
-            error: Box::new(error),
-        })?;
-        Ok(entry)
+        });
+        written
+            .map(|_| ())
+            .map_err(|error| DenyListError::NotSaved {
+                id: entry.id.clone(),
+                error: Box::new(error),
+            })
+    }
+
+    /// Takes entries over that another list has in force and not on disk.
+    pub fn take_unsaved_of(&self, other: &Self) {
+        let theirs = other.unsaved().clone();
+        if theirs.is_empty() {
+            return;
+        }
+        let mut unsaved = self.unsaved();
+        for entry in theirs {
+            unsaved.retain(|own| own.target != entry.target);
+            unsaved.push(entry);
+        }
+        self.replace(&unsaved, self.index.load().entries.clone());
     }
 
     /// Removes an entry by its id; says whether there was one.
@@ -432,6 +484,7 @@ impl DenyList {
             return Ok(false);
         }
         file::write(&self.path, &entries)?;
+        self.is_damaged.store(false, Ordering::Release);
         self.set_seen(&mut seen, FileStamp::at(&self.path));
         let mut unsaved = self.unsaved();
         // What was added meanwhile is not in the file.

@@ -30,8 +30,8 @@ use list::RevocationList;
 pub use list::{Outline, next_update, outline};
 pub use status::{Freshness, ListStatus};
 
-/// How long after its nextUpdate a list without successor is kept, in seconds. It
-/// decides nothing by then; it must not be kept for ever either.
+/// How long after its nextUpdate a list without successor is kept, in seconds, where its
+/// callers are refused without it anyway.
 const FORGET_AFTER: i64 = 30 * 86_400;
 
 /// An authority that is configured, so that its lists can be verified at load.
@@ -333,9 +333,13 @@ impl RevocationIndex {
     pub(crate) fn keep_in_force(&mut self, previous: &Self, now: i64) {
         for old in previous.lists() {
             let lists = self.by_issuer.entry(old.issuer.clone()).or_default();
-            let is_succeeded = lists.iter().any(|list| list.succeeds(old));
+            let succeeds =
+                |list: &Arc<RevocationList>| list.succeeds(old) && list.age() >= old.age();
+            let is_succeeded = lists.iter().any(succeeds);
             let is_there = lists.iter().any(|list| list.hash == old.hash);
-            let is_over = old.next_update.saturating_add(self.grace) < now - FORGET_AFTER;
+            // Under another posture, what it revokes would be let in without it.
+            let is_over = self.posture == RevocationPosture::Hard
+                && old.next_update.saturating_add(self.grace) < now - FORGET_AFTER;
             if is_succeeded || is_there || is_over {
                 continue;
             }

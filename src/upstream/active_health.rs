@@ -65,6 +65,10 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
         ticks.tick().await;
         let asked = tokio::time::timeout(check.timeout, ask(&upstream, index, &check)).await;
         let outcome = asked.unwrap_or(Err(Failure::Late(check.timeout)));
+        // The gateway's own want of descriptors says nothing of the endpoint.
+        if matches!(&outcome, Err(Failure::Connect(ConnectError::NoDescriptor))) {
+            continue;
+        }
         if let Some(well) = streak.count(outcome.is_ok(), &check) {
             let was_well = upstream.is_well(index);
             upstream.found(index, well);

@@ -87,10 +87,12 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    fn with(slot: Option<Slot>) -> Result<Self, ConnectError> {
+    async fn with(slot: Option<Slot>) -> Result<Self, ConnectError> {
         Ok(Self {
             _slot: slot,
-            _descriptor: descriptors::take().ok_or(ConnectError::NoDescriptor)?,
+            _descriptor: descriptors::take()
+                .await
+                .ok_or(ConnectError::NoDescriptor)?,
         })
     }
 }
@@ -107,7 +109,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let kept = Kept::with(slot)?;
+    let kept = Kept::with(slot).await?;
     let (stream, address) = reach(addresses, config.connect_timeout).await?;
     let (opened, good_until) = match &config.tls {
         None => (open(stream, config.protocol, kept).await?, None),
@@ -136,7 +138,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let kept = Kept::with(Some(slot))?;
+    let kept = Kept::with(Some(slot)).await?;
     let (stream, address) = reach(addresses, config.connect_timeout).await?;
     let (opened, good_until) = match &config.tls {
         None => (open_own(stream, protocol, kept).await?, None),

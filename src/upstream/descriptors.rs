@@ -2,8 +2,12 @@
 //! has only so many descriptors, and some are kept for the operator.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How long closing a connection at rest may take.
+const GIVEN_BACK: Duration = Duration::from_millis(250);
 
 /// A pool that may hold connections at rest.
 pub(super) trait Reserve: Send + Sync {
@@ -46,23 +50,22 @@ pub(super) fn register(pool: Weak<dyn Reserve>) {
 }
 
 /// A descriptor for a new connection; if all are taken, that of a connection at rest.
-pub(super) fn take() -> Option<Descriptor> {
+pub(super) async fn take() -> Option<Descriptor> {
     let budget = budget();
-    let free = || Arc::clone(&budget.free).try_acquire_owned().ok();
-    if let Some(descriptor) = free() {
+    if let Ok(descriptor) = Arc::clone(&budget.free).try_acquire_owned() {
         return Some(descriptor);
     }
     let pools: Vec<Arc<dyn Reserve>> = {
         let pools = budget.pools.lock().unwrap_or_else(PoisonError::into_inner);
         pools.iter().filter_map(Weak::upgrade).collect()
     };
-    for pool in pools {
-        while pool.close_idle() {
-            // A connection in h2 gives its descriptor back a moment later.
-            if let Some(descriptor) = free() {
-                return Some(descriptor);
-            }
-        }
+    if !pools.iter().any(|pool| pool.close_idle()) {
+        return None;
     }
-    None
+    // A connection gives its descriptor back a moment after it was closed.
+    let given_back = Arc::clone(&budget.free).acquire_owned();
+    tokio::time::timeout(GIVEN_BACK, given_back)
+        .await
+        .ok()?
+        .ok()
 }

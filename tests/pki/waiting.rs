@@ -388,7 +388,7 @@ async fn whoever_waits_hears_what_keeps_files_from_taking_effect() {
         "obeys after",
         "configuration-refused: ",
         "countersign.toml:1",
-        "to mend it: countersign check --config",
+        "try: countersign check --config",
         "material-unreadable: ",
         "other.crl",
     ] {

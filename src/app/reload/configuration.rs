@@ -22,6 +22,15 @@ pub(super) struct ConfigurationLoad {
     pub(super) waiters: ReloadWaiters,
     /// How much material had come into service when it began.
     pub(super) material: u64,
+    /// The state of the deny list then.
+    pub(super) denied: Option<u64>,
+}
+
+impl ConfigurationLoad {
+    /// Whether it waits for a file that does not answer.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.began.elapsed() >= LONGEST_ANSWER && self.progress.reading().is_some()
+    }
 }
 
 /// Where loading the configuration stands.
@@ -30,6 +39,10 @@ pub(super) struct ConfigurationState {
     /// Counts those that came into service: what was loaded for one is of no use for
     /// the next.
     pub(super) count: u64,
+    /// Numbers the loads.
+    pub(super) number: u64,
+    /// Loads that were left to their threads.
+    pub(super) left_behind: u32,
     /// The stamp of the configuration file when it was last loaded, well or not.
     pub(super) stamp: Option<FileStamp>,
     pub(super) loading: Option<ConfigurationLoad>,
@@ -56,9 +69,15 @@ impl Reloader {
 
     pub(super) fn configuration_loaded(
         &mut self,
+        number: u64,
         outcome: Result<Box<Loaded>, String>,
         stamp: Option<FileStamp>,
     ) {
+        if number != self.configuration.number {
+            // One that was left to its thread: another was loaded instead of it.
+            self.configuration.left_behind = self.configuration.left_behind.saturating_sub(1);
+            return;
+        }
         let Some(load) = self.configuration.loading.take() else {
             return;
         };
@@ -70,8 +89,14 @@ impl Reloader {
                 return;
             }
         };
-        if load.material != self.material {
-            // It was read before that material and must not undo it.
+        let denied = self.parts.snapshot.load().denied.clone();
+        let is_another = match (&denied, &loaded.snapshot.denied) {
+            (Some(before), Some(after)) => !Arc::ptr_eq(before, after),
+            _ => false,
+        };
+        let is_behind = is_another && load.denied != denied.as_ref().map(|list| list.epoch());
+        if load.material != self.material || is_behind {
+            // It was read before that material, or that denial, and must not undo it.
             self.configuration.attempts += 1;
             if self.configuration.attempts < MAX_ATTEMPTS {
                 let attempts = self.configuration.attempts;
@@ -86,8 +111,22 @@ impl Reloader {
         }
         crate::app::announce(&loaded.snapshot, &loaded.warnings);
         let routes = loaded.snapshot.routes.routes().len();
+        if let (Some(before), Some(after)) = (&denied, &loaded.snapshot.denied)
+            && is_another
+        {
+            after.take_unsaved_of(before);
+        }
         self.running = Arc::new(loaded.running);
-        self.units = UnitState::of(&self.running);
+        let before = std::mem::replace(&mut self.units, UnitState::of(&self.running));
+        // What was about to be read may be newer than what this load has read.
+        for (key, unit) in &mut self.units {
+            if before.get(key).is_some_and(UnitState::is_awaited) {
+                unit.want();
+            }
+        }
+        // Other files may have the same meaning now.
+        self.watch.forget_stalled();
+        self.suspending.clear();
         let configuration = &mut self.configuration;
         configuration.count += 1;
         configuration.failures = 0;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::Event;
 use super::restart::check_replaces;
 use crate::config::{self, Loaded, LoadedUnit, Progress, Running, UnitError, UnitKey};
-use crate::file_stamp::{FileStamp, FileStamps, take_again};
+use crate::file_stamp::FileStamp;
 use crate::identity::TrustDomain;
 use crate::snapshot::{Settings, Snapshot};
 
@@ -32,8 +32,12 @@ pub(super) enum Done {
         configuration: u64,
         error: UnitError,
     },
+    /// A trust domain could not be suspended.
+    NotSuspended(TrustDomain),
     /// The configuration was loaded, or why not; and its file's stamp of before.
     Configuration {
+        /// Which load it was.
+        number: u64,
         outcome: Result<Box<Loaded>, String>,
         stamp: Option<FileStamp>,
     },
@@ -102,7 +106,7 @@ impl Loader {
                 previous,
                 configuration,
             } = job;
-            settle(running.stamps_of(&key), &reading);
+            settle(|| running.stamps_now(&key, &reading));
             let loaded = without_panic(|| running.load_unit(&key, &previous, &reading));
             match loaded.unwrap_or_else(|panic| Err(UnitError::panicked(&panic))) {
                 Ok((loaded, snapshot)) => Done::Proposed(Box::new(Proposal {
@@ -148,12 +152,8 @@ impl Loader {
                     configuration,
                     error: UnitError::panicked(&panic),
                 },
-                // Asked for again: the files still cannot be read.
-                (_, Change::Suspension { domain, .. }) => Done::Failed {
-                    key: UnitKey::trust_domain(&domain),
-                    configuration,
-                    error: UnitError::panicked("a trust domain could not be suspended"),
-                },
+                // Tried again: the files still cannot be read.
+                (_, Change::Suspension { domain, .. }) => Done::NotSuspended(domain),
             }
         })
     }
@@ -162,6 +162,7 @@ impl Loader {
     /// the place of the one in service.
     pub(super) fn configuration(
         &self,
+        number: u64,
         running: Arc<Running>,
         previous: Arc<Snapshot>,
         settings: Settings,
@@ -170,10 +171,10 @@ impl Loader {
         let reading = progress.clone();
         self.spawn("configuration", move || {
             let file = running.path().to_owned();
-            let stamps = FileStamps::from([(file.clone(), None)]);
-            settle(Some(stamps), &reading);
+            let look = || reading.during(&file, || FileStamp::at(&file));
+            settle(look);
             // Before it is read, so that a change meanwhile is noticed afterwards.
-            let stamp = reading.during(&file, || FileStamp::at(&file));
+            let stamp = look();
             let loaded = without_panic(|| {
                 let loaded = config::load_after(&running, &previous, &reading).map_err(summary)?;
                 check_replaces(&settings, &previous, &loaded, &reading)?;
@@ -182,7 +183,11 @@ impl Loader {
             let outcome = loaded.unwrap_or_else(|panic| {
                 Err(format!("loading it panicked; please report this: {panic}"))
             });
-            Done::Configuration { outcome, stamp }
+            Done::Configuration {
+                number,
+                outcome,
+                stamp,
+            }
         })?;
         Ok(progress)
     }
@@ -198,19 +203,15 @@ impl Loader {
 }
 
 /// Waits until files do not change any more, but not for long.
-fn settle(stamps: Option<FileStamps>, progress: &Progress) {
-    let Some(mut before) = stamps else { return };
-    let Some(first) = before.keys().next().cloned() else {
-        return;
-    };
-    let mut now = progress.during(&first, || take_again(&before));
+fn settle<T: PartialEq>(look: impl Fn() -> T) {
+    let mut before = look();
     for _ in 0..MAX_SETTLING {
         std::thread::sleep(SETTLE);
-        before = now;
-        now = progress.during(&first, || take_again(&before));
+        let now = look();
         if now == before {
             return;
         }
+        before = now;
     }
 }
 

@@ -6,12 +6,15 @@ use super::load::Change;
 use super::{Reloader, Watched};
 use crate::admin::{Problem, ProblemCode};
 use crate::config::UnitKey;
-use crate::trust::DenyListError;
+use crate::identity::TrustDomain;
+use crate::trust::{DenyList, DenyListError};
 
 /// The subject of problems with the deny list's file.
 const DENY_LIST: &str = "deny list";
 /// The subject of the problem that no thread watches files.
 const WATCH: &str = "file watch";
+/// How often the files of a trust domain that is suspended are read again.
+const SUSPENDED_RETRY: Duration = Duration::from_millis(500);
 /// A load that takes longer than this is said to be stalled.
 const SLOW_LOAD: Duration = Duration::from_secs(2);
 
@@ -77,6 +80,10 @@ impl Reloader {
         let readiness = &self.parts.readiness;
         let mut subjects = Vec::new();
         let mut raise = |subject: String, detail: String, command: Option<String>| {
+            // Watching and reading the same file may stall side by side.
+            if subjects.contains(&subject) {
+                return;
+            }
             let mut problem = Problem::new(ProblemCode::MaterialStalled, &detail);
             if let Some(command) = command {
                 problem = problem.command(&command);
@@ -86,7 +93,7 @@ impl Reloader {
             }
             subjects.push(subject);
         };
-        for (watched, stalled) in self.watch.stalled() {
+        for ((watched, path), stalled) in self.watch.stalled() {
             let what = match watched {
                 Watched::Configuration => "the configuration".to_owned(),
                 Watched::Unit(key) => key.to_string(),
@@ -96,7 +103,7 @@ impl Reloader {
             if stalled.since.elapsed() < SLOW_LOAD / 2 {
                 continue;
             }
-            let file = stalled.path.display();
+            let file = path.display();
             let detail = format!(
                 "{file} does not answer: changes of {what} are not seen; everything else is \
                  watched and goes on"
@@ -140,23 +147,20 @@ impl Reloader {
     }
 
     /// Takes notice of what became of reading the deny list.
-    pub(super) fn deny_list_read(&self, outcome: Result<bool, DenyListError>) {
+    pub(super) fn deny_list_read(&self, list: &DenyList, outcome: Result<bool, DenyListError>) {
         let readiness = &self.parts.readiness;
-        let unsaved = self
-            .parts
-            .snapshot
-            .load()
-            .denied
-            .as_ref()
-            .map_or(0, |list| list.unsaved_count());
+        let unsaved = list.unsaved_count();
         if unsaved == 0 {
             readiness.clear(ProblemCode::DenyListUnsaved, DENY_LIST);
         }
         match outcome {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::info!("the deny list's file has changed and is in service");
-                readiness.clear(ProblemCode::MaterialUnreadable, DENY_LIST);
+            Ok(changed) => {
+                if changed {
+                    tracing::info!("the deny list's file has changed and is in service");
+                }
+                if !list.is_damaged() {
+                    readiness.clear(ProblemCode::MaterialUnreadable, DENY_LIST);
+                }
             }
             Err(error) if unsaved > 0 => {
                 let detail = format!(
@@ -181,24 +185,37 @@ impl Reloader {
         }
     }
 
-    /// Lets the lists of a trust domain count no longer whose files the system has
-    /// failed to read for longer than the domain allows.
+    /// Lets the lists of a trust domain count no longer if the system has failed to read
+    /// its files for longer than the domain allows. Those that count no longer are read
+    /// again and again.
     pub(super) fn suspend_unread(&mut self) {
+        let stalled: Vec<UnitKey> = self
+            .watch
+            .stalled()
+            .iter()
+            .filter(|(_, stalled)| stalled.since.elapsed() >= SLOW_LOAD / 2)
+            .filter_map(|((watched, _), _)| match watched {
+                Watched::Unit(key) => Some(key.clone()),
+                Watched::Configuration | Watched::DenyList => None,
+            })
+            .collect();
+        let suspended: Vec<UnitKey> = self
+            .running
+            .suspended()
+            .map(UnitKey::trust_domain)
+            .collect();
+        for key in stalled.iter().chain(&suspended) {
+            // What does not answer shows when it is read.
+            if let Some(unit) = self.units.get_mut(key) {
+                unit.want_within(SUSPENDED_RETRY);
+            }
+        }
         let snapshot = self.parts.snapshot.load_full();
-        for (domain, bound) in &snapshot.max_unread {
-            let unit = self.units.get(&UnitKey::trust_domain(domain));
-            let since = unit.and_then(super::UnitState::unread_since);
-            let stalled = || {
-                let watched = Watched::Unit(UnitKey::trust_domain(domain));
-                let stalled = self.watch.stalled().get(&watched)?;
-                let seconds = i64::try_from(stalled.since.elapsed().as_secs()).ok()?;
-                let now = i64::try_from(crate::clock::unix_now()).ok()?;
-                Some((stalled.since, now.saturating_sub(seconds)))
-            };
-            let Some((began, since)) = since.or_else(stalled) else {
+        for domain in snapshot.max_unread.keys() {
+            let Some((_, since)) = self.unread(domain) else {
                 continue;
             };
-            if began.elapsed() >= *bound
+            if self.is_unread_for_too_long(domain)
                 && !self.running.is_suspended(domain)
                 && self.suspending.insert(domain.clone())
             {
@@ -208,5 +225,22 @@ impl Reloader {
                 });
             }
         }
+    }
+
+    fn unread(&self, domain: &TrustDomain) -> Option<(std::time::Instant, i64)> {
+        self.units
+            .get(&UnitKey::trust_domain(domain))?
+            .unread_since()
+    }
+
+    /// Whether the system has failed to read a trust domain's files for longer than the
+    /// domain allows.
+    pub(super) fn is_unread_for_too_long(&self, domain: &TrustDomain) -> bool {
+        let snapshot = self.parts.snapshot.load();
+        let bound = snapshot.max_unread.get(domain);
+        let began = self.unread(domain).map(|(began, _)| began);
+        began
+            .zip(bound)
+            .is_some_and(|(began, bound)| began.elapsed() >= *bound)
     }
 }

@@ -12,6 +12,8 @@ use crate::file_stamp::FileStamps;
 /// How soon it is tried again after the system failed to read a file, and while a
 /// file may still be being written.
 const RETRY_SOON: Duration = Duration::from_millis(100);
+/// How soon it is tried again when that has gone on for a while.
+const RETRY_SYSTEM: Duration = Duration::from_millis(400);
 /// How soon a file that can be read and not be used is tried again. It is also tried
 /// when it changes.
 const RETRY_LATER: Duration = Duration::from_secs(10);
@@ -89,6 +91,18 @@ impl UnitState {
         });
     }
 
+    /// Whether it is being read, or about to be.
+    pub(super) const fn is_awaited(&self) -> bool {
+        self.loading.is_some() || self.wanted
+    }
+
+    /// It is to be read again soon, unless that is planned already.
+    pub(super) fn want_within(&mut self, pause: Duration) {
+        if self.retry_at.is_none() && !self.is_awaited() {
+            self.retry_at = Some(Instant::now() + pause);
+        }
+    }
+
     /// Whether it is being read, and has not been for long.
     pub(super) fn is_loading_for_less_than(&self, time: Duration) -> bool {
         let loading = self.loading.as_ref();
@@ -127,9 +141,10 @@ impl UnitState {
         let before = self.trouble.take();
         let since = before.as_ref().map_or(now, |before| before.since);
         let failing = before.and_then(|before| before.system_failure_since);
-        let retry = match system_failure || since.elapsed() < WRITING {
-            true => RETRY_SOON,
-            false => RETRY_LATER,
+        let retry = match (since.elapsed() < WRITING, system_failure) {
+            (true, _) => RETRY_SOON,
+            (false, true) => RETRY_SYSTEM,
+            (false, false) => RETRY_LATER,
         };
         self.retry_at = Some(now + retry);
         self.trouble = Some(Trouble {
@@ -152,17 +167,9 @@ impl UnitState {
         self.trouble.is_some()
     }
 
-    /// Since when the system has failed to read it: by an error, or by not answering.
+    /// Since when the system has failed to read it.
     pub(super) fn unread_since(&self) -> Option<(Instant, i64)> {
-        let failing = self
-            .trouble
-            .as_ref()
-            .and_then(|trouble| trouble.system_failure_since);
-        let silent = self.reading().map(|(_, since)| {
-            let seconds = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
-            (since, unix_now().saturating_sub(seconds))
-        });
-        failing.or(silent)
+        self.trouble.as_ref()?.system_failure_since
     }
 }
 

@@ -226,7 +226,7 @@ fn problems(said: &Value) -> Vec<String> {
         let text = |key| problem.get(key).and_then(Value::as_str);
         let mut line = format!("{}: {}", text("code")?, text("detail")?);
         if let Some(command) = text("command") {
-            let _ = write!(line, "; to mend it: {command}");
+            let _ = write!(line, "; try: {command}");
         }
         Some(line)
     };

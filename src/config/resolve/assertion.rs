@@ -9,7 +9,7 @@ use http::HeaderName;
 use super::credentials::covers;
 use super::{Context, limits};
 use crate::assertion::{
-    AssertionSettings, AssertionSigner, RING_FILE, SigningAlgorithm, SigningKeyRing,
+    AssertionSettings, AssertionSigner, KeyRingError, RING_FILE, SigningAlgorithm, SigningKeyRing,
 };
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
@@ -94,7 +94,7 @@ fn ring(
     context: &mut Context<'_>,
 ) -> Option<Arc<SigningKeyRing>> {
     let directory = context.files.locate(&keys.value);
-    // The names in the directory stay the same where a file is replaced.
+    // The names in the directory stay the same if a file is replaced.
     context.files.remember(&directory);
     context.files.remember(&directory.join(RING_FILE));
     let loaded = context
@@ -108,6 +108,9 @@ fn ring(
             Some(Arc::new(ring))
         }
         Err(error) => {
+            if let KeyRingError::Io { error, .. } = &error {
+                context.files.note_failure(error);
+            }
             // The message says which command helps.
             context.error(
                 Diagnostic::new(keys.place.clone(), error.to_string()).label("this directory"),

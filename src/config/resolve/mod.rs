@@ -30,7 +30,7 @@ use std::sync::Arc;
 use self::crl_fetch::ListCopy;
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::document::Document;
-use super::files::{Files, Progress};
+use super::files::{Access, Files};
 use super::inventory::Inventory;
 use super::suggest::nearest;
 use super::units::{Unit, UnitKey, UnitLoad, Units};
@@ -79,8 +79,8 @@ pub(super) struct ResolveInput<'a> {
     /// What is in service, when this is to replace it.
     pub(super) previous: Option<&'a Snapshot>,
     pub(super) units: UnitLoad,
-    /// Says which file is being read.
-    pub(super) progress: Progress,
+    /// How files are read.
+    pub(super) access: Access,
 }
 
 /// What a configuration resolves to.
@@ -109,7 +109,7 @@ impl<'a> Context<'a> {
     fn new(input: ResolveInput<'a>, diagnostics: &'a mut Diagnostics) -> Self {
         let previous = input.previous;
         Self {
-            files: Files::beside(input.file, input.progress),
+            files: Files::beside(input.file, input.access),
             diagnostics,
             inventory: Inventory::default(),
             now: i64::try_from(clock::unix_now()).unwrap_or(i64::MAX),
@@ -152,7 +152,15 @@ impl Context<'_> {
         if let Some(unit) = self.units.known.get(&key).cloned()
             && let Some(value) = unit.value()
         {
-            self.sources.extend(unit.sources.iter().cloned());
+            // How lists are fetched may have changed since the unit was read.
+            let sources = unit.sources.iter().map(|source| ListSource {
+                policy: self
+                    .fetching
+                    .as_ref()
+                    .map_or_else(|| Arc::clone(&source.policy), Arc::clone),
+                ..source.clone()
+            });
+            self.sources.extend(sources);
             let summaries = unit.summaries.iter().cloned();
             self.inventory.trust_domains.extend(summaries);
             self.units.used.insert(key, unit);
@@ -163,6 +171,7 @@ impl Context<'_> {
         let warnings = self.diagnostics.warning_count();
         let value = build(self)?;
         let unit = Unit {
+            digest: None,
             value: Box::new(value.clone()),
             stamps: self.files.stamps_since(files),
             warnings: self.diagnostics.warnings_from(warnings),
@@ -176,6 +185,20 @@ impl Context<'_> {
         };
         self.units.used.insert(key, Arc::new(unit));
         Some(value)
+    }
+
+    /// The lists by URL of a unit.
+    fn sources_of(&self, key: &UnitKey) -> Vec<ListSource> {
+        let unit = self.units.used.get(key);
+        unit.map_or_else(Vec::new, |unit| unit.sources.clone())
+    }
+
+    /// Says what a unit that was just built amounts to: two with the same digest are the
+    /// same to everybody.
+    fn set_digest(&mut self, key: &UnitKey, digest: [u8; 32]) {
+        if let Some(unit) = self.units.used.get_mut(key).and_then(Arc::get_mut) {
+            unit.digest.get_or_insert(digest);
+        }
     }
 
     /// What is in service of a unit that is read now.

@@ -122,9 +122,14 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
         Some(rules) => {
             let key = UnitKey::trust_domain(&rules.name.value);
             let before: Option<DomainMaterial> = context.unit_before(&key);
-            context.unit(key, |context| {
+            let material = context.unit(key.clone(), |context| {
                 domain_material(section, rules, before.as_ref(), context)
-            })
+            });
+            if let Some(material) = &material {
+                let digest = material.digest(&context.sources_of(&key));
+                context.set_digest(&key, digest);
+            }
+            material
         }
         None => {
             // What is wrong with its files is said all the same.

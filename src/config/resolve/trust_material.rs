@@ -13,10 +13,12 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use super::pem::{Found, material};
 use super::summaries::{list_summaries, root_summaries};
 use super::{Context, crl_fetch, pem};
+use crate::authn::remote_lists::ListSource;
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::inventory::TrustDomainSummary;
 use crate::config::raw::Trust;
 use crate::config::value::{At, Field, Words as _};
+use crate::crypto;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::trust::{
     BundleError, Predecessors, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
@@ -40,6 +42,24 @@ pub(super) struct DomainMaterial {
     intermediates: Vec<Found<CertificateDer<'static>>>,
     /// The entries of `crls` as they are written.
     written_lists: Vec<String>,
+}
+
+impl DomainMaterial {
+    /// Differs if anything about the domain differs that others can see.
+    pub(super) fn digest(&self, sources: &[ListSource]) -> [u8; 32] {
+        let mut parts: Vec<Vec<u8>> = vec![self.bundle.digest().to_vec()];
+        let certificates = self.roots.iter().chain(&self.intermediates);
+        parts.extend(certificates.map(|found| found.value.to_vec()));
+        parts.extend(
+            self.bundle
+                .alarms()
+                .iter()
+                .map(|alarm| alarm.clone().into_bytes()),
+        );
+        parts.extend(sources.iter().map(|source| source.in_use.to_vec()));
+        let hashes: Vec<[u8; 32]> = parts.iter().map(|part| crypto::sha256(part)).collect();
+        crypto::sha256(&hashes.concat())
+    }
 }
 
 /// The files of a trust domain; `None` in place of those that cannot be used.
@@ -66,8 +86,10 @@ pub(super) fn read_files(
             let _ = context.part(|context| material(files, context, pem::certificates));
             return Some(last_good.clone());
         }
-        let read = context.part(|context| material(files, context, pem::certificates));
-        read.or_else(|| last_good.cloned().filter(|_| context.units.keep_last_good))
+        match last_good.filter(|_| context.units.keep_last_good) {
+            Some(last_good) => Some(certificates_or_last_good(files, last_good, context)),
+            None => material(files, context, pem::certificates),
+        }
     };
     let roots = match &section.roots {
         Field::Good(roots) => {
@@ -88,6 +110,36 @@ pub(super) fn read_files(
         intermediates,
         lists: revocation_lists(section, context),
     }
+}
+
+/// Reads certificate files; the last good certificates of a file stand in for those that
+/// cannot be used, so that a root can be taken out of one file whatever is wrong with
+/// another.
+fn certificates_or_last_good(
+    files: &[At<String>],
+    last_good: &[Found<CertificateDer<'static>>],
+    context: &mut Context<'_>,
+) -> Vec<Found<CertificateDer<'static>>> {
+    let mut all = Vec::new();
+    for written in files {
+        let expand = |context: &mut Context<'_>| context.files.expand(written, context.diagnostics);
+        let Some(paths) = context.part(expand) else {
+            let of_entry = |found: &&Found<_>| found.place == written.place;
+            all.extend(last_good.iter().filter(of_entry).cloned());
+            continue;
+        };
+        for path in paths {
+            match context.part(|context| pem::certificates(written, &path, context)) {
+                Some(read) => all.extend(read.into_iter().map(|value| Found {
+                    value,
+                    path: path.clone(),
+                    place: written.place.clone(),
+                })),
+                None => all.extend(last_good.iter().filter(|found| found.path == path).cloned()),
+            }
+        }
+    }
+    all
 }
 
 /// Reads and builds a trust domain.
@@ -280,7 +332,9 @@ fn revocation_lists(
     let mut all = Some(Vec::new());
     for written in section.crls.items() {
         let found = match name {
-            Some(name) if crl_fetch::is_url(written) => crl_fetch::lists(written, name, context),
+            Some(name) if crl_fetch::is_url(written) => {
+                context.part(|context| crl_fetch::lists(written, name, context))
+            }
             None if crl_fetch::is_url(written) => None,
             _ => list_files(written, context),
         };

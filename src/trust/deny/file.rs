@@ -19,7 +19,7 @@ struct Document<E> {
 }
 
 const VERSION: u32 = 1;
-/// Nothing is larger that [`write`] writes: two texts of 2 KiB, of which each byte takes
+/// [`write`] writes nothing larger: two texts of 2 KiB, of which each byte takes
 /// six in JSON, and the rest of an entry.
 const MAX_FILE: u64 = MAX_ENTRIES as u64 * 32 * 1024;
 
@@ -50,7 +50,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<DenyEntry>>, DenyListError>
 
 /// Replaces the file; on return the new content survives a power failure. A process
 /// that is killed leaves the old one or the new one, and beside it, at worst, a file
-/// `.countersign-…` that is never read. Entries count once this has returned.
+/// `.countersign-…` that is never read.
 pub(super) fn write(path: &Path, entries: &[Arc<DenyEntry>]) -> Result<(), DenyListError> {
     let document = Document {
         version: VERSION,

@@ -166,6 +166,35 @@ fn an_entry_counts_although_it_cannot_be_written_and_is_written_later() {
 }
 
 #[test]
+fn of_two_unsaved_entries_for_one_target_the_later_one_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("state");
+    let path = inner.join("deny.json");
+    let list = DenyList::open(path.clone()).unwrap();
+    let target = || identity("dns:a.example.org");
+    assert!(list.add(target(), "first", Some(60), 0).is_err());
+    assert!(list.add(target(), "second", None, 0).is_err());
+    assert_eq!((list.list(0).len(), list.unsaved_count()), (1, 1));
+    std::fs::create_dir(&inner).unwrap();
+    assert!(list.refresh().unwrap());
+    for read in [list.list(100), DenyList::open(path).unwrap().list(100)] {
+        assert_eq!(read.len(), 1);
+        assert_eq!(read[0].reason, "second");
+    }
+    // What another list has not saved goes over to the one that follows it.
+    let next = DenyList::open(folder.path().join("next.json")).unwrap();
+    std::fs::remove_dir_all(&inner).unwrap();
+    assert!(
+        list.add(identity("dns:b.example.org"), "", None, 0)
+            .is_err()
+    );
+    next.take_unsaved_of(&list);
+    assert_eq!((next.list(0).len(), next.unsaved_count()), (1, 1));
+    assert!(next.refresh().unwrap());
+    assert_eq!(next.unsaved_count(), 0);
+}
+
+#[test]
 fn what_others_write_does_not_push_an_unsaved_entry_out() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deny.json");
