@@ -110,7 +110,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
         let client = client.clone();
         callers.spawn(async move {
             let mut connection = client.connect().await.ok()?;
-            if number % 2 == 0 {
+            if number % 4 == 0 {
                 let head = format!("GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
                 connection.write(head.as_bytes()).await.ok()?;
             }
