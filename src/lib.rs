@@ -14,6 +14,7 @@ pub mod file_read;
 pub mod file_stamp;
 pub mod identity;
 mod kill_point;
+pub mod pem;
 pub mod pki;
 pub mod policy;
 pub mod proxy;

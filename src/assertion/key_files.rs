@@ -22,6 +22,7 @@ use crate::crypto::{ProviderFailed, SigningKeyPair};
 use crate::directory_lock::DirectoryLock;
 use crate::file_read::{PrivateFile, is_not_regular, read_private};
 use crate::kill_point::kill_point;
+use crate::pem;
 use crate::secret::{Existing, write_private_by};
 
 /// The file that says which keys there are.
@@ -90,15 +91,9 @@ fn read_key(
             mode & 0o7777
         ));
     }
-    let document = str::from_utf8(&content)
-        .ok()
-        .and_then(|text| SecretDocument::from_pem(text).ok())
-        .filter(|(label, _)| *label == KEY_LABEL)
-        .map(|(_, document)| document)
-        .ok_or_else(|| {
-            KeyRingError::malformed(&path, "this is not a PKCS#8 private key in PEM form")
-        })?;
-    let key = SigningKey::from_pkcs8(record.algorithm, document.as_bytes()).map_err(|_| {
+    let document = pem::plain_pkcs8_key(&content)
+        .map_err(|error| KeyRingError::malformed(&path, format!("{error}; {}", error.remedy())))?;
+    let key = SigningKey::from_pkcs8(record.algorithm, document.expose()).map_err(|_| {
         let problem = format!("this is not a private key for {}", record.algorithm);
         KeyRingError::malformed(&path, problem)
     })?;

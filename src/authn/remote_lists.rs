@@ -18,7 +18,6 @@ use bytes::Bytes;
 use http::Uri;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateRevocationListDer;
-use rustls_pki_types::pem::PemObject as _;
 
 use super::http_client::{ClientSettings, FetchError, HttpClient};
 use crate::clock;
@@ -26,6 +25,7 @@ use crate::crypto;
 use crate::file_read::read_regular;
 use crate::identity::TrustDomain;
 use crate::identity::text::hex;
+use crate::pem;
 use crate::secret::{Existing, write_private};
 use crate::trust;
 
@@ -251,22 +251,8 @@ impl RemoteLists {
 /// # Errors
 /// When there is anything else in it: nothing is skipped.
 pub fn lists_in(document: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-    const BEGIN: &[u8] = b"-----BEGIN ";
-    // A SEQUENCE in the long form, as all lists are: no text begins so.
-    if matches!(document, [0x30, length, ..] if *length >= 0x80) {
-        return Ok(vec![document.to_vec().into()]);
-    }
-    let blocks = document.windows(BEGIN.len()).filter(|at| *at == BEGIN);
-    let lists = CertificateRevocationListDer::pem_slice_iter(document)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("what came is no revocation list: {error}"))?;
-    if lists.is_empty() {
-        return Err("what came is no revocation list".to_owned());
-    }
-    if lists.len() != blocks.count() {
-        return Err("what came holds something beside revocation lists".to_owned());
-    }
-    Ok(lists)
+    pem::revocation_lists(document)
+        .map_err(|error| format!("what came is no revocation list: {error}"))
 }
 
 impl ListSource {

@@ -3,10 +3,11 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
 
 use super::CliError;
+use crate::pem::{self, PemError};
 
 /// Most octets of a file with certificates.
 const MAX_OCTETS: u64 = 1 << 20;
@@ -35,21 +36,40 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, CliError> {
     Ok(content)
 }
 
-/// The certificates of a file, in its order; at least one.
+/// The certificates of a file that holds nothing else, in its order; at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
+    read_certificates(path, pem::certificates)
+}
+
+/// The certificates of a file that may hold their private key too, in its order;
+/// at least one.
+pub(super) fn certificates_beside_key(
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, CliError> {
+    read_certificates(path, pem::certificates_beside_key)
+}
+
+fn read_certificates(
+    path: &Path,
+    in_pem: impl FnOnce(&[u8]) -> Result<Vec<CertificateDer<'static>>, PemError>,
+) -> Result<Vec<CertificateDer<'static>>, CliError> {
     let content = read(path)?;
-    // DER of a certificate begins with a SEQUENCE in the long form.
-    if matches!(content.as_slice(), [0x30, length, ..] if *length >= 0x80) {
+    if pem::is_der(&content) {
         return Ok(vec![CertificateDer::from(content)]);
     }
-    let found = CertificateDer::pem_slice_iter(&content)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?;
-    if found.is_empty() {
-        return Err(CliError::usage(format!(
-            "{}: there is no certificate in it",
-            path.display()
-        )));
-    }
-    Ok(found)
+    in_pem(&content).map_err(|error| damaged(path, &error))
+}
+
+/// A private key without passphrase, of a file that may hold its certificates too.
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, CliError> {
+    pem::private_key(&Zeroizing::new(read(path)?)).map_err(|error| damaged(path, &error))
+}
+
+/// Names the file, the line and the remedy of a PEM error.
+pub(super) fn damaged(path: &Path, error: &PemError) -> CliError {
+    let file = match path.as_os_str() == "-" {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    };
+    CliError::usage(format!("{}; {}", error.in_file(file), error.remedy()))
 }

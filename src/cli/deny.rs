@@ -164,7 +164,7 @@ impl Target {
             });
         }
         if let Some(file) = &self.cert {
-            let certificates = chain::certificates(file)?;
+            let certificates = chain::certificates_beside_key(file)?;
             let first = certificates.first().map(|der| crypto::sha256(der));
             return Ok(DenyTarget::Thumbprint {
                 thumbprint: hex(&first.unwrap_or_default()),

@@ -13,13 +13,11 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{PrivateKeyDer, ServerName};
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use zeroize::Zeroizing;
 
 use super::{CliError, chain};
 use crate::crypto;
@@ -97,9 +95,8 @@ impl Credential<'_> {
                 .add(root)
                 .map_err(|error| named(self.cacert, &error))?;
         }
-        let key = PrivateKeyDer::from_pem_slice(&Zeroizing::new(chain::read(self.key)?))
-            .map_err(|error| named(self.key, &error))?;
-        let certificates = chain::certificates(self.cert)?;
+        let key = chain::private_key(self.key)?;
+        let certificates = chain::certificates_beside_key(self.cert)?;
         let mut client = ClientConfig::builder_with_provider(crypto::provider())
             .with_safe_default_protocol_versions()
             .map_err(CliError::failed)?

@@ -105,7 +105,7 @@ pub(crate) fn run(args: &ExplainArgs, output: Output) -> Result<Exit, CliError> 
     };
     let chain = match (&past, &args.cert) {
         (Some(past), _) => past.chain.clone(),
-        (None, Some(file)) => chain::certificates(file)?,
+        (None, Some(file)) => chain::certificates_beside_key(file)?,
         (None, None) => Vec::new(),
     };
     let known = args.pki.as_ref().map(|dir| Known::look_up(dir, &chain));

@@ -59,9 +59,9 @@ pub(crate) fn run(args: &ProbeArgs, output: Output) -> Result<Exit, CliError> {
         .as_deref()
         .map(chain::certificates)
         .transpose()?;
-    let credentials =
-        connect::credentials(chain::certificates(&args.cert)?, &chain::read(&args.key)?)
-            .map_err(CliError::usage)?;
+    let chain = chain::certificates_beside_key(&args.cert)?;
+    let key = chain::private_key(&args.key)?;
+    let credentials = connect::credentials(chain, key).map_err(CliError::usage)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

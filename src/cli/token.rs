@@ -10,12 +10,10 @@ use countersign_verify::jose::{
     Algorithm, CompactJws, JwkSet, MAX_JWK_SET_BYTES, MAX_TOKEN_BYTES, parse_object,
 };
 use http::{Method, StatusCode};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
 use super::control::{Place, ask, shown, text};
-use super::{CliError, Exit, Output};
+use super::{CliError, Exit, Output, chain};
 use crate::admin::Purge;
 use crate::authn::bearer::{self, TokenRules, TokenType};
 use crate::authn::binding::CertificateBinding;
@@ -286,12 +284,9 @@ fn key_set(path: &Path) -> Result<JwkSet, CliError> {
 }
 
 fn thumbprint(path: &Path) -> Result<[u8; 32], CliError> {
-    let content = read(path, MAX_JWK_SET_BYTES)?;
-    let der = match CertificateDer::from_pem_slice(&content) {
-        Ok(certificate) => certificate.to_vec(),
-        Err(_) => content,
-    };
-    crate::identity::LeafFacts::read(&der)
+    let chain = chain::certificates_beside_key(path)?;
+    let leaf = chain.first().map_or(&[][..], AsRef::as_ref);
+    crate::identity::LeafFacts::read(leaf)
         .map(|facts| facts.thumbprint)
         .map_err(|error| {
             CliError::usage(format_args!(

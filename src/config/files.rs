@@ -401,21 +401,6 @@ fn glob(pattern: &str, name: &str) -> bool {
     rest.ends_with(tail)
 }
 
-/// The labels of the PEM blocks in a file, for example `CERTIFICATE`.
-pub(super) fn pem_labels(bytes: &[u8]) -> Vec<String> {
-    // Octet by octet: what is read may be megabytes of something else.
-    bytes
-        .split(|octet| *octet == b'\n')
-        .filter_map(|line| {
-            let label = line
-                .trim_ascii()
-                .strip_prefix(b"-----BEGIN ")?
-                .strip_suffix(b"-----")?;
-            Some(String::from_utf8_lossy(label).into_owned())
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -436,12 +421,5 @@ mod tests {
         ] {
             assert_eq!(glob(pattern, name), matches, "{pattern} {name}");
         }
-    }
-
-    #[test]
-    fn labels_of_blocks_are_found() {
-        let text = b"Bag\n-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n-----BEGIN EC PRIVATE KEY-----\n";
-        assert_eq!(pem_labels(text), ["CERTIFICATE", "EC PRIVATE KEY"]);
-        assert!(pem_labels(&[0x30, 0x82, 0xff]).is_empty());
     }
 }

@@ -1,55 +1,33 @@
-//! Certificate files: PEM in and out.
+//! Certificate files: reading those of an authority, and naming the file that is
+//! wrong.
 
 use std::path::Path;
 
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 
 use super::PkiError;
 use super::store;
+use crate::pem::{self, PemError};
 
-/// Reads every certificate of a PEM file of the authority's; at least one.
+/// Reads the certificates of a PEM file of the authority's that holds nothing else; at
+/// least one.
 pub(super) fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    parse(path, &store::read(path)?)
+    pem::certificates(&store::read(path)?).map_err(damaged(path))
 }
 
-/// Reads every certificate of a PEM file that an operator named; see
-/// [`store::read_named`].
-pub(super) fn read_named(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    parse(path, &store::read_named(path)?)
+/// Reads the certificates of a PEM file that an operator named and that may hold their
+/// private key too; at least one.
+pub(super) fn read_beside_key(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    pem::certificates_beside_key(&store::read_named(path)?).map_err(damaged(path))
 }
 
-fn parse(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    let certificates = CertificateDer::pem_slice_iter(content)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| PkiError::unreadable(path, error))?;
-    if certificates.is_empty() {
-        return Err(PkiError::unreadable(path, "it holds no PEM certificate"));
-    }
-    Ok(certificates)
+/// Names the file of a PEM error.
+pub(super) fn damaged(path: &Path) -> impl FnOnce(PemError) -> PkiError {
+    let path = path.to_owned();
+    move |error| PkiError::Pem { path, error }
 }
 
-/// One certificate as PEM (RFC 7468 section 5).
+/// One certificate as PEM.
 pub(super) fn pem(der: &CertificateDer<'_>) -> String {
-    pem_block("CERTIFICATE", der)
-}
-
-/// One PEM block.
-pub(super) fn pem_block(label: &str, der: &[u8]) -> String {
-    use base64ct::{Base64, Encoding as _};
-    let body = Base64::encode_string(der);
-    let mut text = String::with_capacity(body.len() + body.len() / 64 + 60);
-    text.push_str("-----BEGIN ");
-    text.push_str(label);
-    text.push_str("-----\n");
-    for (index, character) in body.chars().enumerate() {
-        if index > 0 && index % 64 == 0 {
-            text.push('\n');
-        }
-        text.push(character);
-    }
-    text.push_str("\n-----END ");
-    text.push_str(label);
-    text.push_str("-----\n");
-    text
+    pem::encode_certificate(der)
 }

@@ -10,13 +10,13 @@ use rcgen::SubjectPublicKeyInfo;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
-use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 
 use super::names::{RequestError, SubjectNames};
 use crate::identity::leaf::{key_usage, rfc4514};
 use crate::identity::text::printable;
+use crate::pem;
 use crate::reason::ReasonCode;
 
 /// Why a request is not signed.
@@ -46,7 +46,9 @@ impl SigningRequest {
     /// When it is unreadable, its signature is forged, its key too weak, or it
     /// asks for the rights of an authority.
     pub fn read(content: &[u8]) -> Result<Self, SigningRequestError> {
-        let der = der_of(content)?;
+        let der = pem::request(content).map_err(|error| {
+            SigningRequestError::Unreadable(format!("{error}; {}", error.remedy()))
+        })?;
         let unreadable = |why: &str| SigningRequestError::Unreadable(why.to_owned());
         let (rest, request) = X509CertificationRequest::from_der(&der)
             .map_err(|_| unreadable("its encoding is damaged"))?;
@@ -219,24 +221,6 @@ fn usable_key(
 /// FIPS 186-5 appendix A.1.1: odd, and at least 65537.
 const fn is_sound(exponent: u64) -> bool {
     exponent >= 65_537 && exponent % 2 == 1
-}
-
-fn der_of(content: &[u8]) -> Result<Vec<u8>, SigningRequestError> {
-    let unreadable = |why: &str| SigningRequestError::Unreadable(why.to_owned());
-    if content.first() == Some(&0x30) {
-        return Ok(content.to_vec());
-    }
-    let mut blocks = Pem::iter_from_buffer(content);
-    let block = match (blocks.next(), blocks.next()) {
-        (Some(Ok(block)), None) => block,
-        (Some(Ok(_)), Some(_)) => return Err(unreadable("it must hold one request and no more")),
-        _ => return Err(unreadable("it holds no PEM block")),
-    };
-    match block.label.as_str() {
-        // RFC 7468 section 7; the second is what older tools write.
-        "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Ok(block.contents),
-        other => Err(unreadable(&format!("it holds a {}", printable(other)))),
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
-use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -22,6 +21,7 @@ use crate::crypto;
 use crate::identity::LeafFacts;
 use crate::identity::leaf::{rfc4514, significant};
 use crate::identity::text::{hex, printable};
+use crate::pem::{self, PemError};
 use crate::secret::Secret;
 
 /// Why nothing could be read.
@@ -32,9 +32,12 @@ pub enum InspectError {
         "this is no certificate, request, revocation list, PKCS#12 file or key set, in PEM or DER form"
     )]
     Unknown,
-    /// A PEM block does not read.
-    #[error("block {0} of the PEM file is damaged")]
-    Damaged(usize),
+    /// The PEM file is damaged.
+    #[error("{error}; {}", .error.remedy())]
+    Damaged {
+        /// Where and how.
+        error: PemError,
+    },
     /// PKCS#12 needs a passphrase.
     #[error("this PKCS#12 file needs its passphrase")]
     PassphraseNeeded,
@@ -85,34 +88,36 @@ pub fn inspect(content: &[u8], passphrase: Option<&Secret>) -> Result<Vec<Item>,
             .map(|item| vec![item])
             .ok_or(InspectError::Unknown);
     }
-    let mut ders: Vec<(String, Vec<u8>)> = Vec::new();
-    for (index, block) in Pem::iter_from_buffer(content).enumerate() {
-        let block = block.map_err(|_| InspectError::Damaged(index + 1))?;
-        ders.push((block.label, block.contents));
-    }
-    if ders.is_empty() {
-        return Err(InspectError::Unknown);
-    }
-    Ok(bundle(&ders))
+    let blocks = pem::blocks(content).map_err(|error| match error.is_no_pem() {
+        true => InspectError::Unknown,
+        false => InspectError::Damaged { error },
+    })?;
+    let blocks: Vec<(&str, &[u8])> = blocks
+        .iter()
+        .map(|block| (block.label(), block.der()))
+        .collect();
+    Ok(bundle(&blocks))
 }
 
 /// Certificates as they were presented, the leaf first.
 #[must_use]
 pub fn chain(certificates: &[CertificateDer<'_>]) -> Vec<Item> {
-    let ders: Vec<(String, Vec<u8>)> = certificates
+    let blocks: Vec<(&str, &[u8])> = certificates
         .iter()
-        .map(|der| ("CERTIFICATE".to_owned(), der.to_vec()))
+        .map(|der| ("CERTIFICATE", der.as_ref()))
         .collect();
-    bundle(&ders)
+    bundle(&blocks)
 }
 
-fn bundle(ders: &[(String, Vec<u8>)]) -> Vec<Item> {
-    ders.iter()
+/// The label and content of each block.
+fn bundle(blocks: &[(&str, &[u8])]) -> Vec<Item> {
+    blocks
+        .iter()
         .enumerate()
-        .map(|(index, (label, der))| match label.as_str() {
+        .map(|(index, (label, der))| match *label {
             "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => {
                 // In a chain, the next certificate is the issuer.
-                let next = ders.get(index + 1).map(|(_, der)| der.as_slice());
+                let next = blocks.get(index + 1).map(|(_, der)| *der);
                 certificate(der, next.filter(|next| is_issuer(der, next)))
             }
             "X509 CRL" => revocation_list(der),
@@ -353,14 +358,11 @@ mod tests {
     fn rubbish_is_told_from_damage() {
         assert_eq!(inspect(b"", None).unwrap_err(), InspectError::Unknown);
         assert_eq!(inspect(b"{}", None).unwrap_err(), InspectError::Unknown);
-        assert_eq!(
-            inspect(
-                b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
-                None
-            )
-            .unwrap_err(),
-            InspectError::Damaged(1)
-        );
+        let damaged = b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+        assert!(matches!(
+            inspect(damaged, None).unwrap_err(),
+            InspectError::Damaged { error } if error.to_string().starts_with("line 2: ")
+        ));
         let pfx = [0x30, 0x03, 0x02, 0x01, 0x03];
         assert_eq!(
             inspect(&pfx, None).unwrap_err(),

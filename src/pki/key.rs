@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use pkcs8::der::pem::PemLabel as _;
-use pkcs8::{EncryptedPrivateKeyInfoRef, LineEnding, PrivateKeyInfoRef, SecretDocument};
+use pkcs8::{EncryptedPrivateKeyInfoRef, LineEnding, PrivateKeyInfoRef};
 use rcgen::KeyPair;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
@@ -15,6 +15,7 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::Zeroizing;
 
 use super::store::{self, Audience, Existing, Staged, StoreError};
+use crate::pem::{self, PemError, Pkcs8Key};
 use crate::secret::Secret;
 
 /// What could not be done with a private key.
@@ -23,8 +24,16 @@ pub enum KeyError {
     /// The file could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The file is not a PKCS#8 key in PEM form.
-    #[error("{} holds no PKCS#8 private key in PEM form", .0.display())]
+    /// The file is no PEM file with one PKCS#8 key.
+    #[error("{}; {}", .error.in_file(.path.display()), .error.remedy())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: PemError,
+    },
+    /// The content of the PEM block is damaged.
+    #[error("the private key in {} is damaged: its PEM block holds no PKCS#8", .0.display())]
     Unreadable(PathBuf),
     /// The key is of a kind this build cannot use.
     #[error("the private key in {} is of a kind that this program cannot use", .0.display())]
@@ -228,7 +237,7 @@ pub(super) fn stage(
 
 /// Whether the key in a file is sealed.
 pub(super) fn is_sealed(path: &Path) -> Result<bool, KeyError> {
-    parse_pem(path, store::read(path)?).map(|(sealed, _)| sealed)
+    parse_pem(path, store::read(path)?).map(|key| key.is_encrypted())
 }
 
 /// Reads a key of the authority's. Without a need for it, the passphrase is ignored.
@@ -243,35 +252,31 @@ pub(super) fn read_named(path: &Path, passphrase: Option<&Secret>) -> Result<Key
 
 /// `path` is for error messages.
 fn open(path: &Path, content: Vec<u8>, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
-    let (sealed, document) = parse_pem(path, content)?;
-    let plain = if sealed {
-        let passphrase = passphrase.ok_or_else(|| KeyError::PassphraseNeeded(path.to_owned()))?;
-        EncryptedPrivateKeyInfoRef::try_from(document.as_bytes())
-            .map_err(|_| KeyError::Unreadable(path.to_owned()))?
-            .decrypt(passphrase.expose())
-            .map_err(|_| KeyError::WrongPassphrase(path.to_owned()))?
-    } else {
-        document
-    };
-    KeyPair::try_from(plain.as_bytes()).map_err(|_| {
-        match PrivateKeyInfoRef::try_from(plain.as_bytes()) {
-            Ok(_) => KeyError::Unsupported(path.to_owned()),
-            Err(_) => KeyError::Unreadable(path.to_owned()),
-        }
+    let stored = parse_pem(path, content)?;
+    if !stored.is_encrypted() {
+        return key_pair(path, stored.expose());
+    }
+    let passphrase = passphrase.ok_or_else(|| KeyError::PassphraseNeeded(path.to_owned()))?;
+    let plain = EncryptedPrivateKeyInfoRef::try_from(stored.expose())
+        .map_err(|_| KeyError::Unreadable(path.to_owned()))?
+        .decrypt(passphrase.expose())
+        .map_err(|_| KeyError::WrongPassphrase(path.to_owned()))?;
+    key_pair(path, plain.as_bytes())
+}
+
+fn key_pair(path: &Path, pkcs8: &[u8]) -> Result<KeyPair, KeyError> {
+    KeyPair::try_from(pkcs8).map_err(|_| match PrivateKeyInfoRef::try_from(pkcs8) {
+        Ok(_) => KeyError::Unsupported(path.to_owned()),
+        Err(_) => KeyError::Unreadable(path.to_owned()),
     })
 }
 
-fn parse_pem(path: &Path, content: Vec<u8>) -> Result<(bool, SecretDocument), KeyError> {
+fn parse_pem(path: &Path, content: Vec<u8>) -> Result<Pkcs8Key, KeyError> {
     let content = Zeroizing::new(content);
-    let unreadable = || KeyError::Unreadable(path.to_owned());
-    let text = str::from_utf8(&content).map_err(|_| unreadable())?;
-    let (label, document) = SecretDocument::from_pem(text).map_err(|_| unreadable())?;
-    let sealed = match label {
-        label if label == PrivateKeyInfoRef::PEM_LABEL => false,
-        label if label == EncryptedPrivateKeyInfoRef::PEM_LABEL => true,
-        _ => return Err(unreadable()),
-    };
-    Ok((sealed, document))
+    pem::pkcs8_key(&content).map_err(|error| KeyError::Pem {
+        path: path.to_owned(),
+        error,
+    })
 }
 
 #[cfg(test)]
@@ -378,7 +383,10 @@ mod tests {
             std::fs::write(&path, &content).unwrap();
             let secret = Secret::from("x".to_owned());
             assert!(
-                matches!(read(&path, Some(&secret)), Err(KeyError::Unreadable(_))),
+                matches!(
+                    read(&path, Some(&secret)),
+                    Err(KeyError::Unreadable(_) | KeyError::Pem { .. })
+                ),
                 "{content:?}"
             );
         }

@@ -125,7 +125,7 @@ fn next_command(home: &Path) -> Pki {
         assert_eq!(blocks.count(), pki.signatories(name).count());
         for signatory in pki.signatories(name) {
             let subject = pki.certificate_of(signatory).subject_der();
-            let pem = lists::list_of(&content, subject).unwrap();
+            let pem = lists::list_of(&content, subject).unwrap().unwrap();
             let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
             let (_, list) = x509_parser::parse_x509_crl(&block.contents).unwrap();
             let number = list.crl_number().unwrap().iter_u64_digits().next().unwrap();
@@ -599,7 +599,7 @@ fn what_earlier_versions_left_of_a_rotation_is_completed() {
             let content = std::fs::read(layout.crl(name)).unwrap();
             let of = |signatory| {
                 let subject = pki.certificate_of(signatory).subject_der();
-                lists::list_of(&content, subject).unwrap()
+                lists::list_of(&content, subject).unwrap().unwrap()
             };
             let mut signatories = pki.signatories(name);
             std::fs::write(next.crl(name), of(signatories.next().unwrap())).unwrap();

@@ -4,7 +4,8 @@
 //! the list of either, the present one's first, so that gateways need no other
 //! configuration during a rotation.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use super::PkiError;
 use super::authority::{AuthorityError, CertificateAuthority};
@@ -12,9 +13,10 @@ use super::directory::{Pki, unix_now};
 use super::lifetime::Lifetime;
 use super::revocation::{self, RevocationList};
 use super::state::{AuthorityName, Generation, Signatory, State};
-use super::store::{self, Audience, Existing};
+use super::store::{self, Audience, Existing, StoreError};
 use super::transaction::{Scope, Transaction};
 use crate::directory_lock::DirectoryLock;
+use crate::pem::{self, PemError};
 
 /// A revocation list that was signed.
 #[derive(Debug, Clone)]
@@ -107,7 +109,7 @@ impl Pki {
         // Lists first: gateways wait for them.
         for name in AuthorityName::ALL {
             if signed.iter().any(|(signatory, _)| signatory.name == name) {
-                let content = self.with_the_others(name, &signed);
+                let content = self.with_the_others(name, &signed)?;
                 let path = self.layout().crl(name);
                 let content = content.as_bytes();
                 change.stage(&path, content, Audience::Public, Existing::Replace)?;
@@ -164,33 +166,50 @@ impl Pki {
 
     /// The content of a file of lists: those that are signed now, and that of the
     /// other generation as it stands in the file.
-    fn with_the_others(&self, name: AuthorityName, signed: &[(Signatory, String)]) -> String {
-        self.signatories(name)
-            .map(|signatory| {
-                let new = signed.iter().find(|(known, _)| *known == signatory);
-                match new {
-                    Some((_, pem)) => pem.clone(),
-                    // A file that does not read is about to be replaced by one that
-                    // does.
-                    None => store::read(&self.layout().crl(name))
-                        .ok()
-                        .and_then(|content| {
-                            list_of(&content, self.certificate_of(signatory).subject_der())
-                        })
-                        .unwrap_or_default(),
-                }
-            })
-            .collect()
+    fn with_the_others(
+        &self,
+        name: AuthorityName,
+        signed: &[(Signatory, String)],
+    ) -> Result<String, PkiError> {
+        let mut content = String::new();
+        for signatory in self.signatories(name) {
+            match signed.iter().find(|(known, _)| *known == signatory) {
+                Some((_, pem)) => content.push_str(pem),
+                None => content.push_str(&self.kept_list(signatory)?),
+            }
+        }
+        Ok(content)
+    }
+
+    /// The list of an authority that is not signed now, as it stands in its file; empty
+    /// if there is none. A file that is damaged is refused: the list would be lost.
+    fn kept_list(&self, signatory: Signatory) -> Result<String, PkiError> {
+        let path = self.layout().crl(signatory.name);
+        let content = match store::read(&path) {
+            Err(StoreError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(String::new());
+            }
+            content => content?,
+        };
+        list_of(&content, self.certificate_of(signatory).subject_der())
+            .map(Option::unwrap_or_default)
+            .map_err(|error| self.damaged_list(&path, error))
+    }
+
+    pub(super) fn damaged_list(&self, path: &Path, error: PemError) -> PkiError {
+        PkiError::DamagedList {
+            path: path.to_owned(),
+            error,
+            directory: self.layout().directory().to_owned(),
+        }
     }
 }
 
-/// The list of one issuer among those of a PEM file, as PEM.
-pub(super) fn list_of(content: &[u8], issuer: &[u8]) -> Option<String> {
-    x509_parser::pem::Pem::iter_from_buffer(content)
-        .filter_map(Result::ok)
-        .find(|block| {
-            x509_parser::parse_x509_crl(&block.contents)
-                .is_ok_and(|(_, list)| list.issuer().as_raw() == issuer)
-        })
-        .map(|block| super::certificates::pem_block("X509 CRL", &block.contents))
+/// The list of one issuer among those of a file, as PEM.
+pub(super) fn list_of(content: &[u8], issuer: &[u8]) -> Result<Option<String>, PemError> {
+    let lists = pem::revocation_lists(content)?;
+    let list = lists.iter().find(|der| {
+        x509_parser::parse_x509_crl(der).is_ok_and(|(_, list)| list.issuer().as_raw() == issuer)
+    });
+    Ok(list.map(|der| pem::encode_revocation_list(der)))
 }

@@ -84,6 +84,8 @@ mod kill_tests;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::pem::PemError;
+
 pub use authority::{AuthorityCertificate, AuthorityError, CertificateAuthority};
 pub use bulk::BulkProgress;
 pub use creating::{AuthorityOptions, ExistingRoot};
@@ -159,6 +161,14 @@ pub enum PkiError {
         /// What does not fit.
         why: String,
     },
+    /// A file is no PEM file of the expected kind.
+    #[error("{}; {}", .error.in_file(.path.display()), .error.remedy())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: PemError,
+    },
     /// A certificate file does not read.
     #[error("cannot read {}: {why}", .path.display())]
     Unreadable {
@@ -204,6 +214,19 @@ pub enum PkiError {
     /// A list would be valid for too long.
     #[error("a list lifetime of {} is too long: at most {}", .0, revocation::LONGEST)]
     ListLifetime(Lifetime),
+    /// A list file that must be kept is damaged.
+    #[error(
+        "{}; sign its lists again: countersign pki crl --dir {}",
+        .error.in_file(.path.display()), .directory.display()
+    )]
+    DamagedList {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: PemError,
+        /// The authority's directory.
+        directory: PathBuf,
+    },
     /// The authority was rotated while this process worked with it.
     #[error("the authority in {} was rotated meanwhile; try again", .0.display())]
     Rotated(PathBuf),

@@ -104,7 +104,7 @@ impl Pki {
     /// called `PREFIX.pem`.
     pub fn renewal(&self, path: &Path) -> Result<Renewal, PkiError> {
         let not_ours = || PkiError::NotIssuedHere(path.to_owned());
-        let presented = certificates::read(path)?;
+        let presented = certificates::read_beside_key(path)?;
         let leaf = presented.first().ok_or_else(not_ours)?;
         let facts = LeafFacts::read(leaf).map_err(|error| PkiError::unreadable(path, error))?;
         let issuer = self

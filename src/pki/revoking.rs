@@ -134,7 +134,7 @@ impl Pki {
     }
 
     fn find_file(&self, path: &Path) -> Result<(Signatory, String), PkiError> {
-        let presented = certificates::read(path)?;
+        let presented = certificates::read_beside_key(path)?;
         let not_ours = || PkiError::NotIssuedHere(path.to_owned());
         let leaf = presented.first().ok_or_else(not_ours)?;
         let facts = LeafFacts::read(leaf).map_err(|error| PkiError::unreadable(path, error))?;

@@ -165,7 +165,9 @@ impl Pki {
         for name in self.authorities() {
             let path = self.layout().crl(*name);
             let subject = self.authority(*name).subject_der();
-            if let Some(list) = list_of(&store::read(&path)?, subject) {
+            let list = list_of(&store::read(&path)?, subject)
+                .map_err(|error| self.damaged_list(&path, error))?;
+            if let Some(list) = list {
                 stage_public(&mut change, &path, list.as_bytes())?;
             }
         }

@@ -17,14 +17,13 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use base64ct::{Base64, Encoding as _};
 use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 
 use crate::clock;
 use crate::crypto;
 use crate::identity::text::{hex, printable};
+use crate::pem;
 use crate::secret::{Existing, write_private};
 
 /// Most chains that are kept of admitted callers, and of refused ones.
@@ -230,7 +229,7 @@ impl Room {
             self.verdict.directory()
         );
         for der in &note.chain {
-            pem(&mut text, der);
+            text.push_str(&pem::encode_certificate(der));
         }
         write_private(&path, text.as_bytes(), Existing::Replace)?;
         self.files.push_back(path);
@@ -241,19 +240,6 @@ impl Room {
         }
         Ok(())
     }
-}
-
-fn pem(text: &mut String, der: &[u8]) {
-    text.push_str("-----BEGIN CERTIFICATE-----\n");
-    let encoded = Base64::encode_string(der);
-    let mut rest = encoded.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at_checked(64).unwrap_or((rest, ""));
-        text.push_str(line);
-        text.push('\n');
-        rest = after;
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
 }
 
 /// Reads a chain that was kept, of either verdict.
@@ -296,14 +282,16 @@ pub fn admitted_since(
 
 fn read_file(path: &Path, id: ChainId) -> io::Result<KeptChain> {
     let text = fs::read_to_string(path)?;
-    let chain = CertificateDer::pem_slice_iter(text.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(io::Error::other)?;
-    let sni = text
-        .lines()
-        .find_map(|line| line.strip_prefix("server name: "))
-        .filter(|name| *name != "-")
-        .map(str::to_owned);
+    let malformed = || io::Error::from(io::ErrorKind::InvalidData);
+    // The server name is the caller's word. Whatever it looks like, it is no part
+    // of the PEM text.
+    let (name, rest) = text
+        .strip_prefix("server name: ")
+        .and_then(|rest| rest.split_once('\n'))
+        .ok_or_else(malformed)?;
+    let (_decision, blocks) = rest.split_once('\n').ok_or_else(malformed)?;
+    let chain = pem::certificates(blocks.as_bytes()).map_err(io::Error::other)?;
+    let sni = (name != "-").then(|| name.to_owned());
     let seen = path.metadata()?.modified()?;
     Ok(KeptChain {
         id,
@@ -336,7 +324,8 @@ mod tests {
     fn chains_are_kept_once_and_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let keeper = ChainKeeper::start(folder.path()).unwrap();
-        let name: Arc<str> = "a.example.org".into();
+        // A name that looks like a part of a PEM file.
+        let name: Arc<str> = "a.-----begin.example.org".into();
         let id = keeper.note(&chain(1), Some(&name), Verdict::Admitted);
         let again = keeper.note(&chain(1), Some(&name), Verdict::Admitted);
         let other = keeper.note(&chain(2), None, Verdict::Refused);
@@ -344,7 +333,7 @@ mod tests {
         assert_ne!(id, other);
         let kept = wait_for(folder.path(), &id);
         assert_eq!(kept.chain, chain(1));
-        assert_eq!(kept.sni.as_deref(), Some("a.example.org"));
+        assert_eq!(kept.sni.as_deref(), Some(&*name));
         assert_eq!(wait_for(folder.path(), &other).sni, None);
         let admitted = admitted_since(folder.path(), Duration::from_secs(60), 10).unwrap();
         assert_eq!(admitted.len(), 1, "refused chains are not among them");

@@ -2,22 +2,26 @@
 
 use std::sync::Arc;
 
-use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-
 use crate::clock;
 use crate::crypto;
 use crate::identity::LeafFacts;
+use crate::pem::{self, PemError};
+use rustls::sign::CertifiedKey;
 
 /// Why a chain and key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
-    /// The certificate file holds something else, or nothing.
-    #[error("the certificate file has no PEM certificate: {0}")]
+    /// The certificate file is no PEM file of certificates.
+    #[error("the certificate file cannot be read: {0}")]
+    CertificateFile(PemError),
+    /// The first certificate cannot be used.
+    #[error("the certificate file has no usable certificate: {0}")]
     Certificate(String),
-    /// The key file holds something else, or nothing.
-    #[error("the key file has no usable PEM private key: {0}")]
+    /// The key file is no PEM file with a plain private key.
+    #[error("the key file cannot be read: {0}")]
+    KeyFile(PemError),
+    /// The private key cannot be used.
+    #[error("the key file has no usable private key: {0}")]
     Key(String),
     /// Key and certificate are of different pairs.
     #[error("the private key does not belong to the first certificate of the file")]
@@ -41,16 +45,14 @@ impl Credentials {
     /// When either cannot be read, they do not belong together, or the leaf is
     /// not valid at `now` (seconds since the Unix epoch).
     pub fn from_pem(chain: &[u8], key: &[u8], now: i64) -> Result<Self, CredentialsError> {
-        let chain = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| CredentialsError::Certificate(error.to_string()))?;
+        let chain =
+            pem::certificates_beside_key(chain).map_err(CredentialsError::CertificateFile)?;
         let leaf = chain
             .first()
             .ok_or_else(|| CredentialsError::Certificate("it has no certificate block".into()))?;
         let facts = LeafFacts::read(leaf)
             .map_err(|error| CredentialsError::Certificate(error.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|error| CredentialsError::Key(error.to_string()))?;
+        let key = pem::private_key(key).map_err(CredentialsError::KeyFile)?;
         let signing_key = crypto::provider()
             .key_provider
             .load_private_key(key)

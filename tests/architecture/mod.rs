@@ -20,7 +20,7 @@ const TIERS: [&[&str]; 15] = [
     &["identity"],
     &["crypto", "directory_lock"],
     &["secret"],
-    &["file_read", "file_stamp"],
+    &["file_read", "file_stamp", "pem"],
     &["clock", "descriptors", "reason"],
     &["kill_point"],
 ];

@@ -27,6 +27,7 @@ mod lists;
 mod material;
 mod names;
 mod paths;
+mod pem_files;
 mod problems;
 mod proxy_protocol;
 mod public;

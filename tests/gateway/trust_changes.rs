@@ -180,7 +180,7 @@ async fn bad_material_at_reload_changes_nothing() {
         (
             &root,
             world.ca.root().pem().replace("-----END", "----END"),
-            "is damaged",
+            "first or last line of a PEM block",
         ),
         (&key, stranger.key_pem(), "does not belong to"),
         (&key, String::new(), "is empty"),

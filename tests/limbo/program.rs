@@ -231,13 +231,13 @@ fn files_as_other_programs_write_them() {
             "cut.pem",
             half.to_owned(),
             2,
-            "cut.pem: a PEM block is cut off",
+            "cut.pem, line 1: -----BEGIN CERTIFICATE----- has no",
         ),
         (
             "key.only",
             caller.key_pem(),
             2,
-            "key.only: there is no certificate",
+            "key.only: it holds a private key and no certificate",
         ),
         ("root.first", format!("{root}{pem}"), 3, "wrong-usage: "),
     ] {

@@ -11,6 +11,7 @@ mod forms;
 mod locks;
 mod making;
 mod passphrases;
+mod pem_files;
 mod profiles;
 mod refusals;
 mod requests;

@@ -473,6 +473,36 @@ async fn keys_over_tls_need_a_trusted_certificate() {
 }
 
 #[test]
+fn no_root_is_left_out_without_a_word() {
+    let root = rcgen::generate_simple_self_signed(["localhost".to_owned()])
+        .unwrap()
+        .cert
+        .pem();
+    let build = |pem: String| {
+        builder()
+            .jwks_url("https://gateway.example.org/keys")
+            .root_certificates(pem)
+            .build()
+    };
+    assert!(build(format!("{root}{root}")).is_ok());
+    assert!(build(format!("\u{feff}{root}")).is_ok());
+    for damaged in [
+        format!("{}{root}", root.trim_end()),
+        format!("{root}{}", root.replace("-----BEGIN", "> -----BEGIN")),
+        format!("{root}{}", root.replace("-----BEGIN", "----BEGIN")),
+        format!(
+            "{root}{}",
+            root.replace("CERTIFICATE", "TRUSTED CERTIFICATE")
+        ),
+    ] {
+        assert!(
+            matches!(build(damaged.clone()), Err(BuildError::RootCertificates(_))),
+            "{damaged}"
+        );
+    }
+}
+
+#[test]
 fn addresses_and_roots_are_checked_when_built() {
     assert!(matches!(
         builder()

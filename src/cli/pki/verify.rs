@@ -4,17 +4,18 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::words::moment;
+use crate::cli::chain::damaged;
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
 use crate::identity::LeafFacts;
 use crate::identity::text::{hex, printable};
+use crate::pem::{self, PemError};
 use crate::pki::names::carries;
 use crate::reason::ReasonCode;
 use crate::trust::{PathPurpose, PathTrust};
@@ -85,25 +86,18 @@ fn parse_time(text: &str) -> Result<u64, String> {
 
 pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     only_one_standard_input(args)?;
-    let mut chain: Vec<CertificateDer<'static>> = certificates(&args.leaf)?;
-    if chain.is_empty() {
-        return Err(nothing_in(&args.leaf, "certificate"));
-    }
-    let mut intermediates = chain.split_off(1);
+    let mut chain = leaf_and_intermediates(&args.leaf)?.into_iter();
+    let leaf = chain
+        .next()
+        .ok_or_else(|| CliError::usage("there is no certificate to verify"))?;
+    let mut intermediates: Vec<_> = chain.collect();
     let roots = certificates(&args.roots)?;
-    if roots.is_empty() {
-        return Err(nothing_in(&args.roots, "certificate"));
-    }
     if let Some(path) = &args.intermediates {
         intermediates.extend(certificates(path)?);
     }
     let mut lists = Vec::new();
     for path in &args.crl {
-        let found = revocation_lists(path)?;
-        if found.is_empty() {
-            return Err(nothing_in(path, "revocation list"));
-        }
-        lists.extend(found);
+        lists.extend(revocation_lists(path)?);
     }
     let purpose = match args.purpose {
         Purpose::Client => PathPurpose::Client,
@@ -113,11 +107,8 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     let trust = PathTrust::new(&roots, intermediates, lists, purpose);
     let seconds = args.time.unwrap_or_else(clock::unix_now);
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-    let [leaf] = chain.as_slice() else {
-        return Err(nothing_in(&args.leaf, "certificate"));
-    };
-    let verified = trust.verify(leaf, now).and_then(|verified| {
-        match args.name.as_deref().filter(|name| !is_for(leaf, name)) {
+    let verified = trust.verify(&leaf, now).and_then(|verified| {
+        match args.name.as_deref().filter(|name| !is_for(&leaf, name)) {
             None => Ok(verified),
             Some(name) => Err((
                 ReasonCode::NoIdentity,
@@ -188,47 +179,30 @@ fn is_standard_input(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn nothing_in(path: &Path, what: &str) -> CliError {
-    CliError::usage(format!("{}: there is no {what} in it", path.display()))
+/// The certificates of a file that holds nothing else; at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
+    read_certificates(path, pem::certificates)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
+/// The leaf and its intermediates; the file may hold the leaf's private key too.
+fn leaf_and_intermediates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
+    read_certificates(path, pem::certificates_beside_key)
+}
+
+fn read_certificates(
+    path: &Path,
+    in_pem: impl FnOnce(&[u8]) -> Result<Vec<CertificateDer<'static>>, PemError>,
+) -> Result<Vec<CertificateDer<'static>>, CliError> {
     let content = read(path, MAX_CERTIFICATE_FILE)?;
-    if is_der(&content) {
+    if pem::is_der(&content) {
         return Ok(vec![CertificateDer::from(content)]);
     }
-    CertificateDer::pem_slice_iter(without_mark(&content))
-        .collect::<Result<_, _>>()
-        .map_err(|error| damaged(path, &error))
+    in_pem(&content).map_err(|error| damaged(path, &error))
 }
 
 fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, CliError> {
     let content = read(path, MAX_LIST_FILE)?;
-    if is_der(&content) {
-        return Ok(vec![CertificateRevocationListDer::from(content)]);
-    }
-    CertificateRevocationListDer::pem_slice_iter(without_mark(&content))
-        .collect::<Result<_, _>>()
-        .map_err(|error| damaged(path, &error))
-}
-
-fn damaged(path: &Path, error: &pem::Error) -> CliError {
-    let why = match error {
-        pem::Error::MissingSectionEnd { .. } => "a PEM block is cut off".to_owned(),
-        pem::Error::IllegalSectionStart { .. } => "a PEM block has a damaged first line".to_owned(),
-        other => other.to_string(),
-    };
-    CliError::usage(format!("{}: {why}", path.display()))
-}
-
-/// DER of both kinds begins with a SEQUENCE in the long form.
-fn is_der(content: &[u8]) -> bool {
-    matches!(content, [0x30, length, ..] if *length >= 0x80)
-}
-
-/// Some editors begin a text with a byte order mark.
-fn without_mark(content: &[u8]) -> &[u8] {
-    content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content)
+    pem::revocation_lists(&content).map_err(|error| damaged(path, &error))
 }
 
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, CliError> {

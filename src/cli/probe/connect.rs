@@ -17,7 +17,6 @@ use hyper_util::rt::TokioIo;
 use rustls::client::WebPkiServerVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::Serialize;
 use tokio::io::AsyncReadExt as _;
@@ -128,16 +127,12 @@ impl From<ReasonCode> for Candidate {
 /// The caller's chain and key; expired ones too, since that is to be found out.
 pub(super) fn credentials(
     chain: Vec<CertificateDer<'static>>,
-    key: &[u8],
+    key: PrivateKeyDer<'static>,
 ) -> Result<CertifiedKey, ProbeError> {
-    let bad = |error: &dyn std::fmt::Display| {
-        ProbeError::Usage(format!("the private key cannot be used: {error}"))
-    };
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| bad(&error))?;
     let key = crypto::provider()
         .key_provider
         .load_private_key(key)
-        .map_err(|error| bad(&error))?;
+        .map_err(|error| ProbeError::Usage(format!("the private key cannot be used: {error}")))?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {
         Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch)) => {

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use super::{Context, pem};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::files::pem_labels;
 use crate::config::raw::Listener;
 use crate::config::units::UnitKey;
 use crate::config::value::{At, Field};
@@ -90,25 +89,14 @@ fn read(
     let of_certificate = |what: &str| pem::about(certificate, &chain_path, what);
     let of_key = |what: &str| pem::about(private_key, &key_path, what);
     let shown = match &error {
+        CredentialsError::CertificateFile(error) => pem::damaged(certificate, &chain_path, error),
         CredentialsError::Certificate(why) => of_certificate(&format!(
             "is no certificate chain: {why}"
         ))
         .help("name a PEM file with the server's certificate first, then its intermediates"),
-        CredentialsError::Key(why) => {
-            let labels = pem_labels(key.expose());
-            if labels.iter().any(|label| label == "ENCRYPTED PRIVATE KEY") {
-                of_key("is protected by a passphrase").help(format!(
-                    "the gateway reads plain keys: openssl pkey -in {} -out PLAIN.key, then chmod 600",
-                    key_path.display()
-                ))
-            } else if labels.iter().any(|label| label == "CERTIFICATE") {
-                of_key("holds a certificate and no usable private key")
-                    .help("name the file that begins with -----BEGIN PRIVATE KEY-----")
-            } else {
-                of_key(&format!("holds no usable private key: {why}"))
-                    .help("name a PEM file with the private key of the certificate")
-            }
-        }
+        CredentialsError::KeyFile(error) => pem::damaged(private_key, &key_path, error),
+        CredentialsError::Key(why) => of_key(&format!("holds no usable private key: {why}"))
+            .help("name a PEM file with the private key of the certificate"),
         CredentialsError::Mismatch => {
             of_key(&format!("does not belong to {}", chain_path.display()))
                 .label("this key")

@@ -97,30 +97,36 @@ fn store(
 ) -> Option<Arc<crate::policy::redis_store::RedisStore>> {
     use crate::policy::redis_store::{RedisSettings, RedisStore};
 
-    let mut read = |field: &Field<String>, private: bool| match field {
-        Field::Bad => None,
-        Field::Absent => Some(None),
+    let password = match &section.password_file {
+        Field::Bad => return None,
+        Field::Absent => None,
         Field::Good(written) => {
             let path = context.files.locate(&written.value);
             let files = &mut context.files;
-            let content = if private {
-                files.read_private(written, &path, context.diagnostics)
-            } else {
-                let content = files.read(written, &path, context.diagnostics);
-                content.map(crate::secret::Secret::new)
-            };
-            content.map(Some)
+            Some(files.read_private(written, &path, context.diagnostics)?)
         }
     };
-    let password = read(&section.password_file, true)?;
-    let roots = read(&section.roots, false)?;
+    let roots = match &section.roots {
+        Field::Bad => return None,
+        Field::Absent => None,
+        Field::Good(written) => {
+            let path = context.files.locate(&written.value);
+            let roots = super::pem::certificates(written, &path, context)?;
+            // The library reads PEM in its own way: it gets what was read here.
+            let text: String = roots
+                .iter()
+                .map(|der| crate::pem::encode_certificate(der))
+                .collect();
+            Some(text.into_bytes())
+        }
+    };
     let store = RedisStore::new(RedisSettings {
         url: url.value.clone(),
         username: section.username.value().cloned(),
         // Editors and shells put a line end behind it.
         password: password
             .map(|secret| crate::secret::Secret::new(secret.expose().trim_ascii_end().to_vec())),
-        roots: roots.map(|roots| roots.expose().to_vec()),
+        roots,
         timeout,
         prefix: section.prefix.or("countersign:".to_owned()),
     });

@@ -521,17 +521,13 @@ fn assertion_key(
     let path = context.files.locate(&written.value);
     let unit = unit_key("introspection key", section);
     let content = context.read_private_unit(unit, written, &path)?;
-    let document = std::str::from_utf8(content.expose())
-        .ok()
-        .and_then(|text| pkcs8::SecretDocument::from_pem(text).ok())
-        .filter(|(label, _)| *label == "PRIVATE KEY")
-        .map(|(_, document)| document);
+    let document = crate::pem::plain_pkcs8_key(content.expose())
+        .map_err(|error| context.error(pem::damaged(written, &path, &error)))
+        .ok()?;
     let schemes = [SignatureScheme::EcdsaP256Sha256, SignatureScheme::Ed25519];
-    let key = document.and_then(|document| {
-        schemes.into_iter().find_map(|scheme| {
-            let key = SigningKeyPair::from_pkcs8(scheme, document.as_bytes()).ok()?;
-            Some((scheme, key))
-        })
+    let key = schemes.into_iter().find_map(|scheme| {
+        let key = SigningKeyPair::from_pkcs8(scheme, document.expose()).ok()?;
+        Some((scheme, key))
     });
     let Some((scheme, key)) = key else {
         context.error(

@@ -143,7 +143,7 @@ fn the_gateway_authenticates_in_one_way() {
         (
             signed.replace("certs/issued/gateway.key", "secret"),
             "private_key = \"secret\"",
-            "holds no P-256 or Ed25519 key",
+            "holds no PEM private key",
         ),
     ] {
         let shown = place.errors(&text(&|_| section.clone()));

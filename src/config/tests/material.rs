@@ -27,28 +27,28 @@ fn certificates_and_keys_that_do_not_fit_are_refused() {
         (
             certificate,
             "certificate = \"text\"",
-            "is no certificate chain",
+            "holds no PEM certificate",
         ),
         (
             certificate,
             "certificate = \"cut\"",
-            "is no certificate chain",
+            "cut, line 1: -----BEGIN CERTIFICATE----- has no -----END",
         ),
         (
             certificate,
             "certificate = \"certs/issued/gateway.key\"",
-            "is no certificate chain",
+            "holds a private key and no certificate",
         ),
         (
             key,
             "private_key = \"nowhere.key\"",
             "nowhere.key: No such file",
         ),
-        (key, "private_key = \"text\"", "holds no usable private key"),
+        (key, "private_key = \"text\"", "holds no PEM private key"),
         (
             key,
             "private_key = \"certs/trust.pem\"",
-            "holds a certificate and no usable",
+            "holds a certificate and no private key",
         ),
         (
             key,
@@ -127,10 +127,26 @@ fn roots_are_taken_whole_or_not_at_all() {
             format!("{trust}{key}"),
             "a private key must not stand among trusted material",
         ),
-        (place.read("certs/crl/root.crl"), "holds a X509 CRL block"),
-        (trust[..end].to_owned(), "is damaged"),
-        (format!("{trust}{}", &trust[..end]), "is damaged"),
-        (trust.replace("MII", "!!!"), "is damaged"),
+        (
+            place.read("certs/crl/root.crl"),
+            "line 1: there is a X509 CRL block; only CERTIFICATE blocks belong here",
+        ),
+        (
+            trust[..end].to_owned(),
+            "roots.pem, line 1: -----BEGIN CERTIFICATE----- has no",
+        ),
+        (
+            format!("{trust}{}", &trust[..end]),
+            "-----BEGIN CERTIFICATE----- has no",
+        ),
+        (
+            format!("{trust}{}", trust.replace("-----BEGIN", "> -----BEGIN")),
+            "there is text before -----BEGIN",
+        ),
+        (
+            trust.replace("MII", "!!!"),
+            "line 2: there is a character that is not base64",
+        ),
         (
             trust.replace(
                 "-----BEGIN CERTIFICATE-----\n",
@@ -205,14 +221,14 @@ fn revocation_is_said_or_there_are_lists() {
         ("nowhere/*.crl", &["cannot list"]),
         (
             "certs/trust.pem",
-            &["holds a CERTIFICATE block; only X509 CRL blocks belong here"],
+            &["line 1: there is a CERTIFICATE block; only X509 CRL blocks belong here"],
         ),
-        ("countersign.toml", &["holds no revocation list"]),
+        ("countersign.toml", &["holds no PEM revocation list"]),
     ] {
         let text = with(crls, &format!("crls = [\"{written}\"]"));
         place.refuses(&text, "crls = ", parts);
     }
-    place.write("bad.crl", [0x30, 0x03, 1, 2, 3]);
+    place.write("bad.crl", [0x30, 0x81, 0x03, 1, 2, 3]);
     let text = with(crls, "crls = [\"bad.crl\"]");
     place.refuses(&text, "crls = ", &["bad.crl", "cannot be used"]);
 }

@@ -157,15 +157,34 @@ pub(super) fn freshness(headers: &HeaderMap) -> u64 {
 }
 
 fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, BuildError> {
+    // Some editors put it at the start of a file.
+    let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
     let mut roots = RootCertStore::empty();
+    let mut read = 0;
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate =
             certificate.map_err(|error| BuildError::RootCertificates(error.to_string()))?;
         roots
             .add(certificate)
             .map_err(|error| BuildError::RootCertificates(error.to_string()))?;
+        read += 1;
+    }
+    // The reader passes over a block that does not begin its line, and over blocks
+    // of other kinds. A root that is missing would show as a failed fetch only.
+    let begun = count(pem, b"-BEGIN ");
+    if read != begun {
+        return Err(BuildError::RootCertificates(format!(
+            "of {begun} PEM blocks {read} can be read as certificates; each has to begin its line \
+             with -----BEGIN CERTIFICATE-----"
+        )));
     }
     non_empty(roots, "the PEM text has no certificate")
+}
+
+fn count(text: &[u8], part: &[u8]) -> usize {
+    text.windows(part.len())
+        .filter(|window| *window == part)
+        .count()
 }
 
 /// The system's roots; single unreadable ones are no reason to fail.

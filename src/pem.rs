@@ -1,0 +1,388 @@
+//! PEM files (RFC 7468): the one reader of the project, and the writer of
+//! certificates and lists.
+//!
+//! A block that is passed over is a root that is not trusted, or a revoked
+//! certificate that is let in. So a file is read whole or refused: every line is
+//! part of a block, blank, or explanatory text, and what could be the remains of
+//! a damaged block is an error with its line number. The exact rule is in
+//! [`parse`].
+//!
+//! What is read right: a byte order mark, every kind of line end, blanks around
+//! lines, blank lines, explanatory text between blocks (`openssl x509 -text`,
+//! `Bag Attributes`, comments), and `-----END X----------BEGIN X-----`, which is
+//! what `cat` makes of files without a final line end.
+//!
+//! The reader knows nothing of ASN.1. Errors never quote the content of a block:
+//! it may be a private key.
+
+mod error;
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use base64ct::{Base64, Encoding as _};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+use error::Problem;
+
+pub use error::PemError;
+
+const CERTIFICATE: &str = "CERTIFICATE";
+const REVOCATION_LIST: &str = "X509 CRL";
+const REQUEST: &str = "CERTIFICATE REQUEST";
+
+/// Characters of base64 on a line (RFC 7468 section 2).
+const LINE_LENGTH: usize = 64;
+
+/// One block.
+pub struct Block {
+    label: String,
+    /// The number of its first line, from 1.
+    line: usize,
+    /// Wiped when dropped: it may be a private key.
+    der: Zeroizing<Vec<u8>>,
+}
+
+impl Block {
+    /// What stands after `-----BEGIN`: printable ASCII without dashes.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    fn into_der(mut self) -> Vec<u8> {
+        std::mem::take(&mut *self.der)
+    }
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Block")
+            .field("label", &self.label)
+            .field("line", &self.line)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a file is expected to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Certificate,
+    RevocationList,
+    Request,
+    PrivateKey,
+}
+
+impl Wanted {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Certificate => CERTIFICATE,
+            Self::RevocationList => REVOCATION_LIST,
+            Self::Request => REQUEST,
+            Self::PrivateKey => "PRIVATE KEY",
+        }
+    }
+
+    const fn noun(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::RevocationList => "revocation list",
+            Self::Request => "request",
+            Self::PrivateKey => "private key",
+        }
+    }
+}
+
+/// How a private key is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeyForm {
+    /// PKCS#8 (RFC 5958).
+    Pkcs8,
+    /// PKCS#8, encrypted with a passphrase.
+    EncryptedPkcs8,
+    /// SEC 1 (RFC 5915).
+    Sec1,
+    /// PKCS#1 (RFC 8017).
+    Pkcs1,
+}
+
+impl KeyForm {
+    fn of(label: &str) -> Option<Self> {
+        Some(match label {
+            "PRIVATE KEY" => Self::Pkcs8,
+            "ENCRYPTED PRIVATE KEY" => Self::EncryptedPkcs8,
+            "EC PRIVATE KEY" => Self::Sec1,
+            "RSA PRIVATE KEY" => Self::Pkcs1,
+            _ => return None,
+        })
+    }
+}
+
+/// A private key in PKCS#8.
+pub struct Pkcs8Key {
+    is_encrypted: bool,
+    der: Zeroizing<Vec<u8>>,
+}
+
+impl Pkcs8Key {
+    fn from_block(form: KeyForm, block: Block) -> Result<Self, PemError> {
+        let is_encrypted = match form {
+            KeyForm::Pkcs8 => false,
+            KeyForm::EncryptedPkcs8 => true,
+            KeyForm::Sec1 | KeyForm::Pkcs1 => {
+                let line = block.line;
+                return Err(Problem::NotPkcs8 { label: block.label }.on(line));
+            }
+        };
+        Ok(Self {
+            is_encrypted,
+            der: block.der,
+        })
+    }
+
+    /// Whether a passphrase is needed to read it.
+    #[must_use]
+    pub const fn is_encrypted(&self) -> bool {
+        self.is_encrypted
+    }
+
+    /// The DER, encrypted or not. Keep the borrow short, never log it.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.der
+    }
+}
+
+impl std::fmt::Debug for Pkcs8Key {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Pkcs8Key")
+            .field("is_encrypted", &self.is_encrypted)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Every block, whatever its label; at least one.
+///
+/// # Errors
+/// When the file holds none, or anything in it could be a damaged block.
+pub fn blocks(content: &[u8]) -> Result<Vec<Block>, PemError> {
+    if is_der(content) {
+        return Err(Problem::Der(None).in_file());
+    }
+    let blocks = parse::blocks(content)?;
+    if blocks.is_empty() {
+        return Err(Problem::NoBlock(None).in_file());
+    }
+    Ok(blocks)
+}
+
+/// The certificates of a file that may hold nothing else; at least one.
+///
+/// # Errors
+/// As [`blocks`], and when a block is no certificate.
+pub fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let wanted = Wanted::Certificate;
+    let blocks = blocks(content).map_err(|error| error.wanting(wanted))?;
+    let certificates = blocks.into_iter().map(|block| {
+        if !is_certificate(&block.label) {
+            return Err(unwanted(&block, wanted));
+        }
+        Ok(CertificateDer::from(block.into_der()))
+    });
+    certificates.collect()
+}
+
+/// The certificates of a file that may hold their private key too: such files
+/// exist, because other programs want them. At least one.
+///
+/// # Errors
+/// As [`blocks`], and when a block is neither certificate nor key.
+pub fn certificates_beside_key(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let wanted = Wanted::Certificate;
+    let mut certificates = Vec::new();
+    for block in blocks(content).map_err(|error| error.wanting(wanted))? {
+        if is_certificate(&block.label) {
+            certificates.push(CertificateDer::from(block.into_der()));
+        } else if KeyForm::of(&block.label).is_none() && !is_parameters(&block.label) {
+            return Err(unwanted(&block, wanted));
+        }
+    }
+    if certificates.is_empty() {
+        return Err(Problem::OnlyKey.in_file());
+    }
+    Ok(certificates)
+}
+
+/// The private key of a file, in any form without a passphrase, for rustls. The
+/// file may hold the key's certificates too.
+///
+/// # Errors
+/// As [`blocks`], and when there is no key, more than one, or anything else.
+pub fn private_key(content: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
+    let (form, block) = key_block(content)?;
+    let line = block.line;
+    let der = block.into_der();
+    Ok(match form {
+        KeyForm::Pkcs8 => PrivateKeyDer::Pkcs8(der.into()),
+        KeyForm::Sec1 => PrivateKeyDer::Sec1(der.into()),
+        KeyForm::Pkcs1 => PrivateKeyDer::Pkcs1(der.into()),
+        KeyForm::EncryptedPkcs8 => return Err(Problem::Encrypted.on(line)),
+    })
+}
+
+/// The private key of a file, in PKCS#8, with or without a passphrase. The file
+/// may hold the key's certificates too.
+///
+/// # Errors
+/// As [`private_key`], and when the key is in another form.
+pub fn pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
+    let (form, block) = key_block(content)?;
+    Pkcs8Key::from_block(form, block)
+}
+
+/// The private key of a file, in PKCS#8 without a passphrase. The file may hold
+/// the key's certificates too.
+///
+/// # Errors
+/// As [`pkcs8_key`], and when the key is encrypted.
+pub fn plain_pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
+    let (form, block) = key_block(content)?;
+    match form {
+        KeyForm::EncryptedPkcs8 => Err(Problem::Encrypted.on(block.line)),
+        _ => Pkcs8Key::from_block(form, block),
+    }
+}
+
+/// The block of the private key. Exactly one: which of several is meant is not
+/// guessed.
+fn key_block(content: &[u8]) -> Result<(KeyForm, Block), PemError> {
+    let wanted = Wanted::PrivateKey;
+    let mut found = None;
+    let mut has_certificate = false;
+    for block in blocks(content).map_err(|error| error.wanting(wanted))? {
+        match KeyForm::of(&block.label) {
+            Some(_) if found.is_some() => return Err(Problem::SecondKey.on(block.line)),
+            Some(form) => found = Some((form, block)),
+            None if is_certificate(&block.label) => has_certificate = true,
+            None if is_parameters(&block.label) => {}
+            None => return Err(unwanted(&block, wanted)),
+        }
+    }
+    found.ok_or_else(|| match has_certificate {
+        true => Problem::OnlyCertificate.in_file(),
+        false => Problem::NoBlock(Some(wanted)).in_file(),
+    })
+}
+
+/// The revocation lists of a file that may hold nothing else, in PEM, or one in
+/// DER; at least one.
+///
+/// # Errors
+/// As [`blocks`], and when a block is no revocation list.
+pub fn revocation_lists(
+    content: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
+    if is_der(content) {
+        return Ok(vec![content.to_vec().into()]);
+    }
+    let wanted = Wanted::RevocationList;
+    let blocks = blocks(content).map_err(|error| error.wanting(wanted))?;
+    let lists = blocks.into_iter().map(|block| {
+        if block.label != REVOCATION_LIST {
+            return Err(unwanted(&block, wanted));
+        }
+        Ok(CertificateRevocationListDer::from(block.into_der()))
+    });
+    lists.collect()
+}
+
+/// The one PKCS#10 request of a file, in PEM or DER.
+///
+/// # Errors
+/// As [`blocks`], and when there is another block.
+pub fn request(content: &[u8]) -> Result<Vec<u8>, PemError> {
+    if is_der(content) {
+        return Ok(content.to_vec());
+    }
+    let wanted = Wanted::Request;
+    let mut found = None;
+    for block in blocks(content).map_err(|error| error.wanting(wanted))? {
+        // The second is what older tools write (RFC 7468 section 7).
+        if !matches!(block.label(), REQUEST | "NEW CERTIFICATE REQUEST") {
+            return Err(unwanted(&block, wanted));
+        }
+        if found.is_some() {
+            return Err(Problem::SecondRequest.on(block.line));
+        }
+        found = Some(block.into_der());
+    }
+    found.ok_or_else(|| Problem::NoBlock(Some(wanted)).in_file())
+}
+
+/// Whether content is DER of a certificate, request, list or key: a SEQUENCE in
+/// the long form. No text begins so.
+#[must_use]
+pub const fn is_der(content: &[u8]) -> bool {
+    matches!(content, [0x30, length, ..] if *length >= 0x80)
+}
+
+/// `X509 CERTIFICATE` is what old programs write; OpenSSL reads it as the same.
+/// `TRUSTED CERTIFICATE` is not: OpenSSL's trust settings follow the certificate.
+fn is_certificate(label: &str) -> bool {
+    matches!(label, CERTIFICATE | "X509 CERTIFICATE")
+}
+
+/// `EC PARAMETERS` is written beside each key by `openssl ecparam -genkey`, and
+/// `DH PARAMETERS` stands in files made for other servers. Neither is a
+/// certificate or a key.
+fn is_parameters(label: &str) -> bool {
+    label.ends_with(" PARAMETERS")
+}
+
+fn unwanted(block: &Block, wanted: Wanted) -> PemError {
+    Problem::Unwanted {
+        label: block.label.clone(),
+        wanted,
+    }
+    .on(block.line)
+}
+
+/// One certificate as PEM.
+#[must_use]
+pub fn encode_certificate(der: &[u8]) -> String {
+    encode(CERTIFICATE, der)
+}
+
+/// One revocation list as PEM.
+#[must_use]
+pub fn encode_revocation_list(der: &[u8]) -> String {
+    encode(REVOCATION_LIST, der)
+}
+
+fn encode(label: &str, der: &[u8]) -> String {
+    let body = Base64::encode_string(der);
+    let mut text = String::with_capacity(body.len() + body.len() / LINE_LENGTH + 80);
+    text.push_str("-----BEGIN ");
+    text.push_str(label);
+    text.push_str("-----\n");
+    let mut rest = body.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at_checked(LINE_LENGTH).unwrap_or((rest, ""));
+        text.push_str(line);
+        text.push('\n');
+        rest = after;
+    }
+    text.push_str("-----END ");
+    text.push_str(label);
+    text.push_str("-----\n");
+    text
+}

@@ -1,0 +1,299 @@
+//! What is wrong with a PEM file, on which line, and what to do.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::Wanted;
+
+/// Why a PEM file is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct PemError {
+    /// From 1; `None` where the whole file is meant.
+    line: Option<usize>,
+    problem: Problem,
+}
+
+impl PemError {
+    /// The problem with its file and line: `FILE, line 7: …`.
+    #[must_use]
+    pub fn in_file(&self, file: impl fmt::Display) -> String {
+        match self.line {
+            Some(line) => format!("{file}, line {line}: {}", self.problem),
+            None => format!("{file}: {}", self.problem),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Cow<'static, str> {
+        self.problem.remedy()
+    }
+
+    /// Whether nothing in the file looks like PEM.
+    #[must_use]
+    pub const fn is_no_pem(&self) -> bool {
+        matches!(self.problem, Problem::NoBlock(_) | Problem::Der(_))
+    }
+
+    /// Says what was expected instead.
+    pub(super) fn wanting(mut self, wanted: Wanted) -> Self {
+        if let Problem::NoBlock(none) | Problem::Der(none) = &mut self.problem {
+            *none = Some(wanted);
+        }
+        self
+    }
+}
+
+/// With the line and without the remedy.
+impl fmt::Display for PemError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(formatter, "line {line}: {}", self.problem),
+            None => self.problem.fmt(formatter),
+        }
+    }
+}
+
+/// One of the two lines around a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Boundary {
+    Begin,
+    End,
+}
+
+impl Boundary {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Begin => "BEGIN",
+            Self::End => "END",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Problem {
+    NoBlock(Option<Wanted>),
+    Der(Option<Wanted>),
+    Utf16,
+    Binary,
+    TextBefore(Boundary),
+    TextAfter(Boundary),
+    EscapedLineEnds,
+    DamagedBoundary,
+    Base64Outside,
+    EncodedTwice,
+    EndWithoutBegin {
+        label: String,
+    },
+    BeginWithoutEnd {
+        label: String,
+    },
+    LabelsDiffer {
+        begin: String,
+        /// The number of the line with that label.
+        line: usize,
+        end: String,
+    },
+    HeaderLine,
+    EncryptedOldForm,
+    Character,
+    Blank,
+    Length,
+    Padding,
+    AfterPadding,
+    Empty,
+    Unwanted {
+        label: String,
+        wanted: Wanted,
+    },
+    OnlyKey,
+    OnlyCertificate,
+    SecondKey,
+    SecondRequest,
+    Encrypted,
+    NotPkcs8 {
+        label: String,
+    },
+}
+
+impl Problem {
+    pub(super) const fn on(self, line: usize) -> PemError {
+        PemError {
+            line: Some(line),
+            problem: self,
+        }
+    }
+
+    pub(super) const fn in_file(self) -> PemError {
+        PemError {
+            line: None,
+            problem: self,
+        }
+    }
+
+    fn remedy(&self) -> Cow<'static, str> {
+        let text = match self {
+            Self::NoBlock(None) => "name a PEM file",
+            Self::NoBlock(Some(wanted)) => {
+                return format!("name a file with -----BEGIN {}----- blocks", wanted.label())
+                    .into();
+            }
+            Self::Der(wanted) => der_remedy(*wanted),
+            Self::Utf16 => "save it as plain text (ASCII or UTF-8)",
+            Self::Binary => "files in DER form stand alone: convert them to PEM first",
+            Self::TextBefore(Boundary::Begin) => {
+                "let the line begin with -----BEGIN: remove what stands before it"
+            }
+            Self::TextBefore(Boundary::End) => "let the line begin with -----END",
+            Self::TextAfter(Boundary::Begin) => {
+                "end the line after its last dash; the base64 begins on the next line"
+            }
+            Self::TextAfter(Boundary::End) => "end the line after its last dash",
+            Self::EscapedLineEnds => "write real line ends in their place: printf '%b'",
+            Self::DamagedBoundary => {
+                "write the line as -----BEGIN LABEL----- or -----END LABEL-----, with five dashes \
+                 on both sides; if it is a comment, remove its dashes"
+            }
+            Self::Base64Outside
+            | Self::EndWithoutBegin { .. }
+            | Self::BeginWithoutEnd { .. }
+            | Self::LabelsDiffer { .. }
+            | Self::Character
+            | Self::Length
+            | Self::Padding
+            | Self::AfterPadding
+            | Self::Empty => "copy the file again, whole",
+            Self::EncodedTwice => "decode it first: base64 -d",
+            Self::HeaderLine => "remove the lines between -----BEGIN and the base64",
+            Self::EncryptedOldForm => {
+                "decrypt the key: openssl pkey -in FILE -out NEW.key, then chmod 600 NEW.key"
+            }
+            Self::Blank => "copy the file again: a + may have been turned into a blank",
+            Self::Unwanted { label, wanted } => return unwanted_remedy(label, *wanted),
+            Self::OnlyKey => "name the file that begins with -----BEGIN CERTIFICATE-----",
+            Self::OnlyCertificate => "name the file that begins with -----BEGIN PRIVATE KEY-----",
+            Self::SecondKey => "leave the one that is meant in this file",
+            Self::SecondRequest => "put each request into a file of its own",
+            Self::Encrypted => {
+                "plain keys are read here: openssl pkey -in FILE -out PLAIN.key, then chmod 600 \
+                 PLAIN.key"
+            }
+            Self::NotPkcs8 { .. } => "convert it: openssl pkey -in FILE -out NEW.key",
+        };
+        text.into()
+    }
+}
+
+const fn der_remedy(wanted: Option<Wanted>) -> &'static str {
+    match wanted {
+        Some(Wanted::Certificate) => {
+            "convert it: openssl x509 -inform DER -in FILE -out FILE.pem (for PKCS#12: openssl \
+             pkcs12 -in FILE -nokeys -out FILE.pem)"
+        }
+        Some(Wanted::PrivateKey) => "convert it: openssl pkey -inform DER -in FILE -out FILE.key",
+        _ => "convert it to PEM",
+    }
+}
+
+fn unwanted_remedy(label: &str, wanted: Wanted) -> Cow<'static, str> {
+    match (label, wanted) {
+        ("TRUSTED CERTIFICATE", _) => {
+            "OpenSSL's trust settings follow the certificate; leave them out: openssl x509 -in \
+             FILE -out NEW.pem"
+                .into()
+        }
+        ("X.509 CERTIFICATE", Wanted::Certificate) | ("CRL", Wanted::RevocationList) => format!(
+            "write {} in place of {label} in the block's first and last line",
+            wanted.label()
+        )
+        .into(),
+        ("PKCS7" | "PKCS #7 SIGNED DATA" | "CMS", Wanted::Certificate) => {
+            "take its certificates out: openssl pkcs7 -print_certs -in FILE -out NEW.pem".into()
+        }
+        ("CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST", Wanted::Certificate) => {
+            "this is the request for a certificate: name the certificate that was issued for it"
+                .into()
+        }
+        ("OPENSSH PRIVATE KEY", Wanted::PrivateKey) => {
+            "convert a copy of it: ssh-keygen -p -m PKCS8 -f COPY".into()
+        }
+        (_, Wanted::Certificate | Wanted::RevocationList) if label.ends_with("PRIVATE KEY") => {
+            "a private key must not stand among trusted material: remove it from this file, and \
+             replace the key if others could read it"
+                .into()
+        }
+        _ => format!("move the {label} block to a file of its own").into(),
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::NoBlock(None) => "it holds no PEM block",
+            Self::NoBlock(Some(wanted)) => {
+                return write!(formatter, "it holds no PEM {}", wanted.noun());
+            }
+            Self::Der(_) => "it is in DER form, and PEM is expected",
+            Self::Utf16 => "it is UTF-16 text",
+            Self::Binary => "there are binary data outside of PEM blocks",
+            Self::TextBefore(boundary) => {
+                return write!(formatter, "there is text before -----{}", boundary.word());
+            }
+            Self::TextAfter(boundary) => {
+                return write!(
+                    formatter,
+                    "there is text after the last dash of the -----{} line",
+                    boundary.word()
+                );
+            }
+            Self::EscapedLineEnds => "line ends are written as \\n",
+            Self::DamagedBoundary => {
+                "this looks like the first or last line of a PEM block and is none"
+            }
+            Self::Base64Outside => "there is base64 outside of PEM blocks",
+            Self::EncodedTwice => "this is a PEM file that was encoded in base64 once more",
+            Self::EndWithoutBegin { label } => {
+                return write!(
+                    formatter,
+                    "-----END {label}----- has no -----BEGIN {label}-----"
+                );
+            }
+            Self::BeginWithoutEnd { label } => {
+                return write!(
+                    formatter,
+                    "-----BEGIN {label}----- has no -----END {label}-----"
+                );
+            }
+            Self::LabelsDiffer { begin, line, end } => {
+                return write!(
+                    formatter,
+                    "the block ends as {end} and begins as {begin} (line {line})"
+                );
+            }
+            Self::HeaderLine => "there are header lines in the block",
+            Self::EncryptedOldForm => "the private key is encrypted in OpenSSL's old form",
+            Self::Character => "there is a character that is not base64",
+            Self::Blank => "there is a blank within the base64",
+            Self::Length => "the base64 of the block is incomplete",
+            Self::Padding => "the base64 of the block does not end as base64 does",
+            Self::AfterPadding => "base64 goes on after its end (=)",
+            Self::Empty => "the block is empty",
+            Self::Unwanted { label, wanted } => {
+                return write!(
+                    formatter,
+                    "there is a {label} block; only {} blocks belong here",
+                    wanted.label()
+                );
+            }
+            Self::OnlyKey => "it holds a private key and no certificate",
+            Self::OnlyCertificate => "it holds a certificate and no private key",
+            Self::SecondKey => "there is a second private key",
+            Self::SecondRequest => "there is a second request",
+            Self::Encrypted => "the private key is protected by a passphrase",
+            Self::NotPkcs8 { label } => {
+                return write!(formatter, "the key is {label}, and PKCS#8 is expected");
+            }
+        };
+        formatter.write_str(text)
+    }
+}
