@@ -9,7 +9,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use super::authority::{AuthorityFacts, RootSet};
 use super::path::PathPurpose;
 use super::path_cache::Digest;
-use super::revocation::{KnownIssuer, ListStatus, RevocationIndex};
+use super::revocation::{KnownIssuer, ListStatus, RevocationIndex, UnusableList};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 
 /// What an unknown or stale revocation status means.
@@ -94,7 +94,7 @@ pub enum BundleError {
         /// Position among the lists, from 1.
         index: usize,
         /// What is wrong.
-        why: String,
+        why: UnusableList,
     },
     /// The posture needs lists and there are none.
     #[error(

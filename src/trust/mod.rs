@@ -29,7 +29,7 @@ pub use disjoint::ClientTrustError;
 pub use path::{PathPurpose, PathRefusal};
 pub use path_cache::{ChainCounts, ChainKey, PathCache, PendingPath};
 pub use revision::TrustRevision;
-pub use revocation::{Freshness, ListStatus, Outline, outline};
+pub use revocation::{Freshness, ListStatus, Outline, UnusableList, outline};
 pub use verifier::{Admission, ClientTrust, Recall, Refusal};
 pub use verify::{PathTrust, VerifiedChain};
 

@@ -10,6 +10,7 @@
 mod list;
 mod serials;
 mod status;
+mod unusable;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,6 +30,7 @@ use list::RevocationList;
 
 pub use list::{Outline, next_update, outline};
 pub use status::{Freshness, ListStatus};
+pub use unusable::UnusableList;
 
 /// How long after its nextUpdate a list without successor is kept, in seconds, where its
 /// callers are refused without it anyway.
@@ -94,14 +96,14 @@ impl RevocationIndex {
     /// predecessor is left out in favour of that, with an alarm. A predecessor also
     /// stays where its successor is signed by nobody known, or not valid at `now`.
     ///
-    /// Returns position and trouble of each list that is refused.
+    /// Returns the position of each list that is refused, and why.
     pub(crate) fn load<'d>(
         &mut self,
         lists: impl Iterator<Item = &'d [u8]>,
         issuers: &[KnownIssuer<'_>],
         previous: Option<&Self>,
         now: i64,
-    ) -> Vec<(usize, String)> {
+    ) -> Vec<(usize, UnusableList)> {
         let mut refused = Vec::new();
         // A key that a path supplied to the predecessor verifies the successor.
         let proven = previous.into_iter().flat_map(Self::proven_issuers);
@@ -154,7 +156,9 @@ impl RevocationIndex {
             .collect();
         let mut successors = Vec::with_capacity(lists.len());
         for der in lists {
-            let list = self.candidate(der, &issuers)?;
+            let list = self
+                .candidate(der, &issuers)
+                .map_err(|why| why.to_string())?;
             let known = issuers.iter().any(|issuer| *issuer.name == *list.issuer);
             if known && list.signer().is_none() {
                 return Err(format!(
@@ -197,7 +201,7 @@ impl RevocationIndex {
         &self,
         der: &[u8],
         issuers: &[KnownIssuer<'_>],
-    ) -> Result<Arc<RevocationList>, String> {
+    ) -> Result<Arc<RevocationList>, UnusableList> {
         let hash = crypto::sha256(der);
         let list = match self.find(&hash) {
             Some(list) => list,

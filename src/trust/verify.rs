@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use super::authority::{AuthorityFacts, RootSet};
 use super::bundle::{RevocationDepth, RevocationPosture};
 use super::path::{self, PathPurpose, PathRefusal, PathRules};
-use super::revocation::{KnownIssuer, RevocationIndex};
+use super::revocation::{KnownIssuer, RevocationIndex, UnusableList};
 use crate::identity::peer::RevocationCheck;
 use crate::reason::ReasonCode;
 
@@ -21,7 +21,8 @@ pub struct PathTrust {
     intermediates: Vec<CertificateDer<'static>>,
     revocation: RevocationIndex,
     purpose: PathPurpose,
-    unusable: Vec<String>,
+    unusable_roots: Vec<(usize, String)>,
+    unusable_lists: Vec<(usize, UnusableList)>,
 }
 
 /// A path that holds.
@@ -41,8 +42,8 @@ impl PathTrust {
     /// Reads roots, intermediates and lists. Without lists (`None`) revocation is
     /// not checked; with them it is `hard` for the whole path.
     ///
-    /// What cannot be used is left out and named by [`PathTrust::unusable`]: a
-    /// path that needs it is then refused.
+    /// A root that cannot be used is left out: a path that needs it is refused. A
+    /// list that cannot be used could revoke any certificate, so that no path holds.
     #[must_use]
     pub fn new(
         roots: &[CertificateDer<'_>],
@@ -50,12 +51,13 @@ impl PathTrust {
         lists: Option<&[CertificateRevocationListDer<'_>]>,
         purpose: PathPurpose,
     ) -> Self {
-        let mut unusable = Vec::new();
+        let mut unusable_roots = Vec::new();
+        let mut unusable_lists = Vec::new();
         let mut set = RootSet::default();
         for (position, der) in roots.iter().enumerate() {
             let added = AuthorityFacts::read(der).and_then(|facts| set.add(der, facts));
             if let Err(why) = added {
-                unusable.push(format!("root certificate {}: {why}", position + 1));
+                unusable_roots.push((position, why));
             }
         }
         let posture = match lists {
@@ -74,27 +76,35 @@ impl PathTrust {
                     key: &root.facts.key,
                 })
                 .collect();
-            let refused =
+            unusable_lists =
                 revocation.load(lists.iter().map(AsRef::as_ref), &issuers, None, i64::MAX);
-            unusable.extend(
-                refused
-                    .into_iter()
-                    .map(|(index, why)| format!("revocation list {}: {why}", index + 1)),
-            );
         }
         Self {
             roots: set,
             intermediates,
             revocation,
             purpose,
-            unusable,
+            unusable_roots,
+            unusable_lists,
         }
     }
 
-    /// What was left out, and why.
+    /// The roots that were left out, by position, and why.
     #[must_use]
-    pub fn unusable(&self) -> &[String] {
-        &self.unusable
+    pub fn unusable_roots(&self) -> &[(usize, String)] {
+        &self.unusable_roots
+    }
+
+    /// The lists that cannot be used, by position, and why.
+    #[must_use]
+    pub fn unusable_lists(&self) -> &[(usize, UnusableList)] {
+        &self.unusable_lists
+    }
+
+    /// What is remarkable about the lists that are used.
+    #[must_use]
+    pub fn alarms(&self) -> &[String] {
+        self.revocation.alarms()
     }
 
     /// Verifies a leaf at `now`.
@@ -118,6 +128,12 @@ impl PathTrust {
             return Err((
                 ReasonCode::CertificateExpired,
                 "the path is over".to_owned(),
+            ));
+        }
+        if let Some((position, why)) = self.unusable_lists.first() {
+            return Err((
+                ReasonCode::RevocationUnknown,
+                format!("revocation list {} cannot be used: {why}", position + 1),
             ));
         }
         Ok(VerifiedChain {

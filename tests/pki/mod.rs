@@ -19,6 +19,7 @@ mod revocation;
 mod root_only;
 mod rotation;
 mod terminal;
+mod unusable_lists;
 mod waiting;
 
 use std::path::{Path, PathBuf};

@@ -19,6 +19,15 @@ pub struct Crl {
     number: u8,
     /// Extensions that rcgen does not make, DER.
     extensions: Vec<Vec<u8>>,
+    omitted: Vec<Omitted>,
+}
+
+/// What a list has to have and does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Omitted {
+    Version,
+    NextUpdate,
+    Extensions,
 }
 
 impl Default for Crl {
@@ -38,6 +47,7 @@ impl Crl {
             next_update: now + Duration::days(7),
             number: 1,
             extensions: Vec::new(),
+            omitted: Vec::new(),
         }
     }
 
@@ -76,6 +86,46 @@ impl Crl {
         self.critical(0x1c, &[0x30, 0x03, 0x84, 0x01, 0xff])
     }
 
+    /// Entries for one reason only (onlySomeReasons, RFC 5280 section 5.2.5).
+    #[must_use]
+    pub fn for_some_reasons(self) -> Self {
+        self.critical(0x1c, &[0x30, 0x04, 0x83, 0x02, 0x06, 0x40])
+    }
+
+    /// About attribute certificates (onlyContainsAttributeCerts, RFC 5280 section
+    /// 5.2.5).
+    #[must_use]
+    pub fn for_attribute_certificates(self) -> Self {
+        self.critical(0x1c, &[0x30, 0x03, 0x85, 0x01, 0xff])
+    }
+
+    /// With a critical extension that nobody knows: 2.5.29.99.
+    #[must_use]
+    pub fn unknown_extension(self) -> Self {
+        self.critical(0x63, &[0x05, 0x00])
+    }
+
+    /// Of version 1, which has no extensions.
+    #[must_use]
+    pub fn version_1(mut self) -> Self {
+        self.omitted.extend([Omitted::Version, Omitted::Extensions]);
+        self
+    }
+
+    /// Of version 2 and nevertheless without extensions.
+    #[must_use]
+    pub fn without_extensions(mut self) -> Self {
+        self.omitted.push(Omitted::Extensions);
+        self
+    }
+
+    /// Without nextUpdate.
+    #[must_use]
+    pub fn without_next_update(mut self) -> Self {
+        self.omitted.push(Omitted::NextUpdate);
+        self
+    }
+
     /// Speaks only of certificates that name this distribution point
     /// (issuingDistributionPoint, RFC 5280 section 5.2.5).
     #[must_use]
@@ -104,7 +154,7 @@ impl Crl {
     #[must_use]
     pub fn signed_by(self, authority: &Authority) -> Vec<u8> {
         let revocation_time = self.this_update;
-        let extensions = self.extensions;
+        let (extensions, omitted) = (self.extensions, self.omitted);
         let list = CertificateRevocationListParams {
             this_update: self.this_update,
             next_update: self.next_update,
@@ -126,9 +176,9 @@ impl Crl {
         .expect("a revocation list")
         .der()
         .to_vec();
-        match extensions.is_empty() {
+        match extensions.is_empty() && omitted.is_empty() {
             true => list,
-            false => with_extensions(&list, extensions, authority),
+            false => changed(&list, extensions, &omitted, authority),
         }
     }
 
@@ -139,24 +189,38 @@ impl Crl {
     }
 }
 
-/// The list with more extensions, signed again.
-fn with_extensions(list: &[u8], more: Vec<Vec<u8>>, authority: &Authority) -> Vec<u8> {
+/// The list with more extensions and without what is omitted, signed again.
+fn changed(list: &[u8], more: Vec<Vec<u8>>, omitted: &[Omitted], authority: &Authority) -> Vec<u8> {
     let (_, parts, _) = der::first(list);
     let (_, signed, length) = der::first(parts);
     let (_, _, algorithm) = der::first(&parts[length..]);
     let algorithm = parts[length..length + algorithm].to_vec();
     let mut fields = Vec::new();
+    let mut times = 0;
     let mut rest = signed;
     while !rest.is_empty() {
         let (tag, content, length) = der::first(rest);
-        fields.push(match tag {
+        let field = match tag {
             0xa0 => {
                 let (_, extensions, _) = der::first(content);
                 let all = [&[extensions.to_vec()][..], &more].concat();
                 der::element(0xa0, &der::sequence(&all))
             }
             _ => rest[..length].to_vec(),
-        });
+        };
+        let what = match tag {
+            0x02 => Some(Omitted::Version),
+            // UTCTime and GeneralizedTime: thisUpdate, then nextUpdate.
+            0x17 | 0x18 => {
+                times += 1;
+                (times == 2).then_some(Omitted::NextUpdate)
+            }
+            0xa0 => Some(Omitted::Extensions),
+            _ => None,
+        };
+        if what.is_none_or(|what| !omitted.contains(&what)) {
+            fields.push(field);
+        }
         rest = &rest[length..];
     }
     let signed = der::sequence(&fields);

@@ -31,7 +31,8 @@ Examples:
 
 The rules are the listener's, without identity and policy. The first certificate of LEAF is
 verified; the others of that file serve as intermediates. Without --crl revocation is not
-checked; with it, the leaf and every intermediate of the path need a current list.
+checked; with it, the leaf and every intermediate of the path need a current list, and every list
+that is given has to be one that can be used: a delta or indirect list, for example, cannot.
 Exit code 0: the path holds. 3: it does not, and standard error begins with the reason.";
 
 /// Most bytes of a file with certificates.
@@ -96,8 +97,10 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
         intermediates.extend(certificates(path)?);
     }
     let mut lists = Vec::new();
+    let mut files: Vec<&Path> = Vec::new();
     for path in &args.crl {
         lists.extend(revocation_lists(path)?);
+        files.resize(lists.len(), path);
     }
     let purpose = match args.purpose {
         Purpose::Client => PathPurpose::Client,
@@ -107,7 +110,16 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     let trust = PathTrust::new(&roots, intermediates, lists, purpose);
     let seconds = args.time.unwrap_or_else(clock::unix_now);
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-    let verified = trust.verify(&leaf, now).and_then(|verified| {
+    let unusable = unusable(&trust, &args.roots, &files);
+    let verified = trust.verify(&leaf, now).map_err(|error| match error {
+        // A list that cannot be used is why nothing is known.
+        (ReasonCode::RevocationUnknown, detail) => {
+            let why = unusable_lists(&trust, &files).next();
+            (ReasonCode::RevocationUnknown, why.unwrap_or(detail))
+        }
+        other => other,
+    });
+    let verified = verified.and_then(|verified| {
         match args.name.as_deref().filter(|name| !is_for(&leaf, name)) {
             None => Ok(verified),
             Some(name) => Err((
@@ -118,7 +130,7 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     });
     match verified {
         Ok(verified) => {
-            remark(&trust, output);
+            remark(&trust, &unusable, output);
             output.json(&json!({
                 "valid": true,
                 "purpose": purpose.as_str(),
@@ -126,7 +138,7 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
                 "anchor": hex(&verified.anchor),
                 "not_after": clock::rfc3339(verified.not_after),
                 "revocation": verified.revocation.as_str(),
-                "unusable": trust.unusable(),
+                "unusable": unusable,
             }));
             output.say(format_args!(
                 "The path holds: {} certificates, until {}, revocation {}.",
@@ -142,11 +154,12 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
                 "purpose": purpose.as_str(),
                 "reason": reason,
                 "detail": detail,
-                "unusable": trust.unusable(),
+                "unusable": unusable,
             }));
             // The reason comes first and alone before the colon, for scripts.
             output.verdict(format_args!("{reason}: {detail}"));
-            remark(&trust, output);
+            let others: Vec<String> = unusable.into_iter().filter(|why| *why != detail).collect();
+            remark(&trust, &others, output);
             Ok(Exit::No)
         }
     }
@@ -156,9 +169,38 @@ fn is_for(leaf: &CertificateDer<'_>, name: &str) -> bool {
     LeafFacts::read(leaf).is_ok_and(|facts| carries(&facts, name))
 }
 
-fn remark(trust: &PathTrust, output: Output) {
-    for unusable in trust.unusable() {
-        output.note(format_args!("note: left out: {unusable}"));
+/// What of the files cannot be used, and why.
+fn unusable(trust: &PathTrust, roots: &Path, files: &[&Path]) -> Vec<String> {
+    let roots = trust.unusable_roots().iter().map(|(position, why)| {
+        let file = roots.display();
+        format!(
+            "{file}: root certificate {} is left out: {why}",
+            position + 1
+        )
+    });
+    roots.chain(unusable_lists(trust, files)).collect()
+}
+
+fn unusable_lists<'a>(
+    trust: &'a PathTrust,
+    files: &'a [&'a Path],
+) -> impl Iterator<Item = String> + 'a {
+    trust.unusable_lists().iter().map(|(position, why)| {
+        let file = files.get(*position).map(|file| file.display());
+        format!(
+            "{}: a revocation list cannot be used: {why}; {}",
+            file.map(|file| file.to_string()).unwrap_or_default(),
+            why.remedy()
+        )
+    })
+}
+
+fn remark(trust: &PathTrust, unusable: &[String], output: Output) {
+    for unusable in unusable {
+        output.note(format_args!("note: {unusable}"));
+    }
+    for alarm in trust.alarms() {
+        output.note(format_args!("note: {alarm}"));
     }
 }
 

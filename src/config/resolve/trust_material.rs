@@ -313,7 +313,7 @@ impl BundleParts<'_> {
                     .map(|list| (&list.path, &list.place)),
                 &format!("a revocation list cannot be used: {why}"),
             )
-            .help("fetch the list again from its issuer"),
+            .help(why.remedy()),
             BundleError::NoValidRoot { .. } | BundleError::NoRevocationList { .. } => {
                 of(None, &error.to_string()).help("give it a root certificate that is valid now")
             }

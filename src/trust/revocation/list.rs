@@ -16,6 +16,7 @@ use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Name;
 
 use super::serials::SerialSet;
+use super::unusable::UnusableList;
 use crate::identity::leaf::{rfc4514, significant};
 use crate::trust::path::{PathMember, PointName};
 use crate::trust::signed::SignedParts;
@@ -91,23 +92,24 @@ pub(crate) struct RevocationList {
 
 impl RevocationList {
     /// `hash` is the SHA-256 of `der`.
-    pub(super) fn read(der: &[u8], hash: [u8; 32]) -> Result<Self, String> {
-        let entries =
-            BorrowedCertRevocationList::from_der(der).map_err(|error| error.to_string())?;
-        let header = Header::read(der).ok_or_else(|| "its encoding is malformed".to_owned())?;
+    pub(super) fn read(der: &[u8], hash: [u8; 32]) -> Result<Self, UnusableList> {
+        let unusable = |error: webpki::Error| UnusableList::of(der, &error);
+        let entries = BorrowedCertRevocationList::from_der(der).map_err(unusable)?;
+        let header =
+            Header::read(der).ok_or_else(|| UnusableList::damaged("its encoding is malformed"))?;
         // Room for all of them at once: growing copies, and takes fresh memory. What
         // claims more entries than would fit has none that can be read.
         let most = header.revoked.len() / SMALLEST_ENTRY;
         let mut serials = SerialSet::with_room(header.entries().min(most));
         for entry in &entries {
-            serials.insert(entry.map_err(|error| error.to_string())?.serial_number);
+            serials.insert(entry.map_err(unusable)?.serial_number);
         }
         serials.shrink();
         let (number, scope) = read_extensions(header.extensions)?;
         let this_update = header.this_update.timestamp();
         let next_update = header.next_update.timestamp();
         if next_update <= this_update {
-            return Err("its nextUpdate is not after its thisUpdate".to_owned());
+            return Err(UnusableList::Times);
         }
         Ok(Self {
             hash,
@@ -312,8 +314,8 @@ impl<'a> Header<'a> {
 
 type Extensions = (Box<[u8]>, Option<Scope>);
 
-fn read_extensions(tagged: &[u8]) -> Result<Extensions, String> {
-    let malformed = || "one of its extensions is malformed".to_owned();
+fn read_extensions(tagged: &[u8]) -> Result<Extensions, UnusableList> {
+    let malformed = || UnusableList::damaged("one of its extensions is malformed");
     let (_, sequence) = Any::from_der(tagged).map_err(|_| malformed())?;
     let mut rest = sequence.data;
     let mut number = None;
@@ -325,25 +327,26 @@ fn read_extensions(tagged: &[u8]) -> Result<Extensions, String> {
             "2.5.29.20" => {
                 // RFC 5280 section 5.2.3: a non-critical extension.
                 if extension.critical {
-                    return Err("its number (cRLNumber) is marked critical".to_owned());
+                    return Err(UnusableList::Number("marked critical"));
                 }
                 let (_, integer) = Any::from_der(extension.value).map_err(|_| malformed())?;
                 if number.replace(significant(integer.data).into()).is_some() {
-                    return Err("it has two numbers".to_owned());
+                    return Err(UnusableList::Number("there twice"));
                 }
             }
             "2.5.29.28" => {
                 let ParsedExtension::IssuingDistributionPoint(point) = extension.parsed_extension()
                 else {
-                    return Err("its issuing distribution point is malformed".to_owned());
+                    return Err(UnusableList::damaged(
+                        "its issuing distribution point is malformed",
+                    ));
                 };
                 scope = Some(Scope::read(extension.value, point));
             }
             _ => {}
         }
     }
-    // Without a number a roll-back could not be told from an update.
-    let number = number.ok_or_else(|| "it has no number (cRLNumber)".to_owned())?;
+    let number = number.ok_or(UnusableList::NoNumber)?;
     Ok((number, scope))
 }
 
