@@ -217,7 +217,7 @@ reasons! {
         "Publish a fresh CRL (countersign pki crl), or grant a grace period for the trust domain.";
     WrongUsage = "wrong-usage", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Caller,
         "The certificate is not meant for authenticating a client.",
-        "Use a leaf with extended key usage clientAuth and key usage digitalSignature, and without CA rights.";
+        "Use a leaf with extended key usage clientAuth and key usage digitalSignature, and without CA, keyCertSign and cRLSign.";
     NameConstraint = "name-constraint", Certificate, 403, PERMISSION_DENIED, UNKNOWN, Operator,
         "A name in the certificate lies outside what its authority may certify.",
         "Issue from an authority without that constraint; URI and e-mail constraints are always refused.";

@@ -93,6 +93,10 @@ pub mod key_usage {
     pub const KEY_CERT_SIGN: u16 = 1 << 5;
     /// cRLSign (6)
     pub const CRL_SIGN: u16 = 1 << 6;
+    /// What no leaf may have (X509-SVID section 5.2). The rule is kept for every
+    /// leaf, with a SPIFFE ID or without: who presents a certificate that can
+    /// sign certificates or revocation lists is an authority, not a caller.
+    pub const OF_AUTHORITIES: u16 = KEY_CERT_SIGN | CRL_SIGN;
 }
 
 /// The bytes are not a certificate this gateway can read.
@@ -171,13 +175,14 @@ impl LeafFacts {
         self.key_usage.is_none_or(|bits| bits & bit != 0)
     }
 
-    /// Whether the leaf could sign certificates: CA, or keyCertSign.
+    /// Whether the certificate claims the rights of an authority: CA, keyCertSign
+    /// or cRLSign.
     #[must_use]
-    pub fn could_sign_certificates(&self) -> bool {
+    pub fn claims_authority(&self) -> bool {
         self.is_ca
             || self
                 .key_usage
-                .is_some_and(|bits| bits & key_usage::KEY_CERT_SIGN != 0)
+                .is_some_and(|bits| bits & key_usage::OF_AUTHORITIES != 0)
     }
 }
 
@@ -422,9 +427,7 @@ mod tests {
         assert_eq!(facts.sans.dns, ["a.example.org"]);
         assert_eq!(facts.sans.ip, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(facts.subject, "CN=\\#a\\0a,O=Shop\\, Inc");
-        assert!(
-            facts.could_sign_certificates() && !facts.usage_allows(key_usage::DIGITAL_SIGNATURE)
-        );
+        assert!(facts.claims_authority() && !facts.usage_allows(key_usage::DIGITAL_SIGNATURE));
     }
 
     #[test]

@@ -133,9 +133,7 @@ impl SigningRequest {
                 return wrong_usage("the rights of an authority (CA:TRUE)");
             }
             ParsedExtension::BasicConstraints(_) => {}
-            ParsedExtension::KeyUsage(usage)
-                if usage.flags & (key_usage::KEY_CERT_SIGN | key_usage::CRL_SIGN) != 0 =>
-            {
+            ParsedExtension::KeyUsage(usage) if usage.flags & key_usage::OF_AUTHORITIES != 0 => {
                 return wrong_usage("the right to sign certificates or revocation lists");
             }
             ParsedExtension::KeyUsage(_) => self.ignored.push("key usage".to_owned()),

@@ -291,8 +291,8 @@ impl ServiceVerifier {
             .verify(leaf, now)
             .map_err(|(reason, why)| format!("{reason}: {why}"))?;
         let facts = LeafFacts::read(leaf).map_err(|error| error.to_string())?;
-        if facts.could_sign_certificates() {
-            return Err("its certificate may sign certificates".to_owned());
+        if facts.claims_authority() {
+            return Err("its certificate is that of an authority".to_owned());
         }
         if self.named {
             ParsedCertificate::try_from(leaf)

@@ -83,10 +83,10 @@ impl LeafPathFacts {
         let Some(usage) = self.key_usage else {
             return Ok(());
         };
-        if usage & key_usage::KEY_CERT_SIGN != 0 {
+        if usage & key_usage::OF_AUTHORITIES != 0 {
             return refuse(
                 ReasonCode::WrongUsage,
-                "the leaf may sign certificates (keyCertSign)",
+                "the leaf may sign certificates or revocation lists (keyCertSign or cRLSign)",
             );
         }
         let needed = match purpose {

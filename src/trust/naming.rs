@@ -13,12 +13,13 @@ use crate::reason::ReasonCode;
 /// Rules that hold for a leaf under any bundle.
 ///
 /// A leaf that claims a SPIFFE ID has no other URI name (X509-SVID section 2),
-/// and no leaf may be able to sign certificates or lack digitalSignature.
+/// and no leaf may have the rights of an authority or lack digitalSignature.
 pub(super) fn check_leaf(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathRefusal> {
-    if leaf.could_sign_certificates() {
+    if leaf.claims_authority() {
         return Err((
             ReasonCode::WrongUsage,
-            "the leaf may sign certificates (CA or keyCertSign)".to_owned(),
+            "the leaf may sign certificates or revocation lists (CA, keyCertSign or cRLSign)"
+                .to_owned(),
         ));
     }
     if !leaf.usage_allows(key_usage::DIGITAL_SIGNATURE) {

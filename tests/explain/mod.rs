@@ -5,6 +5,7 @@ mod replay;
 use std::path::{Path, PathBuf};
 
 use countersign_testkit::{Credentials, Crl, Echo, Gateway, Leaf, Settings, TestCa};
+use rcgen::KeyUsagePurpose;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -250,4 +251,68 @@ async fn bad_usage_is_exit_2() {
     let explained = explain(&world.gateway.config_file(), missing, &[]).await;
     assert_eq!(explained.code, Some(2));
     assert!(explained.stderr.contains("/nonexistent.pem"));
+}
+
+/// X509-SVID section 5.2, for every leaf: with a SPIFFE ID and without, for
+/// clients and servers, live and offline.
+#[tokio::test]
+async fn a_leaf_that_may_sign_lists_is_refused_everywhere() {
+    let world = World::with(|settings, ca| {
+        settings.trust(
+            ca,
+            "revocation = \"off\"\nidentity_from = [\"spiffe\", \"dns\"]\n\
+             vouches_for = [\"spiffe://example.org/**\", \"dns:*.example.org\"]",
+        )
+    })
+    .await;
+    let usages = [KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
+    for leaf in [
+        Leaf::with_uri(&world.ca.spiffe(CALLER)),
+        Leaf::new().dns("checkout.example.org"),
+    ] {
+        let good = world.ca.issue(leaf.clone());
+        let bad = world.ca.issue(leaf.key_usages(&usages));
+        for (caller, holds) in [(&good, true), (&bad, false)] {
+            let client = world.gateway.client(HOST).with(caller);
+            let explained = world.explain(caller, &[]).await;
+            let output = Command::new(BINARY)
+                .args(["pki", "verify", "--purpose", "client", "--roots"])
+                .arg(world.ca.root_file())
+                .arg(world.write(caller))
+                .output()
+                .await
+                .unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            if holds {
+                let path = "/.well-known/countersign/whoami";
+                assert_eq!(client.get(path).await.unwrap().status, 200);
+                assert_eq!(explained.code, Some(0), "{}", explained.stderr);
+                assert_eq!(output.status.code(), Some(0), "{said}");
+                continue;
+            }
+            assert_eq!(client.refusal().await.alert(), Some(46));
+            let line = world
+                .gateway
+                .audit()
+                .line("the refusal", |line| line["serial"] == caller.serial_hex())
+                .await;
+            assert_eq!(line["reason"], "wrong-usage", "{line}");
+            assert_eq!(explained.code, Some(3), "{}", explained.stderr);
+            assert_eq!(explained.reason(), "wrong-usage");
+            assert_eq!(output.status.code(), Some(3), "{said}");
+            assert!(said.starts_with("wrong-usage: "), "{said}");
+            assert!(said.contains("cRLSign"), "{said}");
+        }
+    }
+    let server = Leaf::new().for_server().dns("a.example.org");
+    for (leaf, code) in [(server.clone(), 0), (server.key_usages(&usages), 3)] {
+        let output = Command::new(BINARY)
+            .args(["pki", "verify", "--purpose", "server", "--roots"])
+            .arg(world.ca.root_file())
+            .arg(world.write(&world.ca.issue(leaf)))
+            .output()
+            .await
+            .unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
 }

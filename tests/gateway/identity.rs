@@ -226,6 +226,9 @@ async fn usages_are_checked() {
             KeyUsagePurpose::DigitalSignature,
             KeyUsagePurpose::KeyCertSign,
         ]),
+        // X509-SVID section 5.2.
+        spiffe_leaf().key_usages(&[KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign]),
+        spiffe_leaf().key_usages(&[KeyUsagePurpose::CrlSign]),
         spiffe_leaf().key_usages(&[KeyUsagePurpose::KeyEncipherment]),
         // 1.3.6.1.4.1.99999.1, critical and unknown.
         spiffe_leaf().extension(&[1, 3, 6, 1, 4, 1, 99999, 1], true, &[5, 0]),

@@ -73,7 +73,7 @@ fn each_fixture_is_refused_for_the_reason_it_is_named_after() {
     let by_spiffe = trust(&out, vec![NameType::Spiffe]);
     let by_dns = trust(&out, vec![NameType::Dns]);
     let fixtures = manifest["fixtures"].as_array().unwrap();
-    assert_eq!(fixtures.len(), 20);
+    assert_eq!(fixtures.len(), 21);
     for fixture in fixtures {
         let file = fixture["certificate"].as_str().unwrap();
         let path = out.join(file);
@@ -190,8 +190,8 @@ async fn a_running_gateway_answers_as_the_manifest_says() {
         }
     }
     assert_eq!(echo.requests(), 1);
-    // 19 broken ones, three of them under either way of naming callers.
-    assert_eq!(driven, 2 * (19 + 3));
+    // 20 broken ones, three of them under either way of naming callers.
+    assert_eq!(driven, 2 * (20 + 3));
 }
 
 #[test]

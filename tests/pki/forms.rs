@@ -154,6 +154,7 @@ fn broken_certificates_are_marked() {
         .done();
     for (file, lint) in [
         ("wrong-usage-key-cert-sign", "leaf-can-sign"),
+        ("wrong-usage-crl-sign", "leaf-can-sign"),
         (
             "wrong-usage-critical-extension",
             "unknown-critical-extension",

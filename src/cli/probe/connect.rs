@@ -224,8 +224,12 @@ fn look_at_own(chain: &[CertificateDer<'_>], findings: &mut Findings) {
     if leaf.extended_key_usage.is_some_and(|usage| !usage.client) {
         note("your certificate is not meant for clients (extended key usage)".to_owned());
     }
-    if leaf.could_sign_certificates() {
-        note("your certificate is that of an authority; present a leaf first".to_owned());
+    if leaf.claims_authority() {
+        note(
+            "your certificate may sign certificates or revocation lists (CA, keyCertSign or \
+             cRLSign), which no caller's may"
+                .to_owned(),
+        );
     }
 }
 

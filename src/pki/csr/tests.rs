@@ -32,10 +32,13 @@ fn key_and_names_are_taken() {
 fn rights_of_an_authority_are_refused() {
     let ca = request(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
     assert_eq!(reason(&ca), ReasonCode::WrongUsage);
-    let signer = request(|params| {
-        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
-    });
-    assert_eq!(reason(&signer), ReasonCode::WrongUsage);
+    for usage in [
+        rcgen::KeyUsagePurpose::KeyCertSign,
+        rcgen::KeyUsagePurpose::CrlSign,
+    ] {
+        let signer = request(|params| params.key_usages = vec![usage]);
+        assert_eq!(reason(&signer), ReasonCode::WrongUsage);
+    }
 }
 
 #[test]

@@ -9,7 +9,9 @@ use x509_parser::time::ASN1Time;
 use super::Severity::{Error, Warning};
 use super::{Family, Finding, Lint, names, run, unreadable, when};
 use crate::identity::LeafFacts;
-use crate::identity::leaf::key_usage::{CRL_SIGN, DIGITAL_SIGNATURE, KEY_CERT_SIGN};
+use crate::identity::leaf::key_usage::{
+    CRL_SIGN, DIGITAL_SIGNATURE, KEY_CERT_SIGN, OF_AUTHORITIES,
+};
 
 /// What the lints look at.
 pub(super) struct Subject<'a> {
@@ -135,8 +137,8 @@ const LINTS: &[Lint<Certificates>] = lints! {
         when(usage(s).is_none(), "it has no key usage");
     "key-usage-not-critical", Warning, "RFC 5280 section 4.2.1.3", |s|
         when(usage(s).is_some_and(|(critical, _)| !critical), "its key usage is not critical");
-    "leaf-can-sign", Error, "X509-SVID section 4.3", |s|
-        when(is_leaf(s) && usage(s).is_some_and(|(_, bits)| bits & (KEY_CERT_SIGN | CRL_SIGN) != 0),
+    "leaf-can-sign", Error, "X509-SVID sections 4.3 and 5.2", |s|
+        when(is_leaf(s) && usage(s).is_some_and(|(_, bits)| bits & OF_AUTHORITIES != 0),
             "it is no authority and may sign certificates or lists");
     "authority-cannot-sign", Error, "RFC 5280 section 4.2.1.3", |s|
         when(is_authority(s) && usage(s).is_none_or(|(_, bits)| bits & KEY_CERT_SIGN == 0),

@@ -43,7 +43,7 @@ type Alter = fn(&mut CertificateParams);
 
 #[test]
 fn each_fault_is_found_by_its_lint() {
-    let cases: [(&str, Alter); 14] = [
+    let cases: [(&str, Alter); 15] = [
         ("serial-not-positive", |p| {
             p.serial_number = Some(rcgen::SerialNumber::from_slice(&[0; 9]))
         }),
@@ -63,6 +63,9 @@ fn each_fault_is_found_by_its_lint() {
         ("key-usage-missing", |p| p.key_usages.clear()),
         ("leaf-can-sign", |p| {
             p.key_usages.push(KeyUsagePurpose::KeyCertSign)
+        }),
+        ("leaf-can-sign", |p| {
+            p.key_usages.push(KeyUsagePurpose::CrlSign)
         }),
         ("extended-key-usage-missing", |p| {
             p.extended_key_usages.clear()
