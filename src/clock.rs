@@ -36,6 +36,23 @@ pub fn unix(time: SystemTime) -> u64 {
         .unwrap_or_default()
 }
 
+/// Whether a certificate is over, both in seconds since the Unix epoch.
+///
+/// notAfter is inclusive (RFC 5280 section 4.1.2.5): a certificate is valid
+/// through this whole second. The ends of tokens (`exp`) and keys are exclusive
+/// and not compared here.
+#[must_use]
+pub const fn certificate_is_over(not_after: i64, now: i64) -> bool {
+    now > not_after
+}
+
+/// How long a certificate is still valid, its last second included.
+#[must_use]
+pub fn certificate_time_left(not_after: i64, now: i64) -> Duration {
+    let seconds = not_after.saturating_sub(now).saturating_add(1);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
 /// RFC 3339 in UTC with whole seconds, for example `2026-01-31T12:00:00Z`.
 /// Seconds beyond the year 9999 are shown as a number.
 #[must_use]
@@ -53,6 +70,25 @@ pub fn rfc3339(unix_seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_is_valid_through_its_last_second() {
+        for (now, is_over, left) in [
+            (98, false, 3),
+            (100, false, 1),
+            (101, true, 0),
+            (102, true, 0),
+        ] {
+            assert_eq!(certificate_is_over(100, now), is_over, "{now}");
+            assert_eq!(
+                certificate_time_left(100, now),
+                Duration::from_secs(left),
+                "{now}"
+            );
+        }
+        assert!(!certificate_is_over(i64::MAX, i64::MAX));
+        assert!(certificate_time_left(i64::MAX, i64::MIN) > Duration::from_secs(1));
+    }
 
     #[test]
     fn formats_whole_seconds_in_utc() {

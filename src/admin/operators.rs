@@ -336,9 +336,9 @@ impl OperatorAccess {
     ) -> Denial {
         loop {
             let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
-            // A certificate is valid through its last second.
-            let left = u64::try_from(holds_until.saturating_sub(now)).unwrap_or(0);
-            let left = Duration::from_secs(left.saturating_add(1)).min(LONGEST_SLEEP);
+            // Never zero: what is over already was said so by the check.
+            let left = clock::certificate_time_left(holds_until, now)
+                .clamp(Duration::from_secs(1), LONGEST_SLEEP);
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() {
                     std::future::pending::<()>().await;

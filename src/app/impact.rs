@@ -60,7 +60,8 @@ pub fn outlook(snapshot: &Snapshot, kept: &KeptChain) -> Outlook {
         .chain
         .first()
         .and_then(|leaf| LeafFacts::read(leaf).ok());
-    if leaf.as_ref().is_some_and(|leaf| leaf.not_after < seconds) {
+    let is_over = |leaf: &LeafFacts| clock::certificate_is_over(leaf.not_after, seconds);
+    if leaf.as_ref().is_some_and(is_over) {
         return Outlook::Expired;
     }
     let refused = |reason, detail: &str| {

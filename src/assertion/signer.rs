@@ -15,6 +15,7 @@ use countersign_verify::claims::{MAX_ASSERTION_BYTES, MAX_SANS_PER_TYPE};
 use http::HeaderValue;
 
 use super::key_ring::{SigningKey, SigningKeyRing};
+use crate::clock;
 use crate::crypto;
 use crate::identity::text::{push_json, push_json_escaped};
 use crate::identity::{PeerIdentity, Principal};
@@ -196,10 +197,14 @@ impl AssertionSigner {
         let principal = permit.principal().ok_or(SignError::Nobody)?;
         let mut expires = now.saturating_add(self.settings.lifetime.as_secs());
         if let Some(peer) = principal.peer() {
-            expires = expires.min(u64::try_from(peer.path_not_after()).unwrap_or(0));
-            if expires <= now {
+            let end = peer.path_not_after();
+            if clock::certificate_is_over(end, i64::try_from(now).unwrap_or(i64::MAX)) {
                 return Err(SignError::Expired);
             }
+            // `exp` is exclusive and notAfter is not: what is signed in the last
+            // second of the certificate ends with that second.
+            let end = u64::try_from(end).unwrap_or(0);
+            expires = expires.min(end.max(now.saturating_add(1)));
         }
         if let Some(end) = principal.ends() {
             expires = expires.min(end);

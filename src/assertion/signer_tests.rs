@@ -9,7 +9,6 @@ use rustls_pki_types::UnixTime;
 
 use super::*;
 use crate::assertion::{SigningAlgorithm, key_directory};
-use crate::clock;
 use crate::identity::{ApiKeyUse, CallerName, IdentityPattern, NameType, TokenClaims, TrustDomain};
 use crate::policy::{Authentication, Rule, decide};
 use crate::trust::{
@@ -234,10 +233,30 @@ fn it_ends_with_the_certificate() {
     let signer = signer(SigningAlgorithm::Es256);
     let assertion = signer.sign_caller(&permit, "orders", end - 10).unwrap();
     assert_eq!(assertion.expires(), end);
+    let assertion = signer.sign_caller(&permit, "orders", end - 1).unwrap();
+    assert_eq!(assertion.expires(), end);
+    // The last second is the certificate's too (RFC 5280 section 4.1.2.5), and `exp`
+    // is the first second that is not the assertion's.
+    let assertion = signer.sign_caller(&permit, "orders", end).unwrap();
+    assert_eq!(assertion.expires(), end + 1);
     assert_eq!(
-        signer.sign_caller(&permit, "orders", end).unwrap_err(),
+        signer.sign_caller(&permit, "orders", end + 1).unwrap_err(),
         SignError::Expired
     );
+}
+
+#[test]
+fn a_connection_may_be_used_through_the_last_second_of_its_certificate() {
+    let proof = crate::authn::certificate::ConnectionProof {
+        identity: peer(Leaf::with_uri("spiffe://example.org/a")),
+        proven_at: 0,
+        resumed: false,
+    };
+    let end = proof.identity.path_not_after();
+    assert!(proof.is_over_at(end - 1).is_none());
+    assert!(proof.is_over_at(end).is_none());
+    let denial = proof.is_over_at(end + 1).unwrap();
+    assert_eq!(denial.reason, crate::reason::ReasonCode::CertificateExpired);
 }
 
 #[test]

@@ -21,6 +21,19 @@ pub struct ConnectionProof {
 }
 
 impl ConnectionProof {
+    /// Why it is over at `now`, in seconds since the Unix epoch; none while it is
+    /// not.
+    #[must_use]
+    pub fn is_over_at(&self, now: i64) -> Option<Denial> {
+        let end = self.identity.path_not_after();
+        clock::certificate_is_over(end, now).then(|| {
+            Denial::new(
+                ReasonCode::CertificateExpired,
+                format!("the certificate path expired at {}", clock::rfc3339(end)),
+            )
+        })
+    }
+
     /// The caller that it names.
     #[must_use]
     pub fn principal(&self) -> Principal {
@@ -42,14 +55,10 @@ impl CertificateAuthenticator {
         };
         // A connection may outlive the certificate it was opened with.
         let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
-        let end = proof.identity.path_not_after();
-        if now > end {
-            return Outcome::Rejected(Denial::new(
-                ReasonCode::CertificateExpired,
-                format!("the certificate path expired at {}", clock::rfc3339(end)),
-            ));
+        match proof.is_over_at(now) {
+            Some(denial) => Outcome::Rejected(denial),
+            None => Outcome::Authenticated(proof.principal()),
         }
-        Outcome::Authenticated(proof.principal())
     }
 }
 

@@ -176,7 +176,7 @@ fn certificate(der: &[u8], issuer: Option<&[u8]>) -> Item {
         validity.not_before.timestamp(),
         validity.not_after.timestamp(),
     );
-    let status = if now > ends {
+    let status = if clock::certificate_is_over(ends, now) {
         "expired"
     } else if now < begins {
         "not yet valid"

@@ -11,6 +11,7 @@ use super::directory::{Pki, unix_now};
 use super::inventory::{self, Cause, Entry, Filter, Inventory, NewEntry};
 use super::revoking::Status;
 use super::state::{self, IssuedRecord};
+use crate::clock;
 use crate::directory_lock::DirectoryLock;
 
 /// Leaves that are read at once where all are gone through.
@@ -132,7 +133,7 @@ impl Pki {
 fn with_status(entry: Entry, now: i64) -> (Entry, Status) {
     let status = if entry.revoked.is_some() {
         Status::Revoked
-    } else if entry.not_after < now {
+    } else if clock::certificate_is_over(entry.not_after, now) {
         Status::Expired
     } else {
         Status::Valid

@@ -12,7 +12,6 @@ use super::connection::Connection;
 use super::quiet::Quiet;
 use crate::clock;
 use crate::policy::Denial;
-use crate::reason::ReasonCode;
 
 /// Longest single sleep: the wall clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
@@ -129,19 +128,14 @@ impl Lifetime {
     /// Whether the path has expired; arms the timer where it has not.
     fn expired(&mut self, connection: &Connection) -> Option<Denial> {
         let proof = connection.proof()?;
-        let end = proof.identity.path_not_after();
         let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
-        if now > end {
-            return Some(Denial::new(
-                ReasonCode::CertificateExpired,
-                format!("the certificate path expired at {}", clock::rfc3339(end)),
-            ));
+        if let Some(denial) = proof.is_over_at(now) {
+            return Some(denial);
         }
         if self.expiry.is_none() {
-            // A certificate is valid through its last second.
+            let end = proof.identity.path_not_after();
             let end = end.min(self.holds_until.unwrap_or(end));
-            let left = u64::try_from(end.saturating_sub(now)).unwrap_or(0) + 1;
-            let sleep = Duration::from_secs(left).min(LONGEST_SLEEP);
+            let sleep = clock::certificate_time_left(end, now).min(LONGEST_SLEEP);
             self.expiry = Some(Box::pin(tokio::time::sleep(sleep)));
         }
         None

@@ -63,7 +63,7 @@ impl Credentials {
             Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
             Err(_) => return Err(CredentialsError::Mismatch),
         }
-        if now > facts.not_after {
+        if clock::certificate_is_over(facts.not_after, now) {
             return Err(CredentialsError::NotValid(format!(
                 "the certificate expired at {}",
                 clock::rfc3339(facts.not_after)

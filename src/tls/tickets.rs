@@ -299,7 +299,7 @@ impl Ticketer {
         let age = now.saturating_sub(session.proven_at);
         if session.proven_at > now.saturating_add(SKEW)
             || age >= self.source.policy.max_age.as_secs()
-            || seconds > session.path_not_after
+            || clock::certificate_is_over(session.path_not_after, seconds)
             || self.refused.get(&session.chain).is_some()
         {
             return false;

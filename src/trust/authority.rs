@@ -138,7 +138,7 @@ impl AuthorityFacts {
     }
 
     pub(crate) fn check_validity(&self, now: i64) -> Result<(), PathRefusal> {
-        if now > self.not_after {
+        if clock::certificate_is_over(self.not_after, now) {
             return Err((
                 ReasonCode::CertificateExpired,
                 format!(

@@ -17,6 +17,7 @@ use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
 
 use super::path::PathMember;
+use crate::clock;
 use crate::crypto;
 use crate::identity::PeerIdentity;
 use crate::identity::text::hex;
@@ -74,7 +75,7 @@ pub(super) struct CachedPath {
 impl CachedPath {
     /// Whether the path's dates hold.
     pub(super) const fn holds_at(&self, now: i64) -> bool {
-        self.not_before <= now && now <= self.not_after
+        self.not_before <= now && !clock::certificate_is_over(self.not_after, now)
     }
 
     /// Whether nothing about revocation changed since it was looked up.

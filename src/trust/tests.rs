@@ -570,3 +570,47 @@ fn a_list_nobody_has_proven_is_not_displaced_by_another_such() {
     let trust = ClientTrust::new(vec![Arc::new(next)]).unwrap();
     assert_eq!(reason(&trust, &caller), None);
 }
+
+/// RFC 5280 section 4.1.2.5, for a new handshake, a chain that is known, a resumed
+/// session, and `pki verify`.
+#[test]
+fn a_path_holds_through_its_last_second() {
+    let ca = TestCa::new("example.org");
+    let caller = ca.client("/a");
+    let (leaf, rest) = caller.chain.split_first().unwrap();
+    let trust = trust(config(&ca, &[]));
+    let end = trust
+        .admit(leaf, rest, at(0))
+        .unwrap()
+        .identity
+        .path_not_after();
+    let moment = |offset: i64| {
+        let seconds = u64::try_from(end + offset).unwrap();
+        UnixTime::since_unix_epoch(Duration::from_secs(seconds))
+    };
+    let alone = PathTrust::new(
+        std::slice::from_ref(ca.root().der()),
+        rest.to_vec(),
+        None,
+        PathPurpose::Client,
+    );
+    for (offset, holds) in [(-1, true), (0, true), (1, false)] {
+        let anew = trust.verify(leaf, rest, moment(offset)).map(|_| ());
+        let admitted = trust.admit(leaf, rest, moment(offset));
+        let verified = alone.verify(leaf, moment(offset)).map(|_| ());
+        assert_eq!(anew.is_ok(), holds, "{offset}");
+        assert_eq!(admitted.is_ok(), holds, "{offset}");
+        assert_eq!(verified.is_ok(), holds, "{offset}");
+        if let Ok(admission) = admitted {
+            let chain = admission.chain;
+            if let Some(pending) = admission.pending {
+                pending.commit();
+            }
+            assert_eq!(trust.recall(&chain, end + offset), Recall::Holds);
+            assert_eq!(trust.recall(&chain, end + 1), Recall::Ended);
+        } else {
+            assert_eq!(anew.unwrap_err().reason, ReasonCode::CertificateExpired);
+            assert_eq!(verified.unwrap_err().0, ReasonCode::CertificateExpired);
+        }
+    }
+}

@@ -11,6 +11,7 @@ use super::authority::{AuthorityFacts, RootSet};
 use super::bundle::{RevocationDepth, RevocationPosture};
 use super::path::{self, PathPurpose, PathRefusal, PathRules};
 use super::revocation::{KnownIssuer, RevocationIndex, UnusableList};
+use crate::clock;
 use crate::identity::peer::RevocationCheck;
 use crate::reason::ReasonCode;
 
@@ -124,7 +125,8 @@ impl PathTrust {
         let verified = path::verify(rules, leaf, &self.intermediates, now)?;
         let not_after = verified.not_after;
         // webpki looks at the dates too; this holds whatever it does.
-        if i64::try_from(now.as_secs()).unwrap_or(i64::MAX) > not_after {
+        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if clock::certificate_is_over(not_after, seconds) {
             return Err((
                 ReasonCode::CertificateExpired,
                 "the path is over".to_owned(),

@@ -287,6 +287,42 @@ async fn the_assertion_never_outlives_the_certificate() {
     assert_eq!(claims["exp"], claims["client_cert"]["not_after"]);
 }
 
+/// notAfter is inclusive (RFC 5280 section 4.1.2.5). Requests follow one another
+/// until the certificate is over; those that were answered before its last second
+/// had passed must not have been refused. However slow the machine is, it can only
+/// see fewer of them.
+#[tokio::test]
+async fn requests_are_served_through_the_last_second_of_the_certificate() {
+    let world = World::open().await;
+    let is_valid = |not_after| rustls_pki_types::UnixTime::now().as_secs() <= not_after;
+    let (client, mut session, not_after) = loop {
+        let leaf = countersign_testkit::Leaf::with_uri(&world.ca.spiffe(CALLER));
+        let caller = world.ca.issue(leaf.valid(-60, 2));
+        let facts = countersign::identity::LeafFacts::read(caller.leaf()).unwrap();
+        let not_after = u64::try_from(facts.not_after).unwrap();
+        let client = world.anonymous().with(&caller);
+        let session = client.session().await;
+        if is_valid(not_after) {
+            break (client, session.unwrap(), not_after);
+        }
+    };
+    loop {
+        let kept = session.get("/a").await;
+        // A handshake in the same second is no different.
+        let anew = client.get("/a").await;
+        if !is_valid(not_after) {
+            break;
+        }
+        for answer in [kept.unwrap(), anew.unwrap()] {
+            assert_eq!(answer.status, 200, "{}", world.gateway.stderr());
+            let (_, claims) = decode(&assertion(&answer));
+            assert!(claims["exp"].as_u64().unwrap() <= not_after + 1, "{claims}");
+        }
+    }
+    let refusal = client.refusal().await;
+    assert_eq!(refusal.alert(), Some(45), "{refusal}");
+}
+
 #[tokio::test]
 async fn the_assertion_travels_in_the_configured_field() {
     let world = World::with(|s, echo| {

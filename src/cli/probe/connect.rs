@@ -209,7 +209,7 @@ fn look_at_own(chain: &[CertificateDer<'_>], findings: &mut Findings) {
     };
     let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
     let mut note = |text: String| findings.notes.push(text);
-    if now > leaf.not_after {
+    if clock::certificate_is_over(leaf.not_after, now) {
         note(format!(
             "your certificate expired at {}",
             clock::rfc3339(leaf.not_after)

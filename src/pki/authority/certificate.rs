@@ -8,6 +8,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::AuthorityError;
+use crate::clock;
 use crate::identity::text::hex;
 use crate::identity::{LeafFacts, SpiffeId, TrustDomain};
 
@@ -155,7 +156,7 @@ impl AuthorityCertificate {
     }
 
     pub(super) fn check_time(&self, now: i64) -> Result<(), AuthorityError> {
-        if now >= self.facts.not_after {
+        if clock::certificate_is_over(self.facts.not_after, now) {
             return Err(AuthorityError::Expired(self.facts.not_after));
         }
         if now < self.facts.not_before {

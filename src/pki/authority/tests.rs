@@ -149,8 +149,11 @@ fn nothing_outlives_its_issuer() {
             .unwrap()
             .cut
     );
+    // It is valid through its last second (RFC 5280 section 4.1.2.5).
+    let last = leaf(&intermediate, "a", peer, None, end).unwrap();
+    assert_eq!(last.facts.not_after, end);
     assert!(matches!(
-        leaf(&intermediate, "a", peer, None, end),
+        leaf(&intermediate, "a", peer, None, end + 1),
         Err(AuthorityError::Expired(_))
     ));
     assert!(matches!(

@@ -84,7 +84,8 @@ impl Link {
     /// Whether the service's certificate has not expired meanwhile.
     pub(super) fn is_good(&self) -> bool {
         let now = || i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
-        self.good_until.is_none_or(|until| now() <= until)
+        self.good_until
+            .is_none_or(|until| !clock::certificate_is_over(until, now()))
     }
 }
 
