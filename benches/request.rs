@@ -16,8 +16,8 @@ use countersign::assertion::{
 use countersign::clock;
 use countersign::identity::{IdentityPattern, NameType, Principal, TrustDomain};
 use countersign::policy::{Authentication, Permit, Rule, decide};
-use countersign::proxy::framing::FramingMachine;
-use countersign::proxy::target::checked_path;
+use countersign::proxy::wire::framing::FramingMachine;
+use countersign::proxy::wire::target::checked_path;
 use countersign::trust::{
     ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
 };

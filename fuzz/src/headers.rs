@@ -1,7 +1,7 @@
 //! Header filtering: nothing forgeable and nothing of one hop remains, and what
 //! concerns nobody stays as it was.
 
-use countersign::proxy::headers::{strip_request, strip_response, strip_trailers};
+use countersign::proxy::wire::headers::{strip_request, strip_response, strip_trailers};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// What only the gateway may say, in whatever spelling.

@@ -11,20 +11,28 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::account::Account;
-use super::active::{Permitted, unless_expired};
-use super::admission::{admit, authenticate, authority, begin, bring_another, check_length, enter};
-use super::attempts::{self, Bound};
-use super::body::GatewayBody;
 use super::connection::Connection;
-use super::decide::{self, Target};
+use super::connection::buffered_body;
+use super::connection::in_flight::{Permitted, unless_expired};
+use super::connection::request_body::RequestBody;
+use super::connection::response_audit::Account;
+use super::forward::retry::{self, Bound};
+use super::forward::upgrade;
 use super::forward::{self, Wishes};
-use super::framing::Violation;
-use super::h2_delivery::Stream;
-use super::outcome::{Forwarded, Served, Unanswered, pass_on};
-use super::request_body::RequestBody;
-use super::respond::{self, Refusal};
-use super::{continued, headers, held, outgoing, resource, upgrade, whoami};
+use super::response::body::GatewayBody;
+use super::response::h2_delivery::Stream;
+use super::response::problem::{self, Refusal};
+use super::response::protected_resource;
+use super::response::whoami;
+use super::response::{Forwarded, Served, Unanswered, pass_on};
+use super::stages::admission::{
+    admit, authenticate, authority, begin, bring_another, check_length, enter,
+};
+use super::stages::authorize::{self, Target};
+use super::stages::request_headers;
+use super::stages::transaction;
+use super::wire::framing::Violation;
+use super::wire::headers;
 use crate::assertion::signer::token_id;
 use crate::authn::Presented;
 use crate::authn::certificate::ConnectionProof;
@@ -55,8 +63,8 @@ pub(crate) async fn handle(
     if let Some(proof) = &proof {
         record.caller(Arc::clone(&proof.identity));
     }
-    let asked = respond::Asked {
-        grpc: respond::is_grpc(request.headers()),
+    let asked = problem::Asked {
+        grpc: problem::is_grpc(request.headers()),
         head: request.method() == Method::HEAD,
     };
     let mut unanswered = Unanswered {
@@ -95,7 +103,7 @@ pub(crate) async fn handle(
         Err(refusal) => refusal,
     };
     record.refused(refusal.denial.reason, &refusal.denial.recorded());
-    let response = respond::answer(
+    let response = problem::answer(
         &refusal,
         &snapshot.signer.settings().issuer,
         record.request_id(),
@@ -140,18 +148,18 @@ async fn serve(
     let continued = snapshot
         .routes
         .continues_transactions()
-        .then(|| continued::presented(&parts.headers, assertion_header))
+        .then(|| transaction::presented(&parts.headers, assertion_header))
         .flatten();
     let api_key_header = snapshot.api_keys.header();
     let presented = Presented::take(&mut parts.headers, api_key_header);
     headers::strip_request(&mut parts.headers, assertion_header, api_key_header)?;
-    let target = decide::target(authority, parts.uri.path_and_query())?;
+    let target = authorize::target(authority, parts.uri.path_and_query())?;
     record.request(
         parts.method.as_str(),
         &target.host,
         target.path_and_query.path(),
     );
-    decide::check_host(&snapshot.names, connection.server_name(), &target.host)?;
+    authorize::check_host(&snapshot.names, connection.server_name(), &target.host)?;
     let of = (&**connection, proof);
     if let Some(answered) = answer_here(of, snapshot, &parts.method, &target, record) {
         // An answer with success would tell a caller that it has a tunnel.
@@ -163,7 +171,7 @@ async fn serve(
         }
         return answered.map(Served::Here);
     }
-    let route = decide::select(&snapshot.routes, &parts.method, &target)?;
+    let route = authorize::select(&snapshot.routes, &parts.method, &target)?;
     record.route(route.meter.counters());
     let permit = authenticate(
         of,
@@ -177,12 +185,12 @@ async fn serve(
     let declared = check_length(snapshot, &mut parts)?;
     let transaction = continued
         .filter(|_| route.continue_transaction)
-        .and_then(|assertion| continued::transaction(snapshot, &permit, &assertion));
+        .and_then(|assertion| transaction::transaction(snapshot, &permit, &assertion));
     if let Some(transaction) = &transaction {
         record.transaction(transaction);
     }
     let decided = Decided {
-        permitted: attempts::Permitted {
+        permitted: retry::Permitted {
             connection,
             snapshot,
             route,
@@ -200,7 +208,7 @@ async fn serve(
 
 /// A permitted request, and what was read of it before it was stripped.
 struct Decided<'a> {
-    permitted: attempts::Permitted<'a>,
+    permitted: retry::Permitted<'a>,
     target: Target,
     presented: Presented,
     wishes: Wishes,
@@ -231,7 +239,7 @@ async fn pass_in(
                 decoded: decoded_path,
             },
     } = decided;
-    let attempts::Permitted {
+    let retry::Permitted {
         connection,
         snapshot,
         route,
@@ -239,9 +247,9 @@ async fn pass_in(
     } = permitted;
     let upstream = &route.upstream;
     let config = upstream.config();
-    outgoing::mark(&mut parts, connection, permit, config, &asked_for, record);
-    let (authority, host_value) = decide::forwarded_authority(route, &asked_for)?;
-    let wanted = decide::forwarded_path(route, &path_and_query)?;
+    request_headers::mark(&mut parts, connection, permit, config, &asked_for, record);
+    let (authority, host_value) = authorize::forwarded_authority(route, &asked_for)?;
+    let wanted = authorize::forwarded_path(route, &path_and_query)?;
     let place = (host, decoded_path);
     let entered = Permitted::new(parts.method.clone(), place, route, permit, presented);
     let mut active = enter(connection, snapshot, entered)?;
@@ -277,7 +285,7 @@ async fn pass_in(
         upgrade: upgrade.as_ref().and_then(upgrade::Asked::upgrade),
         expectation,
     };
-    let sending = attempts::send(&permitted, &bound, (parts, body), way.lease, record);
+    let sending = retry::send(&permitted, &bound, (parts, body), way.lease, record);
     let answer = match active.deadline() {
         None => sending.await?,
         Some(deadline) => {
@@ -297,7 +305,7 @@ async fn pass_in(
 }
 
 /// A body as it comes, which may pause where the caller is `patient`.
-fn incoming(permitted: &attempts::Permitted<'_>, body: Incoming, patient: bool) -> RequestBody {
+fn incoming(permitted: &retry::Permitted<'_>, body: Incoming, patient: bool) -> RequestBody {
     let snapshot = permitted.snapshot;
     let may_pause = patient && permitted.route.bind_body.is_none();
     RequestBody::new(
@@ -311,12 +319,12 @@ fn incoming(permitted: &attempts::Permitted<'_>, body: Incoming, patient: bool) 
 
 /// How the service is reached. Only a switch over h2 has to be prepared.
 async fn way(
-    permitted: &attempts::Permitted<'_>,
+    permitted: &retry::Permitted<'_>,
     upgrade: &mut Option<upgrade::Asked>,
     method: &Method,
     record: &mut AuditRecord,
 ) -> Result<upgrade::Way, Refusal> {
-    let attempts::Permitted {
+    let retry::Permitted {
         connection,
         route,
         permit,
@@ -332,7 +340,7 @@ async fn way(
     }
     record.allowed(None);
     let to = (connection.worker().pool(), upstream);
-    let affinity = attempts::affinity(route, permit);
+    let affinity = retry::affinity(route, permit);
     Box::pin(upgrade::way(upgrade, method, to, affinity)).await
 }
 
@@ -349,13 +357,13 @@ fn deadline(total: Option<Duration>, grpc: Option<Duration>) -> Option<Instant> 
 
 /// Reads a body whole, and its hash.
 async fn read_whole(
-    permitted: &attempts::Permitted<'_>,
+    permitted: &retry::Permitted<'_>,
     incoming: RequestBody,
     bounds: (u64, Option<u64>),
 ) -> Result<(RequestBody, Option<[u8; 32]>), Refusal> {
     let snapshot = permitted.snapshot;
     let all = &permitted.connection.worker().shared().held;
-    let held = held::read(incoming, bounds, (all, snapshot.limits.held_bytes)).await?;
+    let held = buffered_body::read(incoming, bounds, (all, snapshot.limits.held_bytes)).await?;
     let hash = held.hash();
     let private = snapshot.private_fields();
     let body = RequestBody::held(held, private, Arc::clone(permitted.connection));
@@ -373,6 +381,6 @@ fn answer_here(
     if whoami::is_asked_for(&target.decoded) {
         return Some(whoami::answer(connection, proof, method, record));
     }
-    resource::is_asked_for(&target.decoded)
-        .then(|| resource::answer(snapshot, method, target, record))
+    protected_resource::is_asked_for(&target.decoded)
+        .then(|| protected_resource::answer(snapshot, method, target, record))
 }

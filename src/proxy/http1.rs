@@ -22,13 +22,14 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use super::boxed::boxed;
+use super::connection::lifetime::{Ending, Lifetime};
 use super::connection::{Connection, take_leave};
-use super::guarded_io::{GuardState, GuardedIo};
-use super::lifetime::{Ending, Lifetime};
-use super::quiet::Quiet;
-use super::socket::{CallerSocket, Lingering};
-use super::{handler, tunnel};
+use super::handler;
+use super::response::tunnel;
+use super::task::box_in_place::boxed;
+use super::task::poll_on_wake::Quiet;
+use super::wire::framing_io::{GuardState, GuardedIo};
+use super::wire::socket::{CallerSocket, Lingering};
 use crate::snapshot::Limits;
 
 /// Nothing has begun on a connection for at least this long when it is laid to rest,

@@ -1,8 +1,8 @@
 //! What fuzzing begins with (`fuzz/seeds`), as it is: no property fails on it, and its
 //! sections say rightly what becomes of it.
 
-use countersign::proxy::framing::FramingMachine;
-use countersign::proxy::target::checked_path;
+use countersign::proxy::wire::framing::FramingMachine;
+use countersign::proxy::wire::target::checked_path;
 
 use super::bodies;
 use crate::gateway::root;

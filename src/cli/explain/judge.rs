@@ -18,7 +18,7 @@ use crate::clock;
 use crate::config::Inventory;
 use crate::identity::text::printable;
 use crate::policy::{Authentication, Permit};
-use crate::proxy::decide::{self, Decision, Refusal, Target};
+use crate::proxy::stages::authorize::{self, Decision, Refusal, Target};
 use crate::reason::ReasonCode;
 use crate::route::{Binding, Route, WHOAMI_PATH};
 use crate::snapshot::Snapshot;
@@ -114,9 +114,9 @@ impl Way<'_> {
         let method = question.method;
         let snapshot = self.snapshot;
         let authority = url.authority().map_or("", |a| a.as_str()).to_owned();
-        let target = decide::target(authority, url.path_and_query())
+        let target = authorize::target(authority, url.path_and_query())
             .and_then(|target| {
-                decide::check_host(&snapshot.names, server_name, &target.host).map(|()| target)
+                authorize::check_host(&snapshot.names, server_name, &target.host).map(|()| target)
             })
             .map_err(|refusal| self.refuse("target", refusal))?;
         self.step(
@@ -128,16 +128,16 @@ impl Way<'_> {
         if target.decoded == WHOAMI_PATH {
             return self.whoami(method);
         }
-        let route = decide::select(&snapshot.routes, method, &target)
+        let route = authorize::select(&snapshot.routes, method, &target)
             .map_err(|refusal| self.refuse("route", refusal))?;
         self.route(route);
-        let asking = decide::Asking {
+        let asking = authorize::Asking {
             proof: Some(proof),
             presented: question.presented,
             address: UNKNOWN,
             target: &target,
         };
-        let permit = match decide::authorize(&asking, route) {
+        let permit = match authorize::authorize(&asking, route) {
             Decision::Now(decided) => decided,
             Decision::Later(deciding) => match self.runtime {
                 Some(runtime) => runtime.block_on(deciding),
@@ -234,8 +234,8 @@ impl Way<'_> {
         target: &Target,
         permit: &Permit,
     ) -> Result<(), Refusal> {
-        let (authority, _) = decide::forwarded_authority(route, &target.authority)?;
-        let forwarded = decide::forwarded_path(route, &target.path_and_query)?;
+        let (authority, _) = authorize::forwarded_authority(route, &target.authority)?;
+        let forwarded = authorize::forwarded_path(route, &target.path_and_query)?;
         if permit.principal().is_none() {
             return Ok(());
         }
@@ -257,7 +257,7 @@ impl Way<'_> {
             ),
             Binding::Caller => signer.sign_caller(permit, &route.audience, now),
         }
-        .map_err(decide::unsigned)?;
+        .map_err(authorize::unsigned)?;
         self.claims = signed
             .header_value()
             .to_str()

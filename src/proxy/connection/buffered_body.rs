@@ -1,0 +1,121 @@
+//! Bodies that are read whole before their request is forwarded, on routes whose
+//! assertions bind them.
+//!
+//! Both one body and all of them together are bounded.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body_util::BodyExt as _;
+
+use super::request_body::RequestBody;
+use crate::crypto;
+use crate::proxy::response::problem::Refusal;
+use crate::reason::ReasonCode;
+
+/// How much memory held bodies take, in all of the process.
+#[derive(Debug, Default)]
+pub struct HeldBytes(AtomicU64);
+
+/// A part of it, until it is dropped.
+#[derive(Debug)]
+struct Room {
+    held: Arc<HeldBytes>,
+    bytes: u64,
+}
+
+impl Room {
+    /// Takes more, unless all of them would have more than `most` then.
+    fn grow(&mut self, more: u64, most: u64) -> Result<(), Refusal> {
+        let before = self.held.0.fetch_add(more, Ordering::Relaxed);
+        self.bytes += more;
+        if before.saturating_add(more) > most {
+            return Err(Refusal::new(
+                ReasonCode::Overloaded,
+                "too many bodies are held at the moment",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A whole body. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Held {
+    pub(super) data: Bytes,
+    pub(super) trailers: Option<HeaderMap>,
+    _room: Option<Arc<Room>>,
+}
+
+impl Held {
+    /// SHA-256 of its octets.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        crypto::sha256(&self.data)
+    }
+}
+
+/// Reads a body of at most `most` bytes to its end; `most_held` bounds what all
+/// requests hold together.
+pub(crate) async fn read(
+    body: RequestBody,
+    (most, declared): (u64, Option<u64>),
+    (held, most_held): (&Arc<HeldBytes>, u64),
+) -> Result<Held, Refusal> {
+    let too_large = || {
+        Refusal::new(
+            ReasonCode::TooLarge,
+            format!("this route reads bodies of at most {most} bytes"),
+        )
+    };
+    if declared.is_some_and(|length| length > most) {
+        return Err(too_large());
+    }
+    let mut room = Room {
+        held: Arc::clone(held),
+        bytes: 0,
+    };
+    let mut first = Bytes::new();
+    let mut more = BytesMut::new();
+    let mut trailers = None;
+    let mut body = pin!(body);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Refusal::new(error.reason, error.detail))?;
+        match frame.into_data() {
+            Ok(data) => {
+                let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                if room.bytes.saturating_add(length) > most {
+                    return Err(too_large());
+                }
+                room.grow(length, most_held)?;
+                // Most bodies come in one piece, which is kept as it is.
+                if first.is_empty() {
+                    first = data;
+                } else {
+                    if more.is_empty() {
+                        more.extend_from_slice(&first);
+                    }
+                    more.extend_from_slice(&data);
+                }
+            }
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    Ok(Held {
+        data: if more.is_empty() {
+            first
+        } else {
+            more.freeze()
+        },
+        trailers,
+        _room: Some(Arc::new(room)),
+    })
+}

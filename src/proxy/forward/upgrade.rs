@@ -1,0 +1,408 @@
+//! Switching protocols: WebSocket and whatever else caller and service agree on.
+//!
+//! A request that asks for it goes every step of an ordinary one. Only when its
+//! service has switched does the gateway pass octets on unread ([`crate::proxy::response::tunnel`]).
+//! A caller asks by `Upgrade` in HTTP/1.1 and by extended CONNECT in h2 (RFC 8441), and
+//! so is its service asked, in whichever protocol it is spoken to. What a service in h2
+//! carries is WebSocket, where it announces that it does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64ct::{Base64, Encoding as _};
+use http::header::{CONNECTION, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+
+use super::connect_refusal;
+use crate::crypto;
+use crate::proxy::connection::request_body::RequestBody;
+use crate::proxy::response::problem::Refusal;
+use crate::proxy::wire::head::is_token;
+use crate::proxy::wire::headers;
+use crate::reason::{Category, ReasonCode};
+use crate::upstream::pool::{Lease, PoolShard};
+use crate::upstream::{Affinity, ConnectError, HttpProtocol, Upstream};
+
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+/// RFC 6455 section 1.3.
+const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A caller's wish to switch protocols.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// The `Upgrade` field, of the caller or for the service.
+    pub(crate) protocols: HeaderValue,
+    /// The caller's stream, where it asked by extended CONNECT.
+    pub(crate) stream: Option<OnUpgrade>,
+    /// The service is asked by extended CONNECT.
+    by_connect: bool,
+    /// `Sec-WebSocket-Accept` for a caller in HTTP/1.1 whose service gives none.
+    pub(crate) accept: Option<HeaderValue>,
+    /// How long both sides may be silent.
+    pub(crate) idle_timeout: Duration,
+}
+
+impl Asked {
+    fn new(protocols: HeaderValue, stream: Option<OnUpgrade>) -> Self {
+        Self {
+            protocols,
+            stream,
+            by_connect: false,
+            accept: None,
+            idle_timeout: Duration::MAX,
+        }
+    }
+
+    /// The `Upgrade` that the service is asked by, where it is.
+    pub(crate) fn upgrade(&self) -> Option<&HeaderValue> {
+        (!self.by_connect).then_some(&self.protocols)
+    }
+
+    /// Whether an answer with this status means that the service has switched.
+    pub(crate) fn is_switch(&self, status: StatusCode) -> bool {
+        status
+            == match self.by_connect {
+                true => StatusCode::OK,
+                false => StatusCode::SWITCHING_PROTOCOLS,
+            }
+    }
+
+    /// Whether one that does not would pass for a switch: a success is all that
+    /// extended CONNECT says about it.
+    pub(crate) fn is_feigned(&self, status: StatusCode) -> bool {
+        let by_success = self.by_connect || self.stream.is_some();
+        by_success && status.is_success() && !self.is_switch(status)
+    }
+
+    /// Whether extended CONNECT can ask for it.
+    fn is_websocket(&self, method: &Method) -> bool {
+        let named = || {
+            let protocols = self.protocols.to_str().unwrap_or_default().split(',');
+            protocols
+                .map(str::trim)
+                .any(|name| name.eq_ignore_ascii_case("websocket"))
+        };
+        self.stream.is_some() || (*method == Method::GET && named())
+    }
+}
+
+/// How a service is reached, where a request asks for a switch and not only then.
+pub(crate) struct Way {
+    /// What it is spoken to in.
+    pub(crate) protocol: HttpProtocol,
+    /// The connection, where it has to be one of its own.
+    pub(crate) lease: Option<Box<Lease<RequestBody>>>,
+}
+
+/// The way to a service in h2 for a wish to switch protocols; the wish is given up where
+/// there is none and the caller lives without: RFC 9110 section 7.8 allows to pass over
+/// an `Upgrade`.
+pub(crate) async fn way(
+    asked: &mut Option<Asked>,
+    method: &Method,
+    (pool, upstream): (&Arc<PoolShard<RequestBody>>, &Arc<Upstream>),
+    affinity: Affinity<'_>,
+) -> Result<Way, Refusal> {
+    if let Some(wanted) = asked {
+        let mut protocols = [HttpProtocol::Http2, HttpProtocol::Http1]
+            .into_iter()
+            .filter(|protocol| match protocol {
+                HttpProtocol::Http2 => wanted.is_websocket(method),
+                HttpProtocol::Http1 => upstream.config().http1_upgrades,
+            });
+        for protocol in &mut protocols {
+            match pool.own(upstream, affinity, protocol).await {
+                Ok(lease) => {
+                    let lease = Some(Box::new(lease));
+                    return Ok(Way { protocol, lease });
+                }
+                Err(ConnectError::NoTunnels) => {}
+                Err(error) => {
+                    let refusal = connect_refusal(upstream, &error);
+                    if refusal.denial.reason.category() == Category::Upstream {
+                        upstream.gave_none(refusal.denial.reason);
+                    }
+                    return Err(refusal);
+                }
+            }
+        }
+        if wanted.stream.is_some() {
+            return Err(Refusal {
+                status: Some(StatusCode::NOT_IMPLEMENTED),
+                ..Refusal::new(
+                    ReasonCode::UpstreamProtocol,
+                    format!(
+                        "{} speaks h2 and does not announce that it carries WebSocket (RFC 8441)",
+                        upstream.name()
+                    ),
+                )
+            });
+        }
+        *asked = None;
+    }
+    let protocol = upstream.config().protocol;
+    Ok(Way {
+        protocol,
+        lease: None,
+    })
+}
+
+/// Takes a request's wish to switch protocols, before what expresses it is
+/// stripped. An extended CONNECT becomes the GET that it stands for.
+pub(crate) fn asked(request: &mut Request<Incoming>) -> Result<Option<Asked>, Refusal> {
+    if request.method() == Method::CONNECT {
+        return connect(request).map(Some);
+    }
+    // RFC 9110 section 7.8: HTTP/1.0 and h2 have no Upgrade.
+    let fields = request.headers();
+    if request.version() != Version::HTTP_11 || !fields.contains_key(UPGRADE) {
+        return Ok(None);
+    }
+    if !fields.get_all(UPGRADE).iter().all(names_protocols) {
+        return Err(Refusal::new(
+            ReasonCode::MalformedRequest,
+            "the Upgrade field is not a list of protocols",
+        ));
+    }
+    // A body would have to be read to its end before the protocol changes.
+    if !headers::lists(fields, &CONNECTION, "upgrade") || !request.body().is_end_stream() {
+        return Ok(None);
+    }
+    let mut values = fields.get_all(UPGRADE).iter();
+    let asked = match (values.next(), values.next()) {
+        (Some(value), None) if may_pass(value) => Some(Asked::new(value.clone(), None)),
+        // Without an upgrade it is an ordinary request.
+        _ => None,
+    };
+    Ok(asked)
+}
+
+fn connect(request: &mut Request<Incoming>) -> Result<Asked, Refusal> {
+    let protocol = request.extensions().get::<Protocol>();
+    match protocol.map(Protocol::as_str) {
+        Some("websocket") => {}
+        Some(_) => {
+            return Err(Refusal {
+                // RFC 9220 section 3.
+                status: Some(StatusCode::NOT_IMPLEMENTED),
+                ..Refusal::new(
+                    ReasonCode::MalformedRequest,
+                    "this protocol is not supported by extended CONNECT; websocket is",
+                )
+            });
+        }
+        None => {
+            return Err(Refusal::new(
+                ReasonCode::MalformedRequest,
+                "CONNECT is not supported",
+            ));
+        }
+    }
+    let stream = hyper::upgrade::on(&mut *request);
+    *request.method_mut() = Method::GET;
+    Ok(Asked::new(WEBSOCKET, Some(stream)))
+}
+
+/// Whether this is a list of `token` or `token/token` (RFC 9110 section 7.8), in which
+/// members may be missing. Anything else might mean another protocol to its service than
+/// it means here.
+fn names_protocols(value: &HeaderValue) -> bool {
+    let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(|octet| is_token(*octet));
+    value.as_bytes().split(|octet| *octet == b',').all(|item| {
+        let item = item.trim_ascii();
+        item.is_empty()
+            || match item.iter().position(|octet| *octet == b'/') {
+                None => is_token(item),
+                Some(slash) => {
+                    let (name, version) = item.split_at(slash);
+                    is_token(name) && version.get(1..).is_some_and(is_token)
+                }
+            }
+    })
+}
+
+/// Protocols that would carry further requests past every check are not
+/// negotiated on a caller's behalf.
+fn may_pass(value: &HeaderValue) -> bool {
+    let Ok(value) = value.to_str() else {
+        return false;
+    };
+    value.split(',').all(|item| {
+        let name = item.split('/').next().unwrap_or_default().trim();
+        !name.is_empty()
+            && !["h2c", "h2", "http", "tls"]
+                .iter()
+                .any(|other| name.eq_ignore_ascii_case(other))
+    })
+}
+
+/// Whether the service switched to one of the protocols it was asked for.
+pub(crate) fn is_among(answer: &HeaderMap, asked: &HeaderValue) -> bool {
+    let mut chosen = answer.get_all(UPGRADE).iter();
+    let (Some(chosen), None) = (chosen.next(), chosen.next()) else {
+        return false;
+    };
+    let (Ok(chosen), Ok(asked)) = (chosen.to_str(), asked.to_str()) else {
+        return false;
+    };
+    asked
+        .split(',')
+        .any(|item| item.trim().eq_ignore_ascii_case(chosen.trim()))
+}
+
+/// Asks the service for what the caller asked for, in the protocol it is spoken to in.
+pub(crate) fn pass_on(
+    asked: &mut Option<Asked>,
+    parts: &mut request::Parts,
+    (upstream, protocol): (&Arc<Upstream>, HttpProtocol),
+) -> Result<(), Refusal> {
+    let Some(wanted) = asked else {
+        return Ok(());
+    };
+    wanted.idle_timeout = upstream.config().tunnel_idle_timeout;
+    let fields = &mut parts.headers;
+    if protocol == HttpProtocol::Http2 {
+        // RFC 8441 section 5: h2 does without the key, and without what proves that it
+        // was read.
+        let key = fields.remove(SEC_WEBSOCKET_KEY);
+        if wanted.stream.is_none() {
+            wanted.accept = Some(accept(key.as_ref())?);
+            wanted.protocols = WEBSOCKET;
+        }
+        wanted.by_connect = true;
+        parts.method = Method::CONNECT;
+        let websocket = Protocol::from_static("websocket");
+        parts.extensions.insert(websocket);
+        return Ok(());
+    }
+    fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    fields.insert(UPGRADE, wanted.protocols.clone());
+    if wanted.stream.is_some() {
+        let key = crypto::random::<16>()
+            .ok()
+            .and_then(|octets| HeaderValue::from_str(&Base64::encode_string(&octets)).ok())
+            .ok_or_else(|| Refusal::new(ReasonCode::Overloaded, "no randomness"))?;
+        fields.insert(SEC_WEBSOCKET_KEY, key);
+    }
+    Ok(())
+}
+
+/// What tells a caller that its key was read (RFC 6455 section 4.2.2).
+fn accept(key: Option<&HeaderValue>) -> Result<HeaderValue, Refusal> {
+    let octets = key.map(HeaderValue::as_bytes).unwrap_or_default();
+    let mut decoded = [0_u8; 16];
+    let is_key = Base64::decode(octets, &mut decoded).is_ok_and(|key| key.len() == 16);
+    is_key
+        .then(|| Base64::encode_string(&crypto::sha1(&[octets, WEBSOCKET_GUID].concat())))
+        .and_then(|accept| HeaderValue::from_str(&accept).ok())
+        .ok_or_else(|| {
+            Refusal::new(
+                ReasonCode::MalformedRequest,
+                "Sec-WebSocket-Key is not 16 octets in base64 (RFC 6455 section 4.1)",
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_other_http_is_negotiated() {
+        for value in [
+            "h2c",
+            "H2C",
+            "websocket, h2c",
+            "HTTP/2.0",
+            "TLS/1.0",
+            "",
+            "websocket,",
+        ] {
+            assert!(!may_pass(&HeaderValue::from_str(value).unwrap()), "{value}");
+        }
+        for value in ["websocket", "WebSocket", "foo/2, bar"] {
+            assert!(may_pass(&HeaderValue::from_str(value).unwrap()), "{value}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_a_list_of_protocols() {
+        let names =
+            |value: &'static [u8]| names_protocols(&HeaderValue::from_bytes(value).unwrap());
+        for value in [
+            &b"websocket"[..],
+            b"foo/2, bar",
+            b"foo/2.0 ,\tbar",
+            b"",
+            b"a,, b",
+            b"h2c",
+        ] {
+            assert!(names(value), "{value:?}");
+        }
+        for value in [
+            &b"\"h2c\""[..],
+            b"foo;h2c",
+            b"foo\th2c",
+            b"foo h2c",
+            b"foo/",
+            b"/2",
+            b"foo/2/3",
+            b"foo / 2",
+            b"a, b(c)",
+            b"caf\xe9",
+        ] {
+            assert!(!names(value), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_service_switches_to_what_it_was_asked_for() {
+        let asked = HeaderValue::from_static("foo/2, websocket");
+        let answer = |values: &[&'static str]| {
+            let mut fields = HeaderMap::new();
+            for value in values {
+                fields.append(UPGRADE, HeaderValue::from_static(value));
+            }
+            fields
+        };
+        assert!(is_among(&answer(&["WebSocket"]), &asked));
+        assert!(is_among(&answer(&["foo/2"]), &asked));
+        for other in [&["foo"][..], &["h2c"], &[], &["websocket", "foo/2"]] {
+            assert!(!is_among(&answer(other), &asked), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_answered_as_rfc_6455_does() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accept(Some(&key)).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        for bad in [
+            "",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            "c2hvcnQ=",
+            "%%%%",
+            "dGhlIHNhbXBsZSBub25jZSBsb25n",
+        ] {
+            assert!(
+                accept(Some(&HeaderValue::from_static(bad))).is_err(),
+                "{bad}"
+            );
+        }
+        assert!(accept(None).is_err());
+    }
+
+    #[test]
+    fn a_switch_is_what_the_service_was_asked_by() {
+        let mut asked = Asked::new(WEBSOCKET, None);
+        let [ok, none, switching, refused] =
+            [200, 204, 101, 403].map(|status| StatusCode::from_u16(status).unwrap());
+        assert!(asked.is_switch(switching) && !asked.is_switch(ok) && !asked.is_feigned(ok));
+        asked.by_connect = true;
+        assert!(asked.is_switch(ok) && !asked.is_switch(switching) && !asked.is_feigned(ok));
+        assert!(asked.is_feigned(none) && !asked.is_feigned(refused));
+    }
+}

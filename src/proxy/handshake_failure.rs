@@ -1,0 +1,199 @@
+//! Handshakes that end without a connection: why, for the audit log, and a
+//! close that lets the peer read its alert.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use tokio::io::AsyncWriteExt as _;
+use tokio_rustls::server::TlsStream;
+
+use super::connection::CLOSE_PATIENCE;
+use super::listener::Worker;
+use super::wire::proxy_protocol::HeaderError;
+use super::wire::socket::{CallerSocket, Lingering};
+use crate::clock;
+use crate::identity::text::printable;
+use crate::reason::ReasonCode;
+use crate::telemetry::audit::{HandshakeFailure, timestamp};
+use crate::telemetry::chains::Verdict;
+use crate::telemetry::record::{ConnectionFacts, milliseconds};
+use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
+use crate::trust::Refusal;
+
+/// Why a handshake did not lead to a connection.
+pub(super) struct HandshakeError {
+    /// None for a peer that was gone before it said anything.
+    reason: Option<ReasonCode>,
+    detail: String,
+    alert: Option<&'static str>,
+    notes: HandshakeNotes,
+    socket: Option<CallerSocket>,
+    answer: Option<&'static [u8]>,
+}
+
+/// The circumstances of a refused handshake.
+pub(super) struct Refused<'a> {
+    pub(super) facts: &'a ConnectionFacts,
+    pub(super) elapsed: Duration,
+}
+
+impl HandshakeError {
+    fn new(reason: ReasonCode, detail: impl Into<String>) -> Self {
+        Self {
+            reason: Some(reason),
+            detail: detail.into(),
+            alert: None,
+            notes: HandshakeNotes::default(),
+            socket: None,
+            answer: None,
+        }
+    }
+
+    pub(super) fn gone() -> Self {
+        Self {
+            reason: None,
+            ..Self::new(ReasonCode::MalformedRequest, "the peer closed at once")
+        }
+    }
+
+    /// A load balancer did not say properly whose connection it passes on.
+    pub(super) fn proxy_header(error: HeaderError) -> Self {
+        match error {
+            HeaderError::Gone => Self::gone(),
+            error => Self::new(ReasonCode::MalformedRequest, error.to_string()),
+        }
+    }
+
+    /// Something like a PROXY header stands where TLS should begin.
+    pub(super) fn unexpected_header(has_header: bool) -> Self {
+        Self::new(
+            ReasonCode::MalformedRequest,
+            if has_header {
+                "a second PROXY header was sent, or something like it, instead of TLS"
+            } else {
+                "a PROXY header was sent, or something like it, by a peer that is not listed in [listener] proxy_protocol"
+            },
+        )
+    }
+
+    pub(super) fn timeout(limit: Duration) -> Self {
+        Self::new(
+            ReasonCode::Timeout,
+            format!("the TLS handshake took longer than {limit:?}"),
+        )
+    }
+
+    pub(super) fn plain_http(socket: CallerSocket) -> Self {
+        Self {
+            socket: Some(socket),
+            answer: Some(PLAIN_HTTP_ANSWER),
+            ..Self::new(
+                ReasonCode::MalformedRequest,
+                "plain HTTP was sent to the TLS port",
+            )
+        }
+    }
+
+    pub(super) fn unknown_name(name: Option<String>) -> Self {
+        Self::new(
+            ReasonCode::HostMismatch,
+            match name {
+                Some(name) => format!("no [[server_name]] entry answers for {name}"),
+                None => "the caller sent no server name and there is no default entry".to_owned(),
+            },
+        )
+    }
+
+    /// The ClientHello could not be read.
+    pub(super) fn protocol(error: &io::Error) -> Self {
+        Self::new(
+            ReasonCode::MalformedRequest,
+            format!("the TLS handshake failed: {error}"),
+        )
+    }
+
+    /// rustls refused; `notes` say what our verifier learned.
+    pub(super) fn refused(error: &io::Error, notes: HandshakeNotes, socket: CallerSocket) -> Self {
+        let (reason, detail, alert) = notes.explain(error);
+        Self {
+            alert,
+            notes,
+            socket: Some(socket),
+            ..Self::new(reason, detail)
+        }
+    }
+
+    /// The chain of a resumed session does not hold any longer. The handshake is
+    /// complete, so that no alert of its own can say so.
+    pub(super) async fn not_resumed(
+        refusal: Refusal,
+        mut notes: HandshakeNotes,
+        mut stream: TlsStream<CallerSocket>,
+    ) -> Self {
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
+        let (reason, detail) = (refusal.reason, refusal.recorded());
+        notes.refusal = Some(refusal);
+        Self {
+            notes,
+            socket: Some(stream.into_inner().0),
+            ..Self::new(reason, detail)
+        }
+    }
+
+    /// Records the failure and closes the connection.
+    pub(super) async fn conclude(mut self, worker: &Worker, refused: &Refused<'_>) {
+        let socket = self.socket.take();
+        let answer = self.answer;
+        if let Some(reason) = self.reason {
+            self.record(reason, worker, refused);
+        }
+        if let Some(mut socket) = socket {
+            if let Some(answer) = answer {
+                let _ = socket.write_all(answer).await;
+            }
+            socket.linger(Lingering::STRANGER).await;
+        }
+    }
+
+    fn record(self, reason: ReasonCode, worker: &Worker, refused: &Refused<'_>) {
+        worker.shared().metrics.handshake_refused(reason);
+        let leaf = self.notes.leaf();
+        let facts = refused.facts;
+        let chains = worker.shared().chains.as_ref();
+        let presented = chains
+            .filter(|_| !self.notes.presented.is_empty())
+            .map(|keeper| {
+                let chain = &self.notes.presented;
+                keeper.note(chain, facts.sni.as_ref(), Verdict::Refused)
+            });
+        tracing::info!(
+            peer = %facts.peer,
+            reason = reason.as_str(),
+            detail = %printable(&self.detail),
+            "a handshake was refused"
+        );
+        worker.audit().write(&HandshakeFailure {
+            time: timestamp(clock::since_epoch().saturating_sub(refused.elapsed)),
+            event: "handshake",
+            decision: "refused",
+            connection_id: &facts.connection_id,
+            peer: facts.peer.to_string(),
+            proxy: facts.proxy.map(|proxy| proxy.to_string()),
+            sni: facts.sni.as_deref().map(str::to_owned),
+            reason: reason.as_str(),
+            detail: printable(&self.detail),
+            alert: self.alert,
+            subject: leaf.map(|leaf| printable(&leaf.subject)),
+            sans: leaf.map(|leaf| leaf.sans.summary()),
+            serial: leaf.map(crate::identity::LeafFacts::serial_hex),
+            issuer: leaf.map(|leaf| printable(&leaf.issuer)),
+            thumbprint: leaf.map(|leaf| Base64UrlUnpadded::encode_string(&leaf.thumbprint)),
+            possession_proven: self.notes.possession_proven,
+            resumed: facts.resumed,
+            chain: presented.map(|id| Arc::clone(id.text())),
+            duration_ms: milliseconds(refused.elapsed),
+        });
+    }
+}

@@ -1,0 +1,266 @@
+//! A tunnel: octets between a caller and a service that has switched protocols.
+//!
+//! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that
+//! whatever ends the connection ends the tunnel. One over h2 ends with its
+//! stream, and at once when its connection is cut off or over.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::{HeaderValue, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio_rustls::server::TlsStream;
+
+use super::body::GatewayBody;
+use crate::policy::Denial;
+use crate::proxy::connection::in_flight::{ActiveRequest, unless_expired};
+use crate::proxy::connection::lifetime::{Ending, Lifetime};
+use crate::proxy::connection::request_body::RequestBody;
+use crate::proxy::connection::{CLOSE_PATIENCE, Connection};
+use crate::proxy::forward::upgrade::Asked;
+use crate::proxy::wire::headers;
+use crate::proxy::wire::socket::CallerSocket;
+use crate::reason::ReasonCode;
+use crate::telemetry::record::AuditRecord;
+use crate::upstream::pool::Lease;
+
+/// Octets on their way through a tunnel, per direction.
+const BUFFER: usize = 8 * 1024;
+
+/// A service that has switched protocols, and the caller it did that for.
+pub(crate) struct Switched {
+    pub(crate) asked: Asked,
+    pub(crate) answer: Response<Incoming>,
+    pub(crate) service: Upgraded,
+    pub(crate) active: ActiveRequest,
+    pub(crate) lease: Lease<RequestBody>,
+}
+
+impl Switched {
+    /// Tells the caller, and has octets passed on from then on.
+    pub(crate) fn accept(
+        self,
+        connection: &Arc<Connection>,
+        mut record: AuditRecord,
+    ) -> Response<GatewayBody> {
+        let chosen = self.answer.headers().get(UPGRADE).cloned();
+        let (mut parts, _) = self.answer.into_parts();
+        headers::strip_response(&mut parts.headers);
+        parts.extensions.clear();
+        parts.version = Version::default();
+        // What a service in h2 says of a length says nothing of a tunnel.
+        parts.headers.remove(CONTENT_LENGTH);
+        if self.asked.stream.is_some() {
+            parts.status = StatusCode::OK;
+            parts.headers.remove(SEC_WEBSOCKET_ACCEPT);
+        } else {
+            parts.status = StatusCode::SWITCHING_PROTOCOLS;
+            let fields = &mut parts.headers;
+            fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            fields.insert(UPGRADE, chosen.unwrap_or(self.asked.protocols));
+            if let Some(accept) = self.asked.accept {
+                fields.insert(SEC_WEBSOCKET_ACCEPT, accept);
+            }
+        }
+        record.answered(parts.status.as_u16());
+        let mut tunnel = Tunnel {
+            service: Some(TokioIo::new(self.service)),
+            record,
+            idle_timeout: self.asked.idle_timeout,
+            active: self.active,
+            lease: Some(self.lease),
+        };
+        match self.asked.stream {
+            None => connection.switch(tunnel),
+            Some(stream) => {
+                let connection = Arc::clone(connection);
+                tokio::spawn(async move {
+                    let passing = async {
+                        if let Ok(stream) = stream.await {
+                            tunnel.run(TokioIo::new(stream)).await;
+                        }
+                    };
+                    // Octets that h2 has taken in already are not passed on either.
+                    tokio::select! {
+                        biased;
+                        () = connection.gone() => {}
+                        () = passing => {}
+                    }
+                    if let Some(denial) = connection.cut_off() {
+                        tunnel.refused(denial);
+                    }
+                });
+            }
+        }
+        Response::from_parts(parts, GatewayBody::Made(None))
+    }
+}
+
+/// Octets between a caller and a service. Dropping it ends it and writes the
+/// request's audit line.
+pub(crate) struct Tunnel {
+    service: Option<TokioIo<Upgraded>>,
+    record: AuditRecord,
+    idle_timeout: Duration,
+    active: ActiveRequest,
+    /// Counts it among the connections and requests of its endpoint.
+    lease: Option<Lease<RequestBody>>,
+}
+
+impl Tunnel {
+    /// Passes octets on until both sides have ended, or neither says anything
+    /// for too long.
+    pub(crate) async fn run(&mut self, caller: impl AsyncRead + AsyncWrite + Unpin) {
+        let Some(service) = self.service.take() else {
+            return;
+        };
+        let passing = pump(caller, service, self.idle_timeout);
+        let passed = match self.active.deadline() {
+            None => Ok(passing.await),
+            Some(deadline) => unless_expired(deadline, passing).await,
+        };
+        let passed = match passed {
+            Ok(passed) => passed,
+            Err(denial) => return self.refused(&denial),
+        };
+        match passed {
+            Ok(()) => {
+                self.record.complete();
+                if let Some(lease) = self.lease.take() {
+                    lease.settle(CLOSE_PATIENCE);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                self.record
+                    .refused(ReasonCode::Timeout, "nothing was said for too long");
+            }
+            // One of the two is gone: how tunnels usually end.
+            Err(_) => {}
+        }
+    }
+
+    /// Says why it ended.
+    pub(crate) fn refused(&mut self, denial: &Denial) {
+        self.record.refused(denial.reason, &denial.recorded());
+    }
+}
+
+/// Passes octets on after a 101, in the connection's own task.
+pub(crate) async fn serve(
+    connection: &Connection,
+    mut tunnel: Box<Tunnel>,
+    mut stream: TlsStream<CallerSocket>,
+    early: bool,
+    mut lifetime: Lifetime,
+) {
+    // Octets that came before the 101 were read as HTTP; what they are depends
+    // on who is asked, which is how requests are smuggled.
+    if early {
+        tunnel.refused(&Denial::new(
+            ReasonCode::MalformedRequest,
+            "the caller sent data before the protocol was switched",
+        ));
+        return;
+    }
+    let cut = {
+        let mut running = pin!(tunnel.run(&mut stream));
+        loop {
+            tokio::select! {
+                () = running.as_mut() => break None,
+                ending = lifetime.ending(connection) => match ending {
+                    // It goes on for as long as drain_timeout allows.
+                    Ending::Drain => {}
+                    Ending::Cut(denial) => break Some(denial),
+                },
+            }
+        }
+    };
+    match cut {
+        Some(denial) => {
+            tunnel.refused(&denial);
+            connection.cut(denial);
+        }
+        None => {
+            let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
+        }
+    }
+}
+
+async fn pump(
+    caller: impl AsyncRead + AsyncWrite + Unpin,
+    mut service: TokioIo<Upgraded>,
+    idle_timeout: Duration,
+) -> io::Result<()> {
+    let moved = AtomicU64::new(0);
+    let mut caller = Watched {
+        inner: caller,
+        moved: &moved,
+    };
+    let copying =
+        tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut service, BUFFER, BUFFER);
+    let mut copying = pin!(copying);
+    let mut seen = 0;
+    loop {
+        tokio::select! {
+            ended = copying.as_mut() => return ended.map(|_| ()),
+            () = tokio::time::sleep(idle_timeout) => {
+                let now = moved.load(Ordering::Relaxed);
+                if now == seen {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                seen = now;
+            }
+        }
+    }
+}
+
+/// Counts what is read and written.
+struct Watched<'a, S> {
+    inner: S,
+    moved: &'a AtomicU64,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.moved.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
+        if polled.is_ready() {
+            self.moved.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,107 @@
+//! A future that is polled only when something it waits for has happened.
+//!
+//! A connection's task wakes up several times for each request, and hardly ever
+//! because the connection should end. What waits for that is left alone then.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// Polls `inner` at first and whenever its own waker was called.
+pub(crate) struct Quiet<F> {
+    inner: F,
+    bell: Arc<Bell>,
+}
+
+struct Bell {
+    rung: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl<F> Quiet<F> {
+    pub(crate) fn new(inner: F) -> Self {
+        Self {
+            inner,
+            bell: Arc::new(Bell {
+                rung: AtomicBool::new(true),
+                task: Mutex::new(None),
+            }),
+        }
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = &*task {
+            task.wake_by_ref();
+        }
+    }
+}
+
+impl<F: Future + Unpin> Future for Quiet<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let mut task = self
+            .bell
+            .task
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !task
+            .as_ref()
+            .is_some_and(|task| task.will_wake(context.waker()))
+        {
+            *task = Some(context.waker().clone());
+        }
+        drop(task);
+        // After the waker is in place: a bell that rings from here on wakes the task.
+        if !self.bell.rung.swap(false, Ordering::AcqRel) {
+            return Poll::Pending;
+        }
+        let waker = Waker::from(Arc::clone(&self.bell));
+        Pin::new(&mut self.inner).poll(&mut Context::from_waker(&waker))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[test]
+    fn polls_once_and_then_only_when_woken() {
+        let mut polls = 0;
+        let mut quiet = Quiet::new(Box::pin(poll_fn(|_| {
+            polls += 1;
+            match polls {
+                1 => Poll::Pending,
+                _ => Poll::Ready(polls),
+            }
+        })));
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            assert!(Pin::new(&mut quiet).poll(&mut context).is_pending());
+        }
+        // As whatever it waits for would.
+        quiet.bell.wake_by_ref();
+        assert_eq!(Pin::new(&mut quiet).poll(&mut context), Poll::Ready(2));
+    }
+
+    #[tokio::test]
+    async fn wakes_the_task_that_waits() {
+        let (send, receive) = tokio::sync::oneshot::channel::<u8>();
+        let waiting = tokio::spawn(Quiet::new(receive));
+        tokio::task::yield_now().await;
+        send.send(7).unwrap();
+        assert_eq!(waiting.await.unwrap(), Ok(7));
+    }
+}

@@ -1,0 +1,290 @@
+//! `Forwarded` (RFC 7239), `X-Forwarded-*` and the caller's certificate: what a
+//! service is told about the connection that its request came in on.
+//!
+//! A caller's own copies were removed before ([`super::headers`]). Nothing of
+//! this is signed: it is for logs and links, the assertion is for decisions.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use base64ct::{Base64, Encoding as _};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use rustls_pki_types::CertificateDer;
+
+use crate::identity::LeafFacts;
+use crate::identity::text::hex;
+use crate::upstream::{CertificateFields, ForwardedFields};
+
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// What is the same for all requests of a connection, written when it is first
+/// wanted.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    address: OnceLock<HeaderValue>,
+    leaf: OnceLock<HeaderValue>,
+    issuers: OnceLock<Option<HeaderValue>>,
+    summary: OnceLock<HeaderValue>,
+}
+
+impl Told {
+    fn address(&self, peer: SocketAddr) -> &HeaderValue {
+        self.address.get_or_init(|| {
+            HeaderValue::from_str(&peer.ip().to_canonical().to_string())
+                .unwrap_or(HeaderValue::from_static("unknown"))
+        })
+    }
+}
+
+/// Says where a request came from. `authority` is what the caller asked for and
+/// `host` the same as a field value.
+pub(crate) fn say_address(
+    headers: &mut HeaderMap,
+    fields: ForwardedFields,
+    (told, peer): (&Told, SocketAddr),
+    authority: &str,
+) {
+    if matches!(fields, ForwardedFields::XForwarded | ForwardedFields::Both) {
+        headers.insert(FOR, told.address(peer).clone());
+        headers.insert(PROTO, HTTPS);
+        if let Ok(host) = HeaderValue::from_str(authority) {
+            headers.insert(HOST, host);
+        }
+    }
+    if matches!(fields, ForwardedFields::Forwarded | ForwardedFields::Both)
+        && let Ok(value) = HeaderValue::from_str(&forwarded(peer, authority))
+    {
+        headers.insert(FORWARDED, value);
+    }
+}
+
+/// One `forwarded-element` (RFC 7239 section 4).
+fn forwarded(peer: SocketAddr, authority: &str) -> String {
+    let mut value = match peer.ip().to_canonical() {
+        IpAddr::V4(address) => format!("for={address}"),
+        // Section 6: brackets, and so quotes.
+        IpAddr::V6(address) => format!("for=\"[{address}]\""),
+    };
+    // The authority was checked: it has neither quotes nor backslashes.
+    let is_token = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_');
+    let _ = if authority.bytes().all(is_token) {
+        write!(value, ";host={authority}")
+    } else {
+        write!(value, ";host=\"{authority}\"")
+    };
+    value.push_str(";proto=https");
+    value
+}
+
+/// Passes on the caller's verified certificate in the fields that the upstream
+/// asks for.
+pub(crate) fn say_certificate(
+    headers: &mut HeaderMap,
+    fields: CertificateFields,
+    told: &Told,
+    (chain, leaf): (&Arc<[CertificateDer<'static>]>, &LeafFacts),
+) {
+    if fields.client_cert {
+        let value = told
+            .leaf
+            .get_or_init(|| byte_sequences(chain.iter().take(1)));
+        headers.insert(CLIENT_CERT, value.clone());
+    }
+    if fields.client_cert_chain
+        && let Some(value) = told
+            .issuers
+            .get_or_init(|| (chain.len() > 1).then(|| byte_sequences(chain.iter().skip(1))))
+    {
+        headers.insert(CLIENT_CERT_CHAIN, value.clone());
+    }
+    if fields.xfcc {
+        let value = told.summary.get_or_init(|| {
+            HeaderValue::from_str(&summary(leaf)).unwrap_or(HeaderValue::from_static(""))
+        });
+        headers.insert(XFCC, value.clone());
+    }
+}
+
+/// RFC 9440 section 2.1: byte sequences of RFC 8941, in a list.
+fn byte_sequences<'a>(
+    certificates: impl Iterator<Item = &'a CertificateDer<'static>>,
+) -> HeaderValue {
+    let mut text = String::new();
+    for certificate in certificates {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push(':');
+        text.push_str(&Base64::encode_string(certificate));
+        text.push(':');
+    }
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// One element of `X-Forwarded-Client-Cert`, as Envoy writes it: hash, subject,
+/// URIs and DNS names.
+///
+/// No value can end its own quotes or begin another key, however it is parsed:
+/// quotation marks and backslashes are percent-encoded in the subject, and names
+/// that could not stand in a URL or in the DNS are left out.
+fn summary(leaf: &LeafFacts) -> String {
+    let mut text = format!("Hash={}", hex(&leaf.thumbprint));
+    text.push_str(";Subject=\"");
+    for octet in leaf.subject.bytes() {
+        match octet {
+            b'"' | b'\\' | b'%' => {
+                let _ = write!(text, "%{octet:02X}");
+            }
+            0x20..=0x7e => text.push(char::from(octet)),
+            _ => {
+                let _ = write!(text, "%{octet:02X}");
+            }
+        }
+    }
+    text.push('"');
+    let in_url = |octet: u8| {
+        octet.is_ascii_graphic()
+            && !matches!(
+                octet,
+                b'"' | b'\\' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}'
+            )
+    };
+    for uri in &leaf.sans.uri {
+        if uri.bytes().all(in_url) {
+            let _ = if uri.contains([',', ';', '=']) {
+                write!(text, ";URI=\"{uri}\"")
+            } else {
+                write!(text, ";URI={uri}")
+            };
+        }
+    }
+    let in_dns =
+        |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'*');
+    for name in &leaf.sans.dns {
+        if !name.is_empty() && name.bytes().all(in_dns) {
+            let _ = write!(text, ";DNS={name}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::identity::leaf::SubjectAltNames;
+
+    fn leaf(subject: &str, uri: &[&str], dns: &[&str]) -> LeafFacts {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        LeafFacts {
+            thumbprint: [0xab; 32],
+            subject: subject.to_owned(),
+            issuer: String::new(),
+            issuer_der: Vec::new(),
+            serial: Vec::new(),
+            not_before: 0,
+            not_after: 0,
+            sans: SubjectAltNames {
+                uri: texts(uri),
+                dns: texts(dns),
+                ..SubjectAltNames::default()
+            },
+            is_ca: false,
+            key_usage: None,
+            extended_key_usage: None,
+        }
+    }
+
+    #[test]
+    fn addresses_are_written_as_rfc_7239_wants_them() {
+        for (peer, authority, value) in [
+            (
+                "192.0.2.1:5",
+                "a.example",
+                "for=192.0.2.1;host=a.example;proto=https",
+            ),
+            (
+                "[::ffff:192.0.2.1]:5",
+                "a.example:8443",
+                "for=192.0.2.1;host=\"a.example:8443\";proto=https",
+            ),
+            (
+                "[2001:db8::1]:5",
+                "[::1]:8443",
+                "for=\"[2001:db8::1]\";host=\"[::1]:8443\";proto=https",
+            ),
+        ] {
+            assert_eq!(forwarded(peer.parse().unwrap(), authority), value);
+        }
+    }
+
+    #[test]
+    fn a_summary_names_hash_subject_and_names() {
+        let text = summary(&leaf(
+            "CN=checkout,O=Shop",
+            &["spiffe://example.org/a"],
+            &["a.example.org", "*.b.example.org"],
+        ));
+        assert_eq!(
+            text,
+            format!(
+                "Hash={};Subject=\"CN=checkout,O=Shop\";URI=spiffe://example.org/a;DNS=a.example.org;DNS=*.b.example.org",
+                "ab".repeat(32)
+            )
+        );
+    }
+
+    #[test]
+    fn names_cannot_inject_fields() {
+        let text = summary(&leaf(
+            "CN=a\\\",URI=spiffe://example.org/admin\r\nX: y\\",
+            &[
+                "spiffe://x/a\",By=b",
+                "uri:a;URI=spiffe://example.org/admin",
+            ],
+            &["a,By=x", "a;b", "a\r\nb"],
+        ));
+        assert_eq!(
+            text,
+            format!(
+                "Hash={};Subject=\"CN=a%5C%22,URI=spiffe://example.org/admin%0D%0AX: y%5C\";URI=\"uri:a;URI=spiffe://example.org/admin\"",
+                "ab".repeat(32)
+            )
+        );
+    }
+
+    proptest! {
+        /// However a reader takes backslashes, it finds the same four keys.
+        #[test]
+        fn quotes_stay_balanced(subject in "[\"\\\\;,=%a-z\\r\\n\\x00é]{0,24}", uri in "[\"\\\\;,=a-z:/]{0,16}", dns in "[\",;=a-z.]{0,8}") {
+            let text = summary(&leaf(&subject, &[&uri], &[&dns]));
+            prop_assert!(HeaderValue::from_str(&text).is_ok());
+            prop_assert!(!text.contains('\\'));
+            let mut inside = false;
+            let mut keys = vec![String::new()];
+            for character in text.chars() {
+                match character {
+                    '"' => inside = !inside,
+                    ';' | ',' if !inside => keys.push(String::new()),
+                    other if !inside => keys.last_mut().unwrap().push(other),
+                    _ => {}
+                }
+            }
+            prop_assert!(!inside);
+            for (index, key) in keys.iter().enumerate() {
+                let name = key.split('=').next().unwrap();
+                prop_assert!(["Hash", "Subject", "URI", "DNS"].contains(&name), "{}", text);
+                prop_assert!(index > 1 || name == ["Hash", "Subject"][index]);
+            }
+        }
+    }
+}

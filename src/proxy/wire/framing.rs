@@ -1,0 +1,315 @@
+//! The framing guard: follows HTTP/1.1 message boundaries on the raw bytes.
+//!
+//! It sits under hyper's HTTP/1.1 server and refuses what hyper would normalise
+//! or let pass, because two parsers that disagree about where a message ends are
+//! how requests are smuggled (RFC 9112 section 11.2). This file is the pure state
+//! machine; `guarded_io` puts it under a connection,
+//! `head` knows what a line may look like.
+
+use std::ops::Range;
+
+use memchr::memchr;
+
+use super::head::{Framing, check_head, chunk_size, field, find_head_end, is_framing_name};
+use crate::reason::ReasonCode;
+
+/// Most bytes of a chunk's size line, extensions included.
+const MAX_CHUNK_LINE: usize = 256;
+/// Most bytes of a request's trailer section.
+const MAX_TRAILERS: usize = 8 * 1024;
+
+/// Why bytes are not a request this gateway takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Violation {
+    /// The reason code.
+    pub reason: ReasonCode,
+    /// What exactly.
+    pub detail: &'static str,
+}
+
+pub(super) const fn malformed(detail: &'static str) -> Violation {
+    Violation {
+        reason: ReasonCode::MalformedRequest,
+        detail,
+    }
+}
+
+pub(super) const fn too_large(detail: &'static str) -> Violation {
+    Violation {
+        reason: ReasonCode::TooLarge,
+        detail,
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Head,
+    Length(u64),
+    ChunkSize,
+    ChunkData(u64),
+    ChunkEnd,
+    Trailers,
+}
+
+/// Follows one connection's messages.
+#[derive(Debug)]
+pub struct FramingMachine {
+    state: State,
+    /// The unfinished head, chunk line or trailer section.
+    held: Vec<u8>,
+    /// How much of `held` has been searched for its end.
+    searched: usize,
+    trailer_bytes: usize,
+    max_head: usize,
+    heads: u64,
+}
+
+/// What may be passed on after an input.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    /// A head that earlier inputs had begun, to be passed on first.
+    pub released: Option<Vec<u8>>,
+    /// The part of the input to pass on after that.
+    pub pass: Range<usize>,
+    /// The rest of the input is refused.
+    pub violation: Option<Violation>,
+}
+
+impl FramingMachine {
+    /// A machine for a new connection; heads have at most `max_head` bytes.
+    #[must_use]
+    pub const fn new(max_head: usize) -> Self {
+        Self {
+            state: State::Head,
+            held: Vec::new(),
+            searched: 0,
+            trailer_bytes: 0,
+            max_head,
+            heads: 0,
+        }
+    }
+
+    /// How many complete heads have been passed on.
+    #[must_use]
+    pub const fn heads(&self) -> u64 {
+        self.heads
+    }
+
+    /// Whether a request's head has begun and is not complete.
+    #[must_use]
+    pub fn is_inside_head(&self) -> bool {
+        self.state == State::Head && !self.held.is_empty()
+    }
+
+    /// Whether the next byte belongs to a request's head.
+    #[must_use]
+    pub fn is_at_head(&self) -> bool {
+        self.state == State::Head
+    }
+
+    /// Takes the next bytes of the connection.
+    ///
+    /// A head is passed on when it is complete and accepted, never in part: the
+    /// beginning of an incomplete one is kept back.
+    pub fn advance(&mut self, input: &[u8]) -> Step {
+        let mut step = Step {
+            released: None,
+            pass: 0..0,
+            violation: None,
+        };
+        while let Some(rest) = input.get(step.pass.end..).filter(|rest| !rest.is_empty()) {
+            match self.step(rest) {
+                Ok(Advance::Pass(count)) => step.pass.end += count,
+                // Only what earlier inputs began is released, so this happens
+                // before anything else of an input is passed on.
+                Ok(Advance::Release(head, count)) => {
+                    step.released = Some(head);
+                    step.pass = count..count;
+                }
+                Ok(Advance::Hold) => break,
+                Err(violation) => {
+                    step.violation = Some(violation);
+                    break;
+                }
+            }
+        }
+        step
+    }
+
+    fn step(&mut self, rest: &[u8]) -> Result<Advance, Violation> {
+        match self.state {
+            State::Head => self.head(rest),
+            State::Length(left) => {
+                let taken = take(rest.len(), left);
+                self.state = match left - taken {
+                    0 => State::Head,
+                    left => State::Length(left),
+                };
+                Ok(Advance::Pass(to_usize(taken)))
+            }
+            State::ChunkData(left) => {
+                let taken = take(rest.len(), left);
+                self.state = match left - taken {
+                    0 => State::ChunkEnd,
+                    left => State::ChunkData(left),
+                };
+                Ok(Advance::Pass(to_usize(taken)))
+            }
+            State::ChunkSize => self.chunk_size(rest),
+            State::ChunkEnd => self.chunk_end(rest),
+            State::Trailers => self.trailers(rest),
+        }
+    }
+
+    fn head(&mut self, rest: &[u8]) -> Result<Advance, Violation> {
+        if self.held.is_empty() {
+            // The usual case: the whole head in one read, nothing is copied.
+            return match find_head_end(rest, 0)? {
+                Some(end) => {
+                    self.accept_head(rest.get(..end).unwrap_or_default())?;
+                    Ok(Advance::Pass(end))
+                }
+                None => {
+                    self.hold(rest)?;
+                    Ok(Advance::Hold)
+                }
+            };
+        }
+        let before = self.held.len();
+        // Enough to find the end; what belongs to the body stays in the input.
+        let room = self.max_head.saturating_sub(before) + 1;
+        self.held
+            .extend_from_slice(rest.get(..room.min(rest.len())).unwrap_or_default());
+        match find_head_end(&self.held, self.searched)? {
+            Some(end) => {
+                let mut head = std::mem::take(&mut self.held);
+                head.truncate(end);
+                self.searched = 0;
+                self.accept_head(&head)?;
+                Ok(Advance::Release(head, end.saturating_sub(before)))
+            }
+            None => {
+                self.check_held()?;
+                Ok(Advance::Hold)
+            }
+        }
+    }
+
+    fn hold(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+        let room = self.max_head + 1;
+        self.held
+            .extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+        self.check_held()
+    }
+
+    fn check_held(&mut self) -> Result<(), Violation> {
+        if self.held.len() > self.max_head {
+            return Err(too_large("the request's head is larger than allowed"));
+        }
+        // A line end may be split between two inputs.
+        self.searched = self.held.len().saturating_sub(3);
+        Ok(())
+    }
+
+    fn accept_head(&mut self, head: &[u8]) -> Result<(), Violation> {
+        if head.len() > self.max_head {
+            return Err(too_large("the request's head is larger than allowed"));
+        }
+        self.state = match check_head(head)? {
+            Framing::Length(0) => State::Head,
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => State::ChunkSize,
+        };
+        self.heads += 1;
+        self.trailer_bytes = 0;
+        Ok(())
+    }
+
+    /// Chunk framing is passed on as it comes; `held` only remembers the line.
+    fn chunk_size(&mut self, rest: &[u8]) -> Result<Advance, Violation> {
+        let (count, complete) = self.collect_line(rest, MAX_CHUNK_LINE)?;
+        if complete {
+            let size = chunk_size(&self.held)?;
+            self.held.clear();
+            self.state = match size {
+                0 => State::Trailers,
+                size => State::ChunkData(size),
+            };
+        }
+        Ok(Advance::Pass(count))
+    }
+
+    fn chunk_end(&mut self, rest: &[u8]) -> Result<Advance, Violation> {
+        let (count, complete) = self.collect_line(rest, 2)?;
+        if complete {
+            if self.held != b"\r\n" {
+                return Err(malformed("a chunk is longer than its size says"));
+            }
+            self.held.clear();
+            self.state = State::ChunkSize;
+        }
+        Ok(Advance::Pass(count))
+    }
+
+    fn trailers(&mut self, rest: &[u8]) -> Result<Advance, Violation> {
+        let (count, complete) = self.collect_line(rest, MAX_TRAILERS)?;
+        self.trailer_bytes += count;
+        if self.trailer_bytes > MAX_TRAILERS {
+            return Err(too_large("the trailer section is larger than allowed"));
+        }
+        if complete {
+            let line = self.held.strip_suffix(b"\r\n").unwrap_or(&self.held);
+            if line.is_empty() {
+                self.state = State::Head;
+            } else {
+                let (name, _) = field(line)?;
+                if is_framing_name(name) || name.eq_ignore_ascii_case(b"host") {
+                    return Err(malformed(
+                        "a trailer field would change the message's framing",
+                    ));
+                }
+            }
+            self.held.clear();
+        }
+        Ok(Advance::Pass(count))
+    }
+
+    /// Adds to `held` up to and including the next line end; says how much of
+    /// `rest` that took and whether the line is complete.
+    fn collect_line(&mut self, rest: &[u8], most: usize) -> Result<(usize, bool), Violation> {
+        let (count, complete) = match memchr(b'\n', rest) {
+            Some(position) => (position + 1, true),
+            None => (rest.len(), false),
+        };
+        if self.held.len() + count > most {
+            return Err(malformed("a line of the chunked body is too long"));
+        }
+        self.held
+            .extend_from_slice(rest.get(..count).unwrap_or_default());
+        if complete && !self.held.ends_with(b"\r\n") {
+            return Err(malformed("a line of the chunked body ends without CR"));
+        }
+        Ok((count, complete))
+    }
+}
+
+enum Advance {
+    /// Pass on this many bytes.
+    Pass(usize),
+    /// Pass on this head, whose last part was this many bytes of the input.
+    Release(Vec<u8>, usize),
+    /// The rest of the input was kept back.
+    Hold,
+}
+
+fn take(available: usize, wanted: u64) -> u64 {
+    u64::try_from(available).unwrap_or(u64::MAX).min(wanted)
+}
+
+fn to_usize(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+#[path = "framing_tests.rs"]
+mod tests;

@@ -1,0 +1,427 @@
+//! Which header fields pass the gateway, in either direction.
+//!
+//! A caller's copy of anything a service might take for the gateway's word is
+//! removed, however it is spelled: many servers read `_` or `.` as `-`.
+
+use http::header::{self, CONNECTION, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE};
+
+use super::head::is_framing_name;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+
+/// Fields only the gateway may set, as exact names …
+const FORGEABLE: [&str; 9] = [
+    "forwarded",
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-real-ip",
+    "x-request-id",
+];
+/// … and as beginnings of names. The last ones are what services behind other
+/// gateways are used to believe.
+const FORGEABLE_PREFIXES: [&str; 11] = [
+    "countersign-",
+    "client-cert",
+    "x-forwarded-",
+    "x-client-cert",
+    "x-client-dn",
+    "x-client-san",
+    "x-client-verify",
+    "x-spiffe",
+    "x-ssl-client",
+    "x-tls-client",
+    "ssl-client",
+];
+
+/// Whether a field is one that only the gateway may set. `name` is lower case,
+/// as all names of a [`HeaderMap`] are; `assertion` is the assertion's field.
+#[must_use]
+pub fn is_forgeable(name: &str, assertion: &HeaderName) -> bool {
+    // Nearly all ordinary names end here.
+    let first = name.as_bytes().first().copied().unwrap_or_default();
+    let assertion_first = assertion.as_str().as_bytes().first().copied();
+    if !matches!(first, b'c' | b'f' | b's' | b'x') && Some(first) != assertion_first {
+        return false;
+    }
+    let mut canonical = [0_u8; 64];
+    let length = name.len().min(canonical.len());
+    for (to, from) in canonical.iter_mut().zip(name.bytes()) {
+        *to = if from.is_ascii_alphanumeric() {
+            from.to_ascii_lowercase()
+        } else {
+            b'-'
+        };
+    }
+    let canonical = canonical.get(..length).unwrap_or_default();
+    let starts = |prefix: &str| canonical.starts_with(prefix.as_bytes());
+    let is = |whole: &str| name.len() == whole.len() && canonical == whole.as_bytes();
+    FORGEABLE_PREFIXES.iter().any(|prefix| starts(prefix))
+        || FORGEABLE.iter().any(|whole| is(whole))
+        || is_spelling_of(name, assertion.as_str())
+}
+
+fn is_spelling_of(name: &str, wanted: &str) -> bool {
+    name.len() == wanted.len()
+        && name.bytes().zip(wanted.bytes()).all(|(a, b)| {
+            a.eq_ignore_ascii_case(&b) || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric())
+        })
+}
+
+/// What the names of a request's fields call for: found out by looking at each
+/// once, because most requests call for nothing.
+#[derive(Default)]
+struct Found {
+    /// Fields that a message may have for its hop.
+    hop_by_hop: bool,
+    upgrade: bool,
+    length: bool,
+    cookie: bool,
+    /// Passes for Content-Length or Transfer-Encoding without being it.
+    like_framing: bool,
+    settings: bool,
+    /// To be removed whatever else there is.
+    remove: Vec<HeaderName>,
+}
+
+impl Found {
+    fn among(headers: &HeaderMap, assertion: &HeaderName, api_key: &HeaderName) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "upgrade" => found.upgrade = true,
+                hop if concerns_the_hop(hop) => found.hop_by_hop = true,
+                "http2-settings" => found.settings = true,
+                "content-length" => found.length = true,
+                "authorization" | "expect" => found.remove.push(name.clone()),
+                other if is_framing_name(other.as_bytes()) => found.like_framing = true,
+                other
+                    if is_forgeable(other, assertion)
+                        || is_spelling_of(other, api_key.as_str()) =>
+                {
+                    found.remove.push(name.clone());
+                }
+                "cookie" => found.cookie = true,
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+/// Removes from a request what a caller could have forged, what concerns this
+/// hop only, and its credentials.
+///
+/// # Errors
+/// A denial for an attempt to switch to HTTP/2 within the connection, which would
+/// carry requests past every check, and for ambiguous framing.
+pub fn strip_request(
+    headers: &mut HeaderMap,
+    assertion: &HeaderName,
+    api_key: &HeaderName,
+) -> Result<(), Denial> {
+    let malformed = |detail: &str| Err(Denial::new(ReasonCode::MalformedRequest, detail));
+    let found = Found::among(headers, assertion, api_key);
+    if found.settings || (found.upgrade && lists(headers, &UPGRADE, "h2c")) {
+        return malformed(
+            "an upgrade to HTTP/2 within a connection is not allowed; negotiate h2 by ALPN",
+        );
+    }
+    if found.length && headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+        return malformed("the request has more than one Content-Length field");
+    }
+    if found.like_framing {
+        return malformed("a field name passes for Content-Length or Transfer-Encoding");
+    }
+    if found.hop_by_hop || found.upgrade {
+        remove_hop_by_hop(headers);
+    }
+    for name in found.remove {
+        headers.remove(name);
+    }
+    if found.cookie {
+        join_cookies(headers);
+    }
+    Ok(())
+}
+
+/// h2 may split Cookie into several fields; HTTP/1.1 has one (RFC 9113 section
+/// 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let joined = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect::<Vec<_>>()
+        .join(&b"; "[..]);
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, value);
+    }
+}
+
+/// Removes from a response what concerns one hop only and what could pass for
+/// the gateway's own words.
+pub fn strip_response(headers: &mut HeaderMap) {
+    let mut hop_by_hop = false;
+    let mut ours = Vec::new();
+    for name in headers.keys() {
+        if concerns_the_hop(name.as_str()) {
+            hop_by_hop = true;
+        } else if is_ours(name.as_str()) {
+            ours.push(name.clone());
+        }
+    }
+    if hop_by_hop {
+        remove_hop_by_hop(headers);
+    }
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Whether a field could pass for the gateway's own words.
+fn is_ours(name: &str) -> bool {
+    name.starts_with('c')
+        && name
+            .get(..12)
+            .is_some_and(|start| is_spelling_of(start, "countersign-"))
+}
+
+/// An answer that depends on a field which callers do not send is nothing that
+/// their caches can keep apart (RFC 9440 section 2.4).
+pub(crate) fn widen_vary(headers: &mut HeaderMap) {
+    let depends = [
+        "client-cert",
+        "client-cert-chain",
+        "x-forwarded-client-cert",
+    ]
+    .iter()
+    .any(|name| lists(headers, &header::VARY, name));
+    if depends {
+        headers.insert(header::VARY, HeaderValue::from_static("*"));
+    }
+}
+
+/// The declared trailers that may pass (RFC 9110 section 6.6.2). hyper sends those
+/// that are declared, and no others.
+pub(crate) fn declared_trailers(
+    headers: &HeaderMap,
+    private: &[HeaderName],
+) -> Option<HeaderValue> {
+    if !headers.contains_key(TRAILER) {
+        return None;
+    }
+    let mut named = HeaderMap::new();
+    for name in items(headers, &TRAILER).filter_map(|name| HeaderName::from_bytes(name).ok()) {
+        named.insert(name, HeaderValue::from_static(""));
+    }
+    strip_trailers(&mut named, private);
+    let names: Vec<&str> = named.keys().map(HeaderName::as_str).collect();
+    (!names.is_empty())
+        .then(|| HeaderValue::from_str(&names.join(", ")).ok())
+        .flatten()
+}
+
+/// Fields that are evaluated before the content or not at all, and for which a receiver
+/// that merges trailers into the head would take them: routing, request modifiers,
+/// authentication, content format and the hop (RFC 9110 section 6.5.1).
+const OF_THE_HEAD: [&str; 22] = [
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-range",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "max-forwards",
+    "pragma",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "set-cookie",
+    "www-authenticate",
+];
+
+/// Removes from trailers what must not arrive as a trailer, however it is spelled.
+/// `private` are the fields that are nobody's but the gateway's. What a service or a
+/// caller makes of names of its own, gRPC's metadata among them, passes.
+pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
+    strip_response(trailers);
+    remove_matching(trailers, |name| {
+        is_framing_name(name.as_bytes())
+            || OF_THE_HEAD.iter().any(|field| is_spelling_of(name, field))
+            || private.iter().any(|field| is_forgeable(name, field))
+    });
+}
+
+/// Whether a field concerns one hop whether or not Connection names it.
+fn concerns_the_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authorization"
+    )
+}
+
+/// RFC 9110 section 7.6.1: the Connection field, what it names, and the fields
+/// that concern one hop even when it does not name them.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = items(headers, &CONNECTION)
+            // The usual one, which is removed anyway.
+            .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive"))
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
+            // Naming these would change what the message means, not how it travels.
+            .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    remove_matching(headers, concerns_the_hop);
+}
+
+fn remove_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
+    let named: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| matches(name.as_str()))
+        .cloned()
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// Whether a comma-separated field has this item.
+pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    items(headers, name).any(|item| item.eq_ignore_ascii_case(wanted.as_bytes()))
+}
+
+/// The items of a comma-separated field. Of octets, because one that is not text must
+/// not hide the others: a service may well read them.
+fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|octet| *octet == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assertion() -> HeaderName {
+        HeaderName::from_static("x-caller-identity")
+    }
+
+    #[test]
+    fn an_item_that_is_not_text_hides_no_other() {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"\xff, x-hop").unwrap();
+        headers.insert(CONNECTION, value);
+        headers.insert("x-hop", HeaderValue::from_static("1"));
+        headers.insert("x-kept", HeaderValue::from_static("1"));
+        let api_key = HeaderName::from_static("x-api-key");
+        let mut request = headers.clone();
+        strip_request(&mut request, &assertion(), &api_key).unwrap();
+        strip_response(&mut headers);
+        for headers in [request, headers] {
+            let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+            assert_eq!(names, ["x-kept"]);
+        }
+        let mut upgrade = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"\xff, h2c").unwrap();
+        upgrade.insert(UPGRADE, value);
+        assert!(strip_request(&mut upgrade, &assertion(), &api_key).is_err());
+    }
+
+    #[test]
+    fn every_spelling_is_recognised() {
+        for name in [
+            "countersign-assertion",
+            "countersign_assertion",
+            "countersign.reason",
+            "countersign-anything",
+            "client-cert",
+            "client_cert_chain",
+            "client-certificate",
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "x-forwarded_client-cert",
+            "forwarded",
+            "x-original-url",
+            "x_rewrite.url",
+            "x!http~method|override",
+            "x_http_method",
+            "x-method.override",
+            "x-real-ip",
+            "x_original_uri",
+            "x-caller-identity",
+            "x_caller_identity",
+            "x-ssl-client-s-dn",
+            "ssl_client_cert",
+            "x-client-san",
+        ] {
+            assert!(is_forgeable(name, &assertion()), "{name}");
+        }
+        for name in [
+            "cookie",
+            "content-type",
+            "x-custom",
+            "from",
+            "accept",
+            "client",
+            "x-forwarde",
+        ] {
+            assert!(!is_forgeable(name, &assertion()), "{name}");
+        }
+    }
+
+    #[test]
+    fn long_names_do_not_slip_through() {
+        let long = format!("countersign-{}", "a".repeat(200));
+        assert!(is_forgeable(&long, &assertion()));
+        let long = format!("forwarded{}", "-".repeat(200));
+        assert!(!is_forgeable(&long, &assertion()));
+    }
+
+    #[test]
+    fn connection_cannot_remove_host_or_length() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            CONNECTION,
+            HeaderValue::from_static("host, content-length, x-a, close"),
+        );
+        headers.insert("host", HeaderValue::from_static("a"));
+        headers.insert("content-length", HeaderValue::from_static("1"));
+        headers.insert("x-a", HeaderValue::from_static("1"));
+        strip_request(
+            &mut headers,
+            &assertion(),
+            &HeaderName::from_static("x-api-key"),
+        )
+        .unwrap();
+        assert_eq!(headers.len(), 2);
+    }
+}

@@ -1,0 +1,224 @@
+//! W3C Trace Context: a caller's trace goes on through the gateway, or a new one
+//! begins here.
+//!
+//! The gateway reports no span of its own, so a caller's `traceparent` is passed
+//! on as it is: a parent that nobody reports would tear the trace apart. The
+//! trace's identifier is in the audit line.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::telemetry::record::TraceId;
+use crate::upstream::TraceContext;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Length of a `traceparent` of version 00 (section 3.2.2).
+const LENGTH: usize = 55;
+
+/// Sees to it that a forwarded request has one valid `traceparent`, and a
+/// `tracestate` only beside the `traceparent` it came with. `seed` is random and
+/// becomes the identifier of a new trace.
+pub(crate) fn follow(
+    headers: &mut HeaderMap,
+    context: TraceContext,
+    seed: impl FnOnce() -> Option<[u8; 16]>,
+) -> Option<TraceId> {
+    match context {
+        TraceContext::Off => return None,
+        TraceContext::Restart => {}
+        TraceContext::Continue => {
+            let mut lines = headers.get_all(&TRACEPARENT).iter();
+            if let (Some(value), None) = (lines.next(), lines.next())
+                && let Some(parent) = Parent::parse(value.as_bytes())
+            {
+                let (trace, ours) = (parent.trace, parent.in_our_version());
+                if let Some(ours) = ours {
+                    headers.insert(TRACEPARENT, ours);
+                }
+                return Some(trace);
+            }
+        }
+    }
+    headers.remove(TRACESTATE);
+    let begun = seed().filter(|seed| *seed != [0; 16]).and_then(begin);
+    match begun {
+        Some((value, trace)) => {
+            headers.insert(TRACEPARENT, value);
+            Some(trace)
+        }
+        None => {
+            headers.remove(TRACEPARENT);
+            None
+        }
+    }
+}
+
+/// A well-formed `traceparent`.
+struct Parent<'a> {
+    /// As version 00 has it, with another version in front.
+    known: &'a [u8],
+    trace: TraceId,
+    is_our_version: bool,
+}
+
+impl<'a> Parent<'a> {
+    fn parse(value: &'a [u8]) -> Option<Self> {
+        let (known, rest) = value.split_at_checked(LENGTH)?;
+        let [version, trace, parent, flags] = fields(known)?;
+        let is_our_version = version == b"00";
+        let zero = |field: &[u8]| field.iter().all(|digit| *digit == b'0');
+        let further = rest.is_empty() || (!is_our_version && rest.first() == Some(&b'-'));
+        let valid = [version, trace, parent, flags]
+            .iter()
+            .all(|field| field.iter().all(|digit| is_hex(*digit)))
+            && version != b"ff"
+            && !zero(trace)
+            && !zero(parent)
+            && further;
+        valid.then_some(())?;
+        Some(Self {
+            known,
+            trace: TraceId::from_hex(trace.try_into().ok()?),
+            is_our_version,
+        })
+    }
+
+    /// Of a later version only what this one knows is passed on (section 4.3).
+    fn in_our_version(&self) -> Option<HeaderValue> {
+        if self.is_our_version {
+            return None;
+        }
+        let mut octets = self.known.to_vec();
+        octets.get_mut(..2)?.copy_from_slice(b"00");
+        HeaderValue::from_bytes(&octets).ok()
+    }
+}
+
+fn fields(known: &[u8]) -> Option<[&[u8]; 4]> {
+    let mut fields = known.split(|octet| *octet == b'-');
+    let all = [
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+    ];
+    let lengths = [2, 32, 16, 2];
+    (fields.next().is_none() && all.iter().map(|field| field.len()).eq(lengths)).then_some(all)
+}
+
+const fn is_hex(digit: u8) -> bool {
+    matches!(digit, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// A new trace, not sampled: that is for those who report it to decide.
+fn begin(seed: [u8; 16]) -> Option<(HeaderValue, TraceId)> {
+    let mut octets = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    let trace = octets.get_mut(3..35)?;
+    write_hex(trace, &seed);
+    let id = TraceId::from_hex((&*trace).try_into().ok()?);
+    // The one span of a new trace: nothing to be told apart from.
+    let (high, low) = seed.split_at(8);
+    let mut span = [0_u8; 8];
+    for (octet, (high, low)) in span.iter_mut().zip(high.iter().zip(low)) {
+        *octet = high ^ low;
+    }
+    if span == [0; 8] {
+        span = [1; 8];
+    }
+    write_hex(octets.get_mut(36..52)?, &span);
+    Some((HeaderValue::from_bytes(&octets).ok()?, id))
+}
+
+fn write_hex(to: &mut [u8], octets: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = octets.iter().flat_map(|octet| [octet >> 4, octet & 15]);
+    for (place, digit) in to.iter_mut().zip(digits) {
+        *place = DIGITS.get(usize::from(digit)).copied().unwrap_or(b'0');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const VALID: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn followed(parents: &[&str], context: TraceContext) -> (HeaderMap, Option<TraceId>) {
+        let mut headers = HeaderMap::new();
+        for parent in parents {
+            headers.append(TRACEPARENT, HeaderValue::from_str(parent).unwrap());
+        }
+        headers.append(TRACESTATE, HeaderValue::from_static("a=1"));
+        headers.append(TRACESTATE, HeaderValue::from_static("b=2"));
+        let trace = follow(&mut headers, context, || Some([0xab; 16]));
+        (headers, trace)
+    }
+
+    #[test]
+    fn a_valid_trace_goes_on_unchanged() {
+        let (headers, trace) = followed(&[VALID], TraceContext::Continue);
+        assert_eq!(headers[TRACEPARENT], VALID);
+        assert_eq!(headers.get_all(TRACESTATE).iter().count(), 2);
+        assert_eq!(trace.unwrap().as_str(), "4bf92f3577b34da6a3ce929d0e0e4736");
+    }
+
+    #[test]
+    fn of_a_later_version_what_is_known_goes_on() {
+        let later = "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-ever";
+        let (headers, _) = followed(&[later], TraceContext::Continue);
+        assert_eq!(headers[TRACEPARENT], VALID);
+        let (headers, _) = followed(&[later.split_at(55).0], TraceContext::Continue);
+        assert_eq!(headers[TRACEPARENT], VALID);
+    }
+
+    #[test]
+    fn anything_else_begins_a_new_trace() {
+        let zeros = VALID.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32));
+        let no_parent = VALID.replace("00f067aa0ba902b7", &"0".repeat(16));
+        let more = format!("{VALID}-00");
+        let upper = VALID.to_ascii_uppercase();
+        for parents in [
+            &[][..],
+            &[""],
+            &["00"],
+            &[VALID.split_at(54).0],
+            &[&more],
+            &[&upper],
+            &[&zeros],
+            &[&no_parent],
+            &[&VALID.replace("00-4", "ff-4")],
+            &[&VALID.replace("00-4", "0--4")],
+            &[&VALID.replace("-01", "-0g")],
+            &[&VALID.replace("00-4", "01-4").replace("-01", "-01.x")],
+            &[VALID, VALID],
+        ] {
+            let (headers, trace) = followed(parents, TraceContext::Continue);
+            assert_eq!(headers.get_all(TRACEPARENT).iter().count(), 1);
+            assert!(headers.get(TRACESTATE).is_none(), "{parents:?}");
+            assert_eq!(trace.unwrap().as_str(), "ab".repeat(16));
+            let begun = headers[TRACEPARENT].as_bytes();
+            assert!(Parent::parse(begun).is_some(), "{begun:?}");
+        }
+        let (headers, _) = followed(&[VALID], TraceContext::Restart);
+        assert_ne!(headers[TRACEPARENT], VALID);
+        let (headers, trace) = followed(&["x", "y"], TraceContext::Off);
+        assert_eq!(headers.get_all(TRACEPARENT).iter().count(), 2);
+        assert!(trace.is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_on_is_always_valid(text in "[ -~]{0,70}", seed: [u8; 16]) {
+            let mut headers = HeaderMap::new();
+            headers.insert(TRACEPARENT, HeaderValue::from_str(&text).unwrap());
+            let trace = follow(&mut headers, TraceContext::Continue, || Some(seed));
+            prop_assert_eq!(trace.is_some(), headers.contains_key(TRACEPARENT));
+            if let Some(value) = headers.get(TRACEPARENT) {
+                prop_assert!(Parent::parse(value.as_bytes()).is_some());
+            }
+        }
+    }
+}

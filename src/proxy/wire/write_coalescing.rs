@@ -1,0 +1,263 @@
+//! `Gathering`: what an h2 connection has to say in one turn goes out together.
+//!
+//! h2 flushes after each DATA frame that it does not copy: a system call and a TLS
+//! record for each answer, although many were ready at once. Here frames are kept
+//! until the connection has nothing more to say for the moment.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Most octets that are kept: as many as one TLS record takes.
+const MOST: usize = 16 * 1024;
+/// Writes of so many octets are not worth a copy.
+const LARGE: usize = 4 * 1024;
+
+struct Inner<S> {
+    stream: S,
+    kept: Vec<u8>,
+    /// How many of `kept` the stream has taken.
+    taken: usize,
+    /// Why it takes no more.
+    failed: Option<io::ErrorKind>,
+}
+
+impl<S: AsyncWrite + Unpin> Inner<S> {
+    /// Hands over what is kept.
+    fn poll_hand_over(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(kind) = self.failed {
+            return Poll::Ready(Err(kind.into()));
+        }
+        while self.taken < self.kept.len() {
+            let rest = self.kept.get(self.taken..).unwrap_or_default();
+            let count = ready!(Pin::new(&mut self.stream).poll_write(context, rest))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.taken += count;
+        }
+        self.taken = 0;
+        self.kept = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_hand_over(context))?;
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        if length >= LARGE || self.kept.len() + length > MOST {
+            ready!(self.poll_hand_over(context))?;
+        }
+        if length >= LARGE {
+            return Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        }
+        if self.kept.capacity() == 0 {
+            self.kept.reserve(LARGE);
+        }
+        for slice in slices {
+            self.kept.extend_from_slice(slice);
+        }
+        Poll::Ready(Ok(length))
+    }
+}
+
+/// A stream whose writes are kept until [`Sending`] sends them.
+pub(crate) struct Gathering<S>(Arc<Mutex<Inner<S>>>);
+
+impl<S> Gathering<S> {
+    fn inner(&self) -> MutexGuard<'_, Inner<S>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner().stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.inner().poll_write(context, &[IoSlice::new(octets)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.inner().poll_write(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner();
+        match inner.failed {
+            Some(kind) => Poll::Ready(Err(kind.into())),
+            // Sent when the turn is over.
+            None if !inner.kept.is_empty() => Poll::Ready(Ok(())),
+            None => Pin::new(&mut inner.stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner();
+        ready!(inner.poll_hand_over(context))?;
+        Pin::new(&mut inner.stream).poll_shutdown(context)
+    }
+}
+
+/// What remains to be sent of a stream that gathers.
+pub(crate) struct Outbox<S>(Arc<Mutex<Inner<S>>>);
+
+impl<S> Outbox<S> {
+    /// The stream itself, once its connection is over; what is still kept is lost.
+    pub(crate) fn into_stream(self) -> Option<S> {
+        let inner = Arc::try_unwrap(self.0).ok()?.into_inner();
+        Some(inner.unwrap_or_else(PoisonError::into_inner).stream)
+    }
+}
+
+/// Makes a stream gather what is written to it.
+pub(crate) fn gathering<S>(stream: S) -> (Gathering<S>, Outbox<S>) {
+    let inner = Arc::new(Mutex::new(Inner {
+        stream,
+        kept: Vec::new(),
+        taken: 0,
+        failed: None,
+    }));
+    (Gathering(Arc::clone(&inner)), Outbox(inner))
+}
+
+/// Drives a connection over such a stream: after each of its turns what it had to say
+/// is sent.
+pub(crate) struct Sending<'a, C, S> {
+    connection: C,
+    outbox: &'a Outbox<S>,
+}
+
+impl<'a, C, S> Sending<'a, C, S> {
+    pub(crate) const fn new(connection: C, outbox: &'a Outbox<S>) -> Self {
+        Self { connection, outbox }
+    }
+
+    pub(crate) const fn connection(&mut self) -> &mut C {
+        &mut self.connection
+    }
+}
+
+impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for Sending<'_, C, S> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
+        loop {
+            let turn = Pin::new(&mut self.connection).poll(context);
+            let mut inner = (self.outbox.0.lock()).unwrap_or_else(PoisonError::into_inner);
+            let sent = inner.poll_send(context);
+            match (turn, sent) {
+                // The connection has to learn of it.
+                (Poll::Pending, Poll::Ready(Err(error))) if inner.failed.is_none() => {
+                    inner.failed = Some(error.kind());
+                }
+                (turn, _) => return turn,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// What a peer with room for `room` octets gets of `writes`, and in how many pieces.
+    async fn pieces(room: usize, writes: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        let (ours, mut theirs) = tokio::io::duplex(room);
+        let (mut stream, outbox) = gathering(ours);
+        let connection = Box::pin(async move {
+            for octets in writes {
+                stream.write_all(&octets).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+            tokio::task::yield_now().await;
+            stream.shutdown().await.unwrap();
+        });
+        let reading = async move {
+            let mut pieces = Vec::new();
+            let mut piece = vec![0; 1 << 20];
+            loop {
+                let count = theirs.read(&mut piece).await.unwrap();
+                if count == 0 {
+                    return pieces;
+                }
+                pieces.push(piece[..count].to_vec());
+            }
+        };
+        tokio::join!(Sending::new(connection, &outbox), reading).1
+    }
+
+    #[tokio::test]
+    async fn what_is_said_in_one_turn_goes_out_together() {
+        let writes = vec![b"one".to_vec(), b"two".to_vec(), b"three".to_vec()];
+        assert_eq!(pieces(1 << 20, writes).await, [b"onetwothree".to_vec()]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_or_out_of_order_however_little_room_there_is() {
+        let writes: Vec<_> = (0..60_usize)
+            .map(|index| vec![u8::try_from(index).unwrap(); index * 331 % 9000])
+            .collect();
+        let whole = writes.concat();
+        for room in [1, 100, 5000, 1 << 20] {
+            assert_eq!(pieces(room, writes.clone()).await.concat(), whole, "{room}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_learns_that_nothing_can_be_sent() {
+        let (ours, theirs) = tokio::io::duplex(16);
+        let (mut stream, outbox) = gathering(ours);
+        drop(theirs);
+        let connection = Box::pin(async move {
+            stream.write_all(b"kept").await.unwrap();
+            poll_fn(|context| Pin::new(&mut stream).poll_flush(context))
+                .await
+                .unwrap();
+            // Nothing but the connection's own next flush can tell it.
+            poll_fn(|context| match Pin::new(&mut stream).poll_flush(context) {
+                Poll::Ready(Ok(())) => Poll::Pending,
+                other => other,
+            })
+            .await
+            .unwrap_err()
+            .kind()
+        });
+        let kind = Sending::new(connection, &outbox).await;
+        assert_eq!(kind, io::ErrorKind::BrokenPipe);
+    }
+}
