@@ -21,7 +21,7 @@ use super::forward::upgrade;
 use super::forward::{self, Wishes};
 use super::response::body::GatewayBody;
 use super::response::h2_delivery::Stream;
-use super::response::problem::{self, Refusal};
+use super::response::problem;
 use super::response::protected_resource;
 use super::response::whoami;
 use super::response::{Forwarded, Served, Unanswered, pass_on};
@@ -31,8 +31,9 @@ use super::stages::admission::{
 use super::stages::authorize::{self, Target};
 use super::stages::request_headers;
 use super::stages::transaction;
-use super::wire::framing::Violation;
+use super::wire::head::Violation;
 use super::wire::headers;
+use super::wire::refusal::Refusal;
 use crate::assertion::signer::token_id;
 use crate::authn::Presented;
 use crate::authn::certificate::ConnectionProof;
@@ -64,7 +65,7 @@ pub(crate) async fn handle(
         record.caller(Arc::clone(&proof.identity));
     }
     let asked = problem::Asked {
-        grpc: problem::is_grpc(request.headers()),
+        grpc: headers::is_grpc(request.headers()),
         head: request.method() == Method::HEAD,
     };
     let mut unanswered = Unanswered {

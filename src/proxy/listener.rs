@@ -20,9 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::connection;
-use super::connection::buffered_body::HeldBytes;
 use super::connection::request_body::RequestBody;
 use super::connection::trust_broadcast::Herald;
+use super::wire::buffer_budget::HeldBytes;
 use crate::crypto;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::{AuditSink, AuditWriter};

@@ -3,7 +3,7 @@
 //! [`listener`] accepts and hands connections to workers; `connection` drives
 //! one of them; `handler` answers one request, stage by stage.
 
-pub mod connection;
+mod connection;
 mod forward;
 mod handler;
 mod handshake_failure;

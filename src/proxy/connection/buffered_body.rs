@@ -5,7 +5,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -13,40 +12,9 @@ use http_body_util::BodyExt as _;
 
 use super::request_body::RequestBody;
 use crate::crypto;
-use crate::proxy::response::problem::Refusal;
+use crate::proxy::wire::buffer_budget::{HeldBytes, Room};
+use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
-
-/// How much memory held bodies take, in all of the process.
-#[derive(Debug, Default)]
-pub struct HeldBytes(AtomicU64);
-
-/// A part of it, until it is dropped.
-#[derive(Debug)]
-struct Room {
-    held: Arc<HeldBytes>,
-    bytes: u64,
-}
-
-impl Room {
-    /// Takes more, unless all of them would have more than `most` then.
-    fn grow(&mut self, more: u64, most: u64) -> Result<(), Refusal> {
-        let before = self.held.0.fetch_add(more, Ordering::Relaxed);
-        self.bytes += more;
-        if before.saturating_add(more) > most {
-            return Err(Refusal::new(
-                ReasonCode::Overloaded,
-                "too many bodies are held at the moment",
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
 
 /// A whole body. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -79,10 +47,7 @@ pub(crate) async fn read(
     if declared.is_some_and(|length| length > most) {
         return Err(too_large());
     }
-    let mut room = Room {
-        held: Arc::clone(held),
-        bytes: 0,
-    };
+    let mut room = Room::new(Arc::clone(held));
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     let mut trailers = None;
@@ -92,7 +57,7 @@ pub(crate) async fn read(
         match frame.into_data() {
             Ok(data) => {
                 let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                if room.bytes.saturating_add(length) > most {
+                if room.bytes().saturating_add(length) > most {
                     return Err(too_large());
                 }
                 room.grow(length, most_held)?;

@@ -1,7 +1,7 @@
 //! One caller's connection: handshake, then HTTP/1.1 or h2 until it ends.
 
 pub(crate) mod assertion_cache;
-pub mod buffered_body;
+pub(crate) mod buffered_body;
 pub(crate) mod in_flight;
 pub(crate) mod lifetime;
 pub(crate) mod request_body;

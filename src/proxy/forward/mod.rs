@@ -17,16 +17,15 @@ use hyper::body::Incoming;
 use crate::assertion::SignedAssertion;
 use crate::policy::Permit;
 use crate::proxy::connection::request_body::{RequestBody, find_source};
-use crate::proxy::response::problem::{Refusal, is_grpc};
 use crate::proxy::task::yield_once::others_first;
 use crate::proxy::wire::expect_continue::Expectation;
 use crate::proxy::wire::headers;
+use crate::proxy::wire::refusal::Refusal;
 use crate::proxy::wire::response_framing;
 use crate::proxy::wire::upload_progress::Upload;
 use crate::reason::ReasonCode;
-use crate::tls::TlsConnectError;
 use crate::upstream::pool::{Lease, PoolShard};
-use crate::upstream::{Affinity, ConnectError, FLOOD, HttpProtocol, Upstream};
+use crate::upstream::{Affinity, FLOOD, HttpProtocol, Upstream};
 
 /// What entitles a request to be forwarded.
 #[derive(Debug)]
@@ -111,7 +110,7 @@ pub(crate) struct Wishes {
 impl Wishes {
     /// `private` gives the fields that are nobody's but the gateway's.
     pub(crate) fn of(parts: &request::Parts, private: impl FnOnce() -> [HeaderName; 2]) -> Self {
-        let grpc = parts.version == http::Version::HTTP_2 && is_grpc(&parts.headers);
+        let grpc = parts.version == http::Version::HTTP_2 && headers::is_grpc(&parts.headers);
         Self {
             grpc,
             deadline: grpc.then(|| grpc_timeout(&parts.headers)).flatten(),
@@ -206,7 +205,7 @@ impl Attempt<'_> {
                 .pool
                 .lease(self.upstream, self.affinity, (self.fresh, self.avoid))
                 .await
-                .map_err(|error| connect_refusal(self.upstream, &error)),
+                .map_err(|error| Refusal::not_connected(self.upstream, &error)),
         }
     }
 }
@@ -312,25 +311,6 @@ fn answered(
         is_empty: accepted.is_empty,
         first: None,
     })
-}
-
-pub(super) fn connect_refusal(upstream: &Upstream, error: &ConnectError) -> Refusal {
-    let reason = match error {
-        ConnectError::Full | ConnectError::NoDescriptor => ReasonCode::Overloaded,
-        ConnectError::Timeout(_) => ReasonCode::UpstreamTimeout,
-        ConnectError::Tls(TlsConnectError::Untrusted(_) | TlsConnectError::Refused(_)) => {
-            ReasonCode::UpstreamUntrusted
-        }
-        ConnectError::Tls(TlsConnectError::Protocol(_)) | ConnectError::NoTunnels => {
-            ReasonCode::UpstreamProtocol
-        }
-        ConnectError::NoEndpoint
-        | ConnectError::Io(_)
-        | ConnectError::Tls(TlsConnectError::Io(_))
-        | ConnectError::Handshake(_) => ReasonCode::UpstreamUnavailable,
-    };
-    // The caller need not learn addresses of services.
-    Refusal::new(reason, format!("no connection to {}", upstream.name()))
 }
 
 /// What hyper gives back whole it has not begun with: not an octet of it was written, and

@@ -17,12 +17,11 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
-use super::connect_refusal;
 use crate::crypto;
 use crate::proxy::connection::request_body::RequestBody;
-use crate::proxy::response::problem::Refusal;
 use crate::proxy::wire::head::is_token;
 use crate::proxy::wire::headers;
+use crate::proxy::wire::refusal::Refusal;
 use crate::reason::{Category, ReasonCode};
 use crate::upstream::pool::{Lease, PoolShard};
 use crate::upstream::{Affinity, ConnectError, HttpProtocol, Upstream};
@@ -122,7 +121,7 @@ pub(crate) async fn way(
                 }
                 Err(ConnectError::NoTunnels) => {}
                 Err(error) => {
-                    let refusal = connect_refusal(upstream, &error);
+                    let refusal = Refusal::not_connected(upstream, &error);
                     if refusal.denial.reason.category() == Category::Upstream {
                         upstream.gave_none(refusal.denial.reason);
                     }

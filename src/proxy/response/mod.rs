@@ -20,13 +20,13 @@ use http_body::Body as _;
 
 use self::body::{GatewayBody, ResponseBody, broken_off};
 use self::h2_delivery::Stream;
-use self::problem::Refusal;
 use self::tunnel::Switched;
 use crate::proxy::connection::Connection;
 use crate::proxy::connection::in_flight::ActiveRequest;
 use crate::proxy::forward::Answer;
 use crate::proxy::forward::upgrade;
 use crate::proxy::wire::headers;
+use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;

@@ -4,53 +4,17 @@
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response};
 use serde::Serialize;
 
 use super::body::GatewayBody;
-use crate::policy::Denial;
+use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 
 /// Names the reason of an answer made by the gateway.
 const REASON: HeaderName = HeaderName::from_static("countersign-reason");
 /// Names the request in an answer made by the gateway.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// A refusal or failure, ready to be answered.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    pub(crate) denial: Denial,
-    /// Overrides the reason's usual status.
-    pub(crate) status: Option<StatusCode>,
-    /// Methods for the `Allow` field.
-    pub(crate) allow: Vec<Method>,
-    /// Further fields: challenges, and when to come again.
-    pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl From<Denial> for Refusal {
-    fn from(denial: Denial) -> Self {
-        Self {
-            denial,
-            status: None,
-            allow: Vec::new(),
-            fields: Vec::new(),
-        }
-    }
-}
-
-impl Refusal {
-    pub(crate) fn new(reason: ReasonCode, detail: impl Into<String>) -> Self {
-        Denial::new(reason, detail).into()
-    }
-
-    pub(crate) fn status(&self) -> StatusCode {
-        self.status.unwrap_or_else(|| {
-            StatusCode::from_u16(self.denial.reason.status())
-                .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-        })
-    }
-}
 
 #[derive(Serialize)]
 struct Problem<'a> {
@@ -60,13 +24,6 @@ struct Problem<'a> {
     code: &'static str,
     detail: &'a str,
     request_id: &'a str,
-}
-
-/// Whether a request comes from a gRPC client.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// What shapes the answer to a request.
@@ -224,6 +181,7 @@ fn field(message: &mut Vec<u8>, number: u8, content: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Denial;
 
     #[test]
     fn grpc_details_are_protobuf() {

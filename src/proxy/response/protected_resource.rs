@@ -8,10 +8,10 @@
 use http::{Method, Response};
 
 use super::body::GatewayBody;
-use super::problem::Refusal;
 use super::whoami::respond;
 use crate::authn::challenge::{METADATA_PATH, resource_metadata};
 use crate::proxy::stages::authorize::Target;
+use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::route::ProtectedResource;
 use crate::snapshot::Snapshot;

@@ -12,12 +12,12 @@ use http::{HeaderName, HeaderValue, Method, Response};
 use serde::Serialize;
 
 use super::body::GatewayBody;
-use super::problem::Refusal;
 use crate::authn::Outcome;
 use crate::authn::certificate::{CertificateAuthenticator, ConnectionProof};
 use crate::clock;
 use crate::identity::PeerIdentity;
 use crate::proxy::connection::Connection;
+use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::route::WHOAMI_PATH;
 use crate::telemetry::record::AuditRecord;

@@ -17,7 +17,7 @@ use crate::authn::certificate::{CertificateAuthenticator, ConnectionProof};
 use crate::authn::{Credentials, Outcome, Presented, Rejection, Resource};
 use crate::clock;
 use crate::policy::{self, Authentication, Denial, Permit};
-pub(crate) use crate::proxy::response::problem::Refusal;
+pub(crate) use crate::proxy::wire::refusal::Refusal;
 use crate::proxy::wire::target;
 use crate::reason::ReasonCode;
 use crate::route::{Route, RouteTable, Selected};

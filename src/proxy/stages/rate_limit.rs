@@ -10,7 +10,7 @@ use http::header::{HeaderName, RETRY_AFTER};
 use crate::authn::certificate::ConnectionProof;
 use crate::identity::{CallerName, Method, Principal};
 use crate::policy::throttle::{Counted, Exceeded, Limiter, Per, RouteLimit};
-use crate::proxy::response::problem::Refusal;
+use crate::proxy::wire::refusal::Refusal;
 use crate::reason::{Category, ReasonCode};
 use crate::route::Route;
 

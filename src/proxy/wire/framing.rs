@@ -10,36 +10,15 @@ use std::ops::Range;
 
 use memchr::memchr;
 
-use super::head::{Framing, check_head, chunk_size, field, find_head_end, is_framing_name};
-use crate::reason::ReasonCode;
+use super::head::{
+    Framing, Violation, check_head, chunk_size, field, find_head_end, is_framing_name, malformed,
+    too_large,
+};
 
 /// Most bytes of a chunk's size line, extensions included.
 const MAX_CHUNK_LINE: usize = 256;
 /// Most bytes of a request's trailer section.
 const MAX_TRAILERS: usize = 8 * 1024;
-
-/// Why bytes are not a request this gateway takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Violation {
-    /// The reason code.
-    pub reason: ReasonCode,
-    /// What exactly.
-    pub detail: &'static str,
-}
-
-pub(super) const fn malformed(detail: &'static str) -> Violation {
-    Violation {
-        reason: ReasonCode::MalformedRequest,
-        detail,
-    }
-}
-
-pub(super) const fn too_large(detail: &'static str) -> Violation {
-    Violation {
-        reason: ReasonCode::TooLarge,
-        detail,
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {

@@ -17,7 +17,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::framing::{FramingMachine, Violation};
+use super::framing::FramingMachine;
+use super::head::Violation;
 use crate::reason::ReasonCode;
 
 /// Stands in for a refused request; its content is never looked at.

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::reason::ReasonCode;
 
 /// Passes `input` in pieces of `size` and returns what comes out.
 fn run(input: &[u8], size: usize) -> (Vec<u8>, Option<Violation>, u64) {

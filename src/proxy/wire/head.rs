@@ -3,12 +3,35 @@
 
 use memchr::memchr;
 
-use super::framing::{Violation, malformed, too_large};
+use crate::reason::ReasonCode;
 
 /// Most header fields of one request; hyper has the same bound.
 pub const MAX_FIELDS: usize = 100;
 /// Empty lines tolerated before a request line (RFC 9112 section 2.2).
 const MAX_LEADING_LINES: usize = 2;
+
+/// Why bytes are not a request this gateway takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Violation {
+    /// The reason code.
+    pub reason: ReasonCode,
+    /// What exactly.
+    pub detail: &'static str,
+}
+
+pub(super) const fn malformed(detail: &'static str) -> Violation {
+    Violation {
+        reason: ReasonCode::MalformedRequest,
+        detail,
+    }
+}
+
+pub(super) const fn too_large(detail: &'static str) -> Violation {
+    Violation {
+        reason: ReasonCode::TooLarge,
+        detail,
+    }
+}
 
 /// How a request's body is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -312,6 +312,13 @@ fn remove_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
     }
 }
 
+/// Whether a request comes from a gRPC client.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// Whether a comma-separated field has this item.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     items(headers, name).any(|item| item.eq_ignore_ascii_case(wanted.as_bytes()))

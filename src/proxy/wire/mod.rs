@@ -1,5 +1,6 @@
 //! What passes on a connection: framing, header fields, frames, sockets.
 
+pub mod buffer_budget;
 pub(crate) mod expect_continue;
 pub(crate) mod forwarded_headers;
 pub mod framing;
@@ -10,6 +11,7 @@ pub(crate) mod h2_stall;
 pub mod head;
 pub mod headers;
 pub mod proxy_protocol;
+pub(crate) mod refusal;
 pub(crate) mod response_framing;
 pub(crate) mod socket;
 pub mod target;
