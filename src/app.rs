@@ -33,7 +33,8 @@ use crate::admin::{self, AdminSocket, Problem, ProblemCode, Readiness, ReloadQue
 use crate::authn::http_client::FetchError;
 use crate::config::Loaded;
 use crate::descriptors::{self, DescriptorPlan};
-use crate::proxy::listener::{self, Shared, Workers};
+use crate::proxy::connection::worker::Shared;
+use crate::proxy::listener::{self, Workers};
 use crate::snapshot::{AuditDestination, Settings, Snapshot};
 use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::chains::ChainKeeper;

@@ -16,7 +16,7 @@ use crate::admin::{
     ReloadRequests, Serving,
 };
 use crate::descriptors::DescriptorPlan;
-use crate::proxy::listener::Shared;
+use crate::proxy::connection::worker::Shared;
 use crate::snapshot::Settings;
 use crate::telemetry::audit::AuditWriter;
 

@@ -26,7 +26,7 @@ use super::response::protected_resource;
 use super::response::whoami;
 use super::response::{Forwarded, Served, Unanswered, pass_on};
 use super::stages::admission::{
-    admit, authenticate, authority, begin, bring_another, check_length, enter,
+    admit, authenticate, authority, begin, bring_another, check_length,
 };
 use super::stages::authorize::{self, Target};
 use super::stages::request_headers;
@@ -253,7 +253,7 @@ async fn pass_in(
     let wanted = authorize::forwarded_path(route, &path_and_query)?;
     let place = (host, decoded_path);
     let entered = Permitted::new(parts.method.clone(), place, route, permit, presented);
-    let mut active = enter(connection, snapshot, entered)?;
+    let mut active = connection.enter(snapshot, entered)?;
     // Only where the service speaks gRPC too may its caller think for as long as its
     // own deadline allows; elsewhere the name would just switch limits off. A body
     // that is read whole cannot wait for an answer.
@@ -314,7 +314,7 @@ fn incoming(permitted: &retry::Permitted<'_>, body: Incoming, patient: bool) -> 
         (!may_pause).then_some(snapshot.limits.body_timeout),
         snapshot.limits.body_bytes,
         snapshot.private_fields(),
-        Arc::clone(permitted.connection),
+        permitted.connection.guard().clone(),
     )
 }
 
@@ -367,7 +367,7 @@ async fn read_whole(
     let held = buffered_body::read(incoming, bounds, (all, snapshot.limits.held_bytes)).await?;
     let hash = held.hash();
     let private = snapshot.private_fields();
-    let body = RequestBody::held(held, private, Arc::clone(permitted.connection));
+    let body = RequestBody::held(held, private, permitted.connection.guard().clone());
     Ok((body, Some(hash)))
 }
 

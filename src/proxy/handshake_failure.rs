@@ -9,10 +9,10 @@ use base64ct::{Base64UrlUnpadded, Encoding as _};
 use tokio::io::AsyncWriteExt as _;
 use tokio_rustls::server::TlsStream;
 
-use super::connection::CLOSE_PATIENCE;
-use super::listener::Worker;
+use super::connection::worker::Worker;
 use super::wire::proxy_protocol::HeaderError;
 use super::wire::socket::{CallerSocket, Lingering};
+use super::wire::tls_close::CLOSE_PATIENCE;
 use crate::clock;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,14 +22,15 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
+use super::connection::Connection;
 use super::connection::lifetime::{Ending, Lifetime};
-use super::connection::{Connection, take_leave};
 use super::handler;
-use super::response::tunnel;
+use super::response::tunnel::{self, Tunnel};
 use super::task::box_in_place::boxed;
 use super::task::poll_on_wake::Quiet;
 use super::wire::framing_io::{GuardState, GuardedIo};
 use super::wire::socket::{CallerSocket, Lingering};
+use super::wire::tls_close::take_leave;
 use crate::snapshot::Limits;
 
 /// Nothing has begun on a connection for at least this long when it is laid to rest,
@@ -60,6 +61,8 @@ struct Activity {
     /// The last request came in HTTP/1.0: its answer may end with the connection, and
     /// only how that ends tells whether it is whole (RFC 9112 section 9.8).
     is_old: AtomicBool,
+    /// A tunnel to begin once its 101 was sent.
+    tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
 /// A handler at work, until it is dropped.
@@ -79,6 +82,10 @@ impl Drop for Running {
 }
 
 impl Activity {
+    fn tunnel(&self) -> MutexGuard<'_, Option<Box<Tunnel>>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Resolves when nothing has begun for a while and nothing is under way.
     async fn rests(&self, connection: &Connection) {
         loop {
@@ -117,6 +124,7 @@ pub(super) fn serve(
         begun: AtomicU64::new(0),
         running: AtomicUsize::new(0),
         is_old: AtomicBool::new(false),
+        tunnel: Mutex::new(None),
     });
     let io = Box::new(GuardedIo::new(
         stream,
@@ -167,7 +175,8 @@ async fn serve_in_turns(
         }
     };
     let (stream, rest) = io.into_parts();
-    if let Some(tunnel) = connection.take_tunnel() {
+    let tunnel = activity.tunnel().take();
+    if let Some(tunnel) = tunnel {
         Box::pin(tunnel::serve(&connection, tunnel, stream, early, lifetime)).await;
         return Ok(());
     }
@@ -267,9 +276,10 @@ async fn serve_busy(
         activity.is_old.store(is_old, Ordering::Relaxed);
         // Boxed, so that an idle connection does not hold room for a request.
         boxed(|| async move {
-            let response = handler::handle(connection, request, violation).await;
+            let mut response = handler::handle(connection, request, violation).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 running.0.guard.switch();
+                *running.0.tunnel() = tunnel::take(&mut response);
             }
             Ok::<_, io::Error>(response)
         })

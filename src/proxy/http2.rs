@@ -13,13 +13,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_rustls::server::TlsStream;
 
+use super::connection::Connection;
 use super::connection::lifetime::{Ending, Lifetime};
-use super::connection::{Connection, take_leave};
 use super::handler;
 use super::response::h2_streams::Streams;
 use super::task::box_in_place::boxed;
 use super::wire::h2_monitor::{Flood, Seen, Watched};
 use super::wire::socket::CallerSocket;
+use super::wire::tls_close::take_leave;
 use super::wire::write_coalescing::{Gathering, Outbox, Sending, gathering};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;

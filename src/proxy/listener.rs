@@ -14,21 +14,16 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::connection;
-use super::connection::request_body::RequestBody;
-use super::connection::trust_broadcast::Herald;
-use super::wire::buffer_budget::HeldBytes;
+use super::connection::guard::ConnectionGuard;
+use super::connection::worker::{Shared, Worker};
+use super::handshake;
 use crate::crypto;
-use crate::snapshot::Snapshot;
-use crate::telemetry::audit::{AuditSink, AuditWriter};
-use crate::telemetry::chains::ChainKeeper;
+use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::pool::PoolShard;
 
 /// Shortest pause after an error of `accept`.
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
@@ -41,77 +36,6 @@ const MANY: usize = 4;
 const SWEEP: Duration = Duration::from_secs(5);
 /// … and at most.
 const SHORTEST_SWEEP: Duration = Duration::from_millis(100);
-
-/// What all connections share.
-#[derive(Debug)]
-pub struct Shared {
-    /// The state that requests are decided by.
-    pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
-    /// What bodies that are read whole take at the moment.
-    pub held: Arc<HeldBytes>,
-    /// Keeps the chains that callers present, where that is wanted.
-    pub chains: Option<ChainKeeper>,
-    /// Counts up after a new snapshot was put in place or its deny list changed.
-    pub changes: watch::Receiver<u64>,
-    /// Becomes true when connections should end.
-    pub stopping: watch::Receiver<bool>,
-    /// Becomes true when they have to, at once.
-    pub aborting: watch::Receiver<bool>,
-}
-
-/// What the connections of one worker share.
-#[derive(Debug)]
-pub(crate) struct Worker {
-    shared: Arc<Shared>,
-    pool: Arc<PoolShard<RequestBody>>,
-    audit: AuditSink,
-    herald: Herald,
-}
-
-impl Worker {
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
-    pub(crate) const fn pool(&self) -> &Arc<PoolShard<RequestBody>> {
-        &self.pool
-    }
-
-    pub(crate) const fn audit(&self) -> &AuditSink {
-        &self.audit
-    }
-
-    /// Hears of changes of trust that are put in service from now on.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
-        self.herald.subscribe()
-    }
-}
-
-/// A connection's slot and its place among its worker's connections; freed with
-/// the last clone, so that streams and bodies keep it as long as they last.
-#[derive(Clone)]
-pub(crate) struct ConnectionGuard(#[expect(dead_code, reason = "held for its drop")] Arc<Held>);
-
-struct Held {
-    _slot: OwnedSemaphorePermit,
-    load: Arc<AtomicUsize>,
-    metrics: Arc<Metrics>,
-}
-
-impl fmt::Debug for ConnectionGuard {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("ConnectionGuard")
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.load.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.connection_closed();
-    }
-}
 
 /// What a worker is given.
 enum Given {
@@ -208,7 +132,7 @@ impl Workers {
     /// # Errors
     /// When a thread or its runtime cannot be started.
     pub fn start(shared: &Arc<Shared>, audit: &AuditWriter, count: usize) -> io::Result<Self> {
-        Self::serving(shared, audit, count, connection::serve)
+        Self::serving(shared, audit, count, handshake::serve)
     }
 
     /// As [`Self::start`]; `serve` is what becomes of a connection.
@@ -232,12 +156,7 @@ impl Workers {
         let mut threads = Vec::new();
         for index in 0..count.max(1) {
             let (queue, given) = mpsc::unbounded_channel();
-            let worker = Arc::new(Worker {
-                shared: Arc::clone(shared),
-                pool: Arc::default(),
-                audit: audit.sink(),
-                herald: Herald::default(),
-            });
+            let worker = Arc::new(Worker::new(Arc::clone(shared), audit.sink()));
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
@@ -365,13 +284,7 @@ impl Intake {
             true => Socket::Here(stream),
             false => Socket::Anywhere(stream.into_std()?),
         };
-        worker.load.fetch_add(1, Ordering::Relaxed);
-        self.metrics.connection_opened();
-        let guard = ConnectionGuard(Arc::new(Held {
-            _slot: slot,
-            load: Arc::clone(&worker.load),
-            metrics: Arc::clone(&self.metrics),
-        }));
+        let guard = ConnectionGuard::new(slot, Arc::clone(&worker.load), Arc::clone(&self.metrics));
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
         let _ = worker.queue.send(Given::Connection(Accepted {
             stream,
@@ -440,15 +353,15 @@ where
         }
     }
     // No more connections come: those that are open may end their work.
-    let mut stopping = worker.shared.stopping.clone();
+    let mut stopping = worker.shared().stopping.clone();
     let _ = stopping.wait_for(|stopping| *stopping).await;
-    let patience = worker.shared.snapshot.load().limits.drain_timeout;
+    let patience = worker.shared().snapshot.load().limits.drain_timeout;
     let drain = async {
         while let Some(ended) = connections.join_next().await {
             worker.note_panic(ended);
         }
     };
-    let mut aborting = worker.shared.aborting.clone();
+    let mut aborting = worker.shared().aborting.clone();
     tokio::select! {
         drained = tokio::time::timeout(patience, drain) => if drained.is_err() {
             tracing::warn!("connections were cut because they outlasted drain_timeout");
@@ -462,33 +375,19 @@ where
 /// for as long as the worker's runtime lasts.
 async fn sweep(worker: Arc<Worker>) {
     loop {
-        let snapshot = worker.shared.snapshot.load_full();
+        let snapshot = worker.shared().snapshot.load_full();
         let configured = snapshot.upstreams.iter().map(|upstream| upstream.config());
         let shortest = configured.map(|config| config.idle_timeout).min();
         // A snapshot must not be kept while this waits.
         drop(snapshot);
         tokio::time::sleep(shortest.unwrap_or(SWEEP).clamp(SHORTEST_SWEEP, SWEEP)).await;
-        worker.pool.sweep();
+        worker.pool().sweep();
     }
 }
 
 /// Tells the worker's connections of changes, for as long as its runtime lasts.
 async fn herald(worker: Arc<Worker>) {
-    worker.herald.run(worker.shared.changes.clone()).await;
-}
-
-/// Counts a connection, or a stream of one, that ended by our own fault.
-pub(super) fn note_panic(metrics: &Metrics) {
-    metrics.panicked();
-    tracing::error!("a connection ended by a panic; please report this");
-}
-
-impl Worker {
-    fn note_panic(&self, ended: Result<(), tokio::task::JoinError>) {
-        if ended.is_err_and(|error| error.is_panic()) {
-            note_panic(&self.shared.metrics);
-        }
-    }
+    worker.herald().await;
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 //! [`listener`] accepts and hands connections to workers; `connection` drives
 //! one of them; `handler` answers one request, stage by stage.
 
-mod connection;
+pub mod connection;
 mod forward;
 mod handler;
+mod handshake;
 mod handshake_failure;
 mod http1;
 mod http2;

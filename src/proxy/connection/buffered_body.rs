@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
+use http_body::Body;
 use http_body_util::BodyExt as _;
 
-use super::request_body::RequestBody;
 use crate::crypto;
 use crate::proxy::wire::buffer_budget::{HeldBytes, Room};
 use crate::proxy::wire::refusal::Refusal;
@@ -33,11 +33,15 @@ impl Held {
 
 /// Reads a body of at most `most` bytes to its end; `most_held` bounds what all
 /// requests hold together.
-pub(crate) async fn read(
-    body: RequestBody,
+pub(crate) async fn read<B>(
+    body: B,
     (most, declared): (u64, Option<u64>),
     (held, most_held): (&Arc<HeldBytes>, u64),
-) -> Result<Held, Refusal> {
+) -> Result<Held, Refusal>
+where
+    B: Body<Data = Bytes>,
+    Refusal: From<B::Error>,
+{
     let too_large = || {
         Refusal::new(
             ReasonCode::TooLarge,
@@ -53,7 +57,7 @@ pub(crate) async fn read(
     let mut trailers = None;
     let mut body = pin!(body);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Refusal::new(error.reason, error.detail))?;
+        let frame = frame?;
         match frame.into_data() {
             Ok(data) => {
                 let length = u64::try_from(data.len()).unwrap_or(u64::MAX);

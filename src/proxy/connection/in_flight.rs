@@ -2,6 +2,7 @@
 //! be held against them.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::Instant;
 
-use super::Connection;
+use crate::authn::certificate::ConnectionProof;
 use crate::authn::{Credentials, Presented};
 use crate::clock;
 use crate::identity::Principal;
@@ -101,10 +102,10 @@ impl ActiveRequests {
     pub(crate) fn recheck(
         &self,
         snapshot: &Snapshot,
-        connection: &Connection,
+        proof: Option<&ConnectionProof>,
+        address: IpAddr,
     ) -> Result<(), Denial> {
         let entries = self.lock().clone();
-        let proof = connection.proof();
         for request in &entries {
             let selected =
                 snapshot
@@ -120,10 +121,10 @@ impl ActiveRequests {
                 (Some(earlier), kept) if !route.authenticators.is_empty() => {
                     let nothing = Presented::default();
                     let credentials = Credentials {
-                        proof: proof.as_ref(),
+                        proof,
                         presented: kept.as_ref().map_or(&nothing, |kept| &kept.presented),
                         query: None,
-                        address: connection.facts().peer.ip(),
+                        address,
                         now: clock::unix_now(),
                     };
                     let rules = kept.as_ref().map_or([0; 32], |kept| kept.rules);

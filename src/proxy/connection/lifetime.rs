@@ -150,6 +150,6 @@ impl Lifetime {
             // It may be earlier than before: arm the timer anew.
             self.expiry = None;
         }
-        connection.active_requests().recheck(&snapshot, connection)
+        connection.recheck_requests(&snapshot)
     }
 }

@@ -2,56 +2,36 @@
 
 pub(crate) mod assertion_cache;
 pub(crate) mod buffered_body;
+pub(crate) mod guard;
 pub(crate) mod in_flight;
 pub(crate) mod lifetime;
 pub(crate) mod request_body;
 pub(crate) mod response_audit;
-pub(crate) mod trust_broadcast;
+mod trust_broadcast;
+pub mod worker;
 
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::HandshakeKind;
-use rustls::server::Acceptor;
 use rustls_pki_types::{CertificateDer, UnixTime};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use self::assertion_cache::CallerAssertions;
-use self::in_flight::ActiveRequests;
-use self::lifetime::Lifetime;
+use self::guard::ConnectionGuard;
+use self::in_flight::{ActiveRequest, ActiveRequests, Permitted};
+use self::worker::Worker;
+use super::wire::forwarded_headers::Told;
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
 use crate::identity::PeerIdentity;
-use crate::identity::caller::normalized_dns;
 use crate::identity::text::printable;
 use crate::policy::Denial;
-use crate::proxy::handshake_failure::{HandshakeError, Refused};
-use crate::proxy::http1;
-use crate::proxy::http2;
-use crate::proxy::listener::{ConnectionGuard, Worker};
-use crate::proxy::response::tunnel::Tunnel;
-use crate::proxy::task::box_in_place::boxed;
-use crate::proxy::wire::forwarded_headers::Told;
-use crate::proxy::wire::proxy_protocol;
-use crate::proxy::wire::socket::{CallerSocket, Lingering, Opening};
 use crate::reason::ReasonCode;
-use crate::snapshot::{Limits, Snapshot, TrustStamp};
-use crate::telemetry::chains::Verdict;
+use crate::snapshot::{Snapshot, TrustStamp};
 use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
 use crate::tls::ClientCertificate;
-use crate::tls::verifier::with_notes;
-
-/// How long the farewell of a connection may take.
-pub(crate) const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the handshake proved.
 struct Proven {
@@ -76,7 +56,7 @@ impl From<ConnectionProof> for Proven {
 pub(crate) struct Connection {
     worker: Arc<Worker>,
     /// Held as long as anything of the connection lasts.
-    _guard: ConnectionGuard,
+    guard: ConnectionGuard,
     facts: Arc<ConnectionFacts>,
     /// The TLS server name, normalized.
     server_name: Option<String>,
@@ -91,8 +71,18 @@ pub(crate) struct Connection {
     active: Arc<ActiveRequests>,
     cut: OnceLock<Denial>,
     gone: Gone,
-    /// A tunnel to begin once its 101 was sent.
-    tunnel: Mutex<Option<Box<Tunnel>>>,
+}
+
+/// What a connection is made of when its handshake is over.
+pub(crate) struct Opened {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) guard: ConnectionGuard,
+    pub(crate) facts: ConnectionFacts,
+    pub(crate) server_name: Option<String>,
+    pub(crate) proof: Option<ConnectionProof>,
+    /// The state that `proof` was verified under.
+    pub(crate) verified_by: TrustStamp,
+    pub(crate) chain: Option<Arc<[CertificateDer<'static>]>>,
 }
 
 /// Whether a connection has come to its end, for what does not run in its own task.
@@ -103,6 +93,23 @@ struct Gone {
 }
 
 impl Connection {
+    pub(crate) fn new(opened: Opened) -> Self {
+        Self {
+            worker: opened.worker,
+            guard: opened.guard,
+            facts: Arc::new(opened.facts),
+            server_name: opened.server_name,
+            proof: opened.proof.map(Proven::from),
+            verified_by: Mutex::new(opened.verified_by),
+            caller_assertions: CallerAssertions::default(),
+            chain: opened.chain,
+            told: Told::default(),
+            active: Arc::default(),
+            cut: OnceLock::new(),
+            gone: Gone::default(),
+        }
+    }
+
     /// Resolves when the connection is cut off or over.
     pub(crate) async fn gone(&self) {
         // Made before the look, so that no end in between is missed.
@@ -112,21 +119,9 @@ impl Connection {
         }
     }
 
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.gone.is.store(true, Ordering::Release);
         self.gone.bell.notify_waiters();
-    }
-
-    /// Has octets passed on once the answer under way was sent.
-    pub(crate) fn switch(&self, tunnel: Tunnel) {
-        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tunnel));
-    }
-
-    pub(crate) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
-        self.tunnel
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
     }
 
     pub(crate) const fn active_requests(&self) -> &Arc<ActiveRequests> {
@@ -172,6 +167,10 @@ impl Connection {
         let identity = proof.as_ref().map(|proof| &*proof.identity);
         let line = ConnectionCut::new(&self.facts, identity, reason, detail).refused();
         worker.audit().write(&line);
+    }
+
+    pub(crate) const fn guard(&self) -> &ConnectionGuard {
+        &self.guard
     }
 
     pub(crate) const fn worker(&self) -> &Arc<Worker> {
@@ -289,8 +288,36 @@ impl Connection {
         }))
     }
 
+    /// Puts a request among those in progress.
+    ///
+    /// # Errors
+    /// Why the newest configuration does not permit one of them.
+    pub(crate) fn enter(
+        &self,
+        snapshot: &Snapshot,
+        permitted: Permitted,
+    ) -> Result<ActiveRequest, Denial> {
+        let active = self.active.enter(permitted);
+        // A configuration that came while credentials were looked at did not see this
+        // request among them.
+        if !self.has_newest(snapshot) {
+            self.recheck_requests(&self.snapshot())?;
+        }
+        Ok(active)
+    }
+
+    /// Whether all requests in progress are still permitted by `snapshot`.
+    ///
+    /// # Errors
+    /// Why one of them is not.
+    pub(crate) fn recheck_requests(&self, snapshot: &Snapshot) -> Result<(), Denial> {
+        let proof = self.proof();
+        let address = self.facts.peer.ip();
+        self.active.recheck(snapshot, proof.as_ref(), address)
+    }
+
     /// Whether no other configuration has come since this one.
-    pub(crate) fn has_newest(&self, snapshot: &Snapshot) -> bool {
+    fn has_newest(&self, snapshot: &Snapshot) -> bool {
         self.worker.shared().snapshot.load().generation == snapshot.generation
     }
 
@@ -298,202 +325,4 @@ impl Connection {
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.worker.shared().snapshot.load_full()
     }
-}
-
-/// Serves one accepted connection until it ends.
-pub(crate) async fn serve(
-    worker: Arc<Worker>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    connection_id: Arc<str>,
-    guard: ConnectionGuard,
-) {
-    // In a box of its own, so that it does not weigh on the connection afterwards.
-    let establishing = boxed(|| establish(worker, stream, peer, connection_id, guard));
-    if let Some(established) = establishing.await
-        && let Err(error) = established.serve().await
-    {
-        tracing::debug!(%error, %peer, "the connection ended with an error");
-    }
-}
-
-/// Closes a connection so that its caller can read what was sent last, whatever it
-/// still sends itself.
-pub(super) async fn take_leave(mut stream: TlsStream<CallerSocket>) {
-    stream.get_ref().0.gather();
-    let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
-    stream.into_inner().0.linger(Lingering::CALLER).await;
-}
-
-/// A connection after its handshake.
-struct Established {
-    connection: Arc<Connection>,
-    limits: Limits,
-    stream: TlsStream<CallerSocket>,
-    lifetime: Lifetime,
-}
-
-impl Established {
-    /// Serves requests until the connection ends.
-    fn serve(self: Box<Self>) -> Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>> {
-        let Self {
-            connection,
-            limits,
-            stream,
-            lifetime,
-        } = *self;
-        match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => boxed(|| http2::serve(connection, limits, stream, lifetime)),
-            _ => boxed(|| http1::serve(connection, limits, stream, lifetime)),
-        }
-    }
-}
-
-/// Shakes hands; a refusal is told and written down.
-async fn establish(
-    worker: Arc<Worker>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    connection_id: Arc<str>,
-    guard: ConnectionGuard,
-) -> Option<Box<Established>> {
-    let accepted_at = Instant::now();
-    // Before anything is verified, so that no change in between is missed.
-    let changes = worker.subscribe();
-    let snapshot = worker.shared().snapshot.load_full();
-    let verified_by = Mutex::new(snapshot.trust_stamp());
-    let mut facts = ConnectionFacts::new(connection_id, peer);
-    let handshake = boxed(|| shake_hands(&snapshot, stream, &mut facts));
-    let shaken = match tokio::time::timeout(snapshot.limits.handshake_timeout, handshake).await {
-        Ok(shaken) => shaken,
-        Err(_) => Err(HandshakeError::timeout(snapshot.limits.handshake_timeout)),
-    };
-    let (stream, proof, server_name, holds_until) = match shaken {
-        Ok(shaken) => shaken,
-        Err(error) => {
-            let refused = Refused {
-                facts: &facts,
-                elapsed: accepted_at.elapsed(),
-            };
-            error.conclude(&worker, &refused).await;
-            return None;
-        }
-    };
-    // A connection must not keep old snapshots alive.
-    let limits = snapshot.limits.clone();
-    drop(snapshot);
-    worker.shared().metrics.handshake_succeeded();
-    let chain = proof.is_some().then(|| chain_of(&stream));
-    if let (Some(keeper), Some(chain)) = (&worker.shared().chains, &chain) {
-        let id = keeper.note(chain, facts.sni.as_ref(), Verdict::Admitted);
-        facts.chain = Some(Arc::clone(id.text()));
-    }
-    let connection = Arc::new(Connection {
-        worker,
-        _guard: guard,
-        facts: Arc::new(facts),
-        server_name,
-        proof: proof.map(Proven::from),
-        verified_by,
-        caller_assertions: CallerAssertions::default(),
-        chain,
-        told: Told::default(),
-        active: Arc::default(),
-        cut: OnceLock::new(),
-        gone: Gone::default(),
-        tunnel: Mutex::new(None),
-    });
-    let stopping = connection.worker().shared().stopping.clone();
-    let lifetime = Lifetime::new(stopping, changes, holds_until);
-    Some(Box::new(Established {
-        connection,
-        limits,
-        stream,
-        lifetime,
-    }))
-}
-
-type Shaken = (
-    TlsStream<CallerSocket>,
-    Option<ConnectionProof>,
-    Option<String>,
-    Option<i64>,
-);
-
-async fn shake_hands(
-    snapshot: &Snapshot,
-    mut stream: TcpStream,
-    facts: &mut ConnectionFacts,
-) -> Result<Shaken, HandshakeError> {
-    let balancer = facts.peer.ip().to_canonical();
-    let has_header = snapshot.balancers.iter().any(|net| net.contains(&balancer));
-    if has_header {
-        let named = proxy_protocol::read(&mut stream).await;
-        if let Some(caller) = named.map_err(HandshakeError::proxy_header)? {
-            facts.proxy = Some(std::mem::replace(&mut facts.peer, caller));
-        }
-    }
-    let socket = CallerSocket::new(stream, snapshot.limits.body_timeout);
-    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), socket);
-    let start = match (&mut hello).await {
-        Ok(start) => start,
-        Err(error) => return Err(not_a_hello(&error, hello.take_io(), has_header)),
-    };
-    let asked_for = start.client_hello().server_name().map(str::to_owned);
-    facts.sni = asked_for.as_deref().map(|name| printable(name).into());
-    let Some(entry) = snapshot.names.select(asked_for.as_deref()) else {
-        return Err(HandshakeError::unknown_name(asked_for));
-    };
-    // Tickets are opened as soon as rustls has the configuration.
-    let accepting = async {
-        start
-            .into_stream(Arc::clone(entry.tls()))
-            .into_fallible()
-            .await
-    };
-    let (accepted, mut notes) = with_notes(accepting).await;
-    match accepted {
-        Ok(mut stream) => {
-            stream.get_mut().0.settle();
-            facts.resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-            if facts.resumed {
-                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                if let Err(refusal) = notes.resumed(entry, chain) {
-                    return Err(HandshakeError::not_resumed(refusal, notes, stream).await);
-                }
-            }
-            let proven_at = notes.session.map(|session| session.proven_at());
-            let proof = notes.identity.map(|identity| ConnectionProof {
-                identity,
-                proven_at: proven_at.unwrap_or_else(clock::unix_now),
-                resumed: facts.resumed,
-            });
-            let server_name = asked_for.as_deref().and_then(normalized_dns);
-            Ok((stream, proof, server_name, notes.holds_until))
-        }
-        Err((error, socket)) => Err(HandshakeError::refused(&error, notes, socket)),
-    }
-}
-
-/// Why no ClientHello could be read.
-fn not_a_hello(
-    error: &io::Error,
-    socket: Option<CallerSocket>,
-    has_header: bool,
-) -> HandshakeError {
-    match socket.map(|socket| (socket.opening(), socket)) {
-        Some((Opening::PlainHttp, socket)) => HandshakeError::plain_http(socket),
-        Some((Opening::ProxyHeader, _)) => HandshakeError::unexpected_header(has_header),
-        Some((Opening::Unread, _)) => HandshakeError::gone(),
-        Some((Opening::Tls, _)) | None => HandshakeError::protocol(error),
-    }
-}
-
-fn chain_of(stream: &TlsStream<CallerSocket>) -> Arc<[CertificateDer<'static>]> {
-    stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .unwrap_or_default()
-        .into()
 }

@@ -14,13 +14,14 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::Connection;
 use super::buffered_body::Held;
+use super::guard::ConnectionGuard;
 use crate::policy::Denial;
 use crate::proxy::wire::expect_continue::Expectation;
 use crate::proxy::wire::framing_io::FramingError;
 use crate::proxy::wire::head::Violation;
 use crate::proxy::wire::headers;
+use crate::proxy::wire::refusal::Refusal;
 use crate::proxy::wire::upload_progress::Upload;
 use crate::reason::ReasonCode;
 
@@ -52,6 +53,12 @@ impl fmt::Display for RequestBodyError {
 impl Error for RequestBodyError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.reset)
+    }
+}
+
+impl From<RequestBodyError> for Refusal {
+    fn from(error: RequestBodyError) -> Self {
+        Self::new(error.reason, error.detail)
     }
 }
 
@@ -89,7 +96,7 @@ pub(crate) struct RequestBody {
     /// Fields that are nobody's but the gateway's: assertion and API key.
     private: [HeaderName; 2],
     /// Keeps the connection's slot as long as the body lasts.
-    _connection: Arc<Connection>,
+    _guard: ConnectionGuard,
 }
 
 /// Where a caller's body comes from.
@@ -136,7 +143,7 @@ impl Source {
 
 impl RequestBody {
     /// A body that was read whole.
-    pub(crate) fn held(held: Held, private: [HeaderName; 2], connection: Arc<Connection>) -> Self {
+    pub(crate) fn held(held: Held, private: [HeaderName; 2], guard: ConnectionGuard) -> Self {
         let source = Source::Held(held);
         Self {
             upload: Arc::new(Upload::new(source.is_end_stream())),
@@ -145,7 +152,7 @@ impl RequestBody {
             left: None,
             asked_for: None,
             private,
-            _connection: connection,
+            _guard: guard,
         }
     }
 
@@ -154,7 +161,7 @@ impl RequestBody {
         longest_pause: Option<Duration>,
         most_bytes: Option<u64>,
         private: [HeaderName; 2],
-        connection: Arc<Connection>,
+        guard: ConnectionGuard,
     ) -> Self {
         let upload = Arc::new(Upload::new(incoming.is_end_stream()));
         Self {
@@ -164,7 +171,7 @@ impl RequestBody {
             asked_for: None,
             upload,
             private,
-            _connection: connection,
+            _guard: guard,
         }
     }
 

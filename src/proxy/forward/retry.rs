@@ -186,7 +186,7 @@ async fn until_answered(
                 Some(spare) if may_repeat(spare.idempotent || unprocessed) => {
                     let private = snapshot.private_fields();
                     let body =
-                        RequestBody::held(spare.body.clone(), private, Arc::clone(connection));
+                        RequestBody::held(spare.body.clone(), private, connection.guard().clone());
                     pending = (spare.parts.clone(), body);
                     avoid = Some(endpoint);
                     record.again();

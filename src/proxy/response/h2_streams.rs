@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hyper::rt::Executor;
 
 use super::h2_delivery::{STREAM, Stream};
-use crate::proxy::listener::note_panic;
+use crate::proxy::connection::worker::note_panic;
 use crate::proxy::wire::h2_monitor::Seen;
 use crate::proxy::wire::h2_stall::Look;
 use crate::telemetry::metrics::Metrics;

@@ -6,13 +6,13 @@
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, UPGRADE};
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{Extensions, HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -21,13 +21,14 @@ use tokio_rustls::server::TlsStream;
 
 use super::body::GatewayBody;
 use crate::policy::Denial;
+use crate::proxy::connection::Connection;
 use crate::proxy::connection::in_flight::{ActiveRequest, unless_expired};
 use crate::proxy::connection::lifetime::{Ending, Lifetime};
 use crate::proxy::connection::request_body::RequestBody;
-use crate::proxy::connection::{CLOSE_PATIENCE, Connection};
 use crate::proxy::forward::upgrade::Asked;
 use crate::proxy::wire::headers;
 use crate::proxy::wire::socket::CallerSocket;
+use crate::proxy::wire::tls_close::CLOSE_PATIENCE;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
@@ -79,7 +80,7 @@ impl Switched {
             lease: Some(self.lease),
         };
         match self.asked.stream {
-            None => connection.switch(tunnel),
+            None => Pending::insert(&mut parts.extensions, tunnel),
             Some(stream) => {
                 let connection = Arc::clone(connection);
                 tokio::spawn(async move {
@@ -102,6 +103,23 @@ impl Switched {
         }
         Response::from_parts(parts, GatewayBody::Made(None))
     }
+}
+
+/// A tunnel in the extensions of the 101 that announces it, which have to be `Clone`.
+#[derive(Clone)]
+struct Pending(Arc<Mutex<Option<Box<Tunnel>>>>);
+
+impl Pending {
+    fn insert(extensions: &mut Extensions, tunnel: Tunnel) {
+        let tunnel = Mutex::new(Some(Box::new(tunnel)));
+        extensions.insert(Self(Arc::new(tunnel)));
+    }
+}
+
+/// Takes the tunnel to begin once `response` was sent, where it announces one.
+pub(crate) fn take<B>(response: &mut Response<B>) -> Option<Box<Tunnel>> {
+    let Pending(tunnel) = response.extensions_mut().remove()?;
+    tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Octets between a caller and a service. Dropping it ends it and writes the

@@ -10,7 +10,6 @@ use crate::authn::{Field, Presented, Rejection};
 use crate::identity::{self, Principal};
 use crate::policy::Permit;
 use crate::proxy::connection::Connection;
-use crate::proxy::connection::in_flight::{ActiveRequest, Permitted};
 use crate::proxy::wire::head::{Violation, content_length};
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
@@ -161,22 +160,6 @@ pub(crate) fn check_length(
         )),
         _ => Ok(Some(length)),
     }
-}
-
-/// Puts a request among those in progress.
-pub(crate) fn enter(
-    connection: &Connection,
-    snapshot: &Snapshot,
-    permitted: Permitted,
-) -> Result<ActiveRequest, Refusal> {
-    let active = connection.active_requests().enter(permitted);
-    // A configuration that came while credentials were looked at did not see this
-    // request among them.
-    if !connection.has_newest(snapshot) {
-        let newest = connection.snapshot();
-        connection.active_requests().recheck(&newest, connection)?;
-    }
-    Ok(active)
 }
 
 /// A place among the requests of an upstream.

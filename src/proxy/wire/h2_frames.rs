@@ -168,7 +168,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in super::super) fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
+    pub(crate) fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
         let mut octets = u32::try_from(content.len()).unwrap().to_be_bytes()[1..].to_vec();
         octets.extend([kind, flags]);
         octets.extend(stream.to_be_bytes());

@@ -256,7 +256,7 @@ pub fn is_framing_name(name: &[u8]) -> bool {
 }
 
 /// One value of Content-Length: digits and nothing else.
-pub(in crate::proxy) fn content_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -293,7 +293,7 @@ pub(super) fn chunk_size(line: &[u8]) -> Result<u64, Violation> {
 }
 
 /// Whether an octet may be part of a token (RFC 9110 section 5.6.2).
-pub(in crate::proxy) const fn is_token(octet: u8) -> bool {
+pub(crate) const fn is_token(octet: u8) -> bool {
     octet.is_ascii_alphanumeric()
         || matches!(
             octet,

@@ -15,6 +15,7 @@ pub(crate) mod refusal;
 pub(crate) mod response_framing;
 pub(crate) mod socket;
 pub mod target;
+pub(crate) mod tls_close;
 pub(crate) mod trace_context;
 pub(crate) mod upload_progress;
 pub(crate) mod write_coalescing;

@@ -1,0 +1,88 @@
+//! `Worker`: what the connections of one thread share.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::request_body::RequestBody;
+use super::trust_broadcast::Herald;
+use crate::proxy::wire::buffer_budget::HeldBytes;
+use crate::snapshot::Snapshot;
+use crate::telemetry::audit::AuditSink;
+use crate::telemetry::chains::ChainKeeper;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::pool::PoolShard;
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The state that requests are decided by.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What bodies that are read whole take at the moment.
+    pub held: Arc<HeldBytes>,
+    /// Keeps the chains that callers present, where that is wanted.
+    pub chains: Option<ChainKeeper>,
+    /// Counts up after a new snapshot was put in place or its deny list changed.
+    pub changes: watch::Receiver<u64>,
+    /// Becomes true when connections should end.
+    pub stopping: watch::Receiver<bool>,
+    /// Becomes true when they have to, at once.
+    pub aborting: watch::Receiver<bool>,
+}
+
+/// What the connections of one worker share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    pool: Arc<PoolShard<RequestBody>>,
+    audit: AuditSink,
+    herald: Herald,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, audit: AuditSink) -> Self {
+        Self {
+            shared,
+            pool: Arc::default(),
+            audit,
+            herald: Herald::default(),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) const fn pool(&self) -> &Arc<PoolShard<RequestBody>> {
+        &self.pool
+    }
+
+    pub(crate) const fn audit(&self) -> &AuditSink {
+        &self.audit
+    }
+
+    /// Hears of changes of trust that are put in service from now on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.herald.subscribe()
+    }
+
+    /// Tells the connections of changes, for as long as the worker's runtime lasts.
+    pub(crate) async fn herald(&self) {
+        self.herald.run(self.shared.changes.clone()).await;
+    }
+
+    pub(crate) fn note_panic(&self, ended: Result<(), tokio::task::JoinError>) {
+        if ended.is_err_and(|error| error.is_panic()) {
+            note_panic(&self.shared.metrics);
+        }
+    }
+}
+
+/// Counts a connection, or a stream of one, that ended by our own fault.
+pub(crate) fn note_panic(metrics: &Metrics) {
+    metrics.panicked();
+    tracing::error!("a connection ended by a panic; please report this");
+}

@@ -1,0 +1,229 @@
+//! From an accepted socket to a connection: TLS, and who the caller is.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::HandshakeKind;
+use rustls::server::Acceptor;
+use rustls_pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::connection::guard::ConnectionGuard;
+use super::connection::lifetime::Lifetime;
+use super::connection::worker::Worker;
+use super::connection::{Connection, Opened};
+use super::handshake_failure::{HandshakeError, Refused};
+use super::task::box_in_place::boxed;
+use super::wire::proxy_protocol;
+use super::wire::socket::{CallerSocket, Opening};
+use super::{http1, http2};
+use crate::authn::certificate::ConnectionProof;
+use crate::clock;
+use crate::identity::caller::normalized_dns;
+use crate::identity::text::printable;
+use crate::snapshot::{Limits, Snapshot};
+use crate::telemetry::chains::Verdict;
+use crate::telemetry::record::ConnectionFacts;
+use crate::tls::verifier::with_notes;
+
+/// Serves one accepted connection until it ends.
+pub(crate) async fn serve(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    connection_id: Arc<str>,
+    guard: ConnectionGuard,
+) {
+    // In a box of its own, so that it does not weigh on the connection afterwards.
+    let establishing = boxed(|| establish(worker, stream, peer, connection_id, guard));
+    if let Some(established) = establishing.await
+        && let Err(error) = established.serve().await
+    {
+        tracing::debug!(%error, %peer, "the connection ended with an error");
+    }
+}
+
+/// A connection after its handshake.
+struct Established {
+    connection: Arc<Connection>,
+    limits: Limits,
+    stream: TlsStream<CallerSocket>,
+    lifetime: Lifetime,
+}
+
+impl Established {
+    /// Serves requests until the connection ends.
+    fn serve(self: Box<Self>) -> Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>> {
+        let Self {
+            connection,
+            limits,
+            stream,
+            lifetime,
+        } = *self;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => boxed(|| http2::serve(connection, limits, stream, lifetime)),
+            _ => boxed(|| http1::serve(connection, limits, stream, lifetime)),
+        }
+    }
+}
+
+/// Shakes hands; a refusal is told and written down.
+async fn establish(
+    worker: Arc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    connection_id: Arc<str>,
+    guard: ConnectionGuard,
+) -> Option<Box<Established>> {
+    let accepted_at = Instant::now();
+    // Before anything is verified, so that no change in between is missed.
+    let changes = worker.subscribe();
+    let snapshot = worker.shared().snapshot.load_full();
+    let verified_by = snapshot.trust_stamp();
+    let mut facts = ConnectionFacts::new(connection_id, peer);
+    let handshake = boxed(|| shake_hands(&snapshot, stream, &mut facts));
+    let shaken = match tokio::time::timeout(snapshot.limits.handshake_timeout, handshake).await {
+        Ok(shaken) => shaken,
+        Err(_) => Err(HandshakeError::timeout(snapshot.limits.handshake_timeout)),
+    };
+    let Shaken {
+        stream,
+        proof,
+        server_name,
+        holds_until,
+    } = match shaken {
+        Ok(shaken) => shaken,
+        Err(error) => {
+            let refused = Refused {
+                facts: &facts,
+                elapsed: accepted_at.elapsed(),
+            };
+            error.conclude(&worker, &refused).await;
+            return None;
+        }
+    };
+    // A connection must not keep old snapshots alive.
+    let limits = snapshot.limits.clone();
+    drop(snapshot);
+    worker.shared().metrics.handshake_succeeded();
+    let chain = proof.is_some().then(|| chain_of(&stream));
+    if let (Some(keeper), Some(chain)) = (&worker.shared().chains, &chain) {
+        let id = keeper.note(chain, facts.sni.as_ref(), Verdict::Admitted);
+        facts.chain = Some(Arc::clone(id.text()));
+    }
+    let connection = Arc::new(Connection::new(Opened {
+        worker,
+        guard,
+        facts,
+        server_name,
+        proof,
+        verified_by,
+        chain,
+    }));
+    let stopping = connection.worker().shared().stopping.clone();
+    let lifetime = Lifetime::new(stopping, changes, holds_until);
+    Some(Box::new(Established {
+        connection,
+        limits,
+        stream,
+        lifetime,
+    }))
+}
+
+/// What a handshake that succeeded leaves.
+struct Shaken {
+    stream: TlsStream<CallerSocket>,
+    proof: Option<ConnectionProof>,
+    /// The TLS server name, normalized.
+    server_name: Option<String>,
+    /// Until when the identity holds by itself, in seconds since the Unix epoch.
+    holds_until: Option<i64>,
+}
+
+async fn shake_hands(
+    snapshot: &Snapshot,
+    mut stream: TcpStream,
+    facts: &mut ConnectionFacts,
+) -> Result<Shaken, HandshakeError> {
+    let balancer = facts.peer.ip().to_canonical();
+    let has_header = snapshot.balancers.iter().any(|net| net.contains(&balancer));
+    if has_header {
+        let named = proxy_protocol::read(&mut stream).await;
+        if let Some(caller) = named.map_err(HandshakeError::proxy_header)? {
+            facts.proxy = Some(std::mem::replace(&mut facts.peer, caller));
+        }
+    }
+    let socket = CallerSocket::new(stream, snapshot.limits.body_timeout);
+    let mut hello = LazyConfigAcceptor::new(Acceptor::default(), socket);
+    let start = match (&mut hello).await {
+        Ok(start) => start,
+        Err(error) => return Err(not_a_hello(&error, hello.take_io(), has_header)),
+    };
+    let asked_for = start.client_hello().server_name().map(str::to_owned);
+    facts.sni = asked_for.as_deref().map(|name| printable(name).into());
+    let Some(entry) = snapshot.names.select(asked_for.as_deref()) else {
+        return Err(HandshakeError::unknown_name(asked_for));
+    };
+    // Tickets are opened as soon as rustls has the configuration.
+    let accepting = async {
+        start
+            .into_stream(Arc::clone(entry.tls()))
+            .into_fallible()
+            .await
+    };
+    let (accepted, mut notes) = with_notes(accepting).await;
+    match accepted {
+        Ok(mut stream) => {
+            stream.get_mut().0.settle();
+            facts.resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+            if facts.resumed {
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                if let Err(refusal) = notes.resumed(entry, chain) {
+                    return Err(HandshakeError::not_resumed(refusal, notes, stream).await);
+                }
+            }
+            let proven_at = notes.session.map(|session| session.proven_at());
+            let proof = notes.identity.map(|identity| ConnectionProof {
+                identity,
+                proven_at: proven_at.unwrap_or_else(clock::unix_now),
+                resumed: facts.resumed,
+            });
+            let server_name = asked_for.as_deref().and_then(normalized_dns);
+            Ok(Shaken {
+                stream,
+                proof,
+                server_name,
+                holds_until: notes.holds_until,
+            })
+        }
+        Err((error, socket)) => Err(HandshakeError::refused(&error, notes, socket)),
+    }
+}
+
+/// Why no ClientHello could be read.
+fn not_a_hello(
+    error: &io::Error,
+    socket: Option<CallerSocket>,
+    has_header: bool,
+) -> HandshakeError {
+    match socket.map(|socket| (socket.opening(), socket)) {
+        Some((Opening::PlainHttp, socket)) => HandshakeError::plain_http(socket),
+        Some((Opening::ProxyHeader, _)) => HandshakeError::unexpected_header(has_header),
+        Some((Opening::Unread, _)) => HandshakeError::gone(),
+        Some((Opening::Tls, _)) | None => HandshakeError::protocol(error),
+    }
+}
+
+fn chain_of(stream: &TlsStream<CallerSocket>) -> Arc<[CertificateDer<'static>]> {
+    stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .unwrap_or_default()
+        .into()
+}
