@@ -1,6 +1,8 @@
 //! The layers of the source tree: imports point down only, and what has one
 //! place stays in it.
 
+mod layers;
+
 use std::path::{Path, PathBuf};
 
 use super::gateway::root;
