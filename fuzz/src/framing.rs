@@ -67,7 +67,7 @@ fn follow(input: &[u8], piece: usize) -> Followed {
         {
             last.end = Some(length);
         }
-        if step.violation.is_some() {
+        if step.error.is_some() {
             followed.refused = true;
             break;
         }

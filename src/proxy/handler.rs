@@ -13,25 +13,25 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::connection::buffered_body;
-use super::connection::in_flight::{Permitted, unless_expired};
+use super::connection::in_flight::{PermittedRequest, unless_expired};
 use super::connection::request_body::RequestBody;
-use super::connection::response_audit::Account;
-use super::forward::retry::{self, Bound};
+use super::connection::response_audit::ResponseAudit;
+use super::forward::retry::{self, OutboundRequest};
 use super::forward::upgrade;
-use super::forward::{self, Wishes};
+use super::forward::{self, RequestHints};
 use super::response::body::GatewayBody;
-use super::response::h2_delivery::Stream;
+use super::response::h2_delivery::H2Stream;
 use super::response::problem;
 use super::response::protected_resource;
 use super::response::whoami;
-use super::response::{Forwarded, Served, Unanswered, pass_on};
+use super::response::{ForwardedResponse, RecordNoResponse, Served, pass_on};
 use super::stages::admission::{
     admit, authenticate, authority, begin, bring_another, check_length,
 };
 use super::stages::authorize::{self, Target};
 use super::stages::request_headers;
 use super::stages::transaction;
-use super::wire::head::Violation;
+use super::wire::head::FramingError;
 use super::wire::headers;
 use super::wire::refusal::Refusal;
 use crate::assertion::signer::token_id;
@@ -49,7 +49,7 @@ const GRPC_GRACE: Duration = Duration::from_secs(1);
 pub(crate) async fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
-    violation: Option<Violation>,
+    error: Option<FramingError>,
 ) -> Response<GatewayBody> {
     let snapshot = connection.snapshot();
     let request_id: Arc<str> = token_id().unwrap_or_default().into();
@@ -59,16 +59,16 @@ pub(crate) async fn handle(
         request_id,
         Arc::clone(connection.worker().shared().metrics.unrouted()),
     );
-    let outset = begin(&connection, &snapshot, violation);
+    let outset = begin(&connection, &snapshot, error);
     let proof = connection.proof();
     if let Some(proof) = &proof {
         record.caller(Arc::clone(&proof.identity));
     }
-    let asked = problem::Asked {
+    let asked = problem::ResponseFormat {
         grpc: headers::is_grpc(request.headers()),
         head: request.method() == Method::HEAD,
     };
-    let mut unanswered = Unanswered {
+    let mut unanswered = RecordNoResponse {
         record: &mut record,
         connection: &connection,
         answered: false,
@@ -84,11 +84,11 @@ pub(crate) async fn handle(
     drop(unanswered);
     let refusal = match served {
         Ok(Served::Here(response)) => return answer_made(&connection, record, response),
-        Ok(Served::Forwarded(forwarded)) if forwarded.feigns_switch() => Refusal::new(
+        Ok(Served::ForwardedResponse(forwarded)) if forwarded.feigns_switch() => Refusal::new(
             ReasonCode::UpstreamProtocol,
             "the service did not switch protocols",
         ),
-        Ok(Served::Forwarded(mut forwarded)) if !forwarded.has_switched() => {
+        Ok(Served::ForwardedResponse(mut forwarded)) if !forwarded.has_switched() => {
             match forwarded.begin().await {
                 Ok(()) => return pass_on(&connection, &snapshot, forwarded, record),
                 Err(refusal) => {
@@ -97,7 +97,7 @@ pub(crate) async fn handle(
                 }
             }
         }
-        Ok(Served::Forwarded(forwarded)) => match forwarded.switch().await {
+        Ok(Served::ForwardedResponse(forwarded)) => match forwarded.switch().await {
             Ok(switched) => return switched.accept(&connection, record),
             Err(refusal) => refusal,
         },
@@ -120,10 +120,10 @@ fn answer_made(
     response: Response<GatewayBody>,
 ) -> Response<GatewayBody> {
     record.answered(response.status().as_u16());
-    match Stream::current() {
+    match H2Stream::current() {
         // It is complete when the caller has taken it.
         Some(stream) if !response.body().is_end_stream() => {
-            stream.keep(Account::made(record, Arc::clone(connection)));
+            stream.keep(ResponseAudit::made(record, Arc::clone(connection)));
         }
         _ => record.complete(),
     }
@@ -144,7 +144,7 @@ async fn serve(
     let upgrade = upgrade::asked(&mut request)?;
     let (mut parts, body) = request.into_parts();
     let assertion_header = &snapshot.signer.settings().header;
-    let wishes = Wishes::of(&parts, || snapshot.private_fields());
+    let wishes = RequestHints::of(&parts, || snapshot.private_fields());
     let authority = authority(&parts)?;
     let continued = snapshot
         .routes
@@ -191,7 +191,7 @@ async fn serve(
         record.transaction(transaction);
     }
     let decided = Decided {
-        permitted: retry::Permitted {
+        permitted: retry::ForwardContext {
             connection,
             snapshot,
             route,
@@ -209,11 +209,11 @@ async fn serve(
 
 /// A permitted request, and what was read of it before it was stripped.
 struct Decided<'a> {
-    permitted: retry::Permitted<'a>,
+    permitted: retry::ForwardContext<'a>,
     target: Target,
     presented: Presented,
-    wishes: Wishes,
-    upgrade: Option<upgrade::Asked>,
+    wishes: RequestHints,
+    upgrade: Option<upgrade::UpgradeRequest>,
     transaction: Option<String>,
     declared: Option<u64>,
 }
@@ -240,7 +240,7 @@ async fn pass_in(
                 decoded: decoded_path,
             },
     } = decided;
-    let retry::Permitted {
+    let retry::ForwardContext {
         connection,
         snapshot,
         route,
@@ -252,8 +252,8 @@ async fn pass_in(
     let (authority, host_value) = authorize::forwarded_authority(route, &asked_for)?;
     let wanted = authorize::forwarded_path(route, &path_and_query)?;
     let place = (host, decoded_path);
-    let entered = Permitted::new(parts.method.clone(), place, route, permit, presented);
-    let mut active = connection.enter(snapshot, entered)?;
+    let entered = PermittedRequest::new(parts.method.clone(), place, route, permit, presented);
+    let mut active = connection.register(snapshot, entered)?;
     // Only where the service speaks gRPC too may its caller think for as long as its
     // own deadline allows; elsewhere the name would just switch limits off. A body
     // that is read whole cannot wait for an answer.
@@ -275,7 +275,7 @@ async fn pass_in(
     let expectation = wishes.expectation(&mut parts, way.protocol, &mut body);
     let until = deadline(config.total_timeout, wishes.deadline);
     active.bound(until);
-    let bound = Bound {
+    let bound = OutboundRequest {
         method: parts.method.as_str().to_owned(),
         authority,
         target: &wanted,
@@ -283,7 +283,7 @@ async fn pass_in(
         transaction,
         patience: (!patient).then_some(config.first_byte_timeout),
         deadline: until,
-        upgrade: upgrade.as_ref().and_then(upgrade::Asked::upgrade),
+        upgrade: upgrade.as_ref().and_then(upgrade::UpgradeRequest::upgrade),
         expectation,
     };
     let sending = retry::send(&permitted, &bound, (parts, body), way.lease, record);
@@ -296,7 +296,7 @@ async fn pass_in(
             sent.map_err(|refusal| bring_another(refusal, permit, asked, route))?
         }
     };
-    Ok(Served::Forwarded(Forwarded {
+    Ok(Served::ForwardedResponse(ForwardedResponse {
         answer,
         active,
         upgrade,
@@ -306,7 +306,7 @@ async fn pass_in(
 }
 
 /// A body as it comes, which may pause where the caller is `patient`.
-fn incoming(permitted: &retry::Permitted<'_>, body: Incoming, patient: bool) -> RequestBody {
+fn incoming(permitted: &retry::ForwardContext<'_>, body: Incoming, patient: bool) -> RequestBody {
     let snapshot = permitted.snapshot;
     let may_pause = patient && permitted.route.bind_body.is_none();
     RequestBody::new(
@@ -320,12 +320,12 @@ fn incoming(permitted: &retry::Permitted<'_>, body: Incoming, patient: bool) -> 
 
 /// How the service is reached. Only a switch over h2 has to be prepared.
 async fn way(
-    permitted: &retry::Permitted<'_>,
-    upgrade: &mut Option<upgrade::Asked>,
+    permitted: &retry::ForwardContext<'_>,
+    upgrade: &mut Option<upgrade::UpgradeRequest>,
     method: &Method,
     record: &mut AuditRecord,
-) -> Result<upgrade::Way, Refusal> {
-    let retry::Permitted {
+) -> Result<upgrade::UpstreamTransport, Refusal> {
+    let retry::ForwardContext {
         connection,
         route,
         permit,
@@ -334,7 +334,7 @@ async fn way(
     let upstream = &route.upstream;
     let protocol = upstream.config().protocol;
     if upgrade.is_none() || protocol != HttpProtocol::Http2 {
-        return Ok(upgrade::Way {
+        return Ok(upgrade::UpstreamTransport {
             protocol,
             lease: None,
         });
@@ -358,7 +358,7 @@ fn deadline(total: Option<Duration>, grpc: Option<Duration>) -> Option<Instant> 
 
 /// Reads a body whole, and its hash.
 async fn read_whole(
-    permitted: &retry::Permitted<'_>,
+    permitted: &retry::ForwardContext<'_>,
     incoming: RequestBody,
     bounds: (u64, Option<u64>),
 ) -> Result<(RequestBody, Option<[u8; 32]>), Refusal> {

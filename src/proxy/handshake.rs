@@ -16,11 +16,11 @@ use tokio_rustls::server::TlsStream;
 use super::connection::guard::ConnectionGuard;
 use super::connection::lifetime::Lifetime;
 use super::connection::worker::Worker;
-use super::connection::{Connection, Opened};
-use super::handshake_failure::{HandshakeError, Refused};
-use super::task::box_in_place::boxed;
+use super::connection::{Connection, ConnectionParts};
+use super::handshake_failure::{FailureContext, HandshakeError};
+use super::task::box_in_place::box_in_place;
 use super::wire::proxy_protocol;
-use super::wire::socket::{CallerSocket, Opening};
+use super::wire::socket::{CallerSocket, SniffedProtocol};
 use super::{http1, http2};
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
@@ -40,7 +40,7 @@ pub(crate) async fn serve(
     guard: ConnectionGuard,
 ) {
     // In a box of its own, so that it does not weigh on the connection afterwards.
-    let establishing = boxed(|| establish(worker, stream, peer, connection_id, guard));
+    let establishing = box_in_place(|| establish(worker, stream, peer, connection_id, guard));
     if let Some(established) = establishing.await
         && let Err(error) = established.serve().await
     {
@@ -66,8 +66,8 @@ impl Established {
             lifetime,
         } = *self;
         match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => boxed(|| http2::serve(connection, limits, stream, lifetime)),
-            _ => boxed(|| http1::serve(connection, limits, stream, lifetime)),
+            Some(b"h2") => box_in_place(|| http2::serve(connection, limits, stream, lifetime)),
+            _ => box_in_place(|| http1::serve(connection, limits, stream, lifetime)),
         }
     }
 }
@@ -86,12 +86,12 @@ async fn establish(
     let snapshot = worker.shared().snapshot.load_full();
     let verified_by = snapshot.trust_stamp();
     let mut facts = ConnectionFacts::new(connection_id, peer);
-    let handshake = boxed(|| shake_hands(&snapshot, stream, &mut facts));
+    let handshake = box_in_place(|| shake_hands(&snapshot, stream, &mut facts));
     let shaken = match tokio::time::timeout(snapshot.limits.handshake_timeout, handshake).await {
         Ok(shaken) => shaken,
         Err(_) => Err(HandshakeError::timeout(snapshot.limits.handshake_timeout)),
     };
-    let Shaken {
+    let HandshakeOutcome {
         stream,
         proof,
         server_name,
@@ -99,7 +99,7 @@ async fn establish(
     } = match shaken {
         Ok(shaken) => shaken,
         Err(error) => {
-            let refused = Refused {
+            let refused = FailureContext {
                 facts: &facts,
                 elapsed: accepted_at.elapsed(),
             };
@@ -116,7 +116,7 @@ async fn establish(
         let id = keeper.note(chain, facts.sni.as_ref(), Verdict::Admitted);
         facts.chain = Some(Arc::clone(id.text()));
     }
-    let connection = Arc::new(Connection::new(Opened {
+    let connection = Arc::new(Connection::new(ConnectionParts {
         worker,
         guard,
         facts,
@@ -136,7 +136,7 @@ async fn establish(
 }
 
 /// What a handshake that succeeded leaves.
-struct Shaken {
+struct HandshakeOutcome {
     stream: TlsStream<CallerSocket>,
     proof: Option<ConnectionProof>,
     /// The TLS server name, normalized.
@@ -149,7 +149,7 @@ async fn shake_hands(
     snapshot: &Snapshot,
     mut stream: TcpStream,
     facts: &mut ConnectionFacts,
-) -> Result<Shaken, HandshakeError> {
+) -> Result<HandshakeOutcome, HandshakeError> {
     let balancer = facts.peer.ip().to_canonical();
     let has_header = snapshot.balancers.iter().any(|net| net.contains(&balancer));
     if has_header {
@@ -194,7 +194,7 @@ async fn shake_hands(
                 resumed: facts.resumed,
             });
             let server_name = asked_for.as_deref().and_then(normalized_dns);
-            Ok(Shaken {
+            Ok(HandshakeOutcome {
                 stream,
                 proof,
                 server_name,
@@ -212,10 +212,10 @@ fn not_a_hello(
     has_header: bool,
 ) -> HandshakeError {
     match socket.map(|socket| (socket.opening(), socket)) {
-        Some((Opening::PlainHttp, socket)) => HandshakeError::plain_http(socket),
-        Some((Opening::ProxyHeader, _)) => HandshakeError::unexpected_header(has_header),
-        Some((Opening::Unread, _)) => HandshakeError::gone(),
-        Some((Opening::Tls, _)) | None => HandshakeError::protocol(error),
+        Some((SniffedProtocol::PlainHttp, socket)) => HandshakeError::plain_http(socket),
+        Some((SniffedProtocol::ProxyHeader, _)) => HandshakeError::unexpected_header(has_header),
+        Some((SniffedProtocol::Unread, _)) => HandshakeError::gone(),
+        Some((SniffedProtocol::Tls, _)) | None => HandshakeError::protocol(error),
     }
 }
 

@@ -11,8 +11,8 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::worker::Worker;
 use super::wire::proxy_protocol::HeaderError;
-use super::wire::socket::{CallerSocket, Lingering};
-use super::wire::tls_close::CLOSE_PATIENCE;
+use super::wire::socket::{CallerSocket, LingerLimits};
+use super::wire::tls_close::CLOSE_TIMEOUT;
 use crate::clock;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
@@ -34,7 +34,7 @@ pub(super) struct HandshakeError {
 }
 
 /// The circumstances of a refused handshake.
-pub(super) struct Refused<'a> {
+pub(super) struct FailureContext<'a> {
     pub(super) facts: &'a ConnectionFacts,
     pub(super) elapsed: Duration,
 }
@@ -132,7 +132,7 @@ impl HandshakeError {
         mut notes: HandshakeNotes,
         mut stream: TlsStream<CallerSocket>,
     ) -> Self {
-        let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
         let (reason, detail) = (refusal.reason, refusal.recorded());
         notes.refusal = Some(refusal);
         Self {
@@ -143,7 +143,7 @@ impl HandshakeError {
     }
 
     /// Records the failure and closes the connection.
-    pub(super) async fn conclude(mut self, worker: &Worker, refused: &Refused<'_>) {
+    pub(super) async fn conclude(mut self, worker: &Worker, refused: &FailureContext<'_>) {
         let socket = self.socket.take();
         let answer = self.answer;
         if let Some(reason) = self.reason {
@@ -153,11 +153,11 @@ impl HandshakeError {
             if let Some(answer) = answer {
                 let _ = socket.write_all(answer).await;
             }
-            socket.linger(Lingering::STRANGER).await;
+            socket.linger(LingerLimits::STRANGER).await;
         }
     }
 
-    fn record(self, reason: ReasonCode, worker: &Worker, refused: &Refused<'_>) {
+    fn record(self, reason: ReasonCode, worker: &Worker, refused: &FailureContext<'_>) {
         worker.shared().metrics.handshake_refused(reason);
         let leaf = self.notes.leaf();
         let facts = refused.facts;

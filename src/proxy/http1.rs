@@ -26,11 +26,11 @@ use super::connection::Connection;
 use super::connection::lifetime::{Ending, Lifetime};
 use super::handler;
 use super::response::tunnel::{self, Tunnel};
-use super::task::box_in_place::boxed;
-use super::task::poll_on_wake::Quiet;
-use super::wire::framing_io::{GuardState, GuardedIo};
-use super::wire::socket::{CallerSocket, Lingering};
-use super::wire::tls_close::take_leave;
+use super::task::box_in_place::box_in_place;
+use super::task::poll_on_wake::PollOnWake;
+use super::wire::framing_io::{FramingIo, FramingState};
+use super::wire::socket::{CallerSocket, LingerLimits};
+use super::wire::tls_close::close_gracefully;
 use crate::snapshot::Limits;
 
 /// Nothing has begun on a connection for at least this long when it is laid to rest,
@@ -49,11 +49,11 @@ fn next_look() -> Instant {
 }
 
 /// Boxed: it is handed around, and a future has room for everything it ever holds.
-type Io = Box<GuardedIo<TlsStream<CallerSocket>>>;
+type Io = Box<FramingIo<TlsStream<CallerSocket>>>;
 
 /// What goes on on a connection, whoever serves it at the moment.
 struct Activity {
-    guard: Arc<GuardState>,
+    guard: Arc<FramingState>,
     /// Requests that have begun; the position of the next one.
     begun: AtomicU64,
     /// Handlers at work.
@@ -93,7 +93,7 @@ impl Activity {
             tokio::time::sleep_until(next_look()).await;
             if begun == self.begun.load(Ordering::Relaxed)
                 && self.running.load(Ordering::Relaxed) == 0
-                && connection.active_requests().is_empty()
+                && connection.in_flight().is_empty()
                 && self.guard.is_resting()
             {
                 return;
@@ -126,7 +126,7 @@ pub(super) fn serve(
         is_old: AtomicBool::new(false),
         tunnel: Mutex::new(None),
     });
-    let io = Box::new(GuardedIo::new(
+    let io = Box::new(FramingIo::new(
         stream,
         limits.header_bytes,
         limits.header_timeout,
@@ -147,7 +147,8 @@ async fn serve_in_turns(
     let (mut begun, mut since) = (0, Instant::now());
     let (ended, io, early) = loop {
         // Boxed, so that a connection at rest has no room for it.
-        let serving = boxed(|| serve_busy(&connection, &activity, &limits, io, &mut lifetime));
+        let serving =
+            box_in_place(|| serve_busy(&connection, &activity, &limits, io, &mut lifetime));
         match serving.await {
             Stopped::Cut => return Ok(()),
             Stopped::Ended(ended, io, early) => break (ended, io, early),
@@ -185,7 +186,7 @@ async fn serve_in_turns(
         whole: ended.is_ok(),
         is_old: activity.is_old.load(Ordering::Relaxed),
     };
-    boxed(|| end(stream, said, &connection, lifetime)).await;
+    box_in_place(|| end(stream, said, &connection, lifetime)).await;
     ended
 }
 
@@ -235,9 +236,9 @@ async fn end(
         whole &= sent.is_ok();
     }
     match whole {
-        true => take_leave(stream).await,
+        true => close_gracefully(stream).await,
         false if said.is_old => break_off(stream, true),
-        false => stream.into_inner().0.linger(Lingering::CALLER).await,
+        false => stream.into_inner().0.linger(LingerLimits::CALLER).await,
     }
 }
 
@@ -266,7 +267,7 @@ async fn serve_busy(
 ) -> Stopped {
     let service = service_fn(|request: Request<Incoming>| {
         let position = activity.begun.fetch_add(1, Ordering::Relaxed);
-        let violation = activity.guard.violation_of(position);
+        let error = activity.guard.error_of(position);
         let connection = Arc::clone(connection);
         let running = Running::begin(activity);
         if is_last(&request) {
@@ -275,8 +276,8 @@ async fn serve_busy(
         let is_old = request.version() == Version::HTTP_10;
         activity.is_old.store(is_old, Ordering::Relaxed);
         // Boxed, so that an idle connection does not hold room for a request.
-        boxed(|| async move {
-            let mut response = handler::handle(connection, request, violation).await;
+        box_in_place(|| async move {
+            let mut response = handler::handle(connection, request, error).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 running.0.guard.switch();
                 *running.0.tunnel() = tunnel::take(&mut response);
@@ -291,7 +292,7 @@ async fn serve_busy(
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
     let mut http = builder.serve_connection(TokioIo::new(io), service);
     let mut rests = pin!(activity.rests(connection));
-    let mut rests = Quiet::new(rests.as_mut());
+    let mut rests = PollOnWake::new(rests.as_mut());
     let mut draining = false;
     let ended = loop {
         let ending = tokio::select! {

@@ -17,11 +17,11 @@ use super::connection::Connection;
 use super::connection::lifetime::{Ending, Lifetime};
 use super::handler;
 use super::response::h2_streams::Streams;
-use super::task::box_in_place::boxed;
-use super::wire::h2_monitor::{Flood, Seen, Watched};
+use super::task::box_in_place::box_in_place;
+use super::wire::h2_monitor::{FloodError, H2Stats, MonitoredIo};
 use super::wire::socket::CallerSocket;
-use super::wire::tls_close::take_leave;
-use super::wire::write_coalescing::{Gathering, Outbox, Sending, gathering};
+use super::wire::tls_close::close_gracefully;
+use super::wire::write_coalescing::{CoalescedWrites, CoalescingIo, SendEachPoll, coalescing};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::snapshot::Limits;
@@ -29,7 +29,7 @@ use crate::snapshot::Limits;
 /// Why a connection ends whose caller holds answers that nothing else can end.
 const UNTAKEN: &str = "the caller did not take an answer for too long";
 /// How long streams may go on after GOAWAY when the identity no longer holds.
-const GOAWAY_PATIENCE: Duration = Duration::from_millis(400);
+const GOAWAY_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// Ends what depends on a connection when it is dropped.
 struct EndsWith<'a>(&'a Connection);
@@ -59,12 +59,12 @@ pub(super) async fn serve(
     stream: TlsStream<CallerSocket>,
     lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
-    let (stream, outbox) = gathering(stream);
+    let (stream, outbox) = coalescing(stream);
     match serve_streams(&connection, limits, stream, &outbox, lifetime).await {
         Stopped::Cut => Ok(()),
         Stopped::Ended(ended) => {
             if let Some(stream) = outbox.into_stream() {
-                Box::pin(take_leave(stream)).await;
+                Box::pin(close_gracefully(stream)).await;
             }
             ended
         }
@@ -74,8 +74,8 @@ pub(super) async fn serve(
 async fn serve_streams(
     connection: &Arc<Connection>,
     limits: Limits,
-    stream: Gathering<TlsStream<CallerSocket>>,
-    outbox: &Outbox<TlsStream<CallerSocket>>,
+    stream: CoalescingIo<TlsStream<CallerSocket>>,
+    outbox: &CoalescedWrites<TlsStream<CallerSocket>>,
     mut lifetime: Lifetime,
 ) -> Stopped {
     let _ends = EndsWith(connection);
@@ -85,14 +85,14 @@ async fn serve_streams(
     let service = service_fn(move |request: Request<Incoming>| {
         counter.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::clone(&serving);
-        boxed(
-            || async move { Ok::<_, io::Error>(handler::handle(connection, request, None).await) },
-        )
+        box_in_place(|| async move {
+            Ok::<_, io::Error>(handler::handle(connection, request, None).await)
+        })
     });
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(H2Stats::default());
     let metrics = Arc::clone(&connection.worker().shared().metrics);
     let streams = Streams::new(metrics, Arc::clone(&seen), limits.body_timeout);
-    let stream = Watched::new(stream, Arc::clone(&seen));
+    let stream = MonitoredIo::new(stream, Arc::clone(&seen));
     let _report = Report {
         connection,
         seen: Arc::clone(&seen),
@@ -111,7 +111,7 @@ async fn serve_streams(
         .keep_alive_interval(limits.header_timeout)
         .keep_alive_timeout(limits.handshake_timeout);
     let serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut serving = Sending::new(serving, outbox);
+    let mut serving = SendEachPoll::new(serving, outbox);
     let idle = idle_h2(connection, &started, &seen, limits.header_timeout);
     let mut idle = pin!(idle);
     let mut stalled = pin!(streams.watch());
@@ -121,7 +121,7 @@ async fn serve_streams(
                 if !seen.is_flooded() {
                     return Stopped::Ended(ended);
                 }
-                connection.cut(Denial::new(ReasonCode::MalformedRequest, Flood.to_string()));
+                connection.cut(Denial::new(ReasonCode::MalformedRequest, FloodError.to_string()));
                 return Stopped::Cut;
             }
             () = stalled.as_mut() => Denial::new(ReasonCode::Timeout, UNTAKEN),
@@ -134,13 +134,13 @@ async fn serve_streams(
             },
             () = idle.as_mut() => {
                 serving.connection().as_mut().graceful_shutdown();
-                let _ = tokio::time::timeout(GOAWAY_PATIENCE, &mut serving).await;
+                let _ = tokio::time::timeout(GOAWAY_TIMEOUT, &mut serving).await;
                 return Stopped::Ended(Ok(()));
             }
         };
         serving.connection().as_mut().graceful_shutdown();
         connection.cut(denial);
-        let _ = tokio::time::timeout(GOAWAY_PATIENCE, &mut serving).await;
+        let _ = tokio::time::timeout(GOAWAY_TIMEOUT, &mut serving).await;
         return Stopped::Cut;
     }
 }
@@ -148,29 +148,29 @@ async fn serve_streams(
 /// Says at a connection's end what h2 has refused by itself.
 struct Report<'a> {
     connection: &'a Connection,
-    seen: Arc<Seen>,
+    seen: Arc<H2Stats>,
     started: Arc<AtomicU64>,
 }
 
 impl Drop for Report<'_> {
     fn drop(&mut self) {
-        if self.connection.cut_off().is_some() {
+        if self.connection.cut_reason().is_some() {
             return;
         }
         let served = self.started.load(Ordering::Relaxed);
         if let Some(detail) = self.seen.refusals(served) {
-            self.connection.refused_by_h2(&detail);
+            self.connection.record_h2_refusal(&detail);
         }
     }
 }
 
 /// Resolves when no request has begun, none was in progress and no answer was on its way
 /// for `longest`, which includes a connection that never says anything.
-async fn idle_h2(connection: &Connection, started: &AtomicU64, sent: &Seen, longest: Duration) {
+async fn idle_h2(connection: &Connection, started: &AtomicU64, sent: &H2Stats, longest: Duration) {
     let mut seen = u64::MAX;
     loop {
         let now = started.load(Ordering::Relaxed);
-        if now == seen && connection.active_requests().is_empty() && sent.is_all_sent() {
+        if now == seen && connection.in_flight().is_empty() && sent.is_all_sent() {
             return;
         }
         seen = now;

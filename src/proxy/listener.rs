@@ -38,15 +38,15 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SHORTEST_SWEEP: Duration = Duration::from_millis(100);
 
 /// What a worker is given.
-enum Given {
+enum WorkerMessage {
     /// A listening socket to accept from.
     Listen(Acceptor),
     /// A connection to serve.
-    Connection(Accepted),
+    Connection(AcceptedConnection),
 }
 
 /// An accepted connection on its way to a worker.
-struct Accepted {
+struct AcceptedConnection {
     stream: Socket,
     peer: SocketAddr,
     connection_id: Arc<str>,
@@ -69,12 +69,12 @@ impl Socket {
 }
 
 struct WorkerHandle {
-    queue: mpsc::UnboundedSender<Given>,
+    queue: mpsc::UnboundedSender<WorkerMessage>,
     load: Arc<AtomicUsize>,
 }
 
 /// All workers, and what connections are named.
-struct Intake {
+struct Dispatcher {
     workers: Vec<WorkerHandle>,
     metrics: Arc<Metrics>,
     prefix: String,
@@ -86,7 +86,7 @@ struct Acceptor {
     listener: std::net::TcpListener,
     slots: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
-    intake: Arc<Intake>,
+    intake: Arc<Dispatcher>,
     /// Which worker it is.
     here: usize,
     /// Dropped when nothing more is accepted.
@@ -95,7 +95,7 @@ struct Acceptor {
 
 /// The running workers.
 pub struct Workers {
-    intake: Arc<Intake>,
+    intake: Arc<Dispatcher>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -169,7 +169,7 @@ impl Workers {
             });
             threads.push(thread);
         }
-        let intake = Arc::new(Intake {
+        let intake = Arc::new(Dispatcher {
             workers,
             metrics: Arc::clone(&shared.metrics),
             prefix,
@@ -195,7 +195,7 @@ impl Workers {
                     continue;
                 }
             };
-            let _ = worker.queue.send(Given::Listen(Acceptor {
+            let _ = worker.queue.send(WorkerMessage::Listen(Acceptor {
                 listener,
                 slots: Arc::clone(&slots),
                 stopping: stopping.clone(),
@@ -268,7 +268,7 @@ impl Acceptor {
     }
 }
 
-impl Intake {
+impl Dispatcher {
     /// Gives a connection that was accepted by worker `here` to a worker.
     fn place(
         &self,
@@ -286,12 +286,14 @@ impl Intake {
         };
         let guard = ConnectionGuard::new(slot, Arc::clone(&worker.load), Arc::clone(&self.metrics));
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let _ = worker.queue.send(Given::Connection(Accepted {
-            stream,
-            peer,
-            connection_id: format!("{}-{number}", self.prefix).into(),
-            guard,
-        }));
+        let _ = worker
+            .queue
+            .send(WorkerMessage::Connection(AcceptedConnection {
+                stream,
+                peer,
+                connection_id: format!("{}-{number}", self.prefix).into(),
+                guard,
+            }));
         Ok(())
     }
 
@@ -313,7 +315,7 @@ impl Intake {
     }
 }
 
-async fn run<S, F>(worker: Arc<Worker>, mut given: mpsc::UnboundedReceiver<Given>, serve: S)
+async fn run<S, F>(worker: Arc<Worker>, mut given: mpsc::UnboundedReceiver<WorkerMessage>, serve: S)
 where
     S: Fn(Arc<Worker>, TcpStream, SocketAddr, Arc<str>, ConnectionGuard) -> F,
     F: Future<Output = ()> + Send + 'static,
@@ -326,11 +328,11 @@ where
             given = given.recv() => {
                 let accepted = match given {
                     None => break,
-                    Some(Given::Listen(acceptor)) => {
+                    Some(WorkerMessage::Listen(acceptor)) => {
                         tokio::spawn(acceptor.run());
                         continue;
                     }
-                    Some(Given::Connection(accepted)) => accepted,
+                    Some(WorkerMessage::Connection(accepted)) => accepted,
                 };
                 let stream = match accepted.stream.here() {
                     Ok(stream) => stream,
@@ -348,7 +350,7 @@ where
                 ));
             }
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
-                worker.note_panic(ended);
+                worker.record_panic(ended);
             }
         }
     }
@@ -358,7 +360,7 @@ where
     let patience = worker.shared().snapshot.load().limits.drain_timeout;
     let drain = async {
         while let Some(ended) = connections.join_next().await {
-            worker.note_panic(ended);
+            worker.record_panic(ended);
         }
     };
     let mut aborting = worker.shared().aborting.clone();

@@ -101,7 +101,7 @@ fn framing_tricks_are_refused_and_whole_requests_pass() {
         let mut machine = FramingMachine::new(32 * 1024);
         let step = machine.advance(&seed.octets);
         let whole = machine.heads() > 0 && machine.is_at_head() && !machine.is_inside_head();
-        let became = match (step.violation.is_some(), whole) {
+        let became = match (step.error.is_some(), whole) {
             (true, _) => "[refused]",
             (false, true) => "[passed]",
             (false, false) => "[unfinished]",

@@ -131,7 +131,7 @@ impl Way<'_> {
         let route = authorize::select(&snapshot.routes, method, &target)
             .map_err(|refusal| self.refuse("route", refusal))?;
         self.route(route);
-        let asking = authorize::Asking {
+        let asking = authorize::Evidence {
             proof: Some(proof),
             presented: question.presented,
             address: UNKNOWN,

@@ -16,29 +16,29 @@ const MOST: usize = 16;
 /// was last found out about that, the route, the other credentials of the request,
 /// the signing key and the snapshot are what they depend on.
 #[derive(Debug, Default)]
-pub(crate) struct CallerAssertions {
-    kept: Mutex<Vec<Kept>>,
+pub(crate) struct AssertionCache {
+    kept: Mutex<Vec<CachedAssertion>>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct CachedAssertion {
     route: Arc<Route>,
     generation: u64,
     kid: Box<str>,
     fresh_until: u64,
-    basis: Basis,
+    basis: CallerKey,
     assertion: SignedAssertion,
 }
 
 /// What an assertion says about a caller.
 #[derive(Debug)]
-struct Basis {
+struct CallerKey {
     token: Option<String>,
     api_key: Option<ApiKeyUse>,
     peer: Option<Arc<PeerIdentity>>,
 }
 
-impl Basis {
+impl CallerKey {
     fn of(principal: &Principal) -> Self {
         Self {
             token: principal.token().map(|token| token.hash.clone()),
@@ -58,7 +58,7 @@ impl Basis {
     }
 }
 
-impl CallerAssertions {
+impl AssertionCache {
     /// The assertion for a route: a kept one until half its lifetime has passed.
     pub(crate) fn get(
         &self,
@@ -87,11 +87,11 @@ impl CallerAssertions {
         if kept.len() >= MOST {
             kept.remove(0);
         }
-        kept.push(Kept {
+        kept.push(CachedAssertion {
             route: Arc::clone(route),
             generation: snapshot.generation,
             kid: kid.into(),
-            basis: Basis::of(principal),
+            basis: CallerKey::of(principal),
             fresh_until: now + assertion.expires().saturating_sub(now) / 2,
             assertion: assertion.clone(),
         });
@@ -138,7 +138,7 @@ mod tests {
             Principal::from_certificate(peer, 0, false)
         };
         let principal = verified();
-        let basis = Basis::of(&principal);
+        let basis = CallerKey::of(&principal);
         assert!(basis.is_that_of(&principal.clone()));
         assert!(!basis.is_that_of(&verified()));
     }

@@ -12,19 +12,19 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 
 use crate::crypto;
-use crate::proxy::wire::buffer_budget::{HeldBytes, Room};
+use crate::proxy::wire::buffer_budget::{BufferBudget, BufferReservation};
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 
 /// A whole body. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Held {
+pub(crate) struct BufferedBody {
     pub(super) data: Bytes,
     pub(super) trailers: Option<HeaderMap>,
-    _room: Option<Arc<Room>>,
+    _room: Option<Arc<BufferReservation>>,
 }
 
-impl Held {
+impl BufferedBody {
     /// SHA-256 of its octets.
     pub(crate) fn hash(&self) -> [u8; 32] {
         crypto::sha256(&self.data)
@@ -36,8 +36,8 @@ impl Held {
 pub(crate) async fn read<B>(
     body: B,
     (most, declared): (u64, Option<u64>),
-    (held, most_held): (&Arc<HeldBytes>, u64),
-) -> Result<Held, Refusal>
+    (held, most_held): (&Arc<BufferBudget>, u64),
+) -> Result<BufferedBody, Refusal>
 where
     B: Body<Data = Bytes>,
     Refusal: From<B::Error>,
@@ -51,7 +51,7 @@ where
     if declared.is_some_and(|length| length > most) {
         return Err(too_large());
     }
-    let mut room = Room::new(Arc::clone(held));
+    let mut room = BufferReservation::new(Arc::clone(held));
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     let mut trailers = None;
@@ -78,7 +78,7 @@ where
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    Ok(Held {
+    Ok(BufferedBody {
         data: if more.is_empty() {
             first
         } else {

@@ -11,9 +11,11 @@ use crate::telemetry::metrics::Metrics;
 /// A connection's slot and its place among its worker's connections; freed with
 /// the last clone, so that streams and bodies keep it as long as they last.
 #[derive(Clone)]
-pub(crate) struct ConnectionGuard(#[expect(dead_code, reason = "held for its drop")] Arc<Held>);
+pub(crate) struct ConnectionGuard(
+    #[expect(dead_code, reason = "held for its drop")] Arc<ConnectionSlot>,
+);
 
-struct Held {
+struct ConnectionSlot {
     _slot: OwnedSemaphorePermit,
     load: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
@@ -28,7 +30,7 @@ impl ConnectionGuard {
     ) -> Self {
         load.fetch_add(1, Ordering::Relaxed);
         metrics.connection_opened();
-        Self(Arc::new(Held {
+        Self(Arc::new(ConnectionSlot {
             _slot: slot,
             load,
             metrics,
@@ -42,7 +44,7 @@ impl fmt::Debug for ConnectionGuard {
     }
 }
 
-impl Drop for Held {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.load.fetch_sub(1, Ordering::Relaxed);
         self.metrics.connection_closed();

@@ -21,16 +21,16 @@ use crate::snapshot::Snapshot;
 use crate::upstream::gate::Pass;
 
 /// What was permitted: enough to decide it again.
-pub(crate) struct Permitted {
+pub(crate) struct PermittedRequest {
     pub(crate) method: Method,
     pub(crate) host: String,
     pub(crate) decoded_path: String,
     pub(crate) principal: Option<Principal>,
     /// The credentials beside the certificate, where the route asked for any.
-    pub(crate) kept: Option<Box<Kept>>,
+    pub(crate) kept: Option<Box<UsedCredentials>>,
 }
 
-impl Permitted {
+impl PermittedRequest {
     /// What `permit` allowed; `presented` are the credentials it rests on.
     pub(crate) fn new(
         method: Method,
@@ -46,14 +46,14 @@ impl Permitted {
             principal: permit.principal().cloned(),
             kept: (!route.authenticators.is_empty()).then(|| {
                 let rules = *route.authenticators.rules();
-                Box::new(Kept { presented, rules })
+                Box::new(UsedCredentials { presented, rules })
             }),
         }
     }
 }
 
 /// Credentials that let a request in, and by which rules.
-pub(crate) struct Kept {
+pub(crate) struct UsedCredentials {
     pub(crate) presented: Presented,
     pub(crate) rules: [u8; 32],
 }
@@ -63,26 +63,26 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// All requests in progress on one connection.
 #[derive(Default)]
-pub(crate) struct ActiveRequests {
-    entries: Mutex<Vec<Arc<Permitted>>>,
+pub(crate) struct InFlightRequests {
+    entries: Mutex<Vec<Arc<PermittedRequest>>>,
 }
 
 /// One of them, until it is dropped.
-pub(crate) struct ActiveRequest {
-    all: Arc<ActiveRequests>,
-    permitted: Arc<Permitted>,
+pub(crate) struct InFlightRequest {
+    all: Arc<InFlightRequests>,
+    permitted: Arc<PermittedRequest>,
     /// Its place among the requests of its upstream.
     pass: Option<Pass>,
     /// When its answer has to be over.
     until: Option<Instant>,
 }
 
-impl ActiveRequests {
+impl InFlightRequests {
     /// Enters a permitted request.
-    pub(crate) fn enter(self: &Arc<Self>, permitted: Permitted) -> ActiveRequest {
+    pub(crate) fn register(self: &Arc<Self>, permitted: PermittedRequest) -> InFlightRequest {
         let permitted = Arc::new(permitted);
         self.lock().push(Arc::clone(&permitted));
-        ActiveRequest {
+        InFlightRequest {
             all: Arc::clone(self),
             permitted,
             pass: None,
@@ -138,7 +138,7 @@ impl ActiveRequests {
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Permitted>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<PermittedRequest>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -146,7 +146,7 @@ impl ActiveRequests {
 /// Resolves when the credentials of a request have expired, with what to say.
 pub(crate) type Deadline = Pin<Box<dyn Future<Output = Denial> + Send>>;
 
-impl ActiveRequest {
+impl InFlightRequest {
     /// Its answer has to be over then.
     pub(crate) const fn bound(&mut self, until: Option<Instant>) {
         self.until = until;
@@ -218,7 +218,7 @@ pub(crate) async fn unless_expired<T>(
     }
 }
 
-impl Drop for ActiveRequest {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
         let mut entries = self.all.lock();
         if let Some(position) = entries
@@ -230,8 +230,8 @@ impl Drop for ActiveRequest {
     }
 }
 
-impl fmt::Debug for ActiveRequests {
+impl fmt::Debug for InFlightRequests {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "ActiveRequests({})", self.lock().len())
+        write!(formatter, "InFlightRequests({})", self.lock().len())
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Sleep;
 use super::Connection;
 use crate::clock;
 use crate::policy::Denial;
-use crate::proxy::task::poll_on_wake::Quiet;
+use crate::proxy::task::poll_on_wake::PollOnWake;
 
 /// Longest single sleep: the wall clock may be set meanwhile.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
@@ -122,7 +122,7 @@ impl Lifetime {
                 () = timer => Event::Timer,
             }
         };
-        Quiet::new(pin!(event)).await
+        PollOnWake::new(pin!(event)).await
     }
 
     /// Whether the path has expired; arms the timer where it has not.
@@ -145,7 +145,7 @@ impl Lifetime {
     /// request in progress against its routes.
     fn recheck(&mut self, connection: &Connection) -> Result<(), Denial> {
         let snapshot = connection.snapshot();
-        if let Some(until) = connection.verify_again(&snapshot)? {
+        if let Some(until) = connection.reverify(&snapshot)? {
             self.holds_until = Some(until);
             // It may be earlier than before: arm the timer anew.
             self.expiry = None;

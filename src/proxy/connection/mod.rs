@@ -18,11 +18,11 @@ use arc_swap::ArcSwap;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::Notify;
 
-use self::assertion_cache::CallerAssertions;
+use self::assertion_cache::AssertionCache;
 use self::guard::ConnectionGuard;
-use self::in_flight::{ActiveRequest, ActiveRequests, Permitted};
+use self::in_flight::{InFlightRequest, InFlightRequests, PermittedRequest};
 use self::worker::Worker;
-use super::wire::forwarded_headers::Told;
+use super::wire::forwarded_headers::ForwardedHeaderCache;
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
 use crate::identity::PeerIdentity;
@@ -34,7 +34,7 @@ use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
 use crate::tls::ClientCertificate;
 
 /// What the handshake proved.
-struct Proven {
+struct ProvenIdentity {
     /// As it was last verified: how revocation was established, and under which
     /// root, changes while a connection lasts.
     identity: ArcSwap<PeerIdentity>,
@@ -42,7 +42,7 @@ struct Proven {
     resumed: bool,
 }
 
-impl From<ConnectionProof> for Proven {
+impl From<ConnectionProof> for ProvenIdentity {
     fn from(proof: ConnectionProof) -> Self {
         Self {
             identity: ArcSwap::new(proof.identity),
@@ -60,21 +60,21 @@ pub(crate) struct Connection {
     facts: Arc<ConnectionFacts>,
     /// The TLS server name, normalized.
     server_name: Option<String>,
-    proof: Option<Proven>,
+    proof: Option<ProvenIdentity>,
     /// The state that the identity was last held against. Held while the identity
     /// changes, so that the two belong together.
     verified_by: Mutex<TrustStamp>,
-    caller_assertions: CallerAssertions,
+    caller_assertions: AssertionCache,
     /// The chain that the caller presented, where it proved an identity.
     chain: Option<Arc<[CertificateDer<'static>]>>,
-    told: Told,
-    active: Arc<ActiveRequests>,
+    told: ForwardedHeaderCache,
+    active: Arc<InFlightRequests>,
     cut: OnceLock<Denial>,
-    gone: Gone,
+    gone: EndSignal,
 }
 
 /// What a connection is made of when its handshake is over.
-pub(crate) struct Opened {
+pub(crate) struct ConnectionParts {
     pub(crate) worker: Arc<Worker>,
     pub(crate) guard: ConnectionGuard,
     pub(crate) facts: ConnectionFacts,
@@ -87,31 +87,31 @@ pub(crate) struct Opened {
 
 /// Whether a connection has come to its end, for what does not run in its own task.
 #[derive(Debug, Default)]
-struct Gone {
+struct EndSignal {
     is: AtomicBool,
     bell: Notify,
 }
 
 impl Connection {
-    pub(crate) fn new(opened: Opened) -> Self {
+    pub(crate) fn new(opened: ConnectionParts) -> Self {
         Self {
             worker: opened.worker,
             guard: opened.guard,
             facts: Arc::new(opened.facts),
             server_name: opened.server_name,
-            proof: opened.proof.map(Proven::from),
+            proof: opened.proof.map(ProvenIdentity::from),
             verified_by: Mutex::new(opened.verified_by),
-            caller_assertions: CallerAssertions::default(),
+            caller_assertions: AssertionCache::default(),
             chain: opened.chain,
-            told: Told::default(),
+            told: ForwardedHeaderCache::default(),
             active: Arc::default(),
             cut: OnceLock::new(),
-            gone: Gone::default(),
+            gone: EndSignal::default(),
         }
     }
 
     /// Resolves when the connection is cut off or over.
-    pub(crate) async fn gone(&self) {
+    pub(crate) async fn ended(&self) {
         // Made before the look, so that no end in between is missed.
         let end = self.gone.bell.notified();
         if !self.gone.is.load(Ordering::Acquire) {
@@ -124,12 +124,12 @@ impl Connection {
         self.gone.bell.notify_waiters();
     }
 
-    pub(crate) const fn active_requests(&self) -> &Arc<ActiveRequests> {
+    pub(crate) const fn in_flight(&self) -> &Arc<InFlightRequests> {
         &self.active
     }
 
     /// Why the connection was cut off, if it was.
-    pub(crate) fn cut_off(&self) -> Option<&Denial> {
+    pub(crate) fn cut_reason(&self) -> Option<&Denial> {
         self.cut.get()
     }
 
@@ -155,7 +155,7 @@ impl Connection {
     }
 
     /// Writes down what h2 has refused before anybody else saw it.
-    pub(super) fn refused_by_h2(&self, detail: &str) {
+    pub(super) fn record_h2_refusal(&self, detail: &str) {
         let reason = ReasonCode::MalformedRequest;
         let worker = &self.worker;
         worker
@@ -199,11 +199,11 @@ impl Connection {
     }
 
     /// What services are told about the connection.
-    pub(crate) const fn told(&self) -> &Told {
+    pub(crate) const fn forwarded_headers(&self) -> &ForwardedHeaderCache {
         &self.told
     }
 
-    pub(crate) const fn caller_assertions(&self) -> &CallerAssertions {
+    pub(crate) const fn assertion_cache(&self) -> &AssertionCache {
         &self.caller_assertions
     }
 
@@ -217,7 +217,7 @@ impl Connection {
     ///
     /// # Errors
     /// Why it does not hold any longer.
-    pub(crate) fn hold_against(&self, snapshot: &Snapshot) -> Result<(), Denial> {
+    pub(crate) fn ensure_verified(&self, snapshot: &Snapshot) -> Result<(), Denial> {
         let stamp = snapshot.trust_stamp();
         if *self
             .verified_by
@@ -227,7 +227,7 @@ impl Connection {
         {
             return Ok(());
         }
-        self.verify_again(snapshot).map(|_| ())
+        self.reverify(snapshot).map(|_| ())
     }
 
     /// Verifies the connection's chain under a snapshot and says until when that
@@ -235,7 +235,7 @@ impl Connection {
     ///
     /// # Errors
     /// Why it does not hold any longer.
-    pub(crate) fn verify_again(&self, snapshot: &Snapshot) -> Result<Option<i64>, Denial> {
+    pub(crate) fn reverify(&self, snapshot: &Snapshot) -> Result<Option<i64>, Denial> {
         // Read first: a change in between only costs another look.
         let stamp = snapshot.trust_stamp();
         let gone = || {
@@ -292,15 +292,15 @@ impl Connection {
     ///
     /// # Errors
     /// Why the newest configuration does not permit one of them.
-    pub(crate) fn enter(
+    pub(crate) fn register(
         &self,
         snapshot: &Snapshot,
-        permitted: Permitted,
-    ) -> Result<ActiveRequest, Denial> {
-        let active = self.active.enter(permitted);
+        permitted: PermittedRequest,
+    ) -> Result<InFlightRequest, Denial> {
+        let active = self.active.register(permitted);
         // A configuration that came while credentials were looked at did not see this
         // request among them.
-        if !self.has_newest(snapshot) {
+        if !self.is_current(snapshot) {
             self.recheck_requests(&self.snapshot())?;
         }
         Ok(active)
@@ -317,7 +317,7 @@ impl Connection {
     }
 
     /// Whether no other configuration has come since this one.
-    fn has_newest(&self, snapshot: &Snapshot) -> bool {
+    fn is_current(&self, snapshot: &Snapshot) -> bool {
         self.worker.shared().snapshot.load().generation == snapshot.generation
     }
 

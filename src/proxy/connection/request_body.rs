@@ -14,15 +14,14 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::buffered_body::Held;
+use super::buffered_body::BufferedBody;
 use super::guard::ConnectionGuard;
 use crate::policy::Denial;
 use crate::proxy::wire::expect_continue::Expectation;
-use crate::proxy::wire::framing_io::FramingError;
-use crate::proxy::wire::head::Violation;
+use crate::proxy::wire::head::FramingError;
 use crate::proxy::wire::headers;
 use crate::proxy::wire::refusal::Refusal;
-use crate::proxy::wire::upload_progress::Upload;
+use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
 
 /// Why a caller's body ended early.
@@ -92,7 +91,7 @@ pub(crate) struct RequestBody {
     left: Option<u64>,
     /// The service has to ask for it first.
     asked_for: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    upload: Arc<Upload>,
+    upload: Arc<UploadProgress>,
     /// Fields that are nobody's but the gateway's: assertion and API key.
     private: [HeaderName; 2],
     /// Keeps the connection's slot as long as the body lasts.
@@ -104,7 +103,7 @@ enum Source {
     /// From its connection, piece by piece.
     Incoming(Incoming),
     /// From memory.
-    Held(Held),
+    BufferedBody(BufferedBody),
 }
 
 impl Source {
@@ -114,7 +113,7 @@ impl Source {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self {
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
-            Self::Held(held) => Poll::Ready(if held.data.is_empty() {
+            Self::BufferedBody(held) => Poll::Ready(if held.data.is_empty() {
                 held.trailers.take().map(|t| Ok(Frame::trailers(t)))
             } else {
                 Some(Ok(Frame::data(std::mem::take(&mut held.data))))
@@ -125,7 +124,7 @@ impl Source {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Incoming(incoming) => incoming.is_end_stream(),
-            Self::Held(held) => held.data.is_empty() && held.trailers.is_none(),
+            Self::BufferedBody(held) => held.data.is_empty() && held.trailers.is_none(),
         }
     }
 
@@ -133,8 +132,8 @@ impl Source {
         match self {
             Self::Incoming(incoming) => incoming.size_hint(),
             // Trailers need chunks, and those no length.
-            Self::Held(held) if held.trailers.is_some() => SizeHint::default(),
-            Self::Held(held) => {
+            Self::BufferedBody(held) if held.trailers.is_some() => SizeHint::default(),
+            Self::BufferedBody(held) => {
                 SizeHint::with_exact(u64::try_from(held.data.len()).unwrap_or(u64::MAX))
             }
         }
@@ -143,10 +142,14 @@ impl Source {
 
 impl RequestBody {
     /// A body that was read whole.
-    pub(crate) fn held(held: Held, private: [HeaderName; 2], guard: ConnectionGuard) -> Self {
-        let source = Source::Held(held);
+    pub(crate) fn held(
+        held: BufferedBody,
+        private: [HeaderName; 2],
+        guard: ConnectionGuard,
+    ) -> Self {
+        let source = Source::BufferedBody(held);
         Self {
-            upload: Arc::new(Upload::new(source.is_end_stream())),
+            upload: Arc::new(UploadProgress::new(source.is_end_stream())),
             source,
             pause: None,
             left: None,
@@ -163,7 +166,7 @@ impl RequestBody {
         private: [HeaderName; 2],
         guard: ConnectionGuard,
     ) -> Self {
-        let upload = Arc::new(Upload::new(incoming.is_end_stream()));
+        let upload = Arc::new(UploadProgress::new(incoming.is_end_stream()));
         Self {
             source: Source::Incoming(incoming),
             pause: longest_pause.map(Pause::new),
@@ -186,24 +189,22 @@ impl RequestBody {
     }
 
     /// How far it is on its way.
-    pub(crate) const fn upload(&self) -> &Arc<Upload> {
+    pub(crate) const fn upload(&self) -> &Arc<UploadProgress> {
         &self.upload
     }
 
     /// What it takes to send it once more: nothing of it, or all of it, is in
     /// memory.
-    pub(crate) fn again(&self) -> Option<Held> {
+    pub(crate) fn again(&self) -> Option<BufferedBody> {
         match &self.source {
-            Source::Held(held) => Some(held.clone()),
-            Source::Incoming(incoming) => incoming.is_end_stream().then(Held::default),
+            Source::BufferedBody(held) => Some(held.clone()),
+            Source::Incoming(incoming) => incoming.is_end_stream().then(BufferedBody::default),
         }
     }
 
     fn failed(error: &hyper::Error) -> RequestBodyError {
         match find_source::<FramingError>(error) {
-            Some(FramingError(Violation { reason, detail })) => {
-                RequestBodyError::new(*reason, *detail)
-            }
+            Some(FramingError { reason, detail }) => RequestBodyError::new(*reason, *detail),
             None => RequestBodyError::new(
                 ReasonCode::MalformedRequest,
                 format!("the caller's body ended early: {error}"),

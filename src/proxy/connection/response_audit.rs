@@ -4,26 +4,26 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Connection;
-use super::in_flight::ActiveRequest;
+use super::in_flight::InFlightRequest;
 use crate::policy::Denial;
 use crate::telemetry::record::AuditRecord;
 
 /// The audit record of an answer under way, and its place among the requests in
 /// progress. Dropping it closes both.
-pub(crate) struct Account {
+pub(crate) struct ResponseAudit {
     record: AuditRecord,
     /// None for an answer that the gateway made.
-    active: Option<ActiveRequest>,
+    active: Option<InFlightRequest>,
     connection: Arc<Connection>,
     /// Nothing remains to be said of how it ended.
     settled: bool,
 }
 
-impl Account {
+impl ResponseAudit {
     /// Of a service's answer.
     pub(crate) const fn streamed(
         record: AuditRecord,
-        active: ActiveRequest,
+        active: InFlightRequest,
         connection: Arc<Connection>,
     ) -> Self {
         Self {
@@ -66,19 +66,21 @@ impl Account {
     }
 }
 
-impl Drop for Account {
+impl Drop for ResponseAudit {
     fn drop(&mut self) {
         if self.settled {
             return;
         }
-        if let Some(denial) = self.connection.cut_off() {
+        if let Some(denial) = self.connection.cut_reason() {
             self.record.refused(denial.reason, &denial.recorded());
         }
     }
 }
 
-impl fmt::Debug for Account {
+impl fmt::Debug for ResponseAudit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Account").finish_non_exhaustive()
+        formatter
+            .debug_struct("ResponseAudit")
+            .finish_non_exhaustive()
     }
 }

@@ -25,12 +25,12 @@ const LONGEST: Duration = Duration::from_millis(450);
 
 /// A worker's batches.
 #[derive(Debug)]
-pub(crate) struct Herald {
+pub(crate) struct TrustBroadcast {
     batches: Vec<watch::Sender<()>>,
     next: AtomicUsize,
 }
 
-impl Default for Herald {
+impl Default for TrustBroadcast {
     fn default() -> Self {
         Self {
             batches: (0..BATCHES).map(|_| watch::Sender::new(())).collect(),
@@ -39,7 +39,7 @@ impl Default for Herald {
     }
 }
 
-impl Herald {
+impl TrustBroadcast {
     /// Adds a connection. It hears of every change that is put in service from now
     /// on: one that reads the state afterwards either sees it or is told of it.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
@@ -84,7 +84,7 @@ mod tests {
     #[tokio::test]
     async fn everybody_is_told_and_others_have_their_turn_between_batches() {
         const CONNECTIONS: usize = 10 * BATCHES;
-        let herald = Rc::new(Herald::default());
+        let herald = Rc::new(TrustBroadcast::default());
         let (change, changes) = watch::channel(0);
         // What happened: a connection heard of it (true), or something else ran.
         let seen: Rc<RefCell<Vec<bool>>> = Rc::default();
@@ -129,7 +129,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_comes_while_others_are_told_misses_nothing() {
-        let herald = Herald::default();
+        let herald = TrustBroadcast::default();
         let (change, changes) = watch::channel(0);
         let state = AtomicUsize::new(0);
         let _first = herald.subscribe();

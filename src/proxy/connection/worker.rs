@@ -6,8 +6,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::request_body::RequestBody;
-use super::trust_broadcast::Herald;
-use crate::proxy::wire::buffer_budget::HeldBytes;
+use super::trust_broadcast::TrustBroadcast;
+use crate::proxy::wire::buffer_budget::BufferBudget;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::AuditSink;
 use crate::telemetry::chains::ChainKeeper;
@@ -22,7 +22,7 @@ pub struct Shared {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// What bodies that are read whole take at the moment.
-    pub held: Arc<HeldBytes>,
+    pub held: Arc<BufferBudget>,
     /// Keeps the chains that callers present, where that is wanted.
     pub chains: Option<ChainKeeper>,
     /// Counts up after a new snapshot was put in place or its deny list changed.
@@ -39,7 +39,7 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     pool: Arc<PoolShard<RequestBody>>,
     audit: AuditSink,
-    herald: Herald,
+    herald: TrustBroadcast,
 }
 
 impl Worker {
@@ -48,7 +48,7 @@ impl Worker {
             shared,
             pool: Arc::default(),
             audit,
-            herald: Herald::default(),
+            herald: TrustBroadcast::default(),
         }
     }
 
@@ -74,15 +74,15 @@ impl Worker {
         self.herald.run(self.shared.changes.clone()).await;
     }
 
-    pub(crate) fn note_panic(&self, ended: Result<(), tokio::task::JoinError>) {
+    pub(crate) fn record_panic(&self, ended: Result<(), tokio::task::JoinError>) {
         if ended.is_err_and(|error| error.is_panic()) {
-            note_panic(&self.shared.metrics);
+            record_panic(&self.shared.metrics);
         }
     }
 }
 
 /// Counts a connection, or a stream of one, that ended by our own fault.
-pub(crate) fn note_panic(metrics: &Metrics) {
+pub(crate) fn record_panic(metrics: &Metrics) {
     metrics.panicked();
     tracing::error!("a connection ended by a panic; please report this");
 }

@@ -17,19 +17,19 @@ use hyper::body::Incoming;
 use crate::assertion::SignedAssertion;
 use crate::policy::Permit;
 use crate::proxy::connection::request_body::{RequestBody, find_source};
-use crate::proxy::task::yield_once::others_first;
+use crate::proxy::task::yield_once::yield_once;
 use crate::proxy::wire::expect_continue::Expectation;
 use crate::proxy::wire::headers;
 use crate::proxy::wire::refusal::Refusal;
 use crate::proxy::wire::response_framing;
-use crate::proxy::wire::upload_progress::Upload;
+use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
 use crate::upstream::pool::{Lease, PoolShard};
 use crate::upstream::{Affinity, FLOOD, HttpProtocol, Upstream};
 
 /// What entitles a request to be forwarded.
 #[derive(Debug)]
-pub(crate) enum Warrant {
+pub(crate) enum ForwardAuthorization {
     /// A signed assertion about its caller.
     Signed(SignedAssertion),
     /// A permit for nobody, from a route that says so explicitly.
@@ -47,11 +47,11 @@ impl AnonymousPermit {
 }
 
 /// A service's answer and the connection it is still being read from.
-pub(crate) struct Answer {
+pub(crate) struct UpstreamResponse {
     pub(crate) response: Response<Incoming>,
     pub(crate) lease: Lease<RequestBody>,
     /// How much of the request has been handed over.
-    pub(crate) upload: Arc<Upload>,
+    pub(crate) upload: Arc<UploadProgress>,
     /// The service has answered without asking for the body.
     pub(crate) body_unwanted: bool,
     /// The answer has no content, whatever the service sends.
@@ -94,7 +94,7 @@ impl From<Refusal> for ForwardError {
 }
 
 /// What a request wants of its way, read before it is stripped.
-pub(crate) struct Wishes {
+pub(crate) struct RequestHints {
     /// gRPC over h2: streams pause, and deadlines are the service's.
     pub(crate) grpc: bool,
     /// The caller takes trailers (RFC 9110 section 10.1.4).
@@ -107,7 +107,7 @@ pub(crate) struct Wishes {
     expects: bool,
 }
 
-impl Wishes {
+impl RequestHints {
     /// `private` gives the fields that are nobody's but the gateway's.
     pub(crate) fn of(parts: &request::Parts, private: impl FnOnce() -> [HeaderName; 2]) -> Self {
         let grpc = parts.version == http::Version::HTTP_2 && headers::is_grpc(&parts.headers);
@@ -181,7 +181,7 @@ pub(crate) struct Attempt<'a> {
     /// A connection that is there for this request alone.
     pub(crate) own: Option<Box<Lease<RequestBody>>>,
     pub(crate) assertion_header: &'a HeaderName,
-    pub(crate) warrant: &'a Warrant,
+    pub(crate) warrant: &'a ForwardAuthorization,
     /// What the caller has to do with the choice of an endpoint.
     pub(crate) affinity: Affinity<'a>,
     /// Asks for a new connection.
@@ -215,9 +215,9 @@ pub(crate) async fn forward(
     mut attempt: Attempt<'_>,
     mut parts: request::Parts,
     body: RequestBody,
-) -> Result<Answer, ForwardError> {
+) -> Result<UpstreamResponse, ForwardError> {
     let upstream = attempt.upstream;
-    if let Warrant::Signed(assertion) = attempt.warrant {
+    if let ForwardAuthorization::Signed(assertion) = attempt.warrant {
         parts.headers.insert(
             attempt.assertion_header.clone(),
             assertion.header_value().clone(),
@@ -226,7 +226,7 @@ pub(crate) async fn forward(
     // It was made for this request, and no other would be like it.
     let is_own = attempt.own.is_some();
     // Before the connection is chosen: it is looked at right before it is used.
-    others_first().await;
+    yield_once().await;
     let mut lease = attempt.lease().await?;
     let upload = Arc::clone(body.upload());
     let mut request = Request::from_parts(parts, body);
@@ -274,8 +274,8 @@ fn answered(
     attempt: &Attempt<'_>,
     mut response: Response<Incoming>,
     mut lease: Lease<RequestBody>,
-    upload: Arc<Upload>,
-) -> Result<Answer, ForwardError> {
+    upload: Arc<UploadProgress>,
+) -> Result<UpstreamResponse, ForwardError> {
     let refuse = |flaw: &str| {
         let detail = format!("{} {flaw}", attempt.upstream.name());
         Err(Refusal::new(ReasonCode::UpstreamProtocol, detail).into())
@@ -303,7 +303,7 @@ fn answered(
     let body_unwanted = attempt
         .expectation
         .is_some_and(|expectation| expectation.answered());
-    Ok(Answer {
+    Ok(UpstreamResponse {
         response,
         lease,
         upload,

@@ -9,13 +9,15 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, request};
 use tokio::time::Instant;
 
-use super::{AnonymousPermit, Answer, Attempt, ForwardError, Warrant, forward};
+use super::{
+    AnonymousPermit, Attempt, ForwardAuthorization, ForwardError, UpstreamResponse, forward,
+};
 use crate::assertion::signer::RequestBinding;
 use crate::clock;
 use crate::identity::Principal;
 use crate::policy::Permit;
 use crate::proxy::connection::Connection;
-use crate::proxy::connection::buffered_body::Held;
+use crate::proxy::connection::buffered_body::BufferedBody;
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::stages::authorize;
 use crate::proxy::wire::expect_continue::Expectation;
@@ -29,7 +31,7 @@ use crate::upstream::{Affinity, HttpProtocol, UpstreamConfig};
 
 /// A permitted request of one connection, and what it is decided by.
 #[derive(Clone, Copy)]
-pub(crate) struct Permitted<'a> {
+pub(crate) struct ForwardContext<'a> {
     pub(crate) connection: &'a Arc<Connection>,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) route: &'a Arc<Route>,
@@ -37,7 +39,7 @@ pub(crate) struct Permitted<'a> {
 }
 
 /// What the assertion is bound to, as it is forwarded, and how to forward it.
-pub(crate) struct Bound<'a> {
+pub(crate) struct OutboundRequest<'a> {
     pub(crate) method: String,
     pub(crate) authority: &'a str,
     pub(crate) target: &'a PathAndQuery,
@@ -54,14 +56,14 @@ pub(crate) struct Bound<'a> {
 }
 
 /// What is needed to send a request once more.
-struct Spare {
+struct RetryCopy {
     parts: request::Parts,
-    body: Held,
+    body: BufferedBody,
     /// Sending it twice does what sending it once does (RFC 9110 section 9.2.2).
     idempotent: bool,
 }
 
-impl Spare {
+impl RetryCopy {
     /// None where the request is sent once at most.
     fn of(parts: &request::Parts, body: &RequestBody, upstream: &UpstreamConfig) -> Option<Self> {
         let idempotent = is_idempotent(&parts.method);
@@ -93,12 +95,12 @@ fn is_idempotent(method: &Method) -> bool {
 
 /// Sends the request, on a connection of its `own` where it has one.
 pub(crate) async fn send(
-    permitted: &Permitted<'_>,
-    bound: &Bound<'_>,
+    permitted: &ForwardContext<'_>,
+    bound: &OutboundRequest<'_>,
     request: (request::Parts, RequestBody),
     own: Option<Box<Lease<RequestBody>>>,
     record: &mut AuditRecord,
-) -> Result<Answer, Refusal> {
+) -> Result<UpstreamResponse, Refusal> {
     let upstream = &permitted.route.upstream;
     let answered = match bound.deadline {
         None => until_answered(permitted, bound, request, own, record).await,
@@ -122,13 +124,13 @@ pub(crate) async fn send(
 }
 
 async fn until_answered(
-    permitted: &Permitted<'_>,
-    bound: &Bound<'_>,
+    permitted: &ForwardContext<'_>,
+    bound: &OutboundRequest<'_>,
     request: (request::Parts, RequestBody),
     mut own: Option<Box<Lease<RequestBody>>>,
     record: &mut AuditRecord,
-) -> Result<Answer, Refusal> {
-    let Permitted {
+) -> Result<UpstreamResponse, Refusal> {
+    let ForwardContext {
         connection,
         snapshot,
         route,
@@ -136,7 +138,7 @@ async fn until_answered(
     } = permitted;
     let upstream = &route.upstream;
     let affinity = affinity(route, permit);
-    let spare = Spare::of(&request.0, &request.1, upstream.config());
+    let spare = RetryCopy::of(&request.0, &request.1, upstream.config());
     let mut left = upstream.config().retries;
     let mut pending = request;
     let mut fresh = false;
@@ -200,23 +202,23 @@ async fn until_answered(
 }
 
 fn warrant(
-    permitted: &Permitted<'_>,
-    bound: &Bound<'_>,
+    permitted: &ForwardContext<'_>,
+    bound: &OutboundRequest<'_>,
     record: &mut AuditRecord,
-) -> Result<Warrant, Refusal> {
-    let Permitted {
+) -> Result<ForwardAuthorization, Refusal> {
+    let ForwardContext {
         connection,
         snapshot,
         route,
         permit,
     } = permitted;
     // Nothing more is vouched for once the identity no longer holds.
-    if let Some(denial) = connection.cut_off() {
+    if let Some(denial) = connection.cut_reason() {
         return Err(denial.clone().into());
     }
     if let Some(anonymous) = AnonymousPermit::from_permit(permit) {
         record.allowed(None);
-        return Ok(Warrant::Anonymous(anonymous));
+        return Ok(ForwardAuthorization::Anonymous(anonymous));
     }
     let now = clock::unix_now();
     let signed = match route.binding {
@@ -237,13 +239,13 @@ fn warrant(
             )
         }
         Binding::Caller => connection
-            .caller_assertions()
+            .assertion_cache()
             .get(snapshot, route, permit, now),
     };
     let signed = signed.map_err(authorize::unsigned)?;
     connection.worker().shared().metrics.assertion_signed();
     record.allowed(signed.jti());
-    Ok(Warrant::Signed(signed))
+    Ok(ForwardAuthorization::Signed(signed))
 }
 
 /// What the caller has to do with the choice of an endpoint.

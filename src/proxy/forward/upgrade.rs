@@ -32,7 +32,7 @@ const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A caller's wish to switch protocols.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct UpgradeRequest {
     /// The `Upgrade` field, of the caller or for the service.
     pub(crate) protocols: HeaderValue,
     /// The caller's stream, where it asked by extended CONNECT.
@@ -45,7 +45,7 @@ pub(crate) struct Asked {
     pub(crate) idle_timeout: Duration,
 }
 
-impl Asked {
+impl UpgradeRequest {
     fn new(protocols: HeaderValue, stream: Option<OnUpgrade>) -> Self {
         Self {
             protocols,
@@ -90,7 +90,7 @@ impl Asked {
 }
 
 /// How a service is reached, where a request asks for a switch and not only then.
-pub(crate) struct Way {
+pub(crate) struct UpstreamTransport {
     /// What it is spoken to in.
     pub(crate) protocol: HttpProtocol,
     /// The connection, where it has to be one of its own.
@@ -101,11 +101,11 @@ pub(crate) struct Way {
 /// there is none and the caller lives without: RFC 9110 section 7.8 allows to pass over
 /// an `Upgrade`.
 pub(crate) async fn way(
-    asked: &mut Option<Asked>,
+    asked: &mut Option<UpgradeRequest>,
     method: &Method,
     (pool, upstream): (&Arc<PoolShard<RequestBody>>, &Arc<Upstream>),
     affinity: Affinity<'_>,
-) -> Result<Way, Refusal> {
+) -> Result<UpstreamTransport, Refusal> {
     if let Some(wanted) = asked {
         let mut protocols = [HttpProtocol::Http2, HttpProtocol::Http1]
             .into_iter()
@@ -117,7 +117,7 @@ pub(crate) async fn way(
             match pool.own(upstream, affinity, protocol).await {
                 Ok(lease) => {
                     let lease = Some(Box::new(lease));
-                    return Ok(Way { protocol, lease });
+                    return Ok(UpstreamTransport { protocol, lease });
                 }
                 Err(ConnectError::NoTunnels) => {}
                 Err(error) => {
@@ -144,7 +144,7 @@ pub(crate) async fn way(
         *asked = None;
     }
     let protocol = upstream.config().protocol;
-    Ok(Way {
+    Ok(UpstreamTransport {
         protocol,
         lease: None,
     })
@@ -152,7 +152,7 @@ pub(crate) async fn way(
 
 /// Takes a request's wish to switch protocols, before what expresses it is
 /// stripped. An extended CONNECT becomes the GET that it stands for.
-pub(crate) fn asked(request: &mut Request<Incoming>) -> Result<Option<Asked>, Refusal> {
+pub(crate) fn asked(request: &mut Request<Incoming>) -> Result<Option<UpgradeRequest>, Refusal> {
     if request.method() == Method::CONNECT {
         return connect(request).map(Some);
     }
@@ -173,14 +173,14 @@ pub(crate) fn asked(request: &mut Request<Incoming>) -> Result<Option<Asked>, Re
     }
     let mut values = fields.get_all(UPGRADE).iter();
     let asked = match (values.next(), values.next()) {
-        (Some(value), None) if may_pass(value) => Some(Asked::new(value.clone(), None)),
+        (Some(value), None) if may_pass(value) => Some(UpgradeRequest::new(value.clone(), None)),
         // Without an upgrade it is an ordinary request.
         _ => None,
     };
     Ok(asked)
 }
 
-fn connect(request: &mut Request<Incoming>) -> Result<Asked, Refusal> {
+fn connect(request: &mut Request<Incoming>) -> Result<UpgradeRequest, Refusal> {
     let protocol = request.extensions().get::<Protocol>();
     match protocol.map(Protocol::as_str) {
         Some("websocket") => {}
@@ -203,7 +203,7 @@ fn connect(request: &mut Request<Incoming>) -> Result<Asked, Refusal> {
     }
     let stream = hyper::upgrade::on(&mut *request);
     *request.method_mut() = Method::GET;
-    Ok(Asked::new(WEBSOCKET, Some(stream)))
+    Ok(UpgradeRequest::new(WEBSOCKET, Some(stream)))
 }
 
 /// Whether this is a list of `token` or `token/token` (RFC 9110 section 7.8), in which
@@ -255,7 +255,7 @@ pub(crate) fn is_among(answer: &HeaderMap, asked: &HeaderValue) -> bool {
 
 /// Asks the service for what the caller asked for, in the protocol it is spoken to in.
 pub(crate) fn pass_on(
-    asked: &mut Option<Asked>,
+    asked: &mut Option<UpgradeRequest>,
     parts: &mut request::Parts,
     (upstream, protocol): (&Arc<Upstream>, HttpProtocol),
 ) -> Result<(), Refusal> {
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_switch_is_what_the_service_was_asked_by() {
-        let mut asked = Asked::new(WEBSOCKET, None);
+        let mut asked = UpgradeRequest::new(WEBSOCKET, None);
         let [ok, none, switching, refused] =
             [200, 204, 101, 403].map(|status| StatusCode::from_u16(status).unwrap());
         assert!(asked.is_switch(switching) && !asked.is_switch(ok) && !asked.is_feigned(ok));

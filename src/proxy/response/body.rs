@@ -12,30 +12,30 @@ use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::h2_delivery::{Piece, Stream};
+use super::h2_delivery::{H2Stream, TrackedBytes};
 use crate::policy::Denial;
 use crate::proxy::connection::Connection;
-use crate::proxy::connection::in_flight::{ActiveRequest, Deadline};
+use crate::proxy::connection::in_flight::{Deadline, InFlightRequest};
 use crate::proxy::connection::request_body::RequestBody;
-use crate::proxy::connection::response_audit::Account;
+use crate::proxy::connection::response_audit::ResponseAudit;
 use crate::proxy::wire::h2_stall::{BACKLOG, PIECE};
 use crate::proxy::wire::headers;
-use crate::proxy::wire::upload_progress::Upload;
+use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
 
 /// An answer's body: made by the gateway, or streamed from the service.
 pub(crate) enum GatewayBody {
-    Made(Option<Bytes>),
+    Full(Option<Bytes>),
     Streamed(Box<ResponseBody>),
     /// All of it was handed over to h2, and its caller has no window for it.
-    Untaken(Box<Untaken>),
+    Draining(Box<Drain>),
 }
 
 /// An answer in h2 that ends when its caller has taken it.
-pub(crate) struct Untaken {
-    stream: Arc<Stream>,
+pub(crate) struct Drain {
+    stream: Arc<H2Stream>,
     trailers: Option<HeaderMap>,
 }
 
@@ -46,14 +46,14 @@ pub(crate) struct ResponseBody {
     /// Nothing of what the service sends belongs to its answer.
     is_empty: bool,
     lease: Option<Lease<RequestBody>>,
-    upload: Arc<Upload>,
-    account: Option<Account>,
+    upload: Arc<UploadProgress>,
+    account: Option<ResponseAudit>,
     assertion: HeaderName,
     /// When the credentials of the request end, or its time does. In h2 its stream
     /// knows, which lasts until the caller has taken what it was given.
     deadline: Option<Deadline>,
     /// The caller's stream, in h2.
-    stream: Option<Arc<Stream>>,
+    stream: Option<Arc<H2Stream>>,
     /// What is there and still to be handed over: of a large piece in h2, or what was
     /// looked at before the head was.
     rest: Bytes,
@@ -94,7 +94,7 @@ impl Error for ResponseBodyError {
 }
 
 /// Whose fault it is that an answer ended early.
-pub(super) fn broken_off(upload: &Upload, error: &hyper::Error) -> Denial {
+pub(super) fn broken_off(upload: &UploadProgress, error: &hyper::Error) -> Denial {
     upload.fault().cloned().unwrap_or_else(|| {
         Denial::new(
             ReasonCode::UpstreamProtocol,
@@ -106,13 +106,13 @@ pub(super) fn broken_off(upload: &Upload, error: &hyper::Error) -> Denial {
 impl ResponseBody {
     pub(crate) fn new(
         (incoming, first): (Incoming, Option<Frame<Bytes>>),
-        (lease, upload, is_empty): (Lease<RequestBody>, Arc<Upload>, bool),
+        (lease, upload, is_empty): (Lease<RequestBody>, Arc<UploadProgress>, bool),
         record: AuditRecord,
-        (active, stall_timeout): (ActiveRequest, Duration),
+        (active, stall_timeout): (InFlightRequest, Duration),
         assertion: HeaderName,
         connection: Arc<Connection>,
     ) -> Self {
-        let stream = Stream::current();
+        let stream = H2Stream::current();
         let mut deadline = active.answer_deadline();
         if let Some(stream) = &stream {
             stream.may_pause(stall_timeout);
@@ -127,7 +127,7 @@ impl ResponseBody {
             upload,
             assertion,
             deadline,
-            account: Some(Account::streamed(record, active, connection)),
+            account: Some(ResponseAudit::streamed(record, active, connection)),
             stream,
             rest: Bytes::new(),
             trailers: None,
@@ -162,7 +162,7 @@ impl ResponseBody {
 
     /// All of the answer has been handed over. The stream whose caller has to take it
     /// before it may end, if there is one.
-    fn finish(&mut self) -> Option<Arc<Stream>> {
+    fn finish(&mut self) -> Option<Arc<H2Stream>> {
         // A service may answer before it has read the whole request. The rest
         // would be in the way of, or pass for, another caller's request.
         if !self.upload.is_complete() {
@@ -272,7 +272,7 @@ impl ResponseBody {
     }
 
     /// What the caller gets of a frame.
-    fn hand_over(&self, octets: Bytes) -> Piece {
+    fn hand_over(&self, octets: Bytes) -> TrackedBytes {
         match &self.stream {
             Some(stream) => stream.hand_over(octets),
             None => octets.into(),
@@ -291,19 +291,19 @@ impl Drop for ResponseBody {
     }
 }
 
-type Polled = Poll<Option<Result<Frame<Piece>, ResponseBodyError>>>;
+type Polled = Poll<Option<Result<Frame<TrackedBytes>, ResponseBodyError>>>;
 
 impl GatewayBody {
     /// Nothing more comes of it, once `stream` has got rid of what there is.
-    fn ends_with(&mut self, stream: Option<Arc<Stream>>, trailers: Option<HeaderMap>) {
+    fn ends_with(&mut self, stream: Option<Arc<H2Stream>>, trailers: Option<HeaderMap>) {
         *self = match stream {
-            None => Self::Made(None),
-            Some(stream) => Self::Untaken(Box::new(Untaken { stream, trailers })),
+            None => Self::Full(None),
+            Some(stream) => Self::Draining(Box::new(Drain { stream, trailers })),
         };
     }
 
     fn poll_made(&mut self, octets: Bytes) -> Polled {
-        let Some(stream) = Stream::current() else {
+        let Some(stream) = H2Stream::current() else {
             return Poll::Ready(Some(Ok(Frame::data(octets.into()))));
         };
         let piece = stream.hand_over(octets);
@@ -353,7 +353,7 @@ impl GatewayBody {
     }
 
     fn poll_untaken(&mut self, context: &Context<'_>) -> Polled {
-        let Self::Untaken(untaken) = self else {
+        let Self::Draining(untaken) = self else {
             return Poll::Ready(None);
         };
         ready!(untaken.stream.poll_room(context, 0));
@@ -364,13 +364,13 @@ impl GatewayBody {
 }
 
 impl Body for GatewayBody {
-    type Data = Piece;
+    type Data = TrackedBytes;
     type Error = ResponseBodyError;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
         match this {
-            Self::Made(octets) => match octets.take() {
+            Self::Full(octets) => match octets.take() {
                 Some(octets) => this.poll_made(octets),
                 None => Poll::Ready(None),
             },
@@ -378,27 +378,27 @@ impl Body for GatewayBody {
                 let polled = ready!(body.poll_next(context));
                 this.poll_streamed(polled, context)
             }
-            Self::Untaken(_) => this.poll_untaken(context),
+            Self::Draining(_) => this.poll_untaken(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Made(bytes) => bytes.is_none(),
+            Self::Full(bytes) => bytes.is_none(),
             Self::Streamed(body) => body.has_ended(),
-            Self::Untaken(_) => false,
+            Self::Draining(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Made(bytes) => SizeHint::with_exact(
+            Self::Full(bytes) => SizeHint::with_exact(
                 bytes
                     .as_ref()
                     .map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
             ),
             Self::Streamed(body) => body.size_hint(),
-            Self::Untaken(_) => SizeHint::with_exact(0),
+            Self::Draining(_) => SizeHint::with_exact(0),
         }
     }
 }

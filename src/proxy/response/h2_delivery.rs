@@ -27,31 +27,31 @@ use tokio::sync::Notify;
 
 use crate::policy::Denial;
 use crate::proxy::connection::in_flight::Deadline;
-use crate::proxy::connection::response_audit::Account;
-use crate::proxy::wire::h2_monitor::Seen;
-use crate::proxy::wire::h2_stall::{Look, Wait};
+use crate::proxy::connection::response_audit::ResponseAudit;
+use crate::proxy::wire::h2_monitor::H2Stats;
+use crate::proxy::wire::h2_stall::{Sample, StallTimer};
 use crate::reason::ReasonCode;
 
 tokio::task_local! {
-    pub(super) static STREAM: Arc<Stream>;
+    pub(super) static STREAM: Arc<H2Stream>;
 }
 
 /// Octets on their way to a caller.
 #[derive(Debug)]
-pub(crate) struct Piece {
+pub(crate) struct TrackedBytes {
     octets: Bytes,
     /// Whose they are, and how many there were; none in HTTP/1.1.
-    of: Option<(Arc<Stream>, u64)>,
+    of: Option<(Arc<H2Stream>, u64)>,
 }
 
-impl From<Bytes> for Piece {
+impl From<Bytes> for TrackedBytes {
     /// Octets that nobody follows.
     fn from(octets: Bytes) -> Self {
         Self { octets, of: None }
     }
 }
 
-impl Buf for Piece {
+impl Buf for TrackedBytes {
     fn remaining(&self) -> usize {
         self.octets.len()
     }
@@ -68,7 +68,7 @@ impl Buf for Piece {
     }
 }
 
-impl Drop for Piece {
+impl Drop for TrackedBytes {
     fn drop(&mut self) {
         if let Some((stream, octets)) = self.of.take() {
             stream.seen.unqueue(self.octets.len() as u64);
@@ -79,22 +79,22 @@ impl Drop for Piece {
 
 /// One stream of a connection.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct H2Stream {
     delivery: Mutex<Delivery>,
-    deadline: Mutex<Option<Until>>,
+    deadline: Mutex<Option<StreamDeadline>>,
     /// Its task has ended by itself: what is left of it is h2's alone.
     served: AtomicBool,
     /// Ends its task.
     pub(super) end: Notify,
-    seen: Arc<Seen>,
+    seen: Arc<H2Stats>,
 }
 
 /// When the answer has to be over.
-struct Until(Deadline);
+struct StreamDeadline(Deadline);
 
-impl fmt::Debug for Until {
+impl fmt::Debug for StreamDeadline {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Until")
+        formatter.write_str("StreamDeadline")
     }
 }
 
@@ -103,7 +103,7 @@ struct Delivery {
     /// How long the caller may leave a piece untaken.
     longest: Duration,
     /// Since when it has not taken the next one.
-    wait: Option<Wait>,
+    wait: Option<StallTimer>,
     /// Pieces that it has not taken, and their octets.
     pieces: usize,
     untaken: u64,
@@ -117,15 +117,15 @@ struct Delivery {
     ended: bool,
     /// Who waits for pieces to be taken.
     waiting: Option<Waker>,
-    account: Option<Account>,
+    account: Option<ResponseAudit>,
     /// Why it is ended before it was taken.
     denial: Option<Denial>,
 }
 
-impl Stream {
+impl H2Stream {
     /// `longest` is how long its caller may leave a piece untaken unless its upstream
     /// says something else.
-    pub(super) fn new(seen: Arc<Seen>, longest: Duration) -> Self {
+    pub(super) fn new(seen: Arc<H2Stats>, longest: Duration) -> Self {
         Self {
             delivery: Mutex::new(Delivery {
                 longest,
@@ -160,13 +160,13 @@ impl Stream {
     /// The answer is over then, whether or not the caller has taken it. To be called in
     /// its task.
     pub(super) fn end_by(&self, deadline: Deadline) {
-        *self.deadline() = Some(Until(deadline));
+        *self.deadline() = Some(StreamDeadline(deadline));
     }
 
     /// Resolves when the answer has to be over.
     pub(super) fn poll_deadline(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut deadline = self.deadline();
-        let Some(Until(due)) = &mut *deadline else {
+        let Some(StreamDeadline(due)) = &mut *deadline else {
             return Poll::Pending;
         };
         let Poll::Ready(denial) = due.as_mut().poll(context) else {
@@ -178,7 +178,7 @@ impl Stream {
     }
 
     /// Octets for h2, followed until they are taken or thrown away.
-    pub(super) fn hand_over(self: &Arc<Self>, octets: Bytes) -> Piece {
+    pub(super) fn hand_over(self: &Arc<Self>, octets: Bytes) -> TrackedBytes {
         if octets.is_empty() {
             return octets.into();
         }
@@ -193,14 +193,14 @@ impl Stream {
             delivery.wait = Some(self.wait_from(Instant::now()));
         }
         drop(delivery);
-        Piece {
+        TrackedBytes {
             octets,
             of: Some((Arc::clone(self), length)),
         }
     }
 
     /// Keeps what is to be written down of the answer until it is over.
-    pub(crate) fn keep(&self, account: Account) {
+    pub(crate) fn keep(&self, account: ResponseAudit) {
         self.delivery().account = Some(account);
     }
 
@@ -265,8 +265,8 @@ impl Stream {
         self.delivery().denial.clone()
     }
 
-    fn wait_from(&self, now: Instant) -> Wait {
-        Wait::new(now, self.seen.sent())
+    fn wait_from(&self, now: Instant) -> StallTimer {
+        StallTimer::new(now, self.seen.sent())
     }
 
     /// Its task has ended by itself.
@@ -276,7 +276,7 @@ impl Stream {
 
     /// Ends the stream if its caller has taken nothing for too long. Whether only the
     /// end of its connection can do that.
-    pub(super) fn give_up(&self, look: &Look) -> bool {
+    pub(super) fn give_up(&self, look: &Sample) -> bool {
         let mut delivery = self.delivery();
         let longest = delivery.longest;
         let Some(wait) = &mut delivery.wait else {
@@ -299,7 +299,7 @@ impl Stream {
         served
     }
 
-    fn deadline(&self) -> MutexGuard<'_, Option<Until>> {
+    fn deadline(&self) -> MutexGuard<'_, Option<StreamDeadline>> {
         self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -314,13 +314,13 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn stream(seen: &Arc<Seen>) -> Arc<Stream> {
-        Arc::new(Stream::new(Arc::clone(seen), MINUTE))
+    fn stream(seen: &Arc<H2Stats>) -> Arc<H2Stream> {
+        Arc::new(H2Stream::new(Arc::clone(seen), MINUTE))
     }
 
     /// A look at a connection of which nothing is taken.
-    fn after(time: Duration) -> Look {
-        Look {
+    fn after(time: Duration) -> Sample {
+        Sample {
             now: Instant::now() + time,
             sent: 0,
             is_held_up: true,
@@ -328,20 +328,20 @@ mod tests {
         }
     }
 
-    fn given_up(stream: &Stream) -> bool {
+    fn given_up(stream: &H2Stream) -> bool {
         stream
             .denial()
             .is_some_and(|denial| denial.reason == ReasonCode::Timeout)
     }
 
-    fn poll(stream: &Stream, most: u64) -> bool {
+    fn poll(stream: &H2Stream, most: u64) -> bool {
         let context = Context::from_waker(Waker::noop());
         stream.poll_room(&context, most).is_ready()
     }
 
     #[test]
     fn an_answer_with_room_ends_at_once_and_one_without_when_it_was_taken() {
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(H2Stats::default());
         let first = stream(&seen);
         let mut piece = first.hand_over(Bytes::from_static(&[0; 65_535]));
         assert!(first.end());
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_caller_has_its_time_for_each_piece() {
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(H2Stats::default());
         let stream = stream(&seen);
         assert!(!stream.give_up(&after(MINUTE)) && !given_up(&stream));
         let piece = stream.hand_over(Bytes::from_static(b"ab"));
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn only_its_connection_can_end_a_stream_that_h2_alone_still_has() {
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(H2Stats::default());
         let stream = stream(&seen);
         let _piece = stream.hand_over(Bytes::from_static(b"ab"));
         assert!(stream.end());

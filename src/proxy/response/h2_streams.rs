@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 
 use hyper::rt::Executor;
 
-use super::h2_delivery::{STREAM, Stream};
-use crate::proxy::connection::worker::note_panic;
-use crate::proxy::wire::h2_monitor::Seen;
-use crate::proxy::wire::h2_stall::Look;
+use super::h2_delivery::{H2Stream, STREAM};
+use crate::proxy::connection::worker::record_panic;
+use crate::proxy::wire::h2_monitor::H2Stats;
+use crate::proxy::wire::h2_stall::Sample;
 use crate::telemetry::metrics::Metrics;
 
 /// Runs the streams of one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Streams {
-    all: Arc<Mutex<Vec<Weak<Stream>>>>,
+    all: Arc<Mutex<Vec<Weak<H2Stream>>>>,
     metrics: Arc<Metrics>,
-    seen: Arc<Seen>,
+    seen: Arc<H2Stats>,
     /// How long a caller may leave an answer untaken, for most.
     usual: Duration,
 }
@@ -33,7 +33,7 @@ struct NotesPanic(Arc<Metrics>);
 impl Drop for NotesPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            note_panic(&self.0);
+            record_panic(&self.0);
         }
     }
 }
@@ -44,7 +44,7 @@ where
     F::Output: Send,
 {
     fn execute(&self, work: F) {
-        let stream = Arc::new(Stream::new(Arc::clone(&self.seen), self.usual));
+        let stream = Arc::new(H2Stream::new(Arc::clone(&self.seen), self.usual));
         {
             let mut all = self.all();
             if all.len() == all.capacity() {
@@ -69,7 +69,7 @@ where
 
 impl Streams {
     /// `usual` is how long a caller may leave an answer untaken, for most.
-    pub(crate) fn new(metrics: Arc<Metrics>, seen: Arc<Seen>, usual: Duration) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, seen: Arc<H2Stats>, usual: Duration) -> Self {
         Self {
             all: Arc::default(),
             metrics,
@@ -78,7 +78,7 @@ impl Streams {
         }
     }
 
-    fn all(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Stream>>> {
+    fn all(&self) -> std::sync::MutexGuard<'_, Vec<Weak<H2Stream>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -102,7 +102,7 @@ impl Streams {
         drop(all);
         let count = u64::try_from(streams.len()).unwrap_or(u64::MAX);
         let is_held_up = self.seen.is_held_up(count);
-        let look = Look {
+        let look = Sample {
             now: Instant::now(),
             sent: self.seen.sent(),
             // The connection may be let go on at this moment, before its streams have

@@ -19,11 +19,11 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 
 use self::body::{GatewayBody, ResponseBody, broken_off};
-use self::h2_delivery::Stream;
+use self::h2_delivery::H2Stream;
 use self::tunnel::Switched;
 use crate::proxy::connection::Connection;
-use crate::proxy::connection::in_flight::ActiveRequest;
-use crate::proxy::forward::Answer;
+use crate::proxy::connection::in_flight::InFlightRequest;
+use crate::proxy::forward::UpstreamResponse;
 use crate::proxy::forward::upgrade;
 use crate::proxy::wire::headers;
 use crate::proxy::wire::refusal::Refusal;
@@ -33,18 +33,18 @@ use crate::telemetry::record::AuditRecord;
 
 /// Says why a request ended without an answer, as far as it is known, when it is
 /// dropped before there is one.
-pub(super) struct Unanswered<'a> {
+pub(super) struct RecordNoResponse<'a> {
     pub(super) record: &'a mut AuditRecord,
     pub(super) connection: &'a Connection,
     pub(super) answered: bool,
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for RecordNoResponse<'_> {
     fn drop(&mut self) {
         if self.answered {
             return;
         }
-        if let Some(denial) = self.connection.cut_off() {
+        if let Some(denial) = self.connection.cut_reason() {
             self.record.refused(denial.reason, &denial.recorded());
         } else if self.connection.is_stopping() {
             let detail = "the gateway stops, and there was no answer yet";
@@ -63,23 +63,23 @@ impl Drop for Unanswered<'_> {
 )]
 pub(super) enum Served {
     /// By its upstream, which is still at it.
-    Forwarded(Forwarded),
+    ForwardedResponse(ForwardedResponse),
     /// By the gateway itself.
     Here(Response<GatewayBody>),
 }
 
 /// A service's answer, and what the request still holds.
-pub(super) struct Forwarded {
-    pub(super) answer: Answer,
-    pub(super) active: ActiveRequest,
-    pub(super) upgrade: Option<upgrade::Asked>,
+pub(super) struct ForwardedResponse {
+    pub(super) answer: UpstreamResponse,
+    pub(super) active: InFlightRequest,
+    pub(super) upgrade: Option<upgrade::UpgradeRequest>,
     /// The service was told the caller's certificate.
     pub(super) tells_certificate: bool,
     /// How long the caller may leave the answer untaken.
     pub(super) stall_timeout: Duration,
 }
 
-impl Forwarded {
+impl ForwardedResponse {
     pub(super) fn has_switched(&self) -> bool {
         let status = self.answer.response.status();
         match &self.upgrade {
@@ -98,14 +98,14 @@ impl Forwarded {
     /// Looks at what came together with the answer's head: a caller of HTTP/1.1, which has
     /// nothing but the connection's end for an answer that breaks off, can still be told.
     pub(super) async fn begin(&mut self) -> Result<(), Refusal> {
-        let Answer {
+        let UpstreamResponse {
             response,
             upload,
             is_empty,
             first,
             ..
         } = &mut self.answer;
-        if *is_empty || Stream::current().is_some() {
+        if *is_empty || H2Stream::current().is_some() {
             return Ok(());
         }
         let body = response.body_mut();
@@ -149,10 +149,10 @@ impl Forwarded {
 pub(super) fn pass_on(
     connection: &Arc<Connection>,
     snapshot: &Snapshot,
-    forwarded: Forwarded,
+    forwarded: ForwardedResponse,
     mut record: AuditRecord,
 ) -> Response<GatewayBody> {
-    let Forwarded {
+    let ForwardedResponse {
         answer,
         active,
         tells_certificate,

@@ -28,7 +28,7 @@ struct Problem<'a> {
 
 /// What shapes the answer to a request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked {
+pub(crate) struct ResponseFormat {
     /// A gRPC client asked.
     pub(crate) grpc: bool,
     /// HEAD was asked: there must be no body.
@@ -40,7 +40,7 @@ pub(crate) fn answer(
     refusal: &Refusal,
     issuer: &str,
     request_id: &str,
-    asked: Asked,
+    asked: ResponseFormat,
 ) -> Response<GatewayBody> {
     let mut response = if asked.grpc {
         grpc_answer(refusal, request_id)
@@ -61,7 +61,7 @@ pub(crate) fn answer(
     }
     // The length is that of the body GET would have had (RFC 9110 section 8.6).
     if asked.head
-        && let GatewayBody::Made(body) = response.body_mut()
+        && let GatewayBody::Full(body) = response.body_mut()
         && let Some(body) = body.take()
     {
         response
@@ -103,7 +103,7 @@ fn problem(refusal: &Refusal, issuer: &str, request_id: &str) -> Response<Gatewa
         request_id,
     })
     .unwrap_or_default();
-    let mut response = Response::new(GatewayBody::Made(Some(Bytes::from(body))));
+    let mut response = Response::new(GatewayBody::Full(Some(Bytes::from(body))));
     *response.status_mut() = status;
     response.headers_mut().insert(
         CONTENT_TYPE,
@@ -115,7 +115,7 @@ fn problem(refusal: &Refusal, issuer: &str, request_id: &str) -> Response<Gatewa
 /// A trailers-only gRPC response with `google.rpc.ErrorInfo`.
 fn grpc_answer(refusal: &Refusal, request_id: &str) -> Response<GatewayBody> {
     let reason = refusal.denial.reason;
-    let mut response = Response::new(GatewayBody::Made(None));
+    let mut response = Response::new(GatewayBody::Full(None));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(
@@ -202,7 +202,7 @@ mod tests {
             "dns:a is on the deny list: stolen"
         );
         for grpc in [false, true] {
-            let asked = Asked { grpc, head: false };
+            let asked = ResponseFormat { grpc, head: false };
             let answer = answer(&refusal, "https://gateway.test", "id", asked);
             let (head, body) = answer.into_parts();
             let body = http_body_util::BodyExt::collect(body).await.unwrap();

@@ -22,13 +22,13 @@ use tokio_rustls::server::TlsStream;
 use super::body::GatewayBody;
 use crate::policy::Denial;
 use crate::proxy::connection::Connection;
-use crate::proxy::connection::in_flight::{ActiveRequest, unless_expired};
+use crate::proxy::connection::in_flight::{InFlightRequest, unless_expired};
 use crate::proxy::connection::lifetime::{Ending, Lifetime};
 use crate::proxy::connection::request_body::RequestBody;
-use crate::proxy::forward::upgrade::Asked;
+use crate::proxy::forward::upgrade::UpgradeRequest;
 use crate::proxy::wire::headers;
 use crate::proxy::wire::socket::CallerSocket;
-use crate::proxy::wire::tls_close::CLOSE_PATIENCE;
+use crate::proxy::wire::tls_close::CLOSE_TIMEOUT;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
@@ -38,10 +38,10 @@ const BUFFER: usize = 8 * 1024;
 
 /// A service that has switched protocols, and the caller it did that for.
 pub(crate) struct Switched {
-    pub(crate) asked: Asked,
+    pub(crate) asked: UpgradeRequest,
     pub(crate) answer: Response<Incoming>,
     pub(crate) service: Upgraded,
-    pub(crate) active: ActiveRequest,
+    pub(crate) active: InFlightRequest,
     pub(crate) lease: Lease<RequestBody>,
 }
 
@@ -92,16 +92,16 @@ impl Switched {
                     // Octets that h2 has taken in already are not passed on either.
                     tokio::select! {
                         biased;
-                        () = connection.gone() => {}
+                        () = connection.ended() => {}
                         () = passing => {}
                     }
-                    if let Some(denial) = connection.cut_off() {
+                    if let Some(denial) = connection.cut_reason() {
                         tunnel.refused(denial);
                     }
                 });
             }
         }
-        Response::from_parts(parts, GatewayBody::Made(None))
+        Response::from_parts(parts, GatewayBody::Full(None))
     }
 }
 
@@ -128,7 +128,7 @@ pub(crate) struct Tunnel {
     service: Option<TokioIo<Upgraded>>,
     record: AuditRecord,
     idle_timeout: Duration,
-    active: ActiveRequest,
+    active: InFlightRequest,
     /// Counts it among the connections and requests of its endpoint.
     lease: Option<Lease<RequestBody>>,
 }
@@ -153,7 +153,7 @@ impl Tunnel {
             Ok(()) => {
                 self.record.complete();
                 if let Some(lease) = self.lease.take() {
-                    lease.settle(CLOSE_PATIENCE);
+                    lease.settle(CLOSE_TIMEOUT);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -207,7 +207,7 @@ pub(crate) async fn serve(
             connection.cut(denial);
         }
         None => {
-            let _ = tokio::time::timeout(CLOSE_PATIENCE, stream.shutdown()).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
         }
     }
 }
@@ -218,7 +218,7 @@ async fn pump(
     idle_timeout: Duration,
 ) -> io::Result<()> {
     let moved = AtomicU64::new(0);
-    let mut caller = Watched {
+    let mut caller = CountingIo {
         inner: caller,
         moved: &moved,
     };
@@ -241,12 +241,12 @@ async fn pump(
 }
 
 /// Counts what is read and written.
-struct Watched<'a, S> {
+struct CountingIo<'a, S> {
     inner: S,
     moved: &'a AtomicU64,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CountingIo<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -261,7 +261,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CountingIo<'_, S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -110,7 +110,7 @@ fn report(peer: &PeerIdentity, server_name: Option<&str>, request_id: &str) -> B
 
 pub(super) fn respond(body: Bytes, head: bool, request_id: &str) -> Response<GatewayBody> {
     let length = body.len();
-    let mut response = Response::new(GatewayBody::Made((!head).then_some(body)));
+    let mut response = Response::new(GatewayBody::Full((!head).then_some(body)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

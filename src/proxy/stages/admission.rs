@@ -4,13 +4,13 @@
 use http::{HeaderValue, StatusCode, header, request};
 
 use super::authorize::{self, Target};
-use super::rate_limit::{self, Throttle};
+use super::rate_limit::{self, RouteLimits};
 use crate::authn::certificate::ConnectionProof;
 use crate::authn::{Field, Presented, Rejection};
 use crate::identity::{self, Principal};
 use crate::policy::Permit;
 use crate::proxy::connection::Connection;
-use crate::proxy::wire::head::{Violation, content_length};
+use crate::proxy::wire::head::{FramingError, content_length};
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::route::Route;
@@ -24,23 +24,23 @@ use crate::upstream::gate::Pass;
 pub(crate) fn begin(
     connection: &Connection,
     snapshot: &Snapshot,
-    violation: Option<Violation>,
+    error: Option<FramingError>,
 ) -> Result<(), Refusal> {
-    match (violation, connection.cut_off()) {
+    match (error, connection.cut_reason()) {
         // The identity no longer holds, although the connection still lasts a moment.
         (_, Some(denial)) => Err(denial.clone().into()),
-        (Some(violation), None) => Err(refused_framing(violation)),
+        (Some(error), None) => Err(framing_refusal(error)),
         (None, None) if connection.is_stopping() => Err(Refusal::new(
             ReasonCode::ShuttingDown,
             "the gateway takes no more requests; repeat it on a new connection",
         )),
-        (None, None) => Ok(connection.hold_against(snapshot)?),
+        (None, None) => Ok(connection.ensure_verified(snapshot)?),
     }
 }
 
-fn refused_framing(violation: Violation) -> Refusal {
-    let mut refusal = Refusal::new(violation.reason, violation.detail);
-    if violation.reason == ReasonCode::TooLarge {
+fn framing_refusal(error: FramingError) -> Refusal {
+    let mut refusal = Refusal::new(error.reason, error.detail);
+    if error.reason == ReasonCode::TooLarge {
         refusal.status = Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     refusal
@@ -94,7 +94,7 @@ pub(crate) async fn authenticate(
     record: &mut AuditRecord,
 ) -> Result<Permit, Refusal> {
     let address = connection.facts().peer.ip();
-    let throttle = Throttle {
+    let throttle = RouteLimits {
         limiter: &snapshot.limiter,
         route,
         proof,
@@ -104,7 +104,7 @@ pub(crate) async fn authenticate(
         rate_limit::Step::Now(outcome) => outcome?,
         rate_limit::Step::Later(outcome) => outcome.await?,
     }
-    let asking = authorize::Asking {
+    let asking = authorize::Evidence {
         proof,
         presented,
         address,

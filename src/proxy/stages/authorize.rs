@@ -134,7 +134,7 @@ pub(crate) fn select<'r>(
 }
 
 /// Everything about a request that decides whether its caller may use a route.
-pub(crate) struct Asking<'a> {
+pub(crate) struct Evidence<'a> {
     /// What its connection proved.
     pub(crate) proof: Option<&'a ConnectionProof>,
     /// The credentials it brought along.
@@ -153,7 +153,7 @@ pub(crate) enum Decision<'a> {
 }
 
 /// Whether the caller may use the route.
-pub(crate) fn authorize<'a>(asking: &'a Asking<'a>, route: &'a Route) -> Decision<'a> {
+pub(crate) fn authorize<'a>(asking: &'a Evidence<'a>, route: &'a Route) -> Decision<'a> {
     if !route.authenticators.is_empty() {
         return Decision::Later(Box::pin(authorize_by_credentials(asking, route)));
     }
@@ -178,7 +178,7 @@ fn authorize_by_certificate(
     Ok(policy::decide(&route.rule, principal)?)
 }
 
-async fn authorize_by_credentials(asking: &Asking<'_>, route: &Route) -> Result<Permit, Refusal> {
+async fn authorize_by_credentials(asking: &Evidence<'_>, route: &Route) -> Result<Permit, Refusal> {
     let credentials = Credentials {
         proof: asking.proof,
         presented: asking.presented,

@@ -18,7 +18,7 @@ const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// A request on its way to a route.
-pub(super) struct Throttle<'a> {
+pub(super) struct RouteLimits<'a> {
     pub(super) limiter: &'a Limiter,
     pub(super) route: &'a Route,
     pub(super) proof: Option<&'a ConnectionProof>,
@@ -31,7 +31,7 @@ pub(super) enum Step<'a> {
     Later(Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + 'a>>),
 }
 
-impl<'a> Throttle<'a> {
+impl<'a> RouteLimits<'a> {
     /// Before credentials are looked at.
     pub(super) fn before(&'a self) -> Step<'a> {
         if !self.route.authenticators.is_empty()

@@ -38,7 +38,7 @@ pub(crate) fn mark(
             _ => "1.1 countersign",
         }),
     );
-    let told = connection.told();
+    let told = connection.forwarded_headers();
     let peer = connection.facts().peer;
     forwarded_headers::say_address(headers, upstream.forwarded, (told, peer), authority);
     // Only a certificate that the route has looked at: whoever else came over this

@@ -10,21 +10,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 /// Polls `inner` at first and whenever its own waker was called.
-pub(crate) struct Quiet<F> {
+pub(crate) struct PollOnWake<F> {
     inner: F,
-    bell: Arc<Bell>,
+    bell: Arc<WakeFlag>,
 }
 
-struct Bell {
+struct WakeFlag {
     rung: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
 
-impl<F> Quiet<F> {
+impl<F> PollOnWake<F> {
     pub(crate) fn new(inner: F) -> Self {
         Self {
             inner,
-            bell: Arc::new(Bell {
+            bell: Arc::new(WakeFlag {
                 rung: AtomicBool::new(true),
                 task: Mutex::new(None),
             }),
@@ -32,7 +32,7 @@ impl<F> Quiet<F> {
     }
 }
 
-impl Wake for Bell {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -46,7 +46,7 @@ impl Wake for Bell {
     }
 }
 
-impl<F: Future + Unpin> Future for Quiet<F> {
+impl<F: Future + Unpin> Future for PollOnWake<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn polls_once_and_then_only_when_woken() {
         let mut polls = 0;
-        let mut quiet = Quiet::new(Box::pin(poll_fn(|_| {
+        let mut quiet = PollOnWake::new(Box::pin(poll_fn(|_| {
             polls += 1;
             match polls {
                 1 => Poll::Pending,
@@ -99,7 +99,7 @@ mod tests {
     #[tokio::test]
     async fn wakes_the_task_that_waits() {
         let (send, receive) = tokio::sync::oneshot::channel::<u8>();
-        let waiting = tokio::spawn(Quiet::new(receive));
+        let waiting = tokio::spawn(PollOnWake::new(receive));
         tokio::task::yield_now().await;
         send.send(7).unwrap();
         assert_eq!(waiting.await.unwrap(), Ok(7));

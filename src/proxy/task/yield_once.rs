@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 /// Lets the tasks that are ready now go first.
-pub(crate) async fn others_first() {
+pub(crate) async fn yield_once() {
     let mut given_way = false;
     poll_fn(|context| {
         if std::mem::replace(&mut given_way, true) {
@@ -33,7 +33,7 @@ mod tests {
         let note = |step| done.lock().unwrap().push(step);
         let request = || async {
             note("prepared");
-            others_first().await;
+            yield_once().await;
             note("sent");
         };
         tokio::join!(request(), request(), request());

@@ -8,18 +8,18 @@ use crate::reason::ReasonCode;
 
 /// How much memory held bodies take, in all of the process.
 #[derive(Debug, Default)]
-pub struct HeldBytes(AtomicU64);
+pub struct BufferBudget(AtomicU64);
 
 /// A part of it, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Room {
-    held: Arc<HeldBytes>,
+pub(crate) struct BufferReservation {
+    held: Arc<BufferBudget>,
     bytes: u64,
 }
 
-impl Room {
+impl BufferReservation {
     /// Of nothing yet.
-    pub(crate) const fn new(held: Arc<HeldBytes>) -> Self {
+    pub(crate) const fn new(held: Arc<BufferBudget>) -> Self {
         Self { held, bytes: 0 }
     }
 
@@ -42,7 +42,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for BufferReservation {
     fn drop(&mut self) {
         self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }

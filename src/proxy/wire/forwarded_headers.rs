@@ -28,14 +28,14 @@ const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// What is the same for all requests of a connection, written when it is first
 /// wanted.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct ForwardedHeaderCache {
     address: OnceLock<HeaderValue>,
     leaf: OnceLock<HeaderValue>,
     issuers: OnceLock<Option<HeaderValue>>,
     summary: OnceLock<HeaderValue>,
 }
 
-impl Told {
+impl ForwardedHeaderCache {
     fn address(&self, peer: SocketAddr) -> &HeaderValue {
         self.address.get_or_init(|| {
             HeaderValue::from_str(&peer.ip().to_canonical().to_string())
@@ -49,7 +49,7 @@ impl Told {
 pub(crate) fn say_address(
     headers: &mut HeaderMap,
     fields: ForwardedFields,
-    (told, peer): (&Told, SocketAddr),
+    (told, peer): (&ForwardedHeaderCache, SocketAddr),
     authority: &str,
 ) {
     if matches!(fields, ForwardedFields::XForwarded | ForwardedFields::Both) {
@@ -89,7 +89,7 @@ fn forwarded(peer: SocketAddr, authority: &str) -> String {
 pub(crate) fn say_certificate(
     headers: &mut HeaderMap,
     fields: CertificateFields,
-    told: &Told,
+    told: &ForwardedHeaderCache,
     (chain, leaf): (&Arc<[CertificateDer<'static>]>, &LeafFacts),
 ) {
     if fields.client_cert {

@@ -11,8 +11,8 @@ use std::ops::Range;
 use memchr::memchr;
 
 use super::head::{
-    Framing, Violation, check_head, chunk_size, field, find_head_end, is_framing_name, malformed,
-    too_large,
+    Framing, FramingError, check_head, chunk_size, field, find_head_end, is_framing_name,
+    malformed, too_large,
 };
 
 /// Most bytes of a chunk's size line, extensions included.
@@ -51,7 +51,7 @@ pub struct Step {
     /// The part of the input to pass on after that.
     pub pass: Range<usize>,
     /// The rest of the input is refused.
-    pub violation: Option<Violation>,
+    pub error: Option<FramingError>,
 }
 
 impl FramingMachine {
@@ -94,7 +94,7 @@ impl FramingMachine {
         let mut step = Step {
             released: None,
             pass: 0..0,
-            violation: None,
+            error: None,
         };
         while let Some(rest) = input.get(step.pass.end..).filter(|rest| !rest.is_empty()) {
             match self.step(rest) {
@@ -106,8 +106,8 @@ impl FramingMachine {
                     step.pass = count..count;
                 }
                 Ok(Advance::Hold) => break,
-                Err(violation) => {
-                    step.violation = Some(violation);
+                Err(error) => {
+                    step.error = Some(error);
                     break;
                 }
             }
@@ -115,7 +115,7 @@ impl FramingMachine {
         step
     }
 
-    fn step(&mut self, rest: &[u8]) -> Result<Advance, Violation> {
+    fn step(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         match self.state {
             State::Head => self.head(rest),
             State::Length(left) => {
@@ -140,7 +140,7 @@ impl FramingMachine {
         }
     }
 
-    fn head(&mut self, rest: &[u8]) -> Result<Advance, Violation> {
+    fn head(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         if self.held.is_empty() {
             // The usual case: the whole head in one read, nothing is copied.
             return match find_head_end(rest, 0)? {
@@ -174,14 +174,14 @@ impl FramingMachine {
         }
     }
 
-    fn hold(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+    fn hold(&mut self, bytes: &[u8]) -> Result<(), FramingError> {
         let room = self.max_head + 1;
         self.held
             .extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
         self.check_held()
     }
 
-    fn check_held(&mut self) -> Result<(), Violation> {
+    fn check_held(&mut self) -> Result<(), FramingError> {
         if self.held.len() > self.max_head {
             return Err(too_large("the request's head is larger than allowed"));
         }
@@ -190,7 +190,7 @@ impl FramingMachine {
         Ok(())
     }
 
-    fn accept_head(&mut self, head: &[u8]) -> Result<(), Violation> {
+    fn accept_head(&mut self, head: &[u8]) -> Result<(), FramingError> {
         if head.len() > self.max_head {
             return Err(too_large("the request's head is larger than allowed"));
         }
@@ -205,7 +205,7 @@ impl FramingMachine {
     }
 
     /// Chunk framing is passed on as it comes; `held` only remembers the line.
-    fn chunk_size(&mut self, rest: &[u8]) -> Result<Advance, Violation> {
+    fn chunk_size(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         let (count, complete) = self.collect_line(rest, MAX_CHUNK_LINE)?;
         if complete {
             let size = chunk_size(&self.held)?;
@@ -218,7 +218,7 @@ impl FramingMachine {
         Ok(Advance::Pass(count))
     }
 
-    fn chunk_end(&mut self, rest: &[u8]) -> Result<Advance, Violation> {
+    fn chunk_end(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         let (count, complete) = self.collect_line(rest, 2)?;
         if complete {
             if self.held != b"\r\n" {
@@ -230,7 +230,7 @@ impl FramingMachine {
         Ok(Advance::Pass(count))
     }
 
-    fn trailers(&mut self, rest: &[u8]) -> Result<Advance, Violation> {
+    fn trailers(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         let (count, complete) = self.collect_line(rest, MAX_TRAILERS)?;
         self.trailer_bytes += count;
         if self.trailer_bytes > MAX_TRAILERS {
@@ -255,7 +255,7 @@ impl FramingMachine {
 
     /// Adds to `held` up to and including the next line end; says how much of
     /// `rest` that took and whether the line is complete.
-    fn collect_line(&mut self, rest: &[u8], most: usize) -> Result<(usize, bool), Violation> {
+    fn collect_line(&mut self, rest: &[u8], most: usize) -> Result<(usize, bool), FramingError> {
         let (count, complete) = match memchr(b'\n', rest) {
             Some(position) => (position + 1, true),
             None => (rest.len(), false),

@@ -5,7 +5,6 @@
 //! own, so that the refusal gets a proper answer, in its turn behind pipelined
 //! requests: the handler recognises it by its position on the connection.
 
-use std::fmt;
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
@@ -18,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::framing::FramingMachine;
-use super::head::Violation;
+use super::head::FramingError;
 use crate::reason::ReasonCode;
 
 /// Stands in for a refused request; its content is never looked at.
@@ -29,8 +28,8 @@ const MOST_KEPT: usize = 4 * 1024;
 
 /// What the guard tells the handler of the same connection.
 #[derive(Debug, Default)]
-pub(crate) struct GuardState {
-    refused: OnceLock<(u64, Violation)>,
+pub(crate) struct FramingState {
+    refused: OnceLock<(u64, FramingError)>,
     switching: AtomicBool,
     /// Whether the last read found nothing, between two requests.
     waiting: AtomicBool,
@@ -44,13 +43,13 @@ pub(crate) struct GuardState {
     keeping: AtomicBool,
 }
 
-impl GuardState {
+impl FramingState {
     /// The violation, if the request at this position (from 0) was refused.
-    pub(crate) fn violation_of(&self, position: u64) -> Option<Violation> {
+    pub(crate) fn error_of(&self, position: u64) -> Option<FramingError> {
         self.refused
             .get()
             .filter(|(refused, _)| *refused == position)
-            .map(|(_, violation)| *violation)
+            .map(|(_, error)| *error)
     }
 
     /// The request in progress is answered with 101: what the caller sends from
@@ -86,54 +85,42 @@ impl GuardState {
     }
 
     /// Whether any request of the connection was refused.
-    pub(crate) fn has_violation(&self) -> bool {
+    pub(crate) fn has_error(&self) -> bool {
         self.refused.get().is_some()
     }
 }
 
-/// A violation inside a body, as the error of the read that met it.
-#[derive(Debug)]
-pub(crate) struct FramingError(pub(crate) Violation);
-
-impl fmt::Display for FramingError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.0.detail)
-    }
-}
-
-impl std::error::Error for FramingError {}
-
 /// A connection whose reads the guard follows.
-pub(crate) struct GuardedIo<S> {
+pub(crate) struct FramingIo<S> {
     inner: S,
     machine: FramingMachine,
     /// Bytes to be delivered before any further read, and how many were.
     queued: Vec<u8>,
     delivered: usize,
-    body_violation: Option<Violation>,
+    body_error: Option<FramingError>,
     /// The end of what was written of the connection's last answer.
     kept: Vec<u8>,
     /// Whether what the handshake left to be sent was sent.
     greeted: bool,
-    state: Arc<GuardState>,
+    state: Arc<FramingState>,
     head_timeout: Duration,
     /// Runs while a head is incomplete.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> GuardedIo<S> {
+impl<S> FramingIo<S> {
     pub(crate) fn new(
         inner: S,
         max_head: usize,
         head_timeout: Duration,
-        state: Arc<GuardState>,
+        state: Arc<FramingState>,
     ) -> Self {
         Self {
             inner,
             machine: FramingMachine::new(max_head),
             queued: Vec::new(),
             delivered: 0,
-            body_violation: None,
+            body_error: None,
             kept: Vec::new(),
             greeted: false,
             state,
@@ -147,7 +134,7 @@ impl<S> GuardedIo<S> {
         self.machine.is_at_head()
             && !self.machine.is_inside_head()
             && self.queued.is_empty()
-            && !self.state.has_violation()
+            && !self.state.has_error()
     }
 
     pub(crate) const fn inner(&self) -> &S {
@@ -170,11 +157,11 @@ impl<S> GuardedIo<S> {
         }
     }
 
-    fn refuse_head(&mut self, violation: Violation) {
+    fn refuse_head(&mut self, error: FramingError) {
         if self
             .state
             .refused
-            .set((self.machine.heads(), violation))
+            .set((self.machine.heads(), error))
             .is_ok()
         {
             self.queued.extend_from_slice(REPLACEMENT);
@@ -188,7 +175,7 @@ impl<S> GuardedIo<S> {
         let in_head = self.machine.is_at_head();
         let step = self.machine.advance(input);
         // The usual case: everything passes, in place.
-        if step.released.is_none() && step.pass == (0..input.len()) && step.violation.is_none() {
+        if step.released.is_none() && step.pass == (0..input.len()) && step.error.is_none() {
             self.deadline = None;
             return;
         }
@@ -200,9 +187,9 @@ impl<S> GuardedIo<S> {
         } else {
             buffer.set_filled(before + step.pass.end);
         }
-        match step.violation {
-            Some(violation) if self.machine.is_at_head() => self.refuse_head(violation),
-            Some(violation) => self.body_violation = Some(violation),
+        match step.error {
+            Some(error) if self.machine.is_at_head() => self.refuse_head(error),
+            Some(error) => self.body_error = Some(error),
             None if self.machine.is_inside_head() => {
                 if self.deadline.is_none() || !in_head {
                     self.deadline = Some(Box::pin(tokio::time::sleep(self.head_timeout)));
@@ -213,7 +200,7 @@ impl<S> GuardedIo<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -229,14 +216,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<S> {
                 this.deliver(buffer);
                 return Poll::Ready(Ok(()));
             }
-            if let Some(violation) = this.body_violation {
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    FramingError(violation),
-                )));
+            if let Some(error) = this.body_error {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
             }
             // Nothing after a refused request is read: the answer closes.
-            if this.state.has_violation() || this.state.is_switching() {
+            if this.state.has_error() || this.state.is_switching() {
                 return Poll::Pending;
             }
             let before = buffer.filled().len();
@@ -260,7 +244,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<S> {
                         return Poll::Pending;
                     };
                     ready!(deadline.as_mut().poll(context));
-                    this.refuse_head(Violation {
+                    this.refuse_head(FramingError {
                         reason: ReasonCode::Timeout,
                         detail: "the request's head took too long to arrive",
                     });
@@ -270,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for GuardedIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> GuardedIo<S> {
+impl<S: AsyncWrite + Unpin> FramingIo<S> {
     /// Writes what is kept.
     fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.kept.is_empty() {
@@ -322,7 +306,7 @@ impl<S: AsyncWrite + Unpin> GuardedIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for GuardedIo<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for FramingIo<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -394,10 +378,10 @@ mod tests {
         }
     }
 
-    fn guarded() -> (GuardedIo<Taking>, Arc<GuardState>) {
-        let state = Arc::new(GuardState::default());
+    fn guarded() -> (FramingIo<Taking>, Arc<FramingState>) {
+        let state = Arc::new(FramingState::default());
         let longest = Duration::from_secs(1);
-        let io = GuardedIo::new(Taking::default(), 1000, longest, Arc::clone(&state));
+        let io = FramingIo::new(Taking::default(), 1000, longest, Arc::clone(&state));
         (io, state)
     }
 

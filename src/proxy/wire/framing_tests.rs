@@ -6,15 +6,15 @@ use super::*;
 use crate::reason::ReasonCode;
 
 /// Passes `input` in pieces of `size` and returns what comes out.
-fn run(input: &[u8], size: usize) -> (Vec<u8>, Option<Violation>, u64) {
+fn run(input: &[u8], size: usize) -> (Vec<u8>, Option<FramingError>, u64) {
     let mut machine = FramingMachine::new(1024);
     let mut passed = Vec::new();
     for piece in input.chunks(size.max(1)) {
         let step = machine.advance(piece);
         passed.extend(step.released.unwrap_or_default());
         passed.extend_from_slice(&piece[step.pass.clone()]);
-        if step.violation.is_some() {
-            return (passed, step.violation, machine.heads());
+        if step.error.is_some() {
+            return (passed, step.error, machine.heads());
         }
     }
     (passed, None, machine.heads())
@@ -111,8 +111,8 @@ const BAD_CHUNKS: &[(&str, &str)] = &[
 fn good_requests_pass_unchanged_however_they_are_split() {
     let all: String = GOOD.concat();
     for size in [1, 2, 3, 7, 64, all.len()] {
-        let (passed, violation, heads) = run(all.as_bytes(), size);
-        assert_eq!(violation, None, "pieces of {size}");
+        let (passed, error, heads) = run(all.as_bytes(), size);
+        assert_eq!(error, None, "pieces of {size}");
         assert_eq!(String::from_utf8(passed).unwrap(), all);
         assert_eq!(heads, GOOD.len() as u64);
     }
@@ -123,12 +123,9 @@ fn bad_heads_are_refused_whole() {
     for (request, expected) in BAD {
         for size in [1, 5, request.len()] {
             let input = format!("{}{request}", GOOD[0]);
-            let (passed, violation, heads) = run(input.as_bytes(), size);
-            let violation = violation.unwrap_or_else(|| panic!("accepted {request:?}"));
-            assert!(
-                violation.detail.contains(expected),
-                "{request:?}: {violation:?}"
-            );
+            let (passed, error, heads) = run(input.as_bytes(), size);
+            let error = error.unwrap_or_else(|| panic!("accepted {request:?}"));
+            assert!(error.detail.contains(expected), "{request:?}: {error:?}");
             assert_eq!(
                 passed,
                 GOOD[0].as_bytes(),
@@ -145,12 +142,9 @@ fn bad_chunks_are_refused() {
         for size in [1, 4096] {
             let input =
                 format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
-            let (_, violation, _) = run(input.as_bytes(), size);
-            let violation = violation.unwrap_or_else(|| panic!("accepted {body:?}"));
-            assert!(
-                violation.detail.contains(expected),
-                "{body:?}: {violation:?}"
-            );
+            let (_, error, _) = run(input.as_bytes(), size);
+            let error = error.unwrap_or_else(|| panic!("accepted {body:?}"));
+            assert!(error.detail.contains(expected), "{body:?}: {error:?}");
         }
     }
 }
@@ -159,8 +153,8 @@ fn bad_chunks_are_refused() {
 fn large_heads_are_refused_without_waiting_for_their_end() {
     let endless = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "a".repeat(2000));
     for size in [1, 100, 4096] {
-        let (passed, violation, _) = run(endless.as_bytes(), size);
-        assert_eq!(violation.unwrap().reason, ReasonCode::TooLarge);
+        let (passed, error, _) = run(endless.as_bytes(), size);
+        assert_eq!(error.unwrap().reason, ReasonCode::TooLarge);
         assert!(passed.is_empty());
     }
 }

@@ -20,20 +20,20 @@ const SETTING: usize = 6;
 
 /// One direction: where its frames begin and end.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub(super) struct FrameScanner {
     header: [u8; HEADER],
     have: usize,
     /// Octets to pass over.
     skip: u32,
     /// The octets of the content of a frame that is looked into: its first ones, or one
     /// setting after the other.
-    inside: Inside,
+    inside: Payload,
     /// The window that a SETTINGS frame gives to streams.
     window: Option<u32>,
 }
 
 #[derive(Debug)]
-struct Inside {
+struct Payload {
     octets: [u8; 8],
     have: usize,
     want: usize,
@@ -52,14 +52,14 @@ pub(super) struct Frame {
     pub(super) window: Option<u32>,
 }
 
-impl Scan {
+impl FrameScanner {
     /// Of a direction that begins with so many octets of something else.
     pub(super) const fn new(skip: u32) -> Self {
         Self {
             header: [0; HEADER],
             have: 0,
             skip,
-            inside: Inside {
+            inside: Payload {
                 octets: [0; 8],
                 have: 0,
                 want: 0,
@@ -189,7 +189,7 @@ pub(super) mod tests {
             for (kind, flags, stream, content) in &frames {
                 octets.extend(frame(*kind, *flags, *stream, content));
             }
-            let mut scan = Scan::new(skip);
+            let mut scan = FrameScanner::new(skip);
             let mut found = Vec::new();
             for piece in octets.chunks(size) {
                 scan.advance(piece, |frame| found.push(frame));

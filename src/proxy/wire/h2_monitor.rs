@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::h2_frames::{
-    DATA, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, Scan, WINDOW_UPDATE,
+    DATA, END_STREAM, FrameScanner, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
 
 /// The window of streams and of the connection where the caller says nothing (RFC 9113
@@ -36,7 +36,7 @@ const CREDIT_PER_ANSWER: u64 = RESET_COST / 2;
 
 /// What was seen of a connection's frames.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct H2Stats {
     /// Streams that the caller has opened.
     opened: AtomicU64,
     /// Streams that we have reset because of a fault of the caller.
@@ -60,7 +60,7 @@ pub(crate) struct Seen {
     blocked: AtomicBool,
 }
 
-impl Default for Seen {
+impl Default for H2Stats {
     fn default() -> Self {
         Self {
             opened: AtomicU64::new(0),
@@ -81,9 +81,9 @@ impl Default for Seen {
 /// Too many frames without content.
 #[derive(Debug, thiserror::Error)]
 #[error("the caller floods the connection with frames that carry nothing")]
-pub(crate) struct Flood;
+pub(crate) struct FloodError;
 
-impl Seen {
+impl H2Stats {
     /// Whether there were too many frames without content.
     pub(crate) fn is_flooded(&self) -> bool {
         self.flooded.load(Ordering::Relaxed)
@@ -216,21 +216,21 @@ impl Credit {
 }
 
 /// A connection whose frames are followed.
-pub(crate) struct Watched<S> {
+pub(crate) struct MonitoredIo<S> {
     inner: S,
-    incoming: Scan,
-    outgoing: Scan,
+    incoming: FrameScanner,
+    outgoing: FrameScanner,
     last_opened: u32,
     credit: Credit,
-    seen: Arc<Seen>,
+    seen: Arc<H2Stats>,
 }
 
-impl<S> Watched<S> {
-    pub(crate) fn new(inner: S, seen: Arc<Seen>) -> Self {
+impl<S> MonitoredIo<S> {
+    pub(crate) fn new(inner: S, seen: Arc<H2Stats>) -> Self {
         Self {
             inner,
-            incoming: Scan::new(PREFACE),
-            outgoing: Scan::new(0),
+            incoming: FrameScanner::new(PREFACE),
+            outgoing: FrameScanner::new(0),
             last_opened: 0,
             credit: Credit {
                 left: CREDIT,
@@ -241,7 +241,7 @@ impl<S> Watched<S> {
         }
     }
 
-    fn received(&mut self, octets: &[u8]) -> Result<(), Flood> {
+    fn received(&mut self, octets: &[u8]) -> Result<(), FloodError> {
         let (seen, credit, last) = (&self.seen, &mut self.credit, &mut self.last_opened);
         let mut enough = true;
         self.incoming.advance(octets, |frame| {
@@ -273,7 +273,7 @@ impl<S> Watched<S> {
             return Ok(());
         }
         seen.flooded.store(true, Ordering::Relaxed);
-        Err(Flood)
+        Err(FloodError)
     }
 
     /// Notes whether the socket is full.
@@ -310,7 +310,7 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for MonitoredIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -324,7 +324,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredIo<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -373,8 +373,8 @@ mod tests {
 
     #[test]
     fn what_h2_refused_is_said() {
-        let seen = Arc::new(Seen::default());
-        let mut watched = Watched::new((), Arc::clone(&seen));
+        let seen = Arc::new(H2Stats::default());
+        let mut watched = MonitoredIo::new((), Arc::clone(&seen));
         watched.received(&[0; 24]).unwrap();
         for stream in [1, 3, 3, 5] {
             watched.received(&frame(HEADERS, 4, stream, b"x")).unwrap();
@@ -393,8 +393,8 @@ mod tests {
 
     #[test]
     fn there_is_room_for_what_both_windows_take() {
-        let seen = Arc::new(Seen::default());
-        let mut watched = Watched::new((), Arc::clone(&seen));
+        let seen = Arc::new(H2Stats::default());
+        let mut watched = MonitoredIo::new((), Arc::clone(&seen));
         watched.received(&[0; 24]).unwrap();
         let mut setting = vec![0, 3, 0, 0, 0, 9];
         setting.extend([0, 4, 0, 1, 0, 0]);
@@ -430,9 +430,9 @@ mod tests {
     async fn a_connection_is_held_up_by_its_window_and_by_its_socket() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(H2Stats::default());
         let (ours, mut theirs) = tokio::io::duplex(100);
-        let mut watched = Watched::new(ours, Arc::clone(&seen));
+        let mut watched = MonitoredIo::new(ours, Arc::clone(&seen));
         watched.received(&[0; 24]).unwrap();
         let data = frame(DATA, 0, 1, &[0; 91]);
         assert!(!seen.is_held_up(9));
@@ -466,7 +466,7 @@ mod tests {
             (&empty, CREDIT),
             (&reset, CREDIT / RESET_COST),
         ] {
-            let mut watched = Watched::new((), Arc::default());
+            let mut watched = MonitoredIo::new((), Arc::default());
             watched.received(&[0; 24]).unwrap();
             let mut count = 0;
             while watched.received(octets).is_ok() {
@@ -476,7 +476,7 @@ mod tests {
             assert!(count >= most, "{count}");
         }
         // A caller that has two answered for each that it resets may go on.
-        let mut watched = Watched::new((), Arc::default());
+        let mut watched = MonitoredIo::new((), Arc::default());
         watched.received(&[0; 24]).unwrap();
         let whole = frame(HEADERS, 4 | END_STREAM, 1, b"x");
         for _ in 0..10 * CREDIT / RESET_COST {
@@ -485,7 +485,7 @@ mod tests {
             watched.received(&reset).unwrap();
         }
         // A caller that is sent a lot may say so as often.
-        let mut watched = Watched::new((), Arc::default());
+        let mut watched = MonitoredIo::new((), Arc::default());
         watched.received(&[0; 24]).unwrap();
         let data = frame(DATA, 0, 1, &[0; 1024]);
         for _ in 0..30_000 {

@@ -32,7 +32,7 @@ const TURNS: u64 = 2 * (PIECE as u64 + BACKLOG);
 
 /// What was found when the streams of a connection were looked at.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Look {
+pub(crate) struct Sample {
     pub(crate) now: Instant,
     /// Octets of content that the connection has taken so far.
     pub(crate) sent: u64,
@@ -44,7 +44,7 @@ pub(crate) struct Look {
 
 /// Since when nothing was taken of an answer.
 #[derive(Debug)]
-pub(crate) struct Wait {
+pub(crate) struct StallTimer {
     since: Instant,
     /// What the connection had taken when it was last looked at.
     sent: u64,
@@ -54,7 +54,7 @@ pub(crate) struct Wait {
     streams: u64,
 }
 
-impl Wait {
+impl StallTimer {
     /// From now on, on a connection that has taken so many octets.
     pub(crate) const fn new(since: Instant, sent: u64) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl Wait {
     }
 
     /// Whether it lasts too long, of a stream that has `longest` for each piece.
-    pub(crate) fn is_over(&mut self, look: &Look, longest: Duration) -> bool {
+    pub(crate) fn is_over(&mut self, look: &Sample, longest: Duration) -> bool {
         let taken = look.sent.saturating_sub(self.sent);
         self.sent = look.sent;
         if look.is_held_up {
@@ -98,11 +98,11 @@ mod tests {
     /// in each quarter of a minute; none if it does so for more than a day.
     fn lasts(streams: u64, each: u64, is_held_up: bool) -> Option<Duration> {
         let begin = Instant::now();
-        let mut wait = Wait::new(begin, 1000);
+        let mut wait = StallTimer::new(begin, 1000);
         (1..4 * 60 * 24)
             .map(|step| (step, MINUTE / 4 * step))
             .find_map(|(step, waited)| {
-                let look = Look {
+                let look = Sample {
                     now: begin + waited,
                     sent: 1000 + each * u64::from(step),
                     is_held_up,
@@ -150,8 +150,8 @@ mod tests {
     #[test]
     fn others_that_have_finished_had_their_turn() {
         let begin = Instant::now();
-        let mut wait = Wait::new(begin, 0);
-        let look = |time, pieces, streams| Look {
+        let mut wait = StallTimer::new(begin, 0);
+        let look = |time, pieces, streams| Sample {
             now: begin + time,
             sent: pieces * PIECE,
             is_held_up: true,

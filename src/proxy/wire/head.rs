@@ -11,23 +11,24 @@ pub const MAX_FIELDS: usize = 100;
 const MAX_LEADING_LINES: usize = 2;
 
 /// Why bytes are not a request this gateway takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Violation {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct FramingError {
     /// The reason code.
     pub reason: ReasonCode,
     /// What exactly.
     pub detail: &'static str,
 }
 
-pub(super) const fn malformed(detail: &'static str) -> Violation {
-    Violation {
+pub(super) const fn malformed(detail: &'static str) -> FramingError {
+    FramingError {
         reason: ReasonCode::MalformedRequest,
         detail,
     }
 }
 
-pub(super) const fn too_large(detail: &'static str) -> Violation {
-    Violation {
+pub(super) const fn too_large(detail: &'static str) -> FramingError {
+    FramingError {
         reason: ReasonCode::TooLarge,
         detail,
     }
@@ -41,7 +42,7 @@ pub(super) enum Framing {
 }
 
 /// Checks a complete head, from its first line to its empty line.
-pub(super) fn check_head(head: &[u8]) -> Result<Framing, Violation> {
+pub(super) fn check_head(head: &[u8]) -> Result<Framing, FramingError> {
     let mut bytes = head;
     let mut leading = 0;
     while let Some(rest) = bytes.strip_prefix(b"\r\n") {
@@ -65,7 +66,7 @@ pub(super) fn check_head(head: &[u8]) -> Result<Framing, Violation> {
     fields.framing(&request)
 }
 
-fn next_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+fn next_line(bytes: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     let end = memchr(b'\n', bytes).ok_or(malformed("the head ends within a line"))?;
     let (line, rest) = bytes.split_at(end + 1);
     let line = line
@@ -80,7 +81,7 @@ struct RequestLine<'a> {
     authority: Option<&'a [u8]>,
 }
 
-fn request_line(line: &[u8]) -> Result<RequestLine<'_>, Violation> {
+fn request_line(line: &[u8]) -> Result<RequestLine<'_>, FramingError> {
     let bad = malformed("the request line is not METHOD SP TARGET SP HTTP/1.1");
     let mut parts = line.split(|b| *b == b' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -152,7 +153,7 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn add(&mut self, line: &'a [u8]) -> Result<(), Violation> {
+    fn add(&mut self, line: &'a [u8]) -> Result<(), FramingError> {
         self.count += 1;
         if self.count > MAX_FIELDS {
             return Err(too_large("the request has too many header fields"));
@@ -198,7 +199,7 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn framing(&self, request: &RequestLine<'_>) -> Result<Framing, Violation> {
+    fn framing(&self, request: &RequestLine<'_>) -> Result<Framing, FramingError> {
         match (self.host, request.is_http_11) {
             (None, true) => return Err(malformed("the request has no Host field")),
             (Some(b""), _) => return Err(malformed("the Host field is empty")),
@@ -223,7 +224,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Splits a field line, checking every octet (RFC 9112 section 5).
-pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
+pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(malformed("a header field is folded over two lines"));
     }
@@ -263,7 +264,7 @@ pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     str::from_utf8(value).ok()?.parse().ok()
 }
 
-pub(super) fn chunk_size(line: &[u8]) -> Result<u64, Violation> {
+pub(super) fn chunk_size(line: &[u8]) -> Result<u64, FramingError> {
     let bad = malformed("a chunk's size is not a plain hexadecimal number");
     let line = line.strip_suffix(b"\r\n").unwrap_or(line);
     let (digits, extension) = match memchr(b';', line) {
@@ -321,7 +322,7 @@ const fn is_authority(octet: u8) -> bool {
 
 /// Position after the empty line that ends a head, searching line ends from
 /// `from` on. Every line must end with CRLF.
-pub(super) fn find_head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Violation> {
+pub(super) fn find_head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, FramingError> {
     let mut position = from;
     while let Some(found) = memchr(b'\n', bytes.get(position..).unwrap_or_default()) {
         let end = position + found;

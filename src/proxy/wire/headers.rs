@@ -74,7 +74,7 @@ fn is_spelling_of(name: &str, wanted: &str) -> bool {
 /// What the names of a request's fields call for: found out by looking at each
 /// once, because most requests call for nothing.
 #[derive(Default)]
-struct Found {
+struct RequestFields {
     /// Fields that a message may have for its hop.
     hop_by_hop: bool,
     upgrade: bool,
@@ -87,7 +87,7 @@ struct Found {
     remove: Vec<HeaderName>,
 }
 
-impl Found {
+impl RequestFields {
     fn among(headers: &HeaderMap, assertion: &HeaderName, api_key: &HeaderName) -> Self {
         let mut found = Self::default();
         for name in headers.keys() {
@@ -124,7 +124,7 @@ pub fn strip_request(
     api_key: &HeaderName,
 ) -> Result<(), Denial> {
     let malformed = |detail: &str| Err(Denial::new(ReasonCode::MalformedRequest, detail));
-    let found = Found::among(headers, assertion, api_key);
+    let found = RequestFields::among(headers, assertion, api_key);
     if found.settings || (found.upgrade && lists(headers, &UPGRADE, "h2c")) {
         return malformed(
             "an upgrade to HTTP/2 within a connection is not allowed; negotiate h2 by ALPN",

@@ -6,14 +6,14 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 
 use super::head::content_length;
-use super::upload_progress::Upload;
+use super::upload_progress::UploadProgress;
 
 /// Why an answer is not shown. What is wrong follows the upstream's name.
-pub(crate) type Flaw = &'static str;
+pub(crate) type ResponseFramingError = &'static str;
 
 /// What is to be done with an answer that is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Accepted {
+pub(crate) struct ResponseFraming {
     length: Length,
     /// Its connection must not be used again.
     pub(crate) is_last: bool,
@@ -34,7 +34,10 @@ enum Length {
 
 /// Judges an answer to a request that was handed over as far as `upload` says, and gives
 /// it the one length that it has.
-pub(crate) fn accept<B>(response: &mut Response<B>, upload: &Upload) -> Result<Accepted, Flaw> {
+pub(crate) fn accept<B>(
+    response: &mut Response<B>,
+    upload: &UploadProgress,
+) -> Result<ResponseFraming, ResponseFramingError> {
     let version = response.version();
     // hyper does so without a word where it takes its peer for one of HTTP/1.0.
     if version != Version::HTTP_2 && upload.was_left_out() {
@@ -46,7 +49,11 @@ pub(crate) fn accept<B>(response: &mut Response<B>, upload: &Upload) -> Result<A
 }
 
 /// Judges the head of a final answer, or of one that switches protocols.
-fn judge(version: Version, status: StatusCode, headers: &HeaderMap) -> Result<Accepted, Flaw> {
+fn judge(
+    version: Version,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<ResponseFraming, ResponseFramingError> {
     let mut length = None;
     let mut as_it_should_be = true;
     let mut chunked = false;
@@ -78,7 +85,7 @@ fn judge(version: Version, status: StatusCode, headers: &HeaderMap) -> Result<Ac
     let is_empty = has_none || status == StatusCode::NOT_MODIFIED;
     // A length of 304 is that of the content which the caller has.
     let announces = chunked || (has_none && length.is_some_and(|length| length > 0));
-    Ok(Accepted {
+    Ok(ResponseFraming {
         length: match length {
             Some(_) if has_none => Length::Goes,
             Some(length) if !as_it_should_be => Length::Becomes(length),
@@ -96,7 +103,7 @@ fn is_canonical(item: &[u8], value: &HeaderValue) -> bool {
     item.len() == value.len() && (item.len() == 1 || !item.starts_with(b"0"))
 }
 
-impl Accepted {
+impl ResponseFraming {
     fn settle(self, headers: &mut HeaderMap) {
         match self.length {
             Length::Stays => {}

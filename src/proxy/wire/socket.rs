@@ -24,12 +24,12 @@ const LONGEST_ALERT: usize = 64;
 
 /// What a peer may still send once the last word has been sent to it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Lingering {
+pub(crate) struct LingerLimits {
     time: Duration,
     octets: u64,
 }
 
-impl Lingering {
+impl LingerLimits {
     /// Of a peer nobody knows.
     pub(crate) const STRANGER: Self = Self {
         time: Duration::from_secs(1),
@@ -44,7 +44,7 @@ impl Lingering {
 
 /// What the first octet says that a peer speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Opening {
+pub(crate) enum SniffedProtocol {
     /// Nothing has been read yet.
     Unread,
     /// TLS, as far as one octet tells.
@@ -55,7 +55,7 @@ pub(crate) enum Opening {
     ProxyHeader,
 }
 
-impl Opening {
+impl SniffedProtocol {
     const fn of(first: u8) -> Self {
         match first {
             proxy_protocol::FIRST_OCTET => Self::ProxyHeader,
@@ -67,9 +67,9 @@ impl Opening {
 
 /// What tells a ticket from the rest of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Handshake {
+enum TicketState {
     /// A flight of ours is not yet whole with the socket, or there was none.
-    Sending,
+    SendEachPoll,
     /// It is whole.
     Sent,
     /// The peer has answered it.
@@ -94,9 +94,9 @@ pub(crate) struct CallerSocket {
     longest_stall: Duration,
     /// Runs while nothing can be written.
     stall: Option<Pin<Box<Sleep>>>,
-    opening: Opening,
+    opening: SniffedProtocol,
     /// None when the handshake is over.
-    handshake: Option<Handshake>,
+    handshake: Option<TicketState>,
     /// A ticket to be sent before anything else.
     ticket: Vec<u8>,
     /// The peer has been told that nothing more will come.
@@ -109,15 +109,15 @@ impl CallerSocket {
             stream,
             longest_stall,
             stall: None,
-            opening: Opening::Unread,
-            handshake: Some(Handshake::Sending),
+            opening: SniffedProtocol::Unread,
+            handshake: Some(TicketState::SendEachPoll),
             ticket: Vec::new(),
             shut_down: false,
         }
     }
 
     /// What the peer speaks. Anything but TLS is an error of the first read.
-    pub(crate) const fn opening(&self) -> Opening {
+    pub(crate) const fn opening(&self) -> SniffedProtocol {
         self.opening
     }
 
@@ -130,7 +130,7 @@ impl CallerSocket {
     /// Whether this is what the handshake has to send once it is complete. An
     /// encrypted alert is an encrypted record, too, but a short one.
     fn is_ticket(&self, octets: &[u8]) -> bool {
-        self.handshake == Some(Handshake::Answered)
+        self.handshake == Some(TicketState::Answered)
             && octets.first() == Some(&APPLICATION_DATA)
             && octets.len() > LONGEST_ALERT
     }
@@ -139,8 +139,8 @@ impl CallerSocket {
     fn note_write(&mut self, written: &Poll<io::Result<usize>>, length: usize) {
         if self.handshake.is_some() {
             self.handshake = Some(match written {
-                Poll::Ready(Ok(count)) if *count == length => Handshake::Sent,
-                _ => Handshake::Sending,
+                Poll::Ready(Ok(count)) if *count == length => TicketState::Sent,
+                _ => TicketState::SendEachPoll,
             });
         }
     }
@@ -208,7 +208,7 @@ impl CallerSocket {
 
     /// Closes so that the peer can read what was sent last: closing a socket
     /// with unread input would reset the connection and discard it.
-    pub(crate) async fn linger(mut self, lingering: Lingering) {
+    pub(crate) async fn linger(mut self, lingering: LingerLimits) {
         if !self.shut_down && self.shutdown().await.is_err() {
             return;
         }
@@ -249,13 +249,13 @@ impl AsyncRead for CallerSocket {
         if self.handshake.is_some()
             && let Some(first) = buffer.filled().get(before)
         {
-            if self.handshake == Some(Handshake::Sent) {
-                self.handshake = Some(Handshake::Answered);
+            if self.handshake == Some(TicketState::Sent) {
+                self.handshake = Some(TicketState::Answered);
             }
-            if self.opening == Opening::Unread {
-                self.opening = Opening::of(*first);
+            if self.opening == SniffedProtocol::Unread {
+                self.opening = SniffedProtocol::of(*first);
             }
-            if self.opening != Opening::Tls {
+            if self.opening != SniffedProtocol::Tls {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
         }

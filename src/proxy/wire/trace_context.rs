@@ -30,7 +30,7 @@ pub(crate) fn follow(
         TraceContext::Continue => {
             let mut lines = headers.get_all(&TRACEPARENT).iter();
             if let (Some(value), None) = (lines.next(), lines.next())
-                && let Some(parent) = Parent::parse(value.as_bytes())
+                && let Some(parent) = TraceParent::parse(value.as_bytes())
             {
                 let (trace, ours) = (parent.trace, parent.in_our_version());
                 if let Some(ours) = ours {
@@ -55,14 +55,14 @@ pub(crate) fn follow(
 }
 
 /// A well-formed `traceparent`.
-struct Parent<'a> {
+struct TraceParent<'a> {
     /// As version 00 has it, with another version in front.
     known: &'a [u8],
     trace: TraceId,
     is_our_version: bool,
 }
 
-impl<'a> Parent<'a> {
+impl<'a> TraceParent<'a> {
     fn parse(value: &'a [u8]) -> Option<Self> {
         let (known, rest) = value.split_at_checked(LENGTH)?;
         let [version, trace, parent, flags] = fields(known)?;
@@ -200,7 +200,7 @@ mod tests {
             assert!(headers.get(TRACESTATE).is_none(), "{parents:?}");
             assert_eq!(trace.unwrap().as_str(), "ab".repeat(16));
             let begun = headers[TRACEPARENT].as_bytes();
-            assert!(Parent::parse(begun).is_some(), "{begun:?}");
+            assert!(TraceParent::parse(begun).is_some(), "{begun:?}");
         }
         let (headers, _) = followed(&[VALID], TraceContext::Restart);
         assert_ne!(headers[TRACEPARENT], VALID);
@@ -217,7 +217,7 @@ mod tests {
             let trace = follow(&mut headers, TraceContext::Continue, || Some(seed));
             prop_assert_eq!(trace.is_some(), headers.contains_key(TRACEPARENT));
             if let Some(value) = headers.get(TRACEPARENT) {
-                prop_assert!(Parent::parse(value.as_bytes()).is_some());
+                prop_assert!(TraceParent::parse(value.as_bytes()).is_some());
             }
         }
     }

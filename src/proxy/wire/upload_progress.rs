@@ -17,7 +17,7 @@ use crate::policy::Denial;
 
 /// State shared by a request's body and whoever waits for its answer.
 #[derive(Debug, Default)]
-pub(crate) struct Upload {
+pub(crate) struct UploadProgress {
     /// Nothing more is to be sent.
     complete: AtomicBool,
     /// Somebody has wanted to send it.
@@ -37,9 +37,9 @@ pub(crate) struct Upload {
 
 /// The service let more time pass than it may.
 #[derive(Debug)]
-pub(crate) struct Late;
+pub(crate) struct ResponseTimeout;
 
-impl Upload {
+impl UploadProgress {
     pub(crate) fn new(complete: bool) -> Self {
         Self {
             complete: AtomicBool::new(complete),
@@ -113,7 +113,7 @@ impl Upload {
         &self,
         patience: Duration,
         answer: impl Future<Output = T>,
-    ) -> Result<T, Late> {
+    ) -> Result<T, ResponseTimeout> {
         let mut answer = pin!(answer);
         let mut pause = patience;
         loop {
@@ -125,7 +125,7 @@ impl Upload {
     }
 
     /// How much longer to wait.
-    fn left(&self, patience: Duration, now: Instant) -> Result<Duration, Late> {
+    fn left(&self, patience: Duration, now: Instant) -> Result<Duration, ResponseTimeout> {
         // The caller's pauses are bounded where its body is read.
         if !self.is_complete() && self.waits_for_caller.load(Ordering::Relaxed) {
             return Ok(patience);
@@ -133,7 +133,7 @@ impl Upload {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.and_then(|last| patience.checked_sub(now.saturating_duration_since(last)))
             .filter(|left| !left.is_zero())
-            .ok_or(Late)
+            .ok_or(ResponseTimeout)
     }
 }
 
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_body_that_nobody_wanted_was_left_out() {
-        assert!(!Upload::new(true).was_left_out());
-        let upload = Upload::new(false);
+        assert!(!UploadProgress::new(true).was_left_out());
+        let upload = UploadProgress::new(false);
         assert!(upload.was_left_out());
         upload.begin();
         assert!(!upload.was_left_out());
@@ -156,10 +156,10 @@ mod tests {
         let second = Duration::from_secs(1);
         let begin = Instant::now();
         let at = |seconds| begin + second * seconds;
-        assert!(Upload::new(true).left(patience, at(10)).is_err());
+        assert!(UploadProgress::new(true).left(patience, at(10)).is_err());
 
         // While the caller pauses, the service is not late.
-        let upload = Upload::new(false);
+        let upload = UploadProgress::new(false);
         upload.waits(Waker::noop());
         assert_eq!(upload.left(patience, at(10)).unwrap(), patience);
         assert_eq!(upload.left(patience, at(1000)).unwrap(), patience);

@@ -72,16 +72,16 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
     }
 }
 
-/// A stream whose writes are kept until [`Sending`] sends them.
-pub(crate) struct Gathering<S>(Arc<Mutex<Inner<S>>>);
+/// A stream whose writes are kept until [`SendEachPoll`] sends them.
+pub(crate) struct CoalescingIo<S>(Arc<Mutex<Inner<S>>>);
 
-impl<S> Gathering<S> {
+impl<S> CoalescingIo<S> {
     fn inner(&self) -> MutexGuard<'_, Inner<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CoalescingIo<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -91,7 +91,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -130,9 +130,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
 }
 
 /// What remains to be sent of a stream that gathers.
-pub(crate) struct Outbox<S>(Arc<Mutex<Inner<S>>>);
+pub(crate) struct CoalescedWrites<S>(Arc<Mutex<Inner<S>>>);
 
-impl<S> Outbox<S> {
+impl<S> CoalescedWrites<S> {
     /// The stream itself, once its connection is over; what is still kept is lost.
     pub(crate) fn into_stream(self) -> Option<S> {
         let inner = Arc::try_unwrap(self.0).ok()?.into_inner();
@@ -141,25 +141,25 @@ impl<S> Outbox<S> {
 }
 
 /// Makes a stream gather what is written to it.
-pub(crate) fn gathering<S>(stream: S) -> (Gathering<S>, Outbox<S>) {
+pub(crate) fn coalescing<S>(stream: S) -> (CoalescingIo<S>, CoalescedWrites<S>) {
     let inner = Arc::new(Mutex::new(Inner {
         stream,
         kept: Vec::new(),
         taken: 0,
         failed: None,
     }));
-    (Gathering(Arc::clone(&inner)), Outbox(inner))
+    (CoalescingIo(Arc::clone(&inner)), CoalescedWrites(inner))
 }
 
 /// Drives a connection over such a stream: after each of its turns what it had to say
 /// is sent.
-pub(crate) struct Sending<'a, C, S> {
+pub(crate) struct SendEachPoll<'a, C, S> {
     connection: C,
-    outbox: &'a Outbox<S>,
+    outbox: &'a CoalescedWrites<S>,
 }
 
-impl<'a, C, S> Sending<'a, C, S> {
-    pub(crate) const fn new(connection: C, outbox: &'a Outbox<S>) -> Self {
+impl<'a, C, S> SendEachPoll<'a, C, S> {
+    pub(crate) const fn new(connection: C, outbox: &'a CoalescedWrites<S>) -> Self {
         Self { connection, outbox }
     }
 
@@ -168,7 +168,7 @@ impl<'a, C, S> Sending<'a, C, S> {
     }
 }
 
-impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for Sending<'_, C, S> {
+impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for SendEachPoll<'_, C, S> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
@@ -198,7 +198,7 @@ mod tests {
     /// What a peer with room for `room` octets gets of `writes`, and in how many pieces.
     async fn pieces(room: usize, writes: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         let (ours, mut theirs) = tokio::io::duplex(room);
-        let (mut stream, outbox) = gathering(ours);
+        let (mut stream, outbox) = coalescing(ours);
         let connection = Box::pin(async move {
             for octets in writes {
                 stream.write_all(&octets).await.unwrap();
@@ -218,7 +218,7 @@ mod tests {
                 pieces.push(piece[..count].to_vec());
             }
         };
-        tokio::join!(Sending::new(connection, &outbox), reading).1
+        tokio::join!(SendEachPoll::new(connection, &outbox), reading).1
     }
 
     #[tokio::test]
@@ -241,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_learns_that_nothing_can_be_sent() {
         let (ours, theirs) = tokio::io::duplex(16);
-        let (mut stream, outbox) = gathering(ours);
+        let (mut stream, outbox) = coalescing(ours);
         drop(theirs);
         let connection = Box::pin(async move {
             stream.write_all(b"kept").await.unwrap();
@@ -257,7 +257,7 @@ mod tests {
             .unwrap_err()
             .kind()
         });
-        let kind = Sending::new(connection, &outbox).await;
+        let kind = SendEachPoll::new(connection, &outbox).await;
         assert_eq!(kind, io::ErrorKind::BrokenPipe);
     }
 }
