@@ -327,7 +327,7 @@ fn share(
     Ok(Shared {
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         metrics,
-        held: Arc::default(),
+        buffer_budget: Arc::default(),
         changes: changed.subscribe(),
         stopping,
         aborting,

@@ -1,4 +1,4 @@
-//! From an accepted socket to a connection: TLS, and who the caller is.
+//! The handshake: from an accepted socket to a connection whose caller is verified.
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ pub(crate) async fn serve(
     connection_id: Arc<str>,
     guard: ConnectionGuard,
 ) {
-    // In a box of its own, so that it does not weigh on the connection afterwards.
+    // In a box of its own, so that the connection reserves no space for it afterwards.
     let establishing = box_in_place(|| establish(worker, stream, peer, connection_id, guard));
     if let Some(established) = establishing.await
         && let Err(error) = established.serve().await
@@ -72,7 +72,7 @@ impl Established {
     }
 }
 
-/// Shakes hands; a refusal is told and written down.
+/// Performs the handshake, and records and closes a connection that fails.
 async fn establish(
     worker: Arc<Worker>,
     stream: TcpStream,
@@ -81,14 +81,14 @@ async fn establish(
     guard: ConnectionGuard,
 ) -> Option<Box<Established>> {
     let accepted_at = Instant::now();
-    // Before anything is verified, so that no change in between is missed.
+    // Subscribed before anything is verified, so that no change in between is missed.
     let changes = worker.subscribe();
     let snapshot = worker.shared().snapshot.load_full();
     let verified_by = snapshot.trust_stamp();
     let mut facts = ConnectionFacts::new(connection_id, peer);
-    let handshake = box_in_place(|| shake_hands(&snapshot, stream, &mut facts));
-    let shaken = match tokio::time::timeout(snapshot.limits.handshake_timeout, handshake).await {
-        Ok(shaken) => shaken,
+    let handshake = box_in_place(|| perform(&snapshot, stream, &mut facts));
+    let outcome = match tokio::time::timeout(snapshot.limits.handshake_timeout, handshake).await {
+        Ok(outcome) => outcome,
         Err(_) => Err(HandshakeError::timeout(snapshot.limits.handshake_timeout)),
     };
     let HandshakeOutcome {
@@ -96,22 +96,22 @@ async fn establish(
         proof,
         server_name,
         holds_until,
-    } = match shaken {
-        Ok(shaken) => shaken,
+    } = match outcome {
+        Ok(outcome) => outcome,
         Err(error) => {
-            let refused = FailureContext {
+            let context = FailureContext {
                 facts: &facts,
                 elapsed: accepted_at.elapsed(),
             };
-            error.conclude(&worker, &refused).await;
+            error.conclude(&worker, &context).await;
             return None;
         }
     };
-    // A connection must not keep old snapshots alive.
+    // A connection must not keep an old snapshot alive.
     let limits = snapshot.limits.clone();
     drop(snapshot);
     worker.shared().metrics.handshake_succeeded();
-    let chain = proof.is_some().then(|| chain_of(&stream));
+    let chain = proof.is_some().then(|| presented_chain(&stream));
     if let (Some(keeper), Some(chain)) = (&worker.shared().chains, &chain) {
         let id = keeper.note(chain, facts.sni.as_ref(), Verdict::Admitted);
         facts.chain = Some(Arc::clone(id.text()));
@@ -135,17 +135,18 @@ async fn establish(
     }))
 }
 
-/// What a handshake that succeeded leaves.
+/// The outcome of a successful handshake.
 struct HandshakeOutcome {
     stream: TlsStream<CallerSocket>,
     proof: Option<ConnectionProof>,
     /// The TLS server name, normalized.
     server_name: Option<String>,
-    /// Until when the identity holds by itself, in seconds since the Unix epoch.
+    /// Until when the identity holds without another verification, in seconds since the Unix epoch.
     holds_until: Option<i64>,
 }
 
-async fn shake_hands(
+/// Reads the PROXY header if the peer is a balancer, and performs the TLS handshake.
+async fn perform(
     snapshot: &Snapshot,
     mut stream: TcpStream,
     facts: &mut ConnectionFacts,
@@ -153,8 +154,8 @@ async fn shake_hands(
     let balancer = facts.peer.ip().to_canonical();
     let has_header = snapshot.balancers.iter().any(|net| net.contains(&balancer));
     if has_header {
-        let named = proxy_protocol::read(&mut stream).await;
-        if let Some(caller) = named.map_err(HandshakeError::proxy_header)? {
+        let address = proxy_protocol::read(&mut stream).await;
+        if let Some(caller) = address.map_err(HandshakeError::proxy_header)? {
             facts.proxy = Some(std::mem::replace(&mut facts.peer, caller));
         }
     }
@@ -162,14 +163,14 @@ async fn shake_hands(
     let mut hello = LazyConfigAcceptor::new(Acceptor::default(), socket);
     let start = match (&mut hello).await {
         Ok(start) => start,
-        Err(error) => return Err(not_a_hello(&error, hello.take_io(), has_header)),
+        Err(error) => return Err(no_client_hello(&error, hello.take_io(), has_header)),
     };
-    let asked_for = start.client_hello().server_name().map(str::to_owned);
-    facts.sni = asked_for.as_deref().map(|name| printable(name).into());
-    let Some(entry) = snapshot.names.select(asked_for.as_deref()) else {
-        return Err(HandshakeError::unknown_name(asked_for));
+    let requested_name = start.client_hello().server_name().map(str::to_owned);
+    facts.sni = requested_name.as_deref().map(|name| printable(name).into());
+    let Some(entry) = snapshot.names.select(requested_name.as_deref()) else {
+        return Err(HandshakeError::unknown_name(requested_name));
     };
-    // Tickets are opened as soon as rustls has the configuration.
+    // Notes are collected from here on: rustls decrypts a ticket as soon as it has its configuration.
     let accepting = async {
         start
             .into_stream(Arc::clone(entry.tls()))
@@ -179,7 +180,7 @@ async fn shake_hands(
     let (accepted, mut notes) = with_notes(accepting).await;
     match accepted {
         Ok(mut stream) => {
-            stream.get_mut().0.settle();
+            stream.get_mut().0.end_handshake();
             facts.resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             if facts.resumed {
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -193,7 +194,7 @@ async fn shake_hands(
                 proven_at: proven_at.unwrap_or_else(clock::unix_now),
                 resumed: facts.resumed,
             });
-            let server_name = asked_for.as_deref().and_then(normalized_dns);
+            let server_name = requested_name.as_deref().and_then(normalized_dns);
             Ok(HandshakeOutcome {
                 stream,
                 proof,
@@ -205,13 +206,13 @@ async fn shake_hands(
     }
 }
 
-/// Why no ClientHello could be read.
-fn not_a_hello(
+/// The error for a connection without a ClientHello, by what was sent instead.
+fn no_client_hello(
     error: &io::Error,
     socket: Option<CallerSocket>,
     has_header: bool,
 ) -> HandshakeError {
-    match socket.map(|socket| (socket.opening(), socket)) {
+    match socket.map(|socket| (socket.sniffed(), socket)) {
         Some((SniffedProtocol::PlainHttp, socket)) => HandshakeError::plain_http(socket),
         Some((SniffedProtocol::ProxyHeader, _)) => HandshakeError::unexpected_header(has_header),
         Some((SniffedProtocol::Unread, _)) => HandshakeError::gone(),
@@ -219,7 +220,7 @@ fn not_a_hello(
     }
 }
 
-fn chain_of(stream: &TlsStream<CallerSocket>) -> Arc<[CertificateDer<'static>]> {
+fn presented_chain(stream: &TlsStream<CallerSocket>) -> Arc<[CertificateDer<'static>]> {
     stream
         .get_ref()
         .1

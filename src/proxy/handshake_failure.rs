@@ -1,5 +1,4 @@
-//! Handshakes that end without a connection: why, for the audit log, and a
-//! close that lets the peer read its alert.
+//! Handshakes that fail: the reason for the audit log, and a close that lets the peer read its alert.
 
 use std::io;
 use std::sync::Arc;
@@ -22,18 +21,18 @@ use crate::telemetry::record::{ConnectionFacts, milliseconds};
 use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
 use crate::trust::Refusal;
 
-/// Why a handshake did not lead to a connection.
+/// Why a handshake failed.
 pub(super) struct HandshakeError {
-    /// None for a peer that was gone before it said anything.
+    /// None for a peer that closed the connection before it sent anything.
     reason: Option<ReasonCode>,
     detail: String,
     alert: Option<&'static str>,
     notes: HandshakeNotes,
     socket: Option<CallerSocket>,
-    answer: Option<&'static [u8]>,
+    response: Option<&'static [u8]>,
 }
 
-/// The circumstances of a refused handshake.
+/// The connection of a failed handshake, and how long it lasted.
 pub(super) struct FailureContext<'a> {
     pub(super) facts: &'a ConnectionFacts,
     pub(super) elapsed: Duration,
@@ -47,7 +46,7 @@ impl HandshakeError {
             alert: None,
             notes: HandshakeNotes::default(),
             socket: None,
-            answer: None,
+            response: None,
         }
     }
 
@@ -58,7 +57,7 @@ impl HandshakeError {
         }
     }
 
-    /// A load balancer did not say properly whose connection it passes on.
+    /// The PROXY header of a load balancer could not be read.
     pub(super) fn proxy_header(error: HeaderError) -> Self {
         match error {
             HeaderError::Gone => Self::gone(),
@@ -66,7 +65,7 @@ impl HandshakeError {
         }
     }
 
-    /// Something like a PROXY header stands where TLS should begin.
+    /// Something like a PROXY header was sent instead of TLS.
     pub(super) fn unexpected_header(has_header: bool) -> Self {
         Self::new(
             ReasonCode::MalformedRequest,
@@ -88,7 +87,7 @@ impl HandshakeError {
     pub(super) fn plain_http(socket: CallerSocket) -> Self {
         Self {
             socket: Some(socket),
-            answer: Some(PLAIN_HTTP_ANSWER),
+            response: Some(PLAIN_HTTP_ANSWER),
             ..Self::new(
                 ReasonCode::MalformedRequest,
                 "plain HTTP was sent to the TLS port",
@@ -114,7 +113,7 @@ impl HandshakeError {
         )
     }
 
-    /// rustls refused; `notes` say what our verifier learned.
+    /// rustls refused the handshake; `notes` contains what our verifier learned.
     pub(super) fn refused(error: &io::Error, notes: HandshakeNotes, socket: CallerSocket) -> Self {
         let (reason, detail, alert) = notes.explain(error);
         Self {
@@ -125,8 +124,8 @@ impl HandshakeError {
         }
     }
 
-    /// The chain of a resumed session does not hold any longer. The handshake is
-    /// complete, so that no alert of its own can say so.
+    /// The chain of a resumed session does not hold any more. The handshake is complete, so that no
+    /// handshake alert can say so.
     pub(super) async fn not_resumed(
         refusal: Refusal,
         mut notes: HandshakeNotes,
@@ -143,24 +142,24 @@ impl HandshakeError {
     }
 
     /// Records the failure and closes the connection.
-    pub(super) async fn conclude(mut self, worker: &Worker, refused: &FailureContext<'_>) {
+    pub(super) async fn conclude(mut self, worker: &Worker, context: &FailureContext<'_>) {
         let socket = self.socket.take();
-        let answer = self.answer;
+        let response = self.response;
         if let Some(reason) = self.reason {
-            self.record(reason, worker, refused);
+            self.record(reason, worker, context);
         }
         if let Some(mut socket) = socket {
-            if let Some(answer) = answer {
-                let _ = socket.write_all(answer).await;
+            if let Some(response) = response {
+                let _ = socket.write_all(response).await;
             }
-            socket.linger(LingerLimits::STRANGER).await;
+            socket.linger(LingerLimits::UNKNOWN_PEER).await;
         }
     }
 
-    fn record(self, reason: ReasonCode, worker: &Worker, refused: &FailureContext<'_>) {
+    fn record(self, reason: ReasonCode, worker: &Worker, context: &FailureContext<'_>) {
         worker.shared().metrics.handshake_refused(reason);
         let leaf = self.notes.leaf();
-        let facts = refused.facts;
+        let facts = context.facts;
         let chains = worker.shared().chains.as_ref();
         let presented = chains
             .filter(|_| !self.notes.presented.is_empty())
@@ -175,7 +174,7 @@ impl HandshakeError {
             "a handshake was refused"
         );
         worker.audit().write(&HandshakeFailure {
-            time: timestamp(clock::since_epoch().saturating_sub(refused.elapsed)),
+            time: timestamp(clock::since_epoch().saturating_sub(context.elapsed)),
             event: "handshake",
             decision: "refused",
             connection_id: &facts.connection_id,
@@ -193,7 +192,7 @@ impl HandshakeError {
             possession_proven: self.notes.possession_proven,
             resumed: facts.resumed,
             chain: presented.map(|id| Arc::clone(id.text())),
-            duration_ms: milliseconds(refused.elapsed),
+            duration_ms: milliseconds(context.elapsed),
         });
     }
 }

@@ -1,8 +1,8 @@
-//! HTTP/1.1 on one caller's connection, by hyper over the framing guard.
+//! HTTP/1.1 on one caller's connection, served by hyper over the framing guard.
 //!
-//! hyper keeps buffers of 16 KiB for a connection for as long as it serves it. A
-//! connection on which nothing has happened for a moment is taken out of its hands
-//! and waits without them; with the next octet it is served again.
+//! hyper keeps buffers of 16 KiB for each connection that it serves. A connection that has been
+//! idle for a moment is therefore taken back from hyper, and waits without buffers; with the next
+//! byte, hyper serves it again.
 
 use std::future::poll_fn;
 use std::io::{self, Write as _};
@@ -33,49 +33,49 @@ use super::wire::socket::{CallerSocket, LingerLimits};
 use super::wire::tls_close::close_gracefully;
 use crate::snapshot::Limits;
 
-/// Nothing has begun on a connection for at least this long when it is laid to rest,
-/// and for less than twice as long.
-const REST: Duration = Duration::from_millis(50);
+/// A connection is taken back from hyper when it has been idle for at least this long, and less
+/// than twice as long.
+const IDLE_AFTER: Duration = Duration::from_millis(50);
 
-/// Where looks at resting connections fall: on common moments, because a timer that is
-/// the earliest of all costs a system call.
-static LOOKS: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// All connections check for idleness at the same moments, at multiples of [`IDLE_AFTER`] from
+/// this one: a timer that expires earlier than all others costs a system call.
+static CHECKS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The first common moment at least [`REST`] from now.
-fn next_look() -> Instant {
+/// The first check that is at least [`IDLE_AFTER`] from now.
+fn next_check() -> Instant {
     let now = Instant::now();
-    let into = now.duration_since(*LOOKS).as_nanos() % REST.as_nanos();
-    now + REST * 2 - Duration::from_nanos(u64::try_from(into).unwrap_or(0))
+    let past = now.duration_since(*CHECKS_FROM).as_nanos() % IDLE_AFTER.as_nanos();
+    now + IDLE_AFTER * 2 - Duration::from_nanos(u64::try_from(past).unwrap_or(0))
 }
 
-/// Boxed: it is handed around, and a future has room for everything it ever holds.
+/// Boxed, because it is moved in and out of futures, each of which would reserve its full size.
 type Io = Box<FramingIo<TlsStream<CallerSocket>>>;
 
-/// What goes on on a connection, whoever serves it at the moment.
+/// What happens on a connection, from its first request to its end.
 struct Activity {
-    guard: Arc<FramingState>,
-    /// Requests that have begun; the position of the next one.
+    framing: Arc<FramingState>,
+    /// Number of requests that have begun; the position of the next one.
     begun: AtomicU64,
-    /// Handlers at work.
+    /// Number of handlers that run.
     running: AtomicUsize,
-    /// The last request came in HTTP/1.0: its answer may end with the connection, and
-    /// only how that ends tells whether it is whole (RFC 9112 section 9.8).
-    is_old: AtomicBool,
-    /// A tunnel to begin once its 101 was sent.
+    /// The last request was HTTP/1.0. Its response may end with the connection, and the caller
+    /// knows only by the way it ends whether the response is complete (RFC 9112 section 9.8).
+    is_http_10: AtomicBool,
+    /// The tunnel that begins once its 101 was sent.
     tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
-/// A handler at work, until it is dropped.
-struct Running(Arc<Activity>);
+/// A handler that runs, until it is dropped.
+struct RunningHandler(Arc<Activity>);
 
-impl Running {
+impl RunningHandler {
     fn begin(activity: &Arc<Activity>) -> Self {
         activity.running.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(activity))
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningHandler {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
@@ -86,15 +86,15 @@ impl Activity {
         self.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when nothing has begun for a while and nothing is under way.
-    async fn rests(&self, connection: &Connection) {
+    /// Resolves when no request has begun for a while and none is in progress.
+    async fn idle(&self, connection: &Connection) {
         loop {
             let begun = self.begun.load(Ordering::Relaxed);
-            tokio::time::sleep_until(next_look()).await;
+            tokio::time::sleep_until(next_check()).await;
             if begun == self.begun.load(Ordering::Relaxed)
                 && self.running.load(Ordering::Relaxed) == 0
                 && connection.in_flight().is_empty()
-                && self.guard.is_resting()
+                && self.framing.is_idle()
             {
                 return;
             }
@@ -104,10 +104,15 @@ impl Activity {
 
 /// How serving stopped.
 enum Stopped {
-    /// For good; the octets that were read and belong to no request.
-    Ended(Result<(), hyper::Error>, Io, bool),
-    /// For lack of anything to do.
-    Resting(Io),
+    /// HTTP is over on the connection. `early` says that bytes were read that belong to no
+    /// request.
+    Ended {
+        ended: Result<(), hyper::Error>,
+        io: Io,
+        early: bool,
+    },
+    /// The connection is idle.
+    Idle(Io),
     /// The identity no longer holds.
     Cut,
 }
@@ -120,46 +125,46 @@ pub(super) fn serve(
     lifetime: Lifetime,
 ) -> impl Future<Output = Result<(), hyper::Error>> + Send {
     let activity = Arc::new(Activity {
-        guard: Arc::default(),
+        framing: Arc::default(),
         begun: AtomicU64::new(0),
         running: AtomicUsize::new(0),
-        is_old: AtomicBool::new(false),
+        is_http_10: AtomicBool::new(false),
         tunnel: Mutex::new(None),
     });
     let io = Box::new(FramingIo::new(
         stream,
         limits.header_bytes,
         limits.header_timeout,
-        Arc::clone(&activity.guard),
+        Arc::clone(&activity.framing),
     ));
-    serve_in_turns(connection, limits, io, activity, lifetime)
+    serve_until_end(connection, limits, io, activity, lifetime)
 }
 
-/// Serves requests when there are some, and waits without buffers in between.
-async fn serve_in_turns(
+/// Serves requests, and waits without hyper's buffers while there are none.
+async fn serve_until_end(
     connection: Arc<Connection>,
     limits: Limits,
     mut io: Io,
     activity: Arc<Activity>,
     mut lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
-    // Since when no request has begun.
+    // The number of requests, and since when it has not changed.
     let (mut begun, mut since) = (0, Instant::now());
     let (ended, io, early) = loop {
-        // Boxed, so that a connection at rest has no room for it.
+        // Boxed, so that an idle connection reserves no space for it.
         let serving =
-            box_in_place(|| serve_busy(&connection, &activity, &limits, io, &mut lifetime));
+            box_in_place(|| serve_active(&connection, &activity, &limits, io, &mut lifetime));
         match serving.await {
             Stopped::Cut => return Ok(()),
-            Stopped::Ended(ended, io, early) => break (ended, io, early),
-            Stopped::Resting(resting) => io = resting,
+            Stopped::Ended { ended, io, early } => break (ended, io, early),
+            Stopped::Idle(idle) => io = idle,
         }
-        let _resting = connection.worker().shared().metrics.connection_rests();
+        let _idle_gauge = connection.worker().shared().metrics.connection_rests();
         let now_begun = activity.begun.load(Ordering::Relaxed);
         if now_begun != begun {
             (begun, since) = (now_begun, Instant::now());
         }
-        // Octets of TLS that make no request do not count.
+        // Measured from the last request, so that TLS records which contain none do not extend it.
         let readable = io.inner().get_ref().0.readable();
         let waiting = tokio::time::timeout_at(since + limits.header_timeout, readable);
         tokio::select! {
@@ -175,90 +180,94 @@ async fn serve_in_turns(
             },
         }
     };
-    let (stream, rest) = io.into_parts();
+    let (stream, unsent) = io.into_parts();
     let tunnel = activity.tunnel().take();
     if let Some(tunnel) = tunnel {
         Box::pin(tunnel::serve(&connection, tunnel, stream, early, lifetime)).await;
         return Ok(());
     }
-    let said = Said {
-        rest,
-        whole: ended.is_ok(),
-        is_old: activity.is_old.load(Ordering::Relaxed),
+    let last_response = LastResponse {
+        unsent,
+        is_complete: ended.is_ok(),
+        is_http_10: activity.is_http_10.load(Ordering::Relaxed),
     };
-    box_in_place(|| end(stream, said, &connection, lifetime)).await;
+    box_in_place(|| close(stream, last_response, &connection, lifetime)).await;
     ended
 }
 
-/// What a connection has said when it ends.
-struct Said {
-    /// What of it is still to be written.
-    rest: Vec<u8>,
-    /// Its last answer did not break off.
-    whole: bool,
-    /// The caller of that speaks HTTP/1.0.
-    is_old: bool,
+/// The last response of a connection when HTTP is over on it.
+struct LastResponse {
+    /// Bytes that are still to be written.
+    unsent: Vec<u8>,
+    /// It did not break off.
+    is_complete: bool,
+    /// Its caller speaks HTTP/1.0.
+    is_http_10: bool,
 }
 
-/// Closes a connection; the rest of its last answer leaves with the farewell, in one. An
-/// answer that broke off gets none: `close_notify` says that nothing is missing (RFC 8446
-/// section 6.1).
-async fn end(
+/// Closes a connection. The rest of its last response is sent together with `close_notify`. After
+/// a response that broke off there is none, because `close_notify` says that nothing is missing
+/// (RFC 8446 section 6.1).
+async fn close(
     mut stream: TlsStream<CallerSocket>,
-    said: Said,
+    last_response: LastResponse,
     connection: &Connection,
     mut lifetime: Lifetime,
 ) {
-    let mut whole = said.whole;
-    if !said.rest.is_empty() || stream.get_ref().1.wants_write() {
-        if whole {
-            stream.get_ref().0.gather();
+    let LastResponse {
+        unsent,
+        mut is_complete,
+        is_http_10,
+    } = last_response;
+    if !unsent.is_empty() || stream.get_ref().1.wants_write() {
+        if is_complete {
+            stream.get_ref().0.cork();
         }
-        // Encrypted here, and sent with what `shutdown` adds to it.
-        let count = stream.get_mut().1.writer().write(&said.rest).unwrap_or(0);
-        let farewell = async {
-            let rest = said.rest.get(count..).unwrap_or_default();
+        // Only encrypted here; `shutdown` sends it together with `close_notify`.
+        let count = stream.get_mut().1.writer().write(&unsent).unwrap_or(0);
+        let sending = async {
+            let rest = unsent.get(count..).unwrap_or_default();
             stream.write_all(rest).await?;
-            match whole {
+            match is_complete {
                 true => stream.shutdown().await,
                 false => stream.flush().await,
             }
         };
-        // The caller may take its time for an answer, as long as its identity holds.
+        // The caller may read as slowly as it likes, as long as its identity holds.
         let sent = tokio::select! {
             biased;
-            sent = farewell => sent,
+            sent = sending => sent,
             denial = lifetime.cut(connection) => {
                 connection.cut(denial);
-                return break_off(stream, said.is_old);
+                return abort(stream, is_http_10);
             }
         };
-        whole &= sent.is_ok();
+        is_complete &= sent.is_ok();
     }
-    match whole {
+    match is_complete {
         true => close_gracefully(stream).await,
-        false if said.is_old => break_off(stream, true),
+        false if is_http_10 => abort(stream, true),
         false => stream.into_inner().0.linger(LingerLimits::CALLER).await,
     }
 }
 
-/// Ends a connection in the middle of an answer.
-fn break_off(stream: TlsStream<CallerSocket>, is_old: bool) {
-    if is_old {
+/// Ends a connection in the middle of a response. HTTP/1.0 needs a reset: its caller takes any
+/// other end of the connection for the end of the response.
+fn abort(stream: TlsStream<CallerSocket>, is_http_10: bool) {
+    if is_http_10 {
         stream.into_inner().0.reset();
     }
 }
 
-/// Whether a request asks for its connection to be closed afterwards, and for nothing
-/// else to be done with it.
-fn is_last(request: &Request<Incoming>) -> bool {
+/// Whether a request asks for its connection to be closed afterwards, and for no other option.
+fn asks_to_close(request: &Request<Incoming>) -> bool {
     let mut options = request.headers().get_all(CONNECTION).iter();
     matches!((options.next(), options.next()), (Some(only), None)
         if only.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
-/// Serves requests until there is nothing to do.
-async fn serve_busy(
+/// Serves requests until the connection is idle or ends.
+async fn serve_active(
     connection: &Arc<Connection>,
     activity: &Arc<Activity>,
     limits: &Limits,
@@ -267,19 +276,19 @@ async fn serve_busy(
 ) -> Stopped {
     let service = service_fn(|request: Request<Incoming>| {
         let position = activity.begun.fetch_add(1, Ordering::Relaxed);
-        let error = activity.guard.error_of(position);
+        let framing_error = activity.framing.error_of(position);
         let connection = Arc::clone(connection);
-        let running = Running::begin(activity);
-        if is_last(&request) {
-            activity.guard.close();
+        let running = RunningHandler::begin(activity);
+        if asks_to_close(&request) {
+            activity.framing.set_closing();
         }
-        let is_old = request.version() == Version::HTTP_10;
-        activity.is_old.store(is_old, Ordering::Relaxed);
-        // Boxed, so that an idle connection does not hold room for a request.
+        let is_http_10 = request.version() == Version::HTTP_10;
+        activity.is_http_10.store(is_http_10, Ordering::Relaxed);
+        // Boxed, so that the connection reserves no space for a request between two of them.
         box_in_place(|| async move {
-            let mut response = handler::handle(connection, request, error).await;
+            let mut response = handler::handle(connection, request, framing_error).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                running.0.guard.switch();
+                running.0.framing.set_switching();
                 *running.0.tunnel() = tunnel::take(&mut response);
             }
             Ok::<_, io::Error>(response)
@@ -287,27 +296,29 @@ async fn serve_busy(
     });
     let mut builder = http1::Builder::new();
     builder
-        // Unfinished heads are the guard's to answer, idle connections come to rest.
+        // The framing guard refuses a head that does not arrive, and idle connections are not
+        // served by hyper.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
     let mut http = builder.serve_connection(TokioIo::new(io), service);
-    let mut rests = pin!(activity.rests(connection));
-    let mut rests = PollOnWake::new(rests.as_mut());
+    let mut idle = pin!(activity.idle(connection));
+    let mut idle = PollOnWake::new(idle.as_mut());
     let mut draining = false;
     let ended = loop {
         let ending = tokio::select! {
             ended = poll_fn(|context| loop {
-                let turn = http.poll_without_shutdown(context);
-                if matches!(turn, Poll::Ready(Ok(()))) && activity.guard.is_stuck() {
+                let polled = http.poll_without_shutdown(context);
+                // If the rest of a request is unwanted, hyper ends without having flushed.
+                if matches!(polled, Poll::Ready(Ok(()))) && activity.framing.has_pending_write() {
                     break Poll::Pending;
                 }
-                // What is kept was not the answer's end: another poll flushes it.
-                if turn.is_ready() || !activity.guard.stop_keeping() {
-                    break turn;
+                // The held bytes were not the end of the response: another poll flushes them.
+                if polled.is_ready() || !activity.framing.release_held() {
+                    break polled;
                 }
             }) => break Some(ended),
             ending = lifetime.ending(connection) => ending,
-            () = &mut rests, if !draining => break None,
+            () = &mut idle, if !draining => break None,
         };
         match ending {
             Ending::Drain => {
@@ -315,10 +326,10 @@ async fn serve_busy(
                 Pin::new(&mut http).graceful_shutdown();
             }
             Ending::Cut(denial) => {
-                // What is in progress ends here, without a final chunk.
+                // A response in progress ends here, without a final chunk.
                 connection.cut(denial);
                 let (stream, _) = http.into_parts().io.into_inner().into_parts();
-                break_off(stream, activity.is_old.load(Ordering::Relaxed));
+                abort(stream, activity.is_http_10.load(Ordering::Relaxed));
                 return Stopped::Cut;
             }
         }
@@ -327,9 +338,14 @@ async fn serve_busy(
     let io = parts.io.into_inner();
     let early = !io.is_between_requests() || !parts.read_buf.is_empty();
     match ended {
-        Some(ended) => Stopped::Ended(ended, io, early),
-        // Cannot be; what hyper has read could not be given back to it.
-        None if early => Stopped::Ended(Ok(()), io, early),
-        None => Stopped::Resting(io),
+        Some(ended) => Stopped::Ended { ended, io, early },
+        // Unreachable: on an idle connection nothing was read, which could not be given back to
+        // hyper.
+        None if early => Stopped::Ended {
+            ended: Ok(()),
+            io,
+            early,
+        },
+        None => Stopped::Idle(io),
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 on one caller's connection, by hyper over the frame guard.
+//! HTTP/2 on one caller's connection, served by hyper over the frame monitor.
 
 use std::io;
 use std::pin::pin;
@@ -16,7 +16,7 @@ use tokio_rustls::server::TlsStream;
 use super::connection::Connection;
 use super::connection::lifetime::{Ending, Lifetime};
 use super::handler;
-use super::response::h2_streams::Streams;
+use super::response::h2_streams::H2Streams;
 use super::task::box_in_place::box_in_place;
 use super::wire::h2_monitor::{FloodError, H2Stats, MonitoredIo};
 use super::wire::socket::CallerSocket;
@@ -26,29 +26,29 @@ use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::snapshot::Limits;
 
-/// Why a connection ends whose caller holds answers that nothing else can end.
-const UNTAKEN: &str = "the caller did not take an answer for too long";
+/// Why a connection ends if nothing else can end a stream whose caller does not take its response.
+const UNREAD: &str = "the caller did not take an answer for too long";
 /// How long streams may go on after GOAWAY when the identity no longer holds.
 const GOAWAY_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// Ends what depends on a connection when it is dropped.
-struct EndsWith<'a>(&'a Connection);
+/// Signals the connection's end when it is dropped.
+struct EndOnDrop<'a>(&'a Connection);
 
-impl Drop for EndsWith<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
         self.0.end();
     }
 }
 
-/// Most octets that h2 keeps of one answer for a caller whose window is larger than
-/// what its socket takes, beside one piece.
+/// Most bytes of one response that h2 buffers, beside one piece, if the caller's window is larger
+/// than what its socket takes.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// How serving stopped.
 enum Stopped {
-    /// The caller may still read what was sent last.
+    /// HTTP is over; the caller may still read what was sent last.
     Ended(Result<(), hyper::Error>),
-    /// It is not to.
+    /// The connection was cut off.
     Cut,
 }
 
@@ -59,11 +59,11 @@ pub(super) async fn serve(
     stream: TlsStream<CallerSocket>,
     lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
-    let (stream, outbox) = coalescing(stream);
-    match serve_streams(&connection, limits, stream, &outbox, lifetime).await {
+    let (stream, writes) = coalescing(stream);
+    match serve_streams(&connection, limits, stream, &writes, lifetime).await {
         Stopped::Cut => Ok(()),
         Stopped::Ended(ended) => {
-            if let Some(stream) = outbox.into_stream() {
+            if let Some(stream) = writes.into_stream() {
                 Box::pin(close_gracefully(stream)).await;
             }
             ended
@@ -75,10 +75,10 @@ async fn serve_streams(
     connection: &Arc<Connection>,
     limits: Limits,
     stream: CoalescingIo<TlsStream<CallerSocket>>,
-    outbox: &CoalescedWrites<TlsStream<CallerSocket>>,
+    writes: &CoalescedWrites<TlsStream<CallerSocket>>,
     mut lifetime: Lifetime,
 ) -> Stopped {
-    let _ends = EndsWith(connection);
+    let _end = EndOnDrop(connection);
     let serving = Arc::clone(connection);
     let started = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&started);
@@ -89,13 +89,13 @@ async fn serve_streams(
             Ok::<_, io::Error>(handler::handle(connection, request, None).await)
         })
     });
-    let seen = Arc::new(H2Stats::default());
+    let stats = Arc::new(H2Stats::default());
     let metrics = Arc::clone(&connection.worker().shared().metrics);
-    let streams = Streams::new(metrics, Arc::clone(&seen), limits.body_timeout);
-    let stream = MonitoredIo::new(stream, Arc::clone(&seen));
-    let _report = Report {
+    let streams = H2Streams::new(metrics, Arc::clone(&stats), limits.body_timeout);
+    let stream = MonitoredIo::new(stream, Arc::clone(&stats));
+    let _refusals = RecordH2Refusals {
         connection,
-        seen: Arc::clone(&seen),
+        stats: Arc::clone(&stats),
         started: Arc::clone(&started),
     };
     let mut builder = http2::Builder::new(streams.clone());
@@ -111,20 +111,20 @@ async fn serve_streams(
         .keep_alive_interval(limits.header_timeout)
         .keep_alive_timeout(limits.handshake_timeout);
     let serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut serving = SendEachPoll::new(serving, outbox);
-    let idle = idle_h2(connection, &started, &seen, limits.header_timeout);
+    let mut serving = SendEachPoll::new(serving, writes);
+    let idle = idle(connection, &started, &stats, limits.header_timeout);
     let mut idle = pin!(idle);
-    let mut stalled = pin!(streams.watch());
+    let mut stalled = pin!(streams.end_stalled());
     loop {
         let denial = tokio::select! {
             ended = &mut serving => {
-                if !seen.is_flooded() {
+                if !stats.is_flooded() {
                     return Stopped::Ended(ended);
                 }
                 connection.cut(Denial::new(ReasonCode::MalformedRequest, FloodError.to_string()));
                 return Stopped::Cut;
             }
-            () = stalled.as_mut() => Denial::new(ReasonCode::Timeout, UNTAKEN),
+            () = stalled.as_mut() => Denial::new(ReasonCode::Timeout, UNREAD),
             ending = lifetime.ending(connection) => match ending {
                 Ending::Drain => {
                     serving.connection().as_mut().graceful_shutdown();
@@ -145,35 +145,35 @@ async fn serve_streams(
     }
 }
 
-/// Says at a connection's end what h2 has refused by itself.
-struct Report<'a> {
+/// Records at the connection's end what h2 has refused by itself.
+struct RecordH2Refusals<'a> {
     connection: &'a Connection,
-    seen: Arc<H2Stats>,
+    stats: Arc<H2Stats>,
     started: Arc<AtomicU64>,
 }
 
-impl Drop for Report<'_> {
+impl Drop for RecordH2Refusals<'_> {
     fn drop(&mut self) {
         if self.connection.cut_reason().is_some() {
             return;
         }
         let served = self.started.load(Ordering::Relaxed);
-        if let Some(detail) = self.seen.refusals(served) {
+        if let Some(detail) = self.stats.refusals(served) {
             self.connection.record_h2_refusal(&detail);
         }
     }
 }
 
-/// Resolves when no request has begun, none was in progress and no answer was on its way
-/// for `longest`, which includes a connection that never says anything.
-async fn idle_h2(connection: &Connection, started: &AtomicU64, sent: &H2Stats, longest: Duration) {
-    let mut seen = u64::MAX;
+/// Resolves when for `timeout` no request has begun, none was in progress and no response was on
+/// its way. A connection that never sends a request is idle from its beginning.
+async fn idle(connection: &Connection, started: &AtomicU64, stats: &H2Stats, timeout: Duration) {
+    let mut before = u64::MAX;
     loop {
         let now = started.load(Ordering::Relaxed);
-        if now == seen && connection.in_flight().is_empty() && sent.is_all_sent() {
+        if now == before && connection.in_flight().is_empty() && stats.is_all_sent() {
             return;
         }
-        seen = now;
-        tokio::time::sleep(longest).await;
+        before = now;
+        tokio::time::sleep(timeout).await;
     }
 }

@@ -1,10 +1,10 @@
-//! Accepting connections and placing them on workers.
+//! Accepts connections and dispatches them to workers.
 //!
-//! Each worker is a thread with a runtime and an upstream pool of its own. All of
-//! them accept from the one listening socket, so that a connection is usually
-//! served where it was accepted, without waking another thread; where another
-//! worker has less to do it gets the connection. A connection takes its slot before
-//! it is accepted, so that what cannot be served waits in the kernel.
+//! Each worker is a thread with a runtime and an upstream pool of its own. All of them accept from
+//! one listening socket, so that a connection is usually served where it was accepted, without
+//! waking another thread; only if another worker has less load does that one get the connection. A
+//! slot is acquired before a connection is accepted, so that connections beyond the limit wait in
+//! the kernel's queue.
 
 use std::fmt;
 use std::io;
@@ -25,24 +25,24 @@ use crate::crypto;
 use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::metrics::Metrics;
 
-/// Shortest pause after an error of `accept`.
+/// First pause after an error of `accept`; it doubles with each further one.
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest pause after an error of `accept`.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 1024;
-/// With at least so many connections on each worker, one more is even enough.
-const MANY: usize = 4;
-/// How often pooled connections are looked at, where none is to be closed earlier.
-const SWEEP: Duration = Duration::from_secs(5);
-/// … and at most.
-const SHORTEST_SWEEP: Duration = Duration::from_millis(100);
+/// If each worker has at least so many connections, a difference of one is balanced enough.
+const BALANCED_FROM: usize = 4;
+/// Longest time between two sweeps of the upstream pool.
+const MAX_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Shortest time between two sweeps of the upstream pool.
+const MIN_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a worker is given.
+/// A message to a worker.
 enum WorkerMessage {
-    /// A listening socket to accept from.
-    Listen(Acceptor),
-    /// A connection to serve.
-    Connection(AcceptedConnection),
+    /// Accept connections.
+    Accept(Acceptor),
+    /// Serve a connection.
+    Serve(AcceptedConnection),
 }
 
 /// An accepted connection on its way to a worker.
@@ -53,17 +53,17 @@ struct AcceptedConnection {
     guard: ConnectionGuard,
 }
 
-/// A socket of this worker's runtime, or of none.
+/// A socket, registered with the runtime of the worker that gets it or with none.
 enum Socket {
-    Here(TcpStream),
-    Anywhere(std::net::TcpStream),
+    Registered(TcpStream),
+    Unregistered(std::net::TcpStream),
 }
 
 impl Socket {
-    fn here(self) -> io::Result<TcpStream> {
+    fn register(self) -> io::Result<TcpStream> {
         match self {
-            Self::Here(stream) => Ok(stream),
-            Self::Anywhere(stream) => TcpStream::from_std(stream),
+            Self::Registered(stream) => Ok(stream),
+            Self::Unregistered(stream) => TcpStream::from_std(stream),
         }
     }
 }
@@ -73,29 +73,30 @@ struct WorkerHandle {
     load: Arc<AtomicUsize>,
 }
 
-/// All workers, and what connections are named.
+/// Dispatches accepted connections to workers.
 struct Dispatcher {
     workers: Vec<WorkerHandle>,
     metrics: Arc<Metrics>,
-    prefix: String,
+    /// The beginning of all connection identifiers of this process.
+    id_prefix: String,
     next_id: AtomicU64,
 }
 
-/// Accepts on one worker.
+/// Accepts connections on one worker.
 struct Acceptor {
     listener: std::net::TcpListener,
     slots: Arc<Semaphore>,
     stopping: watch::Receiver<bool>,
-    intake: Arc<Dispatcher>,
-    /// Which worker it is.
-    here: usize,
-    /// Dropped when nothing more is accepted.
+    dispatcher: Arc<Dispatcher>,
+    /// Index of the worker.
+    worker: usize,
+    /// Dropped when this acceptor has ended.
     _open: mpsc::Sender<()>,
 }
 
 /// The running workers.
 pub struct Workers {
-    intake: Arc<Dispatcher>,
+    dispatcher: Arc<Dispatcher>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -108,10 +109,11 @@ impl fmt::Debug for Workers {
     }
 }
 
-/// Binds the listening socket. A second gateway on the same address fails here.
+/// Binds the listening socket. A second gateway on the same address fails here, because
+/// SO_REUSEPORT is not set.
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// If the address cannot be bound.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
@@ -119,7 +121,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     // two listeners on one address still exclude each other.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // What is accepted inherits it.
+    // Accepted sockets inherit it.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -130,13 +132,13 @@ impl Workers {
     /// Starts `count` worker threads.
     ///
     /// # Errors
-    /// When a thread or its runtime cannot be started.
+    /// If a thread or its runtime cannot be started.
     pub fn start(shared: &Arc<Shared>, audit: &AuditWriter, count: usize) -> io::Result<Self> {
-        Self::serving(shared, audit, count, handshake::serve)
+        Self::start_with(shared, audit, count, handshake::serve)
     }
 
-    /// As [`Self::start`]; `serve` is what becomes of a connection.
-    fn serving<S, F>(
+    /// As [`Self::start`], with `serve` for each connection.
+    fn start_with<S, F>(
         shared: &Arc<Shared>,
         audit: &AuditWriter,
         count: usize,
@@ -149,36 +151,39 @@ impl Workers {
             + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let prefix = crypto::random::<6>()
+        let id_prefix = crypto::random::<6>()
             .map(|bytes| Base64UrlUnpadded::encode_string(&bytes))
             .map_err(io::Error::other)?;
         let mut workers = Vec::new();
         let mut threads = Vec::new();
         for index in 0..count.max(1) {
-            let (queue, given) = mpsc::unbounded_channel();
+            let (queue, messages) = mpsc::unbounded_channel();
             let worker = Arc::new(Worker::new(Arc::clone(shared), audit.sink()));
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || runtime.block_on(run(worker, given, serve)))?;
+                .spawn(move || runtime.block_on(run(worker, messages, serve)))?;
             workers.push(WorkerHandle {
                 queue,
                 load: Arc::default(),
             });
             threads.push(thread);
         }
-        let intake = Arc::new(Dispatcher {
+        let dispatcher = Arc::new(Dispatcher {
             workers,
             metrics: Arc::clone(&shared.metrics),
-            prefix,
+            id_prefix,
             next_id: AtomicU64::new(1),
         });
-        Ok(Self { intake, threads })
+        Ok(Self {
+            dispatcher,
+            threads,
+        })
     }
 
-    /// Has all workers accept until `stopping` becomes true; then nobody listens.
+    /// Has all workers accept connections until `stopping` becomes true. The socket is closed then.
     pub async fn accept(
         &self,
         listener: std::net::TcpListener,
@@ -186,33 +191,33 @@ impl Workers {
         stopping: watch::Receiver<bool>,
     ) {
         let (open, mut closed) = mpsc::channel(1);
-        for (here, worker) in self.intake.workers.iter().enumerate() {
-            // All of them are one socket.
+        for (index, worker) in self.dispatcher.workers.iter().enumerate() {
+            // The clones are one socket with one queue.
             let listener = match listener.try_clone() {
                 Ok(listener) => listener,
                 Err(error) => {
-                    tracing::error!(%error, worker = here, "a worker cannot listen");
+                    tracing::error!(%error, worker = index, "a worker cannot listen");
                     continue;
                 }
             };
-            let _ = worker.queue.send(WorkerMessage::Listen(Acceptor {
+            let _ = worker.queue.send(WorkerMessage::Accept(Acceptor {
                 listener,
                 slots: Arc::clone(&slots),
                 stopping: stopping.clone(),
-                intake: Arc::clone(&self.intake),
-                here,
+                dispatcher: Arc::clone(&self.dispatcher),
+                worker: index,
                 _open: open.clone(),
             }));
         }
         drop((listener, open));
-        // Nobody sends anything: it ends with the last acceptor.
+        // Nothing is ever sent: this resolves when the last acceptor has dropped its sender.
         let _ = closed.recv().await;
     }
 
-    /// Waits until all workers have ended: they do when nobody accepts any more and
-    /// their connections are gone.
+    /// Waits until all workers have ended, which they do when no acceptor runs any more and their
+    /// connections are gone.
     pub fn join(self) {
-        drop(self.intake);
+        drop(self.dispatcher);
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a worker panicked");
@@ -227,14 +232,14 @@ impl Acceptor {
             listener,
             slots,
             mut stopping,
-            intake,
-            here,
+            dispatcher,
+            worker,
             _open,
         } = self;
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::error!(%error, worker = here, "a worker cannot listen");
+                tracing::error!(%error, worker, "a worker cannot listen");
                 return;
             }
         };
@@ -252,12 +257,12 @@ impl Acceptor {
             match (slot, accepted) {
                 (Ok(slot), Ok((stream, peer))) => {
                     backoff = MIN_BACKOFF;
-                    if let Err(error) = intake.place(stream, peer, slot, here) {
+                    if let Err(error) = dispatcher.dispatch(stream, peer, slot, worker) {
                         tracing::debug!(%error, %peer, "the connection was gone at once");
                     }
                 }
                 (Err(_), _) => return,
-                // Out of file descriptors, most likely: let some go first.
+                // Most likely out of file descriptors: waits until some are closed.
                 (Ok(_), Err(error)) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(backoff).await;
@@ -269,72 +274,73 @@ impl Acceptor {
 }
 
 impl Dispatcher {
-    /// Gives a connection that was accepted by worker `here` to a worker.
-    fn place(
+    /// Gives a connection that was accepted by worker `own` to a worker.
+    fn dispatch(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         slot: OwnedSemaphorePermit,
-        here: usize,
+        own: usize,
     ) -> io::Result<()> {
-        let Some((chosen, worker)) = self.choose(here) else {
+        let Some((chosen, worker)) = self.choose(own) else {
             return Ok(());
         };
-        let stream = match chosen == here {
-            true => Socket::Here(stream),
-            false => Socket::Anywhere(stream.into_std()?),
+        let stream = match chosen == own {
+            true => Socket::Registered(stream),
+            false => Socket::Unregistered(stream.into_std()?),
         };
         let guard = ConnectionGuard::new(slot, Arc::clone(&worker.load), Arc::clone(&self.metrics));
         let number = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let _ = worker
-            .queue
-            .send(WorkerMessage::Connection(AcceptedConnection {
-                stream,
-                peer,
-                connection_id: format!("{}-{number}", self.prefix).into(),
-                guard,
-            }));
+        let _ = worker.queue.send(WorkerMessage::Serve(AcceptedConnection {
+            stream,
+            peer,
+            connection_id: format!("{}-{number}", self.id_prefix).into(),
+            guard,
+        }));
         Ok(())
     }
 
-    /// The worker with the least to do. Where all of them have enough, this one is as
-    /// good if it has but one more: another would have to be woken.
-    fn choose(&self, here: usize) -> Option<(usize, &WorkerHandle)> {
+    /// Chooses the worker with the least load. If all of them are busy, worker `own` is preferred
+    /// even with one connection more, because another one would have to be woken.
+    fn choose(&self, own: usize) -> Option<(usize, &WorkerHandle)> {
         let load = |worker: &WorkerHandle| worker.load.load(Ordering::Relaxed);
         let (index, idlest) = self
             .workers
             .iter()
             .enumerate()
             .min_by_key(|(_, worker)| load(worker))?;
-        let own = self.workers.get(here)?;
+        let own_worker = self.workers.get(own)?;
         let least = load(idlest);
-        if least >= MANY && load(own) <= least + 1 {
-            return Some((here, own));
+        if least >= BALANCED_FROM && load(own_worker) <= least + 1 {
+            return Some((own, own_worker));
         }
         Some((index, idlest))
     }
 }
 
-async fn run<S, F>(worker: Arc<Worker>, mut given: mpsc::UnboundedReceiver<WorkerMessage>, serve: S)
-where
+async fn run<S, F>(
+    worker: Arc<Worker>,
+    mut messages: mpsc::UnboundedReceiver<WorkerMessage>,
+    serve: S,
+) where
     S: Fn(Arc<Worker>, TcpStream, SocketAddr, Arc<str>, ConnectionGuard) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     tokio::spawn(sweep(Arc::clone(&worker)));
-    tokio::spawn(herald(Arc::clone(&worker)));
+    tokio::spawn(broadcast_trust_changes(Arc::clone(&worker)));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
-            given = given.recv() => {
-                let accepted = match given {
+            message = messages.recv() => {
+                let accepted = match message {
                     None => break,
-                    Some(WorkerMessage::Listen(acceptor)) => {
+                    Some(WorkerMessage::Accept(acceptor)) => {
                         tokio::spawn(acceptor.run());
                         continue;
                     }
-                    Some(WorkerMessage::Connection(accepted)) => accepted,
+                    Some(WorkerMessage::Serve(accepted)) => accepted,
                 };
-                let stream = match accepted.stream.here() {
+                let stream = match accepted.stream.register() {
                     Ok(stream) => stream,
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be taken over");
@@ -354,10 +360,10 @@ where
             }
         }
     }
-    // No more connections come: those that are open may end their work.
+    // No more connections will come. Those that are open may drain.
     let mut stopping = worker.shared().stopping.clone();
     let _ = stopping.wait_for(|stopping| *stopping).await;
-    let patience = worker.shared().snapshot.load().limits.drain_timeout;
+    let timeout = worker.shared().snapshot.load().limits.drain_timeout;
     let drain = async {
         while let Some(ended) = connections.join_next().await {
             worker.record_panic(ended);
@@ -365,31 +371,36 @@ where
     };
     let mut aborting = worker.shared().aborting.clone();
     tokio::select! {
-        drained = tokio::time::timeout(patience, drain) => if drained.is_err() {
+        drained = tokio::time::timeout(timeout, drain) => if drained.is_err() {
             tracing::warn!("connections were cut because they outlasted drain_timeout");
         },
         _ = aborting.wait_for(|aborting| *aborting) => {}
     }
 }
 
-/// Lets go of pooled connections that services have closed, and of those that nobody
-/// has asked for during `idle_timeout` or a little longer, also while no request comes,
-/// for as long as the worker's runtime lasts.
+/// Closes pooled connections that services have closed, and those that were not used during
+/// `idle_timeout` or a little longer, even while no request arrives. Lasts as long as the worker's
+/// runtime.
 async fn sweep(worker: Arc<Worker>) {
     loop {
         let snapshot = worker.shared().snapshot.load_full();
         let configured = snapshot.upstreams.iter().map(|upstream| upstream.config());
         let shortest = configured.map(|config| config.idle_timeout).min();
-        // A snapshot must not be kept while this waits.
+        // A snapshot must not be kept alive while this sleeps.
         drop(snapshot);
-        tokio::time::sleep(shortest.unwrap_or(SWEEP).clamp(SHORTEST_SWEEP, SWEEP)).await;
+        tokio::time::sleep(
+            shortest
+                .unwrap_or(MAX_SWEEP_INTERVAL)
+                .clamp(MIN_SWEEP_INTERVAL, MAX_SWEEP_INTERVAL),
+        )
+        .await;
         worker.pool().sweep();
     }
 }
 
-/// Tells the worker's connections of changes, for as long as its runtime lasts.
-async fn herald(worker: Arc<Worker>) {
-    worker.herald().await;
+/// Tells the worker's connections of changes of trust, as long as its runtime lasts.
+async fn broadcast_trust_changes(worker: Arc<Worker>) {
+    worker.broadcast_trust_changes().await;
 }
 
 #[cfg(test)]

@@ -215,7 +215,7 @@ impl Upstream {
     }
 
     /// Counts that it gave no answer, and why.
-    pub fn gave_none(&self, reason: ReasonCode) {
+    pub fn record_no_response(&self, reason: ReasonCode) {
         if let Some(meter) = self.meter.get() {
             meter.failed(reason);
         }
@@ -256,9 +256,9 @@ impl Upstream {
     }
 
     /// An endpoint took a request of this caller and gave no answer, or none in time.
-    pub fn left_unanswered(&self, index: usize, affinity: Affinity<'_>) {
+    pub fn record_timeout(&self, index: usize, affinity: Affinity<'_>) {
         if let Some(state) = self.states.get(index) {
-            state.left_unanswered(affinity.caller);
+            state.record_timeout(affinity.caller);
         }
     }
 
@@ -484,21 +484,21 @@ mod tests {
         let [one, two, three, four] = [0, 1, 2, 3].map(|n| upstream.affinity(names.get(n)));
         let is_used = |whose| (0..2).any(|_| upstream.pick(whose, &none) == Some(0));
         for _ in 0..2 {
-            upstream.left_unanswered(0, one);
+            upstream.record_timeout(0, one);
             assert!(is_used(one));
         }
-        upstream.left_unanswered(0, one);
-        upstream.left_unanswered(0, two);
+        upstream.record_timeout(0, one);
+        upstream.record_timeout(0, two);
         assert!(!is_used(one) && is_used(two) && is_used(four));
         assert!(is_used(Affinity::default()));
         // An answer to anybody shows that it is there.
         upstream.answered(0);
         assert!(is_used(one));
         for whose in [one, two] {
-            upstream.left_unanswered(0, whose);
+            upstream.record_timeout(0, whose);
             assert!(is_used(four));
         }
-        upstream.left_unanswered(0, three);
+        upstream.record_timeout(0, three);
         assert!(!is_used(one) && !is_used(four) && !is_used(Affinity::default()));
     }
 }

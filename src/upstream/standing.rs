@@ -96,7 +96,7 @@ impl State {
         self.troubled.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn left_unanswered(&self, caller: Option<&CallerName>) {
+    pub(super) fn record_timeout(&self, caller: Option<&CallerName>) {
         match self.unanswered.note(caller) {
             PassedOverFor::Everybody => self.failed(),
             PassedOverFor::One(own, before) => self.pause(&own.paused_until, before),

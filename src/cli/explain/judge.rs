@@ -1,6 +1,6 @@
 //! The gateway's stages, run on a question instead of a connection.
 //!
-//! The order is that of `proxy::connection` and `proxy::handler`; every verdict
+//! The order is that of `proxy::handshake` and `proxy::handler`; every verdict
 //! comes from the functions they call. Nothing is decided here.
 
 use std::net::IpAddr;
@@ -18,7 +18,11 @@ use crate::clock;
 use crate::config::Inventory;
 use crate::identity::text::printable;
 use crate::policy::{Authentication, Permit};
-use crate::proxy::stages::authorize::{self, Decision, Refusal, Target};
+use crate::proxy::stages::authenticate::Evidence;
+use crate::proxy::stages::authorize::{self, Decision};
+use crate::proxy::stages::route;
+use crate::proxy::stages::target::{self, Target};
+use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::route::{Binding, Route, WHOAMI_PATH};
 use crate::snapshot::Snapshot;
@@ -114,30 +118,34 @@ impl Way<'_> {
         let method = question.method;
         let snapshot = self.snapshot;
         let authority = url.authority().map_or("", |a| a.as_str()).to_owned();
-        let target = authorize::target(authority, url.path_and_query())
+        let target = Target::check(authority, url.path_and_query())
             .and_then(|target| {
-                authorize::check_host(&snapshot.names, server_name, &target.host).map(|()| target)
+                target::check_host(&snapshot.names, server_name, &target.host).map(|()| target)
             })
             .map_err(|refusal| self.refuse("target", refusal))?;
         self.step(
             "target",
             Verdict::Ok,
-            format!("{method} {} {}", target.host, printable(&target.decoded)),
-            json!({ "host": target.host, "path": target.decoded }),
+            format!(
+                "{method} {} {}",
+                target.host,
+                printable(&target.decoded_path)
+            ),
+            json!({ "host": target.host, "path": target.decoded_path }),
         );
-        if target.decoded == WHOAMI_PATH {
+        if target.decoded_path == WHOAMI_PATH {
             return self.whoami(method);
         }
-        let route = authorize::select(&snapshot.routes, method, &target)
+        let route = route::select(&snapshot.routes, method, &target)
             .map_err(|refusal| self.refuse("route", refusal))?;
         self.route(route);
-        let asking = authorize::Evidence {
+        let asking = Evidence {
             proof: Some(proof),
             presented: question.presented,
             address: UNKNOWN,
             target: &target,
         };
-        let permit = match authorize::authorize(&asking, route) {
+        let permit = match authorize::decide(&asking, route) {
             Decision::Now(decided) => decided,
             Decision::Later(deciding) => match self.runtime {
                 Some(runtime) => runtime.block_on(deciding),
@@ -234,8 +242,8 @@ impl Way<'_> {
         target: &Target,
         permit: &Permit,
     ) -> Result<(), Refusal> {
-        let (authority, _) = authorize::forwarded_authority(route, &target.authority)?;
-        let forwarded = authorize::forwarded_path(route, &target.path_and_query)?;
+        let (authority, _) = route::forwarded_authority(route, &target.authority)?;
+        let forwarded = route::forwarded_path(route, &target.path_and_query)?;
         if permit.principal().is_none() {
             return Ok(());
         }
@@ -257,7 +265,7 @@ impl Way<'_> {
             ),
             Binding::Caller => signer.sign_caller(permit, &route.audience, now),
         }
-        .map_err(authorize::unsigned)?;
+        .map_err(Refusal::not_signed)?;
         self.claims = signed
             .header_value()
             .to_str()

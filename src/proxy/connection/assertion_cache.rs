@@ -1,4 +1,4 @@
-//! Assertions bound to the caller only, kept for one connection.
+//! `AssertionCache`: the assertions of one connection that are bound to the caller only.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,15 +9,15 @@ use crate::policy::Permit;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 
-/// Most assertions kept per connection.
-const MOST: usize = 16;
+/// Most assertions of one connection; beyond that the oldest is evicted.
+const MAX_ENTRIES: usize = 16;
 
-/// Re-usable assertions of one connection: its certificate never changes, so what
-/// was last found out about that, the route, the other credentials of the request,
-/// the signing key and the snapshot are what they depend on.
+/// Re-usable assertions of one connection. Its certificate never changes, so that an assertion
+/// depends on what was last verified of it, and on the route, the other credentials, the
+/// signing key and the snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct AssertionCache {
-    kept: Mutex<Vec<CachedAssertion>>,
+    entries: Mutex<Vec<CachedAssertion>>,
 }
 
 #[derive(Debug)]
@@ -26,11 +26,11 @@ struct CachedAssertion {
     generation: u64,
     kid: Box<str>,
     fresh_until: u64,
-    basis: CallerKey,
+    caller: CallerKey,
     assertion: SignedAssertion,
 }
 
-/// What an assertion says about a caller.
+/// What an assertion says about its caller.
 #[derive(Debug)]
 struct CallerKey {
     token: Option<String>,
@@ -47,11 +47,11 @@ impl CallerKey {
         }
     }
 
-    fn is_that_of(&self, principal: &Principal) -> bool {
+    fn matches(&self, principal: &Principal) -> bool {
         self.token.as_ref() == principal.token().map(|token| &token.hash)
             && self.api_key.as_ref() == principal.api_key()
             && match (&self.peer, principal.peer()) {
-                // One that was verified again may say something else.
+                // By address: a caller that was verified anew may have another revocation status.
                 (Some(peer), Some(other)) => Arc::ptr_eq(peer, other),
                 (peer, other) => peer.is_none() && other.is_none(),
             }
@@ -59,7 +59,8 @@ impl CallerKey {
 }
 
 impl AssertionCache {
-    /// The assertion for a route: a kept one until half its lifetime has passed.
+    /// Returns the assertion for a route: a cached one until half its lifetime has passed, else
+    /// a new one.
     pub(crate) fn get(
         &self,
         snapshot: &Snapshot,
@@ -74,24 +75,24 @@ impl AssertionCache {
             .ok_or(SignError::NoKey)?
             .kid();
         let principal = permit.principal().ok_or(SignError::Nobody)?;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|entry| entry.generation == snapshot.generation && entry.fresh_until > now);
-        if let Some(entry) = kept.iter().find(|entry| {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|entry| entry.generation == snapshot.generation && entry.fresh_until > now);
+        if let Some(entry) = entries.iter().find(|entry| {
             Arc::ptr_eq(&entry.route, route)
                 && *entry.kid == *kid
-                && entry.basis.is_that_of(principal)
+                && entry.caller.matches(principal)
         }) {
             return Ok(entry.assertion.clone());
         }
         let assertion = snapshot.signer.sign_caller(permit, &route.audience, now)?;
-        if kept.len() >= MOST {
-            kept.remove(0);
+        if entries.len() >= MAX_ENTRIES {
+            entries.remove(0);
         }
-        kept.push(CachedAssertion {
+        entries.push(CachedAssertion {
             route: Arc::clone(route),
             generation: snapshot.generation,
             kid: kid.into(),
-            basis: CallerKey::of(principal),
+            caller: CallerKey::of(principal),
             fresh_until: now + assertion.expires().saturating_sub(now) / 2,
             assertion: assertion.clone(),
         });
@@ -138,8 +139,8 @@ mod tests {
             Principal::from_certificate(peer, 0, false)
         };
         let principal = verified();
-        let basis = CallerKey::of(&principal);
-        assert!(basis.is_that_of(&principal.clone()));
-        assert!(!basis.is_that_of(&verified()));
+        let key = CallerKey::of(&principal);
+        assert!(key.matches(&principal.clone()));
+        assert!(!key.matches(&verified()));
     }
 }

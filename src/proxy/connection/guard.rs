@@ -1,4 +1,4 @@
-//! `ConnectionGuard`: what a connection takes of its gateway and its worker.
+//! `ConnectionGuard`: a connection's slot, and its place in the load of its worker.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::telemetry::metrics::Metrics;
 
-/// A connection's slot and its place among its worker's connections; freed with
-/// the last clone, so that streams and bodies keep it as long as they last.
+/// Occupies a connection slot until its last clone is dropped. Streams, bodies and tunnels
+/// hold clones, so that whatever outlives the connection's task still counts as a connection.
 #[derive(Clone)]
 pub(crate) struct ConnectionGuard(
     #[expect(dead_code, reason = "held for its drop")] Arc<ConnectionSlot>,
@@ -22,7 +22,7 @@ struct ConnectionSlot {
 }
 
 impl ConnectionGuard {
-    /// Counts a connection that was accepted by `slot` for a worker with this `load`.
+    /// Counts a connection in the metrics and in the `load` of its worker.
     pub(crate) fn new(
         slot: OwnedSemaphorePermit,
         load: Arc<AtomicUsize>,

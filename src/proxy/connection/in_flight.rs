@@ -1,5 +1,5 @@
-//! The requests in progress on one connection, so that a new configuration can
-//! be held against them.
+//! The requests in progress on one connection, so that they can be checked again under a new
+//! configuration.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,52 +14,40 @@ use crate::authn::certificate::ConnectionProof;
 use crate::authn::{Credentials, Presented};
 use crate::clock;
 use crate::identity::Principal;
-use crate::policy::{self, Denial, Permit};
+use crate::policy::{self, Denial};
 use crate::reason::ReasonCode;
 use crate::route::{Route, Selected};
 use crate::snapshot::Snapshot;
 use crate::upstream::gate::Pass;
 
-/// What was permitted: enough to decide it again.
+/// What was permitted: enough to decide about it again.
 pub(crate) struct PermittedRequest {
     pub(crate) method: Method,
     pub(crate) host: String,
     pub(crate) decoded_path: String,
     pub(crate) principal: Option<Principal>,
-    /// The credentials beside the certificate, where the route asked for any.
-    pub(crate) kept: Option<Box<UsedCredentials>>,
+    /// The credentials beside the certificate, if the route asked for any.
+    pub(crate) credentials: Option<Box<UsedCredentials>>,
 }
 
-impl PermittedRequest {
-    /// What `permit` allowed; `presented` are the credentials it rests on.
-    pub(crate) fn new(
-        method: Method,
-        (host, decoded_path): (String, String),
-        route: &Route,
-        permit: &Permit,
-        presented: Presented,
-    ) -> Self {
-        Self {
-            method,
-            host,
-            decoded_path,
-            principal: permit.principal().cloned(),
-            kept: (!route.authenticators.is_empty()).then(|| {
-                let rules = *route.authenticators.rules();
-                Box::new(UsedCredentials { presented, rules })
-            }),
-        }
+/// Credentials that authenticated a request, and the rules that accepted them.
+pub(crate) struct UsedCredentials {
+    presented: Presented,
+    rules: [u8; 32],
+}
+
+impl UsedCredentials {
+    /// Keeps `presented` if the route asks for credentials beside the certificate.
+    pub(crate) fn keep(presented: Presented, route: &Route) -> Option<Box<Self>> {
+        (!route.authenticators.is_empty()).then(|| {
+            let rules = *route.authenticators.rules();
+            Box::new(Self { presented, rules })
+        })
     }
 }
 
-/// Credentials that let a request in, and by which rules.
-pub(crate) struct UsedCredentials {
-    pub(crate) presented: Presented,
-    pub(crate) rules: [u8; 32],
-}
-
-/// Longest single sleep: the wall clock may be set meanwhile.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Longest single sleep until an expiry: the wall clock may be set meanwhile.
+const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// All requests in progress on one connection.
 #[derive(Default)]
@@ -67,44 +55,44 @@ pub(crate) struct InFlightRequests {
     entries: Mutex<Vec<Arc<PermittedRequest>>>,
 }
 
-/// One of them, until it is dropped.
+/// A request in progress; it is over when this is dropped.
 pub(crate) struct InFlightRequest {
     all: Arc<InFlightRequests>,
     permitted: Arc<PermittedRequest>,
     /// Its place among the requests of its upstream.
-    pass: Option<Pass>,
-    /// When its answer has to be over.
-    until: Option<Instant>,
+    upstream_pass: Option<Pass>,
+    /// When its response has to be over.
+    deadline: Option<Instant>,
 }
 
 impl InFlightRequests {
-    /// Enters a permitted request.
+    /// Adds a permitted request.
     pub(crate) fn register(self: &Arc<Self>, permitted: PermittedRequest) -> InFlightRequest {
         let permitted = Arc::new(permitted);
         self.lock().push(Arc::clone(&permitted));
         InFlightRequest {
             all: Arc::clone(self),
             permitted,
-            pass: None,
-            until: None,
+            upstream_pass: None,
+            deadline: None,
         }
     }
 
-    /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 
-    /// Whether all of them are still permitted by `snapshot`.
+    /// Decides about all of them again under `snapshot`.
     ///
     /// # Errors
-    /// Why one of them is not.
+    /// Why one of them is not permitted any more.
     pub(crate) fn recheck(
         &self,
         snapshot: &Snapshot,
         proof: Option<&ConnectionProof>,
         address: IpAddr,
     ) -> Result<(), Denial> {
+        // Copied, so that nothing is decided under the lock.
         let entries = self.lock().clone();
         for request in &entries {
             let selected =
@@ -117,17 +105,17 @@ impl InFlightRequests {
                     "the new configuration has no route for a request in progress",
                 ));
             };
-            let principal = match (&request.principal, &request.kept) {
-                (Some(earlier), kept) if !route.authenticators.is_empty() => {
+            let principal = match (&request.principal, &request.credentials) {
+                (Some(earlier), used) if !route.authenticators.is_empty() => {
                     let nothing = Presented::default();
                     let credentials = Credentials {
                         proof,
-                        presented: kept.as_ref().map_or(&nothing, |kept| &kept.presented),
+                        presented: used.as_ref().map_or(&nothing, |used| &used.presented),
                         query: None,
                         address,
                         now: clock::unix_now(),
                     };
-                    let rules = kept.as_ref().map_or([0; 32], |kept| kept.rules);
+                    let rules = used.as_ref().map_or([0; 32], |used| used.rules);
                     let found = route.authenticators.recheck(&credentials, earlier, &rules);
                     Some(found.map_err(|rejection| rejection.denial)?)
                 }
@@ -143,30 +131,31 @@ impl InFlightRequests {
     }
 }
 
-/// Resolves when the credentials of a request have expired, with what to say.
+/// Resolves when a request has to be over, with the reason.
 pub(crate) type Deadline = Pin<Box<dyn Future<Output = Denial> + Send>>;
 
 impl InFlightRequest {
-    /// Its answer has to be over then.
-    pub(crate) const fn bound(&mut self, until: Option<Instant>) {
-        self.until = until;
+    /// Sets when the response has to be over.
+    pub(crate) const fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
     }
 
-    /// When its answer ends, whether or not it is complete.
-    pub(crate) fn answer_deadline(&self) -> Option<Deadline> {
-        let credentials = self.deadline();
-        let Some(until) = self.until else {
-            return credentials;
+    /// Resolves when the response has to end, complete or not: at the deadline or when the
+    /// credentials expire. None if neither can happen.
+    pub(crate) fn response_deadline(&self) -> Option<Deadline> {
+        let expiry = self.credentials_expiry();
+        let Some(deadline) = self.deadline else {
+            return expiry;
         };
         Some(Box::pin(async move {
             let time = async {
-                tokio::time::sleep_until(until).await;
+                tokio::time::sleep_until(deadline).await;
                 Denial::new(
                     ReasonCode::UpstreamTimeout,
                     "the service's answer took longer than it may",
                 )
             };
-            match credentials {
+            match expiry {
                 None => time.await,
                 Some(expired) => tokio::select! {
                     denial = expired => denial,
@@ -176,18 +165,18 @@ impl InFlightRequest {
         }))
     }
 
-    /// Keeps its place at its upstream for as long as it lasts.
-    pub(crate) fn hold(&mut self, pass: Pass) {
-        self.pass = Some(pass);
+    /// Keeps the request's place at its upstream until the request is over.
+    pub(crate) fn hold_upstream(&mut self, pass: Pass) {
+        self.upstream_pass = Some(pass);
     }
 
-    /// Gives its place at its upstream back.
-    pub(crate) fn leave_upstream(&mut self) {
-        self.pass = None;
+    /// Gives the place at the upstream back.
+    pub(crate) fn release_upstream(&mut self) {
+        self.upstream_pass = None;
     }
 
-    /// When its token or API key ends; none where it has none, or none that ends.
-    pub(crate) fn deadline(&self) -> Option<Deadline> {
+    /// Resolves when the token or API key expires; none if there is none or it does not expire.
+    pub(crate) fn credentials_expiry(&self) -> Option<Deadline> {
         let end = self.permitted.principal.as_ref()?.ends()?;
         Some(Box::pin(expiry(end)))
     }
@@ -202,18 +191,18 @@ async fn expiry(end: u64) -> Denial {
                 "the token or API key expired while the request was in progress",
             );
         }
-        tokio::time::sleep(Duration::from_secs(left).min(LONGEST_SLEEP)).await;
+        tokio::time::sleep(Duration::from_secs(left).min(MAX_SLEEP)).await;
     }
 }
 
-/// What comes of `work`, unless the credentials it rests on end before.
+/// Runs `work` unless the credentials that it rests on expire before.
 pub(crate) async fn unless_expired<T>(
-    deadline: Deadline,
+    expiry: Deadline,
     work: impl Future<Output = T>,
 ) -> Result<T, Denial> {
     tokio::select! {
         biased;
-        denial = deadline => Err(denial),
+        denial = expiry => Err(denial),
         done = work => Ok(done),
     }
 }

@@ -1,6 +1,6 @@
-//! How long a connection may live: until it is told to stop, its certificate
-//! path expires, or a new configuration no longer accepts its certificate or
-//! permits what it is doing.
+//! `Lifetime`: when a connection has to end. That is when the gateway stops, the certificate
+//! path expires, or a change of trust or configuration no longer accepts the certificate or
+//! permits a request in progress.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use crate::clock;
 use crate::policy::Denial;
 use crate::proxy::task::poll_on_wake::PollOnWake;
 
-/// Longest single sleep: the wall clock may be set meanwhile.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+/// Longest single sleep until an expiry: the wall clock may be set meanwhile.
+const MAX_SLEEP: Duration = Duration::from_secs(3600);
 
 /// Why a connection should end.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// The gateway stops; requests may finish.
+    /// The gateway stops: requests in progress may finish.
     Drain,
-    /// The identity no longer holds; requests are cut off.
+    /// The identity no longer holds: requests in progress are cut off.
     Cut(Denial),
 }
 
@@ -31,19 +31,20 @@ enum Event {
     Timer,
 }
 
-/// Watches over one connection.
+/// Watches one connection.
 pub(crate) struct Lifetime {
     stopping: watch::Receiver<bool>,
     draining: bool,
     changes: watch::Receiver<()>,
-    /// When the identity has to be looked at again, in seconds since the Unix epoch.
+    /// When the identity has to be verified again, in seconds since the Unix epoch: a CRL may
+    /// become stale before the path expires.
     holds_until: Option<i64>,
     expiry: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lifetime {
-    /// `changes` was subscribed to before the chain was verified, so that no
-    /// change in between is missed.
+    /// Watches for `changes` that were subscribed to before the chain was verified: a change
+    /// in between would be missed otherwise.
     pub(crate) fn new(
         stopping: watch::Receiver<bool>,
         changes: watch::Receiver<()>,
@@ -58,8 +59,8 @@ impl Lifetime {
         }
     }
 
-    /// Resolves when the connection should end. May be called again after
-    /// [`Ending::Drain`].
+    /// Resolves when the connection should end. To be called again after [`Ending::Drain`],
+    /// because the identity may cease to hold while the connection drains.
     pub(crate) async fn ending(&mut self, connection: &Connection) -> Ending {
         loop {
             if let Some(denial) = self.expired(connection) {
@@ -77,7 +78,6 @@ impl Lifetime {
                 }
                 Event::Timer => {
                     self.expiry = None;
-                    // A revocation list may have ended before the path does.
                     if let Err(denial) = self.recheck(connection) {
                         return Ending::Cut(denial);
                     }
@@ -86,7 +86,7 @@ impl Lifetime {
         }
     }
 
-    /// Resolves when the identity no longer holds, whether the gateway stops or not.
+    /// Resolves when the identity no longer holds; ignores that the gateway stops.
     pub(crate) async fn cut(&mut self, connection: &Connection) -> Denial {
         loop {
             if let Ending::Cut(denial) = self.ending(connection).await {
@@ -103,7 +103,7 @@ impl Lifetime {
             }
         };
         let changed = async {
-            // Without a sender nothing can change any more.
+            // Without its sender nothing can change any more.
             if self.changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -125,7 +125,7 @@ impl Lifetime {
         PollOnWake::new(pin!(event)).await
     }
 
-    /// Whether the path has expired; arms the timer where it has not.
+    /// Returns the denial if the path has expired, else starts the timer.
     fn expired(&mut self, connection: &Connection) -> Option<Denial> {
         let proof = connection.proof()?;
         let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
@@ -135,19 +135,19 @@ impl Lifetime {
         if self.expiry.is_none() {
             let end = proof.identity.path_not_after();
             let end = end.min(self.holds_until.unwrap_or(end));
-            let sleep = clock::certificate_time_left(end, now).min(LONGEST_SLEEP);
+            let sleep = clock::certificate_time_left(end, now).min(MAX_SLEEP);
             self.expiry = Some(Box::pin(tokio::time::sleep(sleep)));
         }
         None
     }
 
-    /// Holds the connection's identity against the newest snapshot, and every
-    /// request in progress against its routes.
+    /// Verifies the identity under the newest snapshot, and decides about every request in
+    /// progress by its routes.
     fn recheck(&mut self, connection: &Connection) -> Result<(), Denial> {
         let snapshot = connection.snapshot();
         if let Some(until) = connection.reverify(&snapshot)? {
             self.holds_until = Some(until);
-            // It may be earlier than before: arm the timer anew.
+            // It may be earlier than before, so that the timer has to start anew.
             self.expiry = None;
         }
         connection.recheck_requests(&snapshot)

@@ -1,4 +1,14 @@
-//! One caller's connection: handshake, then HTTP/1.1 or h2 until it ends.
+//! `Connection`: the state of one caller's connection, and what belongs to it.
+//!
+//! - [`worker`]: what all connections share, and those of one thread
+//! - [`guard`]: the connection's slot
+//! - [`in_flight`]: the requests in progress
+//! - [`lifetime`]: when the connection has to end
+//! - [`trust_broadcast`]: tells the connections of a worker that trust has changed
+//! - [`assertion_cache`]: assertions that later requests can use again
+//! - [`request_body`]: a body on its way to the service
+//! - [`buffered_body`]: a body that was read whole
+//! - [`response_audit`]: the audit record of a response until it is over
 
 pub(crate) mod assertion_cache;
 pub(crate) mod buffered_body;
@@ -35,8 +45,8 @@ use crate::tls::ClientCertificate;
 
 /// What the handshake proved.
 struct ProvenIdentity {
-    /// As it was last verified: how revocation was established, and under which
-    /// root, changes while a connection lasts.
+    /// As last verified: the revocation status and the root may change while the connection
+    /// lasts, the caller may not.
     identity: ArcSwap<PeerIdentity>,
     proven_at: u64,
     resumed: bool,
@@ -52,88 +62,118 @@ impl From<ConnectionProof> for ProvenIdentity {
     }
 }
 
-/// What a connection is, for all its requests.
+/// A connection after its handshake, shared by all its requests.
 pub(crate) struct Connection {
     worker: Arc<Worker>,
-    /// Held as long as anything of the connection lasts.
     guard: ConnectionGuard,
     facts: Arc<ConnectionFacts>,
     /// The TLS server name, normalized.
     server_name: Option<String>,
     proof: Option<ProvenIdentity>,
-    /// The state that the identity was last held against. Held while the identity
-    /// changes, so that the two belong together.
+    /// The state that the identity was last verified under. Locked while the identity is
+    /// replaced, so that the two always belong together.
     verified_by: Mutex<TrustStamp>,
-    caller_assertions: AssertionCache,
-    /// The chain that the caller presented, where it proved an identity.
+    assertion_cache: AssertionCache,
+    /// The chain that the caller presented; none if it proved no identity.
     chain: Option<Arc<[CertificateDer<'static>]>>,
-    told: ForwardedHeaderCache,
-    active: Arc<InFlightRequests>,
-    cut: OnceLock<Denial>,
-    gone: EndSignal,
+    forwarded_headers: ForwardedHeaderCache,
+    in_flight: Arc<InFlightRequests>,
+    cut_reason: OnceLock<Denial>,
+    end: EndSignal,
 }
 
-/// What a connection is made of when its handshake is over.
+/// What a handshake leaves to the connection.
 pub(crate) struct ConnectionParts {
     pub(crate) worker: Arc<Worker>,
     pub(crate) guard: ConnectionGuard,
     pub(crate) facts: ConnectionFacts,
+    /// The TLS server name, normalized.
     pub(crate) server_name: Option<String>,
     pub(crate) proof: Option<ConnectionProof>,
     /// The state that `proof` was verified under.
     pub(crate) verified_by: TrustStamp,
+    /// The chain that the caller presented; none if it proved no identity.
     pub(crate) chain: Option<Arc<[CertificateDer<'static>]>>,
 }
 
-/// Whether a connection has come to its end, for what does not run in its own task.
+/// Signals the end of a connection to tasks other than its own.
 #[derive(Debug, Default)]
 struct EndSignal {
-    is: AtomicBool,
-    bell: Notify,
+    has_ended: AtomicBool,
+    notify: Notify,
 }
 
 impl Connection {
-    pub(crate) fn new(opened: ConnectionParts) -> Self {
+    pub(crate) fn new(parts: ConnectionParts) -> Self {
         Self {
-            worker: opened.worker,
-            guard: opened.guard,
-            facts: Arc::new(opened.facts),
-            server_name: opened.server_name,
-            proof: opened.proof.map(ProvenIdentity::from),
-            verified_by: Mutex::new(opened.verified_by),
-            caller_assertions: AssertionCache::default(),
-            chain: opened.chain,
-            told: ForwardedHeaderCache::default(),
-            active: Arc::default(),
-            cut: OnceLock::new(),
-            gone: EndSignal::default(),
+            worker: parts.worker,
+            guard: parts.guard,
+            facts: Arc::new(parts.facts),
+            server_name: parts.server_name,
+            proof: parts.proof.map(ProvenIdentity::from),
+            verified_by: Mutex::new(parts.verified_by),
+            assertion_cache: AssertionCache::default(),
+            chain: parts.chain,
+            forwarded_headers: ForwardedHeaderCache::default(),
+            in_flight: Arc::default(),
+            cut_reason: OnceLock::new(),
+            end: EndSignal::default(),
         }
+    }
+
+    pub(crate) const fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    pub(crate) const fn guard(&self) -> &ConnectionGuard {
+        &self.guard
+    }
+
+    pub(crate) const fn facts(&self) -> &Arc<ConnectionFacts> {
+        &self.facts
+    }
+
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    pub(crate) const fn chain(&self) -> Option<&Arc<[CertificateDer<'static>]>> {
+        self.chain.as_ref()
+    }
+
+    pub(crate) const fn forwarded_headers(&self) -> &ForwardedHeaderCache {
+        &self.forwarded_headers
+    }
+
+    pub(crate) const fn assertion_cache(&self) -> &AssertionCache {
+        &self.assertion_cache
+    }
+
+    pub(crate) const fn in_flight(&self) -> &Arc<InFlightRequests> {
+        &self.in_flight
     }
 
     /// Resolves when the connection is cut off or over.
     pub(crate) async fn ended(&self) {
-        // Made before the look, so that no end in between is missed.
-        let end = self.gone.bell.notified();
-        if !self.gone.is.load(Ordering::Acquire) {
-            end.await;
+        // Created before the check, so that an end in between is not missed.
+        let notified = self.end.notify.notified();
+        if !self.end.has_ended.load(Ordering::Acquire) {
+            notified.await;
         }
     }
 
+    /// Signals that the connection is over.
     pub(crate) fn end(&self) {
-        self.gone.is.store(true, Ordering::Release);
-        self.gone.bell.notify_waiters();
-    }
-
-    pub(crate) const fn in_flight(&self) -> &Arc<InFlightRequests> {
-        &self.active
+        self.end.has_ended.store(true, Ordering::Release);
+        self.end.notify.notify_waiters();
     }
 
     /// Why the connection was cut off, if it was.
     pub(crate) fn cut_reason(&self) -> Option<&Denial> {
-        self.cut.get()
+        self.cut_reason.get()
     }
 
-    /// Writes down that the connection is cut off, and why.
+    /// Records that the connection is cut off and signals its end.
     pub(crate) fn cut(&self, denial: Denial) {
         tracing::info!(
             peer = %self.facts.peer,
@@ -150,12 +190,12 @@ impl Connection {
             denial.reason,
             &denial.recorded(),
         ));
-        let _ = self.cut.set(denial);
+        let _ = self.cut_reason.set(denial);
         self.end();
     }
 
-    /// Writes down what h2 has refused before anybody else saw it.
-    pub(super) fn record_h2_refusal(&self, detail: &str) {
+    /// Records what h2 refused without passing it to a handler.
+    pub(crate) fn record_h2_refusal(&self, detail: &str) {
         let reason = ReasonCode::MalformedRequest;
         let worker = &self.worker;
         worker
@@ -169,23 +209,23 @@ impl Connection {
         worker.audit().write(&line);
     }
 
-    pub(crate) const fn guard(&self) -> &ConnectionGuard {
-        &self.guard
+    /// Whether only requests that have begun may still finish.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.worker.shared().stopping.borrow()
     }
 
-    pub(crate) const fn worker(&self) -> &Arc<Worker> {
-        &self.worker
+    /// The newest state. A request uses one snapshot from its beginning to its end.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.worker.shared().snapshot.load_full()
     }
 
-    pub(crate) const fn facts(&self) -> &Arc<ConnectionFacts> {
-        &self.facts
+    /// Whether `snapshot` is still the newest configuration.
+    fn is_newest(&self, snapshot: &Snapshot) -> bool {
+        self.worker.shared().snapshot.load().generation == snapshot.generation
     }
 
-    pub(crate) fn server_name(&self) -> Option<&str> {
-        self.server_name.as_deref()
-    }
-
-    /// What the caller has proven, as it holds now: to be asked for once per request.
+    /// What the caller has proven, as last verified. Each request reads it once, so that one
+    /// identity is checked, recorded and signed for.
     pub(crate) fn proof(&self) -> Option<ConnectionProof> {
         self.proof.as_ref().map(|proven| ConnectionProof {
             identity: proven.identity.load_full(),
@@ -194,29 +234,11 @@ impl Connection {
         })
     }
 
-    pub(crate) const fn chain(&self) -> Option<&Arc<[CertificateDer<'static>]>> {
-        self.chain.as_ref()
-    }
-
-    /// What services are told about the connection.
-    pub(crate) const fn forwarded_headers(&self) -> &ForwardedHeaderCache {
-        &self.told
-    }
-
-    pub(crate) const fn assertion_cache(&self) -> &AssertionCache {
-        &self.caller_assertions
-    }
-
-    /// Whether only requests that have begun may still finish.
-    pub(crate) fn is_stopping(&self) -> bool {
-        *self.worker.shared().stopping.borrow()
-    }
-
-    /// Holds the identity against a snapshot if that has not been done. A request
-    /// may come before the connection has heard of a change.
+    /// Verifies the identity under `snapshot` unless that was done before. A request may come
+    /// before the connection's batch is told of a change.
     ///
     /// # Errors
-    /// Why it does not hold any longer.
+    /// Why the identity does not hold any more.
     pub(crate) fn ensure_verified(&self, snapshot: &Snapshot) -> Result<(), Denial> {
         let stamp = snapshot.trust_stamp();
         if *self
@@ -230,13 +252,13 @@ impl Connection {
         self.reverify(snapshot).map(|_| ())
     }
 
-    /// Verifies the connection's chain under a snapshot and says until when that
-    /// holds by itself, where there is a chain.
+    /// Verifies the caller's chain again. Returns until when the result holds without another
+    /// verification, in seconds since the Unix epoch; none without a chain.
     ///
     /// # Errors
-    /// Why it does not hold any longer.
+    /// Why the identity does not hold any more.
     pub(crate) fn reverify(&self, snapshot: &Snapshot) -> Result<Option<i64>, Denial> {
-        // Read first: a change in between only costs another look.
+        // Read first: a change in between then only costs another verification.
         let stamp = snapshot.trust_stamp();
         let gone = || {
             Denial::new(
@@ -251,7 +273,7 @@ impl Connection {
                 "a client certificate is required now and the connection has none",
             ));
         }
-        let mut found = None;
+        let mut verified = None;
         if let (Some(chain), Some(proven)) = (&self.chain, &self.proof) {
             let (leaf, intermediates) = chain.split_first().ok_or_else(gone)?;
             let now = UnixTime::since_unix_epoch(clock::since_epoch());
@@ -262,7 +284,7 @@ impl Connection {
                     note: refusal.note,
                     ..Denial::new(refusal.reason, refusal.detail)
                 })?;
-            // This chain's handshake is long complete.
+            // The path cache takes a chain only after its handshake, which is over here.
             if let Some(pending) = admission.pending {
                 pending.commit();
             }
@@ -275,20 +297,20 @@ impl Connection {
                     "the certificate stands for another identity now",
                 ));
             }
-            found = Some((proven, identity, admission.holds_until));
+            verified = Some((proven, identity, admission.holds_until));
         }
         let mut verified_by = self
             .verified_by
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *verified_by = stamp;
-        Ok(found.map(|(proven, identity, holds_until)| {
+        Ok(verified.map(|(proven, identity, holds_until)| {
             proven.identity.store(identity);
             holds_until
         }))
     }
 
-    /// Puts a request among those in progress.
+    /// Adds a request to those in progress.
     ///
     /// # Errors
     /// Why the newest configuration does not permit one of them.
@@ -297,32 +319,22 @@ impl Connection {
         snapshot: &Snapshot,
         permitted: PermittedRequest,
     ) -> Result<InFlightRequest, Denial> {
-        let active = self.active.register(permitted);
-        // A configuration that came while credentials were looked at did not see this
-        // request among them.
-        if !self.is_current(snapshot) {
+        let request = self.in_flight.register(permitted);
+        // A configuration that was put in service while this request was authenticated has
+        // checked the requests in progress without it.
+        if !self.is_newest(snapshot) {
             self.recheck_requests(&self.snapshot())?;
         }
-        Ok(active)
+        Ok(request)
     }
 
-    /// Whether all requests in progress are still permitted by `snapshot`.
+    /// Decides about all requests in progress again under `snapshot`.
     ///
     /// # Errors
-    /// Why one of them is not.
+    /// Why one of them is not permitted any more.
     pub(crate) fn recheck_requests(&self, snapshot: &Snapshot) -> Result<(), Denial> {
         let proof = self.proof();
         let address = self.facts.peer.ip();
-        self.active.recheck(snapshot, proof.as_ref(), address)
-    }
-
-    /// Whether no other configuration has come since this one.
-    fn is_current(&self, snapshot: &Snapshot) -> bool {
-        self.worker.shared().snapshot.load().generation == snapshot.generation
-    }
-
-    /// The state that one request uses from its beginning to its end.
-    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
-        self.worker.shared().snapshot.load_full()
+        self.in_flight.recheck(snapshot, proof.as_ref(), address)
     }
 }

@@ -1,4 +1,5 @@
-//! A caller's body on its way to the service: never copied, bounded in time and size.
+//! `RequestBody`: a caller's body on its way to the service. It is not copied, and limited in
+//! time and size.
 
 use std::error::Error;
 use std::fmt;
@@ -29,7 +30,7 @@ use crate::reason::ReasonCode;
 pub(crate) struct RequestBodyError {
     pub(crate) reason: ReasonCode,
     pub(crate) detail: String,
-    /// With what h2 resets the request's stream: it is not our fault.
+    /// The code by which h2 resets the upstream stream; without it, h2 says INTERNAL_ERROR.
     reset: h2::Error,
 }
 
@@ -61,8 +62,8 @@ impl From<RequestBodyError> for Refusal {
     }
 }
 
-/// Finds an error of type `T` among an error and its sources, looking into
-/// [`std::io::Error`] too.
+/// Finds an error of type `T` among an error and its sources, and within [`std::io::Error`],
+/// which does not give the error that it wraps as its source.
 pub(crate) fn find_source<'a, T: Error + 'static>(
     error: &'a (dyn Error + 'static),
 ) -> Option<&'a T> {
@@ -86,24 +87,24 @@ pub(crate) fn find_source<'a, T: Error + 'static>(
 /// A caller's body on its way to the service.
 pub(crate) struct RequestBody {
     source: Source,
-    /// None where the caller may pause for as long as it likes.
-    pause: Option<Pause>,
-    left: Option<u64>,
-    /// The service has to ask for it first.
-    asked_for: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// None if the caller may stall for as long as it likes.
+    stall: Option<StallTimeout>,
+    bytes_left: Option<u64>,
+    /// Resolves when the service has asked for the body; nothing is read before.
+    expectation: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     upload: Arc<UploadProgress>,
-    /// Fields that are nobody's but the gateway's: assertion and API key.
-    private: [HeaderName; 2],
-    /// Keeps the connection's slot as long as the body lasts.
+    /// Names of the assertion's and the API key's field: they do not pass as trailers.
+    private_fields: [HeaderName; 2],
+    /// The body may outlive the connection's task, and counts as its connection until then.
     _guard: ConnectionGuard,
 }
 
-/// Where a caller's body comes from.
+/// Where a body comes from.
 enum Source {
-    /// From its connection, piece by piece.
+    /// The caller's connection, frame by frame.
     Incoming(Incoming),
-    /// From memory.
-    BufferedBody(BufferedBody),
+    /// Memory.
+    Buffered(BufferedBody),
 }
 
 impl Source {
@@ -113,10 +114,10 @@ impl Source {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self {
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
-            Self::BufferedBody(held) => Poll::Ready(if held.data.is_empty() {
-                held.trailers.take().map(|t| Ok(Frame::trailers(t)))
+            Self::Buffered(body) => Poll::Ready(if body.data.is_empty() {
+                body.trailers.take().map(|t| Ok(Frame::trailers(t)))
             } else {
-                Some(Ok(Frame::data(std::mem::take(&mut held.data))))
+                Some(Ok(Frame::data(std::mem::take(&mut body.data))))
             }),
         }
     }
@@ -124,17 +125,17 @@ impl Source {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Incoming(incoming) => incoming.is_end_stream(),
-            Self::BufferedBody(held) => held.data.is_empty() && held.trailers.is_none(),
+            Self::Buffered(body) => body.data.is_empty() && body.trailers.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Incoming(incoming) => incoming.size_hint(),
-            // Trailers need chunks, and those no length.
-            Self::BufferedBody(held) if held.trailers.is_some() => SizeHint::default(),
-            Self::BufferedBody(held) => {
-                SizeHint::with_exact(u64::try_from(held.data.len()).unwrap_or(u64::MAX))
+            // Trailers need the chunked coding, which excludes a Content-Length.
+            Self::Buffered(body) if body.trailers.is_some() => SizeHint::default(),
+            Self::Buffered(body) => {
+                SizeHint::with_exact(u64::try_from(body.data.len()).unwrap_or(u64::MAX))
             }
         }
     }
@@ -142,67 +143,66 @@ impl Source {
 
 impl RequestBody {
     /// A body that was read whole.
-    pub(crate) fn held(
-        held: BufferedBody,
-        private: [HeaderName; 2],
+    pub(crate) fn buffered(
+        body: BufferedBody,
+        private_fields: [HeaderName; 2],
         guard: ConnectionGuard,
     ) -> Self {
-        let source = Source::BufferedBody(held);
+        let source = Source::Buffered(body);
         Self {
             upload: Arc::new(UploadProgress::new(source.is_end_stream())),
             source,
-            pause: None,
-            left: None,
-            asked_for: None,
-            private,
+            stall: None,
+            bytes_left: None,
+            expectation: None,
+            private_fields,
             _guard: guard,
         }
     }
 
+    /// A body that is read from its caller's connection.
     pub(crate) fn new(
         incoming: Incoming,
-        longest_pause: Option<Duration>,
-        most_bytes: Option<u64>,
-        private: [HeaderName; 2],
+        stall_timeout: Option<Duration>,
+        max_bytes: Option<u64>,
+        private_fields: [HeaderName; 2],
         guard: ConnectionGuard,
     ) -> Self {
         let upload = Arc::new(UploadProgress::new(incoming.is_end_stream()));
         Self {
             source: Source::Incoming(incoming),
-            pause: longest_pause.map(Pause::new),
-            left: most_bytes,
-            asked_for: None,
+            stall: stall_timeout.map(StallTimeout::new),
+            bytes_left: max_bytes,
+            expectation: None,
             upload,
-            private,
+            private_fields,
             _guard: guard,
         }
     }
 
-    /// Whether the caller has yet to send it.
-    pub(crate) fn waits_for_caller(&self) -> bool {
+    /// Whether the caller has still to send some of it.
+    pub(crate) fn is_still_to_come(&self) -> bool {
         matches!(&self.source, Source::Incoming(incoming) if !incoming.is_end_stream())
     }
 
-    /// Is not read before the service has asked for it.
-    pub(crate) fn expect(&mut self, expectation: &Arc<Expectation>) {
-        self.asked_for = Some(Box::pin(Arc::clone(expectation).met()));
+    /// Waits for the service to ask for the body before any of it is read.
+    pub(crate) fn wait_for(&mut self, expectation: &Arc<Expectation>) {
+        self.expectation = Some(Box::pin(Arc::clone(expectation).met()));
     }
 
-    /// How far it is on its way.
     pub(crate) const fn upload(&self) -> &Arc<UploadProgress> {
         &self.upload
     }
 
-    /// What it takes to send it once more: nothing of it, or all of it, is in
-    /// memory.
-    pub(crate) fn again(&self) -> Option<BufferedBody> {
+    /// Copies the body if it is in memory or empty, so that it can be sent again.
+    pub(crate) fn copy(&self) -> Option<BufferedBody> {
         match &self.source {
-            Source::BufferedBody(held) => Some(held.clone()),
+            Source::Buffered(body) => Some(body.clone()),
             Source::Incoming(incoming) => incoming.is_end_stream().then(BufferedBody::default),
         }
     }
 
-    fn failed(error: &hyper::Error) -> RequestBodyError {
+    fn read_error(error: &hyper::Error) -> RequestBodyError {
         match find_source::<FramingError>(error) {
             Some(FramingError { reason, detail }) => RequestBodyError::new(*reason, *detail),
             None => RequestBodyError::new(
@@ -217,17 +217,17 @@ impl RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let this = self;
-        this.upload.begin();
-        if let Some(asked_for) = &mut this.asked_for {
-            ready!(asked_for.as_mut().poll(context));
-            this.asked_for = None;
+        this.upload.set_started();
+        if let Some(expectation) = &mut this.expectation {
+            ready!(expectation.as_mut().poll(context));
+            this.expectation = None;
         }
         match this.source.poll_frame(context) {
             Poll::Pending
                 if this
-                    .pause
+                    .stall
                     .as_mut()
-                    .is_some_and(|pause| pause.is_over(context)) =>
+                    .is_some_and(|stall| stall.is_over(context)) =>
             {
                 Poll::Ready(Some(Err(RequestBodyError::new(
                     ReasonCode::Timeout,
@@ -235,24 +235,24 @@ impl RequestBody {
                 ))))
             }
             Poll::Pending => {
-                this.upload.waits(context.waker());
+                this.upload.set_waiting_for_caller(context.waker());
                 Poll::Pending
             }
             Poll::Ready(None) => {
-                this.upload.moved();
-                this.upload.completed();
+                this.upload.record_progress();
+                this.upload.set_complete();
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Self::failed(&error)))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Self::read_error(&error)))),
             Poll::Ready(Some(Ok(mut frame))) => {
-                this.upload.moved();
-                if let Some(pause) = &mut this.pause {
-                    pause.end();
+                this.upload.record_progress();
+                if let Some(stall) = &mut this.stall {
+                    stall.restart();
                 }
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::strip_trailers(trailers, &this.private);
+                    headers::strip_trailers(trailers, &this.private_fields);
                 }
-                if let (Some(left), Some(data)) = (this.left.as_mut(), frame.data_ref()) {
+                if let (Some(left), Some(data)) = (this.bytes_left.as_mut(), frame.data_ref()) {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
                     match left.checked_sub(length) {
                         Some(rest) => *left = rest,
@@ -264,9 +264,9 @@ impl RequestBody {
                         }
                     }
                 }
-                // A body of known length is not polled again after its last byte.
+                // hyper does not poll a body of known length again after its last byte.
                 if this.source.is_end_stream() {
-                    this.upload.completed();
+                    this.upload.set_complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -283,7 +283,7 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let mut polled = self.poll_next(context);
-        // Looked at afterwards: whoever abandons it wakes only those that wait.
+        // Checked after polling: `abandon` wakes only a task that has registered as waiting.
         if self.upload.is_abandoned() && !matches!(polled, Poll::Ready(None)) {
             polled = Poll::Ready(Some(Err(RequestBodyError::new(
                 ReasonCode::UpstreamProtocol,
@@ -292,7 +292,7 @@ impl Body for RequestBody {
         }
         if let Poll::Ready(Some(Err(error))) = &polled {
             let fault = Denial::new(error.reason, error.detail.clone());
-            self.upload.failed(fault);
+            self.upload.set_fault(fault);
         }
         polled
     }
@@ -306,16 +306,17 @@ impl Body for RequestBody {
     }
 }
 
-/// Measures how long nothing arrives; costs nothing while data flows.
-struct Pause {
-    longest: Duration,
+/// Limits how long the caller may send nothing. The timer exists only from the first stall on,
+/// so that a body which never stalls costs none.
+struct StallTimeout {
+    timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Pause {
-    const fn new(longest: Duration) -> Self {
+impl StallTimeout {
+    const fn new(timeout: Duration) -> Self {
         Self {
-            longest,
+            timeout,
             timer: None,
         }
     }
@@ -323,13 +324,13 @@ impl Pause {
     fn is_over(&mut self, context: &mut Context<'_>) -> bool {
         let timer = self
             .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.longest)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
         timer.as_mut().poll(context).is_ready()
     }
 
-    fn end(&mut self) {
+    fn restart(&mut self) {
         if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(Instant::now() + self.longest);
+            timer.as_mut().reset(Instant::now() + self.timeout);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `Account`: what is written down of an answer once it is over.
+//! `ResponseAudit`: the audit record of a response until the response is over.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,67 +8,67 @@ use super::in_flight::InFlightRequest;
 use crate::policy::Denial;
 use crate::telemetry::record::AuditRecord;
 
-/// The audit record of an answer under way, and its place among the requests in
-/// progress. Dropping it closes both.
+/// The audit record of a response, and its place among the requests in progress. Dropping it
+/// closes both.
 pub(crate) struct ResponseAudit {
     record: AuditRecord,
-    /// None for an answer that the gateway made.
-    active: Option<InFlightRequest>,
+    /// None for a response of the gateway itself.
+    in_flight: Option<InFlightRequest>,
     connection: Arc<Connection>,
-    /// Nothing remains to be said of how it ended.
-    settled: bool,
+    /// The record already says how the response ended, or why it was refused.
+    is_settled: bool,
 }
 
 impl ResponseAudit {
-    /// Of a service's answer.
-    pub(crate) const fn streamed(
+    /// For a service's response.
+    pub(crate) const fn forwarded(
         record: AuditRecord,
-        active: InFlightRequest,
+        in_flight: InFlightRequest,
         connection: Arc<Connection>,
     ) -> Self {
         Self {
             record,
-            active: Some(active),
+            in_flight: Some(in_flight),
             connection,
-            settled: false,
+            is_settled: false,
         }
     }
 
-    /// Of an answer that the gateway made, and whose reason is that it did.
-    pub(crate) const fn made(record: AuditRecord, connection: Arc<Connection>) -> Self {
+    /// For a response of the gateway itself. Its record has a reason already.
+    pub(crate) const fn local(record: AuditRecord, connection: Arc<Connection>) -> Self {
         Self {
             record,
-            active: None,
+            in_flight: None,
             connection,
-            settled: true,
+            is_settled: true,
         }
     }
 
-    /// The service has no more to do with it.
-    pub(crate) fn leave_upstream(&mut self) {
-        if let Some(active) = &mut self.active {
-            active.leave_upstream();
+    /// Gives back the place among the requests of the upstream.
+    pub(crate) fn release_upstream(&mut self) {
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.release_upstream();
         }
     }
 
-    /// The whole answer was handed over.
+    /// Records that the whole response was handed over.
     pub(crate) fn complete(mut self) {
         self.record.complete();
-        self.settled = true;
+        self.is_settled = true;
     }
 
-    /// It ends early.
+    /// Records why the response ended early.
     pub(crate) fn refused(mut self, denial: &Denial) {
-        if !self.settled {
+        if !self.is_settled {
             self.record.refused(denial.reason, &denial.recorded());
-            self.settled = true;
+            self.is_settled = true;
         }
     }
 }
 
 impl Drop for ResponseAudit {
     fn drop(&mut self) {
-        if self.settled {
+        if self.is_settled {
             return;
         }
         if let Some(denial) = self.connection.cut_reason() {

@@ -1,60 +1,60 @@
-//! `Herald`: tells the connections of a worker that trust has changed, a batch
-//! at a time, so that requests have their turn between batches.
+//! `TrustBroadcast`: tells the connections of a worker that trust has changed, a batch at a
+//! time.
 //!
-//! Thousands of connections that all look at their chains at once would hold up
-//! every request behind them. Each connection belongs to one of a fixed number of
-//! batches instead; the herald calls one after the other and lets the worker do
-//! whatever else is ready in between. Requests themselves never wait for it: they
-//! compare their connection with the newest state before anything else.
+//! If thousands of connections verified their chains at once, every request would wait behind
+//! them. Each connection therefore belongs to one of a fixed number of batches, and the worker
+//! does other work between batches. No request waits for its connection's batch: it compares
+//! the connection with the newest state before anything else.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// Batches of one worker. With 10,000 connections one has 39, which take less than
-/// half a millisecond.
+/// Batches of one worker. With 10,000 connections a batch has 39, which take less than half a
+/// millisecond.
 const BATCHES: usize = 256;
-/// Time between two batches. A request takes several turns of the worker's runtime:
-/// without it each of them would wait for a batch.
+/// Time between two batches. A request needs several turns of the worker's runtime; without
+/// pauses it would wait for a batch at each of them.
 const PAUSE: Duration = Duration::from_millis(1);
-/// After this time there are no more pauses: changes take effect within a second.
-const UNHURRIED: Duration = Duration::from_millis(300);
-/// After this time the rest is told at once.
-const LONGEST: Duration = Duration::from_millis(450);
+/// After this time there are no more pauses, because changes must take effect within a second.
+const PAUSES_END: Duration = Duration::from_millis(300);
+/// After this time the remaining batches are told at once.
+const YIELDS_END: Duration = Duration::from_millis(450);
 
-/// A worker's batches.
+/// The batches of a worker.
 #[derive(Debug)]
 pub(crate) struct TrustBroadcast {
     batches: Vec<watch::Sender<()>>,
-    next: AtomicUsize,
+    /// Number of subscriptions so far; the next one's batch follows from it.
+    subscriptions: AtomicUsize,
 }
 
 impl Default for TrustBroadcast {
     fn default() -> Self {
         Self {
             batches: (0..BATCHES).map(|_| watch::Sender::new(())).collect(),
-            next: AtomicUsize::new(0),
+            subscriptions: AtomicUsize::new(0),
         }
     }
 }
 
 impl TrustBroadcast {
-    /// Adds a connection. It hears of every change that is put in service from now
-    /// on: one that reads the state afterwards either sees it or is told of it.
+    /// Adds a connection to a batch. It is told of every change that is put in service from
+    /// now on: a connection that reads the state afterwards either sees a change or is told.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = self.subscriptions.fetch_add(1, Ordering::Relaxed);
         match self.batches.get(number % BATCHES) {
             Some(batch) => batch.subscribe(),
-            // There are as many as are counted.
+            // Unreachable: there are `BATCHES` of them.
             None => watch::Sender::new(()).subscribe(),
         }
     }
 
-    /// Passes changes on for as long as the worker's runtime lasts. `changes`
-    /// counts up after a change was put in service.
+    /// Passes changes on as long as the worker's runtime lasts. `changes` counts up after a
+    /// change was put in service.
     pub(crate) async fn run(&self, mut changes: watch::Receiver<u64>) {
-        // One that comes while batches are told is told to all of them afterwards.
+        // A change during a round begins another round, for all batches.
         while changes.changed().await.is_ok() {
             let begun = Instant::now();
             for batch in &self.batches {
@@ -62,11 +62,10 @@ impl TrustBroadcast {
                     continue;
                 }
                 batch.send_replace(());
-                // Whoever is ready runs before this goes on, and the sockets are
-                // looked at.
+                // Lets other tasks run, and the runtime poll its sockets.
                 match begun.elapsed() {
-                    elapsed if elapsed < UNHURRIED => tokio::time::sleep(PAUSE).await,
-                    elapsed if elapsed < LONGEST => tokio::task::yield_now().await,
+                    elapsed if elapsed < PAUSES_END => tokio::time::sleep(PAUSE).await,
+                    elapsed if elapsed < YIELDS_END => tokio::task::yield_now().await,
                     _ => {}
                 }
             }
@@ -84,13 +83,13 @@ mod tests {
     #[tokio::test]
     async fn everybody_is_told_and_others_have_their_turn_between_batches() {
         const CONNECTIONS: usize = 10 * BATCHES;
-        let herald = Rc::new(TrustBroadcast::default());
+        let broadcast = Rc::new(TrustBroadcast::default());
         let (change, changes) = watch::channel(0);
         // What happened: a connection heard of it (true), or something else ran.
         let seen: Rc<RefCell<Vec<bool>>> = Rc::default();
         let local = tokio::task::LocalSet::new();
         for _ in 0..CONNECTIONS {
-            let mut told = herald.subscribe();
+            let mut told = broadcast.subscribe();
             let seen = Rc::clone(&seen);
             local.spawn_local(async move {
                 while told.changed().await.is_ok() {
@@ -98,7 +97,7 @@ mod tests {
                 }
             });
         }
-        let telling = Rc::clone(&herald);
+        let telling = Rc::clone(&broadcast);
         local.spawn_local(async move { telling.run(changes).await });
         let other = Rc::clone(&seen);
         local.spawn_local(async move {
@@ -129,14 +128,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_comes_while_others_are_told_misses_nothing() {
-        let herald = TrustBroadcast::default();
+        let broadcast = TrustBroadcast::default();
         let (change, changes) = watch::channel(0);
         let state = AtomicUsize::new(0);
-        let _first = herald.subscribe();
-        let telling = herald.run(changes);
+        let _first = broadcast.subscribe();
+        let telling = broadcast.run(changes);
         let mut telling = std::pin::pin!(telling);
         for round in 1..200_usize {
-            let mut told = herald.subscribe();
+            let mut told = broadcast.subscribe();
             let read = state.load(Ordering::SeqCst);
             // Put in service, then announced, as a reload does.
             state.store(round, Ordering::SeqCst);
@@ -145,7 +144,7 @@ mod tests {
             tokio::select! {
                 biased;
                 heard = told.changed() => heard.unwrap(),
-                () = telling.as_mut() => panic!("the herald has ended"),
+                () = telling.as_mut() => panic!("the broadcast has ended"),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `Worker`: what the connections of one thread share.
+//! `Shared` and `Worker`: what all connections share, and those of one thread.
 
 use std::sync::Arc;
 
@@ -17,19 +17,19 @@ use crate::upstream::pool::PoolShard;
 /// What all connections share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The state that requests are decided by.
+    /// The state that decides about requests.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// What bodies that are read whole take at the moment.
-    pub held: Arc<BufferBudget>,
-    /// Keeps the chains that callers present, where that is wanted.
+    /// The memory of bodies that are read whole.
+    pub buffer_budget: Arc<BufferBudget>,
+    /// Keeps the chains that callers present, if the configuration asks for it.
     pub chains: Option<ChainKeeper>,
     /// Counts up after a new snapshot was put in place or its deny list changed.
     pub changes: watch::Receiver<u64>,
-    /// Becomes true when connections should end.
+    /// Becomes true when connections should drain.
     pub stopping: watch::Receiver<bool>,
-    /// Becomes true when they have to, at once.
+    /// Becomes true when connections must end at once.
     pub aborting: watch::Receiver<bool>,
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     pool: Arc<PoolShard<RequestBody>>,
     audit: AuditSink,
-    herald: TrustBroadcast,
+    trust_broadcast: TrustBroadcast,
 }
 
 impl Worker {
@@ -48,7 +48,7 @@ impl Worker {
             shared,
             pool: Arc::default(),
             audit,
-            herald: TrustBroadcast::default(),
+            trust_broadcast: TrustBroadcast::default(),
         }
     }
 
@@ -64,16 +64,18 @@ impl Worker {
         &self.audit
     }
 
-    /// Hears of changes of trust that are put in service from now on.
+    /// Subscribes a connection to changes of trust that are put in service from now on.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
-        self.herald.subscribe()
+        self.trust_broadcast.subscribe()
     }
 
-    /// Tells the connections of changes, for as long as the worker's runtime lasts.
-    pub(crate) async fn herald(&self) {
-        self.herald.run(self.shared.changes.clone()).await;
+    /// Passes changes of trust on to the subscribed connections, as long as the worker's
+    /// runtime lasts.
+    pub(crate) async fn broadcast_trust_changes(&self) {
+        self.trust_broadcast.run(self.shared.changes.clone()).await;
     }
 
+    /// Records a connection that ended by a panic.
     pub(crate) fn record_panic(&self, ended: Result<(), tokio::task::JoinError>) {
         if ended.is_err_and(|error| error.is_panic()) {
             record_panic(&self.shared.metrics);
@@ -81,7 +83,7 @@ impl Worker {
     }
 }
 
-/// Counts a connection, or a stream of one, that ended by our own fault.
+/// Counts a connection, or one stream of it, that ended by a fault of the gateway.
 pub(crate) fn record_panic(metrics: &Metrics) {
     metrics.panicked();
     tracing::error!("a connection ended by a panic; please report this");

@@ -1,5 +1,5 @@
-//! Sending a permitted request until there is an answer: an assertion for each
-//! attempt, and another attempt only where that is safe.
+//! Attempts to send a request until there is a response: each with an assertion of its own,
+//! and another one only if that is safe.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,72 +9,64 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, request};
 use tokio::time::Instant;
 
+use super::context::ForwardContext;
 use super::{
-    AnonymousPermit, Attempt, ForwardAuthorization, ForwardError, UpstreamResponse, forward,
+    AnonymousPermit, Attempt, ForwardAuthorization, ForwardError, PreparedRequest,
+    UpstreamResponse, forward,
 };
 use crate::assertion::signer::RequestBinding;
 use crate::clock;
-use crate::identity::Principal;
-use crate::policy::Permit;
-use crate::proxy::connection::Connection;
 use crate::proxy::connection::buffered_body::BufferedBody;
 use crate::proxy::connection::request_body::RequestBody;
-use crate::proxy::stages::authorize;
 use crate::proxy::wire::expect_continue::Expectation;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::{Category, ReasonCode};
-use crate::route::{Binding, Route};
-use crate::snapshot::Snapshot;
+use crate::route::Binding;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
-use crate::upstream::{Affinity, HttpProtocol, UpstreamConfig};
+use crate::upstream::{HttpProtocol, UpstreamConfig};
 
-/// A permitted request of one connection, and what it is decided by.
-#[derive(Clone, Copy)]
-pub(crate) struct ForwardContext<'a> {
-    pub(crate) connection: &'a Arc<Connection>,
-    pub(crate) snapshot: &'a Snapshot,
-    pub(crate) route: &'a Arc<Route>,
-    pub(crate) permit: &'a Permit,
-}
-
-/// What the assertion is bound to, as it is forwarded, and how to forward it.
-pub(crate) struct OutboundRequest<'a> {
+/// What the assertions of a request are bound to, and how to send it. All of it is as
+/// forwarded, not as received.
+pub(crate) struct ForwardPlan<'a> {
     pub(crate) method: String,
     pub(crate) authority: &'a str,
     pub(crate) target: &'a PathAndQuery,
     /// Hash of the body, on routes that read it whole.
     pub(crate) body_hash: Option<[u8; 32]>,
-    /// The transaction that goes on; a new one where there is none.
+    /// The transaction that continues; none begins a new one.
     pub(crate) transaction: Option<String>,
-    pub(crate) patience: Option<Duration>,
-    /// When there has to be an answer.
+    pub(crate) first_byte_timeout: Option<Duration>,
+    /// When all attempts together have to have given a response.
     pub(crate) deadline: Option<Instant>,
-    /// The `Upgrade` that the service is asked by.
+    /// The `Upgrade` of the forwarded request.
     pub(crate) upgrade: Option<&'a HeaderValue>,
     pub(crate) expectation: Option<Arc<Expectation>>,
+    /// A connection that was opened for this request alone.
+    pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
 }
 
-/// What is needed to send a request once more.
+/// A copy of a request that can be sent again.
 struct RetryCopy {
     parts: request::Parts,
     body: BufferedBody,
-    /// Sending it twice does what sending it once does (RFC 9110 section 9.2.2).
+    /// Sending the request twice does what sending it once does (RFC 9110 section 9.2.2).
     idempotent: bool,
 }
 
 impl RetryCopy {
-    /// None where the request is sent once at most.
-    fn of(parts: &request::Parts, body: &RequestBody, upstream: &UpstreamConfig) -> Option<Self> {
+    /// Copies a request; none if it is sent once at most.
+    fn of(request: &PreparedRequest, upstream: &UpstreamConfig) -> Option<Self> {
+        let PreparedRequest { parts, body } = request;
         let idempotent = is_idempotent(&parts.method);
-        // Only h2 lets a service say that it has not looked at a request.
+        // Only HTTP/2 lets a service say that it has not processed a request.
         let worthwhile = idempotent || upstream.protocol == HttpProtocol::Http2;
         let switches = parts.method == Method::CONNECT || parts.headers.contains_key(UPGRADE);
         if upstream.retries == 0 || !worthwhile || switches {
             return None;
         }
         Some(Self {
-            body: body.again()?,
+            body: body.copy()?,
             parts: parts.clone(),
             idempotent,
         })
@@ -93,19 +85,19 @@ fn is_idempotent(method: &Method) -> bool {
     .contains(method)
 }
 
-/// Sends the request, on a connection of its `own` where it has one.
+/// Sends the request until there is a response, the deadline passes or no further attempt is
+/// safe.
 pub(crate) async fn send(
-    permitted: &ForwardContext<'_>,
-    bound: &OutboundRequest<'_>,
-    request: (request::Parts, RequestBody),
-    own: Option<Box<Lease<RequestBody>>>,
+    context: &ForwardContext<'_>,
+    plan: &mut ForwardPlan<'_>,
+    request: PreparedRequest,
     record: &mut AuditRecord,
 ) -> Result<UpstreamResponse, Refusal> {
-    let upstream = &permitted.route.upstream;
-    let answered = match bound.deadline {
-        None => until_answered(permitted, bound, request, own, record).await,
+    let upstream = &context.route.upstream;
+    let sent = match plan.deadline {
+        None => attempt_until_response(context, plan, request, record).await,
         Some(deadline) => {
-            let sending = Box::pin(until_answered(permitted, bound, request, own, record));
+            let sending = Box::pin(attempt_until_response(context, plan, request, record));
             let in_time = tokio::time::timeout_at(deadline, sending).await;
             in_time.unwrap_or_else(|_| {
                 Err(Refusal::new(
@@ -115,67 +107,65 @@ pub(crate) async fn send(
             })
         }
     };
-    if let Err(refusal) = &answered
+    if let Err(refusal) = &sent
         && refusal.denial.reason.category() == Category::Upstream
     {
-        upstream.gave_none(refusal.denial.reason);
+        upstream.record_no_response(refusal.denial.reason);
     }
-    answered
+    sent
 }
 
-async fn until_answered(
-    permitted: &ForwardContext<'_>,
-    bound: &OutboundRequest<'_>,
-    request: (request::Parts, RequestBody),
-    mut own: Option<Box<Lease<RequestBody>>>,
+async fn attempt_until_response(
+    context: &ForwardContext<'_>,
+    plan: &mut ForwardPlan<'_>,
+    request: PreparedRequest,
     record: &mut AuditRecord,
 ) -> Result<UpstreamResponse, Refusal> {
     let ForwardContext {
         connection,
         snapshot,
         route,
-        permit,
-    } = permitted;
+        ..
+    } = context;
     let upstream = &route.upstream;
-    let affinity = affinity(route, permit);
-    let spare = RetryCopy::of(&request.0, &request.1, upstream.config());
-    let mut left = upstream.config().retries;
+    let affinity = context.affinity();
+    let copy = RetryCopy::of(&request, upstream.config());
+    let mut retries_left = upstream.config().retries;
     let mut pending = request;
     let mut fresh = false;
     let mut avoid = None;
     loop {
-        // Each attempt carries an assertion of its own.
-        let warrant = warrant(permitted, bound, record)?;
+        // Each attempt carries an assertion of its own: a service may accept each only once.
+        let authorization = authorization(context, plan, record)?;
         let sent_at = record.elapsed();
-        let (parts, body) = pending;
         let attempt = Attempt {
             pool: connection.worker().pool(),
             upstream,
-            own: own.take(),
+            dedicated: plan.dedicated.take(),
             assertion_header: &snapshot.signer.settings().header,
-            warrant: &warrant,
+            authorization: &authorization,
             affinity,
             fresh,
             avoid,
-            patience: bound.patience,
-            upgrade: bound.upgrade,
-            expectation: bound.expectation.as_ref(),
+            first_byte_timeout: plan.first_byte_timeout,
+            upgrade: plan.upgrade,
+            expectation: plan.expectation.as_ref(),
         };
-        let mut may_repeat = |possible: bool| {
-            let may = possible && left > 0 && upstream.may_retry();
-            left = left.saturating_sub(1);
+        let mut may_retry = |is_safe: bool| {
+            let may = is_safe && retries_left > 0 && upstream.may_retry();
+            retries_left = retries_left.saturating_sub(1);
             may
         };
-        match forward(attempt, parts, body).await {
-            Ok(answer) => {
+        match forward(attempt, pending).await {
+            Ok(response) => {
                 record.upstream_answered(record.elapsed().saturating_sub(sent_at));
-                return Ok(answer);
+                return Ok(response);
             }
-            // What a pooled connection did not take is not a second request.
+            // A pooled connection that was closed before it took the request costs no retry.
             Err(ForwardError::NeverSent(unsent)) if !fresh && unsent.endpoint.is_none() => {
                 pending = unsent.request;
             }
-            Err(ForwardError::NeverSent(unsent)) if may_repeat(true) => {
+            Err(ForwardError::NeverSent(unsent)) if may_retry(true) => {
                 avoid = unsent.endpoint.or(avoid);
                 pending = unsent.request;
             }
@@ -184,12 +174,15 @@ async fn until_answered(
                 refusal,
                 endpoint,
                 unprocessed,
-            }) => match &spare {
-                Some(spare) if may_repeat(spare.idempotent || unprocessed) => {
-                    let private = snapshot.private_fields();
-                    let body =
-                        RequestBody::held(spare.body.clone(), private, connection.guard().clone());
-                    pending = (spare.parts.clone(), body);
+            }) => match &copy {
+                Some(copy) if may_retry(copy.idempotent || unprocessed) => {
+                    let body = RequestBody::buffered(
+                        copy.body.clone(),
+                        snapshot.private_fields(),
+                        connection.guard().clone(),
+                    );
+                    let parts = copy.parts.clone();
+                    pending = PreparedRequest { parts, body };
                     avoid = Some(endpoint);
                     record.again();
                 }
@@ -201,9 +194,10 @@ async fn until_answered(
     }
 }
 
-fn warrant(
-    permitted: &ForwardContext<'_>,
-    bound: &OutboundRequest<'_>,
+/// Signs the assertion of one attempt.
+fn authorization(
+    context: &ForwardContext<'_>,
+    plan: &ForwardPlan<'_>,
     record: &mut AuditRecord,
 ) -> Result<ForwardAuthorization, Refusal> {
     let ForwardContext {
@@ -211,8 +205,8 @@ fn warrant(
         snapshot,
         route,
         permit,
-    } = permitted;
-    // Nothing more is vouched for once the identity no longer holds.
+    } = context;
+    // Nothing is signed any more once the identity no longer holds, not even for a retry.
     if let Some(denial) = connection.cut_reason() {
         return Err(denial.clone().into());
     }
@@ -228,12 +222,12 @@ fn warrant(
                 permit,
                 &route.audience,
                 &RequestBinding {
-                    method: &bound.method,
-                    authority: bound.authority,
-                    path: bound.target.path(),
-                    query: bound.target.query(),
-                    body_hash: bound.body_hash.as_ref(),
-                    transaction: bound.transaction.as_deref().unwrap_or(&request_id),
+                    method: &plan.method,
+                    authority: plan.authority,
+                    path: plan.target.path(),
+                    query: plan.target.query(),
+                    body_hash: plan.body_hash.as_ref(),
+                    transaction: plan.transaction.as_deref().unwrap_or(&request_id),
                 },
                 now,
             )
@@ -242,15 +236,8 @@ fn warrant(
             .assertion_cache()
             .get(snapshot, route, permit, now),
     };
-    let signed = signed.map_err(authorize::unsigned)?;
+    let signed = signed.map_err(Refusal::not_signed)?;
     connection.worker().shared().metrics.assertion_signed();
     record.allowed(signed.jti());
     Ok(ForwardAuthorization::Signed(signed))
-}
-
-/// What the caller has to do with the choice of an endpoint.
-pub(crate) fn affinity<'a>(route: &Route, permit: &'a Permit) -> Affinity<'a> {
-    route
-        .upstream
-        .affinity(permit.principal().map(Principal::caller))
 }

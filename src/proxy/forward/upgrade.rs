@@ -1,12 +1,11 @@
-//! Switching protocols: WebSocket and whatever else caller and service agree on.
+//! Requests that switch protocols: WebSocket and whatever else caller and service agree on.
 //!
-//! A request that asks for it goes every step of an ordinary one. Only when its
-//! service has switched does the gateway pass octets on unread ([`crate::proxy::response::tunnel`]).
-//! A caller asks by `Upgrade` in HTTP/1.1 and by extended CONNECT in h2 (RFC 8441), and
-//! so is its service asked, in whichever protocol it is spoken to. What a service in h2
-//! carries is WebSocket, where it announces that it does.
+//! Such a request passes every stage of an ordinary one. Only after its service has switched
+//! does the gateway pass bytes on without reading them (`response::tunnel`). The caller asks by
+//! `Upgrade` in HTTP/1.1 and by extended CONNECT in HTTP/2 (RFC 8441), and the gateway asks
+//! the service in either, depending on what the service speaks. Over HTTP/2 only WebSocket is
+//! supported, if the service announces it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64ct::{Base64, Encoding as _};
@@ -17,31 +16,34 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
+use super::context::ForwardContext;
 use crate::crypto;
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::wire::head::is_token;
 use crate::proxy::wire::headers;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::{Category, ReasonCode};
-use crate::upstream::pool::{Lease, PoolShard};
-use crate::upstream::{Affinity, ConnectError, HttpProtocol, Upstream};
+use crate::telemetry::record::AuditRecord;
+use crate::upstream::pool::Lease;
+use crate::upstream::{ConnectError, HttpProtocol, Upstream};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// RFC 6455 section 1.3.
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A caller's wish to switch protocols.
+/// A caller's request to switch protocols.
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
-    /// The `Upgrade` field, of the caller or for the service.
+    /// The `Upgrade` field: the caller's, then the one for the service.
     pub(crate) protocols: HeaderValue,
-    /// The caller's stream, where it asked by extended CONNECT.
+    /// The caller's stream, if it asked by extended CONNECT.
     pub(crate) stream: Option<OnUpgrade>,
     /// The service is asked by extended CONNECT.
     by_connect: bool,
-    /// `Sec-WebSocket-Accept` for a caller in HTTP/1.1 whose service gives none.
+    /// `Sec-WebSocket-Accept` for a caller in HTTP/1.1 whose service speaks HTTP/2 and gives
+    /// none.
     pub(crate) accept: Option<HeaderValue>,
-    /// How long both sides may be silent.
+    /// How long both sides of the tunnel may be silent.
     pub(crate) idle_timeout: Duration,
 }
 
@@ -56,12 +58,12 @@ impl UpgradeRequest {
         }
     }
 
-    /// The `Upgrade` that the service is asked by, where it is.
+    /// The `Upgrade` of the forwarded request; none for extended CONNECT.
     pub(crate) fn upgrade(&self) -> Option<&HeaderValue> {
         (!self.by_connect).then_some(&self.protocols)
     }
 
-    /// Whether an answer with this status means that the service has switched.
+    /// Whether a response with this status means that the service has switched.
     pub(crate) fn is_switch(&self, status: StatusCode) -> bool {
         status
             == match self.by_connect {
@@ -70,14 +72,14 @@ impl UpgradeRequest {
             }
     }
 
-    /// Whether one that does not would pass for a switch: a success is all that
-    /// extended CONNECT says about it.
-    pub(crate) fn is_feigned(&self, status: StatusCode) -> bool {
+    /// Whether the caller would take a response for a switch that did not happen: extended
+    /// CONNECT says no more of a switch than a status of success.
+    pub(crate) fn is_false_upgrade(&self, status: StatusCode) -> bool {
         let by_success = self.by_connect || self.stream.is_some();
         by_success && status.is_success() && !self.is_switch(status)
     }
 
-    /// Whether extended CONNECT can ask for it.
+    /// Whether extended CONNECT can ask for the protocol.
     fn is_websocket(&self, method: &Method) -> bool {
         let named = || {
             let protocols = self.protocols.to_str().unwrap_or_default().split(',');
@@ -89,24 +91,43 @@ impl UpgradeRequest {
     }
 }
 
-/// How a service is reached, where a request asks for a switch and not only then.
-pub(crate) struct UpstreamTransport {
-    /// What it is spoken to in.
+/// The protocol in which a service is asked, and the connection if it is prepared already.
+pub(crate) struct Transport {
     pub(crate) protocol: HttpProtocol,
-    /// The connection, where it has to be one of its own.
-    pub(crate) lease: Option<Box<Lease<RequestBody>>>,
+    /// A connection for this request alone.
+    pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
 }
 
-/// The way to a service in h2 for a wish to switch protocols; the wish is given up where
-/// there is none and the caller lives without: RFC 9110 section 7.8 allows to pass over
-/// an `Upgrade`.
-pub(crate) async fn way(
-    asked: &mut Option<UpgradeRequest>,
+/// Chooses how to ask the service. Only a switch of protocols over HTTP/2 needs a connection
+/// that is known to support it; the upgrade is dropped if there is none and the caller can do
+/// without: RFC 9110 section 7.8 allows to ignore an `Upgrade`.
+pub(crate) async fn choose_transport(
+    context: &ForwardContext<'_>,
+    upgrade: &mut Option<UpgradeRequest>,
     method: &Method,
-    (pool, upstream): (&Arc<PoolShard<RequestBody>>, &Arc<Upstream>),
-    affinity: Affinity<'_>,
-) -> Result<UpstreamTransport, Refusal> {
-    if let Some(wanted) = asked {
+    record: &mut AuditRecord,
+) -> Result<Transport, Refusal> {
+    let protocol = context.route.upstream.config().protocol;
+    if upgrade.is_none() || protocol != HttpProtocol::Http2 {
+        return Ok(Transport {
+            protocol,
+            dedicated: None,
+        });
+    }
+    record.allowed(None);
+    // Boxed, so that other requests reserve no space for it.
+    Box::pin(connect(context, upgrade, method)).await
+}
+
+async fn connect(
+    context: &ForwardContext<'_>,
+    upgrade: &mut Option<UpgradeRequest>,
+    method: &Method,
+) -> Result<Transport, Refusal> {
+    let upstream = &context.route.upstream;
+    if let Some(wanted) = upgrade {
+        let pool = context.connection.worker().pool();
+        let affinity = context.affinity();
         let mut protocols = [HttpProtocol::Http2, HttpProtocol::Http1]
             .into_iter()
             .filter(|protocol| match protocol {
@@ -116,14 +137,17 @@ pub(crate) async fn way(
         for protocol in &mut protocols {
             match pool.own(upstream, affinity, protocol).await {
                 Ok(lease) => {
-                    let lease = Some(Box::new(lease));
-                    return Ok(UpstreamTransport { protocol, lease });
+                    let dedicated = Some(Box::new(lease));
+                    return Ok(Transport {
+                        protocol,
+                        dedicated,
+                    });
                 }
                 Err(ConnectError::NoTunnels) => {}
                 Err(error) => {
                     let refusal = Refusal::not_connected(upstream, &error);
                     if refusal.denial.reason.category() == Category::Upstream {
-                        upstream.gave_none(refusal.denial.reason);
+                        upstream.record_no_response(refusal.denial.reason);
                     }
                     return Err(refusal);
                 }
@@ -141,27 +165,26 @@ pub(crate) async fn way(
                 )
             });
         }
-        *asked = None;
+        *upgrade = None;
     }
-    let protocol = upstream.config().protocol;
-    Ok(UpstreamTransport {
-        protocol,
-        lease: None,
+    Ok(Transport {
+        protocol: upstream.config().protocol,
+        dedicated: None,
     })
 }
 
-/// Takes a request's wish to switch protocols, before what expresses it is
-/// stripped. An extended CONNECT becomes the GET that it stands for.
-pub(crate) fn asked(request: &mut Request<Incoming>) -> Result<Option<UpgradeRequest>, Refusal> {
+/// Takes the upgrade out of a request, before the fields that ask for it are stripped. An
+/// extended CONNECT becomes the GET that it stands for.
+pub(crate) fn take(request: &mut Request<Incoming>) -> Result<Option<UpgradeRequest>, Refusal> {
     if request.method() == Method::CONNECT {
-        return connect(request).map(Some);
+        return take_connect(request).map(Some);
     }
-    // RFC 9110 section 7.8: HTTP/1.0 and h2 have no Upgrade.
+    // RFC 9110 section 7.8: HTTP/1.0 and HTTP/2 have no Upgrade.
     let fields = request.headers();
     if request.version() != Version::HTTP_11 || !fields.contains_key(UPGRADE) {
         return Ok(None);
     }
-    if !fields.get_all(UPGRADE).iter().all(names_protocols) {
+    if !fields.get_all(UPGRADE).iter().all(is_protocol_list) {
         return Err(Refusal::new(
             ReasonCode::MalformedRequest,
             "the Upgrade field is not a list of protocols",
@@ -172,15 +195,15 @@ pub(crate) fn asked(request: &mut Request<Incoming>) -> Result<Option<UpgradeReq
         return Ok(None);
     }
     let mut values = fields.get_all(UPGRADE).iter();
-    let asked = match (values.next(), values.next()) {
+    let upgrade = match (values.next(), values.next()) {
         (Some(value), None) if may_pass(value) => Some(UpgradeRequest::new(value.clone(), None)),
-        // Without an upgrade it is an ordinary request.
+        // Without the upgrade it is an ordinary request.
         _ => None,
     };
-    Ok(asked)
+    Ok(upgrade)
 }
 
-fn connect(request: &mut Request<Incoming>) -> Result<UpgradeRequest, Refusal> {
+fn take_connect(request: &mut Request<Incoming>) -> Result<UpgradeRequest, Refusal> {
     let protocol = request.extensions().get::<Protocol>();
     match protocol.map(Protocol::as_str) {
         Some("websocket") => {}
@@ -206,15 +229,15 @@ fn connect(request: &mut Request<Incoming>) -> Result<UpgradeRequest, Refusal> {
     Ok(UpgradeRequest::new(WEBSOCKET, Some(stream)))
 }
 
-/// Whether this is a list of `token` or `token/token` (RFC 9110 section 7.8), in which
-/// members may be missing. Anything else might mean another protocol to its service than
-/// it means here.
-fn names_protocols(value: &HeaderValue) -> bool {
-    let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(|octet| is_token(*octet));
-    value.as_bytes().split(|octet| *octet == b',').all(|item| {
+/// Whether this is a list of `token` or `token/token` (RFC 9110 section 7.8), with empty
+/// members allowed. A service could read anything else as another protocol than the gateway
+/// does.
+fn is_protocol_list(value: &HeaderValue) -> bool {
+    let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
+    value.as_bytes().split(|byte| *byte == b',').all(|item| {
         let item = item.trim_ascii();
         item.is_empty()
-            || match item.iter().position(|octet| *octet == b'/') {
+            || match item.iter().position(|byte| *byte == b'/') {
                 None => is_token(item),
                 Some(slash) => {
                     let (name, version) = item.split_at(slash);
@@ -224,8 +247,8 @@ fn names_protocols(value: &HeaderValue) -> bool {
     })
 }
 
-/// Protocols that would carry further requests past every check are not
-/// negotiated on a caller's behalf.
+/// Whether a service may be asked for these protocols. Those that carry further requests
+/// would take them past every check.
 fn may_pass(value: &HeaderValue) -> bool {
     let Ok(value) = value.to_str() else {
         return false;
@@ -239,34 +262,35 @@ fn may_pass(value: &HeaderValue) -> bool {
     })
 }
 
-/// Whether the service switched to one of the protocols it was asked for.
-pub(crate) fn is_among(answer: &HeaderMap, asked: &HeaderValue) -> bool {
-    let mut chosen = answer.get_all(UPGRADE).iter();
+/// Whether the service switched to one of the protocols that it was offered.
+pub(crate) fn is_offered(response: &HeaderMap, offered: &HeaderValue) -> bool {
+    let mut chosen = response.get_all(UPGRADE).iter();
     let (Some(chosen), None) = (chosen.next(), chosen.next()) else {
         return false;
     };
-    let (Ok(chosen), Ok(asked)) = (chosen.to_str(), asked.to_str()) else {
+    let (Ok(chosen), Ok(offered)) = (chosen.to_str(), offered.to_str()) else {
         return false;
     };
-    asked
+    offered
         .split(',')
         .any(|item| item.trim().eq_ignore_ascii_case(chosen.trim()))
 }
 
-/// Asks the service for what the caller asked for, in the protocol it is spoken to in.
-pub(crate) fn pass_on(
-    asked: &mut Option<UpgradeRequest>,
+/// Writes the upgrade into the forwarded request, in the protocol that the service is asked
+/// in.
+pub(crate) fn apply(
+    upgrade: &mut Option<UpgradeRequest>,
     parts: &mut request::Parts,
-    (upstream, protocol): (&Arc<Upstream>, HttpProtocol),
+    upstream: &Upstream,
+    protocol: HttpProtocol,
 ) -> Result<(), Refusal> {
-    let Some(wanted) = asked else {
+    let Some(wanted) = upgrade else {
         return Ok(());
     };
     wanted.idle_timeout = upstream.config().tunnel_idle_timeout;
     let fields = &mut parts.headers;
     if protocol == HttpProtocol::Http2 {
-        // RFC 8441 section 5: h2 does without the key, and without what proves that it
-        // was read.
+        // RFC 8441 section 5: HTTP/2 has neither the key nor the proof that it was read.
         let key = fields.remove(SEC_WEBSOCKET_KEY);
         if wanted.stream.is_none() {
             wanted.accept = Some(accept(key.as_ref())?);
@@ -283,20 +307,20 @@ pub(crate) fn pass_on(
     if wanted.stream.is_some() {
         let key = crypto::random::<16>()
             .ok()
-            .and_then(|octets| HeaderValue::from_str(&Base64::encode_string(&octets)).ok())
+            .and_then(|bytes| HeaderValue::from_str(&Base64::encode_string(&bytes)).ok())
             .ok_or_else(|| Refusal::new(ReasonCode::Overloaded, "no randomness"))?;
         fields.insert(SEC_WEBSOCKET_KEY, key);
     }
     Ok(())
 }
 
-/// What tells a caller that its key was read (RFC 6455 section 4.2.2).
+/// Computes the `Sec-WebSocket-Accept` of a key (RFC 6455 section 4.2.2).
 fn accept(key: Option<&HeaderValue>) -> Result<HeaderValue, Refusal> {
-    let octets = key.map(HeaderValue::as_bytes).unwrap_or_default();
+    let bytes = key.map(HeaderValue::as_bytes).unwrap_or_default();
     let mut decoded = [0_u8; 16];
-    let is_key = Base64::decode(octets, &mut decoded).is_ok_and(|key| key.len() == 16);
+    let is_key = Base64::decode(bytes, &mut decoded).is_ok_and(|key| key.len() == 16);
     is_key
-        .then(|| Base64::encode_string(&crypto::sha1(&[octets, WEBSOCKET_GUID].concat())))
+        .then(|| Base64::encode_string(&crypto::sha1(&[bytes, WEBSOCKET_GUID].concat())))
         .and_then(|accept| HeaderValue::from_str(&accept).ok())
         .ok_or_else(|| {
             Refusal::new(
@@ -331,7 +355,7 @@ mod tests {
     #[test]
     fn an_upgrade_is_a_list_of_protocols() {
         let names =
-            |value: &'static [u8]| names_protocols(&HeaderValue::from_bytes(value).unwrap());
+            |value: &'static [u8]| is_protocol_list(&HeaderValue::from_bytes(value).unwrap());
         for value in [
             &b"websocket"[..],
             b"foo/2, bar",
@@ -368,10 +392,10 @@ mod tests {
             }
             fields
         };
-        assert!(is_among(&answer(&["WebSocket"]), &asked));
-        assert!(is_among(&answer(&["foo/2"]), &asked));
+        assert!(is_offered(&answer(&["WebSocket"]), &asked));
+        assert!(is_offered(&answer(&["foo/2"]), &asked));
         for other in [&["foo"][..], &["h2c"], &[], &["websocket", "foo/2"]] {
-            assert!(!is_among(&answer(other), &asked), "{other:?}");
+            assert!(!is_offered(&answer(other), &asked), "{other:?}");
         }
     }
 
@@ -399,9 +423,9 @@ mod tests {
         let mut asked = UpgradeRequest::new(WEBSOCKET, None);
         let [ok, none, switching, refused] =
             [200, 204, 101, 403].map(|status| StatusCode::from_u16(status).unwrap());
-        assert!(asked.is_switch(switching) && !asked.is_switch(ok) && !asked.is_feigned(ok));
+        assert!(asked.is_switch(switching) && !asked.is_switch(ok) && !asked.is_false_upgrade(ok));
         asked.by_connect = true;
-        assert!(asked.is_switch(ok) && !asked.is_switch(switching) && !asked.is_feigned(ok));
-        assert!(asked.is_feigned(none) && !asked.is_feigned(refused));
+        assert!(asked.is_switch(ok) && !asked.is_switch(switching) && !asked.is_false_upgrade(ok));
+        assert!(asked.is_false_upgrade(none) && !asked.is_false_upgrade(refused));
     }
 }

@@ -1,4 +1,4 @@
-//! Connections that end by a fault of ours.
+//! Connections that end by a panic.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream as Caller;
@@ -9,25 +9,23 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::*;
 use crate::snapshot::fixture::snapshot;
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Sends an octet, and gives the one that comes back; none when the connection ends
-/// without.
-fn exchange(address: SocketAddr, octet: u8) -> Option<u8> {
+/// Sends a byte and returns the one that comes back; none if the connection ends without it.
+fn exchange(address: SocketAddr, byte: u8) -> Option<u8> {
     let mut caller = Caller::connect(address).unwrap();
-    caller.set_read_timeout(Some(PATIENCE)).unwrap();
-    caller.write_all(&[octet]).unwrap();
-    let mut answer = [0];
-    match caller.read(&mut answer) {
+    caller.set_read_timeout(Some(TIMEOUT)).unwrap();
+    caller.write_all(&[byte]).unwrap();
+    let mut response = [0];
+    match caller.read(&mut response) {
         Ok(0) => None,
-        Ok(_) => Some(answer[0]),
+        Ok(_) => Some(response[0]),
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
-        Err(error) => panic!("{octet:?} was neither answered nor refused: {error}"),
+        Err(error) => panic!("{byte:?} was neither answered nor refused: {error}"),
     }
 }
 
-/// Ends by a panic on `!`, as a fault in whatever serves a connection would; answers
-/// anything else.
+/// Panics on `!`, and echoes any other byte.
 async fn fragile(
     _: Arc<Worker>,
     mut stream: TcpStream,
@@ -36,12 +34,12 @@ async fn fragile(
     guard: ConnectionGuard,
 ) {
     let _guard = guard;
-    let mut octet = [0];
-    stream.read_exact(&mut octet).await.unwrap();
-    if octet == *b"!" {
+    let mut byte = [0];
+    stream.read_exact(&mut byte).await.unwrap();
+    if byte == *b"!" {
         std::panic::panic_any("a fault");
     }
-    stream.write_all(&octet).await.unwrap();
+    stream.write_all(&byte).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,15 +53,15 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
             &directory.path().join("keys"),
         ))),
         metrics: Arc::default(),
-        held: Arc::default(),
+        buffer_budget: Arc::default(),
         chains: None,
         changes,
         stopping: stopping.clone(),
         aborting,
     });
     let audit = AuditWriter::to_file(&directory.path().join("audit.jsonl")).unwrap();
-    // One worker and one slot: whoever keeps either leaves nothing for the others.
-    let workers = Workers::serving(&shared, &audit, 1, fragile).unwrap();
+    // One worker and one slot: a connection that kept either would leave none for the next.
+    let workers = Workers::start_with(&shared, &audit, 1, fragile).unwrap();
     let slots = Arc::new(Semaphore::new(1));
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
@@ -72,8 +70,8 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
         workers.accept(listener, free, stopping).await;
         workers
     });
-    let talk = |octet| async move {
-        let exchanged = tokio::task::spawn_blocking(move || exchange(address, octet));
+    let talk = |byte| async move {
+        let exchanged = tokio::task::spawn_blocking(move || exchange(address, byte));
         exchanged.await.unwrap()
     };
     for _ in 0..3 {
@@ -82,11 +80,11 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
     }
     assert_eq!(talk(b'z').await, Some(b'z'));
     stop.send(true).unwrap();
-    let workers = tokio::time::timeout(PATIENCE, accepting).await.unwrap();
+    let workers = tokio::time::timeout(TIMEOUT, accepting).await.unwrap();
     let workers = workers.unwrap();
-    let load = Arc::clone(&workers.intake.workers[0].load);
+    let load = Arc::clone(&workers.dispatcher.workers[0].load);
     let joined = tokio::task::spawn_blocking(move || workers.join());
-    tokio::time::timeout(PATIENCE, joined)
+    tokio::time::timeout(TIMEOUT, joined)
         .await
         .unwrap()
         .unwrap();

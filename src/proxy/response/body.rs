@@ -1,4 +1,4 @@
-//! An answer's body on its way to the caller: never copied, and followed to its end.
+//! The body of a response on its way to the caller. It is not copied, and tracked to its end.
 
 use std::error::Error;
 use std::fmt;
@@ -18,52 +18,66 @@ use crate::proxy::connection::Connection;
 use crate::proxy::connection::in_flight::{Deadline, InFlightRequest};
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::connection::response_audit::ResponseAudit;
-use crate::proxy::wire::h2_stall::{BACKLOG, PIECE};
+use crate::proxy::wire::h2_stall::{MAX_BACKLOG, MAX_PIECE};
 use crate::proxy::wire::headers;
 use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
 
-/// An answer's body: made by the gateway, or streamed from the service.
+/// A response's body: the gateway's own, or streamed from the service.
 pub(crate) enum GatewayBody {
     Full(Option<Bytes>),
     Streamed(Box<ResponseBody>),
-    /// All of it was handed over to h2, and its caller has no window for it.
+    /// All of it was handed over to h2, but the caller's window does not take it yet.
     Draining(Box<Drain>),
 }
 
-/// An answer in h2 that ends when its caller has taken it.
+/// A response over HTTP/2 that ends when its caller has taken it.
 pub(crate) struct Drain {
     stream: Arc<H2Stream>,
     trailers: Option<HeaderMap>,
 }
 
-/// A service's body on its way to the caller. Gives the upstream connection
-/// back when it has been read to its end, and closes the audit record.
+/// A service's body on its way to the caller. When it has been read to its end, the upstream
+/// connection is given back.
 pub(crate) struct ResponseBody {
     incoming: Incoming,
-    /// Nothing of what the service sends belongs to its answer.
-    is_empty: bool,
+    /// The response has no content, whatever the service sends.
+    has_no_content: bool,
     lease: Option<Lease<RequestBody>>,
     upload: Arc<UploadProgress>,
-    account: Option<ResponseAudit>,
-    assertion: HeaderName,
-    /// When the credentials of the request end, or its time does. In h2 its stream
-    /// knows, which lasts until the caller has taken what it was given.
+    audit: Option<ResponseAudit>,
+    assertion_header: HeaderName,
+    /// When the response has to be over, in HTTP/1.1. In HTTP/2 the caller's stream keeps it,
+    /// which lasts until the caller has taken what it was given.
     deadline: Option<Deadline>,
-    /// The caller's stream, in h2.
+    /// The caller's stream, in HTTP/2.
     stream: Option<Arc<H2Stream>>,
-    /// What is there and still to be handed over: of a large piece in h2, or what was
-    /// looked at before the head was.
+    /// Bytes to be handed over before the service's body is polled: the rest of a large frame,
+    /// or the frame that was read ahead.
     rest: Bytes,
-    /// The same of trailers.
+    /// Trailers that were read ahead.
     trailers: Option<Box<HeaderMap>>,
 }
 
-/// Cuts a piece off what there is.
-fn cut_off(rest: &mut Bytes) -> Option<Bytes> {
-    (!rest.is_empty()).then(|| rest.split_to(rest.len().min(PIECE)))
+/// What a streamed body is made of.
+pub(super) struct StreamedResponse {
+    pub(super) incoming: Incoming,
+    pub(super) first_frame: Option<Frame<Bytes>>,
+    pub(super) lease: Lease<RequestBody>,
+    pub(super) upload: Arc<UploadProgress>,
+    pub(super) has_no_content: bool,
+    pub(super) record: AuditRecord,
+    pub(super) in_flight: InFlightRequest,
+    pub(super) stall_timeout: Duration,
+    pub(super) assertion_header: HeaderName,
+    pub(super) connection: Arc<Connection>,
+}
+
+/// Splits the next piece off `rest`.
+fn next_piece(rest: &mut Bytes) -> Option<Bytes> {
+    (!rest.is_empty()).then(|| rest.split_to(rest.len().min(MAX_PIECE)))
 }
 
 /// Why a service's body ended early.
@@ -93,8 +107,8 @@ impl Error for ResponseBodyError {
     }
 }
 
-/// Whose fault it is that an answer ended early.
-pub(super) fn broken_off(upload: &UploadProgress, error: &hyper::Error) -> Denial {
+/// Why a response ended early: because of the caller's own body, or because of the service.
+pub(super) fn response_error(upload: &UploadProgress, error: &hyper::Error) -> Denial {
     upload.fault().cloned().unwrap_or_else(|| {
         Denial::new(
             ReasonCode::UpstreamProtocol,
@@ -104,50 +118,56 @@ pub(super) fn broken_off(upload: &UploadProgress, error: &hyper::Error) -> Denia
 }
 
 impl ResponseBody {
-    pub(crate) fn new(
-        (incoming, first): (Incoming, Option<Frame<Bytes>>),
-        (lease, upload, is_empty): (Lease<RequestBody>, Arc<UploadProgress>, bool),
-        record: AuditRecord,
-        (active, stall_timeout): (InFlightRequest, Duration),
-        assertion: HeaderName,
-        connection: Arc<Connection>,
-    ) -> Self {
+    /// To be called in the task of the caller's stream, in HTTP/2.
+    pub(super) fn new(streamed: StreamedResponse) -> Self {
+        let StreamedResponse {
+            incoming,
+            first_frame,
+            lease,
+            upload,
+            has_no_content,
+            record,
+            in_flight,
+            stall_timeout,
+            assertion_header,
+            connection,
+        } = streamed;
         let stream = H2Stream::current();
-        let mut deadline = active.answer_deadline();
+        let mut deadline = in_flight.response_deadline();
         if let Some(stream) = &stream {
-            stream.may_pause(stall_timeout);
+            stream.set_stall_timeout(stall_timeout);
             if let Some(deadline) = deadline.take() {
-                stream.end_by(deadline);
+                stream.set_deadline(deadline);
             }
         }
         let mut body = Self {
             incoming,
-            is_empty,
+            has_no_content,
             lease: Some(lease),
             upload,
-            assertion,
+            assertion_header,
             deadline,
-            account: Some(ResponseAudit::streamed(record, active, connection)),
+            audit: Some(ResponseAudit::forwarded(record, in_flight, connection)),
             stream,
             rest: Bytes::new(),
             trailers: None,
         };
-        match first.map(Frame::into_data) {
+        match first_frame.map(Frame::into_data) {
             None => {}
-            Some(Ok(octets)) => body.rest = octets,
+            Some(Ok(data)) => body.rest = data,
             Some(Err(other)) => body.trailers = other.into_trailers().ok().map(Box::new),
         }
-        // Nobody polls a body that has already ended.
+        // hyper does not poll a body that has already ended.
         if body.has_ended() {
             body.finish();
         }
         body
     }
 
-    /// Whether nothing comes any more.
+    /// Whether nothing more will come.
     fn has_ended(&self) -> bool {
         let nothing_left = self.rest.is_empty() && self.trailers.is_none();
-        self.is_empty || (nothing_left && self.incoming.is_end_stream())
+        self.has_no_content || (nothing_left && self.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -160,36 +180,36 @@ impl ResponseBody {
         hint
     }
 
-    /// All of the answer has been handed over. The stream whose caller has to take it
-    /// before it may end, if there is one.
+    /// Records that all of the response has been handed over. Returns the stream if its caller
+    /// has to take the response before the stream may end.
     fn finish(&mut self) -> Option<Arc<H2Stream>> {
-        // A service may answer before it has read the whole request. The rest
-        // would be in the way of, or pass for, another caller's request.
+        // A service may respond before it has read the whole request. On a reused connection
+        // the rest would precede another caller's request, or pass for one.
         if !self.upload.is_complete() {
-            self.let_go();
+            self.abandon();
         } else if let Some(lease) = self.lease.take() {
             lease.release();
         }
-        let mut account = self.account.take()?;
-        account.leave_upstream();
+        let mut audit = self.audit.take()?;
+        audit.release_upstream();
         let Some(stream) = self.stream.take() else {
-            account.complete();
+            audit.complete();
             return None;
         };
-        stream.keep(account);
-        (!stream.end()).then_some(stream)
+        stream.attach_audit(audit);
+        (!stream.finish()).then_some(stream)
     }
 
-    /// Gives up what of the request and its answer is still on the way.
-    fn let_go(&mut self) {
+    /// Abandons what of the request and its response is still on the way.
+    fn abandon(&mut self) {
         if let Some(lease) = self.lease.take() {
             self.upload.abandon();
             lease.close();
         }
     }
 
-    /// Polls the service's body, and the connection that it comes by. Asking for
-    /// octets is what lets the connection read them, hence the second look.
+    /// Polls the service's body and drives its connection. The connection reads only when the
+    /// body was polled, hence the second round.
     fn poll_incoming(
         &mut self,
         context: &mut Context<'_>,
@@ -208,7 +228,7 @@ impl ResponseBody {
         Pin::new(&mut self.incoming).poll_frame(context)
     }
 
-    /// Whether the credentials of the request have expired.
+    /// Ends the response if its deadline has passed; returns whether it has.
     fn is_over(&mut self, context: &mut Context<'_>) -> bool {
         let Some(deadline) = &mut self.deadline else {
             return false;
@@ -222,27 +242,27 @@ impl ResponseBody {
     }
 
     fn fail(&mut self, denial: &Denial) {
-        if let Some(account) = self.account.take() {
-            account.refused(denial);
+        if let Some(audit) = self.audit.take() {
+            audit.refused(denial);
         }
-        self.let_go();
+        self.abandon();
     }
 
-    /// The next frame that the service has sent.
+    /// Polls the next frame for the caller.
     fn poll_next(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-        if self.is_empty {
+        if self.has_no_content {
             return Poll::Ready(None);
         }
         if self.is_over(context) {
             return Poll::Ready(Some(Err(ResponseBodyError::Expired)));
         }
         if let Some(stream) = &self.stream {
-            ready!(stream.poll_room(context, BACKLOG));
+            ready!(stream.poll_capacity(context, MAX_BACKLOG));
         }
-        if let Some(piece) = cut_off(&mut self.rest) {
+        if let Some(piece) = next_piece(&mut self.rest) {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let polled = match self.trailers.take() {
@@ -255,38 +275,37 @@ impl ResponseBody {
         let mut frame = match polled {
             Ok(frame) => frame,
             Err(error) => {
-                let denial = broken_off(&self.upload, &error);
+                let denial = response_error(&self.upload, &error);
                 self.fail(&denial);
                 return Poll::Ready(Some(Err(ResponseBodyError::Service(error))));
             }
         };
         if let Some(trailers) = frame.trailers_mut() {
-            headers::strip_trailers(trailers, std::slice::from_ref(&self.assertion));
+            headers::strip_trailers(trailers, std::slice::from_ref(&self.assertion_header));
         }
-        let is_large = frame.data_ref().is_some_and(|data| data.len() > PIECE);
+        let is_large = frame.data_ref().is_some_and(|data| data.len() > MAX_PIECE);
         if self.stream.is_some() && is_large {
             self.rest = frame.into_data().unwrap_or_default();
-            frame = Frame::data(cut_off(&mut self.rest).unwrap_or_default());
+            frame = Frame::data(next_piece(&mut self.rest).unwrap_or_default());
         }
         Poll::Ready(Some(Ok(frame)))
     }
 
-    /// What the caller gets of a frame.
-    fn hand_over(&self, octets: Bytes) -> TrackedBytes {
+    fn track(&self, data: Bytes) -> TrackedBytes {
         match &self.stream {
-            Some(stream) => stream.hand_over(octets),
-            None => octets.into(),
+            Some(stream) => stream.track(data),
+            None => data.into(),
         }
     }
 }
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.let_go();
-        if let (Some(account), Some(stream)) = (self.account.take(), &self.stream)
+        self.abandon();
+        if let (Some(audit), Some(stream)) = (self.audit.take(), &self.stream)
             && let Some(denial) = stream.denial()
         {
-            account.refused(&denial);
+            audit.refused(&denial);
         }
     }
 }
@@ -294,21 +313,21 @@ impl Drop for ResponseBody {
 type Polled = Poll<Option<Result<Frame<TrackedBytes>, ResponseBodyError>>>;
 
 impl GatewayBody {
-    /// Nothing more comes of it, once `stream` has got rid of what there is.
-    fn ends_with(&mut self, stream: Option<Arc<H2Stream>>, trailers: Option<HeaderMap>) {
+    /// Ends the body: at once, or when the caller of `stream` has taken what there is.
+    fn end_with(&mut self, stream: Option<Arc<H2Stream>>, trailers: Option<HeaderMap>) {
         *self = match stream {
             None => Self::Full(None),
             Some(stream) => Self::Draining(Box::new(Drain { stream, trailers })),
         };
     }
 
-    fn poll_made(&mut self, octets: Bytes) -> Polled {
+    fn poll_full(&mut self, data: Bytes) -> Polled {
         let Some(stream) = H2Stream::current() else {
-            return Poll::Ready(Some(Ok(Frame::data(octets.into()))));
+            return Poll::Ready(Some(Ok(Frame::data(data.into()))));
         };
-        let piece = stream.hand_over(octets);
-        if !stream.end() {
-            self.ends_with(Some(stream), None);
+        let piece = stream.track(data);
+        if !stream.finish() {
+            self.end_with(Some(stream), None);
         }
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
@@ -327,12 +346,12 @@ impl GatewayBody {
             None => None,
         };
         match frame.map(Frame::into_data) {
-            Some(Ok(octets)) => {
-                let piece = body.hand_over(octets);
-                // A body of known length is not polled again after its last byte.
+            Some(Ok(data)) => {
+                let piece = body.track(data);
+                // hyper does not poll a body of known length again after its last byte.
                 if body.has_ended() {
-                    let untaken = body.finish();
-                    self.ends_with(untaken, None);
+                    let unread = body.finish();
+                    self.end_with(unread, None);
                 }
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
@@ -340,25 +359,25 @@ impl GatewayBody {
                 let trailers = last.and_then(|frame| frame.err()?.into_trailers().ok());
                 match body.finish() {
                     None => {
-                        self.ends_with(None, None);
+                        self.end_with(None, None);
                         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
                     }
-                    untaken => {
-                        self.ends_with(untaken, trailers);
-                        self.poll_untaken(context)
+                    unread => {
+                        self.end_with(unread, trailers);
+                        self.poll_draining(context)
                     }
                 }
             }
         }
     }
 
-    fn poll_untaken(&mut self, context: &Context<'_>) -> Polled {
-        let Self::Draining(untaken) = self else {
+    fn poll_draining(&mut self, context: &Context<'_>) -> Polled {
+        let Self::Draining(drain) = self else {
             return Poll::Ready(None);
         };
-        ready!(untaken.stream.poll_room(context, 0));
-        let trailers = untaken.trailers.take();
-        self.ends_with(None, None);
+        ready!(drain.stream.poll_capacity(context, 0));
+        let trailers = drain.trailers.take();
+        self.end_with(None, None);
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }
 }
@@ -370,21 +389,21 @@ impl Body for GatewayBody {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
         let this = self.get_mut();
         match this {
-            Self::Full(octets) => match octets.take() {
-                Some(octets) => this.poll_made(octets),
+            Self::Full(data) => match data.take() {
+                Some(data) => this.poll_full(data),
                 None => Poll::Ready(None),
             },
             Self::Streamed(body) => {
                 let polled = ready!(body.poll_next(context));
                 this.poll_streamed(polled, context)
             }
-            Self::Draining(_) => this.poll_untaken(context),
+            Self::Draining(_) => this.poll_draining(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Full(bytes) => bytes.is_none(),
+            Self::Full(data) => data.is_none(),
             Self::Streamed(body) => body.has_ended(),
             Self::Draining(_) => false,
         }
@@ -392,10 +411,9 @@ impl Body for GatewayBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Full(bytes) => SizeHint::with_exact(
-                bytes
-                    .as_ref()
-                    .map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            Self::Full(data) => SizeHint::with_exact(
+                data.as_ref()
+                    .map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX)),
             ),
             Self::Streamed(body) => body.size_hint(),
             Self::Draining(_) => SizeHint::with_exact(0),
@@ -411,14 +429,14 @@ mod tests {
     fn large_pieces_are_cut_into_such_as_a_slow_caller_takes_in_time() {
         let whole = Bytes::from_iter((0..400 * 1024).map(|n: u32| n.to_le_bytes()[0]));
         let mut rest = whole.clone();
-        let pieces: Vec<Bytes> = std::iter::from_fn(|| cut_off(&mut rest)).collect();
+        let pieces: Vec<Bytes> = std::iter::from_fn(|| next_piece(&mut rest)).collect();
         assert!(
             pieces
                 .iter()
-                .all(|piece| (1..=PIECE).contains(&piece.len()))
+                .all(|piece| (1..=MAX_PIECE).contains(&piece.len()))
         );
         assert_eq!(pieces.concat(), whole);
         assert_eq!(pieces.len(), 7);
-        assert!(cut_off(&mut Bytes::new()).is_none());
+        assert!(next_piece(&mut Bytes::new()).is_none());
     }
 }

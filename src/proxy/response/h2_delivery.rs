@@ -1,20 +1,20 @@
-//! `Stream` and `Piece`: what of an answer the caller of an h2 stream has taken.
+//! `H2Stream` and `TrackedBytes`: how much of a response the caller of an HTTP/2 stream has
+//! taken.
 //!
-//! hyper asks for an answer's pieces whether or not the caller has window for them, and
-//! h2 keeps what it cannot send. Nobody says when it has been sent; but the octets are
-//! ours, and h2 drops a piece once it has written all of it, or throws it away with its
-//! stream. That is what is followed here: a piece that was written whole has been
-//! taken, and an answer is complete when all of its pieces were.
+//! hyper asks for a response's data whether or not the caller's window has space for it, and h2
+//! keeps what it cannot send. Neither says when the data has been sent. But h2 drops a buffer
+//! once it has written all of it, or discards it with its stream. [`TrackedBytes`] observes
+//! that: a buffer that was written whole has been taken, and a response is complete when all of
+//! its buffers were.
 //!
-//! A stream whose end h2 has been told cannot be reset by us any more. So an answer for
-//! which there is no room says that it has ended only when the caller has taken it. One
-//! for which there is room, nearly every one, says so with its last piece, and costs
-//! neither another frame nor another turn of its task.
+//! Once h2 has been told that a stream ends, we cannot reset the stream any more. A response that
+//! does not fit the caller's windows therefore ends its stream only when the caller has taken
+//! it. One that fits, as nearly all do, ends with its last data, which saves a frame and a poll
+//! of the stream's task.
 //!
-//! Until then its stream ends when its caller takes nothing of it for too long
-//! ([`crate::proxy::wire::h2_stall`]), and when the credentials of its request do. Nothing in h2
-//! or hyper would ask for either while a piece waits for a window, so that the stream's
-//! task looks after both.
+//! Until then the stream ends if its caller takes nothing for too long
+//! ([`crate::proxy::wire::h2_stall`]), or when the deadline of its request passes. Neither h2 nor
+//! hyper polls the body while data waits for a window, so that the stream's task checks both.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,46 +33,46 @@ use crate::proxy::wire::h2_stall::{Sample, StallTimer};
 use crate::reason::ReasonCode;
 
 tokio::task_local! {
-    pub(super) static STREAM: Arc<H2Stream>;
+    pub(super) static CURRENT: Arc<H2Stream>;
 }
 
-/// Octets on their way to a caller.
+/// Data of a response on its way to the caller.
 #[derive(Debug)]
 pub(crate) struct TrackedBytes {
-    octets: Bytes,
-    /// Whose they are, and how many there were; none in HTTP/1.1.
-    of: Option<(Arc<H2Stream>, u64)>,
+    data: Bytes,
+    /// The stream and the original length; none in HTTP/1.1.
+    stream: Option<(Arc<H2Stream>, u64)>,
 }
 
 impl From<Bytes> for TrackedBytes {
-    /// Octets that nobody follows.
-    fn from(octets: Bytes) -> Self {
-        Self { octets, of: None }
+    /// Data that no stream tracks.
+    fn from(data: Bytes) -> Self {
+        Self { data, stream: None }
     }
 }
 
 impl Buf for TrackedBytes {
     fn remaining(&self) -> usize {
-        self.octets.len()
+        self.data.len()
     }
 
     fn chunk(&self) -> &[u8] {
-        &self.octets
+        &self.data
     }
 
     fn advance(&mut self, count: usize) {
-        self.octets.advance(count);
-        if let Some((stream, _)) = &self.of {
-            stream.seen.unqueue(count as u64);
+        self.data.advance(count);
+        if let Some((stream, _)) = &self.stream {
+            stream.stats.unqueue(count as u64);
         }
     }
 }
 
 impl Drop for TrackedBytes {
     fn drop(&mut self) {
-        if let Some((stream, octets)) = self.of.take() {
-            stream.seen.unqueue(self.octets.len() as u64);
-            stream.gone(octets, self.octets.is_empty());
+        if let Some((stream, length)) = self.stream.take() {
+            stream.stats.unqueue(self.data.len() as u64);
+            stream.buffer_dropped(length, self.data.is_empty());
         }
     }
 }
@@ -82,14 +82,13 @@ impl Drop for TrackedBytes {
 pub(crate) struct H2Stream {
     delivery: Mutex<Delivery>,
     deadline: Mutex<Option<StreamDeadline>>,
-    /// Its task has ended by itself: what is left of it is h2's alone.
-    served: AtomicBool,
-    /// Ends its task.
+    /// The stream's task is over: only h2 still holds some of the response.
+    task_is_over: AtomicBool,
+    /// Ends the stream's task.
     pub(super) end: Notify,
-    seen: Arc<H2Stats>,
+    stats: Arc<H2Stats>,
 }
 
-/// When the answer has to be over.
 struct StreamDeadline(Deadline);
 
 impl fmt::Debug for StreamDeadline {
@@ -100,70 +99,69 @@ impl fmt::Debug for StreamDeadline {
 
 #[derive(Debug)]
 struct Delivery {
-    /// How long the caller may leave a piece untaken.
-    longest: Duration,
-    /// Since when it has not taken the next one.
-    wait: Option<StallTimer>,
-    /// Pieces that it has not taken, and their octets.
-    pieces: usize,
-    untaken: u64,
-    /// All octets so far.
-    handed_over: u64,
-    /// There was room for the last piece.
-    has_room: bool,
-    /// A piece was thrown away.
-    lost: bool,
-    /// There are no more pieces to come.
-    ended: bool,
-    /// Who waits for pieces to be taken.
+    /// How long the caller may leave a buffer untaken.
+    stall_timeout: Duration,
+    /// Runs while the caller has not taken the next buffer.
+    stall: Option<StallTimer>,
+    /// Buffers that the caller has not taken, and their bytes.
+    buffers: usize,
+    unread_bytes: u64,
+    /// All bytes so far.
+    total_bytes: u64,
+    /// The caller's windows had space for the last buffer.
+    fits_window: bool,
+    /// h2 discarded a buffer.
+    discarded: bool,
+    /// No more buffers will come.
+    finished: bool,
+    /// The task that waits for buffers to be taken.
     waiting: Option<Waker>,
-    account: Option<ResponseAudit>,
-    /// Why it is ended before it was taken.
+    audit: Option<ResponseAudit>,
+    /// Why the stream ends before the response was taken.
     denial: Option<Denial>,
 }
 
 impl H2Stream {
-    /// `longest` is how long its caller may leave a piece untaken unless its upstream
-    /// says something else.
-    pub(super) fn new(seen: Arc<H2Stats>, longest: Duration) -> Self {
+    /// `stall_timeout` holds unless the upstream sets another one.
+    pub(super) fn new(stats: Arc<H2Stats>, stall_timeout: Duration) -> Self {
         Self {
             delivery: Mutex::new(Delivery {
-                longest,
-                wait: None,
-                pieces: 0,
-                untaken: 0,
-                handed_over: 0,
-                has_room: true,
-                lost: false,
-                ended: false,
+                stall_timeout,
+                stall: None,
+                buffers: 0,
+                unread_bytes: 0,
+                total_bytes: 0,
+                fits_window: true,
+                discarded: false,
+                finished: false,
                 waiting: None,
-                account: None,
+                audit: None,
                 denial: None,
             }),
             deadline: Mutex::new(None),
-            served: AtomicBool::new(false),
+            task_is_over: AtomicBool::new(false),
             end: Notify::new(),
-            seen,
+            stats,
         }
     }
 
-    /// The stream that the present task serves; none in HTTP/1.1.
+    /// The stream that the current task serves; none in HTTP/1.1.
     pub(crate) fn current() -> Option<Arc<Self>> {
-        STREAM.try_with(Arc::clone).ok()
+        CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// How long the caller may leave a piece untaken.
-    pub(super) fn may_pause(&self, longest: Duration) {
-        self.delivery().longest = longest;
+    /// Sets how long the caller may leave a buffer untaken.
+    pub(super) fn set_stall_timeout(&self, timeout: Duration) {
+        self.delivery().stall_timeout = timeout;
     }
 
-    /// The answer is over then, whether or not the caller has taken it. To be called in
-    /// its task.
-    pub(super) fn end_by(&self, deadline: Deadline) {
+    /// Sets when the response has to be over, taken or not. To be called in the stream's task,
+    /// which polls the deadline from then on.
+    pub(super) fn set_deadline(&self, deadline: Deadline) {
         *self.deadline() = Some(StreamDeadline(deadline));
     }
 
-    /// Resolves when the answer has to be over.
+    /// Resolves when the response has to be over.
     pub(super) fn poll_deadline(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut deadline = self.deadline();
         let Some(StreamDeadline(due)) = &mut *deadline else {
@@ -177,47 +175,47 @@ impl H2Stream {
         Poll::Ready(())
     }
 
-    /// Octets for h2, followed until they are taken or thrown away.
-    pub(super) fn hand_over(self: &Arc<Self>, octets: Bytes) -> TrackedBytes {
-        if octets.is_empty() {
-            return octets.into();
+    /// Tracks data that is handed to h2, until it is taken or discarded.
+    pub(super) fn track(self: &Arc<Self>, data: Bytes) -> TrackedBytes {
+        if data.is_empty() {
+            return data.into();
         }
-        let length = u64::try_from(octets.len()).unwrap_or(u64::MAX);
-        self.seen.queue(length);
+        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        self.stats.queue(length);
         let mut delivery = self.delivery();
-        delivery.pieces += 1;
-        delivery.untaken += length;
-        delivery.handed_over += length;
-        delivery.has_room = self.seen.has_room(delivery.handed_over);
-        if delivery.wait.is_none() {
-            delivery.wait = Some(self.wait_from(Instant::now()));
+        delivery.buffers += 1;
+        delivery.unread_bytes += length;
+        delivery.total_bytes += length;
+        delivery.fits_window = self.stats.fits_window(delivery.total_bytes);
+        if delivery.stall.is_none() {
+            delivery.stall = Some(self.start_timer(Instant::now()));
         }
         drop(delivery);
         TrackedBytes {
-            octets,
-            of: Some((Arc::clone(self), length)),
+            data,
+            stream: Some((Arc::clone(self), length)),
         }
     }
 
-    /// Keeps what is to be written down of the answer until it is over.
-    pub(crate) fn keep(&self, account: ResponseAudit) {
-        self.delivery().account = Some(account);
+    /// Keeps the audit record until the response is over.
+    pub(crate) fn attach_audit(&self, audit: ResponseAudit) {
+        self.delivery().audit = Some(audit);
     }
 
-    /// All of the answer has been handed over. Whether h2 gets rid of it without the
-    /// caller's doing.
-    pub(super) fn end(&self) -> bool {
+    /// Records that all of the response has been handed over. Returns whether h2 can send it
+    /// without the caller opening a window.
+    pub(super) fn finish(&self) -> bool {
         let mut delivery = self.delivery();
-        delivery.ended = true;
-        let leaves = delivery.has_room || delivery.pieces == 0;
-        self.settle(delivery);
-        leaves
+        delivery.finished = true;
+        let can_be_sent = delivery.fits_window || delivery.buffers == 0;
+        self.settle_audit(delivery);
+        can_be_sent
     }
 
-    /// Waits until there is room, or the caller has taken all but `most` octets.
-    pub(super) fn poll_room(&self, context: &Context<'_>, most: u64) -> Poll<()> {
+    /// Waits until the windows have space, or the caller has taken all but `max_unread` bytes.
+    pub(super) fn poll_capacity(&self, context: &Context<'_>, max_unread: u64) -> Poll<()> {
         let mut delivery = self.delivery();
-        if delivery.untaken <= most || (delivery.has_room && !delivery.ended) {
+        if delivery.unread_bytes <= max_unread || (delivery.fits_window && !delivery.finished) {
             return Poll::Ready(());
         }
         match &mut delivery.waiting {
@@ -227,68 +225,69 @@ impl H2Stream {
         Poll::Pending
     }
 
-    /// A piece is gone: `taken`, or thrown away. h2 may hold its own locks: nothing
-    /// here calls it.
-    fn gone(&self, octets: u64, taken: bool) {
+    /// Records that a buffer was `taken` or discarded. Must not call h2, which may hold its own
+    /// locks here.
+    fn buffer_dropped(&self, length: u64, taken: bool) {
         let mut delivery = self.delivery();
-        delivery.pieces = delivery.pieces.saturating_sub(1);
-        delivery.untaken = delivery.untaken.saturating_sub(octets);
-        delivery.lost |= !taken;
-        delivery.wait = (delivery.pieces > 0).then(|| self.wait_from(Instant::now()));
+        delivery.buffers = delivery.buffers.saturating_sub(1);
+        delivery.unread_bytes = delivery.unread_bytes.saturating_sub(length);
+        delivery.discarded |= !taken;
+        delivery.stall = (delivery.buffers > 0).then(|| self.start_timer(Instant::now()));
         let waiting = delivery.waiting.take();
-        self.settle(delivery);
+        self.settle_audit(delivery);
         if let Some(waiting) = waiting {
             waiting.wake();
         }
     }
 
-    /// Closes the account when the answer is over.
-    fn settle(&self, mut delivery: MutexGuard<'_, Delivery>) {
-        if !delivery.ended || delivery.pieces > 0 {
+    /// Closes the audit record if the response is over.
+    fn settle_audit(&self, mut delivery: MutexGuard<'_, Delivery>) {
+        if !delivery.finished || delivery.buffers > 0 {
             return;
         }
-        let Some(account) = delivery.account.take() else {
+        let Some(audit) = delivery.audit.take() else {
             return;
         };
-        let lost = delivery.lost;
+        let discarded = delivery.discarded;
         let denial = delivery.denial.clone();
+        // The record is written without the lock.
         drop(delivery);
         match denial {
-            _ if !lost => account.complete(),
-            Some(denial) => account.refused(&denial),
+            _ if !discarded => audit.complete(),
+            Some(denial) => audit.refused(&denial),
             None => {}
         }
     }
 
-    /// Why the stream is ended before its caller has taken all of its answer.
+    /// Why the stream ends before its caller has taken all of the response.
     pub(super) fn denial(&self) -> Option<Denial> {
         self.delivery().denial.clone()
     }
 
-    fn wait_from(&self, now: Instant) -> StallTimer {
-        StallTimer::new(now, self.seen.sent())
+    fn start_timer(&self, now: Instant) -> StallTimer {
+        StallTimer::new(now, self.stats.sent())
     }
 
-    /// Its task has ended by itself.
-    pub(super) fn served(&self) {
-        self.served.store(true, Ordering::Relaxed);
+    /// Records that the stream's task has ended by itself.
+    pub(super) fn set_task_over(&self) {
+        self.task_is_over.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the stream if its caller has taken nothing for too long. Whether only the
-    /// end of its connection can do that.
-    pub(super) fn give_up(&self, look: &Sample) -> bool {
+    /// Ends the stream if its caller has taken nothing for too long. Returns whether only the
+    /// end of the connection can do that.
+    pub(super) fn check_stall(&self, sample: &Sample) -> bool {
         let mut delivery = self.delivery();
-        let longest = delivery.longest;
-        let Some(wait) = &mut delivery.wait else {
+        let timeout = delivery.stall_timeout;
+        let Some(stall) = &mut delivery.stall else {
             return false;
         };
-        if !wait.is_over(look, longest) {
+        if !stall.is_over(sample, timeout) {
             return false;
         }
-        let served = self.served.load(Ordering::Relaxed);
-        if served && self.seen.has_room(delivery.handed_over) {
-            // It has window: the socket is slow, and looks after itself.
-            delivery.wait = Some(self.wait_from(look.now));
+        let task_is_over = self.task_is_over.load(Ordering::Relaxed);
+        if task_is_over && self.stats.fits_window(delivery.total_bytes) {
+            // The window is open, so that the socket is slow. It has a timeout of its own.
+            delivery.stall = Some(self.start_timer(sample.now));
             return false;
         }
         let detail = "the caller did not take the answer for too long";
@@ -296,7 +295,7 @@ impl H2Stream {
         delivery.denial.get_or_insert_with(denial);
         drop(delivery);
         self.end.notify_one();
-        served
+        task_is_over
     }
 
     fn deadline(&self) -> MutexGuard<'_, Option<StreamDeadline>> {
@@ -314,16 +313,16 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn stream(seen: &Arc<H2Stats>) -> Arc<H2Stream> {
-        Arc::new(H2Stream::new(Arc::clone(seen), MINUTE))
+    fn stream(stats: &Arc<H2Stats>) -> Arc<H2Stream> {
+        Arc::new(H2Stream::new(Arc::clone(stats), MINUTE))
     }
 
-    /// A look at a connection of which nothing is taken.
+    /// A sample of a connection that takes nothing.
     fn after(time: Duration) -> Sample {
         Sample {
             now: Instant::now() + time,
             sent: 0,
-            is_held_up: true,
+            is_blocked: true,
             streams: 1,
         }
     }
@@ -334,56 +333,56 @@ mod tests {
             .is_some_and(|denial| denial.reason == ReasonCode::Timeout)
     }
 
-    fn poll(stream: &H2Stream, most: u64) -> bool {
+    fn poll(stream: &H2Stream, max_unread: u64) -> bool {
         let context = Context::from_waker(Waker::noop());
-        stream.poll_room(&context, most).is_ready()
+        stream.poll_capacity(&context, max_unread).is_ready()
     }
 
     #[test]
     fn an_answer_with_room_ends_at_once_and_one_without_when_it_was_taken() {
-        let seen = Arc::new(H2Stats::default());
-        let first = stream(&seen);
-        let mut piece = first.hand_over(Bytes::from_static(&[0; 65_535]));
-        assert!(first.end());
-        let second = stream(&seen);
-        let other = second.hand_over(Bytes::from_static(b"ab"));
-        assert!(!second.end() && !poll(&second, 0) && poll(&second, 2));
+        let stats = Arc::new(H2Stats::default());
+        let first = stream(&stats);
+        let mut piece = first.track(Bytes::from_static(&[0; 65_535]));
+        assert!(first.finish());
+        let second = stream(&stats);
+        let other = second.track(Bytes::from_static(b"ab"));
+        assert!(!second.finish() && !poll(&second, 0) && poll(&second, 2));
         // A part of it is not all of it.
         piece.advance(65_534);
-        assert!(!seen.is_all_sent() && first.delivery().pieces == 1);
+        assert!(!stats.is_all_sent() && first.delivery().buffers == 1);
         piece.advance(1);
         drop(piece);
-        assert!(!first.give_up(&after(MINUTE)));
+        assert!(!first.check_stall(&after(MINUTE)));
         drop(other);
-        assert!(poll(&second, 0) && second.delivery().lost && seen.is_all_sent());
+        assert!(poll(&second, 0) && second.delivery().discarded && stats.is_all_sent());
     }
 
     #[test]
     fn a_caller_has_its_time_for_each_piece() {
-        let seen = Arc::new(H2Stats::default());
-        let stream = stream(&seen);
-        assert!(!stream.give_up(&after(MINUTE)) && !given_up(&stream));
-        let piece = stream.hand_over(Bytes::from_static(b"ab"));
-        let next = stream.hand_over(Bytes::from_static(b"cd"));
+        let stats = Arc::new(H2Stats::default());
+        let stream = stream(&stats);
+        assert!(!stream.check_stall(&after(MINUTE)) && !given_up(&stream));
+        let piece = stream.track(Bytes::from_static(b"ab"));
+        let next = stream.track(Bytes::from_static(b"cd"));
         let almost = after(MINUTE);
         drop(piece);
-        // Its clock began anew with the next one.
-        assert!(!stream.give_up(&almost) && !given_up(&stream));
-        assert!(!stream.give_up(&after(MINUTE)) && given_up(&stream));
+        // The timer began anew with the next one.
+        assert!(!stream.check_stall(&almost) && !given_up(&stream));
+        assert!(!stream.check_stall(&after(MINUTE)) && given_up(&stream));
         drop(next);
-        assert!(stream.delivery().wait.is_none());
+        assert!(stream.delivery().stall.is_none());
     }
 
     #[test]
     fn only_its_connection_can_end_a_stream_that_h2_alone_still_has() {
-        let seen = Arc::new(H2Stats::default());
-        let stream = stream(&seen);
-        let _piece = stream.hand_over(Bytes::from_static(b"ab"));
-        assert!(stream.end());
-        stream.served();
-        // The socket is slow: that is not the stream's to judge.
-        assert!(!stream.give_up(&after(MINUTE)) && !given_up(&stream));
-        seen.queue(65_535);
-        assert!(stream.give_up(&after(2 * MINUTE)) && given_up(&stream));
+        let stats = Arc::new(H2Stats::default());
+        let stream = stream(&stats);
+        let _piece = stream.track(Bytes::from_static(b"ab"));
+        assert!(stream.finish());
+        stream.set_task_over();
+        // The socket is slow, which has a timeout of its own.
+        assert!(!stream.check_stall(&after(MINUTE)) && !given_up(&stream));
+        stats.queue(65_535);
+        assert!(stream.check_stall(&after(2 * MINUTE)) && given_up(&stream));
     }
 }

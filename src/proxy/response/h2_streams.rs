@@ -1,9 +1,9 @@
-//! The streams of one h2 connection, and those whose caller does not take its
-//! answer.
+//! `H2Streams`: runs the streams of one HTTP/2 connection, and ends those whose caller does not
+//! take its response.
 //!
-//! A caller that gives no window holds its stream, what h2 keeps for it, and a
-//! service's connection. Nothing within the stream would ever notice; it is noticed
-//! from outside.
+//! A caller that opens no window occupies its stream, the buffers that h2 keeps for it, and a
+//! connection to the service. Nothing polls such a stream, so that the connection's task checks
+//! it.
 
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -11,26 +11,26 @@ use std::time::{Duration, Instant};
 
 use hyper::rt::Executor;
 
-use super::h2_delivery::{H2Stream, STREAM};
+use super::h2_delivery::{CURRENT, H2Stream};
 use crate::proxy::connection::worker::record_panic;
 use crate::proxy::wire::h2_monitor::H2Stats;
 use crate::proxy::wire::h2_stall::Sample;
 use crate::telemetry::metrics::Metrics;
 
-/// Runs the streams of one connection.
+/// The executor of one connection's streams.
 #[derive(Debug, Clone)]
-pub(crate) struct Streams {
+pub(crate) struct H2Streams {
     all: Arc<Mutex<Vec<Weak<H2Stream>>>>,
     metrics: Arc<Metrics>,
-    seen: Arc<H2Stats>,
-    /// How long a caller may leave an answer untaken, for most.
-    usual: Duration,
+    stats: Arc<H2Stats>,
+    /// How long a caller may leave a response untaken, unless its upstream says otherwise.
+    stall_timeout: Duration,
 }
 
-/// hyper spawns the tasks of streams, and nobody looks how they end.
-struct NotesPanic(Arc<Metrics>);
+/// Records a panic of a stream's task: hyper does not join the tasks that it spawns.
+struct RecordPanic(Arc<Metrics>);
 
-impl Drop for NotesPanic {
+impl Drop for RecordPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             record_panic(&self.0);
@@ -38,13 +38,13 @@ impl Drop for NotesPanic {
     }
 }
 
-impl<F> Executor<F> for Streams
+impl<F> Executor<F> for H2Streams
 where
     F: Future + Send + 'static,
     F::Output: Send,
 {
-    fn execute(&self, work: F) {
-        let stream = Arc::new(H2Stream::new(Arc::clone(&self.seen), self.usual));
+    fn execute(&self, future: F) {
+        let stream = Arc::new(H2Stream::new(Arc::clone(&self.stats), self.stall_timeout));
         {
             let mut all = self.all();
             if all.len() == all.capacity() {
@@ -52,29 +52,28 @@ where
             }
             all.push(Arc::downgrade(&stream));
         }
-        let ended = Arc::clone(&stream);
-        let notes_panic = NotesPanic(Arc::clone(&self.metrics));
-        tokio::spawn(STREAM.scope(stream, async move {
-            let _notes_panic = notes_panic;
-            // Its work is what says when its answer has to be over.
+        let current = Arc::clone(&stream);
+        let record_panic = RecordPanic(Arc::clone(&self.metrics));
+        tokio::spawn(CURRENT.scope(stream, async move {
+            let _record_panic = record_panic;
             tokio::select! {
+                // The future sets the deadline that is polled after it.
                 biased;
-                _ = work => ended.served(),
-                () = ended.end.notified() => {}
-                () = poll_fn(|context| ended.poll_deadline(context)) => {}
+                _ = future => current.set_task_over(),
+                () = current.end.notified() => {}
+                () = poll_fn(|context| current.poll_deadline(context)) => {}
             }
         }));
     }
 }
 
-impl Streams {
-    /// `usual` is how long a caller may leave an answer untaken, for most.
-    pub(crate) fn new(metrics: Arc<Metrics>, seen: Arc<H2Stats>, usual: Duration) -> Self {
+impl H2Streams {
+    pub(crate) fn new(metrics: Arc<Metrics>, stats: Arc<H2Stats>, stall_timeout: Duration) -> Self {
         Self {
             all: Arc::default(),
             metrics,
-            seen,
-            usual,
+            stats,
+            stall_timeout,
         }
     }
 
@@ -82,37 +81,37 @@ impl Streams {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends streams whose caller has taken nothing for too long. Resolves when there is
-    /// one that only the end of the connection can end.
-    pub(crate) async fn watch(&self) {
-        let mut was_held_up = false;
+    /// Ends streams whose caller has taken nothing for too long. Resolves when only the end of
+    /// the connection can end one of them.
+    pub(crate) async fn end_stalled(&self) {
+        let mut was_blocked = false;
         loop {
-            tokio::time::sleep(self.usual / 4).await;
-            if self.give_up(&mut was_held_up) {
+            tokio::time::sleep(self.stall_timeout / 4).await;
+            if self.check_stalls(&mut was_blocked) {
                 return;
             }
         }
     }
 
-    fn give_up(&self, was_held_up: &mut bool) -> bool {
+    fn check_stalls(&self, was_blocked: &mut bool) -> bool {
         let mut all = self.all();
         all.retain(|stream| stream.strong_count() > 0);
         let streams: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
-        // What becomes of the last one is not to happen under the lock.
+        // The last clone of a stream may be dropped below, which must not happen under the lock.
         drop(all);
         let count = u64::try_from(streams.len()).unwrap_or(u64::MAX);
-        let is_held_up = self.seen.is_held_up(count);
-        let look = Sample {
+        let is_blocked = self.stats.is_blocked(count);
+        let sample = Sample {
             now: Instant::now(),
-            sent: self.seen.sent(),
-            // The connection may be let go on at this moment, before its streams have
-            // their turn.
-            is_held_up: std::mem::replace(was_held_up, is_held_up) || is_held_up,
+            sent: self.stats.sent(),
+            // If the connection was unblocked a moment ago, its streams have not had their turn.
+            is_blocked: std::mem::replace(was_blocked, is_blocked) || is_blocked,
             streams: count,
         };
-        streams
-            .iter()
-            .fold(false, |hopeless, stream| stream.give_up(&look) | hopeless)
+        // Not `any`: every stream has to be checked.
+        streams.iter().fold(false, |only_connection, stream| {
+            stream.check_stall(&sample) | only_connection
+        })
     }
 }
 
@@ -123,7 +122,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_a_stream_is_counted() {
         let metrics = Arc::new(Metrics::new());
-        let streams = Streams::new(
+        let streams = H2Streams::new(
             Arc::clone(&metrics),
             Arc::default(),
             Duration::from_secs(60),

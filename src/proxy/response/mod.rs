@@ -1,9 +1,19 @@
-//! How a request ends: with its service's answer, with one of the gateway's own, or
-//! without any.
+//! How a request ends: with its service's response, with one of the gateway's own, or without
+//! any.
+//!
+//! - [`body`]: the body of a response on its way to the caller
+//! - [`h2_delivery`]: how much of a response the caller of an HTTP/2 stream has taken
+//! - [`h2_streams`]: the streams of one HTTP/2 connection
+//! - [`tunnel`]: bytes between a caller and a service that has switched protocols
+//! - [`problem`]: the response to a refused request
+//! - [`whoami`]: what the gateway knows of its caller
+//! - [`protected_resource`]: which tokens a resource accepts
+//! - [`json`]: the documents of the two
 
 pub(crate) mod body;
 pub(crate) mod h2_delivery;
 pub(crate) mod h2_streams;
+mod json;
 pub(crate) mod problem;
 pub(crate) mod protected_resource;
 pub(crate) mod tunnel;
@@ -15,33 +25,32 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 
-use self::body::{GatewayBody, ResponseBody, broken_off};
+use self::body::{GatewayBody, ResponseBody, StreamedResponse, response_error};
 use self::h2_delivery::H2Stream;
 use self::tunnel::Switched;
-use crate::proxy::connection::Connection;
-use crate::proxy::connection::in_flight::InFlightRequest;
-use crate::proxy::forward::UpstreamResponse;
-use crate::proxy::forward::upgrade;
-use crate::proxy::wire::headers;
-use crate::proxy::wire::refusal::Refusal;
+use super::connection::Connection;
+use super::connection::in_flight::InFlightRequest;
+use super::forward::UpstreamResponse;
+use super::forward::upgrade::UpgradeRequest;
+use super::wire::headers;
+use super::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
-use crate::snapshot::Snapshot;
 use crate::telemetry::record::AuditRecord;
 
-/// Says why a request ended without an answer, as far as it is known, when it is
-/// dropped before there is one.
-pub(super) struct RecordNoResponse<'a> {
-    pub(super) record: &'a mut AuditRecord,
-    pub(super) connection: &'a Connection,
-    pub(super) answered: bool,
+/// Records why a request ended without a response, if it is dropped before there is one: hyper
+/// drops the handler's future when the caller goes away.
+pub(crate) struct RecordNoResponse<'a> {
+    pub(crate) record: &'a mut AuditRecord,
+    pub(crate) connection: &'a Connection,
+    pub(crate) has_response: bool,
 }
 
 impl Drop for RecordNoResponse<'_> {
     fn drop(&mut self) {
-        if self.answered {
+        if self.has_response {
             return;
         }
         if let Some(denial) = self.connection.cut_reason() {
@@ -56,86 +65,88 @@ impl Drop for RecordNoResponse<'_> {
     }
 }
 
-/// How a request that was not refused was served.
+/// The outcome of a request that was not refused.
 #[expect(
     clippy::large_enum_variant,
     reason = "the large variant is nearly every request; a box for it costs more than the move"
 )]
-pub(super) enum Served {
-    /// By its upstream, which is still at it.
-    ForwardedResponse(ForwardedResponse),
-    /// By the gateway itself.
-    Here(Response<GatewayBody>),
+pub(crate) enum Served {
+    /// The service has responded; its response is still to be read.
+    Forwarded(ForwardedResponse),
+    /// The gateway itself has responded.
+    Local(Response<GatewayBody>),
 }
 
-/// A service's answer, and what the request still holds.
-pub(super) struct ForwardedResponse {
-    pub(super) answer: UpstreamResponse,
-    pub(super) active: InFlightRequest,
-    pub(super) upgrade: Option<upgrade::UpgradeRequest>,
+/// A service's response, and what the request still holds.
+pub(crate) struct ForwardedResponse {
+    pub(crate) upstream: UpstreamResponse,
+    pub(crate) in_flight: InFlightRequest,
+    pub(crate) upgrade: Option<UpgradeRequest>,
     /// The service was told the caller's certificate.
-    pub(super) tells_certificate: bool,
-    /// How long the caller may leave the answer untaken.
-    pub(super) stall_timeout: Duration,
+    pub(crate) tells_certificate: bool,
+    /// How long the caller may leave the response unread.
+    pub(crate) stall_timeout: Duration,
 }
 
 impl ForwardedResponse {
-    pub(super) fn has_switched(&self) -> bool {
-        let status = self.answer.response.status();
+    /// Whether the service has switched protocols.
+    pub(crate) fn has_switched(&self) -> bool {
+        let status = self.upstream.response.status();
         match &self.upgrade {
-            Some(asked) => asked.is_switch(status),
+            Some(upgrade) => upgrade.is_switch(status),
             None => status == StatusCode::SWITCHING_PROTOCOLS,
         }
     }
 
-    /// Whether the answer would be taken for a switch that did not happen.
-    pub(super) fn feigns_switch(&self) -> bool {
-        let status = self.answer.response.status();
-        let asked = self.upgrade.as_ref();
-        asked.is_some_and(|asked| asked.is_feigned(status))
+    /// Whether the caller would take the response for a switch that did not happen.
+    pub(crate) fn is_false_upgrade(&self) -> bool {
+        let status = self.upstream.response.status();
+        let upgrade = self.upgrade.as_ref();
+        upgrade.is_some_and(|upgrade| upgrade.is_false_upgrade(status))
     }
 
-    /// Looks at what came together with the answer's head: a caller of HTTP/1.1, which has
-    /// nothing but the connection's end for an answer that breaks off, can still be told.
-    pub(super) async fn begin(&mut self) -> Result<(), Refusal> {
+    /// Reads the content that arrived together with the head. If the response breaks off there,
+    /// the caller can still get a refusal; later, in HTTP/1.1, only the end of its connection
+    /// could tell.
+    pub(crate) async fn read_first_frame(&mut self) -> Result<(), Refusal> {
         let UpstreamResponse {
             response,
             upload,
-            is_empty,
-            first,
+            has_no_content,
+            first_frame,
             ..
-        } = &mut self.answer;
-        if *is_empty || H2Stream::current().is_some() {
+        } = &mut self.upstream;
+        if *has_no_content || H2Stream::current().is_some() {
             return Ok(());
         }
         let body = response.body_mut();
-        let look =
+        let poll_once =
             |context: &mut Context<'_>| Poll::Ready(Pin::new(&mut *body).poll_frame(context));
-        match poll_fn(look).await {
-            Poll::Ready(Some(Ok(frame))) => *first = Some(frame),
-            Poll::Ready(Some(Err(error))) => return Err(broken_off(upload, &error).into()),
+        match poll_fn(poll_once).await {
+            Poll::Ready(Some(Ok(frame))) => *first_frame = Some(frame),
+            Poll::Ready(Some(Err(error))) => return Err(response_error(upload, &error).into()),
             Poll::Ready(None) | Poll::Pending => {}
         }
         Ok(())
     }
 
-    /// Gives up what of the request and its answer is still on the way.
-    pub(super) fn give_up(self) {
-        self.answer.upload.abandon();
-        self.answer.lease.close();
+    /// Abandons what of the request and its response is still on the way.
+    pub(crate) fn abandon(self) {
+        self.upstream.upload.abandon();
+        self.upstream.lease.close();
     }
 
     /// Takes over the connection of a service that has switched protocols.
-    pub(super) async fn switch(self) -> Result<Switched, Refusal> {
-        let mut answer = self.answer.response;
-        let service = hyper::upgrade::on(&mut answer).await;
+    pub(crate) async fn switch(self) -> Result<Switched, Refusal> {
+        let mut response = self.upstream.response;
+        let service = hyper::upgrade::on(&mut response).await;
         match (service, self.upgrade) {
-            (Ok(service), Some(asked)) => Ok(Switched {
-                asked,
-                answer,
+            (Ok(service), Some(upgrade)) => Ok(Switched {
+                upgrade,
+                response,
                 service,
-                active: self.active,
-                lease: self.answer.lease,
+                in_flight: self.in_flight,
+                lease: self.upstream.lease,
             }),
             _ => Err(Refusal::new(
                 ReasonCode::UpstreamProtocol,
@@ -143,48 +154,45 @@ impl ForwardedResponse {
             )),
         }
     }
-}
 
-/// The service's answer as its caller gets it.
-pub(super) fn pass_on(
-    connection: &Arc<Connection>,
-    snapshot: &Snapshot,
-    forwarded: ForwardedResponse,
-    mut record: AuditRecord,
-) -> Response<GatewayBody> {
-    let ForwardedResponse {
-        answer,
-        active,
-        tells_certificate,
-        stall_timeout,
-        ..
-    } = forwarded;
-    let (mut parts, incoming) = answer.response.into_parts();
-    let assertion_header = &snapshot.signer.settings().header;
-    let trailers =
-        headers::declared_trailers(&parts.headers, std::slice::from_ref(assertion_header));
-    headers::strip_response(&mut parts.headers);
-    if let Some(trailers) = trailers {
-        parts.headers.insert(header::TRAILER, trailers);
+    /// Makes the response that the caller gets.
+    pub(crate) fn into_response(
+        self,
+        connection: &Arc<Connection>,
+        assertion_header: &HeaderName,
+        mut record: AuditRecord,
+    ) -> Response<GatewayBody> {
+        let upstream = self.upstream;
+        let (mut parts, incoming) = upstream.response.into_parts();
+        let trailers =
+            headers::declared_trailers(&parts.headers, std::slice::from_ref(assertion_header));
+        headers::strip_response(&mut parts.headers);
+        if let Some(trailers) = trailers {
+            parts.headers.insert(header::TRAILER, trailers);
+        }
+        if upstream.body_unwanted {
+            // The caller may send its body all the same, or another request: what arrives next
+            // cannot be told apart.
+            let close = HeaderValue::from_static("close");
+            parts.headers.insert(header::CONNECTION, close);
+        }
+        if self.tells_certificate {
+            headers::widen_vary(&mut parts.headers);
+        }
+        parts.version = http::Version::default();
+        record.answered(parts.status.as_u16());
+        let body = ResponseBody::new(StreamedResponse {
+            incoming,
+            first_frame: upstream.first_frame,
+            lease: upstream.lease,
+            upload: upstream.upload,
+            has_no_content: upstream.has_no_content,
+            record,
+            in_flight: self.in_flight,
+            stall_timeout: self.stall_timeout,
+            assertion_header: assertion_header.clone(),
+            connection: Arc::clone(connection),
+        });
+        Response::from_parts(parts, GatewayBody::Streamed(Box::new(body)))
     }
-    if answer.body_unwanted {
-        // The caller may send its body all the same, or another request: nobody
-        // can know which.
-        let close = HeaderValue::from_static("close");
-        parts.headers.insert(header::CONNECTION, close);
-    }
-    if tells_certificate {
-        headers::widen_vary(&mut parts.headers);
-    }
-    parts.version = http::Version::default();
-    record.answered(parts.status.as_u16());
-    let body = ResponseBody::new(
-        (incoming, answer.first),
-        (answer.lease, answer.upload, answer.is_empty),
-        record,
-        (active, stall_timeout),
-        assertion_header.clone(),
-        Arc::clone(connection),
-    );
-    Response::from_parts(parts, GatewayBody::Streamed(Box::new(body)))
 }

@@ -1,5 +1,5 @@
-//! Answers made by the gateway: problem details (RFC 9457), or gRPC status for
-//! gRPC callers.
+//! The response to a refused request: problem details (RFC 9457), or a gRPC status for gRPC
+//! callers.
 
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
@@ -11,9 +11,8 @@ use super::body::GatewayBody;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 
-/// Names the reason of an answer made by the gateway.
+/// Names the reason code of the response.
 const REASON: HeaderName = HeaderName::from_static("countersign-reason");
-/// Names the request in an answer made by the gateway.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 #[derive(Serialize)]
@@ -26,24 +25,24 @@ struct Problem<'a> {
     request_id: &'a str,
 }
 
-/// What shapes the answer to a request.
+/// What the form of the response depends on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResponseFormat {
-    /// A gRPC client asked.
-    pub(crate) grpc: bool,
-    /// HEAD was asked: there must be no body.
-    pub(crate) head: bool,
+    /// The caller speaks gRPC.
+    pub(crate) is_grpc: bool,
+    /// The method is HEAD: the response has no body.
+    pub(crate) is_head: bool,
 }
 
-/// The answer to a refused request.
-pub(crate) fn answer(
+/// Responds to a refused request.
+pub(crate) fn respond(
     refusal: &Refusal,
     issuer: &str,
     request_id: &str,
-    asked: ResponseFormat,
+    format: ResponseFormat,
 ) -> Response<GatewayBody> {
-    let mut response = if asked.grpc {
-        grpc_answer(refusal, request_id)
+    let mut response = if format.is_grpc {
+        grpc_status(refusal, request_id)
     } else {
         problem(refusal, issuer, request_id)
     };
@@ -56,11 +55,11 @@ pub(crate) fn answer(
         headers.insert(REQUEST_ID, value);
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(seconds) = pause_before_retry(refusal.denial.reason) {
+    if let Some(seconds) = retry_after(refusal.denial.reason) {
         headers.insert(RETRY_AFTER, seconds);
     }
-    // The length is that of the body GET would have had (RFC 9110 section 8.6).
-    if asked.head
+    // HEAD has the length that GET would have had (RFC 9110 section 8.6).
+    if format.is_head
         && let GatewayBody::Full(body) = response.body_mut()
         && let Some(body) = body.take()
     {
@@ -81,11 +80,11 @@ pub(crate) fn answer(
     response
 }
 
-/// Seconds after which the same request may well succeed.
-const fn pause_before_retry(reason: ReasonCode) -> Option<HeaderValue> {
+/// Seconds after which the same request may succeed.
+const fn retry_after(reason: ReasonCode) -> Option<HeaderValue> {
     match reason {
         ReasonCode::Overloaded | ReasonCode::ShuttingDown => Some(HeaderValue::from_static("1")),
-        // As long as an endpoint may be passed over after a few failures.
+        // As long as an endpoint stays ejected after a few failures.
         ReasonCode::UpstreamUnavailable => Some(HeaderValue::from_static("5")),
         _ => None,
     }
@@ -113,7 +112,7 @@ fn problem(refusal: &Refusal, issuer: &str, request_id: &str) -> Response<Gatewa
 }
 
 /// A trailers-only gRPC response with `google.rpc.ErrorInfo`.
-fn grpc_answer(refusal: &Refusal, request_id: &str) -> Response<GatewayBody> {
+fn grpc_status(refusal: &Refusal, request_id: &str) -> Response<GatewayBody> {
     let reason = refusal.denial.reason;
     let mut response = Response::new(GatewayBody::Full(None));
     let headers = response.headers_mut();
@@ -137,11 +136,11 @@ fn grpc_answer(refusal: &Refusal, request_id: &str) -> Response<GatewayBody> {
 fn percent_encoded(text: &str) -> String {
     use std::fmt::Write as _;
     let mut encoded = String::with_capacity(text.len());
-    for octet in text.bytes() {
-        if (0x20..=0x7e).contains(&octet) && octet != b'%' {
-            encoded.push(char::from(octet));
+    for byte in text.bytes() {
+        if (0x20..=0x7e).contains(&byte) && byte != b'%' {
+            encoded.push(char::from(byte));
         } else {
-            let _ = write!(encoded, "%{octet:02X}");
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     encoded
@@ -201,10 +200,13 @@ mod tests {
             refusal.denial.recorded(),
             "dns:a is on the deny list: stolen"
         );
-        for grpc in [false, true] {
-            let asked = ResponseFormat { grpc, head: false };
-            let answer = answer(&refusal, "https://gateway.test", "id", asked);
-            let (head, body) = answer.into_parts();
+        for is_grpc in [false, true] {
+            let format = ResponseFormat {
+                is_grpc,
+                is_head: false,
+            };
+            let response = respond(&refusal, "https://gateway.test", "id", format);
+            let (head, body) = response.into_parts();
             let body = http_body_util::BodyExt::collect(body).await.unwrap();
             let body = String::from_utf8(body.to_bytes().to_vec()).unwrap();
             let details = head.headers.get("grpc-status-details-bin").map(|value| {

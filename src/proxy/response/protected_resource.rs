@@ -1,16 +1,16 @@
-//! `GET /.well-known/oauth-protected-resource/…`: what tokens a resource takes
-//! (RFC 9728), for clients that were refused for lack of one.
+//! `GET /.well-known/oauth-protected-resource/…`: which tokens a resource accepts (RFC 9728), for
+//! clients that were refused because they brought none.
 //!
-//! The well-known path stands between the host and the path of the resource. It
-//! is answered by the gateway alone, on every host and to everybody who gets as
-//! far as a request: there is nothing in it that a refusal does not tell.
+//! The well-known path stands between the host and the path of the resource. The gateway
+//! responds on every host and to every caller that may send a request: the document contains
+//! nothing that the challenge of a refusal does not.
 
 use http::{Method, Response};
 
 use super::body::GatewayBody;
-use super::whoami::respond;
+use super::json;
 use crate::authn::challenge::{METADATA_PATH, resource_metadata};
-use crate::proxy::stages::authorize::Target;
+use crate::proxy::stages::target::Target;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::route::ProtectedResource;
@@ -21,12 +21,12 @@ use crate::telemetry::record::AuditRecord;
 const ROUTE: &str = "resource-metadata";
 
 /// Whether a checked and decoded path is one of these.
-pub(crate) fn is_asked_for(decoded: &str) -> bool {
-    described(decoded).is_some()
+pub(crate) fn is_requested(decoded: &str) -> bool {
+    resource_path(decoded).is_some()
 }
 
-/// The path of the resource whose metadata is asked for.
-fn described(path: &str) -> Option<&str> {
+/// The path of the resource whose metadata is requested.
+fn resource_path(path: &str) -> Option<&str> {
     match path.strip_prefix(METADATA_PATH)? {
         "" => Some("/"),
         path if path.starts_with('/') => Some(path),
@@ -34,36 +34,29 @@ fn described(path: &str) -> Option<&str> {
     }
 }
 
-/// The answer.
-pub(crate) fn answer(
+/// Responds with the metadata of a resource.
+pub(crate) fn respond(
     snapshot: &Snapshot,
     method: &Method,
     target: &Target,
     record: &mut AuditRecord,
 ) -> Result<Response<GatewayBody>, Refusal> {
     record.answered_here(ROUTE);
-    if *method != Method::GET && *method != Method::HEAD {
-        return Err(Refusal {
-            allow: vec![Method::GET, Method::HEAD],
-            ..Refusal::new(
-                ReasonCode::MethodNotAllowed,
-                format!("{method} is not allowed here"),
-            )
-        });
-    }
-    let written = described(target.path_and_query.path()).unwrap_or("/");
+    json::require_get(method)?;
+    let path = resource_path(target.path_and_query.path()).unwrap_or("/");
     let url = format!(
         "https://{}{}",
         target.authority,
-        if written == "/" { "" } else { written }
+        if path == "/" { "" } else { path }
     );
-    let by_path = described(&target.decoded)
+    let by_path = resource_path(&target.decoded_path)
         .map(|path| snapshot.routes.at(&target.host, path))
         .unwrap_or_default()
         .iter()
         .filter_map(|route| route.resource.as_ref())
         .find(|resource| resource.identifier.is_none());
-    // An identifier of its own is found under its own path, whichever route that is.
+    // A resource with a configured identifier is found at the path of that identifier, which need
+    // not be a path of its route.
     let by_identifier = || {
         let mut resources = snapshot
             .routes
@@ -80,9 +73,9 @@ pub(crate) fn answer(
     };
     record.allowed(None);
     let body = document(resource, &url);
-    Ok(respond(
+    Ok(json::respond(
         body.to_string().into(),
-        *method == Method::HEAD,
+        method,
         record.request_id(),
     ))
 }
@@ -98,11 +91,11 @@ mod tests {
 
     #[test]
     fn the_path_lies_behind_the_well_known_one() {
-        assert_eq!(described(METADATA_PATH), Some("/"));
-        let of = |path: &str| described(&format!("{METADATA_PATH}{path}")).map(str::to_owned);
+        assert_eq!(resource_path(METADATA_PATH), Some("/"));
+        let of = |path: &str| resource_path(&format!("{METADATA_PATH}{path}")).map(str::to_owned);
         assert_eq!(of("/orders/7").as_deref(), Some("/orders/7"));
         assert_eq!(of("/").as_deref(), Some("/"));
         assert_eq!(of("x"), None);
-        assert_eq!(described("/orders"), None);
+        assert_eq!(resource_path("/orders"), None);
     }
 }

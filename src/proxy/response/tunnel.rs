@@ -1,8 +1,8 @@
-//! A tunnel: octets between a caller and a service that has switched protocols.
+//! A tunnel: bytes between a caller and a service that has switched protocols.
 //!
-//! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that
-//! whatever ends the connection ends the tunnel. One over h2 ends with its
-//! stream, and at once when its connection is cut off or over.
+//! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that whatever ends
+//! the connection ends the tunnel. One over HTTP/2 ends with its stream, and at once when its
+//! connection is cut off or over.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -33,41 +33,41 @@ use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
 
-/// Octets on their way through a tunnel, per direction.
+/// Size of the buffer for each direction.
 const BUFFER: usize = 8 * 1024;
 
-/// A service that has switched protocols, and the caller it did that for.
+/// A service that has switched protocols for a caller.
 pub(crate) struct Switched {
-    pub(crate) asked: UpgradeRequest,
-    pub(crate) answer: Response<Incoming>,
+    pub(crate) upgrade: UpgradeRequest,
+    pub(crate) response: Response<Incoming>,
     pub(crate) service: Upgraded,
-    pub(crate) active: InFlightRequest,
+    pub(crate) in_flight: InFlightRequest,
     pub(crate) lease: Lease<RequestBody>,
 }
 
 impl Switched {
-    /// Tells the caller, and has octets passed on from then on.
-    pub(crate) fn accept(
+    /// Makes the response that tells the caller, and the tunnel that begins with it.
+    pub(crate) fn into_response(
         self,
         connection: &Arc<Connection>,
         mut record: AuditRecord,
     ) -> Response<GatewayBody> {
-        let chosen = self.answer.headers().get(UPGRADE).cloned();
-        let (mut parts, _) = self.answer.into_parts();
+        let chosen = self.response.headers().get(UPGRADE).cloned();
+        let (mut parts, _) = self.response.into_parts();
         headers::strip_response(&mut parts.headers);
         parts.extensions.clear();
         parts.version = Version::default();
-        // What a service in h2 says of a length says nothing of a tunnel.
+        // In the response to an extended CONNECT a length does not mean the tunnel's.
         parts.headers.remove(CONTENT_LENGTH);
-        if self.asked.stream.is_some() {
+        if self.upgrade.stream.is_some() {
             parts.status = StatusCode::OK;
             parts.headers.remove(SEC_WEBSOCKET_ACCEPT);
         } else {
             parts.status = StatusCode::SWITCHING_PROTOCOLS;
             let fields = &mut parts.headers;
             fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            fields.insert(UPGRADE, chosen.unwrap_or(self.asked.protocols));
-            if let Some(accept) = self.asked.accept {
+            fields.insert(UPGRADE, chosen.unwrap_or(self.upgrade.protocols));
+            if let Some(accept) = self.upgrade.accept {
                 fields.insert(SEC_WEBSOCKET_ACCEPT, accept);
             }
         }
@@ -75,12 +75,12 @@ impl Switched {
         let mut tunnel = Tunnel {
             service: Some(TokioIo::new(self.service)),
             record,
-            idle_timeout: self.asked.idle_timeout,
-            active: self.active,
+            idle_timeout: self.upgrade.idle_timeout,
+            in_flight: self.in_flight,
             lease: Some(self.lease),
         };
-        match self.asked.stream {
-            None => Pending::insert(&mut parts.extensions, tunnel),
+        match self.upgrade.stream {
+            None => PendingTunnel::insert(&mut parts.extensions, tunnel),
             Some(stream) => {
                 let connection = Arc::clone(connection);
                 tokio::spawn(async move {
@@ -89,8 +89,8 @@ impl Switched {
                             tunnel.run(TokioIo::new(stream)).await;
                         }
                     };
-                    // Octets that h2 has taken in already are not passed on either.
                     tokio::select! {
+                        // After a cut, not even bytes that h2 has read already are passed on.
                         biased;
                         () = connection.ended() => {}
                         () = passing => {}
@@ -105,45 +105,45 @@ impl Switched {
     }
 }
 
-/// A tunnel in the extensions of the 101 that announces it, which have to be `Clone`.
+/// A tunnel in the extensions of the 101 that announces it. Extensions have to be `Clone`, which
+/// a tunnel is not.
 #[derive(Clone)]
-struct Pending(Arc<Mutex<Option<Box<Tunnel>>>>);
+struct PendingTunnel(Arc<Mutex<Option<Box<Tunnel>>>>);
 
-impl Pending {
+impl PendingTunnel {
     fn insert(extensions: &mut Extensions, tunnel: Tunnel) {
         let tunnel = Mutex::new(Some(Box::new(tunnel)));
         extensions.insert(Self(Arc::new(tunnel)));
     }
 }
 
-/// Takes the tunnel to begin once `response` was sent, where it announces one.
+/// Takes the tunnel that begins once `response` was sent, if there is one.
 pub(crate) fn take<B>(response: &mut Response<B>) -> Option<Box<Tunnel>> {
-    let Pending(tunnel) = response.extensions_mut().remove()?;
+    let PendingTunnel(tunnel) = response.extensions_mut().remove()?;
     tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Octets between a caller and a service. Dropping it ends it and writes the
-/// request's audit line.
+/// Bytes between a caller and a service. Dropping it ends the tunnel and writes the request's
+/// audit line.
 pub(crate) struct Tunnel {
     service: Option<TokioIo<Upgraded>>,
     record: AuditRecord,
     idle_timeout: Duration,
-    active: InFlightRequest,
-    /// Counts it among the connections and requests of its endpoint.
+    in_flight: InFlightRequest,
+    /// Counts the tunnel among the connections and requests of its endpoint.
     lease: Option<Lease<RequestBody>>,
 }
 
 impl Tunnel {
-    /// Passes octets on until both sides have ended, or neither says anything
-    /// for too long.
+    /// Passes bytes on until both sides have ended, or neither has sent anything for too long.
     pub(crate) async fn run(&mut self, caller: impl AsyncRead + AsyncWrite + Unpin) {
         let Some(service) = self.service.take() else {
             return;
         };
-        let passing = pump(caller, service, self.idle_timeout);
-        let passed = match self.active.deadline() {
+        let passing = pass_on(caller, service, self.idle_timeout);
+        let passed = match self.in_flight.credentials_expiry() {
             None => Ok(passing.await),
-            Some(deadline) => unless_expired(deadline, passing).await,
+            Some(expiry) => unless_expired(expiry, passing).await,
         };
         let passed = match passed {
             Ok(passed) => passed,
@@ -160,18 +160,19 @@ impl Tunnel {
                 self.record
                     .refused(ReasonCode::Timeout, "nothing was said for too long");
             }
-            // One of the two is gone: how tunnels usually end.
+            // One side has closed its connection, as most tunnels end.
             Err(_) => {}
         }
     }
 
-    /// Says why it ended.
+    /// Records why the tunnel ended.
     pub(crate) fn refused(&mut self, denial: &Denial) {
         self.record.refused(denial.reason, &denial.recorded());
     }
 }
 
-/// Passes octets on after a 101, in the connection's own task.
+/// Runs a tunnel after its 101, in the connection's own task. `early` says that the caller sent
+/// bytes before the 101.
 pub(crate) async fn serve(
     connection: &Connection,
     mut tunnel: Box<Tunnel>,
@@ -179,8 +180,8 @@ pub(crate) async fn serve(
     early: bool,
     mut lifetime: Lifetime,
 ) {
-    // Octets that came before the 101 were read as HTTP; what they are depends
-    // on who is asked, which is how requests are smuggled.
+    // Those bytes were read as HTTP. A gateway that passes them on instead is how requests are
+    // smuggled.
     if early {
         tunnel.refused(&Denial::new(
             ReasonCode::MalformedRequest,
@@ -194,7 +195,7 @@ pub(crate) async fn serve(
             tokio::select! {
                 () = running.as_mut() => break None,
                 ending = lifetime.ending(connection) => match ending {
-                    // It goes on for as long as drain_timeout allows.
+                    // The tunnel may last until drain_timeout ends it.
                     Ending::Drain => {}
                     Ending::Cut(denial) => break Some(denial),
                 },
@@ -212,38 +213,38 @@ pub(crate) async fn serve(
     }
 }
 
-async fn pump(
+async fn pass_on(
     caller: impl AsyncRead + AsyncWrite + Unpin,
     mut service: TokioIo<Upgraded>,
     idle_timeout: Duration,
 ) -> io::Result<()> {
-    let moved = AtomicU64::new(0);
+    let operations = AtomicU64::new(0);
     let mut caller = CountingIo {
         inner: caller,
-        moved: &moved,
+        operations: &operations,
     };
     let copying =
         tokio::io::copy_bidirectional_with_sizes(&mut caller, &mut service, BUFFER, BUFFER);
     let mut copying = pin!(copying);
-    let mut seen = 0;
+    let mut before = 0;
     loop {
         tokio::select! {
             ended = copying.as_mut() => return ended.map(|_| ()),
             () = tokio::time::sleep(idle_timeout) => {
-                let now = moved.load(Ordering::Relaxed);
-                if now == seen {
+                let now = operations.load(Ordering::Relaxed);
+                if now == before {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
-                seen = now;
+                before = now;
             }
         }
     }
 }
 
-/// Counts what is read and written.
+/// Counts reads and writes, so that one timer serves both directions.
 struct CountingIo<'a, S> {
     inner: S,
-    moved: &'a AtomicU64,
+    operations: &'a AtomicU64,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for CountingIo<'_, S> {
@@ -255,7 +256,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for CountingIo<'_, S> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.moved.fetch_add(1, Ordering::Relaxed);
+            self.operations.fetch_add(1, Ordering::Relaxed);
         }
         polled
     }
@@ -269,7 +270,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CountingIo<'_, S> {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(context, bytes);
         if polled.is_ready() {
-            self.moved.fetch_add(1, Ordering::Relaxed);
+            self.operations.fetch_add(1, Ordering::Relaxed);
         }
         polled
     }

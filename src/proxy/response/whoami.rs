@@ -1,22 +1,21 @@
-//! `GET /.well-known/countersign/whoami`: a verified caller learns how the
-//! gateway sees it.
+//! `GET /.well-known/countersign/whoami`: tells a verified caller how the gateway sees it.
 //!
-//! Answered after every check of the request itself and before any route, by
-//! the gateway alone: no route can take the path, and no service ever sees it.
-//! It tells callers about themselves only, and changes nothing.
+//! The gateway responds after every check of the request itself and before a route is
+//! selected, so that no route can take the path and no service sees it. A caller learns about
+//! itself only, and nothing changes.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderName, HeaderValue, Method, Response};
+use http::{Method, Response};
 use serde::Serialize;
 
 use super::body::GatewayBody;
+use super::json;
 use crate::authn::Outcome;
-use crate::authn::certificate::{CertificateAuthenticator, ConnectionProof};
+use crate::authn::certificate::CertificateAuthenticator;
 use crate::clock;
 use crate::identity::PeerIdentity;
-use crate::proxy::connection::Connection;
+use crate::proxy::stages::RequestContext;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::route::WHOAMI_PATH;
@@ -30,7 +29,7 @@ struct Report<'a> {
     caller: String,
     trust_domain: &'a str,
     certificate: Certificate<'a>,
-    /// How revocation was established when the caller was last verified.
+    /// The revocation status when the caller was last verified.
     revocation: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     crl_this_update: Option<String>,
@@ -46,33 +45,27 @@ struct Certificate<'a> {
     issuer: &'a str,
     not_before: String,
     not_after: String,
-    /// The earliest end of the path: connections end then.
+    /// The earliest end of validity in the path: the connection ends then.
     path_not_after: String,
 }
 
 /// Whether a checked and decoded path is this one.
-pub(crate) fn is_asked_for(decoded: &str) -> bool {
+pub(crate) fn is_requested(decoded: &str) -> bool {
     decoded == WHOAMI_PATH
 }
 
-/// The answer, for callers with a certificate that still holds.
-pub(crate) fn answer(
-    connection: &Connection,
-    proof: Option<&ConnectionProof>,
+/// Responds to callers with a certificate that still holds.
+pub(crate) fn respond(
+    context: RequestContext<'_>,
     method: &Method,
     record: &mut AuditRecord,
 ) -> Result<Response<GatewayBody>, Refusal> {
     record.answered_here(ROUTE);
-    if *method != Method::GET && *method != Method::HEAD {
-        return Err(Refusal {
-            allow: vec![Method::GET, Method::HEAD],
-            ..Refusal::new(
-                ReasonCode::MethodNotAllowed,
-                format!("{method} is not allowed here"),
-            )
-        });
-    }
-    let peer = match (CertificateAuthenticator::judge(proof), proof) {
+    json::require_get(method)?;
+    let peer = match (
+        CertificateAuthenticator::judge(context.proof),
+        context.proof,
+    ) {
         (Outcome::Rejected(denial), _) => return Err(denial.into()),
         (Outcome::Authenticated(_), Some(proof)) => &proof.identity,
         _ => {
@@ -83,8 +76,8 @@ pub(crate) fn answer(
         }
     };
     record.allowed(None);
-    let body = report(peer, connection.server_name(), record.request_id());
-    Ok(respond(body, *method == Method::HEAD, record.request_id()))
+    let body = report(peer, context.connection.server_name(), record.request_id());
+    Ok(json::respond(body, method, record.request_id()))
 }
 
 fn report(peer: &PeerIdentity, server_name: Option<&str>, request_id: &str) -> Bytes {
@@ -106,19 +99,4 @@ fn report(peer: &PeerIdentity, server_name: Option<&str>, request_id: &str) -> B
         request_id,
     };
     serde_json::to_vec(&report).unwrap_or_default().into()
-}
-
-pub(super) fn respond(body: Bytes, head: bool, request_id: &str) -> Response<GatewayBody> {
-    let length = body.len();
-    let mut response = Response::new(GatewayBody::Full((!head).then_some(body)));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // The length is that of the body GET would have had (RFC 9110 section 8.6).
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(HeaderName::from_static("x-request-id"), value);
-    }
-    response
 }

@@ -1,5 +1,5 @@
-//! Rate limits on the way of a request: what can be counted before anything is
-//! authenticated is counted before, so that a flood costs no cryptography.
+//! Rate limits of a route. A limit whose key is known before authentication is counted
+//! before it, so that a flood costs no cryptography.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use crate::route::Route;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// A request on its way to a route.
+/// The limits of a route, for one request.
 pub(super) struct RouteLimits<'a> {
     pub(super) limiter: &'a Limiter,
     pub(super) route: &'a Route,
@@ -25,96 +25,102 @@ pub(super) struct RouteLimits<'a> {
     pub(super) address: IpAddr,
 }
 
-/// Whether it may go on, now or once a store has been asked.
-pub(super) enum Step<'a> {
+/// Whether the request is within its limits: known now, or after a shared store was asked.
+pub(super) enum LimitCheck<'a> {
     Now(Result<(), Refusal>),
     Later(Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + 'a>>),
 }
 
 impl<'a> RouteLimits<'a> {
-    /// Before credentials are looked at.
-    pub(super) fn before(&'a self) -> Step<'a> {
+    /// Counts the request for the limits whose key is known already.
+    pub(super) fn before_authentication(&'a self) -> LimitCheck<'a> {
         if !self.route.authenticators.is_empty()
-            && let Err(exceeded) = self.limiter.may_authenticate(self.tries())
+            && let Err(exceeded) = self.limiter.may_authenticate(self.attempts_key())
         {
-            return Step::Now(Err(refusal(exceeded)));
+            return LimitCheck::Now(Err(refusal(exceeded)));
         }
-        self.count(move |limit| self.known(limit.per))
+        self.count(move |limit| self.early_key(limit.per))
     }
 
-    /// Once the caller is known.
-    pub(super) fn after(&'a self, principal: Option<&'a Principal>) -> Step<'a> {
-        self.count(move |limit| match self.known(limit.per) {
-            // It was counted before.
+    /// Counts the request for the limits that need the caller.
+    pub(super) fn after_authentication(
+        &'a self,
+        principal: Option<&'a Principal>,
+    ) -> LimitCheck<'a> {
+        self.count(move |limit| match self.early_key(limit.per) {
+            // Counted before authentication.
             Some(_) => None,
-            // Only those who may use the route use up what there is for all.
+            // A limit for the whole route is counted here, so that callers who may not use
+            // the route cannot use it up.
             None if limit.per == Per::Route => Some(Counted::Everybody),
             None => Counted::of(limit.per, principal?),
         })
     }
 
-    /// Takes note of a refusal: of credentials that are not good.
-    pub(super) fn refused(&self, refusal: &Refusal) {
+    /// Counts a refusal if it was for credentials that are not accepted.
+    pub(super) fn record_failure(&self, refusal: &Refusal) {
         let reason = refusal.denial.reason;
         let failed = reason.category() == Category::Token
             && reason.status() == 401
             && reason != ReasonCode::TokenMissing;
         if failed && !self.route.authenticators.is_empty() {
-            self.limiter.failed(self.tries());
+            self.limiter.failed(self.attempts_key());
         }
     }
 
-    /// Whom failed authentications are counted to: whoever has proven a certificate
-    /// answers for itself, not for all who share its address.
-    fn tries(&self) -> Counted<'a> {
+    /// The key of failed authentications: the caller if its certificate is proven, so that
+    /// it does not lock out others at its address.
+    fn attempts_key(&self) -> Counted<'a> {
         match self.proof {
             Some(proof) => Counted::Caller(proof.identity.caller()),
             None => Counted::address(self.address),
         }
     }
 
-    /// Whom a request is counted to before it is authenticated, where that is known
-    /// for sure.
-    fn known(&self, per: Per) -> Option<Counted<'a>> {
+    /// The key of a limit if it is known for certain before authentication.
+    fn early_key(&self, per: Per) -> Option<Counted<'a>> {
         match per {
             Per::Address => Some(Counted::address(self.address)),
-            Per::Caller => self.certified().map(Counted::Caller),
+            Per::Caller => self.certified_caller().map(Counted::Caller),
             Per::Route | Per::Subject | Per::ApiKey => None,
         }
     }
 
-    /// The caller by its certificate, where the route looks at that.
-    fn certified(&self) -> Option<&'a CallerName> {
+    /// The caller by its certificate, if the route authenticates by certificate.
+    fn certified_caller(&self) -> Option<&'a CallerName> {
         let methods = self.route.rule.authentication.methods();
         let proof = self.proof.filter(|_| methods.contains(Method::Certificate));
         proof.map(|proof| proof.identity.caller())
     }
 
-    fn count(&'a self, whom: impl Fn(&RouteLimit) -> Option<Counted<'a>> + Send + 'a) -> Step<'a> {
+    fn count(
+        &'a self,
+        key: impl Fn(&RouteLimit) -> Option<Counted<'a>> + Send + 'a,
+    ) -> LimitCheck<'a> {
         let counted = self
             .route
             .limits
             .iter()
-            .filter_map(move |limit| Some((limit, whom(limit)?)));
+            .filter_map(move |limit| Some((limit, key(limit)?)));
         if self.limiter.shared().is_some() && !self.route.limits.is_empty() {
-            return Step::Later(Box::pin(async move {
-                for (limit, whom) in counted {
-                    let taken = self.limiter.count_shared(limit, whom).await;
+            return LimitCheck::Later(Box::pin(async move {
+                for (limit, key) in counted {
+                    let taken = self.limiter.count_shared(limit, key).await;
                     taken.map_err(refusal)?;
                 }
                 Ok(())
             }));
         }
-        for (limit, whom) in counted {
-            if let Err(exceeded) = self.limiter.count(limit, whom) {
-                return Step::Now(Err(refusal(exceeded)));
+        for (limit, key) in counted {
+            if let Err(exceeded) = self.limiter.count(limit, key) {
+                return LimitCheck::Now(Err(refusal(exceeded)));
             }
         }
-        Step::Now(Ok(()))
+        LimitCheck::Now(Ok(()))
     }
 }
 
-/// 429 with what the limit says (draft-ietf-httpapi-ratelimit-headers).
+/// 429 with the fields of draft-ietf-httpapi-ratelimit-headers.
 fn refusal(exceeded: Exceeded) -> Refusal {
     let mut refusal = Refusal::from(*exceeded.denial);
     if let Some((verdict, limit, policy)) = exceeded.verdict {
@@ -125,8 +131,8 @@ fn refusal(exceeded: Exceeded) -> Refusal {
         let texts = texts
             .into_iter()
             .filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?)));
-        let pause = HeaderValue::from(verdict.retry_after_seconds());
-        refusal.fields = texts.chain([(RETRY_AFTER, pause)]).collect();
+        let retry_after = HeaderValue::from(verdict.retry_after_seconds());
+        refusal.fields = texts.chain([(RETRY_AFTER, retry_after)]).collect();
     }
     refusal
 }

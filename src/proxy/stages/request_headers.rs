@@ -1,30 +1,48 @@
-//! What the gateway writes into the head of a forwarded request, beside the
-//! assertion.
+//! The header fields that the gateway adds to a forwarded request, beside the assertion.
 
-use http::header::VIA;
-use http::{HeaderName, HeaderValue, Version, request};
+use http::header::{AUTHORIZATION, VIA};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, request};
 
+use super::RequestContext;
 use crate::assertion::signer::token_octets;
+use crate::authn::{Field, Presented};
 use crate::identity::Principal;
 use crate::policy::Permit;
-use crate::proxy::connection::Connection;
-use crate::proxy::wire::forwarded_headers;
 use crate::proxy::wire::trace_context;
+use crate::route::Route;
 use crate::telemetry::record::AuditRecord;
-use crate::upstream::UpstreamConfig;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Marks a request on its way to a service. `parts` still has the version in which
-/// it was received, `authority` is the one that the caller asked for.
-pub(crate) fn mark(
-    parts: &mut request::Parts,
-    connection: &Connection,
+/// Adds the caller's token if the route forwards it. Every other credential was stripped and
+/// stays at the gateway.
+pub(crate) fn add_token(
+    headers: &mut HeaderMap,
+    route: &Route,
     permit: &Permit,
-    upstream: &UpstreamConfig,
+    presented: &Presented,
+) {
+    if !route.forward_token || route.authenticators.is_empty() {
+        return;
+    }
+    let token = permit.principal().and_then(Principal::token);
+    if let (Some(_), Field::One(token)) = (token, &presented.authorization) {
+        headers.insert(AUTHORIZATION, token.clone());
+    }
+}
+
+/// Adds what a service is told of the request and its caller. `parts` still has the version
+/// in which the request was received; `authority` is the one that the caller asked for.
+pub(crate) fn add(
+    parts: &mut request::Parts,
+    context: RequestContext<'_>,
+    route: &Route,
+    permit: &Permit,
     authority: &str,
     record: &mut AuditRecord,
 ) {
+    let connection = context.connection;
+    let upstream = route.upstream.config();
     let headers = &mut parts.headers;
     if let Ok(value) = HeaderValue::from_str(record.request_id()) {
         headers.insert(REQUEST_ID, value);
@@ -38,19 +56,19 @@ pub(crate) fn mark(
             _ => "1.1 countersign",
         }),
     );
-    let told = connection.forwarded_headers();
+    let cache = connection.forwarded_headers();
     let peer = connection.facts().peer;
-    forwarded_headers::say_address(headers, upstream.forwarded, (told, peer), authority);
-    // Only a certificate that the route has looked at: whoever else came over this
-    // connection is nobody's business.
+    cache.add_address(headers, upstream.forwarded, peer, authority);
+    // Only a certificate by which this request was authenticated: on a route that does not
+    // ask for it, the service must not learn who owns the connection.
     if upstream.certificate_fields.any()
         && permit.principal().and_then(Principal::peer).is_some()
         && let (Some(proof), Some(chain)) = (connection.proof(), connection.chain())
     {
-        let shown = (chain, proof.identity.leaf());
-        forwarded_headers::say_certificate(headers, upstream.certificate_fields, told, shown);
+        let leaf = proof.identity.leaf();
+        cache.add_certificate(headers, upstream.certificate_fields, chain, leaf);
     }
-    let trace = trace_context::follow(headers, upstream.trace, || {
+    let trace = trace_context::propagate(headers, upstream.trace, || {
         token_octets(record.request_id())
     });
     record.trace(trace);

@@ -1,5 +1,5 @@
-//! Transactions that go on: a service that calls another one in the course of a
-//! request passes on the assertion it received, and the new one keeps its `txn`.
+//! Transactions that span requests: a service that calls another one in the course of a
+//! request passes on the assertion it received, and the new assertion keeps its `txn`.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -7,8 +7,8 @@ use crate::clock;
 use crate::policy::Permit;
 use crate::snapshot::Snapshot;
 
-/// The assertion that a caller presents, before it is stripped; none when there
-/// is not exactly one.
+/// The assertion that a caller presents; none unless there is exactly one. To be read before
+/// the header is stripped.
 pub(crate) fn presented(headers: &HeaderMap, assertion: &HeaderName) -> Option<HeaderValue> {
     let mut values = headers.get_all(assertion).iter();
     match (values.next(), values.next()) {
@@ -17,10 +17,12 @@ pub(crate) fn presented(headers: &HeaderMap, assertion: &HeaderName) -> Option<H
     }
 }
 
-/// The transaction of an assertion that this gateway made for the very caller who
-/// presents it. It authenticates nothing: whatever is wrong with it, the request
-/// goes on as a new transaction.
-pub(crate) fn transaction(
+/// The transaction of a presented assertion, if this gateway made it for the service that
+/// now calls.
+///
+/// The assertion authenticates nothing here. If anything is wrong with it, the request is
+/// not refused but begins a new transaction.
+pub(crate) fn continued(
     snapshot: &Snapshot,
     permit: &Permit,
     presented: &HeaderValue,

@@ -1,11 +1,11 @@
-//! Large futures on the heap, made where they stay.
+//! `box_in_place`: puts large futures on the heap without a copy.
 
 use std::pin::Pin;
 
-/// A boxed future. `Box::pin` makes it on the stack and copies all of its room,
-/// most of which is for what it will only hold later.
+/// Boxes a future. `Box::pin` would create it on the stack and copy its full size, most of which is
+/// space that it needs only later.
 #[inline]
 pub(crate) fn box_in_place<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
-    let place = Box::new_uninit();
-    Box::into_pin(Box::write(place, make()))
+    let allocation = Box::new_uninit();
+    Box::into_pin(Box::write(allocation, make()))
 }

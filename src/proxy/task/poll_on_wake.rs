@@ -1,7 +1,7 @@
-//! A future that is polled only when something it waits for has happened.
+//! `PollOnWake`: a future that is polled only if its own waker was called.
 //!
-//! A connection's task wakes up several times for each request, and hardly ever
-//! because the connection should end. What waits for that is left alone then.
+//! A connection's task is woken several times for each request, and hardly ever because the
+//! connection should end. The future that waits for the end need not be polled each time.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Polls `inner` at first and whenever its own waker was called.
+/// Polls `inner` once, and then whenever its own waker was called.
 pub(crate) struct PollOnWake<F> {
     inner: F,
-    bell: Arc<WakeFlag>,
+    flag: Arc<WakeFlag>,
 }
 
 struct WakeFlag {
-    rung: AtomicBool,
+    is_set: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
 
@@ -24,8 +24,8 @@ impl<F> PollOnWake<F> {
     pub(crate) fn new(inner: F) -> Self {
         Self {
             inner,
-            bell: Arc::new(WakeFlag {
-                rung: AtomicBool::new(true),
+            flag: Arc::new(WakeFlag {
+                is_set: AtomicBool::new(true),
                 task: Mutex::new(None),
             }),
         }
@@ -38,7 +38,7 @@ impl Wake for WakeFlag {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
+        self.is_set.store(true, Ordering::Release);
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(task) = &*task {
             task.wake_by_ref();
@@ -51,7 +51,7 @@ impl<F: Future + Unpin> Future for PollOnWake<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let mut task = self
-            .bell
+            .flag
             .task
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -62,11 +62,11 @@ impl<F: Future + Unpin> Future for PollOnWake<F> {
             *task = Some(context.waker().clone());
         }
         drop(task);
-        // After the waker is in place: a bell that rings from here on wakes the task.
-        if !self.bell.rung.swap(false, Ordering::AcqRel) {
+        // After the waker was stored: whoever sets the flag from here on wakes the task.
+        if !self.flag.is_set.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
-        let waker = Waker::from(Arc::clone(&self.bell));
+        let waker = Waker::from(Arc::clone(&self.flag));
         Pin::new(&mut self.inner).poll(&mut Context::from_waker(&waker))
     }
 }
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn polls_once_and_then_only_when_woken() {
         let mut polls = 0;
-        let mut quiet = PollOnWake::new(Box::pin(poll_fn(|_| {
+        let mut future = PollOnWake::new(Box::pin(poll_fn(|_| {
             polls += 1;
             match polls {
                 1 => Poll::Pending,
@@ -89,11 +89,11 @@ mod tests {
         })));
         let mut context = Context::from_waker(Waker::noop());
         for _ in 0..3 {
-            assert!(Pin::new(&mut quiet).poll(&mut context).is_pending());
+            assert!(Pin::new(&mut future).poll(&mut context).is_pending());
         }
-        // As whatever it waits for would.
-        quiet.bell.wake_by_ref();
-        assert_eq!(Pin::new(&mut quiet).poll(&mut context), Poll::Ready(2));
+        // As the event that it waits for would.
+        future.flag.wake_by_ref();
+        assert_eq!(Pin::new(&mut future).poll(&mut context), Poll::Ready(2));
     }
 
     #[tokio::test]

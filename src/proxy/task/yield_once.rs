@@ -1,18 +1,18 @@
-//! Has the other tasks of a worker go first.
+//! `yield_once`: lets the other tasks of a worker run first.
 //!
-//! Whoever sends wakes whoever reads, and to wake one that has gone to sleep costs more
-//! than the sending itself. Requests that are ready at the same moment are therefore all
-//! decided and signed, and then all sent: their services find several at once. Where
-//! nothing else is ready, the next poll follows immediately.
+//! Sending wakes the process that reads, and waking a sleeping one costs more than sending. Requests
+//! that are ready at the same moment are therefore all decided and signed before any is sent, so
+//! that their services find several at once. If no other task is ready, the next poll follows
+//! immediately.
 
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// Lets the tasks that are ready now go first.
+/// Lets the tasks that are ready now run first.
 pub(crate) async fn yield_once() {
-    let mut given_way = false;
+    let mut has_yielded = false;
     poll_fn(|context| {
-        if std::mem::replace(&mut given_way, true) {
+        if std::mem::replace(&mut has_yielded, true) {
             return Poll::Ready(());
         }
         context.waker().wake_by_ref();

@@ -1,4 +1,4 @@
-//! How much memory the bodies that are read whole may take together.
+//! `BufferBudget`: how much memory the bodies that are read whole take together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,33 +6,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::refusal::Refusal;
 use crate::reason::ReasonCode;
 
-/// How much memory held bodies take, in all of the process.
+/// Bytes of all buffered bodies of the process (`[limits] held_bodies`).
 #[derive(Debug, Default)]
 pub struct BufferBudget(AtomicU64);
 
-/// A part of it, until it is dropped.
+/// One body's part of the budget; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct BufferReservation {
-    held: Arc<BufferBudget>,
+    budget: Arc<BufferBudget>,
     bytes: u64,
 }
 
 impl BufferReservation {
-    /// Of nothing yet.
-    pub(crate) const fn new(held: Arc<BufferBudget>) -> Self {
-        Self { held, bytes: 0 }
+    /// Reserves nothing yet.
+    pub(crate) const fn new(budget: Arc<BufferBudget>) -> Self {
+        Self { budget, bytes: 0 }
     }
 
-    /// How much it is.
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes more, unless all of them would have more than `most` then.
-    pub(crate) fn grow(&mut self, more: u64, most: u64) -> Result<(), Refusal> {
-        let before = self.held.0.fetch_add(more, Ordering::Relaxed);
+    /// Reserves `more` bytes, unless all bodies together would then have more than
+    /// `max_total`.
+    pub(crate) fn grow(&mut self, more: u64, max_total: u64) -> Result<(), Refusal> {
+        let before = self.budget.0.fetch_add(more, Ordering::Relaxed);
+        // Counted even if it is too much: the drop gives it back.
         self.bytes += more;
-        if before.saturating_add(more) > most {
+        if before.saturating_add(more) > max_total {
             return Err(Refusal::new(
                 ReasonCode::Overloaded,
                 "too many bodies are held at the moment",
@@ -44,6 +45,6 @@ impl BufferReservation {
 
 impl Drop for BufferReservation {
     fn drop(&mut self) {
-        self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

@@ -1,11 +1,11 @@
-//! `Expect: 100-continue`, from end to end: a caller that asks first is answered by
-//! the service, not by the gateway.
+//! `Expect: 100-continue`, end to end: the service answers a caller that asks first, not the
+//! gateway.
 //!
-//! The caller's body is not asked for until the service has said 100. hyper tells the
-//! caller to go on when its body is first wanted. A service that says nothing at all
-//! does not know the expectation, and gets the body after a while. A final answer
-//! instead of a 100 means that the body is not wanted: it is never read, and nobody
-//! can know whether the caller sends it, so that the connection ends with the answer.
+//! The caller's body is not read until the service has said 100; hyper sends the caller a 100
+//! when its body is first read. A service that says nothing for a while does not know the
+//! expectation, and gets the body. A final response instead of a 100 means that the service
+//! does not want the body: it is never read. Whether the caller sends it all the same cannot be
+//! known, so that the connection closes after the response.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// How long a service may take to say that it wants the body.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a service may take to ask for the body.
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const UNDECIDED: u8 = 0;
 const WANTED: u8 = 1;
 const UNWANTED: u8 = 2;
 
-/// What a service says to a caller that asks first.
+/// Whether the service wants the body of a caller that asks first.
 #[derive(Debug, Default)]
 pub(crate) struct Expectation {
     state: AtomicU8,
@@ -29,16 +29,17 @@ pub(crate) struct Expectation {
 }
 
 impl Expectation {
-    /// The service said 100.
-    pub(crate) fn wanted(&self) {
+    /// Records that the service said 100.
+    pub(crate) fn continue_received(&self) {
         self.decide(WANTED);
     }
 
-    /// The service gave a final answer. Whether it did without the body.
-    pub(crate) fn answered(&self) -> bool {
+    /// Records that the service gave a final response. Returns whether the body is unwanted.
+    pub(crate) fn final_response_received(&self) -> bool {
         self.decide(UNWANTED)
     }
 
+    /// Decides unless that was done before. Returns whether this decision counts.
     fn decide(&self, state: u8) -> bool {
         let decided =
             self.state
@@ -47,13 +48,13 @@ impl Expectation {
         decided.is_ok()
     }
 
-    /// Resolves when the body is wanted, and never when it is not.
+    /// Resolves when the body is wanted; never if it is not.
     pub(crate) async fn met(self: Arc<Self>) {
-        if tokio::time::timeout(PATIENCE, self.decided.notified())
+        if tokio::time::timeout(CONTINUE_TIMEOUT, self.decided.notified())
             .await
             .is_err()
         {
-            self.wanted();
+            self.continue_received();
         }
         if self.state.load(Ordering::Acquire) == UNWANTED {
             pending::<()>().await;
@@ -71,13 +72,13 @@ mod tests {
     #[tokio::test]
     async fn the_first_word_counts() {
         let expectation = Arc::new(Expectation::default());
-        expectation.wanted();
-        assert!(!expectation.answered());
+        expectation.continue_received();
+        assert!(!expectation.final_response_received());
         Arc::clone(&expectation).met().await;
 
         let expectation = Arc::new(Expectation::default());
-        assert!(expectation.answered());
-        expectation.wanted();
+        assert!(expectation.final_response_received());
+        expectation.continue_received();
         let mut met = pin!(Arc::clone(&expectation).met());
         let mut context = Context::from_waker(Waker::noop());
         for _ in 0..3 {

@@ -1,12 +1,12 @@
-//! `Forwarded` (RFC 7239), `X-Forwarded-*` and the caller's certificate: what a
-//! service is told about the connection that its request came in on.
+//! `Forwarded` (RFC 7239), `X-Forwarded-*` and the caller's certificate: what a service is told
+//! of the connection that its request came by.
 //!
-//! A caller's own copies were removed before ([`super::headers`]). Nothing of
-//! this is signed: it is for logs and links, the assertion is for decisions.
+//! A caller's own copies of these fields were stripped before ([`super::headers`]). The gateway
+//! signs none of this: it is for logs and links; decisions need the assertion.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use base64ct::{Base64, Encoding as _};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -25,14 +25,13 @@ const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// What is the same for all requests of a connection, written when it is first
-/// wanted.
+/// The values that are the same for all requests of a connection, made when first needed.
 #[derive(Debug, Default)]
 pub(crate) struct ForwardedHeaderCache {
     address: OnceLock<HeaderValue>,
     leaf: OnceLock<HeaderValue>,
     issuers: OnceLock<Option<HeaderValue>>,
-    summary: OnceLock<HeaderValue>,
+    xfcc: OnceLock<HeaderValue>,
 }
 
 impl ForwardedHeaderCache {
@@ -42,39 +41,69 @@ impl ForwardedHeaderCache {
                 .unwrap_or(HeaderValue::from_static("unknown"))
         })
     }
-}
 
-/// Says where a request came from. `authority` is what the caller asked for and
-/// `host` the same as a field value.
-pub(crate) fn say_address(
-    headers: &mut HeaderMap,
-    fields: ForwardedFields,
-    (told, peer): (&ForwardedHeaderCache, SocketAddr),
-    authority: &str,
-) {
-    if matches!(fields, ForwardedFields::XForwarded | ForwardedFields::Both) {
-        headers.insert(FOR, told.address(peer).clone());
-        headers.insert(PROTO, HTTPS);
-        if let Ok(host) = HeaderValue::from_str(authority) {
-            headers.insert(HOST, host);
+    /// Adds the fields that say where a request came from. `authority` is the one that the
+    /// caller asked for.
+    pub(crate) fn add_address(
+        &self,
+        headers: &mut HeaderMap,
+        fields: ForwardedFields,
+        peer: SocketAddr,
+        authority: &str,
+    ) {
+        if matches!(fields, ForwardedFields::XForwarded | ForwardedFields::Both) {
+            headers.insert(FOR, self.address(peer).clone());
+            headers.insert(PROTO, HTTPS);
+            if let Ok(host) = HeaderValue::from_str(authority) {
+                headers.insert(HOST, host);
+            }
+        }
+        if matches!(fields, ForwardedFields::Forwarded | ForwardedFields::Both)
+            && let Ok(value) = HeaderValue::from_str(&forwarded_element(peer, authority))
+        {
+            headers.insert(FORWARDED, value);
         }
     }
-    if matches!(fields, ForwardedFields::Forwarded | ForwardedFields::Both)
-        && let Ok(value) = HeaderValue::from_str(&forwarded(peer, authority))
-    {
-        headers.insert(FORWARDED, value);
+
+    /// Adds the caller's verified certificate in the fields that the upstream asks for.
+    pub(crate) fn add_certificate(
+        &self,
+        headers: &mut HeaderMap,
+        fields: CertificateFields,
+        chain: &[CertificateDer<'static>],
+        leaf: &LeafFacts,
+    ) {
+        if fields.client_cert {
+            let value = self
+                .leaf
+                .get_or_init(|| byte_sequences(chain.iter().take(1)));
+            headers.insert(CLIENT_CERT, value.clone());
+        }
+        if fields.client_cert_chain
+            && let Some(value) = self
+                .issuers
+                .get_or_init(|| (chain.len() > 1).then(|| byte_sequences(chain.iter().skip(1))))
+        {
+            headers.insert(CLIENT_CERT_CHAIN, value.clone());
+        }
+        if fields.xfcc {
+            let value = self.xfcc.get_or_init(|| {
+                HeaderValue::from_str(&xfcc_element(leaf)).unwrap_or(HeaderValue::from_static(""))
+            });
+            headers.insert(XFCC, value.clone());
+        }
     }
 }
 
 /// One `forwarded-element` (RFC 7239 section 4).
-fn forwarded(peer: SocketAddr, authority: &str) -> String {
+fn forwarded_element(peer: SocketAddr, authority: &str) -> String {
     let mut value = match peer.ip().to_canonical() {
         IpAddr::V4(address) => format!("for={address}"),
-        // Section 6: brackets, and so quotes.
+        // Section 6: an IPv6 address needs brackets, and brackets need quotes.
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
     };
-    // The authority was checked: it has neither quotes nor backslashes.
-    let is_token = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_');
+    // The authority was checked before: it contains no quotes and no backslashes.
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let _ = if authority.bytes().all(is_token) {
         write!(value, ";host={authority}")
     } else {
@@ -82,35 +111,6 @@ fn forwarded(peer: SocketAddr, authority: &str) -> String {
     };
     value.push_str(";proto=https");
     value
-}
-
-/// Passes on the caller's verified certificate in the fields that the upstream
-/// asks for.
-pub(crate) fn say_certificate(
-    headers: &mut HeaderMap,
-    fields: CertificateFields,
-    told: &ForwardedHeaderCache,
-    (chain, leaf): (&Arc<[CertificateDer<'static>]>, &LeafFacts),
-) {
-    if fields.client_cert {
-        let value = told
-            .leaf
-            .get_or_init(|| byte_sequences(chain.iter().take(1)));
-        headers.insert(CLIENT_CERT, value.clone());
-    }
-    if fields.client_cert_chain
-        && let Some(value) = told
-            .issuers
-            .get_or_init(|| (chain.len() > 1).then(|| byte_sequences(chain.iter().skip(1))))
-    {
-        headers.insert(CLIENT_CERT_CHAIN, value.clone());
-    }
-    if fields.xfcc {
-        let value = told.summary.get_or_init(|| {
-            HeaderValue::from_str(&summary(leaf)).unwrap_or(HeaderValue::from_static(""))
-        });
-        headers.insert(XFCC, value.clone());
-    }
 }
 
 /// RFC 9440 section 2.1: byte sequences of RFC 8941, in a list.
@@ -132,28 +132,28 @@ fn byte_sequences<'a>(
 /// One element of `X-Forwarded-Client-Cert`, as Envoy writes it: hash, subject,
 /// URIs and DNS names.
 ///
-/// No value can end its own quotes or begin another key, however it is parsed:
-/// quotation marks and backslashes are percent-encoded in the subject, and names
-/// that could not stand in a URL or in the DNS are left out.
-fn summary(leaf: &LeafFacts) -> String {
+/// Services parse this field in different ways. In none of them may a value end its own quotes
+/// or begin another key: quotation marks and backslashes are percent-encoded in the subject,
+/// and names with characters that no URL or DNS name has are left out.
+fn xfcc_element(leaf: &LeafFacts) -> String {
     let mut text = format!("Hash={}", hex(&leaf.thumbprint));
     text.push_str(";Subject=\"");
-    for octet in leaf.subject.bytes() {
-        match octet {
+    for byte in leaf.subject.bytes() {
+        match byte {
             b'"' | b'\\' | b'%' => {
-                let _ = write!(text, "%{octet:02X}");
+                let _ = write!(text, "%{byte:02X}");
             }
-            0x20..=0x7e => text.push(char::from(octet)),
+            0x20..=0x7e => text.push(char::from(byte)),
             _ => {
-                let _ = write!(text, "%{octet:02X}");
+                let _ = write!(text, "%{byte:02X}");
             }
         }
     }
     text.push('"');
-    let in_url = |octet: u8| {
-        octet.is_ascii_graphic()
+    let in_url = |byte: u8| {
+        byte.is_ascii_graphic()
             && !matches!(
-                octet,
+                byte,
                 b'"' | b'\\' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}'
             )
     };
@@ -167,7 +167,7 @@ fn summary(leaf: &LeafFacts) -> String {
         }
     }
     let in_dns =
-        |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'*');
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'*');
     for name in &leaf.sans.dns {
         if !name.is_empty() && name.bytes().all(in_dns) {
             let _ = write!(text, ";DNS={name}");
@@ -223,13 +223,13 @@ mod tests {
                 "for=\"[2001:db8::1]\";host=\"[::1]:8443\";proto=https",
             ),
         ] {
-            assert_eq!(forwarded(peer.parse().unwrap(), authority), value);
+            assert_eq!(forwarded_element(peer.parse().unwrap(), authority), value);
         }
     }
 
     #[test]
     fn a_summary_names_hash_subject_and_names() {
-        let text = summary(&leaf(
+        let text = xfcc_element(&leaf(
             "CN=checkout,O=Shop",
             &["spiffe://example.org/a"],
             &["a.example.org", "*.b.example.org"],
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn names_cannot_inject_fields() {
-        let text = summary(&leaf(
+        let text = xfcc_element(&leaf(
             "CN=a\\\",URI=spiffe://example.org/admin\r\nX: y\\",
             &[
                 "spiffe://x/a\",By=b",
@@ -266,7 +266,7 @@ mod tests {
         /// However a reader takes backslashes, it finds the same four keys.
         #[test]
         fn quotes_stay_balanced(subject in "[\"\\\\;,=%a-z\\r\\n\\x00é]{0,24}", uri in "[\"\\\\;,=a-z:/]{0,16}", dns in "[\",;=a-z.]{0,8}") {
-            let text = summary(&leaf(&subject, &[&uri], &[&dns]));
+            let text = xfcc_element(&leaf(&subject, &[&uri], &[&dns]));
             prop_assert!(HeaderValue::from_str(&text).is_ok());
             prop_assert!(!text.contains('\\'));
             let mut inside = false;

@@ -1,10 +1,9 @@
-//! The framing guard: follows HTTP/1.1 message boundaries on the raw bytes.
+//! The framing guard: tracks HTTP/1.1 message boundaries on the raw bytes.
 //!
-//! It sits under hyper's HTTP/1.1 server and refuses what hyper would normalise
-//! or let pass, because two parsers that disagree about where a message ends are
-//! how requests are smuggled (RFC 9112 section 11.2). This file is the pure state
-//! machine; `guarded_io` puts it under a connection,
-//! `head` knows what a line may look like.
+//! It runs below hyper's HTTP/1.1 server and refuses what hyper would normalise or let pass,
+//! because requests are smuggled where two parsers disagree about the end of a message (RFC 9112
+//! section 11.2). This file is the state machine alone: [`super::framing_io`] puts it under a
+//! connection, [`super::head`] checks lines.
 
 use std::ops::Range;
 
@@ -30,13 +29,13 @@ enum State {
     Trailers,
 }
 
-/// Follows one connection's messages.
+/// The state machine of one connection.
 #[derive(Debug)]
 pub struct FramingMachine {
     state: State,
-    /// The unfinished head, chunk line or trailer section.
+    /// The incomplete head, chunk line or trailer section.
     held: Vec<u8>,
-    /// How much of `held` has been searched for its end.
+    /// How much of `held` was searched for its end.
     searched: usize,
     trailer_bytes: usize,
     max_head: usize,
@@ -48,14 +47,14 @@ pub struct FramingMachine {
 pub struct Step {
     /// A head that earlier inputs had begun, to be passed on first.
     pub released: Option<Vec<u8>>,
-    /// The part of the input to pass on after that.
+    /// The part of the input to be passed on after that.
     pub pass: Range<usize>,
-    /// The rest of the input is refused.
+    /// Why the rest of the input is refused, if it is.
     pub error: Option<FramingError>,
 }
 
 impl FramingMachine {
-    /// A machine for a new connection; heads have at most `max_head` bytes.
+    /// A machine for a new connection that accepts heads of at most `max_head` bytes.
     #[must_use]
     pub const fn new(max_head: usize) -> Self {
         Self {
@@ -68,7 +67,7 @@ impl FramingMachine {
         }
     }
 
-    /// How many complete heads have been passed on.
+    /// Number of complete heads that were passed on.
     #[must_use]
     pub const fn heads(&self) -> u64 {
         self.heads
@@ -88,8 +87,8 @@ impl FramingMachine {
 
     /// Takes the next bytes of the connection.
     ///
-    /// A head is passed on when it is complete and accepted, never in part: the
-    /// beginning of an incomplete one is kept back.
+    /// A head is passed on when it is complete and accepted, never in part: the beginning of an
+    /// incomplete one is held back.
     pub fn advance(&mut self, input: &[u8]) -> Step {
         let mut step = Step {
             released: None,
@@ -99,8 +98,8 @@ impl FramingMachine {
         while let Some(rest) = input.get(step.pass.end..).filter(|rest| !rest.is_empty()) {
             match self.step(rest) {
                 Ok(Advance::Pass(count)) => step.pass.end += count,
-                // Only what earlier inputs began is released, so this happens
-                // before anything else of an input is passed on.
+                // Only a head that earlier inputs began is released, so that nothing else of this
+                // input was passed on before.
                 Ok(Advance::Release(head, count)) => {
                     step.released = Some(head);
                     step.pass = count..count;
@@ -142,7 +141,7 @@ impl FramingMachine {
 
     fn head(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         if self.held.is_empty() {
-            // The usual case: the whole head in one read, nothing is copied.
+            // The usual case: the whole head is in one read, and nothing is copied.
             return match find_head_end(rest, 0)? {
                 Some(end) => {
                     self.accept_head(rest.get(..end).unwrap_or_default())?;
@@ -155,10 +154,10 @@ impl FramingMachine {
             };
         }
         let before = self.held.len();
-        // Enough to find the end; what belongs to the body stays in the input.
-        let room = self.max_head.saturating_sub(before) + 1;
+        // One byte more than allowed is enough to refuse the head.
+        let wanted = self.max_head.saturating_sub(before) + 1;
         self.held
-            .extend_from_slice(rest.get(..room.min(rest.len())).unwrap_or_default());
+            .extend_from_slice(rest.get(..wanted.min(rest.len())).unwrap_or_default());
         match find_head_end(&self.held, self.searched)? {
             Some(end) => {
                 let mut head = std::mem::take(&mut self.held);
@@ -175,9 +174,9 @@ impl FramingMachine {
     }
 
     fn hold(&mut self, bytes: &[u8]) -> Result<(), FramingError> {
-        let room = self.max_head + 1;
+        let wanted = self.max_head + 1;
         self.held
-            .extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+            .extend_from_slice(bytes.get(..wanted.min(bytes.len())).unwrap_or_default());
         self.check_held()
     }
 
@@ -185,7 +184,7 @@ impl FramingMachine {
         if self.held.len() > self.max_head {
             return Err(too_large("the request's head is larger than allowed"));
         }
-        // A line end may be split between two inputs.
+        // A line end may be split over two inputs.
         self.searched = self.held.len().saturating_sub(3);
         Ok(())
     }
@@ -204,7 +203,7 @@ impl FramingMachine {
         Ok(())
     }
 
-    /// Chunk framing is passed on as it comes; `held` only remembers the line.
+    /// Chunk framing is passed on as it arrives; `held` is a copy of the line.
     fn chunk_size(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         let (count, complete) = self.collect_line(rest, MAX_CHUNK_LINE)?;
         if complete {
@@ -253,14 +252,18 @@ impl FramingMachine {
         Ok(Advance::Pass(count))
     }
 
-    /// Adds to `held` up to and including the next line end; says how much of
-    /// `rest` that took and whether the line is complete.
-    fn collect_line(&mut self, rest: &[u8], most: usize) -> Result<(usize, bool), FramingError> {
+    /// Copies to `held` up to and including the next line end. Returns how many bytes that are and
+    /// whether the line is complete.
+    fn collect_line(
+        &mut self,
+        rest: &[u8],
+        max_bytes: usize,
+    ) -> Result<(usize, bool), FramingError> {
         let (count, complete) = match memchr(b'\n', rest) {
             Some(position) => (position + 1, true),
             None => (rest.len(), false),
         };
-        if self.held.len() + count > most {
+        if self.held.len() + count > max_bytes {
             return Err(malformed("a line of the chunked body is too long"));
         }
         self.held
@@ -273,11 +276,11 @@ impl FramingMachine {
 }
 
 enum Advance {
-    /// Pass on this many bytes.
+    /// Passes on this many bytes.
     Pass(usize),
-    /// Pass on this head, whose last part was this many bytes of the input.
+    /// Passes on this head, whose last part was this many bytes of the input.
     Release(Vec<u8>, usize),
-    /// The rest of the input was kept back.
+    /// Holds back the rest of the input.
     Hold,
 }
 

@@ -1,9 +1,9 @@
-//! Puts the framing guard under a connection.
+//! `FramingIo`: the framing guard between a connection and hyper's HTTP/1.1 server.
 //!
-//! Bytes of accepted messages pass without being copied; the beginning of an
-//! unfinished head is kept back. A refused head is replaced by a request of our
-//! own, so that the refusal gets a proper answer, in its turn behind pipelined
-//! requests: the handler recognises it by its position on the connection.
+//! Bytes of accepted messages pass without being copied; the beginning of an incomplete head is
+//! held back. A refused head is replaced by a request of our own, so that hyper sends the refusal
+//! as a proper response, in its turn behind pipelined requests. The handler recognises the
+//! replacement by its position on the connection.
 
 use std::future::Future as _;
 use std::io;
@@ -20,31 +20,32 @@ use super::framing::FramingMachine;
 use super::head::FramingError;
 use crate::reason::ReasonCode;
 
-/// Stands in for a refused request; its content is never looked at.
+/// Replaces a refused request. Its content is never read.
 const REPLACEMENT: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
 
-/// Most octets of an answer that wait for the farewell.
-const MOST_KEPT: usize = 4 * 1024;
+/// Most bytes of a response that are held until the connection closes.
+const MAX_HELD: usize = 4 * 1024;
 
-/// What the guard tells the handler of the same connection.
+/// What the framing guard and the server of the same connection tell each other.
 #[derive(Debug, Default)]
 pub(crate) struct FramingState {
+    /// The first refused request, by its position.
     refused: OnceLock<(u64, FramingError)>,
     switching: AtomicBool,
-    /// Whether the last read found nothing, between two requests.
-    waiting: AtomicBool,
-    /// Whether something was written that is not flushed.
+    /// The last read found nothing, between two requests.
+    waiting_for_request: AtomicBool,
+    /// Something was written that is not flushed.
     unflushed: AtomicBool,
-    /// Whether the last write or flush has still to come to its end.
-    stuck: AtomicBool,
-    /// Whether the caller wants the connection closed after the answer.
+    /// The last write or flush was pending.
+    pending_write: AtomicBool,
+    /// The connection closes after the response in progress.
     closing: AtomicBool,
-    /// Whether the end of such an answer may be among what is kept.
-    keeping: AtomicBool,
+    /// The held bytes may be the end of that response.
+    holding: AtomicBool,
 }
 
 impl FramingState {
-    /// The violation, if the request at this position (from 0) was refused.
+    /// The error if the request at this position (from 0) was refused.
     pub(crate) fn error_of(&self, position: u64) -> Option<FramingError> {
         self.refused
             .get()
@@ -52,56 +53,57 @@ impl FramingState {
             .map(|(_, error)| *error)
     }
 
-    /// The request in progress is answered with 101: what the caller sends from
-    /// then on is not for HTTP to read.
-    pub(crate) fn switch(&self) {
+    /// Stops reading: the response in progress is a 101, after which the caller does not send HTTP.
+    pub(crate) fn set_switching(&self) {
         self.switching.store(true, Ordering::Relaxed);
     }
 
-    /// The request in progress is the connection's last: what is written of its answer
-    /// may wait for the farewell, to be sent with it.
-    pub(crate) fn close(&self) {
+    /// Allows to hold the end of the response in progress: it is the connection's last, and can be
+    /// sent together with `close_notify`.
+    pub(crate) fn set_closing(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Has the next flush send what is kept, if anything is: the answer goes on.
-    pub(crate) fn stop_keeping(&self) -> bool {
-        self.keeping.swap(false, Ordering::Relaxed)
+    /// Lets the next flush send the held bytes, because the response goes on. Returns whether there
+    /// were any.
+    pub(crate) fn release_held(&self) -> bool {
+        self.holding.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether hyper has written something that nobody has taken yet. Where the rest of a
-    /// request is not wanted it is done all the same, and would drop the end of the answer.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.stuck.load(Ordering::Relaxed)
+    /// Whether a write or flush of hyper is pending. If the rest of a request is unwanted, hyper
+    /// ends without waiting for it, which would drop the end of the response.
+    pub(crate) fn has_pending_write(&self) -> bool {
+        self.pending_write.load(Ordering::Relaxed)
     }
 
     fn is_switching(&self) -> bool {
         self.switching.load(Ordering::Relaxed)
     }
 
-    /// Whether neither side has anything under way as far as octets tell.
-    pub(crate) fn is_resting(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) && !self.unflushed.load(Ordering::Relaxed)
+    /// Whether the caller has begun no further request and everything written was flushed.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting_for_request.load(Ordering::Relaxed) && !self.unflushed.load(Ordering::Relaxed)
     }
 
-    /// Whether any request of the connection was refused.
+    /// Whether a request of the connection was refused.
     pub(crate) fn has_error(&self) -> bool {
         self.refused.get().is_some()
     }
 }
 
-/// A connection whose reads the guard follows.
+/// A connection whose reads the framing guard checks.
 pub(crate) struct FramingIo<S> {
     inner: S,
     machine: FramingMachine,
-    /// Bytes to be delivered before any further read, and how many were.
+    /// Bytes to be delivered before anything more is read.
     queued: Vec<u8>,
+    /// How many of `queued` were delivered.
     delivered: usize,
     body_error: Option<FramingError>,
-    /// The end of what was written of the connection's last answer.
-    kept: Vec<u8>,
-    /// Whether what the handshake left to be sent was sent.
-    greeted: bool,
+    /// Bytes of the connection's last response that are held.
+    held: Vec<u8>,
+    /// What the handshake left to be sent was flushed.
+    handshake_flushed: bool,
     state: Arc<FramingState>,
     head_timeout: Duration,
     /// Runs while a head is incomplete.
@@ -121,15 +123,15 @@ impl<S> FramingIo<S> {
             queued: Vec::new(),
             delivered: 0,
             body_error: None,
-            kept: Vec::new(),
-            greeted: false,
+            held: Vec::new(),
+            handshake_flushed: false,
             state,
             head_timeout,
             deadline: None,
         }
     }
 
-    /// Whether nothing was read beyond the requests that were passed on whole.
+    /// Whether every byte that was read belongs to a request that was passed on whole.
     pub(crate) fn is_between_requests(&self) -> bool {
         self.machine.is_at_head()
             && !self.machine.is_inside_head()
@@ -141,9 +143,9 @@ impl<S> FramingIo<S> {
         &self.inner
     }
 
-    /// The connection, and what is still to be written to it.
+    /// Returns the connection, and the bytes that are still to be written to it.
     pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
-        (self.inner, self.kept)
+        (self.inner, self.held)
     }
 
     fn deliver(&mut self, buffer: &mut ReadBuf<'_>) {
@@ -169,12 +171,12 @@ impl<S> FramingIo<S> {
         self.deadline = None;
     }
 
-    /// Follows what was read into `buffer` beyond `before`.
-    fn follow(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
+    /// Checks what was read into `buffer` beyond `before`.
+    fn check_input(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         let input = buffer.filled().get(before..).unwrap_or_default();
         let in_head = self.machine.is_at_head();
         let step = self.machine.advance(input);
-        // The usual case: everything passes, in place.
+        // The usual case: everything passes in place.
         if step.released.is_none() && step.pass == (0..input.len()) && step.error.is_none() {
             self.deadline = None;
             return;
@@ -210,7 +212,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
         if buffer.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        this.state.waiting.store(false, Ordering::Relaxed);
+        this.state
+            .waiting_for_request
+            .store(false, Ordering::Relaxed);
         loop {
             if !this.queued.is_empty() {
                 this.deliver(buffer);
@@ -219,28 +223,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
             if let Some(error) = this.body_error {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
             }
-            // Nothing after a refused request is read: the answer closes.
+            // Nothing is read after a refused request: its response closes the connection.
             if this.state.has_error() || this.state.is_switching() {
                 return Poll::Pending;
             }
             let before = buffer.filled().len();
             match Pin::new(&mut this.inner).poll_read(context, buffer) {
                 Poll::Ready(Ok(())) if buffer.filled().len() > before => {
-                    this.follow(buffer, before);
-                    // A refusal follows with the next read.
+                    this.check_input(buffer, before);
+                    // Otherwise the head was refused: the loop delivers its replacement.
                     if buffer.filled().len() > before {
                         return Poll::Ready(Ok(()));
                     }
                 }
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
                 Poll::Pending => {
-                    // Nobody answers yet with whom it could be sent.
-                    if !this.greeted && this.machine.heads() == 0 {
-                        this.greeted = Pin::new(&mut this.inner).poll_flush(context)?.is_ready();
+                    // Before the first request there is no response that could be sent with it.
+                    if !this.handshake_flushed && this.machine.heads() == 0 {
+                        this.handshake_flushed =
+                            Pin::new(&mut this.inner).poll_flush(context)?.is_ready();
                     }
                     let Some(deadline) = &mut this.deadline else {
                         let between = this.is_between_requests();
-                        this.state.waiting.store(between, Ordering::Relaxed);
+                        this.state
+                            .waiting_for_request
+                            .store(between, Ordering::Relaxed);
                         return Poll::Pending;
                     };
                     ready!(deadline.as_mut().poll(context));
@@ -255,26 +262,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
 }
 
 impl<S: AsyncWrite + Unpin> FramingIo<S> {
-    /// Writes what is kept.
-    fn poll_kept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.kept.is_empty() {
-            let count = ready!(Pin::new(&mut self.inner).poll_write(context, &self.kept))?;
+    /// Writes the held bytes.
+    fn poll_held(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let count = ready!(Pin::new(&mut self.inner).poll_write(context, &self.held))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.kept.drain(..count.min(self.kept.len()));
+            self.held.drain(..count.min(self.held.len()));
         }
         Poll::Ready(Ok(()))
     }
 
     fn flush_all(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What the handshake left to be sent goes with the first answer.
-        if self.state.keeping.load(Ordering::Relaxed)
+        // What the handshake left to be sent goes out with the first response.
+        if self.state.holding.load(Ordering::Relaxed)
             || !self.state.unflushed.load(Ordering::Relaxed)
         {
             return Poll::Ready(Ok(()));
         }
-        ready!(self.poll_kept(context))?;
+        ready!(self.poll_held(context))?;
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
         if flushed.is_ready() {
             self.state.unflushed.store(false, Ordering::Relaxed);
@@ -291,16 +298,16 @@ impl<S: AsyncWrite + Unpin> FramingIo<S> {
         this.state.unflushed.store(true, Ordering::Relaxed);
         if this.state.closing.load(Ordering::Relaxed) {
             let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
-            if this.kept.len() + length <= MOST_KEPT {
-                this.state.keeping.store(true, Ordering::Relaxed);
+            if this.held.len() + length <= MAX_HELD {
+                this.state.holding.store(true, Ordering::Relaxed);
                 for slice in slices {
-                    this.kept.extend_from_slice(slice);
+                    this.held.extend_from_slice(slice);
                 }
                 return Poll::Ready(Ok(length));
             }
-            ready!(this.poll_kept(context))?;
-            // What follows goes out as it comes, and is flushed as it is elsewhere.
-            this.state.keeping.store(false, Ordering::Relaxed);
+            ready!(this.poll_held(context))?;
+            // From here on, the response is written and flushed as any other.
+            this.state.holding.store(false, Ordering::Relaxed);
         }
         Pin::new(&mut this.inner).poll_write_vectored(context, slices)
     }
@@ -318,13 +325,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FramingIo<S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.flush_all(context);
         self.state
-            .stuck
+            .pending_write
             .store(flushed.is_pending(), Ordering::Relaxed);
         flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_kept(context))?;
+        ready!(self.poll_held(context))?;
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
 
@@ -335,7 +342,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FramingIo<S> {
     ) -> Poll<io::Result<usize>> {
         let written = self.write_some(context, slices);
         self.state
-            .stuck
+            .pending_write
             .store(written.is_pending(), Ordering::Relaxed);
         written
     }
@@ -351,10 +358,10 @@ mod tests {
 
     use super::*;
 
-    /// A connection that takes everything, and how often it was flushed.
+    /// A connection that takes everything, and counts how often it is flushed.
     #[derive(Default)]
     struct Taking {
-        octets: Vec<u8>,
+        bytes: Vec<u8>,
         flushes: usize,
     }
 
@@ -362,10 +369,10 @@ mod tests {
         fn poll_write(
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
-            octets: &[u8],
+            bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            self.octets.extend_from_slice(octets);
-            Poll::Ready(Ok(octets.len()))
+            self.bytes.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
         }
 
         fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -380,8 +387,8 @@ mod tests {
 
     fn guarded() -> (FramingIo<Taking>, Arc<FramingState>) {
         let state = Arc::new(FramingState::default());
-        let longest = Duration::from_secs(1);
-        let io = FramingIo::new(Taking::default(), 1000, longest, Arc::clone(&state));
+        let timeout = Duration::from_secs(1);
+        let io = FramingIo::new(Taking::default(), 1000, timeout, Arc::clone(&state));
         (io, state)
     }
 
@@ -391,38 +398,35 @@ mod tests {
         io.write_all(b"one answer ").await.unwrap();
         io.flush().await.unwrap();
         assert_eq!(
-            (&io.inner.octets[..], io.inner.flushes),
+            (&io.inner.bytes[..], io.inner.flushes),
             (&b"one answer "[..], 1)
         );
-        state.close();
+        state.set_closing();
         io.write_all(b"the last").await.unwrap();
         io.flush().await.unwrap();
         assert_eq!(io.inner.flushes, 1);
-        // The turn is over, and the answer is not.
-        assert!(state.stop_keeping());
+        // The poll is over, and the response is not.
+        assert!(state.release_held());
         io.flush().await.unwrap();
         assert_eq!(
-            (&io.inner.octets[11..], io.inner.flushes),
+            (&io.inner.bytes[11..], io.inner.flushes),
             (&b"the last"[..], 2)
         );
         io.write_all(b"end").await.unwrap();
         io.flush().await.unwrap();
         let (inner, rest) = io.into_parts();
-        assert_eq!((inner.octets.len(), &rest[..]), (19, &b"end"[..]));
+        assert_eq!((inner.bytes.len(), &rest[..]), (19, &b"end"[..]));
     }
 
     #[tokio::test]
     async fn what_is_too_much_to_keep_is_flushed_as_ever() {
         let (mut io, state) = guarded();
-        state.close();
+        state.set_closing();
         io.write_all(b"head").await.unwrap();
         io.flush().await.unwrap();
-        io.write_all(&[b'x'; MOST_KEPT]).await.unwrap();
+        io.write_all(&[b'x'; MAX_HELD]).await.unwrap();
         io.flush().await.unwrap();
-        assert_eq!(
-            (io.inner.octets.len(), io.inner.flushes),
-            (4 + MOST_KEPT, 1)
-        );
-        assert!(io.kept.is_empty());
+        assert_eq!((io.inner.bytes.len(), io.inner.flushes), (4 + MAX_HELD, 1));
+        assert!(io.held.is_empty());
     }
 }

@@ -1,8 +1,9 @@
-//! Where the frames of an h2 connection begin and end, and what of them matters to
-//! those who follow a connection without speaking h2 (RFC 9113 section 4.1).
+//! `FrameScanner`: finds the frames of an HTTP/2 connection in its bytes, and reads the few fields
+//! that monitoring needs (RFC 9113 section 4.1).
 
-/// The client's connection preface (RFC 9113 section 3.4).
+/// Length of the client's connection preface (RFC 9113 section 3.4).
 pub(super) const PREFACE: u32 = 24;
+/// Length of a frame header.
 const HEADER: usize = 9;
 
 /// Frame types (RFC 9113 section 6), and the flag of a stream's last frame.
@@ -14,32 +15,34 @@ pub(super) const GOAWAY: u8 = 7;
 pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const END_STREAM: u8 = 1;
 
-/// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2), and the octets of one setting.
+/// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2).
 const INITIAL_WINDOW: u16 = 4;
+/// Length of one setting.
 const SETTING: usize = 6;
 
-/// One direction: where its frames begin and end.
+/// The scanner of one direction.
 #[derive(Debug)]
 pub(super) struct FrameScanner {
     header: [u8; HEADER],
+    /// How many bytes of `header` were read.
     have: usize,
-    /// Octets to pass over.
+    /// Bytes to be skipped.
     skip: u32,
-    /// The octets of the content of a frame that is looked into: its first ones, or one
-    /// setting after the other.
-    inside: Payload,
-    /// The window that a SETTINGS frame gives to streams.
+    /// The part of a frame's payload that is read.
+    payload: Payload,
+    /// The initial window that a SETTINGS frame sets.
     window: Option<u32>,
 }
 
+/// The first bytes of a payload, or one setting after the other.
 #[derive(Debug)]
 struct Payload {
-    octets: [u8; 8],
+    bytes: [u8; 8],
     have: usize,
     want: usize,
 }
 
-/// A frame whose header, and as much of its content as matters, has passed.
+/// A frame whose header and the needed part of its payload were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) kind: u8,
@@ -48,19 +51,19 @@ pub(super) struct Frame {
     pub(super) length: u32,
     /// RST_STREAM and GOAWAY: the error code.
     pub(super) code: u32,
-    /// WINDOW_UPDATE: what is added; SETTINGS: the window of streams, where it is said.
+    /// WINDOW_UPDATE: the increment. SETTINGS: the initial window of streams, if it is set.
     pub(super) window: Option<u32>,
 }
 
 impl FrameScanner {
-    /// Of a direction that begins with so many octets of something else.
+    /// A scanner of a direction whose frames begin after `skip` bytes.
     pub(super) const fn new(skip: u32) -> Self {
         Self {
             header: [0; HEADER],
             have: 0,
             skip,
-            inside: Payload {
-                octets: [0; 8],
+            payload: Payload {
+                bytes: [0; 8],
                 have: 0,
                 want: 0,
             },
@@ -68,80 +71,80 @@ impl FrameScanner {
         }
     }
 
-    /// Takes the octets that come next, and gives `each` frame that they complete.
-    pub(super) fn advance(&mut self, mut octets: &[u8], mut each: impl FnMut(Frame)) {
-        while !octets.is_empty() {
-            if self.inside.have < self.inside.want {
-                let Some((octet, rest)) = octets.split_first() else {
+    /// Reads the next bytes, and calls `each` with every frame that they complete.
+    pub(super) fn advance(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+        while !bytes.is_empty() {
+            if self.payload.have < self.payload.want {
+                let Some((byte, rest)) = bytes.split_first() else {
                     return;
                 };
-                if let Some(place) = self.inside.octets.get_mut(self.inside.have) {
-                    *place = *octet;
+                if let Some(place) = self.payload.bytes.get_mut(self.payload.have) {
+                    *place = *byte;
                 }
-                self.inside.have += 1;
+                self.payload.have += 1;
                 self.skip = self.skip.saturating_sub(1);
-                octets = rest;
-                if self.inside.have == self.inside.want && self.is_whole() {
+                bytes = rest;
+                if self.payload.have == self.payload.want && self.is_whole() {
                     each(self.frame());
                 }
                 continue;
             }
             if self.skip > 0 {
-                let available = u32::try_from(octets.len()).unwrap_or(u32::MAX);
+                let available = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 let step = self.skip.min(available);
                 self.skip -= step;
-                octets = octets
+                bytes = bytes
                     .get(usize::try_from(step).unwrap_or(usize::MAX)..)
                     .unwrap_or_default();
                 continue;
             }
-            let count = octets.len().min(HEADER - self.have);
-            let (now, rest) = octets.split_at(count);
+            let count = bytes.len().min(HEADER - self.have);
+            let (now, rest) = bytes.split_at(count);
             if let Some(places) = self.header.get_mut(self.have..self.have + count) {
                 places.copy_from_slice(now);
             }
             self.have += count;
-            octets = rest;
+            bytes = rest;
             if self.have == HEADER {
                 self.have = 0;
                 self.window = None;
-                self.inside.have = 0;
+                self.payload.have = 0;
                 let frame = self.frame();
                 self.skip = frame.length;
-                self.inside.want = match frame.kind {
+                self.payload.want = match frame.kind {
                     RST_STREAM | WINDOW_UPDATE if frame.length >= 4 => 4,
                     SETTINGS if frame.length >= 6 => SETTING,
                     GOAWAY if frame.length >= 8 => 8,
                     _ => 0,
                 };
-                if self.inside.want == 0 {
+                if self.payload.want == 0 {
                     each(frame);
                 }
             }
         }
     }
 
-    /// Whether everything that matters of a frame has passed.
+    /// Whether the needed part of the payload is complete; if not, continues with the next setting.
     fn is_whole(&mut self) -> bool {
         let [_, _, _, kind, ..] = self.header;
         if kind != SETTINGS {
             return true;
         }
-        let [a, b, c, d, e, f, ..] = self.inside.octets;
+        let [a, b, c, d, e, f, ..] = self.payload.bytes;
         if u16::from_be_bytes([a, b]) == INITIAL_WINDOW {
             self.window = Some(u32::from_be_bytes([c, d, e, f]));
         }
         let more = usize::try_from(self.skip).is_ok_and(|left| left >= SETTING);
         if more {
-            self.inside.have = 0;
+            self.payload.have = 0;
         }
         !more
     }
 
     fn frame(&self) -> Frame {
         let [a, b, c, kind, flags, d, e, f, g] = self.header;
-        let [.., h, i, j, k] = self.inside.octets;
-        let [l, m, n, o, ..] = self.inside.octets;
+        let [.., h, i, j, k] = self.payload.bytes;
+        let [l, m, n, o, ..] = self.payload.bytes;
         Frame {
             kind,
             flags,
@@ -153,7 +156,7 @@ impl FrameScanner {
                 _ => 0,
             },
             window: match kind {
-                WINDOW_UPDATE if self.inside.have >= 4 => {
+                WINDOW_UPDATE if self.payload.have >= 4 => {
                     Some(u32::from_be_bytes([l & 0x7f, m, n, o]))
                 }
                 _ => self.window,
@@ -169,15 +172,15 @@ pub(super) mod tests {
     use super::*;
 
     pub(crate) fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
-        let mut octets = u32::try_from(content.len()).unwrap().to_be_bytes()[1..].to_vec();
-        octets.extend([kind, flags]);
-        octets.extend(stream.to_be_bytes());
-        octets.extend(content);
-        octets
+        let mut bytes = u32::try_from(content.len()).unwrap().to_be_bytes()[1..].to_vec();
+        bytes.extend([kind, flags]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(content);
+        bytes
     }
 
     proptest! {
-        /// Wherever reads begin and end, the same frames are seen.
+        /// The same frames are found wherever reads begin and end.
         #[test]
         fn frames_are_found_in_any_pieces(
             frames in prop::collection::vec((0_u8..10, any::<u8>(), 0_u32..0x7fff_ffff, prop::collection::vec(prop_oneof![Just(0), Just(4), any::<u8>()], 0..24)), 0..12),
@@ -185,13 +188,13 @@ pub(super) mod tests {
             preface: bool,
         ) {
             let skip = if preface { PREFACE } else { 0 };
-            let mut octets = vec![0; skip as usize];
+            let mut bytes = vec![0; skip as usize];
             for (kind, flags, stream, content) in &frames {
-                octets.extend(frame(*kind, *flags, *stream, content));
+                bytes.extend(frame(*kind, *flags, *stream, content));
             }
             let mut scan = FrameScanner::new(skip);
             let mut found = Vec::new();
-            for piece in octets.chunks(size) {
+            for piece in bytes.chunks(size) {
                 scan.advance(piece, |frame| found.push(frame));
             }
             prop_assert_eq!(found.len(), frames.len());

@@ -1,89 +1,87 @@
-//! `Wait`: how long the caller of an h2 stream may take nothing of its answer.
+//! `StallTimer`: how long the caller of an HTTP/2 stream may take nothing of its response.
 //!
-//! A stream waits for its caller, which has to open its window, or for its turn: the
-//! window of the connection, and the socket, are shared by all of its streams. Of which
-//! it waits is not known of a single stream, since what is added to its window cannot be
-//! told from what is added to that of another. But h2 leaves no octet waiting for which
-//! there is a window: where the connection is not held up, it is the stream's own.
+//! A stream can wait for two things: for its caller to open the stream's window, or for its
+//! turn, because the connection's window and the socket are shared by all streams. Which of the
+//! two it waits for cannot be seen, because the windows of single streams are not tracked. But
+//! h2 leaves no byte waiting that the windows have space for: if the connection is not blocked,
+//! then the stream waits for its own window.
 //!
-//! So a stream has its time, and where the connection is held up as much again for each
-//! [`PIECE`] that the connection takes meanwhile, which is what its caller would have to
-//! take if it asked for that stream alone. Nobody waits on a connection that takes
-//! nothing, or next to nothing. And h2 lets waiting streams pass in turn: when more has
-//! passed than all of the others may have had before it, its own window is what is
-//! closed, and no time is added. That bounds the wait at the time of [`TURNS`] for each
-//! stream beside it, whatever its caller does.
+//! A stream therefore has its timeout, and while the connection is blocked that much again for
+//! each [`MAX_PIECE`] that the connection takes meanwhile: a caller that reads just fast enough
+//! would take as much if it had asked for that stream alone. A connection that takes nothing, or
+//! next to nothing, adds no time. h2 also serves waiting streams in turn: after more bytes than
+//! all other streams may send before this one, the stream's own window must be closed, and no
+//! time is added any more. Whatever the caller does, this limits the wait to the time of
+//! [`MAX_PER_TURN`] for each stream beside it.
 
 use std::time::{Duration, Instant};
 
-/// Most octets that a caller in h2 is given at once: it is given up on when it takes
-/// too long to take them. In large pieces a slow caller would pass for one that takes
-/// nothing.
-pub(crate) const PIECE: usize = 64 * 1024;
+/// Most bytes of a response that are handed to h2 at once. A caller must take a piece within the
+/// timeout; with larger pieces a slow caller would look like one that takes nothing.
+pub(crate) const MAX_PIECE: usize = 64 * 1024;
 
-/// A caller in h2 that has no window is given nothing more while it has so many octets
-/// to take.
-pub(crate) const BACKLOG: u64 = 16 * 1024;
+/// A caller whose window is closed is given nothing more while it has more bytes than this to
+/// take.
+pub(crate) const MAX_BACKLOG: u64 = 16 * 1024;
 
-/// Most octets of another stream that go before a piece: all that it may have to take,
-/// twice, since hyper asks for the first octet of a window before it hands over the
-/// rest.
-const TURNS: u64 = 2 * (PIECE as u64 + BACKLOG);
+/// Most bytes of another stream that precede a piece: all that it may have to take, twice,
+/// because hyper asks for the first byte of a window before it hands over the rest.
+const MAX_PER_TURN: u64 = 2 * (MAX_PIECE as u64 + MAX_BACKLOG);
 
-/// What was found when the streams of a connection were looked at.
+/// The state of a connection when its streams are checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) now: Instant,
-    /// Octets of content that the connection has taken so far.
+    /// Bytes of content that the connection has taken so far.
     pub(crate) sent: u64,
-    /// It takes no more at the moment, or did not at the last look.
-    pub(crate) is_held_up: bool,
-    /// The streams that there are.
+    /// The connection takes no more, or did not at the last check.
+    pub(crate) is_blocked: bool,
+    /// Number of open streams.
     pub(crate) streams: u64,
 }
 
-/// Since when nothing was taken of an answer.
+/// The time since the caller last took something of a response.
 #[derive(Debug)]
 pub(crate) struct StallTimer {
     since: Instant,
-    /// What the connection had taken when it was last looked at.
+    /// Bytes that the connection had taken at the last check.
     sent: u64,
-    /// What it has taken of all of its streams meanwhile, while it was held up.
+    /// Bytes of all streams that the connection has taken meanwhile, while it was blocked.
     passed: u64,
-    /// The most streams that there were meanwhile.
-    streams: u64,
+    /// The most streams that were open meanwhile.
+    max_streams: u64,
 }
 
 impl StallTimer {
-    /// From now on, on a connection that has taken so many octets.
+    /// Starts on a connection that has taken `sent` bytes.
     pub(crate) const fn new(since: Instant, sent: u64) -> Self {
         Self {
             since,
             sent,
             passed: 0,
-            streams: 1,
+            max_streams: 1,
         }
     }
 
-    /// Whether it lasts too long, of a stream that has `longest` for each piece.
-    pub(crate) fn is_over(&mut self, look: &Sample, longest: Duration) -> bool {
-        let taken = look.sent.saturating_sub(self.sent);
-        self.sent = look.sent;
-        if look.is_held_up {
+    /// Whether the stall lasts too long for a stream that has `timeout` for each piece.
+    pub(crate) fn is_over(&mut self, sample: &Sample, timeout: Duration) -> bool {
+        let taken = sample.sent.saturating_sub(self.sent);
+        self.sent = sample.sent;
+        if sample.is_blocked {
             self.passed = self.passed.saturating_add(taken);
         }
-        self.streams = self.streams.max(look.streams);
-        let waited = look.now.saturating_duration_since(self.since);
-        waited >= longest.saturating_add(self.more(longest))
+        self.max_streams = self.max_streams.max(sample.streams);
+        let stalled = sample.now.saturating_duration_since(self.since);
+        stalled >= timeout.saturating_add(self.extension(timeout))
     }
 
-    /// What is added to `longest`.
-    fn more(&self, longest: Duration) -> Duration {
-        if self.passed > self.streams.saturating_mul(TURNS) {
+    /// The time that is added to `timeout`.
+    fn extension(&self, timeout: Duration) -> Duration {
+        if self.passed > self.max_streams.saturating_mul(MAX_PER_TURN) {
             return Duration::ZERO;
         }
-        let pieces = u32::try_from(self.passed).unwrap_or(u32::MAX);
-        longest.saturating_mul(pieces) / u32::try_from(PIECE).unwrap_or(u32::MAX)
+        let passed = u32::try_from(self.passed).unwrap_or(u32::MAX);
+        timeout.saturating_mul(passed) / u32::try_from(MAX_PIECE).unwrap_or(u32::MAX)
     }
 }
 
@@ -92,23 +90,23 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
-    const PIECE: u64 = super::PIECE as u64;
+    const PIECE: u64 = MAX_PIECE as u64;
 
-    /// Until when a stream waits beside others on a connection that takes so many octets
-    /// in each quarter of a minute; none if it does so for more than a day.
-    fn lasts(streams: u64, each: u64, is_held_up: bool) -> Option<Duration> {
+    /// How long a stream may stall beside others on a connection that takes `each` bytes in a
+    /// quarter of a minute; none if for more than a day.
+    fn lasts(streams: u64, each: u64, is_blocked: bool) -> Option<Duration> {
         let begin = Instant::now();
-        let mut wait = StallTimer::new(begin, 1000);
+        let mut timer = StallTimer::new(begin, 1000);
         (1..4 * 60 * 24)
             .map(|step| (step, MINUTE / 4 * step))
             .find_map(|(step, waited)| {
-                let look = Sample {
+                let sample = Sample {
                     now: begin + waited,
                     sent: 1000 + each * u64::from(step),
-                    is_held_up,
+                    is_blocked,
                     streams,
                 };
-                wait.is_over(&look, MINUTE).then_some(waited)
+                timer.is_over(&sample, MINUTE).then_some(waited)
             })
     }
 
@@ -116,7 +114,7 @@ mod tests {
     fn nobody_waits_on_a_connection_that_takes_nothing() {
         for streams in [1, 100] {
             assert_eq!(lasts(streams, 0, true), Some(MINUTE));
-            // Nor for single octets.
+            // Nor for single bytes.
             assert!(lasts(streams, 1, true).unwrap() <= MINUTE + MINUTE / 4);
             assert!(lasts(streams, PIECE / 8, true).unwrap() <= 2 * MINUTE);
         }
@@ -150,14 +148,14 @@ mod tests {
     #[test]
     fn others_that_have_finished_had_their_turn() {
         let begin = Instant::now();
-        let mut wait = StallTimer::new(begin, 0);
-        let look = |time, pieces, streams| Sample {
+        let mut timer = StallTimer::new(begin, 0);
+        let sample = |time, pieces, streams| Sample {
             now: begin + time,
             sent: pieces * PIECE,
-            is_held_up: true,
+            is_blocked: true,
             streams,
         };
-        assert!(!wait.is_over(&look(MINUTE, 50, 50), MINUTE));
-        assert!(!wait.is_over(&look(2 * MINUTE, 100, 1), MINUTE));
+        assert!(!timer.is_over(&sample(MINUTE, 50, 50), MINUTE));
+        assert!(!timer.is_over(&sample(2 * MINUTE, 100, 1), MINUTE));
     }
 }

@@ -1,22 +1,22 @@
-//! What the lines of a message may look like: request line, header fields, chunk
-//! sizes. Every octet is checked; nothing is repaired.
+//! The grammar of a message's lines: request line, header fields, chunk sizes. Every byte is
+//! checked, and nothing is repaired.
 
 use memchr::memchr;
 
 use crate::reason::ReasonCode;
 
-/// Most header fields of one request; hyper has the same bound.
+/// Most header fields of one request; hyper has the same limit.
 pub const MAX_FIELDS: usize = 100;
-/// Empty lines tolerated before a request line (RFC 9112 section 2.2).
+/// Empty lines that are accepted before a request line (RFC 9112 section 2.2).
 const MAX_LEADING_LINES: usize = 2;
 
-/// Why bytes are not a request this gateway takes.
+/// Why bytes are not a request that the gateway accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct FramingError {
     /// The reason code.
     pub reason: ReasonCode,
-    /// What exactly.
+    /// What exactly is wrong.
     pub detail: &'static str,
 }
 
@@ -106,7 +106,7 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>, FramingError> {
             "the request target has characters it must not have",
         ));
     }
-    // What hyper would refuse after us would get an answer without a reason.
+    // hyper would refuse it after us, with a response that has no reason code.
     if http::Uri::try_from(target).is_err() {
         return Err(malformed(
             "the request target has characters that must be percent-encoded, or a malformed host",
@@ -223,7 +223,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Splits a field line, checking every octet (RFC 9112 section 5).
+/// Splits a field line, and checks every byte of it (RFC 9112 section 5).
 pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(malformed("a header field is folded over two lines"));
@@ -243,7 +243,7 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     Ok((name, value.trim_ascii()))
 }
 
-/// Content-Length or Transfer-Encoding, in any spelling that some server might
+/// Whether this is Content-Length or Transfer-Encoding, in any spelling that some server might
 /// read as such.
 #[must_use]
 pub fn is_framing_name(name: &[u8]) -> bool {
@@ -256,7 +256,7 @@ pub fn is_framing_name(name: &[u8]) -> bool {
     same(b"content-length") || same(b"transfer-encoding")
 }
 
-/// One value of Content-Length: digits and nothing else.
+/// Parses one value of Content-Length: digits and nothing else.
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
         return None;
@@ -293,11 +293,11 @@ pub(super) fn chunk_size(line: &[u8]) -> Result<u64, FramingError> {
         .ok_or(bad)
 }
 
-/// Whether an octet may be part of a token (RFC 9110 section 5.6.2).
-pub(crate) const fn is_token(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric()
+/// Whether a byte may be part of a token (RFC 9110 section 5.6.2).
+pub(crate) const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
         || matches!(
-            octet,
+            byte,
             b'!' | b'#'
                 | b'$'
                 | b'%'
@@ -315,13 +315,13 @@ pub(crate) const fn is_token(octet: u8) -> bool {
         )
 }
 
-/// What a host with an optional port is made of; no userinfo.
-const fn is_authority(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b':' | b'[' | b']')
+/// Whether a byte may be part of a host with an optional port; userinfo is not allowed.
+const fn is_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']')
 }
 
-/// Position after the empty line that ends a head, searching line ends from
-/// `from` on. Every line must end with CRLF.
+/// Finds the position after the empty line that ends a head. Searches for line ends from `from`
+/// on; every line must end with CRLF.
 pub(super) fn find_head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, FramingError> {
     let mut position = from;
     while let Some(found) = memchr(b'\n', bytes.get(position..).unwrap_or_default()) {

@@ -1,7 +1,7 @@
 //! Which header fields pass the gateway, in either direction.
 //!
-//! A caller's copy of anything a service might take for the gateway's word is
-//! removed, however it is spelled: many servers read `_` or `.` as `-`.
+//! A caller's copy of any field that a service might take for the gateway's is removed, in every
+//! spelling: many servers read `_` or `.` as `-`.
 
 use http::header::{self, CONNECTION, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE};
 
@@ -9,7 +9,7 @@ use super::head::is_framing_name;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Fields only the gateway may set, as exact names …
+/// Fields that only the gateway may set: exact names.
 const FORGEABLE: [&str; 9] = [
     "forwarded",
     "x-original-url",
@@ -21,8 +21,8 @@ const FORGEABLE: [&str; 9] = [
     "x-real-ip",
     "x-request-id",
 ];
-/// … and as beginnings of names. The last ones are what services behind other
-/// gateways are used to believe.
+/// Fields that only the gateway may set: prefixes of names. The last ones are fields of other
+/// gateways, which services believe.
 const FORGEABLE_PREFIXES: [&str; 11] = [
     "countersign-",
     "client-cert",
@@ -37,11 +37,11 @@ const FORGEABLE_PREFIXES: [&str; 11] = [
     "ssl-client",
 ];
 
-/// Whether a field is one that only the gateway may set. `name` is lower case,
-/// as all names of a [`HeaderMap`] are; `assertion` is the assertion's field.
+/// Whether only the gateway may set a field. `name` is lower case, as all names of a [`HeaderMap`]
+/// are; `assertion` is the assertion's field.
 #[must_use]
 pub fn is_forgeable(name: &str, assertion: &HeaderName) -> bool {
-    // Nearly all ordinary names end here.
+    // Decides nearly all ordinary names by their first byte.
     let first = name.as_bytes().first().copied().unwrap_or_default();
     let assertion_first = assertion.as_str().as_bytes().first().copied();
     if !matches!(first, b'c' | b'f' | b's' | b'x') && Some(first) != assertion_first {
@@ -71,19 +71,19 @@ fn is_spelling_of(name: &str, wanted: &str) -> bool {
         })
 }
 
-/// What the names of a request's fields call for: found out by looking at each
-/// once, because most requests call for nothing.
+/// What has to be done about a request's fields, found in one pass over their names: most requests
+/// need nothing.
 #[derive(Default)]
 struct RequestFields {
-    /// Fields that a message may have for its hop.
+    /// Fields of one hop.
     hop_by_hop: bool,
     upgrade: bool,
     length: bool,
     cookie: bool,
-    /// Passes for Content-Length or Transfer-Encoding without being it.
+    /// A spelling of Content-Length or Transfer-Encoding that is neither.
     like_framing: bool,
     settings: bool,
-    /// To be removed whatever else there is.
+    /// Fields to be removed in any case.
     remove: Vec<HeaderName>,
 }
 
@@ -93,7 +93,7 @@ impl RequestFields {
         for name in headers.keys() {
             match name.as_str() {
                 "upgrade" => found.upgrade = true,
-                hop if concerns_the_hop(hop) => found.hop_by_hop = true,
+                hop if is_hop_by_hop(hop) => found.hop_by_hop = true,
                 "http2-settings" => found.settings = true,
                 "content-length" => found.length = true,
                 "authorization" | "expect" => found.remove.push(name.clone()),
@@ -112,12 +112,12 @@ impl RequestFields {
     }
 }
 
-/// Removes from a request what a caller could have forged, what concerns this
-/// hop only, and its credentials.
+/// Removes from a request the fields that a caller could have forged, those of this hop, and the
+/// credentials.
 ///
 /// # Errors
-/// A denial for an attempt to switch to HTTP/2 within the connection, which would
-/// carry requests past every check, and for ambiguous framing.
+/// A denial for ambiguous framing, and for an attempt to switch to HTTP/2 within the connection,
+/// which would carry requests past every check.
 pub fn strip_request(
     headers: &mut HeaderMap,
     assertion: &HeaderName,
@@ -148,8 +148,7 @@ pub fn strip_request(
     Ok(())
 }
 
-/// h2 may split Cookie into several fields; HTTP/1.1 has one (RFC 9113 section
-/// 8.2.3).
+/// Joins the fields into which HTTP/2 may split Cookie; HTTP/1.1 has one (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
@@ -165,36 +164,35 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes from a response what concerns one hop only and what could pass for
-/// the gateway's own words.
+/// Removes from a response the fields of one hop, and those that only the gateway may set.
 pub fn strip_response(headers: &mut HeaderMap) {
     let mut hop_by_hop = false;
-    let mut ours = Vec::new();
+    let mut reserved = Vec::new();
     for name in headers.keys() {
-        if concerns_the_hop(name.as_str()) {
+        if is_hop_by_hop(name.as_str()) {
             hop_by_hop = true;
-        } else if is_ours(name.as_str()) {
-            ours.push(name.clone());
+        } else if is_reserved(name.as_str()) {
+            reserved.push(name.clone());
         }
     }
     if hop_by_hop {
         remove_hop_by_hop(headers);
     }
-    for name in ours {
+    for name in reserved {
         headers.remove(name);
     }
 }
 
-/// Whether a field could pass for the gateway's own words.
-fn is_ours(name: &str) -> bool {
+/// Whether only the gateway may set a field of a response.
+fn is_reserved(name: &str) -> bool {
     name.starts_with('c')
         && name
             .get(..12)
             .is_some_and(|start| is_spelling_of(start, "countersign-"))
 }
 
-/// An answer that depends on a field which callers do not send is nothing that
-/// their caches can keep apart (RFC 9440 section 2.4).
+/// Makes a response uncacheable if it depends on the certificate fields: callers do not send them,
+/// so that caches could not tell such responses apart (RFC 9440 section 2.4).
 pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     let depends = [
         "client-cert",
@@ -208,8 +206,8 @@ pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     }
 }
 
-/// The declared trailers that may pass (RFC 9110 section 6.6.2). hyper sends those
-/// that are declared, and no others.
+/// The declared trailers that may pass (RFC 9110 section 6.6.2). hyper sends only trailers that are
+/// declared.
 pub(crate) fn declared_trailers(
     headers: &HeaderMap,
     private: &[HeaderName],
@@ -228,10 +226,10 @@ pub(crate) fn declared_trailers(
         .flatten()
 }
 
-/// Fields that are evaluated before the content or not at all, and for which a receiver
-/// that merges trailers into the head would take them: routing, request modifiers,
-/// authentication, content format and the hop (RFC 9110 section 6.5.1).
-const OF_THE_HEAD: [&str; 22] = [
+/// Fields that must not be trailers, because a receiver that merges trailers into the header would
+/// act on them: routing, request modifiers, authentication, content format and fields of one hop
+/// (RFC 9110 section 6.5.1).
+const NOT_IN_TRAILERS: [&str; 22] = [
     "authorization",
     "cache-control",
     "content-encoding",
@@ -256,20 +254,21 @@ const OF_THE_HEAD: [&str; 22] = [
     "www-authenticate",
 ];
 
-/// Removes from trailers what must not arrive as a trailer, however it is spelled.
-/// `private` are the fields that are nobody's but the gateway's. What a service or a
-/// caller makes of names of its own, gRPC's metadata among them, passes.
+/// Removes fields that must not be trailers, in every spelling. `private` are the fields that only
+/// the gateway may set or see. Other names pass, gRPC's metadata among them.
 pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_response(trailers);
     remove_matching(trailers, |name| {
         is_framing_name(name.as_bytes())
-            || OF_THE_HEAD.iter().any(|field| is_spelling_of(name, field))
+            || NOT_IN_TRAILERS
+                .iter()
+                .any(|field| is_spelling_of(name, field))
             || private.iter().any(|field| is_forgeable(name, field))
     });
 }
 
-/// Whether a field concerns one hop whether or not Connection names it.
-fn concerns_the_hop(name: &str) -> bool {
+/// Whether a field belongs to one hop even if Connection does not name it.
+fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
         "connection"
@@ -283,22 +282,22 @@ fn concerns_the_hop(name: &str) -> bool {
     )
 }
 
-/// RFC 9110 section 7.6.1: the Connection field, what it names, and the fields
-/// that concern one hop even when it does not name them.
+/// Removes the Connection field, the fields that it names, and those that belong to one hop anyway
+/// (RFC 9110 section 7.6.1).
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = items(headers, &CONNECTION)
-            // The usual one, which is removed anyway.
+            // The usual option, whose field is removed anyway.
             .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive"))
             .filter_map(|name| HeaderName::from_bytes(name).ok())
-            // Naming these would change what the message means, not how it travels.
+            // Without these the message would mean something else.
             .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
             .collect();
         for name in named {
             headers.remove(name);
         }
     }
-    remove_matching(headers, concerns_the_hop);
+    remove_matching(headers, is_hop_by_hop);
 }
 
 fn remove_matching(headers: &mut HeaderMap, matches: impl Fn(&str) -> bool) {
@@ -319,18 +318,18 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Whether a comma-separated field has this item.
+/// Whether a comma-separated field has an item.
 pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     items(headers, name).any(|item| item.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-/// The items of a comma-separated field. Of octets, because one that is not text must
-/// not hide the others: a service may well read them.
+/// The items of a comma-separated field. They are bytes, because an item that is not text must not
+/// hide the others from the checks: a service may well read them.
 fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)
         .iter()
-        .flat_map(|value| value.as_bytes().split(|octet| *octet == b','))
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
 }
 

@@ -1,46 +1,46 @@
-//! The PROXY protocol, version 2: a load balancer in front says whose connection it
-//! passes on.
+//! The PROXY protocol, version 2: a load balancer in front of the gateway gives the address of the
+//! caller whose connection it passes on.
 //!
-//! Read before TLS, and only from peers that the configuration lists; from those it
-//! is demanded, so that nobody can choose to be taken for the balancer. The address
-//! goes into audit lines, rate limits and `Forwarded`; it proves nobody's identity.
-//! Nothing is read beyond the header.
+//! The header is read before TLS, and only from peers that the configuration lists. From those it
+//! is required, so that no caller can pass for the balancer by leaving it out. The address is used
+//! in audit lines, rate limits and `Forwarded`; it proves no identity. Nothing is read beyond the
+//! header.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// What every header begins with (section 2.2).
+/// The beginning of every header (section 2.2).
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// The first octet of the signature: no TLS record and no HTTP request begins so.
-pub(super) const FIRST_OCTET: u8 = b'\r';
-/// Signature, version and command, family, length.
+/// The first byte of the signature: no TLS record and no HTTP request begins with it.
+pub(super) const FIRST_BYTE: u8 = b'\r';
+/// Length of the fixed part: signature, version and command, family, length.
 const FIXED: usize = 16;
-/// Most octets after the fixed part: addresses and additional fields.
-const MOST: usize = 4096;
+/// Most bytes after the fixed part: addresses and additional fields.
+const MAX_LENGTH: usize = 4096;
 /// PP2_TYPE_CRC32C (section 2.2.3)
 const CHECKSUM: u8 = 3;
 
 /// Why a header was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
-    /// The peer closed before it had sent anything.
+    /// The peer closed the connection before it sent anything.
     #[error("the peer closed at once")]
     Gone,
     /// The connection failed or ended within the header.
     #[error("the PROXY header did not arrive: {0}")]
     Io(#[from] io::Error),
-    /// It is not a header, or not one that can be used.
+    /// The bytes are not a header, or not one that can be used.
     #[error("the PROXY header is malformed: {0}")]
     Malformed(&'static str),
 }
 
-/// Reads a header. Gives the address that the balancer vouches for; none where it
-/// speaks for itself, as its health checks do.
+/// Reads a header. Returns the address that the balancer gives; none if the balancer connects for
+/// itself, as its health checks do.
 ///
 /// # Errors
-/// When nothing comes, the stream fails, or what comes is not a usable header.
+/// If nothing arrives, the stream fails, or the bytes are not a usable header.
 pub async fn read(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<Option<SocketAddr>, HeaderError> {
@@ -58,7 +58,7 @@ pub async fn read(
     parse(&header)
 }
 
-/// How many octets follow the fixed part.
+/// Reads how many bytes follow the fixed part.
 fn length(fixed: &[u8]) -> Result<usize, HeaderError> {
     let (signature, rest) = fixed
         .split_first_chunk::<12>()
@@ -70,13 +70,13 @@ fn length(fixed: &[u8]) -> Result<usize, HeaderError> {
         return Err(HeaderError::Malformed("it is too short"));
     };
     let length = usize::from(u16::from_be_bytes([*high, *low]));
-    if length > MOST {
+    if length > MAX_LENGTH {
         return Err(HeaderError::Malformed("it is longer than 4 KiB"));
     }
     Ok(length)
 }
 
-/// Understands a whole header.
+/// Parses a whole header.
 fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
     let (fixed, body) = header
         .split_at_checked(FIXED)
@@ -89,7 +89,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
         _ => return Err(HeaderError::Malformed("it is too short")),
     };
     match command {
-        // LOCAL: whatever follows is to be skipped.
+        // LOCAL: the rest is to be skipped.
         0x20 => return Ok(None),
         0x21 => {}
         0x22..=0x2f => return Err(HeaderError::Malformed("its command is unknown")),
@@ -132,7 +132,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
     Ok(source)
 }
 
-/// Additional fields have to fit exactly, and a checksum has to be right.
+/// Checks that additional fields fit exactly, and that a checksum is right.
 fn check_fields(header: &[u8], mut fields: &[u8]) -> Result<(), HeaderError> {
     let cut_off = || HeaderError::Malformed("an additional field is cut off");
     let mut is_checked = false;
@@ -141,7 +141,7 @@ fn check_fields(header: &[u8], mut fields: &[u8]) -> Result<(), HeaderError> {
         let length = usize::from(u16::from_be_bytes(*length));
         let (value, rest) = rest.split_at_checked(length).ok_or_else(cut_off)?;
         if *kind == CHECKSUM {
-            // Each one would cost a look at the whole header.
+            // Each checksum costs a pass over the whole header.
             if std::mem::replace(&mut is_checked, true) {
                 return Err(HeaderError::Malformed("it has two checksums"));
             }
@@ -158,14 +158,14 @@ fn check_fields(header: &[u8], mut fields: &[u8]) -> Result<(), HeaderError> {
     Ok(())
 }
 
-/// CRC-32C (RFC 3720 appendix B.4) with the octets of a range taken for zeros.
-fn checksum(octets: &[u8], zeros: std::ops::Range<usize>) -> u32 {
+/// Computes CRC-32C (RFC 3720 appendix B.4); the bytes of the range `zeros` count as zero.
+fn checksum(bytes: &[u8], zeros: std::ops::Range<usize>) -> u32 {
     let mut crc = u32::MAX;
-    for (position, octet) in octets.iter().enumerate() {
+    for (position, byte) in bytes.iter().enumerate() {
         crc ^= if zeros.contains(&position) {
             0
         } else {
-            u32::from(*octet)
+            u32::from(*byte)
         };
         for _ in 0..8 {
             crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
@@ -275,7 +275,7 @@ mod tests {
                 header(0x21, family, &[&body[..], &[4, 0, 2, 1]].concat()),
                 "half a value",
             ),
-            (header(0x21, family, &[0; MOST + 1]), "too long"),
+            (header(0x21, family, &[0; MAX_LENGTH + 1]), "too long"),
             (header(0x21, nobody.0, &nobody.1), "nobody"),
             (b"PROXY TCP4 192.0.2.1 10.0.0.1 5 443\r\n".to_vec(), "text"),
             (vec![0x16, 3, 1, 0, 5], "TLS"),
@@ -285,13 +285,13 @@ mod tests {
         }
     }
 
-    fn read_all(octets: &[u8]) -> (Result<Option<SocketAddr>, HeaderError>, usize) {
-        let mut rest = octets;
+    fn read_all(bytes: &[u8]) -> (Result<Option<SocketAddr>, HeaderError>, usize) {
+        let mut rest = bytes;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
             .unwrap();
         let read = runtime.block_on(read(&mut rest));
-        (read, octets.len() - rest.len())
+        (read, bytes.len() - rest.len())
     }
 
     proptest! {
@@ -324,7 +324,7 @@ mod tests {
         fn any_octets_are_read_or_refused(octets in prop::collection::vec(any::<u8>(), 0..80), signed: bool) {
             let octets = if signed { [&SIGNATURE[..], &octets].concat() } else { octets };
             let (_, taken) = read_all(&octets);
-            prop_assert!(taken <= FIXED + MOST);
+            prop_assert!(taken <= FIXED + MAX_LENGTH);
             let _ = parse(&octets);
         }
     }

@@ -1,21 +1,22 @@
-//! `Refusal`: why a request is not served, and what its response says of it.
+//! `Refusal`: why a request is not served, and what its response contains beside the reason.
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+use crate::assertion::signer::SignError;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::tls::TlsConnectError;
 use crate::upstream::{ConnectError, Upstream};
 
-/// A refusal or failure, ready to be answered.
+/// A refusal or failure, ready for its response.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) denial: Denial,
-    /// Overrides the reason's usual status.
+    /// Overrides the status of the reason code.
     pub(crate) status: Option<StatusCode>,
     /// Methods for the `Allow` field.
     pub(crate) allow: Vec<Method>,
-    /// Further fields: challenges, and when to come again.
+    /// Further fields: challenges, and when to retry.
     pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -60,5 +61,26 @@ impl Refusal {
         };
         // The caller need not learn addresses of services.
         Self::new(reason, format!("no connection to {}", upstream.name()))
+    }
+
+    /// For a request whose assertion could not be signed.
+    pub(crate) fn not_signed(error: SignError) -> Self {
+        match error {
+            SignError::Expired => Self::new(
+                ReasonCode::CertificateExpired,
+                "the certificate path has expired",
+            ),
+            SignError::CredentialExpired => {
+                Self::new(ReasonCode::TokenExpired, "the token or API key has expired")
+            }
+            SignError::TooLong => Self::new(
+                ReasonCode::TooLarge,
+                "the URL or the certificate's names are too long for an assertion",
+            ),
+            SignError::Nobody | SignError::NoKey | SignError::Failed => {
+                tracing::error!(%error, "no assertion was signed");
+                Self::new(ReasonCode::Overloaded, "no assertion can be signed")
+            }
+        }
     }
 }

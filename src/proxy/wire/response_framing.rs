@@ -1,6 +1,6 @@
-//! What a service's answer has to look like before anything of it is shown: there must
-//! be one way only to tell where it ends, whoever reads it (RFC 9112 section 6, RFC 9110
-//! section 8.6). A caller may read it with stricter or with laxer eyes than the gateway.
+//! `ResponseFraming`: accepts a service's response only if its end is unambiguous (RFC 9112 section
+//! 6, RFC 9110 section 8.6), because a caller may parse it more strictly or more laxly than the
+//! gateway does.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
@@ -8,109 +8,118 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use super::head::content_length;
 use super::upload_progress::UploadProgress;
 
-/// Why an answer is not shown. What is wrong follows the upstream's name.
-pub(crate) type ResponseFramingError = &'static str;
+/// Why a response is refused. The text continues a sentence that begins with the upstream's name.
+#[derive(Debug)]
+pub(crate) struct ResponseFramingError(pub(crate) &'static str);
 
-/// What is to be done with an answer that is shown.
+/// What has to be done with an accepted response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ResponseFraming {
-    length: Length,
-    /// Its connection must not be used again.
-    pub(crate) is_last: bool,
-    /// It has no content, whatever its service sends (RFC 9110 section 6.4.1).
-    pub(crate) is_empty: bool,
+    content_length: ContentLength,
+    /// The connection must not be used for another request.
+    pub(crate) prevents_reuse: bool,
+    /// The response has no content, whatever the service sends (RFC 9110 section 6.4.1).
+    pub(crate) has_no_content: bool,
 }
 
-/// What becomes of `Content-Length`.
+/// What has to be done with `Content-Length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Length {
-    /// It is there once and as it should be, or not at all.
-    Stays,
+enum ContentLength {
+    /// The field is canonical or absent.
+    Keep,
     /// There has to be one field with this value.
-    Becomes(u64),
-    /// It means nothing, and must not be sent (RFC 9110 section 8.6).
-    Goes,
+    Set(u64),
+    /// The field must not be sent (RFC 9110 section 8.6).
+    Remove,
 }
 
-/// Judges an answer to a request that was handed over as far as `upload` says, and gives
-/// it the one length that it has.
+/// Checks a response, and rewrites its `Content-Length` to the one canonical field.
 pub(crate) fn accept<B>(
     response: &mut Response<B>,
     upload: &UploadProgress,
 ) -> Result<ResponseFraming, ResponseFramingError> {
     let version = response.version();
-    // hyper does so without a word where it takes its peer for one of HTTP/1.0.
-    if version != Version::HTTP_2 && upload.was_left_out() {
-        return Err("was not sent the body that the request has");
+    // hyper drops the body silently if it takes its peer for an HTTP/1.0 server.
+    if version != Version::HTTP_2 && upload.was_omitted() {
+        return Err(ResponseFramingError(
+            "was not sent the body that the request has",
+        ));
     }
-    let accepted = judge(version, response.status(), response.headers())?;
-    accepted.settle(response.headers_mut());
-    Ok(accepted)
+    let framing = check(version, response.status(), response.headers())?;
+    framing.apply(response.headers_mut());
+    Ok(framing)
 }
 
-/// Judges the head of a final answer, or of one that switches protocols.
-fn judge(
+/// Checks the head of a final response, or of one that switches protocols.
+fn check(
     version: Version,
     status: StatusCode,
     headers: &HeaderMap,
 ) -> Result<ResponseFraming, ResponseFramingError> {
     let mut length = None;
-    let mut as_it_should_be = true;
+    let mut is_canonical = true;
     let mut chunked = false;
     for (name, value) in headers {
         if *name == CONTENT_LENGTH {
-            for item in value.as_bytes().split(|octet| *octet == b',') {
+            for item in value.as_bytes().split(|byte| *byte == b',') {
                 let item = item.trim_ascii();
-                let said = content_length(item).ok_or("gave a length that is not a number")?;
-                as_it_should_be &= length.is_none() && is_canonical(item, value);
-                if length.is_some_and(|known| known != said) {
-                    return Err("gave two lengths for one answer");
+                let parsed = content_length(item)
+                    .ok_or(ResponseFramingError("gave a length that is not a number"))?;
+                is_canonical &= length.is_none() && is_only_spelling(item, value);
+                if length.is_some_and(|known| known != parsed) {
+                    return Err(ResponseFramingError("gave two lengths for one answer"));
                 }
-                length = Some(said);
+                length = Some(parsed);
             }
         } else if *name == TRANSFER_ENCODING {
             if chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
-                return Err("used a transfer coding other than chunked");
+                return Err(ResponseFramingError(
+                    "used a transfer coding other than chunked",
+                ));
             }
             chunked = true;
         }
     }
     if chunked && length.is_some() {
-        return Err("gave its answer both a length and a transfer coding");
+        return Err(ResponseFramingError(
+            "gave its answer both a length and a transfer coding",
+        ));
     }
     if chunked && version != Version::HTTP_11 {
-        return Err("used a transfer coding, which only HTTP/1.1 has");
+        return Err(ResponseFramingError(
+            "used a transfer coding, which only HTTP/1.1 has",
+        ));
     }
-    let has_none = status == StatusCode::NO_CONTENT || status.is_informational();
-    let is_empty = has_none || status == StatusCode::NOT_MODIFIED;
-    // A length of 304 is that of the content which the caller has.
-    let announces = chunked || (has_none && length.is_some_and(|length| length > 0));
+    let forbids_length = status == StatusCode::NO_CONTENT || status.is_informational();
+    let has_no_content = forbids_length || status == StatusCode::NOT_MODIFIED;
+    // The length of a 304 is that of the content which the caller has cached.
+    let announces_content = chunked || (forbids_length && length.is_some_and(|length| length > 0));
     Ok(ResponseFraming {
-        length: match length {
-            Some(_) if has_none => Length::Goes,
-            Some(length) if !as_it_should_be => Length::Becomes(length),
-            _ => Length::Stays,
+        content_length: match length {
+            Some(_) if forbids_length => ContentLength::Remove,
+            Some(length) if !is_canonical => ContentLength::Set(length),
+            _ => ContentLength::Keep,
         },
-        // The next request to a service of HTTP/1.0 could not have chunks, and what is
-        // announced where nothing may come would pass for another answer.
-        is_last: version == Version::HTTP_10 || (is_empty && announces),
-        is_empty,
+        // An HTTP/1.0 service does not understand a chunked request, and content that is sent where
+        // none is allowed would pass for the next response.
+        prevents_reuse: version == Version::HTTP_10 || (has_no_content && announces_content),
+        has_no_content,
     })
 }
 
-/// Whether an item of `value` is all of it, and the only spelling of its number.
-fn is_canonical(item: &[u8], value: &HeaderValue) -> bool {
+/// Whether `item` is all of `value`, and the only spelling of its number.
+fn is_only_spelling(item: &[u8], value: &HeaderValue) -> bool {
     item.len() == value.len() && (item.len() == 1 || !item.starts_with(b"0"))
 }
 
 impl ResponseFraming {
-    fn settle(self, headers: &mut HeaderMap) {
-        match self.length {
-            Length::Stays => {}
-            Length::Becomes(length) => {
+    fn apply(self, headers: &mut HeaderMap) {
+        match self.content_length {
+            ContentLength::Keep => {}
+            ContentLength::Set(length) => {
                 headers.insert(CONTENT_LENGTH, length.into());
             }
-            Length::Goes => {
+            ContentLength::Remove => {
                 headers.remove(CONTENT_LENGTH);
             }
         }
@@ -169,14 +178,14 @@ mod tests {
             for status in [200, 204, 304, 500, 101] {
                 let status = StatusCode::from_u16(status).unwrap();
                 for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
-                    let judged = judge(version, status, &headers(fields));
-                    assert!(judged.is_err(), "{version:?} {status} {fields:?}");
+                    let checked = check(version, status, &headers(fields));
+                    assert!(checked.is_err(), "{version:?} {status} {fields:?}");
                 }
             }
         }
         let chunked = headers(&[coding("chunked")]);
-        assert!(judge(Version::HTTP_10, StatusCode::OK, &chunked).is_err());
-        assert!(judge(Version::HTTP_2, StatusCode::OK, &chunked).is_err());
+        assert!(check(Version::HTTP_10, StatusCode::OK, &chunked).is_err());
+        assert!(check(Version::HTTP_2, StatusCode::OK, &chunked).is_err());
     }
 
     #[test]
@@ -195,17 +204,17 @@ mod tests {
             (&[length("2"), length("02")], Some("2")),
         ] {
             let mut headers = headers(fields);
-            let accepted = judge(Version::HTTP_11, StatusCode::OK, &headers).unwrap();
-            accepted.settle(&mut headers);
+            let accepted = check(Version::HTTP_11, StatusCode::OK, &headers).unwrap();
+            accepted.apply(&mut headers);
             let all: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
             assert_eq!(all, becomes.into_iter().collect::<Vec<_>>(), "{fields:?}");
-            assert!(!accepted.is_last && !accepted.is_empty);
+            assert!(!accepted.prevents_reuse && !accepted.has_no_content);
         }
     }
 
     #[test]
     fn answers_without_content_promise_none() {
-        for (status, fields, left, is_last) in [
+        for (status, fields, left, prevents_reuse) in [
             (204, &[length("0")][..], 0, false),
             (204, &[length("4")][..], 0, true),
             (204, &[coding("chunked")], 0, true),
@@ -217,10 +226,13 @@ mod tests {
         ] {
             let mut headers = headers(fields);
             let status = StatusCode::from_u16(status).unwrap();
-            let accepted = judge(Version::HTTP_11, status, &headers).unwrap();
-            accepted.settle(&mut headers);
-            assert!(accepted.is_empty, "{status} {fields:?}");
-            assert_eq!(accepted.is_last, is_last, "{status} {fields:?}");
+            let accepted = check(Version::HTTP_11, status, &headers).unwrap();
+            accepted.apply(&mut headers);
+            assert!(accepted.has_no_content, "{status} {fields:?}");
+            assert_eq!(
+                accepted.prevents_reuse, prevents_reuse,
+                "{status} {fields:?}"
+            );
             let lengths = headers.get_all(CONTENT_LENGTH).iter().count();
             assert_eq!(lengths, left, "{status} {fields:?}");
         }
@@ -229,15 +241,18 @@ mod tests {
     #[test]
     fn a_connection_to_a_service_of_http_1_0_serves_once() {
         let headers = headers(&[("connection", "keep-alive"), length("2")]);
-        let judged = |version| judge(version, StatusCode::OK, &headers).unwrap().is_last;
-        assert!(judged(Version::HTTP_10));
-        assert!(!judged(Version::HTTP_11));
-        assert!(!judged(Version::HTTP_2));
+        let checked = |version| {
+            check(version, StatusCode::OK, &headers)
+                .unwrap()
+                .prevents_reuse
+        };
+        assert!(checked(Version::HTTP_10));
+        assert!(!checked(Version::HTTP_11));
+        assert!(!checked(Version::HTTP_2));
     }
 
     proptest! {
-        /// Whatever a service says, its caller sees one plain length, or chunks, or
-        /// neither.
+        /// Whatever a service sends, its caller sees one plain length, or chunks, or neither.
         #[test]
         fn an_accepted_answer_has_one_framing(
             fields in proptest::collection::vec(
@@ -254,8 +269,8 @@ mod tests {
             let pairs: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let mut headers = headers(&pairs);
             let status = StatusCode::from_u16(status).unwrap();
-            if let Ok(accepted) = judge(Version::HTTP_11, status, &headers) {
-                accepted.settle(&mut headers);
+            if let Ok(accepted) = check(Version::HTTP_11, status, &headers) {
+                accepted.apply(&mut headers);
                 let lengths: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
                 let codings: Vec<_> = headers.get_all(TRANSFER_ENCODING).iter().collect();
                 prop_assert!(lengths.len() + codings.len() <= 1);

@@ -19,133 +19,132 @@ const FAILURE_TLS12: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
 
 /// The type of an encrypted record (RFC 8446 section 5.2).
 const APPLICATION_DATA: u8 = 0x17;
-/// More octets than an encrypted alert has, and fewer than any ticket.
-const LONGEST_ALERT: usize = 64;
+/// More bytes than an encrypted alert has, and fewer than any ticket.
+const MAX_ALERT: usize = 64;
 
-/// What a peer may still send once the last word has been sent to it.
+/// What a peer may still send after the gateway has closed its side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LingerLimits {
     time: Duration,
-    octets: u64,
+    bytes: u64,
 }
 
 impl LingerLimits {
-    /// Of a peer nobody knows.
-    pub(crate) const STRANGER: Self = Self {
+    /// For a peer without a handshake.
+    pub(crate) const UNKNOWN_PEER: Self = Self {
         time: Duration::from_secs(1),
-        octets: 64 << 10,
+        bytes: 64 << 10,
     };
-    /// Of a caller, who may be in the middle of a body that was answered early.
+    /// For a caller, which may be in the middle of a body whose request was refused early.
     pub(crate) const CALLER: Self = Self {
         time: Duration::from_secs(2),
-        octets: 16 << 20,
+        bytes: 16 << 20,
     };
 }
 
-/// What the first octet says that a peer speaks.
+/// What a peer speaks, by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SniffedProtocol {
     /// Nothing has been read yet.
     Unread,
-    /// TLS, as far as one octet tells.
+    /// TLS, as far as one byte tells.
     Tls,
     /// HTTP without TLS.
     PlainHttp,
-    /// A PROXY header where none belongs.
+    /// A PROXY header where none is expected.
     ProxyHeader,
 }
 
 impl SniffedProtocol {
     const fn of(first: u8) -> Self {
         match first {
-            proxy_protocol::FIRST_OCTET => Self::ProxyHeader,
+            proxy_protocol::FIRST_BYTE => Self::ProxyHeader,
             b'A'..=b'Z' => Self::PlainHttp,
             _ => Self::Tls,
         }
     }
 }
 
-/// What tells a ticket from the rest of a handshake.
+/// The progress of the handshake, by which a session ticket is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TicketState {
-    /// A flight of ours is not yet whole with the socket, or there was none.
+enum HandshakeProgress {
+    /// A flight of the gateway was not written whole yet, or there was none.
     SendEachPoll,
-    /// It is whole.
+    /// The flight was written whole.
     Sent,
-    /// The peer has answered it.
+    /// The peer has sent something after it.
     Answered,
 }
 
 /// A caller's TCP connection.
 ///
-/// rustls answers a missing certificate with alert 116 in TLS 1.2 too, where
-/// only 40 `handshake_failure` exists (RFC 5246 section 7.4.6). Alerts are not
-/// encrypted before a TLS 1.2 handshake ends, and always are in TLS 1.3, so that
-/// very record is exchanged here.
+/// rustls reports a missing certificate by alert 116 in TLS 1.2 too, where only 40
+/// `handshake_failure` exists (RFC 5246 section 7.4.6). Alerts are unencrypted until a TLS 1.2
+/// handshake ends, and always encrypted in TLS 1.3: that one unencrypted record is replaced here.
 ///
-/// A peer that does not read what is sent to it is given up on, so that it cannot
-/// hold its slot and a service's connection for ever.
+/// A peer that does not read what is sent to it is disconnected after a timeout, so that it cannot
+/// occupy its slot and a service's connection for ever.
 ///
-/// The session ticket with which a TLS 1.3 handshake ends (RFC 8446 section 4.6.1)
-/// is kept until something else is sent: a segment less for each connection.
+/// The session ticket that ends a TLS 1.3 handshake (RFC 8446 section 4.6.1) is held until
+/// something else is sent, which saves a segment for each connection.
 #[derive(Debug)]
 pub(crate) struct CallerSocket {
     stream: TcpStream,
-    longest_stall: Duration,
+    stall_timeout: Duration,
     /// Runs while nothing can be written.
     stall: Option<Pin<Box<Sleep>>>,
-    opening: SniffedProtocol,
+    sniffed: SniffedProtocol,
     /// None when the handshake is over.
-    handshake: Option<TicketState>,
-    /// A ticket to be sent before anything else.
+    handshake: Option<HandshakeProgress>,
+    /// The ticket to be sent before anything else.
     ticket: Vec<u8>,
-    /// The peer has been told that nothing more will come.
+    /// The gateway has closed its side.
     shut_down: bool,
 }
 
 impl CallerSocket {
-    pub(crate) const fn new(stream: TcpStream, longest_stall: Duration) -> Self {
+    pub(crate) const fn new(stream: TcpStream, stall_timeout: Duration) -> Self {
         Self {
             stream,
-            longest_stall,
+            stall_timeout,
             stall: None,
-            opening: SniffedProtocol::Unread,
-            handshake: Some(TicketState::SendEachPoll),
+            sniffed: SniffedProtocol::Unread,
+            handshake: Some(HandshakeProgress::SendEachPoll),
             ticket: Vec::new(),
             shut_down: false,
         }
     }
 
-    /// What the peer speaks. Anything but TLS is an error of the first read.
-    pub(crate) const fn opening(&self) -> SniffedProtocol {
-        self.opening
+    /// What the peer speaks. Anything but TLS makes the first read fail.
+    pub(crate) const fn sniffed(&self) -> SniffedProtocol {
+        self.sniffed
     }
 
-    /// The handshake is over: a ticket that is kept leaves with the next write, or
-    /// when the connection is flushed.
-    pub(crate) const fn settle(&mut self) {
+    /// Ends the handshake: a held ticket is sent with the next write, or when the connection is
+    /// flushed.
+    pub(crate) const fn end_handshake(&mut self) {
         self.handshake = None;
     }
 
-    /// Whether this is what the handshake has to send once it is complete. An
-    /// encrypted alert is an encrypted record, too, but a short one.
-    fn is_ticket(&self, octets: &[u8]) -> bool {
-        self.handshake == Some(TicketState::Answered)
-            && octets.first() == Some(&APPLICATION_DATA)
-            && octets.len() > LONGEST_ALERT
+    /// Whether these bytes are the ticket that ends the handshake. An encrypted alert is an
+    /// encrypted record too, but a short one.
+    fn is_ticket(&self, bytes: &[u8]) -> bool {
+        self.handshake == Some(HandshakeProgress::Answered)
+            && bytes.first() == Some(&APPLICATION_DATA)
+            && bytes.len() > MAX_ALERT
     }
 
-    /// Notes whether the peer has everything that was to be sent.
-    fn note_write(&mut self, written: &Poll<io::Result<usize>>, length: usize) {
+    /// Records whether the flight was written whole.
+    fn record_write(&mut self, written: &Poll<io::Result<usize>>, length: usize) {
         if self.handshake.is_some() {
             self.handshake = Some(match written {
-                Poll::Ready(Ok(count)) if *count == length => TicketState::Sent,
-                _ => TicketState::SendEachPoll,
+                Poll::Ready(Ok(count)) if *count == length => HandshakeProgress::Sent,
+                _ => HandshakeProgress::SendEachPoll,
             });
         }
     }
 
-    /// Sends the ticket that is kept, and `slices` with it; says how much of them.
+    /// Sends the held ticket together with `slices`; returns how many bytes of `slices` were sent.
     fn poll_write_ticket(
         &mut self,
         context: &mut Context<'_>,
@@ -155,7 +154,7 @@ impl CallerSocket {
             let mut all = vec![io::IoSlice::new(&self.ticket)];
             all.extend_from_slice(slices);
             let written = Pin::new(&mut self.stream).poll_write_vectored(context, &all);
-            let count = ready!(self.bound_stall(context, written))?;
+            let count = ready!(self.limit_stall(context, written))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -167,7 +166,7 @@ impl CallerSocket {
         }
     }
 
-    /// Sends the ticket that is kept, if one is.
+    /// Sends the held ticket, if there is one.
     fn poll_ticket(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.ticket.is_empty() {
             true => Poll::Ready(Ok(())),
@@ -176,7 +175,7 @@ impl CallerSocket {
     }
 
     /// Passes on the outcome of a write, unless it has been pending for too long.
-    fn bound_stall(
+    fn limit_stall(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
@@ -185,10 +184,10 @@ impl CallerSocket {
             self.stall = None;
             return written;
         }
-        let longest = self.longest_stall;
+        let timeout = self.stall_timeout;
         let stall = self
             .stall
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(longest)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         ready!(stall.as_mut().poll(context));
         Poll::Ready(Err(io::Error::new(
             io::ErrorKind::TimedOut,
@@ -196,41 +195,42 @@ impl CallerSocket {
         )))
     }
 
-    /// What is written from now on leaves with the end of the stream, in one segment
-    /// where it fits. The kernel sends it after 200 ms at the latest.
-    pub(crate) fn gather(&self) {
-        // Elsewhere it takes two.
+    /// Has what is written from now on sent together with the end of the stream, in one segment if
+    /// it fits. The kernel sends it after 200 ms at the latest.
+    pub(crate) fn cork(&self) {
+        // Other systems send two segments.
         #[cfg(target_os = "linux")]
         if !self.shut_down {
             let _ = rustix::net::sockopt::set_tcp_cork(&self.stream, true);
         }
     }
 
-    /// Closes so that the peer can read what was sent last: closing a socket
-    /// with unread input would reset the connection and discard it.
-    pub(crate) async fn linger(mut self, lingering: LingerLimits) {
+    /// Closes the connection so that the peer can read what was sent last: closing a socket with
+    /// unread input would reset the connection, and discard what the peer has not read.
+    pub(crate) async fn linger(mut self, limits: LingerLimits) {
         if !self.shut_down && self.shutdown().await.is_err() {
             return;
         }
-        let mut rest = (&mut self.stream).take(lingering.octets);
+        let mut rest = (&mut self.stream).take(limits.bytes);
         let mut sink = [0_u8; 4096];
         let drain = async { while matches!(rest.read(&mut sink).await, Ok(count) if count > 0) {} };
-        let _ = tokio::time::timeout(lingering.time, drain).await;
+        let _ = tokio::time::timeout(limits.time, drain).await;
     }
 
-    /// Ends the connection so that nobody takes what it has carried for whole: many
-    /// programs read the end of TLS without `close_notify` as an end like any other.
+    /// Ends the connection so that the peer does not take what it received for complete: many
+    /// programs accept the end of the connection without a `close_notify`.
     pub(crate) fn reset(self) {
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
     }
 
-    /// Waits until the peer has sent something, or nothing more will come.
+    /// Waits until the peer has sent something or closed its side.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         self.stream.readable().await
     }
 }
 
-fn exchanged(bytes: &[u8]) -> &[u8] {
+/// Replaces the alert that TLS 1.2 does not have.
+fn replace_alert(bytes: &[u8]) -> &[u8] {
     if bytes == REQUIRED_TLS12 {
         &FAILURE_TLS12
     } else {
@@ -249,13 +249,13 @@ impl AsyncRead for CallerSocket {
         if self.handshake.is_some()
             && let Some(first) = buffer.filled().get(before)
         {
-            if self.handshake == Some(TicketState::Sent) {
-                self.handshake = Some(TicketState::Answered);
+            if self.handshake == Some(HandshakeProgress::Sent) {
+                self.handshake = Some(HandshakeProgress::Answered);
             }
-            if self.opening == SniffedProtocol::Unread {
-                self.opening = SniffedProtocol::of(*first);
+            if self.sniffed == SniffedProtocol::Unread {
+                self.sniffed = SniffedProtocol::of(*first);
             }
-            if self.opening != SniffedProtocol::Tls {
+            if self.sniffed != SniffedProtocol::Tls {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
         }
@@ -279,9 +279,9 @@ impl AsyncWrite for CallerSocket {
                 return Poll::Ready(Ok(count));
             }
         }
-        let written = Pin::new(&mut self.stream).poll_write(context, exchanged(bytes));
-        self.note_write(&written, bytes.len());
-        self.bound_stall(context, written)
+        let written = Pin::new(&mut self.stream).poll_write(context, replace_alert(bytes));
+        self.record_write(&written, bytes.len());
+        self.limit_stall(context, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -317,8 +317,8 @@ impl AsyncWrite for CallerSocket {
             }
         }
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note_write(&written, length);
-        self.bound_stall(context, written)
+        self.record_write(&written, length);
+        self.limit_stall(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,5 +1,5 @@
-//! What a request asks for: host and path, checked so that gateway and service
-//! cannot understand them differently.
+//! The grammar of a request's host and path, checked so that gateway and service cannot read them
+//! differently.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -11,12 +11,11 @@ fn malformed(detail: &'static str) -> Denial {
     Denial::new(ReasonCode::MalformedRequest, detail)
 }
 
-/// The host of an authority: lower case, without port and trailing dot, IPv6
-/// addresses without brackets.
+/// Normalizes the host of an authority: lower case, without port and trailing dot, IPv6 addresses
+/// without brackets.
 ///
 /// # Errors
-/// When the authority is empty, has userinfo, a malformed port, or characters
-/// that no host has.
+/// If the authority is empty, or has userinfo, a malformed port, or characters that no host has.
 pub fn normalized_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
     let bad = || malformed("the request's host is malformed");
     if let Some(rest) = authority.strip_prefix('[') {
@@ -33,7 +32,7 @@ pub fn normalized_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
     let host = host.strip_suffix('.').unwrap_or(host);
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     let empty_label = |host: &str| {
-        let mut labels = host.as_bytes().split(|octet| *octet == b'.');
+        let mut labels = host.as_bytes().split(|byte| *byte == b'.');
         labels.any(<[u8]>::is_empty)
     };
     if empty_label(host) || !host.bytes().all(allowed) {
@@ -54,11 +53,11 @@ fn check_port(port: &str) -> Result<(), Denial> {
     }
 }
 
-/// Checks a path and decodes it for matching.
+/// Checks a path, and decodes it for matching.
 ///
-/// Refused are dot segments in any encoding, an encoded slash or backslash, a
-/// backslash, control octets, octets outside ASCII, empty segments other than a
-/// final one, and incomplete percent-encodings.
+/// Refuses dot segments in any encoding, an encoded slash or backslash, a backslash, control
+/// characters, bytes outside ASCII, empty segments other than a final one, and incomplete
+/// percent-encodings.
 ///
 /// # Errors
 /// A `malformed-request` denial that says which rule was broken.
@@ -79,16 +78,16 @@ pub fn checked_path(path: &str) -> Result<Cow<'_, str>, Denial> {
     } else {
         Cow::Borrowed(path)
     };
-    // Octets, because that is quicker; neither separator is part of a longer character.
+    // Bytes, because that is faster; in UTF-8 no other character contains either separator.
     let mut segments = decoded
         .as_bytes()
-        .split(|octet| *octet == b'/')
+        .split(|byte| *byte == b'/')
         .skip(1)
         .peekable();
     debug_assert_eq!(rest.split('/').count(), decoded.split('/').count() - 1);
     while let Some(segment) = segments.next() {
-        // Some servers cut a segment at ';' before they resolve dot segments.
-        let mut parts = segment.split(|octet| *octet == b';');
+        // Some servers cut off `;parameters` before they resolve dot segments.
+        let mut parts = segment.split(|byte| *byte == b';');
         let bare = parts.next().unwrap_or_default();
         if matches!(bare, b"." | b"..") {
             return Err(malformed("the path has a '.' or '..' segment"));
@@ -105,15 +104,15 @@ pub fn checked_path(path: &str) -> Result<Cow<'_, str>, Denial> {
 
 fn decode(path: &str) -> Result<String, Denial> {
     let mut decoded = Vec::with_capacity(path.len());
-    let mut octets = path.bytes();
-    while let Some(octet) = octets.next() {
-        if octet != b'%' {
-            decoded.push(octet);
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            decoded.push(byte);
             continue;
         }
-        let value = octets
+        let value = bytes
             .next()
-            .zip(octets.next())
+            .zip(bytes.next())
             .and_then(|(high, low)| Some(hex_value(high)? << 4 | hex_value(low)?))
             .ok_or_else(|| malformed("the path has an incomplete percent-encoding"))?;
         match value {
@@ -123,7 +122,7 @@ fn decode(path: &str) -> Result<String, Denial> {
             value => decoded.push(value),
         }
     }
-    // A service that decodes twice would see something else.
+    // A service that decodes twice would see another path.
     let twice = decoded.windows(3).any(|window| {
         matches!(window, [b'%', high, low] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
     });
@@ -142,8 +141,7 @@ const fn hex_value(digit: u8) -> Option<u8> {
     }
 }
 
-/// The path as a server sees it that cuts `;parameters` off each segment; none
-/// where there are none.
+/// The path as seen by a server that cuts `;parameters` off each segment; none if there are none.
 #[must_use]
 pub fn without_parameters(decoded: &str) -> Option<String> {
     decoded.contains(';').then(|| {

@@ -1,4 +1,4 @@
-//! How a TLS connection to a caller is closed.
+//! Closing a caller's TLS connection.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use tokio_rustls::server::TlsStream;
 
 use super::socket::{CallerSocket, LingerLimits};
 
-/// How long the farewell of a connection may take.
+/// How long sending `close_notify` may take.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Closes a connection so that its caller can read what was sent last, whatever it
-/// still sends itself.
+/// Closes a connection so that its caller can read what was sent last, even while the caller itself
+/// still sends.
 pub(crate) async fn close_gracefully(mut stream: TlsStream<CallerSocket>) {
-    stream.get_ref().0.gather();
+    stream.get_ref().0.cork();
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
     stream.into_inner().0.linger(LingerLimits::CALLER).await;
 }

@@ -1,9 +1,7 @@
-//! W3C Trace Context: a caller's trace goes on through the gateway, or a new one
-//! begins here.
+//! W3C Trace Context: continues a caller's trace, or begins a new one.
 //!
-//! The gateway reports no span of its own, so a caller's `traceparent` is passed
-//! on as it is: a parent that nobody reports would tear the trace apart. The
-//! trace's identifier is in the audit line.
+//! The gateway reports no span, so that it passes a caller's `traceparent` on unchanged: a parent
+//! that is never reported would break the trace. The audit line contains the trace's identifier.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -16,10 +14,9 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Length of a `traceparent` of version 00 (section 3.2.2).
 const LENGTH: usize = 55;
 
-/// Sees to it that a forwarded request has one valid `traceparent`, and a
-/// `tracestate` only beside the `traceparent` it came with. `seed` is random and
-/// becomes the identifier of a new trace.
-pub(crate) fn follow(
+/// Gives a forwarded request one valid `traceparent`, and keeps `tracestate` only beside the
+/// `traceparent` that it came with. `seed` is random and becomes the identifier of a new trace.
+pub(crate) fn propagate(
     headers: &mut HeaderMap,
     context: TraceContext,
     seed: impl FnOnce() -> Option<[u8; 16]>,
@@ -32,9 +29,9 @@ pub(crate) fn follow(
             if let (Some(value), None) = (lines.next(), lines.next())
                 && let Some(parent) = TraceParent::parse(value.as_bytes())
             {
-                let (trace, ours) = (parent.trace, parent.in_our_version());
-                if let Some(ours) = ours {
-                    headers.insert(TRACEPARENT, ours);
+                let (trace, rewritten) = (parent.trace, parent.as_version_00());
+                if let Some(value) = rewritten {
+                    headers.insert(TRACEPARENT, value);
                 }
                 return Some(trace);
             }
@@ -56,19 +53,19 @@ pub(crate) fn follow(
 
 /// A well-formed `traceparent`.
 struct TraceParent<'a> {
-    /// As version 00 has it, with another version in front.
+    /// The part that version 00 defines, with the version of the header.
     known: &'a [u8],
     trace: TraceId,
-    is_our_version: bool,
+    is_version_00: bool,
 }
 
 impl<'a> TraceParent<'a> {
     fn parse(value: &'a [u8]) -> Option<Self> {
         let (known, rest) = value.split_at_checked(LENGTH)?;
         let [version, trace, parent, flags] = fields(known)?;
-        let is_our_version = version == b"00";
+        let is_version_00 = version == b"00";
         let zero = |field: &[u8]| field.iter().all(|digit| *digit == b'0');
-        let further = rest.is_empty() || (!is_our_version && rest.first() == Some(&b'-'));
+        let further = rest.is_empty() || (!is_version_00 && rest.first() == Some(&b'-'));
         let valid = [version, trace, parent, flags]
             .iter()
             .all(|field| field.iter().all(|digit| is_hex(*digit)))
@@ -80,23 +77,24 @@ impl<'a> TraceParent<'a> {
         Some(Self {
             known,
             trace: TraceId::from_hex(trace.try_into().ok()?),
-            is_our_version,
+            is_version_00,
         })
     }
 
-    /// Of a later version only what this one knows is passed on (section 4.3).
-    fn in_our_version(&self) -> Option<HeaderValue> {
-        if self.is_our_version {
+    /// Rewrites a header of a later version: only the part that version 00 defines is passed on
+    /// (section 4.3).
+    fn as_version_00(&self) -> Option<HeaderValue> {
+        if self.is_version_00 {
             return None;
         }
-        let mut octets = self.known.to_vec();
-        octets.get_mut(..2)?.copy_from_slice(b"00");
-        HeaderValue::from_bytes(&octets).ok()
+        let mut bytes = self.known.to_vec();
+        bytes.get_mut(..2)?.copy_from_slice(b"00");
+        HeaderValue::from_bytes(&bytes).ok()
     }
 }
 
 fn fields(known: &[u8]) -> Option<[&[u8]; 4]> {
-    let mut fields = known.split(|octet| *octet == b'-');
+    let mut fields = known.split(|byte| *byte == b'-');
     let all = [
         fields.next()?,
         fields.next()?,
@@ -111,28 +109,28 @@ const fn is_hex(digit: u8) -> bool {
     matches!(digit, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// A new trace, not sampled: that is for those who report it to decide.
+/// Begins a new trace. It is not sampled: the services that report spans decide that.
 fn begin(seed: [u8; 16]) -> Option<(HeaderValue, TraceId)> {
-    let mut octets = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    let trace = octets.get_mut(3..35)?;
+    let mut bytes = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    let trace = bytes.get_mut(3..35)?;
     write_hex(trace, &seed);
     let id = TraceId::from_hex((&*trace).try_into().ok()?);
-    // The one span of a new trace: nothing to be told apart from.
+    // The span identifier needs no randomness of its own: it is the only span of a new trace.
     let (high, low) = seed.split_at(8);
     let mut span = [0_u8; 8];
-    for (octet, (high, low)) in span.iter_mut().zip(high.iter().zip(low)) {
-        *octet = high ^ low;
+    for (byte, (high, low)) in span.iter_mut().zip(high.iter().zip(low)) {
+        *byte = high ^ low;
     }
     if span == [0; 8] {
         span = [1; 8];
     }
-    write_hex(octets.get_mut(36..52)?, &span);
-    Some((HeaderValue::from_bytes(&octets).ok()?, id))
+    write_hex(bytes.get_mut(36..52)?, &span);
+    Some((HeaderValue::from_bytes(&bytes).ok()?, id))
 }
 
-fn write_hex(to: &mut [u8], octets: &[u8]) {
+fn write_hex(to: &mut [u8], bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = octets.iter().flat_map(|octet| [octet >> 4, octet & 15]);
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     for (place, digit) in to.iter_mut().zip(digits) {
         *place = DIGITS.get(usize::from(digit)).copied().unwrap_or(b'0');
     }
@@ -153,7 +151,7 @@ mod tests {
         }
         headers.append(TRACESTATE, HeaderValue::from_static("a=1"));
         headers.append(TRACESTATE, HeaderValue::from_static("b=2"));
-        let trace = follow(&mut headers, context, || Some([0xab; 16]));
+        let trace = propagate(&mut headers, context, || Some([0xab; 16]));
         (headers, trace)
     }
 
@@ -214,7 +212,7 @@ mod tests {
         fn what_goes_on_is_always_valid(text in "[ -~]{0,70}", seed: [u8; 16]) {
             let mut headers = HeaderMap::new();
             headers.insert(TRACEPARENT, HeaderValue::from_str(&text).unwrap());
-            let trace = follow(&mut headers, TraceContext::Continue, || Some(seed));
+            let trace = propagate(&mut headers, TraceContext::Continue, || Some(seed));
             prop_assert_eq!(trace.is_some(), headers.contains_key(TRACEPARENT));
             if let Some(value) = headers.get(TRACEPARENT) {
                 prop_assert!(TraceParent::parse(value.as_bytes()).is_some());

@@ -1,8 +1,8 @@
-//! `Upload`: how far a request's body is on its way to the service.
+//! `UploadProgress`: how far a request's body is on its way to the service.
 //!
-//! The body's two ends know different things: the one that is read knows when the
-//! caller keeps it waiting, the one that waits for the service's answer has to know
-//! whose fault the waiting is.
+//! The body's reader knows when the caller keeps it waiting. The task that waits for the
+//! response has to know that too: a service is late only if the request does not wait for its
+//! caller.
 
 use std::future::Future;
 use std::pin::pin;
@@ -15,27 +15,26 @@ use tokio::time::Instant;
 
 use crate::policy::Denial;
 
-/// State shared by a request's body and whoever waits for its answer.
+/// Shared by a request's body and the task that waits for the response.
 #[derive(Debug, Default)]
 pub(crate) struct UploadProgress {
     /// Nothing more is to be sent.
     complete: AtomicBool,
-    /// Somebody has wanted to send it.
-    begun: AtomicBool,
-    /// The caller has to send something first.
+    /// The body was polled at least once.
+    started: AtomicBool,
     waits_for_caller: AtomicBool,
-    /// When the service last took something.
-    last: Mutex<Option<Instant>>,
-    /// What was wrong with the caller's body. An h2 connection to a service keeps
-    /// nothing of that.
+    /// When the service last took a frame.
+    last_progress: Mutex<Option<Instant>>,
+    /// What was wrong with the caller's body. Kept here because the error of an h2 connection
+    /// to a service does not contain it.
     fault: OnceLock<Denial>,
-    /// Nobody waits for what becomes of the request any longer.
+    /// The response is over: the rest of the request is not sent.
     abandoned: AtomicBool,
-    /// Who waits for the caller to send something.
+    /// The task that waits for the caller to send.
     sender: Mutex<Option<Waker>>,
 }
 
-/// The service let more time pass than it may.
+/// The service did not respond in time.
 #[derive(Debug)]
 pub(crate) struct ResponseTimeout;
 
@@ -51,21 +50,21 @@ impl UploadProgress {
         self.complete.load(Ordering::Acquire)
     }
 
-    pub(crate) fn completed(&self) {
+    pub(crate) fn set_complete(&self) {
         self.complete.store(true, Ordering::Release);
     }
 
-    pub(crate) fn begin(&self) {
-        self.begun.store(true, Ordering::Relaxed);
+    pub(crate) fn set_started(&self) {
+        self.started.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the request went out as if it had no body, although it has one.
-    pub(super) fn was_left_out(&self) -> bool {
-        !self.is_complete() && !self.begun.load(Ordering::Relaxed)
+    /// Whether the request was sent as if it had no body, although it has one.
+    pub(super) fn was_omitted(&self) -> bool {
+        !self.is_complete() && !self.started.load(Ordering::Relaxed)
     }
 
-    /// The service wants more, and the caller has not sent it yet.
-    pub(crate) fn waits(&self, waker: &Waker) {
+    /// Records that the service could take more, but the caller has not sent it yet.
+    pub(crate) fn set_waiting_for_caller(&self, waker: &Waker) {
         self.waits_for_caller.store(true, Ordering::Relaxed);
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *sender {
@@ -74,8 +73,8 @@ impl UploadProgress {
         }
     }
 
-    /// Nothing more of the request is sent. A stream of a shared connection would go
-    /// on for as long as its caller sends.
+    /// Ends the body with an error. Without it, a stream of a shared connection would last for
+    /// as long as the caller sends.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         let sender = self
@@ -92,7 +91,7 @@ impl UploadProgress {
         self.abandoned.load(Ordering::Acquire)
     }
 
-    pub(crate) fn failed(&self, fault: Denial) {
+    pub(crate) fn set_fault(&self, fault: Denial) {
         let _ = self.fault.set(fault);
     }
 
@@ -101,37 +100,42 @@ impl UploadProgress {
         self.fault.get()
     }
 
-    /// A piece was handed over.
-    pub(crate) fn moved(&self) {
+    /// Records that the service took a frame.
+    pub(crate) fn record_progress(&self) {
         self.waits_for_caller.store(false, Ordering::Relaxed);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self
+            .last_progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Waits for the service, but no longer than `patience` at a time without a
-    /// word from it while it is its turn.
-    pub(crate) async fn answered<T>(
+    /// Waits for the response. The service has `timeout` for it, beginning anew with each frame
+    /// that it takes and not counting the time in which the request waits for its caller.
+    pub(crate) async fn response_within<T>(
         &self,
-        patience: Duration,
-        answer: impl Future<Output = T>,
+        timeout: Duration,
+        response: impl Future<Output = T>,
     ) -> Result<T, ResponseTimeout> {
-        let mut answer = pin!(answer);
-        let mut pause = patience;
+        let mut response = pin!(response);
+        let mut pause = timeout;
         loop {
-            if let Ok(answer) = tokio::time::timeout(pause, answer.as_mut()).await {
-                return Ok(answer);
+            if let Ok(response) = tokio::time::timeout(pause, response.as_mut()).await {
+                return Ok(response);
             }
-            pause = self.left(patience, Instant::now())?;
+            pause = self.time_left(timeout, Instant::now())?;
         }
     }
 
-    /// How much longer to wait.
-    fn left(&self, patience: Duration, now: Instant) -> Result<Duration, ResponseTimeout> {
-        // The caller's pauses are bounded where its body is read.
+    fn time_left(&self, timeout: Duration, now: Instant) -> Result<Duration, ResponseTimeout> {
+        // The body's reader limits how long the caller may stall.
         if !self.is_complete() && self.waits_for_caller.load(Ordering::Relaxed) {
-            return Ok(patience);
+            return Ok(timeout);
         }
-        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.and_then(|last| patience.checked_sub(now.saturating_duration_since(last)))
+        let last = *self
+            .last_progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last.and_then(|last| timeout.checked_sub(now.saturating_duration_since(last)))
             .filter(|left| !left.is_zero())
             .ok_or(ResponseTimeout)
     }
@@ -142,38 +146,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_that_nobody_wanted_was_left_out() {
-        assert!(!UploadProgress::new(true).was_left_out());
+    fn a_body_that_nobody_wanted_was_omitted() {
+        assert!(!UploadProgress::new(true).was_omitted());
         let upload = UploadProgress::new(false);
-        assert!(upload.was_left_out());
-        upload.begin();
-        assert!(!upload.was_left_out());
+        assert!(upload.was_omitted());
+        upload.set_started();
+        assert!(!upload.was_omitted());
     }
 
     #[test]
     fn the_service_has_its_time_from_when_it_has_everything() {
-        let patience = Duration::from_secs(10);
+        let timeout = Duration::from_secs(10);
         let second = Duration::from_secs(1);
         let begin = Instant::now();
         let at = |seconds| begin + second * seconds;
-        assert!(UploadProgress::new(true).left(patience, at(10)).is_err());
+        assert!(
+            UploadProgress::new(true)
+                .time_left(timeout, at(10))
+                .is_err()
+        );
 
         // While the caller pauses, the service is not late.
         let upload = UploadProgress::new(false);
-        upload.waits(Waker::noop());
-        assert_eq!(upload.left(patience, at(10)).unwrap(), patience);
-        assert_eq!(upload.left(patience, at(1000)).unwrap(), patience);
+        upload.set_waiting_for_caller(Waker::noop());
+        assert_eq!(upload.time_left(timeout, at(10)).unwrap(), timeout);
+        assert_eq!(upload.time_left(timeout, at(1000)).unwrap(), timeout);
 
         // From the last piece on it is its turn, whether or not more is to come.
-        upload.moved();
-        let moved = upload.last.lock().unwrap().unwrap();
+        upload.record_progress();
+        let moved = upload.last_progress.lock().unwrap().unwrap();
         assert_eq!(
-            upload.left(patience, moved + second * 7).unwrap(),
+            upload.time_left(timeout, moved + second * 7).unwrap(),
             second * 3
         );
-        assert!(upload.left(patience, moved + patience).is_err());
-        upload.completed();
-        assert_eq!(upload.left(patience, moved + second).unwrap(), second * 9);
-        assert!(upload.left(patience, moved + second * 60).is_err());
+        assert!(upload.time_left(timeout, moved + timeout).is_err());
+        upload.set_complete();
+        assert_eq!(
+            upload.time_left(timeout, moved + second).unwrap(),
+            second * 9
+        );
+        assert!(upload.time_left(timeout, moved + second * 60).is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! `Gathering`: what an h2 connection has to say in one turn goes out together.
+//! `CoalescingIo`: sends what an HTTP/2 connection writes in one poll together.
 //!
-//! h2 flushes after each DATA frame that it does not copy: a system call and a TLS
-//! record for each answer, although many were ready at once. Here frames are kept
-//! until the connection has nothing more to say for the moment.
+//! h2 flushes after each DATA frame that it does not copy. That is a system call and a TLS record
+//! for each response, although many are ready at once. Here frames are buffered until the
+//! connection has nothing more to write for now.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,28 +12,28 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Most octets that are kept: as many as one TLS record takes.
-const MOST: usize = 16 * 1024;
-/// Writes of so many octets are not worth a copy.
+/// Most bytes that are buffered: as many as one TLS record takes.
+const MAX_BUFFERED: usize = 16 * 1024;
+/// Writes of at least so many bytes are not worth a copy.
 const LARGE: usize = 4 * 1024;
 
 struct Inner<S> {
     stream: S,
-    kept: Vec<u8>,
-    /// How many of `kept` the stream has taken.
+    buffered: Vec<u8>,
+    /// How many of `buffered` the stream has taken.
     taken: usize,
-    /// Why it takes no more.
+    /// Why the stream takes no more.
     failed: Option<io::ErrorKind>,
 }
 
 impl<S: AsyncWrite + Unpin> Inner<S> {
-    /// Hands over what is kept.
-    fn poll_hand_over(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes the buffered bytes to the stream.
+    fn poll_write_buffered(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(kind) = self.failed {
             return Poll::Ready(Err(kind.into()));
         }
-        while self.taken < self.kept.len() {
-            let rest = self.kept.get(self.taken..).unwrap_or_default();
+        while self.taken < self.buffered.len() {
+            let rest = self.buffered.get(self.taken..).unwrap_or_default();
             let count = ready!(Pin::new(&mut self.stream).poll_write(context, rest))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -41,12 +41,12 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
             self.taken += count;
         }
         self.taken = 0;
-        self.kept = Vec::new();
+        self.buffered = Vec::new();
         Poll::Ready(Ok(()))
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_hand_over(context))?;
+        ready!(self.poll_write_buffered(context))?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -56,23 +56,23 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
-        if length >= LARGE || self.kept.len() + length > MOST {
-            ready!(self.poll_hand_over(context))?;
+        if length >= LARGE || self.buffered.len() + length > MAX_BUFFERED {
+            ready!(self.poll_write_buffered(context))?;
         }
         if length >= LARGE {
             return Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         }
-        if self.kept.capacity() == 0 {
-            self.kept.reserve(LARGE);
+        if self.buffered.capacity() == 0 {
+            self.buffered.reserve(LARGE);
         }
         for slice in slices {
-            self.kept.extend_from_slice(slice);
+            self.buffered.extend_from_slice(slice);
         }
         Poll::Ready(Ok(length))
     }
 }
 
-/// A stream whose writes are kept until [`SendEachPoll`] sends them.
+/// A stream whose writes are buffered until [`SendEachPoll`] sends them.
 pub(crate) struct CoalescingIo<S>(Arc<Mutex<Inner<S>>>);
 
 impl<S> CoalescingIo<S> {
@@ -95,9 +95,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        octets: &[u8],
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.inner().poll_write(context, &[IoSlice::new(octets)])
+        self.inner().poll_write(context, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -116,51 +116,50 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
         let mut inner = self.inner();
         match inner.failed {
             Some(kind) => Poll::Ready(Err(kind.into())),
-            // Sent when the turn is over.
-            None if !inner.kept.is_empty() => Poll::Ready(Ok(())),
+            // Sent after the poll.
+            None if !inner.buffered.is_empty() => Poll::Ready(Ok(())),
             None => Pin::new(&mut inner.stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner();
-        ready!(inner.poll_hand_over(context))?;
+        ready!(inner.poll_write_buffered(context))?;
         Pin::new(&mut inner.stream).poll_shutdown(context)
     }
 }
 
-/// What remains to be sent of a stream that gathers.
+/// The buffered writes of a stream, and the stream itself.
 pub(crate) struct CoalescedWrites<S>(Arc<Mutex<Inner<S>>>);
 
 impl<S> CoalescedWrites<S> {
-    /// The stream itself, once its connection is over; what is still kept is lost.
+    /// Returns the stream after its connection was dropped. Bytes that are still buffered are lost.
     pub(crate) fn into_stream(self) -> Option<S> {
         let inner = Arc::try_unwrap(self.0).ok()?.into_inner();
         Some(inner.unwrap_or_else(PoisonError::into_inner).stream)
     }
 }
 
-/// Makes a stream gather what is written to it.
+/// Makes a stream buffer its writes.
 pub(crate) fn coalescing<S>(stream: S) -> (CoalescingIo<S>, CoalescedWrites<S>) {
     let inner = Arc::new(Mutex::new(Inner {
         stream,
-        kept: Vec::new(),
+        buffered: Vec::new(),
         taken: 0,
         failed: None,
     }));
     (CoalescingIo(Arc::clone(&inner)), CoalescedWrites(inner))
 }
 
-/// Drives a connection over such a stream: after each of its turns what it had to say
-/// is sent.
+/// Drives a connection over such a stream: after each poll, what the connection wrote is sent.
 pub(crate) struct SendEachPoll<'a, C, S> {
     connection: C,
-    outbox: &'a CoalescedWrites<S>,
+    writes: &'a CoalescedWrites<S>,
 }
 
 impl<'a, C, S> SendEachPoll<'a, C, S> {
-    pub(crate) const fn new(connection: C, outbox: &'a CoalescedWrites<S>) -> Self {
-        Self { connection, outbox }
+    pub(crate) const fn new(connection: C, writes: &'a CoalescedWrites<S>) -> Self {
+        Self { connection, writes }
     }
 
     pub(crate) const fn connection(&mut self) -> &mut C {
@@ -173,15 +172,15 @@ impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for SendEachPoll<'_, C, S>
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
         loop {
-            let turn = Pin::new(&mut self.connection).poll(context);
-            let mut inner = (self.outbox.0.lock()).unwrap_or_else(PoisonError::into_inner);
+            let polled = Pin::new(&mut self.connection).poll(context);
+            let mut inner = (self.writes.0.lock()).unwrap_or_else(PoisonError::into_inner);
             let sent = inner.poll_send(context);
-            match (turn, sent) {
-                // The connection has to learn of it.
+            match (polled, sent) {
+                // Polled again, so that the connection learns of the error by its next flush.
                 (Poll::Pending, Poll::Ready(Err(error))) if inner.failed.is_none() => {
                     inner.failed = Some(error.kind());
                 }
-                (turn, _) => return turn,
+                (polled, _) => return polled,
             }
         }
     }
@@ -195,13 +194,13 @@ mod tests {
 
     use super::*;
 
-    /// What a peer with room for `room` octets gets of `writes`, and in how many pieces.
+    /// The pieces in which a peer with a buffer of `room` bytes receives `writes`.
     async fn pieces(room: usize, writes: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         let (ours, mut theirs) = tokio::io::duplex(room);
-        let (mut stream, outbox) = coalescing(ours);
+        let (mut stream, buffered) = coalescing(ours);
         let connection = Box::pin(async move {
-            for octets in writes {
-                stream.write_all(&octets).await.unwrap();
+            for bytes in writes {
+                stream.write_all(&bytes).await.unwrap();
                 stream.flush().await.unwrap();
             }
             tokio::task::yield_now().await;
@@ -218,7 +217,7 @@ mod tests {
                 pieces.push(piece[..count].to_vec());
             }
         };
-        tokio::join!(SendEachPoll::new(connection, &outbox), reading).1
+        tokio::join!(SendEachPoll::new(connection, &buffered), reading).1
     }
 
     #[tokio::test]
@@ -241,14 +240,14 @@ mod tests {
     #[tokio::test]
     async fn a_connection_learns_that_nothing_can_be_sent() {
         let (ours, theirs) = tokio::io::duplex(16);
-        let (mut stream, outbox) = coalescing(ours);
+        let (mut stream, buffered) = coalescing(ours);
         drop(theirs);
         let connection = Box::pin(async move {
             stream.write_all(b"kept").await.unwrap();
             poll_fn(|context| Pin::new(&mut stream).poll_flush(context))
                 .await
                 .unwrap();
-            // Nothing but the connection's own next flush can tell it.
+            // Only its own next flush can tell the connection.
             poll_fn(|context| match Pin::new(&mut stream).poll_flush(context) {
                 Poll::Ready(Ok(())) => Poll::Pending,
                 other => other,
@@ -257,7 +256,7 @@ mod tests {
             .unwrap_err()
             .kind()
         });
-        let kind = SendEachPoll::new(connection, &outbox).await;
+        let kind = SendEachPoll::new(connection, &buffered).await;
         assert_eq!(kind, io::ErrorKind::BrokenPipe);
     }
 }

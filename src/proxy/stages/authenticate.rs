@@ -1,0 +1,96 @@
+//! Authentication: the principal that a request's certificate and credentials prove.
+
+use std::net::IpAddr;
+
+use http::header::WWW_AUTHENTICATE;
+
+use super::target::Target;
+use crate::authn::certificate::{CertificateAuthenticator, ConnectionProof};
+use crate::authn::{Credentials, Outcome, Presented, Rejection, Resource};
+use crate::clock;
+use crate::identity::{Method, Principal};
+use crate::policy::{Authentication, Permit};
+use crate::proxy::wire::refusal::Refusal;
+use crate::reason::ReasonCode;
+use crate::route::Route;
+
+/// Everything about a request that can authenticate its caller.
+pub(crate) struct Evidence<'a> {
+    /// What the connection proved.
+    pub(crate) proof: Option<&'a ConnectionProof>,
+    /// The credentials in the request's header.
+    pub(crate) presented: &'a Presented,
+    pub(crate) address: IpAddr,
+    pub(crate) target: &'a Target,
+}
+
+/// Authenticates for a route that asks for a certificate alone, or for nothing.
+pub(super) fn by_certificate(
+    proof: Option<&ConnectionProof>,
+    route: &Route,
+) -> Result<Option<Principal>, Refusal> {
+    match route.rule.authentication {
+        Authentication::None => Ok(None),
+        Authentication::Certificate | Authentication::All(_) | Authentication::Any(_) => {
+            match CertificateAuthenticator::judge(proof) {
+                Outcome::Authenticated(principal) => Ok(Some(principal)),
+                Outcome::NotApplicable => Ok(None),
+                Outcome::Rejected(denial) => Err(denial.into()),
+            }
+        }
+    }
+}
+
+/// Authenticates by the route's authenticators, which may have to ask a token issuer.
+pub(super) async fn by_credentials(
+    evidence: &Evidence<'_>,
+    route: &Route,
+) -> Result<Principal, Refusal> {
+    let credentials = Credentials {
+        proof: evidence.proof,
+        presented: evidence.presented,
+        query: evidence.target.path_and_query.query(),
+        address: evidence.address,
+        now: clock::unix_now(),
+    };
+    route
+        .authenticators
+        .authenticate(&credentials)
+        .await
+        .map_err(|rejection| with_challenges(rejection, &evidence.target.resource(), route))
+}
+
+/// The refusal for credentials that are missing or not accepted, with the challenges that
+/// tell the caller which ones to bring.
+fn with_challenges(rejection: Rejection, resource: &Resource<'_>, route: &Route) -> Refusal {
+    let challenges = route.authenticators.challenges(&rejection, resource);
+    let mut refusal = Refusal::from(rejection.denial);
+    refusal.fields = challenges
+        .into_iter()
+        .map(|challenge| (WWW_AUTHENTICATE, challenge))
+        .collect();
+    refusal
+}
+
+/// Adds challenges to a refusal of a permitted request if its credential has expired while
+/// the request was in progress.
+pub(crate) fn with_reauth_challenge(
+    refusal: Refusal,
+    permit: &Permit,
+    resource: &Resource<'_>,
+    route: &Route,
+) -> Refusal {
+    if refusal.denial.reason != ReasonCode::TokenExpired || !refusal.fields.is_empty() {
+        return refusal;
+    }
+    let token = permit.principal().and_then(Principal::token);
+    let by = match token {
+        Some(_) => Method::Token,
+        None => Method::ApiKey,
+    };
+    let rejection = Rejection {
+        by: Some(by),
+        denial: refusal.denial,
+    };
+    with_challenges(rejection, resource, route)
+}

@@ -1,0 +1,77 @@
+//! The body of a request: its declared length, and the body read as it arrives or whole.
+
+use http::{HeaderMap, header};
+use hyper::body::Incoming;
+
+use super::RequestContext;
+use crate::proxy::connection::buffered_body::{BufferLimits, BufferedBody};
+use crate::proxy::connection::request_body::RequestBody;
+use crate::proxy::wire::head::content_length;
+use crate::proxy::wire::refusal::Refusal;
+use crate::reason::ReasonCode;
+
+/// Reads the declared length and checks it against the limit.
+///
+/// Rewrites it to the one spelling that no service can misread: some take leading zeros for
+/// octal.
+pub(crate) fn declared_length(
+    headers: &mut HeaderMap,
+    max_bytes: Option<u64>,
+) -> Result<Option<u64>, Refusal> {
+    let Some(value) = headers.get_mut(header::CONTENT_LENGTH) else {
+        return Ok(None);
+    };
+    let length = content_length(value.as_bytes()).ok_or_else(|| {
+        Refusal::new(
+            ReasonCode::MalformedRequest,
+            "Content-Length is not a plain number",
+        )
+    })?;
+    if value.len() > 1 && value.as_bytes().starts_with(b"0") {
+        *value = length.into();
+    }
+    match max_bytes {
+        Some(max) if length > max => Err(Refusal::new(
+            ReasonCode::TooLarge,
+            format!("the body has {length} bytes, at most {max} are accepted"),
+        )),
+        _ => Ok(Some(length)),
+    }
+}
+
+/// The body as it arrives. It may stall for as long as the caller likes if `may_stall`.
+pub(crate) fn streamed(
+    context: RequestContext<'_>,
+    incoming: Incoming,
+    may_stall: bool,
+) -> RequestBody {
+    let snapshot = context.snapshot;
+    RequestBody::new(
+        incoming,
+        (!may_stall).then_some(snapshot.limits.body_timeout),
+        snapshot.limits.body_bytes,
+        snapshot.private_fields(),
+        context.connection.guard().clone(),
+    )
+}
+
+/// Reads a body of at most `max_bytes` whole; returns it with its hash.
+pub(crate) async fn buffered(
+    context: RequestContext<'_>,
+    streamed: RequestBody,
+    max_bytes: u64,
+    declared_length: Option<u64>,
+) -> Result<(RequestBody, [u8; 32]), Refusal> {
+    let snapshot = context.snapshot;
+    let limits = BufferLimits {
+        declared_length,
+        max_bytes,
+        max_total: snapshot.limits.held_bytes,
+    };
+    let budget = &context.connection.worker().shared().buffer_budget;
+    let body = BufferedBody::read(streamed, limits, budget).await?;
+    let hash = body.hash();
+    let guard = context.connection.guard().clone();
+    let body = RequestBody::buffered(body, snapshot.private_fields(), guard);
+    Ok((body, hash))
+}

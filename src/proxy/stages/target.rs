@@ -1,0 +1,127 @@
+//! The host and path that a request asks for.
+
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, header, request};
+
+use crate::authn::Resource;
+use crate::proxy::wire::refusal::Refusal;
+use crate::proxy::wire::target;
+use crate::reason::ReasonCode;
+use crate::tls::ServerNames;
+
+/// The target of a request, checked.
+pub(crate) struct Target {
+    /// The authority as the caller wrote it.
+    pub(crate) authority: String,
+    /// Its host, normalized.
+    pub(crate) host: String,
+    /// Path and query, byte by byte as the caller wrote them.
+    pub(crate) path_and_query: PathAndQuery,
+    /// The path, percent-decoded: for matching only, never forwarded.
+    pub(crate) decoded_path: String,
+}
+
+impl Target {
+    /// Checks what a request asks for.
+    pub(crate) fn check(
+        authority: String,
+        path_and_query: Option<&PathAndQuery>,
+    ) -> Result<Self, Refusal> {
+        let host = target::normalized_host(&authority)?.into_owned();
+        let path_and_query = path_and_query
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
+        if path_and_query.as_str() == "*" {
+            return Err(Refusal::new(
+                ReasonCode::MalformedRequest,
+                "OPTIONS * is not about any route",
+            ));
+        }
+        // In HTTP/1.1 the framing guard checks this on the raw bytes; for HTTP/2 this is
+        // the only place.
+        if !path_and_query
+            .as_str()
+            .bytes()
+            .all(|b| (0x21..=0x7e).contains(&b) && b != b'#')
+        {
+            return Err(Refusal::new(
+                ReasonCode::MalformedRequest,
+                "the request target has characters that must be percent-encoded",
+            ));
+        }
+        let decoded_path = target::checked_path(path_and_query.path())?.into_owned();
+        Ok(Self {
+            authority,
+            host,
+            path_and_query,
+            decoded_path,
+        })
+    }
+
+    /// The target as challenges name it.
+    pub(crate) fn resource(&self) -> Resource<'_> {
+        Resource {
+            authority: &self.authority,
+            path: self.path_and_query.path(),
+        }
+    }
+}
+
+/// Reads the authority that the caller asked for: that of the request target (HTTP/2,
+/// absolute form) if there is one, else the Host field.
+pub(crate) fn authority(parts: &request::Parts) -> Result<String, Refusal> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::new(
+            ReasonCode::MalformedRequest,
+            "the request has more than one Host field",
+        ));
+    }
+    let host = match host.map(HeaderValue::to_str) {
+        None => None,
+        Some(Ok(host)) => Some(host),
+        Some(Err(_)) => {
+            return Err(Refusal::new(
+                ReasonCode::MalformedRequest,
+                "the Host field is not a host",
+            ));
+        }
+    };
+    match (parts.uri.authority(), host) {
+        (Some(authority), Some(host)) if !authority.as_str().eq_ignore_ascii_case(host) => {
+            Err(Refusal::new(
+                ReasonCode::MalformedRequest,
+                "Host and request target name different hosts",
+            ))
+        }
+        (Some(authority), _) => Ok(authority.as_str().to_owned()),
+        (None, Some(host)) => Ok(host.to_owned()),
+        (None, None) => Err(Refusal::new(
+            ReasonCode::MalformedRequest,
+            "the request names no host",
+        )),
+    }
+}
+
+/// Checks that the host selects the `[[server_name]]` entry that the connection was opened
+/// for. Another entry may trust other certificates, so that what the handshake proved says
+/// nothing there.
+pub(crate) fn check_host(
+    names: &ServerNames,
+    server_name: Option<&str>,
+    host: &str,
+) -> Result<(), Refusal> {
+    match (names.select(server_name), names.select_host(host)) {
+        (Some(a), Some(b)) if Arc::ptr_eq(a, b) => Ok(()),
+        _ => Err(Refusal::new(
+            ReasonCode::HostMismatch,
+            match server_name {
+                Some(name) => format!("this connection was opened for {name}, not for {host}"),
+                None => format!("this connection was opened without a server name, not for {host}"),
+            },
+        )),
+    }
+}
