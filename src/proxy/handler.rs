@@ -1,8 +1,9 @@
 //! One request, from its head to its response: every stage in order.
 //!
 //! admission → target → route → authorize (rate_limit, authenticate) → transaction →
-//! request_headers → body → forward → response. A stage needs what the one before it made, so
-//! that none can be left out. Up to `body` the stages are files of `stages` with these names.
+//! request_headers → body → forward → response. A stage needs what the one before it
+//! made, so that none can be left out. Up to `body` the stages are files of `stages` with
+//! these names.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +43,8 @@ use crate::upstream::HttpProtocol;
 /// How long after a gRPC caller's deadline its service may still report it.
 const GRPC_GRACE: Duration = Duration::from_secs(1);
 
-/// Responds to one request. `framing_error` is set if the framing guard refused its bytes; the
-/// request is a replacement then.
+/// Responds to one request. `framing_error` is set if the framing guard refused its
+/// bytes; the request is a replacement then.
 pub(crate) async fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
@@ -212,7 +213,8 @@ async fn serve(
     forward_permitted(permitted, parts, incoming, record).await
 }
 
-/// Responds to paths that belong to the gateway itself, on every host and before any route.
+/// Responds to paths that belong to the gateway itself, on every host and before any
+/// route.
 fn serve_locally(
     context: RequestContext<'_>,
     method: &Method,
@@ -267,10 +269,11 @@ async fn forward_permitted(
         credentials: UsedCredentials::keep(permitted.presented, route),
     };
     let mut in_flight = context.connection.register(context.snapshot, request)?;
-    // A gRPC caller's own deadline replaces the timeouts only if the service speaks gRPC too;
-    // otherwise naming it would just switch them off.
+    // A gRPC caller's own deadline replaces the timeouts only if the service speaks gRPC
+    // too; otherwise naming it would just switch them off.
     let keeps_own_deadline = hints.grpc && config.protocol == HttpProtocol::Http2;
-    // A body that is read whole does not wait for the service, so that it may not stall either.
+    // A body that is read whole does not wait for the service, so that it may not stall
+    // either.
     let may_stall = keeps_own_deadline && route.bind_body.is_none();
     let streamed = body::streamed(context, incoming, may_stall);
     let (body, body_hash) = match route.bind_body {
@@ -330,8 +333,8 @@ async fn forward_permitted(
     }))
 }
 
-/// Writes everything into the forwarded request that depends on how the service is asked. Returns
-/// the expectation if the service is asked for a 100.
+/// Writes everything into the forwarded request that depends on how the service is asked.
+/// Returns the expectation if the service is asked for a 100.
 fn write_request(
     request: &mut PreparedRequest,
     destination: Destination<'_>,
@@ -346,8 +349,8 @@ fn write_request(
     Ok(hints.expectation(parts, protocol, body))
 }
 
-/// When there has to be a response. A gRPC caller gives up by itself: its deadline is for callers
-/// that are gone without closing their stream.
+/// When there has to be a response. A gRPC caller gives up by itself: its deadline is for
+/// callers that are gone without closing their stream.
 fn deadline(total: Option<Duration>, grpc: Option<Duration>) -> Option<Instant> {
     let grpc = grpc.map(|timeout| timeout.saturating_add(GRPC_GRACE));
     let timeout = match (total, grpc) {

@@ -141,7 +141,8 @@ struct HandshakeOutcome {
     proof: Option<ConnectionProof>,
     /// The TLS server name, normalized.
     server_name: Option<String>,
-    /// Until when the identity holds without another verification, in seconds since the Unix epoch.
+    /// Until when the identity holds without another verification, in seconds since the
+    /// Unix epoch.
     holds_until: Option<i64>,
 }
 
@@ -170,7 +171,8 @@ async fn perform(
     let Some(entry) = snapshot.names.select(requested_name.as_deref()) else {
         return Err(HandshakeError::unknown_name(requested_name));
     };
-    // Notes are collected from here on: rustls decrypts a ticket as soon as it has its configuration.
+    // Notes are collected from here on: rustls decrypts a ticket as soon as it has its
+    // configuration.
     let accepting = async {
         start
             .into_stream(Arc::clone(entry.tls()))

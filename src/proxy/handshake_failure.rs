@@ -1,4 +1,5 @@
-//! Handshakes that fail: the reason for the audit log, and a close that lets the peer read its alert.
+//! Handshakes that fail: the reason for the audit log, and a close that lets the peer
+//! read its alert.
 
 use std::io;
 use std::sync::Arc;
@@ -124,8 +125,8 @@ impl HandshakeError {
         }
     }
 
-    /// The chain of a resumed session does not hold any more. The handshake is complete, so that no
-    /// handshake alert can say so.
+    /// The chain of a resumed session does not hold any more. The handshake is complete,
+    /// so that no handshake alert can say so.
     pub(super) async fn not_resumed(
         refusal: Refusal,
         mut notes: HandshakeNotes,

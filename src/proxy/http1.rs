@@ -1,8 +1,8 @@
 //! HTTP/1.1 on one caller's connection, served by hyper over the framing guard.
 //!
-//! hyper keeps buffers of 16 KiB for each connection that it serves. A connection that has been
-//! idle for a moment is therefore taken back from hyper, and waits without buffers; with the next
-//! byte, hyper serves it again.
+//! hyper keeps buffers of 16 KiB for each connection that it serves. A connection that
+//! has been idle for a moment is therefore taken back from hyper, and waits without
+//! buffers; with the next byte, hyper serves it again.
 
 use std::future::poll_fn;
 use std::io::{self, Write as _};
@@ -33,12 +33,12 @@ use super::wire::socket::{CallerSocket, LingerLimits};
 use super::wire::tls_close::close_gracefully;
 use crate::snapshot::Limits;
 
-/// A connection is taken back from hyper when it has been idle for at least this long, and less
-/// than twice as long.
+/// A connection is taken back from hyper when it has been idle for at least this long,
+/// and less than twice as long.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
 
-/// All connections check for idleness at the same moments, at multiples of [`IDLE_AFTER`] from
-/// this one: a timer that expires earlier than all others costs a system call.
+/// All connections check for idleness at the same moments, at multiples of [`IDLE_AFTER`]
+/// from this one: a timer that expires earlier than all others costs a system call.
 static CHECKS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The first check that is at least [`IDLE_AFTER`] from now.
@@ -48,7 +48,8 @@ fn next_check() -> Instant {
     now + IDLE_AFTER * 2 - Duration::from_nanos(u64::try_from(past).unwrap_or(0))
 }
 
-/// Boxed, because it is moved in and out of futures, each of which would reserve its full size.
+/// Boxed, because it is moved in and out of futures, each of which would reserve its full
+/// size.
 type Io = Box<FramingIo<TlsStream<CallerSocket>>>;
 
 /// What happens on a connection, from its first request to its end.
@@ -58,8 +59,9 @@ struct Activity {
     begun: AtomicU64,
     /// Number of handlers that run.
     running: AtomicUsize,
-    /// The last request was HTTP/1.0. Its response may end with the connection, and the caller
-    /// knows only by the way it ends whether the response is complete (RFC 9112 section 9.8).
+    /// The last request was HTTP/1.0. Its response may end with the connection, and the
+    /// caller knows only by the way it ends whether the response is complete (RFC 9112
+    /// section 9.8).
     is_http_10: AtomicBool,
     /// The tunnel that begins once its 101 was sent.
     tunnel: Mutex<Option<Box<Tunnel>>>,
@@ -164,7 +166,8 @@ async fn serve_until_end(
         if now_begun != begun {
             (begun, since) = (now_begun, Instant::now());
         }
-        // Measured from the last request, so that TLS records which contain none do not extend it.
+        // Measured from the last request, so that TLS records which contain none do not
+        // extend it.
         let readable = io.inner().get_ref().0.readable();
         let waiting = tokio::time::timeout_at(since + limits.header_timeout, readable);
         tokio::select! {
@@ -205,9 +208,9 @@ struct LastResponse {
     is_http_10: bool,
 }
 
-/// Closes a connection. The rest of its last response is sent together with `close_notify`. After
-/// a response that broke off there is none, because `close_notify` says that nothing is missing
-/// (RFC 8446 section 6.1).
+/// Closes a connection. The rest of its last response is sent together with
+/// `close_notify`. After a response that broke off there is none, because `close_notify`
+/// says that nothing is missing (RFC 8446 section 6.1).
 async fn close(
     mut stream: TlsStream<CallerSocket>,
     last_response: LastResponse,
@@ -251,15 +254,16 @@ async fn close(
     }
 }
 
-/// Ends a connection in the middle of a response. HTTP/1.0 needs a reset: its caller takes any
-/// other end of the connection for the end of the response.
+/// Ends a connection in the middle of a response. HTTP/1.0 needs a reset: its caller
+/// takes any other end of the connection for the end of the response.
 fn abort(stream: TlsStream<CallerSocket>, is_http_10: bool) {
     if is_http_10 {
         stream.into_inner().0.reset();
     }
 }
 
-/// Whether a request asks for its connection to be closed afterwards, and for no other option.
+/// Whether a request asks for its connection to be closed afterwards, and for no other
+/// option.
 fn asks_to_close(request: &Request<Incoming>) -> bool {
     let mut options = request.headers().get_all(CONNECTION).iter();
     matches!((options.next(), options.next()), (Some(only), None)
@@ -284,7 +288,8 @@ async fn serve_active(
         }
         let is_http_10 = request.version() == Version::HTTP_10;
         activity.is_http_10.store(is_http_10, Ordering::Relaxed);
-        // Boxed, so that the connection reserves no space for a request between two of them.
+        // Boxed, so that the connection reserves no space for a request between two of
+        // them.
         box_in_place(|| async move {
             let mut response = handler::handle(connection, request, framing_error).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -296,8 +301,8 @@ async fn serve_active(
     });
     let mut builder = http1::Builder::new();
     builder
-        // The framing guard refuses a head that does not arrive, and idle connections are not
-        // served by hyper.
+        // The framing guard refuses a head that does not arrive, and idle connections are
+        // not served by hyper.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
     let mut http = builder.serve_connection(TokioIo::new(io), service);
@@ -312,7 +317,8 @@ async fn serve_active(
                 if matches!(polled, Poll::Ready(Ok(()))) && activity.framing.has_pending_write() {
                     break Poll::Pending;
                 }
-                // The held bytes were not the end of the response: another poll flushes them.
+                // The held bytes were not the end of the response: another poll flushes
+                // them.
                 if polled.is_ready() || !activity.framing.release_held() {
                     break polled;
                 }
@@ -339,8 +345,8 @@ async fn serve_active(
     let early = !io.is_between_requests() || !parts.read_buf.is_empty();
     match ended {
         Some(ended) => Stopped::Ended { ended, io, early },
-        // Unreachable: on an idle connection nothing was read, which could not be given back to
-        // hyper.
+        // Unreachable: on an idle connection nothing was read, which could not be given
+        // back to hyper.
         None if early => Stopped::Ended {
             ended: Ok(()),
             io,

@@ -26,7 +26,8 @@ use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::snapshot::Limits;
 
-/// Why a connection ends if nothing else can end a stream whose caller does not take its response.
+/// Why a connection ends if nothing else can end a stream whose caller does not take its
+/// response.
 const UNREAD: &str = "the caller did not take an answer for too long";
 /// How long streams may go on after GOAWAY when the identity no longer holds.
 const GOAWAY_TIMEOUT: Duration = Duration::from_millis(400);
@@ -40,8 +41,8 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// Most bytes of one response that h2 buffers, beside one piece, if the caller's window is larger
-/// than what its socket takes.
+/// Most bytes of one response that h2 buffers, beside one piece, if the caller's window
+/// is larger than what its socket takes.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// How serving stopped.
@@ -164,8 +165,8 @@ impl Drop for RecordH2Refusals<'_> {
     }
 }
 
-/// Resolves when for `timeout` no request has begun, none was in progress and no response was on
-/// its way. A connection that never sends a request is idle from its beginning.
+/// Resolves when for `timeout` no request has begun, none was in progress and no response
+/// was on its way. A connection that never sends a request is idle from its beginning.
 async fn idle(connection: &Connection, started: &AtomicU64, stats: &H2Stats, timeout: Duration) {
     let mut before = u64::MAX;
     loop {

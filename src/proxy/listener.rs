@@ -1,10 +1,10 @@
 //! Accepts connections and dispatches them to workers.
 //!
-//! Each worker is a thread with a runtime and an upstream pool of its own. All of them accept from
-//! one listening socket, so that a connection is usually served where it was accepted, without
-//! waking another thread; only if another worker has less load does that one get the connection. A
-//! slot is acquired before a connection is accepted, so that connections beyond the limit wait in
-//! the kernel's queue.
+//! Each worker is a thread with a runtime and an upstream pool of its own. All of them
+//! accept from one listening socket, so that a connection is usually served where it was
+//! accepted, without waking another thread; only if another worker has less load does
+//! that one get the connection. A slot is acquired before a connection is accepted, so
+//! that connections beyond the limit wait in the kernel's queue.
 
 use std::fmt;
 use std::io;
@@ -30,7 +30,8 @@ const MIN_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest pause after an error of `accept`.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 1024;
-/// If each worker has at least so many connections, a difference of one is balanced enough.
+/// If each worker has at least so many connections, a difference of one is balanced
+/// enough.
 const BALANCED_FROM: usize = 4;
 /// Longest time between two sweeps of the upstream pool.
 const MAX_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -183,7 +184,8 @@ impl Workers {
         })
     }
 
-    /// Has all workers accept connections until `stopping` becomes true. The socket is closed then.
+    /// Has all workers accept connections until `stopping` becomes true. The socket is
+    /// closed then.
     pub async fn accept(
         &self,
         listener: std::net::TcpListener,
@@ -210,12 +212,13 @@ impl Workers {
             }));
         }
         drop((listener, open));
-        // Nothing is ever sent: this resolves when the last acceptor has dropped its sender.
+        // Nothing is ever sent: this resolves when the last acceptor has dropped its
+        // sender.
         let _ = closed.recv().await;
     }
 
-    /// Waits until all workers have ended, which they do when no acceptor runs any more and their
-    /// connections are gone.
+    /// Waits until all workers have ended, which they do when no acceptor runs any more
+    /// and their connections are gone.
     pub fn join(self) {
         drop(self.dispatcher);
         for thread in self.threads {
@@ -300,8 +303,9 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Chooses the worker with the least load. If all of them are busy, worker `own` is preferred
-    /// even with one connection more, because another one would have to be woken.
+    /// Chooses the worker with the least load. If all of them are busy, worker `own` is
+    /// preferred even with one connection more, because another one would have to be
+    /// woken.
     fn choose(&self, own: usize) -> Option<(usize, &WorkerHandle)> {
         let load = |worker: &WorkerHandle| worker.load.load(Ordering::Relaxed);
         let (index, idlest) = self
@@ -378,9 +382,9 @@ async fn run<S, F>(
     }
 }
 
-/// Closes pooled connections that services have closed, and those that were not used during
-/// `idle_timeout` or a little longer, even while no request arrives. Lasts as long as the worker's
-/// runtime.
+/// Closes pooled connections that services have closed, and those that were not used
+/// during `idle_timeout` or a little longer, even while no request arrives. Lasts as long
+/// as the worker's runtime.
 async fn sweep(worker: Arc<Worker>) {
     loop {
         let snapshot = worker.shared().snapshot.load_full();

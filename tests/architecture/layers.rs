@@ -115,8 +115,9 @@ fn resolve<'a>(path: &[String], modules: &BTreeMap<ModulePath, &'a str>) -> Opti
         .find_map(|length| modules.get(&path[..length]).copied())
 }
 
-/// Absolute paths that `code` of module `own` names: those that begin with `crate`, `super`
-/// or `self`, with a module declared in the file, or with one that is imported by name.
+/// Absolute paths that `code` of module `own` names: those that begin with `crate`,
+/// `super` or `self`, with a module declared in the file, or with one that is imported by
+/// name.
 fn imported_paths(
     code: &str,
     own: &[String],

@@ -12,9 +12,9 @@ use crate::snapshot::Snapshot;
 /// Most assertions of one connection; beyond that the oldest is evicted.
 const MAX_ENTRIES: usize = 16;
 
-/// Re-usable assertions of one connection. Its certificate never changes, so that an assertion
-/// depends on what was last verified of it, and on the route, the other credentials, the
-/// signing key and the snapshot.
+/// Re-usable assertions of one connection. Its certificate never changes, so that an
+/// assertion depends on what was last verified of it, and on the route, the other
+/// credentials, the signing key and the snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct AssertionCache {
     entries: Mutex<Vec<CachedAssertion>>,
@@ -51,7 +51,8 @@ impl CallerKey {
         self.token.as_ref() == principal.token().map(|token| &token.hash)
             && self.api_key.as_ref() == principal.api_key()
             && match (&self.peer, principal.peer()) {
-                // By address: a caller that was verified anew may have another revocation status.
+                // By address: a caller that was verified anew may have another revocation
+                // status.
                 (Some(peer), Some(other)) => Arc::ptr_eq(peer, other),
                 (peer, other) => peer.is_none() && other.is_none(),
             }
@@ -59,8 +60,8 @@ impl CallerKey {
 }
 
 impl AssertionCache {
-    /// Returns the assertion for a route: a cached one until half its lifetime has passed, else
-    /// a new one.
+    /// Returns the assertion for a route: a cached one until half its lifetime has
+    /// passed, else a new one.
     pub(crate) fn get(
         &self,
         snapshot: &Snapshot,

@@ -1,5 +1,5 @@
-//! `BufferedBody`: a body that is read whole before its request is forwarded, on routes whose
-//! assertions bind it.
+//! `BufferedBody`: a body that is read whole before its request is forwarded, on routes
+//! whose assertions bind it.
 //!
 //! The size of one body is limited, and that of all of them together.
 

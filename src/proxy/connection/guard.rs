@@ -8,8 +8,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::telemetry::metrics::Metrics;
 
-/// Occupies a connection slot until its last clone is dropped. Streams, bodies and tunnels
-/// hold clones, so that whatever outlives the connection's task still counts as a connection.
+/// Occupies a connection slot until its last clone is dropped. Streams, bodies and
+/// tunnels hold clones, so that whatever outlives the connection's task still counts as a
+/// connection.
 #[derive(Clone)]
 pub(crate) struct ConnectionGuard(
     #[expect(dead_code, reason = "held for its drop")] Arc<ConnectionSlot>,

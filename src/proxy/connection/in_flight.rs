@@ -1,5 +1,5 @@
-//! The requests in progress on one connection, so that they can be checked again under a new
-//! configuration.
+//! The requests in progress on one connection, so that they can be checked again under a
+//! new configuration.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -175,7 +175,8 @@ impl InFlightRequest {
         self.upstream_pass = None;
     }
 
-    /// Resolves when the token or API key expires; none if there is none or it does not expire.
+    /// Resolves when the token or API key expires; none if there is none or it does not
+    /// expire.
     pub(crate) fn credentials_expiry(&self) -> Option<Deadline> {
         let end = self.permitted.principal.as_ref()?.ends()?;
         Some(Box::pin(expiry(end)))

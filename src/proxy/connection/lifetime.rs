@@ -1,6 +1,6 @@
-//! `Lifetime`: when a connection has to end. That is when the gateway stops, the certificate
-//! path expires, or a change of trust or configuration no longer accepts the certificate or
-//! permits a request in progress.
+//! `Lifetime`: when a connection has to end. That is when the gateway stops, the
+//! certificate path expires, or a change of trust or configuration no longer accepts the
+//! certificate or permits a request in progress.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -36,15 +36,15 @@ pub(crate) struct Lifetime {
     stopping: watch::Receiver<bool>,
     draining: bool,
     changes: watch::Receiver<()>,
-    /// When the identity has to be verified again, in seconds since the Unix epoch: a CRL may
-    /// become stale before the path expires.
+    /// When the identity has to be verified again, in seconds since the Unix epoch: a CRL
+    /// may become stale before the path expires.
     holds_until: Option<i64>,
     expiry: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lifetime {
-    /// Watches for `changes` that were subscribed to before the chain was verified: a change
-    /// in between would be missed otherwise.
+    /// Watches for `changes` that were subscribed to before the chain was verified: a
+    /// change in between would be missed otherwise.
     pub(crate) fn new(
         stopping: watch::Receiver<bool>,
         changes: watch::Receiver<()>,
@@ -59,8 +59,9 @@ impl Lifetime {
         }
     }
 
-    /// Resolves when the connection should end. To be called again after [`Ending::Drain`],
-    /// because the identity may cease to hold while the connection drains.
+    /// Resolves when the connection should end. To be called again after
+    /// [`Ending::Drain`], because the identity may cease to hold while the connection
+    /// drains.
     pub(crate) async fn ending(&mut self, connection: &Connection) -> Ending {
         loop {
             if let Some(denial) = self.expired(connection) {

@@ -1,14 +1,14 @@
 //! `Connection`: the state of one caller's connection, and what belongs to it.
 //!
-//! - [`worker`]: what all connections share, and those of one thread
-//! - [`guard`]: the connection's slot
-//! - [`in_flight`]: the requests in progress
-//! - [`lifetime`]: when the connection has to end
-//! - [`trust_broadcast`]: tells the connections of a worker that trust has changed
-//! - [`assertion_cache`]: assertions that later requests can use again
-//! - [`request_body`]: a body on its way to the service
-//! - [`buffered_body`]: a body that was read whole
-//! - [`response_audit`]: the audit record of a response until it is over
+//! - `worker`: what all connections share, and those of one thread
+//! - `guard`: the connection's slot
+//! - `in_flight`: the requests in progress
+//! - `lifetime`: when the connection has to end
+//! - `trust_broadcast`: tells the connections of a worker that trust has changed
+//! - `assertion_cache`: assertions that later requests can use again
+//! - `request_body`: a body on its way to the service
+//! - `buffered_body`: a body that was read whole
+//! - `response_audit`: the audit record of a response until it is over
 
 pub(crate) mod assertion_cache;
 pub(crate) mod buffered_body;
@@ -45,8 +45,8 @@ use crate::tls::ClientCertificate;
 
 /// What the handshake proved.
 struct ProvenIdentity {
-    /// As last verified: the revocation status and the root may change while the connection
-    /// lasts, the caller may not.
+    /// As last verified: the revocation status and the root may change while the
+    /// connection lasts, the caller may not.
     identity: ArcSwap<PeerIdentity>,
     proven_at: u64,
     resumed: bool,
@@ -224,8 +224,8 @@ impl Connection {
         self.worker.shared().snapshot.load().generation == snapshot.generation
     }
 
-    /// What the caller has proven, as last verified. Each request reads it once, so that one
-    /// identity is checked, recorded and signed for.
+    /// What the caller has proven, as last verified. Each request reads it once, so that
+    /// one identity is checked, recorded and signed for.
     pub(crate) fn proof(&self) -> Option<ConnectionProof> {
         self.proof.as_ref().map(|proven| ConnectionProof {
             identity: proven.identity.load_full(),
@@ -234,8 +234,8 @@ impl Connection {
         })
     }
 
-    /// Verifies the identity under `snapshot` unless that was done before. A request may come
-    /// before the connection's batch is told of a change.
+    /// Verifies the identity under `snapshot` unless that was done before. A request may
+    /// come before the connection's batch is told of a change.
     ///
     /// # Errors
     /// Why the identity does not hold any more.
@@ -252,8 +252,8 @@ impl Connection {
         self.reverify(snapshot).map(|_| ())
     }
 
-    /// Verifies the caller's chain again. Returns until when the result holds without another
-    /// verification, in seconds since the Unix epoch; none without a chain.
+    /// Verifies the caller's chain again. Returns until when the result holds without
+    /// another verification, in seconds since the Unix epoch; none without a chain.
     ///
     /// # Errors
     /// Why the identity does not hold any more.

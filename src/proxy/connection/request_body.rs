@@ -1,5 +1,5 @@
-//! `RequestBody`: a caller's body on its way to the service. It is not copied, and limited in
-//! time and size.
+//! `RequestBody`: a caller's body on its way to the service. It is not copied, and
+//! limited in time and size.
 
 use std::error::Error;
 use std::fmt;
@@ -30,7 +30,8 @@ use crate::reason::ReasonCode;
 pub(crate) struct RequestBodyError {
     pub(crate) reason: ReasonCode,
     pub(crate) detail: String,
-    /// The code by which h2 resets the upstream stream; without it, h2 says INTERNAL_ERROR.
+    /// The code by which h2 resets the upstream stream; without it, h2 says
+    /// INTERNAL_ERROR.
     reset: h2::Error,
 }
 
@@ -62,8 +63,8 @@ impl From<RequestBodyError> for Refusal {
     }
 }
 
-/// Finds an error of type `T` among an error and its sources, and within [`std::io::Error`],
-/// which does not give the error that it wraps as its source.
+/// Finds an error of type `T` among an error and its sources, and within
+/// [`std::io::Error`], which does not give the error that it wraps as its source.
 pub(crate) fn find_source<'a, T: Error + 'static>(
     error: &'a (dyn Error + 'static),
 ) -> Option<&'a T> {
@@ -95,7 +96,8 @@ pub(crate) struct RequestBody {
     upload: Arc<UploadProgress>,
     /// Names of the assertion's and the API key's field: they do not pass as trailers.
     private_fields: [HeaderName; 2],
-    /// The body may outlive the connection's task, and counts as its connection until then.
+    /// The body may outlive the connection's task, and counts as its connection until
+    /// then.
     _guard: ConnectionGuard,
 }
 
@@ -283,7 +285,8 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let mut polled = self.poll_next(context);
-        // Checked after polling: `abandon` wakes only a task that has registered as waiting.
+        // Checked after polling: `abandon` wakes only a task that has registered as
+        // waiting.
         if self.upload.is_abandoned() && !matches!(polled, Poll::Ready(None)) {
             polled = Poll::Ready(Some(Err(RequestBodyError::new(
                 ReasonCode::UpstreamProtocol,
@@ -306,8 +309,8 @@ impl Body for RequestBody {
     }
 }
 
-/// Limits how long the caller may send nothing. The timer exists only from the first stall on,
-/// so that a body which never stalls costs none.
+/// Limits how long the caller may send nothing. The timer exists only from the first
+/// stall on, so that a body which never stalls costs none.
 struct StallTimeout {
     timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,

@@ -8,8 +8,8 @@ use super::in_flight::InFlightRequest;
 use crate::policy::Denial;
 use crate::telemetry::record::AuditRecord;
 
-/// The audit record of a response, and its place among the requests in progress. Dropping it
-/// closes both.
+/// The audit record of a response, and its place among the requests in progress. Dropping
+/// it closes both.
 pub(crate) struct ResponseAudit {
     record: AuditRecord,
     /// None for a response of the gateway itself.

@@ -1,23 +1,24 @@
-//! `TrustBroadcast`: tells the connections of a worker that trust has changed, a batch at a
-//! time.
+//! `TrustBroadcast`: tells the connections of a worker that trust has changed, a batch at
+//! a time.
 //!
-//! If thousands of connections verified their chains at once, every request would wait behind
-//! them. Each connection therefore belongs to one of a fixed number of batches, and the worker
-//! does other work between batches. No request waits for its connection's batch: it compares
-//! the connection with the newest state before anything else.
+//! If thousands of connections verified their chains at once, every request would wait
+//! behind them. Each connection therefore belongs to one of a fixed number of batches,
+//! and the worker does other work between batches. No request waits for its connection's
+//! batch: it compares the connection with the newest state before anything else.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// Batches of one worker. With 10,000 connections a batch has 39, which take less than half a
-/// millisecond.
+/// Batches of one worker. With 10,000 connections a batch has 39, which take less than
+/// half a millisecond.
 const BATCHES: usize = 256;
-/// Time between two batches. A request needs several turns of the worker's runtime; without
-/// pauses it would wait for a batch at each of them.
+/// Time between two batches. A request needs several turns of the worker's runtime;
+/// without pauses it would wait for a batch at each of them.
 const PAUSE: Duration = Duration::from_millis(1);
-/// After this time there are no more pauses, because changes must take effect within a second.
+/// After this time there are no more pauses, because changes must take effect within a
+/// second.
 const PAUSES_END: Duration = Duration::from_millis(300);
 /// After this time the remaining batches are told at once.
 const YIELDS_END: Duration = Duration::from_millis(450);
@@ -40,8 +41,9 @@ impl Default for TrustBroadcast {
 }
 
 impl TrustBroadcast {
-    /// Adds a connection to a batch. It is told of every change that is put in service from
-    /// now on: a connection that reads the state afterwards either sees a change or is told.
+    /// Adds a connection to a batch. It is told of every change that is put in service
+    /// from now on: a connection that reads the state afterwards either sees a change or
+    /// is told.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         let number = self.subscriptions.fetch_add(1, Ordering::Relaxed);
         match self.batches.get(number % BATCHES) {
@@ -51,8 +53,8 @@ impl TrustBroadcast {
         }
     }
 
-    /// Passes changes on as long as the worker's runtime lasts. `changes` counts up after a
-    /// change was put in service.
+    /// Passes changes on as long as the worker's runtime lasts. `changes` counts up after
+    /// a change was put in service.
     pub(crate) async fn run(&self, mut changes: watch::Receiver<u64>) {
         // A change during a round begins another round, for all batches.
         while changes.changed().await.is_ok() {
@@ -81,11 +83,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn everybody_is_told_and_others_have_their_turn_between_batches() {
+    async fn every_connection_is_told_and_other_tasks_run_between_batches() {
         const CONNECTIONS: usize = 10 * BATCHES;
         let broadcast = Rc::new(TrustBroadcast::default());
         let (change, changes) = watch::channel(0);
-        // What happened: a connection heard of it (true), or something else ran.
+        // The order of events: a connection was told (true), or another task ran.
         let seen: Rc<RefCell<Vec<bool>>> = Rc::default();
         let local = tokio::task::LocalSet::new();
         for _ in 0..CONNECTIONS {

@@ -1,9 +1,9 @@
 //! Forwarding a permitted request to its upstream. This file makes one attempt.
 //!
-//! - [`context`]: the connection, route and permit that every step needs
-//! - [`request_hints`]: what the request's own header says of how to forward it
-//! - [`upgrade`]: requests that switch protocols
-//! - [`retry`]: attempts, each with an assertion of its own, until there is a response
+//! - `context`: the connection, route and permit that every step needs
+//! - `request_hints`: what the request's own header says of how to forward it
+//! - `upgrade`: requests that switch protocols
+//! - `retry`: attempts, each with an assertion of its own, until there is a response
 
 pub(crate) mod context;
 pub(crate) mod request_hints;
@@ -93,8 +93,8 @@ pub(crate) enum ForwardError {
 /// A request of which no byte was sent.
 pub(crate) struct Unsent {
     pub(crate) request: PreparedRequest,
-    /// The endpoint that closed a new connection; none if it was a reused connection, which
-    /// the service may close at any time.
+    /// The endpoint that closed a new connection; none if it was a reused connection,
+    /// which the service may close at any time.
     pub(crate) endpoint: Option<usize>,
     /// The refusal if the request is not sent again.
     pub(crate) refusal: Refusal,
@@ -164,8 +164,8 @@ pub(crate) async fn forward(
             assertion.header_value().clone(),
         );
     }
-    // A dedicated connection was made for this request, so that sending it again on another
-    // one could not succeed.
+    // A dedicated connection was made for this request, so that sending it again on
+    // another one could not succeed.
     let is_dedicated = attempt.dedicated.is_some();
     // Before a connection is leased, so that none can end between its check and its use.
     yield_once().await;
@@ -212,8 +212,8 @@ pub(crate) async fn forward(
     }
 }
 
-/// Accepts a response unless its framing is ambiguous or it switches to a protocol that
-/// nobody asked for.
+/// Accepts a response unless its framing is ambiguous, or it switches to a protocol that
+/// was not offered.
 fn accept_response(
     attempt: &Attempt<'_>,
     mut response: Response<Incoming>,
@@ -235,8 +235,8 @@ fn accept_response(
         lease.spend();
     }
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    // From here on the connection is driven by reading the response's body. A request that is
-    // still being sent must not wait for that.
+    // From here on the connection is driven by reading the response's body. A request
+    // that is still being sent must not wait for that.
     if switches || !upload.is_complete() {
         lease.detach();
     }
@@ -257,8 +257,8 @@ fn accept_response(
     })
 }
 
-/// A request that hyper gives back: hyper wrote no byte of it and did not poll its body, so
-/// that it may be sent again even if it is not idempotent.
+/// A request that hyper gives back: hyper wrote no byte of it and did not poll its body,
+/// so that it may be sent again even if it is not idempotent.
 fn never_sent(
     upstream: &Upstream,
     lease: Lease<RequestBody>,
@@ -313,8 +313,8 @@ fn send_failure(
 ) -> ForwardError {
     let upstream = attempt.upstream;
     let endpoint = lease.index();
-    // A reused connection may end at any time, and a service that resets one stream is alive:
-    // neither counts against the endpoint.
+    // A reused connection may end at any time, and a service that resets one stream is
+    // alive: neither counts against the endpoint.
     let h2_error = find_source::<h2::Error>(error);
     if !lease.is_reused() && h2_error.is_none_or(h2::Error::is_io) {
         upstream.record_timeout(endpoint, attempt.affinity);
@@ -341,8 +341,8 @@ fn send_failure(
         ReasonCode::UpstreamProtocol,
         format!("{} {detail}", upstream.name()),
     );
-    // Never retried: the service would make the same mistake again, and in HTTP/2 that ends
-    // the connection for the other requests on it.
+    // Never retried: the service would make the same mistake again, and in HTTP/2 that
+    // ends the connection for the other requests on it.
     if is_flood || is_not_http {
         return refusal.into();
     }
@@ -355,8 +355,8 @@ fn send_failure(
     }
 }
 
-/// Whether the service sent GOAWAY before it processed the request. hyper reports a request
-/// that may have been processed by the end of its connection instead.
+/// Whether the service sent GOAWAY before it processed the request. hyper reports a
+/// request that may have been processed by the end of its connection instead.
 fn is_unprocessed(error: &hyper::Error) -> bool {
     find_source::<h2::Error>(error).is_some_and(|error| error.is_go_away() && error.is_remote())
 }

@@ -1,5 +1,6 @@
-//! `RequestHints`: what a request's header says of how to forward it. The fields concern one
-//! hop, so that they are read before the header is stripped and written anew for the service.
+//! `RequestHints`: what a request's header says of how to forward it. The fields concern
+//! one hop, so that they are read before the header is stripped and written anew for the
+//! service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use crate::upstream::HttpProtocol;
 
 /// The hints of one request.
 pub(crate) struct RequestHints {
-    /// The caller speaks gRPC over HTTP/2: streams may stall, and the caller keeps a deadline
-    /// of its own.
+    /// The caller speaks gRPC over HTTP/2: streams may stall, and the caller keeps a
+    /// deadline of its own.
     pub(crate) grpc: bool,
     /// How long the gRPC caller waits.
     pub(crate) deadline: Option<Duration>,
@@ -58,7 +59,8 @@ impl RequestHints {
         }
     }
 
-    /// Asks the service for a 100 if the caller waits for one and its body was not read yet.
+    /// Asks the service for a 100 if the caller waits for one and its body was not read
+    /// yet.
     pub(crate) fn expectation(
         &self,
         parts: &mut request::Parts,

@@ -1,5 +1,5 @@
-//! Attempts to send a request until there is a response: each with an assertion of its own,
-//! and another one only if that is safe.
+//! Attempts to send a request until there is a response: each with an assertion of its
+//! own, and another one only if that is safe.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,8 +85,8 @@ fn is_idempotent(method: &Method) -> bool {
     .contains(method)
 }
 
-/// Sends the request until there is a response, the deadline passes or no further attempt is
-/// safe.
+/// Sends the request until there is a response, the deadline passes or no further attempt
+/// is safe.
 pub(crate) async fn send(
     context: &ForwardContext<'_>,
     plan: &mut ForwardPlan<'_>,
@@ -135,7 +135,8 @@ async fn attempt_until_response(
     let mut fresh = false;
     let mut avoid = None;
     loop {
-        // Each attempt carries an assertion of its own: a service may accept each only once.
+        // Each attempt carries an assertion of its own: a service may accept each only
+        // once.
         let authorization = authorization(context, plan, record)?;
         let sent_at = record.elapsed();
         let attempt = Attempt {
@@ -161,7 +162,8 @@ async fn attempt_until_response(
                 record.upstream_answered(record.elapsed().saturating_sub(sent_at));
                 return Ok(response);
             }
-            // A pooled connection that was closed before it took the request costs no retry.
+            // A pooled connection that was closed before it took the request costs no
+            // retry.
             Err(ForwardError::NeverSent(unsent)) if !fresh && unsent.endpoint.is_none() => {
                 pending = unsent.request;
             }

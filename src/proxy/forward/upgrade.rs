@@ -1,10 +1,11 @@
-//! Requests that switch protocols: WebSocket and whatever else caller and service agree on.
+//! Requests that switch protocols: WebSocket and whatever else caller and service agree
+//! on.
 //!
-//! Such a request passes every stage of an ordinary one. Only after its service has switched
-//! does the gateway pass bytes on without reading them (`response::tunnel`). The caller asks by
-//! `Upgrade` in HTTP/1.1 and by extended CONNECT in HTTP/2 (RFC 8441), and the gateway asks
-//! the service in either, depending on what the service speaks. Over HTTP/2 only WebSocket is
-//! supported, if the service announces it.
+//! Such a request passes every stage of an ordinary one. Only after its service has
+//! switched does the gateway pass bytes on without reading them (`response::tunnel`). The
+//! caller asks by `Upgrade` in HTTP/1.1 and by extended CONNECT in HTTP/2 (RFC 8441), and
+//! the gateway asks the service in either, depending on what the service speaks. Over
+//! HTTP/2 only WebSocket is supported, if the service announces it.
 
 use std::time::Duration;
 
@@ -40,8 +41,8 @@ pub(crate) struct UpgradeRequest {
     pub(crate) stream: Option<OnUpgrade>,
     /// The service is asked by extended CONNECT.
     by_connect: bool,
-    /// `Sec-WebSocket-Accept` for a caller in HTTP/1.1 whose service speaks HTTP/2 and gives
-    /// none.
+    /// `Sec-WebSocket-Accept` for a caller in HTTP/1.1 whose service speaks HTTP/2 and
+    /// gives none.
     pub(crate) accept: Option<HeaderValue>,
     /// How long both sides of the tunnel may be silent.
     pub(crate) idle_timeout: Duration,
@@ -98,9 +99,9 @@ pub(crate) struct Transport {
     pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
 }
 
-/// Chooses how to ask the service. Only a switch of protocols over HTTP/2 needs a connection
-/// that is known to support it; the upgrade is dropped if there is none and the caller can do
-/// without: RFC 9110 section 7.8 allows to ignore an `Upgrade`.
+/// Chooses how to ask the service. Only a switch of protocols over HTTP/2 needs a
+/// connection that is known to support it; the upgrade is dropped if there is none and
+/// the caller can do without: RFC 9110 section 7.8 allows to ignore an `Upgrade`.
 pub(crate) async fn choose_transport(
     context: &ForwardContext<'_>,
     upgrade: &mut Option<UpgradeRequest>,
@@ -230,8 +231,8 @@ fn take_connect(request: &mut Request<Incoming>) -> Result<UpgradeRequest, Refus
 }
 
 /// Whether this is a list of `token` or `token/token` (RFC 9110 section 7.8), with empty
-/// members allowed. A service could read anything else as another protocol than the gateway
-/// does.
+/// members allowed. A service could read anything else as another protocol than the
+/// gateway does.
 fn is_protocol_list(value: &HeaderValue) -> bool {
     let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
     value.as_bytes().split(|byte| *byte == b',').all(|item| {
@@ -276,8 +277,8 @@ pub(crate) fn is_offered(response: &HeaderMap, offered: &HeaderValue) -> bool {
         .any(|item| item.trim().eq_ignore_ascii_case(chosen.trim()))
 }
 
-/// Writes the upgrade into the forwarded request, in the protocol that the service is asked
-/// in.
+/// Writes the upgrade into the forwarded request, in the protocol that the service is
+/// asked in.
 pub(crate) fn apply(
     upgrade: &mut Option<UpgradeRequest>,
     parts: &mut request::Parts,
@@ -384,18 +385,18 @@ mod tests {
 
     #[test]
     fn a_service_switches_to_what_it_was_asked_for() {
-        let asked = HeaderValue::from_static("foo/2, websocket");
-        let answer = |values: &[&'static str]| {
+        let offered = HeaderValue::from_static("foo/2, websocket");
+        let response = |values: &[&'static str]| {
             let mut fields = HeaderMap::new();
             for value in values {
                 fields.append(UPGRADE, HeaderValue::from_static(value));
             }
             fields
         };
-        assert!(is_offered(&answer(&["WebSocket"]), &asked));
-        assert!(is_offered(&answer(&["foo/2"]), &asked));
+        assert!(is_offered(&response(&["WebSocket"]), &offered));
+        assert!(is_offered(&response(&["foo/2"]), &offered));
         for other in [&["foo"][..], &["h2c"], &[], &["websocket", "foo/2"]] {
-            assert!(!is_offered(&answer(other), &asked), "{other:?}");
+            assert!(!is_offered(&response(other), &offered), "{other:?}");
         }
     }
 

@@ -11,7 +11,8 @@ use crate::snapshot::fixture::snapshot;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Sends a byte and returns the one that comes back; none if the connection ends without it.
+/// Sends a byte and returns the one that comes back; none if the connection ends without
+/// it.
 fn exchange(address: SocketAddr, byte: u8) -> Option<u8> {
     let mut caller = Caller::connect(address).unwrap();
     caller.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -60,7 +61,8 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
         aborting,
     });
     let audit = AuditWriter::to_file(&directory.path().join("audit.jsonl")).unwrap();
-    // One worker and one slot: a connection that kept either would leave none for the next.
+    // One worker and one slot: a connection that kept either would leave none for the
+    // next.
     let workers = Workers::start_with(&shared, &audit, 1, fragile).unwrap();
     let slots = Arc::new(Semaphore::new(1));
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();

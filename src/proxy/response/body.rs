@@ -1,4 +1,5 @@
-//! The body of a response on its way to the caller. It is not copied, and tracked to its end.
+//! The body of a response on its way to the caller. It is not copied, and tracked to its
+//! end.
 
 use std::error::Error;
 use std::fmt;
@@ -39,8 +40,8 @@ pub(crate) struct Drain {
     trailers: Option<HeaderMap>,
 }
 
-/// A service's body on its way to the caller. When it has been read to its end, the upstream
-/// connection is given back.
+/// A service's body on its way to the caller. When it has been read to its end, the
+/// upstream connection is given back.
 pub(crate) struct ResponseBody {
     incoming: Incoming,
     /// The response has no content, whatever the service sends.
@@ -49,13 +50,13 @@ pub(crate) struct ResponseBody {
     upload: Arc<UploadProgress>,
     audit: Option<ResponseAudit>,
     assertion_header: HeaderName,
-    /// When the response has to be over, in HTTP/1.1. In HTTP/2 the caller's stream keeps it,
-    /// which lasts until the caller has taken what it was given.
+    /// When the response has to be over, in HTTP/1.1. In HTTP/2 the caller's stream keeps
+    /// it, which lasts until the caller has taken what it was given.
     deadline: Option<Deadline>,
     /// The caller's stream, in HTTP/2.
     stream: Option<Arc<H2Stream>>,
-    /// Bytes to be handed over before the service's body is polled: the rest of a large frame,
-    /// or the frame that was read ahead.
+    /// Bytes to be handed over before the service's body is polled: the rest of a large
+    /// frame, or the frame that was read ahead.
     rest: Bytes,
     /// Trailers that were read ahead.
     trailers: Option<Box<HeaderMap>>,
@@ -107,7 +108,8 @@ impl Error for ResponseBodyError {
     }
 }
 
-/// Why a response ended early: because of the caller's own body, or because of the service.
+/// Why a response ended early: because of the caller's own body, or because of the
+/// service.
 pub(super) fn response_error(upload: &UploadProgress, error: &hyper::Error) -> Denial {
     upload.fault().cloned().unwrap_or_else(|| {
         Denial::new(
@@ -180,11 +182,11 @@ impl ResponseBody {
         hint
     }
 
-    /// Records that all of the response has been handed over. Returns the stream if its caller
-    /// has to take the response before the stream may end.
+    /// Records that all of the response has been handed over. Returns the stream if its
+    /// caller has to take the response before the stream may end.
     fn finish(&mut self) -> Option<Arc<H2Stream>> {
-        // A service may respond before it has read the whole request. On a reused connection
-        // the rest would precede another caller's request, or pass for one.
+        // A service may respond before it has read the whole request. On a reused
+        // connection the rest would precede another caller's request, or pass for one.
         if !self.upload.is_complete() {
             self.abandon();
         } else if let Some(lease) = self.lease.take() {
@@ -208,8 +210,8 @@ impl ResponseBody {
         }
     }
 
-    /// Polls the service's body and drives its connection. The connection reads only when the
-    /// body was polled, hence the second round.
+    /// Polls the service's body and drives its connection. The connection reads only when
+    /// the body was polled, hence the second round.
     fn poll_incoming(
         &mut self,
         context: &mut Context<'_>,

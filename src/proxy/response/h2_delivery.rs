@@ -1,20 +1,21 @@
-//! `H2Stream` and `TrackedBytes`: how much of a response the caller of an HTTP/2 stream has
-//! taken.
+//! `H2Stream` and `TrackedBytes`: how much of a response the caller of an HTTP/2 stream
+//! has taken.
 //!
-//! hyper asks for a response's data whether or not the caller's window has space for it, and h2
-//! keeps what it cannot send. Neither says when the data has been sent. But h2 drops a buffer
-//! once it has written all of it, or discards it with its stream. [`TrackedBytes`] observes
-//! that: a buffer that was written whole has been taken, and a response is complete when all of
-//! its buffers were.
+//! hyper asks for a response's data whether or not the caller's window has space for it,
+//! and h2 keeps what it cannot send. Neither says when the data has been sent. But h2
+//! drops a buffer once it has written all of it, or discards it with its stream.
+//! [`TrackedBytes`] observes that: a buffer that was written whole has been taken, and a
+//! response is complete when all of its buffers were.
 //!
-//! Once h2 has been told that a stream ends, we cannot reset the stream any more. A response that
-//! does not fit the caller's windows therefore ends its stream only when the caller has taken
-//! it. One that fits, as nearly all do, ends with its last data, which saves a frame and a poll
-//! of the stream's task.
+//! Once h2 has been told that a stream ends, we cannot reset the stream any more. A
+//! response that does not fit the caller's windows therefore ends its stream only when
+//! the caller has taken it. One that fits, as nearly all do, ends with its last data,
+//! which saves a frame and a poll of the stream's task.
 //!
 //! Until then the stream ends if its caller takes nothing for too long
-//! ([`crate::proxy::wire::h2_stall`]), or when the deadline of its request passes. Neither h2 nor
-//! hyper polls the body while data waits for a window, so that the stream's task checks both.
+//! ([`crate::proxy::wire::h2_stall`]), or when the deadline of its request passes.
+//! Neither h2 nor hyper polls the body while data waits for a window, so that the
+//! stream's task checks both.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,8 +156,8 @@ impl H2Stream {
         self.delivery().stall_timeout = timeout;
     }
 
-    /// Sets when the response has to be over, taken or not. To be called in the stream's task,
-    /// which polls the deadline from then on.
+    /// Sets when the response has to be over, taken or not. To be called in the stream's
+    /// task, which polls the deadline from then on.
     pub(super) fn set_deadline(&self, deadline: Deadline) {
         *self.deadline() = Some(StreamDeadline(deadline));
     }
@@ -202,8 +203,8 @@ impl H2Stream {
         self.delivery().audit = Some(audit);
     }
 
-    /// Records that all of the response has been handed over. Returns whether h2 can send it
-    /// without the caller opening a window.
+    /// Records that all of the response has been handed over. Returns whether h2 can send
+    /// it without the caller opening a window.
     pub(super) fn finish(&self) -> bool {
         let mut delivery = self.delivery();
         delivery.finished = true;
@@ -212,7 +213,8 @@ impl H2Stream {
         can_be_sent
     }
 
-    /// Waits until the windows have space, or the caller has taken all but `max_unread` bytes.
+    /// Waits until the windows have space, or the caller has taken all but `max_unread`
+    /// bytes.
     pub(super) fn poll_capacity(&self, context: &Context<'_>, max_unread: u64) -> Poll<()> {
         let mut delivery = self.delivery();
         if delivery.unread_bytes <= max_unread || (delivery.fits_window && !delivery.finished) {
@@ -225,8 +227,8 @@ impl H2Stream {
         Poll::Pending
     }
 
-    /// Records that a buffer was `taken` or discarded. Must not call h2, which may hold its own
-    /// locks here.
+    /// Records that a buffer was `taken` or discarded. Must not call h2, which may hold
+    /// its own locks here.
     fn buffer_dropped(&self, length: u64, taken: bool) {
         let mut delivery = self.delivery();
         delivery.buffers = delivery.buffers.saturating_sub(1);
@@ -273,8 +275,8 @@ impl H2Stream {
         self.task_is_over.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the stream if its caller has taken nothing for too long. Returns whether only the
-    /// end of the connection can do that.
+    /// Ends the stream if its caller has taken nothing for too long. Returns whether only
+    /// the end of the connection can do that.
     pub(super) fn check_stall(&self, sample: &Sample) -> bool {
         let mut delivery = self.delivery();
         let timeout = delivery.stall_timeout;
@@ -339,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_with_room_ends_at_once_and_one_without_when_it_was_taken() {
+    fn a_response_that_fits_ends_at_once_and_another_when_it_was_taken() {
         let stats = Arc::new(H2Stats::default());
         let first = stream(&stats);
         let mut piece = first.track(Bytes::from_static(&[0; 65_535]));

@@ -1,9 +1,9 @@
-//! `H2Streams`: runs the streams of one HTTP/2 connection, and ends those whose caller does not
-//! take its response.
+//! `H2Streams`: runs the streams of one HTTP/2 connection, and ends those whose caller
+//! does not take its response.
 //!
-//! A caller that opens no window occupies its stream, the buffers that h2 keeps for it, and a
-//! connection to the service. Nothing polls such a stream, so that the connection's task checks
-//! it.
+//! A caller that opens no window occupies its stream, the buffers that h2 keeps for it,
+//! and a connection to the service. Nothing polls such a stream, so that the connection's
+//! task checks it.
 
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -81,8 +81,8 @@ impl H2Streams {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends streams whose caller has taken nothing for too long. Resolves when only the end of
-    /// the connection can end one of them.
+    /// Ends streams whose caller has taken nothing for too long. Resolves when only the
+    /// end of the connection can end one of them.
     pub(crate) async fn end_stalled(&self) {
         let mut was_blocked = false;
         loop {
@@ -97,14 +97,16 @@ impl H2Streams {
         let mut all = self.all();
         all.retain(|stream| stream.strong_count() > 0);
         let streams: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
-        // The last clone of a stream may be dropped below, which must not happen under the lock.
+        // The last clone of a stream may be dropped below, which must not happen under
+        // the lock.
         drop(all);
         let count = u64::try_from(streams.len()).unwrap_or(u64::MAX);
         let is_blocked = self.stats.is_blocked(count);
         let sample = Sample {
             now: Instant::now(),
             sent: self.stats.sent(),
-            // If the connection was unblocked a moment ago, its streams have not had their turn.
+            // If the connection was unblocked a moment ago, its streams have not had
+            // their turn.
             is_blocked: std::mem::replace(was_blocked, is_blocked) || is_blocked,
             streams: count,
         };

@@ -1,14 +1,14 @@
-//! How a request ends: with its service's response, with one of the gateway's own, or without
-//! any.
+//! How a request ends: with its service's response, with one of the gateway's own, or
+//! without any.
 //!
-//! - [`body`]: the body of a response on its way to the caller
-//! - [`h2_delivery`]: how much of a response the caller of an HTTP/2 stream has taken
-//! - [`h2_streams`]: the streams of one HTTP/2 connection
-//! - [`tunnel`]: bytes between a caller and a service that has switched protocols
-//! - [`problem`]: the response to a refused request
-//! - [`whoami`]: what the gateway knows of its caller
-//! - [`protected_resource`]: which tokens a resource accepts
-//! - [`json`]: the documents of the two
+//! - `body`: the body of a response on its way to the caller
+//! - `h2_delivery`: how much of a response the caller of an HTTP/2 stream has taken
+//! - `h2_streams`: the streams of one HTTP/2 connection
+//! - `tunnel`: bytes between a caller and a service that has switched protocols
+//! - `problem`: the response to a refused request
+//! - `whoami`: what the gateway knows of its caller
+//! - `protected_resource`: which tokens a resource accepts
+//! - `json`: the documents of the two
 
 pub(crate) mod body;
 pub(crate) mod h2_delivery;
@@ -40,8 +40,8 @@ use super::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 
-/// Records why a request ended without a response, if it is dropped before there is one: hyper
-/// drops the handler's future when the caller goes away.
+/// Records why a request ended without a response, if it is dropped before there is one:
+/// hyper drops the handler's future when the caller goes away.
 pub(crate) struct RecordNoResponse<'a> {
     pub(crate) record: &'a mut AuditRecord,
     pub(crate) connection: &'a Connection,
@@ -105,9 +105,9 @@ impl ForwardedResponse {
         upgrade.is_some_and(|upgrade| upgrade.is_false_upgrade(status))
     }
 
-    /// Reads the content that arrived together with the head. If the response breaks off there,
-    /// the caller can still get a refusal; later, in HTTP/1.1, only the end of its connection
-    /// could tell.
+    /// Reads the content that arrived together with the head. If the response breaks off
+    /// there, the caller can still get a refusal; later, in HTTP/1.1, only the end of its
+    /// connection could tell.
     pub(crate) async fn read_first_frame(&mut self) -> Result<(), Refusal> {
         let UpstreamResponse {
             response,
@@ -171,8 +171,8 @@ impl ForwardedResponse {
             parts.headers.insert(header::TRAILER, trailers);
         }
         if upstream.body_unwanted {
-            // The caller may send its body all the same, or another request: what arrives next
-            // cannot be told apart.
+            // The caller may send its body all the same, or another request: what arrives
+            // next cannot be told apart.
             let close = HeaderValue::from_static("close");
             parts.headers.insert(header::CONNECTION, close);
         }

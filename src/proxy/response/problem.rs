@@ -1,5 +1,5 @@
-//! The response to a refused request: problem details (RFC 9457), or a gRPC status for gRPC
-//! callers.
+//! The response to a refused request: problem details (RFC 9457), or a gRPC status for
+//! gRPC callers.
 
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;

@@ -1,9 +1,9 @@
-//! `GET /.well-known/oauth-protected-resource/…`: which tokens a resource accepts (RFC 9728), for
-//! clients that were refused because they brought none.
+//! `GET /.well-known/oauth-protected-resource/…`: which tokens a resource accepts (RFC
+//! 9728), for clients that were refused because they brought none.
 //!
 //! The well-known path stands between the host and the path of the resource. The gateway
-//! responds on every host and to every caller that may send a request: the document contains
-//! nothing that the challenge of a refusal does not.
+//! responds on every host and to every caller that may send a request: the document
+//! contains nothing that the challenge of a refusal does not.
 
 use http::{Method, Response};
 
@@ -55,8 +55,8 @@ pub(crate) fn respond(
         .iter()
         .filter_map(|route| route.resource.as_ref())
         .find(|resource| resource.identifier.is_none());
-    // A resource with a configured identifier is found at the path of that identifier, which need
-    // not be a path of its route.
+    // A resource with a configured identifier is found at the path of that identifier,
+    // which need not be a path of its route.
     let by_identifier = || {
         let mut resources = snapshot
             .routes

@@ -1,8 +1,8 @@
 //! A tunnel: bytes between a caller and a service that has switched protocols.
 //!
-//! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that whatever ends
-//! the connection ends the tunnel. One over HTTP/2 ends with its stream, and at once when its
-//! connection is cut off or over.
+//! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that whatever
+//! ends the connection ends the tunnel. One over HTTP/2 ends with its stream, and at once
+//! when its connection is cut off or over.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -90,7 +90,8 @@ impl Switched {
                         }
                     };
                     tokio::select! {
-                        // After a cut, not even bytes that h2 has read already are passed on.
+                        // After a cut, not even bytes that h2 has read already are passed
+                        // on.
                         biased;
                         () = connection.ended() => {}
                         () = passing => {}
@@ -105,8 +106,8 @@ impl Switched {
     }
 }
 
-/// A tunnel in the extensions of the 101 that announces it. Extensions have to be `Clone`, which
-/// a tunnel is not.
+/// A tunnel in the extensions of the 101 that announces it. Extensions have to be
+/// `Clone`, which a tunnel is not.
 #[derive(Clone)]
 struct PendingTunnel(Arc<Mutex<Option<Box<Tunnel>>>>);
 
@@ -123,8 +124,8 @@ pub(crate) fn take<B>(response: &mut Response<B>) -> Option<Box<Tunnel>> {
     tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Bytes between a caller and a service. Dropping it ends the tunnel and writes the request's
-/// audit line.
+/// Bytes between a caller and a service. Dropping it ends the tunnel and writes the
+/// request's audit line.
 pub(crate) struct Tunnel {
     service: Option<TokioIo<Upgraded>>,
     record: AuditRecord,
@@ -135,7 +136,8 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Passes bytes on until both sides have ended, or neither has sent anything for too long.
+    /// Passes bytes on until both sides have ended, or neither has sent anything for too
+    /// long.
     pub(crate) async fn run(&mut self, caller: impl AsyncRead + AsyncWrite + Unpin) {
         let Some(service) = self.service.take() else {
             return;
@@ -171,8 +173,8 @@ impl Tunnel {
     }
 }
 
-/// Runs a tunnel after its 101, in the connection's own task. `early` says that the caller sent
-/// bytes before the 101.
+/// Runs a tunnel after its 101, in the connection's own task. `early` says that the
+/// caller sent bytes before the 101.
 pub(crate) async fn serve(
     connection: &Connection,
     mut tunnel: Box<Tunnel>,
@@ -180,8 +182,8 @@ pub(crate) async fn serve(
     early: bool,
     mut lifetime: Lifetime,
 ) {
-    // Those bytes were read as HTTP. A gateway that passes them on instead is how requests are
-    // smuggled.
+    // Those bytes were read as HTTP. A gateway that passes them on instead is how
+    // requests are smuggled.
     if early {
         tunnel.refused(&Denial::new(
             ReasonCode::MalformedRequest,

@@ -1,8 +1,8 @@
 //! `GET /.well-known/countersign/whoami`: tells a verified caller how the gateway sees it.
 //!
 //! The gateway responds after every check of the request itself and before a route is
-//! selected, so that no route can take the path and no service sees it. A caller learns about
-//! itself only, and nothing changes.
+//! selected, so that no route can take the path and no service sees it. A caller learns
+//! about itself only, and nothing changes.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use bytes::Bytes;

@@ -12,8 +12,8 @@ use crate::reason::ReasonCode;
 
 /// Reads the declared length and checks it against the limit.
 ///
-/// Rewrites it to the one spelling that no service can misread: some take leading zeros for
-/// octal.
+/// Rewrites it to the one spelling that no service can misread: some take leading zeros
+/// for octal.
 pub(crate) fn declared_length(
     headers: &mut HeaderMap,
     max_bytes: Option<u64>,

@@ -1,15 +1,16 @@
 //! The stages that a request passes before it is forwarded, in this order:
 //!
-//! - [`admission`]: may the connection have another request served?
-//! - [`target`]: the host and path, checked so that nobody can read them differently
-//! - [`route`]: the route that they select, and the target that its service sees
-//! - [`authorize`]: may the caller use the route? It runs, in this order,
-//!   - [`rate_limit`]: the limits that apply before authentication,
-//!   - [`authenticate`]: the caller's certificate, token or API key,
+//! - `admission`: may the connection have another request served?
+//! - `target`: the host and path, checked so that the service cannot read them
+//!   differently
+//! - `route`: the route that they select, and the target that its service sees
+//! - `authorize`: may the caller use the route? It runs, in this order,
+//!   - `rate_limit`: the limits that apply before authentication,
+//!   - `authenticate`: the caller's certificate, token or API key,
 //!   - the route's policy, and the limits that need the caller
-//! - [`transaction`]: does a transaction of an earlier request continue?
-//! - [`request_headers`]: the fields that the gateway adds
-//! - [`body`]: the body, as it arrives or read whole
+//! - `transaction`: does a transaction of an earlier request continue?
+//! - `request_headers`: the fields that the gateway adds
+//! - `body`: the body, as it arrives or read whole
 //!
 //! `target`, `route`, `authenticate` and the decision of `authorize` need no connection:
 //! `countersign explain` runs them for imagined requests, so that both decide alike.

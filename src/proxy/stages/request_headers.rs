@@ -14,8 +14,8 @@ use crate::telemetry::record::AuditRecord;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Adds the caller's token if the route forwards it. Every other credential was stripped and
-/// stays at the gateway.
+/// Adds the caller's token if the route forwards it. Every other credential was stripped
+/// and stays at the gateway.
 pub(crate) fn add_token(
     headers: &mut HeaderMap,
     route: &Route,
@@ -31,8 +31,9 @@ pub(crate) fn add_token(
     }
 }
 
-/// Adds what a service is told of the request and its caller. `parts` still has the version
-/// in which the request was received; `authority` is the one that the caller asked for.
+/// Adds what a service is told of the request and its caller. `parts` still has the
+/// version in which the request was received; `authority` is the one that the caller
+/// asked for.
 pub(crate) fn add(
     parts: &mut request::Parts,
     context: RequestContext<'_>,

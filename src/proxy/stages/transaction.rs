@@ -7,8 +7,8 @@ use crate::clock;
 use crate::policy::Permit;
 use crate::snapshot::Snapshot;
 
-/// The assertion that a caller presents; none unless there is exactly one. To be read before
-/// the header is stripped.
+/// The assertion that a caller presents; none unless there is exactly one. To be read
+/// before the header is stripped.
 pub(crate) fn presented(headers: &HeaderMap, assertion: &HeaderName) -> Option<HeaderValue> {
     let mut values = headers.get_all(assertion).iter();
     match (values.next(), values.next()) {

@@ -1,7 +1,8 @@
 //! `PollOnWake`: a future that is polled only if its own waker was called.
 //!
-//! A connection's task is woken several times for each request, and hardly ever because the
-//! connection should end. The future that waits for the end need not be polled each time.
+//! A connection's task is woken several times for each request, and hardly ever because
+//! the connection should end. The future that waits for the end need not be polled each
+//! time.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -62,7 +63,7 @@ impl<F: Future + Unpin> Future for PollOnWake<F> {
             *task = Some(context.waker().clone());
         }
         drop(task);
-        // After the waker was stored: whoever sets the flag from here on wakes the task.
+        // After the waker was stored: if the flag is set from here on, the task is woken.
         if !self.flag.is_set.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }

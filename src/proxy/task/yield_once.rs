@@ -1,9 +1,9 @@
 //! `yield_once`: lets the other tasks of a worker run first.
 //!
-//! Sending wakes the process that reads, and waking a sleeping one costs more than sending. Requests
-//! that are ready at the same moment are therefore all decided and signed before any is sent, so
-//! that their services find several at once. If no other task is ready, the next poll follows
-//! immediately.
+//! Sending wakes the process that reads, and waking a sleeping one costs more than
+//! sending. Requests that are ready at the same moment are therefore all decided and
+//! signed before any is sent, so that their services find several at once. If no other
+//! task is ready, the next poll follows immediately.
 
 use std::future::poll_fn;
 use std::task::Poll;

@@ -1,11 +1,11 @@
-//! `Expect: 100-continue`, end to end: the service answers a caller that asks first, not the
-//! gateway.
+//! `Expect: 100-continue`, end to end: the service responds to a caller that asks first,
+//! not the gateway.
 //!
-//! The caller's body is not read until the service has said 100; hyper sends the caller a 100
-//! when its body is first read. A service that says nothing for a while does not know the
-//! expectation, and gets the body. A final response instead of a 100 means that the service
-//! does not want the body: it is never read. Whether the caller sends it all the same cannot be
-//! known, so that the connection closes after the response.
+//! The caller's body is not read until the service has said 100; hyper sends the caller a
+//! 100 when its body is first read. A service that says nothing for a while does not know
+//! the expectation, and gets the body. A final response instead of a 100 means that the
+//! service does not want the body: it is never read. Whether the caller sends it all the
+//! same cannot be known, so that the connection closes after the response.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -34,7 +34,8 @@ impl Expectation {
         self.decide(WANTED);
     }
 
-    /// Records that the service gave a final response. Returns whether the body is unwanted.
+    /// Records that the service gave a final response. Returns whether the body is
+    /// unwanted.
     pub(crate) fn final_response_received(&self) -> bool {
         self.decide(UNWANTED)
     }

@@ -1,8 +1,8 @@
-//! `Forwarded` (RFC 7239), `X-Forwarded-*` and the caller's certificate: what a service is told
-//! of the connection that its request came by.
+//! `Forwarded` (RFC 7239), `X-Forwarded-*` and the caller's certificate: what a service
+//! is told of the connection that its request came by.
 //!
-//! A caller's own copies of these fields were stripped before ([`super::headers`]). The gateway
-//! signs none of this: it is for logs and links; decisions need the assertion.
+//! A caller's own copies of these fields were stripped before ([`super::headers`]). The
+//! gateway signs none of this: it is for logs and links; decisions need the assertion.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -132,9 +132,9 @@ fn byte_sequences<'a>(
 /// One element of `X-Forwarded-Client-Cert`, as Envoy writes it: hash, subject,
 /// URIs and DNS names.
 ///
-/// Services parse this field in different ways. In none of them may a value end its own quotes
-/// or begin another key: quotation marks and backslashes are percent-encoded in the subject,
-/// and names with characters that no URL or DNS name has are left out.
+/// Services parse this field in different ways. In none of them may a value end its own
+/// quotes or begin another key: quotation marks and backslashes are percent-encoded in
+/// the subject, and names with characters that no URL or DNS name has are left out.
 fn xfcc_element(leaf: &LeafFacts) -> String {
     let mut text = format!("Hash={}", hex(&leaf.thumbprint));
     text.push_str(";Subject=\"");

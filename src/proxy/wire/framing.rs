@@ -1,9 +1,9 @@
 //! The framing guard: tracks HTTP/1.1 message boundaries on the raw bytes.
 //!
-//! It runs below hyper's HTTP/1.1 server and refuses what hyper would normalise or let pass,
-//! because requests are smuggled where two parsers disagree about the end of a message (RFC 9112
-//! section 11.2). This file is the state machine alone: [`super::framing_io`] puts it under a
-//! connection, [`super::head`] checks lines.
+//! It runs below hyper's HTTP/1.1 server and refuses what hyper would normalise or let
+//! pass, because requests are smuggled where two parsers disagree about the end of a
+//! message (RFC 9112 section 11.2). This file is the state machine alone:
+//! `framing_io` puts it under a connection, [`super::head`] checks lines.
 
 use std::ops::Range;
 
@@ -87,8 +87,8 @@ impl FramingMachine {
 
     /// Takes the next bytes of the connection.
     ///
-    /// A head is passed on when it is complete and accepted, never in part: the beginning of an
-    /// incomplete one is held back.
+    /// A head is passed on when it is complete and accepted, never in part: the beginning
+    /// of an incomplete one is held back.
     pub fn advance(&mut self, input: &[u8]) -> Step {
         let mut step = Step {
             released: None,
@@ -98,8 +98,8 @@ impl FramingMachine {
         while let Some(rest) = input.get(step.pass.end..).filter(|rest| !rest.is_empty()) {
             match self.step(rest) {
                 Ok(Advance::Pass(count)) => step.pass.end += count,
-                // Only a head that earlier inputs began is released, so that nothing else of this
-                // input was passed on before.
+                // Only a head that earlier inputs began is released, so that nothing else
+                // of this input was passed on before.
                 Ok(Advance::Release(head, count)) => {
                     step.released = Some(head);
                     step.pass = count..count;
@@ -252,8 +252,8 @@ impl FramingMachine {
         Ok(Advance::Pass(count))
     }
 
-    /// Copies to `held` up to and including the next line end. Returns how many bytes that are and
-    /// whether the line is complete.
+    /// Copies to `held` up to and including the next line end. Returns how many bytes
+    /// that are and whether the line is complete.
     fn collect_line(
         &mut self,
         rest: &[u8],

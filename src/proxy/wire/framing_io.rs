@@ -1,9 +1,9 @@
 //! `FramingIo`: the framing guard between a connection and hyper's HTTP/1.1 server.
 //!
-//! Bytes of accepted messages pass without being copied; the beginning of an incomplete head is
-//! held back. A refused head is replaced by a request of our own, so that hyper sends the refusal
-//! as a proper response, in its turn behind pipelined requests. The handler recognises the
-//! replacement by its position on the connection.
+//! Bytes of accepted messages pass without being copied; the beginning of an incomplete
+//! head is held back. A refused head is replaced by a request of our own, so that hyper
+//! sends the refusal as a proper response, in its turn behind pipelined requests. The
+//! handler recognises the replacement by its position on the connection.
 
 use std::future::Future as _;
 use std::io;
@@ -53,25 +53,27 @@ impl FramingState {
             .map(|(_, error)| *error)
     }
 
-    /// Stops reading: the response in progress is a 101, after which the caller does not send HTTP.
+    /// Stops reading: the response in progress is a 101, after which the caller does not
+    /// send HTTP.
     pub(crate) fn set_switching(&self) {
         self.switching.store(true, Ordering::Relaxed);
     }
 
-    /// Allows to hold the end of the response in progress: it is the connection's last, and can be
-    /// sent together with `close_notify`.
+    /// Allows to hold the end of the response in progress: it is the connection's last,
+    /// and can be sent together with `close_notify`.
     pub(crate) fn set_closing(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Lets the next flush send the held bytes, because the response goes on. Returns whether there
-    /// were any.
+    /// Lets the next flush send the held bytes, because the response goes on. Returns
+    /// whether there were any.
     pub(crate) fn release_held(&self) -> bool {
         self.holding.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether a write or flush of hyper is pending. If the rest of a request is unwanted, hyper
-    /// ends without waiting for it, which would drop the end of the response.
+    /// Whether a write or flush of hyper is pending. If the rest of a request is
+    /// unwanted, hyper ends without waiting for it, which would drop the end of the
+    /// response.
     pub(crate) fn has_pending_write(&self) -> bool {
         self.pending_write.load(Ordering::Relaxed)
     }
@@ -238,7 +240,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
                 }
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
                 Poll::Pending => {
-                    // Before the first request there is no response that could be sent with it.
+                    // Before the first request there is no response that could be sent
+                    // with it.
                     if !this.handshake_flushed && this.machine.heads() == 0 {
                         this.handshake_flushed =
                             Pin::new(&mut this.inner).poll_flush(context)?.is_ready();
@@ -393,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_end_of_the_last_answer_is_kept() {
+    async fn only_the_end_of_the_last_response_is_held() {
         let (mut io, state) = guarded();
         io.write_all(b"one answer ").await.unwrap();
         io.flush().await.unwrap();
@@ -419,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_much_to_keep_is_flushed_as_ever() {
+    async fn what_is_too_much_to_hold_is_flushed_as_usual() {
         let (mut io, state) = guarded();
         state.set_closing();
         io.write_all(b"head").await.unwrap();

@@ -1,5 +1,5 @@
-//! `FrameScanner`: finds the frames of an HTTP/2 connection in its bytes, and reads the few fields
-//! that monitoring needs (RFC 9113 section 4.1).
+//! `FrameScanner`: finds the frames of an HTTP/2 connection in its bytes, and reads the
+//! few fields that monitoring needs (RFC 9113 section 4.1).
 
 /// Length of the client's connection preface (RFC 9113 section 3.4).
 pub(super) const PREFACE: u32 = 24;
@@ -51,7 +51,8 @@ pub(super) struct Frame {
     pub(super) length: u32,
     /// RST_STREAM and GOAWAY: the error code.
     pub(super) code: u32,
-    /// WINDOW_UPDATE: the increment. SETTINGS: the initial window of streams, if it is set.
+    /// WINDOW_UPDATE: the increment. SETTINGS: the initial window of streams, if it is
+    /// set.
     pub(super) window: Option<u32>,
 }
 
@@ -124,7 +125,8 @@ impl FrameScanner {
         }
     }
 
-    /// Whether the needed part of the payload is complete; if not, continues with the next setting.
+    /// Whether the needed part of the payload is complete; if not, continues with the
+    /// next setting.
     fn is_whole(&mut self) -> bool {
         let [_, _, _, kind, ..] = self.header;
         if kind != SETTINGS {

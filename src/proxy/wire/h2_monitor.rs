@@ -1,9 +1,9 @@
 //! `MonitoredIo`: reads the frame headers of an HTTP/2 connection in both directions.
 //!
-//! What h2 refuses by itself never reaches a handler: heads that are too large or malformed,
-//! streams beyond the limit, protocol errors. Their traces in the frames are counted here, so
-//! that an operator sees them. Frames that cost a lot and carry no content (resets, pings,
-//! settings, empty data) are limited in number.
+//! What h2 refuses by itself never reaches a handler: heads that are too large or
+//! malformed, streams beyond the limit, protocol errors. Their traces in the frames are
+//! counted here, so that an operator sees them. Frames that cost a lot and carry no
+//! content (resets, pings, settings, empty data) are limited in number.
 
 use std::io;
 use std::pin::Pin;
@@ -26,9 +26,9 @@ const DEFAULT_WINDOW: u32 = 65_535;
 const MAX_CREDIT: u64 = 10_000;
 /// Credit that is earned by time.
 const CREDIT_PER_SECOND: u64 = 500;
-/// A reset costs more, because it discards work of the gateway and of the service. That is 500 at
-/// once and 25 a second, beside what responses earn: a gRPC caller that cancels some calls
-/// completes most of them.
+/// A reset costs more, because it discards work of the gateway and of the service. That
+/// is 500 at once and 25 a second, beside what responses earn: a gRPC caller that cancels
+/// some calls completes most of them.
 const RESET_COST: u64 = 20;
 /// Bytes of content that earn one credit.
 const BYTES_PER_CREDIT: u64 = 512;
@@ -50,8 +50,8 @@ pub(crate) struct H2Stats {
     sent: AtomicU64,
     /// Number of responses that were sent whole.
     responses: AtomicU64,
-    /// There were too many frames without content. Kept here because h2 reduces an I/O error to
-    /// its text.
+    /// There were too many frames without content. Kept here because h2 reduces an I/O
+    /// error to its text.
     flooded: AtomicBool,
     /// The initial window of streams, as the caller last set it.
     stream_window: AtomicU32,
@@ -92,8 +92,8 @@ impl H2Stats {
         self.flooded.load(Ordering::Relaxed)
     }
 
-    /// What the caller has earned credit by, in bytes: content that was sent, and the equivalent
-    /// of whole responses.
+    /// What the caller has earned credit by, in bytes: content that was sent, and the
+    /// equivalent of whole responses.
     fn earning_bytes(&self) -> u64 {
         let responses = self.responses.load(Ordering::Relaxed);
         let for_responses = responses.saturating_mul(CREDIT_PER_RESPONSE * BYTES_PER_CREDIT);
@@ -120,16 +120,18 @@ impl H2Stats {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Whether the connection takes nothing more from any of its `streams`: its socket is full, or
-    /// its window is used up except for a byte that each stream may have reserved.
+    /// Whether the connection takes nothing more from any of its `streams`: its socket is
+    /// full, or its window is used up except for a byte that each stream may have
+    /// reserved.
     pub(crate) fn is_blocked(&self, streams: u64) -> bool {
         let window = self.connection_window.load(Ordering::Relaxed);
         window.saturating_sub(self.sent()) <= streams || self.socket_is_full.load(Ordering::Relaxed)
     }
 
-    /// Whether the caller's windows have space for all that h2 was given, `of_stream` bytes of it
-    /// for the stream that asks. Updates of a single stream's window are not tracked: a large
-    /// response never seems to fit, which costs it one more poll at its end.
+    /// Whether the caller's windows have space for all that h2 was given, `of_stream`
+    /// bytes of it for the stream that asks. Updates of a single stream's window are not
+    /// tracked: a large response never seems to fit, which costs it one more poll at its
+    /// end.
     pub(crate) fn fits_window(&self, of_stream: u64) -> bool {
         let sent = self.sent();
         let queued = self.queued.load(Ordering::Relaxed);
@@ -137,8 +139,8 @@ impl H2Stats {
             && sent.saturating_add(queued) <= self.connection_window.load(Ordering::Relaxed)
     }
 
-    /// Describes what h2 refused by itself, if anything. `served` is the number of requests that
-    /// reached a handler.
+    /// Describes what h2 refused by itself, if anything. `served` is the number of
+    /// requests that reached a handler.
     pub(crate) fn refusals(&self, served: u64) -> Option<String> {
         let unserved = self.opened.load(Ordering::Relaxed).saturating_sub(served);
         let reset = self.reset.load(Ordering::Relaxed);
@@ -177,14 +179,14 @@ const fn name(code: u32) -> &'static str {
     }
 }
 
-/// Whether h2 uses this code for an error of the caller. The gateway itself resets streams with
-/// INTERNAL_ERROR, CANCEL and NO_ERROR.
+/// Whether h2 uses this code for an error of the caller. The gateway itself resets
+/// streams with INTERNAL_ERROR, CANCEL and NO_ERROR.
 const fn is_caller_error(code: u32) -> bool {
     matches!(code, 1 | 3 | 5 | 6 | 7 | 9 | 11)
 }
 
-/// What a caller's frames without content may still cost. It is earned by time and by content
-/// that the caller takes.
+/// What a caller's frames without content may still cost. It is earned by time and by
+/// content that the caller takes.
 #[derive(Debug)]
 struct Credit {
     left: u64,
@@ -195,7 +197,8 @@ struct Credit {
 }
 
 impl Credit {
-    /// Spends `cost`; returns whether there was enough. `earning_bytes` is the total so far.
+    /// Spends `cost`; returns whether there was enough. `earning_bytes` is the total so
+    /// far.
     fn spend(&mut self, cost: u64, earning_bytes: u64, now: impl FnOnce() -> Instant) -> bool {
         // Reads the clock only if it matters.
         if self.left < MAX_CREDIT / 2 {
@@ -381,7 +384,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_h2_refused_is_said() {
+    fn what_h2_refused_is_described() {
         let stats = Arc::new(H2Stats::default());
         let mut monitored = MonitoredIo::new((), Arc::clone(&stats));
         monitored.received(&[0; 24]).unwrap();
@@ -403,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_for_what_both_windows_take() {
+    fn what_both_windows_take_fits() {
         let stats = Arc::new(H2Stats::default());
         let mut monitored = MonitoredIo::new((), Arc::clone(&stats));
         monitored.received(&[0; 24]).unwrap();
@@ -440,7 +443,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_is_held_up_by_its_window_and_by_its_socket() {
+    async fn a_connection_is_blocked_by_its_window_and_by_its_socket() {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
         let stats = Arc::new(H2Stats::default());
@@ -523,14 +526,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_earned_by_octets_does_not_eat_what_time_earns() {
+    fn what_is_earned_by_bytes_does_not_use_up_what_time_earns() {
         let begin = Instant::now();
         let mut credit = Credit {
             left: MAX_CREDIT,
             paid_until: begin,
             paid_bytes: 0,
         };
-        // Ten answers a second, beside frames that cost less than a second earns.
+        // Ten responses a second, beside frames that cost less than a second earns.
         let cost = CREDIT_PER_SECOND / 10 - 1;
         for step in 1..6000_u64 {
             let now = begin + Duration::from_millis(100 * step);

@@ -1,27 +1,29 @@
 //! `StallTimer`: how long the caller of an HTTP/2 stream may take nothing of its response.
 //!
-//! A stream can wait for two things: for its caller to open the stream's window, or for its
-//! turn, because the connection's window and the socket are shared by all streams. Which of the
-//! two it waits for cannot be seen, because the windows of single streams are not tracked. But
-//! h2 leaves no byte waiting that the windows have space for: if the connection is not blocked,
-//! then the stream waits for its own window.
+//! A stream can wait for two things: for its caller to open the stream's window, or for
+//! its turn, because the connection's window and the socket are shared by all streams.
+//! Which of the two it waits for cannot be seen, because the windows of single streams
+//! are not tracked. But h2 leaves no byte waiting that the windows have space for: if the
+//! connection is not blocked, then the stream waits for its own window.
 //!
-//! A stream therefore has its timeout, and while the connection is blocked that much again for
-//! each [`MAX_PIECE`] that the connection takes meanwhile: a caller that reads just fast enough
-//! would take as much if it had asked for that stream alone. A connection that takes nothing, or
-//! next to nothing, adds no time. h2 also serves waiting streams in turn: after more bytes than
-//! all other streams may send before this one, the stream's own window must be closed, and no
-//! time is added any more. Whatever the caller does, this limits the wait to the time of
-//! [`MAX_PER_TURN`] for each stream beside it.
+//! A stream therefore has its timeout, and while the connection is blocked that much
+//! again for each [`MAX_PIECE`] that the connection takes meanwhile: a caller that reads
+//! just fast enough would take as much if it had asked for that stream alone. A
+//! connection that takes nothing, or next to nothing, adds no time. h2 also serves
+//! waiting streams in turn: after more bytes than all other streams may send before this
+//! one, the stream's own window must be closed, and no time is added any more. Whatever
+//! the caller does, this limits the wait to the time of [`MAX_PER_TURN`] for each stream
+//! beside it.
 
 use std::time::{Duration, Instant};
 
-/// Most bytes of a response that are handed to h2 at once. A caller must take a piece within the
-/// timeout; with larger pieces a slow caller would look like one that takes nothing.
+/// Most bytes of a response that are handed to h2 at once. A caller must take a piece
+/// within the timeout; with larger pieces a slow caller would look like one that takes
+/// nothing.
 pub(crate) const MAX_PIECE: usize = 64 * 1024;
 
-/// A caller whose window is closed is given nothing more while it has more bytes than this to
-/// take.
+/// A caller whose window is closed is given nothing more while it has more bytes than
+/// this to take.
 pub(crate) const MAX_BACKLOG: u64 = 16 * 1024;
 
 /// Most bytes of another stream that precede a piece: all that it may have to take, twice,
@@ -92,8 +94,8 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
     const PIECE: u64 = MAX_PIECE as u64;
 
-    /// How long a stream may stall beside others on a connection that takes `each` bytes in a
-    /// quarter of a minute; none if for more than a day.
+    /// How long a stream may stall beside others on a connection that takes `each` bytes
+    /// in a quarter of a minute; none if for more than a day.
     fn lasts(streams: u64, each: u64, is_blocked: bool) -> Option<Duration> {
         let begin = Instant::now();
         let mut timer = StallTimer::new(begin, 1000);
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_on_a_connection_that_takes_nothing() {
+    fn no_stream_waits_on_a_connection_that_takes_nothing() {
         for streams in [1, 100] {
             assert_eq!(lasts(streams, 0, true), Some(MINUTE));
             // Nor for single bytes.
@@ -122,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_stream_waits_for_its_turn() {
-        // Each of a hundred has two pieces to take before it, as slowly as one may.
+        // Each of a hundred streams has two pieces to take first, as slowly as it may.
         for each in [PIECE / 4, PIECE / 2] {
             let all = MINUTE / 4 * u32::try_from(200 * PIECE / each).unwrap();
             assert!(lasts(100, each, true).is_none_or(|waited| waited > all));
@@ -131,9 +133,9 @@ mod tests {
 
     #[test]
     fn it_does_not_wait_for_what_passes_it_by() {
-        // Where the connection would take more, it is its own window.
+        // If the connection would take more, the stream waits for its own window.
         assert_eq!(lasts(100, PIECE, false), Some(MINUTE));
-        // Where it would not, when each of the others has had its turn.
+        // If it would not, the same holds once each other stream has had its turn.
         assert_eq!(lasts(1, PIECE, true), Some(MINUTE));
         assert_eq!(lasts(2, 2 * PIECE, true), Some(MINUTE));
         for streams in [2, 10, 100] {

@@ -1,5 +1,5 @@
-//! The grammar of a message's lines: request line, header fields, chunk sizes. Every byte is
-//! checked, and nothing is repaired.
+//! The grammar of a message's lines: request line, header fields, chunk sizes. Every byte
+//! is checked, and nothing is repaired.
 
 use memchr::memchr;
 
@@ -243,8 +243,8 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     Ok((name, value.trim_ascii()))
 }
 
-/// Whether this is Content-Length or Transfer-Encoding, in any spelling that some server might
-/// read as such.
+/// Whether this is Content-Length or Transfer-Encoding, in any spelling that some server
+/// might read as such.
 #[must_use]
 pub fn is_framing_name(name: &[u8]) -> bool {
     let same = |wanted: &[u8]| {
@@ -320,8 +320,8 @@ const fn is_authority(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']')
 }
 
-/// Finds the position after the empty line that ends a head. Searches for line ends from `from`
-/// on; every line must end with CRLF.
+/// Finds the position after the empty line that ends a head. Searches for line ends from
+/// `from` on; every line must end with CRLF.
 pub(super) fn find_head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, FramingError> {
     let mut position = from;
     while let Some(found) = memchr(b'\n', bytes.get(position..).unwrap_or_default()) {

@@ -1,7 +1,7 @@
 //! Which header fields pass the gateway, in either direction.
 //!
-//! A caller's copy of any field that a service might take for the gateway's is removed, in every
-//! spelling: many servers read `_` or `.` as `-`.
+//! A caller's copy of any field that a service might take for the gateway's is removed,
+//! in every spelling: many servers read `_` or `.` as `-`.
 
 use http::header::{self, CONNECTION, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE};
 
@@ -21,8 +21,8 @@ const FORGEABLE: [&str; 9] = [
     "x-real-ip",
     "x-request-id",
 ];
-/// Fields that only the gateway may set: prefixes of names. The last ones are fields of other
-/// gateways, which services believe.
+/// Fields that only the gateway may set: prefixes of names. The last ones are fields of
+/// other gateways, which services believe.
 const FORGEABLE_PREFIXES: [&str; 11] = [
     "countersign-",
     "client-cert",
@@ -37,8 +37,8 @@ const FORGEABLE_PREFIXES: [&str; 11] = [
     "ssl-client",
 ];
 
-/// Whether only the gateway may set a field. `name` is lower case, as all names of a [`HeaderMap`]
-/// are; `assertion` is the assertion's field.
+/// Whether only the gateway may set a field. `name` is lower case, as all names of a
+/// [`HeaderMap`] are; `assertion` is the assertion's field.
 #[must_use]
 pub fn is_forgeable(name: &str, assertion: &HeaderName) -> bool {
     // Decides nearly all ordinary names by their first byte.
@@ -71,8 +71,8 @@ fn is_spelling_of(name: &str, wanted: &str) -> bool {
         })
 }
 
-/// What has to be done about a request's fields, found in one pass over their names: most requests
-/// need nothing.
+/// What has to be done about a request's fields, found in one pass over their names: most
+/// requests need nothing.
 #[derive(Default)]
 struct RequestFields {
     /// Fields of one hop.
@@ -112,8 +112,8 @@ impl RequestFields {
     }
 }
 
-/// Removes from a request the fields that a caller could have forged, those of this hop, and the
-/// credentials.
+/// Removes from a request the fields that a caller could have forged, those of this hop,
+/// and the credentials.
 ///
 /// # Errors
 /// A denial for ambiguous framing, and for an attempt to switch to HTTP/2 within the connection,
@@ -148,7 +148,8 @@ pub fn strip_request(
     Ok(())
 }
 
-/// Joins the fields into which HTTP/2 may split Cookie; HTTP/1.1 has one (RFC 9113 section 8.2.3).
+/// Joins the fields into which HTTP/2 may split Cookie; HTTP/1.1 has one (RFC 9113
+/// section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
@@ -191,8 +192,8 @@ fn is_reserved(name: &str) -> bool {
             .is_some_and(|start| is_spelling_of(start, "countersign-"))
 }
 
-/// Makes a response uncacheable if it depends on the certificate fields: callers do not send them,
-/// so that caches could not tell such responses apart (RFC 9440 section 2.4).
+/// Makes a response uncacheable if it depends on the certificate fields: callers do not
+/// send them, so that caches could not tell such responses apart (RFC 9440 section 2.4).
 pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     let depends = [
         "client-cert",
@@ -206,8 +207,8 @@ pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     }
 }
 
-/// The declared trailers that may pass (RFC 9110 section 6.6.2). hyper sends only trailers that are
-/// declared.
+/// The declared trailers that may pass (RFC 9110 section 6.6.2). hyper sends only
+/// trailers that are declared.
 pub(crate) fn declared_trailers(
     headers: &HeaderMap,
     private: &[HeaderName],
@@ -226,9 +227,9 @@ pub(crate) fn declared_trailers(
         .flatten()
 }
 
-/// Fields that must not be trailers, because a receiver that merges trailers into the header would
-/// act on them: routing, request modifiers, authentication, content format and fields of one hop
-/// (RFC 9110 section 6.5.1).
+/// Fields that must not be trailers, because a receiver that merges trailers into the
+/// header would act on them: routing, request modifiers, authentication, content format
+/// and fields of one hop (RFC 9110 section 6.5.1).
 const NOT_IN_TRAILERS: [&str; 22] = [
     "authorization",
     "cache-control",
@@ -254,8 +255,8 @@ const NOT_IN_TRAILERS: [&str; 22] = [
     "www-authenticate",
 ];
 
-/// Removes fields that must not be trailers, in every spelling. `private` are the fields that only
-/// the gateway may set or see. Other names pass, gRPC's metadata among them.
+/// Removes fields that must not be trailers, in every spelling. `private` are the fields
+/// that only the gateway may set or see. Other names pass, gRPC's metadata among them.
 pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_response(trailers);
     remove_matching(trailers, |name| {
@@ -282,8 +283,8 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Removes the Connection field, the fields that it names, and those that belong to one hop anyway
-/// (RFC 9110 section 7.6.1).
+/// Removes the Connection field, the fields that it names, and those that belong to one
+/// hop anyway (RFC 9110 section 7.6.1).
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = items(headers, &CONNECTION)
@@ -323,8 +324,8 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> boo
     items(headers, name).any(|item| item.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-/// The items of a comma-separated field. They are bytes, because an item that is not text must not
-/// hide the others from the checks: a service may well read them.
+/// The items of a comma-separated field. They are bytes, because an item that is not text
+/// must not hide the others from the checks: a service may well read them.
 fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)

@@ -1,10 +1,10 @@
-//! The PROXY protocol, version 2: a load balancer in front of the gateway gives the address of the
-//! caller whose connection it passes on.
+//! The PROXY protocol, version 2: a load balancer in front of the gateway gives the
+//! address of the caller whose connection it passes on.
 //!
-//! The header is read before TLS, and only from peers that the configuration lists. From those it
-//! is required, so that no caller can pass for the balancer by leaving it out. The address is used
-//! in audit lines, rate limits and `Forwarded`; it proves no identity. Nothing is read beyond the
-//! header.
+//! The header is read before TLS, and only from peers that the configuration lists. From
+//! those it is required, so that no caller can pass for the balancer by leaving it out.
+//! The address is used in audit lines, rate limits and `Forwarded`; it proves no
+//! identity. Nothing is read beyond the header.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -36,8 +36,8 @@ pub enum HeaderError {
     Malformed(&'static str),
 }
 
-/// Reads a header. Returns the address that the balancer gives; none if the balancer connects for
-/// itself, as its health checks do.
+/// Reads a header. Returns the address that the balancer gives; none if the balancer
+/// connects for itself, as its health checks do.
 ///
 /// # Errors
 /// If nothing arrives, the stream fails, or the bytes are not a usable header.
@@ -300,7 +300,7 @@ mod tests {
             let address = if v4 {
                 IpAddr::from([a[0] % 223 + 1, a[1], a[2], a[3]])
             } else {
-                IpAddr::from([[0x20, 1], [a[2], a[3]]].concat().into_iter().chain(a[4..].iter().copied()).collect::<Vec<_>>().try_into().map(|octets: [u8; 16]| octets).unwrap())
+                IpAddr::from([[0x20, 1], [a[2], a[3]]].concat().into_iter().chain(a[4..].iter().copied()).collect::<Vec<_>>().try_into().map(|bytes: [u8; 16]| bytes).unwrap())
             };
             let source = SocketAddr::new(address, port);
             let (family, body) = places(source);
@@ -321,11 +321,11 @@ mod tests {
         }
 
         #[test]
-        fn any_octets_are_read_or_refused(octets in prop::collection::vec(any::<u8>(), 0..80), signed: bool) {
-            let octets = if signed { [&SIGNATURE[..], &octets].concat() } else { octets };
-            let (_, taken) = read_all(&octets);
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..80), signed: bool) {
+            let bytes = if signed { [&SIGNATURE[..], &bytes].concat() } else { bytes };
+            let (_, taken) = read_all(&bytes);
             prop_assert!(taken <= FIXED + MAX_LENGTH);
-            let _ = parse(&octets);
+            let _ = parse(&bytes);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `Refusal`: why a request is not served, and what its response contains beside the reason.
+//! `Refusal`: why a request is not served, and what its response contains beside the
+//! reason.
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 

@@ -1,6 +1,6 @@
-//! `ResponseFraming`: accepts a service's response only if its end is unambiguous (RFC 9112 section
-//! 6, RFC 9110 section 8.6), because a caller may parse it more strictly or more laxly than the
-//! gateway does.
+//! `ResponseFraming`: accepts a service's response only if its end is unambiguous (RFC
+//! 9112 section 6, RFC 9110 section 8.6), because a caller may parse it more strictly or
+//! more laxly than the gateway does.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
@@ -8,7 +8,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use super::head::content_length;
 use super::upload_progress::UploadProgress;
 
-/// Why a response is refused. The text continues a sentence that begins with the upstream's name.
+/// Why a response is refused. The text continues a sentence that begins with the
+/// upstream's name.
 #[derive(Debug)]
 pub(crate) struct ResponseFramingError(pub(crate) &'static str);
 
@@ -100,8 +101,8 @@ fn check(
             Some(length) if !is_canonical => ContentLength::Set(length),
             _ => ContentLength::Keep,
         },
-        // An HTTP/1.0 service does not understand a chunked request, and content that is sent where
-        // none is allowed would pass for the next response.
+        // An HTTP/1.0 service does not understand a chunked request, and content that is
+        // sent where none is allowed would pass for the next response.
         prevents_reuse: version == Version::HTTP_10 || (has_no_content && announces_content),
         has_no_content,
     })
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_without_content_promise_none() {
+    fn responses_without_content_announce_none() {
         for (status, fields, left, prevents_reuse) in [
             (204, &[length("0")][..], 0, false),
             (204, &[length("4")][..], 0, true),
@@ -252,9 +253,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a service sends, its caller sees one plain length, or chunks, or neither.
+        /// Whatever a service sends, its caller sees one plain length, or chunks, or
+        /// neither.
         #[test]
-        fn an_accepted_answer_has_one_framing(
+        fn an_accepted_response_has_one_framing(
             fields in proptest::collection::vec(
                 prop_oneof![
                     "[0-9, +]{0,5}".prop_map(|value| ("content-length", value)),

@@ -79,11 +79,12 @@ enum HandshakeProgress {
 /// A caller's TCP connection.
 ///
 /// rustls reports a missing certificate by alert 116 in TLS 1.2 too, where only 40
-/// `handshake_failure` exists (RFC 5246 section 7.4.6). Alerts are unencrypted until a TLS 1.2
-/// handshake ends, and always encrypted in TLS 1.3: that one unencrypted record is replaced here.
+/// `handshake_failure` exists (RFC 5246 section 7.4.6). Alerts are unencrypted until a
+/// TLS 1.2 handshake ends, and always encrypted in TLS 1.3: that one unencrypted record
+/// is replaced here.
 ///
-/// A peer that does not read what is sent to it is disconnected after a timeout, so that it cannot
-/// occupy its slot and a service's connection for ever.
+/// A peer that does not read what is sent to it is disconnected after a timeout, so that
+/// it cannot occupy its slot and a service's connection for ever.
 ///
 /// The session ticket that ends a TLS 1.3 handshake (RFC 8446 section 4.6.1) is held until
 /// something else is sent, which saves a segment for each connection.
@@ -120,14 +121,14 @@ impl CallerSocket {
         self.sniffed
     }
 
-    /// Ends the handshake: a held ticket is sent with the next write, or when the connection is
-    /// flushed.
+    /// Ends the handshake: a held ticket is sent with the next write, or when the
+    /// connection is flushed.
     pub(crate) const fn end_handshake(&mut self) {
         self.handshake = None;
     }
 
-    /// Whether these bytes are the ticket that ends the handshake. An encrypted alert is an
-    /// encrypted record too, but a short one.
+    /// Whether these bytes are the ticket that ends the handshake. An encrypted alert is
+    /// an encrypted record too, but a short one.
     fn is_ticket(&self, bytes: &[u8]) -> bool {
         self.handshake == Some(HandshakeProgress::Answered)
             && bytes.first() == Some(&APPLICATION_DATA)
@@ -144,7 +145,8 @@ impl CallerSocket {
         }
     }
 
-    /// Sends the held ticket together with `slices`; returns how many bytes of `slices` were sent.
+    /// Sends the held ticket together with `slices`; returns how many bytes of `slices`
+    /// were sent.
     fn poll_write_ticket(
         &mut self,
         context: &mut Context<'_>,
@@ -195,8 +197,8 @@ impl CallerSocket {
         )))
     }
 
-    /// Has what is written from now on sent together with the end of the stream, in one segment if
-    /// it fits. The kernel sends it after 200 ms at the latest.
+    /// Has what is written from now on sent together with the end of the stream, in one
+    /// segment if it fits. The kernel sends it after 200 ms at the latest.
     pub(crate) fn cork(&self) {
         // Other systems send two segments.
         #[cfg(target_os = "linux")]
@@ -205,8 +207,9 @@ impl CallerSocket {
         }
     }
 
-    /// Closes the connection so that the peer can read what was sent last: closing a socket with
-    /// unread input would reset the connection, and discard what the peer has not read.
+    /// Closes the connection so that the peer can read what was sent last: closing a
+    /// socket with unread input would reset the connection, and discard what the peer has
+    /// not read.
     pub(crate) async fn linger(mut self, limits: LingerLimits) {
         if !self.shut_down && self.shutdown().await.is_err() {
             return;
@@ -217,8 +220,8 @@ impl CallerSocket {
         let _ = tokio::time::timeout(limits.time, drain).await;
     }
 
-    /// Ends the connection so that the peer does not take what it received for complete: many
-    /// programs accept the end of the connection without a `close_notify`.
+    /// Ends the connection so that the peer does not take what it received for complete:
+    /// many programs accept the end of the connection without a `close_notify`.
     pub(crate) fn reset(self) {
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
     }

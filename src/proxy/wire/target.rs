@@ -1,5 +1,5 @@
-//! The grammar of a request's host and path, checked so that gateway and service cannot read them
-//! differently.
+//! The grammar of a request's host and path, checked so that gateway and service cannot
+//! read them differently.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -11,8 +11,8 @@ fn malformed(detail: &'static str) -> Denial {
     Denial::new(ReasonCode::MalformedRequest, detail)
 }
 
-/// Normalizes the host of an authority: lower case, without port and trailing dot, IPv6 addresses
-/// without brackets.
+/// Normalizes the host of an authority: lower case, without port and trailing dot, IPv6
+/// addresses without brackets.
 ///
 /// # Errors
 /// If the authority is empty, or has userinfo, a malformed port, or characters that no host has.
@@ -55,9 +55,9 @@ fn check_port(port: &str) -> Result<(), Denial> {
 
 /// Checks a path, and decodes it for matching.
 ///
-/// Refuses dot segments in any encoding, an encoded slash or backslash, a backslash, control
-/// characters, bytes outside ASCII, empty segments other than a final one, and incomplete
-/// percent-encodings.
+/// Refuses dot segments in any encoding, an encoded slash or backslash, a backslash,
+/// control characters, bytes outside ASCII, empty segments other than a final one, and
+/// incomplete percent-encodings.
 ///
 /// # Errors
 /// A `malformed-request` denial that says which rule was broken.
@@ -78,7 +78,8 @@ pub fn checked_path(path: &str) -> Result<Cow<'_, str>, Denial> {
     } else {
         Cow::Borrowed(path)
     };
-    // Bytes, because that is faster; in UTF-8 no other character contains either separator.
+    // Bytes, because that is faster; in UTF-8 no other character contains either
+    // separator.
     let mut segments = decoded
         .as_bytes()
         .split(|byte| *byte == b'/')
@@ -141,7 +142,8 @@ const fn hex_value(digit: u8) -> Option<u8> {
     }
 }
 
-/// The path as seen by a server that cuts `;parameters` off each segment; none if there are none.
+/// The path as seen by a server that cuts `;parameters` off each segment; none if there
+/// are none.
 #[must_use]
 pub fn without_parameters(decoded: &str) -> Option<String> {
     decoded.contains(';').then(|| {

@@ -1,7 +1,8 @@
 //! W3C Trace Context: continues a caller's trace, or begins a new one.
 //!
-//! The gateway reports no span, so that it passes a caller's `traceparent` on unchanged: a parent
-//! that is never reported would break the trace. The audit line contains the trace's identifier.
+//! The gateway reports no span, so that it passes a caller's `traceparent` on unchanged:
+//! a parent that is never reported would break the trace. The audit line contains the
+//! trace's identifier.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -14,8 +15,9 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Length of a `traceparent` of version 00 (section 3.2.2).
 const LENGTH: usize = 55;
 
-/// Gives a forwarded request one valid `traceparent`, and keeps `tracestate` only beside the
-/// `traceparent` that it came with. `seed` is random and becomes the identifier of a new trace.
+/// Gives a forwarded request one valid `traceparent`, and keeps `tracestate` only beside
+/// the `traceparent` that it came with. `seed` is random and becomes the identifier of a
+/// new trace.
 pub(crate) fn propagate(
     headers: &mut HeaderMap,
     context: TraceContext,
@@ -81,8 +83,8 @@ impl<'a> TraceParent<'a> {
         })
     }
 
-    /// Rewrites a header of a later version: only the part that version 00 defines is passed on
-    /// (section 4.3).
+    /// Rewrites a header of a later version: only the part that version 00 defines is
+    /// passed on (section 4.3).
     fn as_version_00(&self) -> Option<HeaderValue> {
         if self.is_version_00 {
             return None;
@@ -115,7 +117,8 @@ fn begin(seed: [u8; 16]) -> Option<(HeaderValue, TraceId)> {
     let trace = bytes.get_mut(3..35)?;
     write_hex(trace, &seed);
     let id = TraceId::from_hex((&*trace).try_into().ok()?);
-    // The span identifier needs no randomness of its own: it is the only span of a new trace.
+    // The span identifier needs no randomness of its own: it is the only span of a new
+    // trace.
     let (high, low) = seed.split_at(8);
     let mut span = [0_u8; 8];
     for (byte, (high, low)) in span.iter_mut().zip(high.iter().zip(low)) {

@@ -1,8 +1,8 @@
 //! `UploadProgress`: how far a request's body is on its way to the service.
 //!
 //! The body's reader knows when the caller keeps it waiting. The task that waits for the
-//! response has to know that too: a service is late only if the request does not wait for its
-//! caller.
+//! response has to know that too: a service is late only if the request does not wait for
+//! its caller.
 
 use std::future::Future;
 use std::pin::pin;
@@ -25,8 +25,8 @@ pub(crate) struct UploadProgress {
     waits_for_caller: AtomicBool,
     /// When the service last took a frame.
     last_progress: Mutex<Option<Instant>>,
-    /// What was wrong with the caller's body. Kept here because the error of an h2 connection
-    /// to a service does not contain it.
+    /// What was wrong with the caller's body. Kept here because the error of an h2
+    /// connection to a service does not contain it.
     fault: OnceLock<Denial>,
     /// The response is over: the rest of the request is not sent.
     abandoned: AtomicBool,
@@ -73,8 +73,8 @@ impl UploadProgress {
         }
     }
 
-    /// Ends the body with an error. Without it, a stream of a shared connection would last for
-    /// as long as the caller sends.
+    /// Ends the body with an error. Without it, a stream of a shared connection would
+    /// last for as long as the caller sends.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         let sender = self
@@ -109,8 +109,9 @@ impl UploadProgress {
             .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Waits for the response. The service has `timeout` for it, beginning anew with each frame
-    /// that it takes and not counting the time in which the request waits for its caller.
+    /// Waits for the response. The service has `timeout` for it, beginning anew with each
+    /// frame that it takes and not counting the time in which the request waits for its
+    /// caller.
     pub(crate) async fn response_within<T>(
         &self,
         timeout: Duration,
@@ -146,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_that_nobody_wanted_was_omitted() {
+    fn a_body_that_was_not_polled_was_omitted() {
         assert!(!UploadProgress::new(true).was_omitted());
         let upload = UploadProgress::new(false);
         assert!(upload.was_omitted());
@@ -172,7 +173,7 @@ mod tests {
         assert_eq!(upload.time_left(timeout, at(10)).unwrap(), timeout);
         assert_eq!(upload.time_left(timeout, at(1000)).unwrap(), timeout);
 
-        // From the last piece on it is its turn, whether or not more is to come.
+        // From the last frame on the service has its time, whether or not more is to come.
         upload.record_progress();
         let moved = upload.last_progress.lock().unwrap().unwrap();
         assert_eq!(

@@ -1,8 +1,8 @@
 //! `CoalescingIo`: sends what an HTTP/2 connection writes in one poll together.
 //!
-//! h2 flushes after each DATA frame that it does not copy. That is a system call and a TLS record
-//! for each response, although many are ready at once. Here frames are buffered until the
-//! connection has nothing more to write for now.
+//! h2 flushes after each DATA frame that it does not copy. That is a system call and a
+//! TLS record for each response, although many are ready at once. Here frames are
+//! buffered until the connection has nothing more to write for now.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -133,7 +133,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
 pub(crate) struct CoalescedWrites<S>(Arc<Mutex<Inner<S>>>);
 
 impl<S> CoalescedWrites<S> {
-    /// Returns the stream after its connection was dropped. Bytes that are still buffered are lost.
+    /// Returns the stream after its connection was dropped. Bytes that are still buffered
+    /// are lost.
     pub(crate) fn into_stream(self) -> Option<S> {
         let inner = Arc::try_unwrap(self.0).ok()?.into_inner();
         Some(inner.unwrap_or_else(PoisonError::into_inner).stream)
@@ -151,7 +152,8 @@ pub(crate) fn coalescing<S>(stream: S) -> (CoalescingIo<S>, CoalescedWrites<S>) 
     (CoalescingIo(Arc::clone(&inner)), CoalescedWrites(inner))
 }
 
-/// Drives a connection over such a stream: after each poll, what the connection wrote is sent.
+/// Drives a connection over such a stream: after each poll, what the connection wrote is
+/// sent.
 pub(crate) struct SendEachPoll<'a, C, S> {
     connection: C,
     writes: &'a CoalescedWrites<S>,
@@ -176,7 +178,8 @@ impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for SendEachPoll<'_, C, S>
             let mut inner = (self.writes.0.lock()).unwrap_or_else(PoisonError::into_inner);
             let sent = inner.poll_send(context);
             match (polled, sent) {
-                // Polled again, so that the connection learns of the error by its next flush.
+                // Polled again, so that the connection learns of the error by its next
+                // flush.
                 (Poll::Pending, Poll::Ready(Err(error))) if inner.failed.is_none() => {
                     inner.failed = Some(error.kind());
                 }
@@ -221,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_in_one_turn_goes_out_together() {
+    async fn what_is_written_in_one_poll_goes_out_together() {
         let writes = vec![b"one".to_vec(), b"two".to_vec(), b"three".to_vec()];
         assert_eq!(pieces(1 << 20, writes).await, [b"onetwothree".to_vec()]);
     }
