@@ -233,7 +233,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
             match Pin::new(&mut this.inner).poll_read(context, buffer) {
                 Poll::Ready(Ok(())) if buffer.filled().len() > before => {
                     this.check_input(buffer, before);
-                    // Otherwise the head was refused: the loop delivers its replacement.
+                    // If bytes passed before a refused head, its replacement follows with
+                    // the next read.
                     if buffer.filled().len() > before {
                         return Poll::Ready(Ok(()));
                     }
