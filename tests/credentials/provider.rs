@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::process::Stdio;
 
+use countersign_testkit::skipped::tool;
 use countersign_testkit::{Client, Credentials, Echo, Gateway, Leaf, Settings, TestCa, in_time};
 use http::Request;
 use serde_json::{Value, json};
@@ -11,6 +12,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::{BINARY, CALLER, HOST, ask, assertion, refused};
+
+const LIBRARY: &str = "oidc-provider for Node";
 
 /// The running provider. It ends with its standard input.
 struct Provider {
@@ -37,9 +40,10 @@ impl Provider {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn();
-        let Ok(mut child) = child else {
-            return skip();
-        };
+        if !tool(LIBRARY, child.is_ok()) {
+            return None;
+        }
+        let mut child = child.unwrap();
         let server = ca.server(&["localhost"]);
         let said = json!({
             "chain": server.chain_pem(), "key": server.key_pem(),
@@ -54,8 +58,10 @@ impl Provider {
         let Ok(Some(port)) = first else {
             let status = child.wait().await.unwrap();
             assert_eq!(status.code(), Some(77), "the provider ended with {status}");
-            return skip();
+            tool(LIBRARY, false);
+            return None;
         };
+        tool(LIBRARY, true);
         Some(Self {
             _child: child,
             input,
@@ -102,13 +108,6 @@ impl Provider {
             .await
             .unwrap()
     }
-}
-
-fn skip<T>() -> Option<T> {
-    let required = std::env::var("COUNTERSIGN_REQUIRE_TOOLS").is_ok_and(|value| value == "1");
-    assert!(!required, "required, but missing: oidc-provider for Node");
-    eprintln!("skipped: oidc-provider for Node");
-    None
 }
 
 const JWT: &str = "https%3A%2F%2Forders.example.org";

@@ -1,26 +1,24 @@
-//! A public corpus of malformed requests (llhttp's): none succeeds.
+//! A public corpus of malformed requests (llhttp's): none succeeds. The data is not
+//! part of the repository; see [`countersign_testkit::skipped`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64ct::Encoding as _;
+use countersign_testkit::skipped::corpus;
 
-use super::{World, root, skip};
+use super::World;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_malformed_request_of_the_corpus_succeeds() {
-    let folder = std::env::var_os("COUNTERSIGN_CONFORMANCE").map_or_else(
-        || root().join("../shared/conformance"),
-        std::path::PathBuf::from,
-    );
-    let file = folder.join("http1/cases.json");
-    let Ok(text) = std::fs::read_to_string(&file) else {
-        return skip(&format!("{}", file.display()));
+    let Some(folder) = corpus("http1") else {
+        return;
     };
-    let corpus: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let text = std::fs::read_to_string(folder.join("cases.json")).unwrap();
+    let cases: serde_json::Value = serde_json::from_str(&text).unwrap();
     let world = Arc::new(World::open().await);
     let mut tasks = tokio::task::JoinSet::new();
-    for case in corpus["cases"].as_array().unwrap().clone() {
+    for case in cases["cases"].as_array().unwrap().clone() {
         let world = Arc::clone(&world);
         tasks.spawn(async move {
             let raw = case["raw_base64"].as_str().unwrap();

@@ -4,11 +4,12 @@
 use std::path::Path;
 use std::process::Stdio;
 
+use countersign_testkit::skipped::tool;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::{HOST, ISSUER, World, altered, decode, root, skip};
+use super::{HOST, ISSUER, World, altered, decode, root};
 
 /// Assertions with what should become of them, and the keys to verify with.
 async fn cases(algorithm: &'static str) -> Value {
@@ -67,9 +68,10 @@ async fn run(program: &str, script: &Path, what: &str, environment: &[(&str, Str
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn();
-        let Ok(mut child) = child else {
-            return skip(what);
-        };
+        if !tool(what, child.is_ok()) {
+            return;
+        }
+        let mut child = child.unwrap();
         let mut stdin = child.stdin.take().unwrap();
         // A script that cannot start does not read.
         let _ = stdin.write_all(input.as_bytes()).await;
@@ -77,8 +79,8 @@ async fn run(program: &str, script: &Path, what: &str, environment: &[(&str, Str
         let output = countersign_testkit::in_time(what, child.wait_with_output())
             .await
             .unwrap();
-        if output.status.code() == Some(77) {
-            return skip(what);
+        if !tool(what, output.status.code() != Some(77)) {
+            return;
         }
         assert!(
             output.status.success(),

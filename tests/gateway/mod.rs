@@ -129,17 +129,6 @@ fn altered(token: &str) -> String {
     parts.join(".")
 }
 
-/// Whether tools that are missing fail the tests that need them.
-fn tools_are_required() -> bool {
-    std::env::var("COUNTERSIGN_REQUIRE_TOOLS").is_ok_and(|value| value == "1")
-}
-
-/// Says that a test is skipped, or fails where everything has to run.
-pub(crate) fn skip(what: &str) {
-    assert!(!tools_are_required(), "required, but missing: {what}");
-    eprintln!("skipped: {what}");
-}
-
 /// The repository's root.
 pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

@@ -3,14 +3,13 @@
 //! Every case runs in this process by the function behind `countersign pki
 //! verify`; some run through the program. A case that differs from the suite
 //! stands in [`DEVIATIONS`] with its cause, and one that no longer differs must
-//! leave it. Skipped where the corpus is absent, unless
-//! `COUNTERSIGN_REQUIRE_TOOLS=1`.
+//! leave it. The corpus is not part of the repository; see
+//! [`countersign_testkit::skipped`].
 
 mod deviations;
 mod program;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use countersign::clock;
@@ -20,7 +19,6 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use serde::Deserialize;
 
-use super::gateway::root;
 use deviations::{Cause, DEVIATIONS, cause};
 
 #[derive(Debug, Deserialize)]
@@ -100,20 +98,10 @@ fn certificate(pem: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
 }
 
-/// The cases and the ids that must agree; nothing where the corpus is absent.
+/// The cases and the ids that must agree; `None` if the corpus is absent.
 fn corpus() -> Option<(Vec<Case>, BTreeSet<String>)> {
-    let folder = std::env::var_os("COUNTERSIGN_CONFORMANCE")
-        .map_or_else(|| root().join("../shared/conformance"), PathBuf::from)
-        .join("limbo");
-    let Ok(cases) = std::fs::read(folder.join("cases.json")) else {
-        assert!(
-            std::env::var_os("COUNTERSIGN_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
-            "{} is absent",
-            folder.display()
-        );
-        eprintln!("skipped: {} is absent", folder.display());
-        return None;
-    };
+    let folder = countersign_testkit::skipped::corpus("limbo")?;
+    let cases = std::fs::read(folder.join("cases.json")).unwrap();
     let cases: Corpus = serde_json::from_slice(&cases).unwrap();
     let must = std::fs::read_to_string(folder.join("must-pass.txt")).unwrap();
     let must = must.split_whitespace().map(str::to_owned).collect();

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Authority, Run, has_tool};
+use countersign_testkit::skipped::has_tool;
+
+use super::{Authority, Run};
 
 /// A server, a client and a peer, of which the client is revoked.
 struct Issued {

@@ -4,9 +4,10 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use countersign_testkit::skipped::has_tool;
 use serde_json::Value;
 
-use super::{Authority, Run, certificates, has_tool, pki};
+use super::{Authority, Run, certificates, pki};
 
 fn authority() -> (Authority, PathBuf) {
     let authority = Authority::new();

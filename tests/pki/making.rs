@@ -1,5 +1,6 @@
 //! `pki init` with choices: kinds of keys, lifetimes, roots there are, timers.
 
+use countersign_testkit::skipped::has_tool;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
 use super::{Run, certificates, pki};
@@ -165,7 +166,7 @@ fn name_constraints_are_refused_with_the_reason() {
 
 #[test]
 fn a_name_that_would_not_be_repeated_exactly_is_refused() {
-    if !super::has_tool("openssl", "version") {
+    if !has_tool("openssl", "version") {
         return;
     }
     let home = Home::new();

@@ -227,20 +227,3 @@ fn revocation_list(path: &Path) -> (u64, Vec<String>) {
         .collect();
     (number, serials)
 }
-
-/// Whether a tool is there. Where all have to be, its absence fails the test.
-fn has_tool(name: &str, version_argument: &str) -> bool {
-    let found = Command::new(name)
-        .arg(version_argument)
-        .stdin(Stdio::null())
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !found {
-        assert!(
-            std::env::var_os("COUNTERSIGN_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
-            "{name} is required and not there"
-        );
-        eprintln!("skipped: {name} is not installed");
-    }
-    found
-}

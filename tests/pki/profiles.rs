@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Authority, Run, certificates, has_tool, pki};
+use countersign_testkit::skipped::has_tool;
+
+use super::{Authority, Run, certificates, pki};
 
 const PROFILES: &str = r#"
 [[profile]]

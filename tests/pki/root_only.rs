@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Authority, Run, certificates, has_tool, pki, revocation_list};
+use countersign_testkit::skipped::has_tool;
+
+use super::{Authority, Run, certificates, pki, revocation_list};
 
 fn init(dir: &Path, more: &[&str]) -> Run {
     let mut command = pki(&["init", "--trust-domain", "example.org", "--no-passphrase"]);

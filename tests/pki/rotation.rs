@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use countersign_testkit::skipped::has_tool;
+
 use super::crashes::{Moments, kill_after};
-use super::{Authority, Run, certificates, has_tool, revocation_list};
+use super::{Authority, Run, certificates, revocation_list};
 
 const PREPARE: [&str; 2] = ["rotate", "prepare"];
 const RETIRE: [&str; 3] = ["rotate", "retire", "--force"];

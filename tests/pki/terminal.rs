@@ -3,7 +3,9 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use super::{Authority, Run, has_tool};
+use countersign_testkit::skipped::has_tool;
+
+use super::{Authority, Run};
 
 /// Runs `countersign pki …` in a directory, on a terminal where somebody types.
 fn on_a_terminal(directory: &std::path::Path, arguments: &[&str], typed: &str) -> Option<Run> {

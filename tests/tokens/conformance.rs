@@ -1,11 +1,9 @@
 //! Wycheproof's JWS and JWK cases through `countersign token verify`.
 //!
-//! The data is not part of the repository. Without it the test says so and
-//! passes, unless `COUNTERSIGN_REQUIRE_TOOLS=1`. The library is held against the
-//! same cases in `crates/verify`.
+//! The data is not part of the repository; see [`countersign_testkit::skipped`].
+//! The library is held against the same cases in `crates/verify`.
 
-use std::path::PathBuf;
-
+use countersign_testkit::skipped::corpus;
 use serde_json::{Value, json};
 
 use super::{Files, countersign, text};
@@ -14,32 +12,9 @@ use super::{Files, countersign, text};
 /// `alg` (346, 350), and P-521 (347, 351).
 const REFUSED: [u64; 4] = [346, 347, 350, 351];
 
-fn folder() -> Option<PathBuf> {
-    let folder = std::env::var_os("COUNTERSIGN_CONFORMANCE").map_or_else(
-        || {
-            PathBuf::from(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../shared/conformance"
-            ))
-        },
-        PathBuf::from,
-    );
-    let folder = folder.join("jws");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    assert!(
-        std::env::var_os("COUNTERSIGN_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
-        "{} is missing",
-        folder.display()
-    );
-    eprintln!("skipped: {} is missing", folder.display());
-    None
-}
-
 /// How many cases were accepted and refused.
 fn check(file: &str) -> Option<(usize, usize)> {
-    let suite = std::fs::read(folder()?.join(file)).unwrap();
+    let suite = std::fs::read(corpus("jws")?.join(file)).unwrap();
     let suite: Value = serde_json::from_slice(&suite).unwrap();
     let files = Files::new();
     let (mut accepted, mut refused) = (0, 0);

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use countersign_testkit::skipped::tool;
 use countersign_testkit::{Credentials, Gateway, Settings, TestCa};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
 use super::{BINARY, HOST};
-use crate::gateway::{root, skip};
+use crate::gateway::root;
 
 /// Runs a script that serves on a port it prints, is told where the gateway in
 /// front of it is, and ends with 77 when its library is not there.
@@ -25,18 +26,21 @@ async fn run(script: &str, what: &str, protocol: &str) {
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn();
-    let Ok(mut child) = child else {
-        return skip(what);
-    };
+    if !tool(what, child.is_ok()) {
+        return;
+    }
+    let mut child = child.unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let conversation = async {
-        let Some(line) = lines.next_line().await.unwrap() else {
+        let line = lines.next_line().await.unwrap();
+        if !tool(what, line.is_some()) {
             let output = child.wait_with_output().await.unwrap();
             let complaint = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(77), "{what}: {complaint}");
-            return skip(what);
-        };
+            return;
+        }
+        let line = line.unwrap();
         let line: Value = serde_json::from_str(&line).unwrap();
         let ca = TestCa::new("example.org");
         let endpoint = format!("http://127.0.0.1:{}", line["port"]);

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use countersign_testkit::{Gateway, Settings, TestCa, in_time};
+use countersign_testkit::{Gateway, Settings, TestCa, in_time, skipped};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -32,9 +32,7 @@ impl Hosts {
             let output = within.stdin(Stdio::null()).output();
             output.is_ok_and(|output| output.status.success())
         };
-        // A matter of the machine, not of what is installed on it.
-        if !works(&["true"]) {
-            eprintln!("skipped: there are no mount namespaces for users");
+        if !skipped::machine("mount namespaces for users", works(&["true"])) {
             return None;
         }
         assert!(works(&["getent", "hosts", NAME]), "getent is required");

@@ -21,6 +21,7 @@
 //! | [`service`] | [`Service`]: an upstream with TLS, h2 and streams |
 //! | [`switching`] | [`Switching`]: an upstream behind upgrades |
 //! | [`gateway`] | [`Gateway`]: the binary, its configuration and audit lines |
+//! | [`skipped`] | what a test needs and a machine may lack |
 //!
 //! Whatever waits has a deadline ([`DEADLINE`]); whatever listens does so on a
 //! port of the system's choice, so that tests may run side by side.
@@ -47,6 +48,7 @@ pub mod leaf;
 pub mod relay;
 pub mod scripted;
 pub mod service;
+pub mod skipped;
 pub mod switching;
 
 mod answer;

@@ -1,39 +1,14 @@
 //! Wycheproof's JWS and JWK cases.
 //!
-//! The data is not part of the repository. Without it the test says so and
-//! passes, unless `COUNTERSIGN_REQUIRE_TOOLS=1`.
+//! The data is not part of the repository; see [`countersign_testkit::skipped`].
 
-use std::path::PathBuf;
-
+use countersign_testkit::skipped::corpus;
 use countersign_verify::jose::{JwkSet, verify_signature};
 use serde_json::{Value, json};
 
 /// Valid cases that are refused: the token's algorithm differs from the key's
 /// `alg` (346, 350), and P-521 (347, 351).
 const REFUSED: [u64; 4] = [346, 347, 350, 351];
-
-fn folder() -> Option<PathBuf> {
-    let folder = std::env::var_os("COUNTERSIGN_CONFORMANCE").map_or_else(
-        || {
-            PathBuf::from(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../../shared/conformance"
-            ))
-        },
-        PathBuf::from,
-    );
-    let folder = folder.join("jws");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    assert!(
-        std::env::var_os("COUNTERSIGN_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
-        "{} is missing",
-        folder.display()
-    );
-    eprintln!("skipped: {} is missing", folder.display());
-    None
-}
 
 /// The keys of a group as a set; the private ones where there are no public
 /// ones (symmetric keys), which must then be refused.
@@ -46,11 +21,9 @@ fn keys_of(group: &Value) -> JwkSet {
     JwkSet::from_json(set.to_string().as_bytes()).unwrap()
 }
 
-fn check(file: &str) -> (usize, usize) {
-    let Some(folder) = folder() else {
-        return (0, 0);
-    };
-    let text = std::fs::read(folder.join(file)).unwrap();
+/// How many cases were accepted and refused.
+fn check(file: &str) -> Option<(usize, usize)> {
+    let text = std::fs::read(corpus("jws")?.join(file)).unwrap();
     let suite: Value = serde_json::from_slice(&text).unwrap();
     let (mut accepted, mut refused) = (0, 0);
     for group in suite["testGroups"].as_array().unwrap() {
@@ -84,21 +57,24 @@ fn check(file: &str) -> (usize, usize) {
             }
         }
     }
-    (accepted, refused)
+    Some((accepted, refused))
 }
 
 #[test]
 fn wycheproof_signatures() {
     let counts = check("json_web_signature_test.json");
-    if cfg!(feature = "all-algorithms") && folder().is_some() {
-        assert_eq!(counts, (32, 369));
+    if cfg!(feature = "all-algorithms") {
+        assert!(
+            counts.is_none_or(|counts| counts == (32, 369)),
+            "{counts:?}"
+        );
     }
 }
 
 #[test]
 fn wycheproof_keys() {
     let counts = check("json_web_key_test.json");
-    if cfg!(feature = "all-algorithms") && folder().is_some() {
-        assert_eq!(counts, (1, 25));
+    if cfg!(feature = "all-algorithms") {
+        assert!(counts.is_none_or(|counts| counts == (1, 25)), "{counts:?}");
     }
 }
