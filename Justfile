@@ -12,11 +12,13 @@ demo:
 test:
     cargo test --workspace
 
-# What must hold before a commit.
+# What must hold before a commit: format, lints, documentation.
 check:
-    cargo fmt --all --check
-    cargo clippy --workspace --all-targets --all-features -- -D warnings
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    scripts/lint
+
+# What continuous integration runs, its tools included.
+ci:
+    .ci/run
 
 # Countersign beside nginx, HAProxy and Envoy: ratios from one interleaved run.
 bench *OPTIONS:
