@@ -252,6 +252,11 @@ impl Idp {
         self.state().counts.get(path).copied().unwrap_or(0)
     }
 
+    /// Waits until this path was asked for so often.
+    pub async fn reached(&self, path: &str, times: usize) {
+        crate::until("the issuer is asked", async || self.count(path) >= times).await;
+    }
+
     /// The latest introspection request.
     #[must_use]
     pub fn asked(&self) -> Asked {

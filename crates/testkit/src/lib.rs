@@ -97,6 +97,17 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     hash.as_ref().try_into().expect("SHA-256 has 32 octets")
 }
 
+/// Waits until `condition` holds, which is looked at again and again because what it is
+/// about happens in another process or task.
+pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    in_time(what, async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
 /// Runs `work` and fails the test when it takes longer than [`DEADLINE`].
 pub async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, work).await {

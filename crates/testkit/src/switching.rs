@@ -144,10 +144,8 @@ impl Switching {
     /// # Panics
     /// When that takes too long.
     pub async fn all_closed(&self) {
-        crate::in_time("the service's connections to end", async {
-            while self.open() > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+        crate::until("the service's connections to end", async || {
+            self.open() == 0
         })
         .await;
     }
