@@ -27,5 +27,6 @@ mod limbo;
 mod paths;
 mod pki;
 mod repository;
+mod support;
 mod tokens;
 mod upstream;

@@ -5,7 +5,7 @@ mod layers;
 
 use std::path::{Path, PathBuf};
 
-use super::gateway::root;
+use crate::support::root;
 
 /// Modules from top to bottom. A module may use those of lower tiers, and none
 /// of its own tier.

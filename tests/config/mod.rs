@@ -3,33 +3,20 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-fn countersign(directory: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_countersign"))
-        .args(arguments)
-        .current_dir(directory)
-        .env_remove("COUNTERSIGN_CONFIG")
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program runs")
-}
+use crate::support::{BINARY, Run};
 
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).expect("text")
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).expect("text")
-}
-
-fn json(output: &Output) -> Value {
-    let text = stdout(output);
-    assert_eq!(text.lines().count(), 1, "{text}");
-    serde_json::from_str(&text).expect("JSON")
+fn countersign(directory: &Path, arguments: &[&str]) -> Run {
+    Run::of(
+        Command::new(BINARY)
+            .args(arguments)
+            .current_dir(directory)
+            .env_remove("COUNTERSIGN_CONFIG"),
+    )
 }
 
 const INIT: [&str; 8] = [
@@ -46,8 +33,8 @@ const INIT: [&str; 8] = [
 /// A directory that `init` has filled.
 fn initialized() -> TempDir {
     let directory = tempfile::tempdir().expect("a directory");
-    let output = countersign(directory.path(), &INIT);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let run = countersign(directory.path(), &INIT);
+    assert_eq!(run.code, 0, "{run:?}");
     directory
 }
 
@@ -62,10 +49,10 @@ fn change(directory: &TempDir, from: &str, to: &str) {
 #[test]
 fn init_makes_what_check_accepts() {
     let directory = tempfile::tempdir().unwrap();
-    let output = countersign(directory.path(), &INIT);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(stderr(&output), "");
-    let said = stdout(&output);
+    let run = countersign(directory.path(), &INIT);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(run.stderr, "");
+    let said = &run.stdout;
     for part in [
         "countersign serve --config",
         "curl --cacert",
@@ -77,10 +64,10 @@ fn init_makes_what_check_accepts() {
     ] {
         assert!(said.contains(part), "no {part:?} in:\n{said}");
     }
-    let output = countersign(directory.path(), &["check"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(stderr(&output), "");
-    let said = stdout(&output);
+    let run = countersign(directory.path(), &["check"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(run.stderr, "");
+    let said = &run.stdout;
     for part in [
         "is good.",
         "listener 127.0.0.1:8443",
@@ -116,9 +103,9 @@ fn init_names_its_files_for_machines() {
     let directory = tempfile::tempdir().unwrap();
     let mut arguments = INIT.to_vec();
     arguments.extend(["a gateway", "--json"]);
-    let output = countersign(directory.path(), &arguments);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let document = json(&output);
+    let run = countersign(directory.path(), &arguments);
+    assert_eq!(run.code, 0, "{run:?}");
+    let document = run.json();
     for member in [
         "config",
         "ca",
@@ -148,33 +135,25 @@ fn init_does_not_overwrite_unless_told_to() {
         names
     };
     let (before, keys) = (fs::read(&root).unwrap(), signing());
-    let output = countersign(directory.path(), &INIT);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        stderr(&output).contains("--force replaces it"),
-        "{}",
-        stderr(&output)
-    );
+    let run = countersign(directory.path(), &INIT);
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("--force replaces it"), "{}", run.stderr);
     fs::remove_file(&file).unwrap();
-    let output = countersign(directory.path(), &INIT);
-    assert_eq!(
-        output.status.code(),
-        Some(1),
-        "the authority alone stands in the way"
-    );
+    let run = countersign(directory.path(), &INIT);
+    assert_eq!(run.code, 1, "the authority alone stands in the way");
     assert_eq!(fs::read(&root).unwrap(), before);
     let mut arguments = INIT.to_vec();
     arguments.push("--force");
-    let output = countersign(directory.path(), &arguments);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let run = countersign(directory.path(), &arguments);
+    assert_eq!(run.code, 0, "{run:?}");
     assert_ne!(fs::read(&root).unwrap(), before);
     assert_eq!(
         signing(),
         keys,
         "services know the signing keys, so they stay"
     );
-    let output = countersign(directory.path(), &["check"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let run = countersign(directory.path(), &["check"]);
+    assert_eq!(run.code, 0, "{run:?}");
 }
 
 #[test]
@@ -189,20 +168,16 @@ fn init_refuses_what_could_not_work_before_it_makes_anything() {
         let directory = tempfile::tempdir().unwrap();
         let mut arguments = INIT.to_vec();
         arguments[at] = value;
-        let output = countersign(directory.path(), &arguments);
-        assert_eq!(output.status.code(), Some(2), "{value}");
-        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+        let run = countersign(directory.path(), &arguments);
+        assert_eq!(run.code, 2, "{value}");
+        assert!(run.stderr.contains(part), "{}", run.stderr);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
     // Nobody to ask for a passphrase.
     let directory = tempfile::tempdir().unwrap();
-    let output = countersign(directory.path(), &INIT[..7]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        stderr(&output).contains("--no-passphrase"),
-        "{}",
-        stderr(&output)
-    );
+    let run = countersign(directory.path(), &INIT[..7]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("--no-passphrase"), "{}", run.stderr);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
@@ -216,17 +191,17 @@ fn init_for_other_hosts_makes_files_that_check_accepts() {
         let directory = tempfile::tempdir().unwrap();
         let mut arguments = INIT.to_vec();
         (arguments[4], arguments[6]) = (host, upstream);
-        let output = countersign(directory.path(), &arguments);
-        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let run = countersign(directory.path(), &arguments);
+        assert_eq!(run.code, 0, "{run:?}");
         assert_eq!(
-            stderr(&output).contains("in the clear"),
+            run.stderr.contains("in the clear"),
             warned,
             "{}",
-            stderr(&output)
+            run.stderr
         );
-        let output = countersign(directory.path(), &["check", "--json"]);
-        assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
-        assert_eq!(json(&output)["warnings"], Value::Array(Vec::new()));
+        let run = countersign(directory.path(), &["check", "--json"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        assert_eq!(run.json()["warnings"], Value::Array(Vec::new()));
     }
 }
 
@@ -235,36 +210,32 @@ fn check_finds_the_file_in_its_usual_places() {
     let directory = initialized();
     let elsewhere = tempfile::tempdir().unwrap();
     let file = directory.path().join("countersign.toml");
-    let output = countersign(
+    let run = countersign(
         elsewhere.path(),
         &["check", "--config", file.to_str().unwrap()],
     );
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let output = Command::new(env!("CARGO_BIN_EXE_countersign"))
-        .arg("check")
-        .current_dir(elsewhere.path())
-        .env("COUNTERSIGN_CONFIG", &file)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(run.code, 0, "{run:?}");
+    let run = Run::of(
+        Command::new(BINARY)
+            .arg("check")
+            .current_dir(elsewhere.path())
+            .env("COUNTERSIGN_CONFIG", &file),
+    );
+    assert_eq!(run.code, 0, "{run:?}");
     if !Path::new("/etc/countersign/countersign.toml").exists() {
-        let output = countersign(elsewhere.path(), &["check"]);
-        assert_eq!(output.status.code(), Some(2));
+        let run = countersign(elsewhere.path(), &["check"]);
+        assert_eq!(run.code, 2);
         for part in [
             "$COUNTERSIGN_CONFIG",
             "./countersign.toml",
             "/etc/countersign",
         ] {
-            assert!(stderr(&output).contains(part), "{}", stderr(&output));
+            assert!(run.stderr.contains(part), "{}", run.stderr);
         }
     }
-    let output = countersign(elsewhere.path(), &["check", "--config", "nowhere.toml"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        stderr(&output).contains("nowhere.toml"),
-        "{}",
-        stderr(&output)
-    );
+    let run = countersign(elsewhere.path(), &["check", "--config", "nowhere.toml"]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("nowhere.toml"), "{}", run.stderr);
 }
 
 #[test]
@@ -281,10 +252,10 @@ fn check_reports_every_error_at_once() {
         "upstream = \"service\"",
         "upstream = \"servcie\"",
     );
-    let output = countersign(directory.path(), &["check"]);
-    assert_eq!(output.status.code(), Some(2));
-    assert_eq!(stdout(&output), "");
-    let said = stderr(&output);
+    let run = countersign(directory.path(), &["check"]);
+    assert_eq!(run.code, 2);
+    assert_eq!(run.stdout, "");
+    let said = &run.stderr;
     for part in [
         "the configuration has 4 errors",
         "unknown key `adress` in [listener]",
@@ -298,9 +269,9 @@ fn check_reports_every_error_at_once() {
     }
     assert!(!said.contains('\u{1b}'), "colours in a pipe");
 
-    let output = countersign(directory.path(), &["check", "--json"]);
-    assert_eq!(output.status.code(), Some(2));
-    let document = json(&output);
+    let run = countersign(directory.path(), &["check", "--json"]);
+    assert_eq!(run.code, 2);
+    let document = run.json();
     assert_eq!(document["ok"], false);
     let errors = document["errors"].as_array().unwrap();
     assert_eq!(errors.len(), 4);
@@ -314,9 +285,9 @@ fn check_reports_every_error_at_once() {
 #[test]
 fn check_describes_the_configuration_for_machines() {
     let directory = initialized();
-    let output = countersign(directory.path(), &["check", "--json"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
-    let document = json(&output);
+    let run = countersign(directory.path(), &["check", "--json"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let document = run.json();
     assert_eq!(document["ok"], true);
     assert_eq!(document["listener"], "127.0.0.1:8443");
     let domain = &document["trust_domains"][0];
@@ -341,24 +312,13 @@ fn check_shows_warnings_and_still_succeeds() {
     let directory = initialized();
     let key = directory.path().join("certs/issued/gateway.key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-    let output = countersign(directory.path(), &["check"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(stderr(&output).contains("warning: "), "{}", stderr(&output));
-    assert!(
-        stderr(&output).contains("chmod 600 "),
-        "{}",
-        stderr(&output)
-    );
-    assert!(
-        stdout(&output).contains("with 1 warning."),
-        "{}",
-        stdout(&output)
-    );
-    let output = countersign(directory.path(), &["check", "--quiet"]);
-    assert_eq!(
-        (stdout(&output), stderr(&output)),
-        (String::new(), String::new())
-    );
+    let run = countersign(directory.path(), &["check"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.stderr.contains("warning: "), "{}", run.stderr);
+    assert!(run.stderr.contains("chmod 600 "), "{}", run.stderr);
+    assert!(run.stdout.contains("with 1 warning."), "{}", run.stdout);
+    let run = countersign(directory.path(), &["check", "--quiet"]);
+    assert_eq!((run.stdout, run.stderr), (String::new(), String::new()));
 }
 
 #[test]
@@ -370,9 +330,9 @@ fn serve_refuses_what_check_refuses() {
         "roots = [\"certs/root.key\"]",
     );
     for command in ["check", "serve"] {
-        let output = countersign(directory.path(), &[command]);
-        assert_eq!(output.status.code(), Some(2), "{command}");
-        let said = stderr(&output);
+        let run = countersign(directory.path(), &[command]);
+        assert_eq!(run.code, 2, "{command}");
+        let said = &run.stderr;
         assert!(
             said.contains("a private key must not stand among trusted material"),
             "{said}"
@@ -393,9 +353,9 @@ fn a_password_in_a_url_is_not_repeated() {
         let directory = initialized();
         change(&directory, "http://127.0.0.1:9001", url);
         for arguments in [&["check"][..], &["check", "--json"], &["serve"]] {
-            let output = countersign(directory.path(), arguments);
-            assert_eq!(output.status.code(), Some(2), "{url}");
-            let said = format!("{}{}", stdout(&output), stderr(&output));
+            let run = countersign(directory.path(), arguments);
+            assert_eq!(run.code, 2, "{url}");
+            let said = format!("{}{}", run.stdout, run.stderr);
             assert!(said.contains("endpoint"), "{said}");
             assert!(!said.contains("hunter2"), "{said}");
         }

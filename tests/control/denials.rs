@@ -1,47 +1,40 @@
 //! The deny list: the operators' commands, and what becomes of those on it.
 
 use std::path::PathBuf;
-use std::process::Output;
 use std::time::{Duration, Instant};
 
-use countersign_testkit::{Client, Connection, Gateway, Settings, TlsVersion, in_time};
-use serde_json::Value;
+use countersign_testkit::{Gateway, Settings, TlsVersion, in_time};
 use tokio::process::Command;
 
-use super::{BINARY, CALLER, HOST, World};
+use crate::support::{BINARY, CALLER, HOST, Run, World, readyz, streaming};
+
+async fn world() -> World {
+    World::with(|settings, echo| {
+        settings
+            .set("admin", "socket", "\"admin.sock\"")
+            .set("deny_list", "file", "\"deny.json\"")
+            .everything_to(echo)
+    })
+    .await
+}
 
 impl World {
-    async fn with_deny_list() -> Self {
-        Self::with(|settings| {
-            settings.set("admin", "socket", "\"admin.sock\"").set(
-                "deny_list",
-                "file",
-                "\"deny.json\"",
-            )
-        })
-        .await
-    }
-
     fn file(&self) -> PathBuf {
         self.gateway.directory().join("deny.json")
     }
 
-    async fn deny(&self, arguments: &[&str]) -> Output {
-        Command::new(BINARY)
-            .args(["--json", "deny"])
-            .args(arguments)
-            .arg("--config")
-            .arg(self.gateway.config_file())
-            .output()
-            .await
-            .unwrap()
+    async fn deny(&self, arguments: &[&str]) -> Run {
+        let mut command = Command::new(BINARY);
+        command.args(["--json", "deny"]).args(arguments);
+        command.arg("--config").arg(self.gateway.config_file());
+        Run::of_async(&mut command).await
     }
 
     /// Adds an entry and returns its id.
     async fn denied(&self, arguments: &[&str]) -> String {
-        let output = self.deny(&[&["add"], arguments].concat()).await;
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
-        let entry: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let run = self.deny(&[&["add"], arguments].concat()).await;
+        assert_eq!(run.code, 0, "{run:?}");
+        let entry = run.json();
         // It is on disk before the command ends.
         let id = entry["id"].as_str().unwrap().to_owned();
         let on_disk = std::fs::read_to_string(self.file()).unwrap();
@@ -49,24 +42,9 @@ impl World {
         id
     }
 
-    fn caller_client(&self) -> Client {
-        self.gateway.client(HOST).with(&self.caller)
-    }
-
     fn spiffe(&self) -> String {
         self.ca.spiffe(CALLER)
     }
-}
-
-async fn streaming(client: &Client) -> Connection {
-    let mut connection = client.connect().await.unwrap();
-    let request = format!("GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
-    connection.write(request.as_bytes()).await.unwrap();
-    let answer = connection
-        .read_until(|octets| octets.windows(4).any(|end| end == b"\r\n\r\n"))
-        .await;
-    assert_eq!(answer.statuses(), [200]);
-    connection
 }
 
 fn hex(octets: &[u8]) -> String {
@@ -75,7 +53,7 @@ fn hex(octets: &[u8]) -> String {
 
 #[tokio::test]
 async fn every_kind_of_entry_refuses_at_once_and_is_taken_back() {
-    let world = World::with_deny_list().await;
+    let world = world().await;
     let identity = world.spiffe();
     let serial = world.caller.serial_hex();
     let thumbprint = hex(&countersign_testkit::sha256(world.caller.leaf()));
@@ -98,17 +76,17 @@ async fn every_kind_of_entry_refuses_at_once_and_is_taken_back() {
         (vec!["--cert", &file, "--for", "24h"], false),
         (vec!["--thumbprint", &intermediate], true),
     ] {
-        let client = world.caller_client();
+        let client = world.client();
         assert_eq!(client.get("/a").await.unwrap().status, 200);
         let id = world.denied(&arguments).await;
         assert_eq!(client.refusal().await.alert(), Some(46), "{arguments:?}");
         let others = world.gateway.client(HOST).with(&other).get("/a").await;
         assert_eq!(others.is_err(), others_too, "{arguments:?}");
-        let output = world.deny(&["remove", &id]).await;
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let run = world.deny(&["remove", &id]).await;
+        assert_eq!(run.code, 0, "{run:?}");
         assert_eq!(client.get("/a").await.unwrap().status, 200);
-        let output = world.deny(&["remove", &id]).await;
-        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let run = world.deny(&["remove", &id]).await;
+        assert_eq!(run.code, 3, "{run:?}");
     }
     world.gateway.audit().handshake("identity-denied").await;
 }
@@ -116,8 +94,8 @@ async fn every_kind_of_entry_refuses_at_once_and_is_taken_back() {
 #[tokio::test]
 async fn open_connections_are_cut_within_a_second_and_tickets_are_of_no_use() {
     for version in TlsVersion::BOTH {
-        let world = World::with_deny_list().await;
-        let client = world.caller_client().tls(version).resuming();
+        let world = world().await;
+        let client = world.client().tls(version).resuming();
         assert_eq!(client.get("/a").await.unwrap().status, 200);
         assert_eq!(client.get("/a").await.unwrap().status, 200);
         let mut stream = streaming(&client).await;
@@ -143,7 +121,7 @@ async fn open_connections_are_cut_within_a_second_and_tickets_are_of_no_use() {
 
 #[tokio::test]
 async fn entries_survive_reload_and_restart_and_run_out() {
-    let world = World::with_deny_list().await;
+    let world = world().await;
     world
         .denied(&[
             "--identity",
@@ -155,19 +133,19 @@ async fn entries_survive_reload_and_restart_and_run_out() {
     world
         .denied(&["--identity", "dns:a.example.org", "--for", "1s"])
         .await;
-    let reload = Command::new(BINARY)
-        .args(["reload", "--config"])
-        .arg(world.gateway.config_file())
-        .output()
-        .await
-        .unwrap();
-    assert!(reload.status.success(), "{reload:?}");
-    assert_eq!(world.caller_client().refusal().await.alert(), Some(46));
+    let reload = Run::of_async(
+        Command::new(BINARY)
+            .args(["reload", "--config"])
+            .arg(world.gateway.config_file()),
+    )
+    .await;
+    assert!(reload.code == 0, "{reload:?}");
+    assert_eq!(world.client().refusal().await.alert(), Some(46));
 
     in_time("the entry's end", async {
         loop {
-            let output = world.deny(&["list"]).await;
-            let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let run = world.deny(&["list"]).await;
+            let listed = run.json();
             let entries = listed["deny_list"].as_array().unwrap();
             assert_eq!(entries[0]["target"]["identity"], world.spiffe());
             if entries.len() == 1 {
@@ -177,13 +155,13 @@ async fn entries_survive_reload_and_restart_and_run_out() {
         }
     })
     .await;
-    let text = Command::new(BINARY)
-        .args(["deny", "list", "--config"])
-        .arg(world.gateway.config_file())
-        .output()
-        .await
-        .unwrap();
-    let text = String::from_utf8(text.stdout).unwrap();
+    let text = Run::of_async(
+        Command::new(BINARY)
+            .args(["deny", "list", "--config"])
+            .arg(world.gateway.config_file()),
+    )
+    .await;
+    let text = text.stdout;
     assert!(
         text.contains("laptop") && !text.contains('\u{202e}'),
         "{text}"
@@ -200,33 +178,19 @@ async fn entries_survive_reload_and_restart_and_run_out() {
 
 #[tokio::test]
 async fn a_damaged_file_refuses_at_start_and_is_kept_out_later() {
-    let world = World::with_deny_list().await;
+    let world = world().await;
     world.denied(&["--identity", &world.spiffe()]).await;
     std::fs::write(world.file(), "{\"version\": 1").unwrap();
-    let told = |wanted: &'static str| async move { wanted };
-    in_time("a problem", async {
-        loop {
-            let ready =
-                countersign_testkit::gateway::plain(world.gateway.admin(), "GET", "/readyz", &[]);
-            if ready.await.body.contains(told("the deny list stays").await) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
+    readyz(&world.gateway, "the deny list stays", true).await;
+    assert_eq!(world.client().refusal().await.alert(), Some(46));
+    let reload = Run::of_async(
+        Command::new(BINARY)
+            .args(["reload", "--config"])
+            .arg(world.gateway.config_file()),
+    )
     .await;
-    assert_eq!(world.caller_client().refusal().await.alert(), Some(46));
-    let reload = Command::new(BINARY)
-        .args(["reload", "--config"])
-        .arg(world.gateway.config_file())
-        .output()
-        .await
-        .unwrap();
-    assert!(
-        reload.status.success(),
-        "the rest of it reloads: {reload:?}"
-    );
-    assert_eq!(world.caller_client().refusal().await.alert(), Some(46));
+    assert!(reload.code == 0, "the rest of it reloads: {reload:?}");
+    assert_eq!(world.client().refusal().await.alert(), Some(46));
 
     let file = format!("\"{}\"", world.file().display());
     let settings = Settings::new(&world.ca)
@@ -239,7 +203,7 @@ async fn a_damaged_file_refuses_at_start_and_is_kept_out_later() {
 
 #[tokio::test]
 async fn what_means_nothing_is_refused_with_a_remedy() {
-    let world = World::with_deny_list().await;
+    let world = world().await;
     for (arguments, complaint) in [
         (&["add"][..], "required"),
         (&["add", "--serial", "4c"], "--issuer"),
@@ -250,16 +214,21 @@ async fn what_means_nothing_is_refused_with_a_remedy() {
         (&["add", "--identity", "dns:a", "--for", "0s"], "zero"),
         (&["remove", "../status"], "letters and digits"),
     ] {
-        let output = world.deny(arguments).await;
-        assert_eq!(output.status.code(), Some(2), "{output:?}");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let run = world.deny(arguments).await;
+        assert_eq!(run.code, 2, "{run:?}");
+        let said = run.stderr;
         assert!(said.contains(complaint), "{arguments:?}: {said}");
     }
-    let without = World::with(|settings| settings.set("admin", "socket", "\"admin.sock\"")).await;
-    let output = without
+    let without = World::with(|settings, echo| {
+        settings
+            .set("admin", "socket", "\"admin.sock\"")
+            .everything_to(echo)
+    })
+    .await;
+    let run = without
         .deny(&["add", "--identity", "dns:a.example.org"])
         .await;
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(run.code, 2, "{run:?}");
+    let said = run.stderr;
     assert!(said.contains("[deny_list]"), "{said}");
 }

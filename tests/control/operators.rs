@@ -1,18 +1,18 @@
 //! Operators from afar: the `[admin]` listener over mutual TLS.
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::ops::Deref;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use countersign_testkit::client::get;
 use countersign_testkit::{
-    Client, Connection, Credentials, Crl, Echo, Gateway, Settings, TestCa, TlsVersion, in_time,
+    Client, Connection, Credentials, Crl, Gateway, Settings, TestCa, TlsVersion, in_time, until,
 };
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{BINARY, CALLER, HOST};
+use crate::support::{BINARY, CALLER, HOST, RevocationLists, Run, World};
 
 /// SPIFFE path of an operator.
 pub(super) const OPERATOR: &str = "/ns/ops/alice";
@@ -22,38 +22,38 @@ const PROMISED: Duration = Duration::from_millis(2500);
 
 /// A gateway whose operators prove who they are.
 pub(super) struct Operated {
-    pub(super) ca: TestCa,
-    pub(super) gateway: Gateway,
-    list: PathBuf,
+    world: World,
+    lists: RevocationLists,
     pub(super) alice: Credentials,
-    pub(super) caller: Credentials,
-    _echo: Echo,
+}
+
+impl Deref for Operated {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
 }
 
 impl Operated {
     pub(super) async fn start() -> Self {
         let ca = TestCa::new("example.org");
-        let echo = Echo::start().await;
-        let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
-        let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
-        let lists = format!(
-            "revocation = \"hard\"\ncrls = [\"{}\", \"{}\"]",
-            root.display(),
-            list.display()
-        );
-        let settings = Settings::new(&ca)
-            .trust(&ca, &lists)
-            .set("admin", "operators", "[\"spiffe://example.org/ns/ops/**\"]")
-            .set("admin", "socket", "\"admin.sock\"")
-            .set("deny_list", "file", "\"deny.json\"")
-            .everything_to(echo.address());
+        let lists = RevocationLists::of(&ca);
+        let alice = ca.client(OPERATOR);
+        let trust = format!("revocation = \"hard\"\n{}", lists.setting());
+        let world = World::of(ca, |settings, ca, echo| {
+            settings
+                .trust(ca, &trust)
+                .set("admin", "operators", "[\"spiffe://example.org/ns/ops/**\"]")
+                .set("admin", "socket", "\"admin.sock\"")
+                .set("deny_list", "file", "\"deny.json\"")
+                .everything_to(echo)
+        })
+        .await;
         Self {
-            gateway: Gateway::start(BINARY, &settings).await,
-            alice: ca.client(OPERATOR),
-            caller: ca.client(CALLER),
-            list,
-            ca,
-            _echo: echo,
+            world,
+            lists,
+            alice,
         }
     }
 
@@ -61,14 +61,12 @@ impl Operated {
         Client::new(self.gateway.admin(), HOST).with(who)
     }
 
-    /// Puts a list into the place of the one there is.
+    /// Replaces the issuing authority's list.
     fn publish(&self, number: u8, revoked: &[&Credentials]) {
         let list = revoked.iter().fold(Crl::new().number(number), |list, one| {
             list.revoke(one.serial())
         });
-        let aside = self.list.with_extension("aside");
-        std::fs::write(&aside, list.signed_by(self.ca.intermediate())).unwrap();
-        std::fs::rename(&aside, &self.list).unwrap();
+        self.lists.publish(&self.ca, list);
     }
 
     fn written(&self, name: &str, who: &Credentials) -> [String; 2] {
@@ -82,7 +80,7 @@ impl Operated {
     }
 
     /// Runs a command as somebody.
-    pub(super) async fn as_(&self, who: &Credentials, arguments: &[&str]) -> Output {
+    pub(super) async fn as_(&self, who: &Credentials, arguments: &[&str]) -> Run {
         let [cert, key] = self.written("operator", who);
         let prefix = match arguments {
             ["deny", "add", ..] | ["pki", ..] => "--admin-",
@@ -96,10 +94,8 @@ impl Operated {
         }
         command
             .args([&named("cert"), &cert, &named("key"), &key])
-            .args([&named("cacert"), &self.ca.root_file().display().to_string()])
-            .output()
-            .await
-            .unwrap()
+            .args([&named("cacert"), &self.ca.root_file().display().to_string()]);
+        Run::of_async(&mut command).await
     }
 
     /// The audit line of what an operator did, or of one who was refused.
@@ -116,14 +112,6 @@ impl Operated {
         })
         .await
     }
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
-
-pub(super) fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Sends a request and reads until the connection ends.
@@ -147,12 +135,12 @@ async fn an_operator_reads_and_acts_and_each_act_says_who() {
         assert_eq!(session.get("/nothing").await.unwrap().status, 404);
     }
 
-    let output = world.as_(&world.alice, &["status"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(json(&output)["readiness"], "ready");
+    let run = world.as_(&world.alice, &["status"]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(run.json()["readiness"], "ready");
 
-    let output = world.as_(&world.alice, &["reload"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let run = world.as_(&world.alice, &["reload"]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
     let line = world
         .line("the reload", |line| line["action"] == "POST /reload")
         .await;
@@ -162,7 +150,7 @@ async fn an_operator_reads_and_acts_and_each_act_says_who() {
     assert_eq!(line["serial"], world.alice.serial_hex(), "{line}");
     assert!(line["detail"].as_str().unwrap().contains("generation"));
 
-    let output = world
+    let run = world
         .as_(
             &world.alice,
             &[
@@ -175,8 +163,8 @@ async fn an_operator_reads_and_acts_and_each_act_says_who() {
             ],
         )
         .await;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let id = json(&output)["id"].as_str().unwrap().to_owned();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let id = run.json()["id"].as_str().unwrap().to_owned();
     let line = world
         .line("the denial", |line| line["action"] == "POST /deny")
         .await;
@@ -186,23 +174,23 @@ async fn an_operator_reads_and_acts_and_each_act_says_who() {
         detail.contains(&id) && detail.contains("dns:a.example.org"),
         "{line}"
     );
-    let output = world.as_(&world.alice, &["deny", "list"]).await;
-    assert_eq!(json(&output)["deny_list"][0]["id"], id.as_str());
-    let output = world.as_(&world.alice, &["deny", "remove", &id]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let output = world.as_(&world.alice, &["token", "purge"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let run = world.as_(&world.alice, &["deny", "list"]).await;
+    assert_eq!(run.json()["deny_list"][0]["id"], id.as_str());
+    let run = world.as_(&world.alice, &["deny", "remove", &id]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let run = world.as_(&world.alice, &["token", "purge"]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(world.gateway.stderr().contains(&me), "the log says who too");
 
     // On the socket it is the user of this machine.
     let socket = world.gateway.directory().join("admin.sock");
-    let output = Command::new(BINARY)
-        .args(["reload", "--socket"])
-        .arg(&socket)
-        .output()
-        .await
-        .unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
+    let run = Run::of_async(
+        Command::new(BINARY)
+            .args(["reload", "--socket"])
+            .arg(&socket),
+    )
+    .await;
+    assert!(run.code == 0, "{}", run.stderr);
     world
         .line("the socket's reload", |line| {
             let who = line["operator"].as_str().unwrap_or_default();
@@ -214,10 +202,10 @@ async fn an_operator_reads_and_acts_and_each_act_says_who() {
 #[tokio::test]
 async fn an_operator_drains() {
     let mut world = Operated::start().await;
-    let output = world.as_(&world.alice, &["drain"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(json(&output)["draining"], true);
-    assert!(world.gateway.ended().await.success());
+    let run = world.as_(&world.alice, &["drain"]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(run.json()["draining"], true);
+    assert!(world.world.gateway.ended().await.success());
 }
 
 #[tokio::test]
@@ -240,9 +228,9 @@ async fn an_ordinary_caller_is_refused_and_seen() {
     }
     let line = world.refused_line("caller-not-allowed").await;
     assert_eq!(line["operator"], world.ca.spiffe(CALLER).as_str(), "{line}");
-    let output = world.as_(&world.caller, &["reload"]).await;
-    assert_eq!(output.status.code(), Some(3), "{output:?}");
-    assert!(stderr(&output).contains("caller-not-allowed"), "{output:?}");
+    let run = world.as_(&world.caller, &["reload"]).await;
+    assert_eq!(run.code, 3, "{run:?}");
+    assert!(run.stderr.contains("caller-not-allowed"), "{run:?}");
     // It is a caller like any other, and an operator is none.
     let client = world.gateway.client(HOST);
     assert_eq!(
@@ -282,8 +270,8 @@ async fn a_revoked_operator_is_cut_off_and_not_let_in_again() {
             .await;
         assert_eq!(cut["reason"], "certificate-revoked", "{cut}");
         world.refused_line("certificate-revoked").await;
-        let output = world.as_(&alice, &["status"]).await;
-        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        let run = world.as_(&alice, &["status"]).await;
+        assert_eq!(run.code, 3, "{run:?}");
     }
     // Another operator goes on as before.
     let client = world.client(&world.alice);
@@ -299,14 +287,9 @@ async fn the_deny_list_and_a_new_configuration_end_an_operator() {
     let denied = world.ca.spiffe("/ns/ops/bob");
     let reason = "secret-remark";
     let arguments = ["deny", "add", "--identity", &denied, "--reason", reason];
-    let output = world.as_(&world.alice, &arguments).await;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    in_time("the end", async {
-        while !session.is_closed() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    let run = world.as_(&world.alice, &arguments).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    until("the end", async || session.is_closed()).await;
     let cut = world
         .line("the cut", |line| line["decision"] == "cut")
         .await;
@@ -317,9 +300,9 @@ async fn the_deny_list_and_a_new_configuration_end_an_operator() {
     let file = world.gateway.config_file();
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("/ns/ops/**", "/ns/ops/carol")).unwrap();
-    let output = world.as_(&world.alice, &["reload"]).await;
+    let run = world.as_(&world.alice, &["reload"]).await;
     // The file may have been noticed before she asked.
-    assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+    assert!(matches!(run.code, 0 | 3), "{run:?}");
     in_time("the configuration", async {
         while world
             .client(&world.alice)
@@ -344,11 +327,11 @@ async fn the_deny_list_and_a_new_configuration_end_an_operator() {
     let line = "operators = [\"spiffe://example.org/ns/ops/carol\"]";
     assert!(text.contains(line), "{text}");
     std::fs::write(&file, text.replace(line, "")).unwrap();
-    let output = world.as_(&carol, &["reload"]).await;
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let run = world.as_(&carol, &["reload"]).await;
+    assert_eq!(run.code, 2, "{run:?}");
     assert!(
-        stderr(&output).contains("whether [admin] has operators"),
-        "{output:?}"
+        run.stderr.contains("whether [admin] has operators"),
+        "{run:?}"
     );
 }
 
@@ -407,8 +390,8 @@ async fn what_was_sent_before_a_revocation_and_completed_after_it_does_nothing()
         Err(_) => String::new(),
     };
     assert!(!text.contains("201"), "{text}");
-    let output = world.as_(&world.alice, &["deny", "list"]).await;
-    assert_eq!(json(&output)["deny_list"].as_array().map(Vec::len), Some(0));
+    let run = world.as_(&world.alice, &["deny", "list"]).await;
+    assert_eq!(run.json()["deny_list"].as_array().map(Vec::len), Some(0));
 }
 
 #[tokio::test]
@@ -439,9 +422,9 @@ async fn commands_say_what_is_missing() {
             "--admin https://",
         ),
     ] {
-        let output = Command::new(BINARY).args(arguments).output().await.unwrap();
-        assert_eq!(output.status.code(), Some(2), "{output:?}");
-        assert!(stderr(&output).contains(complaint), "{output:?}");
+        let run = Run::of_async(Command::new(BINARY).args(arguments)).await;
+        assert_eq!(run.code, 2, "{run:?}");
+        assert!(run.stderr.contains(complaint), "{run:?}");
     }
     let ca = TestCa::new("example.org");
     let alice = ca.client(OPERATOR);
@@ -456,32 +439,32 @@ async fn commands_say_what_is_missing() {
             .arg(&key)
             .arg("--cacert")
             .arg(root);
-        async move { command.output().await.unwrap() }
+        async move { Run::of_async(&mut command).await }
     };
-    let output = run("http://127.0.0.1:1", &ca.root_file()).await;
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(stderr(&output).contains("https://HOST:PORT"), "{output:?}");
+    let run = run("http://127.0.0.1:1", &ca.root_file()).await;
+    assert_eq!(run.code, 2, "{run:?}");
+    assert!(run.stderr.contains("https://HOST:PORT"), "{run:?}");
     // The gateway has to prove itself too.
     let world = Operated::start().await;
     let other = TestCa::new("example.org");
     let [cert, key] = world.written("alice", &world.alice);
-    let output = Command::new(BINARY)
-        .args([
-            "status",
-            "--admin",
-            &world.url(),
-            "--cert",
-            &cert,
-            "--key",
-            &key,
-            "--cacert",
-        ])
-        .arg(other.root_file())
-        .output()
-        .await
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(stderr(&output).contains("certificate"), "{output:?}");
+    let run = Run::of_async(
+        Command::new(BINARY)
+            .args([
+                "status",
+                "--admin",
+                &world.url(),
+                "--cert",
+                &cert,
+                "--key",
+                &key,
+                "--cacert",
+            ])
+            .arg(other.root_file()),
+    )
+    .await;
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stderr.contains("certificate"), "{run:?}");
 }
 
 #[tokio::test]

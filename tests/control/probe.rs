@@ -6,23 +6,23 @@ use countersign_testkit::{Credentials, Leaf, TestCa};
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{BINARY, CALLER, World};
+use crate::support::{BINARY, CALLER, Run, World};
 
 /// Exit code and JSON of a probe.
 async fn probe(ca: &TestCa, url: &str, caller: &Credentials, roots: &Path) -> (i32, Value) {
-    let output = Command::new(BINARY)
-        .args(["--json", "probe", url, "--cert"])
-        .arg(ca.write("probe.pem", caller.chain_pem()))
-        .arg("--key")
-        .arg(ca.write("probe.key", caller.key_pem()))
-        .arg("--cacert")
-        .arg(roots)
-        .output()
-        .await
-        .unwrap();
-    let said = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-    assert!(said.is_object() || !output.status.success(), "{output:?}");
-    (output.status.code().unwrap(), said)
+    let run = Run::of_async(
+        Command::new(BINARY)
+            .args(["--json", "probe", url, "--cert"])
+            .arg(ca.write("probe.pem", caller.chain_pem()))
+            .arg("--key")
+            .arg(ca.write("probe.key", caller.key_pem()))
+            .arg("--cacert")
+            .arg(roots),
+    )
+    .await;
+    let said = serde_json::from_str(&run.stdout).unwrap_or(Value::Null);
+    assert!(said.is_object() || run.code != 0, "{run:?}");
+    (run.code, said)
 }
 
 fn codes(said: &Value) -> Vec<&str> {
@@ -39,7 +39,7 @@ impl World {
 
 #[tokio::test]
 async fn an_accepted_caller_sees_what_was_asked_and_answered() {
-    let world = World::with(|settings| settings).await;
+    let world = World::open().await;
     let roots = world.ca.root_file();
     let (code, said) = probe(&world.ca, &world.url("/a"), &world.caller, &roots).await;
     assert_eq!(code, 0, "{said}");
@@ -55,7 +55,7 @@ async fn an_accepted_caller_sees_what_was_asked_and_answered() {
 
 #[tokio::test]
 async fn alerts_become_candidate_reasons() {
-    let world = World::with(|settings| settings).await;
+    let world = World::open().await;
     let roots = world.ca.root_file();
     let stranger = TestCa::new("other.org");
     let name = world.ca.spiffe(CALLER);
@@ -83,7 +83,7 @@ async fn alerts_become_candidate_reasons() {
 
 #[tokio::test]
 async fn a_refusal_in_http_names_its_reason() {
-    let world = World::with(|settings| settings).await;
+    let world = World::open().await;
     let roots = world.ca.root_file();
     let (code, said) = probe(&world.ca, &world.url("/a/../b"), &world.caller, &roots).await;
     assert_eq!(code, 3, "{said}");
@@ -100,7 +100,7 @@ async fn a_refusal_in_http_names_its_reason() {
 
 #[tokio::test]
 async fn a_server_that_does_not_hold_is_said_and_counts() {
-    let world = World::with(|settings| settings).await;
+    let world = World::open().await;
     let other = TestCa::new("example.org");
     let roots = other.root_file();
     let (code, said) = probe(&world.ca, &world.url("/a"), &world.caller, &roots).await;
@@ -111,7 +111,7 @@ async fn a_server_that_does_not_hold_is_said_and_counts() {
 
 #[tokio::test]
 async fn nobody_there_is_exit_1_and_nonsense_exit_2() {
-    let world = World::with(|settings| settings).await;
+    let world = World::open().await;
     let roots = world.ca.root_file();
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = unused.local_addr().unwrap().port();

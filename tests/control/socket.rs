@@ -1,38 +1,35 @@
 //! The operators' private socket, and the commands that use it.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::process::Output;
-use std::time::Duration;
 
 use countersign_testkit::client::get;
 use countersign_testkit::gateway::plain;
-use countersign_testkit::{Gateway, Settings, TestCa, in_time};
+use countersign_testkit::{Gateway, Settings, TestCa, in_time, until};
 use http_body_util::BodyExt as _;
-use serde_json::Value;
 use tokio::process::Command;
 
-use super::{BINARY, HOST, World};
+use crate::support::{BINARY, Run, World, mode};
+
+/// A gateway with a socket beside its configuration.
+async fn world() -> World {
+    World::with(|settings, echo| {
+        settings
+            .set("admin", "socket", "\"admin.sock\"")
+            .everything_to(echo)
+    })
+    .await
+}
 
 impl World {
-    /// A gateway with a socket beside its configuration.
-    async fn with_socket() -> Self {
-        Self::with(|settings| settings.set("admin", "socket", "\"admin.sock\"")).await
-    }
-
     fn socket(&self) -> PathBuf {
         self.gateway.directory().join("admin.sock")
     }
 
     /// Runs a command about this gateway.
-    async fn command(&self, arguments: &[&str]) -> Output {
-        Command::new(BINARY)
-            .args(arguments)
-            .arg("--config")
-            .arg(self.gateway.config_file())
-            .output()
-            .await
-            .unwrap()
+    async fn command(&self, arguments: &[&str]) -> Run {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).arg("--config");
+        Run::of_async(command.arg(self.gateway.config_file())).await
     }
 
     fn change_config(&self, from: &str, to: &str) {
@@ -41,14 +38,6 @@ impl World {
         assert!(text.contains(from), "{from} in {text}");
         std::fs::write(&file, text.replacen(from, to, 1)).unwrap();
     }
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 async fn post(socket: PathBuf, path: &str) -> String {
@@ -65,15 +54,14 @@ async fn post(socket: PathBuf, path: &str) -> String {
 
 #[tokio::test]
 async fn status_says_how_the_gateway_is_doing() {
-    let world = World::with_socket().await;
-    let mode = std::fs::metadata(world.socket()).unwrap().permissions();
-    assert_eq!(mode.mode() & 0o777, 0o600);
-    let client = world.gateway.client(HOST).with(&world.caller);
+    let world = world().await;
+    assert_eq!(mode(&world.socket()), 0o600);
+    let client = world.client();
     let mut session = client.session().await.unwrap();
     assert_eq!(session.get("/a").await.unwrap().status, 200);
-    let output = world.command(&["--json", "status"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let said = json(&output);
+    let run = world.command(&["--json", "status"]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let said = run.json();
     assert_eq!(said["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(said["generation"], 1);
     assert_eq!(said["readiness"], "ready");
@@ -87,34 +75,34 @@ async fn status_says_how_the_gateway_is_doing() {
     assert_eq!(said["trust_domains"][0]["revocation"], "off");
     let roots = said["trust_domains"][0]["roots"].as_array().unwrap();
     assert!(roots[0].as_str().unwrap().contains("CN="), "{roots:?}");
-    let output = world.command(&["status"]).await;
-    let text = String::from_utf8(output.stdout).unwrap();
+    let run = world.command(&["status"]).await;
+    let text = run.stdout;
     assert!(text.contains("trust domain example.org"), "{text}");
 }
 
 #[tokio::test]
 async fn reload_answers_with_the_generation_or_with_what_is_wrong() {
-    let world = World::with_socket().await;
-    let output = world.command(&["--json", "reload"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(json(&output)["generation"].as_u64().unwrap() >= 2);
+    let world = world().await;
+    let run = world.command(&["--json", "reload"]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.json()["generation"].as_u64().unwrap() >= 2);
 
     world.change_config("workers = 2", "workers = 2\nwrokers = 3");
-    let output = world.command(&["reload"]).await;
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("wrokers"), "{}", stderr(&output));
+    let run = world.command(&["reload"]).await;
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("wrokers"), "{}", run.stderr);
     // The file does not load, and the socket is found in it nevertheless.
-    let output = world.command(&["--json", "status"]).await;
-    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-    let said = json(&output);
+    let run = world.command(&["--json", "status"]).await;
+    assert_eq!(run.code, 3, "{}", run.stderr);
+    let said = run.json();
     assert_eq!(said["problems"][0]["code"], "configuration-refused");
     assert!(said["reloads"]["refused"].as_u64().unwrap() >= 1);
 
     world.change_config("\nwrokers = 3", "");
     world.change_config("workers = 2", "workers = 3");
-    let output = world.command(&["reload"]).await;
-    assert_eq!(output.status.code(), Some(2));
-    let said = stderr(&output);
+    let run = world.command(&["reload"]).await;
+    assert_eq!(run.code, 2);
+    let said = run.stderr;
     assert!(said.contains("[runtime] workers"), "{said}");
     world.change_config("workers = 3", "workers = 2");
     world.change_config("\"admin.sock\"", "\"other.sock\"");
@@ -125,7 +113,7 @@ async fn reload_answers_with_the_generation_or_with_what_is_wrong() {
 
 #[tokio::test]
 async fn a_hundred_reloads_at_once_become_few() {
-    let world = World::with_socket().await;
+    let world = world().await;
     let asking: Vec<_> = (0..100)
         .map(|_| tokio::spawn(post(world.socket(), "/reload")))
         .collect();
@@ -133,28 +121,23 @@ async fn a_hundred_reloads_at_once_become_few() {
         let answer = asked.await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
-    let output = world.command(&["--json", "status"]).await;
-    let count = json(&output)["reloads"]["ok"].as_u64().unwrap();
+    let run = world.command(&["--json", "status"]).await;
+    let count = run.json()["reloads"]["ok"].as_u64().unwrap();
     assert!((1..20).contains(&count), "{count} reloads");
 }
 
 #[tokio::test]
 async fn drain_lets_requests_finish_and_the_process_end() {
-    let mut world = World::with_socket().await;
-    let client = world.gateway.client(HOST).with(&world.caller);
+    let mut world = world().await;
+    let client = world.client();
     let mut session = client.session().await.unwrap();
     let response = session.start(get("/slow")).await.unwrap();
-    let output = world.command(&["--json", "drain"]).await;
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(json(&output)["draining"], true);
-    in_time("draining to be announced", async {
-        while plain(world.gateway.public(), "GET", "/readyz", &[])
-            .await
-            .status
-            != 503
-        {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let run = world.command(&["--json", "drain"]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(run.json()["draining"], true);
+    until("draining to be announced", async || {
+        let ready = plain(world.gateway.public(), "GET", "/readyz", &[]).await;
+        ready.status == 503
     })
     .await;
     assert!(client.get("/new").await.is_err());
@@ -163,14 +146,14 @@ async fn drain_lets_requests_finish_and_the_process_end() {
     drop(session);
     assert!(world.gateway.ended().await.success());
     assert!(!world.socket().exists(), "the socket is left behind");
-    let output = world.command(&["status"]).await;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("is the gateway running"));
+    let run = world.command(&["status"]).await;
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("is the gateway running"));
 }
 
 #[tokio::test]
 async fn changes_are_posted_and_only_to_the_socket() {
-    let world = World::with_socket().await;
+    let world = world().await;
     let answer = post(world.socket(), "/status").await;
     assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
     let answer = post(world.socket(), "/metrics").await;
@@ -185,7 +168,7 @@ async fn changes_are_posted_and_only_to_the_socket() {
 
 #[tokio::test]
 async fn a_live_socket_is_not_taken_over_and_a_dead_one_is() {
-    let world = World::with_socket().await;
+    let world = world().await;
     let ca = TestCa::new("example.org");
     let socket = format!("\"{}\"", world.socket().display());
     let second = Settings::new(&ca)
@@ -194,7 +177,7 @@ async fn a_live_socket_is_not_taken_over_and_a_dead_one_is() {
     let failure = Gateway::try_start(BINARY, &second).await.unwrap_err();
     assert_eq!(failure.status.code(), Some(1));
     assert!(failure.stderr.contains("listens at"), "{failure}");
-    assert_eq!(world.command(&["status"]).await.status.code(), Some(0));
+    assert_eq!(world.command(&["status"]).await.code, 0);
 
     let dead = ca.directory().join("dead.sock");
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
@@ -206,14 +189,12 @@ async fn a_live_socket_is_not_taken_over_and_a_dead_one_is() {
 
 #[tokio::test]
 async fn without_a_socket_the_commands_say_what_to_do() {
-    let world = World::with(|settings| settings).await;
-    let output = world.command(&["status"]).await;
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("--socket PATH"));
-    let output = Command::new(BINARY)
-        .args(["reload", "--socket", "/nonexistent/admin.sock"])
-        .output()
-        .await
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    let world = World::open().await;
+    let run = world.command(&["status"]).await;
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("--socket PATH"));
+    let run =
+        Run::of_async(Command::new(BINARY).args(["reload", "--socket", "/nonexistent/admin.sock"]))
+            .await;
+    assert_eq!(run.code, 1);
 }

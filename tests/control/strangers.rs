@@ -8,8 +8,8 @@ use countersign_testkit::{Client, TestCa, TlsVersion, in_time};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::HOST;
-use super::operators::{OPERATOR, Operated, stderr};
+use super::operators::{OPERATOR, Operated};
+use crate::support::HOST;
 
 #[tokio::test]
 async fn strangers_and_those_without_certificate_are_refused_with_an_alert() {
@@ -26,8 +26,8 @@ async fn strangers_and_those_without_certificate_are_refused_with_an_alert() {
     assert!(line["sans"].as_str().unwrap().contains(OPERATOR), "{line}");
     world.refused_line("no-certificate").await;
     let output = world.as_(&stranger, &["status"]).await;
-    assert_eq!(output.status.code(), Some(3), "{output:?}");
-    assert!(stderr(&output).contains("UnknownCA"), "{output:?}");
+    assert_eq!(output.code, 3, "{output:?}");
+    assert!(output.stderr.contains("UnknownCA"), "{output:?}");
 }
 
 #[tokio::test]

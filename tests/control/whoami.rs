@@ -1,25 +1,16 @@
 //! `/.well-known/countersign/whoami`: callers learn how the gateway sees them.
 
-use bytes::Bytes;
 use countersign_testkit::Protocol;
 
-use super::{CALLER, HOST, World};
+use crate::support::{BINARY, CALLER, HOST, World, request};
 
 const PATH: &str = "/.well-known/countersign/whoami";
 
-fn request(method: &str, path: &str) -> http::Request<Bytes> {
-    http::Request::builder()
-        .method(method)
-        .uri(path)
-        .body(Bytes::new())
-        .unwrap()
-}
-
 #[tokio::test]
 async fn a_caller_learns_its_name_and_its_certificate() {
-    let world = World::with(|settings| settings).await;
+    let world = World::open().await;
     for protocol in Protocol::BOTH {
-        let client = world.gateway.client(HOST).with(&world.caller);
+        let client = world.client();
         let client = client.protocol(protocol);
         let answer = client.get(PATH).await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -49,13 +40,13 @@ async fn a_caller_learns_its_name_and_its_certificate() {
 
 #[tokio::test]
 async fn only_reading_is_allowed_and_head_has_no_body() {
-    let world = World::with(|settings| settings).await;
-    let client = world.gateway.client(HOST).with(&world.caller);
-    let answer = client.send(request("POST", PATH)).await.unwrap();
+    let world = World::open().await;
+    let client = world.client();
+    let answer = client.send(request("POST", PATH, "")).await.unwrap();
     assert_eq!(answer.status, 405);
     assert_eq!(answer.reason(), Some("method-not-allowed"));
     assert_eq!(answer.header("allow"), Some("GET, HEAD"));
-    let answer = client.send(request("HEAD", PATH)).await.unwrap();
+    let answer = client.send(request("HEAD", PATH, "")).await.unwrap();
     assert_eq!(answer.status, 200);
     assert!(answer.body.is_empty());
     assert!(
@@ -71,16 +62,17 @@ async fn only_reading_is_allowed_and_head_has_no_body() {
 
 #[tokio::test]
 async fn without_a_certificate_there_is_nothing_to_tell() {
-    let world = World::with(countersign_testkit::Settings::optional_certificates).await;
-    let answer = world.gateway.client(HOST).get(PATH).await.unwrap();
+    let world =
+        World::with(|settings, echo| settings.optional_certificates().everything_to(echo)).await;
+    let answer = world.anonymous().get(PATH).await.unwrap();
     assert_eq!(answer.status, 403);
     assert_eq!(answer.reason(), Some("no-certificate"));
 }
 
 #[tokio::test]
 async fn the_path_is_checked_like_any_other_and_nothing_beside_it_is_taken() {
-    let world = World::with(|settings| settings).await;
-    let client = world.gateway.client(HOST).with(&world.caller);
+    let world = World::open().await;
+    let client = world.client();
     for (path, status) in [
         ("/.well-known/countersign/./whoami", 400),
         ("/.well-known//countersign/whoami", 400),
@@ -121,7 +113,7 @@ async fn a_route_of_its_own_for_the_path_is_refused_at_start() {
             "orders",
             &format!("paths = [\"{PATH}\"]\ncallers = [\"*\"]\n"),
         );
-    let failure = countersign_testkit::Gateway::try_start(super::BINARY, &settings)
+    let failure = countersign_testkit::Gateway::try_start(BINARY, &settings)
         .await
         .unwrap_err();
     assert_eq!(failure.status.code(), Some(2), "{failure}");

@@ -1,72 +1,65 @@
 //! API keys: callers without certificate, and keys beside one.
 
-use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::Path;
 use std::process::Command;
 
-use countersign_testkit::{Echo, Gateway, Settings, TestCa};
+use countersign_testkit::TestCa;
 use serde_json::{Value, json};
 
-use super::{BINARY, CALLER, HOST, assertion, get_with, refused, replace};
+use super::refused;
+use crate::support::{BINARY, Run, World, assertion_claims, get_with, replace, streaming_with};
 
 /// A gateway with one API key, and the key.
-struct World {
-    ca: TestCa,
-    echo: Echo,
-    gateway: Gateway,
+struct ApiKeyWorld {
+    world: World,
     key: String,
     entry: String,
+}
+
+impl Deref for ApiKeyWorld {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
 }
 
 /// Makes a key as operators do; answers with it and its entry.
 fn new_key(directory: &Path, arguments: &[&str]) -> (String, String) {
     let hmac = directory.join("api-keys.hmac");
-    let output = Command::new(BINARY)
-        .args(["api-key", "new", "batch", "--hmac-key"])
-        .arg(hmac)
-        .args(arguments)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stdout).unwrap();
-    let (key, entry) = text.split_once('\n').unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(["api-key", "new", "batch", "--hmac-key"]);
+    let run = Run::of(command.arg(hmac).args(arguments)).done();
+    let (key, entry) = run.stdout.split_once('\n').unwrap();
     (key.to_owned(), entry.to_owned())
 }
 
-impl World {
+impl ApiKeyWorld {
     /// `arguments` of `api-key new`, further keys of the entry, further keys of
     /// `[api_keys]`, and lines of the route.
     async fn with(arguments: &[&str], more: &str, section: &str, route: &str) -> Self {
         let ca = TestCa::new("example.org");
-        let echo = Echo::start().await;
         let (key, entry) = new_key(ca.directory(), arguments);
-        let hmac = ca.directory().join("api-keys.hmac");
-        let configure = |settings: Settings, echo: SocketAddr| {
+        let world = World::of(ca, |settings, ca, echo| {
+            let hmac = ca.directory().join("api-keys.hmac");
             settings
                 .optional_certificates()
                 .section(&format!(
-                    "[api_keys]\nhmac_key = \"{}\"\n{section}\n{entry}\n{more}",
-                    hmac.display()
+                    "[api_keys]\nhmac_key = {hmac:?}\n{section}\n{entry}\n{more}"
                 ))
                 .upstream("orders", echo)
                 .route("orders", "orders", &format!("paths = [\"/**\"]\n{route}"))
-        };
-        let settings = configure(Settings::new(&ca), echo.address());
-        Self {
-            gateway: Gateway::start(BINARY, &settings).await,
-            ca,
-            echo,
-            key,
-            entry,
-        }
+        })
+        .await;
+        Self { world, key, entry }
     }
 
     async fn ask(&self, certified: bool, fields: &[(&str, &str)]) -> countersign_testkit::Answer {
-        let client = self.gateway.client(HOST);
         let client = if certified {
-            client.with(&self.ca.client(CALLER))
+            self.client()
         } else {
-            client
+            self.anonymous()
         };
         client.send(get_with("/a", fields)).await.unwrap()
     }
@@ -76,9 +69,9 @@ const ROUTE: &str = "callers = [\"api-key:batch\"]\nauthenticate = { all = [\"ap
 
 #[tokio::test]
 async fn a_key_lets_its_caller_in_and_goes_no_further() {
-    let world = World::with(&[], "", "", ROUTE).await;
+    let world = ApiKeyWorld::with(&[], "", "", ROUTE).await;
     let answer = world.ask(false, &[("x-api-key", &world.key)]).await;
-    let claims = assertion(&answer);
+    let claims = assertion_claims(&answer);
     assert_eq!(claims["sub"], "api-key:batch");
     assert_eq!(claims["authn"]["methods"], json!(["api-key"]));
     assert!(claims.get("client_cert").is_none() && claims.get("token").is_none());
@@ -96,7 +89,7 @@ async fn a_key_lets_its_caller_in_and_goes_no_further() {
 
 #[tokio::test]
 async fn other_keys_are_refused_with_a_challenge() {
-    let world = World::with(&[], "", "", ROUTE).await;
+    let world = ApiKeyWorld::with(&[], "", "", ROUTE).await;
     let (stranger, _) = new_key(world.ca.directory(), &[]);
     let mut wrong = world.key.clone();
     let last = if wrong.pop() == Some('A') { 'E' } else { 'A' };
@@ -136,7 +129,7 @@ async fn a_key_is_good_for_its_routes_networks_and_time() {
         (&[], "expires = 2020-01-01T00:00:00Z", 401),
         (&["--expires", "1h"], "", 200),
     ] {
-        let world = World::with(arguments, more, "", ROUTE).await;
+        let world = ApiKeyWorld::with(arguments, more, "", ROUTE).await;
         let answer = world.ask(false, &[("x-api-key", &world.key)]).await;
         assert_eq!(answer.status, status, "{arguments:?} {more} {answer:?}");
     }
@@ -157,12 +150,12 @@ async fn keys_beside_certificates_name_one_caller() {
         (any, mine, Some(&spiffe)),
         (any, theirs, None),
     ] {
-        let world = World::with(&[], more, "", route).await;
+        let world = ApiKeyWorld::with(&[], more, "", route).await;
         let key = [("x-api-key", &*world.key)];
         let answer = world.ask(true, &key).await;
         match both {
             Some(name) => {
-                let claims = assertion(&answer);
+                let claims = assertion_claims(&answer);
                 assert_eq!(claims["sub"], *name);
                 assert_eq!(
                     claims["authn"]["methods"],
@@ -174,7 +167,7 @@ async fn keys_beside_certificates_name_one_caller() {
         let alone: Vec<Value> = [world.ask(true, &[]).await, world.ask(false, &key).await]
             .iter()
             .map(|answer| match answer.status {
-                200 => assertion(answer)["sub"].clone(),
+                200 => assertion_claims(answer)["sub"].clone(),
                 _ => json!(answer.reason()),
             })
             .collect();
@@ -190,9 +183,9 @@ async fn keys_beside_certificates_name_one_caller() {
 #[tokio::test]
 async fn the_field_can_have_another_name_and_is_never_forwarded() {
     let route = "callers = [\"*\"]\nauthenticate = { any = [\"certificate\", \"api-key\"] }";
-    let world = World::with(&[], "", "header = \"X-Service-Key\"", route).await;
+    let world = ApiKeyWorld::with(&[], "", "header = \"X-Service-Key\"", route).await;
     let answer = world.ask(false, &[("x-service-key", &world.key)]).await;
-    assert_eq!(assertion(&answer)["sub"], "api-key:batch");
+    assert_eq!(assertion_claims(&answer)["sub"], "api-key:batch");
     for name in ["x_service_key", "x-service.key"] {
         let answer = world.ask(true, &[(name, "anything")]).await;
         assert_eq!(answer.status, 200);
@@ -206,17 +199,9 @@ async fn the_field_can_have_another_name_and_is_never_forwarded() {
 
 #[tokio::test]
 async fn a_key_that_is_taken_away_ends_what_it_let_in() {
-    let world = World::with(&[], "", "", ROUTE).await;
-    let mut connection = world.gateway.client(HOST).connect().await.unwrap();
-    let request = format!(
-        "GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\nX-API-Key: {}\r\n\r\n",
-        world.key
-    );
-    connection.write(request.as_bytes()).await.unwrap();
-    let begun = connection
-        .read_until(|octets| octets.windows(4).any(|end| end == b"\r\n\r\n"))
-        .await;
-    assert_eq!(begun.statuses(), [200]);
+    let world = ApiKeyWorld::with(&[], "", "", ROUTE).await;
+    let field = format!("X-API-Key: {}\r\n", world.key);
+    let mut connection = streaming_with(&world.anonymous(), &field).await;
     let file = world.gateway.config_file();
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(text.contains(&world.entry));
@@ -233,7 +218,7 @@ async fn a_key_that_is_taken_away_ends_what_it_let_in() {
 #[tokio::test]
 async fn each_key_has_an_allowance_that_only_it_uses_up() {
     let limit = "rate_limit = { per = \"api-key\", requests = 1, window = \"1h\" }";
-    let world = World::with(&[], "", "", &format!("{ROUTE}\n{limit}")).await;
+    let world = ApiKeyWorld::with(&[], "", "", &format!("{ROUTE}\n{limit}")).await;
     let mut forged = world.key.clone();
     let last = if forged.pop() == Some('A') { 'E' } else { 'A' };
     forged.push(last);

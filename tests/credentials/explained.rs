@@ -1,15 +1,15 @@
 //! `countersign explain --token` says what the gateway does.
 
-use std::process::Stdio;
+use std::process::Command;
 
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
 
-use super::{BINARY, HOST, World, ask};
+use super::ask;
+use super::worlds::TokenWorld;
+use crate::support::{BINARY, HOST, Run};
 
 /// What the command says about a token, given as a file or on standard input.
-async fn explain(world: &World, token: Option<&str>, from_file: bool) -> (Option<i32>, Value) {
+fn explain(world: &TokenWorld, token: Option<&str>, from_file: bool) -> (i32, Value) {
     let chain = world.ca.write("chain.pem", world.caller.chain_pem());
     let file = world.ca.write("token.jwt", token.unwrap_or_default());
     let mut command = Command::new(BINARY);
@@ -18,9 +18,7 @@ async fn explain(world: &World, token: Option<&str>, from_file: bool) -> (Option
         .arg(world.gateway.config_file())
         .arg("--cert")
         .arg(chain)
-        .args(["--url", &format!("https://{HOST}/a")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
+        .args(["--url", &format!("https://{HOST}/a")]);
     match (token, from_file) {
         (None, _) => {}
         (Some(_), true) => {
@@ -30,18 +28,13 @@ async fn explain(world: &World, token: Option<&str>, from_file: bool) -> (Option
             command.args(["--token", "-"]);
         }
     }
-    let mut child = command.spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    let _ = input.write_all(token.unwrap_or_default().as_bytes()).await;
-    drop(input);
-    let output = child.wait_with_output().await.unwrap();
-    let said = serde_json::from_slice(&output.stdout).unwrap();
-    (output.status.code(), said)
+    let run = Run::with_input(&mut command, token.unwrap_or_default());
+    (run.code, run.json())
 }
 
 #[tokio::test]
 async fn its_verdicts_about_tokens_are_those_of_the_gateway() {
-    let world = World::with(
+    let world = TokenWorld::with(
         "",
         "callers = [\"*\"]\ntoken = { issuer = \"corporate\", scopes = [\"orders:read\"] }",
     )
@@ -59,16 +52,16 @@ async fn its_verdicts_about_tokens_are_those_of_the_gateway() {
             None => world.client().get("/a").await.unwrap(),
         };
         for from_file in [true, false] {
-            let (code, said) = explain(&world, token.as_deref(), from_file).await;
+            let (code, said) = explain(&world, token.as_deref(), from_file);
             if answer.status == 200 {
-                assert_eq!((code, &said["allowed"]), (Some(0), &json!(true)), "{said}");
+                assert_eq!((code, &said["allowed"]), (0, &json!(true)), "{said}");
                 assert_eq!(said["claims"]["token"]["sub"], "alice");
                 assert_eq!(
                     said["claims"]["authn"]["methods"],
                     json!(["certificate", "token"])
                 );
             } else {
-                assert_eq!(code, Some(3), "{said}");
+                assert_eq!(code, 3, "{said}");
                 assert_eq!(said["answer"]["reason"].as_str(), answer.reason(), "{said}");
                 assert_eq!(said["answer"]["status"], answer.status, "{said}");
             }

@@ -4,28 +4,22 @@
 use countersign_testkit::{Connection, Protocol, Switching, http2};
 use serde_json::json;
 
-use super::{HOST, World, ask, issuer, refused};
+use super::worlds::TokenWorld;
+use super::{ask, issuer, refused};
+use crate::support::{HOST, get_with, now, reloaded, replace, streaming_with};
 
 const ROUTE: &str = "callers = [\"*\"]\ntoken = { issuer = \"corporate\" }";
 
-/// A connection in the middle of an answer.
-async fn streaming(world: &World, token: &str) -> Connection {
-    let mut connection = world.client().connect().await.unwrap();
-    let request = format!(
-        "GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token}\r\n\r\n"
-    );
-    connection.write(request.as_bytes()).await.unwrap();
-    let answer = connection
-        .read_until(|octets| octets.windows(4).any(|end| end == b"\r\n\r\n"))
-        .await;
-    assert_eq!(answer.statuses(), [200]);
-    connection
+/// A connection in the middle of a response that this token allows.
+async fn streaming(world: &TokenWorld, token: &str) -> Connection {
+    let field = format!("Authorization: Bearer {token}\r\n");
+    streaming_with(&world.client(), &field).await
 }
 
 #[tokio::test]
 async fn an_answer_ends_with_its_token() {
-    let world = World::with("", ROUTE).await;
-    let token = world.token_with(json!({"exp": super::now() + 2}));
+    let world = TokenWorld::with("", ROUTE).await;
+    let token = world.token_with(json!({"exp": now() + 2}));
     let mut connection = streaming(&world, &token).await;
     let rest = connection.read_until(|_| false).await;
     assert!(rest.closed);
@@ -41,29 +35,26 @@ async fn an_answer_ends_with_its_token() {
 
 #[tokio::test]
 async fn one_stream_ends_and_the_others_go_on() {
-    let world = World::with("", ROUTE).await;
+    let world = TokenWorld::with("", ROUTE).await;
     let client = world.client().protocol(Protocol::Http2);
     let mut session = client.session().await.unwrap();
-    let short = format!(
-        "Bearer {}",
-        world.token_with(json!({"exp": super::now() + 2}))
-    );
-    let request = super::get_with("/hang-mid-body", &[("authorization", &short)]);
+    let short = format!("Bearer {}", world.token_with(json!({"exp": now() + 2})));
+    let request = get_with("/hang-mid-body", &[("authorization", &short)]);
     let ended = session.send(request).await;
     assert!(ended.is_err(), "{ended:?}");
     let bearer = format!("Bearer {}", world.token());
-    let request = super::get_with("/a", &[("authorization", &bearer)]);
+    let request = get_with("/a", &[("authorization", &bearer)]);
     assert_eq!(session.send(request).await.unwrap().status, 200);
 }
 
 /// Whatever is on its way: all of a small answer, and a part of a large one.
 #[tokio::test]
 async fn an_answer_that_its_caller_has_not_taken_ends_with_its_token() {
-    let world = World::with("", ROUTE).await;
+    let world = TokenWorld::with("", ROUTE).await;
     for window in [0_u8, 10] {
         let client = world.client().protocol(Protocol::Http2);
         let mut connection = client.connect().await.unwrap();
-        let token = world.token_with(json!({"exp": super::now() + 2}));
+        let token = world.token_with(json!({"exp": now() + 2}));
         let mut octets = http2::preface();
         // SETTINGS_INITIAL_WINDOW_SIZE
         octets.extend(http2::frame(4, 0, 0, &[0, 4, 0, 0, 0, window]));
@@ -113,8 +104,8 @@ async fn an_answer_that_its_caller_has_not_taken_ends_with_its_token() {
 
 #[tokio::test]
 async fn a_request_that_waits_for_its_service_ends_with_its_token() {
-    let world = World::with("", ROUTE).await;
-    let token = world.token_with(json!({"exp": super::now() + 2}));
+    let world = TokenWorld::with("", ROUTE).await;
+    let token = world.token_with(json!({"exp": now() + 2}));
     let answer = ask(&world.client(), "/hang", &token).await;
     refused(&answer, 401, "token-expired");
 }
@@ -122,14 +113,14 @@ async fn a_request_that_waits_for_its_service_ends_with_its_token() {
 #[tokio::test]
 async fn a_tunnel_ends_with_its_token() {
     let service = Switching::start().await;
-    let world = World::open(|settings, keys, _| {
+    let world = TokenWorld::open(|settings, keys, _| {
         settings
             .section(&issuer(keys, ""))
             .upstream("orders", service.address())
             .route("orders", "orders", &format!("paths = [\"/**\"]\n{ROUTE}"))
     })
     .await;
-    let token = world.token_with(json!({"exp": super::now() + 3}));
+    let token = world.token_with(json!({"exp": now() + 3}));
     let mut connection = world.client().connect().await.unwrap();
     let head = format!(
         "GET /socket HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -172,9 +163,9 @@ async fn a_reload_ends_what_it_would_no_longer_let_in_and_nothing_else() {
             None,
         ),
     ] {
-        let world = World::with("", ROUTE).await;
+        let world = TokenWorld::with("", ROUTE).await;
         let mut connection = streaming(&world, &world.token()).await;
-        world.reconfigure(from, to).await;
+        world.reconfigure(from, to);
         match reason {
             Some(reason) => {
                 let rest = connection.read_until(|_| false).await;
@@ -183,7 +174,7 @@ async fn a_reload_ends_what_it_would_no_longer_let_in_and_nothing_else() {
                 assert_eq!(line["reason"], reason, "{line}");
             }
             None => {
-                world.reloaded().await;
+                reloaded(&world.gateway).await;
                 let silence = std::time::Duration::from_millis(300);
                 assert!(!connection.read_until_silent(silence).await.closed);
             }
@@ -193,34 +184,18 @@ async fn a_reload_ends_what_it_would_no_longer_let_in_and_nothing_else() {
 
 #[tokio::test]
 async fn a_key_that_is_taken_out_of_the_file_takes_its_tokens_along() {
-    let world = World::with("", ROUTE).await;
+    let world = TokenWorld::with("", ROUTE).await;
     let token = world.token();
     // It is remembered from now on.
     assert_eq!(ask(&world.client(), "/a", &token).await.status, 200);
     let mut connection = streaming(&world, &token).await;
     let other = countersign_testkit::TokenKey::new("two");
     let keys = countersign_testkit::Idp::key_set(&[&other]);
-    super::replace(&world.ca.directory().join("keys.json"), keys.to_string());
+    replace(&world.ca.directory().join("keys.json"), keys.to_string());
     assert!(connection.read_until(|_| false).await.closed);
     refused(
         &ask(&world.client(), "/a", &token).await,
         401,
         "token-signature",
     );
-}
-
-impl World {
-    /// Waits until a second generation is in service.
-    pub(super) async fn reloaded(&self) {
-        countersign_testkit::in_time("a reload", async {
-            let loaded = ["configuration reloaded", "and is in service"];
-            while !loaded
-                .iter()
-                .any(|said| self.gateway.stderr().contains(said))
-            {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        })
-        .await;
-    }
 }

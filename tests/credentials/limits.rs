@@ -5,7 +5,9 @@ use std::time::Duration;
 use countersign_testkit::{Answer, Protocol};
 use serde_json::json;
 
-use super::{World, ask, issuer, refused};
+use super::worlds::TokenWorld;
+use super::{ask, issuer, refused};
+use crate::support::{get_with, reloaded};
 
 const TOKEN: &str = "token = { issuer = \"corporate\" }";
 
@@ -28,7 +30,7 @@ fn limited(answer: &Answer, per: &str) {
 async fn each_caller_has_its_own_allowance() {
     for protocol in Protocol::BOTH {
         let route = format!("callers = [\"*\"]\n{}", once("caller"));
-        let world = World::with("", &route).await;
+        let world = TokenWorld::with("", &route).await;
         let mine = world.client().protocol(protocol);
         let other = world
             .anonymous()
@@ -51,7 +53,7 @@ async fn each_caller_has_its_own_allowance() {
 async fn bursts_pass_and_the_allowance_comes_back() {
     let route = "callers = [\"*\"]\n\
                  rate_limit = { per = \"route\", requests = 2, window = \"1s\", burst = 5 }";
-    let world = World::with("", route).await;
+    let world = TokenWorld::with("", route).await;
     let mut session = world.client().session().await.unwrap();
     let mut statuses = Vec::new();
     for _ in 0..20 {
@@ -71,7 +73,7 @@ async fn bursts_pass_and_the_allowance_comes_back() {
 #[tokio::test]
 async fn a_caller_with_a_certificate_is_counted_before_its_token_is_looked_at() {
     let route = format!("callers = [\"*\"]\n{TOKEN}\n{}", once("caller"));
-    let world = World::with("", &route).await;
+    let world = TokenWorld::with("", &route).await;
     let bad = world.token_with(json!({"exp": 1}));
     refused(
         &ask(&world.client(), "/a", &bad).await,
@@ -84,7 +86,7 @@ async fn a_caller_with_a_certificate_is_counted_before_its_token_is_looked_at() 
 #[tokio::test]
 async fn subjects_are_counted_once_their_token_is_known_to_be_good() {
     let route = format!("callers = [\"*\"]\n{TOKEN}\n{}", once("subject"));
-    let world = World::with("", &route).await;
+    let world = TokenWorld::with("", &route).await;
     let forged = countersign_testkit::TokenKey::new("one").sign(&world.claims(json!({})));
     refused(
         &ask(&world.client(), "/a", &forged).await,
@@ -101,16 +103,16 @@ async fn subjects_are_counted_once_their_token_is_known_to_be_good() {
 #[tokio::test]
 async fn what_was_counted_is_kept_over_a_reload() {
     let route = format!("callers = [\"*\"]\n{}", once("address"));
-    let world = World::with("", &route).await;
+    let world = TokenWorld::with("", &route).await;
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
-    world.reconfigure("[audit]", "# changed\n[audit]").await;
-    world.reloaded().await;
+    world.reconfigure("[audit]", "# changed\n[audit]");
+    reloaded(&world.gateway).await;
     limited(&world.client().get("/a").await.unwrap(), "address");
 }
 
 #[tokio::test]
 async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_address() {
-    let world = World::open(|settings, keys, echo| {
+    let world = TokenWorld::open(|settings, keys, echo| {
         settings
             .section(&issuer(keys, ""))
             .section("[rate_limits]\nfailed_authentications = 3")
@@ -151,7 +153,7 @@ async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_addres
 
 #[tokio::test]
 async fn an_address_that_fails_too_often_has_to_wait_and_nobody_with_a_certificate() {
-    let world = World::open(|settings, keys, echo| {
+    let world = TokenWorld::open(|settings, keys, echo| {
         settings
             .optional_certificates()
             .section(&issuer(keys, "certificate_binding = \"if-present\""))
@@ -186,10 +188,10 @@ async fn an_address_that_fails_too_often_has_to_wait_and_nobody_with_a_certifica
 #[tokio::test]
 async fn grpc_callers_are_told_in_their_way() {
     let route = format!("callers = [\"*\"]\n{}", once("caller"));
-    let world = World::with("", &route).await;
+    let world = TokenWorld::with("", &route).await;
     let client = world.client().protocol(Protocol::Http2);
     assert_eq!(client.get("/a").await.unwrap().status, 200);
-    let request = super::get_with("/a", &[("content-type", "application/grpc")]);
+    let request = get_with("/a", &[("content-type", "application/grpc")]);
     let answer = client.send(request).await.unwrap();
     assert_eq!(answer.header("grpc-status"), Some("8"));
     assert!(answer.header("retry-after").is_some(), "{answer:?}");

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::{BINARY, CALLER, HOST, ask, assertion, refused};
+use super::{ask, refused};
+use crate::support::{BINARY, CALLER, HOST, Run, assertion_claims, root};
 
 const LIBRARY: &str = "oidc-provider for Node";
 
@@ -26,7 +27,7 @@ struct Provider {
 impl Provider {
     /// None where Node or the library is missing.
     async fn start(ca: &TestCa) -> Option<Self> {
-        let root = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let root = root();
         let modules = std::env::var("COUNTERSIGN_NODE_MODULES").unwrap_or_else(|_| {
             root.join("tests/foreign/node_modules")
                 .display()
@@ -143,7 +144,7 @@ async fn bound_tokens_of_a_real_provider_pass_and_its_keys_may_rotate() {
     let caller = ca.client(CALLER);
     let client = gateway.client(HOST).with(&caller);
     let token = provider.token(&caller, JWT).await;
-    let claims = assertion(&ask(&client, "/a", &token).await);
+    let claims = assertion_claims(&ask(&client, "/a", &token).await);
     assert_eq!(claims["token"]["client_id"], "app");
     assert_eq!(claims["token"]["iss"], provider.issuer());
     assert_eq!(claims["token"]["scope"], "orders:read");
@@ -209,7 +210,7 @@ async fn opaque_tokens_are_introspected_over_mutual_tls_until_they_are_revoked()
     let client = gateway.client(HOST).with(&caller);
     let token = provider.token(&caller, OPAQUE).await;
     assert!(!token.contains('.'), "it is opaque");
-    let claims = assertion(&ask(&client, "/a", &token).await);
+    let claims = assertion_claims(&ask(&client, "/a", &token).await);
     assert_eq!(claims["token"]["client_id"], "app");
     let thief = gateway.client(HOST).with(&ca.client("/ns/shop/sa/other"));
     refused(
@@ -224,20 +225,15 @@ async fn opaque_tokens_are_introspected_over_mutual_tls_until_they_are_revoked()
     assert_eq!(revoked.status, 200, "{revoked:?}");
     // It is remembered for a while; an operator need not wait for that.
     let answer = ask(&client, "/a", &token).await;
-    let hash = assertion(&answer)["token"]["ath"]
+    let hash = assertion_claims(&answer)["token"]["ath"]
         .as_str()
         .unwrap()
         .to_owned();
     let purge = async |more: &[&str]| {
-        let output = Command::new(BINARY)
-            .args(["--json", "token", "purge", "--config"])
-            .arg(gateway.config_file())
-            .args(more)
-            .output()
-            .await
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+        let mut command = Command::new(BINARY);
+        command.args(["--json", "token", "purge", "--config"]);
+        command.arg(gateway.config_file()).args(more);
+        Run::of_async(&mut command).await.done().json()
     };
     // One in 64 begins so.
     purge(&["--hash", "-of-another-token"]).await;

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use countersign_testkit::gateway::plain;
 use countersign_testkit::skipped::tool;
-use countersign_testkit::{Client, Credentials, Echo, Gateway, Settings, TestCa, in_time};
+use countersign_testkit::{Client, Credentials, Echo, Gateway, Settings, TestCa, in_time, until};
 use tokio::process::{Child, Command};
 
-use super::{BINARY, CALLER, HOST, refused};
+use super::refused;
+use crate::support::{BINARY, CALLER, HOST};
 
 /// A server on a socket of its own, where it can come back.
 struct Server {
@@ -40,10 +41,8 @@ impl Server {
             return false;
         }
         self.child = child.ok();
-        in_time("redis-server", async {
-            while tokio::net::UnixStream::connect(&self.socket).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        until("redis-server", async || {
+            tokio::net::UnixStream::connect(&self.socket).await.is_ok()
         })
         .await;
         true
@@ -136,13 +135,14 @@ impl SecureServer {
     }
 }
 
-struct World {
+/// What the gateways that share a store have in common.
+struct Shared {
     ca: TestCa,
     echo: Echo,
     caller: Credentials,
 }
 
-impl World {
+impl Shared {
     async fn new() -> Self {
         let ca = TestCa::new("example.org");
         Self {
@@ -187,7 +187,7 @@ impl World {
 
 #[tokio::test]
 async fn two_gateways_count_one_caller_together() {
-    let world = World::new().await;
+    let world = Shared::new().await;
     let Some(server) = Server::start(world.ca.directory()).await else {
         return;
     };
@@ -210,7 +210,7 @@ async fn a_store_that_stops_does_what_was_said_and_may_come_back() {
     for (on_failure, first, second) in
         [("local", 200, 429), ("allow", 200, 200), ("deny", 503, 503)]
     {
-        let world = World::new().await;
+        let world = Shared::new().await;
         let Some(mut server) = Server::start(world.ca.directory()).await else {
             return;
         };
@@ -255,7 +255,7 @@ async fn a_store_that_stops_does_what_was_said_and_may_come_back() {
 
 #[tokio::test]
 async fn a_store_with_tls_and_password_counts_and_the_password_stays_secret() {
-    let world = World::new().await;
+    let world = Shared::new().await;
     let Some(server) = SecureServer::start(&world.ca).await else {
         return;
     };

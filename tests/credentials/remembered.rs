@@ -1,80 +1,73 @@
 //! What is remembered of tokens, what makes the gateway forget it, and how long
 //! keys of an issuer that is gone are good.
 
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use countersign_testkit::gateway::plain;
-use countersign_testkit::{
-    Answer, Credentials, Echo, Fault, Gateway, Idp, Settings, TestCa, TokenKey, in_time,
-};
+use countersign_testkit::{Answer, Fault, Idp, TokenKey, in_time, until};
 use serde_json::json;
 use tokio::process::Command;
 
-use super::{BINARY, CALLER, HOST, ask, claims, refused};
+use super::worlds::{Issuer, IssuerWorld, remote_issuer};
+use super::{ask, refused};
+use crate::support::{BINARY, CALLER, Run};
 
 /// An issuer that is asked about each token once an hour, and a gateway with a
 /// socket for its operators.
-struct World {
-    ca: TestCa,
-    idp: Idp,
-    key: TokenKey,
-    _echo: Echo,
-    gateway: Gateway,
-    caller: Credentials,
+struct Remembering {
+    world: IssuerWorld,
     token: String,
 }
 
-impl World {
+impl Deref for Remembering {
+    type Target = IssuerWorld;
+
+    fn deref(&self) -> &IssuerWorld {
+        &self.world
+    }
+}
+
+impl Remembering {
     async fn new() -> Self {
-        let ca = TestCa::new("example.org");
-        let idp = Idp::start_tls(&ca.server(&["localhost"])).await;
-        let key = TokenKey::new("one");
-        idp.publish(&[&key]);
-        let echo = Echo::start().await;
-        let secret = ca.write("secret", "not-a-very-good-secret\n");
-        let settings = Settings::new(&ca)
-            .set("admin", "socket", "\"admin.sock\"")
-            .set("deny_list", "file", "\"deny.json\"")
-            .section(&format!(
-                "[[token_issuer]]\nname = \"corporate\"\nissuer = \"{}\"\n\
-                 audience = [\"orders-api\"]\nroots = [\"{}\"]\nremember_accepted = \"1h\"\n\
-                 last_good = \"1m\"\n[token_issuer.introspection]\nendpoint = \"{}\"\n\
-                 client_id = \"gateway\"\nauthentication = \"basic\"\nsecret_file = \"{}\"",
-                idp.issuer(),
-                ca.root_file().display(),
+        let world = IssuerWorld::of(Issuer::new().await, |settings, ca, idp, echo| {
+            let secret = ca.write("secret", "not-a-very-good-secret\n");
+            let more = format!(
+                "remember_accepted = \"1h\"\nlast_good = \"1m\"\n\
+                 [token_issuer.introspection]\nendpoint = \"{}\"\nclient_id = \"gateway\"\n\
+                 authentication = \"basic\"\nsecret_file = {secret:?}",
                 idp.url(Idp::INTROSPECTION),
-                secret.display()
-            ))
-            .upstream("orders", echo.address())
-            .route(
-                "orders",
-                "orders",
-                "paths = [\"/a\"]\ncallers = [\"*\"]\n\
-                 token = { issuer = \"corporate\", introspect = { once_per = \"1h\" } }",
-            )
-            .route(
-                "keys",
-                "orders",
-                "paths = [\"/keys\"]\ncallers = [\"*\"]\ntoken = { issuer = \"corporate\" }",
             );
-        let caller = ca.client(CALLER);
-        let said = claims(&caller, &idp.issuer(), json!({}));
+            settings
+                .set("admin", "socket", "\"admin.sock\"")
+                .set("deny_list", "file", "\"deny.json\"")
+                .section(&remote_issuer(ca, idp, &more))
+                .upstream("orders", echo)
+                .route(
+                    "orders",
+                    "orders",
+                    "paths = [\"/a\"]\ncallers = [\"*\"]\n\
+                     token = { issuer = \"corporate\", introspect = { once_per = \"1h\" } }",
+                )
+                .route(
+                    "keys",
+                    "orders",
+                    "paths = [\"/keys\"]\ncallers = [\"*\"]\ntoken = { issuer = \"corporate\" }",
+                )
+        })
+        .await;
+        let said = world.claims(json!({}));
         let mut active = said.clone();
         active["active"] = json!(true);
-        idp.introspect_as(active);
+        world.idp.introspect_as(active);
         Self {
-            gateway: Gateway::start(BINARY, &settings).await,
-            token: key.sign(&said),
-            ca,
-            idp,
-            key,
-            _echo: echo,
-            caller,
+            token: world.key.sign(&said),
+            world,
         }
     }
 
     async fn ask(&self, path: &str, token: &str) -> Answer {
-        ask(&self.gateway.client(HOST).with(&self.caller), path, token).await
+        ask(&self.client(), path, token).await
     }
 
     /// Lets the token in, and says whether its issuer was asked for that.
@@ -87,33 +80,22 @@ impl World {
 
     /// Waits until it is forgotten what is known, and then known again.
     async fn forgets(&self, why: &str) {
-        in_time(why, async {
-            while !self.asks().await {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+        until(why, async || self.asks().await).await;
         assert!(!self.asks().await, "{why}: it is remembered again");
     }
 
     /// Runs one of the operators' commands, and returns what it printed.
     async fn operate(&self, words: &[&str]) -> serde_json::Value {
-        let output = Command::new(BINARY)
-            .arg("--json")
-            .args(words)
-            .arg("--config")
-            .arg(self.gateway.config_file())
-            .output()
-            .await
-            .unwrap();
-        assert!(output.status.success(), "{words:?}: {output:?}");
-        serde_json::from_slice(&output.stdout).unwrap()
+        let mut command = Command::new(BINARY);
+        command.arg("--json").args(words).arg("--config");
+        let run = Run::of_async(command.arg(self.gateway.config_file())).await;
+        run.done().json()
     }
 }
 
 #[tokio::test]
 async fn whatever_could_matter_makes_the_gateway_ask_again() {
-    let world = World::new().await;
+    let world = Remembering::new().await;
     assert!(world.asks().await);
     assert!(!world.asks().await, "it is remembered");
 
@@ -128,7 +110,7 @@ async fn whatever_could_matter_makes_the_gateway_ask_again() {
     let added = world
         .operate(&["deny", "add", "--identity", &world.ca.spiffe(CALLER)])
         .await;
-    let client = world.gateway.client(HOST).with(&world.caller);
+    let client = world.client();
     assert_eq!(client.refusal().await.alert(), Some(46));
     let id = added["id"].as_str().unwrap();
     world.operate(&["deny", "remove", id]).await;
@@ -143,8 +125,8 @@ async fn whatever_could_matter_makes_the_gateway_ask_again() {
 
     let next = TokenKey::new("two");
     world.idp.publish(&[&world.key, &next]);
-    let issuer = world.idp.issuer();
-    let fresh = next.sign(&claims(&world.caller, &issuer, json!({"jti": "next"})));
+    let _issuer = world.idp.issuer();
+    let fresh = next.sign(&world.claims(json!({"jti": "next"})));
     in_time("the new key", async {
         while world.ask("/keys", &fresh).await.status != 200 {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -159,7 +141,7 @@ async fn whatever_could_matter_makes_the_gateway_ask_again() {
 #[tokio::test]
 async fn keys_of_an_issuer_that_stays_away_end() {
     let begun = Instant::now();
-    let world = World::new().await;
+    let world = Remembering::new().await;
     assert_eq!(world.ask("/keys", &world.token).await.status, 200);
     for path in [Idp::KEYS, Idp::METADATA, Idp::OPENID] {
         world.idp.fault(path, Fault::Hangup);
@@ -168,11 +150,7 @@ async fn keys_of_an_issuer_that_stays_away_end() {
     let mut good = 0;
     let answer = loop {
         // Each token is a new one: what is remembered is another matter.
-        let claims = claims(
-            &world.caller,
-            &world.idp.issuer(),
-            json!({"jti": format!("number {good}")}),
-        );
+        let claims = world.claims(json!({"jti": format!("number {good}")}));
         let answer = world.ask("/keys", &world.key.sign(&claims)).await;
         if answer.status != 200 {
             break answer;
@@ -205,7 +183,7 @@ async fn keys_of_an_issuer_that_stays_away_end() {
 /// Keys are asked for again, and new ones found, although nobody brings a token.
 #[tokio::test]
 async fn keys_are_kept_fresh_while_nobody_asks() {
-    let world = World::new().await;
+    let world = Remembering::new().await;
     assert_eq!(world.ask("/keys", &world.token).await.status, 200);
     assert_eq!(world.idp.count(Idp::KEYS), 1);
     let next = TokenKey::new("two");
@@ -216,7 +194,7 @@ async fn keys_are_kept_fresh_while_nobody_asks() {
         assert!(begun.elapsed() < Duration::from_secs(45), "they turn stale");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let claims = claims(&world.caller, &world.idp.issuer(), json!({"jti": "next"}));
+    let claims = world.claims(json!({"jti": "next"}));
     let answer = world.ask("/keys", &next.sign(&claims)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(world.idp.count(Idp::KEYS), 2, "nothing was fetched for it");

@@ -4,16 +4,18 @@
 use countersign_testkit::pem;
 use serde_json::json;
 
-use super::{World, ask, assertion, base64url, get_with, issuer, refused};
+use super::worlds::TokenWorld;
+use super::{ask, issuer, refused};
+use crate::support::{TOKEN_ISSUER, assertion_claims, base64url, get_with, reloaded, replace};
 
-/// ATTACKS.md 24: a signature that anybody can make who knows the public key.
+/// A signature that anybody can make who knows the public key.
 #[tokio::test]
 async fn a_public_key_is_no_secret_to_sign_with() {
     use base64ct::Encoding as _;
     use jsonwebtoken::{Algorithm, EncodingKey, Header};
 
     let route = "callers = [\"*\"]\ntoken = { issuer = \"corporate\" }";
-    let world = World::with("", route).await;
+    let world = TokenWorld::with("", route).await;
     let jwk = world.key.jwk();
     let part =
         |name: &str| base64ct::Base64UrlUnpadded::decode_vec(jwk[name].as_str().unwrap()).unwrap();
@@ -53,14 +55,14 @@ async fn a_public_key_is_no_secret_to_sign_with() {
     assert_eq!(ask(&world.client(), "/a", &world.token()).await.status, 200);
 }
 
-/// ATTACKS.md 27: two issuers that share a key, as tenants of one provider do, do not
+/// Two issuers that share a key, as tenants of one provider do, do not
 /// share what is remembered.
 #[tokio::test]
 async fn a_token_remembered_for_one_issuer_is_none_of_another() {
-    let world = World::open(|settings, keys, echo| {
+    let world = TokenWorld::open(|settings, keys, echo| {
         let other = issuer(keys, "")
             .replace("corporate", "other")
-            .replace(super::ISSUER, "https://other.example.org");
+            .replace(TOKEN_ISSUER, "https://other.example.org");
         let route = |name: &str, issuer: &str| {
             format!("paths = [\"/{name}\"]\ncallers = [\"*\"]\ntoken = {{ issuer = \"{issuer}\" }}")
         };
@@ -84,13 +86,13 @@ async fn a_token_remembered_for_one_issuer_is_none_of_another() {
     }
 }
 
-/// ATTACKS.md 29: what the gateway signs for services is no token, not even where
+/// What the gateway signs for services is no token, not even where
 /// somebody made the gateway its own issuer of tokens.
 #[tokio::test]
 async fn an_assertion_that_is_sent_back_is_no_token() {
     let own = "https://gateway.example.org:9080";
     for types in ["", "types = [\"at+jwt\", \"jwt\", \"untyped\"]"] {
-        let world = World::open(|settings, keys, echo| {
+        let world = TokenWorld::open(|settings, keys, echo| {
             settings
                 .section(&format!(
                     "[[token_issuer]]\nname = \"itself\"\nissuer = \"{own}\"\n\
@@ -113,11 +115,11 @@ async fn an_assertion_that_is_sent_back_is_no_token() {
         })
         .await;
         let file = world.ca.directory().join("keys.json");
-        super::replace(&file, world.gateway.jwks().await);
-        world.reloaded().await;
+        replace(&file, world.gateway.jwks().await);
+        reloaded(&world.gateway).await;
         let answer = world.client().get("/plain").await.unwrap();
         let received = answer.received("countersign-assertion").remove(0);
-        let claims = assertion(&answer);
+        let claims = assertion_claims(&answer);
         assert_eq!(
             (&claims["iss"], &claims["aud"]),
             (&json!(own), &json!("orders"))

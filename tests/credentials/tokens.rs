@@ -4,8 +4,10 @@
 use countersign_testkit::{Leaf, Protocol, TlsVersion, TokenKey};
 use serde_json::{Value, json};
 
-use super::{
-    HOST, ISSUER, World, ask, assertion, base64url, get_with, issuer, refused, thumbprint,
+use super::worlds::TokenWorld;
+use super::{ask, issuer, refused};
+use crate::support::{
+    CALLER, HOST, TOKEN_ISSUER, assertion_claims, base64url, get_with, now, thumbprint,
 };
 
 const ROUTE: &str = "callers = [\"spiffe://example.org/ns/shop/sa/*\"]\n\
@@ -13,19 +15,19 @@ const ROUTE: &str = "callers = [\"spiffe://example.org/ns/shop/sa/*\"]\n\
 
 #[tokio::test]
 async fn a_bound_token_passes_with_its_certificate_and_the_service_learns_of_it() {
-    let world = World::with("forward_claims = [\"tenant\"]", ROUTE).await;
+    let world = TokenWorld::with("forward_claims = [\"tenant\"]", ROUTE).await;
     let token = world.token();
     for protocol in Protocol::BOTH {
         for version in TlsVersion::BOTH {
             let client = world.client().protocol(protocol).tls(version);
             let answer = ask(&client, "/a", &token).await;
-            let claims = assertion(&answer);
-            assert_eq!(claims["sub"], world.ca.spiffe(super::CALLER));
+            let claims = assertion_claims(&answer);
+            assert_eq!(claims["sub"], world.ca.spiffe(CALLER));
             assert_eq!(claims["authn"]["methods"], json!(["certificate", "token"]));
             assert_eq!(
                 claims["token"],
                 json!({
-                    "iss": ISSUER, "sub": "alice", "client_id": "app", "jti": "token-1",
+                    "iss": TOKEN_ISSUER, "sub": "alice", "client_id": "app", "jti": "token-1",
                     "scope": "orders:read orders:write", "tenant": "acme",
                     "ath": base64url(&countersign_testkit::sha256(token.as_bytes())),
                 })
@@ -48,7 +50,7 @@ async fn a_bound_token_passes_with_its_certificate_and_the_service_learns_of_it(
 
 #[tokio::test]
 async fn a_bound_token_is_useless_without_its_certificate() {
-    let world = World::with("", ROUTE).await;
+    let world = TokenWorld::with("", ROUTE).await;
     let token = world.token();
     // Also once it has been accepted and is remembered.
     assert_eq!(ask(&world.client(), "/a", &token).await.status, 200);
@@ -98,16 +100,14 @@ async fn a_bound_token_is_useless_without_its_certificate() {
         "token-unbound",
     );
     // The certificate was renewed: the token is the old one's.
-    let renewed = world
-        .ca
-        .issue(Leaf::with_uri(&world.ca.spiffe(super::CALLER)));
+    let renewed = world.ca.issue(Leaf::with_uri(&world.ca.spiffe(CALLER)));
     let answer = ask(&world.anonymous().with(&renewed), "/a", &token).await;
     refused(&answer, 401, "token-binding-mismatch");
 }
 
 #[tokio::test]
 async fn a_resumed_connection_has_the_certificate_that_its_token_is_bound_to() {
-    let world = World::with("", ROUTE).await;
+    let world = TokenWorld::with("", ROUTE).await;
     let token = world.token();
     let bearer = format!("Bearer {token}");
     for version in TlsVersion::BOTH {
@@ -141,7 +141,7 @@ async fn unbound_tokens_pass_only_where_that_is_said() {
         ("certificate_binding = \"off\"\nallow_unbound = true", 200),
         ("certificate_binding = \"required\"", 401),
     ] {
-        let world = World::with(binding, ROUTE).await;
+        let world = TokenWorld::with(binding, ROUTE).await;
         let token = world.token_with(json!({"cnf": null}));
         assert_eq!(ask(&world.client(), "/a", &token).await.status, unbound);
         // A bound one needs its certificate whatever was said.
@@ -153,10 +153,10 @@ async fn unbound_tokens_pass_only_where_that_is_said() {
     }
 }
 
-/// ATTACKS.md, tokens: algorithms, keys of the token's own, foreign audiences.
+/// Algorithms, keys of the token's own, foreign audiences.
 #[tokio::test]
 async fn forged_and_foreign_tokens_are_refused() {
-    let world = World::with("", ROUTE).await;
+    let world = TokenWorld::with("", ROUTE).await;
     let claims = world.claims(json!({}));
     let stranger = TokenKey::new("one");
     let header = |changes: Value| {
@@ -213,7 +213,7 @@ async fn forged_and_foreign_tokens_are_refused() {
         (world.token_with(json!({"exp": 1})), "token-expired"),
         (world.token_with(json!({"exp": "soon"})), "token-malformed"),
         (
-            world.token_with(json!({"nbf": super::now() + 3600})),
+            world.token_with(json!({"nbf": now() + 3600})),
             "token-not-yet-valid",
         ),
         (world.token_with(json!({"jti": null})), "token-malformed"),
@@ -231,8 +231,8 @@ async fn forged_and_foreign_tokens_are_refused() {
 
 #[tokio::test]
 async fn clocks_may_differ_by_the_skew_but_no_assertion_outlives_its_token() {
-    let world = World::with("skew = \"60s\"", ROUTE).await;
-    let now = super::now();
+    let world = TokenWorld::with("skew = \"60s\"", ROUTE).await;
+    let now = now();
     let ahead = world.token_with(json!({"iat": now + 40, "nbf": now + 40}));
     assert_eq!(ask(&world.client(), "/a", &ahead).await.status, 200);
     let further = world.token_with(json!({"iat": now + 600}));
@@ -248,13 +248,13 @@ async fn clocks_may_differ_by_the_skew_but_no_assertion_outlives_its_token() {
         "token-expired",
     );
     let short = world.token_with(json!({"exp": now + 20}));
-    let claims = assertion(&ask(&world.client(), "/a", &short).await);
+    let claims = assertion_claims(&ask(&world.client(), "/a", &short).await);
     assert!(claims["exp"].as_u64().unwrap() <= now + 20, "{claims}");
 }
 
 #[tokio::test]
 async fn a_token_accepted_on_one_route_is_judged_anew_on_another() {
-    let world = World::open(|settings, keys, echo| {
+    let world = TokenWorld::open(|settings, keys, echo| {
         let route = |name: &str, token: &str| {
             format!("paths = [\"/{name}\"]\ncallers = [\"*\"]\ntoken = {{ issuer = \"corporate\", {token} }}")
         };
@@ -292,7 +292,7 @@ async fn a_token_accepted_on_one_route_is_judged_anew_on_another() {
 
 #[tokio::test]
 async fn a_client_that_brings_none_or_two_learns_what_to_do() {
-    let world = World::with("", ROUTE).await;
+    let world = TokenWorld::with("", ROUTE).await;
     let metadata = format!("https://{HOST}/.well-known/oauth-protected-resource/a/b%20c");
     let answer = world.client().get("/a/b%20c?x=1").await.unwrap();
     refused(&answer, 401, "token-missing");
@@ -333,7 +333,7 @@ async fn a_client_that_brings_none_or_two_learns_what_to_do() {
 
 #[tokio::test]
 async fn grpc_clients_get_their_status_and_the_challenge() {
-    let world = World::with("", ROUTE).await;
+    let world = TokenWorld::with("", ROUTE).await;
     let request = get_with(
         "/orders.Orders/Get",
         &[("content-type", "application/grpc")],
@@ -355,7 +355,7 @@ async fn grpc_clients_get_their_status_and_the_challenge() {
 #[tokio::test]
 async fn the_resource_describes_itself() {
     let more = "\ntoken = { issuer = \"corporate\", scopes = [\"orders:read\"] }";
-    let world = World::with("", &format!("callers = [\"*\"]{more}")).await;
+    let world = TokenWorld::with("", &format!("callers = [\"*\"]{more}")).await;
     for (path, resource) in [
         ("/.well-known/oauth-protected-resource", ""),
         (
@@ -371,7 +371,7 @@ async fn the_resource_describes_itself() {
             answer.json(),
             json!({
                 "resource": format!("https://{HOST}{resource}"),
-                "authorization_servers": [ISSUER],
+                "authorization_servers": [TOKEN_ISSUER],
                 "bearer_methods_supported": ["header"],
                 "scopes_supported": ["orders:read"],
                 "tls_client_certificate_bound_access_tokens": true,
@@ -389,7 +389,7 @@ async fn the_resource_describes_itself() {
         "scopes",
         "resource = \"https://orders.example.org/api\", scopes",
     );
-    let world = World::with("", &format!("callers = [\"*\"]{named}")).await;
+    let world = TokenWorld::with("", &format!("callers = [\"*\"]{named}")).await;
     let answer = world.client().get("/orders/7").await.unwrap();
     let url = "/.well-known/oauth-protected-resource/api";
     let challenge = answer.header("www-authenticate").unwrap();
@@ -414,7 +414,7 @@ async fn authorization_goes_on_only_where_that_is_said_and_only_a_good_token() {
             "callers = [\"*\"]\nauthenticate = {{ any = [\"certificate\", \"token\"] }}\n\
              token = {{ issuer = \"corporate\" }}\nforward_token = {forward}"
         );
-        let world = World::with("", &route).await;
+        let world = TokenWorld::with("", &route).await;
         let token = world.token();
         let answer = ask(&world.client(), "/a", &token).await;
         let expected = if forward {
@@ -432,7 +432,7 @@ async fn authorization_goes_on_only_where_that_is_said_and_only_a_good_token() {
 
 #[tokio::test]
 async fn a_caller_without_certificate_is_its_tokens_client() {
-    let world = World::with(
+    let world = TokenWorld::with(
         "certificate_binding = \"if-present\"",
         "callers = [\"client:corporate/app\", \"spiffe://example.org/**\"]\n\
          authenticate = { any = [\"certificate\", \"token\"] }\n\
@@ -441,7 +441,7 @@ async fn a_caller_without_certificate_is_its_tokens_client() {
     .await;
     let unbound = world.token_with(json!({"cnf": null}));
     let answer = ask(&world.anonymous(), "/a", &unbound).await;
-    let claims = assertion(&answer);
+    let claims = assertion_claims(&answer);
     assert_eq!(claims["sub"], "client:corporate/app");
     assert_eq!(claims["authn"]["methods"], json!(["token"]));
     assert!(claims.get("client_cert").is_none(), "{claims}");
@@ -465,9 +465,9 @@ async fn a_caller_without_certificate_is_its_tokens_client() {
     let answer = ask(&world.anonymous(), "/a", &world.token()).await;
     refused(&answer, 401, "token-binding-mismatch");
     // The certificate names the caller where there is one, whatever the token says.
-    let claims = assertion(&ask(&world.client(), "/a", &world.token()).await);
-    assert_eq!(claims["sub"], world.ca.spiffe(super::CALLER));
-    let claims = assertion(&world.client().get("/a").await.unwrap());
+    let claims = assertion_claims(&ask(&world.client(), "/a", &world.token()).await);
+    assert_eq!(claims["sub"], world.ca.spiffe(CALLER));
+    let claims = assertion_claims(&world.client().get("/a").await.unwrap());
     assert_eq!(claims["authn"]["methods"], json!(["certificate"]));
     // A bad token is not hidden by a good certificate.
     let expired = world.token_with(json!({"exp": 1}));
@@ -497,7 +497,7 @@ async fn the_tokens_client_has_to_be_the_callers() {
     ] {
         let route =
             format!("callers = [\"*\"]\ntoken = {{ issuer = \"corporate\", client = {rule} }}");
-        let world = World::with("", &route).await;
+        let world = TokenWorld::with("", &route).await;
         let token = world.token_with(json!({"client_id": client}));
         let answer = ask(&world.client(), "/a", &token).await;
         assert_eq!(answer.status, status, "{rule} {client}");
@@ -509,7 +509,7 @@ async fn the_tokens_client_has_to_be_the_callers() {
 
 #[tokio::test]
 async fn reusable_assertions_are_kept_apart_by_token() {
-    let world = World::with(
+    let world = TokenWorld::with(
         "",
         "callers = [\"*\"]\nbinding = \"caller\"\nauthenticate = { any = [\"certificate\", \"token\"] }\n\
          token = { issuer = \"corporate\" }",
@@ -526,7 +526,7 @@ async fn reusable_assertions_are_kept_apart_by_token() {
             (Vec::new(), Value::Null),
         ] {
             let answer = session.send(get_with("/a", &fields)).await.unwrap();
-            let claims = assertion(&answer);
+            let claims = assertion_claims(&answer);
             assert_eq!(claims["token"]["sub"], subject, "{claims}");
             let wire = answer.received("countersign-assertion").remove(0);
             if round == 0 {

@@ -4,25 +4,16 @@ mod replay;
 
 use std::path::{Path, PathBuf};
 
-use countersign_testkit::{Credentials, Crl, Echo, Gateway, Leaf, Settings, TestCa};
+use countersign_testkit::{Credentials, Crl, Leaf, Settings, TestCa};
 use rcgen::KeyUsagePurpose;
 use serde_json::Value;
 use tokio::process::Command;
 
-/// The binary under test.
-const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
-const HOST: &str = "orders.example.org";
-const CALLER: &str = "/ns/shop/sa/checkout";
-
-struct World {
-    ca: TestCa,
-    gateway: Gateway,
-    _echo: Echo,
-}
+use crate::support::{BINARY, CALLER, HOST, RevocationLists, Run, World};
 
 /// What `explain --json` said, and its exit code.
 struct Explained {
-    code: Option<i32>,
+    code: i32,
     said: Value,
     stderr: String,
 }
@@ -39,26 +30,20 @@ impl Explained {
     }
 }
 
-impl World {
-    async fn with(configure: impl FnOnce(Settings, &TestCa) -> Settings) -> Self {
-        let ca = TestCa::new("example.org");
-        let echo = Echo::start().await;
-        let settings = configure(Settings::new(&ca), &ca)
-            .upstream("orders", echo.address())
-            .route(
-                "orders",
-                "orders",
-                "hosts = [\"orders.example.org\"]\npaths = [\"/orders/**\"]\nmethods = [\"GET\"]\n\
-                 callers = [\"spiffe://example.org/ns/shop/sa/*\"]\n\
-                 except = [\"spiffe://example.org/ns/shop/sa/retired\"]\n",
-            );
-        Self {
-            gateway: Gateway::start(BINARY, &settings).await,
-            ca,
-            _echo: echo,
-        }
-    }
+async fn world(configure: impl FnOnce(Settings, &TestCa) -> Settings) -> World {
+    World::of(TestCa::new("example.org"), |settings, ca, echo| {
+        configure(settings, ca).upstream("orders", echo).route(
+            "orders",
+            "orders",
+            "hosts = [\"orders.example.org\"]\npaths = [\"/orders/**\"]\nmethods = [\"GET\"]\n\
+             callers = [\"spiffe://example.org/ns/shop/sa/*\"]\n\
+             except = [\"spiffe://example.org/ns/shop/sa/retired\"]\n",
+        )
+    })
+    .await
+}
 
+impl World {
     fn write(&self, caller: &Credentials) -> PathBuf {
         self.ca.write("caller.pem", caller.chain_pem())
     }
@@ -70,30 +55,29 @@ impl World {
 }
 
 async fn explain(config: &Path, chain: &Path, more: &[&str]) -> Explained {
-    let output = Command::new(BINARY)
-        .args(["--json", "explain", "--config"])
-        .arg(config)
-        .arg("--cert")
-        .arg(chain)
-        .args(more)
-        .output()
-        .await
-        .unwrap();
-    let stdout = String::from_utf8(output.stdout).unwrap();
+    let run = Run::of_async(
+        Command::new(BINARY)
+            .args(["--json", "explain", "--config"])
+            .arg(config)
+            .arg("--cert")
+            .arg(chain)
+            .args(more),
+    )
+    .await;
     Explained {
-        code: output.status.code(),
-        said: serde_json::from_str(&stdout).unwrap_or(Value::Null),
-        stderr: String::from_utf8(output.stderr).unwrap(),
+        code: run.code,
+        said: serde_json::from_str(&run.stdout).unwrap_or(Value::Null),
+        stderr: run.stderr,
     }
 }
 
 #[tokio::test]
 async fn an_allowed_request_is_explained_with_its_claims() {
-    let world = World::with(|settings, _| settings).await;
+    let world = world(|settings, _| settings).await;
     let caller = world.ca.client(CALLER);
     let url = format!("https://{HOST}:8443/orders/7?x=y");
     let explained = world.explain(&caller, &["--url", &url]).await;
-    assert_eq!(explained.code, Some(0), "{}", explained.stderr);
+    assert_eq!(explained.code, 0, "{}", explained.stderr);
     assert_eq!(explained.said["allowed"], true);
     assert_eq!(explained.said["answer"]["upstream"], "orders");
     assert_eq!(
@@ -118,7 +102,7 @@ async fn an_allowed_request_is_explained_with_its_claims() {
 
 #[tokio::test]
 async fn its_refusals_are_those_of_the_gateway() {
-    let world = World::with(|settings, _| settings).await;
+    let world = world(|settings, _| settings).await;
     let allowed = world.ca.client(CALLER);
     let retired = world.ca.client("/ns/shop/sa/retired");
     for (caller, method, host, path) in [
@@ -135,7 +119,7 @@ async fn its_refusals_are_those_of_the_gateway() {
     ] {
         let url = format!("https://{host}{path}");
         let explained = world.explain(caller, &["--url", &url, "-X", method]).await;
-        assert_eq!(explained.code, Some(3), "{url}: {}", explained.stderr);
+        assert_eq!(explained.code, 3, "{url}: {}", explained.stderr);
         let request = http::Request::builder()
             .method(method)
             .uri(path)
@@ -154,22 +138,10 @@ async fn its_refusals_are_those_of_the_gateway() {
 
 #[tokio::test]
 async fn its_alerts_are_those_of_the_gateway() {
-    let world = World::with(|settings, ca| {
-        let lists = [
-            ca.write("root.crl", Crl::new().signed_by(ca.root())),
-            ca.write(
-                "intermediate.crl",
-                Crl::new().revoke(&[0x77, 1]).signed_by(ca.intermediate()),
-            ),
-        ];
-        settings.trust(
-            ca,
-            &format!(
-                "crls = [\"{}\", \"{}\"]\nrevocation = \"hard\"",
-                lists[0].display(),
-                lists[1].display()
-            ),
-        )
+    let world = world(|settings, ca| {
+        let lists = RevocationLists::of(ca);
+        lists.publish(ca, Crl::new().revoke(&[0x77, 1]));
+        settings.trust(ca, &format!("{}\nrevocation = \"hard\"", lists.setting()))
     })
     .await;
     let name = world.ca.spiffe(CALLER);
@@ -189,7 +161,7 @@ async fn its_alerts_are_those_of_the_gateway() {
     ] {
         let url = format!("https://{HOST}/orders/7");
         let explained = world.explain(&caller, &["--url", &url]).await;
-        assert_eq!(explained.code, Some(3), "{}", explained.stderr);
+        assert_eq!(explained.code, 3, "{}", explained.stderr);
         let refusal = world.gateway.client(HOST).with(&caller).refusal().await;
         let alert = refusal.alert();
         assert_eq!(
@@ -212,20 +184,20 @@ async fn its_alerts_are_those_of_the_gateway() {
 
 #[tokio::test]
 async fn without_a_url_it_ends_with_the_handshake() {
-    let world = World::with(|settings, _| settings).await;
+    let world = world(|settings, _| settings).await;
     let caller = world.ca.client(CALLER);
     let explained = world.explain(&caller, &[]).await;
-    assert_eq!(explained.code, Some(0), "{}", explained.stderr);
+    assert_eq!(explained.code, 0, "{}", explained.stderr);
     assert_eq!(explained.said["answer"]["result"], "connected");
-    let output = Command::new(BINARY)
-        .args(["explain", "--config"])
-        .arg(world.gateway.config_file())
-        .arg("--cert")
-        .arg(world.write(&caller))
-        .output()
-        .await
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let output = Run::of_async(
+        Command::new(BINARY)
+            .args(["explain", "--config"])
+            .arg(world.gateway.config_file())
+            .arg("--cert")
+            .arg(world.write(&caller)),
+    )
+    .await;
+    let text = output.stdout;
     for part in ["server name", "chain", "path", "revocation", "identity"] {
         assert!(text.contains(part), "no {part} in {text}");
     }
@@ -233,7 +205,7 @@ async fn without_a_url_it_ends_with_the_handshake() {
 
 #[tokio::test]
 async fn bad_usage_is_exit_2() {
-    let world = World::with(|settings, _| settings).await;
+    let world = world(|settings, _| settings).await;
     let caller = world.ca.client(CALLER);
     for url in [
         "http://orders.example.org/",
@@ -242,14 +214,14 @@ async fn bad_usage_is_exit_2() {
         "https://",
     ] {
         let explained = world.explain(&caller, &["--url", url]).await;
-        assert_eq!(explained.code, Some(2), "{url}: {}", explained.stderr);
+        assert_eq!(explained.code, 2, "{url}: {}", explained.stderr);
     }
     let empty = world.ca.write("empty.pem", "");
     let explained = explain(&world.gateway.config_file(), &empty, &[]).await;
-    assert_eq!(explained.code, Some(2));
+    assert_eq!(explained.code, 2);
     let missing = Path::new("/nonexistent.pem");
     let explained = explain(&world.gateway.config_file(), missing, &[]).await;
-    assert_eq!(explained.code, Some(2));
+    assert_eq!(explained.code, 2);
     assert!(explained.stderr.contains("/nonexistent.pem"));
 }
 

@@ -5,7 +5,7 @@ use countersign::proxy::wire::framing::FramingMachine;
 use countersign::proxy::wire::target::checked_path;
 
 use super::bodies;
-use crate::gateway::root;
+use crate::support::root;
 
 struct Seed {
     name: String,

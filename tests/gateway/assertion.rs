@@ -2,24 +2,17 @@
 //! exactly who asked for what.
 
 use countersign_testkit::client::get;
-use countersign_testkit::{Answer, Protocol, TlsVersion, sha256};
+use countersign_testkit::{Protocol, TlsVersion, sha256};
 use countersign_verify::{RequestParts, Verifier, VerifyError};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 
-use super::{CALLER, HOST, ISSUER, World, altered, base64url, decode};
+use crate::support::{CALLER, HOST, ISSUER, World, altered, assertion, base64url, decode};
 
 const ROUTE: &str = "hosts = [\"orders.example.org\"]\npaths = [\"/orders\", \"/orders/**\"]\n\
     methods = [\"GET\", \"POST\"]\ncallers = [\"spiffe://example.org/ns/shop/sa/*\"]\n";
-
-/// The one assertion an echo received.
-fn assertion(answer: &Answer) -> String {
-    let received = answer.received("countersign-assertion");
-    assert_eq!(received.len(), 1, "{answer:?}");
-    received[0].clone()
-}
 
 /// Verifies with a foreign library.
 fn oracle(

@@ -6,7 +6,7 @@ use countersign_testkit::client::get;
 use countersign_testkit::{Leaf, Protocol, sha256};
 use http::Request;
 
-use super::{CALLER, HOST, World, base64url, decode};
+use crate::support::{CALLER, HOST, World, base64url, decode, revocable, streaming};
 
 #[tokio::test]
 async fn an_allowed_request_is_recorded_with_all_its_facts() {
@@ -198,10 +198,10 @@ async fn what_peers_choose_is_escaped_and_bounded() {
 
 #[tokio::test]
 async fn lines_have_the_members_that_are_documented() {
-    let (world, list) = super::termination::revocable().await;
-    let held = super::termination::streaming(&world.client()).await;
+    let (world, lists) = revocable().await;
+    let held = streaming(&world.client()).await;
     world.client().get("/a").await.unwrap();
-    super::termination::revoke(&world, &list);
+    lists.revoke(&world.ca, &world.caller);
     let audit = world.gateway.audit();
     audit
         .at_least(1, "a cut", |line| line["event"] == "connection")

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use countersign_testkit::Protocol;
 use countersign_verify::{RequestParts, Verifier, VerifyError};
 
-use super::{CALLER, HOST, ISSUER, World, decode};
+use crate::support::{CALLER, HOST, ISSUER, World, decode};
 
 async fn world() -> World {
     World::with(|settings, echo| {

@@ -7,7 +7,7 @@ use countersign_testkit::client::get;
 use countersign_testkit::{Protocol, http2};
 use http_body_util::BodyExt as _;
 
-use super::{HOST, World};
+use crate::support::{BINARY, CALLER, HOST, World};
 
 #[tokio::test]
 async fn bodies_stream_both_ways() {
@@ -143,8 +143,8 @@ async fn an_early_answer_does_not_leave_its_request_to_the_next_caller() {
     let service = Scripted::start(early.to_vec(), Afterwards::Hang).await;
     let ca = countersign_testkit::TestCa::new("example.org");
     let settings = countersign_testkit::Settings::new(&ca).everything_to(service.address());
-    let gateway = countersign_testkit::Gateway::start(super::BINARY, &settings).await;
-    let client = gateway.client(HOST).with(&ca.client(super::CALLER));
+    let gateway = countersign_testkit::Gateway::start(BINARY, &settings).await;
+    let client = gateway.client(HOST).with(&ca.client(CALLER));
     let mut first = client.connect().await.unwrap();
     let head = format!("POST /upload HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000000\r\n\r\n");
     first.write(head.as_bytes()).await.unwrap();

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use countersign_testkit::client::get;
 use countersign_testkit::{Protocol, in_time, sha256};
 use countersign_verify::jose::JwkSet;
 use countersign_verify::{AssertionVerifier, RequestParts};
-use http::Request;
 
-use super::{HOST, ISSUER, World, base64url, decode};
+use crate::support::{HOST, ISSUER, World, base64url, decode, request};
 
 async fn world() -> World {
     World::with(|settings, echo| {
@@ -32,10 +30,6 @@ async fn world() -> World {
     .await
 }
 
-fn post(path: &str, body: impl Into<Bytes>) -> Request<Bytes> {
-    Request::post(path).body(body.into()).unwrap()
-}
-
 #[tokio::test]
 async fn the_assertion_binds_the_body() {
     let world = world().await;
@@ -50,7 +44,10 @@ async fn the_assertion_binds_the_body() {
     for protocol in Protocol::BOTH {
         let client = world.client().protocol(protocol);
         for body in [&b""[..], b"x", &[b'y'; 65536]] {
-            let answer = client.send(post("/bound/a", body.to_vec())).await.unwrap();
+            let answer = client
+                .send(request("POST", "/bound/a", body.to_vec()))
+                .await
+                .unwrap();
             assert_eq!(answer.status, 200, "{answer:?}");
             assert_eq!(answer.json()["body_len"], body.len());
             let assertion = &answer.received("countersign-assertion")[0];
@@ -60,7 +57,7 @@ async fn the_assertion_binds_the_body() {
             assert!(with(body).is_ok());
             assert!(with(b"another").is_err());
         }
-        let answer = client.send(post("/free", "x")).await.unwrap();
+        let answer = client.send(request("POST", "/free", "x")).await.unwrap();
         let assertion = &answer.received("countersign-assertion")[0];
         assert!(decode(assertion).1.get("htb").is_none());
     }
@@ -94,7 +91,10 @@ async fn a_larger_body_is_refused_whether_or_not_it_says_so() {
     let large = vec![b'x'; 65537];
     for protocol in Protocol::BOTH {
         let client = world.client().protocol(protocol);
-        let answer = client.send(post("/bound/a", large.clone())).await.unwrap();
+        let answer = client
+            .send(request("POST", "/bound/a", large.clone()))
+            .await
+            .unwrap();
         assert_eq!((answer.status, answer.reason()), (413, Some("too-large")));
     }
     let mut chunked = format!(
@@ -111,7 +111,11 @@ async fn a_larger_body_is_refused_whether_or_not_it_says_so() {
     assert_eq!(answer.statuses(), [413]);
     assert_eq!(world.echo.requests(), 0);
     // What is not bound is not bounded.
-    let answer = world.client().send(post("/free", large)).await.unwrap();
+    let answer = world
+        .client()
+        .send(request("POST", "/free", large))
+        .await
+        .unwrap();
     assert_eq!(answer.status, 200);
 }
 
@@ -132,7 +136,7 @@ async fn who_writes_all_before_reading_can_still_read_the_refusal() {
 async fn all_held_bodies_together_are_bounded_and_let_go_of() {
     let world = world().await;
     let begin = format!("POST /large HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000\r\n\r\n");
-    let second = || post("/large", vec![b'x'; 100_000]);
+    let second = || request("POST", "/large", vec![b'x'; 100_000]);
     // The second does not fit beside the first, which is not complete; once that
     // has been given up on, there is room again. Where the second was read first, it
     // is the first that does not fit.

@@ -7,7 +7,7 @@ use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{HOST, World};
+use crate::support::{HOST, World};
 
 /// Reads until the gateway ends the connection.
 async fn ended(stream: &mut TcpStream) {

@@ -4,7 +4,7 @@ use countersign_testkit::{Client, Gateway, Protocol, Service, ServiceSpec, Setti
 use http::Request;
 use tokio::task::JoinSet;
 
-use super::{BINARY, HOST, World, decode};
+use crate::support::{BINARY, HOST, World, decode};
 
 /// What services speak: HTTP/1.1 and h2, without and with TLS.
 const KINDS: [&str; 4] = ["plain", "h2", "tls", "tls-h2"];

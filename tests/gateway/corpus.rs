@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64ct::Encoding as _;
 use countersign_testkit::skipped::corpus;
 
-use super::World;
+use crate::support::World;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_malformed_request_of_the_corpus_succeeds() {

@@ -4,19 +4,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use countersign_testkit::{Crl, Echo, Gateway, Settings, TestCa, in_time};
+use countersign_testkit::{Crl, Echo, Gateway, Settings, TestCa, in_time, until};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-use serde_json::Value;
 
-use super::material::{Injected, assert_prompt, problem, readyz};
-use super::termination::replace;
-use super::{BINARY, CALLER, HOST, World};
+use super::material::{Injected, assert_prompt, deny_list, problem};
+use crate::support::{BINARY, CALLER, HOST, RevocationLists, World, readyz, replace, streaming};
 
 /// A world that checks revocation, with a deny list in a directory of its own, a socket,
 /// and a bound on how long files may stay unread that every failure would exceed.
 struct Scene {
     world: World,
-    list: PathBuf,
+    lists: RevocationLists,
     deny: PathBuf,
 }
 
@@ -24,20 +22,12 @@ impl Scene {
     async fn start(binary: &str) -> Self {
         let ca = TestCa::new("example.org");
         let echo = Echo::start().await;
-        let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
-        let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
-        let state = ca.directory().join("state");
-        std::fs::create_dir(&state).unwrap();
-        let deny = state.join("deny.json");
-        let more = format!(
-            "crls = [\"{}\", \"{}\"]\nmax_unread = \"1s\"",
-            root.display(),
-            list.display()
-        );
+        let lists = RevocationLists::of(&ca);
+        let deny = deny_list(&ca);
         let settings = Settings::new(&ca)
-            .trust(&ca, &more)
+            .trust(&ca, &format!("{}\nmax_unread = \"1s\"", lists.setting()))
             .set("admin", "socket", "\"admin.sock\"")
-            .set("deny_list", "file", &format!("\"{}\"", deny.display()))
+            .set("deny_list", "file", &format!("{deny:?}"))
             // Connections that say nothing stay for as long as the test.
             .set("limits", "handshake_timeout", "\"10m\"")
             .everything_to(echo.address());
@@ -47,26 +37,20 @@ impl Scene {
             ca,
             echo,
         };
-        Self { world, list, deny }
+        Self { world, lists, deny }
     }
 
     /// The operator's commands do what they say.
     async fn assert_operable(&self) {
         let world = &self.world;
-        let status = world.command(&["--json", "status"]).await;
-        assert_eq!(status.status.code(), Some(3), "{status:?}");
-        let reload = world.command(&["reload"]).await;
-        assert!(reload.status.success(), "{reload:?}");
+        let status = world.by_socket(&["--json", "status"]).await;
+        assert_eq!(status.code, 3, "{status:?}");
+        world.by_socket(&["reload"]).await.done();
         let mallory = format!("spiffe://{}/mallory", world.ca.domain());
-        let add = world
-            .command(&["--json", "deny", "add", "--identity", &mallory])
-            .await;
-        assert!(add.status.success(), "{add:?}");
-        let added: Value = serde_json::from_slice(&add.stdout).unwrap();
-        let remove = world
-            .command(&["deny", "remove", added["id"].as_str().unwrap()])
-            .await;
-        assert!(remove.status.success(), "{remove:?}");
+        let add = ["--json", "deny", "add", "--identity", &mallory];
+        let added = world.by_socket(&add).await.done().json();
+        let remove = ["deny", "remove", added["id"].as_str().unwrap()];
+        world.by_socket(&remove).await.done();
     }
 }
 
@@ -94,8 +78,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
         detail.contains("1024 descriptors") && detail.contains("LimitNOFILE"),
         "{detail}"
     );
-    let status = world.command(&["--json", "status"]).await;
-    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    let status = world.by_socket(&["--json", "status"]).await.json();
     assert_eq!(status["descriptors"]["limit"], 1024, "{status}");
     let most = status["connections_limit"].as_u64().unwrap();
     assert!((300..700).contains(&most), "{status}");
@@ -128,7 +111,13 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
     // Room for the callers of what follows.
     held.truncate(held.len() - 20);
     callers.abort_all();
-    assert_prompt(world, &scene.list, &mut 1, "all connections").await;
+    assert_prompt(
+        &world.gateway,
+        (&world.ca, &scene.lists),
+        &mut 1,
+        "all connections",
+    )
+    .await;
     scene.assert_operable().await;
     // Nor can they see to it that files stay unread.
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -181,7 +170,7 @@ async fn a_revocation_needs_no_descriptor_that_is_free() {
     for number in 0..8 {
         let caller = world.ca.client(&format!("/ns/shop/sa/before{number}"));
         let client = world.gateway.client(HOST).with(&caller);
-        streams.push((caller, super::termination::streaming(&client).await));
+        streams.push((caller, streaming(&client).await));
     }
     let config = world.gateway.config_file();
     let good = std::fs::read(&config).unwrap();
@@ -215,9 +204,8 @@ async fn a_revocation_needs_no_descriptor_that_is_free() {
             let (caller, stream) = streams.pop().unwrap();
             number += 1;
             let newer = Crl::new().number(number).revoke(caller.serial());
-            let newer = newer.signed_by(world.ca.intermediate());
             let replaced = std::time::Instant::now();
-            replace(&scene.list, newer);
+            scene.lists.publish(&world.ca, newer);
             let cut = super::material::ended(stream).await - replaced;
             fastest = fastest.min(cut);
             if cut < Duration::from_secs(1) {
@@ -240,27 +228,18 @@ async fn a_revocation_needs_no_descriptor_that_is_free() {
 
 /// Waits until `status` names a problem. Public listeners have no descriptors now.
 async fn readyz_by_socket(world: &World, code: &str) {
-    in_time(code, async {
-        loop {
-            let status = world.command(&["--json", "status"]).await;
-            if String::from_utf8_lossy(&status.stdout).contains(code) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    until(code, async || {
+        let status = world.by_socket(&["--json", "status"]).await;
+        status.stdout.contains(code)
     })
     .await;
 }
 
 async fn scene_operable_without_problems(world: &World) {
-    in_time("a reload", async {
-        while !world.command(&["reload"]).await.status.success() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    until("a reload", async || {
+        world.by_socket(&["reload"]).await.code == 0
     })
     .await;
-    let add = world
-        .command(&["deny", "add", "--identity", "dns:mallory.example.org"])
-        .await;
-    assert!(add.status.success(), "{add:?}");
+    let add = ["deny", "add", "--identity", "dns:mallory.example.org"];
+    world.by_socket(&add).await.done();
 }

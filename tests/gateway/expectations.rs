@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{HOST, World};
+use crate::support::{HOST, World};
 
 /// A service that a test plays itself.
 pub(super) struct Stage(TcpListener);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::{HOST, ISSUER, World, altered, decode, root};
+use crate::support::{CALLER, HOST, ISSUER, World, altered, decode, root};
 
 /// Assertions with what should become of them, and the keys to verify with.
 async fn cases(algorithm: &'static str) -> Value {
@@ -36,7 +36,7 @@ async fn cases(algorithm: &'static str) -> Value {
         json!({
             "name": name, "token": token, "jwks": keys, "algorithm": algorithm,
             "issuer": ISSUER, "audience": audience, "accepted": accepted,
-            "subject": world.ca.spiffe(super::CALLER),
+            "subject": world.ca.spiffe(CALLER),
             "htu": format!("https://{HOST}/orders/7"),
         })
     };

@@ -7,7 +7,7 @@ use countersign_testkit::client::get;
 use countersign_testkit::{Answer, Leaf, Protocol};
 use http::Request;
 
-use super::{HOST, World};
+use crate::support::{HOST, World};
 
 /// Routes to upstreams with other keys: `/NAME` to upstream `NAME`.
 async fn world(upstreams: &[(&str, &str)]) -> World {

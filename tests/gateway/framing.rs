@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{HOST, World};
+use crate::support::{HOST, World};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -6,7 +6,7 @@ use countersign_testkit::skipped::tool;
 use countersign_testkit::{Protocol, Relay};
 use tokio::process::Command;
 
-use super::{HOST, World};
+use crate::support::{HOST, World};
 
 /// The suite's parts; together they are all its cases, the strict one included.
 const PARTS: [&str; 3] = ["generic", "http2", "hpack"];

@@ -8,7 +8,7 @@ use countersign_testkit::{Answer, Protocol};
 use http::{HeaderName, HeaderValue, Request};
 use serde_json::Value;
 
-use super::{HOST, World, decode};
+use crate::support::{HOST, World, decode};
 
 /// The value in every field that must not arrive.
 const FORGED: &str = "forged";
@@ -93,17 +93,7 @@ async fn forged_fields_never_arrive_in_any_spelling() {
 
 #[tokio::test]
 async fn forged_fields_never_arrive_without_a_certificate_either() {
-    let world = World::with(|settings, echo| {
-        settings
-            .optional_certificates()
-            .upstream("open", echo)
-            .route(
-                "open",
-                "open",
-                "paths = [\"/**\"]\nauthenticate = \"none\"\n",
-            )
-    })
-    .await;
+    let world = World::open_to_everybody().await;
     for client in [world.anonymous(), world.client()] {
         for protocol in Protocol::BOTH {
             let mut session = client.clone().protocol(protocol).session().await.unwrap();

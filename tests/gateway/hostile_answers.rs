@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::{HOST, World};
+use crate::support::{HOST, World};
 
 /// A gateway that leads to these services, each at the path of its number.
 async fn world(services: &[SocketAddr]) -> World {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use countersign_testkit::{Client, Credentials, Echo, Gateway, Protocol, Settings, TestCa};
+use countersign_testkit::{Client, Credentials, Protocol, TestCa};
 use http::Request;
 
-use super::{BINARY, CALLER, World};
+use crate::support::World;
 
 /// Entries for `orders.example.org` and `*.internal.example.org` beside the
 /// default, each with its own certificate.
@@ -19,35 +19,31 @@ struct Names {
 
 async fn names() -> Names {
     let ca = TestCa::new("example.org");
-    let echo = Echo::start().await;
     let orders = ca.server(&["orders.example.org"]);
     let internal = ca.server(&["*.internal.example.org"]);
     let default = ca.server(&["default.example.org"]);
     let entry = "trust_domains = [\"example.org\"]\nclient_certificate = ";
-    let settings = Settings::new(&ca)
-        .server(&default)
-        .optional_certificates()
-        .server_name(
-            ca.directory(),
-            &["orders.example.org"],
-            &orders,
-            &format!("{entry}\"required\""),
-        )
-        .server_name(
-            ca.directory(),
-            &["*.internal.example.org"],
-            &internal,
-            &format!("{entry}\"optional\""),
-        )
-        .everything_to(echo.address());
-    let gateway = Gateway::start(BINARY, &settings).await;
+    let world = World::of(ca, |settings, ca, echo| {
+        settings
+            .server(&default)
+            .optional_certificates()
+            .server_name(
+                ca.directory(),
+                &["orders.example.org"],
+                &orders,
+                &format!("{entry}\"required\""),
+            )
+            .server_name(
+                ca.directory(),
+                &["*.internal.example.org"],
+                &internal,
+                &format!("{entry}\"optional\""),
+            )
+            .everything_to(echo)
+    })
+    .await;
     Names {
-        world: World {
-            caller: ca.client(CALLER),
-            ca,
-            echo,
-            gateway,
-        },
+        world,
         orders,
         internal,
         default,

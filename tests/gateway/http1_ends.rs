@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 
 use countersign_testkit::{Afterwards, Client, RawAnswer, Scripted, TlsVersion};
 
-use super::termination::{revocable, revoke};
-use super::{HOST, World};
+use crate::support::{HOST, World, revocable};
 
 async fn world(service: SocketAddr) -> World {
     World::with(|settings, _| {
@@ -111,7 +110,7 @@ async fn an_answer_that_breaks_off_does_not() {
 
 #[tokio::test]
 async fn nor_does_one_that_is_cut_off() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let mut connection = world.client().connect().await.unwrap();
     let request = format!("GET /hang-mid-body HTTP/1.0\r\nHost: {HOST}\r\n\r\n");
     connection.write(request.as_bytes()).await.unwrap();
@@ -124,7 +123,7 @@ async fn nor_does_one_that_is_cut_off() {
         "{}",
         answer.text()
     );
-    revoke(&world, &list);
+    lists.revoke(&world.ca, &world.caller);
     let rest = connection.read_until(|_| false).await;
     assert_eq!(rest.failure, Some(ErrorKind::ConnectionReset));
 }

@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use countersign_testkit::{
-    Afterwards, Connection, Echo, Gateway, Protocol, Scripted, Settings, TestCa, http2, in_time,
-};
+use countersign_testkit::{Afterwards, Connection, Protocol, Scripted, http2, in_time};
 use serde_json::Value;
 use tokio::net::TcpSocket;
 
-use super::{BINARY, CALLER, HOST, World};
+use crate::support::{HOST, World};
 
 /// Kinds of frames (RFC 9113 section 6), and flags.
 const DATA: u8 = 0;
@@ -51,17 +49,6 @@ fn chunked(trailers: &str) -> String {
 
 /// A gateway before services that give these answers, and one that echoes.
 async fn world(limits: &[(&str, &str)]) -> (World, Vec<Scripted>) {
-    let ca = TestCa::new("example.org");
-    let echo = Echo::start().await;
-    let mut settings = Settings::new(&ca);
-    for (key, value) in limits {
-        settings = settings.set("limits", key, value);
-    }
-    settings = settings.upstream("echo", echo.address()).route(
-        "echo",
-        "echo",
-        "paths = [\"/echo/**\"]\ncallers = [\"*\"]\n",
-    );
     let mut services = Vec::new();
     for (name, answer) in [
         ("single", of_length(300)),
@@ -70,20 +57,28 @@ async fn world(limits: &[(&str, &str)]) -> (World, Vec<Scripted>) {
         ("chunked", chunked("").into_bytes()),
         ("trailers", chunked("X-End: yes\r\n").into_bytes()),
     ] {
-        let service = Scripted::start(answer, Afterwards::Again).await;
-        settings = settings.upstream(name, service.address()).route(
-            name,
-            name,
-            &format!("paths = [\"/{name}\"]\ncallers = [\"*\"]\n"),
-        );
-        services.push(service);
+        services.push((name, Scripted::start(answer, Afterwards::Again).await));
     }
-    let world = World {
-        gateway: Gateway::start(BINARY, &settings).await,
-        caller: ca.client(CALLER),
-        ca,
-        echo,
-    };
+    let world = World::with(|mut settings, echo| {
+        for (key, value) in limits {
+            settings = settings.set("limits", key, value);
+        }
+        settings = settings.upstream("echo", echo).route(
+            "echo",
+            "echo",
+            "paths = [\"/echo/**\"]\ncallers = [\"*\"]\n",
+        );
+        for (name, service) in &services {
+            settings = settings.upstream(name, service.address()).route(
+                name,
+                name,
+                &format!("paths = [\"/{name}\"]\ncallers = [\"*\"]\n"),
+            );
+        }
+        settings
+    })
+    .await;
+    let services = services.into_iter().map(|(_, service)| service).collect();
     (world, services)
 }
 

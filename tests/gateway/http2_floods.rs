@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use countersign_testkit::{Connection, Protocol, http2, in_time};
 
-use super::{HOST, World};
+use crate::support::{HOST, World};
 
 const GET: [(&str, &str); 3] = [
     (":method", "GET"),

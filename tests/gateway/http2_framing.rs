@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign_testkit::{Protocol, http2};
 
-use super::{HOST, World};
+use crate::support::{HOST, World};
 
 /// Sends one request with these fields and tells whether it succeeded.
 async fn succeeds(world: &World, fields: &[(&str, &str)], body: Option<&[u8]>) -> bool {

@@ -8,7 +8,7 @@ use countersign_testkit::{
 use rcgen::{ExtendedKeyUsagePurpose, KeyUsagePurpose};
 use serde_json::Value;
 
-use super::{BINARY, CALLER, HOST, World};
+use crate::support::{BINARY, CALLER, HOST, World};
 
 /// Tries `credentials` with both TLS versions, expects the alert, and gives the
 /// audit line of the last try.

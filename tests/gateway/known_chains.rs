@@ -3,7 +3,7 @@
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{Authority, AuthoritySpec, Credentials, TestCa, TlsVersion};
 
-use super::{CALLER, HOST, World};
+use crate::support::{CALLER, HOST, World};
 
 /// Chains of each kind that the flood has.
 const FLOOD: usize = 150;

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{
-    Credentials, Crl, Echo, Gateway, Item, Settings, Shelf, TestCa, in_time,
+    Credentials, Crl, Echo, Gateway, Item, Settings, Shelf, TestCa, in_time, until,
 };
-use serde_json::Value;
 
-use super::termination::{replace, streaming};
-use super::{BINARY, CALLER, HOST};
+use crate::support::{BINARY, CALLER, HOST, readyz, replace, streaming};
 
 /// A gateway whose issuing authority's list comes from a shelf.
 struct Fetching {
@@ -63,31 +61,9 @@ impl Fetching {
     }
 }
 
-/// Waits until `/readyz` of the operators' listener mentions this, or no longer.
-async fn readyz(gateway: &Gateway, wanted: &str, there: bool) -> Value {
-    let wait = async {
-        loop {
-            let answer = plain(gateway.admin(), "GET", "/readyz", &[]).await;
-            if answer.body.contains(wanted) == there {
-                return answer.json();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    match tokio::time::timeout(countersign_testkit::DEADLINE, wait).await {
-        Ok(answer) => answer,
-        Err(_) => panic!("{wanted:?}, {there}:\n{}", gateway.stderr()),
-    }
-}
-
 /// Waits until the log says this.
 async fn logged(gateway: &Gateway, wanted: &str) {
-    in_time(wanted, async {
-        while !gateway.stderr().contains(wanted) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(wanted, async || gateway.stderr().contains(wanted)).await;
 }
 
 async fn metric(gateway: &Gateway, wanted: &str) {
@@ -169,10 +145,8 @@ async fn a_start_needs_a_list_or_the_copy_of_before() {
     let settings = world.settings(&[("directory", &kept)]);
     world.shelf.put(Item::Document(world.revoking(2)));
     let gateway = Gateway::start(BINARY, &settings).await;
-    in_time("a copy", async {
-        while std::fs::read_dir(directory.path()).unwrap().count() == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    until("a copy", async || {
+        std::fs::read_dir(directory.path()).unwrap().count() != 0
     })
     .await;
     drop(gateway);
@@ -250,12 +224,7 @@ async fn a_damaged_copy_does_not_take_the_others_protection_away() {
         let files = files.map(|file| file.unwrap().path());
         files.filter(|path| path.extension().is_some_and(|end| end == "crl"))
     };
-    in_time("both copies", async {
-        while copies().count() < 2 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until("both copies", async || copies().count() >= 2).await;
     drop(gateway);
 
     let damaged = copies()

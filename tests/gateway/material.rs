@@ -13,8 +13,10 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use super::termination::{replace, revocable, revoke, streaming};
-use super::{BINARY, CALLER, HOST, World};
+use crate::support::{
+    BINARY, CALLER, HOST, RevocationLists, Run, World, named_pipe, readyz, reloaded, replace,
+    revocable, streaming,
+};
 
 /// From the moment a file is replaced to the end of a stream that it forbids.
 const PROMISED: Duration = Duration::from_secs(1);
@@ -27,18 +29,22 @@ const TRACING: &str = "strace that may trace processes";
 const ATTEMPTS: usize = 3;
 
 /// Revokes one caller after the other until one's stream is cut in the promised time.
-pub(super) async fn assert_prompt(world: &World, list: &Path, number: &mut u8, what: &str) {
+pub(super) async fn assert_prompt(
+    gateway: &Gateway,
+    (ca, lists): (&TestCa, &RevocationLists),
+    number: &mut u8,
+    what: &str,
+) {
     let mut slowest = Vec::new();
     for attempt in 0..ATTEMPTS {
-        let caller = world
-            .ca
-            .client(&format!("/ns/shop/sa/{what}{number}{attempt}").replace(' ', "-"));
-        let client = world.gateway.client(HOST).with(&caller);
+        let path = format!("/ns/shop/sa/{what}{number}{attempt}");
+        let caller = ca.client(&path.replace(' ', "-"));
+        let client = gateway.client(HOST).with(&caller);
         let stream = streaming(&client).await;
         *number += 1;
         let newer = Crl::new().number(*number).revoke(caller.serial());
         let replaced = Instant::now();
-        replace(list, newer.signed_by(world.ca.intermediate()));
+        lists.publish(ca, newer);
         let cut = ended(stream).await.duration_since(replaced);
         assert_eq!(client.refusal().await.alert(), Some(44), "{what}");
         if cut < PROMISED {
@@ -46,7 +52,7 @@ pub(super) async fn assert_prompt(world: &World, list: &Path, number: &mut u8, w
         }
         slowest.push(cut);
     }
-    panic!("{what}: cut after {slowest:?}\n{}", world.gateway.stderr());
+    panic!("{what}: cut after {slowest:?}\n{}", gateway.stderr());
 }
 
 /// Waits for the end of a stream, and says when it came.
@@ -54,24 +60,6 @@ pub(super) async fn ended(mut stream: Connection) -> Instant {
     let answer = stream.read_until(|_| false).await;
     assert!(answer.closed);
     Instant::now()
-}
-
-/// Waits until `/readyz` of the operators' listener mentions this, or no longer.
-pub(super) async fn readyz(gateway: &Gateway, wanted: &str, there: bool) -> Value {
-    let wait = async {
-        loop {
-            let answer = plain(gateway.admin(), "GET", "/readyz", &[]).await;
-            assert_eq!(answer.status, 200, "an alarm is no outage: {answer:?}");
-            if answer.body.contains(wanted) == there {
-                return answer.json();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    match tokio::time::timeout(countersign_testkit::DEADLINE, wait).await {
-        Ok(answer) => answer,
-        Err(_) => panic!("{wanted:?}, {there}:\n{}", gateway.stderr()),
-    }
 }
 
 pub(super) fn problem<'v>(ready: &'v Value, code: &str) -> &'v Value {
@@ -82,7 +70,7 @@ pub(super) fn problem<'v>(ready: &'v Value, code: &str) -> &'v Value {
 
 #[tokio::test]
 async fn a_revocation_counts_whatever_is_wrong_with_the_configuration_on_disk() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let config = world.gateway.config_file();
     let good = std::fs::read_to_string(&config).unwrap();
     let certificate = world.gateway.directory().join("gateway.pem");
@@ -118,12 +106,12 @@ async fn a_revocation_counts_whatever_is_wrong_with_the_configuration_on_disk() 
             format!("countersign check --config {}", config.display())
         );
         assert!(problem["since"].is_string(), "{problem}");
-        assert_prompt(&world, &list, &mut number, name).await;
+        assert_prompt(&world.gateway, (&world.ca, &lists), &mut number, name).await;
     }
     // Gone altogether.
     std::fs::remove_file(&config).unwrap();
     readyz(&world.gateway, "cannot read the configuration file", true).await;
-    assert_prompt(&world, &list, &mut number, "gone").await;
+    assert_prompt(&world.gateway, (&world.ca, &lists), &mut number, "gone").await;
     replace(&config, good);
     readyz(&world.gateway, "configuration-refused", false).await;
 }
@@ -154,8 +142,7 @@ fn obstacles() -> Vec<Obstacle> {
         (
             "a pipe",
             |path| {
-                let made = std::process::Command::new("mkfifo").arg(path).status();
-                assert!(made.unwrap().success());
+                named_pipe(path);
             },
             "pipe",
         ),
@@ -186,7 +173,7 @@ fn remove(path: &Path) {
 /// Whatever takes the place of one file, a list in another file takes effect.
 #[tokio::test]
 async fn a_file_that_cannot_be_used_keeps_no_revocation_out() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let root_list = world.ca.directory().join("root.crl");
     let root = world.ca.directory().join("root.pem");
     let key = world.gateway.directory().join("gateway.key");
@@ -211,7 +198,13 @@ async fn a_file_that_cannot_be_used_keeps_no_revocation_out() {
             if name != "ring.json" {
                 assert!(detail.contains(complaint), "{what} for {name}: {detail}");
             }
-            assert_prompt(&world, &list, &mut number, &format!("{what} for {name}")).await;
+            assert_prompt(
+                &world.gateway,
+                (&world.ca, &lists),
+                &mut number,
+                &format!("{what} for {name}"),
+            )
+            .await;
             assert_eq!(world.client().get("/a").await.unwrap().status, 200);
             remove(file);
             world.rewrite(file, &good);
@@ -233,29 +226,21 @@ impl World {
 #[tokio::test]
 async fn roots_that_contradict_another_domain_keep_no_revocation_out() {
     let (ca, other) = (TestCa::new("example.org"), TestCa::new("other.test"));
-    let echo = Echo::start().await;
-    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
-    let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
-    let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), list.display());
-    let settings = Settings::new(&ca)
-        .trust(&ca, &crls)
-        .trust(&other, "revocation = \"off\"")
-        .everything_to(echo.address());
-    let gateway = Gateway::start(BINARY, &settings).await;
-    let client = gateway.client(HOST).with(&ca.client(CALLER));
-    assert_eq!(client.get("/a").await.unwrap().status, 200);
-    let world = World {
-        caller: ca.client(CALLER),
-        gateway,
-        ca,
-        echo,
-    };
+    let lists = RevocationLists::of(&ca);
+    let world = World::of(ca, |settings, ca, echo| {
+        settings
+            .trust(ca, &lists.setting())
+            .trust(&other, "revocation = \"off\"")
+            .everything_to(echo)
+    })
+    .await;
+    assert_eq!(world.client().get("/a").await.unwrap().status, 200);
     let roots = [world.ca.root().pem(), other.root().pem()].concat();
     replace(&world.ca.directory().join("root.pem"), roots);
     let ready = readyz(&world.gateway, "material-unreadable", true).await;
     let detail = problem(&ready, "material-unreadable")["detail"].to_string();
     assert!(detail.contains("other.test"), "{detail}");
-    assert_prompt(&world, &list, &mut 1, "a shared root").await;
+    assert_prompt(&world.gateway, (&world.ca, &lists), &mut 1, "a shared root").await;
 }
 
 /// A list that is in force goes neither with its file nor by an older one.
@@ -307,12 +292,7 @@ async fn a_list_stays_in_force_when_its_file_is_gone_or_set_back() {
     let config = gateway.config_file();
     let text = std::fs::read_to_string(&config).unwrap();
     replace(&config, format!("{text}\n# an edit\n"));
-    in_time("a reload", async {
-        while !gateway.stderr().contains("configuration reloaded") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    reloaded(&gateway).await;
     still("although no file holds it").await;
     // A successor takes its place as always.
     let next = Crl::new().number(3).signed_by(ca.intermediate());
@@ -335,18 +315,15 @@ async fn refused(client: &Client) {
 #[tokio::test]
 async fn a_list_whose_file_is_gone_ends_with_its_next_update() {
     let ca = TestCa::new("example.org");
-    let echo = Echo::start().await;
-    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
-    let list = Crl::new().valid(-60, 4).signed_by(ca.intermediate());
-    let list = ca.write("issuing.crl", list);
-    let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), list.display());
-    let settings = Settings::new(&ca)
-        .trust(&ca, &crls)
-        .everything_to(echo.address());
-    let gateway = Gateway::start(BINARY, &settings).await;
-    let client = gateway.client(HOST).with(&ca.client(CALLER));
-    std::fs::remove_file(&list).unwrap();
-    readyz(&gateway, "although no file holds it", true).await;
+    let lists = RevocationLists::of(&ca);
+    lists.publish(&ca, Crl::new().valid(-60, 4));
+    let world = World::of(ca, |settings, ca, echo| {
+        settings.trust(ca, &lists.setting()).everything_to(echo)
+    })
+    .await;
+    let (gateway, client) = (&world.gateway, world.client());
+    std::fs::remove_file(&lists.issuing).unwrap();
+    readyz(gateway, "although no file holds it", true).await;
     in_time("the end of the list", async {
         while client.get("/a").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -437,15 +414,16 @@ impl Injected {
 #[tokio::test]
 async fn what_the_system_could_not_read_is_read_as_soon_as_it_can() {
     for error in ["EMFILE", "ENFILE", "ENOMEM", "EIO"] {
-        let (world, list) = revocable().await;
+        let (world, lists) = revocable().await;
         let client = world.client();
         assert_eq!(client.get("/a").await.unwrap().status, 200);
         let fault = format!("error={error}");
-        let Some(injected) = Injected::into(&world.gateway, &list, "open,openat", &fault).await
+        let Some(injected) =
+            Injected::into(&world.gateway, &lists.issuing, "open,openat", &fault).await
         else {
             return;
         };
-        revoke(&world, &list);
+        lists.revoke(&world.ca, &world.caller);
         let ready = readyz(&world.gateway, "material-unreadable", true).await;
         let detail = problem(&ready, "material-unreadable")["detail"].to_string();
         assert!(detail.contains("issuing.crl"), "{detail}");
@@ -460,46 +438,33 @@ async fn what_the_system_could_not_read_is_read_as_soon_as_it_can() {
 /// A file system that does not answer holds up its own file and nothing else.
 #[tokio::test]
 async fn a_list_that_does_not_answer_delays_no_denial_and_no_other_list() {
-    let ca = TestCa::new("example.org");
-    let echo = Echo::start().await;
-    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
-    let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
-    let second = TestCa::new("other.test");
-    let other_root = second.write("root.crl", Crl::new().signed_by(second.root()));
-    let other_list = second.write("issuing.crl", Crl::new().signed_by(second.intermediate()));
-    let crls = |root: &PathBuf, list: &PathBuf| {
-        format!("crls = [\"{}\", \"{}\"]", root.display(), list.display())
-    };
-    let settings = Settings::new(&ca)
-        .trust(&ca, &crls(&root, &list))
-        .trust(&second, &crls(&other_root, &other_list))
-        .set("deny_list", "file", "\"deny.json\"")
-        .set("admin", "socket", "\"admin.sock\"")
-        .everything_to(echo.address());
-    let gateway = Gateway::start(BINARY, &settings).await;
-    let Some(injected) =
-        Injected::into(&gateway, &list, "open,openat,statx", "delay_enter=600s").await
-    else {
+    let (ca, second) = (TestCa::new("example.org"), TestCa::new("other.test"));
+    let lists = RevocationLists::of(&ca);
+    let others = RevocationLists::of(&second);
+    let world = World::of(ca, |settings, ca, echo| {
+        settings
+            .trust(ca, &lists.setting())
+            .trust(&second, &others.setting())
+            .set("deny_list", "file", "\"deny.json\"")
+            .set("admin", "socket", "\"admin.sock\"")
+            .everything_to(echo)
+    })
+    .await;
+    let calls = "open,openat,statx";
+    let injected = Injected::into(&world.gateway, &lists.issuing, calls, "delay_enter=600s");
+    let Some(injected) = injected.await else {
         return;
     };
-    readyz(&gateway, "material-stalled", true).await;
-    // The list of the other domain, in a world of its own for the helper.
-    let world = World {
-        caller: second.client(CALLER),
-        gateway,
-        ca: second,
-        echo,
-    };
-    assert_prompt(&world, &other_list, &mut 1, "a stalled list").await;
-    let caller = ca.client(CALLER);
-    let client = world.gateway.client(HOST).with(&caller);
-    let stream = streaming(&client).await;
+    readyz(&world.gateway, "material-stalled", true).await;
+    let second = (&second, &others);
+    assert_prompt(&world.gateway, second, &mut 1, "a stalled list").await;
+    let stream = streaming(&world.client()).await;
     let denied = Instant::now();
     let identity = format!("spiffe://example.org{CALLER}");
-    let deny = world
-        .command(&["deny", "add", "--identity", &identity])
-        .await;
-    assert!(deny.status.success(), "{deny:?}");
+    world
+        .by_socket(&["deny", "add", "--identity", &identity])
+        .await
+        .done();
     assert!(ended(stream).await - denied < PROMISED * 3);
     world.assert_answers().await;
     injected.end().await;
@@ -507,15 +472,12 @@ async fn a_list_that_does_not_answer_delays_no_denial_and_no_other_list() {
 }
 
 impl World {
-    /// A command of the operator's, by the socket.
-    pub(super) async fn command(&self, arguments: &[&str]) -> std::process::Output {
-        let command = Command::new(BINARY)
-            .args(arguments)
-            .arg("--socket")
-            .arg(self.gateway.directory().join("admin.sock"))
-            .stdin(Stdio::null())
-            .output();
-        in_time("a command", command).await.unwrap()
+    /// A command of the operator's, by the socket: the configuration may be broken.
+    pub(super) async fn by_socket(&self, arguments: &[&str]) -> Run {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).arg("--socket");
+        command.arg(self.gateway.directory().join("admin.sock"));
+        in_time("a command", Run::of_async(&mut command)).await
     }
 
     /// Everything but what hangs answers at once.
@@ -534,55 +496,58 @@ impl World {
                 asked.elapsed()
             );
         }
-        let status = self.command(&["--json", "status"]).await;
+        let status = self.by_socket(&["--json", "status"]).await;
         // There is a problem to look at.
-        assert_eq!(status.status.code(), Some(3), "{status:?}");
-        let said: Value = serde_json::from_slice(&status.stdout).unwrap();
+        assert_eq!(status.code, 3, "{status:?}");
+        let said = status.json();
         assert_eq!(said["readiness"], "ready", "{said}");
     }
+}
+
+/// Where a deny list is on its own: a path that is a prefix of others would catch them
+/// too.
+pub(super) fn deny_list(ca: &TestCa) -> PathBuf {
+    let folder = ca.directory().join("state");
+    std::fs::create_dir(&folder).unwrap();
+    folder.join("deny.json")
 }
 
 #[tokio::test]
 async fn a_deny_list_that_does_not_answer_delays_nothing() {
     let ca = TestCa::new("example.org");
-    let echo = Echo::start().await;
-    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
-    let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
-    let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), list.display());
-    // On its own: a path that is a prefix of others would catch them too.
-    let deny = ca.directory().join("state");
-    std::fs::create_dir(&deny).unwrap();
-    let deny = deny.join("deny.json");
-    let settings = Settings::new(&ca)
-        .trust(&ca, &crls)
-        .set("deny_list", "file", &format!("\"{}\"", deny.display()))
-        .set("admin", "socket", "\"admin.sock\"")
-        .set("limits", "drain_timeout", "\"1s\"")
-        .everything_to(echo.address());
-    let gateway = Gateway::start(BINARY, &settings).await;
-    let Some(injected) =
-        Injected::into(&gateway, &deny, "open,openat,statx", "delay_enter=600s").await
-    else {
+    let lists = RevocationLists::of(&ca);
+    let deny = deny_list(&ca);
+    let mut world = World::of(ca, |settings, ca, echo| {
+        settings
+            .trust(ca, &lists.setting())
+            .set("deny_list", "file", &format!("{deny:?}"))
+            .set("admin", "socket", "\"admin.sock\"")
+            .set("limits", "drain_timeout", "\"1s\"")
+            .everything_to(echo)
+    })
+    .await;
+    let calls = "open,openat,statx";
+    let injected = Injected::into(&world.gateway, &deny, calls, "delay_enter=600s");
+    let Some(injected) = injected.await else {
         return;
     };
-    readyz(&gateway, "material-stalled", true).await;
-    let mut world = World {
-        caller: ca.client(CALLER),
-        gateway,
-        ca,
-        echo,
-    };
+    readyz(&world.gateway, "material-stalled", true).await;
     let mut number = 1;
-    assert_prompt(&world, &list, &mut number, "a stalled deny list").await;
+    assert_prompt(
+        &world.gateway,
+        (&world.ca, &lists),
+        &mut number,
+        "a stalled deny list",
+    )
+    .await;
     world.assert_answers().await;
-    let reload = world.command(&["reload"]).await;
-    assert!(reload.status.success(), "{reload:?}");
+    world.by_socket(&["reload"]).await.done();
     // And with a broken configuration on top.
     let config = world.gateway.config_file();
     let good = std::fs::read(&config).unwrap();
     replace(&config, "[nonsense");
     readyz(&world.gateway, "configuration-refused", true).await;
-    assert_prompt(&world, &list, &mut number, "both").await;
+    assert_prompt(&world.gateway, (&world.ca, &lists), &mut number, "both").await;
     replace(&config, good);
     readyz(&world.gateway, "configuration-refused", false).await;
 
@@ -592,11 +557,9 @@ async fn a_deny_list_that_does_not_answer_delays_nothing() {
     let asked = Instant::now();
     let identity = format!("spiffe://example.org{CALLER}");
     let arguments = ["deny", "add", "--identity", &identity, "--reason", "leaked"];
-    let (add, cut) = tokio::join!(world.command(&arguments), ended(stream));
+    let (add, cut) = tokio::join!(world.by_socket(&arguments), ended(stream));
     assert!(cut - asked < PROMISED * 2, "{:?}", cut - asked);
-    assert_eq!(add.status.code(), Some(1), "{add:?}");
-    let said = String::from_utf8_lossy(&add.stderr).into_owned();
-    assert!(said.contains("in force all the same"), "{said}");
+    add.ended(1, "in force all the same");
     assert_eq!(client.refusal().await.alert(), Some(46));
     world.assert_answers().await;
 
@@ -619,21 +582,14 @@ async fn a_deny_list_that_does_not_answer_delays_nothing() {
 #[tokio::test]
 async fn an_entry_is_written_as_soon_as_the_file_answers() {
     let ca = TestCa::new("example.org");
-    let echo = Echo::start().await;
-    let deny = ca.directory().join("state");
-    std::fs::create_dir(&deny).unwrap();
-    let deny = deny.join("deny.json");
-    let settings = Settings::new(&ca)
-        .set("deny_list", "file", &format!("\"{}\"", deny.display()))
-        .set("admin", "socket", "\"admin.sock\"")
-        .everything_to(echo.address());
-    let gateway = Gateway::start(BINARY, &settings).await;
-    let world = World {
-        caller: ca.client(CALLER),
-        gateway,
-        ca,
-        echo,
-    };
+    let deny = deny_list(&ca);
+    let world = World::of(ca, |settings, _, echo| {
+        settings
+            .set("deny_list", "file", &format!("{deny:?}"))
+            .set("admin", "socket", "\"admin.sock\"")
+            .everything_to(echo)
+    })
+    .await;
     let Some(injected) = Injected::into(
         &world.gateway,
         &deny,
@@ -645,12 +601,9 @@ async fn an_entry_is_written_as_soon_as_the_file_answers() {
         return;
     };
     let identity = format!("spiffe://example.org{CALLER}");
-    let add = world
-        .command(&["deny", "add", "--identity", &identity])
-        .await;
-    assert_eq!(add.status.code(), Some(1), "{add:?}");
-    let said = String::from_utf8_lossy(&add.stderr).into_owned();
-    assert!(said.contains("is in force now but not on disk"), "{said}");
+    let add = ["deny", "add", "--identity", &identity];
+    let add = world.by_socket(&add).await;
+    add.ended(1, "is in force now but not on disk");
     assert_eq!(world.client().refusal().await.alert(), Some(46));
     let ready = readyz(&world.gateway, "deny-list-unsaved", true).await;
     assert_eq!(problem(&ready, "deny-list-unsaved")["severity"], "error");
@@ -664,33 +617,30 @@ async fn an_entry_is_written_as_soon_as_the_file_answers() {
 #[tokio::test]
 async fn a_domain_can_refuse_after_its_files_could_not_be_read_for_long() {
     let ca = TestCa::new("example.org");
-    let echo = Echo::start().await;
-    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
-    let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
+    let lists = RevocationLists::of(&ca);
     let more = format!(
-        "crls = [\"{}\", \"{}\"]\nrevocation = \"hard\"\nmax_unread = \"2s\"",
-        root.display(),
-        list.display()
+        "{}\nrevocation = \"hard\"\nmax_unread = \"2s\"",
+        lists.setting()
     );
-    let settings = Settings::new(&ca)
-        .trust(&ca, &more)
-        .everything_to(echo.address());
-    let gateway = Gateway::start(BINARY, &settings).await;
-    let client = gateway.client(HOST).with(&ca.client(CALLER));
+    let world = World::of(ca, |settings, ca, echo| {
+        settings.trust(ca, &more).everything_to(echo)
+    })
+    .await;
+    let (gateway, client, list) = (&world.gateway, world.client(), &lists.issuing);
     let stream = streaming(&client).await;
     // A missing file is somebody's doing and does not count.
-    std::fs::rename(&list, list.with_extension("away")).unwrap();
-    readyz(&gateway, "No such file", true).await;
+    std::fs::rename(list, list.with_extension("away")).unwrap();
+    readyz(gateway, "No such file", true).await;
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!(client.get("/a").await.unwrap().status, 200);
-    std::fs::rename(list.with_extension("away"), &list).unwrap();
-    readyz(&gateway, "material-unreadable", false).await;
+    std::fs::rename(list.with_extension("away"), list).unwrap();
+    readyz(gateway, "material-unreadable", false).await;
 
-    let Some(injected) = Injected::into(&gateway, &list, "open,openat", "error=EIO").await else {
+    let Some(injected) = Injected::into(gateway, list, "open,openat", "error=EIO").await else {
         return;
     };
     let failing = Instant::now();
-    replace(&list, Crl::new().number(2).signed_by(ca.intermediate()));
+    lists.publish(&world.ca, Crl::new().number(2));
     let cut = ended(stream).await - failing;
     assert!(cut >= Duration::from_secs(2), "{cut:?}");
     assert_eq!(client.refusal().await.alert(), Some(48));
@@ -708,10 +658,10 @@ async fn a_domain_can_refuse_after_its_files_could_not_be_read_for_long() {
 /// A command says which file does not answer, instead of waiting for it.
 #[tokio::test]
 async fn a_check_ends_where_a_file_does_not_answer() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let checking = Command::new("strace")
         .args(["-f", "-o", "/dev/null", "-P"])
-        .arg(&list)
+        .arg(&lists.issuing)
         .args(["-e", "trace=open,openat,statx"])
         .args(["-e", "inject=open,openat,statx:delay_enter=600s"])
         .args([BINARY, "check", "--config"])

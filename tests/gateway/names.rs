@@ -3,32 +3,23 @@
 
 use std::net::IpAddr;
 
-use countersign_testkit::{Credentials, Echo, Gateway, Leaf, Settings, TestCa};
+use countersign_testkit::{Credentials, Leaf, TestCa};
 
 use super::identity::refused;
-use super::{BINARY, CALLER, World, decode};
+use crate::support::{World, decode};
 
 const SPIFFE: &str = "spiffe://example.org/ns/shop/sa/checkout";
 
 /// A gateway whose trust domain reads these name types and vouches for these
 /// names.
 async fn reading(identity_from: &str, vouches_for: &str) -> World {
-    let ca = TestCa::new("example.org");
-    let echo = Echo::start().await;
-    let settings = Settings::new(&ca)
-        .trust(
-            &ca,
-            &format!(
-                "revocation = \"off\"\nidentity_from = {identity_from}\nvouches_for = {vouches_for}"
-            ),
-        )
-        .everything_to(echo.address());
-    World {
-        gateway: Gateway::start(BINARY, &settings).await,
-        caller: ca.client(CALLER),
-        ca,
-        echo,
-    }
+    let keys = format!(
+        "revocation = \"off\"\nidentity_from = {identity_from}\nvouches_for = {vouches_for}"
+    );
+    World::of(TestCa::new("example.org"), |settings, ca, echo| {
+        settings.trust(ca, &keys).everything_to(echo)
+    })
+    .await
 }
 
 async fn subject(world: &World, credentials: &Credentials) -> String {
@@ -124,19 +115,14 @@ async fn another_trust_domains_identity_is_a_mismatch() {
 
 #[tokio::test]
 async fn authorities_vouch_for_their_own_trust_domain_only() {
-    let ours = TestCa::new("example.org");
     let partner = TestCa::new("partner.org");
-    let echo = Echo::start().await;
-    let settings = Settings::new(&ours)
-        .trust(&ours, "revocation = \"off\"")
-        .trust(&partner, "revocation = \"off\"")
-        .everything_to(echo.address());
-    let world = World {
-        gateway: Gateway::start(BINARY, &settings).await,
-        caller: ours.client(CALLER),
-        ca: ours,
-        echo,
-    };
+    let world = World::of(TestCa::new("example.org"), |settings, ours, echo| {
+        settings
+            .trust(ours, "revocation = \"off\"")
+            .trust(&partner, "revocation = \"off\"")
+            .everything_to(echo)
+    })
+    .await;
     assert_eq!(subject(&world, &world.caller).await, SPIFFE);
     assert_eq!(
         subject(&world, &partner.client("/a")).await,

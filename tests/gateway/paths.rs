@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign_testkit::{Protocol, http2};
 
-use super::{HOST, World, decode};
+use crate::support::{HOST, World, decode};
 
 const AMBIGUOUS: [&str; 34] = [
     "/public/../admin",

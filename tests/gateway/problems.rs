@@ -4,7 +4,7 @@ use bytes::Bytes;
 use countersign_testkit::{Protocol, Scripted};
 use http::Request;
 
-use super::World;
+use crate::support::World;
 
 async fn world() -> World {
     World::with(|settings, echo| {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use countersign_testkit::{Client, Protocol, in_time};
 
-use super::World;
+use crate::support::World;
 
 /// A header of version 2 that names this caller.
 fn header(source: &str) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use countersign_testkit::gateway::plain;
 use serde_json::Value;
 
-use super::{ISSUER, World};
+use crate::support::{ISSUER, World};
 
 const JWKS: &str = "/.well-known/jwks.json";
 const METADATA: [&str; 2] = [

@@ -3,8 +3,7 @@
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{Gateway, TlsVersion};
 
-use super::termination::{revocable, revoke};
-use super::{HOST, World};
+use crate::support::{HOST, World, revocable};
 
 /// Waits until so many connections rest.
 async fn resting(gateway: &Gateway, wanted: u32) {
@@ -50,10 +49,10 @@ async fn a_resting_connection_takes_further_requests_with_both_tls_versions() {
 
 #[tokio::test]
 async fn a_resting_connection_ends_with_its_certificate() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let mut connection = world.client().connect().await.unwrap();
     resting(&world.gateway, 1).await;
-    revoke(&world, &list);
+    lists.revoke(&world.ca, &world.caller);
     assert!(connection.read_until(|_| false).await.closed);
     let cut = world
         .gateway

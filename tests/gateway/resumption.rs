@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use countersign_testkit::gateway::plain;
 use countersign_testkit::{
     Answer, Client, Crl, Echo, Gateway, Leaf, Settings, TestCa, TlsVersion, in_time,
 };
@@ -10,8 +9,9 @@ use countersign_testkit::{
 use tokio::io::AsyncWriteExt as _;
 
 use super::expectations::Stage;
-use super::termination::{replace, revocable, revoke, streaming};
-use super::{BINARY, CALLER, HOST, World, decode};
+use crate::support::{
+    BINARY, CALLER, HOST, World, change, decode, generation, revocable, streaming,
+};
 
 /// One request over a connection of its own, and whether that was resumed.
 async fn visit(client: &Client) -> (bool, Answer) {
@@ -83,37 +83,6 @@ fn authn(answer: &Answer) -> serde_json::Value {
     claims["authn"].clone()
 }
 
-/// Waits until this generation, or a later one, is in service.
-pub(super) async fn generation(gateway: &Gateway, wanted: u64) {
-    in_time("a reload", async {
-        loop {
-            let ready = plain(gateway.admin(), "GET", "/readyz", &[]).await.json();
-            if ready["generation"].as_u64().unwrap() >= wanted {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
-/// Changes the configuration and waits until the change is in service.
-pub(super) async fn change(gateway: &Gateway, edit: impl Fn(String) -> String) {
-    // Files that the configuration names are read by themselves: the generation says
-    // nothing of the configuration.
-    let reloads = || gateway.stderr().matches("configuration reloaded").count();
-    let before = reloads();
-    let config = gateway.config_file();
-    let text = std::fs::read_to_string(&config).unwrap();
-    replace(&config, edit(text));
-    in_time("a reload of the configuration", async {
-        while reloads() == before {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
 /// The line of a handshake that was refused, of this caller.
 async fn refused_line(world: &World, reason: &str) -> serde_json::Value {
     let line = world.gateway.audit().handshake(reason).await;
@@ -153,14 +122,14 @@ async fn a_caller_comes_back_by_its_ticket_and_services_are_told() {
 #[tokio::test]
 async fn a_revoked_caller_cannot_come_back() {
     for version in TlsVersion::BOTH {
-        let (world, list) = revocable().await;
+        let (world, lists) = revocable().await;
         let client = world.client().tls(version).resuming();
         let other = world.client_as("/ns/shop/sa/other").tls(version).resuming();
         for client in [&client, &other] {
             gather(client, 3).await;
             assert!(is_resumed(client).await);
         }
-        revoke(&world, &list);
+        lists.revoke(&world.ca, &world.caller);
         generation(&world.gateway, 2).await;
         // Again and again: it has a ticket for each time.
         for _ in 0..3 {
@@ -310,17 +279,7 @@ async fn a_ticket_does_not_outlive_a_change_of_the_requirement() {
 #[tokio::test]
 async fn a_session_without_certificate_is_not_resumed() {
     for version in TlsVersion::BOTH {
-        let world = World::with(|settings, echo| {
-            settings
-                .optional_certificates()
-                .upstream("orders", echo)
-                .route(
-                    "open",
-                    "orders",
-                    "paths = [\"/**\"]\nauthenticate = \"none\"\n",
-                )
-        })
-        .await;
+        let world = World::open_to_everybody().await;
         let client = world.anonymous().tls(version).resuming();
         assert!(!is_resumed(&client).await);
         assert_eq!(client.tickets(), 0, "{version:?}");

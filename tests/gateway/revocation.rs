@@ -2,32 +2,22 @@
 
 use std::time::Duration;
 
-use countersign_testkit::{Authority, Crl, Echo, Gateway, Settings, TestCa, in_time};
+use countersign_testkit::{Authority, Crl, TestCa, in_time};
 
 use super::identity::refused;
-use super::termination::replace;
-use super::{BINARY, CALLER, World, decode};
+use crate::support::{CALLER, World, decode, replace};
 
 /// A gateway with these lists and this posture.
 async fn world(ca: TestCa, lists: Vec<Vec<u8>>, more: &str) -> World {
-    let echo = Echo::start().await;
-    let files: Vec<String> = lists
-        .iter()
-        .enumerate()
-        .map(|(index, der)| {
-            let path = ca.write(&format!("{index}.crl"), der);
-            format!("\"{}\"", path.display())
-        })
-        .collect();
-    let settings = Settings::new(&ca)
-        .trust(&ca, &format!("crls = [{}]\n{more}", files.join(", ")))
-        .everything_to(echo.address());
-    World {
-        gateway: Gateway::start(BINARY, &settings).await,
-        caller: ca.client(CALLER),
-        ca,
-        echo,
-    }
+    World::of(ca, |settings, ca, echo| {
+        let files = lists.iter().enumerate();
+        let files: Vec<String> = files
+            .map(|(index, der)| format!("{:?}", ca.write(&format!("{index}.crl"), der)))
+            .collect();
+        let keys = format!("crls = [{}]\n{more}", files.join(", "));
+        settings.trust(ca, &keys).everything_to(echo)
+    })
+    .await
 }
 
 /// Empty lists of both authorities.

@@ -3,7 +3,7 @@
 
 use countersign_testkit::Protocol;
 
-use super::{World, decode};
+use crate::support::{World, decode};
 
 async fn world() -> World {
     World::with(|settings, echo| {

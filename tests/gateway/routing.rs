@@ -4,7 +4,7 @@ use bytes::Bytes;
 use countersign_testkit::{Answer, Protocol};
 use http::Request;
 
-use super::{World, decode};
+use crate::support::{World, decode};
 
 fn refusal(answer: &Answer) -> (u16, Option<&str>) {
     (answer.status, answer.reason())

@@ -7,7 +7,7 @@ use countersign_testkit::gateway::plain;
 use countersign_testkit::{Echo, Gateway, Protocol, Settings, TestCa, in_time};
 use http_body_util::BodyExt as _;
 
-use super::{BINARY, CALLER, HOST, World};
+use crate::support::{BINARY, CALLER, HOST, World, named_pipe};
 
 #[tokio::test]
 async fn requests_in_flight_finish_and_the_process_ends_well() {
@@ -112,13 +112,7 @@ async fn a_log_that_nobody_reads_does_not_keep_the_process_from_ending() {
     let directory = tempfile::tempdir().unwrap();
     let script = directory.path().join("piped");
     let pipe = directory.path().join("pipe");
-    assert!(
-        std::process::Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .unwrap()
-            .success()
-    );
+    named_pipe(&pipe);
     let text = format!("#!/bin/sh\nexec {BINARY} \"$@\" > {}\n", pipe.display());
     std::fs::write(&script, text).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();

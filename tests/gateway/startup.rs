@@ -4,7 +4,7 @@ use countersign_testkit::{
     Authority, AuthoritySpec, Credentials, Crl, Echo, Gateway, Leaf, Settings, StartFailure, TestCa,
 };
 
-use super::{BINARY, World};
+use crate::support::{BINARY, World, named_pipe};
 
 async fn failure(settings: &Settings) -> StartFailure {
     match Gateway::try_start(BINARY, settings).await {
@@ -234,8 +234,7 @@ async fn a_missing_configuration_is_bad_usage() {
 async fn an_audit_log_that_nobody_reads_is_refused_at_once() {
     let ca = TestCa::new("example.org");
     let pipe = ca.directory().join("audit.pipe");
-    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
-    assert!(made.unwrap().success());
+    named_pipe(&pipe);
     let settings = Settings::new(&ca)
         .set("audit", "file", &format!("\"{}\"", pipe.display()))
         .everything_to("127.0.0.1:9".parse().unwrap());

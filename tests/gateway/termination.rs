@@ -1,77 +1,24 @@
 //! Connections end when what they were admitted by no longer holds, and a
 //! reload touches nothing else.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use countersign_testkit::gateway::plain;
-use countersign_testkit::{
-    Client, Connection, Crl, Echo, Gateway, Leaf, Protocol, Settings, TestCa, TlsVersion,
-};
+use countersign_testkit::{Crl, Leaf, Protocol, TestCa, TlsVersion};
 
-use super::{BINARY, CALLER, HOST, World};
+use crate::support::{CALLER, World, readyz, replace, revocable, streaming};
 
 /// What a caller may still get after the change was written: the time until the
 /// gateway looks at its files, and the second it promises.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
-/// A gateway that checks revocation, and the file of the issuing authority's list.
-pub(super) async fn revocable() -> (World, PathBuf) {
-    let ca = TestCa::new("example.org");
-    let echo = Echo::start().await;
-    let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
-    let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
-    let settings = Settings::new(&ca)
-        .trust(
-            &ca,
-            &format!(
-                "crls = [\"{}\", \"{}\"]\nrevocation = \"hard\"",
-                root.display(),
-                list.display()
-            ),
-        )
-        .everything_to(echo.address());
-    let gateway = Gateway::start(BINARY, &settings).await;
-    let world = World {
-        caller: ca.client(CALLER),
-        gateway,
-        ca,
-        echo,
-    };
-    (world, list)
-}
-
-/// Replaces a file as careful programs do.
-pub(super) fn replace(path: &Path, content: impl AsRef<[u8]>) {
-    let aside = path.with_extension("aside");
-    std::fs::write(&aside, content).unwrap();
-    std::fs::rename(&aside, path).unwrap();
-}
-
-pub(super) fn revoke(world: &World, list: &Path) {
-    let newer = Crl::new().number(2).revoke(world.caller.serial());
-    replace(list, newer.signed_by(world.ca.intermediate()));
-}
-
-/// A connection in the middle of an answer.
-pub(super) async fn streaming(client: &Client) -> Connection {
-    let mut connection = client.connect().await.unwrap();
-    let request = format!("GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
-    connection.write(request.as_bytes()).await.unwrap();
-    let answer = connection
-        .read_until(|octets| octets.windows(4).any(|end| end == b"\r\n\r\n"))
-        .await;
-    assert_eq!(answer.statuses(), [200]);
-    connection
-}
-
 #[tokio::test]
 async fn revocation_cuts_an_answer_in_the_middle_with_both_tls_versions() {
     for version in TlsVersion::BOTH {
-        let (world, list) = revocable().await;
+        let (world, lists) = revocable().await;
         let mut connection = streaming(&world.client().tls(version)).await;
         let written = Instant::now();
-        revoke(&world, &list);
+        lists.revoke(&world.ca, &world.caller);
         let rest = connection.read_until(|_| false).await;
         assert!(rest.closed);
         assert!(written.elapsed() < PATIENCE, "{:?}", written.elapsed());
@@ -94,13 +41,13 @@ async fn revocation_cuts_an_answer_in_the_middle_with_both_tls_versions() {
 #[tokio::test]
 async fn revocation_closes_idle_connections_of_that_caller_alone() {
     for protocol in Protocol::BOTH {
-        let (world, list) = revocable().await;
+        let (world, lists) = revocable().await;
         let mut theirs = world.client().protocol(protocol).session().await.unwrap();
         let other = world.client_as("/ns/shop/sa/other").protocol(protocol);
         let mut others = other.session().await.unwrap();
         assert_eq!(theirs.get("/a").await.unwrap().status, 200);
         assert_eq!(others.get("/b").await.unwrap().status, 200);
-        revoke(&world, &list);
+        lists.revoke(&world.ca, &world.caller);
         world
             .gateway
             .audit()
@@ -233,17 +180,7 @@ async fn a_broken_configuration_changes_nothing_and_says_so_until_it_is_mended()
 
 #[tokio::test]
 async fn a_requirement_that_comes_later_holds_for_connections_that_are_open() {
-    let world = World::with(|settings, echo| {
-        settings
-            .optional_certificates()
-            .upstream("orders", echo)
-            .route(
-                "open",
-                "orders",
-                "paths = [\"/**\"]\nauthenticate = \"none\"\n",
-            )
-    })
-    .await;
+    let world = World::open_to_everybody().await;
     let mut connection = streaming(&world.anonymous()).await;
     let config = world.gateway.config_file();
     let text = std::fs::read_to_string(&config).unwrap();
@@ -259,10 +196,10 @@ async fn a_requirement_that_comes_later_holds_for_connections_that_are_open() {
 
 #[tokio::test]
 async fn a_list_that_ends_earlier_than_the_one_before_ends_connections_in_time() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let mut connection = streaming(&world.client()).await;
     let short = Crl::new().number(2).valid(-3600, 3);
-    replace(&list, short.signed_by(world.ca.intermediate()));
+    lists.publish(&world.ca, short);
     assert!(connection.read_until(|_| false).await.closed);
     let line = world.gateway.audit().request("/hang-mid-body").await;
     assert_eq!(line["reason"], "revocation-stale", "{line}");
@@ -274,18 +211,7 @@ async fn the_public_listener_does_not_say_what_is_wrong_with_the_configuration()
     let config = world.gateway.config_file();
     let good = std::fs::read_to_string(&config).unwrap();
     replace(&config, format!("{good}\n[surprise]\n"));
-    let told = async {
-        loop {
-            let answer = plain(world.gateway.admin(), "GET", "/readyz", &[]).await;
-            if answer.body.contains("surprise") {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), told)
-        .await
-        .unwrap();
+    readyz(&world.gateway, "surprise", true).await;
     let public = plain(world.gateway.public(), "GET", "/readyz", &[]).await;
     assert_eq!(public.status, 200);
     assert!(!public.body.contains("surprise"), "{}", public.body);

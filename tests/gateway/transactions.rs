@@ -3,25 +3,24 @@
 
 use bytes::Bytes;
 use countersign_testkit::{
-    Answer, Client, Credentials, Gateway, Leaf, Protocol, Service, ServiceSpec, Settings, TestCa,
+    Answer, Credentials, Gateway, Leaf, Protocol, Service, ServiceSpec, Settings, TestCa,
 };
 use http::Request;
 
-use super::{BINARY, HOST, altered, decode};
+use crate::support::{BINARY, Front, HOST, altered, assertion, decode};
 
 const ORDERS: &str = "/ns/shop/sa/orders";
 
-struct World {
-    gateway: Gateway,
-    /// The caller from outside.
-    checkout: Credentials,
+struct Services {
+    /// Its caller comes from outside.
+    front: Front,
     /// The service `orders`, which is a caller too.
     orders: Credentials,
     ca: TestCa,
     _services: [Service; 2],
 }
 
-impl World {
+impl Services {
     /// `/orders` leads to the service orders, `/stock` to another one that goes on
     /// with transactions, `/plain` to the same without.
     async fn open() -> Self {
@@ -64,16 +63,11 @@ impl World {
                 "paths = [\"/plain\"]\ncallers = [\"*\"]\n",
             );
         Self {
-            gateway: Gateway::start(BINARY, &settings).await,
-            checkout: ca.client("/ns/shop/sa/checkout"),
+            front: Front::with(&ca, &settings).await,
             orders: ca.client(ORDERS),
             ca,
             _services: services,
         }
-    }
-
-    fn client(&self, caller: &Credentials) -> Client {
-        self.gateway.client(HOST).with(caller)
     }
 
     async fn call(&self, caller: &Credentials, path: &str, assertions: &[&str]) -> Answer {
@@ -82,16 +76,22 @@ impl World {
             request = request.header("countersign-assertion", *assertion);
         }
         let request = request.body(Bytes::new()).unwrap();
-        let answer = self.client(caller).send(request).await.unwrap();
-        assert_eq!(answer.status, 200, "{answer:?} {}", self.gateway.stderr());
+        let answer = self
+            .front
+            .gateway
+            .client(HOST)
+            .with(caller)
+            .send(request)
+            .await
+            .unwrap();
+        assert_eq!(
+            answer.status,
+            200,
+            "{answer:?} {}",
+            self.front.gateway.stderr()
+        );
         answer
     }
-}
-
-fn assertion(answer: &Answer) -> String {
-    let mut all = answer.received("countersign-assertion");
-    assert_eq!(all.len(), 1);
-    all.remove(0)
 }
 
 fn txn(answer: &Answer) -> String {
@@ -103,15 +103,15 @@ fn txn(answer: &Answer) -> String {
 
 #[tokio::test]
 async fn only_the_service_an_assertion_was_made_for_goes_on_with_its_transaction() {
-    let world = World::open().await;
-    let first = world.call(&world.checkout, "/orders", &[]).await;
+    let world = Services::open().await;
+    let first = world.call(&world.front.caller, "/orders", &[]).await;
     let shown = assertion(&first);
     let second = world.call(&world.orders, "/stock", &[&shown]).await;
     assert_eq!(txn(&second), txn(&first));
     let claims = decode(&assertion(&second)).1;
     assert_eq!(claims["sub"], world.ca.spiffe(ORDERS));
     assert_ne!(claims["jti"], decode(&shown).1["jti"]);
-    let line = world.gateway.audit().request("/stock").await;
+    let line = world.front.gateway.audit().request("/stock").await;
     assert_eq!(line["txn"], txn(&first));
     assert_ne!(line["request_id"], txn(&first));
 
@@ -120,7 +120,7 @@ async fn only_the_service_an_assertion_was_made_for_goes_on_with_its_transaction
     let stock = assertion(&second);
     for (caller, path, shown) in [
         (&world.orders, "/plain", &[&*shown][..]),
-        (&world.checkout, "/stock", &[&shown]),
+        (&world.front.caller, "/stock", &[&shown]),
         (&world.orders, "/stock", &[&shown, &shown]),
         (&world.orders, "/stock", &[&other]),
         (&world.orders, "/stock", &["garbage"]),

@@ -9,14 +9,16 @@ use countersign_testkit::client::get;
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{
     Connection, Crl, Echo, Gateway, Protocol, Settings, Switching, TestCa, TlsVersion, in_time,
+    until,
 };
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::resumption::{change, generation};
-use super::termination::{replace, revocable, revoke, streaming};
-use super::{BINARY, CALLER, HOST, World};
+use crate::support::{
+    BINARY, CALLER, HOST, RevocationLists, World, change, generation, readyz, replace, revocable,
+    streaming,
+};
 
 /// From the moment a file is written: the time until the gateway looks, lets it
 /// settle and loads, and the second it promises from then on.
@@ -24,7 +26,7 @@ const PROMISED: Duration = Duration::from_millis(2500);
 
 #[tokio::test]
 async fn no_request_is_allowed_once_a_revocation_is_in_service() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let over = Arc::new(AtomicBool::new(false));
     let mut callers = Vec::new();
     for number in 0..8 {
@@ -57,7 +59,7 @@ async fn no_request_is_allowed_once_a_revocation_is_in_service() {
         }));
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    revoke(&world, &list);
+    lists.revoke(&world.ca, &world.caller);
     generation(&world.gateway, 2).await;
     let in_service = Instant::now();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -74,29 +76,29 @@ async fn no_request_is_allowed_once_a_revocation_is_in_service() {
 
 #[tokio::test]
 async fn the_last_of_many_changes_in_a_row_counts() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let mut stream = streaming(&world.client()).await;
     // Some of them come while another is being loaded.
     for number in 2..60 {
         let next = Crl::new().number(number);
-        replace(&list, next.signed_by(world.ca.intermediate()));
+        lists.publish(&world.ca, next);
         tokio::time::sleep(Duration::from_millis(u64::from(number % 7) * 9)).await;
     }
     let last = Crl::new().number(60).revoke(world.caller.serial());
-    replace(&list, last.signed_by(world.ca.intermediate()));
+    lists.publish(&world.ca, last);
     assert!(stream.read_until(|_| false).await.closed);
     assert_eq!(world.client().refusal().await.alert(), Some(44));
 }
 
 #[tokio::test]
 async fn an_h2_stream_is_cut_within_the_promised_time() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let client = world.client().protocol(Protocol::Http2);
     let mut session = client.session().await.unwrap();
     let mut answer = session.start(get("/hang-mid-body")).await.unwrap();
     assert_eq!(answer.status(), 200);
     let written = Instant::now();
-    revoke(&world, &list);
+    lists.revoke(&world.ca, &world.caller);
     let ended = in_time("the stream's end", async {
         loop {
             match answer.body_mut().frame().await {
@@ -126,11 +128,9 @@ async fn a_websocket_is_cut_within_the_promised_time() {
     ] {
         let ca = TestCa::new("example.org");
         let service = Switching::http2(true, None).await;
-        let root = ca.write("root.crl", Crl::new().signed_by(ca.root()));
-        let list = ca.write("issuing.crl", Crl::new().signed_by(ca.intermediate()));
-        let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), list.display());
+        let lists = RevocationLists::of(&ca);
         let settings = Settings::new(&ca)
-            .trust(&ca, &crls)
+            .trust(&ca, &lists.setting())
             .upstream_with(
                 "orders",
                 service.address(),
@@ -154,8 +154,7 @@ async fn a_websocket_is_cut_within_the_promised_time() {
         tunnel.write(b"hello").await.unwrap();
         assert_eq!(tunnel.read_until(|o| o.len() >= 5).await.text(), "HELLO");
         let written = Instant::now();
-        let newer = Crl::new().number(2).revoke(caller.serial());
-        replace(&list, newer.signed_by(ca.intermediate()));
+        lists.revoke(&ca, &caller);
         assert!(tunnel.read_until(|_| false).await.closed);
         assert!(written.elapsed() < PROMISED, "{:?}", written.elapsed());
         let line = gateway.audit().request("/socket").await;
@@ -195,24 +194,6 @@ async fn bad_material_at_reload_changes_nothing() {
     }
     // The connection is the one of the beginning.
     assert_eq!(session.get("/a").await.unwrap().status, 200);
-}
-
-async fn readyz(gateway: &Gateway, wanted: &str, there: bool) {
-    let wait = async {
-        loop {
-            let answer = plain(gateway.admin(), "GET", "/readyz", &[]).await;
-            if answer.body.contains(wanted) == there {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    if tokio::time::timeout(countersign_testkit::DEADLINE, wait)
-        .await
-        .is_err()
-    {
-        panic!("{wanted:?}, {there}:\n{}", gateway.stderr());
-    }
 }
 
 #[tokio::test]
@@ -296,13 +277,17 @@ async fn assert_refused(mut connection: Connection) {
 
 #[tokio::test]
 async fn a_revocation_counts_while_the_gateway_drains() {
-    let (mut world, list) = revocable().await;
+    let (mut world, lists) = revocable().await;
     let other = world.client_as("/ns/shop/sa/other");
     let mut cut = streaming(&world.client()).await;
     let mut kept = streaming(&other).await;
     world.gateway.terminate().await;
-    readyz(&world.gateway, "draining", true).await;
-    revoke(&world, &list);
+    until("draining to be announced", async || {
+        let ready = plain(world.gateway.admin(), "GET", "/readyz", &[]).await;
+        ready.body.contains("draining")
+    })
+    .await;
+    lists.revoke(&world.ca, &world.caller);
     assert!(cut.read_until(|_| false).await.closed);
     let line = world
         .gateway
@@ -322,24 +307,22 @@ async fn a_revocation_counts_while_the_gateway_drains() {
 async fn bad_material_of_one_domain_at_reload_leaves_the_others_as_they_are() {
     let (ours, theirs) = (TestCa::new("example.org"), TestCa::new("other.test"));
     let echo = Echo::start().await;
-    let list = theirs.write("issuing.crl", Crl::new().signed_by(theirs.intermediate()));
-    let root = theirs.write("root.crl", Crl::new().signed_by(theirs.root()));
-    let crls = format!("crls = [\"{}\", \"{}\"]", root.display(), list.display());
+    let lists = RevocationLists::of(&theirs);
     let settings = Settings::new(&ours)
         .trust(&ours, "revocation = \"off\"")
-        .trust(&theirs, &crls)
+        .trust(&theirs, &lists.setting())
         .everything_to(echo.address());
     let gateway = Gateway::start(BINARY, &settings).await;
     let our_caller = ours.client(CALLER);
     let their_caller = theirs.client(CALLER);
     for content in [&b""[..], &b"\x30\x84\xff\xff\xff\xff"[..]] {
-        replace(&list, content);
+        replace(&lists.issuing, content);
         readyz(&gateway, "issuing.crl", true).await;
         for caller in [&our_caller, &their_caller] {
             let answer = gateway.client(HOST).with(caller).get("/a").await.unwrap();
             assert_eq!(answer.status, 200);
         }
-        replace(&list, Crl::new().signed_by(theirs.intermediate()));
+        lists.publish(&theirs, Crl::new());
         readyz(&gateway, "issuing.crl", false).await;
     }
 }

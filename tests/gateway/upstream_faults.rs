@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use super::World;
+use crate::support::{HOST, World};
 
 /// A gateway whose `orders` upstream is this one, and `/good` leads to an echo.
 async fn world(service: SocketAddr) -> World {
@@ -79,10 +79,7 @@ async fn a_service_that_dies_within_its_answer() {
         let answer = session.send(get("/die-mid-body")).await;
         assert!(answer.is_err(), "half an answer passed for a whole one");
     }
-    let raw = format!(
-        "GET /die-mid-body HTTP/1.1\r\nHost: {}\r\n\r\n",
-        super::HOST
-    );
+    let raw = format!("GET /die-mid-body HTTP/1.1\r\nHost: {}\r\n\r\n", HOST);
     let answer = world
         .client()
         .raw(raw.as_bytes(), std::time::Duration::from_secs(5))

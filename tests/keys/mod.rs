@@ -3,61 +3,14 @@
 
 mod assertions;
 
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A finished run of the program.
-struct Run {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Run {
-    fn of(arguments: &[&str], stdin: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_countersign"))
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // A program that refuses its arguments does not read its input.
-        let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
-        let output = child.wait_with_output().unwrap();
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-
-    #[track_caller]
-    fn done(self) -> Self {
-        assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
-        self
-    }
-
-    /// Fails the test unless the program ended with `code` and said `words`.
-    #[track_caller]
-    fn refused(self, code: i32, words: &str) -> Self {
-        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
-        assert!(self.stderr.contains(words), "{words:?} in: {}", self.stderr);
-        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        assert_eq!(self.stdout.lines().count(), 1, "{}", self.stdout);
-        serde_json::from_str(&self.stdout).unwrap()
-    }
-}
+use crate::support::{BINARY, Run, countersign, mode, obstruct};
 
 /// A directory for keys, which the program makes when it needs it.
 struct Keys {
@@ -81,7 +34,7 @@ impl Keys {
 
     fn run(&self, arguments: &[&str]) -> Run {
         let directory = self.path.to_str().unwrap();
-        Run::of(&[&["keys"], arguments, &["--dir", directory]].concat(), "")
+        countersign(&[&["keys"], arguments, &["--dir", directory]].concat(), "")
     }
 
     fn key_file(&self, kid: &str) -> PathBuf {
@@ -103,10 +56,6 @@ impl Keys {
     fn jwks(&self) -> Value {
         self.run(&["jwks"]).done().json()
     }
-}
-
-fn mode(path: &Path) -> u32 {
-    path.metadata().unwrap().permissions().mode() & 0o777
 }
 
 #[test]
@@ -150,7 +99,7 @@ fn people_are_told_what_was_made_and_what_comes_next() {
         list.contains("current") && list.contains("signs from 20"),
         "{list}"
     );
-    let help = Run::of(&["keys", "generate", "--help"], "").done();
+    let help = countersign(&["keys", "generate", "--help"], "").done();
     assert!(help.stdout.contains("Examples:"));
 }
 
@@ -189,7 +138,7 @@ fn without_keys_the_command_that_makes_one_is_named() {
     keys.run(&["revoke", "x"])
         .refused(1, "countersign keys generate");
     assert!(!keys.path.exists());
-    Run::of(&["keys", "generate"], "").refused(2, "--dir");
+    countersign(&["keys", "generate"], "").refused(2, "--dir");
 }
 
 #[test]
@@ -256,14 +205,14 @@ fn what_is_no_file_blocks_nobody_and_is_named() {
         for file in [".lock", "ring.json", "KID.key"] {
             let (keys, kid) = Keys::with_one("ES256");
             let name = file.replace("KID", &kid);
-            crate::pki::obstruct(&keys.path.join(&name), what);
+            obstruct(&keys.path.join(&name), what);
             let mut refused = 0;
             for command in ["list", "jwks", "rotate"] {
-                let mut program = Command::new(env!("CARGO_BIN_EXE_countersign"));
+                let mut program = Command::new(BINARY);
                 program.args(["keys", command, "--dir"]).arg(&keys.path);
-                let output = crate::pki::ended(&mut program);
-                if !output.status.success() {
-                    let said = String::from_utf8(output.stderr).unwrap();
+                let run = Run::in_time(&mut program);
+                if run.code != 0 {
+                    let said = run.stderr;
                     let words = ["named pipe", "device", "symbolic link", "directory"];
                     assert!(
                         said.contains(&name) && words.iter().any(|words| said.contains(words)),
@@ -304,24 +253,24 @@ fn processes_at_the_same_time_lose_no_key() {
 
 #[test]
 fn reasons_are_explained_listed_and_suggested() {
-    let all = Run::of(&["reasons", "--json"], "").done().json();
+    let all = countersign(&["reasons", "--json"], "").done().json();
     let all = all["reasons"].as_array().unwrap();
-    let list = Run::of(&["reasons"], "").done().stdout;
+    let list = countersign(&["reasons"], "").done().stdout;
     assert_eq!(list.lines().count(), all.len() + 1);
     for reason in all {
         let code = reason["code"].as_str().unwrap();
         assert!(list.contains(code));
         assert!(!reason["hint"].as_str().unwrap().is_empty());
     }
-    let one = Run::of(&["reasons", "certificate-revoked", "--json"], "")
+    let one = countersign(&["reasons", "certificate-revoked", "--json"], "")
         .done()
         .json();
     assert_eq!(one["status"], 403);
     assert_eq!(one["tls_alert"]["number"], 44);
-    let words = Run::of(&["reasons", "token-scope"], "").done().stdout;
+    let words = countersign(&["reasons", "token-scope"], "").done().stdout;
     assert!(words.starts_with("token-scope: "));
-    Run::of(&["reasons", "certificate-revokd"], "").refused(2, "certificate-revoked");
-    Run::of(&["reasons", "xyzzy"], "").refused(2, "countersign reasons");
-    let page = Run::of(&["reasons", "--markdown"], "").done().stdout;
+    countersign(&["reasons", "certificate-revokd"], "").refused(2, "certificate-revoked");
+    countersign(&["reasons", "xyzzy"], "").refused(2, "countersign reasons");
+    let page = countersign(&["reasons", "--markdown"], "").done().stdout;
     assert!(page.starts_with("# Reason codes\n"));
 }

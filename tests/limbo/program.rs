@@ -1,49 +1,26 @@
 //! `countersign pki verify` as a script meets it: exit codes, the reason on
 //! standard error, `-`, times, and some cases of the corpus.
 
-use std::io::Write as _;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use countersign_testkit::{Crl, Leaf, TestCa};
 
 use super::{Case, corpus};
-
-struct Files {
-    folder: tempfile::TempDir,
-}
-
-impl Files {
-    fn new() -> Self {
-        Self {
-            folder: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    }
-}
+use crate::support::{BINARY, Files, Run};
 
 fn verify(purpose: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
-    command
-        .args(["pki", "verify", "--purpose", purpose])
-        .stdin(Stdio::null());
+    let mut command = Command::new(BINARY);
+    command.args(["pki", "verify", "--purpose", purpose]);
     command
 }
 
 #[track_caller]
-fn ends(output: &Output, code: i32, words: &str) {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert!(stderr.starts_with(words), "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
+fn ends(run: &Run, code: i32, words: &str) {
+    assert_eq!(run.code, code, "{run:?}");
+    assert!(run.stderr.starts_with(words), "{run:?}");
 }
 
-fn run(case: &Case) -> Output {
+fn run(case: &Case) -> Run {
     let files = Files::new();
     let mut command = verify("client");
     command
@@ -63,10 +40,7 @@ fn run(case: &Case) -> Output {
     if let Some(time) = &case.validation_time {
         command.args(["--time", time]);
     }
-    command
-        .arg(files.write("leaf.pem", &case.peer_certificate))
-        .output()
-        .unwrap()
+    Run::of(command.arg(files.write("leaf.pem", &case.peer_certificate)))
 }
 
 #[test]
@@ -112,13 +86,7 @@ fn a_chain_file_standard_input_and_revocation_lists() {
     let leaf = files.write("leaf.pem", caller.chain_pem());
     let check = |more: &[&str]| {
         let mut command = verify("client");
-        command
-            .arg("--roots")
-            .arg(&root)
-            .args(more)
-            .arg(&leaf)
-            .output()
-            .unwrap()
+        Run::of(command.arg("--roots").arg(&root).args(more).arg(&leaf))
     };
     ends(&check(&[]), 0, "");
     ends(
@@ -162,23 +130,13 @@ fn a_chain_file_standard_input_and_revocation_lists() {
         ends(&check(&lists), 3, "certificate-revoked: ");
     }
     let json = check(&["--json", "--crl", of_root, "--crl", revoking]);
-    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let json = json.json();
     assert_eq!(json["valid"], false);
     assert_eq!(json["reason"], "certificate-revoked");
 
-    let mut child = verify("client")
-        .args(["--json", "--roots"])
-        .arg(&root)
-        .arg("-")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(caller.chain_pem().as_bytes()).unwrap();
-    drop(input);
-    let output = child.wait_with_output().unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut command = verify("client");
+    command.args(["--json", "--roots"]).arg(&root).arg("-");
+    let json = Run::with_input(&mut command, caller.chain_pem()).json();
     assert_eq!(
         (json["valid"].as_bool(), json["certificates"].as_u64()),
         (Some(true), Some(3))
@@ -191,21 +149,16 @@ fn files_that_cannot_be_read_are_named() {
     let files = Files::new();
     let empty = files.write("empty.pem", "");
     let leaf = files.write("leaf.pem", ca.client("/a").chain_pem());
-    let missing = files.folder.path().join("missing.pem");
+    let missing = files.path("missing.pem");
     for (roots, leaf, named) in [
         (&missing, &leaf, "missing.pem"),
         (&empty, &leaf, "empty.pem"),
         (&ca.root_file(), &empty, "empty.pem"),
         (&ca.root_file(), &missing, "missing.pem"),
     ] {
-        let output = verify("client")
-            .arg("--roots")
-            .arg(roots)
-            .arg(leaf)
-            .output()
-            .unwrap();
-        ends(&output, 2, "countersign: ");
-        assert!(String::from_utf8_lossy(&output.stderr).contains(named));
+        let run = Run::of(verify("client").arg("--roots").arg(roots).arg(leaf));
+        ends(&run, 2, "countersign: ");
+        assert!(run.stderr.contains(named));
     }
 }
 
@@ -243,28 +196,16 @@ fn files_as_other_programs_write_them() {
     ] {
         let leaf = files.write(name, content);
         for roots in [&ca.root_file(), &der, &two] {
-            let output = verify("client")
-                .arg("--roots")
-                .arg(roots)
-                .arg(&leaf)
-                .output()
-                .unwrap();
-            ends(
-                &output,
-                code,
-                if code == 2 { "countersign: " } else { words },
-            );
-            assert!(
-                String::from_utf8_lossy(&output.stderr).contains(words),
-                "{name}"
-            );
+            let run = Run::of(verify("client").arg("--roots").arg(roots).arg(&leaf));
+            ends(&run, code, if code == 2 { "countersign: " } else { words });
+            assert!(run.stderr.contains(words), "{name}");
         }
     }
     for junk in [&b"\x30\x82"[..], &b"\x30\x83\xff\xff\xff\x00"[..]] {
         let leaf = files.write("junk.der", junk);
         let mut command = verify("client");
         command.arg("--roots").arg(ca.root_file()).arg(&leaf);
-        ends(&command.output().unwrap(), 3, "malformed-identity: ");
+        ends(&Run::of(&mut command), 3, "malformed-identity: ");
     }
 }
 
@@ -279,7 +220,7 @@ fn a_leaf_that_demands_a_policy_is_refused() {
     let mut command = verify("client");
     command.arg("--roots").arg(ca.root_file()).arg(&leaf);
     ends(
-        &command.output().unwrap(),
+        &Run::of(&mut command),
         3,
         "wrong-usage: the leaf demands policy processing",
     );
@@ -291,12 +232,12 @@ fn purposes_are_kept_apart() {
     let files = Files::new();
     let server = files.write("server.pem", ca.server(&["a.example.org"]).chain_pem());
     for (purpose, code) in [("server", 0), ("client", 3)] {
-        let output = verify(purpose)
-            .arg("--roots")
-            .arg(ca.root_file())
-            .arg(&server)
-            .output()
-            .unwrap();
-        ends(&output, code, if code == 0 { "" } else { "wrong-usage: " });
+        let run = Run::of(
+            verify(purpose)
+                .arg("--roots")
+                .arg(ca.root_file())
+                .arg(&server),
+        );
+        ends(&run, code, if code == 0 { "" } else { "wrong-usage: " });
     }
 }

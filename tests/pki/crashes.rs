@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rcgen::PublicKeyData as _;
 
 use super::{Authority, certificates, revocation_list};
+use crate::support::BINARY;
 
 /// When to kill one run of `runs`: spread over somewhat more than the time that an
 /// undisturbed one takes on this machine, beginning and end included.
@@ -263,7 +264,7 @@ fn a_read_only_directory_stays_as_it_is() {
     let home = authority.home.path();
     // Somebody else may not get to where the program was built.
     let program = home.join("countersign");
-    std::fs::copy(env!("CARGO_BIN_EXE_countersign"), &program).unwrap();
+    std::fs::copy(BINARY, &program).unwrap();
     set_modes(&authority.dir(), 0o555, 0o400, owner);
     let searchable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(home, searchable).unwrap();

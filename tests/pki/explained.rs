@@ -2,22 +2,17 @@
 
 use countersign_testkit::{Echo, Gateway};
 
+use super::Authority;
 use super::waiting::{gateway, issue};
-use super::{Authority, Run};
+use crate::support::{BINARY, Run};
 
 async fn explain(gateway: &Gateway, authority: &Authority, leaf: &str, more: &[&str]) -> Run {
-    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_countersign"))
-        .args(["explain", "--config"])
-        .arg(gateway.config_file())
-        .arg("--pki")
-        .arg(authority.dir())
-        .arg("--cert")
-        .arg(authority.path(&format!("issued/{leaf}.pem")))
-        .args(more)
-        .output()
-        .await
-        .unwrap();
-    Run::from(output)
+    let mut command = tokio::process::Command::new(BINARY);
+    command.args(["explain", "--config"]);
+    command.arg(gateway.config_file());
+    command.arg("--pki").arg(authority.dir()).arg("--cert");
+    command.arg(authority.path(&format!("issued/{leaf}.pem")));
+    Run::of_async(command.args(more)).await
 }
 
 #[tokio::test]

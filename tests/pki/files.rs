@@ -1,14 +1,10 @@
 //! Which files there are, with which modes, and that none is lost or replaced.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Authority, Run, certificates, pki, revocation_list};
-
-fn mode(path: &Path) -> u32 {
-    path.metadata().unwrap().permissions().mode() & 0o777
-}
+use super::{Authority, certificates, pki, revocation_list};
+use crate::support::{BINARY, Run, mode};
 
 const KEYS: [&str; 2] = ["root.key", "intermediate.key"];
 const PUBLIC: [&str; 6] = [
@@ -68,7 +64,7 @@ fn modes_do_not_depend_on_the_umask() {
             "-c",
             "umask 000; exec \"$0\" pki issue spiffe://example.org/a --dir \"$1\"",
         ])
-        .arg(env!("CARGO_BIN_EXE_countersign"))
+        .arg(BINARY)
         .arg(authority.dir())
         .output()
         .unwrap();

@@ -16,7 +16,8 @@ use rustls_pki_types::{
 };
 use serde_json::Value;
 
-use super::{Authority, Run, certificates};
+use super::{Authority, certificates};
+use crate::support::{BINARY, Run};
 
 fn trust(out: &Path, identity_from: Vec<NameType>) -> ClientTrust {
     let read = |name: &str| std::fs::read(out.join(name)).unwrap();
@@ -120,11 +121,7 @@ async fn gateway(out: &Path, manifest: &Value, identity_from: &Value, echo: &Ech
         manifest["revocation"],
     );
     let settings = Settings::new(&TestCa::new("example.org")).trust_domain(&domain);
-    Gateway::start(
-        env!("CARGO_BIN_EXE_countersign"),
-        &settings.everything_to(echo.address()),
-    )
-    .await
+    Gateway::start(BINARY, &settings.everything_to(echo.address())).await
 }
 
 fn credentials(out: &Path, fixture: &Value) -> Credentials {

@@ -2,11 +2,12 @@
 //! absent, unless `COUNTERSIGN_REQUIRE_TOOLS=1`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use countersign_testkit::skipped::has_tool;
 
-use super::{Authority, Run};
+use super::Authority;
+use crate::support::Run;
 
 /// A server, a client and a peer, of which the client is revoked.
 struct Issued {
@@ -115,7 +116,7 @@ organizational_unit = "Batch"
 "#;
 
 fn run(command: &mut Command) -> Run {
-    Run::of(command.stdin(Stdio::null()))
+    Run::of(command)
 }
 
 fn source(name: &str) -> PathBuf {

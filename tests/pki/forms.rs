@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use countersign_testkit::skipped::has_tool;
 use serde_json::Value;
 
-use super::{Authority, Run, certificates, pki};
+use super::{Authority, certificates, pki};
+use crate::support::{BINARY, Run};
 
 fn authority() -> (Authority, PathBuf) {
     let authority = Authority::new();
@@ -351,7 +352,7 @@ async fn a_live_server_is_inspected() {
     let settings = settings
         .server(&server)
         .everything_to("127.0.0.1:9".parse().unwrap());
-    let gateway = Gateway::start(env!("CARGO_BIN_EXE_countersign"), &settings).await;
+    let gateway = Gateway::start(BINARY, &settings).await;
     let port = gateway.listener().port();
     let look = |url: String| async move {
         let mut command = tokio::process::Command::from(pki(&["inspect", &url, "--json"]));

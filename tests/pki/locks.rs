@@ -7,14 +7,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Authority, Run, ended, obstruct, revocation_list};
+use countersign_testkit::skipped;
+
+use super::{Authority, revocation_list};
+use crate::support::{BINARY, Run, mode, obstruct};
 
 /// Neither the superuser, whom permissions do not stop, nor the owner of anything else.
 const NOBODY: u32 = 65_534;
-
-fn mode(path: &Path) -> u32 {
-    path.metadata().unwrap().permissions().mode() & 0o777
-}
 
 fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -35,7 +34,7 @@ fn what_can_be_locked_is_for_its_owner_alone() {
     let script = "umask 000; \"$0\" pki init --dir \"$1\" --trust-domain example.org \
         --no-passphrase && exec \"$0\" pki issue spiffe://example.org/a --dir \"$1\"";
     let mut shell = Command::new("sh");
-    shell.args(["-c", script, env!("CARGO_BIN_EXE_countersign")]);
+    shell.args(["-c", script, BINARY]);
     Run::of(shell.arg(authority.dir())).done();
     let files = [".lock", "inventory.db"].map(|name| authority.path(name));
     for file in &files {
@@ -50,8 +49,11 @@ fn what_can_be_locked_is_for_its_owner_alone() {
     for file in &files {
         assert_eq!(mode(file), 0o600, "{}", file.display());
     }
-    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
-        eprintln!("skipped: only the superuser can try as another user");
+    let is_superuser = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !skipped::machine(
+        "being another user, without being the superuser",
+        is_superuser,
+    ) {
         return;
     }
     set_mode(authority.home.path(), 0o755);
@@ -82,7 +84,7 @@ fn a_lock_that_stays_held_ends_the_wait_and_is_named() {
     let lock = File::open(authority.path(".lock")).unwrap();
     lock.lock().unwrap();
     let revoke = ["revoke", "--cert", &leaf];
-    let said = Run::from(ended(&mut authority.pki(&revoke))).refused(1, "try again");
+    let said = Run::in_time(&mut authority.pki(&revoke)).refused(1, "try again");
     let place = authority.path(".lock").display().to_string();
     assert!(
         said.stderr.contains(&format!("{place} is locked by ")),
@@ -126,7 +128,7 @@ fn what_is_no_file_blocks_nobody_and_is_named() {
             ];
             let mut refused = 0;
             for command in commands {
-                let said = Run::from(ended(&mut authority.pki(command)));
+                let said = Run::in_time(&mut authority.pki(command));
                 if said.code != 0 {
                     let said = said.refused(1, begins);
                     refused += 1;
@@ -159,7 +161,7 @@ fn what_is_no_list_gives_way_to_one() {
         let list = authority.path("crl/intermediate.crl");
         obstruct(&list, what);
         let revoke = ["revoke", "--cert", &leaf];
-        let said = Run::from(ended(&mut authority.pki(&revoke)));
+        let said = Run::in_time(&mut authority.pki(&revoke));
         if gives_way {
             said.done();
             assert!(list.symlink_metadata().unwrap().is_file());
@@ -199,9 +201,9 @@ fn a_key_to_be_imported_may_come_through_a_pipe() {
     let script = "cat \"$1/root.key\" | \"$0\" pki init --dir \"$2\" --trust-domain example.org \
         --no-passphrase --ca-cert \"$1/root.pem\" --ca-key /dev/stdin";
     let mut shell = Command::new("sh");
-    shell.args(["-c", script, env!("CARGO_BIN_EXE_countersign")]);
+    shell.args(["-c", script, BINARY]);
     let other = authority.home.path().join("other");
-    Run::from(ended(shell.arg(authority.dir()).arg(&other))).done();
+    Run::in_time(shell.arg(authority.dir()).arg(&other)).done();
     let key = std::fs::read(other.join("root.key")).unwrap();
     assert_eq!(key, authority.read("root.key"));
 }

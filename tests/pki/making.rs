@@ -3,7 +3,8 @@
 use countersign_testkit::skipped::has_tool;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
-use super::{Run, certificates, pki};
+use super::{certificates, pki};
+use crate::support::Run;
 
 struct Home(tempfile::TempDir);
 

@@ -23,99 +23,15 @@ mod unusable_lists;
 mod waiting;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-/// A finished run of the program.
-struct Run {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Run {
-    fn of(command: &mut Command) -> Self {
-        Self::from(command.output().unwrap())
-    }
-
-    /// Fails the test unless the program was done (exit code 0).
-    #[track_caller]
-    fn done(self) -> Self {
-        assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
-        self
-    }
-
-    /// Fails the test unless the program ended with `code` and said `words`,
-    /// without panicking and without a result on standard output.
-    #[track_caller]
-    fn refused(self, code: i32, words: &str) -> Self {
-        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
-        assert!(self.stderr.contains(words), "{words:?} in: {}", self.stderr);
-        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
-        assert_eq!(self.stdout, "");
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> serde_json::Value {
-        assert_eq!(self.stdout.lines().count(), 1, "{}", self.stdout);
-        serde_json::from_str(&self.stdout).unwrap()
-    }
-}
-
-impl From<Output> for Run {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-}
-
-/// Runs a command that has to end by itself: one that blocks is killed, and fails the
-/// test.
-#[track_caller]
-pub(crate) fn ended(command: &mut Command) -> Output {
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let id = child.id().to_string();
-    let (said, hears) = mpsc::channel();
-    std::thread::spawn(move || said.send(child.wait_with_output()));
-    match hears.recv_timeout(Duration::from_secs(60)) {
-        Ok(output) => output.unwrap(),
-        Err(_) => {
-            Command::new("kill").args(["-9", &id]).status().unwrap();
-            panic!("{command:?} does not end");
-        }
-    }
-}
-
-/// Replaces a file by something that blocks its readers, or has no end.
-pub(crate) fn obstruct(path: &Path, what: &str) {
-    if path.is_dir() {
-        std::fs::remove_dir_all(path).unwrap();
-    } else if path.symlink_metadata().is_ok() {
-        std::fs::remove_file(path).unwrap();
-    }
-    match what {
-        "named pipe" => assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
-        "device" => std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
-        "directory" => std::fs::create_dir(path).unwrap(),
-        other => panic!("{other}?"),
-    }
-}
+use crate::support::{BINARY, Run};
 
 /// `countersign pki …`, without a terminal.
 fn pki(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+    let mut command = Command::new(BINARY);
     command.arg("pki").args(arguments).stdin(Stdio::null());
     command
 }

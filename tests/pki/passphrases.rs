@@ -1,9 +1,10 @@
 //! Encrypted keys: where passphrases come from and what happens without one.
 
 use std::fs::File;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use super::{Run, pki};
+use super::pki;
+use crate::support::{BINARY, Run};
 
 #[test]
 fn without_a_terminal_and_without_a_passphrase_nothing_is_made() {
@@ -50,8 +51,7 @@ fn keys_are_encrypted_and_every_source_of_the_passphrase_works() {
             "-c",
             "exec \"$0\" pki issue spiffe://example.org/fd --dir \"$1\" --passphrase-fd 3 3<\"$2\"",
         ])
-        .args([env!("CARGO_BIN_EXE_countersign"), dir, file_argument])
-        .stdin(Stdio::null())
+        .args([BINARY, dir, file_argument])
         .output()
         .unwrap();
     Run::from(descriptor).done();

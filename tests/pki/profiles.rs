@@ -2,11 +2,12 @@
 //! not allowed is refused with a reason.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use countersign_testkit::skipped::has_tool;
 
-use super::{Authority, Run, certificates, pki};
+use super::{Authority, certificates, pki};
+use crate::support::Run;
 
 const PROFILES: &str = r#"
 [[profile]]
@@ -49,7 +50,7 @@ fn lifetime(path: &Path) -> i64 {
 fn text(path: &Path) -> String {
     let mut command = Command::new("openssl");
     command.args(["x509", "-noout", "-text", "-in"]).arg(path);
-    Run::of(command.stdin(Stdio::null())).done().stdout
+    Run::of(&mut command).done().stdout
 }
 
 #[test]

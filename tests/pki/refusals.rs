@@ -1,6 +1,7 @@
 //! Bad input: every time a clear reason, the right exit code, and nothing made.
 
-use super::{Authority, Run, pki};
+use super::{Authority, pki};
+use crate::support::Run;
 
 #[test]
 fn what_the_gateway_would_refuse_is_not_issued() {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, SanType};
 
-use super::{Authority, Run, certificates};
+use super::{Authority, certificates};
+use crate::support::Run;
 
 fn request(
     authority: &Authority,

@@ -1,11 +1,12 @@
 //! Authorities without intermediate, and RSA.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use countersign_testkit::skipped::has_tool;
 
-use super::{Authority, Run, certificates, pki, revocation_list};
+use super::{Authority, certificates, pki, revocation_list};
+use crate::support::Run;
 
 fn init(dir: &Path, more: &[&str]) -> Run {
     let mut command = pki(&["init", "--trust-domain", "example.org", "--no-passphrase"]);
@@ -32,7 +33,7 @@ fn openssl(authority: &Authority, leaf: &str) -> Run {
     command.args(["verify", "-x509_strict", "-crl_check", "-CAfile"]);
     command.arg(authority.path("trust.pem")).arg("-CRLfile");
     command.arg(authority.path("crl/root.crl"));
-    Run::of(command.arg(authority.path(leaf)).stdin(Stdio::null()))
+    Run::of(command.arg(authority.path(leaf)))
 }
 
 #[test]
@@ -168,7 +169,7 @@ fn rsa_root(home: &Path) -> [PathBuf; 2] {
         .arg(&files[0])
         .arg("-keyout")
         .arg(&files[1]);
-    Run::of(command.stdin(Stdio::null())).done();
+    Run::of(&mut command).done();
     files
 }
 
@@ -192,7 +193,7 @@ fn rsa_roots_are_taken_by_every_build() {
         let mut command = Command::new("openssl");
         command.args(["verify", "-x509_strict", "-CAfile"]);
         command.arg(authority.path("trust.pem")).arg("-untrusted");
-        Run::of(command.arg(&leaf).arg(&leaf).stdin(Stdio::null())).done();
+        Run::of(command.arg(&leaf).arg(&leaf)).done();
         authority.run(&["crl", "--issuer", "root"]).done();
         let mut command = pki(&["verify", "--purpose", "server", "--roots"]);
         Run::of(command.arg(authority.path("trust.pem")).arg(&leaf)).done();
@@ -218,6 +219,6 @@ fn rsa_keys_are_made_or_the_build_says_why_not() {
         let mut command = Command::new("openssl");
         command.args(["verify", "-x509_strict", "-CAfile"]);
         command.arg(dir.join("trust.pem")).arg("-untrusted");
-        Run::of(command.arg(&leaf).arg(&leaf).stdin(Stdio::null())).done();
+        Run::of(command.arg(&leaf).arg(&leaf)).done();
     }
 }

@@ -2,12 +2,13 @@
 //! unasked, nothing half done after a kill.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use countersign_testkit::skipped::has_tool;
 
 use super::crashes::{Moments, kill_after};
-use super::{Authority, Run, certificates, revocation_list};
+use super::{Authority, certificates, revocation_list};
+use crate::support::Run;
 
 const PREPARE: [&str; 2] = ["rotate", "prepare"];
 const RETIRE: [&str; 3] = ["rotate", "retire", "--force"];
@@ -32,7 +33,7 @@ fn openssl(authority: &Authority, leaf: &str) -> Run {
         command.arg("-CRLfile").arg(authority.path(list));
     }
     command.arg("-untrusted").arg(&leaf).arg(&leaf);
-    Run::of(command.stdin(Stdio::null()))
+    Run::of(&mut command)
 }
 
 /// How many lists a file holds, and how many entries all of them have.

@@ -5,14 +5,15 @@ use std::process::{Command, Stdio};
 
 use countersign_testkit::skipped::has_tool;
 
-use super::{Authority, Run};
+use super::Authority;
+use crate::support::{BINARY, Run};
 
 /// Runs `countersign pki …` in a directory, on a terminal where somebody types.
 fn on_a_terminal(directory: &std::path::Path, arguments: &[&str], typed: &str) -> Option<Run> {
     if !has_tool("script", "--version") {
         return None;
     }
-    let command = std::iter::once(env!("CARGO_BIN_EXE_countersign"))
+    let command = std::iter::once(BINARY)
         .chain(std::iter::once("pki"))
         .chain(arguments.iter().copied())
         .map(|word| format!("'{word}'"))

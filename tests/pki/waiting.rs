@@ -10,7 +10,8 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
 
-use super::{Authority, Run, certificates, revocation_list};
+use super::{Authority, certificates, revocation_list};
+use crate::support::{BINARY, Run};
 
 /// Longest time that anything here may take.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -25,7 +26,7 @@ pub(super) async fn gateway(authority: &Authority, echo: &Echo, revocation: &str
         .trust_domain(&domain)
         .set("admin", "socket", "\"admin.sock\"")
         .everything_to(echo.address());
-    Gateway::start(env!("CARGO_BIN_EXE_countersign"), &settings).await
+    Gateway::start(BINARY, &settings).await
 }
 
 fn with_lists(authority: &Authority) -> String {
@@ -53,7 +54,7 @@ pub(super) fn issue(authority: &Authority, name: &str) -> Credentials {
 /// Runs a command while the gateways of this test go on.
 async fn run(authority: &Authority, arguments: &[&str]) -> Run {
     let mut command = tokio::process::Command::from(authority.pki(arguments));
-    Run::from(command.output().await.unwrap())
+    Run::of_async(&mut command).await
 }
 
 #[tokio::test]
@@ -134,7 +135,7 @@ async fn an_operator_waits_from_afar() {
         .trust_domain(&domain)
         .set("admin", "operators", "[\"spiffe://example.org/ops\"]")
         .everything_to(echo.address());
-    let gateway = Gateway::start(env!("CARGO_BIN_EXE_countersign"), &settings).await;
+    let gateway = Gateway::start(BINARY, &settings).await;
     let client = gateway.client("orders.example.org").with(&thief);
     let mut theirs = client.session().await.unwrap();
     assert_eq!(theirs.get("/a").await.unwrap().status, 200);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::gateway::root;
+use crate::support::root;
 
 type Members = BTreeSet<String>;
 

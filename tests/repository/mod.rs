@@ -73,7 +73,7 @@ fn holds_private_key(text: &str) -> bool {
 
 #[test]
 fn no_private_key_is_committed() {
-    let root = super::gateway::root();
+    let root = crate::support::root();
     let files = files(&root);
     assert!(files.len() > 20, "only {} files were found", files.len());
     for path in files {

@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use super::{Files, countersign, text};
+use super::text;
+use crate::support::{Files, countersign};
 
 #[test]
 fn a_key_is_printed_once_and_only_its_hash_is_kept() {
@@ -10,7 +11,7 @@ fn a_key_is_printed_once_and_only_its_hash_is_kept() {
     let hmac = files.write("x", "").with_file_name("api-keys.hmac");
     let new = |more: &[&str]| {
         let base = ["api-key", "new", "batch", "--hmac-key", text(&hmac)];
-        countersign(&[&base[..], more].concat(), None)
+        countersign(&[&base[..], more].concat(), "")
     };
     let run = new(&[
         "--expires",
@@ -54,7 +55,7 @@ fn bad_usage_is_said_so() {
         vec!["batch", "--hmac-key", text(&short)],
         vec!["batch", "--hmac-key", text(&short), "--network", "x"],
     ] {
-        let run = countersign(&[&["api-key", "new"][..], &arguments].concat(), None);
+        let run = countersign(&[&["api-key", "new"][..], &arguments].concat(), "");
         assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{}", run.stderr);
     }
 }

@@ -6,7 +6,8 @@
 use countersign_testkit::skipped::corpus;
 use serde_json::{Value, json};
 
-use super::{Files, countersign, text};
+use super::text;
+use crate::support::{Files, countersign};
 
 /// Valid cases that are refused: the token's algorithm differs from the key's
 /// `alg` (346, 350), and P-521 (347, 351).
@@ -40,7 +41,7 @@ fn check(file: &str) -> Option<(usize, usize)> {
                     text(&jwks),
                     text(&token),
                 ],
-                None,
+                "",
             );
             let expected = valid && !symmetric && !REFUSED.contains(&number);
             let code = if expected { 0 } else { 3 };

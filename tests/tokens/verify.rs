@@ -1,39 +1,20 @@
 //! `countersign token verify`: files, words and exit codes.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use countersign_testkit::{Idp, TestCa, sha256};
 use serde_json::json;
 
-use super::{Files, countersign, text};
-
-const ISSUER: &str = "https://idp.example.org";
-
-fn now() -> u64 {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the program under test reads the real clock"
-    )]
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
-}
+use super::text;
+use crate::support::{Files, TOKEN_ISSUER, base64url, countersign, now};
 
 fn claims(certificate: Option<&[u8]>) -> serde_json::Value {
     let mut claims = json!({
-        "iss": ISSUER, "aud": ["orders"], "sub": "alice", "client_id": "app",
+        "iss": TOKEN_ISSUER, "aud": ["orders"], "sub": "alice", "client_id": "app",
         "iat": now(), "exp": now() + 60, "jti": "1", "scope": "orders:read",
     });
     if let Some(der) = certificate {
         claims["cnf"] = json!({"x5t#S256": base64url(&sha256(der))});
     }
     claims
-}
-
-fn base64url(octets: &[u8]) -> String {
-    use base64ct::Encoding as _;
-    base64ct::Base64UrlUnpadded::encode_string(octets)
 }
 
 #[test]
@@ -48,12 +29,12 @@ fn a_bound_token_needs_its_certificate() {
     let other_cert = files.write("other.der", other.leaf());
     let verify = |cert: Option<&std::path::Path>, audience: &str| {
         let mut arguments = vec!["token", "verify", "--json", "--jwks", text(&jwks)];
-        arguments.extend(["--issuer", ISSUER, "--audience", audience]);
+        arguments.extend(["--issuer", TOKEN_ISSUER, "--audience", audience]);
         if let Some(cert) = cert {
             arguments.extend(["--cert", text(cert)]);
         }
         arguments.push(text(&token));
-        countersign(&arguments, None)
+        countersign(&arguments, "")
     };
     let good = verify(Some(&my_cert), "orders");
     assert_eq!(good.code, 0, "{}", good.stderr);
@@ -61,10 +42,10 @@ fn a_bound_token_needs_its_certificate() {
     assert_eq!(document["bound"], true);
     assert_eq!(document["token"]["sub"], "alice");
     assert!(document["token"]["ath"].is_string());
-    verify(None, "orders").refused("token-binding-mismatch");
-    verify(Some(&other_cert), "orders").refused("token-binding-mismatch");
+    verify(None, "orders").says_no("token-binding-mismatch");
+    verify(Some(&other_cert), "orders").says_no("token-binding-mismatch");
     let audience = verify(Some(&my_cert), "payments");
-    audience.refused("token-audience");
+    audience.says_no("token-audience");
     assert_eq!(audience.json()["code"], "token-audience");
 }
 
@@ -75,20 +56,18 @@ fn a_token_comes_from_standard_input_too() {
     let jwks = files.write("keys.json", Idp::key_set(&[&key]).to_string());
     let token = key.sign(&claims(None));
     let base = ["token", "verify", "--jwks", text(&jwks)];
-    let run = |more: &[&str], token: &str| {
-        countersign(&[&base[..], more].concat(), Some(token.as_bytes()))
-    };
+    let run = |more: &[&str], token: &str| countersign(&[&base[..], more].concat(), token);
     assert_eq!(run(&["-"], &token).code, 0);
     assert_eq!(run(&["-"], &format!("{token}\n")).code, 0);
-    run(&["-"], &format!("{token}\n\n")).refused("token-malformed");
-    run(&["-"], &format!(" {token}")).refused("token-malformed");
-    run(&["-"], "").refused("token-malformed");
-    run(&["-"], &"a".repeat(100_000)).refused("token-malformed");
+    run(&["-"], &format!("{token}\n\n")).says_no("token-malformed");
+    run(&["-"], &format!(" {token}")).says_no("token-malformed");
+    run(&["-"], "").says_no("token-malformed");
+    run(&["-"], &"a".repeat(100_000)).says_no("token-malformed");
     assert_eq!(run(&["--algorithm", "ES256", "-"], &token).code, 0);
-    run(&["--algorithm", "EdDSA", "-"], &token).refused("token-algorithm");
-    run(&["--algorithm", "HS256", "-"], &token).refused("token-algorithm");
+    run(&["--algorithm", "EdDSA", "-"], &token).says_no("token-algorithm");
+    run(&["--algorithm", "HS256", "-"], &token).says_no("token-algorithm");
     // Certificate-bound tokens do not turn into unbound ones for want of --cert.
-    run(&["--issuer", "x", "--audience", "orders", "-"], &token).refused("token-issuer");
+    run(&["--issuer", "x", "--audience", "orders", "-"], &token).says_no("token-issuer");
 }
 
 #[test]
@@ -103,13 +82,19 @@ fn unreadable_files_are_bad_usage() {
         vec!["--jwks", text(&missing), text(&token)],
         vec!["--jwks", text(&html), text(&token)],
         vec!["--jwks", text(&jwks), text(&missing)],
-        vec!["--jwks", text(&jwks), "--issuer", ISSUER, text(&token)],
+        vec![
+            "--jwks",
+            text(&jwks),
+            "--issuer",
+            TOKEN_ISSUER,
+            text(&token),
+        ],
         vec!["--jwks", text(&jwks), "--audience", "orders", text(&token)],
         vec![
             "--jwks",
             text(&jwks),
             "--issuer",
-            ISSUER,
+            TOKEN_ISSUER,
             "--audience",
             "a",
             "--cert",
@@ -118,7 +103,7 @@ fn unreadable_files_are_bad_usage() {
         ],
         vec![text(&token)],
     ] {
-        let run = countersign(&[&["token", "verify"][..], &arguments].concat(), None);
+        let run = countersign(&[&["token", "verify"][..], &arguments].concat(), "");
         assert_eq!(run.code, 2, "{arguments:?}: {}", run.stderr);
         assert_eq!(run.stdout, "");
     }

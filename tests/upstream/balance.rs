@@ -3,7 +3,8 @@
 use countersign_testkit::{Credentials, Echo, TestCa};
 use tokio::net::TcpListener;
 
-use super::{HOST, Named, World, http};
+use super::{Named, http};
+use crate::support::{Front, HOST};
 
 async fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -17,7 +18,7 @@ async fn requests_go_past_an_endpoint_that_is_not_there() {
     for balance in ["round-robin", "least-requests", "caller"] {
         let endpoints = [nobody().await, http(echo.address()), nobody().await];
         let more = format!("balance = \"{balance}\"\n");
-        let world = World::open(&ca, &endpoints, &more).await;
+        let world = Front::open(&ca, &endpoints, &more).await;
         let mut session = world.client().session().await.unwrap();
         for _ in 0..12 {
             let answer = session.get("/a").await.unwrap();
@@ -35,7 +36,7 @@ async fn all_endpoints_are_used_in_turn_and_one_by_each_caller() {
         Echo::start().await,
     ];
     let endpoints: Vec<_> = echoes.iter().map(|echo| http(echo.address())).collect();
-    let world = World::open(&ca, &endpoints, "").await;
+    let world = Front::open(&ca, &endpoints, "").await;
     let mut session = world.client().session().await.unwrap();
     for _ in 0..9 {
         session.get("/a").await.unwrap();
@@ -43,7 +44,7 @@ async fn all_endpoints_are_used_in_turn_and_one_by_each_caller() {
     let counts: Vec<_> = echoes.iter().map(Echo::requests).collect();
     assert_eq!(counts, [3, 3, 3]);
 
-    let world = World::open(&ca, &endpoints, "balance = \"caller\"\n").await;
+    let world = Front::open(&ca, &endpoints, "balance = \"caller\"\n").await;
     for _ in 0..6 {
         world.client().get("/b").await.unwrap();
     }
@@ -55,7 +56,7 @@ async fn all_endpoints_are_used_in_turn_and_one_by_each_caller() {
 }
 
 /// Which of the services each caller is served by.
-async fn served_by(world: &World, callers: &[Credentials]) -> Vec<String> {
+async fn served_by(world: &Front, callers: &[Credentials]) -> Vec<String> {
     let mut names = Vec::new();
     for caller in callers {
         let client = world.gateway.client(HOST).with(caller);
@@ -75,7 +76,7 @@ async fn only_the_callers_of_an_endpoint_that_dies_go_elsewhere() {
         Named::start("three").await,
     ];
     let endpoints: Vec<_> = services.iter().map(|one| http(one.address)).collect();
-    let world = World::open(&ca, &endpoints, "balance = \"caller\"\n").await;
+    let world = Front::open(&ca, &endpoints, "balance = \"caller\"\n").await;
     let callers: Vec<_> = (0..16)
         .map(|number| ca.client(&format!("/ns/shop/sa/caller-{number}")))
         .collect();
@@ -101,7 +102,7 @@ async fn requests_go_where_the_fewest_are_in_progress() {
     let ca = TestCa::new("example.org");
     let echoes = [Echo::start().await, Echo::start().await];
     let endpoints: Vec<_> = echoes.iter().map(|echo| http(echo.address())).collect();
-    let world = World::open(&ca, &endpoints, "balance = \"least-requests\"\n").await;
+    let world = Front::open(&ca, &endpoints, "balance = \"least-requests\"\n").await;
     let client = world.client();
     let hanging = tokio::spawn(async move { client.get("/hang").await });
     let busy = tokio::select! {

@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use countersign_testkit::{Client, TestCa, read_head};
-use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::{HOST, World, http};
+use super::http;
+use crate::support::{Front, HOST, request};
 
 /// A service that breaks off what is asked for below `/break`, leaves unanswered what is
 /// asked for below `/hang`, and answers the rest.
@@ -79,16 +78,12 @@ impl Drop for Brittle {
 }
 
 /// Not one that is sent again.
-fn post(path: &str) -> Request<Bytes> {
-    Request::post(path).body(Bytes::new()).unwrap()
-}
-
-async fn world(ca: &TestCa, services: &[&Brittle]) -> World {
+async fn world(ca: &TestCa, services: &[&Brittle]) -> Front {
     let endpoints: Vec<_> = services.iter().map(|one| http(one.address)).collect();
-    World::open(ca, &endpoints, "first_byte_timeout = \"200ms\"\n").await
+    Front::open(ca, &endpoints, "first_byte_timeout = \"200ms\"\n").await
 }
 
-fn client(world: &World, ca: &TestCa, name: &str) -> Client {
+fn client(world: &Front, ca: &TestCa, name: &str) -> Client {
     let caller = ca.client(&format!("/ns/shop/sa/{name}"));
     world.gateway.client(HOST).with(&caller)
 }
@@ -103,23 +98,23 @@ async fn one_caller_takes_an_endpoint_from_nobody_else() {
         let mut other = client(&world, &ca, "other").session().await.unwrap();
         // Each request in turn: every other one of the spoiler's meets the first service.
         for _ in 0..6 {
-            let answer = spoiler.send(post(path)).await.unwrap();
+            let answer = spoiler.send(request("POST", path, "")).await.unwrap();
             assert!(matches!(answer.status, 502 | 504), "{answer:?}");
         }
         assert_eq!([services[0].failed(), services[1].failed()], [3, 3]);
         for _ in 0..2 {
-            let answer = other.send(post("/a")).await.unwrap();
+            let answer = other.send(request("POST", "/a", "")).await.unwrap();
             assert_eq!(answer.status, 200, "{answer:?}");
         }
         assert_eq!([services[0].answered(), services[1].answered()], [1, 1]);
         for _ in 0..3 {
             // To one of them at least it goes three more times.
             for _ in 0..6 {
-                let _ = spoiler.send(post(path)).await.unwrap();
+                let _ = spoiler.send(request("POST", path, "")).await.unwrap();
             }
             let before = [services[0].answered(), services[1].answered()];
             for _ in 0..4 {
-                let answer = other.send(post("/a")).await.unwrap();
+                let answer = other.send(request("POST", "/a", "")).await.unwrap();
                 assert_eq!(answer.status, 200, "{answer:?}");
             }
             let now = [services[0].answered(), services[1].answered()];
@@ -134,19 +129,19 @@ async fn an_endpoint_that_fails_one_caller_is_passed_over_for_that_caller() {
     let ca = TestCa::new("example.org");
     let (brittle, sound) = (Brittle::start().await, super::Named::start("sound").await);
     let endpoints = [http(brittle.address), http(sound.address)];
-    let world = World::open(&ca, &endpoints, "").await;
+    let world = Front::open(&ca, &endpoints, "").await;
     let mut spoiler = client(&world, &ca, "spoiler").session().await.unwrap();
     let mut other = client(&world, &ca, "other").session().await.unwrap();
     let mut broken = 0;
     for _ in 0..40 {
-        let answer = spoiler.send(post("/break")).await.unwrap();
+        let answer = spoiler.send(request("POST", "/break", "")).await.unwrap();
         broken += usize::from(answer.status != 200);
     }
     // Three, and one more each time that it is tried again.
     assert!((3..10).contains(&broken), "{broken} of 40");
     assert_eq!(brittle.failed(), broken);
     for _ in 0..8 {
-        let answer = other.send(post("/a")).await.unwrap();
+        let answer = other.send(request("POST", "/a", "")).await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     assert_eq!(brittle.answered(), 4, "half of what the other caller asked");
@@ -157,14 +152,14 @@ async fn an_endpoint_that_fails_several_callers_is_passed_over_for_all() {
     let ca = TestCa::new("example.org");
     let (brittle, sound) = (Brittle::start().await, super::Named::start("sound").await);
     let endpoints = [http(brittle.address), http(sound.address)];
-    let world = World::open(&ca, &endpoints, "").await;
+    let world = Front::open(&ca, &endpoints, "").await;
     for number in 0..20 {
         let mut session = client(&world, &ca, &format!("caller-{number}"))
             .session()
             .await
             .unwrap();
         for _ in 0..2 {
-            let _ = session.send(post("/break")).await.unwrap();
+            let _ = session.send(request("POST", "/break", "")).await.unwrap();
         }
     }
     // Every one of them would have met it once.

@@ -13,7 +13,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::{HOST, World, http, https};
+use super::{http, https};
+use crate::support::{Front, HOST};
 
 /// A block of content.
 const BLOCK: usize = 64 * 1024;
@@ -27,7 +28,7 @@ const ALLOWED_KIB: u64 = 16 * 1024;
 
 /// What the gateway holds in memory of its own: code that is touched for the first time
 /// is not the body's.
-fn resident_kib(world: &World) -> u64 {
+fn resident_kib(world: &Front) -> u64 {
     let path = format!("/proc/{}/status", world.gateway.pid());
     std::fs::read_to_string(path)
         .unwrap()
@@ -57,7 +58,7 @@ async fn stage() -> (SocketAddr, mpsc::UnboundedReceiver<TcpStream>) {
 async fn a_caller_is_read_only_as_fast_as_its_service_reads_and_memory_stays_flat() {
     let ca = TestCa::new("example.org");
     let (address, mut connections) = stage().await;
-    let world = World::open(&ca, &[http(address)], "").await;
+    let world = Front::open(&ca, &[http(address)], "").await;
     // What the first requests of either kind leave behind is not the body's.
     for protocol in Protocol::BOTH {
         let client = world.client().protocol(protocol);
@@ -116,7 +117,7 @@ async fn a_caller_is_read_only_as_fast_as_its_service_reads_and_memory_stays_fla
 async fn a_service_is_read_only_as_fast_as_its_caller_reads_and_memory_stays_flat() {
     let ca = TestCa::new("example.org");
     let (address, mut connections) = stage().await;
-    let world = World::open(&ca, &[http(address)], "").await;
+    let world = Front::open(&ca, &[http(address)], "").await;
     for protocol in Protocol::BOTH {
         let mut session = world.client().protocol(protocol).session().await.unwrap();
         let serving = async {
@@ -153,7 +154,7 @@ async fn a_service_is_read_only_as_fast_as_its_caller_reads_and_memory_stays_fla
 async fn a_connection_that_nobody_needs_is_closed_after_its_idle_timeout() {
     let ca = TestCa::new("example.org");
     let (address, mut connections) = stage().await;
-    let world = World::open(&ca, &[http(address)], "idle_timeout = \"300ms\"\n").await;
+    let world = Front::open(&ca, &[http(address)], "idle_timeout = \"300ms\"\n").await;
     let client = world.client();
     let answering = tokio::spawn(async move { client.get("/a").await });
     let mut service = in_time("a connection", connections.recv()).await.unwrap();
@@ -176,7 +177,7 @@ async fn a_service_that_does_not_shake_hands_is_not_waited_for() {
         ca.root_file().display()
     );
     let endpoint = https(listener.local_addr().unwrap());
-    let world = World::open(&ca, &[endpoint], &more).await;
+    let world = Front::open(&ca, &[endpoint], &more).await;
     let answer = world.client().get("/a").await.unwrap();
     assert_eq!(
         (answer.status, answer.reason()),
@@ -195,7 +196,7 @@ async fn an_unused_connection_is_closed_when_its_time_has_come() {
     const SOON: Duration = Duration::from_secs(3);
     let ca = TestCa::new("example.org");
     let (address, mut connections) = stage().await;
-    let world = World::open(&ca, &[http(address)], "idle_timeout = \"300ms\"\n").await;
+    let world = Front::open(&ca, &[http(address)], "idle_timeout = \"300ms\"\n").await;
     let mut session = world.client().session().await.unwrap();
     let (answer, mut connection) = tokio::join!(session.get("/a"), async {
         let mut connection = connections.recv().await.unwrap();

@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
 
-use super::{BINARY, HOST};
-use crate::gateway::root;
+use crate::support::{BINARY, HOST, root};
 
 /// Runs a script that serves on a port it prints, is told where the gateway in
 /// front of it is, and ends with 77 when its library is not there.

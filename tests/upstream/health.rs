@@ -8,13 +8,14 @@ use std::time::Duration;
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{
     Afterwards, Echo, Protocol, Scripted, Service, ServiceSpec, Settings, TestCa, in_time,
-    read_head,
+    read_head, until,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::{World, http};
+use super::http;
+use crate::support::{Front, reloaded};
 
 const CHECK: &str = "health_check = { path = \"/healthz\", interval = \"100ms\", timeout = \"1s\", healthy = 2, unhealthy = 2 }\n";
 
@@ -62,12 +63,7 @@ impl Patient {
     /// Waits for this many more checks.
     async fn checked(&self, more: usize) {
         let enough = self.checks() + more;
-        in_time("health checks", async {
-            while self.checks() < enough {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await;
+        until("health checks", async || self.checks() >= enough).await;
     }
 }
 
@@ -98,7 +94,7 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) {
     }
 }
 
-async fn health_of(world: &World) -> Vec<String> {
+async fn health_of(world: &Front) -> Vec<String> {
     let metrics = plain(world.gateway.admin(), "GET", "/metrics", &[]).await;
     metrics
         .body
@@ -113,7 +109,7 @@ async fn an_endpoint_that_is_not_well_gets_nothing_until_it_is() {
     let ca = TestCa::new("example.org");
     let (good, bad) = (Patient::start(true).await, Patient::start(false).await);
     let endpoints = [http(bad.address), http(good.address)];
-    let mut world = World::open(&ca, &endpoints, CHECK).await;
+    let mut world = Front::open(&ca, &endpoints, CHECK).await;
     bad.checked(2).await;
     let mut session = world.client().session().await.unwrap();
     for _ in 0..6 {
@@ -168,7 +164,7 @@ async fn a_reload_that_removes_an_upstream_ends_its_checks() {
         .upstream_at("orders", &[http(kept.address)], CHECK)
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
         .upstream_at("gone", &[http(gone.address)], CHECK);
-    let world = World::with(&ca, &settings).await;
+    let world = Front::with(&ca, &settings).await;
     kept.checked(2).await;
     gone.checked(2).await;
     let config = world.gateway.config_file();
@@ -177,12 +173,7 @@ async fn a_reload_that_removes_an_upstream_ends_its_checks() {
     let after = after.split_once("health_check").unwrap().1;
     let after = after.split_once('\n').unwrap().1;
     std::fs::write(&config, format!("{before}{after}")).unwrap();
-    in_time("the reload", async {
-        while !world.gateway.stderr().contains("configuration reloaded") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    reloaded(&world.gateway).await;
     // A check that was under way may still arrive.
     kept.checked(3).await;
     let last = gone.checks();
@@ -201,7 +192,7 @@ async fn a_service_that_does_not_even_connect_is_not_well() {
     let nobody = listener.local_addr().unwrap();
     drop(listener);
     let endpoints = [http(nobody), http(silent.address()), http(good.address)];
-    let world = World::open(&ca, &endpoints, CHECK).await;
+    let world = Front::open(&ca, &endpoints, CHECK).await;
     in_time("two endpoints to be out", async {
         loop {
             let health = health_of(&world).await;
@@ -226,7 +217,7 @@ async fn services_that_speak_h2_are_asked_in_h2() {
     let ca = TestCa::new("example.org");
     let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
     let more = format!("protocol = \"h2\"\n{CHECK}");
-    let world = World::open(&ca, &[http(service.address())], &more).await;
+    let world = Front::open(&ca, &[http(service.address())], &more).await;
     in_time("a check", async {
         while health_of(&world)
             .await
@@ -253,7 +244,7 @@ async fn an_endpoint_gets_no_more_connections_than_it_may_have() {
                 "max_connections = 3\n",
             )
             .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
-        let world = World::with(&ca, &settings).await;
+        let world = Front::with(&ca, &settings).await;
         let mut tasks = Vec::new();
         for _ in 0..24 {
             let client = world.client();
@@ -290,7 +281,7 @@ async fn who_waits_at_another_worker_has_its_turn() {
             "max_connections = 1\nconnect_timeout = \"2s\"\n",
         )
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
-    let world = World::with(&ca, &settings).await;
+    let world = Front::with(&ca, &settings).await;
     // They are shared out among the workers in turn.
     let (mut here, mut there) = (Vec::new(), Vec::new());
     for _ in 0..4 {
@@ -319,7 +310,7 @@ async fn who_would_wait_for_a_connection_in_vain_is_refused() {
     let ca = TestCa::new("example.org");
     let echo = Echo::start().await;
     let more = "max_connections = 1\nmax_pending = 1\nconnect_timeout = \"300ms\"\n";
-    let world = World::open(&ca, &[http(echo.address())], more).await;
+    let world = Front::open(&ca, &[http(echo.address())], more).await;
     let client = world.client();
     let hanging = tokio::spawn(async move { client.get("/hang").await });
     echo.arrived("/hang").await;
@@ -345,14 +336,14 @@ async fn endpoints_may_be_host_names() {
     let echo = Echo::start().await;
     // It listens on one of the addresses that this name usually has.
     let named = format!("http://localhost:{}", echo.address().port());
-    let world = World::open(&ca, &[named], "dns_refresh = \"1ms\"\n").await;
+    let world = Front::open(&ca, &[named], "dns_refresh = \"1ms\"\n").await;
     let mut session = world.client().session().await.unwrap();
     for _ in 0..20 {
         assert_eq!(session.get("/a").await.unwrap().status, 200);
     }
     let unknown = "http://no-such-host.invalid:9".to_owned();
     let more = "allow_plaintext = true\nconnect_timeout = \"2s\"\n";
-    let world = World::open(&ca, &[unknown], more).await;
+    let world = Front::open(&ca, &[unknown], more).await;
     let answer = world.client().get("/a").await.unwrap();
     assert!(
         matches!(

@@ -4,7 +4,9 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use countersign_testkit::service::pieces;
-use countersign_testkit::{Protocol, Service, ServiceSpec, TestCa, http2 as frames, in_time};
+use countersign_testkit::{
+    Protocol, Service, ServiceSpec, TestCa, http2 as frames, in_time, until,
+};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty};
@@ -15,14 +17,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::{HOST, World, http};
+use super::http;
+use crate::support::{Front, HOST};
 
-async fn world(more: &str) -> (World, Service) {
+async fn world(more: &str) -> (Front, Service) {
     let ca = TestCa::new("example.org");
     let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
     let more = format!("protocol = \"h2\"\n{more}");
     (
-        World::open(&ca, &[http(service.address())], &more).await,
+        Front::open(&ca, &[http(service.address())], &more).await,
         service,
     )
 }
@@ -53,12 +56,7 @@ async fn requests_of_many_callers_share_one_connection_per_worker() {
         let client = world.client().protocol(Protocol::Http2);
         waiting.push(tokio::spawn(async move { client.get("/wait").await }));
     }
-    in_time("requests to arrive", async {
-        while service.requests() < 20 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until("requests to arrive", async || service.requests() >= 20).await;
     assert!(service.connections() <= 2, "{}", service.connections());
     assert_eq!(world.client().get("/go").await.unwrap().status, 200);
     for task in waiting {
@@ -79,7 +77,7 @@ async fn grpc_streams_both_ways_and_ends_with_filtered_trailers() {
             "protocol = \"h2\"\nfirst_byte_timeout = \"200ms\"\n",
         )
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
-    let world = World::with(&ca, &settings).await;
+    let world = Front::with(&ca, &settings).await;
     let connection = world
         .client()
         .protocol(Protocol::Http2)
@@ -139,7 +137,7 @@ async fn te_trailers_reaches_h2_services_only_when_the_caller_takes_them() {
 async fn a_service_that_speaks_no_h2() {
     let ca = TestCa::new("example.org");
     let service = Service::start(ServiceSpec::plain(Protocol::Http1)).await;
-    let world = World::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
+    let world = Front::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
     let answer = world.client().get("/a").await.unwrap();
     assert_eq!(
         (answer.status, answer.reason()),
@@ -152,7 +150,7 @@ async fn a_service_that_comes_back_is_found_again() {
     let ca = TestCa::new("example.org");
     let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
     let address = service.address();
-    let world = World::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
+    let world = Front::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
     drop(service);
     let refused = world.client().get("/a").await.unwrap();
@@ -205,7 +203,7 @@ async fn hasty() -> (std::net::SocketAddr, mpsc::UnboundedReceiver<bool>) {
 async fn an_upload_ends_with_the_answer() {
     let ca = TestCa::new("example.org");
     let (service, mut ended) = hasty().await;
-    let world = World::open(&ca, &[http(service)], "protocol = \"h2\"\n").await;
+    let world = Front::open(&ca, &[http(service)], "protocol = \"h2\"\n").await;
     let client = world.client().protocol(Protocol::Http2);
     let mut sender = client.connect().await.unwrap().streams().await.unwrap();
     let (pieces, body) = pieces();
@@ -252,7 +250,7 @@ async fn faults_of_a_callers_body_are_not_the_services() {
         .set("limits", "body_size", "\"1KiB\"")
         .upstream_at("orders", &[http(service.address())], "protocol = \"h2\"\n")
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
-    let world = World::with(&ca, &settings).await;
+    let world = Front::with(&ca, &settings).await;
     let large = format!("500\r\n{}\r\n", "x".repeat(0x500));
     for (path, body, status, reason) in [
         ("/pauses", "2\r\nbo\r\n", 408, "timeout"),
@@ -287,7 +285,7 @@ async fn every_worker_gets_a_connection() {
         .set("runtime", "workers", "2")
         .upstream_at("orders", &[http(service.address())], more)
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
-    let world = World::with(&ca, &settings).await;
+    let world = Front::with(&ca, &settings).await;
     // Connections are shared out among the workers.
     let mut sessions = Vec::new();
     for _ in 0..4 {
@@ -338,7 +336,7 @@ async fn an_upload_that_a_service_never_takes_is_given_up_and_it_is_the_services
     let ca = TestCa::new("example.org");
     let (service, mut ended) = shut().await;
     let more = "protocol = \"h2\"\nfirst_byte_timeout = \"400ms\"\nmax_requests = 1\n";
-    let world = World::open(&ca, &[http(service)], more).await;
+    let world = Front::open(&ca, &[http(service)], more).await;
     for protocol in Protocol::BOTH {
         let path = format!("/upload/{protocol:?}");
         let client = world.client().protocol(protocol);
@@ -416,7 +414,7 @@ async fn a_service_in_h2_that_never_comes_to_its_answer() {
     });
     let ca = TestCa::new("example.org");
     let more = "protocol = \"h2\"\nfirst_byte_timeout = \"500ms\"\n";
-    let world = World::open(&ca, &[http(address)], more).await;
+    let world = Front::open(&ca, &[http(address)], more).await;
     for protocol in Protocol::BOTH {
         let answer = world.client().protocol(protocol).get("/a").await.unwrap();
         let said = (answer.status, answer.reason());

@@ -18,43 +18,10 @@ mod upgrade;
 
 use std::net::SocketAddr;
 
-use countersign_testkit::{Client, Credentials, Gateway, Settings, TestCa, read_head};
+use countersign_testkit::read_head;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
-
-/// The binary under test.
-const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
-/// The host that requests are for.
-const HOST: &str = "orders.example.org";
-
-/// A gateway in front of one upstream.
-struct World {
-    gateway: Gateway,
-    caller: Credentials,
-}
-
-impl World {
-    /// An upstream with these endpoints and keys, and a route that takes
-    /// everything.
-    async fn open(ca: &TestCa, endpoints: &[String], more: &str) -> Self {
-        let settings = Settings::new(ca)
-            .upstream_at("orders", endpoints, more)
-            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
-        Self::with(ca, &settings).await
-    }
-
-    async fn with(ca: &TestCa, settings: &Settings) -> Self {
-        Self {
-            gateway: Gateway::start(BINARY, settings).await,
-            caller: ca.client("/ns/shop/sa/checkout"),
-        }
-    }
-
-    fn client(&self) -> Client {
-        self.gateway.client(HOST).with(&self.caller)
-    }
-}
 
 /// A service that answers every request with its name. Dropping it ends it and all its
 /// connections, as if its process had been killed.

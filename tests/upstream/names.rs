@@ -11,7 +11,8 @@ use countersign_testkit::{Gateway, Settings, TestCa, in_time, skipped};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::{BINARY, Named, World};
+use super::Named;
+use crate::support::{BINARY, CALLER, Front};
 
 const NAME: &str = "orders.service.test";
 
@@ -103,9 +104,9 @@ async fn a_name_is_looked_up_again_and_its_last_address_outlives_a_failure() {
         .upstream_at("orders", &[endpoint], more)
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
     let program = hosts.program();
-    let world = World {
+    let world = Front {
         gateway: Gateway::start(program.to_str().unwrap(), &settings).await,
-        caller: ca.client("/ns/shop/sa/checkout"),
+        caller: ca.client(CALLER),
     };
     let mut session = world.client().session().await.unwrap();
     for _ in 0..3 {

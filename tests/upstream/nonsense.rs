@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use countersign_testkit::{Gateway, Protocol, Settings, TestCa, http2, in_time};
+use countersign_testkit::{Protocol, Settings, TestCa, http2, in_time};
 use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::{BINARY, World};
+use crate::support::Front;
 
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
@@ -102,7 +102,7 @@ fn good(stream: u32) -> Vec<u8> {
     answer(stream, &[(":status", "200")], "good")
 }
 
-async fn world(services: &[&Frames]) -> World {
+async fn world(services: &[&Frames]) -> Front {
     let ca = TestCa::new("example.org");
     let mut settings = Settings::new(&ca).set("runtime", "workers", "1");
     for (number, service) in services.iter().enumerate() {
@@ -112,10 +112,7 @@ async fn world(services: &[&Frames]) -> World {
             .upstream_with(&name, service.address, "protocol = \"h2\"\n")
             .route(&name, &name, &route);
     }
-    World {
-        gateway: Gateway::start(BINARY, &settings).await,
-        caller: ca.client("/ns/shop/sa/checkout"),
-    }
+    Front::with(&ca, &settings).await
 }
 
 /// A head of more than 64 KiB, in frames of the size that is allowed.
@@ -340,7 +337,7 @@ async fn a_length_in_another_spelling_and_some_interim_answers_are_no_nonsense()
 
 /// What becomes of another caller's request, and of those that come later, when a
 /// service answers one of those on a connection like this.
-async fn beside(nonsense: Nonsense) -> (World, Frames, u16) {
+async fn beside(nonsense: Nonsense) -> (Front, Frames, u16) {
     // The first request waits until a third one comes; the second gets nonsense.
     let service = Frames::start(move |number, stream| match number {
         0 => Vec::new(),

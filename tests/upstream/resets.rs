@@ -16,7 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::{HOST, World, http};
+use super::http;
+use crate::support::{Front, HOST};
 
 /// ENHANCE_YOUR_CALM (RFC 9113 section 7).
 const CALM: u32 = 11;
@@ -184,7 +185,7 @@ async fn abandoned_requests_end_nobody_elses() {
             .set("runtime", "workers", "1")
             .upstream_at("orders", &[http(service.address)], &more)
             .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
-        let world = World::with(&ca, &settings).await;
+        let world = Front::with(&ca, &settings).await;
         let client = world.client().protocol(Protocol::Http2);
         let mut sender = client.connect().await.unwrap().streams().await.unwrap();
         let (pieces, body) = pieces();

@@ -4,17 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use countersign_testkit::client::get;
 use countersign_testkit::{
-    Afterwards, Echo, Protocol, Scripted, Settings, TestCa, http2, in_time, read_head,
+    Afterwards, Echo, Protocol, Scripted, Settings, TestCa, http2, in_time, read_head, until,
 };
-use http::Request;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::{World, http};
+use super::http;
+use crate::support::{Front, HOST, request};
 
 /// Breaks the first `failures` requests off, and answers the others with their
 /// assertion.
@@ -72,23 +71,15 @@ impl Drop for Flaky {
     }
 }
 
-fn request(method: &str, body: &'static str) -> Request<Bytes> {
-    Request::builder()
-        .method(method)
-        .uri("/a")
-        .body(Bytes::from_static(body.as_bytes()))
-        .unwrap()
-}
-
 #[tokio::test]
 async fn an_idempotent_request_is_sent_again_with_an_assertion_of_its_own() {
     let ca = TestCa::new("example.org");
     for protocol in Protocol::BOTH {
         for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
             let service = Flaky::start(1).await;
-            let world = World::open(&ca, &[http(service.address)], "").await;
+            let world = Front::open(&ca, &[http(service.address)], "").await;
             let client = world.client().protocol(protocol);
-            let answer = client.send(request(method, "")).await.unwrap();
+            let answer = client.send(request(method, "/a", "")).await.unwrap();
             assert_eq!(answer.status, 200, "{method}: {answer:?}");
             assert_eq!(service.requests(), 2, "{method}");
             let line = world.gateway.audit().request("/a").await;
@@ -130,8 +121,12 @@ async fn what_may_have_had_an_effect_is_not_sent_again() {
         let settings = Settings::new(&ca)
             .upstream_at("orders", &[http(service.address)], keys)
             .route("orders", "orders", route);
-        let world = World::with(&ca, &settings).await;
-        let answer = world.client().send(request(method, body)).await.unwrap();
+        let world = Front::with(&ca, &settings).await;
+        let answer = world
+            .client()
+            .send(request(method, "/a", body))
+            .await
+            .unwrap();
         let expected = if sent == 1 { 502 } else { 200 };
         assert_eq!(answer.status, expected, "{method} {body}: {answer:?}");
         assert_eq!(service.requests(), sent, "{method} {body}");
@@ -142,7 +137,7 @@ async fn what_may_have_had_an_effect_is_not_sent_again() {
 async fn a_service_in_trouble_is_not_asked_twice_as_often() {
     let ca = TestCa::new("example.org");
     let service = Flaky::start(usize::MAX).await;
-    let world = World::open(&ca, &[http(service.address)], "retry_budget = 10\n").await;
+    let world = Front::open(&ca, &[http(service.address)], "retry_budget = 10\n").await;
     let mut session = world.client().session().await.unwrap();
     for _ in 0..100 {
         let answer = session.get("/a").await.unwrap();
@@ -169,7 +164,7 @@ async fn another_endpoint_gets_what_one_broke_off() {
     let bad = Flaky::start(usize::MAX).await;
     let echo = Echo::start().await;
     let endpoints = [http(bad.address), http(echo.address())];
-    let world = World::open(&ca, &endpoints, "").await;
+    let world = Front::open(&ca, &endpoints, "").await;
     let mut session = world.client().session().await.unwrap();
     for _ in 0..10 {
         assert_eq!(session.get("/a").await.unwrap().status, 200);
@@ -186,12 +181,12 @@ async fn an_endpoint_that_breaks_every_request_off_is_passed_over() {
         let echo = Echo::start().await;
         let endpoints = [http(bad.address), http(echo.address())];
         let more = format!("balance = \"{balance}\"\n");
-        let world = World::open(&ca, &endpoints, &more).await;
+        let world = Front::open(&ca, &endpoints, &more).await;
         let mut session = world.client().session().await.unwrap();
         let mut broken = 0;
         for _ in 0..40 {
             // Nobody sends these again.
-            let answer = session.send(request("POST", "")).await.unwrap();
+            let answer = session.send(request("POST", "/a", "")).await.unwrap();
             broken += usize::from(answer.status != 200);
         }
         // Three, and one more each time that it is tried again.
@@ -204,12 +199,12 @@ async fn an_endpoint_that_breaks_every_request_off_is_passed_over() {
 async fn nonsense_and_lateness_are_not_asked_for_again() {
     let ca = TestCa::new("example.org");
     let service = Scripted::start("garbage\r\n\r\n", Afterwards::Close).await;
-    let world = World::open(&ca, &[http(service.address())], "").await;
+    let world = Front::open(&ca, &[http(service.address())], "").await;
     assert_eq!(world.client().get("/a").await.unwrap().status, 502);
     assert_eq!(service.requests(), 1);
     let service = Scripted::start("", Afterwards::Hang).await;
     let more = "first_byte_timeout = \"300ms\"\n";
-    let world = World::open(&ca, &[http(service.address())], more).await;
+    let world = Front::open(&ca, &[http(service.address())], more).await;
     assert_eq!(world.client().get("/a").await.unwrap().status, 504);
     assert_eq!(service.requests(), 1);
 }
@@ -218,18 +213,13 @@ async fn nonsense_and_lateness_are_not_asked_for_again() {
 async fn an_upstream_with_enough_to_do_sheds_what_is_more() {
     let ca = TestCa::new("example.org");
     let echo = Echo::start().await;
-    let world = World::open(&ca, &[http(echo.address())], "max_requests = 2\n").await;
+    let world = Front::open(&ca, &[http(echo.address())], "max_requests = 2\n").await;
     let mut hanging = Vec::new();
     for protocol in Protocol::BOTH {
         let client = world.client().protocol(protocol);
         hanging.push(tokio::spawn(async move { client.get("/hang").await }));
     }
-    in_time("two requests", async {
-        while echo.requests() < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until("two requests", async || echo.requests() >= 2).await;
     for protocol in Protocol::BOTH {
         let answer = world.client().protocol(protocol).get("/a").await.unwrap();
         assert_eq!((answer.status, answer.reason()), (503, Some("overloaded")));
@@ -249,7 +239,7 @@ async fn an_upstream_with_enough_to_do_sheds_what_is_more() {
 async fn total_timeout_bounds_the_answers_head() {
     let ca = TestCa::new("example.org");
     let echo = Echo::start().await;
-    let world = World::open(&ca, &[http(echo.address())], "total_timeout = \"300ms\"\n").await;
+    let world = Front::open(&ca, &[http(echo.address())], "total_timeout = \"300ms\"\n").await;
     for protocol in Protocol::BOTH {
         let answer = world
             .client()
@@ -271,13 +261,13 @@ async fn a_slow_caller_is_not_the_services_fault() {
     let echo = Echo::start().await;
     let other = Echo::start().await;
     let endpoints = [http(echo.address()), http(other.address())];
-    let world = World::open(&ca, &endpoints, "first_byte_timeout = \"300ms\"\n").await;
+    let world = Front::open(&ca, &endpoints, "first_byte_timeout = \"300ms\"\n").await;
     // Three times as long as the service may take, to each endpoint three times.
     for _ in 0..6 {
         let mut connection = world.client().connect().await.unwrap();
         let head = format!(
             "POST /a HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\nConnection: close\r\n\r\n",
-            super::HOST
+            HOST
         );
         connection.write(head.as_bytes()).await.unwrap();
         for piece in [&b"b"[..], b"o", b"dy"] {
@@ -298,7 +288,7 @@ async fn a_slow_caller_is_not_the_services_fault() {
 async fn a_request_without_an_answer_says_why() {
     let ca = TestCa::new("example.org");
     let echo = Echo::start().await;
-    let world = World::open(&ca, &[http(echo.address())], "").await;
+    let world = Front::open(&ca, &[http(echo.address())], "").await;
     for protocol in Protocol::BOTH {
         let client = world.client().protocol(protocol);
         let path = format!("/{protocol:?}/hang");
@@ -355,8 +345,12 @@ async fn what_a_service_has_not_looked_at_is_sent_again_whatever_it_is() {
         (h2::Reason::INTERNAL_ERROR, "GET", 200, 2),
     ] {
         let (address, requests, task) = refusing(code).await;
-        let world = World::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
-        let answer = world.client().send(request(method, "")).await.unwrap();
+        let world = Front::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
+        let answer = world
+            .client()
+            .send(request(method, "/a", ""))
+            .await
+            .unwrap();
         assert_eq!(answer.status, status, "{code:?} {method}: {answer:?}");
         assert_eq!(requests.load(Ordering::SeqCst), sent, "{code:?} {method}");
         task.abort();
@@ -412,8 +406,12 @@ async fn what_a_service_goes_away_from_is_sent_again_unless_it_was_looked_at() {
         (true, "GET", 200, 2),
     ] {
         let (address, requests, task) = leaving(looks).await;
-        let world = World::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
-        let answer = world.client().send(request(method, "")).await.unwrap();
+        let world = Front::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
+        let answer = world
+            .client()
+            .send(request(method, "/a", ""))
+            .await
+            .unwrap();
         assert_eq!(answer.status, status, "{looks} {method}: {answer:?}");
         assert_eq!(requests.load(Ordering::SeqCst), sent, "{looks} {method}");
         task.abort();
@@ -438,10 +436,14 @@ async fn a_service_that_always_goes_away_is_given_up() {
         }
     });
     let ca = TestCa::new("example.org");
-    let world = World::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
+    let world = Front::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
     for method in ["GET", "POST"] {
         let before = connections.load(Ordering::SeqCst);
-        let answer = world.client().send(request(method, "")).await.unwrap();
+        let answer = world
+            .client()
+            .send(request(method, "/a", ""))
+            .await
+            .unwrap();
         assert!(matches!(answer.status, 502 | 503), "{answer:?}");
         assert!(answer.reason().unwrap().starts_with("upstream-"));
         let made = connections.load(Ordering::SeqCst) - before;
@@ -461,11 +463,11 @@ async fn a_body_that_is_read_whole_takes_no_place_before_it_is_there() {
             "orders",
             "paths = [\"/**\"]\ncallers = [\"*\"]\nbind_body = \"1KiB\"\n",
         );
-    let world = World::with(&ca, &settings).await;
+    let world = Front::with(&ca, &settings).await;
     let mut slow = world.client().connect().await.unwrap();
     let head = format!(
         "POST /slow HTTP/1.1\r\nHost: {}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
-        super::HOST
+        HOST
     );
     slow.write(head.as_bytes()).await.unwrap();
     // Said when the gateway asks for the body.

@@ -2,7 +2,8 @@
 
 use countersign_testkit::{Leaf, Protocol, Service, ServiceSpec, TestCa};
 
-use super::{World, https};
+use super::https;
+use crate::support::{BINARY, Front};
 
 const PAYMENTS: &str = "/ns/shop/sa/payments";
 
@@ -10,7 +11,7 @@ fn roots(ca: &TestCa) -> String {
     format!("roots = [\"{}\"]\n", ca.root_file().display())
 }
 
-async fn expect_untrusted(world: &World, service: &Service) {
+async fn expect_untrusted(world: &Front, service: &Service) {
     let answer = world.client().get("/a").await.unwrap();
     assert_eq!(
         (answer.status, answer.reason()),
@@ -40,7 +41,7 @@ async fn a_service_is_believed_by_its_name_and_connections_are_pooled() {
             "{}protocol = \"{word}\"\nserver_name = \"payments.internal\"\n",
             roots(&ca)
         );
-        let world = World::open(&ca, &[https(service.address())], &more).await;
+        let world = Front::open(&ca, &[https(service.address())], &more).await;
         let mut session = world.client().session().await.unwrap();
         for _ in 0..5 {
             let answer = session.get("/a").await.unwrap();
@@ -55,7 +56,7 @@ async fn a_service_is_believed_by_its_name_and_connections_are_pooled() {
 async fn the_endpoints_address_may_be_its_name() {
     let ca = TestCa::new("example.org");
     let service = Service::start(ServiceSpec::tls(Protocol::Http1, &ca.server(&[]))).await;
-    let world = World::open(&ca, &[https(service.address())], &roots(&ca)).await;
+    let world = Front::open(&ca, &[https(service.address())], &roots(&ca)).await;
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
 }
 
@@ -73,7 +74,7 @@ async fn another_name_another_authority_and_a_clients_certificate_are_refused() 
         ),
     ] {
         let service = Service::start(ServiceSpec::tls(Protocol::Http1, &server)).await;
-        let world = World::open(&ca, &[https(service.address())], &(roots(&ca) + named)).await;
+        let world = Front::open(&ca, &[https(service.address())], &(roots(&ca) + named)).await;
         eprintln!("{what}");
         expect_untrusted(&world, &service).await;
     }
@@ -85,7 +86,7 @@ async fn a_service_is_believed_by_its_spiffe_id() {
     let expected = format!("{}identity = \"{}\"\n", roots(&ca), ca.spiffe(PAYMENTS));
     let good = ca.issue(Leaf::with_uri(&ca.spiffe(PAYMENTS)).for_server());
     let service = Service::start(ServiceSpec::tls(Protocol::Http1, &good)).await;
-    let world = World::open(&ca, &[https(service.address())], &expected).await;
+    let world = Front::open(&ca, &[https(service.address())], &expected).await;
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
 
     for bad in [
@@ -98,7 +99,7 @@ async fn a_service_is_believed_by_its_spiffe_id() {
         ca.server(&["payments.internal"]),
     ] {
         let service = Service::start(ServiceSpec::tls(Protocol::Http1, &bad)).await;
-        let world = World::open(&ca, &[https(service.address())], &expected).await;
+        let world = Front::open(&ca, &[https(service.address())], &expected).await;
         expect_untrusted(&world, &service).await;
     }
 }
@@ -118,7 +119,7 @@ async fn the_gateway_shows_its_own_certificate() {
     );
     let spec = ServiceSpec::tls(Protocol::Http1, &server).demanding(&ca);
     let service = Service::start(spec.clone()).await;
-    let world = World::open(&ca, &[https(service.address())], &with_own).await;
+    let world = Front::open(&ca, &[https(service.address())], &with_own).await;
     let answer = world.client().get("/a").await.unwrap();
     assert_eq!(answer.status, 200, "{}", world.gateway.stderr());
     let hash: String = countersign_testkit::sha256(own.leaf())
@@ -128,7 +129,7 @@ async fn the_gateway_shows_its_own_certificate() {
     assert_eq!(answer.json()["client"], hash);
 
     let service = Service::start(spec).await;
-    let world = World::open(&ca, &[https(service.address())], &roots(&ca)).await;
+    let world = Front::open(&ca, &[https(service.address())], &roots(&ca)).await;
     expect_untrusted(&world, &service).await;
 }
 
@@ -164,9 +165,7 @@ async fn tls_keys_need_https_and_https_needs_roots() {
                 "[[upstream]]\nname = \"orders\"\nendpoints = [{endpoints}]\n{more}"
             ))
             .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
-        let failure = Gateway::try_start(super::BINARY, &settings)
-            .await
-            .unwrap_err();
+        let failure = Gateway::try_start(BINARY, &settings).await.unwrap_err();
         assert!(failure.stderr.contains(said), "{said}: {}", failure.stderr);
     }
 }

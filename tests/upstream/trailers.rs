@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 
-use super::{HOST, World, http};
+use super::http;
+use crate::support::{Front, HOST};
 
 const FORGED: &str = "forged";
 
@@ -84,7 +85,7 @@ fn in_chunks(wanted: impl Fn(&str) -> bool) -> (String, String) {
 async fn of_a_requests_trailers_only_those_that_may_be_some_arrive() {
     let ca = TestCa::new("example.org");
     let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
-    let world = World::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
+    let world = Front::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
     let client = world.client().protocol(Protocol::Http2);
     let mut sender = client.connect().await.unwrap().streams().await.unwrap();
     let (pieces, body) = pieces();
@@ -118,7 +119,7 @@ async fn nor_do_others_of_http1() {
             "http1"
         };
         let more = format!("protocol = \"{name}\"\n");
-        let world = World::open(&ca, &[http(service.address())], &more).await;
+        let world = Front::open(&ca, &[http(service.address())], &more).await;
         // A request with one of these is refused as a whole.
         let refused = ["content", "transfer", "host"];
         let (declared, lines) =
@@ -161,7 +162,7 @@ async fn of_an_answers_trailers_only_those_that_may_be_some_arrive() {
          2\r\nok\r\n0\r\n{lines}\r\n"
     );
     let service = Scripted::start(octets, Afterwards::Again).await;
-    let world = World::open(&ca, &[http(service.address())], "").await;
+    let world = Front::open(&ca, &[http(service.address())], "").await;
     // API keys and what services are told of callers go one way only.
     let one_way = |name: &str| {
         matches!(

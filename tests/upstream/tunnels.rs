@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use countersign_testkit::{
-    Leaf, Protocol, Service, ServiceSpec, Settings, Switching, TestCa, in_time,
+    Leaf, Protocol, Service, ServiceSpec, Settings, Switching, TestCa, in_time, until,
 };
 use countersign_verify::jose::CompactJws;
 use http_body_util::BodyExt as _;
@@ -12,22 +12,23 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::upgrade::{head_for, over_h2_for, tunnel};
-use super::{World, http, https};
+use super::{http, https};
+use crate::support::Front;
 
 /// A gateway in front of a service in h2 that announces tunnels.
-async fn world(more: &str) -> (World, Switching) {
+async fn world(more: &str) -> (Front, Switching) {
     let service = Switching::http2(true, None).await;
     (before(&service, more).await, service)
 }
 
-async fn before(service: &Switching, more: &str) -> World {
+async fn before(service: &Switching, more: &str) -> Front {
     let ca = TestCa::new("example.org");
     let more = format!("protocol = \"h2\"\n{more}");
-    World::open(&ca, &[http(service.address())], &more).await
+    Front::open(&ca, &[http(service.address())], &more).await
 }
 
 /// The answer to an Upgrade in HTTP/1.1 that is not a switch.
-async fn over_http1(world: &World, path: &str, protocol: &str) -> countersign_testkit::RawAnswer {
+async fn over_http1(world: &Front, path: &str, protocol: &str) -> countersign_testkit::RawAnswer {
     let mut connection = world.client().connect().await.unwrap();
     let octets = head_for(path, protocol);
     connection.write(octets.as_bytes()).await.unwrap();
@@ -237,7 +238,7 @@ async fn without_the_announcement_http1_serves_where_it_is_allowed() {
                 https(service.address())
             }
         };
-        let world = World::open(&ca, &[endpoint], &more).await;
+        let world = Front::open(&ca, &[endpoint], &more).await;
         let (sender, response) = over_h2_for(&world, "/socket").await;
         assert_eq!(response.status(), 200, "{}", world.gateway.stderr());
         let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
@@ -276,8 +277,8 @@ async fn a_tunnel_ends_with_the_certificate_even_when_the_service_is_deaf() {
     let ca = TestCa::new("example.org");
     for protocol in Protocol::BOTH {
         let service = Switching::http2(true, None).await;
-        let world = World::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
-        let world = World {
+        let world = Front::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
+        let world = Front {
             caller: ca.issue(Leaf::with_uri(&ca.spiffe("/short")).valid(-60, 4)),
             ..world
         };
@@ -343,12 +344,7 @@ async fn a_tunnel_gets_the_connection_of_a_request_that_ends_while_it_waits() {
         let (world, service) = world("max_connections = 1\nconnect_timeout = \"5s\"\n").await;
         let client = world.client();
         let held = tokio::spawn(async move { client.get("/held").await });
-        in_time("the request", async {
-            while service.heads().is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        until("the request", async || !service.heads().is_empty()).await;
         let (connection, ()) = tokio::join!(tunnel(&world, "websocket"), async {
             // Nothing tells that it waits: it most likely does by then.
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -370,7 +366,7 @@ async fn a_connection_without_a_slot_is_not_closed_in_place_of_one_that_has_it()
         .set("runtime", "workers", "2")
         .upstream_at("orders", &[http(service.address())], more)
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
-    let world = World::with(&ca, &settings).await;
+    let world = Front::with(&ca, &settings).await;
     let mut first = world.client().session().await.unwrap();
     first.get("/a").await.unwrap();
     // Each is at a worker of its own: the tunnel gets the slot, and the next request a
@@ -379,12 +375,7 @@ async fn a_connection_without_a_slot_is_not_closed_in_place_of_one_that_has_it()
     first.get("/a").await.unwrap();
     assert_eq!(service.open(), 2);
     drop(carried);
-    in_time("the tunnel's end", async {
-        while service.open() > 1 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until("the tunnel's end", async || service.open() <= 1).await;
     // A request at the other worker takes the slot that is free again.
     let mut others = Vec::new();
     while service.open() == 1 {
@@ -406,7 +397,7 @@ async fn endpoints_without_tunnels_do_not_hide_the_one_that_has_them() {
         }
         let endpoints: Vec<_> = services.iter().map(|one| http(one.address())).collect();
         let more = format!("protocol = \"h2\"\nbalance = \"{balance}\"\n");
-        let world = World::open(&ca, &endpoints, &more).await;
+        let world = Front::open(&ca, &endpoints, &more).await;
         for number in 1..=6 {
             drop(tunnel(&world, "websocket").await);
             assert_eq!(services[4].heads().len(), number, "{balance}");
@@ -436,7 +427,7 @@ async fn a_service_out_of_order_is_not_taken_for_one_without_tunnels() {
         }
     });
     let ca = TestCa::new("example.org");
-    let world = World::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
+    let world = Front::open(&ca, &[http(address)], "protocol = \"h2\"\n").await;
     let (_sender, response) = over_h2_for(&world, "/socket").await;
     assert_eq!(response.status(), 503, "{}", world.gateway.stderr());
     assert_eq!(
@@ -453,7 +444,7 @@ async fn a_service_that_announces_nothing_at_all_is_not_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ca = TestCa::new("example.org");
     let more = "protocol = \"h2\"\nconnect_timeout = \"300ms\"\n";
-    let world = World::open(&ca, &[http(listener.local_addr().unwrap())], more).await;
+    let world = Front::open(&ca, &[http(listener.local_addr().unwrap())], more).await;
     let (_sender, response) = over_h2_for(&world, "/socket").await;
     assert_eq!(response.status(), 504);
     assert_eq!(response.headers()["countersign-reason"], "upstream-timeout");
@@ -468,7 +459,7 @@ async fn a_service_that_announces_nothing_at_all_is_not_waited_for() {
 async fn a_service_in_h2_without_tls_that_is_none_at_all() {
     let service = Service::start(ServiceSpec::plain(Protocol::Http1)).await;
     let ca = TestCa::new("example.org");
-    let world = World::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
+    let world = Front::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
     let (_sender, response) = over_h2_for(&world, "/socket").await;
     assert_eq!(response.status(), 503);
     let reason = &response.headers()["countersign-reason"];

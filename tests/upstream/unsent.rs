@@ -1,16 +1,13 @@
 //! Connections that a service closes before it can be asked for anything: what was never
 //! sent may be sent again, whatever it is, but not for ever.
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use countersign_testkit::{Answer, Protocol, Service, ServiceSpec, Settings, TestCa, in_time};
-use http::Request;
+use countersign_testkit::{Answer, Protocol, Service, ServiceSpec, Settings, TestCa, until};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::{HOST, World, http, https};
+use super::{http, https};
+use crate::support::{Front, HOST, request};
 
 /// More connections than any test makes.
 const ALL: usize = usize::MAX;
@@ -20,18 +17,10 @@ async fn cutting(ca: &TestCa, protocol: Protocol, connections: usize) -> Service
     Service::start(spec.cutting(connections)).await
 }
 
-async fn world(ca: &TestCa, services: &[&Service], more: &str) -> World {
+async fn world(ca: &TestCa, services: &[&Service], more: &str) -> Front {
     let endpoints: Vec<_> = services.iter().map(|one| https(one.address())).collect();
     let roots = format!("roots = [\"{}\"]\n", ca.root_file().display());
-    World::open(ca, &endpoints, &(roots + more)).await
-}
-
-fn request(method: &str, body: &'static str) -> Request<Bytes> {
-    Request::builder()
-        .method(method)
-        .uri("/a")
-        .body(Bytes::from_static(body.as_bytes()))
-        .unwrap()
+    Front::open(ca, &endpoints, &(roots + more)).await
 }
 
 fn assert_given_up(answer: &Answer) {
@@ -56,7 +45,7 @@ async fn what_was_never_sent_is_sent_again_with_its_body() {
             let service = cutting(&ca, Protocol::Http1, 1).await;
             let world = world(&ca, &[&service], "").await;
             let client = world.client().protocol(protocol);
-            let answer = client.send(request(method, body)).await.unwrap();
+            let answer = client.send(request(method, "/a", body)).await.unwrap();
             assert_eq!(answer.status, 200, "{protocol:?} {method}: {answer:?}");
             assert_eq!(answer.json()["body"], body);
             assert_eq!(answer.received("countersign-assertion").len(), 1);
@@ -106,12 +95,7 @@ async fn a_body_that_is_still_to_come_is_whole_when_it_was_never_sent() {
             assert_eq!(interim.statuses(), [100], "{}", interim.text());
         } else {
             // The rest comes when the service has been asked a second time.
-            in_time("a second connection", async {
-                while service.connections() == 0 {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            })
-            .await;
+            until("a second connection", async || service.connections() != 0).await;
         }
         for piece in rest {
             caller.write(piece.as_bytes()).await.unwrap();
@@ -136,7 +120,11 @@ async fn a_service_that_closes_every_connection_is_given_up_after_its_retries() 
         let service = cutting(&ca, Protocol::Http1, ALL).await;
         let world = world(&ca, &[&service], &format!("retries = {retries}\n")).await;
         for (number, method) in ["GET", "POST"].into_iter().enumerate() {
-            let answer = world.client().send(request(method, "")).await.unwrap();
+            let answer = world
+                .client()
+                .send(request(method, "/a", ""))
+                .await
+                .unwrap();
             assert_given_up(&answer);
             assert_eq!(service.cut(), (number + 1) * (retries + 1), "{method}");
         }
@@ -153,7 +141,7 @@ async fn what_is_never_sent_has_a_budget_too() {
     let world = world(&ca, &[&service], "retries = 5\nretry_budget = 10\n").await;
     let mut session = world.client().session().await.unwrap();
     for _ in 0..50 {
-        assert_given_up(&session.send(request("POST", "")).await.unwrap());
+        assert_given_up(&session.send(request("POST", "/a", "")).await.unwrap());
     }
     // Ten that are saved up at first, and five for fifty.
     let made = service.cut();
@@ -174,9 +162,13 @@ async fn a_service_that_speaks_first_does_not_speak_http() {
             });
         }
     });
-    let world = World::open(&ca, &[http(address)], "").await;
+    let world = Front::open(&ca, &[http(address)], "").await;
     for _ in 0..20 {
-        let answer = world.client().send(request("POST", "")).await.unwrap();
+        let answer = world
+            .client()
+            .send(request("POST", "/a", ""))
+            .await
+            .unwrap();
         assert_eq!(
             (answer.status, answer.reason()),
             (502, Some("upstream-protocol")),
@@ -205,7 +197,7 @@ async fn another_endpoint_gets_what_one_did_not_take() {
         let world = world(&ca, &[&bad, &good], &more).await;
         let mut session = world.client().session().await.unwrap();
         for _ in 0..40 {
-            let answer = session.send(request("POST", "once")).await.unwrap();
+            let answer = session.send(request("POST", "/a", "once")).await.unwrap();
             assert_eq!(answer.status, 200, "{answer:?} {}", world.gateway.stderr());
         }
         assert_eq!(good.requests(), 40);
@@ -226,7 +218,11 @@ async fn one_that_is_tried_in_vain_is_not_tried_again_before_the_others() {
     let good = cutting(&ca, Protocol::Http1, 0).await;
     let world = world(&ca, &[&bad[0], &bad[1], &good], "retries = 2\n").await;
     for _ in 0..6 {
-        let answer = world.client().send(request("POST", "once")).await.unwrap();
+        let answer = world
+            .client()
+            .send(request("POST", "/a", "once"))
+            .await
+            .unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     assert_eq!(good.requests(), 6);
@@ -244,8 +240,12 @@ async fn a_bound_body_that_was_never_sent_is_sent_again() {
             "orders",
             "paths = [\"/**\"]\ncallers = [\"*\"]\nbind_body = \"1KiB\"\n",
         );
-    let world = World::with(&ca, &settings).await;
-    let answer = world.client().send(request("POST", "held")).await.unwrap();
+    let world = Front::with(&ca, &settings).await;
+    let answer = world
+        .client()
+        .send(request("POST", "/a", "held"))
+        .await
+        .unwrap();
     assert_eq!((answer.status, service.cut()), (200, 1), "{answer:?}");
     assert_eq!(answer.json()["body"], "held");
 }

@@ -14,12 +14,13 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::{HOST, World, http};
+use super::http;
+use crate::support::{Front, HOST};
 
-async fn world(more: &str) -> (World, Switching) {
+async fn world(more: &str) -> (Front, Switching) {
     let ca = TestCa::new("example.org");
     let service = Switching::start().await;
-    let world = World::open(&ca, &[http(service.address())], more).await;
+    let world = Front::open(&ca, &[http(service.address())], more).await;
     (world, service)
 }
 
@@ -36,7 +37,7 @@ pub(super) fn head_for(path: &str, protocol: &str) -> String {
 }
 
 /// A tunnel that is open.
-pub(super) async fn tunnel(world: &World, protocol: &str) -> Connection {
+pub(super) async fn tunnel(world: &Front, protocol: &str) -> Connection {
     let mut connection = world.client().connect().await.unwrap();
     connection.write(head(protocol).as_bytes()).await.unwrap();
     let answer = connection
@@ -92,13 +93,13 @@ async fn octets_pass_both_ways_and_the_audit_line_comes_at_the_end() {
     }
 }
 
-async fn over_h2(world: &World) -> (SendRequest<PieceBody>, Response<Incoming>) {
+async fn over_h2(world: &Front) -> (SendRequest<PieceBody>, Response<Incoming>) {
     over_h2_for(world, "/socket").await
 }
 
 /// Asks for a tunnel over h2.
 pub(super) async fn over_h2_for(
-    world: &World,
+    world: &Front,
     path: &str,
 ) -> (SendRequest<PieceBody>, Response<Incoming>) {
     let connection = world
@@ -165,7 +166,7 @@ async fn a_request_behind_an_upgrade_that_is_refused_is_a_request_of_its_own() {
             "orders",
             "paths = [\"/socket\"]\ncallers = [\"*\"]\n",
         );
-    let world = World::with(&ca, &settings).await;
+    let world = Front::with(&ca, &settings).await;
     let smuggled = format!("GET /admin HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
     let octets = head("foo") + &smuggled;
     let answer = world
@@ -210,7 +211,7 @@ async fn no_switch_without_a_wish_and_none_to_another_protocol() {
         Afterwards::Hang,
     )
     .await;
-    let world = World::open(&ca, &[http(service.address())], "").await;
+    let world = Front::open(&ca, &[http(service.address())], "").await;
     for octets in [
         head("foo"),
         format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\n\r\n"),
@@ -254,9 +255,9 @@ async fn a_tunnel_ends_when_nothing_is_said() {
 async fn a_tunnel_ends_with_the_certificate() {
     let ca = TestCa::new("example.org");
     let service = Switching::start().await;
-    let world = World::open(&ca, &[http(service.address())], "").await;
+    let world = Front::open(&ca, &[http(service.address())], "").await;
     let short = ca.issue(Leaf::with_uri(&ca.spiffe("/short")).valid(-60, 3));
-    let world = World {
+    let world = Front {
         caller: short,
         ..world
     };
@@ -275,7 +276,7 @@ async fn tunnels_go_on_while_draining_until_its_timeout() {
         .set("limits", "drain_timeout", "\"700ms\"")
         .upstream("orders", service.address())
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
-    let mut world = World::with(&ca, &settings).await;
+    let mut world = Front::with(&ca, &settings).await;
     let mut connection = tunnel(&world, "websocket").await;
     world.gateway.terminate().await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -315,7 +316,7 @@ async fn plain_connect_stays_refused_over_h2() {
 async fn a_tunnel_over_h2_ends_with_the_certificate_even_when_nobody_reads() {
     let ca = TestCa::new("example.org");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let world = World::open(&ca, &[http(listener.local_addr().unwrap())], "").await;
+    let world = Front::open(&ca, &[http(listener.local_addr().unwrap())], "").await;
     // Switches protocols, and reads nothing from then on.
     let service = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -325,7 +326,7 @@ async fn a_tunnel_over_h2_ends_with_the_certificate_even_when_nobody_reads() {
         stream.write_all(answer.as_bytes()).await.unwrap();
         stream
     });
-    let world = World {
+    let world = Front {
         caller: ca.issue(Leaf::with_uri(&ca.spiffe("/short")).valid(-60, 3)),
         ..world
     };
@@ -347,7 +348,7 @@ async fn an_answer_without_a_switch_opens_no_tunnel() {
     for status in ["200 OK", "204 No Content"] {
         let octets = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
         let service = Scripted::start(octets, Afterwards::Again).await;
-        let world = World::open(&ca, &[http(service.address())], "").await;
+        let world = Front::open(&ca, &[http(service.address())], "").await;
         let (_sender, response) = over_h2(&world).await;
         assert_eq!(response.status(), 502, "{status}");
         let reason = &response.headers()["countersign-reason"];
@@ -384,7 +385,7 @@ async fn tunnels_count_among_the_requests_of_their_endpoint() {
     let ca = TestCa::new("example.org");
     let services = [Switching::start().await, Switching::start().await];
     let endpoints = [http(services[0].address()), http(services[1].address())];
-    let world = World::open(&ca, &endpoints, "balance = \"least-requests\"\n").await;
+    let world = Front::open(&ca, &endpoints, "balance = \"least-requests\"\n").await;
     let first = tunnel(&world, "websocket").await;
     let busy = services
         .iter()

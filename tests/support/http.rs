@@ -1,0 +1,42 @@
+//! Requests, and connections in the middle of a response.
+
+use bytes::Bytes;
+use countersign_testkit::{Client, Connection};
+use http::Request;
+
+use super::HOST;
+
+pub(crate) fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Bytes> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .body(body.into())
+        .unwrap()
+}
+
+/// A GET request with these fields.
+pub(crate) fn get_with(path: &str, fields: &[(&str, &str)]) -> Request<Bytes> {
+    let mut request = Request::get(path);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(Bytes::new()).unwrap()
+}
+
+/// A connection in the middle of a response from an
+/// [`Echo`](countersign_testkit::Echo).
+pub(crate) async fn streaming(client: &Client) -> Connection {
+    streaming_with(client, "").await
+}
+
+/// The same for a request with more fields, each with its line end.
+pub(crate) async fn streaming_with(client: &Client, fields: &str) -> Connection {
+    let mut connection = client.connect().await.unwrap();
+    let request = format!("GET /hang-mid-body HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n");
+    connection.write(request.as_bytes()).await.unwrap();
+    let answer = connection
+        .read_until(|octets| octets.windows(4).any(|end| end == b"\r\n\r\n"))
+        .await;
+    assert_eq!(answer.statuses(), [200]);
+    connection
+}

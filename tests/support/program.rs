@@ -1,0 +1,123 @@
+//! Runs of the program, and of others.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::BINARY;
+
+/// A finished run of a program.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs `countersign` with these arguments and this standard input.
+pub(crate) fn countersign(arguments: &[&str], input: impl AsRef<[u8]>) -> Run {
+    Run::with_input(Command::new(BINARY).args(arguments), input)
+}
+
+impl Run {
+    /// Without a standard input unless the command has one.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        Self::from(command.output().unwrap())
+    }
+
+    /// While the gateways of this test go on.
+    pub(crate) async fn of_async(command: &mut tokio::process::Command) -> Self {
+        Self::from(command.output().await.unwrap())
+    }
+
+    /// Fails the test if the command does not end by itself within a minute.
+    #[track_caller]
+    pub(crate) fn in_time(command: &mut Command) -> Self {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let id = child.id().to_string();
+        let (said, hears) = mpsc::channel();
+        std::thread::spawn(move || said.send(child.wait_with_output()));
+        match hears.recv_timeout(Duration::from_secs(60)) {
+            Ok(output) => Self::from(output.unwrap()),
+            Err(_) => {
+                Command::new("kill").args(["-9", &id]).status().unwrap();
+                panic!("{command:?} does not end");
+            }
+        }
+    }
+
+    pub(crate) fn with_input(command: &mut Command, input: impl AsRef<[u8]>) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // A program that refuses its arguments ends without reading its input.
+        let _ = stdin.write_all(input.as_ref());
+        drop(stdin);
+        Self::from(child.wait_with_output().unwrap())
+    }
+
+    /// Fails the test unless the program ended with exit code 0.
+    #[track_caller]
+    pub(crate) fn done(self) -> Self {
+        assert_eq!(self.code, 0, "{}{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Fails the test unless the program ended with `code` and said `words` on standard
+    /// error.
+    #[track_caller]
+    pub(crate) fn ended(self, code: i32, words: &str) -> Self {
+        assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
+        assert!(self.stderr.contains(words), "{words:?} in: {}", self.stderr);
+        self
+    }
+
+    /// The same, and fails the test if there was a result on standard output.
+    #[track_caller]
+    pub(crate) fn refused(self, code: i32, words: &str) -> Self {
+        let run = self.ended(code, words);
+        assert_eq!(run.stdout, "");
+        run
+    }
+
+    /// Fails the test unless the answer was "no", for this reason.
+    #[track_caller]
+    pub(crate) fn says_no(&self, reason: &str) {
+        assert_eq!(self.code, 3, "{self:?}");
+        let expected = format!("countersign: {reason}: ");
+        assert!(self.stderr.starts_with(&expected), "{self:?}");
+    }
+
+    /// The one line of standard output as JSON.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.stdout.lines().count(), 1, "{self:?}");
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl From<Output> for Run {
+    /// Fails the test if the program panicked, whatever else it is about.
+    #[track_caller]
+    fn from(output: Output) -> Self {
+        let run = Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        };
+        assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+        run
+    }
+}
