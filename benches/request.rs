@@ -6,6 +6,9 @@
     reason = "a benchmark stops when its own preparations fail"
 )]
 
+#[path = "../tests/support/trust.rs"]
+mod support;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,39 +17,23 @@ use countersign::assertion::{
     AssertionSettings, AssertionSigner, SigningAlgorithm, SigningKeyRing, key_directory,
 };
 use countersign::clock;
-use countersign::identity::{IdentityPattern, NameType, Principal, TrustDomain};
+use countersign::identity::{IdentityPattern, Principal};
 use countersign::policy::{Authentication, Permit, Rule, decide};
 use countersign::proxy::wire::framing::FramingMachine;
 use countersign::proxy::wire::target::checked_path;
-use countersign::trust::{
-    ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
-};
+use countersign::trust::{ClientTrust, TrustBundle};
 use countersign_testkit::{Credentials, Leaf, TestCa};
 use divan::{Bencher, black_box};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::UnixTime;
 
 fn main() {
     divan::main();
 }
 
 fn trust(ca: &TestCa) -> ClientTrust {
-    let bundle = TrustBundle::build(
-        TrustBundleConfig {
-            name: TrustDomain::parse("example.org").unwrap(),
-            roots: vec![CertificateDer::from_pem_file(ca.root_file()).unwrap()],
-            intermediates: Vec::new(),
-            crls: Vec::new(),
-            posture: RevocationPosture::Off,
-            depth: RevocationDepth::Chain,
-            grace: Duration::ZERO,
-            vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
-            identity_from: vec![NameType::Spiffe],
-        },
-        i64::try_from(clock::unix_now()).unwrap(),
-    )
-    .unwrap();
-    ClientTrust::new(vec![Arc::new(bundle)]).unwrap()
+    let config = support::bundle_config(vec![ca.root().der().clone()], Vec::new());
+    let now = i64::try_from(clock::unix_now()).unwrap();
+    ClientTrust::new(vec![Arc::new(TrustBundle::build(config, now).unwrap())]).unwrap()
 }
 
 fn caller() -> (ClientTrust, Credentials) {

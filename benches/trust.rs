@@ -10,20 +10,19 @@
     reason = "a benchmark stops when its own preparations fail"
 )]
 
+#[path = "../tests/support/trust.rs"]
+mod support;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign::clock;
-use countersign::identity::{IdentityPattern, NameType, TrustDomain};
 use countersign::tls::verifier::with_notes;
 use countersign::tls::{
     ClientCertificate, Credentials as Ours, ServerEntry, ServerEntryConfig, ServerNames,
     TicketPolicy, TicketSource,
 };
-use countersign::trust::{
-    ClientTrust, PathCache, Predecessors, RevocationDepth, RevocationPosture, TrustBundle,
-    TrustBundleConfig,
-};
+use countersign::trust::{ClientTrust, PathCache, Predecessors, TrustBundle, TrustBundleConfig};
 use countersign_testkit::{Credentials, Crl, TestCa};
 use divan::Bencher;
 use rustls::client::Resumption;
@@ -35,23 +34,13 @@ fn main() {
 }
 
 fn config(ca: &TestCa, lists: Vec<Vec<u8>>) -> TrustBundleConfig {
+    let crls = lists
+        .into_iter()
+        .map(CertificateRevocationListDer::from)
+        .collect();
     TrustBundleConfig {
-        name: TrustDomain::parse("example.org").unwrap(),
-        roots: vec![ca.root().der().clone()],
         intermediates: vec![ca.intermediate().der().clone()],
-        posture: if lists.is_empty() {
-            RevocationPosture::Off
-        } else {
-            RevocationPosture::Hard
-        },
-        crls: lists
-            .into_iter()
-            .map(CertificateRevocationListDer::from)
-            .collect(),
-        depth: RevocationDepth::Chain,
-        grace: Duration::ZERO,
-        vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
-        identity_from: vec![NameType::Spiffe],
+        ..support::bundle_config(vec![ca.root().der().clone()], crls)
     }
 }
 

@@ -9,36 +9,20 @@ use rustls_pki_types::UnixTime;
 
 use super::*;
 use crate::assertion::{SigningAlgorithm, key_directory};
-use crate::identity::{ApiKeyUse, CallerName, IdentityPattern, NameType, TokenClaims, TrustDomain};
+use crate::clock;
+use crate::identity::{ApiKeyUse, CallerName, IdentityPattern, NameType, TokenClaims};
 use crate::policy::{Authentication, Rule, decide};
-use crate::trust::{
-    ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
-};
+use crate::trust::TrustBundleConfig;
+use crate::trust::tests::{config, trust};
 
 fn peer(leaf: Leaf) -> Arc<PeerIdentity> {
     let ca = TestCa::new("example.org");
     let credentials = ca.issue(leaf);
-    let roots = vec![rustls_pki_types::CertificateDer::from(
-        rustls_pki_types::pem::PemObject::from_pem_file(ca.root_file())
-            .map(|der: rustls_pki_types::CertificateDer<'static>| der.to_vec())
-            .unwrap(),
-    )];
-    let bundle = TrustBundle::build(
-        TrustBundleConfig {
-            name: TrustDomain::parse("example.org").unwrap(),
-            roots,
-            intermediates: Vec::new(),
-            crls: Vec::new(),
-            posture: RevocationPosture::Off,
-            depth: RevocationDepth::Chain,
-            grace: Duration::ZERO,
-            vouches_for: vec![IdentityPattern::AnyCaller],
-            identity_from: NameType::ALL.to_vec(),
-        },
-        i64::try_from(clock::unix_now()).unwrap(),
-    )
-    .unwrap();
-    let trust = ClientTrust::new(vec![Arc::new(bundle)]).unwrap();
+    let trust = trust(TrustBundleConfig {
+        vouches_for: vec![IdentityPattern::AnyCaller],
+        identity_from: NameType::ALL.to_vec(),
+        ..config(&ca, &[])
+    });
     let (first, rest) = credentials.chain.split_first().unwrap();
     trust.verify(first, rest, UnixTime::now()).unwrap()
 }

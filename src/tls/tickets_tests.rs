@@ -4,24 +4,10 @@ use countersign_testkit::TestCa;
 use rustls_pki_types::UnixTime;
 
 use super::*;
-use crate::identity::{IdentityPattern, NameType, TrustDomain};
-use crate::trust::{RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig};
+use crate::trust::tests;
 
 fn trust(ca: &TestCa) -> Arc<ClientTrust> {
-    let now = i64::try_from(clock::unix_now()).unwrap();
-    let bundle = TrustBundleConfig {
-        name: TrustDomain::parse(ca.domain()).unwrap(),
-        roots: vec![ca.root().der().clone()],
-        intermediates: Vec::new(),
-        crls: Vec::new(),
-        posture: RevocationPosture::Off,
-        depth: RevocationDepth::Chain,
-        grace: Duration::ZERO,
-        vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
-        identity_from: vec![NameType::Spiffe],
-    };
-    let bundle = Arc::new(TrustBundle::build(bundle, now).unwrap());
-    Arc::new(ClientTrust::new(vec![bundle]).unwrap())
+    Arc::new(tests::trust(tests::config(ca, &[])))
 }
 
 fn source(secret: Option<&[u8]>) -> TicketSource {

@@ -337,7 +337,6 @@ fn alert_error(reason: ReasonCode) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use countersign_testkit::{Credentials as TestCredentials, TestCa};
     use rustls::pki_types::ServerName;
@@ -346,32 +345,18 @@ mod tests {
 
     use super::*;
     use crate::clock;
-    use crate::identity::{IdentityPattern, NameType, TrustDomain};
     use crate::tls::{
         ClientCertificate, Credentials, ServerEntryConfig, ServerNames, TicketSource,
     };
-    use crate::trust::{
-        PathCache, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
-    };
+    use crate::trust::PathCache;
+    use crate::trust::tests::{config, trust};
 
     fn entry(ca: &TestCa, cache: &Arc<PathCache>) -> Arc<ServerEntry> {
         let now = i64::try_from(clock::unix_now()).unwrap();
-        let bundle = TrustBundleConfig {
-            name: TrustDomain::parse("example.org").unwrap(),
-            roots: vec![ca.root().der().clone()],
-            intermediates: Vec::new(),
-            crls: Vec::new(),
-            posture: RevocationPosture::Off,
-            depth: RevocationDepth::Chain,
-            grace: Duration::ZERO,
-            vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
-            identity_from: vec![NameType::Spiffe],
-        };
-        let bundle = Arc::new(TrustBundle::build(bundle, now).unwrap());
         let ours = ca.server(&["a.example.org"]);
         let credentials =
             Credentials::from_pem(ours.chain_pem().as_bytes(), ours.key_pem().as_bytes(), now);
-        let trust = ClientTrust::new(vec![bundle]).unwrap();
+        let trust = trust(config(ca, &[]));
         let names = ServerNames::new(
             vec![ServerEntryConfig {
                 names: Vec::new(),

@@ -34,4 +34,4 @@ pub use verifier::{Admission, ClientTrust, Recall, Refusal};
 pub use verify::{PathTrust, VerifiedChain};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -23,9 +23,11 @@ fn at(offset: i64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }
 
-fn config(ca: &TestCa, lists: &[Vec<u8>]) -> TrustBundleConfig {
+/// The trust domain of this authority. With lists, revocation is checked for the whole
+/// path. Other modules' tests use this too.
+pub(crate) fn config(ca: &TestCa, lists: &[Vec<u8>]) -> TrustBundleConfig {
     TrustBundleConfig {
-        name: TrustDomain::parse("example.org").unwrap(),
+        name: TrustDomain::parse(ca.domain()).unwrap(),
         roots: vec![ca.root().der().clone()],
         intermediates: Vec::new(),
         crls: lists
@@ -48,7 +50,7 @@ fn bundle(config: TrustBundleConfig) -> Arc<TrustBundle> {
     Arc::new(TrustBundle::build(config, now()).unwrap())
 }
 
-fn trust(config: TrustBundleConfig) -> ClientTrust {
+pub(crate) fn trust(config: TrustBundleConfig) -> ClientTrust {
     ClientTrust::new(vec![bundle(config)]).unwrap()
 }
 

@@ -4,11 +4,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use countersign::identity::IdentityPattern;
 use countersign::identity::caller::NameType;
-use countersign::identity::{IdentityPattern, TrustDomain};
-use countersign::trust::{
-    ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
-};
+use countersign::trust::{ClientTrust, TrustBundle, TrustBundleConfig};
 use countersign_testkit::{Credentials, Echo, Gateway, Settings, TestCa, TlsVersion};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{
@@ -17,29 +15,22 @@ use rustls_pki_types::{
 use serde_json::Value;
 
 use super::{Authority, certificates};
-use crate::support::{BINARY, Run};
+use crate::support::{BINARY, Run, bundle_config};
 
 fn trust(out: &Path, identity_from: Vec<NameType>) -> ClientTrust {
     let read = |name: &str| std::fs::read(out.join(name)).unwrap();
+    let roots = certificates(&out.join("ca/trust.pem"));
+    let crls = ["ca/crl/root.crl", "ca/crl/intermediate.crl"]
+        .iter()
+        .map(|name| CertificateRevocationListDer::from_pem_slice(&read(name)).unwrap())
+        .collect();
     let config = TrustBundleConfig {
-        name: TrustDomain::parse("example.org").unwrap(),
-        roots: certificates(&out.join("ca/trust.pem"))
-            .into_iter()
-            .map(CertificateDer::from)
-            .collect(),
-        intermediates: Vec::new(),
-        crls: ["ca/crl/root.crl", "ca/crl/intermediate.crl"]
-            .iter()
-            .map(|name| CertificateRevocationListDer::from_pem_slice(&read(name)).unwrap())
-            .collect(),
-        posture: RevocationPosture::Hard,
-        depth: RevocationDepth::Chain,
         vouches_for: ["spiffe://example.org/**", "dns:*.example.org"]
             .iter()
             .map(|pattern| IdentityPattern::parse(pattern).unwrap())
             .collect(),
         identity_from,
-        grace: std::time::Duration::ZERO,
+        ..bundle_config(roots.into_iter().map(CertificateDer::from).collect(), crls)
     };
     let now = i64::try_from(UnixTime::now().as_secs()).unwrap();
     ClientTrust::new(vec![TrustBundle::build(config, now).unwrap().into()]).unwrap()

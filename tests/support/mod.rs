@@ -10,6 +10,7 @@ mod jws;
 mod program;
 mod reload;
 mod revocation;
+mod trust;
 mod world;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub(crate) use jws::{altered, assertion, assertion_claims, base64url, decode, th
 pub(crate) use program::{Run, countersign};
 pub(crate) use reload::{change, generation, readyz, reloaded};
 pub(crate) use revocation::{RevocationLists, revocable};
+pub(crate) use trust::bundle_config;
 pub(crate) use world::{Front, World};
 
 /// The binary under test.

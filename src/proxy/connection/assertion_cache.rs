@@ -103,36 +103,18 @@ impl AssertionCache {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use countersign_testkit::TestCa;
     use rustls_pki_types::UnixTime;
 
     use super::*;
     use crate::clock;
-    use crate::identity::{IdentityPattern, NameType, TrustDomain};
-    use crate::trust::{
-        ClientTrust, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
-    };
+    use crate::trust::tests::{config, trust};
 
     #[test]
     fn what_was_said_of_a_caller_ends_when_it_is_verified_again() {
         let ca = TestCa::new("example.org");
-        let bundle = TrustBundleConfig {
-            name: TrustDomain::parse("example.org").unwrap(),
-            roots: vec![ca.root().der().clone()],
-            intermediates: Vec::new(),
-            crls: Vec::new(),
-            posture: RevocationPosture::Off,
-            depth: RevocationDepth::Chain,
-            grace: Duration::ZERO,
-            vouches_for: vec![IdentityPattern::parse("spiffe://example.org/**").unwrap()],
-            identity_from: vec![NameType::Spiffe],
-        };
         let now = UnixTime::since_unix_epoch(clock::since_epoch());
-        let seconds = i64::try_from(now.as_secs()).unwrap();
-        let bundle = TrustBundle::build(bundle, seconds).unwrap();
-        let trust = ClientTrust::new(vec![Arc::new(bundle)]).unwrap();
+        let trust = trust(config(&ca, &[]));
         let caller = ca.client("/a");
         let (leaf, rest) = caller.chain.split_first().unwrap();
         let verified = || {
