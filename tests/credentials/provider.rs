@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::{ask, refused};
-use crate::support::{BINARY, CALLER, HOST, Run, assertion_claims, root};
+use crate::support::{BINARY, CALLER, HOST, Run, assertion_claims, script};
 
 const LIBRARY: &str = "oidc-provider for Node";
 
@@ -27,24 +27,10 @@ struct Provider {
 impl Provider {
     /// None where Node or the library is missing.
     async fn start(ca: &TestCa) -> Option<Self> {
-        let root = root();
-        let modules = std::env::var("COUNTERSIGN_NODE_MODULES").unwrap_or_else(|_| {
-            root.join("tests/foreign/node_modules")
-                .display()
-                .to_string()
-        });
-        let child = Command::new("node")
-            .arg(root.join("tests/foreign/idp.mjs"))
-            .env("COUNTERSIGN_NODE_MODULES", modules)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn();
-        if !tool(LIBRARY, child.is_ok()) {
-            return None;
-        }
-        let mut child = child.unwrap();
+        let mut command = script::node("idp.mjs");
+        // Nobody reads its warnings while it runs.
+        command.stderr(Stdio::null());
+        let mut child = script::start(command, LIBRARY)?;
         let server = ca.server(&["localhost"]);
         let said = json!({
             "chain": server.chain_pem(), "key": server.key_pem(),
@@ -58,7 +44,11 @@ impl Provider {
         let first = in_time("the provider's start", output.next_line()).await;
         let Ok(Some(port)) = first else {
             let status = child.wait().await.unwrap();
-            assert_eq!(status.code(), Some(77), "the provider ended with {status}");
+            assert_eq!(
+                status.code(),
+                Some(script::ABSENT),
+                "the provider ended with {status}"
+            );
             tool(LIBRARY, false);
             return None;
         };

@@ -1,15 +1,12 @@
 //! Other languages' libraries verify a real assertion, and refuse what is
 //! altered, expired or for another audience.
 
-use std::path::Path;
-use std::process::Stdio;
-
 use countersign_testkit::skipped::tool;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::support::{CALLER, HOST, ISSUER, World, altered, decode, root};
+use crate::support::{CALLER, HOST, ISSUER, World, altered, decode, script};
 
 /// Assertions with what should become of them, and the keys to verify with.
 async fn cases(algorithm: &'static str) -> Value {
@@ -55,23 +52,13 @@ async fn cases(algorithm: &'static str) -> Value {
     ])
 }
 
-/// Runs a script with the cases on its standard input. It ends with 77 when the
-/// library is not there.
-async fn run(program: &str, script: &Path, what: &str, environment: &[(&str, String)]) {
+/// Runs a script with the cases on its standard input.
+async fn run(script: impl Fn() -> Command, what: &str) {
     for algorithm in ["ES256", "EdDSA"] {
         let input = cases(algorithm).await.to_string();
-        let child = Command::new(program)
-            .arg(script)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn();
-        if !tool(what, child.is_ok()) {
+        let Some(mut child) = script::start(script(), what) else {
             return;
-        }
-        let mut child = child.unwrap();
+        };
         let mut stdin = child.stdin.take().unwrap();
         // A script that cannot start does not read.
         let _ = stdin.write_all(input.as_bytes()).await;
@@ -79,7 +66,7 @@ async fn run(program: &str, script: &Path, what: &str, environment: &[(&str, Str
         let output = countersign_testkit::in_time(what, child.wait_with_output())
             .await
             .unwrap();
-        if !tool(what, output.status.code() != Some(77)) {
+        if !tool(what, output.status.code() != Some(script::ABSENT)) {
             return;
         }
         assert!(
@@ -93,20 +80,10 @@ async fn run(program: &str, script: &Path, what: &str, environment: &[(&str, Str
 
 #[tokio::test]
 async fn pyjwt_agrees() {
-    let program = std::env::var("COUNTERSIGN_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let script = root().join("tests/foreign/verify.py");
-    run(&program, &script, "PyJWT with cryptography", &[]).await;
+    run(|| script::python("verify.py"), "PyJWT with cryptography").await;
 }
 
 #[tokio::test]
 async fn jose_for_node_agrees() {
-    let modules = std::env::var("COUNTERSIGN_NODE_MODULES").unwrap_or_else(|_| {
-        root()
-            .join("tests/foreign/node_modules")
-            .display()
-            .to_string()
-    });
-    let script = root().join("tests/foreign/verify.mjs");
-    let environment = [("COUNTERSIGN_NODE_MODULES", modules)];
-    run("node", &script, "jose for Node", &environment).await;
+    run(|| script::node("verify.mjs"), "jose for Node").await;
 }

@@ -10,6 +10,7 @@ mod jws;
 mod program;
 mod reload;
 mod revocation;
+pub(crate) mod script;
 mod trust;
 mod world;
 

@@ -1,45 +1,33 @@
 //! Other people's gRPC and WebSocket implementations on both sides of the
 //! gateway. Skipped where a library is absent, unless tools are required.
 
-use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use countersign_testkit::skipped::tool;
 use countersign_testkit::{Credentials, Gateway, Settings, TestCa};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::Command;
 
-use crate::support::{BINARY, HOST, root};
+use crate::support::{BINARY, HOST, script};
 
 /// Runs a script that serves on a port it prints, is told where the gateway in
 /// front of it is, and ends with 77 when its library is not there.
 async fn run(script: &str, what: &str, protocol: &str) {
-    let program = std::env::var("COUNTERSIGN_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let script = root().join("tests/foreign").join(script);
-    let child = Command::new(program)
-        .arg(&script)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn();
-    if !tool(what, child.is_ok()) {
+    let Some(mut child) = script::start(script::python(script), what) else {
         return;
-    }
-    let mut child = child.unwrap();
+    };
     let mut stdin = child.stdin.take().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let conversation = async {
-        let line = lines.next_line().await.unwrap();
-        if !tool(what, line.is_some()) {
+        let Some(line) = lines.next_line().await.unwrap() else {
             let output = child.wait_with_output().await.unwrap();
             let complaint = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(77), "{what}: {complaint}");
+            let status = output.status.code();
+            assert_eq!(status, Some(script::ABSENT), "{what}: {complaint}");
+            tool(what, false);
             return;
-        }
-        let line = line.unwrap();
+        };
+        tool(what, true);
         let line: Value = serde_json::from_str(&line).unwrap();
         let ca = TestCa::new("example.org");
         let endpoint = format!("http://127.0.0.1:{}", line["port"]);
@@ -65,7 +53,7 @@ async fn run(script: &str, what: &str, protocol: &str) {
     // A dozen conversations, each with a deadline of its own within the script.
     tokio::time::timeout(Duration::from_secs(90), conversation)
         .await
-        .unwrap_or_else(|_| panic!("{what}: {} does not end", Path::new(&script).display()));
+        .unwrap_or_else(|_| panic!("{what}: {script} does not end"));
 }
 
 /// What a script needs to know to be a caller.

@@ -78,13 +78,7 @@ async fn grpc_streams_both_ways_and_ends_with_filtered_trailers() {
         )
         .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
     let world = Front::with(&ca, &settings).await;
-    let connection = world
-        .client()
-        .protocol(Protocol::Http2)
-        .connect()
-        .await
-        .unwrap();
-    let mut sender = connection.streams().await.unwrap();
+    let mut sender = world.client().streams().await.unwrap();
     let (pieces, body) = pieces();
     let request = Request::post(format!("https://{HOST}/shop.Orders/stream"))
         .header("content-type", "application/grpc")
@@ -205,7 +199,7 @@ async fn an_upload_ends_with_the_answer() {
     let (service, mut ended) = hasty().await;
     let world = Front::open(&ca, &[http(service)], "protocol = \"h2\"\n").await;
     let client = world.client().protocol(Protocol::Http2);
-    let mut sender = client.connect().await.unwrap().streams().await.unwrap();
+    let mut sender = client.streams().await.unwrap();
     let (pieces, body) = pieces();
     let request = Request::post(format!("https://{HOST}/upload"))
         .body(body)
@@ -364,7 +358,7 @@ async fn an_upload_that_a_service_never_takes_is_given_up_and_it_is_the_services
 async fn a_connection_is_unused_from_the_end_of_its_last_request_on() {
     let (world, service) = world("idle_timeout = \"2s\"\n").await;
     let client = world.client().protocol(Protocol::Http2);
-    let mut sender = client.connect().await.unwrap().streams().await.unwrap();
+    let mut sender = client.streams().await.unwrap();
     let (pieces, body) = pieces();
     let request = |path: &str, body| {
         let request = Request::post(format!("https://{HOST}{path}"));

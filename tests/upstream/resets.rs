@@ -187,7 +187,7 @@ async fn abandoned_requests_end_nobody_elses() {
             .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
         let world = Front::with(&ca, &settings).await;
         let client = world.client().protocol(Protocol::Http2);
-        let mut sender = client.connect().await.unwrap().streams().await.unwrap();
+        let mut sender = client.streams().await.unwrap();
         let (pieces, body) = pieces();
         let request = Request::post(format!("https://{HOST}/upload"));
         let request = request.body(body).unwrap();

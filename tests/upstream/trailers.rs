@@ -87,7 +87,7 @@ async fn of_a_requests_trailers_only_those_that_may_be_some_arrive() {
     let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
     let world = Front::open(&ca, &[http(service.address())], "protocol = \"h2\"\n").await;
     let client = world.client().protocol(Protocol::Http2);
-    let mut sender = client.connect().await.unwrap().streams().await.unwrap();
+    let mut sender = client.streams().await.unwrap();
     let (pieces, body) = pieces();
     let request = Request::post(format!("https://{HOST}/a"));
     let sent = sender.send_request(request.body(body).unwrap());
@@ -143,7 +143,7 @@ async fn nor_do_others_of_http1() {
 /// The trailers that a caller in h2 gets.
 async fn trailers_of(client: &Client) -> HeaderMap {
     let client = client.clone().protocol(Protocol::Http2);
-    let mut sender = client.connect().await.unwrap().streams().await.unwrap();
+    let mut sender = client.streams().await.unwrap();
     let (pieces, body) = pieces();
     drop(pieces);
     let request = Request::get(format!("https://{HOST}/a"));

@@ -32,9 +32,7 @@ async fn over_http1(world: &Front, path: &str, protocol: &str) -> countersign_te
     let mut connection = world.client().connect().await.unwrap();
     let octets = head_for(path, protocol);
     connection.write(octets.as_bytes()).await.unwrap();
-    connection
-        .read_until(|octets| octets.windows(4).any(|four| four == b"\r\n\r\n"))
-        .await
+    connection.read_head().await
 }
 
 /// What a service in h2 was told: not a word of HTTP/1.1's handshake.
@@ -295,9 +293,7 @@ async fn a_tunnel_ends_with_the_certificate_even_when_the_service_is_deaf() {
             let mut connection = world.client().connect().await.unwrap();
             let head = head_for("/deaf", "websocket");
             connection.write(head.as_bytes()).await.unwrap();
-            let _ = connection
-                .read_until(|octets| octets.ends_with(b"\r\n\r\n"))
-                .await;
+            let _ = connection.read_head().await;
             while let Ok(Ok(())) = tokio::time::timeout(pause, connection.write(&octets)).await {}
             let line = world.gateway.audit().request("/deaf").await;
             assert_eq!(line["reason"], "certificate-expired", "{line}");

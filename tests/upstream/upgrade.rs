@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign_testkit::service::{PieceBody, pieces};
 use countersign_testkit::{
-    Afterwards, Connection, Echo, Leaf, Protocol, Scripted, Switching, TestCa, in_time, read_head,
+    Afterwards, Connection, Echo, Leaf, Scripted, Switching, TestCa, in_time, read_head,
 };
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -40,9 +40,7 @@ pub(super) fn head_for(path: &str, protocol: &str) -> String {
 pub(super) async fn tunnel(world: &Front, protocol: &str) -> Connection {
     let mut connection = world.client().connect().await.unwrap();
     connection.write(head(protocol).as_bytes()).await.unwrap();
-    let answer = connection
-        .read_until(|octets| octets.ends_with(b"\r\n\r\n"))
-        .await;
+    let answer = connection.read_head().await;
     let text = answer.text().to_ascii_lowercase();
     assert!(
         text.starts_with("http/1.1 101 "),
@@ -102,13 +100,7 @@ pub(super) async fn over_h2_for(
     world: &Front,
     path: &str,
 ) -> (SendRequest<PieceBody>, Response<Incoming>) {
-    let connection = world
-        .client()
-        .protocol(Protocol::Http2)
-        .connect()
-        .await
-        .unwrap();
-    let mut sender = connection.streams().await.unwrap();
+    let mut sender = world.client().streams().await.unwrap();
     // The gateway's settings allow it once they have arrived.
     sender.ready().await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -292,13 +284,7 @@ async fn tunnels_go_on_while_draining_until_its_timeout() {
 #[tokio::test]
 async fn plain_connect_stays_refused_over_h2() {
     let (world, service) = world("").await;
-    let connection = world
-        .client()
-        .protocol(Protocol::Http2)
-        .connect()
-        .await
-        .unwrap();
-    let mut sender = connection.streams().await.unwrap();
+    let mut sender = world.client().streams().await.unwrap();
     let (_open, body) = pieces();
     let request = Request::builder()
         .method(Method::CONNECT)
@@ -358,9 +344,7 @@ async fn an_answer_without_a_switch_opens_no_tunnel() {
         // In HTTP/1.1 the caller sees for itself that nothing was switched.
         let mut caller = world.client().connect().await.unwrap();
         caller.write(head("websocket").as_bytes()).await.unwrap();
-        let answer = caller
-            .read_until(|octets| octets.windows(4).any(|four| four == b"\r\n\r\n"))
-            .await;
+        let answer = caller.read_head().await;
         let status: u16 = status.split(' ').next().unwrap().parse().unwrap();
         assert_eq!(answer.statuses(), [status], "{}", answer.text());
     }

@@ -23,6 +23,7 @@ use crate::answer::{Answer, CallError};
 use crate::connection::{Connection, RawAnswer, Session};
 use crate::credentials::Credentials;
 use crate::in_time;
+use crate::service::PieceBody;
 use crate::sessions::Sessions;
 
 /// The provider of the kit.
@@ -359,6 +360,18 @@ impl Client {
         connection
             .session(self.protocol.unwrap_or(Protocol::Http1))
             .await
+    }
+
+    /// An h2 connection for requests whose bodies are sent piece by piece.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn streams(
+        &self,
+    ) -> Result<hyper::client::conn::http2::SendRequest<PieceBody>, CallError> {
+        let client = self.clone().protocol(Protocol::Http2);
+        let connection = client.connect().await.map_err(CallError::Connect)?;
+        connection.streams().await
     }
 
     /// Sends one request over a connection of its own.

@@ -129,6 +129,12 @@ impl Connection {
         }
     }
 
+    /// Reads until the end of a head, the server's end, or [`DEADLINE`].
+    pub async fn read_head(&mut self) -> RawAnswer {
+        self.read_until(|octets| octets.windows(4).any(|end| end == b"\r\n\r\n"))
+            .await
+    }
+
     /// The certificate the server presented.
     #[must_use]
     pub fn server_certificate(&self) -> Option<CertificateDer<'static>> {

@@ -73,6 +73,11 @@ async fn serve(State(server): State<KeyServer>, uri: Uri, headers: HeaderMap) ->
     answer(uri.path(), &headers)
 }
 
+async fn server() -> (KeyServer, TestClock, SigningKey) {
+    let server = KeyServer::start().await;
+    (server, TestClock::new(), SigningKey::es256())
+}
+
 fn token(key: &SigningKey, clock: &TestClock) -> String {
     let now = clock.now();
     key.assertion(&with(with(request_claims(), "iat", now), "exp", now + 30))
@@ -91,11 +96,7 @@ async fn verify(
 
 #[tokio::test]
 async fn keys_are_fetched_when_first_needed_and_kept() {
-    let (server, clock, key) = (
-        KeyServer::start().await,
-        TestClock::new(),
-        SigningKey::es256(),
-    );
+    let (server, clock, key) = server().await;
     server.publish(&[&key]);
     let verifier = server.verifier(&clock);
     assert_eq!(server.requests(), 0);
@@ -206,11 +207,7 @@ async fn a_burst_at_the_start_is_one_request() {
 
 #[tokio::test]
 async fn the_last_good_keys_serve_for_a_day() {
-    let (server, clock, key) = (
-        KeyServer::start().await,
-        TestClock::new(),
-        SigningKey::es256(),
-    );
+    let (server, clock, key) = server().await;
     server.publish(&[&key]);
     let verifier = server.verifier(&clock);
     assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
@@ -247,11 +244,7 @@ async fn the_last_good_keys_serve_for_a_day() {
 
 #[tokio::test]
 async fn unchanged_keys_are_confirmed() {
-    let (server, clock, key) = (
-        KeyServer::start().await,
-        TestClock::new(),
-        SigningKey::es256(),
-    );
+    let (server, clock, key) = server().await;
     let body = key_set(&[&key]).to_json().to_string();
     server.answer(move |_, headers| {
         if headers
@@ -281,11 +274,7 @@ async fn unchanged_keys_are_confirmed() {
 
 #[tokio::test]
 async fn redirects_are_not_followed() {
-    let (server, clock, key) = (
-        KeyServer::start().await,
-        TestClock::new(),
-        SigningKey::es256(),
-    );
+    let (server, clock, key) = server().await;
     let body = key_set(&[&key]).to_json().to_string();
     server.answer(move |path, _| {
         if path == "/keys" {
@@ -303,11 +292,7 @@ async fn redirects_are_not_followed() {
 
 #[tokio::test]
 async fn useless_answers_are_refused_and_do_not_replace_keys() {
-    let (server, clock, key) = (
-        KeyServer::start().await,
-        TestClock::new(),
-        SigningKey::es256(),
-    );
+    let (server, clock, key) = server().await;
     server.publish(&[&key]);
     let verifier = server.verifier(&clock);
     assert_eq!(verifier.fetch_keys().await, Ok(()));
@@ -370,11 +355,7 @@ async fn a_silent_server_costs_bounded_time() {
 
 #[tokio::test]
 async fn metadata_must_be_the_issuers() {
-    let (server, clock, key) = (
-        KeyServer::start().await,
-        TestClock::new(),
-        SigningKey::es256(),
-    );
+    let (server, clock, key) = server().await;
     let verifier = || {
         let clock = clock.clone();
         Verifier::builder()

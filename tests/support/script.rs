@@ -1,0 +1,49 @@
+//! Programs in other languages (`tests/foreign`).
+
+use std::path::Path;
+use std::process::Stdio;
+
+use countersign_testkit::skipped::tool;
+use tokio::process::{Child, Command};
+
+use super::root;
+
+/// What a script ends with if the library it is about is not installed.
+pub(crate) const ABSENT: i32 = 77;
+
+/// A command that runs one of the scripts in Python.
+pub(crate) fn python(script: &str) -> Command {
+    let program = std::env::var("COUNTERSIGN_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    command(&program, script)
+}
+
+/// A command that runs one of the scripts in Node.
+pub(crate) fn node(script: &str) -> Command {
+    let mut command = command("node", script);
+    if std::env::var_os(NODE_MODULES).is_none() {
+        command.env(NODE_MODULES, root().join("tests/foreign/node_modules"));
+    }
+    command
+}
+
+const NODE_MODULES: &str = "COUNTERSIGN_NODE_MODULES";
+
+fn command(program: &str, script: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg(Path::new("tests/foreign").join(script))
+        .current_dir(root())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Starts a script with pipes; `None`, and a note, if its language is not installed.
+/// `what` names the library it is about.
+pub(crate) fn start(mut command: Command, what: &str) -> Option<Child> {
+    let child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    tool(what, child.is_ok()).then(|| child.ok()).flatten()
+}
