@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, GeneralSubtree, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData as _, SerialNumber,
+    KeyPair, KeyUsagePurpose, NameConstraints, PublicKeyData as _, SerialNumber, SigningKey as _,
 };
 use rustls_pki_types::CertificateDer;
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 
 use crate::credentials::{Credentials, pem, write_private};
+use crate::der;
 use crate::leaf::Leaf;
 
 /// Types of keys.
@@ -29,13 +30,27 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    pub(crate) fn generate(self) -> KeyPair {
-        KeyPair::generate_for(match self {
+    const ALL: [Self; 3] = [Self::P256, Self::P384, Self::Ed25519];
+
+    fn algorithm(self) -> &'static rcgen::SignatureAlgorithm {
+        match self {
             Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
             Self::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
             Self::Ed25519 => &rcgen::PKCS_ED25519,
-        })
-        .expect("a key pair")
+        }
+    }
+
+    /// OID of its signatures, DER (RFC 5758 section 3.2, RFC 8410 section 3).
+    const fn signature_oid(self) -> &'static [u8] {
+        match self {
+            Self::P256 => &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2],
+            Self::P384 => &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3],
+            Self::Ed25519 => &[0x06, 3, 0x2b, 0x65, 0x70],
+        }
+    }
+
+    pub(crate) fn generate(self) -> KeyPair {
+        KeyPair::generate_for(self.algorithm()).expect("a key pair")
     }
 }
 
@@ -255,6 +270,26 @@ impl Authority {
             .as_ref()
             .map(SerialNumber::to_bytes)
             .unwrap_or_default()
+    }
+
+    /// Signs any message, as certificates, revocation lists and requests are signed: a
+    /// SEQUENCE of the message, the algorithm and the signature.
+    ///
+    /// # Panics
+    /// When signing fails.
+    #[must_use]
+    pub fn signed(&self, message: &[u8]) -> Vec<u8> {
+        let key = self.issuer.key();
+        let kind = KeyKind::ALL
+            .into_iter()
+            .find(|kind| key.is_compatible(kind.algorithm()))
+            .expect("a known type of key");
+        let signature = key.sign(message).expect("a signature");
+        der::sequence(&[
+            message.to_vec(),
+            der::element(0x30, kind.signature_oid()),
+            der::element(0x03, &[&[0][..], &signature].concat()),
+        ])
     }
 
     pub(crate) const fn issuer(&self) -> &Issuer<'static, KeyPair> {

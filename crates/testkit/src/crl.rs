@@ -1,8 +1,7 @@
 //! Revocation lists.
 
 use rcgen::{
-    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams,
-    SerialNumber, SigningKey as _,
+    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -192,9 +191,7 @@ impl Crl {
 /// The list with more extensions and without what is omitted, signed again.
 fn changed(list: &[u8], more: Vec<Vec<u8>>, omitted: &[Omitted], authority: &Authority) -> Vec<u8> {
     let (_, parts, _) = der::first(list);
-    let (_, signed, length) = der::first(parts);
-    let (_, _, algorithm) = der::first(&parts[length..]);
-    let algorithm = parts[length..length + algorithm].to_vec();
+    let (_, signed, _) = der::first(parts);
     let mut fields = Vec::new();
     let mut times = 0;
     let mut rest = signed;
@@ -223,8 +220,5 @@ fn changed(list: &[u8], more: Vec<Vec<u8>>, omitted: &[Omitted], authority: &Aut
         }
         rest = &rest[length..];
     }
-    let signed = der::sequence(&fields);
-    let signature = authority.issuer().key().sign(&signed).expect("a signature");
-    let signature = der::element(0x03, &[&[0][..], &signature].concat());
-    der::sequence(&[signed, algorithm, signature])
+    authority.signed(&der::sequence(&fields))
 }

@@ -1,7 +1,8 @@
 //! Just enough DER to write what certificate libraries refuse to write.
 
 /// One element: tag, length, content.
-pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut der = vec![tag];
     match content.len() {
         short @ 0..=0x7f => der.push(u8::try_from(short).unwrap_or_default()),
@@ -18,12 +19,17 @@ pub(crate) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// `SEQUENCE` of elements already encoded.
-pub(crate) fn sequence(elements: &[Vec<u8>]) -> Vec<u8> {
+#[must_use]
+pub fn sequence(elements: &[Vec<u8>]) -> Vec<u8> {
     element(0x30, &elements.concat())
 }
 
 /// Tag and content of the first element, and how many octets it takes.
-pub(crate) fn first(der: &[u8]) -> (u8, &[u8], usize) {
+///
+/// # Panics
+/// When it is not complete.
+#[must_use]
+pub fn first(der: &[u8]) -> (u8, &[u8], usize) {
     let (start, length) = match der[1] {
         short @ 0..=0x7f => (2, usize::from(short)),
         long => {

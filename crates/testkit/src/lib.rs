@@ -10,6 +10,7 @@
 //! | [`leaf`] | [`Leaf`]: leaf certificates with every knob |
 //! | [`credentials`] | [`Credentials`]: a chain and its key |
 //! | [`crl`] | revocation lists: empty, with entries, stale, from the future |
+//! | [`der`] | DER that certificate libraries refuse to write |
 //! | [`client`] | [`Client`]: TLS to the gateway |
 //! | [`connection`] | [`Connection`]: h1, h2 and raw bytes over it |
 //! | [`http2`] | single h2 frames, for requests that no library would send |
@@ -40,6 +41,7 @@ pub mod client;
 pub mod connection;
 pub mod credentials;
 pub mod crl;
+pub mod der;
 pub mod echo;
 pub mod gateway;
 pub mod http2;
@@ -53,7 +55,6 @@ pub mod switching;
 
 mod answer;
 mod audit;
-mod der;
 mod sessions;
 mod settings;
 mod shelf;
