@@ -7,6 +7,8 @@ use countersign::identity::leaf::LeafFacts;
 use countersign_testkit::{Leaf, TestCa};
 use rustls_pki_types::CertificateDer;
 
+use super::input::altered;
+
 /// A good certificate with names of every type.
 fn original() -> &'static [u8] {
     static ORIGINAL: OnceLock<Vec<u8>> = OnceLock::new();
@@ -21,18 +23,6 @@ fn original() -> &'static [u8] {
     })
 }
 
-/// The original with octets changed: each three octets of `changes` are a position
-/// and a new octet.
-fn altered(changes: &[u8]) -> Vec<u8> {
-    let mut certificate = original().to_vec();
-    for change in changes.chunks_exact(3) {
-        let position = usize::from(change[0]) << 8 | usize::from(change[1]);
-        let position = position % certificate.len();
-        certificate[position] = change[2];
-    }
-    certificate
-}
-
 /// The first octet says whether a certificate follows, or changes of a good one.
 pub fn leaf(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else {
@@ -41,7 +31,7 @@ pub fn leaf(data: &[u8]) {
     let certificate = if kind % 2 == 0 {
         rest.to_vec()
     } else {
-        altered(rest)
+        altered(original(), rest)
     };
     let Ok(facts) = LeafFacts::read(&certificate) else {
         return;

@@ -16,6 +16,26 @@ fn made_of(words: &'static [&'static str], most: usize) -> impl Strategy<Value =
     vec(piece, 0..most).prop_map(|pieces| pieces.concat())
 }
 
+/// An item of an input: what it is, and its content (`fuzz/src/input.rs`).
+type Item = (u8, &'static [u8]);
+
+/// Items, some of which are run together or mean nothing.
+fn items_of(words: &'static [Item], most: usize) -> impl Strategy<Value = Vec<u8>> {
+    let word = proptest::sample::select(words).prop_map(|(kind, word)| (kind, word.to_vec()));
+    let item = prop_oneof![
+        12 => word.clone(),
+        2 => (word.clone(), word).prop_map(|((kind, one), (_, other))| (kind, [one, other].concat())),
+        1 => (any::<u8>(), vec(any::<u8>(), 0..24)),
+    ];
+    vec(item, 0..most).prop_map(|items| {
+        let item = |(kind, content): &(u8, Vec<u8>)| {
+            let length = u8::try_from(content.len()).unwrap();
+            [&[*kind, length], &content[..]].concat()
+        };
+        items.iter().flat_map(item).collect()
+    })
+}
+
 /// Messages that are nearly right, one after the other.
 fn messages() -> impl Strategy<Value = Vec<u8>> {
     let fields = made_of(
@@ -154,5 +174,137 @@ proptest! {
     #[test]
     fn leaf(changes in vec(any::<u8>(), 0..12)) {
         bodies::leaf(&[vec![1], changes].concat());
+    }
+}
+
+/// Entries (0) and extensions (1) of a revocation list.
+const LIST_ITEMS: [Item; 12] = [
+    (0, b"\x02\x02\x77\x01\x17\x0d260101000000Z"),
+    (0, b"\x02\x01\x05\x17\x0d260101000000Z"),
+    (0, b"\x02\x03\x00\x77\x01\x17\x0d260101000000Z"),
+    (0, b"\x02\x02\x77\x01\x18\x0f20260101000000Z"),
+    (0, b"\x02\x02\x77\x01\x17\x0d260101000000Z\x30\x0c\x30\x0a\x06\x03\x55\x1d\x15\x04\x03\x0a\x01\x08"),
+    (1, b"\x06\x03\x55\x1d\x14\x04\x03\x02\x01\x03"),
+    (1, b"\x06\x03\x55\x1d\x14\x01\x01\xff\x04\x03\x02\x01\x03"),
+    (1, b"\x06\x03\x55\x1d\x1c\x01\x01\xff\x04\x12\x30\x10\xa0\x0e\xa0\x0c\x86\x0ahttp://a/b"),
+    (1, b"\x06\x03\x55\x1d\x1c\x01\x01\xff\x04\x05\x30\x03\x82\x01\xff"),
+    (1, b"\x06\x03\x55\x1d\x1c\x01\x01\xff\x04\x05\x30\x03\x84\x01\xff"),
+    (1, b"\x06\x03\x55\x1d\x1b\x01\x01\xff\x04\x03\x02\x01\x01"),
+    (1, b"\x06\x03\x55\x1d\x7f\x04\x02\x05\x00"),
+];
+
+/// Extensions that a certificate request asks for; 1 begins another attribute.
+const REQUEST_ITEMS: [Item; 12] = [
+    (
+        1,
+        b"\x06\x03\x55\x1d\x11\x04\x11\x30\x0f\x82\x0da.example.org",
+    ),
+    (
+        0,
+        b"\x06\x03\x55\x1d\x11\x04\x11\x30\x0f\x82\x0da.example.org",
+    ),
+    (
+        0,
+        b"\x06\x03\x55\x1d\x11\x04\x11\x30\x0f\x82\x0dA.Example.ORG",
+    ),
+    (
+        0,
+        b"\x06\x03\x55\x1d\x11\x04\x11\x30\x0f\x81\x0da@example.org",
+    ),
+    (
+        0,
+        b"\x06\x03\x55\x1d\x11\x04\x1a\x30\x18\x86\x16spiffe://example.org/a",
+    ),
+    (
+        0,
+        b"\x06\x03\x55\x1d\x11\x04\x0e\x30\x0c\x87\x04\x0a\x00\x00\x01\x87\x04\x0a\x00\x00\x02",
+    ),
+    (
+        0,
+        b"\x06\x03\x55\x1d\x11\x01\x01\xff\x04\x0a\x30\x08\x82\x06*.a.bc",
+    ),
+    (
+        0,
+        b"\x06\x03\x55\x1d\x13\x01\x01\xff\x04\x05\x30\x03\x01\x01\xff",
+    ),
+    (0, b"\x06\x03\x55\x1d\x13\x04\x02\x30\x00"),
+    (0, b"\x06\x03\x55\x1d\x0f\x04\x04\x03\x02\x02\x04"),
+    (0, b"\x06\x03\x55\x1d\x0f\x04\x04\x03\x02\x07\x80"),
+    (
+        0,
+        b"\x06\x03\x55\x1d\x25\x04\x0c\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01",
+    ),
+];
+
+/// Whole frames, and beginnings of some.
+const FRAMES: [&[u8]; 14] = [
+    b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+    b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\xff\xff",
+    b"\x00\x00\x0c\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x01\x00\x03\x00\x00\x00\x64",
+    b"\x00\x00\x0e\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x01\x00\x04\x00\x00\x00\x02\x00\x04",
+    b"\x00\x00\x05\x00\x01\x00\x00\x00\x01hello",
+    b"\x00\x00\x03\x01\x04\x00\x00\x00\x01\x82\x86\x84",
+    b"\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x08",
+    b"\x00\x00\x03\x03\x00\x00\x00\x00\x01\x00\x00\x08",
+    b"\x00\x00\x04\x08\x00\x80\x00\x00\x01\xff\xff\xff\xff",
+    b"\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x02",
+    b"\x00\x00\x06\x07\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00",
+    b"\x00\x00\x09\x09\x04\x00\x00\x00\x03",
+    b"\x00\x00",
+    b"\xff\xff\xff\xfa\xff\xff\xff\xff\xff",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn csr(items in items_of(&REQUEST_ITEMS, 5)) {
+        bodies::csr(&[vec![2], items].concat());
+    }
+
+    #[test]
+    fn http2(piece: u8, frames in vec(proptest::sample::select(&FRAMES[..]), 0..8)) {
+        bodies::http2(&[vec![piece], frames.concat()].concat());
+    }
+
+    #[test]
+    fn configuration(data in made_of(&[
+        "[listener]\n", "address = \"127.0.0.1:0\"\n", "certificate = \"gateway.pem\"\n",
+        "private_key = \"gateway.key\"\n", "[assertion]\n", "issuer = \"https://a\"\n",
+        "keys = \"signing\"\n", "[[trust_domain]]\n", "name = \"example.org\"\n",
+        "roots = [\"trust.pem\"]\n", "revocation = \"off\"\n", "crls = [\"*.crl\"]\n",
+        "[[upstream]]\n", "endpoints = [\"http://127.0.0.1:1\"]\n", "[[route]]\n",
+        "paths = [\"/**\"]\n", "callers = [\"*\"]\n", "upstream = \"orders\"\n",
+        "audience = \"orders\"\n", "[limits]\n", "header_timeout = \"30s\"\n", "[[profile]]\n",
+        "usages = [\"client\"]\n", "lifetime = \"8h\"\n", "name = \"orders\"\n", "[", "]", "{ ", " }",
+        "= ", "\"", "\"\"\"", "\\u001b", "\t", "\r\n", "# é", "1", "true", ".", "surprise",
+    ], 24)) {
+        bodies::configuration(&data);
+    }
+}
+
+proptest! {
+    // Each of them verifies some twenty signatures.
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn crl(items in items_of(&LIST_ITEMS, 4)) {
+        // Without a number no list counts.
+        let number = b"\x01\x0a\x06\x03\x55\x1d\x14\x04\x03\x02\x01\x03";
+        bodies::crl(&[&[2], &number[..], &items].concat());
+    }
+
+    #[test]
+    fn changes_of_what_is_signed(kind in 0..2_u8, changes in vec(any::<u8>(), 0..12)) {
+        bodies::crl(&[vec![kind], changes.clone()].concat());
+        bodies::csr(&[vec![kind], changes].concat());
     }
 }

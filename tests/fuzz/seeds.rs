@@ -71,7 +71,11 @@ fn seeds(target: &str) -> Vec<Seed> {
 fn every_target_has_seeds_that_hold() {
     let first = |octet: u8, seed: &Seed| [&[octet], &seed.octets[..]].concat();
     for (target, body) in [
-        ("headers", bodies::headers as fn(&[u8])),
+        ("configuration", bodies::configuration as fn(&[u8])),
+        ("crl", bodies::crl),
+        ("csr", bodies::csr),
+        ("http2", bodies::http2),
+        ("headers", bodies::headers),
         ("jose", bodies::jose),
         ("paths", bodies::paths),
         ("patterns", bodies::patterns),
@@ -92,7 +96,7 @@ fn every_target_has_seeds_that_hold() {
     }
     // A target that was forgotten above.
     let targets = std::fs::read_dir(root().join("fuzz/fuzz_targets")).unwrap();
-    assert_eq!(targets.count(), 7);
+    assert_eq!(targets.count(), 11);
 }
 
 #[test]
@@ -118,6 +122,17 @@ fn paths_with_two_readings_are_refused() {
             _ if seed.section == "[hosts]" => continue,
             Ok(_) => "[passed]",
             Err(_) => "[refused]",
+        };
+        assert_eq!(became, seed.section, "{}", seed.name);
+    }
+}
+
+#[test]
+fn configurations_are_taken_or_refused() {
+    for seed in seeds("configuration") {
+        let became = match bodies::loads(&seed.octets) {
+            true => "[passed]",
+            false => "[refused]",
         };
         assert_eq!(became, seed.section, "{}", seed.name);
     }
