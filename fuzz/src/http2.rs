@@ -9,10 +9,10 @@ use countersign_testkit::http2::{Frame, frames};
     unreachable_pub,
     reason = "of this file only the scanner is used"
 )]
-#[path = "../../src/proxy/h2_frames.rs"]
+#[path = "../../src/proxy/wire/h2_frames.rs"]
 mod h2_frames;
 
-use h2_frames::Scan;
+use h2_frames::FrameScanner;
 
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -21,7 +21,7 @@ const WINDOW_UPDATE: u8 = 8;
 
 /// What the scanner finds when the octets come in pieces of this size.
 fn scan(octets: &[u8], piece: usize) -> Vec<h2_frames::Frame> {
-    let mut scan = Scan::new(0);
+    let mut scan = FrameScanner::new(0);
     let mut found = Vec::new();
     for octets in octets.chunks(piece) {
         scan.advance(octets, |frame| found.push(frame));

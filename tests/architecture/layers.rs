@@ -297,8 +297,14 @@ fn a_module_that_is_imported_by_name_is_followed() {
 fn files_without_a_cycle_pass() {
     let files = [
         ("net/mod.rs", "pub mod server;"),
-        ("net/server.rs", "use super::codec::Codec;\nuse super::buffer;"),
-        ("net/codec.rs", "pub(in crate::net) use super::buffer::Buffer;"),
+        (
+            "net/server.rs",
+            "use super::codec::Codec;\nuse super::buffer;",
+        ),
+        (
+            "net/codec.rs",
+            "pub(in crate::net) use super::buffer::Buffer;",
+        ),
         ("net/buffer.rs", "use crate::clock;\nuse std::net::server;"),
     ];
     assert!(Imports::read(&files).cycles().is_empty());
@@ -309,8 +315,14 @@ fn an_import_from_a_higher_folder_is_found() {
     let files = [
         ("net/mod.rs", "pub mod server;\npub mod codec;"),
         ("net/listener.rs", "use super::codec::frame::Frame;"),
-        ("net/codec/frame.rs", "use crate::net::server::state::State;"),
-        ("net/server/state.rs", "use crate::net::codec::frame::Frame;"),
+        (
+            "net/codec/frame.rs",
+            "use crate::net::server::state::State;",
+        ),
+        (
+            "net/server/state.rs",
+            "use crate::net::codec::frame::Frame;",
+        ),
         ("net/tools/trace.rs", ""),
     ];
     let upward = Imports::read(&files).upward("net", &["", "server", "codec"]);

@@ -229,7 +229,7 @@ async fn bad_usage_is_exit_2() {
 /// clients and servers, live and offline.
 #[tokio::test]
 async fn a_leaf_that_may_sign_lists_is_refused_everywhere() {
-    let world = World::with(|settings, ca| {
+    let world = world(|settings, ca| {
         settings.trust(
             ca,
             "revocation = \"off\"\nidentity_from = [\"spiffe\", \"dns\"]\n\
@@ -258,7 +258,7 @@ async fn a_leaf_that_may_sign_lists_is_refused_everywhere() {
             if holds {
                 let path = "/.well-known/countersign/whoami";
                 assert_eq!(client.get(path).await.unwrap().status, 200);
-                assert_eq!(explained.code, Some(0), "{}", explained.stderr);
+                assert_eq!(explained.code, 0, "{}", explained.stderr);
                 assert_eq!(output.status.code(), Some(0), "{said}");
                 continue;
             }
@@ -269,7 +269,7 @@ async fn a_leaf_that_may_sign_lists_is_refused_everywhere() {
                 .line("the refusal", |line| line["serial"] == caller.serial_hex())
                 .await;
             assert_eq!(line["reason"], "wrong-usage", "{line}");
-            assert_eq!(explained.code, Some(3), "{}", explained.stderr);
+            assert_eq!(explained.code, 3, "{}", explained.stderr);
             assert_eq!(explained.reason(), "wrong-usage");
             assert_eq!(output.status.code(), Some(3), "{said}");
             assert!(said.starts_with("wrong-usage: "), "{said}");

@@ -693,7 +693,7 @@ async fn a_check_ends_where_a_file_does_not_answer() {
 /// Of one trust domain, too: a file that does not answer keeps no other one out.
 #[tokio::test]
 async fn a_list_that_does_not_answer_keeps_no_other_of_its_domain_out() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let hung = world.ca.directory().join("root.crl");
     let calls = "open,openat,statx";
     let Some(injected) = Injected::into(&world.gateway, &hung, calls, "delay_enter=600s").await
@@ -701,7 +701,8 @@ async fn a_list_that_does_not_answer_keeps_no_other_of_its_domain_out() {
         return;
     };
     readyz(&world.gateway, "material-stalled", true).await;
-    assert_prompt(&world, &list, &mut 1, "a neighbour that hangs").await;
+    let neighbour = "a neighbour that hangs";
+    assert_prompt(&world.gateway, (&world.ca, &lists), &mut 1, neighbour).await;
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
     // A configuration that names other files than the hung one takes effect.
     let moved = world.ca.write("moved.crl", std::fs::read(&hung).unwrap());
@@ -724,7 +725,7 @@ async fn a_list_that_does_not_answer_keeps_no_other_of_its_domain_out() {
 /// for that.
 #[tokio::test]
 async fn a_part_that_stays_unusable_changes_nothing_again_and_again() {
-    let (world, list) = revocable().await;
+    let (world, lists) = revocable().await;
     let broken = world.ca.directory().join("root.crl");
     let Some(injected) = Injected::into(&world.gateway, &broken, "open,openat", "error=EIO").await
     else {
@@ -745,13 +746,8 @@ async fn a_part_that_stays_unusable_changes_nothing_again_and_again() {
     readyz(&world.gateway, "material-unreadable", false).await;
     let text = std::fs::read_to_string(&config).unwrap();
     replace(&config, format!("{text}\n# an edit\n"));
-    in_time("a reload", async {
-        while !world.gateway.stderr().contains("configuration reloaded") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-    assert_prompt(&world, &list, &mut 1, "afterwards").await;
+    reloaded(&world.gateway).await;
+    assert_prompt(&world.gateway, (&world.ca, &lists), &mut 1, "afterwards").await;
 }
 
 /// However many wait for the disk, each entry counts at once.
@@ -783,14 +779,14 @@ async fn every_denial_counts_while_the_file_does_not_answer() {
         let (world, identity) = (&world, identity(number));
         async move {
             world
-                .command(&["deny", "add", "--identity", &identity])
+                .by_socket(&["deny", "add", "--identity", &identity])
                 .await
         }
     });
     let answers: Vec<_> = futures(adding).await;
     for answer in answers {
-        assert_eq!(answer.status.code(), Some(1), "{answer:?}");
-        let said = String::from_utf8_lossy(&answer.stderr).into_owned();
+        assert_eq!(answer.code, 1, "{}", answer.stderr);
+        let said = answer.stderr;
         assert!(said.contains("in force all the same"), "{said}");
     }
     for number in 0..12 {

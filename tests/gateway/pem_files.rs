@@ -10,8 +10,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::identity::refused;
-use super::termination::replace;
-use super::{BINARY, CALLER, HOST, World};
+use crate::support::{BINARY, CALLER, HOST, World, replace};
 
 /// What `cat` makes of files without a final line end: the END of one block and
 /// the BEGIN of the next share a line.

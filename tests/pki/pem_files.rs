@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 
 use countersign_testkit::{Credentials, Crl, TestCa};
 
-use super::{Authority, Run, certificates, has_tool, pki};
+use countersign_testkit::skipped::has_tool;
+
+use super::{Authority, Run, certificates, pki};
 
 /// What `cat` makes of files without a final line end.
 fn glued(blocks: &[String]) -> String {
