@@ -15,9 +15,13 @@ pub(super) fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError
     pem::certificates(&store::read(path)?).map_err(damaged(path))
 }
 
-/// Reads the certificates of a PEM file that an operator named and that may hold their
-/// private key too; at least one.
+/// Reads the certificates of a PEM file that may hold their private key too; at least one.
 pub(super) fn read_beside_key(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    pem::certificates_beside_key(&store::read(path)?).map_err(damaged(path))
+}
+
+/// Like [`read_beside_key`], of a file that an operator named; see [`store::read_named`].
+pub(super) fn read_named(path: &Path) -> Result<Vec<CertificateDer<'static>>, PkiError> {
     pem::certificates_beside_key(&store::read_named(path)?).map_err(damaged(path))
 }
 

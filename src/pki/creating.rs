@@ -267,7 +267,7 @@ fn import(existing: &ExistingRoot, domain: &TrustDomain) -> Result<CertificateAu
         path: path.clone(),
         why,
     };
-    let mut read = certificates::read_beside_key(path)?.into_iter();
+    let mut read = certificates::read_named(path)?.into_iter();
     let (Some(der), None) = (read.next(), read.next()) else {
         return Err(PkiError::unreadable(path, "it must hold one certificate"));
     };

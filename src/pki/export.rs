@@ -49,7 +49,7 @@ impl ChainFile {
     pub fn read(path: &Path) -> Result<Self, PkiError> {
         Ok(Self {
             path: path.to_owned(),
-            chain: certificates::read_beside_key(path)?,
+            chain: certificates::read_named(path)?,
         })
     }
 

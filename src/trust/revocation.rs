@@ -337,9 +337,7 @@ impl RevocationIndex {
     pub(crate) fn keep_in_force(&mut self, previous: &Self, now: i64) {
         for old in previous.lists() {
             let lists = self.by_issuer.entry(old.issuer.clone()).or_default();
-            let succeeds =
-                |list: &Arc<RevocationList>| list.succeeds(old) && list.age() >= old.age();
-            let is_succeeded = lists.iter().any(succeeds);
+            let is_succeeded = lists.iter().any(|list| list.succeeds(old));
             let is_there = lists.iter().any(|list| list.hash == old.hash);
             // Under another posture, what it revokes would be let in without it.
             let is_over = self.posture == RevocationPosture::Hard

@@ -233,12 +233,12 @@ async fn a_store_that_stops_does_what_was_said_and_may_come_back() {
             started.elapsed()
         );
         let ready = plain(gateway.admin(), "GET", "/readyz", &[]).await;
-        assert!(ready.body.contains("rate-limits"), "{ready:?}");
+        assert!(ready.body.contains("store-unreachable"), "{ready:?}");
         server.run().await;
         in_time("the store is asked again", async {
             loop {
                 let ready = plain(gateway.admin(), "GET", "/readyz", &[]).await;
-                if !ready.body.contains("rate-limits") {
+                if !ready.body.contains("store-unreachable") {
                     return;
                 }
                 caller.get("/a").await.unwrap();
