@@ -5,7 +5,7 @@
 //! certificate that is let in. So a file is read whole or refused: every line is
 //! part of a block, blank, or explanatory text, and what could be the remains of
 //! a damaged block is an error with its line number. The exact rule is in
-//! [`parse`].
+//! `parse`.
 //!
 //! What is read right: a byte order mark, every kind of line end, blanks around
 //! lines, blank lines, explanatory text between blocks (`openssl x509 -text`,

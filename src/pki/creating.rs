@@ -1,6 +1,6 @@
 //! Making an authority in a directory, from nothing or from a root there is.
 //!
-//! A part of [`Pki`]. All files appear in one [`Transaction`], so that a crash at any
+//! A part of [`Pki`]. All files appear in one `Transaction`, so that a crash at any
 //! point leaves what was there before or the new authority. Certificates are made by
 //! [`super::authority`].
 

@@ -1,7 +1,7 @@
 //! Revoking certificates.
 //!
 //! A part of [`Pki`]; lists are published by `lists`. Revocations are recorded and the lists that say
-//! so are published in one [`super::transaction`], so that after a crash there are both or neither.
+//! so are published in one `transaction`, so that after a crash there are both or neither.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

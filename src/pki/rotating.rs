@@ -2,7 +2,7 @@
 //!
 //! A part of [`Pki`]. `prepare` makes a new generation; the present one moves to
 //! `earlier/` and stays trusted until `retire` moves it to `retired/`. Either is one
-//! [`Transaction`], so that a crash at any point leaves the state before or the one
+//! `Transaction`, so that a crash at any point leaves the state before or the one
 //! after. Keys are never destroyed here.
 
 use std::path::{Path, PathBuf};

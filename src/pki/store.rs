@@ -3,7 +3,7 @@
 //! A file is written aside with its final mode, synced, put in place in one
 //! step, and its directory synced, so that readers and crashes see the old
 //! content or the new one, never a part. Operations on several files are
-//! [`super::transaction`]s. This module knows nothing about certificates.
+//! `transaction`s. This module knows nothing about certificates.
 
 use std::fmt;
 use std::fs::{File, Permissions};
