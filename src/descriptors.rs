@@ -23,7 +23,7 @@ const SPARE: usize = 8;
 /// Listeners of the control plane: public, operators', private socket.
 const CONTROL_LISTENERS: usize = 3;
 
-/// How many descriptors there are, and for whom.
+/// How many descriptors there are, and the share of each use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct DescriptorPlan {
     /// The process may have so many.
@@ -76,7 +76,7 @@ impl DescriptorPlan {
         let connections = left / 3 * 2;
         Self {
             limit,
-            // Without any nobody could be served, and the reason would not be seen.
+            // With none at all no caller could connect, and the reason would not be seen.
             connections: connections.max(1),
             services: (left - connections).max(1),
             control,

@@ -95,7 +95,7 @@ pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
 
 /// Opens anything, without waiting.
 fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    // NONBLOCK: opening a pipe that nobody writes to returns at once; reading a
+    // NONBLOCK: opening a pipe without a writer returns at once; reading a
     // regular file is the same with it. NOCTTY: opening a terminal must not make
     // it this process's own.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;

@@ -142,7 +142,7 @@ fn summed_up(list: &[u8]) {
     assert_eq!(outline, next_update(list), "two readings of nextUpdate");
 }
 
-/// The first octet says whether a list follows, or changes of a good one, or items of
+/// The first byte says whether a list follows, or changes of a good one, or items of
 /// one that its issuer signs: entries (even) and extensions (odd).
 pub fn crl(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else {

@@ -145,7 +145,7 @@ fn signed(input: &[u8]) {
     assert_eq!(taken, expected.unwrap_or_default(), "other names");
 }
 
-/// The first octet says whether a request follows, or changes of a good one, or items
+/// The first byte says whether a request follows, or changes of a good one, or items
 /// of one that its holder signs: extensions, of which odd ones begin an attribute.
 pub fn csr(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else {

@@ -19,7 +19,7 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
-/// What the scanner finds when the octets come in pieces of this size.
+/// Returns the frames that the scanner finds if the bytes come in pieces of this size.
 fn scan(octets: &[u8], piece: usize) -> Vec<h2_frames::Frame> {
     let mut scan = FrameScanner::new(0);
     let mut found = Vec::new();
@@ -64,7 +64,7 @@ fn check(found: &h2_frames::Frame, frame: &Frame) {
     assert_eq!(found.window, window, "{frame:?}");
 }
 
-/// The first octet is a size of pieces, the rest what a peer sends after its preface.
+/// The first byte is a size of pieces, the rest what a peer sends after its preface.
 pub fn http2(data: &[u8]) {
     let Some((piece, octets)) = data.split_first() else {
         return;

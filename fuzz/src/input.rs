@@ -1,7 +1,7 @@
 //! How several targets read their input.
 
-/// `original` with octets changed: each three octets of `changes` are a position and a
-/// new octet.
+/// `original` with bytes changed: each three bytes of `changes` are a position and a
+/// new byte.
 pub(crate) fn altered(original: &[u8], changes: &[u8]) -> Vec<u8> {
     let mut altered = original.to_vec();
     for change in changes.chunks_exact(3) {
@@ -25,7 +25,7 @@ pub(crate) fn items(mut input: &[u8]) -> Vec<(u8, &[u8])> {
 }
 
 /// Tag and content of the first element of DER, and what follows it. Lengths may have
-/// any number of octets.
+/// any number of bytes.
 pub(crate) fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = der.split_first()?;
     let (first, rest) = rest.split_first()?;

@@ -138,7 +138,7 @@ impl Default for DenyWrites {
 
 impl DenyWrites {
     /// Syncing to disk takes its time, on a network mount that hangs for ever: then
-    /// nobody waits, and nothing else does.
+    /// the request is answered, and nothing else waits.
     async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, DenyListError> + Send + 'static,

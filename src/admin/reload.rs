@@ -74,7 +74,7 @@ impl ReloadQueue {
 }
 
 impl ReloadWaiters {
-    /// Whether nobody waits.
+    /// Whether there are no waiters.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

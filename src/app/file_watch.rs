@@ -1,7 +1,7 @@
 //! Watches files by taking their stamps again and again, on threads of its own.
 //!
 //! A network mount that hangs blocks the thread that asks for a stamp, for ever if it
-//! likes. So each round over all files runs on a thread that nobody waits for. If
+//! likes. So each round over all files runs on a thread that no task joins. If
 //! one file does not answer, that thread is left to it, the file is watched no further
 //! until the thread returns, and another thread goes on with all other files.
 

@@ -8,7 +8,7 @@
 //! one stays and says why.
 //!
 //! One task decides about both, and only it puts a snapshot into service. Files are
-//! read on threads that nobody waits for (`load`, `file_watch`): one that does not come
+//! read on threads that no task joins (`load`, `file_watch`): one that does not come
 //! back holds up nothing but its own unit. A load that failed is tried again until it
 //! succeeds, because a system that is short of something does not touch the file when
 //! that is over.

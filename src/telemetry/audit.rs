@@ -130,7 +130,7 @@ impl Drop for AuditWriter {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.writer.unpark();
         if let Some(thread) = self.thread.take() {
-            // A pipe that nobody reads, or a disk that does not answer, must not keep the
+            // A pipe without a reader, or a disk that does not answer, must not keep the
             // process from ending.
             let began = Instant::now();
             while !thread.is_finished() && began.elapsed() < LAST_LINES {
@@ -303,7 +303,7 @@ fn open(path: &Path) -> io::Result<File> {
             "it is {what}; leave [audit] file out to write to standard output, and pipe that"
         ))
     };
-    // Opening a named pipe that nobody reads would wait for ever.
+    // Opening a named pipe without a reader would wait for ever.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let opened = open_with_spare(|| {
         OpenOptions::new()
@@ -315,7 +315,7 @@ fn open(path: &Path) -> io::Result<File> {
     });
     let file = match opened {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
-            return Err(refused("a socket, or a named pipe that nobody reads"));
+            return Err(refused("a socket, or a named pipe without a reader"));
         }
         opened => opened?,
     };

@@ -165,7 +165,7 @@ fn open_descriptors(gateway: &Gateway) -> usize {
 async fn a_revocation_needs_no_descriptor_that_is_free() {
     let scene = Scene::start(BINARY).await;
     let world = &scene.world;
-    // Connections of before, so that nobody who is cut needs a new one.
+    // Connections of before, so that no caller that is cut needs a new one.
     let mut streams = Vec::new();
     for number in 0..8 {
         let caller = world.ca.client(&format!("/ns/shop/sa/before{number}"));

@@ -102,7 +102,7 @@ async fn draining_has_a_limit() {
     assert_eq!(line["caller"], world.ca.spiffe(CALLER));
 }
 
-/// Standard output is the audit log here, and a pipe that nobody reads.
+/// Standard output is the audit log here, and a pipe that no program reads.
 #[tokio::test]
 async fn a_log_that_nobody_reads_does_not_keep_the_process_from_ending() {
     use std::os::unix::fs::PermissionsExt as _;

@@ -242,7 +242,7 @@ async fn an_audit_log_that_nobody_reads_is_refused_at_once() {
     assert_eq!(failure.status.code(), Some(1), "{failure}");
     for part in [
         "audit.pipe",
-        "a named pipe that nobody reads",
+        "a named pipe without a reader",
         "standard output",
     ] {
         assert!(failure.stderr.contains(part), "{part}: {failure}");

@@ -98,7 +98,7 @@ impl Crl {
         self.critical(0x1c, &[0x30, 0x03, 0x85, 0x01, 0xff])
     }
 
-    /// With a critical extension that nobody knows: 2.5.29.99.
+    /// Adds a critical extension that no program knows: 2.5.29.99.
     #[must_use]
     pub fn unknown_extension(self) -> Self {
         self.critical(0x63, &[0x05, 0x00])

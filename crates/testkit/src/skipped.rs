@@ -101,7 +101,7 @@ pub fn tool(name: &str, present: bool) -> bool {
 }
 
 /// Passes on whether the operating system offers `name`, and notes it if not. That is
-/// never a failure, because nobody can install it.
+/// never a failure, because it cannot be installed.
 pub fn machine(name: &str, possible: bool) -> bool {
     record(Kind::Machine, name, possible);
     possible

@@ -1,5 +1,5 @@
 //! Loads on threads of their own. A thread that a file system does not let come back
-//! holds up neither the others nor the end of the process: nobody joins it.
+//! holds up neither the others nor the end of the process: no task joins it.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
