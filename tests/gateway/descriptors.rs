@@ -7,7 +7,8 @@ use std::time::Duration;
 use countersign_testkit::{Crl, Echo, Gateway, Settings, TestCa, in_time, until};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use super::material::{Injected, assert_prompt, deny_list, problem};
+use super::failing_files::{Injected, deny_list};
+use super::material::{assert_prompt, problem};
 use crate::support::{BINARY, CALLER, HOST, RevocationLists, World, readyz, replace, streaming};
 
 /// A world that checks revocation, with a deny list in a directory of its own, a socket,

@@ -10,6 +10,7 @@ mod concurrency;
 mod corpus;
 mod descriptors;
 mod expectations;
+mod failing_files;
 mod foreign;
 mod forwarded;
 mod framing;
