@@ -66,23 +66,28 @@ pub(super) async fn add(
         Ok(entry) => entry,
         Err(error) => return refused(&ChangeError::List(error)),
     };
+    let target = serde_json::to_string(&entry.target).unwrap_or_default();
+    let what = format!("{}: {target}: {}", entry.id, entry.reason);
     let added = Arc::clone(&entry);
     let saving = move || list.save(&added, now());
+    // The entry counts in any case, so the audit log names it in any case.
     match operations.deny_writes.on_disk(saving).await {
-        Ok(()) => {
-            let target = serde_json::to_string(&entry.target).unwrap_or_default();
-            let what = format!("{}: {target}: {}", entry.id, entry.reason);
-            done(reply(StatusCode::CREATED, &entry), what)
+        Ok(()) => done(reply(StatusCode::CREATED, &entry), what),
+        Err(error) => {
+            let response = match error {
+                ChangeError::Disk => fault(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &format!(
+                        "the file of the deny list does not answer; entry {} is in force all \
+                         the same, and is written as soon as that can be done: countersign \
+                         deny list shows it",
+                        entry.id
+                    ),
+                ),
+                error => refused(&error),
+            };
+            done(response, format!("{what} (in force, not on disk)"))
         }
-        Err(ChangeError::Disk) => fault(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &format!(
-                "the file of the deny list does not answer; entry {} is in force all the same, \
-                 and is written as soon as that can be done: countersign deny list shows it",
-                entry.id
-            ),
-        ),
-        Err(error) => refused(&error),
     }
 }
 

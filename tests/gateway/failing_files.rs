@@ -266,6 +266,13 @@ async fn an_entry_is_written_as_soon_as_the_file_answers() {
     let add = world.by_socket(&add).await;
     add.ended(1, "is in force now but not on disk");
     assert_eq!(world.client().refusal().await.alert(), Some(46));
+    // The entry counts, so the audit log names it although the command failed.
+    let audit = world.gateway.audit();
+    let line = audit
+        .line("the denial", |line| line["event"] == "operator")
+        .await;
+    assert!(line.to_string().contains("in force, not on disk"), "{line}");
+    assert!(line.to_string().contains(&identity), "{line}");
     let ready = readyz(&world.gateway, "deny-list-unsaved", true).await;
     assert_eq!(problem(&ready, "deny-list-unsaved")["severity"], "error");
     injected.end().await;
