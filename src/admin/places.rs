@@ -7,12 +7,13 @@
 //! somebody behind the same address who says at once what there is to say.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::descriptors::ControlShare;
+use crate::identity::share_key::address_network;
 
 /// The connections of one listener.
 #[derive(Debug)]
@@ -65,7 +66,7 @@ impl Places {
         all.next = all.next.wrapping_add(1);
         let guest = Guest {
             id,
-            from: from.map(network),
+            from: from.map(address_network),
             leave: Arc::clone(&leave),
         };
         join(&mut all.silent, guest, self.share.outside);
@@ -168,17 +169,10 @@ fn leave(guests: &mut VecDeque<Guest>, id: u64) -> Option<Guest> {
     guests.remove(index)
 }
 
-/// What one subscriber usually has of addresses: all of an IPv6 network of 64 bits.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-        address @ IpAddr::V4(_) => address,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::Future as _;
+    use std::net::Ipv6Addr;
     use std::pin::pin;
     use std::task::{Context, Waker};
 
@@ -239,7 +233,7 @@ mod tests {
         // A notification is taken once: what was counted above is not again.
         assert!(kept <= OUTSIDE, "{kept}");
         assert_eq!(
-            network("::ffff:10.0.0.1".parse().unwrap()),
+            address_network("::ffff:10.0.0.1".parse().unwrap()),
             address(1).unwrap()
         );
     }

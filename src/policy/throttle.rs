@@ -7,13 +7,14 @@
 
 use std::fmt;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use super::Denial;
 use super::rate_limit::{RateLimit, RateTable, Verdict};
 use crate::crypto;
+use crate::identity::share_key::address_network;
 use crate::identity::{CallerName, Principal};
 use crate::reason::ReasonCode;
 
@@ -85,7 +86,7 @@ impl<'a> Counted<'a> {
     /// Whom an address stands for: whoever has one of IPv6 has 2^64.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {
-        Self::Address(network(address))
+        Self::Address(address_network(address))
     }
 
     /// Whom a limit counts an authenticated request to; nobody where the request
@@ -268,16 +269,6 @@ impl Default for Limiter {
             Arc::new(RateTable::new(1)),
             RateLimit::FAILED_AUTHENTICATION,
         )
-    }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let network = u128::from(address) & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from_bits(network))
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

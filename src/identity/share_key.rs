@@ -1,0 +1,77 @@
+//! `ShareKey`: for whom a share of something scarce is counted.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU64;
+use std::sync::LazyLock;
+
+use super::CallerName;
+
+/// Keyed, so that a caller cannot choose a name that passes for another one's.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// Stands for one caller, or for one address where there is no caller: a keyed hash of 64
+/// bits, good for the life of this process. Two connections and two certificates of one
+/// caller have the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShareKey(NonZeroU64);
+
+impl ShareKey {
+    /// The key of a caller that has proven its name, by certificate, API key or token.
+    #[must_use]
+    pub fn of_caller(caller: &CallerName) -> Self {
+        Self::of_hash(HASHER.hash_one(("caller", caller)))
+    }
+
+    /// The key of whoever sends from this address ([`address_network`]).
+    #[must_use]
+    pub fn of_address(address: IpAddr) -> Self {
+        Self::of_hash(HASHER.hash_one(("address", address_network(address))))
+    }
+
+    fn of_hash(hash: u64) -> Self {
+        Self(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
+/// What an address is counted as: itself in IPv4; its network of 64 bits in IPv6, where
+/// one host may choose any address of it (RFC 4291 section 2.5.4).
+#[must_use]
+pub fn address_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_stands_for_one_caller_or_one_network() {
+        let name = |text: &str| CallerName::Dns(text.into());
+        assert_eq!(
+            ShareKey::of_caller(&name("one.example.org")),
+            ShareKey::of_caller(&name("one.example.org"))
+        );
+        assert_ne!(
+            ShareKey::of_caller(&name("one.example.org")),
+            ShareKey::of_caller(&name("two.example.org"))
+        );
+        let address = |text: &str| ShareKey::of_address(text.parse().unwrap());
+        assert_eq!(address("2001:db8::1"), address("2001:db8::ffff:1"));
+        assert_ne!(address("2001:db8::1"), address("2001:db8:0:1::1"));
+        assert_eq!(address("192.0.2.1"), address("::ffff:192.0.2.1"));
+        assert_ne!(address("192.0.2.1"), address("192.0.2.2"));
+        // A caller whose name is an address is not the address.
+        let ip = "192.0.2.1".parse().unwrap();
+        assert_ne!(
+            ShareKey::of_caller(&CallerName::Ip(ip)),
+            ShareKey::of_address(ip)
+        );
+    }
+}
