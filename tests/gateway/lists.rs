@@ -455,3 +455,26 @@ async fn lists_that_vanish_leave_the_last_good_ones() {
     let failure = Gateway::try_start(BINARY, &settings).await.unwrap_err();
     assert_eq!(failure.status.code(), Some(2), "{failure}");
 }
+
+/// The authorities of the servers that lists are fetched from are read again by themselves,
+/// as all trust material is.
+#[tokio::test]
+async fn changed_roots_of_the_fetch_take_effect_without_a_reload() {
+    let world = Fetching::new().await;
+    let stranger = TestCa::new("example.org");
+    let file = world.ca.write("fetch-roots.pem", world.ca.root().pem());
+    let roots = format!("[\"{}\"]", file.display());
+    let gateway = Gateway::start(BINARY, &world.settings(&[("roots", &roots)])).await;
+    let client = gateway.client(HOST).with(&world.caller);
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+    replace(&file, stranger.root().pem());
+    logged(&gateway, "it cannot be reached").await;
+    world.shelf.put(Item::Document(world.revoking(2)));
+    assert_eq!(client.get("/a").await.unwrap().status, 200);
+    replace(&file, world.ca.root().pem());
+    until("the revocation", async || {
+        client.connect().await.is_err() || client.get("/a").await.is_err()
+    })
+    .await;
+    assert_eq!(client.refusal().await.alert(), Some(44));
+}
