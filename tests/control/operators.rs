@@ -180,7 +180,10 @@ async fn an_operator_reads_and_acts_and_each_act_says_who() {
     assert_eq!(run.code, 0, "{}", run.stderr);
     let run = world.as_(&world.alice, &["token", "purge"]).await;
     assert_eq!(run.code, 0, "{}", run.stderr);
-    assert!(world.gateway.stderr().contains(&me), "the log says who too");
+    until("the log says who too", async || {
+        world.gateway.stderr().contains(&me)
+    })
+    .await;
 
     // On the socket it is the user of this machine.
     let socket = world.gateway.directory().join("admin.sock");

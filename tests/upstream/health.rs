@@ -124,11 +124,10 @@ async fn an_endpoint_that_is_not_well_gets_nothing_until_it_is() {
     };
     assert!(health.contains(&line(good.address, 1)), "{health:?}");
     assert!(health.contains(&line(bad.address, 0)), "{health:?}");
-    assert!(
-        world.gateway.stderr().contains("the endpoint is not well"),
-        "{}",
-        world.gateway.stderr()
-    );
+    until("the log", async || {
+        world.gateway.stderr().contains("the endpoint is not well")
+    })
+    .await;
 
     // It recovers, and the other one falls ill.
     bad.state.well.store(true, Ordering::SeqCst);
