@@ -12,6 +12,7 @@ pub mod descriptors;
 pub mod directory_lock;
 pub mod file_read;
 pub mod file_stamp;
+pub mod h2_frames;
 pub mod identity;
 mod kill_point;
 pub mod pem;

@@ -1,18 +1,8 @@
 //! The scanner of HTTP/2 frames: wherever reads begin and end, it finds the frames that
 //! a plain reading finds.
 
+use countersign::h2_frames::{self, FrameScanner};
 use countersign_testkit::http2::{Frame, frames};
-
-// The scanner is private to the gateway, which has no other use for it outside.
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "of this file only the scanner is used"
-)]
-#[path = "../../src/proxy/wire/h2_frames.rs"]
-mod h2_frames;
-
-use h2_frames::FrameScanner;
 
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;

@@ -22,6 +22,8 @@ use super::wire::h2_monitor::{FloodError, H2Stats, MonitoredIo};
 use super::wire::socket::CallerSocket;
 use super::wire::tls_close::close_gracefully;
 use super::wire::write_coalescing::{CoalescedWrites, CoalescingIo, SendEachPoll, coalescing};
+use crate::h2_frames::PREFACE;
+use crate::h2_frames::merged_data::MergedData;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::snapshot::Limits;
@@ -93,7 +95,8 @@ async fn serve_streams(
     let stats = Arc::new(H2Stats::default());
     let metrics = Arc::clone(&connection.worker().shared().metrics);
     let streams = H2Streams::new(metrics, Arc::clone(&stats), limits.body_timeout);
-    let stream = MonitoredIo::new(stream, Arc::clone(&stats));
+    // Small and empty frames are limited by the monitor, and by it alone.
+    let stream = MergedData::new(MonitoredIo::new(stream, Arc::clone(&stats)), PREFACE);
     let _refusals = RecordH2Refusals {
         connection,
         stats: Arc::clone(&stats),

@@ -23,7 +23,7 @@ const TIERS: [&[&str]; 15] = [
     &["crypto", "directory_lock"],
     &["secret"],
     &["file_read", "file_stamp", "pem"],
-    &["clock", "descriptors", "reason"],
+    &["clock", "descriptors", "h2_frames", "reason"],
     &["kill_point"],
 ];
 

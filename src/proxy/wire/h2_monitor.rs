@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::h2_frames::{
+use crate::h2_frames::{
     DATA, END_STREAM, FrameScanner, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
 
@@ -380,8 +380,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredIo<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::h2_frames::tests::frame;
     use super::*;
+    use crate::h2_frames::tests::frame;
 
     #[test]
     fn what_h2_refused_is_described() {

@@ -8,7 +8,6 @@
 //! - `response_framing`: accepts a service's response only if its end is unambiguous
 //!
 //! HTTP/2:
-//! - `h2_frames`: finds frames in the bytes of a connection
 //! - `h2_monitor`: counts frames, and limits those without content
 //! - `h2_stall`: how long a caller may take nothing of its response
 //! - `write_coalescing`: sends what a connection writes in one poll together
@@ -35,7 +34,6 @@ pub(crate) mod expect_continue;
 pub(crate) mod forwarded_headers;
 pub mod framing;
 pub(crate) mod framing_io;
-pub(crate) mod h2_frames;
 pub(crate) mod h2_monitor;
 pub(crate) mod h2_stall;
 pub mod head;

@@ -1,28 +1,42 @@
 //! `FrameScanner`: finds the frames of an HTTP/2 connection in its bytes, and reads the
-//! few fields that monitoring needs (RFC 9113 section 4.1).
+//! few fields that the gateway needs beside what its HTTP library tells (RFC 9113
+//! section 4.1). [`merged_data`] makes few DATA frames of many.
+
+pub mod merged_data;
 
 /// Length of the client's connection preface (RFC 9113 section 3.4).
-pub(super) const PREFACE: u32 = 24;
+pub const PREFACE: u32 = 24;
 /// Length of a frame header.
 const HEADER: usize = 9;
 
-/// Frame types (RFC 9113 section 6), and the flag of a stream's last frame.
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
-pub(super) const RST_STREAM: u8 = 3;
-pub(super) const SETTINGS: u8 = 4;
-pub(super) const GOAWAY: u8 = 7;
-pub(super) const WINDOW_UPDATE: u8 = 8;
-pub(super) const END_STREAM: u8 = 1;
+/// Frame type of content (RFC 9113 section 6.1).
+pub const DATA: u8 = 0;
+/// Frame type of heads and trailers (section 6.2).
+pub const HEADERS: u8 = 1;
+/// Frame type that ends a stream early (section 6.4).
+pub const RST_STREAM: u8 = 3;
+/// Frame type of a peer's settings (section 6.5).
+pub const SETTINGS: u8 = 4;
+/// Frame type that ends a connection (section 6.8).
+pub const GOAWAY: u8 = 7;
+/// Frame type that opens a window further (section 6.9).
+pub const WINDOW_UPDATE: u8 = 8;
+/// Flag of the last DATA or HEADERS frame of a stream.
+pub const END_STREAM: u8 = 1;
+/// Flag of a SETTINGS frame that only acknowledges.
+pub const ACK: u8 = 1;
 
-/// SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2).
+/// SETTINGS_INITIAL_WINDOW_SIZE and SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 section
+/// 6.5.2), and SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3).
 const INITIAL_WINDOW: u16 = 4;
+const MAX_HEADER_LIST_SIZE: u16 = 6;
+const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 /// Length of one setting.
-const SETTING: usize = 6;
+pub const SETTING: usize = 6;
 
 /// The scanner of one direction.
 #[derive(Debug)]
-pub(super) struct FrameScanner {
+pub struct FrameScanner {
     header: [u8; HEADER],
     /// How many bytes of `header` were read.
     have: usize,
@@ -30,8 +44,19 @@ pub(super) struct FrameScanner {
     skip: u32,
     /// The part of a frame's payload that is read.
     payload: Payload,
-    /// The initial window that a SETTINGS frame sets.
-    window: Option<u32>,
+    /// What a SETTINGS frame sets.
+    settings: Settings,
+}
+
+/// What the last settings of each kind in one SETTINGS frame say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// The window that streams begin with, in bytes.
+    pub initial_window: Option<u32>,
+    /// Most bytes of a head that the peer takes, counted as RFC 9113 section 6.5.2 says.
+    pub max_header_list_size: Option<u32>,
+    /// Whether extended CONNECT is allowed.
+    pub connect_protocol: Option<bool>,
 }
 
 /// The first bytes of a payload, or one setting after the other.
@@ -44,21 +69,28 @@ struct Payload {
 
 /// A frame whose header and the needed part of its payload were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) kind: u8,
-    pub(super) flags: u8,
-    pub(super) stream: u32,
-    pub(super) length: u32,
+pub struct Frame {
+    /// Its type.
+    pub kind: u8,
+    /// Its flags.
+    pub flags: u8,
+    /// The stream it belongs to; 0 for the connection.
+    pub stream: u32,
+    /// Length of its payload in bytes.
+    pub length: u32,
     /// RST_STREAM and GOAWAY: the error code.
-    pub(super) code: u32,
+    pub code: u32,
     /// WINDOW_UPDATE: the increment. SETTINGS: the initial window of streams, if it is
     /// set.
-    pub(super) window: Option<u32>,
+    pub window: Option<u32>,
+    /// SETTINGS: what else is set.
+    pub settings: Settings,
 }
 
 impl FrameScanner {
     /// A scanner of a direction whose frames begin after `skip` bytes.
-    pub(super) const fn new(skip: u32) -> Self {
+    #[must_use]
+    pub const fn new(skip: u32) -> Self {
         Self {
             header: [0; HEADER],
             have: 0,
@@ -68,12 +100,16 @@ impl FrameScanner {
                 have: 0,
                 want: 0,
             },
-            window: None,
+            settings: Settings {
+                initial_window: None,
+                max_header_list_size: None,
+                connect_protocol: None,
+            },
         }
     }
 
     /// Reads the next bytes, and calls `each` with every frame that they complete.
-    pub(super) fn advance(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+    pub fn advance(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
         while !bytes.is_empty() {
             if self.payload.have < self.payload.want {
                 let Some((byte, rest)) = bytes.split_first() else {
@@ -108,7 +144,7 @@ impl FrameScanner {
             bytes = rest;
             if self.have == HEADER {
                 self.have = 0;
-                self.window = None;
+                self.settings = Settings::default();
                 self.payload.have = 0;
                 let frame = self.frame();
                 self.skip = frame.length;
@@ -133,8 +169,12 @@ impl FrameScanner {
             return true;
         }
         let [a, b, c, d, e, f, ..] = self.payload.bytes;
-        if u16::from_be_bytes([a, b]) == INITIAL_WINDOW {
-            self.window = Some(u32::from_be_bytes([c, d, e, f]));
+        let value = u32::from_be_bytes([c, d, e, f]);
+        match u16::from_be_bytes([a, b]) {
+            INITIAL_WINDOW => self.settings.initial_window = Some(value),
+            MAX_HEADER_LIST_SIZE => self.settings.max_header_list_size = Some(value),
+            ENABLE_CONNECT_PROTOCOL => self.settings.connect_protocol = Some(value == 1),
+            _ => {}
         }
         let more = usize::try_from(self.skip).is_ok_and(|left| left >= SETTING);
         if more {
@@ -161,14 +201,15 @@ impl FrameScanner {
                 WINDOW_UPDATE if self.payload.have >= 4 => {
                     Some(u32::from_be_bytes([l & 0x7f, m, n, o]))
                 }
-                _ => self.window,
+                _ => self.settings.initial_window,
             },
+            settings: self.settings,
         }
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
