@@ -310,6 +310,9 @@ reasons! {
     TooLarge = "too-large", Request, 413, RESOURCE_EXHAUSTED, None, Caller,
         "The request is larger than the gateway accepts.",
         "Send smaller headers or a smaller body.";
+    HeadTooLarge = "head-too-large", Request, 431, RESOURCE_EXHAUSTED, None, Caller,
+        "The service behind this route takes no head of this size.",
+        "Send fewer or shorter fields, or a shorter path and query.";
     Timeout = "timeout", Request, 408, DEADLINE_EXCEEDED, None, Caller,
         "The request took too long to arrive.",
         "Send the whole request without long pauses.";

@@ -30,7 +30,7 @@ use crate::policy::throttle::{OnStoreFailure, Per};
 use crate::route::{Binding, PathRewrite, RewriteError};
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
-use crate::upstream::{Balance, ForwardedFields, HealthCheck, HttpProtocol, TraceContext};
+use crate::upstream::{Balance, ForwardedFields, HealthCheck, HttpProtocol, Sharing, TraceContext};
 
 /// A section's name as it is written, its keys, and which of them it cannot do
 /// without.
@@ -276,6 +276,7 @@ sections! {
         dns_refresh: TimeSpan = Optional,
         health_check: HealthCheck = Optional,
         max_connections: u32 = Optional,
+        share: Sharing = Optional,
         max_pending: u32 = Optional,
         max_requests: u32 = Optional,
         retries: Retries = Optional,

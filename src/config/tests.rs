@@ -352,6 +352,7 @@ stall_timeout = "5m"
 total_timeout = "2h"
 max_requests = 50
 max_connections = 40
+share = "when-full"
 max_pending = 30
 dns_refresh = "1m"
 health_check = { path = "/healthz?x", interval = "1s", timeout = "500ms", status = [200, 204], healthy = 1, unhealthy = 2 }

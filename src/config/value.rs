@@ -26,7 +26,7 @@ use crate::policy::throttle::{OnStoreFailure, Per};
 use crate::route::Binding;
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
-use crate::upstream::{Balance, ForwardedFields, HttpProtocol, TraceContext};
+use crate::upstream::{Balance, ForwardedFields, HttpProtocol, Sharing, TraceContext};
 
 /// A value and its place in the file.
 #[derive(Debug, Clone)]
@@ -476,6 +476,8 @@ words! {
     ForwardedFields:
         "x-forwarded" => Self::XForwarded, "forwarded" => Self::Forwarded,
         "both" => Self::Both, "off" => Self::Off;
+    Sharing:
+        "never" => Self::Never, "when-full" => Self::WhenFull, "always" => Self::Always;
     TraceContext:
         "continue" => Self::Continue, "restart" => Self::Restart, "off" => Self::Off;
     CertificateHeader:

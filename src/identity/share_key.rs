@@ -17,6 +17,9 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 pub struct ShareKey(NonZeroU64);
 
 impl ShareKey {
+    /// Stands for everybody together, where nothing tells callers apart.
+    pub const EVERYBODY: Self = Self(NonZeroU64::MAX);
+
     /// The key of a caller that has proven its name, by certificate, API key or token.
     #[must_use]
     pub fn of_caller(caller: &CallerName) -> Self {

@@ -14,7 +14,9 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::connection::in_flight::{PermittedRequest, UsedCredentials, unless_expired};
+use super::connection::in_flight::{
+    EndsForAnother, PermittedRequest, UsedCredentials, unless_expired,
+};
 use super::connection::response_audit::ResponseAudit;
 use super::forward::context::ForwardContext;
 use super::forward::request_hints::RequestHints;
@@ -324,8 +326,13 @@ async fn forward_permitted(
             sent.map_err(|refusal| with_reauth_challenge(refusal, permit, &resource, route))
         }
     };
+    let sent = sent?;
+    in_flight.set_ends_for_another(sent.lease.give_way().map(|give_way| EndsForAnother {
+        give_way,
+        denial: forward::gives_way(upstream.name()),
+    }));
     Ok(Served::Forwarded(ForwardedResponse {
-        upstream: sent?,
+        upstream: sent,
         in_flight,
         upgrade,
         tells_certificate: config.certificate_fields.any(),

@@ -14,6 +14,7 @@ use http::{HeaderValue, Request, StatusCode, Uri, Version};
 use http_body_util::Empty;
 
 use super::connect::{ConnectError, Opened, connect};
+use super::error::ServiceError;
 use super::{HttpProtocol, Upstream};
 use crate::telemetry::metrics::Metrics;
 
@@ -40,7 +41,7 @@ enum Failure {
     #[error("{0}")]
     Connect(#[from] ConnectError),
     #[error("no answer: {0}")]
-    NoAnswer(#[from] hyper::Error),
+    NoAnswer(#[from] ServiceError),
     #[error("the check cannot be sent: {0}")]
     Request(#[from] http::Error),
     #[error("status {}", .0.as_u16())]
@@ -123,7 +124,7 @@ async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(
     request
         .headers_mut()
         .insert(USER_AGENT, HeaderValue::from_static("countersign"));
-    let response = match connected.opened {
+    let status = match connected.opened {
         Opened::Http1(mut sender, mut driver) => {
             driver.detach();
             let host = HeaderValue::from_str(&authority).map_err(http::Error::from)?;
@@ -131,9 +132,9 @@ async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(
             *request.uri_mut() = Uri::from(check.path.clone());
             let response = sender.send_request(request).await;
             driver.close();
-            response?
+            response.map_err(ServiceError::from)?.status()
         }
-        Opened::Http2(mut sender, ()) => {
+        Opened::Http2(mut client) => {
             let scheme = match config.protocol {
                 HttpProtocol::Http2 if config.tls.is_some() => Scheme::HTTPS,
                 _ => Scheme::HTTP,
@@ -144,13 +145,14 @@ async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(
                 .authority(authority)
                 .path_and_query(check.path.clone())
                 .build()?;
-            sender.send_request(request).await?
+            let response = client.send(request, |_| {}).await;
+            response.map_err(|failed| failed.error)?.status()
         }
     };
-    if check.statuses.contains(&response.status()) {
+    if check.statuses.contains(&status) {
         Ok(())
     } else {
-        Err(Failure::Status(response.status()))
+        Err(Failure::Status(status))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Failures are noticed by the requests that meet them; `standing` knows how each endpoint
 //! stands.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -11,8 +12,8 @@ use super::gate::{Gate, Pass};
 use super::retry::RetryBudget;
 use super::slots::Slots;
 use super::standing::State;
-use super::{Endpoint, HttpProtocol, UpstreamConfig};
-use crate::identity::CallerName;
+use super::{Endpoint, HttpProtocol, Sharing, UpstreamConfig};
+use crate::identity::{CallerName, ShareKey};
 use crate::reason::ReasonCode;
 use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
 
@@ -73,6 +74,8 @@ pub struct Affinity<'a> {
     key: Option<u64>,
     /// For whom some are passed over; none where nothing names the caller.
     caller: Option<&'a CallerName>,
+    /// Whose share of the endpoint's connections the request takes.
+    pub(super) share: Option<ShareKey>,
 }
 
 /// Endpoints that a request has tried in vain.
@@ -192,6 +195,14 @@ impl Upstream {
         self.states.get(index).map(|state| &state.slots)
     }
 
+    /// Whose share of the endpoints' connections a request takes.
+    pub(super) fn share_key(&self, affinity: Affinity<'_>) -> ShareKey {
+        match self.config.share {
+            Sharing::Always if self.config.protocol == HttpProtocol::Http2 => ShareKey::EVERYBODY,
+            _ => affinity.share.unwrap_or(ShareKey::EVERYBODY),
+        }
+    }
+
     /// A place among the requests that wait for a connection.
     pub(super) fn wait(&self) -> Option<Pass> {
         self.pending.enter(self.config.max_pending)
@@ -238,13 +249,18 @@ impl Upstream {
         may
     }
 
-    /// What this caller has to do with the choice of endpoints.
+    /// What this caller has to do with the choice of endpoints and of connections to them;
+    /// `address` is where the request comes from.
     #[must_use]
-    pub fn affinity<'a>(&self, caller: Option<&'a CallerName>) -> Affinity<'a> {
+    pub fn affinity<'a>(&self, caller: Option<&'a CallerName>, address: IpAddr) -> Affinity<'a> {
         let together = caller.filter(|_| self.config.balance == Balance::Caller);
         Affinity {
             key: together.map(|caller| caller.to_string().bytes().fold(FNV_OFFSET, step)),
             caller,
+            share: Some(match caller {
+                Some(caller) => ShareKey::of_caller(caller),
+                None => ShareKey::of_address(address),
+            }),
         }
     }
 
@@ -378,6 +394,8 @@ mod back_off;
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn upstream(balance: Balance, count: u16) -> Arc<Upstream> {
@@ -447,7 +465,7 @@ mod tests {
         let mut used = std::collections::HashSet::new();
         for number in 0..1000 {
             let caller = CallerName::Uri(format!("spiffe://example.org/{number}").into());
-            let affinity = ten.affinity(Some(&caller));
+            let affinity = ten.affinity(Some(&caller), Ipv4Addr::LOCALHOST.into());
             let chosen = ten.pick(affinity, &none);
             assert_eq!(chosen, ten.pick(affinity, &none));
             used.insert(chosen);
@@ -481,7 +499,8 @@ mod tests {
         let upstream = upstream(Balance::RoundRobin, 2);
         let none = Tried::default();
         let names = ["one", "two", "three", "four"].map(|name| CallerName::Dns(name.into()));
-        let [one, two, three, four] = [0, 1, 2, 3].map(|n| upstream.affinity(names.get(n)));
+        let [one, two, three, four] =
+            [0, 1, 2, 3].map(|n| upstream.affinity(names.get(n), Ipv4Addr::LOCALHOST.into()));
         let is_used = |whose| (0..2).any(|_| upstream.pick(whose, &none) == Some(0));
         for _ in 0..2 {
             upstream.record_timeout(0, one);

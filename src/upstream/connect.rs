@@ -8,7 +8,7 @@ use std::time::Duration;
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor as _;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 use super::addresses::Addresses;
 use super::descriptors::{self, Descriptor};
 use super::driver::{Driver, Watched};
+use super::error::ServiceError;
+use super::http2::Client;
 use super::interim::metered;
 use super::slots::Slot;
 use super::tunnel::{Announcement, Own, Tasks, announcing};
@@ -62,18 +64,25 @@ pub enum ConnectError {
     NoTunnels,
     /// The HTTP connection could not be set up.
     #[error("the connection failed at once: {0}")]
-    Handshake(hyper::Error),
+    Handshake(ServiceError),
 }
 
-/// The request side of a new connection; `K` is what keeps one in h2 moving.
-pub(super) enum Opened<B, K> {
+/// The request side of a new connection.
+pub(super) enum Opened<B> {
     Http1(http1::SendRequest<B>, Driver),
-    Http2(http2::SendRequest<B>, K),
+    Http2(Client),
 }
 
-/// A new connection.
-pub(super) struct Connected<B, K = ()> {
-    pub(super) opened: Opened<B, K>,
+/// The request side of a new connection for one tunnel.
+pub(super) enum OpenedOwn<B> {
+    Http1(http1::SendRequest<B>, Driver),
+    /// With what keeps it moving.
+    Http2(http2::SendRequest<B>, Own),
+}
+
+/// A new connection; `O` is its request side.
+pub(super) struct Connected<O> {
+    pub(super) opened: O,
     /// Where it leads.
     pub(super) address: SocketAddr,
     /// Until when the service's certificate is good, in seconds since the Unix epoch.
@@ -103,7 +112,7 @@ pub(super) async fn connect<B>(
     addresses: &Arc<Addresses>,
     config: &UpstreamConfig,
     slot: Option<Slot>,
-) -> Result<Connected<B>, ConnectError>
+) -> Result<Connected<Opened<B>>, ConnectError>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -132,7 +141,7 @@ pub(super) async fn connect_own<B>(
     config: &UpstreamConfig,
     protocol: HttpProtocol,
     slot: Slot,
-) -> Result<Connected<B, Own>, ConnectError>
+) -> Result<Connected<OpenedOwn<B>>, ConnectError>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -182,7 +191,7 @@ async fn open<B, S>(
     stream: S,
     protocol: HttpProtocol,
     kept: Kept,
-) -> Result<Opened<B, ()>, ConnectError>
+) -> Result<Opened<B>, ConnectError>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -195,15 +204,8 @@ where
             Ok(Opened::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {
-            let (sender, connection) = http2_settings(TokioExecutor::new())
-                .handshake(TokioIo::new(metered(stream)))
-                .await
-                .map_err(ConnectError::Handshake)?;
-            tokio::spawn(async move {
-                let _ = connection.await;
-                drop(kept);
-            });
-            Ok(Opened::Http2(sender, ()))
+            let client = super::http2::open(stream, kept).await;
+            Ok(Opened::Http2(client.map_err(ConnectError::Handshake)?))
         }
     }
 }
@@ -212,7 +214,7 @@ async fn open_own<B, S>(
     stream: S,
     protocol: HttpProtocol,
     kept: Kept,
-) -> Result<Opened<B, Own>, ConnectError>
+) -> Result<OpenedOwn<B>, ConnectError>
 where
     B: Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -222,7 +224,7 @@ where
     match protocol {
         HttpProtocol::Http1 => {
             let (sender, driver) = open_http1(stream, kept).await?;
-            Ok(Opened::Http1(sender, driver))
+            Ok(OpenedOwn::Http1(sender, driver))
         }
         HttpProtocol::Http2 => {
             let (tell, heard) = oneshot::channel();
@@ -232,12 +234,12 @@ where
             let (sender, connection) = http2_settings(tasks.clone())
                 .handshake(TokioIo::new(stream))
                 .await
-                .map_err(ConnectError::Handshake)?;
+                .map_err(|error| ConnectError::Handshake(error.into()))?;
             tasks.execute(async move {
                 let _ = connection.await;
             });
             match heard.await {
-                Ok(Announcement::Tunnels) => Ok(Opened::Http2(sender, own)),
+                Ok(Announcement::Tunnels) => Ok(OpenedOwn::Http2(sender, own)),
                 Ok(Announcement::NoTunnels) => Err(ConnectError::NoTunnels),
                 Ok(Announcement::NotSettings) => Err(ConnectError::Io(io::Error::new(
                     io::ErrorKind::InvalidData,
@@ -265,7 +267,7 @@ where
         .max_buf_size(READ_BUFFER)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(ConnectError::Handshake)?;
+        .map_err(|error| ConnectError::Handshake(error.into()))?;
     let connection = async move {
         // Its errors reach the request that is in flight, if there is one.
         let _ = connection.with_upgrades().await;

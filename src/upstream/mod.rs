@@ -6,11 +6,15 @@
 
 pub mod active_health;
 mod addresses;
+mod answer;
 pub mod balance;
 mod connect;
 mod descriptors;
 mod driver;
+pub mod error;
 pub mod gate;
+mod give_way;
+mod http2;
 mod interim;
 mod overheard;
 pub mod pool;
@@ -25,9 +29,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use active_health::HealthCheck;
+pub use answer::AnswerBody;
 pub use balance::{Affinity, Balance, InProgress, Upstream};
 pub use connect::ConnectError;
 pub use descriptors::limit_connections;
+pub use error::{SendError, ServiceError, find_source};
+pub use give_way::GiveWay;
 pub use interim::FLOOD;
 
 use crate::identity::IdentityPattern;
@@ -85,6 +92,19 @@ pub enum ForwardedFields {
     Both,
     /// None of them.
     Off,
+}
+
+/// Whether an h2 connection may carry requests of several callers at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// Never: what makes a service end a connection ends requests of one caller only.
+    #[default]
+    Never,
+    /// Only where the endpoint has as many connections as it may have, and among callers
+    /// with whose connections nothing was wrong lately.
+    WhenFull,
+    /// All callers share connections.
+    Always,
 }
 
 /// What becomes of a caller's `traceparent` and `tracestate`.
@@ -153,6 +173,8 @@ pub struct UpstreamConfig {
     pub dns_refresh: Duration,
     /// Most connections to one endpoint, from all workers together.
     pub max_connections: usize,
+    /// Whether an h2 connection may carry requests of several callers at once.
+    pub share: Sharing,
     /// Most requests that wait for a connection where those are all in use.
     pub max_pending: usize,
     /// Most requests in progress.
@@ -191,6 +213,7 @@ impl Default for UpstreamConfig {
             health_check: None,
             dns_refresh: Duration::from_secs(30),
             max_connections: 1024,
+            share: Sharing::default(),
             max_pending: 1024,
             max_requests: 10_000,
             retries: 1,

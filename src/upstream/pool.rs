@@ -2,9 +2,14 @@
 //!
 //! A shard belongs to one worker, so its locks are never contended. An HTTP/1.1
 //! connection is out of the pool while a request uses it and comes back when the
-//! response has been read to its end; an h2 connection stays in it and is
-//! shared. Connections outlive a reload where address, protocol and TLS
-//! expectations stay the same.
+//! response has been read to its end; an h2 connection stays in it. Connections outlive a
+//! reload where address, protocol and TLS expectations stay the same.
+//!
+//! An h2 connection carries requests of one caller at a time, unless the upstream says
+//! otherwise: a service that ends a connection ends all requests on it, and one caller
+//! could bring that about for others. When its last stream has ended, and nothing that was
+//! sent on it counts against it, any caller may have it next; so the number of connections
+//! follows the callers that are active at once.
 
 mod kept;
 mod lease;
@@ -13,23 +18,29 @@ mod own;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use bytes::Bytes;
 use http_body::Body;
 
-use self::kept::{Idle, Link, Place, Shared, Stream};
+use self::kept::{Idle, Link, Place, Shared, Stream, Streams};
 pub use self::lease::Lease;
 use self::lease::Sender;
 use super::addresses::Addresses;
 use super::balance::{Target, Tried};
 use super::connect::{ConnectError, Opened, connect};
 use super::descriptors::{self, Reserve};
+use super::http2::Client;
 use super::slots::{Holder, Slot, Slots};
-use super::{Affinity, HttpProtocol, Upstream};
+use super::{Affinity, HttpProtocol, Sharing, Upstream};
+use crate::identity::ShareKey;
 
-/// Requests in progress on one h2 connection before another one is opened. A
-/// service that allows fewer makes the others wait (RFC 9113 section 5.1.2
-/// recommends to allow at least this many).
+/// Requests in progress on one h2 connection before another one is opened, where the
+/// service does not allow fewer (RFC 9113 section 5.1.2 recommends at least this many).
 const MAX_STREAMS: usize = 100;
+
+/// How long a caller whose connection was ended with an error shares none.
+const TROUBLED_FOR: Duration = Duration::from_secs(600);
 
 /// Worn connections to one target, of one worker, beside which another one is opened even
 /// where there is no slot for it. They hold theirs until their last request is over, and a
@@ -78,11 +89,12 @@ impl<B> PoolShard<B> {
                 idle.driver.look();
                 idle.since.elapsed() < idle.idle_timeout && idle.is_open()
             });
-            place.shared.retain(Shared::is_usable);
+            place.look();
             !place.idle.is_empty()
                 || !place.shared.is_empty()
-                || Arc::strong_count(&place.opening) > 1
-                || Arc::strong_count(&place.freed) > 1
+                || !place.opening.is_empty()
+                || !place.troubled.is_empty()
+                || place.freed.waiting() > 0
         });
     }
 }
@@ -95,10 +107,7 @@ impl<B: Send + 'static> Reserve for PoolShard<B> {
                 place.idle.remove(0);
                 return true;
             }
-            let unused = place.shared.iter().position(Shared::is_unused);
-            unused
-                .map(|index| place.shared.swap_remove(index))
-                .is_some()
+            place.close_unused(|_| true)
         })
     }
 }
@@ -114,12 +123,7 @@ impl<B: Send + 'static> Holder for PoolShard<B> {
                 place.idle.remove(index);
                 return true;
             }
-            let mut shared = place.shared.iter();
-            let gives_way =
-                shared.position(|one| one.has_slot && is_of(&one.link) && one.is_unused());
-            gives_way
-                .map(|index| place.shared.swap_remove(index))
-                .is_some()
+            place.close_unused(|one| one.has_slot && is_of(&one.link))
         })
     }
 }
@@ -169,8 +173,7 @@ impl Search {
 
 impl<B> PoolShard<B>
 where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// A connection to one of the upstream's endpoints: a pooled one, or a new
@@ -186,15 +189,16 @@ where
         affinity: Affinity<'_>,
         (fresh, avoid): (bool, Option<usize>),
     ) -> Result<Lease<B>, ConnectError> {
+        let key = upstream.share_key(affinity);
         let mut search = Search::beside(Tried::avoiding(avoid, upstream));
         while let Some(index) = upstream.pick(affinity, &search.tried) {
-            match self.lease_at(upstream, index, fresh).await {
+            match self.lease_at(upstream, index, fresh, key).await {
                 Ok(lease) => return Ok(lease),
                 Err(error) => search.pass_over(upstream, index, error),
             }
         }
         match search.full {
-            Some(index) => Box::pin(self.wait_at(upstream, index)).await,
+            Some(index) => Box::pin(self.wait_at(upstream, index, key)).await,
             None => Err(search.last),
         }
     }
@@ -204,47 +208,65 @@ where
         upstream: &Arc<Upstream>,
         index: usize,
         fresh: bool,
+        key: ShareKey,
     ) -> Result<Lease<B>, ConnectError> {
         let target = upstream.target(index).ok_or(ConnectError::NoEndpoint)?;
         let timeout = upstream.config().connect_timeout;
         match target.protocol {
             HttpProtocol::Http1 => {
-                if !fresh && let Some(lease) = self.idle_lease(upstream, index, target).await {
+                if !fresh && let Some(lease) = self.idle_lease(upstream, index, target, key).await {
                     return Ok(lease);
                 }
                 let slot = self.slot(upstream, index)?;
                 // Boxed, so that a request on a pooled connection has no room for it.
-                let opening = Box::pin(self.open(upstream, index, target, Some(slot)));
+                let opening = Box::pin(self.open(upstream, index, target, Some(slot), key));
                 tokio::time::timeout(timeout, opening).await
             }
             HttpProtocol::Http2 => {
-                let takes_more =
-                    |shared: &Shared<B>| !shared.is_worn() && shared.streams.open() < MAX_STREAMS;
-                if let Some(lease) = self.share(upstream, index, target, takes_more) {
+                if let Some(lease) = self.own_stream(upstream, index, target, key) {
                     return Ok(lease);
                 }
-                let opening = Box::pin(async {
-                    let opening =
-                        Arc::clone(&self.places().entry(Arc::clone(target)).or_default().opening);
-                    let _turn = opening.lock().await;
-                    if let Some(lease) = self.share(upstream, index, target, takes_more) {
-                        return Ok(lease);
-                    }
-                    let slot = self.slot(upstream, index).ok();
-                    // Without a slot the connections there are have to do. They are other
-                    // workers' where there are none here, and may have streams for ever: one
-                    // is opened all the same.
-                    if slot.is_none()
-                        && let Some(lease) = self.share_full(upstream, index, target)
-                    {
-                        return Ok(lease);
-                    }
-                    self.open(upstream, index, target, slot).await
-                });
+                let opening = Box::pin(self.open_for(upstream, index, target, key));
                 tokio::time::timeout(timeout, opening).await
             }
         }
         .map_err(|_| ConnectError::Timeout(timeout))?
+    }
+
+    /// A stream of a connection in h2 that this caller gets: one that it may have, or a
+    /// new one.
+    async fn open_for(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+        target: &Arc<Target>,
+        key: ShareKey,
+    ) -> Result<Lease<B>, ConnectError> {
+        let opening = {
+            let mut places = self.places();
+            let place = places.entry(Arc::clone(target)).or_default();
+            Arc::clone(place.opening.entry(key).or_default())
+        };
+        let _turn = opening.lock().await;
+        if let Some(lease) = self.own_stream(upstream, index, target, key) {
+            return Ok(lease);
+        }
+        if let Some(lease) = self.free_connection(upstream, index, target, key) {
+            return Ok(lease);
+        }
+        let slot = self.slot(upstream, index).ok();
+        if slot.is_none() {
+            // The connections there are have to do.
+            if let Some(lease) = self.share_full(upstream, index, target, key) {
+                return Ok(lease);
+            }
+            // Those that all callers share are other workers' where there are none here,
+            // and may have streams for ever: one is opened all the same.
+            if upstream.config().share != Sharing::Always {
+                return Err(ConnectError::Full);
+            }
+        }
+        self.open(upstream, index, target, slot, key).await
     }
 
     /// A connection of the pool that is at rest.
@@ -253,11 +275,13 @@ where
         upstream: &Arc<Upstream>,
         index: usize,
         target: &Arc<Target>,
+        key: ShareKey,
     ) -> Option<Lease<B>> {
         let (addresses, _) = upstream.place(index)?;
         while let Some(mut idle) = self.take_idle(target, addresses) {
             if idle.is_ready().await {
-                let sender = Sender::Http1(idle.sender, idle.driver);
+                let in_use = idle.link.slots.begin_use(key);
+                let sender = Sender::Http1(idle.sender, idle.driver, in_use);
                 return Some(self.wrap(upstream, index, target, sender, idle.link, true));
             }
         }
@@ -270,28 +294,36 @@ where
         slots.take().ok_or(ConnectError::Full)
     }
 
-    /// Waits for an HTTP/1.1 connection to an endpoint that may have no more of them,
-    /// for as long as connecting may take.
+    /// Waits for a connection to an endpoint that may have no more of them, for as long as
+    /// connecting may take.
     async fn wait_at(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         index: usize,
+        key: ShareKey,
     ) -> Result<Lease<B>, ConnectError> {
         let target = upstream.target(index).ok_or(ConnectError::NoEndpoint)?;
         let slots = upstream.slots(index).ok_or(ConnectError::NoEndpoint)?;
         let _pending = upstream.wait().ok_or(ConnectError::Full)?;
         let freed = Arc::clone(&self.places().entry(Arc::clone(target)).or_default().freed);
+        let _waiting = freed.begin_waiting();
         let waiting = async {
             loop {
-                let mut back = pin!(freed.notified());
+                let mut back = pin!(freed.notify.notified());
                 back.as_mut().enable();
-                if let Some(lease) = self.idle_lease(upstream, index, target).await {
+                let lease = match target.protocol {
+                    HttpProtocol::Http1 => self.idle_lease(upstream, index, target, key).await,
+                    HttpProtocol::Http2 => self
+                        .own_stream(upstream, index, target, key)
+                        .or_else(|| self.free_connection(upstream, index, target, key)),
+                };
+                if let Some(lease) = lease {
                     return Ok(lease);
                 }
                 tokio::select! {
-                    slot = slots.wait(target) => {
+                    slot = slots.wait(target, key) => {
                         let slot = slot.ok_or(ConnectError::Full)?;
-                        return self.open(upstream, index, target, Some(slot)).await;
+                        return self.open(upstream, index, target, Some(slot), key).await;
                     }
                     () = back => {}
                 }
@@ -302,52 +334,95 @@ where
             .unwrap_or(Err(ConnectError::Full))
     }
 
-    /// A stream of an h2 connection that has as many as it should; of a worn one only
-    /// where there are enough of these.
+    /// A stream of a connection that the caller has, where one takes more.
+    fn own_stream(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+        target: &Arc<Target>,
+        key: ShareKey,
+    ) -> Option<Lease<B>> {
+        let (addresses, _) = upstream.place(index)?;
+        let mut places = self.places();
+        let own = places.get_mut(target)?.shared.get(&key)?;
+        let takes_more = |one: &&Shared| {
+            one.has_room() && one.is_usable() && addresses.still_has(one.link.address)
+        };
+        let begun = own.iter().find(takes_more)?.begin(key);
+        drop(places);
+        Some(self.wrap_stream(upstream, index, target, begun))
+    }
+
+    /// A connection that any caller may have, where there is one: it is this caller's from
+    /// now on.
+    fn free_connection(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+        target: &Arc<Target>,
+        key: ShareKey,
+    ) -> Option<Lease<B>> {
+        let (addresses, _) = upstream.place(index)?;
+        let mut places = self.places();
+        let place = places.get_mut(target)?;
+        place.look();
+        let free = place.take_free(|one| addresses.still_has(one.link.address))?;
+        let begun = free.begin(key);
+        place.shared.entry(key).or_default().push(free);
+        drop(places);
+        Some(self.wrap_stream(upstream, index, target, begun))
+    }
+
+    /// A stream where the endpoint may have no more connections: of one that the caller
+    /// has, though it has as many streams as it should, or of another caller's where the
+    /// upstream allows that. Of a worn one only where there are enough of these.
     fn share_full(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         index: usize,
         target: &Arc<Target>,
+        key: ShareKey,
     ) -> Option<Lease<B>> {
-        if let Some(lease) = self.share(upstream, index, target, |shared| !shared.is_worn()) {
-            return Some(lease);
-        }
-        let worn = {
-            let places = self.places();
-            let shared = places.get(target).map(|place| place.shared.iter());
-            shared.map_or(0, |shared| shared.filter(|one| one.is_worn()).count())
+        let (addresses, _) = upstream.place(index)?;
+        let places = self.places();
+        let place = places.get(target)?;
+        let is_there = |one: &&Shared| addresses.still_has(one.link.address);
+        let own = || {
+            place
+                .shared
+                .get(&key)
+                .into_iter()
+                .flatten()
+                .filter(is_there)
         };
-        if worn < MAX_WORN {
-            return None;
-        }
-        self.share(upstream, index, target, |_| true)
+        let worn = own().filter(|one| one.is_worn()).count();
+        let fresh = own().find(|one| !one.is_worn());
+        let others = || {
+            let may = upstream.config().share == Sharing::WhenFull && !place.is_troubled(key);
+            let untroubled = place
+                .shared
+                .iter()
+                .filter(|(owner, _)| may && !place.is_troubled(**owner));
+            untroubled
+                .flat_map(|(_, shared)| shared)
+                .filter(is_there)
+                .find(|one| one.has_room())
+        };
+        let any = || own().next().filter(|_| worn >= MAX_WORN);
+        let begun = fresh.or_else(others).or_else(any)?.begin(key);
+        drop(places);
+        Some(self.wrap_stream(upstream, index, target, begun))
     }
 
-    /// A stream of an h2 connection that is there and `suits`.
-    fn share(
+    fn wrap_stream(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         index: usize,
         target: &Arc<Target>,
-        suits: impl Fn(&Shared<B>) -> bool,
-    ) -> Option<Lease<B>> {
-        let (addresses, _) = upstream.place(index)?;
-        let mut places = self.places();
-        let shared = &mut places.get_mut(target)?.shared;
-        shared.retain(|shared| {
-            shared.is_usable()
-                && (addresses.still_has(shared.link.address) || shared.streams.open() > 0)
-        });
-        let found = shared
-            .iter()
-            .filter(|shared| addresses.still_has(shared.link.address))
-            .find(|shared| suits(shared))?;
-        let stream = Stream::begin(&found.streams, target, &found.link.slots);
-        let sender = Sender::Http2(found.sender.clone(), stream);
-        let link = found.link.clone();
-        drop(places);
-        Some(self.wrap(upstream, index, target, sender, link, true))
+        (client, stream, link): (Client, Stream, Link),
+    ) -> Lease<B> {
+        let sender = Sender::Http2(client, stream);
+        self.wrap(upstream, index, target, sender, link, true)
     }
 
     async fn open(
@@ -356,6 +431,7 @@ where
         index: usize,
         target: &Arc<Target>,
         slot: Option<Slot>,
+        key: ShareKey,
     ) -> Result<Lease<B>, ConnectError> {
         self.sweep();
         let (addresses, _) = upstream.place(index).ok_or(ConnectError::NoEndpoint)?;
@@ -370,20 +446,20 @@ where
             slots: Arc::clone(slots),
         };
         let sender = match connected.opened {
-            Opened::Http1(sender, driver) => Sender::Http1(sender, driver),
-            Opened::Http2(sender, ()) => {
-                let streams = Arc::default();
-                let stream = Stream::begin(&streams, target, slots);
+            Opened::Http1(sender, driver) => Sender::Http1(sender, driver, slots.begin_use(key)),
+            Opened::Http2(client) => {
                 let mut places = self.places();
                 let place = places.entry(Arc::clone(target)).or_default();
-                place.shared.push(Shared {
-                    sender: sender.clone(),
+                let streams = Arc::new(Streams::new(&client, target, slots, &place.freed));
+                let stream = Stream::begin(&streams, key);
+                place.shared.entry(key).or_default().push(Shared {
+                    client: client.clone(),
                     streams,
                     idle_timeout: upstream.config().idle_timeout,
                     link: link.clone(),
                     has_slot,
                 });
-                Sender::Http2(sender, stream)
+                Sender::Http2(client, stream)
             }
         };
         Ok(self.wrap(upstream, index, target, sender, link, false))

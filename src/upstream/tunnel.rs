@@ -16,16 +16,7 @@ use tokio::task::JoinSet;
 
 use super::connect::Kept;
 use super::overheard::Overheard;
-
-/// A frame's header (RFC 9113 section 4.1), and one setting (section 6.5.1).
-const HEADER: usize = 9;
-const SETTING: usize = 6;
-const SETTINGS: u8 = 4;
-const ACK: u8 = 1;
-/// Of a stream's identifier; to be ignored.
-const RESERVED: u32 = 1 << 31;
-/// RFC 8441 section 3.
-const ENABLE_CONNECT_PROTOCOL: u16 = 8;
+use crate::h2_frames::{ACK, Frame, FrameScanner, SETTING, SETTINGS};
 
 /// What a service says first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,66 +30,17 @@ pub(super) enum Announcement {
     NotSettings,
 }
 
-/// Reads the frame that a service says first: its settings.
-#[derive(Debug)]
-struct Scan {
-    header: [u8; HEADER],
-    setting: [u8; SETTING],
-    /// Octets of the header, and of the present setting, that have passed.
-    have: usize,
-    /// Octets of the frame that have not.
-    left: u32,
-    allowed: bool,
-}
-
-impl Scan {
-    const fn new() -> Self {
-        Self {
-            header: [0; HEADER],
-            setting: [0; SETTING],
-            have: 0,
-            left: u32::MAX,
-            allowed: false,
+impl Announcement {
+    /// What the first frame of a service says.
+    fn of(frame: &Frame) -> Self {
+        let is_whole = usize::try_from(frame.length).is_ok_and(|length| length % SETTING == 0);
+        if frame.kind != SETTINGS || frame.flags & ACK != 0 || frame.stream != 0 || !is_whole {
+            return Self::NotSettings;
         }
-    }
-
-    /// Takes the octets that come next. Says what is announced as soon as that is
-    /// known.
-    fn pass(&mut self, octets: &[u8]) -> Option<Announcement> {
-        octets.iter().find_map(|octet| self.step(*octet))
-    }
-
-    fn step(&mut self, octet: u8) -> Option<Announcement> {
-        if self.left == u32::MAX {
-            *self.header.get_mut(self.have)? = octet;
-            self.have += 1;
-            if self.have < HEADER {
-                return None;
-            }
-            self.have = 0;
-            let [a, b, c, kind, flags, stream @ ..] = self.header;
-            self.left = u32::from_be_bytes([0, a, b, c]);
-            let of_connection = u32::from_be_bytes(stream) & !RESERVED == 0;
-            let whole = usize::try_from(self.left).is_ok_and(|left| left % SETTING == 0);
-            if kind != SETTINGS || flags & ACK != 0 || !of_connection || !whole {
-                return Some(Announcement::NotSettings);
-            }
-            return (self.left == 0).then_some(Announcement::NoTunnels);
+        match frame.settings.connect_protocol {
+            Some(true) => Self::Tunnels,
+            Some(false) | None => Self::NoTunnels,
         }
-        *self.setting.get_mut(self.have)? = octet;
-        self.have += 1;
-        self.left = self.left.saturating_sub(1);
-        if self.have == SETTING {
-            self.have = 0;
-            let [high, low, a, b, c, d] = self.setting;
-            if u16::from_be_bytes([high, low]) == ENABLE_CONNECT_PROTOCOL {
-                self.allowed = u32::from_be_bytes([a, b, c, d]) == 1;
-            }
-        }
-        (self.left == 0).then_some(match self.allowed {
-            true => Announcement::Tunnels,
-            false => Announcement::NoTunnels,
-        })
     }
 }
 
@@ -109,16 +51,17 @@ pub(super) fn announcing<S>(
     kept: Kept,
     tell: oneshot::Sender<Announcement>,
 ) -> Overheard<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static> {
-    let mut scan = Scan::new();
+    let mut scanner = FrameScanner::new(0);
     // Gone once it was told.
     let mut tell = Some(tell);
-    Overheard::new(connection, move |octets| {
+    Overheard::new(connection, move |bytes| {
         let _kept = &kept;
-        if tell.is_some()
-            && let Some(announcement) = scan.pass(octets)
-            && let Some(tell) = tell.take()
-        {
-            let _ = tell.send(announcement);
+        if tell.is_some() {
+            scanner.advance(bytes, |frame| {
+                if let Some(tell) = tell.take() {
+                    let _ = tell.send(Announcement::of(&frame));
+                }
+            });
         }
         Ok(())
     })
@@ -165,9 +108,21 @@ impl Drop for Own {
 mod tests {
     use super::*;
 
-    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u8::try_from(payload.len()).unwrap();
-        [&[0, 0, length, kind, flags, 0, 0, 0, 0], payload].concat()
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        crate::h2_frames::tests::frame(kind, flags, stream, payload)
+    }
+
+    /// What is announced, and after how many bytes.
+    fn announced(bytes: &[u8]) -> (Option<Announcement>, usize) {
+        let mut scanner = FrameScanner::new(0);
+        let mut said = None;
+        for (index, byte) in bytes.iter().enumerate() {
+            scanner.advance(&[*byte], |frame| said = Some(Announcement::of(&frame)));
+            if said.is_some() {
+                return (said, index + 1);
+            }
+        }
+        (said, bytes.len())
     }
 
     #[test]
@@ -191,30 +146,26 @@ mod tests {
                 true => Announcement::Tunnels,
                 false => Announcement::NoTunnels,
             };
-            let octets = frame(SETTINGS, 0, &payload);
-            assert_eq!(Scan::new().pass(&octets), Some(expected), "{payload:?}");
-            // However it is cut, and not before it is complete.
-            let mut scan = Scan::new();
-            let (last, others) = octets.split_last().unwrap();
-            for octet in others {
-                assert_eq!(scan.pass(&[*octet]), None);
-            }
-            assert_eq!(scan.pass(&[*last]), Some(expected));
+            let bytes = frame(SETTINGS, 0, 0, &payload);
+            // Not before it is complete.
+            assert_eq!(
+                announced(&bytes),
+                (Some(expected), bytes.len()),
+                "{payload:?}"
+            );
         }
     }
 
     #[test]
     fn anything_else_says_nothing_of_tunnels() {
-        let mut of_a_stream = frame(SETTINGS, 0, &[]);
-        of_a_stream[8] = 1;
-        for octets in [
-            frame(SETTINGS, ACK, &[]),
-            frame(SETTINGS, 0, &[0; 5]),
-            of_a_stream,
-            frame(6, 0, &[0; 8]),
+        for bytes in [
+            frame(SETTINGS, ACK, 0, &[]),
+            frame(SETTINGS, 0, 0, &[0; 5]),
+            frame(SETTINGS, 0, 1, &[]),
+            frame(6, 0, 0, &[0; 8]),
             b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
         ] {
-            assert_eq!(Scan::new().pass(&octets), Some(Announcement::NotSettings));
+            assert_eq!(announced(&bytes).0, Some(Announcement::NotSettings));
         }
     }
 }

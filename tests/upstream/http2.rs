@@ -274,7 +274,8 @@ async fn faults_of_a_callers_body_are_not_the_services() {
 async fn every_worker_gets_a_connection() {
     let ca = TestCa::new("example.org");
     let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
-    let more = "protocol = \"h2\"\nmax_connections = 1\nconnect_timeout = \"300ms\"\n";
+    let more =
+        "protocol = \"h2\"\nshare = \"always\"\nmax_connections = 1\nconnect_timeout = \"300ms\"\n";
     let settings = countersign_testkit::Settings::new(&ca)
         .set("runtime", "workers", "2")
         .upstream_at("orders", &[http(service.address())], more)

@@ -6,6 +6,7 @@ mod flow;
 mod foreign;
 mod health;
 mod http2;
+mod isolation;
 mod names;
 mod nonsense;
 mod resets;

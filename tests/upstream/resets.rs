@@ -177,7 +177,11 @@ async fn abandon(caller: &Client, service: &Touchy, count: u32) {
 
 #[tokio::test]
 async fn abandoned_requests_end_nobody_elses() {
-    for more in ["", "max_connections = 1\n"] {
+    for more in [
+        "",
+        "share = \"always\"\n",
+        "share = \"always\"\nmax_connections = 1\n",
+    ] {
         let ca = TestCa::new("example.org");
         let service = Touchy::start().await;
         let more = format!("protocol = \"h2\"\n{more}");

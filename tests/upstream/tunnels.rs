@@ -357,7 +357,8 @@ async fn a_tunnel_gets_the_connection_of_a_request_that_ends_while_it_waits() {
 async fn a_connection_without_a_slot_is_not_closed_in_place_of_one_that_has_it() {
     let ca = TestCa::new("example.org");
     let service = Switching::http2(true, None).await;
-    let more = "protocol = \"h2\"\nmax_connections = 1\nconnect_timeout = \"3s\"\n";
+    let more =
+        "protocol = \"h2\"\nshare = \"always\"\nmax_connections = 1\nconnect_timeout = \"3s\"\n";
     let settings = Settings::new(&ca)
         .set("runtime", "workers", "2")
         .upstream_at("orders", &[http(service.address())], more)

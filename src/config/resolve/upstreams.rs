@@ -16,8 +16,8 @@ use crate::identity::IdentityPattern;
 use crate::tls::Credentials;
 use crate::tls::client::{self, ClientTls, ClientTlsConfig};
 use crate::upstream::{
-    Balance, CertificateFields, Endpoint, ForwardedFields, HttpProtocol, TraceContext, Upstream,
-    UpstreamConfig,
+    Balance, CertificateFields, Endpoint, ForwardedFields, HttpProtocol, Sharing, TraceContext,
+    Upstream, UpstreamConfig,
 };
 
 /// One upstream as far as it could be built.
@@ -81,6 +81,7 @@ fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<
         identity: section.identity.value().cloned(),
         forwarded: section.forwarded.or(ForwardedFields::default()),
         trace: section.trace.or(TraceContext::default()),
+        share: section.share.or(Sharing::default()),
         certificate_fields: certificate_fields(section, context),
         host: section.host.value().cloned(),
         ..UpstreamConfig::default()

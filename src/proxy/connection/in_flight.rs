@@ -18,6 +18,7 @@ use crate::policy::{self, Denial};
 use crate::reason::ReasonCode;
 use crate::route::{Route, Selected};
 use crate::snapshot::Snapshot;
+use crate::upstream::GiveWay;
 use crate::upstream::gate::Pass;
 
 /// What was permitted: enough to decide about it again.
@@ -63,6 +64,14 @@ pub(crate) struct InFlightRequest {
     upstream_pass: Option<Pass>,
     /// When its response has to be over.
     deadline: Option<Instant>,
+    /// Another caller may need its connection to the service more.
+    ends_for_another: Option<EndsForAnother>,
+}
+
+/// That a request may have to end for another caller's, and why it says it does.
+pub(crate) struct EndsForAnother {
+    pub(crate) give_way: Arc<GiveWay>,
+    pub(crate) denial: Denial,
 }
 
 impl InFlightRequests {
@@ -75,6 +84,7 @@ impl InFlightRequests {
             permitted,
             upstream_pass: None,
             deadline: None,
+            ends_for_another: None,
         }
     }
 
@@ -140,10 +150,31 @@ impl InFlightRequest {
         self.deadline = deadline;
     }
 
-    /// Resolves when the response has to end, complete or not: at the deadline or when the
-    /// credentials expire. None if neither can happen.
-    pub(crate) fn response_deadline(&self) -> Option<Deadline> {
-        let expiry = self.credentials_expiry();
+    /// Sets for whom the response may have to end.
+    pub(crate) fn set_ends_for_another(&mut self, ends: Option<EndsForAnother>) {
+        self.ends_for_another = ends;
+    }
+
+    /// Resolves when the response has to end, complete or not: at the deadline, when the
+    /// credentials expire, or when another caller needs the connection more. None if
+    /// nothing of this can happen.
+    pub(crate) fn response_deadline(&mut self) -> Option<Deadline> {
+        let expiry = match (self.credentials_expiry(), self.ends_for_another.take()) {
+            (expiry, None) => expiry,
+            (expiry, Some(EndsForAnother { give_way, denial })) => Some(Box::pin(async move {
+                let needed = async move {
+                    give_way.wanted().await;
+                    denial
+                };
+                match expiry {
+                    None => needed.await,
+                    Some(expired) => tokio::select! {
+                        denial = expired => denial,
+                        denial = needed => denial,
+                    },
+                }
+            }) as Deadline),
+        };
         let Some(deadline) = self.deadline else {
             return expiry;
         };

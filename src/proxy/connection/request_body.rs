@@ -24,6 +24,7 @@ use crate::proxy::wire::headers;
 use crate::proxy::wire::refusal::Refusal;
 use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
+use crate::upstream::find_source;
 
 /// Why a caller's body ended early.
 #[derive(Debug)]
@@ -61,28 +62,6 @@ impl From<RequestBodyError> for Refusal {
     fn from(error: RequestBodyError) -> Self {
         Self::new(error.reason, error.detail)
     }
-}
-
-/// Finds an error of type `T` among an error and its sources, and within
-/// [`std::io::Error`], which does not give the error that it wraps as its source.
-pub(crate) fn find_source<'a, T: Error + 'static>(
-    error: &'a (dyn Error + 'static),
-) -> Option<&'a T> {
-    let mut current = Some(error);
-    while let Some(error) = current {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        if let Some(inner) = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            && let Some(found) = inner.downcast_ref::<T>()
-        {
-            return Some(found);
-        }
-        current = error.source();
-    }
-    None
 }
 
 /// A caller's body on its way to the service.

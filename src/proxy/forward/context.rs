@@ -22,6 +22,7 @@ impl<'a> ForwardContext<'a> {
     /// How the caller influences the choice of an endpoint.
     pub(crate) fn affinity(&self) -> Affinity<'a> {
         let caller = self.permit.principal().map(Principal::caller);
-        self.route.upstream.affinity(caller)
+        let address = self.connection.facts().peer.ip();
+        self.route.upstream.affinity(caller, address)
     }
 }

@@ -19,11 +19,10 @@ use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, request};
 use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
 
 use crate::assertion::SignedAssertion;
-use crate::policy::Permit;
-use crate::proxy::connection::request_body::{RequestBody, find_source};
+use crate::policy::{Denial, Permit};
+use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::task::yield_once::yield_once;
 use crate::proxy::wire::expect_continue::Expectation;
 use crate::proxy::wire::refusal::Refusal;
@@ -32,7 +31,10 @@ use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
 use crate::upstream::gate::Pass;
 use crate::upstream::pool::{Lease, PoolShard};
-use crate::upstream::{Affinity, FLOOD, HttpProtocol, Upstream};
+use crate::upstream::{
+    Affinity, AnswerBody, FLOOD, GiveWay, HttpProtocol, SendError, ServiceError, Upstream,
+    find_source,
+};
 
 /// What entitles a request to be forwarded. [`forward`] takes nothing else, so that no
 /// request leaves the gateway without one of the two.
@@ -62,7 +64,7 @@ pub(crate) struct PreparedRequest {
 
 /// A service's response and the connection that it is read from.
 pub(crate) struct UpstreamResponse {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<AnswerBody>,
     pub(crate) lease: Lease<RequestBody>,
     pub(crate) upload: Arc<UploadProgress>,
     /// The service gave a final response instead of a 100.
@@ -171,19 +173,23 @@ pub(crate) async fn forward(
     yield_once().await;
     let mut lease = attempt.lease().await?;
     let upload = Arc::clone(body.upload());
-    let mut request = Request::from_parts(parts, body);
-    if let Some(expectation) = attempt.expectation {
-        let expectation = Arc::clone(expectation);
-        hyper::ext::on_informational(&mut request, move |interim| {
-            if interim.status() == StatusCode::CONTINUE {
+    let request = Request::from_parts(parts, body);
+    let on_interim = attempt.expectation.cloned().map(|expectation| {
+        move |status| {
+            if status == StatusCode::CONTINUE {
                 expectation.continue_received();
             }
-        });
-    }
-    let sending = lease.send(request);
+        }
+    });
+    let give_way = lease.give_way();
+    let sending = unless_needed(give_way, upstream, lease.send(request, on_interim));
     let outcome = match attempt.first_byte_timeout {
         Some(timeout) => upload.response_within(timeout, sending).await,
         None => Ok(sending.await),
+    };
+    let outcome = match outcome {
+        Ok(outcome) => Ok(outcome?),
+        Err(late) => Err(late),
     };
     let Ok(outcome) = outcome else {
         upstream.record_timeout(lease.index(), attempt.affinity);
@@ -198,15 +204,15 @@ pub(crate) async fn forward(
             upstream.answered(lease.index());
             accept_response(&attempt, response, lease, upload)
         }
-        Err(mut error) => match error.take_message() {
+        Err(SendError { error, unsent }) => match unsent {
             Some(request) if !is_dedicated => {
                 let (parts, body) = request.into_parts();
                 let request = PreparedRequest { parts, body };
-                Err(never_sent(upstream, lease, request, error.error()))
+                Err(never_sent(upstream, lease, request, &error))
             }
             _ => match upload.fault() {
                 Some(fault) => Err(Refusal::from(fault.clone()).into()),
-                None => Err(send_failure(&attempt, lease, error.error())),
+                None => Err(send_failure(&attempt, lease, &error)),
             },
         },
     }
@@ -216,7 +222,7 @@ pub(crate) async fn forward(
 /// was not offered.
 fn accept_response(
     attempt: &Attempt<'_>,
-    mut response: Response<Incoming>,
+    mut response: Response<AnswerBody>,
     mut lease: Lease<RequestBody>,
     upload: Arc<UploadProgress>,
 ) -> Result<UpstreamResponse, ForwardError> {
@@ -263,7 +269,7 @@ fn never_sent(
     upstream: &Upstream,
     lease: Lease<RequestBody>,
     request: PreparedRequest,
-    error: &hyper::Error,
+    error: &ServiceError,
 ) -> ForwardError {
     let endpoint = (!lease.is_reused()).then(|| lease.index());
     lease.retire();
@@ -273,7 +279,10 @@ fn never_sent(
             "the upstream closed a new connection");
     }
     let name = upstream.name();
-    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    let cause = match error {
+        ServiceError::Hyper(error) => error.source().and_then(|cause| cause.downcast_ref()),
+        _ => None,
+    };
     let is_end = |cause: &hyper::Error| {
         cause.is_incomplete_message() || find_source::<std::io::Error>(cause).is_some()
     };
@@ -300,6 +309,56 @@ fn never_sent(
     }))
 }
 
+/// How a service ended a connection, and what may have been the cause.
+pub(crate) fn ended_with(code: h2::Reason, cause: Option<&str>) -> String {
+    let code = match code {
+        h2::Reason::PROTOCOL_ERROR => "PROTOCOL_ERROR",
+        h2::Reason::INTERNAL_ERROR => "INTERNAL_ERROR",
+        h2::Reason::FLOW_CONTROL_ERROR => "FLOW_CONTROL_ERROR",
+        h2::Reason::SETTINGS_TIMEOUT => "SETTINGS_TIMEOUT",
+        h2::Reason::FRAME_SIZE_ERROR => "FRAME_SIZE_ERROR",
+        h2::Reason::COMPRESSION_ERROR => "COMPRESSION_ERROR",
+        h2::Reason::ENHANCE_YOUR_CALM => "ENHANCE_YOUR_CALM",
+        h2::Reason::INADEQUATE_SECURITY => "INADEQUATE_SECURITY",
+        h2::Reason::HTTP_1_1_REQUIRED => "HTTP_1_1_REQUIRED",
+        other => {
+            return format!(
+                "ended the connection with GOAWAY (code {})",
+                u32::from(other)
+            );
+        }
+    };
+    match cause {
+        None => format!("ended the connection with GOAWAY {code}"),
+        Some(cause) => format!("ended the connection with GOAWAY {code}: {cause}"),
+    }
+}
+
+/// Sends a request unless another caller needs its connection more: where the endpoint has
+/// as many as it may have, the caller that uses the most gives one up.
+async fn unless_needed<T>(
+    give_way: Option<Arc<GiveWay>>,
+    upstream: &Upstream,
+    sending: impl Future<Output = T>,
+) -> Result<T, Refusal> {
+    let Some(give_way) = give_way else {
+        return Ok(sending.await);
+    };
+    tokio::select! {
+        biased;
+        sent = sending => Ok(sent),
+        () = give_way.wanted() => Err(gives_way(upstream.name()).into()),
+    }
+}
+
+/// Why a request ends that gives its connection up.
+pub(crate) fn gives_way(upstream: &str) -> Denial {
+    Denial::new(
+        ReasonCode::Overloaded,
+        format!("{upstream} has no connection left, and another caller uses fewer"),
+    )
+}
+
 /// In TLS 1.3 a service refuses our certificate only after the handshake.
 fn refused_handshake(upstream: &Upstream) -> Refusal {
     let detail = format!("{} refused the gateway's handshake", upstream.name());
@@ -309,18 +368,22 @@ fn refused_handshake(upstream: &Upstream) -> Refusal {
 fn send_failure(
     attempt: &Attempt<'_>,
     lease: Lease<RequestBody>,
-    error: &hyper::Error,
+    error: &ServiceError,
 ) -> ForwardError {
     let upstream = attempt.upstream;
     let endpoint = lease.index();
+    if let ServiceError::HeadTooLarge { size, most } = error {
+        let detail = format!(
+            "the head has {size} bytes, and {} takes {most}",
+            upstream.name()
+        );
+        return Refusal::new(ReasonCode::HeadTooLarge, detail).into();
+    }
     // A reused connection may end at any time, and a service that resets one stream is
     // alive: neither counts against the endpoint.
     let h2_error = find_source::<h2::Error>(error);
     if !lease.is_reused() && h2_error.is_none_or(h2::Error::is_io) {
         upstream.record_timeout(endpoint, attempt.affinity);
-    }
-    if h2_error.is_some_and(h2::Error::is_go_away) {
-        lease.retire();
     }
     tracing::warn!(upstream = upstream.name(), endpoint, %error, "the upstream failed");
     if let Some(rustls::Error::AlertReceived(_)) = find_source::<rustls::Error>(error) {
@@ -329,13 +392,15 @@ fn send_failure(
     let is_flood = is_flood(error);
     let is_not_http = error.is_parse() || h2_error.is_some_and(h2::Error::is_library);
     let detail = if is_flood {
-        "sent interim answers without end"
+        "sent interim answers without end".to_owned()
     } else if is_not_http {
-        "gave an answer that is not HTTP"
+        "gave an answer that is not HTTP".to_owned()
     } else if error.is_incomplete_message() {
-        "closed the connection before its answer was complete"
+        "closed the connection before its answer was complete".to_owned()
+    } else if let Some((code, cause)) = lease.ended_with() {
+        ended_with(code, cause)
     } else {
-        "broke the connection off"
+        "broke the connection off".to_owned()
     };
     let refusal = Refusal::new(
         ReasonCode::UpstreamProtocol,
@@ -345,6 +410,9 @@ fn send_failure(
     // ends the connection for the other requests on it.
     if is_flood || is_not_http {
         return refusal.into();
+    }
+    if h2_error.is_some_and(h2::Error::is_go_away) {
+        lease.retire();
     }
     let reset = h2_error.and_then(h2::Error::reason);
     ForwardError::Broken {
@@ -357,12 +425,12 @@ fn send_failure(
 
 /// Whether the service sent GOAWAY before it processed the request. hyper reports a
 /// request that may have been processed by the end of its connection instead.
-fn is_unprocessed(error: &hyper::Error) -> bool {
+fn is_unprocessed(error: &ServiceError) -> bool {
     find_source::<h2::Error>(error).is_some_and(|error| error.is_go_away() && error.is_remote())
 }
 
 /// Whether the service exceeded the limit of interim responses.
-fn is_flood(error: &hyper::Error) -> bool {
+fn is_flood(error: &ServiceError) -> bool {
     let io = match find_source::<h2::Error>(error) {
         Some(h2_error) => h2_error.get_io(),
         None => find_source::<std::io::Error>(error),

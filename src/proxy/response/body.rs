@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::h2_delivery::{H2Stream, TrackedBytes};
 use crate::policy::Denial;
@@ -19,12 +18,14 @@ use crate::proxy::connection::Connection;
 use crate::proxy::connection::in_flight::{Deadline, InFlightRequest};
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::connection::response_audit::ResponseAudit;
+use crate::proxy::forward::ended_with;
 use crate::proxy::wire::h2_stall::{MAX_BACKLOG, MAX_PIECE};
 use crate::proxy::wire::headers;
 use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
+use crate::upstream::{AnswerBody, ServiceError};
 
 /// A response's body: the gateway's own, or streamed from the service.
 pub(crate) enum GatewayBody {
@@ -43,7 +44,7 @@ pub(crate) struct Drain {
 /// A service's body on its way to the caller. When it has been read to its end, the
 /// upstream connection is given back.
 pub(crate) struct ResponseBody {
-    incoming: Incoming,
+    incoming: AnswerBody,
     /// The response has no content, whatever the service sends.
     has_no_content: bool,
     lease: Option<Lease<RequestBody>>,
@@ -64,7 +65,7 @@ pub(crate) struct ResponseBody {
 
 /// What a streamed body is made of.
 pub(super) struct StreamedResponse {
-    pub(super) incoming: Incoming,
+    pub(super) incoming: AnswerBody,
     pub(super) first_frame: Option<Frame<Bytes>>,
     pub(super) lease: Lease<RequestBody>,
     pub(super) upload: Arc<UploadProgress>,
@@ -85,7 +86,7 @@ fn next_piece(rest: &mut Bytes) -> Option<Bytes> {
 #[derive(Debug)]
 pub(crate) enum ResponseBodyError {
     /// The service broke off.
-    Service(hyper::Error),
+    Service(ServiceError),
     /// The caller's credentials have expired.
     Expired,
 }
@@ -110,12 +111,17 @@ impl Error for ResponseBodyError {
 
 /// Why a response ended early: because of the caller's own body, or because of the
 /// service.
-pub(super) fn response_error(upload: &UploadProgress, error: &hyper::Error) -> Denial {
+pub(super) fn response_error(
+    upload: &UploadProgress,
+    error: &ServiceError,
+    lease: Option<&Lease<RequestBody>>,
+) -> Denial {
     upload.fault().cloned().unwrap_or_else(|| {
-        Denial::new(
-            ReasonCode::UpstreamProtocol,
-            format!("the service's answer ended early: {error}"),
-        )
+        let detail = match lease.and_then(Lease::ended_with) {
+            Some((code, cause)) => format!("the service {}", ended_with(code, cause)),
+            None => format!("the service's answer ended early: {error}"),
+        };
+        Denial::new(ReasonCode::UpstreamProtocol, detail)
     })
 }
 
@@ -129,7 +135,7 @@ impl ResponseBody {
             upload,
             has_no_content,
             record,
-            in_flight,
+            mut in_flight,
             stall_timeout,
             assertion_header,
             connection,
@@ -215,7 +221,7 @@ impl ResponseBody {
     fn poll_incoming(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ServiceError>>> {
         let driven = self
             .lease
             .as_mut()
@@ -277,7 +283,7 @@ impl ResponseBody {
         let mut frame = match polled {
             Ok(frame) => frame,
             Err(error) => {
-                let denial = response_error(&self.upload, &error);
+                let denial = response_error(&self.upload, &error, self.lease.as_ref());
                 self.fail(&denial);
                 return Poll::Ready(Some(Err(ResponseBodyError::Service(error))));
             }

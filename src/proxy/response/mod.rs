@@ -111,6 +111,7 @@ impl ForwardedResponse {
     pub(crate) async fn read_first_frame(&mut self) -> Result<(), Refusal> {
         let UpstreamResponse {
             response,
+            lease,
             upload,
             has_no_content,
             first_frame,
@@ -124,7 +125,9 @@ impl ForwardedResponse {
             |context: &mut Context<'_>| Poll::Ready(Pin::new(&mut *body).poll_frame(context));
         match poll_fn(poll_once).await {
             Poll::Ready(Some(Ok(frame))) => *first_frame = Some(frame),
-            Poll::Ready(Some(Err(error))) => return Err(response_error(upload, &error).into()),
+            Poll::Ready(Some(Err(error))) => {
+                return Err(response_error(upload, &error, Some(&*lease)).into());
+            }
             Poll::Ready(None) | Poll::Pending => {}
         }
         Ok(())

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::{Extensions, HeaderValue, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -31,6 +30,7 @@ use crate::proxy::wire::socket::CallerSocket;
 use crate::proxy::wire::tls_close::CLOSE_TIMEOUT;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
+use crate::upstream::AnswerBody;
 use crate::upstream::pool::Lease;
 
 /// Size of the buffer for each direction.
@@ -39,7 +39,7 @@ const BUFFER: usize = 8 * 1024;
 /// A service that has switched protocols for a caller.
 pub(crate) struct Switched {
     pub(crate) upgrade: UpgradeRequest,
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<AnswerBody>,
     pub(crate) service: Upgraded,
     pub(crate) in_flight: InFlightRequest,
     pub(crate) lease: Lease<RequestBody>,

@@ -7,7 +7,7 @@ use crate::assertion::signer::SignError;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::tls::TlsConnectError;
-use crate::upstream::{ConnectError, Upstream};
+use crate::upstream::{ConnectError, ServiceError, Upstream, find_source};
 
 /// A refusal or failure, ready for its response.
 #[derive(Debug)]
@@ -53,6 +53,17 @@ impl Refusal {
                 ReasonCode::UpstreamUntrusted
             }
             ConnectError::Tls(TlsConnectError::Protocol(_)) | ConnectError::NoTunnels => {
+                ReasonCode::UpstreamProtocol
+            }
+            // In TLS 1.3 a service refuses our certificate only after the handshake.
+            ConnectError::Handshake(error)
+                if matches!(find_source(error), Some(rustls::Error::AlertReceived(_))) =>
+            {
+                ReasonCode::UpstreamUntrusted
+            }
+            // It does not speak HTTP/2: a server in HTTP/1.1 may just close.
+            ConnectError::Handshake(ServiceError::Closed) => ReasonCode::UpstreamProtocol,
+            ConnectError::Handshake(ServiceError::H2(error)) if !error.is_io() => {
                 ReasonCode::UpstreamProtocol
             }
             ConnectError::NoEndpoint

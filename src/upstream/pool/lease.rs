@@ -1,23 +1,26 @@
 //! `Lease`: a connection while a request uses it.
 
-use std::error::Error as _;
 use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{http1, http2};
 
 use super::PoolShard;
 use super::kept::{Idle, Link, Stream};
-use crate::upstream::HttpProtocol;
+use crate::upstream::answer::AnswerBody;
 use crate::upstream::balance::{InProgress, Target};
 use crate::upstream::driver::Driver;
+use crate::upstream::error::SendError;
+use crate::upstream::http2::Client;
+use crate::upstream::slots::InUse;
 use crate::upstream::tunnel::Own;
+use crate::upstream::{GiveWay, HttpProtocol};
 
 /// Most idle HTTP/1.1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 64;
@@ -39,23 +42,39 @@ pub struct Lease<B> {
 }
 
 pub(super) enum Sender<B> {
-    Http1(http1::SendRequest<B>, Driver),
-    Http2(http2::SendRequest<B>, Stream),
+    Http1(http1::SendRequest<B>, Driver, InUse),
+    Http2(Client, Stream),
     /// A whole connection in h2.
-    Own(http2::SendRequest<B>, Own),
+    Own(http2::SendRequest<B>, Own, InUse),
 }
 
-impl<B: Body + 'static> Lease<B> {
-    /// Sends a request. What was not sent comes back with the error.
+impl<B> Lease<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Sends a request and waits for the head of its answer; `on_interim` is told the
+    /// status of each interim answer before it.
     ///
     /// # Errors
-    /// When there is no answer.
+    /// When there is no answer. A request comes back where none of it was sent.
     pub async fn send(
         &mut self,
-        request: Request<B>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<B>>> {
-        match &mut self.sender {
-            Sender::Http1(sender, driver) => {
+        mut request: Request<B>,
+        on_interim: Option<impl Fn(StatusCode) + Clone + Send + Sync + 'static>,
+    ) -> Result<Response<AnswerBody>, SendError<B>> {
+        let has_listener = on_interim.is_some();
+        let tell = move |status| {
+            if let Some(tell) = &on_interim {
+                tell(status);
+            }
+        };
+        if has_listener && !matches!(self.sender, Sender::Http2(..)) {
+            let tell = tell.clone();
+            hyper::ext::on_informational(&mut request, move |interim| tell(interim.status()));
+        }
+        let answer = match &mut self.sender {
+            Sender::Http1(sender, driver, _) => {
                 driver.awaits_answer();
                 let mut sending = pin!(sender.try_send_request(request));
                 let answer = poll_fn(|context| {
@@ -66,26 +85,14 @@ impl<B: Body + 'static> Lease<B> {
                 driver.has_answer();
                 answer
             }
-            Sender::Http2(sender, stream) => {
-                let sent = sender.try_send_request(request).await;
-                if sent.as_ref().is_err_and(is_not_ours) {
-                    stream.over();
-                }
-                sent
+            Sender::Http2(client, _) => {
+                let answer = client.send(request, tell).await?;
+                return Ok(answer.map(AnswerBody::from));
             }
-            Sender::Own(sender, _) => sender.try_send_request(request).await,
-        }
+            Sender::Own(sender, ..) => sender.try_send_request(request).await,
+        };
+        Ok(answer?.map(AnswerBody::from))
     }
-}
-
-/// Whether a stream ended without a reset of ours: the service did it, or the request
-/// never came so far.
-fn is_not_ours<T>(error: &TrySendError<T>) -> bool {
-    let of_h2 = error
-        .error()
-        .source()
-        .and_then(|source| source.downcast_ref());
-    error.message().is_some() || of_h2.is_some_and(h2::Error::is_remote)
 }
 
 impl<B> Lease<B> {
@@ -94,6 +101,26 @@ impl<B> Lease<B> {
     #[must_use]
     pub const fn is_reused(&self) -> bool {
         self.reused
+    }
+
+    /// Tells when another caller needs the connection more than the one that has it; absent
+    /// where that will not be.
+    #[must_use]
+    pub fn give_way(&self) -> Option<Arc<GiveWay>> {
+        match &self.sender {
+            Sender::Http1(.., in_use) | Sender::Own(.., in_use) => in_use.give_way(),
+            Sender::Http2(_, stream) => stream.give_way.clone(),
+        }
+    }
+
+    /// The error with which the service has ended the connection, and what may have been
+    /// its cause, where that is known.
+    #[must_use]
+    pub fn ended_with(&self) -> Option<(h2::Reason, Option<&'static str>)> {
+        match &self.sender {
+            Sender::Http2(client, _) => client.state().ended_with(),
+            Sender::Http1(..) | Sender::Own(..) => None,
+        }
     }
 
     /// Which of the upstream's endpoints it leads to.
@@ -107,7 +134,7 @@ impl<B> Lease<B> {
     /// is such a connection.
     pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
         match &mut self.sender {
-            Sender::Http1(_, driver) if !driver.has_task() => {
+            Sender::Http1(_, driver, _) if !driver.has_task() => {
                 driver.drive(context);
                 true
             }
@@ -118,7 +145,7 @@ impl<B> Lease<B> {
     /// Lets the connection move by itself, whether or not the answer's body is
     /// polled.
     pub fn detach(&mut self) {
-        if let Sender::Http1(_, driver) = &mut self.sender {
+        if let Sender::Http1(_, driver, _) = &mut self.sender {
             driver.detach();
         }
     }
@@ -126,7 +153,7 @@ impl<B> Lease<B> {
     /// Ends a connection that was taken over. One in h2 may still send what it has, for
     /// at most so long.
     pub fn settle(self, longest: Duration) {
-        if let Sender::Own(sender, own) = self.sender {
+        if let Sender::Own(sender, own, _) = self.sender {
             // It ends by itself when nobody can send requests any more.
             drop(sender);
             own.settle(longest);
@@ -139,12 +166,9 @@ impl<B> Lease<B> {
     }
 
     /// Gives the connection back to the pool.
-    pub fn release(mut self) {
-        if let Sender::Http2(_, stream) = &mut self.sender {
-            stream.over();
-        }
+    pub fn release(self) {
         let (sender, mut driver) = match self.sender {
-            Sender::Http1(sender, driver)
+            Sender::Http1(sender, driver, _)
                 if !sender.is_closed()
                     && !self.last
                     && self.target.protocol == HttpProtocol::Http1 =>
@@ -161,12 +185,12 @@ impl<B> Lease<B> {
         if self.link.slots.are_wanted() {
             // Where somebody of another worker waits, closing it makes room for a new
             // one: always where nobody waits here, and else every other time.
-            let here = Arc::strong_count(&place.freed) - 1;
+            let here = place.freed.waiting();
             place.gives_way = !place.gives_way && self.link.slots.waiting() > here;
             if here == 0 || place.gives_way {
                 return;
             }
-            place.freed.notify_one();
+            place.freed.notify.notify_one();
         }
         let idle = &mut place.idle;
         if let Some(first) = idle.first()
@@ -186,7 +210,7 @@ impl<B> Lease<B> {
     /// Ends a connection of its own at once, whatever is still being sent on it.
     /// A stream of a shared one is reset when its bodies are dropped.
     pub fn close(self) {
-        if let Sender::Http1(_, driver) = self.sender {
+        if let Sender::Http1(_, driver, _) = self.sender {
             driver.close();
         }
     }
@@ -196,9 +220,7 @@ impl<B> Lease<B> {
         if let Sender::Http2(_, Stream { streams, .. }) = &self.sender
             && let Some(place) = self.shard.places().get_mut(&self.target)
         {
-            place
-                .shared
-                .retain(|shared| !Arc::ptr_eq(&shared.streams, streams));
+            place.retire(streams);
         }
     }
 }

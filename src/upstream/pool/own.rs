@@ -2,20 +2,31 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http_body::Body;
 
 use super::kept::Link;
 use super::lease::{Lease, Sender};
 use super::{PoolShard, Search};
+use crate::identity::ShareKey;
 use crate::upstream::balance::Tried;
-use crate::upstream::connect::{ConnectError, Opened, connect_own};
+use crate::upstream::connect::{ConnectError, OpenedOwn, connect_own};
 use crate::upstream::slots::Holder;
 use crate::upstream::{Affinity, HttpProtocol, Upstream};
 
+/// A connection that is asked for.
+#[derive(Clone, Copy)]
+struct Wish {
+    protocol: HttpProtocol,
+    /// Whose share of the connections it takes.
+    key: ShareKey,
+    /// It may wait for another one to end.
+    may_wait: bool,
+}
+
 impl<B> PoolShard<B>
 where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// A new connection to one of the upstream's endpoints, in `protocol`, that is
@@ -32,6 +43,11 @@ where
         protocol: HttpProtocol,
     ) -> Result<Lease<B>, ConnectError> {
         let in_h2 = protocol == HttpProtocol::Http2;
+        let wish = Wish {
+            protocol,
+            key: affinity.share.unwrap_or(ShareKey::EVERYBODY),
+            may_wait: false,
+        };
         let mut search = Search::beside(Tried::default());
         if in_h2 && upstream.knows_of_no_tunnels() {
             search.last = ConnectError::NoTunnels;
@@ -44,7 +60,7 @@ where
                 false => upstream.pick(affinity, &search.tried),
             };
             let Some(index) = picked else { break };
-            match self.own_at(upstream, index, protocol, false).await {
+            match self.own_at(upstream, index, wish).await {
                 Ok(lease) => return Ok(lease),
                 Err(error) => search.pass_over(upstream, index, error),
             }
@@ -52,19 +68,22 @@ where
         match search.full {
             Some(index) => {
                 let _pending = upstream.wait().ok_or(ConnectError::Full)?;
-                self.own_at(upstream, index, protocol, true).await
+                let wish = Wish {
+                    may_wait: true,
+                    ..wish
+                };
+                self.own_at(upstream, index, wish).await
             }
             None => Err(search.last),
         }
     }
 
-    /// One to this endpoint, which `may_wait` for another one to end.
+    /// One to this endpoint.
     async fn own_at(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
         index: usize,
-        protocol: HttpProtocol,
-        may_wait: bool,
+        wish: Wish,
     ) -> Result<Lease<B>, ConnectError> {
         let target = upstream.target(index).ok_or(ConnectError::NoEndpoint)?;
         let (addresses, _) = upstream.place(index).ok_or(ConnectError::NoEndpoint)?;
@@ -74,10 +93,13 @@ where
         let opening = async {
             let slot = match slots.take() {
                 Some(slot) => slot,
-                None if may_wait => slots.wait(target).await.ok_or(ConnectError::Full)?,
+                None if wish.may_wait => slots
+                    .wait(target, wish.key)
+                    .await
+                    .ok_or(ConnectError::Full)?,
                 None => return Err(ConnectError::Full),
             };
-            connect_own(addresses, upstream.config(), protocol, slot).await
+            connect_own(addresses, upstream.config(), wish.protocol, slot).await
         };
         let connected = match tokio::time::timeout(timeout, opening).await {
             Ok(Ok(connected)) => connected,
@@ -87,7 +109,7 @@ where
                 }
                 return Err(error);
             }
-            Err(_) if may_wait => return Err(ConnectError::Full),
+            Err(_) if wish.may_wait => return Err(ConnectError::Full),
             Err(_) => return Err(ConnectError::Timeout(timeout)),
         };
         let link = Link {
@@ -95,9 +117,10 @@ where
             address: connected.address,
             slots: Arc::clone(slots),
         };
+        let in_use = slots.begin_use(wish.key);
         let sender = match connected.opened {
-            Opened::Http1(sender, driver) => Sender::Http1(sender, driver),
-            Opened::Http2(sender, own) => Sender::Own(sender, own),
+            OpenedOwn::Http1(sender, driver) => Sender::Http1(sender, driver, in_use),
+            OpenedOwn::Http2(sender, own) => Sender::Own(sender, own, in_use),
         };
         Ok(self.wrap(upstream, index, target, sender, link, false))
     }

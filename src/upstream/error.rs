@@ -1,0 +1,150 @@
+//! `ServiceError`: why there is no answer, or no whole one, in either protocol.
+
+use std::error::Error;
+use std::fmt;
+
+use http::Request;
+
+/// Why a service gave no answer, or not all of it.
+#[derive(Debug)]
+pub enum ServiceError {
+    /// What the library says of a connection in HTTP/1.1, or of one that a tunnel has.
+    Hyper(hyper::Error),
+    /// What the library says of a stream in HTTP/2.
+    H2(h2::Error),
+    /// The service has closed a new connection before it said anything.
+    Closed,
+    /// The service does not answer a PING (RFC 9113 section 6.7).
+    Silent,
+    /// The body could not be read to its end: the caller broke off.
+    Upload,
+    /// The head has more bytes than the service takes. It was not sent.
+    HeadTooLarge {
+        /// Its length in bytes, counted as RFC 9113 section 6.5.2 says; of the one field
+        /// that is too long where the service announces no bound.
+        size: usize,
+        /// Most bytes that may be sent.
+        most: usize,
+    },
+}
+
+impl ServiceError {
+    /// Whether what came is no HTTP/1.1.
+    #[must_use]
+    pub fn is_parse(&self) -> bool {
+        matches!(self, Self::Hyper(error) if error.is_parse())
+    }
+
+    /// Whether the connection ended in the middle of an answer, in HTTP/1.1.
+    #[must_use]
+    pub fn is_incomplete_message(&self) -> bool {
+        matches!(self, Self::Hyper(error) if error.is_incomplete_message())
+    }
+}
+
+impl fmt::Display for ServiceError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hyper(error) => error.fmt(formatter),
+            Self::H2(error) => error.fmt(formatter),
+            Self::Closed => formatter.write_str("the service closed the connection"),
+            Self::Silent => formatter.write_str("the service does not answer a PING"),
+            Self::Upload => formatter.write_str("the request's body broke off"),
+            Self::HeadTooLarge { size, most } => {
+                write!(
+                    formatter,
+                    "the head has {size} bytes, more than the {most} allowed"
+                )
+            }
+        }
+    }
+}
+
+impl Error for ServiceError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Hyper(error) => Some(error),
+            Self::H2(error) => Some(error),
+            Self::Closed | Self::Silent | Self::Upload | Self::HeadTooLarge { .. } => None,
+        }
+    }
+}
+
+impl From<hyper::Error> for ServiceError {
+    fn from(error: hyper::Error) -> Self {
+        Self::Hyper(error)
+    }
+}
+
+impl From<h2::Error> for ServiceError {
+    fn from(error: h2::Error) -> Self {
+        Self::H2(error)
+    }
+}
+
+/// Finds an error of type `T` among an error and its sources, and within
+/// [`std::io::Error`], which does not give the error that it wraps as its source.
+#[must_use]
+pub fn find_source<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        if let Some(inner) = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            && let Some(found) = inner.downcast_ref::<T>()
+        {
+            return Some(found);
+        }
+        current = error.source();
+    }
+    None
+}
+
+/// A request that got no answer.
+pub struct SendError<B> {
+    /// Why.
+    pub error: ServiceError,
+    /// The request, where no byte of it was sent and its body was not read.
+    pub unsent: Option<Box<Request<B>>>,
+}
+
+impl<B> SendError<B> {
+    /// No byte of the request was sent.
+    pub(super) fn unsent(error: impl Into<ServiceError>, request: Request<B>) -> Self {
+        Self {
+            error: error.into(),
+            unsent: Some(Box::new(request)),
+        }
+    }
+}
+
+impl<B> From<hyper::client::conn::TrySendError<Request<B>>> for SendError<B> {
+    fn from(mut failed: hyper::client::conn::TrySendError<Request<B>>) -> Self {
+        Self {
+            unsent: failed.take_message().map(Box::new),
+            error: failed.into_error().into(),
+        }
+    }
+}
+
+impl<B> From<ServiceError> for SendError<B> {
+    fn from(error: ServiceError) -> Self {
+        Self {
+            error,
+            unsent: None,
+        }
+    }
+}
+
+impl<B> fmt::Debug for SendError<B> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SendError")
+            .field("error", &self.error)
+            .field("is_unsent", &self.unsent.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,652 @@
+//! What one caller makes an HTTP/2 service do to its connection, and the others.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use countersign_testkit::service::pieces;
+use countersign_testkit::{Client, Protocol, TestCa, http2 as frames, in_time, until};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::http;
+use crate::support::{Front, HOST, request};
+
+/// A service in HTTP/2. `/hold` begins an answer and goes on with it whenever another
+/// piece is asked for; `/calm` ends the connection with ENHANCE_YOUR_CALM; everything else
+/// is answered at once.
+struct Service {
+    address: SocketAddr,
+    seen: Arc<Seen>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Connections, in all and now.
+    connections: AtomicUsize,
+    open: AtomicUsize,
+    held: AtomicUsize,
+    more: tokio::sync::Notify,
+}
+
+impl Service {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Seen::default());
+        let state = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let state = Arc::clone(&state);
+                tokio::spawn(async move {
+                    state.connections.fetch_add(1, Ordering::SeqCst);
+                    state.open.fetch_add(1, Ordering::SeqCst);
+                    let _ = Self::serve(stream, &state).await;
+                    state.open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Self {
+            address,
+            seen,
+            task,
+        }
+    }
+
+    async fn serve(stream: TcpStream, seen: &Arc<Seen>) -> Result<(), h2::Error> {
+        let mut connection = h2::server::handshake(stream).await?;
+        while let Some(asked) = connection.accept().await {
+            let (request, mut respond) = asked?;
+            match request.uri().path() {
+                "/calm" => connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM),
+                "/hold" => {
+                    let mut body = respond.send_response(Response::new(()), false)?;
+                    let seen = Arc::clone(seen);
+                    tokio::spawn(async move {
+                        seen.held.fetch_add(1, Ordering::SeqCst);
+                        loop {
+                            seen.more.notified().await;
+                            if body.send_data("piece".into(), false).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                }
+                _ => {
+                    respond.send_response(Response::new(()), true)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn connections(&self) -> usize {
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+
+    fn open(&self) -> usize {
+        self.seen.open.load(Ordering::SeqCst)
+    }
+
+    /// Has every held answer go on.
+    fn go_on(&self) {
+        self.seen.more.notify_waiters();
+    }
+
+    async fn holds(&self, count: usize) {
+        until("held answers", async || {
+            self.seen.held.load(Ordering::SeqCst) >= count
+        })
+        .await;
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn world(ca: &TestCa, address: SocketAddr, more: &str) -> Front {
+    let more = format!("protocol = \"h2\"\n{more}");
+    let settings = countersign_testkit::Settings::new(ca)
+        .set("runtime", "workers", "1")
+        .upstream_at("orders", &[http(address)], &more)
+        .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+    Front::with(ca, &settings).await
+}
+
+fn caller(world: &Front, ca: &TestCa, name: &str) -> Client {
+    let credentials = ca.client(&format!("/ns/shop/sa/{name}"));
+    let client = world.gateway.client(HOST).with(&credentials);
+    client.protocol(Protocol::Http2)
+}
+
+/// A request whose answer goes on.
+async fn hold(client: &Client) -> Response<hyper::body::Incoming> {
+    let mut sender = client.streams().await.unwrap();
+    let (body, empty) = pieces();
+    drop(body);
+    let request = Request::get(format!("https://{HOST}/hold"));
+    let answer = sender.send_request(request.body(empty).unwrap());
+    in_time("an answer", answer).await.unwrap()
+}
+
+/// Whether another piece of a held answer arrives.
+async fn goes_on(service: &Service, answer: &mut Response<hyper::body::Incoming>) -> bool {
+    service.go_on();
+    let frame = in_time("a piece", answer.body_mut().frame()).await;
+    frame.is_some_and(|frame| frame.is_ok_and(|frame| frame.is_data()))
+}
+
+#[tokio::test]
+async fn a_service_that_ends_a_connection_ends_requests_of_one_caller() {
+    let ca = TestCa::new("example.org");
+    let service = Service::start().await;
+    let world = world(&ca, service.address, "retries = 0\n").await;
+    let (bob, mallory) = (caller(&world, &ca, "bob"), caller(&world, &ca, "mallory"));
+    let mut bobs = hold(&bob).await;
+    let mut mallorys = hold(&mallory).await;
+    service.holds(2).await;
+    assert_eq!(service.connections(), 2);
+    for _ in 0..5 {
+        let answer = mallory.get("/calm").await.unwrap();
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (502, Some("upstream-protocol"))
+        );
+        assert_eq!(bob.get("/a").await.unwrap().status, 200);
+        assert!(goes_on(&service, &mut bobs).await);
+    }
+    // Her own other request went with it, and the audit log says how.
+    let lost = in_time("the end", mallorys.body_mut().frame()).await;
+    assert!(lost.is_some_and(|frame| frame.is_err()));
+    let line = world
+        .gateway
+        .audit()
+        .line("her answer's end", |line| {
+            line["path"] == "/hold" && line["reason"] == "upstream-protocol"
+        })
+        .await;
+    let detail = line["detail"].as_str().unwrap();
+    assert!(detail.contains("GOAWAY ENHANCE_YOUR_CALM"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_connection_that_ended_cleanly_is_the_next_callers() {
+    let ca = TestCa::new("example.org");
+    let service = Service::start().await;
+    let world = world(&ca, service.address, "").await;
+    for number in 0..20 {
+        let caller = caller(&world, &ca, &format!("caller-{number}"));
+        assert_eq!(caller.get("/a").await.unwrap().status, 200);
+    }
+    assert_eq!(service.connections(), 1);
+    // One on which a request was broken off is its caller's alone.
+    let mallory = caller(&world, &ca, "mallory");
+    let held = hold(&mallory).await;
+    assert_eq!(service.connections(), 1);
+    drop(held);
+    world
+        .gateway
+        .audit()
+        .line("the end", |line| line["path"] == "/hold")
+        .await;
+    let bob = caller(&world, &ca, "bob");
+    assert_eq!(bob.get("/a").await.unwrap().status, 200);
+    assert_eq!(service.connections(), 2);
+    assert_eq!(mallory.get("/a").await.unwrap().status, 200);
+    assert_eq!(service.connections(), 2);
+}
+
+#[tokio::test]
+async fn an_idle_connection_makes_room_where_there_may_be_no_more() {
+    let ca = TestCa::new("example.org");
+    let service = Service::start().await;
+    let world = world(&ca, service.address, "max_connections = 1\n").await;
+    let mallory = caller(&world, &ca, "mallory");
+    drop(hold(&mallory).await);
+    world
+        .gateway
+        .audit()
+        .line("the end", |line| line["path"] == "/hold")
+        .await;
+    // It is not given to another caller, but closed.
+    let bob = caller(&world, &ca, "bob");
+    assert_eq!(bob.get("/a").await.unwrap().status, 200);
+    until("one connection", async || service.open() == 1).await;
+    assert_eq!(service.connections(), 2);
+}
+
+#[tokio::test]
+async fn the_caller_with_the_most_gives_way() {
+    let ca = TestCa::new("example.org");
+    for protocol in ["h2", "http1"] {
+        let service = Held::start(protocol).await;
+        let settings = countersign_testkit::Settings::new(&ca)
+            .set("runtime", "workers", "1")
+            .upstream_at(
+                "orders",
+                &[http(service.address)],
+                &format!("protocol = \"{protocol}\"\nmax_connections = 4\n"),
+            )
+            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+        let world = Front::with(&ca, &settings).await;
+        // Over h2 a connection has a hundred requests.
+        let mallory = caller(&world, &ca, "mallory");
+        let per_connection = if protocol == "h2" { 100 } else { 1 };
+        let mut sender = mallory.streams().await.unwrap();
+        let mut held = Vec::new();
+        for _ in 0..4 * per_connection {
+            let (body, empty) = pieces();
+            drop(body);
+            let request = Request::get(format!("https://{HOST}/hold"));
+            sender.ready().await.unwrap();
+            held.push(tokio::spawn(
+                sender.send_request(request.body(empty).unwrap()),
+            ));
+            if held.len() == 128 {
+                // The most requests of one connection.
+                sender = mallory.streams().await.unwrap();
+            }
+            if held.len() % 100 == 0 && held.len() >= 200 {
+                sender = mallory.streams().await.unwrap();
+            }
+        }
+        until("all connections", async || {
+            service.open.load(Ordering::SeqCst) == 4
+        })
+        .await;
+        let bob = caller(&world, &ca, "bob");
+        let answer = in_time("an answer for bob", bob.get("/a")).await.unwrap();
+        assert_eq!(answer.status, 200, "{protocol}");
+        let line = world
+            .gateway
+            .audit()
+            .line("who gave way", |line| {
+                line["path"] == "/hold" && line["reason"] == "caller-limit"
+            })
+            .await;
+        assert!(line["caller"].to_string().contains("mallory"), "{line}");
+        drop(held);
+    }
+}
+
+/// A service that never ends an answer to `/hold`, in either protocol.
+struct Held {
+    address: SocketAddr,
+    open: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Held {
+    async fn start(protocol: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let open = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&open);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let count = Arc::clone(&count);
+                tokio::spawn(async move {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    match protocol {
+                        "h2" => drop(hold_h2(stream).await),
+                        _ => drop(hold_http1(stream).await),
+                    }
+                    count.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Self {
+            address,
+            open,
+            task,
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn hold_h2(stream: TcpStream) -> Result<(), h2::Error> {
+    let mut connection = h2::server::handshake(stream).await?;
+    let mut held = Vec::new();
+    while let Some(asked) = connection.accept().await {
+        let (request, mut respond) = asked?;
+        let ends = request.uri().path() != "/hold";
+        held.push(respond.send_response(Response::new(()), ends)?);
+    }
+    Ok(())
+}
+
+async fn hold_http1(mut stream: TcpStream) -> io::Result<()> {
+    loop {
+        let head = countersign_testkit::read_head(&mut stream).await?;
+        let holds = head.windows(5).any(|part| part == b"/hold");
+        let length = if holds { 10 } else { 0 };
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(answer.as_bytes()).await?;
+    }
+}
+
+/// A service in HTTP/2 of which every frame is known: it answers every request that has
+/// ended with what `answer` makes of its stream's number, and PINGs where it `pongs`.
+struct Raw {
+    address: SocketAddr,
+    frames: Arc<std::sync::Mutex<Vec<frames::Frame>>>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy)]
+struct Script {
+    settings: &'static [u8],
+    answer: fn(u32) -> Vec<u8>,
+    pongs: bool,
+}
+
+fn ok(stream: u32) -> Vec<u8> {
+    frames::headers(stream, true, &[(":status", "200")])
+}
+
+impl Raw {
+    async fn start(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let all = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(Self::serve(stream, script, Arc::clone(&all)));
+            }
+        });
+        Self {
+            address,
+            frames: seen,
+            task,
+        }
+    }
+
+    async fn serve(
+        mut stream: TcpStream,
+        script: Script,
+        all: Arc<std::sync::Mutex<Vec<frames::Frame>>>,
+    ) -> io::Result<()> {
+        stream
+            .write_all(&frames::frame(4, 0, 0, script.settings))
+            .await?;
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await?;
+        let mut octets = Vec::new();
+        loop {
+            if stream.read_buf(&mut octets).await? == 0 {
+                return Ok(());
+            }
+            let said = frames::frames(&octets);
+            let whole: usize = said.iter().map(|frame| 9 + frame.payload.len()).sum();
+            octets.drain(..whole);
+            for frame in said {
+                let answer = match frame.kind {
+                    0 | 1 if frame.flags & 1 == 1 => (script.answer)(frame.stream),
+                    4 if frame.flags & 1 == 0 => frames::frame(4, 1, 0, &[]),
+                    6 if frame.flags & 1 == 0 && script.pongs => {
+                        frames::frame(6, 1, 0, &frame.payload)
+                    }
+                    _ => Vec::new(),
+                };
+                all.lock().unwrap().push(frame);
+                stream.write_all(&answer).await?;
+            }
+        }
+    }
+
+    fn count(&self, kind: u8) -> usize {
+        let frames = self.frames.lock().unwrap();
+        frames.iter().filter(|frame| frame.kind == kind).count()
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[tokio::test]
+async fn trailers_that_are_all_left_out_make_no_frame() {
+    let ca = TestCa::new("example.org");
+    let service = Raw::start(Script {
+        settings: &[],
+        answer: ok,
+        pongs: true,
+    })
+    .await;
+    let world = world(&ca, service.address, "").await;
+    let mut sender = caller(&world, &ca, "bob").streams().await.unwrap();
+    let (pieces, body) = pieces();
+    let asked = Request::post(format!("https://{HOST}/a"));
+    let answer = tokio::spawn(sender.send_request(asked.body(body).unwrap()));
+    let data = Frame::data(Bytes::from_static(b"piece"));
+    pieces.send(Ok(data)).await.unwrap();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("countersign-assertion", HeaderValue::from_static("forged"));
+    pieces.send(Ok(Frame::trailers(trailers))).await.unwrap();
+    drop(pieces);
+    let answer = in_time("an answer", answer).await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    // The request's head, and no other one.
+    assert_eq!(service.count(1), 1);
+    let frames = service.frames.lock().unwrap();
+    let last = frames.iter().rfind(|frame| frame.stream == 1).unwrap();
+    assert_eq!((last.kind, last.flags & 1), (0, 1), "{last:?}");
+}
+
+#[tokio::test]
+async fn a_head_that_the_service_does_not_take_is_not_sent() {
+    let ca = TestCa::new("example.org");
+    // SETTINGS_MAX_HEADER_LIST_SIZE of 4 KiB; and nothing said.
+    for (settings, fits, too_long) in [
+        (&[0, 6, 0, 0, 16, 0][..], 2_000, 5_000),
+        (&[][..], 7_000, 9_000),
+    ] {
+        let service = Raw::start(Script {
+            settings,
+            answer: ok,
+            pongs: true,
+        })
+        .await;
+        let world = world(&ca, service.address, "").await;
+        let bob = caller(&world, &ca, "bob");
+        let mut session = bob.session().await.unwrap();
+        let with = |length: usize| {
+            let mut request = request("GET", "/a", "");
+            let value = "x".repeat(length).parse().unwrap();
+            request.headers_mut().insert("x-long", value);
+            request
+        };
+        assert_eq!(session.send(with(fits)).await.unwrap().status, 200);
+        let answer = session.send(with(too_long)).await.unwrap();
+        assert_eq!(
+            (answer.status, answer.reason()),
+            (431, Some("head-too-large"))
+        );
+        let path = format!("/a?{}", "x".repeat(too_long));
+        let answer = session.send(request("GET", &path, "")).await.unwrap();
+        assert_eq!(answer.status, 431);
+        // The connection goes on.
+        assert_eq!(session.send(with(fits)).await.unwrap().status, 200);
+        assert_eq!(service.count(1), 2);
+    }
+}
+
+#[tokio::test]
+async fn empty_frames_of_a_service_or_a_caller_are_left_out() {
+    let ca = TestCa::new("example.org");
+    let service = Raw::start(Script {
+        settings: &[],
+        answer: |stream| {
+            [
+                frames::headers(stream, false, &[(":status", "200")]),
+                frames::data(stream, false, b""),
+                frames::data(stream, true, b"content"),
+            ]
+            .concat()
+        },
+        pongs: true,
+    })
+    .await;
+    let world = world(&ca, service.address, "").await;
+    let mut session = caller(&world, &ca, "bob").session().await.unwrap();
+    for _ in 0..300 {
+        let answer = session.get("/a").await.unwrap();
+        assert_eq!((answer.status, &*answer.body), (200, &b"content"[..]));
+    }
+    // And the other way round, on one connection of a caller.
+    let client = caller(&world, &ca, "alice");
+    let mut connection = client.connect().await.unwrap();
+    connection.write(&frames::preface()).await.unwrap();
+    for number in 0..300 {
+        let stream = 2 * number + 1;
+        let head = [
+            (":method", "POST"),
+            (":scheme", "https"),
+            (":authority", HOST),
+            (":path", "/a"),
+        ];
+        let asked = [
+            frames::headers(stream, false, &head),
+            frames::data(stream, false, b""),
+            frames::data(stream, true, b"content"),
+        ];
+        connection.write(&asked.concat()).await.unwrap();
+        let answered = |octets: &[u8]| {
+            frames::frames(octets)
+                .iter()
+                .any(|frame| frame.stream == stream && frame.kind == 0 && frame.flags & 1 == 1)
+        };
+        let read = connection.read_until(answered).await;
+        assert!(!read.closed, "request {number}");
+    }
+}
+
+#[tokio::test]
+async fn resets_wait_until_the_service_has_seen_the_ones_before() {
+    let ca = TestCa::new("example.org");
+    for (pongs, expected) in [(false, 8), (true, 40)] {
+        let service = Raw::start(Script {
+            settings: &[],
+            answer: |_| Vec::new(),
+            pongs,
+        })
+        .await;
+        let world = world(&ca, service.address, "").await;
+        let mut connection = caller(&world, &ca, "mallory").connect().await.unwrap();
+        connection.write(&frames::preface()).await.unwrap();
+        let streams = || (0..40).map(|number| 2 * number + 1);
+        let head = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", HOST),
+            (":path", "/a"),
+        ];
+        let asked: Vec<u8> = streams()
+            .flat_map(|stream| frames::headers(stream, true, &head))
+            .collect();
+        connection.write(&asked).await.unwrap();
+        until("requests", async || service.count(1) == 40).await;
+        let reset: Vec<u8> = streams()
+            .flat_map(|stream| frames::frame(3, 0, stream, &8_u32.to_be_bytes()))
+            .collect();
+        connection.write(&reset).await.unwrap();
+        until("resets", async || service.count(3) >= expected).await;
+        let lines = world.gateway.audit();
+        lines
+            .at_least(40, "ends", |line| line["path"] == "/a")
+            .await;
+        assert_eq!((service.count(3), service.count(6) > 0), (expected, true));
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_small_pieces_reaches_the_service_in_fewer() {
+    let ca = TestCa::new("example.org");
+    let service = Raw::start(Script {
+        settings: &[],
+        answer: ok,
+        pongs: true,
+    })
+    .await;
+    let world = world(&ca, service.address, "").await;
+    let mut connection = caller(&world, &ca, "bob").connect().await.unwrap();
+    connection.write(&frames::preface()).await.unwrap();
+    let head = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", HOST),
+        (":path", "/a"),
+    ];
+    connection
+        .write(&frames::headers(1, false, &head))
+        .await
+        .unwrap();
+    const PIECES: usize = 4_000;
+    let mut sent = 0;
+    while sent < PIECES {
+        let some: Vec<u8> = (0..100)
+            .flat_map(|_| frames::data(1, false, b"0123456789"))
+            .collect();
+        connection.write(&some).await.unwrap();
+        sent += 100;
+    }
+    connection.write(&frames::data(1, true, b"")).await.unwrap();
+    let answered = |octets: &[u8]| frames::frames(octets).iter().any(|frame| frame.kind == 1);
+    assert!(!connection.read_until(answered).await.closed);
+    let frames = service.frames.lock().unwrap();
+    let data = || frames.iter().filter(|frame| frame.kind == 0);
+    let content: usize = data().map(|frame| frame.payload.len()).sum();
+    assert_eq!(content, PIECES * 10);
+    assert!(data().count() < PIECES / 4, "{}", data().count());
+}
+
+/// Far more than the library's own account of small frames allows.
+#[tokio::test]
+async fn small_pieces_of_an_answer_wait_for_a_caller_that_pauses() {
+    const PIECES: usize = 9_000;
+    let ca = TestCa::new("example.org");
+    let service = Raw::start(Script {
+        settings: &[],
+        answer: |stream| {
+            let mut answer = frames::headers(stream, false, &[(":status", "200")]);
+            for _ in 0..PIECES {
+                answer.extend(frames::data(stream, false, b"0123456789"));
+            }
+            // More than the caller's window takes waits in the gateway.
+            answer.extend(frames::data(stream, true, b""));
+            answer
+        },
+        pongs: true,
+    })
+    .await;
+    let world = world(&ca, service.address, "").await;
+    let bob = caller(&world, &ca, "bob");
+    let mut sender = bob.streams().await.unwrap();
+    let (body, empty) = pieces();
+    drop(body);
+    let asked = Request::get(format!("https://{HOST}/a"));
+    let answer = sender.send_request(asked.body(empty).unwrap());
+    let answer = in_time("an answer", answer).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let whole = in_time("the content", answer.into_body().collect()).await;
+    assert_eq!(whole.unwrap().to_bytes().len(), PIECES * 10);
+}
