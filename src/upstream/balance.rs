@@ -12,7 +12,8 @@ use super::retry::RetryBudget;
 use super::slots::Slots;
 use super::standing::State;
 use super::{Endpoint, HttpProtocol, UpstreamConfig};
-use crate::identity::CallerName;
+use crate::identity::{CallerName, ShareKey};
+use crate::policy::share::{NoPlace, Place, PlaceLimits, Places, Share};
 use crate::reason::ReasonCode;
 use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
 
@@ -60,7 +61,7 @@ pub struct Upstream {
     config: UpstreamConfig,
     states: Vec<Arc<State>>,
     next: AtomicUsize,
-    requests: Arc<Gate>,
+    requests: Arc<Places>,
     pending: Arc<Gate>,
     budget: RetryBudget,
     meter: OnceLock<Arc<UpstreamMetrics>>,
@@ -221,11 +222,43 @@ impl Upstream {
         }
     }
 
-    /// Lets a request in, unless there are too many in progress.
-    #[must_use]
-    pub fn admit(&self) -> Option<Pass> {
+    /// Lets a request of this caller in, unless there are too many in progress.
+    ///
+    /// # Errors
+    /// Why it may not be sent now. A caller that holds as much as it may can
+    /// [wait](Self::admit_later).
+    pub fn admit(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
         self.budget.earn();
-        self.requests.enter(self.config.max_requests)
+        self.requests.enter(caller, self.place_limits(share))
+    }
+
+    /// Lets a request in when one of the same caller ends, if that is soon enough.
+    ///
+    /// # Errors
+    /// If it is not, or too many of the caller's requests wait.
+    pub async fn admit_later(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
+        let (timeout, max_pending) = (self.config.connect_timeout, self.config.max_pending);
+        self.requests
+            .enter_within(caller, self.place_limits(share), timeout, max_pending)
+            .await
+    }
+
+    /// How its requests in progress are shared. Over HTTP/1.1 each needs a connection of
+    /// its own, so that connections are what callers compete for.
+    fn place_limits(&self, share: Share) -> PlaceLimits {
+        let most = self.config.max_requests;
+        let connections = self
+            .config
+            .max_connections
+            .saturating_mul(self.config.endpoints.len().max(1));
+        PlaceLimits {
+            most,
+            shared: match self.config.protocol {
+                HttpProtocol::Http1 => most.min(connections),
+                HttpProtocol::Http2 => most,
+            },
+            share,
+        }
     }
 
     /// Whether a request may be sent again; counts it.
@@ -463,11 +496,12 @@ mod tests {
         let none = Tried::default();
         upstream.found(0, false);
         assert!((0..4).all(|_| upstream.pick(Affinity::default(), &none) == Some(1)));
-        let _pass = upstream.admit();
+        let caller = ShareKey::of_caller(&CallerName::Dns("a.example.org".into()));
+        let _place = upstream.admit(caller, Share::QUARTER);
         let next = Upstream::following(upstream.config().clone(), Some(&upstream));
         assert!(!next.is_well(0) && next.is_well(1));
         assert!((0..4).all(|_| next.pick(Affinity::default(), &none) == Some(1)));
-        assert_eq!(next.requests.inside(), 1);
+        assert_eq!(next.requests.taken(), 1);
         next.found(1, false);
         assert_eq!(next.pick(Affinity::default(), &none), None);
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::identity::Principal;
+use crate::identity::{Principal, ShareKey};
 use crate::policy::Permit;
 use crate::proxy::connection::Connection;
 use crate::route::Route;
@@ -23,5 +23,13 @@ impl<'a> ForwardContext<'a> {
     pub(crate) fn affinity(&self) -> Affinity<'a> {
         let caller = self.permit.principal().map(Principal::caller);
         self.route.upstream.affinity(caller)
+    }
+
+    /// For whom the request's part of shared limits is counted.
+    pub(crate) fn share_key(&self) -> ShareKey {
+        match self.permit.principal() {
+            Some(principal) => ShareKey::of_caller(principal.caller()),
+            None => ShareKey::of_address(self.connection.facts().peer.ip()),
+        }
     }
 }
