@@ -328,6 +328,8 @@ fn share(
         snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
         metrics,
         buffer_budget: Arc::default(),
+        tunnels: Arc::default(),
+        caller_connections: Arc::default(),
         changes: changed.subscribe(),
         stopping,
         aborting,

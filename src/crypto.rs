@@ -126,8 +126,18 @@ pub fn random_id() -> Result<[u8; 16], NoRandomness> {
 /// SHA-256 of `data`.
 #[must_use]
 pub fn sha256(data: &[u8]) -> [u8; 32] {
+    sha256_of_parts([data])
+}
+
+/// SHA-256 of several parts, one after the other.
+#[must_use]
+pub fn sha256_of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(part);
+    }
+    let hash = context.finish();
     let mut output = [0_u8; 32];
-    let hash = digest::digest(&digest::SHA256, data);
     for (to, from) in output.iter_mut().zip(hash.as_ref()) {
         *to = *from;
     }

@@ -301,12 +301,18 @@ reasons! {
     CallerNotAllowed = "caller-not-allowed", Request, 403, PERMISSION_DENIED, None, Operator,
         "This caller is not allowed on this route.",
         "Ask the operator to add the identity to the route's callers.";
+    UpgradeNotAllowed = "upgrade-not-allowed", Request, 403, PERMISSION_DENIED, None, Operator,
+        "This route does not allow the connection to change to this protocol.",
+        "Ask the operator to name the protocol in the route's upgrade.";
     MethodNotAllowed = "method-not-allowed", Request, 405, UNIMPLEMENTED, None, Caller,
         "The route does not allow this method.",
         "Use a method named in the Allow field.";
     RateLimited = "rate-limited", Request, 429, RESOURCE_EXHAUSTED, None, Time,
         "Too many requests.",
         "Wait as Retry-After says.";
+    CallerLimit = "caller-limit", Request, 429, RESOURCE_EXHAUSTED, None, Time,
+        "This caller holds as much of the gateway as it may.",
+        "Close connections, or wait for requests to end; the operator can raise the limit that the answer names.";
     TooLarge = "too-large", Request, 413, RESOURCE_EXHAUSTED, None, Caller,
         "The request is larger than the gateway accepts.",
         "Send smaller headers or a smaller body.";
@@ -316,6 +322,9 @@ reasons! {
     Timeout = "timeout", Request, 408, DEADLINE_EXCEEDED, None, Caller,
         "The request took too long to arrive.",
         "Send the whole request without long pauses.";
+    BodyTooSlow = "body-too-slow", Request, 408, DEADLINE_EXCEEDED, None, Caller,
+        "The request's body arrived too slowly.",
+        "Send the body faster: at least 10 KiB in any 10 seconds.";
 
     UpstreamUnavailable = "upstream-unavailable", Upstream, 503, UNAVAILABLE, None, Service,
         "The service behind this route cannot be reached.",

@@ -6,14 +6,16 @@
 //! a host and path have selected routes, a refusal is final.
 
 mod rewrite;
+mod upgrade;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use http::Method;
+use http::{HeaderValue, Method};
 
 pub use self::rewrite::{PathRewrite, RewriteError};
+pub use self::upgrade::{UpgradeProtocol, UpgradeProtocolError, carries_requests};
 use crate::authn::Authenticators;
 use crate::identity::pattern::{HostPattern, PathPattern, Segment};
 use crate::policy::Rule;
@@ -68,8 +70,22 @@ pub struct Route {
     pub bind_body: Option<u64>,
     /// Goes on with the transaction of an assertion that the caller presents.
     pub continue_transaction: bool,
+    /// The protocols that a connection may change to; most routes have none.
+    pub upgrade: Vec<UpgradeProtocol>,
     /// Its counters, once it is in service.
     pub meter: RouteMeter,
+}
+
+impl Route {
+    /// Those of the protocols in an `Upgrade` field that a connection may change to.
+    pub fn allowed_upgrades<'a>(
+        &'a self,
+        protocols: &'a HeaderValue,
+    ) -> impl Iterator<Item = &'a str> {
+        let names = protocols.to_str().unwrap_or_default().split(',');
+        let is_allowed = |name: &&str| self.upgrade.iter().any(|allowed| allowed.is(name));
+        names.map(str::trim).filter(is_allowed)
+    }
 }
 
 /// What clients are told about a route's tokens (RFC 9728).

@@ -44,6 +44,7 @@ fn route(name: &str, hosts: &[&str], paths: &[&str], methods: &[&str]) -> Route 
         rewrite: None,
         bind_body: None,
         continue_transaction: false,
+        upgrade: Vec::new(),
         meter: RouteMeter::default(),
     }
 }

@@ -17,6 +17,7 @@ use crate::authn::api_key::ApiKeys;
 use crate::authn::remote_lists::{ListSource, RemoteLists};
 use crate::authn::token::TokenIssuer;
 use crate::identity::{IdentityPattern, TrustDomain};
+use crate::policy::share::Share;
 use crate::policy::throttle::Limiter;
 use crate::route::RouteTable;
 use crate::telemetry::metrics::Metrics;
@@ -152,6 +153,32 @@ pub struct Limits {
     pub streams: u32,
     /// How long connections may go on after a signal to stop.
     pub drain_timeout: Duration,
+    /// What one caller may hold of all that.
+    pub caller: CallerLimits,
+}
+
+/// What one caller may hold (`[limits.caller]`).
+#[derive(Debug, Clone, Copy)]
+pub struct CallerLimits {
+    /// Of all connections.
+    pub connections: Share,
+    /// Of the requests in progress at one upstream.
+    pub requests_in_flight: Share,
+    /// Most tunnels at once.
+    pub tunnels: usize,
+    /// Of the memory of bodies that are read whole.
+    pub buffered_bodies: Share,
+}
+
+impl Default for CallerLimits {
+    fn default() -> Self {
+        Self {
+            connections: Share::QUARTER,
+            requests_in_flight: Share::QUARTER,
+            tunnels: 64,
+            buffered_bodies: Share::QUARTER,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -166,6 +193,7 @@ impl Default for Limits {
             held_bytes: 64 * 1024 * 1024,
             streams: 128,
             drain_timeout: Duration::from_secs(30),
+            caller: CallerLimits::default(),
         }
     }
 }

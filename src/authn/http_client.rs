@@ -31,7 +31,10 @@ use crate::crypto;
 const MOST_OCTETS: usize = 1024 * 1024;
 
 /// Most exchanges with one provider at once, whoever still waits for them.
-const MOST_EXCHANGES: usize = 64;
+pub(crate) const MOST_EXCHANGES: usize = 64;
+
+/// How long a request waits for one of them to end.
+const TURN_WAIT: Duration = Duration::from_millis(250);
 
 /// For each address of a provider.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -144,16 +147,24 @@ impl HttpClient {
         let _ = self.runtime.set(runtime.clone());
     }
 
-    /// Sends a request and reads the JSON document it is answered with.
-    pub(crate) async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Answer, FetchError> {
-        let client = self.client.clone();
-        let exchange = tokio::time::timeout(self.timeout, Self::exchange(client, request));
-        // Whoever waits may go away, the exchange does not: this is what bounds them.
-        let turn = Arc::clone(&self.turns).try_acquire_owned();
-        let turn = turn.map_err(|_| FetchError::Busy)?;
+    /// Sends a request and reads the JSON document it is answered with. `held` is dropped
+    /// when the exchange is over.
+    pub(crate) async fn ask(
+        &self,
+        request: Request<Full<Bytes>>,
+        held: impl Send + 'static,
+    ) -> Result<Answer, FetchError> {
+        // The request that waits may go away, the exchange does not: this bounds their
+        // number.
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        let turn = tokio::time::timeout(TURN_WAIT.min(self.timeout), turn).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(FetchError::Busy);
+        };
+        let (client, timeout) = (self.client.clone(), self.timeout);
         let exchange = async move {
-            let answered = exchange.await;
-            drop(turn);
+            let answered = tokio::time::timeout(timeout, Self::exchange(client, request)).await;
+            drop((turn, held));
             answered
         };
         let answered = match self.runtime.get() {

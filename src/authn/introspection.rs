@@ -6,6 +6,8 @@
 //! never with 401: the client's token may be as good as ever.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use base64ct::{Base64, Encoding as _};
 use bytes::Bytes;
@@ -15,10 +17,13 @@ use http::{HeaderValue, Request, Uri};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
 
-use super::http_client::{FetchError, HttpClient};
+use super::flights::{Flights, Landing};
+use super::http_client::{FetchError, HttpClient, MOST_EXCHANGES};
 use crate::clock;
 use crate::crypto::{self, SignatureScheme, SigningKeyPair};
+use crate::identity::ShareKey;
 use crate::policy::Denial;
+use crate::policy::share::{Place, PlaceLimits, Places, Share};
 use crate::reason::ReasonCode;
 use crate::secret::Secret;
 
@@ -56,11 +61,35 @@ pub enum ClientAuthentication {
 }
 
 /// Asks one introspection endpoint.
-#[derive(Debug)]
 pub struct Introspector {
     endpoint: Uri,
     client: HttpClient,
     authentication: ClientAuthentication,
+    /// By the SHA-256 of the token.
+    flights: Flights<[u8; 32], Result<Option<Arc<Map<String, Value>>>, IntrospectionError>>,
+    /// The exchanges of all callers.
+    places: Arc<Places>,
+}
+
+/// How callers share the exchanges with one issuer.
+const PLACES: PlaceLimits = PlaceLimits {
+    // The client bounds them.
+    most: usize::MAX,
+    shared: MOST_EXCHANGES,
+    share: Share::QUARTER,
+};
+/// How long a token waits for another one of its caller to be answered for.
+const PLACE_WAIT: Duration = Duration::from_millis(250);
+
+impl fmt::Debug for Introspector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Introspector")
+            .field("endpoint", &self.endpoint)
+            .field("authentication", &self.authentication)
+            .field("places", &self.places)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a token could not be checked.
@@ -72,6 +101,9 @@ pub enum IntrospectionError {
     /// The answer is not one.
     #[error("the introspection endpoint's answer has no `active`, or is malformed")]
     Malformed,
+    /// The caller has as many tokens being asked about as it may.
+    #[error("too many of the caller's tokens are being asked about")]
+    CallerLimit,
     /// The request could not be made.
     #[error("the request to the introspection endpoint could not be made")]
     Request,
@@ -79,6 +111,12 @@ pub enum IntrospectionError {
 
 impl From<IntrospectionError> for Denial {
     fn from(error: IntrospectionError) -> Self {
+        if error == IntrospectionError::CallerLimit {
+            return Self::caller_limit(
+                "token_issuer.introspection",
+                "too many other tokens of this caller are being asked about",
+            );
+        }
         tracing::warn!(%error, "a token could not be checked");
         Self::new(
             ReasonCode::KeysUnavailable,
@@ -90,15 +128,13 @@ impl From<IntrospectionError> for Denial {
 impl Introspector {
     /// An introspector for one endpoint.
     #[must_use]
-    pub const fn new(
-        endpoint: Uri,
-        client: HttpClient,
-        authentication: ClientAuthentication,
-    ) -> Self {
+    pub fn new(endpoint: Uri, client: HttpClient, authentication: ClientAuthentication) -> Self {
         Self {
             endpoint,
             client,
             authentication,
+            flights: Flights::default(),
+            places: Arc::default(),
         }
     }
 
@@ -107,18 +143,43 @@ impl Introspector {
         self.client.run_on(runtime);
     }
 
-    /// What the issuer says about an active token; none when it is not active.
-    /// The claims are not judged yet.
+    /// What the issuer says about an active token; none when it is not active. The claims
+    /// are not judged yet. Requests with one token at the same time share one question.
+    /// `caller` is for whom the question is counted.
     ///
     /// # Errors
-    /// [`IntrospectionError`] when the issuer did not answer properly.
-    pub async fn ask(&self, token: &str) -> Result<Option<Map<String, Value>>, IntrospectionError> {
+    /// [`IntrospectionError`] when the issuer did not answer properly, or may not be asked.
+    pub async fn ask(
+        &self,
+        token: &str,
+        caller: ShareKey,
+    ) -> Result<Option<Arc<Map<String, Value>>>, IntrospectionError> {
+        let asking = async {
+            let place = self
+                .places
+                .enter_within(caller, PLACES, PLACE_WAIT, MOST_EXCHANGES);
+            match place.await {
+                Ok(place) => Landing::Shared(self.exchange(token, place).await),
+                // Another caller may ask about the same token.
+                Err(_) => Landing::Own(Err(IntrospectionError::CallerLimit)),
+            }
+        };
+        self.flights
+            .join(crypto::sha256(token.as_bytes()), asking)
+            .await
+    }
+
+    async fn exchange(
+        &self,
+        token: &str,
+        place: Place,
+    ) -> Result<Option<Arc<Map<String, Value>>>, IntrospectionError> {
         let request = self.request(token)?;
-        let answer = self.client.ask(request).await?;
+        let answer = self.client.ask(request, place).await?;
         let members =
             parse_object(&answer.octets, "answer").map_err(|_| IntrospectionError::Malformed)?;
         match members.get("active") {
-            Some(Value::Bool(true)) => Ok(Some(members)),
+            Some(Value::Bool(true)) => Ok(Some(Arc::new(members))),
             Some(Value::Bool(false)) => Ok(None),
             _ => Err(IntrospectionError::Malformed),
         }

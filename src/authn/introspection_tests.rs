@@ -21,6 +21,10 @@ fn introspector(idp: &Idp, authentication: ClientAuthentication) -> Introspector
     Introspector::new(endpoint, client, authentication)
 }
 
+fn caller() -> ShareKey {
+    ShareKey::of_address([127, 0, 0, 1].into())
+}
+
 fn with_password(idp: &Idp) -> Introspector {
     let authentication = ClientAuthentication::Basic {
         client_id: "gate way".to_owned(),
@@ -32,7 +36,7 @@ fn with_password(idp: &Idp) -> Introspector {
 #[tokio::test]
 async fn the_token_goes_into_the_body_and_the_password_into_the_field() {
     let idp = Idp::start().await;
-    assert_eq!(with_password(&idp).ask("a+b/c=").await, Ok(None));
+    assert_eq!(with_password(&idp).ask("a+b/c=", caller()).await, Ok(None));
     let asked = idp.asked();
     assert_eq!(
         asked.body,
@@ -44,7 +48,11 @@ async fn the_token_goes_into_the_body_and_the_password_into_the_field() {
         format!("Basic {}", Base64::encode_string(b"gate%20way:p%3Ass%2Bw"))
     );
     idp.introspect_as(json!({"active": true, "sub": "alice"}));
-    let claims = with_password(&idp).ask("a").await.unwrap().unwrap();
+    let claims = with_password(&idp)
+        .ask("a", caller())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(claims["sub"], "alice");
     let shown = format!("{:?}", with_password(&idp));
     assert!(!shown.contains("p:ss"), "{shown}");
@@ -69,7 +77,7 @@ async fn a_signed_assertion_is_fresh_each_time() {
     );
     let mut seen = Vec::new();
     for _ in 0..2 {
-        introspector.ask("a").await.unwrap();
+        introspector.ask("a", caller()).await.unwrap();
         let body = idp.asked().body;
         let assertion = body.split("client_assertion=").nth(1).unwrap().to_owned();
         let jws = CompactJws::parse(&assertion, MAX_TOKEN_BYTES).unwrap();
@@ -98,7 +106,7 @@ async fn anything_but_an_answer_is_a_failure_to_check() {
         Fault::Slow(Duration::from_secs(5)),
     ] {
         idp.fault(Idp::INTROSPECTION, fault.clone());
-        let error = introspector.ask("a").await.unwrap_err();
+        let error = introspector.ask("a", caller()).await.unwrap_err();
         assert!(matches!(error, IntrospectionError::Fetch(_)), "{fault:?}");
         assert_eq!(Denial::from(error).reason, ReasonCode::KeysUnavailable);
     }
@@ -111,7 +119,7 @@ async fn anything_but_an_answer_is_a_failure_to_check() {
         json!({"active": null}),
     ] {
         idp.introspect_as(document.clone());
-        let error = introspector.ask("a").await.unwrap_err();
+        let error = introspector.ask("a", caller()).await.unwrap_err();
         assert_eq!(error, IntrospectionError::Malformed, "{document}");
     }
 }
@@ -134,14 +142,75 @@ async fn questions_at_once_are_bounded_whoever_still_waits() {
     let introspector = Arc::new(Introspector::new(endpoint, client, authentication));
     introspector.run_on(&tokio::runtime::Handle::current());
     let mut taken = Vec::new();
-    for _ in 0..64 {
+    let address = |host: u8| ShareKey::of_address([192, 0, 2, host].into());
+    for host in 0..64 {
         let asking = Arc::clone(&introspector);
-        let waiting = tokio::spawn(async move { asking.ask("a").await });
+        let waiting = tokio::spawn(async move { asking.ask("a", address(host)).await });
         taken.push(listener.accept().await.unwrap());
         // Nobody waits any longer; the question is still under way.
         waiting.abort();
         assert!(waiting.await.unwrap_err().is_cancelled());
     }
-    let refused = introspector.ask("a").await.unwrap_err();
+    let refused = introspector.ask("a", address(64)).await.unwrap_err();
     assert_eq!(refused, IntrospectionError::Fetch(FetchError::Busy));
+}
+
+#[tokio::test]
+async fn equal_tokens_are_asked_about_once_at_a_time() {
+    let idp = Idp::start().await;
+    idp.introspect_as(json!({"active": true, "sub": "alice"}));
+    idp.fault(Idp::INTROSPECTION, Fault::Slow(Duration::from_millis(100)));
+    let introspector = Arc::new(with_password(&idp));
+    let asked: Vec<_> = (0..100)
+        .map(|_| {
+            let introspector = Arc::clone(&introspector);
+            tokio::spawn(async move { introspector.ask("a", caller()).await })
+        })
+        .collect();
+    for asked in asked {
+        assert!(asked.await.unwrap().unwrap().is_some());
+    }
+    assert_eq!(idp.count(Idp::INTROSPECTION), 1);
+    // A later request asks again: the token may have been revoked.
+    introspector.ask("a", caller()).await.unwrap();
+    assert_eq!(idp.count(Idp::INTROSPECTION), 2);
+    assert_eq!(
+        (introspector.flights.count(), introspector.places.taken()),
+        (0, 0)
+    );
+}
+
+#[tokio::test]
+async fn many_tokens_of_one_caller_leave_room_for_others() {
+    let idp = Idp::start().await;
+    idp.introspect_as(json!({"active": true, "sub": "alice"}));
+    idp.fault(Idp::INTROSPECTION, Fault::Slow(Duration::from_millis(400)));
+    let introspector = Arc::new(with_password(&idp));
+    let ask = |token: String, caller| {
+        let introspector = Arc::clone(&introspector);
+        tokio::spawn(async move { introspector.ask(&token, caller).await })
+    };
+    let mallory: Vec<_> = (0..200).map(|n| ask(n.to_string(), caller())).collect();
+    while introspector.places.taken() < 56 {
+        tokio::task::yield_now().await;
+    }
+    let bob = ShareKey::of_address([127, 0, 0, 2].into());
+    assert!(
+        ask("bob's".to_owned(), bob)
+            .await
+            .unwrap()
+            .unwrap()
+            .is_some()
+    );
+    let mut refused = 0;
+    for asked in mallory {
+        match asked.await.unwrap() {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error, IntrospectionError::CallerLimit);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 144);
 }

@@ -352,7 +352,7 @@ impl Remote {
     async fn fetch_once(&self) -> Result<(), FetchError> {
         self.state().last_attempt = Some((self.now)());
         let url = self.key_set_url().await?;
-        let answer = self.client.ask(get(&url)?).await?;
+        let answer = self.client.ask(get(&url)?, ()).await?;
         let set = JwkSet::from_json(&answer.octets).map_err(|_| FetchError::NotJson)?;
         let now = (self.now)();
         let earlier = self.cached.load_full();
@@ -385,7 +385,7 @@ impl Remote {
         };
         let mut outcome = Err(FetchError::Unreachable);
         for url in urls {
-            outcome = match self.client.ask(get(url)?).await {
+            outcome = match self.client.ask(get(url)?, ()).await {
                 Ok(answer) => key_set_in_metadata(issuer, url, &answer.octets),
                 Err(error) => Err(error),
             };

@@ -12,6 +12,7 @@ pub mod certificate;
 pub mod challenge;
 pub mod claims;
 pub mod composition;
+mod flights;
 pub mod http_client;
 pub mod introspection;
 pub mod jwks;

@@ -10,11 +10,11 @@ use super::api_key::Beside;
 use super::certificate::ConnectionProof;
 use super::challenge::{bearer_token, challenge, metadata_url};
 use super::claims::TokenClaims;
-use super::token::{RouteDemands, TokenIssuer};
+use super::token::{Presenter, RouteDemands, TokenIssuer};
 use super::token_cache::Judgement;
 use super::{Authenticator, Credentials, Outcome, Resource, Step};
 use crate::crypto;
-use crate::identity::{CallerName, IdentityPattern, Method, Principal};
+use crate::identity::{CallerName, IdentityPattern, Method, Principal, ShareKey};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
@@ -119,8 +119,15 @@ impl Authenticator for TokenAuthenticator {
             Ok(None) => return Step::Now(Outcome::NotApplicable),
             Err(denial) => return Step::Now(Outcome::Rejected(denial)),
         };
-        let (thumbprint, now) = (thumbprint(credentials), credentials.now);
-        let judging = self.issuer.judge(token, &self.demands, thumbprint, now);
+        let presenter = Presenter {
+            caller: match credentials.proof {
+                Some(proof) => ShareKey::of_caller(proof.identity.caller()),
+                None => ShareKey::of_address(credentials.address),
+            },
+            thumbprint: thumbprint(credentials),
+            now: credentials.now,
+        };
+        let judging = self.issuer.judge(token, &self.demands, presenter);
         Step::Later(Box::pin(async move {
             self.conclude(judging.await, credentials)
         }))

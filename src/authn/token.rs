@@ -16,6 +16,7 @@ use super::introspection::Introspector;
 use super::jwks::IssuerKeys;
 use super::token_cache::{CacheKey, CacheSettings, Judgement, TokenCache};
 use crate::crypto;
+use crate::identity::ShareKey;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
@@ -64,6 +65,17 @@ impl RouteDemands {
     pub fn scopes(&self) -> &[String] {
         &self.demands.scopes
     }
+}
+
+/// With what a token is presented.
+#[derive(Debug, Clone, Copy)]
+pub struct Presenter<'a> {
+    /// For whom questions to the issuer are counted.
+    pub caller: ShareKey,
+    /// The SHA-256 of the connection's client certificate.
+    pub thumbprint: Option<&'a [u8; 32]>,
+    /// Seconds since the Unix epoch.
+    pub now: u64,
 }
 
 /// How an issuer's tokens are checked.
@@ -215,9 +227,8 @@ impl TokenIssuer {
         &self.cache
     }
 
-    /// Judges a token for a route and a connection. `thumbprint` is the SHA-256
-    /// of the connection's client certificate, `now` in seconds since the Unix
-    /// epoch.
+    /// Judges a token for a route and a connection, asking the issuer on behalf of
+    /// `presenter` if that has to be.
     ///
     /// # Errors
     /// A [`Denial`] with one of the token reasons; `keys-unavailable` when the
@@ -226,17 +237,18 @@ impl TokenIssuer {
         &self,
         token: &str,
         demands: &RouteDemands,
-        thumbprint: Option<&[u8; 32]>,
-        now: u64,
+        presenter: Presenter<'_>,
     ) -> Judgement {
         let positive = match demands.introspection {
-            Introspection::Always => return self.check(token, demands, thumbprint, now).await,
+            Introspection::Always => return self.check(token, demands, presenter).await,
             Introspection::OncePer(seconds) => Some(seconds),
             Introspection::AsNeeded => None,
         };
         let generation = self.generation(token).await?;
+        let thumbprint = presenter.thumbprint;
         let key = CacheKey::new(token, &self.name, generation, &demands.hash, thumbprint);
-        let check = self.check(token, demands, thumbprint, now);
+        let check = self.check(token, demands, presenter);
+        let now = presenter.now;
         self.cache.get_or_check(key, positive, now, check).await
     }
 
@@ -292,14 +304,13 @@ impl TokenIssuer {
         &self,
         token: &str,
         demands: &RouteDemands,
-        thumbprint: Option<&[u8; 32]>,
-        now: u64,
+        presenter: Presenter<'_>,
     ) -> Judgement {
         match &self.check {
             TokenCheck::Introspection {
                 introspector,
                 rules,
-            } => introspect(introspector, rules, token, demands, thumbprint, now).await,
+            } => introspect(introspector, rules, token, demands, presenter).await,
             TokenCheck::Jwt {
                 keys,
                 rules,
@@ -308,6 +319,9 @@ impl TokenIssuer {
                 let unverified = UnverifiedToken::parse(token, rules)?;
                 let keys = keys.for_key(unverified.key_id()).await;
                 let keys = keys.map_err(|error| self.without_keys(&error))?;
+                let Presenter {
+                    thumbprint, now, ..
+                } = presenter;
                 let claims =
                     unverified.verify(&keys.set, rules, &demands.demands, thumbprint, now)?;
                 match (demands.introspection, introspector) {
@@ -315,7 +329,7 @@ impl TokenIssuer {
                     (_, Some(introspector)) => {
                         // Only tokens that are good so far reach the issuer.
                         let rules = &rules.claims;
-                        introspect(introspector, rules, token, demands, thumbprint, now).await?;
+                        introspect(introspector, rules, token, demands, presenter).await?;
                         Ok(Arc::new(claims))
                     }
                     // The configuration refuses this; a token must not pass for it.
@@ -344,10 +358,9 @@ async fn introspect(
     rules: &ClaimRules,
     token: &str,
     demands: &RouteDemands,
-    thumbprint: Option<&[u8; 32]>,
-    now: u64,
+    presenter: Presenter<'_>,
 ) -> Result<Arc<TokenClaims>, Denial> {
-    let Some(members) = introspector.ask(token).await? else {
+    let Some(members) = introspector.ask(token, presenter.caller).await? else {
         return Err(Denial::new(
             ReasonCode::TokenInactive,
             "the issuer says that it is not active",
@@ -356,12 +369,12 @@ async fn introspect(
     let hash = base64url_encode(&crypto::sha256(token.as_bytes()));
     rules
         .check(
-            members,
+            Arc::unwrap_or_clone(members),
             Origin::Introspection,
             hash,
             &demands.demands,
-            thumbprint,
-            now,
+            presenter.thumbprint,
+            presenter.now,
         )
         .map(Arc::new)
 }

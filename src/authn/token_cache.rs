@@ -5,15 +5,15 @@
 //! and can be purged. That something *could not be checked* is never remembered.
 //! Requests that ask about one key at the same time share one check.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::claims::TokenClaims;
+use super::flights::{Flights, Landing};
 use crate::crypto;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
@@ -106,14 +106,11 @@ impl Weighter<CacheKey, Entry> for ByOctets {
     }
 }
 
-/// One check in progress: whoever has the lock checks, the others wait for it.
-type Flight = tokio::sync::Mutex<Option<Judgement>>;
-
 /// Judgements, bounded in memory and time.
 pub struct TokenCache {
     settings: CacheSettings,
     entries: Cache<CacheKey, Entry, ByOctets>,
-    flights: Mutex<HashMap<CacheKey, Arc<Flight>>>,
+    flights: Flights<CacheKey, Judgement>,
     purges: AtomicU64,
 }
 
@@ -125,7 +122,7 @@ impl TokenCache {
         Self {
             settings,
             entries: Cache::with_weighter(most.max(1), settings.octets, ByOctets),
-            flights: Mutex::default(),
+            flights: Flights::default(),
             purges: AtomicU64::new(0),
         }
     }
@@ -159,18 +156,18 @@ impl TokenCache {
         if let Some(judgement) = self.get(&key, now) {
             return judgement;
         }
-        let seat = Seat::take(self, key);
-        let mut slot = seat.flight.lock().await;
-        if let Some(judgement) = slot.as_ref() {
-            return judgement.clone();
-        }
-        let purges = self.purges.load(Ordering::SeqCst);
-        let judgement = check.await;
-        self.store(key, &judgement, positive, now, purges);
-        // Whoever comes from here on asks the cache, or checks again.
-        self.land(&key, &seat.flight);
-        *slot = Some(judgement.clone());
-        judgement
+        let checking = async {
+            let purges = self.purges.load(Ordering::SeqCst);
+            let judgement = check.await;
+            // Stored before the flight lands: later requests ask the cache.
+            self.store(key, &judgement, positive, now, purges);
+            match &judgement {
+                // That was about the request that checked, not about the token.
+                Err(denial) if denial.reason == ReasonCode::CallerLimit => Landing::Own(judgement),
+                _ => Landing::Shared(judgement),
+            }
+        };
+        self.flights.join(key, checking).await
     }
 
     /// Forgets everything, also what is being checked right now.
@@ -216,7 +213,12 @@ impl TokenCache {
                 .min(now.saturating_add(self.settings.positive))
                 .min(claims.expires),
             // Nothing was found out: the next request has to ask again.
-            Err(denial) if denial.reason == ReasonCode::KeysUnavailable => return,
+            Err(denial)
+                if [ReasonCode::KeysUnavailable, ReasonCode::CallerLimit]
+                    .contains(&denial.reason) =>
+            {
+                return;
+            }
             Err(_) => now.saturating_add(self.settings.negative),
         };
         if until <= now {
@@ -233,20 +235,6 @@ impl TokenCache {
             self.entries.remove(&key);
         }
     }
-
-    fn land(&self, key: &CacheKey, flight: &Arc<Flight>) {
-        let mut flights = self.flights();
-        if flights
-            .get(key)
-            .is_some_and(|other| Arc::ptr_eq(other, flight))
-        {
-            flights.remove(key);
-        }
-    }
-
-    fn flights(&self) -> MutexGuard<'_, HashMap<CacheKey, Arc<Flight>>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl fmt::Debug for TokenCache {
@@ -256,35 +244,6 @@ impl fmt::Debug for TokenCache {
             .field("settings", &self.settings)
             .field("entries", &self.entries.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// A request's part in a flight. When the one that checks goes away, the next
-/// one checks; when the last one does, nothing stays behind.
-struct Seat<'a> {
-    cache: &'a TokenCache,
-    key: CacheKey,
-    flight: Arc<Flight>,
-}
-
-impl<'a> Seat<'a> {
-    fn take(cache: &'a TokenCache, key: CacheKey) -> Self {
-        let flight = Arc::clone(cache.flights().entry(key).or_default());
-        Self { cache, key, flight }
-    }
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        let mut flights = self.cache.flights();
-        // The map's reference and this one: nobody else is on board.
-        if Arc::strong_count(&self.flight) == 2
-            && flights
-                .get(&self.key)
-                .is_some_and(|other| Arc::ptr_eq(other, &self.flight))
-        {
-            flights.remove(&self.key);
-        }
     }
 }
 

@@ -83,15 +83,21 @@ fn claims(idp: &Idp) -> Value {
     })
 }
 
+fn presenter(thumbprint: Option<&[u8; 32]>) -> Presenter<'_> {
+    Presenter {
+        caller: ShareKey::of_address([127, 0, 0, 1].into()),
+        thumbprint,
+        now: clock::unix_now(),
+    }
+}
+
 async fn reason(
     issuer: &TokenIssuer,
     token: &str,
     demands: &RouteDemands,
     thumbprint: Option<&[u8; 32]>,
 ) -> Option<ReasonCode> {
-    let judgement = issuer
-        .judge(token, demands, thumbprint, clock::unix_now())
-        .await;
+    let judgement = issuer.judge(token, demands, presenter(thumbprint)).await;
     judgement.err().map(|denial| denial.reason)
 }
 

@@ -18,16 +18,17 @@ use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::document::{Family, check_keys, find};
 use super::quantity::{ByteSize, TimeSpan};
 use super::value::{
-    At, CertificateHeader, ClientMeans, Field, FromToml, List, Moment, PublicTls, Retries, Serve,
-    Several, TokenFormat, text, wrong_type,
+    At, ByteShare, CertificateHeader, ClientMeans, Field, FromToml, List, Moment, PublicTls,
+    Retries, Serve, Several, TokenFormat, text, wrong_type,
 };
 use crate::assertion::SigningAlgorithm;
 use crate::authn::bearer::TokenType;
 use crate::authn::binding::CertificateBinding;
 use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
+use crate::policy::share::Share;
 use crate::policy::throttle::{OnStoreFailure, Per};
-use crate::route::{Binding, PathRewrite, RewriteError};
+use crate::route::{Binding, PathRewrite, RewriteError, UpgradeProtocol};
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
 use crate::upstream::{Balance, ForwardedFields, HealthCheck, HttpProtocol, Sharing, TraceContext};
@@ -302,6 +303,7 @@ sections! {
         rewrite: PathRewrite = Optional,
         bind_body: ByteSize = Optional,
         continue_transaction: bool = Optional,
+        upgrade: Several<UpgradeProtocol> = Optional,
     }
 
     "[route.token]"
@@ -359,6 +361,16 @@ sections! {
         held_bodies: ByteSize = Optional,
         streams: u32 = Optional,
         drain_timeout: TimeSpan = Optional,
+        caller: CallerLimitsSection = Optional,
+    }
+
+    "[limits.caller]"
+    /// What one caller may hold.
+    CallerLimitsSection {
+        connections: Share = Optional,
+        requests_in_flight: Share = Optional,
+        tunnels: u32 = Optional,
+        buffered_bodies: ByteShare = Optional,
     }
 
     "[runtime]"
@@ -431,7 +443,8 @@ within!(
     IntrospectionSection,
     RouteTokenSection,
     RouteLimitSection,
-    RedisSection
+    RedisSection,
+    CallerLimitsSection
 );
 
 /// One limit, or a list of them.

@@ -25,6 +25,7 @@ use crate::assertion::{SigningAlgorithm, key_directory};
 use crate::clock;
 use crate::identity::TrustDomain;
 use crate::pki::{CertificateProfile, IssueRequest, KeyProtection, Pki, SubjectNames};
+use crate::policy::share::Share;
 use crate::secret::{Existing, write_private};
 use crate::snapshot::{AuditDestination, Limits};
 use crate::tls::ClientCertificate;
@@ -416,6 +417,7 @@ audience = "payments"
 rewrite = { from = "/payments/v1", to = "/" }
 bind_body = "1MiB"
 continue_transaction = true
+upgrade = ["websocket", "foo/2"]
 [rate_limits]
 keys = 1000
 failed_authentications = 10
@@ -429,6 +431,11 @@ body_size = "1MiB"
 held_bodies = "2MiB"
 streams = 7
 drain_timeout = "0s"
+[limits.caller]
+connections = "10%"
+requests_in_flight = 100
+tunnels = 8
+buffered_bodies = "512KiB"
 [runtime]
 workers = 2
 [audit]
@@ -459,6 +466,11 @@ chains = "chains"
     assert_eq!(loaded.settings.audit, file);
     let limits = &loaded.snapshot.limits;
     assert_eq!((limits.connections, limits.streams), (1000, 7));
+    let caller = limits.caller;
+    assert_eq!(caller.connections, Share::Percent(10));
+    assert_eq!(caller.requests_in_flight, Share::Number(100));
+    assert_eq!(caller.tunnels, 8);
+    assert_eq!(caller.buffered_bodies, Share::Number(512 * 1024));
     assert_eq!(limits.handshake_timeout, Duration::from_secs(1));
     assert_eq!(limits.header_timeout, Duration::from_secs(2));
     assert_eq!(limits.body_timeout, Duration::from_secs(3));

@@ -22,8 +22,9 @@ use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::principal::Method as CallerMethod;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::pki::{KeyAlgorithm, Lifetime};
+use crate::policy::share::Share;
 use crate::policy::throttle::{OnStoreFailure, Per};
-use crate::route::Binding;
+use crate::route::{Binding, UpgradeProtocol};
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
 use crate::upstream::{Balance, ForwardedFields, HttpProtocol, Sharing, TraceContext};
@@ -217,6 +218,47 @@ impl FromToml for u32 {
     }
 }
 
+/// A share of a bound: a percentage or a number.
+impl FromToml for Share {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::String(text) => {
+                let share = Self::parse_percent(text);
+                if share.is_none() {
+                    not_a_share(value, "write for example \"25%\", or a number", diagnostics);
+                }
+                share
+            }
+            _ => u32::from_toml(value, diagnostics).map(|number| Self::Number(number.into())),
+        }
+    }
+}
+
+/// A share of a number of bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ByteShare(pub(super) Share);
+
+impl FromToml for ByteShare {
+    fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let text = text(value, "a percentage or a size", diagnostics)?;
+        let size = || Some(Share::Number(ByteSize::parse(text).ok()?.bytes()));
+        let share = Share::parse_percent(text).or_else(size);
+        let share = share.filter(|share| *share != Share::Number(0));
+        if share.is_none() {
+            not_a_share(value, "write for example \"25%\" or \"16MiB\"", diagnostics);
+        }
+        share.map(Self)
+    }
+}
+
+fn not_a_share(value: &Spanned<DeValue<'_>>, help: &str, diagnostics: &mut Diagnostics) {
+    diagnostics.error(
+        Diagnostic::new(value.span(), "this is not a share of a bound")
+            .label("expected 1% to 100%, or an amount")
+            .help(help),
+    );
+}
+
 /// How often a request may be sent again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Retries(pub(super) u32);
@@ -318,6 +360,7 @@ texts! {
         .parse()
         .or_else(|_| text.parse::<IpAddr>().map(Self::from))
         .map_err(|_| "write for example \"10.0.0.0/8\" or \"2001:db8::/32\"".to_owned());
+    UpgradeProtocol, "a protocol to upgrade to", |text| why(Self::parse(text));
     Method, "an HTTP method", |text| {
         let is_method = !text.is_empty()
             && text.bytes().all(|octet| octet.is_ascii_uppercase() || octet == b'-' || octet == b'_');

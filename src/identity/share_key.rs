@@ -32,6 +32,11 @@ impl ShareKey {
         Self::of_hash(HASHER.hash_one(("address", address_network(address))))
     }
 
+    /// One of `count` groups, the same for the life of this process.
+    pub(crate) const fn index(self, count: usize) -> usize {
+        self.0.get() as usize % count
+    }
+
     fn of_hash(hash: u64) -> Self {
         Self(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
     }

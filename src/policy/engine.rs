@@ -29,6 +29,8 @@ pub struct Denial {
     pub detail: String,
     /// What the operator knows about it: written down, never said to the caller.
     pub note: Option<Box<str>>,
+    /// The configuration key of the limit that was reached, for `caller-limit`.
+    pub limit: Option<&'static str>,
 }
 
 impl Denial {
@@ -38,6 +40,16 @@ impl Denial {
             reason,
             detail: detail.into(),
             note: None,
+            limit: None,
+        }
+    }
+
+    /// The denial for a caller that has reached a limit of its own. `limit` is its key in
+    /// the configuration.
+    pub fn caller_limit(limit: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            limit: Some(limit),
+            ..Self::new(ReasonCode::CallerLimit, detail)
         }
     }
 

@@ -5,6 +5,7 @@ pub mod rate_limit;
 #[cfg(feature = "redis")]
 pub mod redis_store;
 pub mod rule;
+pub mod share;
 pub mod throttle;
 
 pub use engine::{Denial, Permit, decide, missing};

@@ -113,6 +113,9 @@ pub(crate) async fn handle(
         Err(refusal) => refusal,
     };
     record.refused(refusal.denial.reason, &refusal.denial.recorded());
+    if let Some(limit) = refusal.denial.limit {
+        connection.worker().shared().metrics.limit_reached(limit);
+    }
     let response = problem::respond(
         &refusal,
         &snapshot.signer.settings().issuer,
@@ -152,7 +155,7 @@ async fn serve(
         request.uri().path(),
     );
     // Read before it is stripped: what the header says of this hop, and the credentials.
-    let upgrade = upgrade::take(&mut request)?;
+    let mut upgrade = upgrade::take(&mut request)?;
     let (mut parts, incoming) = request.into_parts();
     let assertion_header = &snapshot.signer.settings().header;
     let hints = RequestHints::read(&parts, || snapshot.private_fields());
@@ -189,6 +192,9 @@ async fn serve(
     let route = route::select(&snapshot.routes, &parts.method, &target)?;
     record.route(route.meter.counters());
     let permit = authorize::authorize(context, &target, &presented, route, record).await?;
+    if let Some(upgrade) = &mut upgrade {
+        upgrade.restrict(route)?;
+    }
     request_headers::add_token(&mut parts.headers, route, &permit, &presented);
     let declared_length = body::declared_length(&mut parts.headers, snapshot.limits.body_bytes)?;
     let transaction = earlier_assertion
@@ -269,8 +275,12 @@ async fn forward_permitted(
         decoded_path: target.decoded_path,
         principal: permit.principal().cloned(),
         credentials: UsedCredentials::keep(permitted.presented, route),
+        upgrade: upgrade.as_ref().map(|upgrade| upgrade.protocols.clone()),
     };
     let mut in_flight = context.connection.register(context.snapshot, request)?;
+    if upgrade.is_some() {
+        in_flight.hold_tunnel(upgrade::admit(&forwarding)?);
+    }
     // A gRPC caller's own deadline replaces the timeouts only if the service speaks gRPC
     // too; otherwise naming it would just switch them off.
     let keeps_own_deadline = hints.grpc && config.protocol == HttpProtocol::Http2;
@@ -281,14 +291,15 @@ async fn forward_permitted(
     let (body, body_hash) = match route.bind_body {
         None => (streamed, None),
         Some(max_bytes) => {
-            let reading = body::buffered(context, streamed, max_bytes, permitted.declared_length);
+            let (length, caller) = (permitted.declared_length, forwarding.share_key());
+            let reading = body::buffered(context, streamed, max_bytes, length, caller);
             // Boxed, so that other requests reserve no space for it.
             let (body, hash) = Box::pin(reading).await?;
             (body, Some(hash))
         }
     };
     // After the body was read, so that a slow caller does not occupy a place meanwhile.
-    in_flight.hold_upstream(forward::admit(upstream)?);
+    in_flight.hold_upstream(forward::admit(&forwarding).await?);
     let transport = choose_transport(&forwarding, &mut upgrade, &parts.method, record).await?;
     let destination = Destination {
         upstream,

@@ -21,6 +21,7 @@ use super::handshake_failure::{FailureContext, HandshakeError};
 use super::task::box_in_place::box_in_place;
 use super::wire::proxy_protocol;
 use super::wire::socket::{CallerSocket, SniffedProtocol};
+use super::wire::tls_close::close_gracefully;
 use super::{http1, http2};
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
@@ -125,6 +126,11 @@ async fn establish(
         verified_by,
         chain,
     }));
+    if let Err(denial) = connection.enter(&limits).await {
+        connection.record_refusal(&denial);
+        close_gracefully(stream).await;
+        return None;
+    }
     let stopping = connection.worker().shared().stopping.clone();
     let lifetime = Lifetime::new(stopping, changes, holds_until);
     Some(Box::new(Established {

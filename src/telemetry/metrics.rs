@@ -24,8 +24,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use self::labels::{
-    BuildLabels, CutLabels, EndpointLabels, HandshakeLabels, ListLabels, PerReason, ReloadLabels,
-    RequestLabels, RouteLabels, UpstreamLabels, UpstreamNameLabels,
+    BuildLabels, CutLabels, EndpointLabels, HandshakeLabels, LimitLabels, ListLabels, PerReason,
+    ReloadLabels, RequestLabels, RouteLabels, UpstreamLabels, UpstreamNameLabels,
 };
 pub use self::route::RouteMetrics;
 use self::route::RouteNames;
@@ -48,6 +48,7 @@ pub struct Metrics {
     connections_cut: PerReason<CutLabels>,
     cuts: CutLog,
     panics: Counter,
+    limits_reached: Family<LimitLabels, Counter>,
     handshakes_ok: Counter,
     handshakes_refused: PerReason<HandshakeLabels>,
     requests: Family<RequestLabels, Counter>,
@@ -92,6 +93,10 @@ impl Metrics {
             "Connections that were cut off because what admitted them no longer held"
         );
         let panics = counted!("panics", "Connections that ended by a fault of the gateway");
+        let limits_reached = counted!(
+            "limit_reached",
+            "How often a bound made a connection or request yield, wait or be refused"
+        );
         let handshakes: Family<HandshakeLabels, Counter> =
             counted!("handshakes", "TLS handshakes by result and reason");
         let requests = counted!("requests", "Requests by route, decision and reason");
@@ -122,6 +127,7 @@ impl Metrics {
             connections_cut: PerReason::new(&connections_cut, CutLabels::of),
             cuts: CutLog::new(),
             panics,
+            limits_reached,
             handshakes_ok: handshakes.get_or_create_owned(&HandshakeLabels {
                 result: "ok",
                 reason: "",
@@ -177,6 +183,14 @@ impl Metrics {
     /// A connection ended by a fault of ours.
     pub fn panicked(&self) {
         self.panics.inc();
+    }
+
+    /// A bound made somebody yield, wait or be refused; `limit` is its key in the
+    /// configuration, as in `limits.connections`.
+    pub fn limit_reached(&self, limit: &'static str) {
+        self.limits_reached
+            .get_or_create_owned(&LimitLabels { limit })
+            .inc();
     }
 
     /// A TLS handshake succeeded.

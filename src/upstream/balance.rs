@@ -3,7 +3,6 @@
 //! Failures are noticed by the requests that meet them; `standing` knows how each endpoint
 //! stands.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -14,6 +13,7 @@ use super::slots::Slots;
 use super::standing::State;
 use super::{Endpoint, HttpProtocol, Sharing, UpstreamConfig};
 use crate::identity::{CallerName, ShareKey};
+use crate::policy::share::{NoPlace, Place, PlaceLimits, Places, Share};
 use crate::reason::ReasonCode;
 use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
 
@@ -61,7 +61,7 @@ pub struct Upstream {
     config: UpstreamConfig,
     states: Vec<Arc<State>>,
     next: AtomicUsize,
-    requests: Arc<Gate>,
+    requests: Arc<Places>,
     pending: Arc<Gate>,
     budget: RetryBudget,
     meter: OnceLock<Arc<UpstreamMetrics>>,
@@ -232,11 +232,43 @@ impl Upstream {
         }
     }
 
-    /// Lets a request in, unless there are too many in progress.
-    #[must_use]
-    pub fn admit(&self) -> Option<Pass> {
+    /// Lets a request of this caller in, unless there are too many in progress.
+    ///
+    /// # Errors
+    /// Why it may not be sent now. A caller that holds as much as it may can
+    /// [wait](Self::admit_later).
+    pub fn admit(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
         self.budget.earn();
-        self.requests.enter(self.config.max_requests)
+        self.requests.enter(caller, self.place_limits(share))
+    }
+
+    /// Lets a request in when one of the same caller ends, if that is soon enough.
+    ///
+    /// # Errors
+    /// If it is not, or too many of the caller's requests wait.
+    pub async fn admit_later(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
+        let (timeout, max_pending) = (self.config.connect_timeout, self.config.max_pending);
+        self.requests
+            .enter_within(caller, self.place_limits(share), timeout, max_pending)
+            .await
+    }
+
+    /// How its requests in progress are shared. Over HTTP/1.1 each needs a connection of
+    /// its own, so that connections are what callers compete for.
+    fn place_limits(&self, share: Share) -> PlaceLimits {
+        let most = self.config.max_requests;
+        let connections = self
+            .config
+            .max_connections
+            .saturating_mul(self.config.endpoints.len().max(1));
+        PlaceLimits {
+            most,
+            shared: match self.config.protocol {
+                HttpProtocol::Http1 => most.min(connections),
+                HttpProtocol::Http2 => most,
+            },
+            share,
+        }
     }
 
     /// Whether a request may be sent again; counts it.
@@ -249,18 +281,15 @@ impl Upstream {
         may
     }
 
-    /// What this caller has to do with the choice of endpoints and of connections to them;
-    /// `address` is where the request comes from.
+    /// What this caller has to do with the choice of endpoints; `share` is whose part of
+    /// the connections to them the request takes.
     #[must_use]
-    pub fn affinity<'a>(&self, caller: Option<&'a CallerName>, address: IpAddr) -> Affinity<'a> {
+    pub fn affinity<'a>(&self, caller: Option<&'a CallerName>, share: ShareKey) -> Affinity<'a> {
         let together = caller.filter(|_| self.config.balance == Balance::Caller);
         Affinity {
             key: together.map(|caller| caller.to_string().bytes().fold(FNV_OFFSET, step)),
             caller,
-            share: Some(match caller {
-                Some(caller) => ShareKey::of_caller(caller),
-                None => ShareKey::of_address(address),
-            }),
+            share: Some(share),
         }
     }
 
@@ -394,8 +423,6 @@ mod back_off;
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     fn upstream(balance: Balance, count: u16) -> Arc<Upstream> {
@@ -465,7 +492,7 @@ mod tests {
         let mut used = std::collections::HashSet::new();
         for number in 0..1000 {
             let caller = CallerName::Uri(format!("spiffe://example.org/{number}").into());
-            let affinity = ten.affinity(Some(&caller), Ipv4Addr::LOCALHOST.into());
+            let affinity = ten.affinity(Some(&caller), ShareKey::EVERYBODY);
             let chosen = ten.pick(affinity, &none);
             assert_eq!(chosen, ten.pick(affinity, &none));
             used.insert(chosen);
@@ -481,11 +508,12 @@ mod tests {
         let none = Tried::default();
         upstream.found(0, false);
         assert!((0..4).all(|_| upstream.pick(Affinity::default(), &none) == Some(1)));
-        let _pass = upstream.admit();
+        let caller = ShareKey::of_caller(&CallerName::Dns("a.example.org".into()));
+        let _place = upstream.admit(caller, Share::QUARTER);
         let next = Upstream::following(upstream.config().clone(), Some(&upstream));
         assert!(!next.is_well(0) && next.is_well(1));
         assert!((0..4).all(|_| next.pick(Affinity::default(), &none) == Some(1)));
-        assert_eq!(next.requests.inside(), 1);
+        assert_eq!(next.requests.taken(), 1);
         next.found(1, false);
         assert_eq!(next.pick(Affinity::default(), &none), None);
 
@@ -500,7 +528,7 @@ mod tests {
         let none = Tried::default();
         let names = ["one", "two", "three", "four"].map(|name| CallerName::Dns(name.into()));
         let [one, two, three, four] =
-            [0, 1, 2, 3].map(|n| upstream.affinity(names.get(n), Ipv4Addr::LOCALHOST.into()));
+            [0, 1, 2, 3].map(|n| upstream.affinity(names.get(n), ShareKey::EVERYBODY));
         let is_used = |whose| (0..2).any(|_| upstream.pick(whose, &none) == Some(0));
         for _ in 0..2 {
             upstream.record_timeout(0, one);

@@ -219,7 +219,7 @@ impl Default for UpstreamConfig {
             retries: 1,
             retry_budget: 20,
             idle_timeout: Duration::from_secs(60),
-            tunnel_idle_timeout: Duration::from_secs(3600),
+            tunnel_idle_timeout: Duration::from_secs(600),
             stall_timeout: None,
             http1_upgrades: false,
         }

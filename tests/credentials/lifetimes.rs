@@ -117,7 +117,11 @@ async fn a_tunnel_ends_with_its_token() {
         settings
             .section(&issuer(keys, ""))
             .upstream("orders", service.address())
-            .route("orders", "orders", &format!("paths = [\"/**\"]\n{ROUTE}"))
+            .route(
+                "orders",
+                "orders",
+                &format!("paths = [\"/**\"]\nupgrade = [\"websocket\"]\n{ROUTE}"),
+            )
     })
     .await;
     let token = world.token_with(json!({"exp": now() + 3}));

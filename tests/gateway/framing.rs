@@ -222,7 +222,14 @@ async fn changing_the_protocol_within_a_connection_is_refused() {
 
 #[tokio::test]
 async fn an_unanswered_upgrade_does_not_hide_a_second_request() {
-    let world = World::open().await;
+    let world = World::with(|settings, echo| {
+        settings.upstream("orders", echo).route(
+            "orders",
+            "orders",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\nupgrade = [\"foo\"]\n",
+        )
+    })
+    .await;
     let mut request = get("Connection: Upgrade\r\nUpgrade: foo\r\n").into_bytes();
     request.extend(b"GET /second HTTP/1.1\r\nHost: wrong host\r\n\r\n");
     let answer = world.client().raw(&request, PATIENCE).await.unwrap();

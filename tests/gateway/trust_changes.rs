@@ -136,7 +136,11 @@ async fn a_websocket_is_cut_within_the_promised_time() {
                 service.address(),
                 &format!("protocol = \"{spoken}\"\n"),
             )
-            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+            .route(
+                "orders",
+                "orders",
+                "paths = [\"/**\"]\ncallers = [\"*\"]\nupgrade = [\"websocket\"]\n",
+            );
         let gateway = Gateway::start(BINARY, &settings).await;
         let caller = ca.client(CALLER);
         let client = gateway.client(HOST).with(&caller).tls(version);

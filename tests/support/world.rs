@@ -17,7 +17,11 @@ impl Front {
     pub(crate) async fn open(ca: &TestCa, endpoints: &[String], more: &str) -> Self {
         let settings = Settings::new(ca)
             .upstream_at("orders", endpoints, more)
-            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+            .route(
+                "orders",
+                "orders",
+                "paths = [\"/**\"]\ncallers = [\"*\"]\nupgrade = [\"websocket\", \"foo\"]\n",
+            );
         Self::with(ca, &settings).await
     }
 

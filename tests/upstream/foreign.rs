@@ -36,7 +36,8 @@ async fn run(script: &str, what: &str, protocol: &str) {
             .route(
                 "orders",
                 "orders",
-                "paths = [\"/**\"]\ncallers = [\"spiffe://example.org/ns/shop/**\"]\n",
+                "paths = [\"/**\"]\ncallers = [\"spiffe://example.org/ns/shop/**\"]\n\
+                 upgrade = [\"websocket\"]\n",
             );
         let gateway = Gateway::start(BINARY, &settings).await;
         let told = told(&ca, &gateway);

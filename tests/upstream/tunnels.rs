@@ -362,7 +362,11 @@ async fn a_connection_without_a_slot_is_not_closed_in_place_of_one_that_has_it()
     let settings = Settings::new(&ca)
         .set("runtime", "workers", "2")
         .upstream_at("orders", &[http(service.address())], more)
-        .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+        .route(
+            "orders",
+            "orders",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\nupgrade = [\"websocket\"]\n",
+        );
     let world = Front::with(&ca, &settings).await;
     let mut first = world.client().session().await.unwrap();
     first.get("/a").await.unwrap();

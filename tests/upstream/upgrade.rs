@@ -267,7 +267,11 @@ async fn tunnels_go_on_while_draining_until_its_timeout() {
     let settings = countersign_testkit::Settings::new(&ca)
         .set("limits", "drain_timeout", "\"700ms\"")
         .upstream("orders", service.address())
-        .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+        .route(
+            "orders",
+            "orders",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\nupgrade = [\"websocket\"]\n",
+        );
     let mut world = Front::with(&ca, &settings).await;
     let mut connection = tunnel(&world, "websocket").await;
     world.gateway.terminate().await;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::Context;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::quantity::{ByteSize, TimeSpan};
-use crate::config::raw::{LimitsSection, Runtime};
+use crate::config::raw::{CallerLimitsSection, LimitsSection, Runtime};
 use crate::config::value::Field;
-use crate::snapshot::Limits;
+use crate::snapshot::{CallerLimits, Limits};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -49,7 +49,22 @@ pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>)
     if let Some(size) = size(&section.body_size, 1..=u64::MAX, context) {
         limits.body_bytes = Some(size);
     }
+    if let Some(caller) = section.caller.value() {
+        set_caller(caller, &mut limits.caller);
+    }
     limits
+}
+
+/// Takes over what is said of one caller.
+fn set_caller(section: &CallerLimitsSection, limits: &mut CallerLimits) {
+    limits.connections = section.connections.or(limits.connections);
+    limits.requests_in_flight = section.requests_in_flight.or(limits.requests_in_flight);
+    if let Some(tunnels) = section.tunnels.value() {
+        limits.tunnels = usize::try_from(*tunnels).unwrap_or(usize::MAX);
+    }
+    if let Some(share) = section.buffered_bodies.value() {
+        limits.buffered_bodies = share.0;
+    }
 }
 
 /// The number of workers, where it is said.

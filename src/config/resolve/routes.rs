@@ -127,6 +127,7 @@ fn route(
         rewrite: section.rewrite.value().cloned(),
         bind_body: limits::size(&section.bind_body, 1..=MAX_BOUND_BODY, context),
         continue_transaction: section.continue_transaction.or(false),
+        upgrade: section.upgrade.values(),
         meter: RouteMeter::default(),
     })
 }

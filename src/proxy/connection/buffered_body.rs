@@ -1,25 +1,41 @@
 //! `BufferedBody`: a body that is read whole before its request is forwarded, on routes
 //! whose assertions bind it.
 //!
-//! The size of one body is limited, and that of all of them together.
+//! The size of one body is limited, and that of all of them together. The memory is
+//! counted as it is taken: in pieces that are not moved when there is more to read.
 
-use std::pin::pin;
+use std::collections::VecDeque;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
+use tokio::time::Instant;
 
 use crate::crypto;
-use crate::proxy::wire::buffer_budget::{BufferBudget, BufferReservation};
+use crate::identity::ShareKey;
+use crate::proxy::wire::buffer_budget::{BudgetLimits, BufferBudget, BufferReservation};
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
+
+/// Size of a body's first piece; each further one doubles what there is.
+const MIN_PIECE: u64 = 4 * 1024;
+/// Size of the largest pieces.
+const MAX_PIECE: u64 = 64 * 1024;
+
+/// The period of [`BufferLimits::rate_period`].
+pub(crate) const RATE_PERIOD: Duration = Duration::from_secs(10);
+/// So many bytes have to arrive in each period.
+const RATE_BYTES: u64 = 10 * 1024;
 
 /// A whole body. Clones share its memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BufferedBody {
-    pub(super) data: Bytes,
+    /// None of them is empty.
+    pub(super) pieces: VecDeque<Bytes>,
     pub(super) trailers: Option<HeaderMap>,
     _reservation: Option<Arc<BufferReservation>>,
 }
@@ -31,16 +47,19 @@ pub(crate) struct BufferLimits {
     pub(crate) declared_length: Option<u64>,
     /// Most bytes of this body.
     pub(crate) max_bytes: u64,
-    /// Most bytes of all bodies together.
-    pub(crate) max_total: u64,
+    /// Most bytes of all bodies.
+    pub(crate) budget: BudgetLimits,
+    /// A body ends if too little of it arrives in a period of this length.
+    pub(crate) rate_period: Duration,
 }
 
 impl BufferedBody {
-    /// Reads a body to its end.
+    /// Reads a body to its end, for `caller`.
     pub(crate) async fn read<B>(
         body: B,
         limits: BufferLimits,
         budget: &Arc<BufferBudget>,
+        caller: ShareKey,
     ) -> Result<Self, Refusal>
     where
         B: Body<Data = Bytes>,
@@ -59,39 +78,31 @@ impl BufferedBody {
         {
             return Err(too_large());
         }
-        let mut reservation = BufferReservation::new(Arc::clone(budget));
-        let mut first = Bytes::new();
-        let mut rest = BytesMut::new();
+        let mut reservation = BufferReservation::new(budget, caller);
+        let mut pieces = Pieces::new(limits);
         let mut trailers = None;
+        let mut rate = RateCheck::new(limits.rate_period);
         let mut body = pin!(body);
-        while let Some(frame) = body.frame().await {
-            let frame = frame?;
+        while let Some(frame) = next_frame(body.as_mut(), &mut rate, &reservation).await? {
             match frame.into_data() {
                 Ok(data) => {
-                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                    if reservation.bytes().saturating_add(length) > max_bytes {
+                    if pieces.length.saturating_add(to_u64(data.len())) > max_bytes {
                         return Err(too_large());
                     }
-                    reservation.grow(length, limits.max_total)?;
-                    // Most bodies come in one frame, which is kept without a copy.
-                    if first.is_empty() {
-                        first = data;
+                    if pieces.length == 0 && body.is_end_stream() {
+                        // A body in one frame is kept without a copy.
+                        reservation.grow(to_u64(data.len()), limits.budget)?;
+                        pieces.whole(data);
                     } else {
-                        if rest.is_empty() {
-                            rest.extend_from_slice(&first);
-                        }
-                        rest.extend_from_slice(&data);
+                        pieces.append(&data, &mut reservation)?;
                     }
                 }
                 Err(frame) => trailers = frame.into_trailers().ok(),
             }
         }
+        reservation.complete()?;
         Ok(Self {
-            data: if rest.is_empty() {
-                first
-            } else {
-                rest.freeze()
-            },
+            pieces: pieces.finish(),
             trailers,
             _reservation: Some(Arc::new(reservation)),
         })
@@ -99,6 +110,147 @@ impl BufferedBody {
 
     /// SHA-256 of the content.
     pub(crate) fn hash(&self) -> [u8; 32] {
-        crypto::sha256(&self.data)
+        crypto::sha256_of_parts(self.pieces.iter().map(|piece| &**piece))
+    }
+
+    /// The number of bytes.
+    pub(super) fn length(&self) -> u64 {
+        self.pieces.iter().map(|piece| to_u64(piece.len())).sum()
     }
 }
+
+/// The next frame of a body, unless the body is too slow or is ended for another one.
+async fn next_frame<B>(
+    mut body: Pin<&mut B>,
+    rate: &mut RateCheck,
+    reservation: &BufferReservation,
+) -> Result<Option<Frame<Bytes>>, Refusal>
+where
+    B: Body<Data = Bytes>,
+    Refusal: From<B::Error>,
+{
+    loop {
+        let period_end = rate.period_end;
+        let next = tokio::select! {
+            biased;
+            refusal = reservation.ended() => return Err(refusal),
+            next = tokio::time::timeout_at(period_end, body.frame()) => next,
+        };
+        match next {
+            Ok(None) => return Ok(None),
+            Ok(Some(frame)) => {
+                let frame = frame?;
+                rate.bytes += frame.data_ref().map_or(0, |data| to_u64(data.len()));
+                return Ok(Some(frame));
+            }
+            Err(_) => rate.end_period()?,
+        }
+    }
+}
+
+/// Whether a body arrives fast enough.
+struct RateCheck {
+    period: Duration,
+    period_end: Instant,
+    /// Bytes of this period.
+    bytes: u64,
+}
+
+impl RateCheck {
+    fn new(period: Duration) -> Self {
+        Self {
+            period,
+            period_end: Instant::now() + period,
+            bytes: 0,
+        }
+    }
+
+    fn end_period(&mut self) -> Result<(), Refusal> {
+        let Self { period, bytes, .. } = *self;
+        if bytes < RATE_BYTES {
+            return Err(Refusal::new(
+                ReasonCode::BodyTooSlow,
+                format!(
+                    "{bytes} bytes of the body arrived in {period:?}, at least {RATE_BYTES} are expected"
+                ),
+            ));
+        }
+        *self = Self::new(period);
+        Ok(())
+    }
+}
+
+/// The content of a body as far as it was read.
+struct Pieces {
+    full: VecDeque<Bytes>,
+    /// The piece that the next bytes are copied into; its capacity is reserved.
+    last: Vec<u8>,
+    length: u64,
+    limits: BufferLimits,
+}
+
+impl Pieces {
+    const fn new(limits: BufferLimits) -> Self {
+        Self {
+            full: VecDeque::new(),
+            last: Vec::new(),
+            length: 0,
+            limits,
+        }
+    }
+
+    fn whole(&mut self, data: Bytes) {
+        self.length = to_u64(data.len());
+        if !data.is_empty() {
+            self.full.push_back(data);
+        }
+    }
+
+    fn append(
+        &mut self,
+        mut data: &[u8],
+        reservation: &mut BufferReservation,
+    ) -> Result<(), Refusal> {
+        while !data.is_empty() {
+            if self.last.len() == self.last.capacity() {
+                let size = self.next_size(to_u64(data.len()));
+                reservation.grow(size, self.limits.budget)?;
+                let next = Vec::with_capacity(usize::try_from(size).unwrap_or(data.len()));
+                let full = std::mem::replace(&mut self.last, next);
+                if !full.is_empty() {
+                    self.full.push_back(full.into());
+                }
+            }
+            let room = self.last.capacity() - self.last.len();
+            let (now, later) = data.split_at(room.min(data.len()));
+            self.last.extend_from_slice(now);
+            self.length += to_u64(now.len());
+            data = later;
+        }
+        Ok(())
+    }
+
+    /// The size of the next piece: as much as there is already, within bounds, and no more
+    /// than is declared.
+    fn next_size(&self, needed: u64) -> u64 {
+        let size = self.length.max(needed).clamp(MIN_PIECE, MAX_PIECE);
+        let end = self.limits.declared_length.unwrap_or(self.limits.max_bytes);
+        let left = end.saturating_sub(self.length);
+        size.min(left).max(needed.min(MIN_PIECE))
+    }
+
+    fn finish(mut self) -> VecDeque<Bytes> {
+        if !self.last.is_empty() {
+            self.full.push_back(self.last.into());
+        }
+        self.full
+    }
+}
+
+fn to_u64(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "buffered_body_tests.rs"]
+mod tests;

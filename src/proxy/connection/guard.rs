@@ -1,25 +1,26 @@
 //! `ConnectionGuard`: a connection's slot, and its place in the load of its worker.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::caller_connections::CallerConnection;
 use crate::telemetry::metrics::Metrics;
 
 /// Occupies a connection slot until its last clone is dropped. Streams, bodies and
 /// tunnels hold clones, so that whatever outlives the connection's task still counts as a
 /// connection.
 #[derive(Clone)]
-pub(crate) struct ConnectionGuard(
-    #[expect(dead_code, reason = "held for its drop")] Arc<ConnectionSlot>,
-);
+pub(crate) struct ConnectionGuard(Arc<ConnectionSlot>);
 
 struct ConnectionSlot {
     _slot: OwnedSemaphorePermit,
     load: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
+    /// Its place among the connections of its caller, if that has proven who it is.
+    of_caller: OnceLock<CallerConnection>,
 }
 
 impl ConnectionGuard {
@@ -35,7 +36,13 @@ impl ConnectionGuard {
             _slot: slot,
             load,
             metrics,
+            of_caller: OnceLock::new(),
         }))
+    }
+
+    /// Counts the connection among those of its caller from now on.
+    pub(crate) fn set_caller(&self, connection: CallerConnection) {
+        let _ = self.0.of_caller.set(connection);
     }
 }
 

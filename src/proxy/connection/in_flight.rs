@@ -7,19 +7,19 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderValue, Method};
 use tokio::time::Instant;
 
 use crate::authn::certificate::ConnectionProof;
 use crate::authn::{Credentials, Presented};
 use crate::clock;
 use crate::identity::Principal;
+use crate::policy::share::Place;
 use crate::policy::{self, Denial};
 use crate::reason::ReasonCode;
 use crate::route::{Route, Selected};
 use crate::snapshot::Snapshot;
 use crate::upstream::GiveWay;
-use crate::upstream::gate::Pass;
 
 /// What was permitted: enough to decide about it again.
 pub(crate) struct PermittedRequest {
@@ -29,6 +29,8 @@ pub(crate) struct PermittedRequest {
     pub(crate) principal: Option<Principal>,
     /// The credentials beside the certificate, if the route asked for any.
     pub(crate) credentials: Option<Box<UsedCredentials>>,
+    /// The protocols that the connection may change to, if the caller asks for that.
+    pub(crate) upgrade: Option<HeaderValue>,
 }
 
 /// Credentials that authenticated a request, and the rules that accepted them.
@@ -61,7 +63,9 @@ pub(crate) struct InFlightRequest {
     all: Arc<InFlightRequests>,
     permitted: Arc<PermittedRequest>,
     /// Its place among the requests of its upstream.
-    upstream_pass: Option<Pass>,
+    upstream_place: Option<Place>,
+    /// Its place among the tunnels of its caller.
+    tunnel_place: Option<Place>,
     /// When its response has to be over.
     deadline: Option<Instant>,
     /// Another caller may need its connection to the service more.
@@ -82,7 +86,8 @@ impl InFlightRequests {
         InFlightRequest {
             all: Arc::clone(self),
             permitted,
-            upstream_pass: None,
+            upstream_place: None,
+            tunnel_place: None,
             deadline: None,
             ends_for_another: None,
         }
@@ -132,6 +137,14 @@ impl InFlightRequests {
                 (earlier, _) => earlier.clone(),
             };
             policy::decide(&route.rule, principal)?;
+            if let Some(protocols) = &request.upgrade
+                && route.allowed_upgrades(protocols).next().is_none()
+            {
+                return Err(Denial::new(
+                    ReasonCode::UpgradeNotAllowed,
+                    "the new configuration does not allow this route's tunnels",
+                ));
+            }
         }
         Ok(())
     }
@@ -197,13 +210,23 @@ impl InFlightRequest {
     }
 
     /// Keeps the request's place at its upstream until the request is over.
-    pub(crate) fn hold_upstream(&mut self, pass: Pass) {
-        self.upstream_pass = Some(pass);
+    pub(crate) fn hold_upstream(&mut self, place: Place) {
+        self.upstream_place = Some(place);
+    }
+
+    /// Keeps the place among the caller's tunnels until the tunnel is over.
+    pub(crate) fn hold_tunnel(&mut self, place: Place) {
+        self.tunnel_place = Some(place);
+    }
+
+    /// Gives the place among the tunnels back: the service has not switched protocols.
+    pub(crate) fn release_tunnel(&mut self) {
+        self.tunnel_place = None;
     }
 
     /// Gives the place at the upstream back.
     pub(crate) fn release_upstream(&mut self) {
-        self.upstream_pass = None;
+        self.upstream_place = None;
     }
 
     /// Resolves when the token or API key expires; none if there is none or it does not

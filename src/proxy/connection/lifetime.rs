@@ -1,5 +1,5 @@
-//! `Lifetime`: when a connection has to end. That is when the gateway stops, the
-//! certificate path expires, or a change of trust or configuration no longer accepts the
+//! `Lifetime`: when a connection has to end. That is when the gateway stops, the caller
+//! needs its place for another connection, the certificate path expires, or a change of trust or configuration no longer accepts the
 //! certificate or permits a request in progress.
 
 use std::pin::{Pin, pin};
@@ -19,7 +19,8 @@ const MAX_SLEEP: Duration = Duration::from_secs(3600);
 /// Why a connection should end.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// The gateway stops: requests in progress may finish.
+    /// The gateway stops, or the caller opens another connection than this idle one:
+    /// requests in progress may finish.
     Drain,
     /// The identity no longer holds: requests in progress are cut off.
     Cut(Denial),
@@ -67,7 +68,7 @@ impl Lifetime {
             if let Some(denial) = self.expired(connection) {
                 return Ending::Cut(denial);
             }
-            match self.event().await {
+            match self.event(connection).await {
                 Event::Changed => {
                     if let Err(denial) = self.recheck(connection) {
                         return Ending::Cut(denial);
@@ -96,7 +97,7 @@ impl Lifetime {
         }
     }
 
-    async fn event(&mut self) -> Event {
+    async fn event(&mut self, connection: &Connection) -> Event {
         let timer = async {
             match &mut self.expiry {
                 Some(sleep) => sleep.as_mut().await,
@@ -111,7 +112,10 @@ impl Lifetime {
         };
         let stopping = async {
             match self.draining {
-                false => self.stopping.wait_for(|stopping| *stopping).await.is_ok(),
+                false => tokio::select! {
+                    _ = self.stopping.wait_for(|stopping| *stopping) => {}
+                    () = connection.asked_to_yield() => {}
+                },
                 true => std::future::pending().await,
             }
         };
@@ -119,7 +123,7 @@ impl Lifetime {
             tokio::select! {
                 biased;
                 () = changed => Event::Changed,
-                _ = stopping => Event::Stopping,
+                () = stopping => Event::Stopping,
                 () = timer => Event::Timer,
             }
         };

@@ -2,6 +2,7 @@
 //!
 //! - `worker`: what all connections share, and those of one thread
 //! - `guard`: the connection's slot
+//! - `caller_connections`: the open connections of each caller
 //! - `in_flight`: the requests in progress
 //! - `lifetime`: when the connection has to end
 //! - `trust_broadcast`: tells the connections of a worker that trust has changed
@@ -12,6 +13,7 @@
 
 pub(crate) mod assertion_cache;
 pub(crate) mod buffered_body;
+pub mod caller_connections;
 pub(crate) mod guard;
 pub(crate) mod in_flight;
 pub(crate) mod lifetime;
@@ -29,17 +31,19 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::Notify;
 
 use self::assertion_cache::AssertionCache;
+use self::caller_connections::YieldSignal;
 use self::guard::ConnectionGuard;
 use self::in_flight::{InFlightRequest, InFlightRequests, PermittedRequest};
 use self::worker::Worker;
 use super::wire::forwarded_headers::ForwardedHeaderCache;
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
-use crate::identity::PeerIdentity;
 use crate::identity::text::printable;
+use crate::identity::{PeerIdentity, ShareKey};
 use crate::policy::Denial;
+use crate::policy::share::PlaceLimits;
 use crate::reason::ReasonCode;
-use crate::snapshot::{Snapshot, TrustStamp};
+use crate::snapshot::{Limits, Snapshot, TrustStamp};
 use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
 use crate::tls::ClientCertificate;
 
@@ -80,6 +84,7 @@ pub(crate) struct Connection {
     in_flight: Arc<InFlightRequests>,
     cut_reason: OnceLock<Denial>,
     end: EndSignal,
+    yielding: Arc<YieldSignal>,
 }
 
 /// What a handshake leaves to the connection.
@@ -118,6 +123,7 @@ impl Connection {
             in_flight: Arc::default(),
             cut_reason: OnceLock::new(),
             end: EndSignal::default(),
+            yielding: Arc::default(),
         }
     }
 
@@ -151,6 +157,31 @@ impl Connection {
 
     pub(crate) const fn in_flight(&self) -> &Arc<InFlightRequests> {
         &self.in_flight
+    }
+
+    /// Counts the connection among those of its caller, if that has proven who it is.
+    ///
+    /// # Errors
+    /// If the caller has as many as it may.
+    pub(crate) async fn enter(&self, limits: &Limits) -> Result<(), Denial> {
+        let Some(proof) = self.proof() else {
+            return Ok(());
+        };
+        let places = PlaceLimits {
+            most: usize::MAX,
+            shared: limits.connections,
+            share: limits.caller.connections,
+        };
+        let key = ShareKey::of_caller(proof.identity.caller());
+        let connections = &self.worker.shared().caller_connections;
+        let entered = connections.admit(key, places, &self.in_flight, &self.yielding);
+        self.guard.set_caller(entered.await?);
+        Ok(())
+    }
+
+    /// Resolves when the connection should close for another one of its caller.
+    pub(crate) async fn asked_to_yield(&self) {
+        self.yielding.asked().await;
     }
 
     /// Resolves when the connection is cut off or over.
@@ -196,13 +227,18 @@ impl Connection {
 
     /// Records what h2 refused without passing it to a handler.
     pub(crate) fn record_h2_refusal(&self, detail: &str) {
-        let reason = ReasonCode::MalformedRequest;
+        self.record_refusal(&Denial::new(ReasonCode::MalformedRequest, detail));
+    }
+
+    /// Records that the connection is refused, or something on it, without a request.
+    pub(crate) fn record_refusal(&self, denial: &Denial) {
+        let (reason, detail) = (denial.reason, &denial.detail);
         let worker = &self.worker;
-        worker
-            .shared()
-            .metrics
-            .unrouted()
-            .refused(reason, Duration::ZERO);
+        let metrics = &worker.shared().metrics;
+        metrics.unrouted().refused(reason, Duration::ZERO);
+        if let Some(limit) = denial.limit {
+            metrics.limit_reached(limit);
+        }
         let proof = self.proof();
         let identity = proof.as_ref().map(|proof| &*proof.identity);
         let line = ConnectionCut::new(&self.facts, identity, reason, detail).refused();

@@ -95,10 +95,9 @@ impl Source {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self {
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(context),
-            Self::Buffered(body) => Poll::Ready(if body.data.is_empty() {
-                body.trailers.take().map(|t| Ok(Frame::trailers(t)))
-            } else {
-                Some(Ok(Frame::data(std::mem::take(&mut body.data))))
+            Self::Buffered(body) => Poll::Ready(match body.pieces.pop_front() {
+                Some(piece) => Some(Ok(Frame::data(piece))),
+                None => body.trailers.take().map(|t| Ok(Frame::trailers(t))),
             }),
         }
     }
@@ -106,7 +105,7 @@ impl Source {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Incoming(incoming) => incoming.is_end_stream(),
-            Self::Buffered(body) => body.data.is_empty() && body.trailers.is_none(),
+            Self::Buffered(body) => body.pieces.is_empty() && body.trailers.is_none(),
         }
     }
 
@@ -115,9 +114,7 @@ impl Source {
             Self::Incoming(incoming) => incoming.size_hint(),
             // Trailers need the chunked coding, which excludes a Content-Length.
             Self::Buffered(body) if body.trailers.is_some() => SizeHint::default(),
-            Self::Buffered(body) => {
-                SizeHint::with_exact(u64::try_from(body.data.len()).unwrap_or(u64::MAX))
-            }
+            Self::Buffered(body) => SizeHint::with_exact(body.length()),
         }
     }
 }

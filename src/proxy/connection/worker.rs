@@ -5,8 +5,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::caller_connections::CallerConnections;
 use super::request_body::RequestBody;
 use super::trust_broadcast::TrustBroadcast;
+use crate::policy::share::Places;
 use crate::proxy::wire::buffer_budget::BufferBudget;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::AuditSink;
@@ -23,6 +25,10 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The memory of bodies that are read whole.
     pub buffer_budget: Arc<BufferBudget>,
+    /// The tunnels of all callers.
+    pub tunnels: Arc<Places>,
+    /// The connections of all callers.
+    pub caller_connections: Arc<CallerConnections>,
     /// Keeps the chains that callers present, if the configuration asks for it.
     pub chains: Option<ChainKeeper>,
     /// Counts up after a new snapshot was put in place or its deny list changed.

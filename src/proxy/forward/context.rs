@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::identity::Principal;
+use crate::identity::{Principal, ShareKey};
 use crate::policy::Permit;
 use crate::proxy::connection::Connection;
 use crate::route::Route;
@@ -22,7 +22,14 @@ impl<'a> ForwardContext<'a> {
     /// How the caller influences the choice of an endpoint.
     pub(crate) fn affinity(&self) -> Affinity<'a> {
         let caller = self.permit.principal().map(Principal::caller);
-        let address = self.connection.facts().peer.ip();
-        self.route.upstream.affinity(caller, address)
+        self.route.upstream.affinity(caller, self.share_key())
+    }
+
+    /// For whom the request's part of shared limits is counted.
+    pub(crate) fn share_key(&self) -> ShareKey {
+        match self.permit.principal() {
+            Some(principal) => ShareKey::of_caller(principal.caller()),
+            None => ShareKey::of_address(self.connection.facts().peer.ip()),
+        }
     }
 }

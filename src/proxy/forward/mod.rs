@@ -20,7 +20,9 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri, request};
 use http_body::{Body as _, Frame};
 
+use self::context::ForwardContext;
 use crate::assertion::SignedAssertion;
+use crate::policy::share::{NoPlace, Place};
 use crate::policy::{Denial, Permit};
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::task::yield_once::yield_once;
@@ -29,7 +31,6 @@ use crate::proxy::wire::refusal::Refusal;
 use crate::proxy::wire::response_framing::{self, ResponseFramingError};
 use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
-use crate::upstream::gate::Pass;
 use crate::upstream::pool::{Lease, PoolShard};
 use crate::upstream::{
     Affinity, AnswerBody, FLOOD, GiveWay, HttpProtocol, SendError, ServiceError, Upstream,
@@ -144,12 +145,26 @@ impl Attempt<'_> {
 }
 
 /// Counts a request among those in progress at its upstream, until the result is dropped.
-pub(crate) fn admit(upstream: &Upstream) -> Result<Pass, Refusal> {
-    upstream.admit().ok_or_else(|| {
-        Refusal::new(
+/// A caller that has as many as it may waits for one of them to end.
+pub(crate) async fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
+    let upstream = &context.route.upstream;
+    let share = context.snapshot.limits.caller.requests_in_flight;
+    let caller = context.share_key();
+    let admitted = match upstream.admit(caller, share) {
+        // Boxed, so that other requests reserve no space for it.
+        Err(NoPlace::Caller) => Box::pin(upstream.admit_later(caller, share)).await,
+        admitted => admitted,
+    };
+    let name = upstream.name();
+    admitted.map_err(|refused| match refused {
+        NoPlace::Caller => Refusal::from(Denial::caller_limit(
+            "limits.caller.requests_in_flight",
+            format!("this caller has its share of the requests in progress at {name}"),
+        )),
+        NoPlace::Full => Refusal::new(
             ReasonCode::Overloaded,
-            format!("{} has too many requests in progress", upstream.name()),
-        )
+            format!("{name} has too many requests in progress"),
+        ),
     })
 }
 
@@ -353,8 +368,8 @@ async fn unless_needed<T>(
 
 /// Why a request ends that gives its connection up.
 pub(crate) fn gives_way(upstream: &str) -> Denial {
-    Denial::new(
-        ReasonCode::Overloaded,
+    Denial::caller_limit(
+        "upstream.max_connections",
         format!("{upstream} has no connection left, and another caller uses fewer"),
     )
 }

@@ -19,11 +19,14 @@ use hyper::upgrade::OnUpgrade;
 
 use super::context::ForwardContext;
 use crate::crypto;
+use crate::policy::Denial;
+use crate::policy::share::Place;
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::wire::head::is_token;
 use crate::proxy::wire::headers;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::{Category, ReasonCode};
+use crate::route::{Route, carries_requests};
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
 use crate::upstream::{ConnectError, HttpProtocol, Upstream};
@@ -78,6 +81,24 @@ impl UpgradeRequest {
     pub(crate) fn is_false_upgrade(&self, status: StatusCode) -> bool {
         let by_success = self.by_connect || self.stream.is_some();
         by_success && status.is_success() && !self.is_switch(status)
+    }
+
+    /// Keeps only the protocols that the route allows.
+    ///
+    /// # Errors
+    /// If there are none: a caller that could do without the upgrade asks again without.
+    pub(crate) fn restrict(&mut self, route: &Route) -> Result<(), Refusal> {
+        let allowed: Vec<&str> = route.allowed_upgrades(&self.protocols).collect();
+        if let Ok(allowed) = HeaderValue::try_from(allowed.join(", "))
+            && !allowed.is_empty()
+        {
+            self.protocols = allowed;
+            return Ok(());
+        }
+        Err(Refusal::new(
+            ReasonCode::UpgradeNotAllowed,
+            "the route's upgrade does not name this protocol",
+        ))
     }
 
     /// Whether extended CONNECT can ask for the protocol.
@@ -256,10 +277,7 @@ fn may_pass(value: &HeaderValue) -> bool {
     };
     value.split(',').all(|item| {
         let name = item.split('/').next().unwrap_or_default().trim();
-        !name.is_empty()
-            && !["h2c", "h2", "http", "tls"]
-                .iter()
-                .any(|other| name.eq_ignore_ascii_case(other))
+        !name.is_empty() && !carries_requests(name)
     })
 }
 
@@ -275,6 +293,19 @@ pub(crate) fn is_offered(response: &HeaderMap, offered: &HeaderValue) -> bool {
     offered
         .split(',')
         .any(|item| item.trim().eq_ignore_ascii_case(chosen.trim()))
+}
+
+/// Counts a request among the tunnels of its caller, until the result is dropped.
+pub(crate) fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
+    let tunnels = &context.connection.worker().shared().tunnels;
+    let most = context.snapshot.limits.caller.tunnels;
+    let place = tunnels.enter_below(context.share_key(), most);
+    place.map_err(|_| {
+        Refusal::from(Denial::caller_limit(
+            "limits.caller.tunnels",
+            format!("this caller has {most} tunnels already"),
+        ))
+    })
 }
 
 /// Writes the upgrade into the forwarded request, in the protocol that the service is

@@ -55,6 +55,8 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
         ))),
         metrics: Arc::default(),
         buffer_budget: Arc::default(),
+        tunnels: Arc::default(),
+        caller_connections: Arc::default(),
         chains: None,
         changes,
         stopping: stopping.clone(),

@@ -160,11 +160,12 @@ impl ForwardedResponse {
 
     /// Makes the response that the caller gets.
     pub(crate) fn into_response(
-        self,
+        mut self,
         connection: &Arc<Connection>,
         assertion_header: &HeaderName,
         mut record: AuditRecord,
     ) -> Response<GatewayBody> {
+        self.in_flight.release_tunnel();
         let upstream = self.upstream;
         let (mut parts, incoming) = upstream.response.into_parts();
         let trailers =

@@ -23,6 +23,8 @@ struct Problem<'a> {
     code: &'static str,
     detail: &'a str,
     request_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'static str>,
 }
 
 /// What the form of the response depends on.
@@ -83,7 +85,9 @@ pub(crate) fn respond(
 /// Seconds after which the same request may succeed.
 const fn retry_after(reason: ReasonCode) -> Option<HeaderValue> {
     match reason {
-        ReasonCode::Overloaded | ReasonCode::ShuttingDown => Some(HeaderValue::from_static("1")),
+        ReasonCode::Overloaded | ReasonCode::CallerLimit | ReasonCode::ShuttingDown => {
+            Some(HeaderValue::from_static("1"))
+        }
         // As long as an endpoint stays ejected after a few failures.
         ReasonCode::UpstreamUnavailable => Some(HeaderValue::from_static("5")),
         _ => None,
@@ -100,6 +104,7 @@ fn problem(refusal: &Refusal, issuer: &str, request_id: &str) -> Response<Gatewa
         code: reason.as_str(),
         detail: &refusal.denial.detail,
         request_id,
+        limit: refusal.denial.limit,
     })
     .unwrap_or_default();
     let mut response = Response::new(GatewayBody::Full(Some(Bytes::from(body))));
@@ -149,13 +154,20 @@ fn percent_encoded(text: &str) -> String {
 /// A `google.rpc.Status` message with one `google.rpc.ErrorInfo` detail.
 fn grpc_details(refusal: &Refusal, request_id: &str) -> Vec<u8> {
     let reason = refusal.denial.reason;
-    let mut entry = Vec::new();
-    field(&mut entry, 1, b"request_id");
-    field(&mut entry, 2, request_id.as_bytes());
     let mut info = Vec::new();
     field(&mut info, 1, reason.as_str().as_bytes());
     field(&mut info, 2, b"countersign");
-    field(&mut info, 3, &entry);
+    let members = [
+        ("request_id", Some(request_id)),
+        ("limit", refusal.denial.limit),
+    ];
+    for (name, value) in members {
+        let Some(value) = value else { continue };
+        let mut entry = Vec::new();
+        field(&mut entry, 1, name.as_bytes());
+        field(&mut entry, 2, value.as_bytes());
+        field(&mut info, 3, &entry);
+    }
     let mut any = Vec::new();
     field(&mut any, 1, b"type.googleapis.com/google.rpc.ErrorInfo");
     field(&mut any, 2, &info);

@@ -4,8 +4,10 @@ use http::{HeaderMap, header};
 use hyper::body::Incoming;
 
 use super::RequestContext;
-use crate::proxy::connection::buffered_body::{BufferLimits, BufferedBody};
+use crate::identity::ShareKey;
+use crate::proxy::connection::buffered_body::{BufferLimits, BufferedBody, RATE_PERIOD};
 use crate::proxy::connection::request_body::RequestBody;
+use crate::proxy::wire::buffer_budget::BudgetLimits;
 use crate::proxy::wire::head::content_length;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
@@ -55,21 +57,26 @@ pub(crate) fn streamed(
     )
 }
 
-/// Reads a body of at most `max_bytes` whole; returns it with its hash.
+/// Reads a body of at most `max_bytes` whole, for `caller`; returns it with its hash.
 pub(crate) async fn buffered(
     context: RequestContext<'_>,
     streamed: RequestBody,
     max_bytes: u64,
     declared_length: Option<u64>,
+    caller: ShareKey,
 ) -> Result<(RequestBody, [u8; 32]), Refusal> {
     let snapshot = context.snapshot;
     let limits = BufferLimits {
         declared_length,
         max_bytes,
-        max_total: snapshot.limits.held_bytes,
+        budget: BudgetLimits {
+            max_total: snapshot.limits.held_bytes,
+            share: snapshot.limits.caller.buffered_bodies,
+        },
+        rate_period: RATE_PERIOD,
     };
     let budget = &context.connection.worker().shared().buffer_budget;
-    let body = BufferedBody::read(streamed, limits, budget).await?;
+    let body = BufferedBody::read(streamed, limits, budget, caller).await?;
     let hash = body.hash();
     let guard = context.connection.guard().clone();
     let body = RequestBody::buffered(body, snapshot.private_fields(), guard);

@@ -57,12 +57,14 @@ impl<'a> RouteLimits<'a> {
         })
     }
 
-    /// Counts a refusal if it was for credentials that are not accepted.
+    /// Counts a refusal if it was for credentials that are not accepted, or for more of
+    /// them at once than a caller may have checked.
     pub(super) fn record_failure(&self, refusal: &Refusal) {
         let reason = refusal.denial.reason;
-        let failed = reason.category() == Category::Token
+        let is_refused = reason.category() == Category::Token
             && reason.status() == 401
             && reason != ReasonCode::TokenMissing;
+        let failed = is_refused || reason == ReasonCode::CallerLimit;
         if failed && !self.route.authenticators.is_empty() {
             self.limiter.failed(self.attempts_key());
         }

@@ -19,6 +19,7 @@ fn counts_appear_under_their_labels() {
     metrics.connection_opened();
     metrics.connection_closed();
     metrics.panicked();
+    metrics.limit_reached("limits.connections");
     metrics.handshake_succeeded();
     metrics.handshake_refused(ReasonCode::CertificateRevoked);
     metrics.assertion_signed();
@@ -39,6 +40,7 @@ fn counts_appear_under_their_labels() {
         "countersign_connections_open 1",
         "countersign_connections_total 2",
         "countersign_panics_total 1",
+        "countersign_limit_reached_total{limit=\"limits.connections\"} 1",
         "countersign_handshakes_total{result=\"ok\",reason=\"\"} 1",
         "countersign_handshakes_total{result=\"refused\",reason=\"certificate-revoked\"} 1",
         "countersign_assertions_signed_total 1",

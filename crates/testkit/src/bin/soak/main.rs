@@ -90,7 +90,7 @@ fn with_upstream(settings: Settings, ca: &TestCa, name: &str, services: &[Servic
             roots.display()
         );
     }
-    let callers = "callers = [\"spiffe://example.org/ns/soak/**\"]\n";
+    let callers = "callers = [\"spiffe://example.org/ns/soak/**\"]\nupgrade = [\"soak\"]\n";
     settings.upstream_at(name, &urls, &more).route(
         name,
         name,

@@ -1,0 +1,85 @@
+//! `UpgradeProtocol`: a protocol that a connection may change to.
+
+/// Protocols that carry further requests, which would pass no check.
+const REFUSED: [&str; 4] = ["h2c", "h2", "http", "tls"];
+
+/// The name of a protocol as `Upgrade` lists it (RFC 9110 section 7.8), in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpgradeProtocol(Box<str>);
+
+/// The text names no protocol that may be tunnelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UpgradeProtocolError {
+    /// It is no name.
+    #[error("write a name, or name/version, for example \"websocket\"")]
+    Malformed,
+    /// It carries HTTP.
+    #[error("HTTP and TLS cannot be tunnelled: their requests would pass the gateway's checks by")]
+    CarriesRequests,
+}
+
+impl UpgradeProtocol {
+    /// WebSocket.
+    pub const WEBSOCKET: &str = "websocket";
+
+    /// Reads a name of the configuration.
+    ///
+    /// # Errors
+    /// [`UpgradeProtocolError`] if it is none, or one of a protocol that carries requests.
+    pub fn parse(text: &str) -> Result<Self, UpgradeProtocolError> {
+        let mut parts = text.split('/');
+        let is_name = parts.clone().count() <= 2 && parts.clone().all(is_token);
+        let name = parts.next().unwrap_or_default();
+        if !is_name {
+            return Err(UpgradeProtocolError::Malformed);
+        }
+        if carries_requests(name) {
+            return Err(UpgradeProtocolError::CarriesRequests);
+        }
+        Ok(Self(text.to_ascii_lowercase().into()))
+    }
+
+    /// Whether this is `name`, in whatever case.
+    #[must_use]
+    pub fn is(&self, name: &str) -> bool {
+        self.0.eq_ignore_ascii_case(name)
+    }
+}
+
+/// Whether a protocol of this name carries requests of its own.
+#[must_use]
+pub fn carries_requests(name: &str) -> bool {
+    REFUSED.iter().any(|other| name.eq_ignore_ascii_case(other))
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_compared_without_case() {
+        let websocket = UpgradeProtocol::parse("WebSocket").unwrap();
+        assert!(websocket.is("websocket") && websocket.is("WEBSOCKET"));
+        assert!(!websocket.is("websocket/13"));
+        assert!(UpgradeProtocol::parse("foo/2").unwrap().is("Foo/2"));
+    }
+
+    #[test]
+    fn protocols_that_carry_requests_are_no_tunnels() {
+        for text in ["h2c", "H2C", "HTTP/2.0", "TLS/1.0"] {
+            let error = UpgradeProtocol::parse(text).unwrap_err();
+            assert_eq!(error, UpgradeProtocolError::CarriesRequests, "{text}");
+        }
+        for text in ["", "a b", "a,b", "a/", "/1", "a/1/2", "caf\u{e9}"] {
+            let error = UpgradeProtocol::parse(text).unwrap_err();
+            assert_eq!(error, UpgradeProtocolError::Malformed, "{text:?}");
+        }
+    }
+}
