@@ -86,7 +86,15 @@ impl fmt::Display for Holder {
 #[derive(Debug)]
 pub struct DirectoryLock {
     /// The operating system unlocks when this is closed, however the process ends.
-    _file: File,
+    file: File,
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // A process that another thread is starting has a copy of the open file until its
+        // program runs, and closing this one alone would leave the lock to it.
+        let _ = self.file.unlock();
+    }
 }
 
 impl DirectoryLock {
@@ -112,7 +120,7 @@ impl DirectoryLock {
         let begin = Instant::now();
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { file }),
                 Err(TryLockError::WouldBlock) if begin.elapsed() < timeout => {
                     std::thread::sleep(INTERVAL);
                 }
@@ -315,6 +323,17 @@ nonsense
         assert_eq!(holder_in(hidden, (8, 1), 9), None);
         let named = Holder::Process(20, Some("flock".to_owned()));
         assert_eq!(named.to_string(), "process 20 (flock)");
+    }
+
+    #[test]
+    fn a_copy_of_the_open_file_does_not_keep_the_lock() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = DirectoryLock::acquire(directory.path()).unwrap();
+        // As a process has that is being started.
+        let copy = lock.file.try_clone().unwrap();
+        drop(lock);
+        DirectoryLock::try_acquire(directory.path()).unwrap();
+        drop(copy);
     }
 
     #[test]
