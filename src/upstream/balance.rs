@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::addresses::Addresses;
 use super::gate::{Gate, Pass};
+use super::pool::MAX_STREAMS;
 use super::retry::RetryBudget;
 use super::slots::Slots;
 use super::standing::State;
@@ -265,7 +266,7 @@ impl Upstream {
             most,
             shared: match self.config.protocol {
                 HttpProtocol::Http1 => most.min(connections),
-                HttpProtocol::Http2 => most,
+                HttpProtocol::Http2 => most.min(connections.saturating_mul(MAX_STREAMS)),
             },
             share,
         }

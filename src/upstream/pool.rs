@@ -37,7 +37,7 @@ use crate::identity::ShareKey;
 
 /// Requests in progress on one h2 connection before another one is opened, where the
 /// service does not allow fewer (RFC 9113 section 5.1.2 recommends at least this many).
-const MAX_STREAMS: usize = 100;
+pub(super) const MAX_STREAMS: usize = 100;
 
 /// How long a caller whose connection was ended with an error shares none.
 const TROUBLED_FOR: Duration = Duration::from_secs(600);

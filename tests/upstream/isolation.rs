@@ -240,25 +240,19 @@ async fn the_caller_with_the_most_gives_way() {
             )
             .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
         let world = Front::with(&ca, &settings).await;
-        // Over h2 a connection has a hundred requests.
         let mallory = caller(&world, &ca, "mallory");
-        let per_connection = if protocol == "h2" { 100 } else { 1 };
-        let mut sender = mallory.streams().await.unwrap();
+        // Over h2 a connection has a hundred requests.
+        let at_once = if protocol == "h2" { 100 } else { 1 };
         let mut held = Vec::new();
-        for _ in 0..4 * per_connection {
-            let (body, empty) = pieces();
-            drop(body);
-            let request = Request::get(format!("https://{HOST}/hold"));
-            sender.ready().await.unwrap();
-            held.push(tokio::spawn(
-                sender.send_request(request.body(empty).unwrap()),
-            ));
-            if held.len() == 128 {
-                // The most requests of one connection.
-                sender = mallory.streams().await.unwrap();
-            }
-            if held.len() % 100 == 0 && held.len() >= 200 {
-                sender = mallory.streams().await.unwrap();
+        for _ in 0..4 {
+            let mut sender = mallory.streams().await.unwrap();
+            for _ in 0..at_once {
+                let (body, empty) = pieces();
+                drop(body);
+                let request = Request::get(format!("https://{HOST}/hold"));
+                sender.ready().await.unwrap();
+                let answer = sender.send_request(request.body(empty).unwrap());
+                held.push(tokio::spawn(answer));
             }
         }
         until("all connections", async || {
@@ -338,6 +332,10 @@ async fn hold_http1(mut stream: TcpStream) -> io::Result<()> {
         let length = if holds { 10 } else { 0 };
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
         stream.write_all(answer.as_bytes()).await?;
+        if holds {
+            stream.read_to_end(&mut Vec::new()).await?;
+            return Ok(());
+        }
     }
 }
 
