@@ -426,3 +426,39 @@ async fn the_gateway_proves_who_it_is_by_a_signed_assertion() {
     assert_eq!(claims["aud"], world.idp.issuer());
     world.idp.reached(Idp::INTROSPECTION, 1).await;
 }
+
+#[tokio::test]
+async fn tokens_without_number_of_one_caller_do_not_take_the_issuer_from_others() {
+    let issuer = Issuer::new().await;
+    let more = format!("format = \"opaque\"\n{}", basic(&issuer));
+    let world = issuer.open(&more, "").await;
+    world
+        .idp
+        .introspect_as(world.claims(json!({"active": true})));
+    world
+        .idp
+        .fault(Idp::INTROSPECTION, Fault::Slow(Duration::from_secs(1)));
+    let mallory = world.client_as("/ns/shop/sa/mallory");
+    let attack: Vec<_> = (0..100)
+        .map(|number| {
+            let mallory = mallory.clone();
+            tokio::spawn(async move { ask(&mallory, "/orders", &format!("guess-{number}")).await })
+        })
+        .collect();
+    // One place for a question is all that others need.
+    world.idp.reached(Idp::INTROSPECTION, 50).await;
+    for number in 0..3 {
+        let answer = world.ask(&format!("good-{number}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let mut refused = 0;
+    for answer in attack {
+        let answer = answer.await.unwrap();
+        if answer.reason() == Some("caller-limit") {
+            assert_eq!(answer.status, 429);
+            assert_eq!(answer.json()["limit"], "token_issuer.introspection");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0);
+}

@@ -156,7 +156,7 @@ async fn a_request_behind_an_upgrade_that_is_refused_is_a_request_of_its_own() {
         .route(
             "orders",
             "orders",
-            "paths = [\"/socket\"]\ncallers = [\"*\"]\n",
+            "paths = [\"/socket\"]\ncallers = [\"*\"]\nupgrade = [\"foo\"]\n",
         );
     let world = Front::with(&ca, &settings).await;
     let smuggled = format!("GET /admin HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
@@ -385,4 +385,37 @@ async fn tunnels_count_among_the_requests_of_their_endpoint() {
     assert_eq!(services[busy].heads().len(), 1);
     assert_eq!(services[1 - busy].heads().len(), 4);
     drop(first);
+}
+
+#[tokio::test]
+async fn a_route_has_to_name_the_protocols() {
+    let ca = TestCa::new("example.org");
+    let service = Switching::start().await;
+    let settings = countersign_testkit::Settings::new(&ca)
+        .upstream("orders", service.address())
+        .route(
+            "orders",
+            "orders",
+            "paths = [\"/socket\"]\ncallers = [\"*\"]\nupgrade = [\"foo\"]\n",
+        )
+        .route("none", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+    let world = Front::with(&ca, &settings).await;
+    for (path, protocol) in [("/socket", "websocket"), ("/a", "foo"), ("/a", "websocket")] {
+        let mut connection = world.client().connect().await.unwrap();
+        let octets = head_for(path, protocol);
+        connection.write(octets.as_bytes()).await.unwrap();
+        let answer = connection.read_head().await;
+        assert_eq!(answer.statuses(), [403], "{path} {protocol}");
+        assert!(answer.text().contains("upgrade-not-allowed"));
+    }
+    let (_sender, response) = over_h2_for(&world, "/socket").await;
+    assert_eq!(response.status(), 403);
+    assert_eq!(service.heads(), [""; 0]);
+    // Of several only those that the route names reach the service.
+    let mut connection = world.client().connect().await.unwrap();
+    let octets = head("websocket, Foo");
+    connection.write(octets.as_bytes()).await.unwrap();
+    assert_eq!(connection.read_head().await.statuses(), [101]);
+    let forwarded = service.heads().remove(0).to_ascii_lowercase();
+    assert!(forwarded.contains("upgrade: foo\r\n"), "{forwarded}");
 }
