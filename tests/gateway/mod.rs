@@ -23,6 +23,7 @@ mod http2_answers;
 mod http2_floods;
 mod http2_framing;
 mod identity;
+mod isolation_services;
 mod known_chains;
 mod lists;
 mod material;
