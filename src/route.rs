@@ -148,6 +148,7 @@ pub struct RouteTable {
     any_host: PathTree,
     by_audience: HashMap<Box<str>, Vec<Arc<Route>>>,
     continues_transactions: bool,
+    keeps_headers: bool,
 }
 
 /// Routes by path: one node per segment of the pattern.
@@ -215,6 +216,7 @@ impl RouteTable {
                 }
             }
             table.continues_transactions |= route.continue_transaction;
+            table.keeps_headers |= route.upstream.config().header_rules.keeps_any();
             table
                 .by_audience
                 .entry(route.audience.as_str().into())
@@ -229,6 +231,12 @@ impl RouteTable {
     #[must_use]
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// Whether any upstream keeps fields that are removed by default.
+    #[must_use]
+    pub const fn keeps_headers(&self) -> bool {
+        self.keeps_headers
     }
 
     /// Whether any route goes on with transactions.

@@ -31,6 +31,7 @@ use crate::policy::throttle::{OnStoreFailure, Per};
 use crate::route::{Binding, PathRewrite, RewriteError, UpgradeProtocol};
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
+use crate::upstream::header_rules::FieldPattern;
 use crate::upstream::{Balance, ForwardedFields, HealthCheck, HttpProtocol, Sharing, TraceContext};
 
 /// A section's name as it is written, its keys, and which of them it cannot do
@@ -267,6 +268,9 @@ sections! {
         forwarded: ForwardedFields = Optional,
         trace: TraceContext = Optional,
         certificate_headers: Several<CertificateHeader> = Optional,
+        pass_headers: List<FieldPattern> = Optional,
+        remove_headers: Several<FieldPattern> = Optional,
+        keep_headers: Several<FieldPattern> = Optional,
         connect_timeout: TimeSpan = Optional,
         first_byte_timeout: TimeSpan = Optional,
         total_timeout: TimeSpan = Optional,

@@ -27,6 +27,7 @@ use crate::policy::throttle::{OnStoreFailure, Per};
 use crate::route::{Binding, UpgradeProtocol};
 use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
+use crate::upstream::header_rules::FieldPattern;
 use crate::upstream::{Balance, ForwardedFields, HttpProtocol, Sharing, TraceContext};
 
 /// A value and its place in the file.
@@ -356,6 +357,7 @@ texts! {
     HeaderName, "a header field name", |text| text.parse().map_err(|_| {
         "use letters, digits and hyphens, for example \"Countersign-Assertion\"".to_owned()
     });
+    FieldPattern, "a header field name", |text| why(Self::parse(text));
     IpNet, "a network", |text| text
         .parse()
         .or_else(|_| text.parse::<IpAddr>().map(Self::from))

@@ -34,7 +34,7 @@ use super::stages::{
 };
 use super::wire::expect_continue::Expectation;
 use super::wire::head::FramingError;
-use super::wire::headers;
+use super::wire::headers::{self, RequestTrailers};
 use super::wire::refusal::Refusal;
 use crate::assertion::signer::token_id;
 use crate::authn::{Presented, Resource};
@@ -158,7 +158,7 @@ async fn serve(
     let mut upgrade = upgrade::take(&mut request)?;
     let (mut parts, incoming) = request.into_parts();
     let assertion_header = &snapshot.signer.settings().header;
-    let hints = RequestHints::read(&parts, || snapshot.private_fields());
+    let hints = RequestHints::read(&parts);
     let authority = target::authority(&parts)?;
     let earlier_assertion = snapshot
         .routes
@@ -167,7 +167,12 @@ async fn serve(
         .flatten();
     let api_key_header = snapshot.api_keys.header();
     let presented = Presented::take(&mut parts.headers, api_key_header);
-    headers::strip_request(&mut parts.headers, assertion_header, api_key_header)?;
+    let set_aside = headers::strip_request(
+        &mut parts.headers,
+        assertion_header,
+        api_key_header,
+        snapshot.routes.keeps_headers(),
+    )?;
     let target = Target::check(authority, parts.uri.path_and_query())?;
     record.request(
         parts.method.as_str(),
@@ -195,6 +200,8 @@ async fn serve(
     if let Some(upgrade) = &mut upgrade {
         upgrade.restrict(route)?;
     }
+    let rules = &route.upstream.config().header_rules;
+    rules.apply(&mut parts.headers, &set_aside);
     request_headers::add_token(&mut parts.headers, route, &permit, &presented);
     let declared_length = body::declared_length(&mut parts.headers, snapshot.limits.body_bytes)?;
     let transaction = earlier_assertion
@@ -287,17 +294,13 @@ async fn forward_permitted(
     // A body that is read whole does not wait for the service, so that it may not stall
     // either.
     let may_stall = keeps_own_deadline && route.bind_body.is_none();
-    let streamed = body::streamed(context, incoming, may_stall);
-    let (body, body_hash) = match route.bind_body {
-        None => (streamed, None),
-        Some(max_bytes) => {
-            let (length, caller) = (permitted.declared_length, forwarding.share_key());
-            let reading = body::buffered(context, streamed, max_bytes, length, caller);
-            // Boxed, so that other requests reserve no space for it.
-            let (body, hash) = Box::pin(reading).await?;
-            (body, Some(hash))
-        }
-    };
+    let trailers = RequestTrailers::new(
+        context.snapshot.private_fields(),
+        Arc::clone(&config.header_rules),
+    );
+    let body = body::streamed(context, incoming, trailers.clone(), may_stall);
+    let (length, caller) = (permitted.declared_length, forwarding.share_key());
+    let (body, body_hash) = body::bound(context, route.bind_body, body, length, caller).await?;
     // After the body was read, so that a slow caller does not occupy a place meanwhile.
     in_flight.hold_upstream(forward::admit(&forwarding).await?);
     let transport = choose_transport(&forwarding, &mut upgrade, &parts.method, record).await?;
@@ -309,7 +312,7 @@ async fn forward_permitted(
         path_and_query: path_and_query.clone(),
     };
     let mut request = PreparedRequest { parts, body };
-    let expectation = write_request(&mut request, destination, &hints, &mut upgrade)?;
+    let expectation = write_request(&mut request, destination, &hints, &trailers, &mut upgrade)?;
     let deadline = deadline(config.total_timeout, hints.deadline);
     in_flight.set_deadline(deadline);
     let mut plan = ForwardPlan {
@@ -357,12 +360,13 @@ fn write_request(
     request: &mut PreparedRequest,
     destination: Destination<'_>,
     hints: &RequestHints,
+    trailers: &RequestTrailers,
     upgrade: &mut Option<UpgradeRequest>,
 ) -> Result<Option<Arc<Expectation>>, Refusal> {
     let PreparedRequest { parts, body } = request;
     let (upstream, protocol) = (destination.upstream, destination.protocol);
     destination.write(parts, body)?;
-    hints.apply(parts, protocol);
+    hints.apply(parts, protocol, trailers);
     upgrade::apply(upgrade, parts, upstream, protocol)?;
     Ok(hints.expectation(parts, protocol, body))
 }

@@ -12,8 +12,10 @@ mod connect;
 mod descriptors;
 mod driver;
 pub mod error;
+pub mod forgeable;
 pub mod gate;
 mod give_way;
+pub mod header_rules;
 mod http2;
 mod interim;
 mod overheard;
@@ -37,6 +39,7 @@ pub use error::{SendError, ServiceError, find_source};
 pub use give_way::GiveWay;
 pub use interim::FLOOD;
 
+use self::header_rules::HeaderRules;
 use crate::identity::IdentityPattern;
 use crate::tls::ClientTls;
 
@@ -159,6 +162,8 @@ pub struct UpstreamConfig {
     pub trace: TraceContext,
     /// How it is told the caller's certificate.
     pub certificate_fields: CertificateFields,
+    /// Which fields of a caller's request it gets.
+    pub header_rules: Arc<HeaderRules>,
     /// The `Host` sent to it; the caller's where none is set.
     pub host: Option<String>,
     /// How long connecting may take, TLS included.
@@ -206,6 +211,7 @@ impl Default for UpstreamConfig {
             forwarded: ForwardedFields::default(),
             trace: TraceContext::default(),
             certificate_fields: CertificateFields::default(),
+            header_rules: Arc::default(),
             host: None,
             connect_timeout: Duration::from_secs(5),
             first_byte_timeout: Duration::from_secs(60),

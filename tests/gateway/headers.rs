@@ -13,13 +13,15 @@ use crate::support::{HOST, World, decode};
 /// The value in every field that must not arrive.
 const FORGED: &str = "forged";
 
-/// Fields only the gateway may set.
-const FORGEABLE: [&str; 18] = [
+/// Fields only the gateway may set, and those of other gateways and proxies, which services
+/// believe.
+const FORGEABLE: [&str; 63] = [
     "Countersign-Assertion",
     "Countersign-Reason",
     "Countersign-Anything",
     "Client-Cert",
     "Client-Cert-Chain",
+    "X-Forwarded",
     "X-Forwarded-For",
     "X-Forwarded-Host",
     "X-Forwarded-Proto",
@@ -29,10 +31,54 @@ const FORGEABLE: [&str; 18] = [
     "X-Forwarded-User",
     "X-Forwarded-Client-Cert",
     "Forwarded",
+    "X-Original-Host",
     "X-Original-URL",
+    "X-Original-URI",
     "X-Rewrite-URL",
+    "X-HTTP-Method",
     "X-HTTP-Method-Override",
+    "X-Method-Override",
     "X-Request-Id",
+    "X-Real-IP",
+    "X-Client-IP",
+    "True-Client-IP",
+    "CF-Connecting-IP",
+    "X-Cluster-Client-IP",
+    "Remote-User",
+    "X-Remote-User",
+    "X-Webauth-User",
+    "X-Auth-Request-User",
+    "X-Auth-Request-Email",
+    "X-Amzn-Oidc-Data",
+    "X-Amzn-Oidc-Identity",
+    "X-MS-Client-Principal",
+    "X-MS-Client-Principal-Name",
+    "X-Goog-Authenticated-User-Email",
+    "X-Goog-Iap-Jwt-Assertion",
+    "Cf-Access-Jwt-Assertion",
+    "Cf-Access-Authenticated-User-Email",
+    "X-Pomerium-Jwt-Assertion",
+    "X-Pomerium-Claim-Email",
+    "X-Consumer-Id",
+    "X-Consumer-Username",
+    "Txn-Token",
+    "Workload-Identity-Token",
+    "WIMSE-Token",
+    "X-ARR-ClientCert",
+    "X-Amzn-Mtls-Clientcert",
+    "X-Amzn-Mtls-Clientcert-Subject",
+    "X-SSL-Cert",
+    "X-SSL-Client-S-DN",
+    "SSL-Cert",
+    "SSL-Client-Verify",
+    "X-Client-Cert",
+    "X-Client-DN",
+    "X-Client-SAN",
+    "X-SPIFFE-ID",
+    "X-TLS-Client-Cert",
+    "X-Envoy-External-Address",
+    "X-Envoy-Original-Path",
+    "Proxy",
 ];
 
 /// Every spelling that some server reads as `name`.
@@ -108,6 +154,188 @@ async fn forged_fields_never_arrive_without_a_certificate_either() {
             }
         }
     }
+}
+
+/// A request in HTTP/1.1 with these trailers.
+fn in_chunks(trailers: &[String]) -> String {
+    let lines: String = trailers
+        .iter()
+        .map(|name| format!("{name}: {FORGED}\r\n"))
+        .collect();
+    format!(
+        "POST /trailers HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\
+         Trailer: {}, X-Checksum\r\n\r\n4\r\nbody\r\n0\r\n{lines}X-Checksum: 1\r\n\r\n",
+        trailers.join(", ")
+    )
+}
+
+#[tokio::test]
+async fn forged_fields_never_arrive_as_trailers_in_any_spelling() {
+    let world = World::open().await;
+    let mut session = world.client().connect().await.unwrap();
+    for name in FORGEABLE {
+        let request = in_chunks(&spellings(name));
+        session.write(request.as_bytes()).await.unwrap();
+        let answer = session.read_until(|octets| octets.ends_with(b"}")).await;
+        assert_eq!(answer.statuses(), [200], "{name}: {}", answer.text());
+    }
+    let seen = world.echo.seen();
+    assert_eq!(seen.len(), FORGEABLE.len());
+    for seen in seen {
+        assert_eq!(seen["trailers"].to_string(), r#"[["x-checksum","1"]]"#);
+        assert_nothing_forged(&seen);
+    }
+}
+
+/// A gateway whose upstream has these rules.
+async fn with_rules(rules: &str) -> World {
+    World::with(|settings, echo| {
+        settings.upstream_with("orders", echo, rules).route(
+            "orders",
+            "orders",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\n",
+        )
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_field_that_is_kept_arrives_in_that_spelling_alone() {
+    let world = with_rules("keep_headers = [\"X-Envoy-*\", \"Remote-User\"]\n").await;
+    for protocol in Protocol::BOTH {
+        let request = Request::get("/a")
+            .header("x-envoy-retry-on", "5xx")
+            .header("remote-user", "alice")
+            .header("remote-user", "bob")
+            .header("x_envoy-retry-on", FORGED)
+            .header("remote_user", FORGED)
+            .header("x-remote-user", FORGED)
+            .header("x-forwarded-for", FORGED)
+            .header("countersign-reason", FORGED)
+            .body(Bytes::new())
+            .unwrap();
+        let client = world.client().protocol(protocol);
+        let answer = client.send(request).await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.received("x-envoy-retry-on"), ["5xx"]);
+        assert_eq!(answer.received("remote-user"), ["alice", "bob"]);
+        assert_nothing_forged(&answer.json());
+        assert_ours(&answer);
+    }
+    let names = ["Remote_User", "X-Envoy-Retry-On"].map(str::to_owned);
+    let mut connection = world.client().connect().await.unwrap();
+    let request = in_chunks(&names);
+    connection.write(request.as_bytes()).await.unwrap();
+    connection.read_until(|octets| octets.ends_with(b"}")).await;
+    let trailers = world.echo.seen().pop().unwrap()["trailers"].clone();
+    let mut trailers: Vec<_> = trailers.as_array().unwrap().iter().map(|t| &t[0]).collect();
+    trailers.sort_unstable_by_key(|name| name.to_string());
+    assert_eq!(trailers, ["x-checksum", "x-envoy-retry-on"]);
+}
+
+#[tokio::test]
+async fn a_kept_field_of_one_upstream_does_not_reach_another() {
+    let world = World::with(|settings, echo| {
+        settings
+            .upstream_with("trusting", echo, "keep_headers = [\"Remote-User\"]\n")
+            .upstream("orders", echo)
+            .route(
+                "trusting",
+                "trusting",
+                "paths = [\"/t/**\"]\ncallers = [\"*\"]\n",
+            )
+            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n")
+    })
+    .await;
+    for (path, arrived) in [("/t/a", &["alice"][..]), ("/a", &[])] {
+        let request = Request::get(path).header("remote-user", "alice");
+        let request = request.body(Bytes::new()).unwrap();
+        let answer = world.client().send(request).await.unwrap();
+        assert_eq!(answer.received("remote-user"), arrived, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn further_fields_are_removed_in_every_spelling() {
+    let world = with_rules("remove_headers = [\"X-Debug-*\", \"Cookie\"]\ntrace = \"off\"\n").await;
+    for protocol in Protocol::BOTH {
+        let mut names = spellings("X-Debug-Level");
+        names.push("cookie".to_owned());
+        let mut request = forged_request(&names);
+        let kept = HeaderValue::from_static("kept");
+        request.headers_mut().insert("x-debu", kept);
+        let client = world.client().protocol(protocol);
+        let answer = client.send(request).await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert_nothing_forged(&answer.json());
+        assert_eq!(answer.received("x-debu"), ["kept"]);
+    }
+}
+
+#[tokio::test]
+async fn an_allow_list_passes_its_fields_and_those_of_http_alone() {
+    let rules = "pass_headers = [\"X-Team-*\"]\nremove_headers = [\"X-Team-Secret\"]\n\
+                 keep_headers = [\"X-Envoy-Retry-On\"]\n";
+    let world = with_rules(rules).await;
+    for protocol in Protocol::BOTH {
+        let request = Request::post("/a")
+            .header("content-type", "text/plain")
+            .header("accept", "application/json")
+            .header("if-none-match", "\"1\"")
+            .header("x-team-name", "shop")
+            .header("x-envoy-retry-on", "5xx")
+            .header("x-team-secret", FORGED)
+            .header("x_team_name", FORGED)
+            .header("user-agent", FORGED)
+            .header("cookie", FORGED)
+            .header("x-custom", FORGED)
+            .header("remote-user", FORGED)
+            .header("authorization", FORGED)
+            .body(Bytes::from_static(b"body"))
+            .unwrap();
+        let client = world.client().protocol(protocol);
+        let answer = client.send(request).await.unwrap();
+        assert_eq!(answer.status, 200);
+        let seen = answer.json();
+        assert_nothing_forged(&seen);
+        let mut names: Vec<_> = seen["headers"].as_array().unwrap().iter().collect();
+        names.sort_unstable_by_key(|field| field.to_string());
+        let names: Vec<_> = names
+            .iter()
+            .map(|field| field[0].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "accept",
+                "content-length",
+                "content-type",
+                "countersign-assertion",
+                "host",
+                "if-none-match",
+                "traceparent",
+                "via",
+                "x-envoy-retry-on",
+                "x-forwarded-for",
+                "x-forwarded-host",
+                "x-forwarded-proto",
+                "x-request-id",
+                "x-team-name",
+            ],
+            "{protocol:?}"
+        );
+        assert_eq!(seen["body"], "body");
+    }
+    let names = ["X-Team-Sum", "X-Team-Secret", "X-Other"].map(str::to_owned);
+    let mut connection = world.client().connect().await.unwrap();
+    let request = in_chunks(&names);
+    connection.write(request.as_bytes()).await.unwrap();
+    connection.read_until(|octets| octets.ends_with(b"}")).await;
+    let seen = world.echo.seen().pop().unwrap();
+    assert_eq!(
+        seen["trailers"].to_string(),
+        format!(r#"[["x-team-sum","{FORGED}"]]"#)
+    );
 }
 
 #[tokio::test]

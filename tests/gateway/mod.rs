@@ -24,6 +24,7 @@ mod http2_floods;
 mod http2_framing;
 mod identity;
 mod isolation;
+mod isolation_services;
 mod known_chains;
 mod lists;
 mod material;

@@ -21,6 +21,10 @@
 //! | [`scripted`] | [`Scripted`]: an upstream that answers given octets |
 //! | [`service`] | [`Service`]: an upstream with TLS, h2 and streams |
 //! | [`switching`] | [`Switching`]: an upstream behind upgrades |
+//! | [`attacks`] | [`Attack`]: what a caller can do to others |
+//! | [`bystander`] | [`Bystander`]: a caller that notices whether it is harmed |
+//! | [`paced`] | [`Paced`]: a service for both |
+//! | [`program`] | [`Program`]: nginx, Envoy and scripts as services |
 //! | [`gateway`] | [`Gateway`]: the binary, its configuration and audit lines |
 //! | [`skipped`] | what a test needs and a machine may lack |
 //!
@@ -36,6 +40,8 @@
     reason = "a test's helper stops the test when its own preparations fail"
 )]
 
+pub mod attacks;
+pub mod bystander;
 pub mod ca;
 pub mod client;
 pub mod connection;
@@ -47,6 +53,8 @@ pub mod gateway;
 pub mod http2;
 pub mod idp;
 pub mod leaf;
+pub mod paced;
+pub mod program;
 pub mod relay;
 pub mod scripted;
 pub mod service;
@@ -58,6 +66,11 @@ mod audit;
 mod sessions;
 mod settings;
 mod shelf;
+
+pub use attacks::Attack;
+pub use bystander::{Bystander, Target};
+pub use paced::Paced;
+pub use program::Program;
 
 pub use answer::{Answer, CallError};
 pub use audit::AuditLog;

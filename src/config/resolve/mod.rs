@@ -11,6 +11,7 @@ mod authentication;
 mod credentials;
 mod crl_fetch;
 mod deny_list;
+mod header_rules;
 mod limits;
 mod listeners;
 mod pem;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::credentials::credentials;
 use super::pem::material;
 use super::routes::names;
-use super::{Context, pem, upstream_bounds};
+use super::{Context, header_rules, pem, upstream_bounds};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
 use crate::config::raw::UpstreamSection;
@@ -34,12 +34,16 @@ pub(super) fn upstreams(document: &Document, context: &mut Context<'_>) -> Vec<U
         .iter()
         .map(|section| UpstreamPart {
             name: section.name.at().cloned(),
-            upstream: upstream(section, context),
+            upstream: upstream(section, document, context),
         })
         .collect()
 }
 
-fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<Upstream>> {
+fn upstream(
+    section: &UpstreamSection,
+    document: &Document,
+    context: &mut Context<'_>,
+) -> Option<Arc<Upstream>> {
     let urls: Vec<(&At<String>, HttpUrl)> = section
         .endpoints
         .items()
@@ -83,6 +87,7 @@ fn upstream(section: &UpstreamSection, context: &mut Context<'_>) -> Option<Arc<
         trace: section.trace.or(TraceContext::default()),
         share: section.share.or(Sharing::default()),
         certificate_fields: certificate_fields(section, context),
+        header_rules: header_rules::header_rules(section, document, context),
         host: section.host.value().cloned(),
         ..UpstreamConfig::default()
     };

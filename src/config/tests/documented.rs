@@ -1,6 +1,8 @@
 //! `docs/configuration.md` says what the program does.
 
 use super::*;
+use crate::upstream::forgeable::removed_by_default;
+use crate::upstream::header_rules::ALWAYS_PASSED;
 
 /// Sections, keys and whether they are required, out of the document's tables.
 fn documented() -> Vec<(String, Vec<(String, bool)>)> {
@@ -88,4 +90,27 @@ fn the_documented_examples_load_together() {
         .unwrap();
     place.write_private("certs/api-keys.hmac", [7; 32]);
     assert_eq!(place.good(&whole).warnings, [""; 0]);
+}
+
+/// The names in backquotes of the part of the document after a marker.
+fn names_after(text: &str, marker: &str) -> Vec<String> {
+    let (_, rest) = text.split_once(marker).unwrap();
+    let (part, _) = rest.split_once("\n\n").unwrap();
+    let names = part.split('`').skip(1).step_by(2);
+    let mut names: Vec<_> = names
+        .filter(|name| !name.contains('[') && !name.contains("forward_"))
+        .map(str::to_ascii_lowercase)
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn the_document_lists_the_fields_that_are_removed_and_those_that_always_pass() {
+    let text = include_str!("../../../docs/configuration.md");
+    let mut removed: Vec<_> = removed_by_default().map(str::to_owned).collect();
+    removed.push("authorization".to_owned());
+    removed.sort_unstable();
+    assert_eq!(names_after(text, "<!-- removed by default -->"), removed);
+    assert_eq!(names_after(text, "<!-- always passed -->"), ALWAYS_PASSED);
 }

@@ -131,3 +131,68 @@ fn upgrades_in_http1_are_for_services_in_h2() {
     let upstreams = &loaded.snapshot.upstreams;
     assert!(upstreams.iter().any(|u| u.config().http1_upgrades));
 }
+
+#[test]
+fn fields_of_the_gateway_and_of_one_hop_are_never_kept() {
+    let place = Place::new();
+    for (name, part) in [
+        ("Countersign-Assertion", "the gateway's to write"),
+        ("countersign_reason", "the gateway's to write"),
+        ("C*", "belongs to the connection"),
+        ("X-*", "the gateway's to write"),
+        ("X-Forwarded-For", "the gateway's to write"),
+        ("x_forwarded.proto", "the gateway's to write"),
+        ("X-Forwarded-*", "the gateway's to write"),
+        ("X-Forwarded-Client-Cert", "the gateway's to write"),
+        ("Forwarded", "the gateway's to write"),
+        ("Client-Cert*", "the gateway's to write"),
+        ("X-Request-Id", "the gateway's to write"),
+        ("X-API-Key", "the gateway's to write"),
+        ("Authorization", "`forward_token` of [[route]]"),
+        ("Connection", "belongs to the connection"),
+        ("Proxy-*", "belongs to the connection"),
+        ("TE", "belongs to the connection"),
+        ("Keep_Alive", "belongs to the connection"),
+        ("X-Custom", "not removed by default"),
+        ("X-SSL*", "not removed by default"),
+    ] {
+        let line = format!("keep_headers = [\"{name}\"]");
+        place.refuses(&plus(UPSTREAM, &line), &line, &[part]);
+    }
+    let own = with("[assertion]", "[assertion]\nheader = \"X-Remote-User\"");
+    let line = "keep_headers = [\"X-Remote-User\"]";
+    let text = own.replace(UPSTREAM, &format!("{UPSTREAM}{line}\n"));
+    place.refuses(&text, line, &["x-remote-user is the gateway's to write"]);
+    place.good(&plus(UPSTREAM, line));
+}
+
+#[test]
+fn lists_of_fields_are_checked() {
+    let place = Place::new();
+    for (line, part) in [
+        ("keep_headers = []", "empty"),
+        ("remove_headers = [\"*\"]", "every field"),
+        ("remove_headers = [\"X-*-Y\"]", "how names start"),
+        ("remove_headers = [\"a b\"]", "a header field name"),
+        ("remove_headers = [\"Content-*\"]", "content-length frames"),
+        ("remove_headers = [\"Host\"]", "host frames or addresses"),
+        ("remove_headers = [\"Authorization\"]", "`forward_token`"),
+        ("pass_headers = [\"X-Forwarded-For\"]", "always passes"),
+        ("pass_headers = [\"X-Remote-User\"]", "keep_headers"),
+        ("pass_headers = [\"X-Envoy-*\"]", "keep_headers"),
+        ("pass_headers = [\"Authorization\"]", "`forward_token`"),
+        (
+            "pass_headers = [\"Connection\"]",
+            "belongs to the connection",
+        ),
+    ] {
+        place.refuses(&plus(UPSTREAM, line), line, &[part]);
+    }
+    for line in [
+        "pass_headers = []",
+        "pass_headers = [\"Content-Type\", \"X-*\", \"Cookie\"]",
+        "remove_headers = [\"X-*\", \"User-Agent\"]",
+    ] {
+        place.good(&plus(UPSTREAM, line));
+    }
+}

@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
@@ -20,7 +19,7 @@ use super::guard::ConnectionGuard;
 use crate::policy::Denial;
 use crate::proxy::wire::expect_continue::Expectation;
 use crate::proxy::wire::head::FramingError;
-use crate::proxy::wire::headers;
+use crate::proxy::wire::headers::RequestTrailers;
 use crate::proxy::wire::refusal::Refusal;
 use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
@@ -73,8 +72,7 @@ pub(crate) struct RequestBody {
     /// Resolves when the service has asked for the body; nothing is read before.
     expectation: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     upload: Arc<UploadProgress>,
-    /// Names of the assertion's and the API key's field: they do not pass as trailers.
-    private_fields: [HeaderName; 2],
+    trailers: RequestTrailers,
     /// The body may outlive the connection's task, and counts as its connection until
     /// then.
     _guard: ConnectionGuard,
@@ -123,7 +121,7 @@ impl RequestBody {
     /// A body that was read whole.
     pub(crate) fn buffered(
         body: BufferedBody,
-        private_fields: [HeaderName; 2],
+        trailers: RequestTrailers,
         guard: ConnectionGuard,
     ) -> Self {
         let source = Source::Buffered(body);
@@ -133,7 +131,7 @@ impl RequestBody {
             stall: None,
             bytes_left: None,
             expectation: None,
-            private_fields,
+            trailers,
             _guard: guard,
         }
     }
@@ -143,7 +141,7 @@ impl RequestBody {
         incoming: Incoming,
         stall_timeout: Option<Duration>,
         max_bytes: Option<u64>,
-        private_fields: [HeaderName; 2],
+        trailers: RequestTrailers,
         guard: ConnectionGuard,
     ) -> Self {
         let upload = Arc::new(UploadProgress::new(incoming.is_end_stream()));
@@ -153,7 +151,7 @@ impl RequestBody {
             bytes_left: max_bytes,
             expectation: None,
             upload,
-            private_fields,
+            trailers,
             _guard: guard,
         }
     }
@@ -166,6 +164,10 @@ impl RequestBody {
     /// Waits for the service to ask for the body before any of it is read.
     pub(crate) fn wait_for(&mut self, expectation: &Arc<Expectation>) {
         self.expectation = Some(Box::pin(Arc::clone(expectation).met()));
+    }
+
+    pub(crate) const fn trailers(&self) -> &RequestTrailers {
+        &self.trailers
     }
 
     pub(crate) const fn upload(&self) -> &Arc<UploadProgress> {
@@ -228,7 +230,13 @@ impl RequestBody {
                     stall.restart();
                 }
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::strip_trailers(trailers, &this.private_fields);
+                    this.trailers.strip(trailers);
+                    // An empty block of trailers means nothing, and some services end the
+                    // connection for it.
+                    if trailers.is_empty() {
+                        this.upload.set_complete();
+                        return Poll::Ready(None);
+                    }
                 }
                 if let (Some(left), Some(data)) = (this.bytes_left.as_mut(), frame.data_ref()) {
                     let length = u64::try_from(data.len()).unwrap_or(u64::MAX);

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{EXPECT, TE, TRAILER};
-use http::{HeaderMap, HeaderName, HeaderValue, request};
+use http::{HeaderMap, HeaderValue, request};
 
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::wire::expect_continue::Expectation;
-use crate::proxy::wire::headers;
+use crate::proxy::wire::headers::{self, RequestTrailers};
 use crate::upstream::HttpProtocol;
 
 /// The hints of one request.
@@ -22,40 +22,46 @@ pub(crate) struct RequestHints {
     pub(crate) deadline: Option<Duration>,
     /// The caller accepts trailers (RFC 9110 section 10.1.4).
     accepts_trailers: bool,
-    /// The declared trailers of the request that may pass.
-    declared_trailers: Option<HeaderValue>,
+    /// The trailers that the caller declared; not all of them may pass.
+    declared_trailers: Option<HeaderMap>,
     /// The caller waits for a 100 before it sends its body.
     expects_continue: bool,
 }
 
 impl RequestHints {
-    /// Reads the hints. `private` gives the fields that only the gateway may set or see.
-    pub(crate) fn read(parts: &request::Parts, private: impl FnOnce() -> [HeaderName; 2]) -> Self {
+    /// Reads the hints.
+    pub(crate) fn read(parts: &request::Parts) -> Self {
         let headers = &parts.headers;
         let grpc = parts.version == http::Version::HTTP_2 && headers::is_grpc(headers);
         Self {
             grpc,
             deadline: grpc.then(|| grpc_timeout(headers)).flatten(),
             accepts_trailers: headers::lists(headers, &TE, "trailers"),
-            declared_trailers: headers
-                .contains_key(TRAILER)
-                .then(|| headers::declared_trailers(headers, &private()))
-                .flatten(),
+            declared_trailers: headers::declared_trailers(headers),
             expects_continue: parts.version == http::Version::HTTP_11
                 && headers::lists(headers, &EXPECT, "100-continue"),
         }
     }
 
     /// Writes the hints into the forwarded request.
-    pub(crate) fn apply(&self, parts: &mut request::Parts, protocol: HttpProtocol) {
+    pub(crate) fn apply(
+        &self,
+        parts: &mut request::Parts,
+        protocol: HttpProtocol,
+        trailers: &RequestTrailers,
+    ) {
         // gRPC services demand it, to be sure that no proxy drops trailers.
         if self.accepts_trailers && protocol == HttpProtocol::Http2 {
             parts
                 .headers
                 .insert(TE, HeaderValue::from_static("trailers"));
         }
-        if let Some(declared) = &self.declared_trailers {
-            parts.headers.insert(TRAILER, declared.clone());
+        let declared = self.declared_trailers.clone().and_then(|mut declared| {
+            trailers.strip(&mut declared);
+            headers::trailer_field(&declared)
+        });
+        if let Some(declared) = declared {
+            parts.headers.insert(TRAILER, declared);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::proxy::connection::buffered_body::BufferedBody;
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::wire::expect_continue::Expectation;
+use crate::proxy::wire::headers::RequestTrailers;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::{Category, ReasonCode};
 use crate::route::Binding;
@@ -180,7 +181,10 @@ async fn attempt_until_response(
                 Some(copy) if may_retry(copy.idempotent || unprocessed) => {
                     let body = RequestBody::buffered(
                         copy.body.clone(),
-                        snapshot.private_fields(),
+                        RequestTrailers::new(
+                            snapshot.private_fields(),
+                            Arc::clone(&upstream.config().header_rules),
+                        ),
                         connection.guard().clone(),
                     );
                     let parts = copy.parts.clone();

@@ -168,9 +168,12 @@ impl ForwardedResponse {
         self.in_flight.release_tunnel();
         let upstream = self.upstream;
         let (mut parts, incoming) = upstream.response.into_parts();
-        let trailers =
-            headers::declared_trailers(&parts.headers, std::slice::from_ref(assertion_header));
+        let declared = headers::declared_trailers(&parts.headers);
         headers::strip_response(&mut parts.headers);
+        let trailers = declared.and_then(|mut declared| {
+            headers::strip_trailers(&mut declared, std::slice::from_ref(assertion_header));
+            headers::trailer_field(&declared)
+        });
         if let Some(trailers) = trailers {
             parts.headers.insert(header::TRAILER, trailers);
         }

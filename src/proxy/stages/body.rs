@@ -9,6 +9,7 @@ use crate::proxy::connection::buffered_body::{BufferLimits, BufferedBody, RATE_P
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::wire::buffer_budget::BudgetLimits;
 use crate::proxy::wire::head::content_length;
+use crate::proxy::wire::headers::RequestTrailers;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 
@@ -45,6 +46,7 @@ pub(crate) fn declared_length(
 pub(crate) fn streamed(
     context: RequestContext<'_>,
     incoming: Incoming,
+    trailers: RequestTrailers,
     may_stall: bool,
 ) -> RequestBody {
     let snapshot = context.snapshot;
@@ -52,13 +54,30 @@ pub(crate) fn streamed(
         incoming,
         (!may_stall).then_some(snapshot.limits.body_timeout),
         snapshot.limits.body_bytes,
-        snapshot.private_fields(),
+        trailers,
         context.connection.guard().clone(),
     )
 }
 
-/// Reads a body of at most `max_bytes` whole, for `caller`; returns it with its hash.
-pub(crate) async fn buffered(
+/// Reads the body whole if the route binds assertions to it; returns it with its hash.
+pub(crate) async fn bound(
+    context: RequestContext<'_>,
+    max_bytes: Option<u64>,
+    streamed: RequestBody,
+    declared_length: Option<u64>,
+    caller: ShareKey,
+) -> Result<(RequestBody, Option<[u8; 32]>), Refusal> {
+    let Some(max_bytes) = max_bytes else {
+        return Ok((streamed, None));
+    };
+    let reading = buffered(context, streamed, max_bytes, declared_length, caller);
+    // Boxed, so that other requests reserve no space for it.
+    let (body, hash) = Box::pin(reading).await?;
+    Ok((body, Some(hash)))
+}
+
+/// Reads a body of at most `max_bytes`, for `caller`.
+async fn buffered(
     context: RequestContext<'_>,
     streamed: RequestBody,
     max_bytes: u64,
@@ -76,9 +95,10 @@ pub(crate) async fn buffered(
         rate_period: RATE_PERIOD,
     };
     let budget = &context.connection.worker().shared().buffer_budget;
+    let trailers = streamed.trailers().clone();
     let body = BufferedBody::read(streamed, limits, budget, caller).await?;
     let hash = body.hash();
     let guard = context.connection.guard().clone();
-    let body = RequestBody::buffered(body, snapshot.private_fields(), guard);
+    let body = RequestBody::buffered(body, trailers, guard);
     Ok((body, hash))
 }

@@ -3,73 +3,15 @@
 //! A caller's copy of any field that a service might take for the gateway's is removed,
 //! in every spelling: many servers read `_` or `.` as `-`.
 
-use http::header::{self, CONNECTION, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE};
+use std::sync::Arc;
+
+use http::header::{self, CONNECTION, Entry, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE};
 
 use super::head::is_framing_name;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
-
-/// Fields that only the gateway may set: exact names.
-const FORGEABLE: [&str; 9] = [
-    "forwarded",
-    "x-original-url",
-    "x-original-uri",
-    "x-rewrite-url",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-real-ip",
-    "x-request-id",
-];
-/// Fields that only the gateway may set: prefixes of names. The last ones are fields of
-/// other gateways, which services believe.
-const FORGEABLE_PREFIXES: [&str; 11] = [
-    "countersign-",
-    "client-cert",
-    "x-forwarded-",
-    "x-client-cert",
-    "x-client-dn",
-    "x-client-san",
-    "x-client-verify",
-    "x-spiffe",
-    "x-ssl-client",
-    "x-tls-client",
-    "ssl-client",
-];
-
-/// Whether only the gateway may set a field. `name` is lower case, as all names of a
-/// [`HeaderMap`] are; `assertion` is the assertion's field.
-#[must_use]
-pub fn is_forgeable(name: &str, assertion: &HeaderName) -> bool {
-    // Decides nearly all ordinary names by their first byte.
-    let first = name.as_bytes().first().copied().unwrap_or_default();
-    let assertion_first = assertion.as_str().as_bytes().first().copied();
-    if !matches!(first, b'c' | b'f' | b's' | b'x') && Some(first) != assertion_first {
-        return false;
-    }
-    let mut canonical = [0_u8; 64];
-    let length = name.len().min(canonical.len());
-    for (to, from) in canonical.iter_mut().zip(name.bytes()) {
-        *to = if from.is_ascii_alphanumeric() {
-            from.to_ascii_lowercase()
-        } else {
-            b'-'
-        };
-    }
-    let canonical = canonical.get(..length).unwrap_or_default();
-    let starts = |prefix: &str| canonical.starts_with(prefix.as_bytes());
-    let is = |whole: &str| name.len() == whole.len() && canonical == whole.as_bytes();
-    FORGEABLE_PREFIXES.iter().any(|prefix| starts(prefix))
-        || FORGEABLE.iter().any(|whole| is(whole))
-        || is_spelling_of(name, assertion.as_str())
-}
-
-fn is_spelling_of(name: &str, wanted: &str) -> bool {
-    name.len() == wanted.len()
-        && name.bytes().zip(wanted.bytes()).all(|(a, b)| {
-            a.eq_ignore_ascii_case(&b) || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric())
-        })
-}
+use crate::upstream::forgeable::{is_forgeable, is_spelling_of};
+use crate::upstream::header_rules::HeaderRules;
 
 /// What has to be done about a request's fields, found in one pass over their names: most
 /// requests need nothing.
@@ -85,6 +27,8 @@ struct RequestFields {
     settings: bool,
     /// Fields to be removed in any case.
     remove: Vec<HeaderName>,
+    /// Fields to be removed unless the upstream keeps them.
+    forgeable: Vec<HeaderName>,
 }
 
 impl RequestFields {
@@ -99,11 +43,12 @@ impl RequestFields {
                 "authorization" | "expect" => found.remove.push(name.clone()),
                 other if is_framing_name(other.as_bytes()) => found.like_framing = true,
                 other
-                    if is_forgeable(other, assertion)
+                    if is_spelling_of(other, assertion.as_str())
                         || is_spelling_of(other, api_key.as_str()) =>
                 {
                     found.remove.push(name.clone());
                 }
+                other if is_forgeable(other) => found.forgeable.push(name.clone()),
                 "cookie" => found.cookie = true,
                 _ => {}
             }
@@ -113,7 +58,8 @@ impl RequestFields {
 }
 
 /// Removes from a request the fields that a caller could have forged, those of this hop,
-/// and the credentials.
+/// and the credentials. `keep` sets the forgeable ones aside, for [`HeaderRules::apply`];
+/// otherwise the result is empty.
 ///
 /// # Errors
 /// A denial for ambiguous framing, and for an attempt to switch to HTTP/2 within the connection,
@@ -122,7 +68,8 @@ pub fn strip_request(
     headers: &mut HeaderMap,
     assertion: &HeaderName,
     api_key: &HeaderName,
-) -> Result<(), Denial> {
+    keep: bool,
+) -> Result<HeaderMap, Denial> {
     let malformed = |detail: &str| Err(Denial::new(ReasonCode::MalformedRequest, detail));
     let found = RequestFields::among(headers, assertion, api_key);
     if found.settings || (found.upgrade && lists(headers, &UPGRADE, "h2c")) {
@@ -142,10 +89,25 @@ pub fn strip_request(
     for name in found.remove {
         headers.remove(name);
     }
+    let mut set_aside = HeaderMap::new();
+    for name in found.forgeable {
+        match headers.entry(name) {
+            Entry::Occupied(entry) if keep => {
+                let (name, values) = entry.remove_entry_mult();
+                for value in values {
+                    set_aside.append(name.clone(), value);
+                }
+            }
+            Entry::Occupied(entry) => {
+                entry.remove_entry_mult();
+            }
+            Entry::Vacant(_) => {}
+        }
+    }
     if found.cookie {
         join_cookies(headers);
     }
-    Ok(())
+    Ok(set_aside)
 }
 
 /// Joins the fields into which HTTP/2 may split Cookie; HTTP/1.1 has one (RFC 9113
@@ -207,12 +169,36 @@ pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     }
 }
 
-/// The declared trailers that may pass (RFC 9110 section 6.6.2). hyper sends only
-/// trailers that are declared.
-pub(crate) fn declared_trailers(
-    headers: &HeaderMap,
-    private: &[HeaderName],
-) -> Option<HeaderValue> {
+/// Which trailers of a request pass.
+#[derive(Debug, Clone)]
+pub struct RequestTrailers {
+    private: [HeaderName; 2],
+    rules: Arc<HeaderRules>,
+}
+
+impl RequestTrailers {
+    /// `private` are the fields of the assertion and of API keys; `rules` are the
+    /// upstream's.
+    #[must_use]
+    pub const fn new(private: [HeaderName; 2], rules: Arc<HeaderRules>) -> Self {
+        Self { private, rules }
+    }
+
+    /// Removes the trailers that must not pass.
+    pub fn strip(&self, trailers: &mut HeaderMap) {
+        strip_trailers(trailers, &self.private);
+        remove_matching(trailers, |name| {
+            if is_forgeable(name) {
+                !self.rules.keeps(name)
+            } else {
+                !self.rules.passes(name)
+            }
+        });
+    }
+}
+
+/// The names of the declared trailers.
+pub(crate) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderMap> {
     if !headers.contains_key(TRAILER) {
         return None;
     }
@@ -220,8 +206,13 @@ pub(crate) fn declared_trailers(
     for name in items(headers, &TRAILER).filter_map(|name| HeaderName::from_bytes(name).ok()) {
         named.insert(name, HeaderValue::from_static(""));
     }
-    strip_trailers(&mut named, private);
-    let names: Vec<&str> = named.keys().map(HeaderName::as_str).collect();
+    Some(named)
+}
+
+/// The Trailer field that declares trailers (RFC 9110 section 6.6.2). hyper sends only
+/// trailers that are declared.
+pub(crate) fn trailer_field(declared: &HeaderMap) -> Option<HeaderValue> {
+    let names: Vec<&str> = declared.keys().map(HeaderName::as_str).collect();
     (!names.is_empty())
         .then(|| HeaderValue::from_str(&names.join(", ")).ok())
         .flatten()
@@ -255,8 +246,9 @@ const NOT_IN_TRAILERS: [&str; 22] = [
     "www-authenticate",
 ];
 
-/// Removes fields that must not be trailers, in every spelling. `private` are the fields
-/// that only the gateway may set or see. Other names pass, gRPC's metadata among them.
+/// Removes fields that must not be trailers in either direction, in every spelling.
+/// `private` are the fields that only the gateway may set or see. Other names pass, gRPC's
+/// metadata among them.
 pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_response(trailers);
     remove_matching(trailers, |name| {
@@ -264,7 +256,9 @@ pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
             || NOT_IN_TRAILERS
                 .iter()
                 .any(|field| is_spelling_of(name, field))
-            || private.iter().any(|field| is_forgeable(name, field))
+            || private
+                .iter()
+                .any(|field| is_spelling_of(name, field.as_str()))
     });
 }
 
@@ -351,7 +345,7 @@ mod tests {
         headers.insert("x-kept", HeaderValue::from_static("1"));
         let api_key = HeaderName::from_static("x-api-key");
         let mut request = headers.clone();
-        strip_request(&mut request, &assertion(), &api_key).unwrap();
+        strip_request(&mut request, &assertion(), &api_key, false).unwrap();
         strip_response(&mut headers);
         for headers in [request, headers] {
             let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
@@ -360,57 +354,7 @@ mod tests {
         let mut upgrade = HeaderMap::new();
         let value = HeaderValue::from_bytes(b"\xff, h2c").unwrap();
         upgrade.insert(UPGRADE, value);
-        assert!(strip_request(&mut upgrade, &assertion(), &api_key).is_err());
-    }
-
-    #[test]
-    fn every_spelling_is_recognised() {
-        for name in [
-            "countersign-assertion",
-            "countersign_assertion",
-            "countersign.reason",
-            "countersign-anything",
-            "client-cert",
-            "client_cert_chain",
-            "client-certificate",
-            "x-forwarded-for",
-            "x_forwarded_for",
-            "x-forwarded_client-cert",
-            "forwarded",
-            "x-original-url",
-            "x_rewrite.url",
-            "x!http~method|override",
-            "x_http_method",
-            "x-method.override",
-            "x-real-ip",
-            "x_original_uri",
-            "x-caller-identity",
-            "x_caller_identity",
-            "x-ssl-client-s-dn",
-            "ssl_client_cert",
-            "x-client-san",
-        ] {
-            assert!(is_forgeable(name, &assertion()), "{name}");
-        }
-        for name in [
-            "cookie",
-            "content-type",
-            "x-custom",
-            "from",
-            "accept",
-            "client",
-            "x-forwarde",
-        ] {
-            assert!(!is_forgeable(name, &assertion()), "{name}");
-        }
-    }
-
-    #[test]
-    fn long_names_do_not_slip_through() {
-        let long = format!("countersign-{}", "a".repeat(200));
-        assert!(is_forgeable(&long, &assertion()));
-        let long = format!("forwarded{}", "-".repeat(200));
-        assert!(!is_forgeable(&long, &assertion()));
+        assert!(strip_request(&mut upgrade, &assertion(), &api_key, false).is_err());
     }
 
     #[test]
@@ -427,6 +371,7 @@ mod tests {
             &mut headers,
             &assertion(),
             &HeaderName::from_static("x-api-key"),
+            false,
         )
         .unwrap();
         assert_eq!(headers.len(), 2);

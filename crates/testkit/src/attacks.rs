@@ -1,0 +1,375 @@
+//! What a caller with a valid certificate can send to harm other callers of the same
+//! service. None of it breaks HTTP's rules.
+//!
+//! An attack ends by itself. That the gateway refuses it, or ends its connection, is no
+//! failure: what counts is what becomes of others.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::bystander::Target;
+use crate::client::{Client, Protocol};
+use crate::connection::Connection;
+use crate::http2;
+
+/// How long an attacker waits for a reaction.
+const REACTION: Duration = Duration::from_millis(300);
+/// The longest that an attack may take.
+const LONGEST: Duration = Duration::from_secs(12);
+/// The longest that an attacker waits for a response that it asked for.
+const RESPONSE: Duration = Duration::from_secs(8);
+
+/// One way to attack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attack {
+    /// 4,000 small DATA frames to a service that reads late.
+    SmallFrames,
+    /// 4,000 small chunks of HTTP/1.1 to a service that reads late.
+    SmallChunks,
+    /// Fields and queries that the gateway allows and many services do not.
+    LargeHeads,
+    /// Trailers that pass, and trailers of which none passes.
+    Trailers,
+    /// Requests that are reset at once, on four connections.
+    Resets,
+    /// Asks for responses of thousands of small frames.
+    Bursts,
+    /// Asks for such a response, and takes none of it.
+    PausedBurst,
+    /// Asks for 300 responses with an empty frame.
+    EmptyFrames,
+    /// A thousand targets with a query and no path.
+    BareTargets,
+}
+
+impl Attack {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::SmallFrames,
+        Self::SmallChunks,
+        Self::LargeHeads,
+        Self::Trailers,
+        Self::Resets,
+        Self::Bursts,
+        Self::PausedBurst,
+        Self::EmptyFrames,
+        Self::BareTargets,
+    ];
+
+    /// Attacks a service as this client.
+    pub async fn run(self, client: &Client, target: &Target) {
+        // Whether the attack gets to its end does not matter.
+        let _ = tokio::time::timeout(LONGEST, self.run_whole(client, target)).await;
+    }
+
+    async fn run_whole(self, client: &Client, target: &Target) {
+        match self {
+            Self::SmallFrames => small_frames(client, target).await,
+            Self::SmallChunks => small_chunks(client, target).await,
+            Self::LargeHeads => large_heads(client, target).await,
+            Self::Trailers => trailers(client, target).await,
+            Self::Resets => resets(client, target).await,
+            Self::Bursts => bursts(client, target).await,
+            Self::PausedBurst => paused_burst(client, target).await,
+            Self::EmptyFrames => empty_frames(client, target).await,
+            Self::BareTargets => bare_targets(client, target).await,
+        }
+    }
+}
+
+/// An h2 connection whose preface is sent.
+async fn h2(client: &Client) -> Option<Connection> {
+    let client = client.clone().protocol(Protocol::Http2);
+    let mut connection = client.connect().await.ok()?;
+    connection.write(&http2::preface()).await.ok()?;
+    Some(connection)
+}
+
+/// The head of a request for a path of the service, in as many frames as it needs.
+fn head(
+    target: &Target,
+    stream: u32,
+    end_stream: bool,
+    path: &str,
+    more: &[(&str, &str)],
+) -> Vec<u8> {
+    const MAX_FRAME: usize = 16_384;
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    let method = if end_stream && !target.grpc {
+        "GET"
+    } else {
+        "POST"
+    };
+    let mut fields = vec![
+        (":method", method),
+        (":scheme", "https"),
+        (":authority", &*target.host),
+        (":path", path),
+    ];
+    if target.grpc {
+        fields.extend([("content-type", "application/grpc"), ("te", "trailers")]);
+    }
+    fields.extend(more);
+    let whole = http2::headers(stream, end_stream, &fields);
+    let block = &whole[9..];
+    let count = block.chunks(MAX_FRAME).len();
+    let mut octets = Vec::new();
+    for (number, piece) in block.chunks(MAX_FRAME).enumerate() {
+        let (kind, mut flags) = match number {
+            0 => (1, if end_stream { END_STREAM } else { 0 }),
+            _ => (9, 0),
+        };
+        if number + 1 == count {
+            flags |= END_HEADERS;
+        }
+        octets.extend(http2::frame(kind, flags, stream, piece));
+    }
+    octets
+}
+
+/// The sizes of the pieces of a body; all of them fit into a window of 65,535 bytes.
+fn sizes() -> impl Iterator<Item = usize> {
+    (0..4_000).map(|number| 10 + number % 7)
+}
+
+/// The body of which the pieces are taken: a gRPC message if the service expects one.
+fn content(target: &Target) -> Vec<u8> {
+    let total: usize = sizes().sum();
+    let mut content = vec![b'x'; total];
+    if target.grpc {
+        let length = u32::try_from(total - 5).unwrap_or_default().to_be_bytes();
+        content[0] = 0;
+        content[1..5].copy_from_slice(&length);
+    }
+    content
+}
+
+/// Sends a body in small pieces, paced so that each is read before the next arrives.
+async fn send_paced(
+    connection: &mut Connection,
+    target: &Target,
+    piece: impl Fn(&[u8]) -> Vec<u8>,
+) {
+    let content = content(target);
+    let mut rest = content.as_slice();
+    let mut batch = Vec::new();
+    for (number, size) in sizes().enumerate() {
+        let (now, later) = rest.split_at(size);
+        rest = later;
+        batch.extend(piece(now));
+        if number % 20 == 19 {
+            if connection.write(&batch).await.is_err() {
+                return;
+            }
+            batch.clear();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+async fn small_frames(client: &Client, target: &Target) {
+    let Some(mut connection) = h2(client).await else {
+        return;
+    };
+    let head = head(target, 1, false, &target.path("slow"), &[]);
+    if connection.write(&head).await.is_err() {
+        return;
+    }
+    send_paced(&mut connection, target, |piece| {
+        http2::data(1, false, piece)
+    })
+    .await;
+    let _ = connection.write(&http2::data(1, true, &[])).await;
+    connection.read_until_silent(REACTION).await;
+}
+
+async fn small_chunks(client: &Client, target: &Target) {
+    let client = client.clone().protocol(Protocol::Http1);
+    let Ok(mut connection) = client.connect().await else {
+        return;
+    };
+    let head = format!(
+        "POST {} HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        target.path("slow"),
+        target.host
+    );
+    if connection.write(head.as_bytes()).await.is_err() {
+        return;
+    }
+    send_paced(&mut connection, target, |piece| {
+        let mut chunk = format!("{:x}\r\n", piece.len()).into_bytes();
+        chunk.extend_from_slice(piece);
+        chunk.extend_from_slice(b"\r\n");
+        chunk
+    })
+    .await;
+    let _ = connection.write(b"0\r\n\r\n").await;
+    connection.read_until_silent(REACTION).await;
+}
+
+async fn large_heads(client: &Client, target: &Target) {
+    for kib in [9, 12, 16, 20, 24, 28] {
+        let Some(mut connection) = h2(client).await else {
+            return;
+        };
+        let large = "a".repeat(kib * 1024);
+        let path = target.path("hello");
+        let field = head(target, 1, true, &path, &[("x-large", &large)]);
+        let _ = connection.write(&field).await;
+        connection.read_until_silent(REACTION).await;
+        let Some(mut connection) = h2(client).await else {
+            return;
+        };
+        let query = format!("{path}?{large}");
+        let _ = connection.write(&head(target, 1, true, &query, &[])).await;
+        connection.read_until_silent(REACTION).await;
+    }
+}
+
+async fn trailers(client: &Client, target: &Target) {
+    let kinds: [&[(&str, &str)]; 3] = [
+        &[("x-checksum", "1")],
+        &[("x-forwarded-for", "1.2.3.4"), ("content-type", "a/b")],
+        &[("x-checksum", "1"), ("countersign-reason", "none")],
+    ];
+    for fields in kinds {
+        for body in [&[0_u8; 5][..], &[]] {
+            let Some(mut connection) = h2(client).await else {
+                return;
+            };
+            let mut octets = head(target, 1, false, &target.path("hello"), &[]);
+            if !body.is_empty() {
+                octets.extend(http2::data(1, false, body));
+            }
+            octets.extend(http2::headers(1, true, fields));
+            let _ = connection.write(&octets).await;
+            connection.read_until_silent(REACTION).await;
+        }
+        let client = client.clone().protocol(Protocol::Http1);
+        let Ok(mut connection) = client.connect().await else {
+            return;
+        };
+        let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+        let lines = fields
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"));
+        let request = format!(
+            "POST {} HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\nTrailer: {}\r\n\r\n\
+             1\r\nx\r\n0\r\n{}\r\n",
+            target.path("hello"),
+            target.host,
+            names.join(", "),
+            lines.collect::<String>()
+        );
+        let _ = connection.write(request.as_bytes()).await;
+        connection.read_until_silent(REACTION).await;
+    }
+}
+
+async fn resets(client: &Client, target: &Target) {
+    const CANCEL: [u8; 4] = [0, 0, 0, 8];
+    const ROUNDS: u32 = 4;
+    let mut attackers = JoinSet::new();
+    for _ in 0..4 {
+        let (client, target) = (client.clone(), target.clone());
+        attackers.spawn(async move {
+            let Some(mut connection) = h2(&client).await else {
+                return;
+            };
+            for round in 0..ROUNDS {
+                // The service is busy with one request when the others reach it.
+                let first = 2 * round * 21 + 1;
+                let busy = head(&target, first, true, &target.path("busy"), &[]);
+                if connection.write(&busy).await.is_err() {
+                    return;
+                }
+                let streams = (1..=20).map(|number| first + 2 * number);
+                let heads = streams
+                    .clone()
+                    .map(|stream| head(&target, stream, true, &target.path("slow"), &[]));
+                let ends = streams.map(|stream| http2::frame(3, 0, stream, &CANCEL));
+                let sent = connection.write(&heads.collect::<Vec<_>>().concat()).await;
+                // Later each time, so that some round meets requests that are forwarded and
+                // not accepted yet.
+                tokio::time::sleep(Duration::from_millis(u64::from(round))).await;
+                let reset = connection.write(&ends.collect::<Vec<_>>().concat()).await;
+                if sent.is_err() || reset.is_err() {
+                    return;
+                }
+                connection
+                    .read_until_silent(Duration::from_millis(50))
+                    .await;
+            }
+        });
+    }
+    attackers.join_all().await;
+}
+
+/// Asks for a path and reads the whole response, one request after the other.
+async fn ask(client: &Client, target: &Target, name: &str, times: usize) {
+    let client = client.clone().protocol(Protocol::Http2);
+    let Ok(mut session) = client.session().await else {
+        return;
+    };
+    for _ in 0..times {
+        let asked = session.send(target.request(name));
+        if !matches!(tokio::time::timeout(RESPONSE, asked).await, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
+
+async fn bursts(client: &Client, target: &Target) {
+    ask(client, target, "burst", 3).await;
+}
+
+async fn paused_burst(client: &Client, target: &Target) {
+    let Some(mut connection) = h2(client).await else {
+        return;
+    };
+    let mut octets = head(target, 1, !target.grpc, &target.path("burst"), &[]);
+    if target.grpc {
+        octets.extend(http2::data(1, true, &[0; 5]));
+    }
+    if connection.write(&octets).await.is_ok() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        connection.read_until_silent(REACTION).await;
+    }
+}
+
+async fn empty_frames(client: &Client, target: &Target) {
+    ask(client, target, "empty", 300).await;
+}
+
+async fn bare_targets(client: &Client, target: &Target) {
+    const BATCH: usize = 20;
+    let client = client.clone().protocol(Protocol::Http1);
+    let request = format!(
+        "GET https://{0}?x=1 HTTP/1.1\r\nHost: {0}\r\n\r\n",
+        target.host
+    );
+    let batch = request.repeat(BATCH);
+    let mut connection = None;
+    for _ in 0..1_000 / BATCH {
+        let current = match &mut connection {
+            Some(connection) => connection,
+            None => {
+                let Ok(fresh) = client.connect().await else {
+                    return;
+                };
+                connection.insert(fresh)
+            }
+        };
+        let sent = current.write(batch.as_bytes()).await;
+        let all = |octets: &[u8]| {
+            let starts = octets.windows(9).filter(|octets| *octets == b"HTTP/1.1 ");
+            starts.count() >= BATCH
+        };
+        let answer = tokio::time::timeout(RESPONSE, current.read_until(all)).await;
+        if sent.is_err() || answer.is_err() || answer.is_ok_and(|answer| answer.closed) {
+            connection = None;
+        }
+    }
+}

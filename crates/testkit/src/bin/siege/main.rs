@@ -1,0 +1,242 @@
+//! A siege: callers that attack the services of others for minutes, each with an identity
+//! of its own, while well-behaved callers use the same services.
+//!
+//! It demands that no request of the well-behaved fails and no response of theirs is cut,
+//! that their 99th percentile is at most three times that of a control run, in which the
+//! same attackers do the same to a second gateway on this machine, that a denied attacker
+//! is cut off within a second, and that the gateway's memory stays within a bound.
+//!
+//! ```text
+//! siege --binary target/release/countersign --minutes 10
+//! ```
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test program: it stops when its own preparations fail, and tells what it sees"
+)]
+
+mod arena;
+mod figures;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use countersign_testkit::{Attack, Bystander, TestCa};
+use serde_json::json;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+use crate::arena::Arena;
+use crate::figures::{Figures, peak_kib};
+
+/// Well-behaved callers.
+const CALLERS: usize = 20;
+/// Attackers.
+const ATTACKERS: usize = 8;
+/// Between two requests of a well-behaved caller.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How many times as long the well-behaved may wait as in the control run.
+const MAX_RATIO: f64 = 3.0;
+/// How long a denied attacker may stay connected.
+const MAX_CUT: Duration = Duration::from_secs(1);
+
+struct Options {
+    binary: String,
+    length: Duration,
+    max_mib: u64,
+}
+
+impl Options {
+    fn parse() -> Option<Self> {
+        let mut options = Self {
+            binary: "target/debug/countersign".to_owned(),
+            length: Duration::from_secs(60),
+            max_mib: 256,
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let value = arguments.next()?;
+            match &*argument {
+                "--binary" => options.binary = value,
+                "--minutes" => {
+                    let minutes: f64 = value.parse().ok()?;
+                    let known = (0.1..=600.0).contains(&minutes).then_some(minutes)?;
+                    options.length = Duration::from_secs_f64(known * 60.0);
+                }
+                "--max-mib" => options.max_mib = value.parse().ok()?,
+                _ => return None,
+            }
+        }
+        Some(options)
+    }
+}
+
+fn main() -> ExitCode {
+    let Some(options) = Options::parse() else {
+        eprintln!("usage: siege [--binary PATH] [--minutes 0.1..600] [--max-mib MIB]");
+        return ExitCode::from(2);
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let held = runtime.block_on(siege(&options));
+    runtime.shutdown_background();
+    if held {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// Half of the time for the control run, half for the siege itself.
+async fn siege(options: &Options) -> bool {
+    let binary = std::fs::canonicalize(&options.binary)
+        .unwrap_or_else(|error| panic!("{}: {error}", options.binary));
+    let binary = binary.to_str().unwrap();
+    let ca = Arc::new(TestCa::new("example.org"));
+    let besieged = Arena::open(&ca, binary).await;
+    let other = Arena::open(&ca, binary).await;
+    let half = options.length / 2;
+    eprintln!("control: the attackers at another gateway, {half:?}");
+    let control = phase(&besieged, &other, half).await;
+    eprintln!("siege: the attackers at the same gateway, {half:?}");
+    let (figures, cut) = tokio::join!(
+        phase(&besieged, &besieged, half),
+        deny_in_the_middle(&besieged, binary, half)
+    );
+    let peak = peak_kib(besieged.gateway.pid());
+    let faults = faults(options, &control, &figures, cut, peak);
+    println!(
+        "{}",
+        json!({
+            "seconds": options.length.as_secs(),
+            "services": besieged.names(),
+            "callers": CALLERS,
+            "attackers": ATTACKERS,
+            "control": control.to_json(),
+            "siege": figures.to_json(),
+            "denied_after_ms": cut.map(|cut| cut.as_millis()),
+            "peak_kib": peak,
+            "faults": faults,
+        })
+    );
+    faults.is_empty()
+}
+
+/// What does not hold.
+fn faults(
+    options: &Options,
+    control: &Figures,
+    figures: &Figures,
+    cut: Option<Duration>,
+    peak: u64,
+) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (name, figures) in [("control", control), ("siege", figures)] {
+        // One line for each kind: a thousand equal ones help nobody.
+        let mut harm = figures.harm.clone();
+        harm.sort_unstable();
+        let total = harm.len();
+        harm.dedup();
+        harm.truncate(10);
+        faults.extend(
+            harm.into_iter()
+                .map(|what| format!("{name}, {total} times harm: {what}")),
+        );
+        if figures.latencies.is_empty() {
+            faults.push(format!("{name}: no request was served"));
+        }
+    }
+    // Below a millisecond a ratio says nothing.
+    let allowed = control
+        .percentile(99)
+        .max(Duration::from_millis(1))
+        .mul_f64(MAX_RATIO);
+    if figures.percentile(99) > allowed {
+        faults.push(format!(
+            "99 % of requests within {:?}, {:?} without attackers here",
+            figures.percentile(99),
+            control.percentile(99)
+        ));
+    }
+    match cut {
+        Some(cut) if cut <= MAX_CUT => {}
+        Some(cut) => faults.push(format!("the denied attacker was cut off after {cut:?}")),
+        None => faults.push("the denied attacker was not cut off".to_owned()),
+    }
+    if peak > options.max_mib * 1024 {
+        faults.push(format!("{peak} KiB of memory, of {} MiB", options.max_mib));
+    }
+    faults
+}
+
+/// All callers at one gateway, all attackers at one gateway, for this long.
+async fn phase(used: &Arena, attacked: &Arena, length: Duration) -> Figures {
+    let mut callers = Vec::new();
+    for number in 0..CALLERS {
+        let target = used.target(number);
+        let client = used.client(&format!("caller-{number}"), &target);
+        callers.push(Bystander::start(&client, &target, PAUSE).await);
+    }
+    let mut attackers = JoinSet::new();
+    for number in 0..ATTACKERS {
+        let work: Vec<_> = attacked
+            .targets()
+            .into_iter()
+            .map(|target| (attacked.client(&attacker(number), &target), target))
+            .collect();
+        attackers.spawn(async move {
+            for round in number.. {
+                let attack = Attack::ALL[round % Attack::ALL.len()];
+                for (client, target) in &work {
+                    attack.run(client, target).await;
+                    // An attacker that is refused must not spin.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        });
+    }
+    tokio::time::sleep(length).await;
+    attackers.shutdown().await;
+    // What the last attacks did shows now.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    Figures::of(callers.iter().map(Bystander::experience))
+}
+
+fn attacker(number: usize) -> String {
+    format!("attacker-{number}")
+}
+
+/// Denies an attacker; returns after how long its connection ended.
+async fn deny_in_the_middle(arena: &Arena, binary: &str, length: Duration) -> Option<Duration> {
+    tokio::time::sleep(length / 2).await;
+    let target = arena.target(0);
+    let client = arena.client(&attacker(0), &target);
+    let mut connection = client.connect().await.ok()?;
+    let request = format!("GET /hello HTTP/1.1\r\nHost: {}\r\n\r\n", target.host);
+    connection.write(request.as_bytes()).await.ok()?;
+    connection.read_head().await;
+    let begun = Instant::now();
+    let denied = Command::new(binary)
+        .args(["deny", "add", "--identity"])
+        .arg(arena.identity(&attacker(0)))
+        .arg("--config")
+        .arg(arena.gateway.config_file())
+        .output();
+    let (denied, answer) = tokio::join!(denied, connection.read_until_silent(MAX_CUT * 5));
+    let elapsed = begun.elapsed();
+    if let Ok(output) = &denied
+        && !output.status.success()
+    {
+        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    answer.closed.then_some(elapsed)
+}

@@ -1,0 +1,191 @@
+//! Services of other makes, each a process that ends with its handle.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+use crate::skipped::tool;
+use crate::until;
+
+/// What a script ends with if the library it is about is not installed.
+const ABSENT: i32 = 77;
+/// How long a script may take to listen: Go compiles it first.
+const START: Duration = Duration::from_secs(180);
+
+/// A running service. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    address: SocketAddr,
+    _directory: Option<TempDir>,
+}
+
+impl Program {
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs a script that prints its port as JSON and serves until its standard input
+    /// ends. None, with a note, if `what` is not installed.
+    ///
+    /// # Panics
+    /// When the script fails.
+    pub async fn script(command: &mut Command, what: &str) -> Option<Self> {
+        let child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        let Ok(mut child) = child else {
+            tool(what, false);
+            return None;
+        };
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let line = tokio::time::timeout(START, lines.next_line())
+            .await
+            .unwrap_or_else(|_| panic!("{what} does not start"))
+            .expect("a line");
+        let Some(line) = line else {
+            let output = child.wait_with_output().await.expect("the script's end");
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(ABSENT), "{what}: {complaint}");
+            tool(what, false);
+            return None;
+        };
+        tool(what, true);
+        // It must not wait for a reader.
+        let mut errors = child.stderr.take().expect("a pipe");
+        tokio::spawn(async move { tokio::io::copy(&mut errors, &mut tokio::io::sink()).await });
+        let line: Value = serde_json::from_str(&line).expect("a line of JSON");
+        let port = line["port"]
+            .as_u64()
+            .and_then(|port| u16::try_from(port).ok());
+        Some(Self {
+            child,
+            address: ([127, 0, 0, 1], port.expect("a port")).into(),
+            _directory: None,
+        })
+    }
+
+    /// nginx in h2, without TLS, before a service in HTTP/1.1. None, with a note, if it
+    /// is not installed.
+    pub async fn nginx(backend: SocketAddr) -> Option<Self> {
+        let directory = TempDir::with_prefix("countersign-nginx-").expect("a directory");
+        let address = free_address().await;
+        let place = directory.path().display();
+        let configuration = format!(
+            "daemon off;\nmaster_process off;\npid {place}/nginx.pid;\nerror_log {place}/error.log;\n\
+             events {{}}\nhttp {{\n\
+             access_log off;\n\
+             client_body_temp_path {place}/body;\nproxy_temp_path {place}/proxy;\n\
+             fastcgi_temp_path {place}/fastcgi;\nuwsgi_temp_path {place}/uwsgi;\n\
+             scgi_temp_path {place}/scgi;\n\
+             keepalive_requests 1000000;\n\
+             server {{\nlisten {address} http2;\nlocation / {{\n\
+             proxy_pass http://{backend};\nproxy_http_version 1.1;\n\
+             proxy_buffering off;\nproxy_request_buffering off;\n}}\n}}\n}}\n"
+        );
+        let file = directory.path().join("nginx.conf");
+        std::fs::write(&file, configuration).expect("a configuration");
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(directory.path()).arg("-c").arg(&file);
+        Self::listening("nginx", &mut command, address, directory).await
+    }
+
+    /// Envoy in h2, without TLS, before a service in HTTP/1.1. None, with a note, if it
+    /// is not installed.
+    pub async fn envoy(binary: Option<&Path>, backend: SocketAddr) -> Option<Self> {
+        let Some(binary) = binary else {
+            tool("envoy", false);
+            return None;
+        };
+        let directory = TempDir::with_prefix("countersign-envoy-").expect("a directory");
+        let address = free_address().await;
+        let socket = |address: SocketAddr| serde_json::json!({ "socket_address": { "address": address.ip(), "port_value": address.port() } });
+        let manager = serde_json::json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "front",
+            "codec_type": "HTTP2",
+            "stream_idle_timeout": "0s",
+            "route_config": { "virtual_hosts": [{
+                "name": "all", "domains": ["*"],
+                "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "backend", "timeout": "0s" } }],
+            }] },
+            "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } }],
+        });
+        let configuration = serde_json::json!({ "static_resources": {
+            "listeners": [{ "address": socket(address), "filter_chains": [{ "filters": [{
+                "name": "envoy.filters.network.http_connection_manager", "typed_config": manager }] }] }],
+            "clusters": [{ "name": "backend", "type": "STATIC", "connect_timeout": "1s",
+                "load_assignment": { "cluster_name": "backend", "endpoints": [{ "lb_endpoints": [{
+                    "endpoint": { "address": socket(backend) } }] }] } }],
+        } });
+        let file = directory.path().join("envoy.json");
+        std::fs::write(&file, configuration.to_string()).expect("a configuration");
+        let mut command = Command::new(binary);
+        command
+            .args([
+                "--concurrency",
+                "1",
+                "--disable-hot-restart",
+                "--log-level",
+                "off",
+                "-c",
+            ])
+            .arg(&file);
+        Self::listening("envoy", &mut command, address, directory).await
+    }
+
+    /// Starts a program that listens at this address.
+    async fn listening(
+        what: &str,
+        command: &mut Command,
+        address: SocketAddr,
+        directory: TempDir,
+    ) -> Option<Self> {
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
+        let Ok(child) = child else {
+            tool(what, false);
+            return None;
+        };
+        tool(what, true);
+        until(&format!("{what} at {address}"), async || {
+            TcpStream::connect(address).await.is_ok()
+        })
+        .await;
+        Some(Self {
+            child,
+            address,
+            _directory: Some(directory),
+        })
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Programs started by `go run` end with their standard input.
+        drop(self.child.stdin.take());
+    }
+}
+
+/// An address that was free a moment ago, for programs that cannot choose one.
+async fn free_address() -> SocketAddr {
+    let probe = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    probe.local_addr().expect("an address")
+}
