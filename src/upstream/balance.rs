@@ -266,6 +266,8 @@ impl Upstream {
             most,
             shared: match self.config.protocol {
                 HttpProtocol::Http1 => most.min(connections),
+                // More are opened where all callers share connections.
+                HttpProtocol::Http2 if self.config.share == Sharing::Always => most,
                 HttpProtocol::Http2 => most.min(connections.saturating_mul(MAX_STREAMS)),
             },
             share,
