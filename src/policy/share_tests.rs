@@ -1,3 +1,5 @@
+//! Callers that take as many places as they can get, and those that come later.
+
 use super::*;
 use crate::identity::CallerName;
 

@@ -6,7 +6,7 @@ use countersign_testkit::{
 };
 use tokio::task::JoinSet;
 
-use crate::support::{BINARY, HOST, World, request};
+use crate::support::{BINARY, HOST, World, request, resident_kib};
 
 /// Identities of an attacker and of a well-behaved caller.
 const MALLORY: &str = "/ns/shop/sa/mallory";
@@ -48,7 +48,7 @@ async fn tunnels_of_one_caller_leave_connections_for_others() {
     let ca = TestCa::new("example.org");
     let service = Switching::start().await;
     let settings = Settings::new(&ca)
-        .upstream_with("orders", service.address(), "max_connections = 80\n")
+        .upstream_with("orders", service.address(), "max_connections = 140\n")
         .route(
             "orders",
             "orders",
@@ -66,7 +66,7 @@ async fn tunnels_of_one_caller_leave_connections_for_others() {
         assert_eq!(tunnel.read_head().await.statuses(), [101]);
         tunnels.push(tunnel);
     }
-    for _ in 0..26 {
+    for _ in 0..70 {
         let mut refused = begin(&mallory, WEBSOCKET).await;
         let answer = refused.read_until(|bytes| bytes.ends_with(b"}")).await;
         expect_caller_limit(&answer, "limits.caller.tunnels");
@@ -180,6 +180,34 @@ async fn bodies_that_trickle_leave_memory_for_others() {
         .await
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test]
+async fn bodies_take_no_more_memory_than_is_documented() {
+    let world = world("", &[]).await;
+    let (mallory, bob) = (world.client_as(MALLORY), world.client_as(BOB));
+    let head = "POST /orders HTTP/1.1\r\nContent-Length: 1048576\r\n";
+    let whole = || request("POST", "/orders", vec![b'x'; 1 << 20]);
+    assert_eq!(bob.send(whole()).await.unwrap().status, 200);
+    let before = resident_kib(&world.gateway);
+    let mut trickling = JoinSet::new();
+    for _ in 0..70 {
+        let mut body = begin(&mallory, head).await;
+        trickling.spawn(async move {
+            let _ = body.write(&[b'x'; (1 << 20) - 1]).await;
+            body.read_until(|bytes| bytes.ends_with(b"}")).await
+        });
+    }
+    // Seven eighths of 64 MiB are 56 of them.
+    for _ in 0..14 {
+        let refused = in_time("a refusal", trickling.join_next()).await.unwrap();
+        expect_caller_limit(&refused.unwrap(), "limits.caller.buffered_bodies");
+    }
+    let most = resident_kib(&world.gateway) - before;
+    assert!(most < 96 * 1024, "{most} KiB");
+    for _ in 0..3 {
+        assert_eq!(bob.send(whole()).await.unwrap().status, 200);
+    }
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ pub(crate) use program::{Run, countersign};
 pub(crate) use reload::{change, generation, readyz, reloaded};
 pub(crate) use revocation::{RevocationLists, revocable};
 pub(crate) use trust::bundle_config;
-pub(crate) use world::{Front, World};
+pub(crate) use world::{Front, World, resident_kib};
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_countersign");

@@ -104,3 +104,15 @@ impl World {
         self.anonymous().with(&self.ca.client(path))
     }
 }
+
+/// What a gateway holds in memory of its own: code that is touched for the first time is
+/// not counted.
+pub(crate) fn resident_kib(gateway: &Gateway) -> u64 {
+    std::fs::read_to_string(format!("/proc/{}/status", gateway.pid()))
+        .unwrap()
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"))
+        .unwrap()
+        .parse()
+        .unwrap()
+}

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{http, https};
-use crate::support::{Front, HOST};
+use crate::support::{Front, HOST, resident_kib};
 
 /// A block of content.
 const BLOCK: usize = 64 * 1024;
@@ -25,19 +25,6 @@ const STUCK: Duration = Duration::from_millis(500);
 /// What a connection may cost the gateway, buffers of either direction included. The
 /// allocator takes memory in pages of 2 MiB where the kernel has such.
 const ALLOWED_KIB: u64 = 16 * 1024;
-
-/// What the gateway holds in memory of its own: code that is touched for the first time
-/// is not the body's.
-fn resident_kib(world: &Front) -> u64 {
-    let path = format!("/proc/{}/status", world.gateway.pid());
-    std::fs::read_to_string(path)
-        .unwrap()
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"))
-        .unwrap()
-        .parse()
-        .unwrap()
-}
 
 /// A service in HTTP/1.1 whose connections, their heads read, the test plays.
 async fn stage() -> (SocketAddr, mpsc::UnboundedReceiver<TcpStream>) {
@@ -70,7 +57,7 @@ async fn a_caller_is_read_only_as_fast_as_its_service_reads_and_memory_stays_fla
     }
     for protocol in Protocol::BOTH {
         let client = world.client().protocol(protocol);
-        let before = resident_kib(&world);
+        let before = resident_kib(&world.gateway);
         let mut session = client.connect().await.unwrap();
         let mut sent = 0;
         let block = Bytes::from(vec![b'x'; BLOCK]);
@@ -100,7 +87,7 @@ async fn a_caller_is_read_only_as_fast_as_its_service_reads_and_memory_stays_fla
             answer.abort();
         }
         assert!(sent < MUCH / 2, "{protocol:?}: {sent} octets were taken");
-        let grown = resident_kib(&world).saturating_sub(before);
+        let grown = resident_kib(&world.gateway).saturating_sub(before);
         assert!(
             grown < ALLOWED_KIB,
             "{protocol:?}: {grown} KiB for {sent} octets"
@@ -128,7 +115,7 @@ async fn a_service_is_read_only_as_fast_as_its_caller_reads_and_memory_stays_fla
         };
         let (answer, mut service) = tokio::join!(session.start(get("/down")), serving);
         let mut body = answer.unwrap().into_body();
-        let before = resident_kib(&world);
+        let before = resident_kib(&world.gateway);
         let block = vec![b'x'; BLOCK];
         let mut sent = 0;
         while let Ok(written) = tokio::time::timeout(STUCK, service.write_all(&block)).await {
@@ -136,7 +123,7 @@ async fn a_service_is_read_only_as_fast_as_its_caller_reads_and_memory_stays_fla
             sent += BLOCK;
         }
         assert!(sent < MUCH / 2, "{protocol:?}: {sent} octets were taken");
-        let grown = resident_kib(&world).saturating_sub(before);
+        let grown = resident_kib(&world.gateway).saturating_sub(before);
         assert!(
             grown < ALLOWED_KIB,
             "{protocol:?}: {grown} KiB for {sent} octets"

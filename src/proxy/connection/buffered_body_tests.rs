@@ -1,3 +1,5 @@
+//! Bodies in frames of several sizes, and one that trickles.
+
 use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;

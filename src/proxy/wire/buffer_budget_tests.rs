@@ -1,3 +1,5 @@
+//! Bodies of several callers in too little memory.
+
 use super::*;
 use crate::identity::CallerName;
 
