@@ -63,7 +63,8 @@ async fn tunnels_of_one_caller_leave_connections_for_others() {
     let mut tunnels = Vec::new();
     for _ in 0..64 {
         let mut tunnel = begin(&mallory, WEBSOCKET).await;
-        assert_eq!(tunnel.read_head().await.statuses(), [101]);
+        let head = tunnel.read_head().await;
+        assert_eq!(head.statuses(), [101], "{} {}", head.text(), tunnels.len());
         tunnels.push(tunnel);
     }
     for _ in 0..70 {
