@@ -288,6 +288,8 @@ impl Metrics {
                 .get_or_create_owned(&UpstreamNameLabels {
                     upstream: Arc::clone(&upstream),
                 }),
+            ended: self.upstreams.ended.clone(),
+            name: Arc::clone(&upstream),
             errors: PerReason::new(&self.upstreams.errors, move |reason| UpstreamLabels {
                 upstream: Arc::clone(&upstream),
                 reason: reason.as_str(),

@@ -12,7 +12,7 @@ use super::pool::MAX_STREAMS;
 use super::retry::RetryBudget;
 use super::slots::Slots;
 use super::standing::State;
-use super::{Endpoint, HttpProtocol, Sharing, UpstreamConfig};
+use super::{Endpoint, HttpProtocol, Sharing, UpstreamConfig, h2_code_name};
 use crate::identity::{CallerName, ShareKey};
 use crate::policy::share::{NoPlace, Place, PlaceLimits, Places, Share};
 use crate::reason::ReasonCode;
@@ -231,6 +231,28 @@ impl Upstream {
         if let Some(meter) = self.meter.get() {
             meter.failed(reason);
         }
+    }
+
+    /// A service has ended a connection in h2 with this error; `cause` is what was unusual
+    /// about what its caller sent.
+    pub(super) fn connection_ended(
+        &self,
+        endpoint: usize,
+        code: h2::Reason,
+        cause: Option<&'static str>,
+    ) {
+        let code = h2_code_name(code);
+        if let Some(meter) = self.meter.get() {
+            meter.connection_ended(code);
+        }
+        let cause = cause.unwrap_or("unknown");
+        tracing::warn!(
+            upstream = self.name(),
+            endpoint,
+            code,
+            cause,
+            "the service ended a connection with GOAWAY"
+        );
     }
 
     /// Lets a request of this caller in, unless there are too many in progress.

@@ -35,7 +35,7 @@ pub use answer::AnswerBody;
 pub use balance::{Affinity, Balance, InProgress, Upstream};
 pub use connect::ConnectError;
 pub use descriptors::limit_connections;
-pub use error::{SendError, ServiceError, find_source};
+pub use error::{SendError, ServiceError, find_source, h2_code_name};
 pub use give_way::GiveWay;
 pub use interim::FLOOD;
 

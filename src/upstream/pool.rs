@@ -448,6 +448,9 @@ where
         let sender = match connected.opened {
             Opened::Http1(sender, driver) => Sender::Http1(sender, driver, slots.begin_use(key)),
             Opened::Http2(client) => {
+                let of = Arc::clone(upstream);
+                let tell = move |code, cause| of.connection_ended(index, code, cause);
+                client.state().set_on_error(Box::new(tell));
                 let mut places = self.places();
                 let place = places.entry(Arc::clone(target)).or_default();
                 let streams = Arc::new(Streams::new(&client, target, slots, &place.freed));

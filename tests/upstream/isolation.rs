@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use countersign_testkit::gateway::plain;
 use countersign_testkit::service::pieces;
 use countersign_testkit::{Client, Protocol, TestCa, http2 as frames, in_time, until};
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -178,6 +179,12 @@ async fn a_service_that_ends_a_connection_ends_requests_of_one_caller() {
         .await;
     let detail = line["detail"].as_str().unwrap();
     assert!(detail.contains("GOAWAY ENHANCE_YOUR_CALM"), "{detail}");
+    let ended = "countersign_upstream_connections_ended_total{upstream=\"orders\",code=\"ENHANCE_YOUR_CALM\"} 5";
+    until("the metric", async || {
+        let metrics = plain(world.gateway.admin(), "GET", "/metrics", &[]).await;
+        metrics.body.lines().any(|line| line == ended)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ use crate::reason::ReasonCode;
 use crate::upstream::pool::{Lease, PoolShard};
 use crate::upstream::{
     Affinity, AnswerBody, FLOOD, GiveWay, HttpProtocol, SendError, ServiceError, Upstream,
-    find_source,
+    find_source, h2_code_name,
 };
 
 /// What entitles a request to be forwarded. [`forward`] takes nothing else, so that no
@@ -326,23 +326,7 @@ fn never_sent(
 
 /// How a service ended a connection, and what may have been the cause.
 pub(crate) fn ended_with(code: h2::Reason, cause: Option<&str>) -> String {
-    let code = match code {
-        h2::Reason::PROTOCOL_ERROR => "PROTOCOL_ERROR",
-        h2::Reason::INTERNAL_ERROR => "INTERNAL_ERROR",
-        h2::Reason::FLOW_CONTROL_ERROR => "FLOW_CONTROL_ERROR",
-        h2::Reason::SETTINGS_TIMEOUT => "SETTINGS_TIMEOUT",
-        h2::Reason::FRAME_SIZE_ERROR => "FRAME_SIZE_ERROR",
-        h2::Reason::COMPRESSION_ERROR => "COMPRESSION_ERROR",
-        h2::Reason::ENHANCE_YOUR_CALM => "ENHANCE_YOUR_CALM",
-        h2::Reason::INADEQUATE_SECURITY => "INADEQUATE_SECURITY",
-        h2::Reason::HTTP_1_1_REQUIRED => "HTTP_1_1_REQUIRED",
-        other => {
-            return format!(
-                "ended the connection with GOAWAY (code {})",
-                u32::from(other)
-            );
-        }
-    };
+    let code = h2_code_name(code);
     match cause {
         None => format!("ended the connection with GOAWAY {code}"),
         Some(cause) => format!("ended the connection with GOAWAY {code}: {cause}"),

@@ -78,6 +78,12 @@ pub(super) struct UpstreamLabels {
     pub(super) reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct UpstreamCodeLabels {
+    pub(super) upstream: Arc<str>,
+    pub(super) code: &'static str,
+}
+
 /// One counter per reason, each made when it first counts: most of them never
 /// do, and routes are many.
 pub(super) struct PerReason<L> {

@@ -1,13 +1,16 @@
 //! What is counted of one upstream, and of its endpoints.
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::labels::{EndpointLabels, PerReason, UpstreamLabels, UpstreamNameLabels};
+use super::labels::{
+    EndpointLabels, PerReason, UpstreamCodeLabels, UpstreamLabels, UpstreamNameLabels,
+};
 use super::registered;
 use crate::reason::ReasonCode;
 
@@ -15,9 +18,21 @@ use crate::reason::ReasonCode;
 pub struct UpstreamMetrics {
     pub(super) errors: PerReason<UpstreamLabels>,
     pub(super) retries: Counter,
+    pub(super) ended: Family<UpstreamCodeLabels, Counter>,
+    pub(super) name: Arc<str>,
 }
 
 impl UpstreamMetrics {
+    /// The service has ended a connection with an error of HTTP/2, by its name in RFC 9113
+    /// section 7.
+    pub fn connection_ended(&self, code: &'static str) {
+        let labels = UpstreamCodeLabels {
+            upstream: Arc::clone(&self.name),
+            code,
+        };
+        self.ended.get_or_create_owned(&labels).inc();
+    }
+
     /// The upstream failed for this reason.
     pub fn failed(&self, reason: ReasonCode) {
         self.errors.count(reason);
@@ -40,6 +55,7 @@ pub(super) struct UpstreamFamilies {
     pub(super) errors: Family<UpstreamLabels, Counter>,
     pub(super) retries: Family<UpstreamNameLabels, Counter>,
     pub(super) endpoints: Family<EndpointLabels, Gauge>,
+    pub(super) ended: Family<UpstreamCodeLabels, Counter>,
 }
 
 impl UpstreamFamilies {
@@ -54,6 +70,11 @@ impl UpstreamFamilies {
                 registry,
                 "upstream_retries",
                 "Requests that were sent to an upstream again",
+            ),
+            ended: registered(
+                registry,
+                "upstream_connections_ended",
+                "Connections in h2 that a service has ended with an error, by its code",
             ),
             endpoints: registered(
                 registry,

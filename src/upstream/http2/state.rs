@@ -23,6 +23,9 @@ const UNSAID: u32 = u32::MAX;
 /// count those that a service has not read yet, and end the connection at some thousand.
 const MOST_SMALL_FRAMES: usize = 256;
 
+/// Bytes of a head that are many: what most services take by default.
+const LONG_HEAD: usize = 8 * 1024;
+
 /// Empty DATA frames that a service may send before it sends anything else, what each
 /// other frame adds, and what can be saved up.
 const FIRST_EMPTY: u32 = 1_000;
@@ -100,7 +103,12 @@ pub(super) struct Task {
     pub(super) abandoned: VecDeque<(Abandoned, OpenStream)>,
     /// Why the connection has ended.
     error: Option<h2::Error>,
+    on_error: Option<OnError>,
 }
+
+/// Is told the error with which a service has ended a connection, and what may have been
+/// its cause.
+pub(in crate::upstream) type OnError = Box<dyn FnOnce(Reason, Option<&'static str>) + Send>;
 
 /// A number that the service may say.
 struct Said(AtomicU32);
@@ -141,9 +149,18 @@ impl ConnectionState {
         task.error = error;
         // No resets are sent any more.
         let abandoned = std::mem::take(&mut task.abandoned);
+        let on_error = task.on_error.take();
         drop(task);
         drop(abandoned);
         self.begun.notify_waiters();
+        if let (Some(tell), Some((code, cause))) = (on_error, self.ended_with()) {
+            tell(code, cause);
+        }
+    }
+
+    /// Tells `on_error` when the service ends the connection with an error.
+    pub(in crate::upstream) fn set_on_error(&self, on_error: OnError) {
+        self.task().on_error = Some(on_error);
     }
 
     /// Waits for the service's settings, which it sends first (RFC 9113 section 3.4): only
@@ -181,6 +198,7 @@ impl ConnectionState {
     pub(in crate::upstream) fn is_unspent(&self) -> bool {
         self.resets.load(Ordering::Relaxed) == 0
             && self.small_frames.load(Ordering::Relaxed) < MOST_SMALL_FRAMES
+            && self.longest_head.load(Ordering::Relaxed) <= LONG_HEAD
     }
 
     /// How many streams were ended before their answer was whole.
@@ -202,7 +220,7 @@ impl ConnectionState {
             Some("its caller broke many requests off")
         } else if self.small_frames.load(Ordering::Relaxed) >= MOST_SMALL_FRAMES {
             Some("its caller sent a body in very small pieces")
-        } else if self.longest_head.load(Ordering::Relaxed) > FIELD_GUESS {
+        } else if self.longest_head.load(Ordering::Relaxed) > LONG_HEAD {
             Some("its caller sent a very long head")
         } else {
             None
