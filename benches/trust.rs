@@ -23,7 +23,7 @@ use countersign::tls::{
     TicketPolicy, TicketSource,
 };
 use countersign::trust::{ClientTrust, PathCache, Predecessors, TrustBundle, TrustBundleConfig};
-use countersign_testkit::{Credentials, Crl, TestCa};
+use countersign_testkit::{Authority, AuthoritySpec, Credentials, Crl, Leaf, TestCa};
 use divan::Bencher;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
@@ -96,6 +96,59 @@ fn chain_known(bencher: Bencher<'_, '_>, entries: &Option<u32>) {
         trust
             .admit(&caller.chain[0], &caller.chain[1..], now())
             .unwrap()
+    });
+}
+
+/// How a chain is made to be expensive.
+#[derive(Debug, Clone, Copy)]
+enum Hostile {
+    /// Seven certificates with the intermediate's name.
+    Namesakes,
+    /// Seven that could each stand above each other, by names.
+    Clique,
+    /// A leaf with a thousand names.
+    Names,
+    /// Almost as many bytes as are accepted.
+    Bytes,
+}
+
+fn hostile(ca: &TestCa, how: Hostile) -> Credentials {
+    let named = |name: &str| Authority::root(&AuthoritySpec::new(name));
+    let leaf = || Leaf::with_uri("spiffe://example.org/a");
+    let root = named("example.org root");
+    let forged: Vec<_> = (0..7).map(|_| named("example.org intermediate")).collect();
+    let mut chain = forged[0].issue(leaf()).without_intermediates();
+    match how {
+        Hostile::Namesakes => {
+            let certificates = forged.iter().map(|one| root.cross_sign(one));
+            chain.chain.extend(certificates);
+        }
+        Hostile::Clique => chain
+            .chain
+            .extend(forged.iter().map(|one| one.der().clone())),
+        Hostile::Names => {
+            let leaf = (0..1000).fold(leaf(), |leaf, _| leaf.raw_name(0x82, b"a"));
+            chain = forged[0].issue(leaf).without_intermediates();
+            chain.chain.push(ca.intermediate().der().clone());
+        }
+        Hostile::Bytes => {
+            let leaf = leaf().extension(&[1, 3, 6, 1, 4, 1, 99999, 1], false, &[0x05; 28_000]);
+            chain = forged[0].issue(leaf).without_intermediates();
+            chain.chain.push(ca.intermediate().der().clone());
+        }
+    }
+    chain
+}
+
+#[divan::bench(args = [Hostile::Namesakes, Hostile::Clique, Hostile::Names, Hostile::Bytes])]
+fn chain_hostile(bencher: Bencher<'_, '_>, how: Hostile) {
+    let ca = TestCa::new("example.org");
+    let trust = ClientTrust::new(vec![Arc::new(build(config(&ca, Vec::new())))]).unwrap();
+    let caller = hostile(&ca, how);
+    bencher.bench_local(|| {
+        trust
+            .verify(&caller.chain[0], &caller.chain[1..], now())
+            .unwrap_err()
     });
 }
 

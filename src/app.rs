@@ -23,7 +23,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::control_plane::{ControlParts, ControlPlane};
@@ -32,12 +32,14 @@ use self::reload::{ReloadParts, Reloader};
 use crate::admin::{self, AdminSocket, Problem, ProblemCode, Readiness, ReloadQueue, SocketError};
 use crate::authn::http_client::FetchError;
 use crate::config::Loaded;
+use crate::connection_slots::{ConnectionSlots, SlotLimits};
 use crate::descriptors::{self, DescriptorPlan};
 use crate::proxy::connection::worker::Shared;
 use crate::proxy::listener::{self, Workers};
 use crate::snapshot::{AuditDestination, Settings, Snapshot};
 use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::chains::ChainKeeper;
+use crate::telemetry::eviction_log::EvictionLog;
 use crate::telemetry::metrics::Metrics;
 use crate::trust::DenyListError;
 use crate::upstream;
@@ -222,7 +224,10 @@ async fn run(
     let readiness = Arc::new(Readiness::default());
     report_descriptors(&descriptors, snapshot.limits.connections, &readiness);
     let connections = descriptors.connections_of(snapshot.limits.connections);
-    let slots = Arc::new(Semaphore::new(connections));
+    let slots = ConnectionSlots::new(SlotLimits {
+        total: connections,
+        pending: connections,
+    });
     prepare(&snapshot).await?;
     let shared = Arc::new(share(snapshot, &settings, &changed, (stopping, aborting))?);
     let workers = Workers::start(&shared, &audit, count)?;
@@ -330,6 +335,8 @@ fn share(
         buffer_budget: Arc::default(),
         tunnels: Arc::default(),
         caller_connections: Arc::default(),
+        evictions: EvictionLog::default(),
+        handshake_sources: Arc::default(),
         changes: changed.subscribe(),
         stopping,
         aborting,

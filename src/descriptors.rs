@@ -52,7 +52,9 @@ impl ControlShare {
         outside: 96,
     };
 
-    const fn total(self) -> usize {
+    /// All of them.
+    #[must_use]
+    pub const fn total(self) -> usize {
         self.let_in + 2 * self.outside
     }
 }

@@ -7,6 +7,7 @@ pub mod authn;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connection_slots;
 pub mod crypto;
 pub mod descriptors;
 pub mod directory_lock;

@@ -5,7 +5,7 @@
 pub(crate) mod fixture;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use crate::assertion::AssertionSigner;
 use crate::authn::api_key::ApiKeys;
 use crate::authn::remote_lists::{ListSource, RemoteLists};
 use crate::authn::token::TokenIssuer;
-use crate::identity::{IdentityPattern, TrustDomain};
+use crate::connection_slots::Origin;
+use crate::identity::{IdentityPattern, ShareKey, TrustDomain};
 use crate::policy::share::Share;
 use crate::policy::throttle::Limiter;
 use crate::route::RouteTable;
@@ -96,6 +97,32 @@ impl Snapshot {
         }
     }
 
+    /// Where a connection to the listener comes from.
+    #[must_use]
+    pub fn origin(&self, address: IpAddr) -> Origin {
+        match self.is_balancer(address) {
+            true => Origin::Balancer,
+            false => self.limits.address.key_of(address).into(),
+        }
+    }
+
+    /// Whether connections from this address begin with a PROXY header.
+    #[must_use]
+    pub fn is_balancer(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.balancers.iter().any(|net| net.contains(&address))
+    }
+
+    /// The key by which connections from this address are counted; none if the address
+    /// stands for many peers, as that of a balancer does.
+    #[must_use]
+    pub fn counted_address(&self, address: IpAddr) -> Option<ShareKey> {
+        if self.is_balancer(address) {
+            return None;
+        }
+        self.limits.address.key_of(address)
+    }
+
     /// Resolves the counters of all routes and upstreams; to be called before the
     /// snapshot is put into service.
     pub fn meter(&self, metrics: &Metrics) {
@@ -155,6 +182,8 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// What one caller may hold of all that.
     pub caller: CallerLimits,
+    /// What one address may have.
+    pub address: AddressLimits,
 }
 
 /// What one caller may hold (`[limits.caller]`).
@@ -181,6 +210,43 @@ impl Default for CallerLimits {
     }
 }
 
+/// The share of one address (IPv4, or IPv6 network of 64 bits) of what is not
+/// authenticated.
+#[derive(Debug, Clone)]
+pub struct AddressLimits {
+    /// Connections with an incomplete handshake. With more of them, an address yields
+    /// before others if there is no room for new connections.
+    pub handshakes_in_progress: usize,
+    /// Networks whose addresses stand for many peers each: they are not counted.
+    pub trusted_networks: Vec<IpNet>,
+}
+
+impl AddressLimits {
+    /// Whether an address stands for many peers.
+    #[must_use]
+    pub fn is_trusted(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted_networks
+            .iter()
+            .any(|network| network.contains(&address))
+    }
+
+    /// The key by which an address is counted; none if it is not.
+    #[must_use]
+    pub fn key_of(&self, address: IpAddr) -> Option<ShareKey> {
+        (!self.is_trusted(address)).then(|| ShareKey::of_address(address))
+    }
+}
+
+impl Default for AddressLimits {
+    fn default() -> Self {
+        Self {
+            handshakes_in_progress: 64,
+            trusted_networks: Vec::new(),
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -194,6 +260,7 @@ impl Default for Limits {
             streams: 128,
             drain_timeout: Duration::from_secs(30),
             caller: CallerLimits::default(),
+            address: AddressLimits::default(),
         }
     }
 }

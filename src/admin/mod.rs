@@ -3,17 +3,16 @@
 //!
 //! The public listener, and the operators' one on loopback, are read-only and name
 //! no callers. `public` has the answers, `server` the connections and the operators'
-//! extra check, `places` how many connections there may be and `crowd` how many were too
-//! many, `readiness` the state of the process. Only `operations`, behind the private
+//! extra check, `idle` says which of them nothing goes on on, `readiness` the state of the
+//! process. Only `operations`, behind the private
 //! `socket` or the certificates of `operators`, can change what the gateway does, by
 //! asking others: `reload` carries the question, `actions` writes down who asked.
 
 mod actions;
-mod crowd;
 mod denials;
+mod idle;
 mod operations;
 mod operators;
-mod places;
 pub mod public;
 pub mod readiness;
 mod reasons;

@@ -5,6 +5,7 @@
 //! does so by asking others. Who may connect is the business of the socket and of
 //! `operators`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,6 +33,7 @@ use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::AuditSink;
+use crate::telemetry::handshake_sources::HandshakeSources;
 use crate::trust::{DenyList, RevocationPosture, TrustBundle};
 
 /// What the operators' answers are made from.
@@ -118,6 +120,8 @@ struct Status<'a> {
     addresses: &'a serde_json::Value,
     connections: i64,
     connections_limit: usize,
+    /// The address that most handshakes of the last minute come from, if there is one.
+    busiest_address: Option<Busiest>,
     descriptors: DescriptorPlan,
     routes: usize,
     upstreams: usize,
@@ -127,6 +131,35 @@ struct Status<'a> {
     trust_domains: Vec<Domain>,
     /// Entries of the deny list; null where there is none.
     denied: Option<usize>,
+}
+
+/// Most handshakes come from one address, although several callers' are among them: a
+/// balancer that does not say for whom it connects.
+#[derive(Serialize)]
+struct Busiest {
+    address: IpAddr,
+    handshakes: u64,
+    of: u64,
+    remedy: &'static str,
+}
+
+/// What to do about a balancer that does not say for whom it connects.
+const BALANCER_REMEDY: &str = "if it is a load balancer, let it send the PROXY protocol and list \
+                               it in [listener] proxy_protocol; if many callers share the \
+                               address, list it in [limits.address] trusted_networks";
+
+impl Busiest {
+    fn of(sources: &HandshakeSources, snapshot: &Snapshot) -> Option<Self> {
+        let busiest = sources.busiest()?;
+        // None: it is known to stand for many.
+        snapshot.counted_address(busiest.address)?;
+        Some(Self {
+            address: busiest.address,
+            handshakes: busiest.handshakes,
+            of: busiest.of,
+            remedy: BALANCER_REMEDY,
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -207,6 +240,7 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
             connections_limit: operations
                 .descriptors
                 .connections_of(snapshot.limits.connections),
+            busiest_address: Busiest::of(state.handshake_sources(), &snapshot),
             descriptors: operations.descriptors,
             routes: snapshot.routes.routes().len(),
             upstreams: snapshot.upstreams.len(),

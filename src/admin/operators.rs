@@ -30,16 +30,16 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::actions::Actor;
-use super::crowd::Crowd;
-use super::places::Place;
 use super::server::{FIRST_OCTET, HANDSHAKE, speak_http, told_to_stop};
 use crate::clock;
+use crate::connection_slots::ConnectionSlot;
 use crate::identity::PeerIdentity;
 use crate::identity::text::printable;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::AuditSink;
+use crate::telemetry::eviction_log::EvictionLog;
 use crate::telemetry::operator::{OperatorFacts, OperatorRecord};
 use crate::tls::verifier::with_notes;
 use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
@@ -63,7 +63,7 @@ pub struct OperatorAccess {
     snapshot: Arc<ArcSwap<Snapshot>>,
     changes: watch::Receiver<u64>,
     audit: AuditSink,
-    crowd: Crowd,
+    evictions: EvictionLog,
 }
 
 /// One who has proven an identity.
@@ -123,13 +123,13 @@ impl OperatorAccess {
             snapshot,
             changes,
             audit,
-            crowd: Crowd::default(),
+            evictions: EvictionLog::default(),
         }
     }
 
     /// Somebody made room who was not let in.
     async fn made_room(&self) -> Unwelcome {
-        match self.crowd.note().await {
+        match self.evictions.note().await {
             Some(count) => Unwelcome::because(
                 ReasonCode::Overloaded,
                 format!("{MADE_ROOM}; since this was last written down {count} did"),
@@ -143,7 +143,7 @@ impl OperatorAccess {
         self: Arc<Self>,
         stream: TcpStream,
         router: Router,
-        place: Place,
+        place: ConnectionSlot,
         mut stopping: watch::Receiver<bool>,
     ) {
         let Ok(peer) = stream.peer_addr() else { return };
@@ -156,7 +156,7 @@ impl OperatorAccess {
                 let detail = format!("the TLS handshake took longer than {HANDSHAKE:?}");
                 Err(Unwelcome::because(ReasonCode::Timeout, detail))
             }),
-            () = place.lost() => Err(self.made_room().await),
+            () = place.evicted() => Err(self.made_room().await),
         };
         let (stream, mut operator) = match shaken {
             Ok(shaken) => shaken,
@@ -164,16 +164,18 @@ impl OperatorAccess {
                 if let Some(stream) = self.not_let_in(unwelcome, peer) {
                     tokio::select! {
                         () = linger(stream) => {}
-                        () = place.lost() => {}
+                        () = place.evicted() => {}
                     }
                 }
                 return;
             }
         };
         let holds_until = match operator.check(&self.snapshot.load_full()) {
-            Ok(until) => {
-                place.let_in();
-                until
+            Ok(until) if place.establish() => until,
+            Ok(_) => {
+                let unwelcome = self.made_room().await;
+                drop(self.not_let_in(unwelcome, peer));
+                return;
             }
             Err(denial) => {
                 drop(self.refused(&operator, &denial));
@@ -201,7 +203,7 @@ impl OperatorAccess {
                 end.send_replace(true);
                 let _ = tokio::time::timeout(FAREWELL, speaking).await;
             }
-            () = place.lost() => if operator.stranger.is_none() {
+            () = place.evicted() => if operator.stranger.is_none() {
                 let denial = Denial::new(ReasonCode::Overloaded, MADE_ROOM);
                 drop(self.refused(&operator, &denial).cut());
             },
@@ -212,7 +214,7 @@ impl OperatorAccess {
         &self,
         mut stream: TcpStream,
         peer: SocketAddr,
-        place: &Place,
+        place: &ConnectionSlot,
     ) -> Result<(TlsStream<TcpStream>, Operator), Unwelcome> {
         let mut first = [0_u8];
         match tokio::time::timeout(FIRST_OCTET, stream.peek(&mut first)).await {

@@ -26,6 +26,7 @@ use crate::assertion::published::{
 use crate::clock;
 use crate::reason::ReasonCode;
 use crate::snapshot::{PublicSettings, Snapshot};
+use crate::telemetry::handshake_sources::HandshakeSources;
 use crate::telemetry::metrics::{self, Metrics};
 use crate::trust::Freshness;
 
@@ -46,6 +47,7 @@ pub struct ControlState {
     snapshot: Arc<ArcSwap<Snapshot>>,
     readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
+    handshake_sources: Arc<HandshakeSources>,
     published: Published,
 }
 
@@ -56,11 +58,13 @@ impl ControlState {
         snapshot: Arc<ArcSwap<Snapshot>>,
         readiness: Arc<Readiness>,
         metrics: Arc<Metrics>,
+        handshake_sources: Arc<HandshakeSources>,
     ) -> Self {
         Self {
             snapshot,
             readiness,
             metrics,
+            handshake_sources,
             published: Published::new(),
         }
     }
@@ -71,6 +75,10 @@ impl ControlState {
 
     pub(super) fn readiness(&self) -> &Readiness {
         &self.readiness
+    }
+
+    pub(super) fn handshake_sources(&self) -> &HandshakeSources {
+        &self.handshake_sources
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

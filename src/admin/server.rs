@@ -1,8 +1,8 @@
 //! The listeners that serve the answers, and the check of `Host` that keeps
 //! foreign web pages away from the operators' one.
 //!
-//! Every connection has a place, a deadline for its handshake, for each request
-//! head, and for itself as a whole, so that strangers can neither hold all places
+//! Every connection has a slot, a deadline for its handshake, for each request
+//! head, and for itself as a whole, so that strangers can neither hold all slots
 //! nor any of them for long.
 
 use std::io;
@@ -29,10 +29,11 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::actions::Actor;
+use super::idle::{RequestPlaces, track};
 use super::operators::OperatorAccess;
-use super::places::{Place, Places};
 use super::public::{ControlState, Offered, answer, router};
 use super::socket::ServedSocket;
+use crate::connection_slots::{ConnectionSlot, ConnectionSlots, SlotLimits};
 use crate::crypto;
 use crate::descriptors::{ControlShare, is_shortage, release_spare};
 use crate::snapshot::Snapshot;
@@ -116,16 +117,30 @@ pub struct Serving {
     pub stopping: watch::Receiver<bool>,
     /// Connections at once.
     pub share: ControlShare,
+    /// Says which addresses are not counted.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+}
+
+impl Serving {
+    fn slots(&self) -> Arc<ConnectionSlots> {
+        ConnectionSlots::new(SlotLimits {
+            total: self.share.total(),
+            pending: 2 * self.share.outside,
+        })
+    }
 }
 
 /// Serves `router` until it is to stop.
 pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serving: Serving) {
-    let converse = |stream, place, stopping| {
-        let (router, tls) = (router.clone(), tls.clone());
+    let places = Arc::new(RequestPlaces::of(serving.share));
+    let converse = |stream, slot: ConnectionSlot, stopping| {
+        let slot = Arc::new(slot);
+        let router = track(router.clone(), Arc::clone(&slot), Arc::clone(&places));
+        let tls = tls.clone();
         async move {
             tokio::select! {
-                () = converse(stream, router, tls, (&place, stopping)) => {}
-                () = place.lost() => tracing::debug!("a connection made room for newer ones"),
+                () = converse(stream, router, tls, (&slot, stopping)) => {}
+                () = slot.evicted() => tracing::debug!("a connection yielded to a newer one"),
             }
         }
     };
@@ -134,13 +149,15 @@ pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serv
 
 /// Serves `router` on the operators' private socket, within the same bounds.
 pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serving) {
-    let converse = |stream, place: Place, stopping| {
+    let converse = |stream, slot: ConnectionSlot, stopping| {
         let router = router.clone().layer(Extension(Actor::at(&stream)));
-        // Nobody else gets to the socket.
-        place.let_in();
+        // Only the gateway's own user gets to the socket.
+        let is_open = slot.establish();
         async move {
-            speak_http(stream, router, stopping).await;
-            drop(place);
+            if is_open {
+                speak_http(stream, router, stopping).await;
+            }
+            drop(slot);
         }
     };
     serve_all(socket, converse, serving).await;
@@ -189,30 +206,37 @@ impl Accept for ServedSocket {
 /// Accepts until `stopping` becomes true, then lets conversations end.
 async fn serve_all<L: Accept, C>(
     listener: L,
-    converse: impl Fn(L::Stream, Place, watch::Receiver<bool>) -> C,
+    converse: impl Fn(L::Stream, ConnectionSlot, watch::Receiver<bool>) -> C,
     serving: Serving,
 ) where
     C: Future<Output = ()> + Send + 'static,
 {
+    let slots = serving.slots();
     let Serving {
         mut stopping,
-        share,
+        snapshot,
+        ..
     } = serving;
-    let places = Arc::new(Places::new(share));
     loop {
         // Room first, then a connection: what cannot be served stays in the queue of
         // the operating system.
         let next = async {
-            places.room().await;
-            Accept::accept(&listener).await
+            slots.room().await;
+            let (stream, from) = Accept::accept(&listener).await?;
+            let (from, share) = {
+                let snapshot = snapshot.load();
+                let from = from.and_then(|from| snapshot.counted_address(from));
+                (from, snapshot.limits.address.handshakes_in_progress)
+            };
+            Ok((stream, slots.take(from, share).await.0))
         };
         let accepted = tokio::select! {
             () = told_to_stop(&mut stopping) => break,
             accepted = next => accepted,
         };
         match accepted {
-            Ok((stream, from)) => {
-                tokio::spawn(converse(stream, places.take(from), stopping.clone()));
+            Ok((stream, slot)) => {
+                tokio::spawn(converse(stream, slot, stopping.clone()));
             }
             // The operator comes in with a descriptor in reserve.
             Err(error) if L::IS_PRIVATE && is_shortage(&error) && release_spare() => {}
@@ -223,14 +247,14 @@ async fn serve_all<L: Accept, C>(
         }
     }
     drop(listener);
-    let _ = tokio::time::timeout(ENDING, places.emptied()).await;
+    let _ = tokio::time::timeout(ENDING, slots.emptied()).await;
 }
 
 async fn converse(
     stream: TcpStream,
     router: Router,
     tls: ListenerTls,
-    (place, mut stopping): (&Place, watch::Receiver<bool>),
+    (slot, mut stopping): (&ConnectionSlot, watch::Receiver<bool>),
 ) {
     let patience = match tls {
         // Browsers open connections before they need them.
@@ -245,20 +269,23 @@ async fn converse(
     if !matches!(spoke, Ok(Ok(1..))) {
         return;
     }
-    place.spoke();
+    slot.spoke();
     match tls {
         ListenerTls::Off => {
             // Anybody is let in here.
-            place.let_in();
-            speak_http(stream, router, stopping).await;
+            if slot.establish() {
+                slot.rest();
+                speak_http(stream, router, stopping).await;
+            }
         }
         ListenerTls::On(config) => {
             let handshake = TlsAcceptor::from(config).accept(stream);
             match tokio::time::timeout(HANDSHAKE, handshake).await {
-                Ok(Ok(stream)) => {
-                    place.let_in();
+                Ok(Ok(stream)) if slot.establish() => {
+                    slot.rest();
                     speak_http(stream, router, stopping).await;
                 }
+                Ok(Ok(_)) => tracing::debug!("a connection yielded to a newer one"),
                 Ok(Err(error)) => tracing::debug!(%error, "no TLS on the public listener"),
                 Err(_) => tracing::debug!("a TLS handshake of the public listener took too long"),
             }

@@ -49,11 +49,13 @@ impl ControlPlane {
             Arc::clone(&shared.snapshot),
             Arc::clone(parts.readiness),
             Arc::clone(&shared.metrics),
+            Arc::clone(&shared.handshake_sources),
         ));
         let (stop, stopping) = watch::channel(false);
         let serving = Serving {
             stopping: stopping.clone(),
             share: parts.descriptors.control,
+            snapshot: Arc::clone(&shared.snapshot),
         };
         let mut servers = JoinSet::new();
         if let (Some(socket), Some(public)) = (parts.public, &parts.settings.public) {

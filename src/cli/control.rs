@@ -300,6 +300,16 @@ fn report(said: &Value) -> String {
         shown(within("descriptors"), "limit"),
         shown(within("descriptors"), "services"),
     );
+    if let Some(busiest) = said.get("busiest_address").filter(|one| one.is_object()) {
+        let _ = write!(
+            report,
+            "\n{} of {} handshakes in the last minute came from {}, for several callers: {}",
+            shown(busiest, "handshakes"),
+            shown(busiest, "of"),
+            shown(busiest, "address"),
+            shown(busiest, "remedy"),
+        );
+    }
     for domain in items(said, "trust_domains") {
         let name = shown(domain, "name");
         let _ = write!(

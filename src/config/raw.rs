@@ -366,6 +366,7 @@ sections! {
         streams: u32 = Optional,
         drain_timeout: TimeSpan = Optional,
         caller: CallerLimitsSection = Optional,
+        address: AddressLimitsSection = Optional,
     }
 
     "[limits.caller]"
@@ -375,6 +376,13 @@ sections! {
         requests_in_flight: Share = Optional,
         tunnels: u32 = Optional,
         buffered_bodies: ByteShare = Optional,
+    }
+
+    "[limits.address]"
+    /// What one address may have that has proven nothing.
+    AddressLimitsSection {
+        handshakes_in_progress: u32 = Optional,
+        trusted_networks: Several<IpNet> = Optional,
     }
 
     "[runtime]"
@@ -448,7 +456,8 @@ within!(
     RouteTokenSection,
     RouteLimitSection,
     RedisSection,
-    CallerLimitsSection
+    CallerLimitsSection,
+    AddressLimitsSection
 );
 
 /// One limit, or a list of them.

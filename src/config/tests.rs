@@ -439,6 +439,9 @@ connections = "10%"
 requests_in_flight = 100
 tunnels = 8
 buffered_bodies = "512KiB"
+[limits.address]
+handshakes_in_progress = 9
+trusted_networks = ["10.1.0.0/16", "2001:db8::1"]
 [runtime]
 workers = 2
 [audit]
@@ -478,6 +481,15 @@ chains = "chains"
     assert_eq!(limits.header_timeout, Duration::from_secs(2));
     assert_eq!(limits.body_timeout, Duration::from_secs(3));
     assert_eq!(limits.drain_timeout, Duration::ZERO);
+    assert_eq!(limits.address.handshakes_in_progress, 9);
+    for (address, counted) in [
+        ("10.1.2.3", false),
+        ("10.2.0.1", true),
+        ("2001:db8::1", false),
+    ] {
+        let key = limits.address.key_of(address.parse().unwrap());
+        assert_eq!(key.is_some(), counted, "{address}");
+    }
     assert_eq!(
         (limits.header_bytes, limits.body_bytes),
         (8192, Some(1 << 20))

@@ -25,6 +25,8 @@ use super::wire::tls_close::close_gracefully;
 use super::{http1, http2};
 use crate::authn::certificate::ConnectionProof;
 use crate::clock;
+use crate::connection_slots::ConnectionSlot;
+use crate::identity::ShareKey;
 use crate::identity::caller::normalized_dns;
 use crate::identity::text::printable;
 use crate::snapshot::{Limits, Snapshot};
@@ -87,11 +89,12 @@ async fn establish(
     let snapshot = worker.shared().snapshot.load_full();
     let verified_by = snapshot.trust_stamp();
     let mut facts = ConnectionFacts::new(connection_id, peer);
-    let handshake = box_in_place(|| perform(&snapshot, stream, &mut facts));
-    let outcome = match tokio::time::timeout(snapshot.limits.handshake_timeout, handshake).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(HandshakeError::timeout(snapshot.limits.handshake_timeout)),
+    let guarding = Guarding {
+        snapshot: &snapshot,
+        worker: &worker,
+        slot: guard.slot(),
     };
+    let outcome = perform_in_time(guarding, stream, &mut facts).await;
     let HandshakeOutcome {
         stream,
         proof,
@@ -103,6 +106,15 @@ async fn establish(
             let context = FailureContext {
                 facts: &facts,
                 elapsed: accepted_at.elapsed(),
+            };
+            let error = match error.is_eviction() {
+                // Its slot is another one's.
+                true => {
+                    drop((guard, snapshot));
+                    let count = worker.shared().evictions.note().await?;
+                    error.of_many(count)
+                }
+                false => error,
             };
             error.conclude(&worker, &context).await;
             return None;
@@ -141,6 +153,30 @@ async fn establish(
     }))
 }
 
+/// Performs the handshake, unless it takes too long or has to yield to a newer connection.
+async fn perform_in_time(
+    guarding: Guarding<'_>,
+    stream: TcpStream,
+    facts: &mut ConnectionFacts,
+) -> Result<HandshakeOutcome, HandshakeError> {
+    let slot = guarding.slot;
+    let timeout = guarding.snapshot.limits.handshake_timeout;
+    let handshake = box_in_place(|| perform(guarding, stream, facts));
+    let outcome = tokio::select! {
+        outcome = tokio::time::timeout(timeout, handshake) => match outcome {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(HandshakeError::timeout(timeout)),
+        },
+        () = slot.evicted() => return Err(HandshakeError::evicted()),
+    };
+    if !slot.establish() {
+        return Err(HandshakeError::evicted());
+    }
+    let sources = &guarding.worker.shared().handshake_sources;
+    sources.note(facts.peer.ip(), outcome.caller());
+    Ok(outcome)
+}
+
 /// The outcome of a successful handshake.
 struct HandshakeOutcome {
     stream: TlsStream<CallerSocket>,
@@ -152,19 +188,39 @@ struct HandshakeOutcome {
     holds_until: Option<i64>,
 }
 
+impl HandshakeOutcome {
+    fn caller(&self) -> Option<ShareKey> {
+        let proof = self.proof.as_ref()?;
+        Some(ShareKey::of_caller(proof.identity.caller()))
+    }
+}
+
+/// What a handshake is performed under.
+#[derive(Clone, Copy)]
+struct Guarding<'a> {
+    snapshot: &'a Snapshot,
+    worker: &'a Worker,
+    slot: &'a ConnectionSlot,
+}
+
 /// Reads the PROXY header if the peer is a balancer, and performs the TLS handshake.
 async fn perform(
-    snapshot: &Snapshot,
+    guarding: Guarding<'_>,
     mut stream: TcpStream,
     facts: &mut ConnectionFacts,
 ) -> Result<HandshakeOutcome, HandshakeError> {
-    let balancer = facts.peer.ip().to_canonical();
-    let has_header = snapshot.balancers.iter().any(|net| net.contains(&balancer));
+    let Guarding {
+        snapshot,
+        worker,
+        slot,
+    } = guarding;
+    let has_header = snapshot.is_balancer(facts.peer.ip());
     if has_header {
         let address = proxy_protocol::read(&mut stream).await;
         if let Some(caller) = address.map_err(HandshakeError::proxy_header)? {
             facts.proxy = Some(std::mem::replace(&mut facts.peer, caller));
         }
+        slot.comes_from(snapshot.counted_address(facts.peer.ip()));
     }
     let socket = CallerSocket::new(stream, snapshot.limits.body_timeout);
     let mut hello = LazyConfigAcceptor::new(Acceptor::default(), socket);
@@ -172,6 +228,7 @@ async fn perform(
         Ok(start) => start,
         Err(error) => return Err(no_client_hello(&error, hello.take_io(), has_header)),
     };
+    slot.spoke();
     let requested_name = start.client_hello().server_name().map(str::to_owned);
     facts.sni = requested_name.as_deref().map(|name| printable(name).into());
     let Some(entry) = snapshot.names.select(requested_name.as_deref()) else {
@@ -185,7 +242,9 @@ async fn perform(
             .into_fallible()
             .await
     };
-    let (accepted, mut notes) = with_notes(accepting).await;
+    let turns = worker.handshake_turns();
+    let accepting = box_in_place(|| with_notes(accepting));
+    let (accepted, mut notes) = turns.run(slot.source(), accepting).await;
     match accepted {
         Ok(mut stream) => {
             stream.get_mut().0.end_handshake();

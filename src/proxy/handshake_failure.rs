@@ -2,6 +2,7 @@
 //! read its alert.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +23,12 @@ use crate::telemetry::record::{ConnectionFacts, milliseconds};
 use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
 use crate::trust::Refusal;
 
+/// Why a connection ended that yielded to others.
+const EVICTED: &str = "it yielded to newer connections before its handshake was complete";
+
 /// Why a handshake failed.
 pub(super) struct HandshakeError {
+    is_eviction: bool,
     /// None for a peer that closed the connection before it sent anything.
     reason: Option<ReasonCode>,
     detail: String,
@@ -42,6 +47,7 @@ pub(super) struct FailureContext<'a> {
 impl HandshakeError {
     fn new(reason: ReasonCode, detail: impl Into<String>) -> Self {
         Self {
+            is_eviction: false,
             reason: Some(reason),
             detail: detail.into(),
             alert: None,
@@ -83,6 +89,26 @@ impl HandshakeError {
             ReasonCode::Timeout,
             format!("the TLS handshake took longer than {limit:?}"),
         )
+    }
+
+    /// The connection had to yield to a newer one.
+    pub(super) fn evicted() -> Self {
+        Self {
+            is_eviction: true,
+            ..Self::new(ReasonCode::Overloaded, EVICTED)
+        }
+    }
+
+    pub(super) const fn is_eviction(&self) -> bool {
+        self.is_eviction
+    }
+
+    /// The same, for as many connections as yielded since that was last recorded.
+    pub(super) fn of_many(self, count: NonZeroU64) -> Self {
+        Self {
+            detail: format!("{EVICTED}; {count} did since this was last recorded"),
+            ..self
+        }
     }
 
     pub(super) fn plain_http(socket: CallerSocket) -> Self {

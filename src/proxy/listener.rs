@@ -3,8 +3,9 @@
 //! Each worker is a thread with a runtime and an upstream pool of its own. All of them
 //! accept from one listening socket, so that a connection is usually served where it was
 //! accepted, without waking another thread; only if another worker has less load does
-//! that one get the connection. A slot is acquired before a connection is accepted, so
-//! that connections beyond the limit wait in the kernel's queue.
+//! that one get the connection. A connection is accepted when there is a slot for it, or
+//! one that has not completed its handshake yields; beyond that, connections wait in the
+//! kernel's queue.
 
 use std::fmt;
 use std::io;
@@ -14,14 +15,17 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::connection::guard::ConnectionGuard;
 use super::connection::worker::{Shared, Worker};
 use super::handshake;
+use crate::connection_slots::{ConnectionSlot, ConnectionSlots, Yielded};
 use crate::crypto;
+use crate::snapshot::Snapshot;
 use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::metrics::Metrics;
 
@@ -77,6 +81,7 @@ struct WorkerHandle {
 /// Dispatches accepted connections to workers.
 struct Dispatcher {
     workers: Vec<WorkerHandle>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
     /// The beginning of all connection identifiers of this process.
     id_prefix: String,
@@ -86,7 +91,7 @@ struct Dispatcher {
 /// Accepts connections on one worker.
 struct Acceptor {
     listener: std::net::TcpListener,
-    slots: Arc<Semaphore>,
+    slots: Arc<ConnectionSlots>,
     stopping: watch::Receiver<bool>,
     dispatcher: Arc<Dispatcher>,
     /// Index of the worker.
@@ -174,6 +179,7 @@ impl Workers {
         }
         let dispatcher = Arc::new(Dispatcher {
             workers,
+            snapshot: Arc::clone(&shared.snapshot),
             metrics: Arc::clone(&shared.metrics),
             id_prefix,
             next_id: AtomicU64::new(1),
@@ -189,7 +195,7 @@ impl Workers {
     pub async fn accept(
         &self,
         listener: std::net::TcpListener,
-        slots: Arc<Semaphore>,
+        slots: Arc<ConnectionSlots>,
         stopping: watch::Receiver<bool>,
     ) {
         let (open, mut closed) = mpsc::channel(1);
@@ -249,24 +255,25 @@ impl Acceptor {
         let mut backoff = MIN_BACKOFF;
         loop {
             let accepting = async {
-                let slot = Arc::clone(&slots).acquire_owned().await;
-                (slot, listener.accept().await)
+                slots.room().await;
+                let (stream, peer) = listener.accept().await?;
+                let slot = dispatcher.take_slot(&slots, peer).await;
+                Ok::<_, io::Error>((stream, peer, slot))
             };
-            let (slot, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 _ = stopping.wait_for(|stopping| *stopping) => return,
                 accepted = accepting => accepted,
             };
-            match (slot, accepted) {
-                (Ok(slot), Ok((stream, peer))) => {
+            match accepted {
+                Ok((stream, peer, slot)) => {
                     backoff = MIN_BACKOFF;
                     if let Err(error) = dispatcher.dispatch(stream, peer, slot, worker) {
                         tracing::debug!(%error, %peer, "the connection was gone at once");
                     }
                 }
-                (Err(_), _) => return,
                 // Most likely out of file descriptors: waits until some are closed.
-                (Ok(_), Err(error)) => {
+                Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(backoff).await;
                     backoff = (backoff * 2).min(MAX_BACKOFF);
@@ -277,12 +284,31 @@ impl Acceptor {
 }
 
 impl Dispatcher {
+    /// Takes a slot for a connection, if need be from one that yields.
+    async fn take_slot(&self, slots: &Arc<ConnectionSlots>, peer: SocketAddr) -> ConnectionSlot {
+        let (from, share) = {
+            let snapshot = self.snapshot.load();
+            let addresses = &snapshot.limits.address;
+            let from = snapshot.origin(peer.ip());
+            (from, addresses.handshakes_in_progress)
+        };
+        let (slot, yielded) = slots.take(from, share).await;
+        match yielded {
+            None => {}
+            Some(Yielded::AddressShare) => self
+                .metrics
+                .limit_reached("limits.address.handshakes_in_progress"),
+            Some(Yielded::Full) => self.metrics.limit_reached("limits.connections"),
+        }
+        slot
+    }
+
     /// Gives a connection that was accepted by worker `own` to a worker.
     fn dispatch(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        slot: OwnedSemaphorePermit,
+        slot: ConnectionSlot,
         own: usize,
     ) -> io::Result<()> {
         let Some((chosen, worker)) = self.choose(own) else {
@@ -332,6 +358,7 @@ async fn run<S, F>(
 {
     tokio::spawn(sweep(Arc::clone(&worker)));
     tokio::spawn(broadcast_trust_changes(Arc::clone(&worker)));
+    tokio::spawn(give_handshakes_their_turns(Arc::clone(&worker)));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
@@ -405,6 +432,12 @@ async fn sweep(worker: Arc<Worker>) {
 /// Tells the worker's connections of changes of trust, as long as its runtime lasts.
 async fn broadcast_trust_changes(worker: Arc<Worker>) {
     worker.broadcast_trust_changes().await;
+}
+
+/// Lets handshakes yield to established connections, as long as the worker's runtime
+/// lasts.
+async fn give_handshakes_their_turns(worker: Arc<Worker>) {
+    worker.handshake_turns().give().await;
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use super::authority::{AuthorityFacts, RootSet};
+use super::candidate::Candidate;
 use super::path::PathPurpose;
 use super::path_cache::Digest;
 use super::revocation::{KnownIssuer, ListStatus, RevocationIndex, UnusableList};
@@ -111,7 +112,7 @@ pub enum BundleError {
 pub struct TrustBundle {
     pub(super) name: TrustDomain,
     pub(super) roots: RootSet,
-    pub(super) intermediates: Vec<CertificateDer<'static>>,
+    pub(super) intermediates: Vec<Candidate<'static>>,
     pub(super) revocation: RevocationIndex,
     pub(super) depth: RevocationDepth,
     pub(super) grace: Duration,
@@ -149,7 +150,12 @@ impl TrustBundle {
             revocation: RevocationIndex::new(config.posture, config.depth, config.grace),
             name: config.name.clone(),
             roots: RootSet::default(),
-            intermediates: config.intermediates.clone(),
+            intermediates: config
+                .intermediates
+                .iter()
+                .cloned()
+                .map(Candidate::new)
+                .collect(),
             depth: config.depth,
             grace: config.grace,
             vouches_for: config.vouches_for.clone(),
@@ -216,7 +222,7 @@ impl TrustBundle {
     fn readable_intermediates(&self) -> Vec<AuthorityFacts> {
         self.intermediates
             .iter()
-            .filter_map(|der| AuthorityFacts::read(der).ok())
+            .filter_map(|one| AuthorityFacts::read(&one.der).ok())
             .collect()
     }
 
@@ -264,8 +270,8 @@ impl TrustBundle {
             digest.field(&root.hash);
         }
         digest.field(b"intermediates");
-        for der in &self.intermediates {
-            digest.field(der);
+        for one in &self.intermediates {
+            digest.field(&one.der);
         }
         let posture: &[u8] = match self.revocation.posture() {
             RevocationPosture::Hard => b"hard",

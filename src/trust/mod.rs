@@ -6,6 +6,7 @@
 
 mod authority;
 pub mod bundle;
+mod candidate;
 mod constraints;
 pub mod deny;
 mod disjoint;
@@ -17,6 +18,7 @@ pub mod path_cache;
 mod revision;
 pub mod revocation;
 mod search;
+mod signature_checks;
 mod signed;
 mod verifier;
 mod verify;

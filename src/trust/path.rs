@@ -12,16 +12,18 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
 use x509_parser::extensions::{DistributionPointName, GeneralName};
 use x509_parser::prelude::{ParsedExtension, X509Certificate};
 
 use super::authority::{AuthorityFacts, RootSet};
+use super::candidate::{Candidate, count_elements};
 use super::end_entity::LeafPathFacts;
 use super::explain::{describe, explain, reason_of};
 use super::revocation::{RevocationIndex, RevocationOutcome};
-use super::search::{self, Budget};
+use super::search::{self, Budget, Pool};
+use super::signature_checks::{SignatureBudget, SignatureChecks};
 use crate::crypto;
 use crate::identity::leaf::{rfc4514, significant};
 use crate::reason::ReasonCode;
@@ -30,6 +32,9 @@ use crate::reason::ReasonCode;
 pub const MAX_CERTIFICATES: usize = 8;
 /// Most bytes a peer's certificates may have together.
 pub const MAX_CHAIN_BYTES: usize = 32 * 1024;
+/// Most DER elements a peer's certificates may have together. A certificate has about a
+/// hundred, and one or two more for each name; to read them is what costs, not their bytes.
+pub const MAX_CHAIN_ELEMENTS: usize = 4000;
 
 /// A refusal by the path rules.
 pub type PathRefusal = (ReasonCode, String);
@@ -169,69 +174,163 @@ pub(crate) struct PathRules<'a> {
     pub(crate) revocation: &'a RevocationIndex,
 }
 
-/// Verifies one path from `leaf` to one of the roots.
-pub(crate) fn verify(
+/// The certificates that a path may consist of.
+#[derive(Clone, Copy)]
+pub(super) struct PathCertificates<'a> {
+    pub(super) leaf: &'a Candidate<'a>,
+    /// Intermediates of the operator's.
+    pub(super) configured: &'a [Candidate<'static>],
+    /// Intermediates of the peer's.
+    pub(super) presented: &'a [Candidate<'a>],
+}
+
+/// What the verification of one chain may still cost, under all bundles together.
+#[derive(Debug)]
+pub(super) struct PathBudget {
+    search: Budget,
+    checks: SignatureChecks,
+}
+
+impl PathBudget {
+    /// For a chain that a peer presents: no more than twice what a good one costs.
+    pub(super) fn presented() -> Self {
+        Self {
+            search: Budget::PRESENTED,
+            checks: SignatureChecks::new(SignatureBudget::PRESENTED),
+        }
+    }
+
+    /// For the certificates of an operator who waits for the result.
+    pub(super) fn offline() -> Self {
+        Self {
+            search: Budget::OFFLINE,
+            checks: SignatureChecks::new(SignatureBudget::OFFLINE),
+        }
+    }
+
+    /// How many signatures were checked.
+    #[cfg(test)]
+    pub(super) fn signatures(&self) -> usize {
+        self.checks.count()
+    }
+}
+
+/// Verifies one path from the leaf to one of the roots.
+pub(super) fn verify(
     rules: PathRules<'_>,
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
+    certificates: PathCertificates<'_>,
     now: UnixTime,
+    budget: &mut PathBudget,
 ) -> Result<Verified, PathRefusal> {
+    let leaf = &certificates.leaf.der;
     let end_entity = EndEntityCert::try_from(leaf)
         .map_err(|error| (reason_of(&error), describe(&error, "the leaf")))?;
     let facts = LeafPathFacts::read(leaf)?;
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let ask = |anchors: &[TrustAnchor<'static>], intermediates: &[CertificateDer<'_>]| {
-        ask_webpki(rules, (&end_entity, &facts), anchors, intermediates, now)
+    let configured = certificates.configured.iter();
+    let intermediates: Vec<&Candidate<'_>> = configured.chain(certificates.presented).collect();
+    let pool = Pool {
+        roots: rules.roots,
+        leaf: certificates.leaf,
+        intermediates: &intermediates,
+        configured: certificates.configured.len(),
+        purpose: rules.purpose,
+        now: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
     };
-    // Anyone may have supplied the others.
-    let concerned;
-    let intermediates = match intermediates.len() > search::FEW {
-        true => {
-            concerned = search::named_above(leaf, intermediates);
-            concerned.as_slice()
-        }
-        false => intermediates,
+    let PathBudget { search, checks } = budget;
+    let question = Question {
+        rules,
+        leaf: (&end_entity, &facts),
+        now,
+        checks,
     };
-    let mut earlier = None;
-    if intermediates.len() <= search::FEW {
-        let failure = match ask(rules.roots.anchors(), intermediates) {
-            Ok(verified) => return Ok(verified),
-            Err(failure) => failure,
-        };
-        if !failure.gave_up() {
-            return Err(failure.explain(leaf, intermediates, rules.roots));
-        }
-        earlier = failure.refusal;
-    }
     let mut refusal = None;
-    let attempt = |root: usize, chain: &[usize]| {
-        let chain: Vec<CertificateDer<'_>> = chain
+    let attempt = |root: usize, path: &[usize]| {
+        let chain: Vec<CertificateDer<'_>> = path
             .iter()
-            .filter_map(|index| Some(CertificateDer::from(intermediates.get(*index)?.as_ref())))
+            .filter_map(|index| Some(intermediates.get(*index)?.shared()))
             .collect();
         let anchor = rules.roots.anchors().get(root)?;
-        ask(std::slice::from_ref(anchor), &chain)
+        question
+            .ask(std::slice::from_ref(anchor), &chain)
             .map_err(|failure| {
                 refusal.get_or_insert_with(|| failure.explain(leaf, &chain, rules.roots));
             })
             .ok()
     };
-    let bounds = (rules.purpose, seconds);
-    let mut budget = Budget::USUAL;
-    match search::find(
-        rules.roots,
-        leaf,
-        intermediates,
-        bounds,
-        &mut budget,
-        attempt,
-    ) {
+    match search::find(pool, search, checks, attempt) {
         Ok(Some(verified)) => Ok(verified),
         // What was wrong with an authority on the way says more than that none was found.
-        Ok(None) => Err(refusal
-            .or(earlier)
-            .unwrap_or_else(|| explain(&Error::UnknownIssuer, leaf, intermediates, rules.roots))),
+        Ok(None) => match refusal {
+            Some(refusal) => Err(refusal),
+            None => question.explain(pool),
+        },
         Err(gave_up) => Err((ReasonCode::ChainTooLong, gave_up.to_string())),
+    }
+}
+
+/// What webpki is asked about one leaf.
+struct Question<'a> {
+    rules: PathRules<'a>,
+    leaf: (&'a EndEntityCert<'a>, &'a LeafPathFacts),
+    now: UnixTime,
+    checks: &'a SignatureChecks,
+}
+
+impl Question<'_> {
+    /// Why no path holds: what is wrong with the likeliest chain.
+    fn explain(&self, pool: Pool<'_>) -> Result<Verified, PathRefusal> {
+        let chain = search::likeliest_chain(pool);
+        let chain: Vec<CertificateDer<'_>> = chain.iter().map(|one| one.shared()).collect();
+        let roots = pool.roots;
+        self.ask(roots.anchors(), &chain)
+            .map_err(|failure| failure.explain(&pool.leaf.der, &chain, roots))
+    }
+
+    fn ask(
+        &self,
+        anchors: &[TrustAnchor<'static>],
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<Verified, Failure> {
+        let (end_entity, facts) = self.leaf;
+        let seconds = i64::try_from(self.now.as_secs()).unwrap_or(i64::MAX);
+        let refusal: RefCell<Option<PathRefusal>> = RefCell::new(None);
+        let accepted: RefCell<Option<Verified>> = RefCell::new(None);
+        let inspect = |path: &VerifiedPath<'_>| -> Result<(), Error> {
+            match inspect_path(self.rules, path, facts, seconds) {
+                Ok(verified) => {
+                    accepted.replace(Some(verified));
+                    Ok(())
+                }
+                Err(found) => {
+                    refusal.borrow_mut().get_or_insert(found);
+                    Err(Error::UnknownIssuer)
+                }
+            }
+        };
+        let algorithms = self.checks.algorithms();
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> = algorithms
+            .iter()
+            .map(|algorithm| algorithm as &dyn SignatureVerificationAlgorithm)
+            .collect();
+        let result = end_entity.verify_for_usage(
+            &algorithms,
+            anchors,
+            intermediates,
+            self.now,
+            self.rules.purpose.key_usage(),
+            None,
+            Some(&inspect),
+        );
+        let error = match (result, accepted.into_inner()) {
+            (Ok(_), Some(verified)) => return Ok(verified),
+            // A path that was not inspected is none.
+            (Ok(_), None) => Error::UnknownIssuer,
+            (Err(error), _) => error,
+        };
+        Err(Failure {
+            error,
+            refusal: refusal.into_inner(),
+        })
     }
 }
 
@@ -243,14 +342,6 @@ struct Failure {
 }
 
 impl Failure {
-    /// Whether webpki ended its search before it had tried every path.
-    const fn gave_up(&self) -> bool {
-        matches!(
-            self.error,
-            Error::MaximumSignatureChecksExceeded | Error::MaximumPathBuildCallsExceeded
-        )
-    }
-
     fn explain(
         &self,
         leaf: &CertificateDer<'_>,
@@ -260,49 +351,6 @@ impl Failure {
         let ours = self.refusal.clone();
         ours.unwrap_or_else(|| explain(&self.error, leaf, intermediates, roots))
     }
-}
-
-fn ask_webpki(
-    rules: PathRules<'_>,
-    (end_entity, facts): (&EndEntityCert<'_>, &LeafPathFacts),
-    anchors: &[TrustAnchor<'static>],
-    intermediates: &[CertificateDer<'_>],
-    now: UnixTime,
-) -> Result<Verified, Failure> {
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let refusal: RefCell<Option<PathRefusal>> = RefCell::new(None);
-    let accepted: RefCell<Option<Verified>> = RefCell::new(None);
-    let inspect = |path: &VerifiedPath<'_>| -> Result<(), Error> {
-        match inspect_path(rules, path, facts, seconds) {
-            Ok(verified) => {
-                accepted.replace(Some(verified));
-                Ok(())
-            }
-            Err(found) => {
-                refusal.borrow_mut().get_or_insert(found);
-                Err(Error::UnknownIssuer)
-            }
-        }
-    };
-    let result = end_entity.verify_for_usage(
-        crypto::provider().signature_verification_algorithms.all,
-        anchors,
-        intermediates,
-        now,
-        rules.purpose.key_usage(),
-        None,
-        Some(&inspect),
-    );
-    let error = match (result, accepted.into_inner()) {
-        (Ok(_), Some(verified)) => return Ok(verified),
-        // A path that was not inspected is none.
-        (Ok(_), None) => Error::UnknownIssuer,
-        (Err(error), _) => error,
-    };
-    Err(Failure {
-        error,
-        refusal: refusal.into_inner(),
-    })
 }
 
 fn inspect_path(
@@ -378,6 +426,19 @@ pub(crate) fn check_size(
             ReasonCode::ChainTooLong,
             format!(
                 "{count} certificates of {bytes} bytes; at most {MAX_CERTIFICATES} of {MAX_CHAIN_BYTES} are accepted"
+            ),
+        ));
+    }
+    let mut elements = 0;
+    for der in std::iter::once(leaf).chain(intermediates) {
+        elements += count_elements(der, MAX_CHAIN_ELEMENTS + 1);
+    }
+    if elements > MAX_CHAIN_ELEMENTS {
+        return Err((
+            ReasonCode::ChainTooLong,
+            format!(
+                "the certificates have more than {MAX_CHAIN_ELEMENTS} elements (names, \
+                 extensions, …) together"
             ),
         ));
     }

@@ -1,40 +1,33 @@
-//! Path search for where webpki gives up: many certificates with the names of the
-//! true ones.
+//! Path search: which certificates lead from a leaf to a root, by names and signatures.
 //!
 //! webpki compares names only until it has reached a root, verifies the signatures
-//! of the whole path then, forgets what it found out and stops after 100 of them: two
-//! dozen namesakes on two levels are enough. Here a signature is verified once, and a
-//! certificate that does not carry on is not tried again above the same subordinate.
-//! Nothing is accepted here: each path whose signatures hold goes back to webpki and
+//! of the whole path then, forgets what it found out and stops after 100 of them: a few
+//! namesakes on two levels cost it more than a handshake. Here a signature is verified
+//! once, below keys only that are proven themselves, and within a budget. A certificate
+//! that does not carry on is not tried again above the same subordinate.
+//! Nothing is accepted here: each path whose signatures hold goes to webpki and
 //! to the checks of [`super::path`].
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use rustls_pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
-use x509_parser::x509::X509Name;
+use rustls_pki_types::SignatureVerificationAlgorithm;
 
 use super::authority::{AuthorityFacts, RootSet};
+use super::candidate::{Candidate, PathFields};
 use super::path::PathPurpose;
+use super::signature_checks::{BoundedAlgorithm, SignatureChecks};
 use super::signed::SignedParts;
 
 /// Most intermediates in a path, as in webpki.
 const MAX_INTERMEDIATES: usize = 6;
-/// Most certificates that webpki is asked to find a path among. It goes through all of
-/// them at each step, and takes 200,000 steps before it gives up.
-pub(super) const FEW: usize = 32;
+/// With more certificates than this, those that can issue nothing at the moment are left
+/// out of the search. They explain why there is no path where they are few.
+const FEW: usize = 32;
 
-const MAX_SIGNATURES: usize = 4096;
-const MAX_LOOKS: usize = 10_000_000;
-const MAX_STEPS: usize = 50_000;
-const MAX_ATTEMPTS: usize = 64;
-
-/// What a search may still cost.
+/// What a search may still cost, apart from signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Budget {
-    /// Signatures to be verified.
-    pub(super) signatures: usize,
     /// Certificates to be looked at, by names.
     pub(super) looks: usize,
     /// Paths to be begun or completed, by names.
@@ -44,12 +37,17 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// That of every search.
-    pub(super) const USUAL: Self = Self {
-        signatures: MAX_SIGNATURES,
-        looks: MAX_LOOKS,
-        steps: MAX_STEPS,
-        attempts: MAX_ATTEMPTS,
+    /// For a chain that a peer presents.
+    pub(super) const PRESENTED: Self = Self {
+        looks: 100_000,
+        steps: 512,
+        attempts: 16,
+    };
+    /// For the certificates of an operator who waits for the result.
+    pub(super) const OFFLINE: Self = Self {
+        looks: 10_000_000,
+        steps: 50_000,
+        attempts: 64,
     };
 }
 
@@ -61,7 +59,8 @@ impl Budget {
     self.after()
 )]
 pub(super) enum GaveUp {
-    Signatures,
+    /// After so many signature checks.
+    Signatures(usize),
     Looks,
     Steps,
     Attempts,
@@ -70,10 +69,10 @@ pub(super) enum GaveUp {
 impl GaveUp {
     fn after(self) -> String {
         match self {
-            Self::Signatures => format!("after {MAX_SIGNATURES} signature checks"),
-            Self::Looks => format!("after {MAX_LOOKS} comparisons of names"),
-            Self::Steps => format!("after {MAX_STEPS} paths"),
-            Self::Attempts => format!("after {MAX_ATTEMPTS} paths that were refused"),
+            Self::Signatures(checks) => format!("after {checks} signature checks"),
+            Self::Looks => "after too many comparisons of names".to_owned(),
+            Self::Steps => "after too many paths".to_owned(),
+            Self::Attempts => "after too many paths that were refused".to_owned(),
         }
     }
 
@@ -89,109 +88,45 @@ impl GaveUp {
     }
 }
 
-/// The certificates over which a path from `leaf` may lead by their names, each once, in
-/// their order.
-pub(super) fn named_above<'a>(
-    leaf: &CertificateDer<'_>,
-    intermediates: &'a [CertificateDer<'_>],
-) -> Vec<CertificateDer<'a>> {
-    let names = |der| {
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let name = |name: &X509Name<'_>| name.as_raw().to_vec();
-        Some((name(certificate.subject()), name(certificate.issuer())))
-    };
-    let mut by_subject: HashMap<Vec<u8>, Vec<(usize, Vec<u8>)>> = HashMap::new();
-    let mut seen: HashSet<&[u8]> = HashSet::new();
-    for (index, der) in intermediates.iter().enumerate() {
-        if seen.insert(der)
-            && let Some((subject, issuer)) = names(der)
-        {
-            by_subject.entry(subject).or_default().push((index, issuer));
-        }
-    }
-    let mut wanted: Vec<Vec<u8>> = names(leaf).into_iter().map(|(_, issuer)| issuer).collect();
-    let mut found = Vec::new();
-    while let Some(name) = wanted.pop() {
-        for (index, issuer) in by_subject.remove(&name).unwrap_or_default() {
-            found.push(index);
-            wanted.push(issuer);
-        }
-    }
-    found.sort_unstable();
-    let found = found
-        .into_iter()
-        .filter_map(|index| intermediates.get(index));
-    found
-        .map(|der| CertificateDer::from(der.as_ref()))
-        .collect()
-}
-
-/// A certificate that may stand in a path.
-struct Candidate<'a> {
-    /// Where it stands among the intermediates; the leaf has none.
+/// A certificate within one search.
+struct Node<'a> {
+    /// Where it stands in the pool; the leaf has none.
     index: usize,
     signed: SignedParts<'a>,
-    subject: Vec<u8>,
-    issuer: Vec<u8>,
+    fields: &'a PathFields,
     /// Where its key stands among the keys.
     key: usize,
-    key_id: Option<Vec<u8>>,
-    authority_key_id: Option<Vec<u8>>,
     /// Intermediates above it at least; none where no root can be reached.
     distance: Option<usize>,
 }
 
-impl<'a> Candidate<'a> {
-    fn read(der: &'a [u8], index: usize, keys: &mut Keys) -> Option<Self> {
-        let (_, certificate) = X509Certificate::from_der(der).ok()?;
-        let mut candidate = Self {
+impl<'a> Node<'a> {
+    fn of(candidate: &'a Candidate<'_>, index: usize, keys: &mut Keys<'a>) -> Option<Self> {
+        let fields = candidate.fields.as_ref()?;
+        Some(Self {
             index,
-            signed: SignedParts::read(der)?,
-            subject: certificate.subject().as_raw().to_vec(),
-            issuer: certificate.issuer().as_raw().to_vec(),
-            key: keys.position(certificate.public_key().raw),
-            key_id: None,
-            authority_key_id: None,
+            signed: SignedParts::read(&candidate.der)?,
+            fields,
+            key: keys.position(&fields.key),
             distance: None,
-        };
-        for extension in certificate.extensions() {
-            match extension.parsed_extension() {
-                ParsedExtension::SubjectKeyIdentifier(id) => {
-                    candidate.key_id = Some(id.0.to_vec());
-                }
-                ParsedExtension::AuthorityKeyIdentifier(id) => {
-                    candidate.authority_key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
-                }
-                _ => {}
-            }
-        }
-        Some(candidate)
-    }
-
-    /// Key identifiers help to try the likely one first; they prove nothing.
-    fn is_likely_below(&self, issuer: &Self) -> bool {
-        match (&self.authority_key_id, &issuer.key_id) {
-            (Some(wanted), Some(own)) => wanted == own,
-            _ => true,
-        }
+        })
     }
 }
 
 /// Each key once: copies of a certificate share theirs.
 #[derive(Default)]
-struct Keys {
-    all: Vec<Vec<u8>>,
-    positions: HashMap<Vec<u8>, usize>,
+struct Keys<'a> {
+    all: Vec<&'a [u8]>,
+    positions: HashMap<&'a [u8], usize>,
 }
 
-impl Keys {
-    fn position(&mut self, key: &[u8]) -> usize {
-        if let Some(position) = self.positions.get(key) {
-            return *position;
+impl<'a> Keys<'a> {
+    fn position(&mut self, key: &'a [u8]) -> usize {
+        let next = self.all.len();
+        let position = *self.positions.entry(key).or_insert(next);
+        if position == next {
+            self.all.push(key);
         }
-        let position = self.all.len();
-        self.all.push(key.to_vec());
-        self.positions.insert(key.to_vec(), position);
         position
     }
 }
@@ -199,12 +134,28 @@ impl Keys {
 /// A signature: the position of what is signed (none: the leaf) and of the key.
 type Edge = (Option<usize>, usize);
 
+/// What a path is searched among.
+#[derive(Clone, Copy)]
+pub(super) struct Pool<'a> {
+    pub(super) roots: &'a RootSet,
+    pub(super) leaf: &'a Candidate<'a>,
+    /// Those that the operator configured come first.
+    pub(super) intermediates: &'a [&'a Candidate<'a>],
+    /// How many of them the operator configured.
+    pub(super) configured: usize,
+    pub(super) purpose: PathPurpose,
+    pub(super) now: i64,
+}
+
 /// One search.
 struct Search<'a, F> {
-    leaf: Candidate<'a>,
-    candidates: Vec<Candidate<'a>>,
-    by_subject: HashMap<Vec<u8>, Vec<usize>>,
-    keys: Keys,
+    roots: &'a RootSet,
+    /// How many intermediates of the pool the operator configured.
+    configured: usize,
+    leaf: Node<'a>,
+    nodes: Vec<Node<'a>>,
+    by_subject: HashMap<&'a [u8], Vec<usize>>,
+    keys: Keys<'a>,
     root_keys: Vec<usize>,
     roots_by_subject: HashMap<&'a [u8], Vec<usize>>,
     /// Whether the signatures that were looked at hold.
@@ -213,55 +164,56 @@ struct Search<'a, F> {
     /// paths were in vain for it.
     outdated: usize,
     budget: &'a mut Budget,
+    checks: &'a SignatureChecks,
+    algorithms: Vec<BoundedAlgorithm<'a>>,
     attempt: F,
 }
 
-/// Searches a path that `attempt` takes: it is given a root's position in `roots`
+/// Searches a path that `attempt` takes: it is given a root's position in the pool's roots
 /// and those of the intermediates, the leaf's issuer first.
 ///
 /// # Errors
 /// When a limit ended the search.
-pub(super) fn find<T>(
-    roots: &RootSet,
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    (purpose, now): (PathPurpose, i64),
-    budget: &mut Budget,
+pub(super) fn find<'a, T>(
+    pool: Pool<'a>,
+    budget: &'a mut Budget,
+    checks: &'a SignatureChecks,
     attempt: impl FnMut(usize, &[usize]) -> Option<T>,
 ) -> Result<Option<T>, GaveUp> {
     let mut keys = Keys::default();
-    let root_keys = roots.roots().iter();
+    let root_keys = pool.roots.roots().iter();
     let root_keys = root_keys
         .map(|root| keys.position(&root.facts.key))
         .collect();
-    let Some(leaf) = Candidate::read(leaf, 0, &mut keys) else {
+    let Some(leaf) = Node::of(pool.leaf, 0, &mut keys) else {
         return Ok(None);
     };
-    // What can stand in no path at this moment is not looked at again.
-    let mut seen: HashSet<&[u8]> = HashSet::new();
-    let candidates: Vec<Candidate<'_>> = intermediates
-        .iter()
-        .map(AsRef::as_ref)
-        .enumerate()
-        .filter(|(_, der)| seen.insert(der))
-        .filter(|(_, der)| {
-            AuthorityFacts::read(der).is_ok_and(|facts| facts.may_issue(now, purpose))
-        })
-        .filter_map(|(index, der)| Candidate::read(der, index, &mut keys))
-        .collect();
-    let mut by_subject: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
-    for (position, candidate) in candidates.iter().enumerate() {
-        let own = by_subject.entry(candidate.subject.clone()).or_default();
+    let mut nodes = Vec::new();
+    for (index, candidate) in named_above(pool) {
+        nodes.extend(Node::of(candidate, index, &mut keys));
+    }
+    if nodes.len() > FEW {
+        nodes.retain(|node| {
+            let candidate = pool.intermediates.get(node.index);
+            let facts = candidate.and_then(|one| AuthorityFacts::read(&one.der).ok());
+            facts.is_some_and(|facts| facts.may_issue(pool.now, pool.purpose))
+        });
+    }
+    let mut by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (position, node) in nodes.iter().enumerate() {
+        let own = by_subject.entry(&node.fields.subject).or_default();
         own.push(position);
     }
     let mut roots_by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
-    for (position, root) in roots.roots().iter().enumerate() {
+    for (position, root) in pool.roots.roots().iter().enumerate() {
         let named = roots_by_subject.entry(&root.facts.subject_der).or_default();
         named.push(position);
     }
     let mut search = Search {
+        roots: pool.roots,
+        configured: pool.configured,
         leaf,
-        candidates,
+        nodes,
         by_subject,
         keys,
         root_keys,
@@ -269,6 +221,8 @@ pub(super) fn find<T>(
         known: HashMap::new(),
         outdated: 0,
         budget,
+        checks,
+        algorithms: checks.algorithms(),
         attempt,
     };
     let mut all = || {
@@ -281,24 +235,80 @@ pub(super) fn find<T>(
     }
 }
 
+/// The certificates over which a path may lead by their names, each once, in their order.
+fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
+    let mut by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    let mut seen: HashSet<&[u8]> = HashSet::new();
+    for (index, candidate) in pool.intermediates.iter().enumerate() {
+        if let Some(fields) = &candidate.fields
+            && seen.insert(&candidate.der)
+        {
+            by_subject.entry(&fields.subject).or_default().push(index);
+        }
+    }
+    let issuer = |candidate: &Candidate<'_>| candidate.fields.as_ref().map(|f| f.issuer.clone());
+    let mut wanted: Vec<Vec<u8>> = issuer(pool.leaf).into_iter().collect();
+    let mut found = Vec::new();
+    while let Some(name) = wanted.pop() {
+        for index in by_subject.remove(name.as_slice()).unwrap_or_default() {
+            found.push(index);
+            wanted.extend(pool.intermediates.get(index).and_then(|one| issuer(one)));
+        }
+    }
+    found.sort_unstable();
+    let found = found.into_iter();
+    found
+        .filter_map(|index| Some((index, *pool.intermediates.get(index)?)))
+        .collect()
+}
+
+/// The likeliest chain above a leaf by names and key identifiers alone, each name once: it
+/// shows what is wrong where no path holds.
+pub(super) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
+    let mut chain: Vec<&Candidate<'_>> = Vec::new();
+    let mut head = pool.leaf.fields.as_ref();
+    while let Some(below) = head
+        && chain.len() < MAX_INTERMEDIATES
+    {
+        let used = |fields: &PathFields| {
+            let own = pool.leaf.fields.iter();
+            let above = chain.iter().filter_map(|one| one.fields.as_ref());
+            own.chain(above).any(|used| used.subject == fields.subject)
+        };
+        let is_next = |candidate: &&&Candidate<'_>| {
+            let fields = candidate.fields.as_ref();
+            fields.is_some_and(|fields| fields.subject == below.issuer && !used(fields))
+        };
+        let is_likely = |candidate: &&&Candidate<'_>| {
+            let fields = candidate.fields.as_ref();
+            fields.is_some_and(|fields| below.is_likely_below(fields.key_id.as_deref()))
+        };
+        let mut named = pool.intermediates.iter().filter(is_next);
+        let next = named.clone().find(is_likely).or_else(|| named.next());
+        head = next.and_then(|next| next.fields.as_ref());
+        chain.extend(next);
+    }
+    chain
+}
+
 type Step<T> = ControlFlow<Result<T, GaveUp>>;
 
-impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
+impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
     /// How far each candidate is from a root at least, by names and by the signatures
     /// that are known not to hold.
     fn measure(&mut self) -> Step<T> {
         self.outdated = 0;
-        for candidate in &mut self.candidates {
+        for candidate in &mut self.nodes {
             candidate.distance = None;
         }
         for distance in 0..MAX_INTERMEDIATES {
-            GaveUp::Looks.take(&mut self.budget.looks, self.candidates.len())?;
+            GaveUp::Looks.take(&mut self.budget.looks, self.nodes.len())?;
             let near = self.at(distance);
             if near.is_empty() {
                 break;
             }
             for position in near {
-                if let Some(candidate) = self.candidates.get_mut(position) {
+                if let Some(candidate) = self.nodes.get_mut(position) {
                     candidate.distance = Some(distance);
                 }
             }
@@ -308,10 +318,10 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
 
     /// The candidates without a distance yet that have this one.
     fn at(&self, distance: usize) -> Vec<usize> {
-        let all = || self.candidates.iter().enumerate();
+        let all = || self.nodes.iter().enumerate();
         let Some(below) = distance.checked_sub(1) else {
-            let is_below_root = |(position, candidate): &(usize, &Candidate<'_>)| {
-                let mut keys = self.roots_named(&candidate.issuer);
+            let is_below_root = |(position, candidate): &(usize, &Node<'_>)| {
+                let mut keys = self.roots_named(&candidate.fields.issuer);
                 keys.any(|(_, key)| self.known.get(&(Some(*position), key)) != Some(&false))
             };
             return all()
@@ -321,11 +331,17 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
         };
         let mut above: HashMap<&[u8], Vec<usize>> = HashMap::new();
         for (position, candidate) in all().filter(|(_, one)| one.distance == Some(below)) {
-            above.entry(&candidate.subject).or_default().push(position);
+            above
+                .entry(&candidate.fields.subject)
+                .or_default()
+                .push(position);
         }
-        let is_near = |(position, candidate): &(usize, &Candidate<'_>)| {
+        let is_near = |(position, candidate): &(usize, &Node<'_>)| {
             candidate.distance.is_none() && {
-                let mut above = above.get(candidate.issuer.as_slice()).into_iter().flatten();
+                let mut above = above
+                    .get(candidate.fields.issuer.as_slice())
+                    .into_iter()
+                    .flatten();
                 above.any(|above| !self.is_refused(Some(position), *above))
             }
         };
@@ -342,30 +358,56 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
     }
 
     fn distance(&self, position: usize) -> Option<usize> {
-        self.candidates.get(position)?.distance
+        self.nodes.get(position)?.distance
     }
 
-    fn head(&self, path: &[usize]) -> &Candidate<'_> {
+    fn head(&self, path: &[usize]) -> &Node<'a> {
         path.last()
-            .and_then(|position| self.candidates.get(*position))
+            .and_then(|position| self.nodes.get(*position))
             .unwrap_or(&self.leaf)
     }
 
-    /// Tries every root and every candidate above the path's last certificate.
+    /// Tries every root and every candidate above the path's last certificate, those first
+    /// that the key identifiers make likely.
     fn above(&mut self, path: &mut Vec<usize>) -> Step<T> {
         GaveUp::Steps.take(&mut self.budget.steps, 1)?;
-        let issuer = self.head(path).issuer.clone();
-        let roots: Vec<_> = self.roots_named(&issuer).collect();
-        for (root, key) in roots {
-            self.complete(path, root, key)?;
-        }
-        let named = self.by_subject.get(&issuer).map_or(0, Vec::len);
+        let head = self.head(path).fields;
+        let issuer = head.issuer.as_slice();
+        let roots = self.roots;
+        let is_likely = |root: usize| {
+            let root = roots.roots().get(root);
+            root.is_none_or(|root| head.is_likely_below(root.facts.key_id.as_deref()))
+        };
+        let (likely_roots, other_roots): (Vec<_>, Vec<_>) = self
+            .roots_named(issuer)
+            .partition(|(root, _)| is_likely(*root));
+        let named = self.by_subject.get(issuer).map_or(0, Vec::len);
         GaveUp::Looks.take(&mut self.budget.looks, named)?;
         let room = MAX_INTERMEDIATES.saturating_sub(path.len());
-        for position in self.next(path, &issuer, room) {
+        let (likely, others) = self.next(path, issuer, room);
+        self.complete_all(path, &likely_roots)?;
+        self.extend_by(path, &likely)?;
+        self.complete_all(path, &other_roots)?;
+        self.extend_by(path, &others)
+    }
+
+    fn complete_all(&mut self, path: &[usize], roots: &[(usize, usize)]) -> Step<T> {
+        for (root, key) in roots {
+            self.complete(path, *root, *key)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn extend_by(&mut self, path: &mut Vec<usize>, candidates: &[usize]) -> Step<T> {
+        for position in candidates.iter().copied() {
+            // A signature below may have turned out not to hold: then nothing
+            // above it matters any longer.
+            if self.is_broken(path) {
+                break;
+            }
             // Much may have been found out since the list was made. What is out of date
             // is too short, which misses nothing.
-            if self.outdated > self.candidates.len() / 16 {
+            if self.outdated > self.nodes.len() / 16 {
                 self.measure()?;
             }
             if self.is_refused(path.last(), position) || self.distance(position).is_none() {
@@ -376,45 +418,47 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
             path.pop();
             step?;
             self.outdated += usize::from(self.outdated > 0);
-            // A signature below may have turned out not to hold: then nothing
-            // above it matters any longer.
-            if self.is_broken(path) {
-                break;
-            }
         }
         ControlFlow::Continue(())
     }
 
-    /// Candidates above a path, the likely ones first.
-    fn next(&self, path: &[usize], issuer: &[u8], room: usize) -> Vec<usize> {
+    /// Candidates above a path: the likely ones, and the others. Those that the operator
+    /// configured come first, then those near to a root.
+    fn next(&self, path: &[usize], issuer: &[u8], room: usize) -> (Vec<usize>, Vec<usize>) {
         let head = self.head(path);
         let mut next: Vec<(bool, usize, usize)> = self
             .by_subject
             .get(issuer)
             .into_iter()
             .flatten()
-            .filter_map(|position| Some((*position, self.candidates.get(*position)?)))
+            .filter_map(|position| Some((*position, self.nodes.get(*position)?)))
             .filter(|(position, candidate)| {
                 // No loops (RFC 4158 section 5.2).
                 let again = |on: &usize| {
-                    self.candidates.get(*on).is_some_and(|on| {
-                        on.key == candidate.key && on.subject == candidate.subject
+                    self.nodes.get(*on).is_some_and(|on| {
+                        on.key == candidate.key && on.fields.subject == candidate.fields.subject
                     })
                 };
                 !self.is_refused(path.last(), *position) && !path.iter().any(again)
             })
             .filter_map(|(position, candidate)| {
                 let distance = candidate.distance.filter(|distance| *distance < room)?;
-                Some((!head.is_likely_below(candidate), distance, position))
+                Some((candidate.index >= self.configured, distance, position))
             })
             .collect();
         next.sort_unstable();
-        next.into_iter().map(|(_, _, position)| position).collect()
+        let is_likely = |position: &usize| {
+            let key_id = self.nodes.get(*position).map(|one| &one.fields.key_id);
+            key_id.is_none_or(|id| head.fields.is_likely_below(id.as_deref()))
+        };
+        next.into_iter()
+            .map(|(_, _, position)| position)
+            .partition(is_likely)
     }
 
     /// Whether a candidate is known not to have signed `below`, or the leaf.
     fn is_refused(&self, below: Option<&usize>, position: usize) -> bool {
-        self.candidates.get(position).is_none_or(|candidate| {
+        self.nodes.get(position).is_none_or(|candidate| {
             let edge = (below.copied(), candidate.key);
             self.known.get(&edge) == Some(&false)
         })
@@ -434,13 +478,13 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
             if !self.holds((position, key))? {
                 return ControlFlow::Continue(());
             }
-            let above = position.and_then(|position| self.candidates.get(position));
+            let above = position.and_then(|position| self.nodes.get(position));
             key = above.map_or(key, |candidate| candidate.key);
         }
         GaveUp::Attempts.take(&mut self.budget.attempts, 1)?;
         let indexes: Vec<usize> = path
             .iter()
-            .filter_map(|position| Some(self.candidates.get(*position)?.index))
+            .filter_map(|position| Some(self.nodes.get(*position)?.index))
             .collect();
         match (self.attempt)(root, &indexes) {
             Some(found) => ControlFlow::Break(Ok(found)),
@@ -452,18 +496,20 @@ impl<T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'_, F> {
         if let Some(holds) = self.known.get(&edge) {
             return ControlFlow::Continue(*holds);
         }
-        if let ControlFlow::Break(gave_up) = GaveUp::Signatures.take(&mut self.budget.signatures, 1)
-        {
-            return ControlFlow::Break(gave_up);
-        }
         let signed = match edge.0 {
-            Some(position) => self.candidates.get(position),
+            Some(position) => self.nodes.get(position),
             None => Some(&self.leaf),
         };
         let key = self.keys.all.get(edge.1);
-        let holds = signed
-            .zip(key)
-            .is_some_and(|(candidate, key)| candidate.signed.is_signed_by(key));
+        let holds = signed.zip(key).is_some_and(|(candidate, key)| {
+            let algorithms = self.algorithms.iter();
+            let algorithms = algorithms.map(|one| one as &dyn SignatureVerificationAlgorithm);
+            candidate.signed.is_signed_under(key, algorithms)
+        });
+        if !holds && self.checks.is_spent() {
+            let checks = self.checks.count();
+            return ControlFlow::Break(Err(GaveUp::Signatures(checks)));
+        }
         self.known.insert(edge, holds);
         self.outdated += usize::from(!holds);
         ControlFlow::Continue(holds)

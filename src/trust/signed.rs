@@ -1,7 +1,7 @@
 //! What is common to all that is signed by an authority: a message, an algorithm
 //! and a signature (RFC 5280 sections 4.1.1 and 5.1.1).
 
-use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::RawPublicKeyEntity;
 use x509_parser::der_parser::asn1_rs::{Any, FromDer as _};
 
@@ -39,18 +39,27 @@ impl<'a> SignedParts<'a> {
 
     /// Whether the holder of `key` (SubjectPublicKeyInfo, DER) signed it.
     pub(super) fn is_signed_by(&self, key: &[u8]) -> bool {
+        let provider = crypto::provider();
+        let algorithms = provider.signature_verification_algorithms.all;
+        self.is_signed_under(key, algorithms.iter().copied())
+    }
+
+    /// As [`Self::is_signed_by`], with these algorithms only.
+    pub(super) fn is_signed_under<'b>(
+        &self,
+        key: &[u8],
+        algorithms: impl IntoIterator<Item = &'b dyn SignatureVerificationAlgorithm>,
+    ) -> bool {
         let key = SubjectPublicKeyInfoDer::from(key);
         let Ok(entity) = RawPublicKeyEntity::try_from(&key) else {
             return false;
         };
-        crypto::provider()
-            .signature_verification_algorithms
-            .all
-            .iter()
+        algorithms
+            .into_iter()
             .filter(|algorithm| algorithm.signature_alg_id().as_ref() == self.algorithm)
             .any(|algorithm| {
                 entity
-                    .verify_signature(*algorithm, self.message, self.signature)
+                    .verify_signature(algorithm, self.message, self.signature)
                     .is_ok()
             })
     }

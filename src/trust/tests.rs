@@ -1,6 +1,7 @@
 //! Verification as the listener uses it: lists, known chains, deny list.
 
 mod differential;
+mod hostile;
 mod searching;
 
 use std::sync::Arc;

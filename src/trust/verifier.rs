@@ -8,10 +8,13 @@ use std::sync::Arc;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::bundle::TrustBundle;
+use super::candidate::Candidate;
 use super::deny::DenyList;
 use super::disjoint::ClientTrustError;
 use super::naming;
-use super::path::{self, PathMember, PathPurpose, PathRefusal, PathRules, Verified};
+use super::path::{
+    self, PathBudget, PathCertificates, PathMember, PathPurpose, PathRefusal, PathRules, Verified,
+};
 use super::path_cache::{self, CachedPath, ChainKey, PathCache, PendingPath, RevocationState};
 use super::revision::TrustRevision;
 use super::revocation::RevocationOutcome;
@@ -313,10 +316,15 @@ impl ClientTrust {
         let order = own
             .into_iter()
             .chain((0..self.bundles.len()).filter(|index| Some(*index) != own));
+        let chain = PresentedChain {
+            leaf: Candidate::borrowed(leaf),
+            intermediates: intermediates.iter().map(Candidate::borrowed).collect(),
+        };
+        let mut budget = PathBudget::presented();
         let mut accepted: Option<Accepted> = None;
         let mut best: Option<PathRefusal> = None;
         for bundle in order.filter_map(|index| self.bundles.get(index)) {
-            let outcome = bundle.verify(leaf, intermediates, now).and_then(|path| {
+            let outcome = bundle.verify(&chain, now, &mut budget).and_then(|path| {
                 let id = spiffe_id.clone()?;
                 let caller = naming::name_under(bundle, facts, id.as_ref())?;
                 Ok(Accepted::new(bundle, caller, facts, path))
@@ -360,6 +368,12 @@ impl ClientTrust {
     }
 }
 
+/// A chain as a peer presented it.
+struct PresentedChain<'a> {
+    leaf: Candidate<'a>,
+    intermediates: Vec<Candidate<'a>>,
+}
+
 /// A chain that holds under one bundle, and whom it names.
 struct Accepted {
     identity: Arc<PeerIdentity>,
@@ -401,27 +415,21 @@ impl TrustBundle {
     /// Verifies a client's path under this bundle, revocation included.
     fn verify(
         &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        chain: &PresentedChain<'_>,
         now: UnixTime,
+        budget: &mut PathBudget,
     ) -> Result<Verified, PathRefusal> {
-        let with_ours: Vec<CertificateDer<'_>>;
-        let intermediates = if self.intermediates.is_empty() {
-            intermediates
-        } else {
-            with_ours = intermediates
-                .iter()
-                .chain(&self.intermediates)
-                .map(|der| CertificateDer::from(der.as_ref()))
-                .collect();
-            &with_ours
-        };
         let rules = PathRules {
             roots: &self.roots,
             purpose: PathPurpose::Client,
             revocation: &self.revocation,
         };
-        path::verify(rules, leaf, intermediates, now)
+        let certificates = PathCertificates {
+            leaf: &chain.leaf,
+            configured: &self.intermediates,
+            presented: &chain.intermediates,
+        };
+        path::verify(rules, certificates, now, budget)
     }
 }
 

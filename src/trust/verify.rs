@@ -9,7 +9,8 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
 use super::authority::{AuthorityFacts, RootSet};
 use super::bundle::{RevocationDepth, RevocationPosture};
-use super::path::{self, PathPurpose, PathRefusal, PathRules};
+use super::candidate::Candidate;
+use super::path::{self, PathBudget, PathCertificates, PathPurpose, PathRefusal, PathRules};
 use super::revocation::{KnownIssuer, RevocationIndex, UnusableList};
 use crate::clock;
 use crate::identity::peer::RevocationCheck;
@@ -19,7 +20,7 @@ use crate::reason::ReasonCode;
 #[derive(Debug)]
 pub struct PathTrust {
     roots: RootSet,
-    intermediates: Vec<CertificateDer<'static>>,
+    intermediates: Vec<Candidate<'static>>,
     revocation: RevocationIndex,
     purpose: PathPurpose,
     unusable_roots: Vec<(usize, String)>,
@@ -82,7 +83,7 @@ impl PathTrust {
         }
         Self {
             roots: set,
-            intermediates,
+            intermediates: intermediates.into_iter().map(Candidate::new).collect(),
             revocation,
             purpose,
             unusable_roots,
@@ -122,7 +123,14 @@ impl PathTrust {
             purpose: self.purpose,
             revocation: &self.revocation,
         };
-        let verified = path::verify(rules, leaf, &self.intermediates, now)?;
+        let leaf = Candidate::borrowed(leaf);
+        let certificates = PathCertificates {
+            leaf: &leaf,
+            configured: &self.intermediates,
+            presented: &[],
+        };
+        let mut budget = PathBudget::offline();
+        let verified = path::verify(rules, certificates, now, &mut budget)?;
         let not_after = verified.not_after;
         // webpki looks at the dates too; this holds whatever it does.
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);

@@ -18,7 +18,7 @@ const TIERS: [&[&str]; 15] = [
     &["authn", "assertion", "upstream", "pki"],
     &["tls", "policy"],
     &["trust"],
-    &["telemetry"],
+    &["connection_slots", "telemetry"],
     &["identity"],
     &["crypto", "directory_lock"],
     &["secret"],

@@ -9,6 +9,7 @@ mod client_faults;
 mod concurrency;
 mod corpus;
 mod descriptors;
+mod exhaustion;
 mod expectations;
 mod failing_files;
 mod foreign;

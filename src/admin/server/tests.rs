@@ -26,10 +26,12 @@ async fn served(tls: ListenerTls, make: impl FnOnce(Arc<ControlState>, u16) -> R
     let keys = tempfile::tempdir().unwrap();
     let readiness = Arc::new(Readiness::new());
     let metrics = Arc::new(Metrics::new());
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(keys.path())));
     let state = Arc::new(ControlState::new(
-        Arc::new(ArcSwap::from_pointee(snapshot(keys.path()))),
+        Arc::clone(&snapshot),
         Arc::clone(&readiness),
         Arc::clone(&metrics),
+        Arc::default(),
     ));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -37,6 +39,7 @@ async fn served(tls: ListenerTls, make: impl FnOnce(Arc<ControlState>, u16) -> R
     let serving = Serving {
         stopping,
         share: ControlShare::FULL,
+        snapshot,
     };
     let task = tokio::spawn(serve(listener, make(state, address.port()), tls, serving));
     Served {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::Context;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::quantity::{ByteSize, TimeSpan};
-use crate::config::raw::{CallerLimitsSection, LimitsSection, Runtime};
+use crate::config::raw::{AddressLimitsSection, CallerLimitsSection, LimitsSection, Runtime};
 use crate::config::value::Field;
-use crate::snapshot::{CallerLimits, Limits};
+use crate::snapshot::{AddressLimits, CallerLimits, Limits};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -52,6 +52,9 @@ pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>)
     if let Some(caller) = section.caller.value() {
         set_caller(caller, &mut limits.caller);
     }
+    if let Some(address) = section.address.value() {
+        set_address(address, &mut limits.address, context);
+    }
     limits
 }
 
@@ -65,6 +68,23 @@ fn set_caller(section: &CallerLimitsSection, limits: &mut CallerLimits) {
     if let Some(share) = section.buffered_bodies.value() {
         limits.buffered_bodies = share.0;
     }
+}
+
+fn set_address(
+    section: &AddressLimitsSection,
+    limits: &mut AddressLimits,
+    context: &mut Context<'_>,
+) {
+    if let Some(said) = section.handshakes_in_progress.at() {
+        if said.value == 0 {
+            context.error(
+                Diagnostic::new(said.place.clone(), "this must be at least 1")
+                    .help("an address that should not connect at all belongs into a firewall"),
+            );
+        }
+        limits.handshakes_in_progress = usize::try_from(said.value).unwrap_or(usize::MAX);
+    }
+    limits.trusted_networks = section.trusted_networks.values();
 }
 
 /// The number of workers, where it is said.

@@ -62,6 +62,8 @@ fn documented_limits_are_the_defaults() {
     assert_eq!(limits.lines().count(), 9, "{limits}");
     limits.push_str(&documented_keys(text, "limits.caller"));
     assert_eq!(limits.lines().count(), 14, "{limits}");
+    limits.push_str(&documented_keys(text, "limits.address"));
+    assert_eq!(limits.lines().count(), 16, "{limits}");
     let said = place
         .good(&format!("{}\n{limits}", whole()))
         .snapshot

@@ -4,19 +4,18 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::caller_connections::CallerConnection;
+use crate::connection_slots::ConnectionSlot;
 use crate::telemetry::metrics::Metrics;
 
 /// Occupies a connection slot until its last clone is dropped. Streams, bodies and
 /// tunnels hold clones, so that whatever outlives the connection's task still counts as a
 /// connection.
 #[derive(Clone)]
-pub(crate) struct ConnectionGuard(Arc<ConnectionSlot>);
+pub(crate) struct ConnectionGuard(Arc<OpenConnection>);
 
-struct ConnectionSlot {
-    _slot: OwnedSemaphorePermit,
+struct OpenConnection {
+    slot: ConnectionSlot,
     load: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
     /// Its place among the connections of its caller, if that has proven who it is.
@@ -25,15 +24,11 @@ struct ConnectionSlot {
 
 impl ConnectionGuard {
     /// Counts a connection in the metrics and in the `load` of its worker.
-    pub(crate) fn new(
-        slot: OwnedSemaphorePermit,
-        load: Arc<AtomicUsize>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(crate) fn new(slot: ConnectionSlot, load: Arc<AtomicUsize>, metrics: Arc<Metrics>) -> Self {
         load.fetch_add(1, Ordering::Relaxed);
         metrics.connection_opened();
-        Self(Arc::new(ConnectionSlot {
-            _slot: slot,
+        Self(Arc::new(OpenConnection {
+            slot,
             load,
             metrics,
             of_caller: OnceLock::new(),
@@ -44,6 +39,11 @@ impl ConnectionGuard {
     pub(crate) fn set_caller(&self, connection: CallerConnection) {
         let _ = self.0.of_caller.set(connection);
     }
+
+    /// The connection's slot.
+    pub(crate) fn slot(&self) -> &ConnectionSlot {
+        &self.0.slot
+    }
 }
 
 impl fmt::Debug for ConnectionGuard {
@@ -52,7 +52,7 @@ impl fmt::Debug for ConnectionGuard {
     }
 }
 
-impl Drop for ConnectionSlot {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.load.fetch_sub(1, Ordering::Relaxed);
         self.metrics.connection_closed();

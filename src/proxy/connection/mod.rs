@@ -3,6 +3,7 @@
 //! - `worker`: what all connections share, and those of one thread
 //! - `guard`: the connection's slot
 //! - `caller_connections`: the open connections of each caller
+//! - `handshake_turns`: handshakes yield to established connections
 //! - `in_flight`: the requests in progress
 //! - `lifetime`: when the connection has to end
 //! - `trust_broadcast`: tells the connections of a worker that trust has changed
@@ -15,6 +16,7 @@ pub(crate) mod assertion_cache;
 pub(crate) mod buffered_body;
 pub mod caller_connections;
 pub(crate) mod guard;
+pub(crate) mod handshake_turns;
 pub(crate) mod in_flight;
 pub(crate) mod lifetime;
 pub(crate) mod request_body;

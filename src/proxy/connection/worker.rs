@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::caller_connections::CallerConnections;
+use super::handshake_turns::HandshakeTurns;
 use super::request_body::RequestBody;
 use super::trust_broadcast::TrustBroadcast;
 use crate::policy::share::Places;
@@ -13,6 +14,8 @@ use crate::proxy::wire::buffer_budget::BufferBudget;
 use crate::snapshot::Snapshot;
 use crate::telemetry::audit::AuditSink;
 use crate::telemetry::chains::ChainKeeper;
+use crate::telemetry::eviction_log::EvictionLog;
+use crate::telemetry::handshake_sources::HandshakeSources;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::PoolShard;
 
@@ -31,6 +34,10 @@ pub struct Shared {
     pub caller_connections: Arc<CallerConnections>,
     /// Keeps the chains that callers present, if the configuration asks for it.
     pub chains: Option<ChainKeeper>,
+    /// Connections that yielded to others before their handshake was complete.
+    pub evictions: EvictionLog,
+    /// Where handshakes come from.
+    pub handshake_sources: Arc<HandshakeSources>,
     /// Counts up after a new snapshot was put in place or its deny list changed.
     pub changes: watch::Receiver<u64>,
     /// Becomes true when connections should drain.
@@ -46,6 +53,7 @@ pub(crate) struct Worker {
     pool: Arc<PoolShard<RequestBody>>,
     audit: AuditSink,
     trust_broadcast: TrustBroadcast,
+    handshake_turns: HandshakeTurns,
 }
 
 impl Worker {
@@ -55,6 +63,7 @@ impl Worker {
             pool: Arc::default(),
             audit,
             trust_broadcast: TrustBroadcast::default(),
+            handshake_turns: HandshakeTurns::default(),
         }
     }
 
@@ -68,6 +77,10 @@ impl Worker {
 
     pub(crate) const fn audit(&self) -> &AuditSink {
         &self.audit
+    }
+
+    pub(crate) const fn handshake_turns(&self) -> &HandshakeTurns {
+        &self.handshake_turns
     }
 
     /// Subscribes a connection to changes of trust that are put in service from now on.

@@ -7,7 +7,9 @@ use arc_swap::ArcSwap;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
+use crate::connection_slots::SlotLimits;
 use crate::snapshot::fixture::snapshot;
+use crate::telemetry::eviction_log::EvictionLog;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -58,6 +60,8 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
         tunnels: Arc::default(),
         caller_connections: Arc::default(),
         chains: None,
+        evictions: EvictionLog::default(),
+        handshake_sources: Arc::default(),
         changes,
         stopping: stopping.clone(),
         aborting,
@@ -66,7 +70,10 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
     // One worker and one slot: a connection that kept either would leave none for the
     // next.
     let workers = Workers::start_with(&shared, &audit, 1, fragile).unwrap();
-    let slots = Arc::new(Semaphore::new(1));
+    let slots = ConnectionSlots::new(SlotLimits {
+        total: 1,
+        pending: 1,
+    });
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let free = Arc::clone(&slots);
@@ -92,7 +99,8 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(slots.available_permits(), 1);
+    let emptied = tokio::time::timeout(TIMEOUT, slots.emptied());
+    emptied.await.unwrap();
     assert_eq!(load.load(Ordering::Relaxed), 0);
     let metrics = shared.metrics.encode();
     for line in [

@@ -21,7 +21,8 @@ use webpki::{
 
 use crate::reason::ReasonCode;
 use crate::trust::authority::{AuthorityFacts, RootSet};
-use crate::trust::path::{self, PathPurpose, PathRules};
+use crate::trust::candidate::Candidate;
+use crate::trust::path::{self, PathBudget, PathCertificates, PathPurpose, PathRules};
 use crate::trust::revocation::{KnownIssuer, RevocationIndex};
 use crate::trust::{RevocationDepth, RevocationPosture};
 
@@ -219,7 +220,13 @@ fn by_ours(
         purpose: PathPurpose::Client,
         revocation: &revocation,
     };
-    path::verify(rules, leaf.leaf(), &leaf.chain[1..], now())
+    let presented: Vec<_> = leaf.chain[1..].iter().map(Candidate::borrowed).collect();
+    let certificates = PathCertificates {
+        leaf: &Candidate::borrowed(leaf.leaf()),
+        configured: &[],
+        presented: &presented,
+    };
+    path::verify(rules, certificates, now(), &mut PathBudget::presented())
         .map(|_| ())
         .map_err(|(reason, _)| reason)
 }

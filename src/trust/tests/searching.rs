@@ -5,8 +5,10 @@ use rustls_pki_types::CertificateDer;
 
 use super::now;
 use crate::trust::authority::{AuthorityFacts, RootSet};
+use crate::trust::candidate::Candidate;
 use crate::trust::path::PathPurpose;
-use crate::trust::search::{Budget, GaveUp, find};
+use crate::trust::search::{Budget, GaveUp, Pool, find};
+use crate::trust::signature_checks::{SignatureBudget, SignatureChecks};
 
 /// Levels between root and leaf, and forged certificates on each.
 const LEVELS: usize = 3;
@@ -46,49 +48,70 @@ fn forest() -> Forest {
     }
 }
 
+/// What came of a search, and what it cost.
+struct Outcome {
+    found: Result<Option<usize>, GaveUp>,
+    left: Budget,
+    signatures: usize,
+}
+
 impl Forest {
-    /// What comes of a search, and what is left of its budget.
     fn search(
         &self,
         certificates: &[CertificateDer<'_>],
         mut budget: Budget,
-    ) -> (Result<Option<usize>, GaveUp>, Budget) {
-        let found = find(
-            &self.roots,
-            self.leaf.leaf(),
-            certificates,
-            (PathPurpose::Client, now()),
-            &mut budget,
-            |_, path| Some(path.len()),
-        );
-        (found, budget)
+        signatures: SignatureBudget,
+    ) -> Outcome {
+        let leaf = Candidate::borrowed(self.leaf.leaf());
+        let candidates: Vec<_> = certificates.iter().map(Candidate::borrowed).collect();
+        let candidates: Vec<_> = candidates.iter().collect();
+        let checks = SignatureChecks::new(signatures);
+        let pool = Pool {
+            roots: &self.roots,
+            leaf: &leaf,
+            intermediates: &candidates,
+            configured: 0,
+            purpose: PathPurpose::Client,
+            now: now(),
+        };
+        let found = find(pool, &mut budget, &checks, |_, path| Some(path.len()));
+        Outcome {
+            found,
+            left: budget,
+            signatures: checks.count(),
+        }
     }
 }
 
 #[test]
 fn a_search_costs_no_more_than_its_budget() {
     let forest = forest();
-    let usual = Budget::USUAL;
+    let (usual, many) = (Budget::OFFLINE, SignatureBudget::OFFLINE);
     let all = [forest.forged.clone(), forest.genuine.clone()].concat();
     // Key identifiers lead past most of them; no certificate is refused twice.
-    let (found, left) = forest.search(&all, usual);
-    assert_eq!(found, Ok(Some(LEVELS)));
-    let signatures = usual.signatures - left.signatures;
+    let outcome = forest.search(&all, usual, many);
+    assert_eq!(outcome.found, Ok(Some(LEVELS)));
+    let signatures = outcome.signatures;
     assert!(signatures <= LEVELS * (FORGED + 2) + 1, "{signatures}");
-    let looks = usual.looks - left.looks;
+    let looks = usual.looks - outcome.left.looks;
     assert!(looks <= 200 * all.len(), "{looks}");
     // Those next to the root are refused, and what is left leads nowhere.
-    let (found, left) = forest.search(&forest.forged, usual);
-    assert_eq!(found, Ok(None));
-    assert_eq!(usual.signatures - left.signatures, FORGED);
+    let outcome = forest.search(&forest.forged, usual, many);
+    assert_eq!(outcome.found, Ok(None));
+    assert_eq!(outcome.signatures, FORGED);
+    let few = SignatureBudget {
+        checks: 100,
+        ..many
+    };
+    let outcome = forest.search(&forest.forged, usual, few);
+    assert_eq!(outcome.found, Err(GaveUp::Signatures(100)));
+    let few = SignatureBudget {
+        failures: 7,
+        ..many
+    };
+    let outcome = forest.search(&forest.forged, usual, few);
+    assert_eq!(outcome.found, Err(GaveUp::Signatures(7)));
     for (budget, gave_up) in [
-        (
-            Budget {
-                signatures: 100,
-                ..usual
-            },
-            GaveUp::Signatures,
-        ),
         (
             Budget {
                 looks: 5000,
@@ -104,17 +127,15 @@ fn a_search_costs_no_more_than_its_budget() {
             GaveUp::Steps,
         ),
     ] {
-        let (found, left) = forest.search(&forest.forged, budget);
-        assert_eq!(found, Err(gave_up));
-        // It is used up, and the search goes no further.
-        assert!(gave_up != GaveUp::Signatures || left.signatures == 0);
+        let outcome = forest.search(&forest.forged, budget, many);
+        assert_eq!(outcome.found, Err(gave_up));
     }
     let budget = Budget {
         attempts: 0,
         ..usual
     };
-    let (found, _) = forest.search(&all, budget);
-    assert_eq!(found, Err(GaveUp::Attempts));
+    let outcome = forest.search(&all, budget, many);
+    assert_eq!(outcome.found, Err(GaveUp::Attempts));
 }
 
 #[test]
@@ -124,9 +145,9 @@ fn names_that_lead_to_no_root_cost_no_signature() {
     let other = Authority::root(&AuthoritySpec::new("Another root"));
     let facts = AuthorityFacts::read(other.der()).unwrap();
     forest.roots.add(other.der(), facts).unwrap();
-    let (found, left) = forest.search(&forest.forged, Budget::USUAL);
-    assert_eq!(found, Ok(None));
-    assert_eq!(left.signatures, Budget::USUAL.signatures);
-    let looks = Budget::USUAL.looks - left.looks;
+    let outcome = forest.search(&forest.forged, Budget::OFFLINE, SignatureBudget::OFFLINE);
+    assert_eq!(outcome.found, Ok(None));
+    assert_eq!(outcome.signatures, 0);
+    let looks = Budget::OFFLINE.looks - outcome.left.looks;
     assert!(looks <= 10 * forest.forged.len(), "{looks}");
 }

@@ -1,5 +1,5 @@
-//! `Crowd`: how many connections made room for newer ones, written down now and then. A
-//! line for each of a flood would bury all others.
+//! `EvictionLog`: how many connections yielded to newer ones, recorded at most once a
+//! second. A line for each of a flood would bury all others.
 
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often it is written down, at most.
+/// How often it is recorded, at most.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The count of one listener.
 #[derive(Debug, Default)]
-pub(super) struct Crowd(Mutex<Count>);
+pub struct EvictionLog(Mutex<Count>);
 
 #[derive(Debug, Default)]
 struct Count {
     noted: Option<Instant>,
     since: u64,
-    /// Somebody waits until those since then are to be written down.
+    /// A task waits until those since then are to be recorded.
     awaited: bool,
 }
 
@@ -30,10 +30,10 @@ enum Noting {
     Elsewhere,
 }
 
-impl Crowd {
-    /// Counts one. Whoever is the one to write down how many there were since that was
-    /// last done hears it, when it is time.
-    pub(super) async fn note(&self) -> Option<NonZeroU64> {
+impl EvictionLog {
+    /// Counts one. Returns the total since the last record when the caller should record
+    /// it, at most once a second.
+    pub async fn note(&self) -> Option<NonZeroU64> {
         let noting = self.count(|count| count.note(Instant::now()));
         match noting {
             Noting::Now(written) => written,
@@ -59,12 +59,12 @@ impl Count {
                 self.awaited = true;
                 Noting::At(next)
             }
-            // Also where somebody waited who is late, or was not there any more.
+            // Also if a task waited that is late, or gone.
             _ => Noting::Now(self.written(now)),
         }
     }
 
-    /// How many there were since that was last written down: they are now.
+    /// Returns the total since the last record, which this is the next of.
     fn written(&mut self, now: Instant) -> Option<NonZeroU64> {
         let since = NonZeroU64::new(std::mem::take(&mut self.since))?;
         self.noted = Some(now);
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crowd_is_written_down_now_and_then() {
+    fn evictions_are_recorded_at_most_once_a_second() {
         let mut count = Count::default();
         let begin = Instant::now();
         assert_eq!(count.note(begin), Noting::Now(NonZeroU64::new(1)));
@@ -88,7 +88,7 @@ mod tests {
         assert!((0..50).all(|_| count.note(begin) == Noting::Elsewhere));
         assert_eq!(count.written(next), NonZeroU64::new(51));
         assert_eq!(count.note(next), Noting::At(next + PAUSE));
-        // Who waited for that is late, or gone: the next one writes for it, too.
+        // The task that waited for that is late, or gone: the next one counts for it.
         let later = next + PAUSE;
         assert_eq!(count.note(later), Noting::Now(NonZeroU64::new(2)));
         assert_eq!(count.written(later), None);

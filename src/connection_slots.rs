@@ -1,0 +1,625 @@
+//! `ConnectionSlots`: how many connections a listener may have, and which of them yields
+//! when there is no room for another one.
+//!
+//! A connection that has proven nothing costs its peer nothing. Such connections yield to
+//! newer ones: those of the address that has the most of them first, the silent ones
+//! before those whose handshake is under way, the oldest before the newer. An established
+//! connection never yields to one of those, unless its listener says that it is idle. While
+//! there is room, nothing yields.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::identity::ShareKey;
+
+/// Most connections that were told to yield and are not gone yet: they still have their
+/// descriptors.
+const MAX_LEAVING: usize = 64;
+/// How long a new connection waits at most for balancers to say for whom they connect,
+/// before one of those connections yields.
+const NAMING_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// How many connections a listener may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotLimits {
+    /// All of them.
+    pub total: usize,
+    /// Those that are not established.
+    pub pending: usize,
+}
+
+/// Who sends: for whom a connection counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// All connections of one address together.
+    Address(ShareKey),
+    /// Each connection by itself: the address stands for many peers.
+    Connection(u64),
+}
+
+/// Where a new connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// An address that is counted.
+    Address(ShareKey),
+    /// An address that stands for many peers.
+    Many,
+    /// A balancer, which has yet to say for whom it connects.
+    Balancer,
+}
+
+impl From<Option<ShareKey>> for Origin {
+    fn from(address: Option<ShareKey>) -> Self {
+        address.map_or(Self::Many, Self::Address)
+    }
+}
+
+/// Why another connection had to yield.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Yielded {
+    /// Its address had more than its share.
+    AddressShare,
+    /// There was no room.
+    Full,
+}
+
+/// The connections of one listener.
+#[derive(Debug)]
+pub struct ConnectionSlots {
+    limits: SlotLimits,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    entries: HashMap<u64, Entry>,
+    /// Connections that have sent nothing.
+    silent: Ranking,
+    /// Connections that are not established, silent or not.
+    pending: Ranking,
+    /// Connections of balancers that have not said for whom they are.
+    unnamed: Ranking,
+    /// Established connections on which nothing goes on.
+    idle: Ranking,
+    leaving: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    source: Source,
+    stage: Stage,
+    /// When it came to this stage, as a number.
+    since: u64,
+    leave: Arc<Notify>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Unnamed,
+    Silent,
+    Speaking,
+    Established,
+    Idle,
+}
+
+/// Connections by their sources: the source with the most of them is found at once.
+#[derive(Debug, Default)]
+struct Ranking {
+    sources: HashMap<Source, BTreeSet<(u64, u64)>>,
+    /// Count, oldest connection, source; the last one has the most, of several the one
+    /// with the oldest connection.
+    order: BTreeSet<(usize, Reverse<u64>, Source)>,
+    count: usize,
+}
+
+impl Ranking {
+    fn add(&mut self, source: Source, since: u64, id: u64) {
+        let own = self.sources.entry(source).or_default();
+        if let Some(rank) = rank(source, own) {
+            self.order.remove(&rank);
+        }
+        own.insert((since, id));
+        self.order.extend(rank(source, own));
+        self.count += 1;
+    }
+
+    fn remove(&mut self, source: Source, since: u64, id: u64) {
+        let Some(own) = self.sources.get_mut(&source) else {
+            return;
+        };
+        if let Some(rank) = rank(source, own) {
+            self.order.remove(&rank);
+        }
+        self.count -= usize::from(own.remove(&(since, id)));
+        match rank(source, own) {
+            Some(rank) => {
+                self.order.insert(rank);
+            }
+            None => {
+                self.sources.remove(&source);
+            }
+        }
+    }
+
+    /// The source with the most connections, and how many they are.
+    fn busiest(&self) -> Option<(Source, usize)> {
+        let (count, _, source) = self.order.last()?;
+        Some((*source, *count))
+    }
+
+    /// A source's oldest connection.
+    fn oldest(&self, source: Source) -> Option<u64> {
+        Some(self.sources.get(&source)?.first()?.1)
+    }
+}
+
+fn rank(source: Source, own: &BTreeSet<(u64, u64)>) -> Option<(usize, Reverse<u64>, Source)> {
+    let (since, _) = own.first()?;
+    Some((own.len(), Reverse(*since), source))
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+
+    /// Takes a connection out of the rankings of its stage.
+    fn unrank(&mut self, id: u64) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(&id)?;
+        let (source, since) = (entry.source, entry.since);
+        match entry.stage {
+            Stage::Silent => {
+                self.silent.remove(source, since, id);
+                self.pending.remove(source, since, id);
+            }
+            Stage::Unnamed => self.unnamed.remove(source, since, id),
+            Stage::Speaking => self.pending.remove(source, since, id),
+            Stage::Idle => self.idle.remove(source, since, id),
+            Stage::Established => {}
+        }
+        Some(entry)
+    }
+
+    /// Puts a connection into the rankings of its stage.
+    fn rank(&mut self, id: u64) {
+        let Some(entry) = self.entries.get(&id) else {
+            return;
+        };
+        let (source, since) = (entry.source, entry.since);
+        match entry.stage {
+            Stage::Silent => {
+                self.silent.add(source, since, id);
+                self.pending.add(source, since, id);
+            }
+            Stage::Unnamed => self.unnamed.add(source, since, id),
+            Stage::Speaking => self.pending.add(source, since, id),
+            Stage::Idle => self.idle.add(source, since, id),
+            Stage::Established => {}
+        }
+    }
+
+    /// The connection that yields, if one does.
+    fn chosen(&self, share: usize) -> Option<(u64, Yielded)> {
+        let of = |source| {
+            let silent = self.silent.oldest(source);
+            silent.or_else(|| self.pending.oldest(source))
+        };
+        if let Some((source, count)) = self.pending.busiest() {
+            if count > share {
+                return Some((of(source)?, Yielded::AddressShare));
+            }
+            // Silence costs the least: it goes before what others have begun.
+            let (source, _) = self.silent.busiest().unwrap_or((source, count));
+            return Some((of(source)?, Yielded::Full));
+        }
+        let rest = [&self.idle, &self.unnamed];
+        rest.into_iter().find_map(|ranking| {
+            let (source, _) = ranking.busiest()?;
+            Some((ranking.oldest(source)?, Yielded::Full))
+        })
+    }
+
+    /// Whether a connection may yield of which it is known where it comes from.
+    const fn has_named(&self) -> bool {
+        self.pending.count > 0 || self.idle.count > 0
+    }
+
+    fn evict(&mut self, share: usize) -> Option<Yielded> {
+        let (id, why) = self.chosen(share)?;
+        self.unrank(id);
+        let entry = self.entries.remove(&id)?;
+        self.leaving += 1;
+        entry.leave.notify_one();
+        Some(why)
+    }
+}
+
+impl ConnectionSlots {
+    /// Slots without connections.
+    #[must_use]
+    pub fn new(limits: SlotLimits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            state: Mutex::default(),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Waits until there is room for another connection, free or because one yields.
+    pub async fn room(&self) {
+        self.until(|state| self.has_room(state)).await;
+    }
+
+    /// Takes a slot for a new connection that has sent nothing yet; waits until there is
+    /// room. Says why another one had to yield, if one had. An address with
+    /// more than `share` pending connections yields before all others.
+    pub async fn take(
+        self: &Arc<Self>,
+        from: impl Into<Origin>,
+        share: usize,
+    ) -> (ConnectionSlot, Option<Yielded>) {
+        let origin = from.into();
+        if self.is_full(&self.state()) {
+            // A burst is accepted faster than its connections are read: what they have
+            // sent is to be seen before one is chosen.
+            tokio::task::yield_now().await;
+            let named = self.until(|state| !self.is_full(state) || state.has_named());
+            let _ = tokio::time::timeout(NAMING_TIMEOUT, named).await;
+        }
+        loop {
+            if let Some(taken) = self.try_take(origin, share) {
+                return taken;
+            }
+            self.room().await;
+        }
+    }
+
+    /// As [`Self::take`], if there is room at this moment.
+    #[must_use]
+    pub fn try_take(
+        self: &Arc<Self>,
+        from: impl Into<Origin>,
+        share: usize,
+    ) -> Option<(ConnectionSlot, Option<Yielded>)> {
+        let origin = from.into();
+        let mut state = self.state();
+        if !self.has_room(&state) {
+            return None;
+        }
+        let is_full =
+            state.entries.len() >= self.limits.total || state.pending.count >= self.limits.pending;
+        let yielded = if is_full { state.evict(share) } else { None };
+        let id = state.number();
+        let leave = Arc::new(Notify::new());
+        let entry = Entry {
+            source: source(origin, id),
+            stage: match origin {
+                Origin::Balancer => Stage::Unnamed,
+                Origin::Address(_) | Origin::Many => Stage::Silent,
+            },
+            since: id,
+            leave: Arc::clone(&leave),
+        };
+        state.entries.insert(id, entry);
+        state.rank(id);
+        drop(state);
+        let slot = ConnectionSlot {
+            id,
+            leave,
+            slots: Arc::clone(self),
+        };
+        Some((slot, yielded))
+    }
+
+    /// Waits until all connections are gone.
+    pub async fn emptied(&self) {
+        self.until(|state| state.entries.is_empty() && state.leaving == 0)
+            .await;
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        state.entries.len() >= self.limits.total
+            || state.pending.count + state.unnamed.count >= self.limits.pending
+    }
+
+    fn has_room(&self, state: &State) -> bool {
+        let can_yield = state.has_named() || state.unnamed.count > 0;
+        state.entries.len() < self.limits.total || can_yield && state.leaving < MAX_LEAVING
+    }
+
+    async fn until(&self, holds: impl Fn(&State) -> bool) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if holds(&self.state()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const fn source(origin: Origin, id: u64) -> Source {
+    match origin {
+        Origin::Address(key) => Source::Address(key),
+        Origin::Many | Origin::Balancer => Source::Connection(id),
+    }
+}
+
+/// One connection's slot, until it is dropped.
+#[derive(Debug)]
+pub struct ConnectionSlot {
+    id: u64,
+    leave: Arc<Notify>,
+    slots: Arc<ConnectionSlots>,
+}
+
+impl ConnectionSlot {
+    /// For whom the connection counts.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        let state = self.slots.state();
+        let entry = state.entries.get(&self.id);
+        entry.map_or(Source::Connection(self.id), |entry| entry.source)
+    }
+
+    /// A balancer has said whom the connection comes from.
+    pub fn comes_from(&self, from: Option<ShareKey>) {
+        let mut state = self.slots.state();
+        if let Some(entry) = state.unrank(self.id) {
+            entry.source = source(from.into(), self.id);
+            if entry.stage == Stage::Unnamed {
+                entry.stage = Stage::Silent;
+            }
+            state.rank(self.id);
+        }
+        drop(state);
+        self.slots.changed.notify_waiters();
+    }
+
+    /// The peer has sent something.
+    pub fn spoke(&self) {
+        self.enter(Stage::Speaking, |stage| {
+            matches!(stage, Stage::Unnamed | Stage::Silent)
+        });
+    }
+
+    /// The connection is established: it does not yield any more. Returns false if it had
+    /// to before.
+    #[must_use]
+    pub fn establish(&self) -> bool {
+        self.enter(Stage::Established, |_| true)
+    }
+
+    /// Nothing goes on on an established connection: it yields again.
+    pub fn rest(&self) {
+        self.enter(Stage::Idle, |stage| stage == Stage::Established);
+        self.slots.changed.notify_waiters();
+    }
+
+    /// Waits until the connection has to yield.
+    pub async fn evicted(&self) {
+        self.leave.notified().await;
+    }
+
+    /// Enters a stage, if it may from the one that it is in. Returns false if the
+    /// connection has yielded.
+    fn enter(&self, stage: Stage, may: impl Fn(Stage) -> bool) -> bool {
+        let mut state = self.slots.state();
+        let since = state.number();
+        match state.entries.get(&self.id) {
+            None => return false,
+            Some(entry) if !may(entry.stage) => return true,
+            Some(_) => {}
+        }
+        if let Some(entry) = state.unrank(self.id) {
+            (entry.stage, entry.since) = (stage, since);
+        }
+        state.rank(self.id);
+        true
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        let mut state = self.slots.state();
+        state.unrank(self.id);
+        if state.entries.remove(&self.id).is_none() {
+            state.leaving -= 1;
+        }
+        drop(state);
+        self.slots.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv6Addr};
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    const SHARE: usize = 8;
+
+    fn slots(total: usize) -> Arc<ConnectionSlots> {
+        ConnectionSlots::new(SlotLimits {
+            total,
+            pending: total,
+        })
+    }
+
+    fn address(number: u8) -> Option<ShareKey> {
+        Some(ShareKey::of_address(IpAddr::from([10, 0, 0, number])))
+    }
+
+    fn take(slots: &Arc<ConnectionSlots>, from: Option<ShareKey>) -> ConnectionSlot {
+        slots.try_take(from, SHARE).unwrap().0
+    }
+
+    /// A notification is taken once: what was seen here is not seen again.
+    fn is_evicted(slot: &ConnectionSlot) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        pin!(slot.evicted()).poll(&mut context).is_ready()
+    }
+
+    fn established(slots: &Arc<ConnectionSlots>, from: Option<ShareKey>) -> ConnectionSlot {
+        let slot = take(slots, from);
+        slot.spoke();
+        assert!(slot.establish());
+        slot
+    }
+
+    #[test]
+    fn nothing_yields_while_there_is_room() {
+        let slots = slots(100);
+        let all: Vec<_> = (0..100).map(|_| take(&slots, address(1))).collect();
+        assert!(!all.iter().any(is_evicted));
+    }
+
+    #[test]
+    fn the_oldest_silent_connection_of_the_busiest_address_yields() {
+        let slots = slots(100);
+        let others: Vec<_> = (2..12)
+            .map(|number| take(&slots, address(number)))
+            .collect();
+        let flood: Vec<_> = (0..90).map(|_| take(&slots, address(1))).collect();
+        flood[0].spoke();
+        let (newcomer, yielded) = slots.try_take(address(20), SHARE).unwrap();
+        assert_eq!(yielded, Some(Yielded::AddressShare));
+        // The first one has said something.
+        assert!(!is_evicted(&flood[0]) && is_evicted(&flood[1]) && !is_evicted(&flood[2]));
+        // One of the same address gets in, too.
+        let same = take(&slots, address(1));
+        assert!(is_evicted(&flood[2]) && !is_evicted(&newcomer) && !is_evicted(&same));
+        assert!(!others.iter().any(is_evicted));
+        // It has yielded: it is not established any more.
+        assert!(!flood[1].establish());
+    }
+
+    #[test]
+    fn among_addresses_within_their_share_silence_yields_first() {
+        let slots = slots(20);
+        let speaking: Vec<_> = (0..SHARE).map(|_| take(&slots, address(1))).collect();
+        speaking.iter().for_each(ConnectionSlot::spoke);
+        let silent: Vec<_> = (2..14)
+            .map(|number| take(&slots, address(number)))
+            .collect();
+        let (_newcomer, yielded) = slots.try_take(address(99), SHARE).unwrap();
+        assert_eq!(yielded, Some(Yielded::Full));
+        assert!(is_evicted(&silent[0]) && !speaking.iter().any(is_evicted));
+    }
+
+    #[test]
+    fn established_connections_do_not_yield() {
+        let slots = slots(3);
+        let all: Vec<_> = (0..3).map(|_| established(&slots, address(1))).collect();
+        assert!(slots.try_take(address(2), SHARE).is_none());
+        assert!(!all.iter().any(is_evicted));
+        // Unless they say that nothing goes on.
+        all[1].rest();
+        all[0].rest();
+        let newcomer = take(&slots, address(2));
+        assert!(is_evicted(&all[1]) && !is_evicted(&all[0]) && !is_evicted(&all[2]));
+        assert!(all[0].establish(), "it has something to do again");
+        // What is pending goes before what is idle.
+        all[2].rest();
+        let _another = take(&slots, address(2));
+        assert!(is_evicted(&newcomer) && !is_evicted(&all[2]));
+    }
+
+    #[test]
+    fn a_bound_on_pending_connections_leaves_room_for_established_ones() {
+        let slots = ConnectionSlots::new(SlotLimits {
+            total: 10,
+            pending: 4,
+        });
+        let pending: Vec<_> = (0..5).map(|_| take(&slots, None)).collect();
+        assert!(is_evicted(&pending[0]) && !is_evicted(&pending[1]));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        let slots = slots(100);
+        let v6 = |number: u128| {
+            let bits = (0x2001_0db8 << 96) | number;
+            Some(ShareKey::of_address(Ipv6Addr::from_bits(bits).into()))
+        };
+        let others: Vec<_> = (1..4).map(|number| take(&slots, address(number))).collect();
+        let flood: Vec<_> = (0..97).map(|number| take(&slots, v6(number))).collect();
+        let more: Vec<_> = (0..50)
+            .map(|number| take(&slots, v6(1000 + number)))
+            .collect();
+        assert!(!others.iter().chain(&more).any(is_evicted));
+        assert_eq!(flood.iter().filter(|slot| is_evicted(slot)).count(), 50);
+    }
+
+    #[test]
+    fn peers_that_are_not_counted_by_address_count_one_each() {
+        let slots = slots(20);
+        let trusted: Vec<_> = (0..15).map(|_| take(&slots, None)).collect();
+        let flood: Vec<_> = (0..5).map(|_| take(&slots, address(1))).collect();
+        let _newcomer = take(&slots, None);
+        assert!(is_evicted(&flood[0]) && !trusted.iter().any(is_evicted));
+    }
+
+    #[tokio::test]
+    async fn a_balancer_that_has_not_said_for_whom_it_connects_yields_last() {
+        let slots = slots(4);
+        let take = || slots.try_take(Origin::Balancer, 1).unwrap().0;
+        let all: Vec<_> = (0..4).map(|_| take()).collect();
+        let newcomer = slots.take(Origin::Balancer, 1);
+        let (newcomer, ()) = tokio::join!(newcomer, async {
+            // The oldest of all names another caller than those that follow.
+            tokio::task::yield_now().await;
+            all[0].comes_from(address(1));
+            all[1].comes_from(address(2));
+            all[2].comes_from(address(2));
+        });
+        let (newcomer, yielded) = newcomer;
+        assert_eq!(yielded, Some(Yielded::AddressShare));
+        assert!(is_evicted(&all[1]) && !is_evicted(&all[0]));
+        assert!(!is_evicted(&all[3]) && !is_evicted(&newcomer));
+        drop(all);
+        // If none is named in time, the oldest yields all the same.
+        let more: Vec<_> = (0..3).map(|_| take()).collect();
+        let (_last, yielded) = slots.take(Origin::Balancer, 1).await;
+        assert_eq!(yielded, Some(Yielded::Full));
+        assert!(is_evicted(&newcomer) && !more.iter().any(is_evicted));
+    }
+
+    #[test]
+    fn those_that_do_not_leave_are_waited_for() {
+        let slots = slots(MAX_LEAVING + 10);
+        let all: Vec<_> = (0..MAX_LEAVING + 10).map(|_| take(&slots, None)).collect();
+        let more: Vec<_> = (0..MAX_LEAVING).map(|_| take(&slots, None)).collect();
+        assert!(slots.try_take(None, SHARE).is_none());
+        drop(all);
+        assert!(slots.try_take(None, SHARE).is_some());
+        drop(more);
+    }
+
+    #[tokio::test]
+    async fn slots_are_given_back() {
+        let slots = slots(2);
+        slots.emptied().await;
+        let mut all = vec![established(&slots, None), established(&slots, None)];
+        let waiting = slots.take(None, SHARE);
+        let ((_slot, yielded), ()) = tokio::join!(waiting, async { drop(all.pop()) });
+        assert_eq!(yielded, None);
+        let emptied = slots.emptied();
+        drop(_slot);
+        tokio::join!(emptied, async { drop(all) });
+    }
+}

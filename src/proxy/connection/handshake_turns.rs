@@ -1,0 +1,256 @@
+//! `HandshakeTurns`: handshakes yield to established connections.
+//!
+//! A step of a handshake takes a worker hundreds of microseconds, a request a few dozen.
+//! A hundred handshakes that are ready at once would hold up everything else for as long
+//! as all of them take. Here one step is taken at a time, and between two of them the
+//! worker looks for input and runs every task that has some. Addresses take turns: one
+//! that begins a thousand handshakes waits for itself.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::Notify;
+
+use crate::connection_slots::Source;
+
+/// Whose turn it is on one worker.
+#[derive(Debug, Default)]
+pub(crate) struct HandshakeTurns {
+    state: Mutex<State>,
+    /// A turn was taken: the next one is to be given when everything else has run.
+    taken: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Whether a turn was taken since everything else had its own.
+    is_taken: bool,
+    next: u64,
+    /// Numbers of those that wait, of each source in their order.
+    waiting: HashMap<Source, VecDeque<u64>>,
+    /// Sources with something in `waiting`, the next one first.
+    order: VecDeque<Source>,
+    wakers: HashMap<u64, Waker>,
+    /// The one that was called and has not begun yet.
+    called: Option<u64>,
+}
+
+impl State {
+    /// Calls the next one. Returns false if there is none.
+    fn call_next(&mut self) -> bool {
+        if self.called.is_some() {
+            return true;
+        }
+        let Some(source) = self.order.pop_front() else {
+            return false;
+        };
+        if let Some(own) = self.waiting.get_mut(&source) {
+            self.called = own.pop_front();
+            if own.is_empty() {
+                self.waiting.remove(&source);
+            } else {
+                self.order.push_back(source);
+            }
+        }
+        if let Some(waker) = self.called.and_then(|called| self.wakers.remove(&called)) {
+            waker.wake();
+        }
+        true
+    }
+
+    fn forget(&mut self, source: Source, number: u64) {
+        self.wakers.remove(&number);
+        if self.called == Some(number) {
+            self.called = None;
+        }
+        if let Some(own) = self.waiting.get_mut(&source) {
+            own.retain(|other| *other != number);
+            if own.is_empty() {
+                self.waiting.remove(&source);
+                self.order.retain(|other| *other != source);
+            }
+        }
+    }
+}
+
+impl HandshakeTurns {
+    /// Polls a handshake in its turns only.
+    pub(crate) async fn run<F: Future>(&self, source: Source, handshake: F) -> F::Output {
+        let mut handshake = pin!(handshake);
+        let mut turn = Turn {
+            turns: self,
+            source,
+            number: None,
+        };
+        poll_fn(|context| {
+            std::task::ready!(turn.poll(context));
+            handshake.as_mut().poll(context)
+        })
+        .await
+    }
+
+    /// Gives turns, as long as the worker's runtime lasts.
+    pub(crate) async fn give(&self) {
+        loop {
+            self.taken.notified().await;
+            loop {
+                // Resumes after the worker has looked for input, and behind the tasks
+                // that have some.
+                tokio::task::yield_now().await;
+                let mut state = self.state();
+                if !state.call_next() {
+                    state.is_taken = false;
+                    break;
+                }
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One handshake's place in the order.
+struct Turn<'a> {
+    turns: &'a HandshakeTurns,
+    source: Source,
+    /// Its number while it waits.
+    number: Option<u64>,
+}
+
+impl Turn<'_> {
+    /// Ready once for each turn.
+    fn poll(&mut self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.turns.state();
+        let number = match self.number {
+            None if !state.is_taken => {
+                state.is_taken = true;
+                self.turns.taken.notify_one();
+                return Poll::Ready(());
+            }
+            None => {
+                let number = state.next;
+                state.next = state.next.wrapping_add(1);
+                let own = state.waiting.entry(self.source).or_default();
+                own.push_back(number);
+                if own.len() == 1 {
+                    state.order.push_back(self.source);
+                }
+                self.number = Some(number);
+                number
+            }
+            Some(number) if state.called == Some(number) => {
+                state.called = None;
+                self.number = None;
+                return Poll::Ready(());
+            }
+            Some(number) => number,
+        };
+        state.wakers.insert(number, context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.turns.state().forget(self.source, number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::identity::ShareKey;
+
+    fn source(number: u8) -> Source {
+        Source::Address(ShareKey::of_address(IpAddr::from([10, 0, 0, number])))
+    }
+
+    type Log = Arc<Mutex<Vec<&'static str>>>;
+
+    fn note(log: &Log, what: &'static str) {
+        log.lock().unwrap().push(what);
+    }
+
+    /// Begins a handshake of so many steps that are ready at once.
+    fn begin(turns: &Arc<HandshakeTurns>, log: &Log, (number, name): (u8, &'static str)) {
+        let (turns, log) = (Arc::clone(turns), Arc::clone(log));
+        tokio::spawn(async move {
+            turns.run(source(number), async { note(&log, name) }).await;
+        });
+    }
+
+    async fn until_logged(log: &Log, count: usize) {
+        while log.lock().unwrap().len() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_take_turns() {
+        let (turns, log) = (Arc::new(HandshakeTurns::default()), Log::default());
+        for _ in 0..5 {
+            begin(&turns, &log, (1, "flood"));
+        }
+        begin(&turns, &log, (2, "other"));
+        let giving = Arc::clone(&turns);
+        tokio::spawn(async move { giving.give().await });
+        until_logged(&log, 6).await;
+        let log = log.lock().unwrap();
+        let place = log.iter().position(|name| *name == "other").unwrap();
+        // One had its turn before anybody waited, one is ahead in the order.
+        assert!(place <= 2, "{log:?}");
+    }
+
+    #[tokio::test]
+    async fn other_tasks_run_between_two_steps() {
+        let (turns, log) = (Arc::new(HandshakeTurns::default()), Log::default());
+        for _ in 0..4 {
+            begin(&turns, &log, (1, "step"));
+        }
+        let giving = Arc::clone(&turns);
+        tokio::spawn(async move { giving.give().await });
+        let (here, there) = tokio::net::UnixStream::pair().unwrap();
+        let noting = Arc::clone(&log);
+        tokio::spawn(async move {
+            // Input that arrives while handshakes are ready.
+            here.readable().await.unwrap();
+            note(&noting, "request");
+        });
+        tokio::task::yield_now().await;
+        there.try_write(b"x").unwrap();
+        until_logged(&log, 5).await;
+        let log = log.lock().unwrap();
+        let place = log.iter().position(|name| *name == "request").unwrap();
+        assert!(place <= 2, "{log:?}");
+    }
+
+    #[tokio::test]
+    async fn one_that_is_gone_does_not_hold_up_the_others() {
+        let (turns, log) = (Arc::new(HandshakeTurns::default()), Log::default());
+        begin(&turns, &log, (1, "first"));
+        until_logged(&log, 1).await;
+        let gone = turns.run(source(1), async { note(&log, "gone") });
+        let mut gone = Box::pin(gone);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(gone.as_mut().poll(&mut context).is_pending());
+        begin(&turns, &log, (1, "second"));
+        tokio::task::yield_now().await;
+        // Its turn has come, and it does not take it.
+        assert!(turns.state().call_next());
+        drop(gone);
+        let giving = Arc::clone(&turns);
+        tokio::spawn(async move { giving.give().await });
+        until_logged(&log, 2).await;
+        assert_eq!(*log.lock().unwrap(), ["first", "second"]);
+    }
+}

@@ -1,0 +1,200 @@
+//! `HandshakeSources`: whether most handshakes come from one address, as they do behind a
+//! balancer that does not say for whom it connects.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::identity::ShareKey;
+use crate::identity::share_key::address_network;
+
+/// Two of them are looked at: the one that lasts and the one before.
+const WINDOW: Duration = Duration::from_secs(30);
+/// Addresses that are counted at once. One with most handshakes is always among them.
+const MAX_COUNTED: usize = 16;
+/// With fewer handshakes than this there is nothing to say.
+const MIN_HANDSHAKES: u64 = 30;
+
+/// Counts the handshakes of the last minute.
+#[derive(Debug, Default)]
+pub struct HandshakeSources(Mutex<Windows>);
+
+#[derive(Debug, Default)]
+struct Windows {
+    began: Option<Instant>,
+    current: Window,
+    previous: Window,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    total: u64,
+    counted: Vec<Counted>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    address: IpAddr,
+    /// Never too many (Misra and Gries 1982): others take away from it.
+    count: u64,
+    callers: Callers,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Callers {
+    None,
+    One(ShareKey),
+    Several,
+}
+
+impl Callers {
+    fn with(self, other: Self) -> Self {
+        match (self, other) {
+            (one, Self::None) => one,
+            (Self::None, other) => other,
+            (one, other) if one == other => one,
+            _ => Self::Several,
+        }
+    }
+}
+
+/// The address of most handshakes of the last minute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BusiestAddress {
+    /// The address, or the network of 64 bits in IPv6.
+    pub address: IpAddr,
+    /// Its handshakes.
+    pub handshakes: u64,
+    /// Handshakes of all addresses.
+    pub of: u64,
+}
+
+impl HandshakeSources {
+    /// Counts a handshake, and the caller that it proved.
+    pub fn note(&self, address: IpAddr, caller: Option<ShareKey>) {
+        self.note_at(Instant::now(), address, caller);
+    }
+
+    /// The address that most handshakes come from, if several callers' do.
+    #[must_use]
+    pub fn busiest(&self) -> Option<BusiestAddress> {
+        self.busiest_at(Instant::now())
+    }
+
+    fn note_at(&self, now: Instant, address: IpAddr, caller: Option<ShareKey>) {
+        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.turn(now);
+        let callers = caller.map_or(Callers::None, Callers::One);
+        windows.current.note(address_network(address), callers);
+    }
+
+    fn busiest_at(&self, now: Instant) -> Option<BusiestAddress> {
+        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.turn(now);
+        let (current, previous) = (&windows.current, &windows.previous);
+        let of = current.total + previous.total;
+        let found = current.counted.iter().chain(&previous.counted);
+        found.clone().find_map(|one| {
+            let own = found.clone().filter(|other| other.address == one.address);
+            let (count, callers) = own.fold((0, Callers::None), |(count, callers), one| {
+                (count + one.count, callers.with(one.callers))
+            });
+            let is_busiest = of >= MIN_HANDSHAKES && count * 2 > of && callers == Callers::Several;
+            is_busiest.then_some(BusiestAddress {
+                address: one.address,
+                handshakes: count,
+                of,
+            })
+        })
+    }
+}
+
+impl Windows {
+    fn turn(&mut self, now: Instant) {
+        let began = *self.began.get_or_insert(now);
+        let age = now.saturating_duration_since(began);
+        if age >= WINDOW {
+            self.previous = std::mem::take(&mut self.current);
+            self.began = Some(now);
+        }
+        if age >= 2 * WINDOW {
+            self.previous = Window::default();
+        }
+    }
+}
+
+impl Window {
+    fn note(&mut self, address: IpAddr, callers: Callers) {
+        self.total += 1;
+        let mut counted = self.counted.iter_mut();
+        if let Some(own) = counted.find(|one| one.address == address) {
+            own.count += 1;
+            own.callers = own.callers.with(callers);
+        } else if self.counted.len() < MAX_COUNTED {
+            self.counted.push(Counted {
+                address,
+                count: 1,
+                callers,
+            });
+        } else {
+            self.counted.retain_mut(|one| {
+                one.count -= 1;
+                one.count > 0
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::CallerName;
+
+    fn address(number: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, number])
+    }
+
+    fn caller(name: &str) -> Option<ShareKey> {
+        Some(ShareKey::of_caller(&CallerName::Dns(name.into())))
+    }
+
+    #[test]
+    fn several_callers_of_one_address_are_found() {
+        let sources = HandshakeSources::default();
+        let begin = Instant::now();
+        for number in 0..200 {
+            // Half as many, from an address each.
+            sources.note_at(begin, address(number), caller("other"));
+            sources.note_at(begin, address(250), caller("one"));
+            sources.note_at(begin, address(250), caller("two"));
+        }
+        let found = sources.busiest_at(begin + WINDOW).unwrap();
+        assert_eq!((found.address, found.of), (address(250), 600));
+        assert!((301..=400).contains(&found.handshakes), "{found:?}");
+        assert_eq!(sources.busiest_at(begin + 3 * WINDOW), None);
+    }
+
+    #[test]
+    fn one_busy_caller_is_no_balancer() {
+        let sources = HandshakeSources::default();
+        let begin = Instant::now();
+        for _ in 0..200 {
+            sources.note_at(begin, address(1), caller("one"));
+            // One that proves nothing is no caller.
+            sources.note_at(begin, address(1), None);
+        }
+        assert_eq!(sources.busiest_at(begin), None);
+        sources.note_at(begin, address(1), caller("two"));
+        assert!(sources.busiest_at(begin).is_some());
+    }
+
+    #[test]
+    fn a_few_handshakes_mean_nothing() {
+        let sources = HandshakeSources::default();
+        let begin = Instant::now();
+        for name in ["one", "two"] {
+            sources.note_at(begin, address(1), caller(name));
+        }
+        assert_eq!(sources.busiest_at(begin), None);
+    }
+}

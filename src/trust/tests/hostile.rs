@@ -1,0 +1,167 @@
+//! What chains cost that are made to be expensive: signature checks, counted.
+
+use countersign_testkit::{Authority, AuthoritySpec, Credentials, Leaf, TestCa};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::{at, bundle, config};
+use crate::reason::ReasonCode;
+use crate::trust::candidate::Candidate;
+use crate::trust::path::{
+    self, PathBudget, PathCertificates, PathPurpose, PathRefusal, PathRules, check_size,
+};
+use crate::trust::signature_checks::SignatureBudget;
+
+/// Most signatures that may turn out not to hold.
+const FAILURES: usize = SignatureBudget::PRESENTED.failures;
+
+/// Verifies a chain as a peer's; returns what came of it and how many signatures were
+/// checked.
+fn verify(
+    ca: &TestCa,
+    configured: &[CertificateDer<'static>],
+    chain: &[CertificateDer<'static>],
+) -> (Result<(), PathRefusal>, usize) {
+    let bundle = bundle(config(ca, &[]));
+    let (leaf, presented) = chain.split_first().unwrap();
+    check_size(leaf, presented).unwrap();
+    let configured: Vec<_> = configured.iter().cloned().map(Candidate::new).collect();
+    let presented: Vec<_> = presented.iter().map(Candidate::borrowed).collect();
+    let leaf = Candidate::borrowed(leaf);
+    let rules = PathRules {
+        roots: &bundle.roots,
+        purpose: PathPurpose::Client,
+        revocation: &bundle.revocation,
+    };
+    let certificates = PathCertificates {
+        leaf: &leaf,
+        configured: &configured,
+        presented: &presented,
+    };
+    let mut budget = PathBudget::presented();
+    let now: UnixTime = at(0);
+    let verified = path::verify(rules, certificates, now, &mut budget);
+    (verified.map(drop), budget.signatures())
+}
+
+fn named(name: &str) -> Authority {
+    Authority::root(&AuthoritySpec::new(name))
+}
+
+fn leaf_of(authority: &Authority) -> Credentials {
+    authority.issue(Leaf::with_uri("spiffe://example.org/a"))
+}
+
+/// Other keys under the intermediate's name, each certified by a namesake of the root.
+fn forged(count: usize) -> Vec<(Authority, CertificateDer<'static>)> {
+    let root = named("example.org root");
+    let forge = |_| {
+        let authority = named("example.org intermediate");
+        let der = root.cross_sign(&authority);
+        (authority, der)
+    };
+    (0..count).map(forge).collect()
+}
+
+fn reason(outcome: &Result<(), PathRefusal>) -> Option<ReasonCode> {
+    outcome.as_ref().err().map(|(reason, _)| *reason)
+}
+
+#[test]
+fn a_good_chain_costs_a_check_for_each_certificate() {
+    let ca = TestCa::new("example.org");
+    let (verified, signatures) = verify(&ca, &[], &ca.client("/a").chain);
+    assert_eq!(verified, Ok(()));
+    assert_eq!(signatures, 2);
+}
+
+#[test]
+fn forged_namesakes_of_an_intermediate_cost_no_more_than_the_budget() {
+    let ca = TestCa::new("example.org");
+    let forged = forged(7);
+    let mut chain = vec![leaf_of(&forged[0].0).leaf().clone()];
+    chain.extend(forged.iter().map(|(_, der)| der.clone()));
+    let (verified, signatures) = verify(&ca, &[], &chain);
+    assert_eq!(reason(&verified), Some(ReasonCode::ChainTooLong));
+    assert_eq!(signatures, FAILURES);
+    // The genuine intermediate, which anybody can have, helps nobody to more.
+    chain[7] = ca.intermediate().der().clone();
+    let (verified, signatures) = verify(&ca, &[], &chain);
+    assert_eq!(reason(&verified), Some(ReasonCode::ChainTooLong));
+    assert!(signatures <= FAILURES + 1, "{signatures}");
+}
+
+#[test]
+fn namesakes_that_certify_each_other_cost_no_more_than_the_budget() {
+    let ca = TestCa::new("example.org");
+    // Every one could stand above every other one, by names.
+    for name in ["example.org root", "nowhere"] {
+        let clique: Vec<_> = (0..7).map(|_| named(name)).collect();
+        let mut chain = vec![leaf_of(&clique[0]).leaf().clone()];
+        chain.extend(clique.iter().map(|authority| authority.der().clone()));
+        let (verified, signatures) = verify(&ca, &[], &chain);
+        assert!(verified.is_err());
+        assert!(signatures <= FAILURES, "{name}: {signatures}");
+    }
+}
+
+#[test]
+fn namesakes_on_several_levels_cost_no_more_than_the_budget() {
+    let ca = TestCa::new("example.org");
+    let root = named("example.org root");
+    let level = |name: &str| [named(name), named(name)];
+    let (upper, lower) = (level("upper"), level("lower"));
+    let mut chain = vec![leaf_of(&lower[0]).leaf().clone()];
+    for (below, above) in lower.iter().zip(&upper) {
+        chain.push(above.cross_sign(below));
+        chain.push(root.cross_sign(above));
+        chain.push(ca.root().cross_sign(above));
+    }
+    // What is genuine in it leads as far as the leaf, which is not.
+    chain[0] = leaf_of(&named("lower")).leaf().clone();
+    let (verified, signatures) = verify(&ca, &[], &chain);
+    assert!(verified.is_err());
+    let SignatureBudget { checks, .. } = SignatureBudget::PRESENTED;
+    assert!(signatures <= checks, "{signatures}");
+}
+
+#[test]
+fn what_the_operator_configured_is_tried_before_what_a_peer_presents() {
+    let ca = TestCa::new("example.org");
+    let good = ca.client("/a").without_intermediates();
+    let mut chain = good.chain;
+    chain.extend(forged(7).into_iter().map(|(_, der)| der));
+    let configured = [ca.intermediate().der().clone()];
+    let (verified, signatures) = verify(&ca, &configured, &chain);
+    assert_eq!(verified, Ok(()));
+    assert_eq!(signatures, 2);
+}
+
+#[test]
+fn key_identifiers_lead_past_namesakes() {
+    let ca = TestCa::new("example.org");
+    let good = ca.client("/a").chain;
+    let mut chain = vec![good[0].clone()];
+    chain.extend(forged(6).into_iter().map(|(_, der)| der));
+    chain.push(good[1].clone());
+    let (verified, signatures) = verify(&ca, &[], &chain);
+    assert_eq!(verified, Ok(()));
+    assert_eq!(signatures, 2);
+}
+
+#[test]
+fn certificates_of_thousands_of_names_are_refused_before_they_are_read() {
+    let ca = TestCa::new("example.org");
+    let names = (0..5000).fold(Leaf::with_uri("spiffe://example.org/a"), |leaf, _| {
+        leaf.raw_name(0x82, b"a")
+    });
+    let chain = ca.issue(names).chain;
+    let (leaf, presented) = chain.split_first().unwrap();
+    let refusal = check_size(leaf, presented).unwrap_err();
+    assert_eq!(refusal.0, ReasonCode::ChainTooLong);
+    assert!(refusal.1.contains("elements"), "{}", refusal.1);
+    // A generous number of them is not.
+    let names = (0..500).fold(Leaf::with_uri("spiffe://example.org/a"), |leaf, _| {
+        leaf.raw_name(0x82, b"a")
+    });
+    assert_eq!(verify(&ca, &[], &ca.issue(names).chain).0, Ok(()));
+}
