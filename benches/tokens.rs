@@ -12,14 +12,23 @@ use countersign::authn::bearer::{TokenRules, TokenType};
 use countersign::authn::binding::CertificateBinding;
 use countersign::authn::claims::{ClaimRules, Demands};
 use countersign::authn::jwks::IssuerKeys;
-use countersign::authn::token::{Introspection, RouteDemands, TokenCheck, TokenIssuer};
+use countersign::authn::token::{Introspection, Presenter, RouteDemands, TokenCheck, TokenIssuer};
 use countersign::authn::token_cache::CacheSettings;
 use countersign::crypto::{SignatureScheme, SigningKeyPair};
+use countersign::identity::ShareKey;
 use countersign::policy::rate_limit::{RateLimit, RateTable};
 use countersign_verify::jose::{Algorithm, Jwk, base64url_encode, signing_input};
 
 const NOW: u64 = 1_770_000_000;
 const THUMBPRINT: [u8; 32] = [7; 32];
+
+fn presenter() -> Presenter<'static> {
+    Presenter {
+        caller: ShareKey::of_address([127, 0, 0, 1].into()),
+        thumbprint: Some(&THUMBPRINT),
+        now: NOW,
+    }
+}
 
 fn main() {
     divan::main();
@@ -82,7 +91,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn remembered_bound_token(bencher: divan::Bencher<'_, '_>) {
     let (issuer, token, demands) = prepared();
     let runtime = runtime();
-    let judge = || runtime.block_on(issuer.judge(&token, &demands, Some(&THUMBPRINT), NOW));
+    let judge = || runtime.block_on(issuer.judge(&token, &demands, presenter()));
     judge().unwrap();
     bencher.bench_local(|| judge().unwrap());
 }
@@ -94,7 +103,7 @@ fn new_es256_token(bencher: divan::Bencher<'_, '_>) {
     bencher.bench_local(|| {
         issuer.cache().purge();
         runtime
-            .block_on(issuer.judge(&token, &demands, Some(&THUMBPRINT), NOW))
+            .block_on(issuer.judge(&token, &demands, presenter()))
             .unwrap()
     });
 }

@@ -162,11 +162,11 @@ impl HttpClient {
             return Err(FetchError::Busy);
         };
         let (client, timeout) = (self.client.clone(), self.timeout);
-        let exchange = async move {
+        let exchange = Box::pin(async move {
             let answered = tokio::time::timeout(timeout, Self::exchange(client, request)).await;
             drop((turn, held));
             answered
-        };
+        });
         let answered = match self.runtime.get() {
             // A runtime that ends takes its tasks with it.
             Some(runtime) => match runtime.spawn(exchange).await {

@@ -23,7 +23,7 @@ use crate::clock;
 use crate::crypto::{self, SignatureScheme, SigningKeyPair};
 use crate::identity::ShareKey;
 use crate::policy::Denial;
-use crate::policy::share::{Place, PlaceLimits, Places, Share};
+use crate::policy::share::{CallerLimit, Place, PlaceLimits, Places, Share};
 use crate::reason::ReasonCode;
 use crate::secret::Secret;
 
@@ -60,13 +60,16 @@ pub enum ClientAuthentication {
     },
 }
 
+/// What the issuer says about a token: its claims if it is active.
+type Introspected = Result<Option<Arc<Map<String, Value>>>, IntrospectionError>;
+
 /// Asks one introspection endpoint.
 pub struct Introspector {
     endpoint: Uri,
     client: HttpClient,
     authentication: ClientAuthentication,
     /// By the SHA-256 of the token.
-    flights: Flights<[u8; 32], Result<Option<Arc<Map<String, Value>>>, IntrospectionError>>,
+    flights: Flights<[u8; 32], Introspected>,
     /// The exchanges of all callers.
     places: Arc<Places>,
 }
@@ -113,7 +116,7 @@ impl From<IntrospectionError> for Denial {
     fn from(error: IntrospectionError) -> Self {
         if error == IntrospectionError::CallerLimit {
             return Self::caller_limit(
-                "token_issuer.introspection",
+                CallerLimit::Introspection,
                 "too many other tokens of this caller are being asked about",
             );
         }
@@ -149,17 +152,13 @@ impl Introspector {
     ///
     /// # Errors
     /// [`IntrospectionError`] when the issuer did not answer properly, or may not be asked.
-    pub async fn ask(
-        &self,
-        token: &str,
-        caller: ShareKey,
-    ) -> Result<Option<Arc<Map<String, Value>>>, IntrospectionError> {
+    pub async fn ask(&self, token: &str, caller: ShareKey) -> Introspected {
         let asking = async {
             let place = self
                 .places
                 .enter_within(caller, PLACES, PLACE_WAIT, MOST_EXCHANGES);
             match place.await {
-                Ok(place) => Landing::Shared(self.exchange(token, place).await),
+                Ok(place) => Landing::Shared(Box::pin(self.exchange(token, place)).await),
                 // Another caller may ask about the same token.
                 Err(_) => Landing::Own(Err(IntrospectionError::CallerLimit)),
             }
@@ -169,11 +168,7 @@ impl Introspector {
             .await
     }
 
-    async fn exchange(
-        &self,
-        token: &str,
-        place: Place,
-    ) -> Result<Option<Arc<Map<String, Value>>>, IntrospectionError> {
+    async fn exchange(&self, token: &str, place: Place) -> Introspected {
         let request = self.request(token)?;
         let answer = self.client.ask(request, place).await?;
         let members =

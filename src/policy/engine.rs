@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::rule::{Authentication, Rule};
+use super::share::CallerLimit;
 use crate::identity::{Method, MethodSet, Principal};
 use crate::reason::ReasonCode;
 
@@ -29,8 +30,8 @@ pub struct Denial {
     pub detail: String,
     /// What the operator knows about it: written down, never said to the caller.
     pub note: Option<Box<str>>,
-    /// The configuration key of the limit that was reached, for `caller-limit`.
-    pub limit: Option<&'static str>,
+    /// The limit that was reached, for `caller-limit`.
+    pub limit: Option<CallerLimit>,
 }
 
 impl Denial {
@@ -44,9 +45,8 @@ impl Denial {
         }
     }
 
-    /// The denial for a caller that has reached a limit of its own. `limit` is its key in
-    /// the configuration.
-    pub fn caller_limit(limit: &'static str, detail: impl Into<String>) -> Self {
+    /// The denial for a caller that has reached a limit of its own.
+    pub fn caller_limit(limit: CallerLimit, detail: impl Into<String>) -> Self {
         Self {
             limit: Some(limit),
             ..Self::new(ReasonCode::CallerLimit, detail)

@@ -80,6 +80,38 @@ fn part(value: u64, numerator: u64, denominator: u64) -> u64 {
     u64::try_from(quotient.unwrap_or(0)).unwrap_or(u64::MAX)
 }
 
+/// A limit that one caller can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallerLimit {
+    /// Connections to the gateway.
+    Connections,
+    /// Requests in progress at one upstream.
+    RequestsInFlight,
+    /// Tunnels.
+    Tunnels,
+    /// The memory of bodies that are read whole.
+    BufferedBodies,
+    /// Connections to one upstream.
+    UpstreamConnections,
+    /// Questions to one token issuer.
+    Introspection,
+}
+
+impl CallerLimit {
+    /// Its key in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connections => "limits.caller.connections",
+            Self::RequestsInFlight => "limits.caller.requests_in_flight",
+            Self::Tunnels => "limits.caller.tunnels",
+            Self::BufferedBodies => "limits.caller.buffered_bodies",
+            Self::UpstreamConnections => "upstream.max_connections",
+            Self::Introspection => "token_issuer.introspection",
+        }
+    }
+}
+
 /// How many places there are, and how they are shared.
 #[derive(Debug, Clone, Copy)]
 pub struct PlaceLimits {

@@ -5,6 +5,7 @@
 //! made, so that none can be left out. Up to `body` the stages are files of `stages` with
 //! these names.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +16,14 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::connection::in_flight::{
-    EndsForAnother, PermittedRequest, UsedCredentials, unless_expired,
+    EndsForAnother, InFlightRequest, PermittedRequest, UsedCredentials, unless_expired,
 };
 use super::connection::response_audit::ResponseAudit;
 use super::forward::context::ForwardContext;
 use super::forward::request_hints::RequestHints;
 use super::forward::retry::{self, ForwardPlan};
 use super::forward::upgrade::{self, UpgradeRequest, choose_transport};
-use super::forward::{self, Destination, PreparedRequest};
+use super::forward::{self, Destination, PreparedRequest, UpstreamResponse};
 use super::response::body::GatewayBody;
 use super::response::h2_delivery::H2Stream;
 use super::response::problem::{self, ResponseFormat};
@@ -40,7 +41,7 @@ use crate::assertion::signer::token_id;
 use crate::authn::{Presented, Resource};
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
-use crate::upstream::HttpProtocol;
+use crate::upstream::{HttpProtocol, Upstream};
 
 /// How long after a gRPC caller's deadline its service may still report it.
 const GRPC_GRACE: Duration = Duration::from_secs(1);
@@ -114,7 +115,8 @@ pub(crate) async fn handle(
     };
     record.refused(refusal.denial.reason, &refusal.denial.recorded());
     if let Some(limit) = refusal.denial.limit {
-        connection.worker().shared().metrics.limit_reached(limit);
+        let metrics = &connection.worker().shared().metrics;
+        metrics.limit_reached(limit.as_str());
     }
     let response = problem::respond(
         &refusal,
@@ -284,20 +286,15 @@ async fn forward_permitted(
         credentials: UsedCredentials::keep(permitted.presented, route),
         upgrade: upgrade.as_ref().map(|upgrade| upgrade.protocols.clone()),
     };
-    let mut in_flight = context.connection.register(context.snapshot, request)?;
-    if upgrade.is_some() {
-        in_flight.hold_tunnel(upgrade::admit(&forwarding)?);
-    }
+    let mut in_flight = register(&forwarding, request)?;
     // A gRPC caller's own deadline replaces the timeouts only if the service speaks gRPC
     // too; otherwise naming it would just switch them off.
     let keeps_own_deadline = hints.grpc && config.protocol == HttpProtocol::Http2;
     // A body that is read whole does not wait for the service, so that it may not stall
     // either.
     let may_stall = keeps_own_deadline && route.bind_body.is_none();
-    let trailers = RequestTrailers::new(
-        context.snapshot.private_fields(),
-        Arc::clone(&config.header_rules),
-    );
+    let private_fields = context.snapshot.private_fields();
+    let trailers = RequestTrailers::new(private_fields, Arc::clone(&config.header_rules));
     let body = body::streamed(context, incoming, trailers.clone(), may_stall);
     let (length, caller) = (permitted.declared_length, forwarding.share_key());
     let (body, body_hash) = body::bound(context, route.bind_body, body, length, caller).await?;
@@ -327,24 +324,22 @@ async fn forward_permitted(
         expectation,
         dedicated: transport.dedicated,
     };
-    let sending = retry::send(&forwarding, &mut plan, request, record);
-    let sent = match in_flight.credentials_expiry() {
-        None => sending.await,
-        Some(expiry) => {
-            let resource = Resource {
-                authority: &target.authority,
-                path: target.path_and_query.path(),
-            };
-            let sent = unless_expired(expiry, Box::pin(sending)).await;
-            let sent = sent.map_err(Refusal::from).flatten();
-            sent.map_err(|refusal| with_reauth_challenge(refusal, permit, &resource, route))
+    let resource = Resource {
+        authority: &target.authority,
+        path: target.path_and_query.path(),
+    };
+    let sent = {
+        let mut sending = pin!(retry::send(&forwarding, &mut plan, request, record));
+        match in_flight.credentials_expiry() {
+            None => sending.await?,
+            Some(expiry) => {
+                let sent = unless_expired(expiry, sending.as_mut()).await;
+                let sent = sent.map_err(Refusal::from).flatten();
+                sent.map_err(|refusal| with_reauth_challenge(refusal, permit, &resource, route))?
+            }
         }
     };
-    let sent = sent?;
-    in_flight.set_ends_for_another(sent.lease.give_way().map(|give_way| EndsForAnother {
-        give_way,
-        denial: forward::gives_way(upstream.name()),
-    }));
+    in_flight.set_ends_for_another(ends_for_another(upstream, &sent));
     Ok(Served::Forwarded(ForwardedResponse {
         upstream: sent,
         in_flight,
@@ -352,6 +347,27 @@ async fn forward_permitted(
         tells_certificate: config.certificate_fields.any(),
         stall_timeout: (config.stall_timeout).unwrap_or(context.snapshot.limits.body_timeout),
     }))
+}
+
+/// When a response ends because another caller needs its connection to the service.
+fn ends_for_another(upstream: &Upstream, sent: &UpstreamResponse) -> Option<EndsForAnother> {
+    let give_way = sent.lease.give_way()?;
+    let denial = forward::gives_way(upstream.name());
+    Some(EndsForAnother { give_way, denial })
+}
+
+/// Adds a request to those in progress, and to its caller's tunnels if it may become one.
+fn register(
+    forwarding: &ForwardContext<'_>,
+    request: PermittedRequest,
+) -> Result<InFlightRequest, Refusal> {
+    let asks_for_tunnel = request.upgrade.is_some();
+    let connection = forwarding.connection;
+    let mut in_flight = connection.register(forwarding.snapshot, request)?;
+    if asks_for_tunnel {
+        in_flight.hold_tunnel(upgrade::admit(forwarding)?);
+    }
+    Ok(in_flight)
 }
 
 /// Writes everything into the forwarded request that depends on how the service is asked.

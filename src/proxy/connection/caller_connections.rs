@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::in_flight::InFlightRequests;
 use crate::identity::ShareKey;
 use crate::policy::Denial;
-use crate::policy::share::{NoPlace, Place, PlaceLimits, Places};
+use crate::policy::share::{CallerLimit, NoPlace, Place, PlaceLimits, Places};
 
 /// How long a new connection waits for another one of its caller to close.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
@@ -89,7 +89,7 @@ impl CallerConnections {
         }
         let place = entered.map_err(|refused| {
             Denial::caller_limit(
-                "limits.caller.connections",
+                CallerLimit::Connections,
                 match refused {
                     NoPlace::Caller => "this caller has its share of the connections",
                     NoPlace::Full => "all connections are in use",

@@ -239,7 +239,7 @@ impl Connection {
         let metrics = &worker.shared().metrics;
         metrics.unrouted().refused(reason, Duration::ZERO);
         if let Some(limit) = denial.limit {
-            metrics.limit_reached(limit);
+            metrics.limit_reached(limit.as_str());
         }
         let proof = self.proof();
         let identity = proof.as_ref().map(|proof| &*proof.identity);

@@ -11,6 +11,7 @@ pub(crate) mod retry;
 pub(crate) mod upgrade;
 
 use std::error::Error as _;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use http_body::{Body as _, Frame};
 
 use self::context::ForwardContext;
 use crate::assertion::SignedAssertion;
-use crate::policy::share::{NoPlace, Place};
+use crate::policy::share::{CallerLimit, NoPlace, Place};
 use crate::policy::{Denial, Permit};
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::task::yield_once::yield_once;
@@ -158,7 +159,7 @@ pub(crate) async fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal
     let name = upstream.name();
     admitted.map_err(|refused| match refused {
         NoPlace::Caller => Refusal::from(Denial::caller_limit(
-            "limits.caller.requests_in_flight",
+            CallerLimit::RequestsInFlight,
             format!("this caller has its share of the requests in progress at {name}"),
         )),
         NoPlace::Full => Refusal::new(
@@ -197,10 +198,14 @@ pub(crate) async fn forward(
         }
     });
     let give_way = lease.give_way();
-    let sending = unless_needed(give_way, upstream, lease.send(request, on_interim));
-    let outcome = match attempt.first_byte_timeout {
-        Some(timeout) => upload.response_within(timeout, sending).await,
-        None => Ok(sending.await),
+    let outcome = {
+        // Pinned here, so that there is one place for this large future.
+        let sending = pin!(lease.send(request, on_interim));
+        let sending = unless_needed(give_way, upstream, sending);
+        match attempt.first_byte_timeout {
+            Some(timeout) => upload.response_within(timeout, sending).await,
+            None => Ok(sending.await),
+        }
     };
     let outcome = match outcome {
         Ok(outcome) => Ok(outcome?),
@@ -338,7 +343,7 @@ pub(crate) fn ended_with(code: h2::Reason, cause: Option<&str>) -> String {
 async fn unless_needed<T>(
     give_way: Option<Arc<GiveWay>>,
     upstream: &Upstream,
-    sending: impl Future<Output = T>,
+    sending: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Refusal> {
     let Some(give_way) = give_way else {
         return Ok(sending.await);
@@ -353,7 +358,7 @@ async fn unless_needed<T>(
 /// Why a request ends that gives its connection up.
 pub(crate) fn gives_way(upstream: &str) -> Denial {
     Denial::caller_limit(
-        "upstream.max_connections",
+        CallerLimit::UpstreamConnections,
         format!("{upstream} has no connection left, and another caller uses fewer"),
     )
 }

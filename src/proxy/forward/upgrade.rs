@@ -20,7 +20,7 @@ use hyper::upgrade::OnUpgrade;
 use super::context::ForwardContext;
 use crate::crypto;
 use crate::policy::Denial;
-use crate::policy::share::Place;
+use crate::policy::share::{CallerLimit, Place};
 use crate::proxy::connection::request_body::RequestBody;
 use crate::proxy::wire::head::is_token;
 use crate::proxy::wire::headers;
@@ -302,7 +302,7 @@ pub(crate) fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
     let place = tunnels.enter_below(context.share_key(), most);
     place.map_err(|_| {
         Refusal::from(Denial::caller_limit(
-            "limits.caller.tunnels",
+            CallerLimit::Tunnels,
             format!("this caller has {most} tunnels already"),
         ))
     })

@@ -8,6 +8,7 @@ use http::{HeaderValue, Method, Response};
 use serde::Serialize;
 
 use super::body::GatewayBody;
+use crate::policy::share::CallerLimit;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 
@@ -104,7 +105,7 @@ fn problem(refusal: &Refusal, issuer: &str, request_id: &str) -> Response<Gatewa
         code: reason.as_str(),
         detail: &refusal.denial.detail,
         request_id,
-        limit: refusal.denial.limit,
+        limit: refusal.denial.limit.map(CallerLimit::as_str),
     })
     .unwrap_or_default();
     let mut response = Response::new(GatewayBody::Full(Some(Bytes::from(body))));
@@ -159,7 +160,7 @@ fn grpc_details(refusal: &Refusal, request_id: &str) -> Vec<u8> {
     field(&mut info, 2, b"countersign");
     let members = [
         ("request_id", Some(request_id)),
-        ("limit", refusal.denial.limit),
+        ("limit", refusal.denial.limit.map(CallerLimit::as_str)),
     ];
     for (name, value) in members {
         let Some(value) = value else { continue };

@@ -70,9 +70,15 @@ pub(crate) async fn bound(
     let Some(max_bytes) = max_bytes else {
         return Ok((streamed, None));
     };
-    let reading = buffered(context, streamed, max_bytes, declared_length, caller);
-    // Boxed, so that other requests reserve no space for it.
-    let (body, hash) = Box::pin(reading).await?;
+    // Boxed at once, so that other requests reserve no space for it.
+    let (body, hash) = Box::pin(buffered(
+        context,
+        streamed,
+        max_bytes,
+        declared_length,
+        caller,
+    ))
+    .await?;
     Ok((body, Some(hash)))
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::refusal::Refusal;
 use crate::identity::ShareKey;
 use crate::policy::Denial;
-use crate::policy::share::Share;
+use crate::policy::share::{CallerLimit, Share};
 use crate::reason::ReasonCode;
 
 /// Bytes of all buffered bodies of the process (`[limits] held_bodies`).
@@ -160,7 +160,7 @@ impl BufferReservation {
     #[expect(clippy::unused_self, reason = "says whose refusal it is")]
     fn refusal(&self) -> Refusal {
         Denial::caller_limit(
-            "limits.caller.buffered_bodies",
+            CallerLimit::BufferedBodies,
             "this caller's bodies take more memory than others need, and this one is the slowest",
         )
         .into()

@@ -50,7 +50,7 @@ async fn who_holds_most_loses_its_slowest_body_for_another_caller() {
     let mut bob = BufferReservation::new(&budget, caller("bob"));
     assert_eq!(reason(bob.grow(200, LIMITS)), None);
     let refusal = mallory[3].ended().await;
-    assert_eq!(refusal.denial.limit, Some("limits.caller.buffered_bodies"));
+    assert_eq!(refusal.denial.limit, Some(CallerLimit::BufferedBodies));
     assert_eq!(
         reason(mallory[3].grow(1, LIMITS)),
         Some(ReasonCode::CallerLimit)

@@ -269,6 +269,10 @@ const MANY_RESETS: usize = 8;
 pub(super) const FIELD_GUESS: usize = 8 * 1024;
 
 /// A connection whose frames are looked at before the library reads them.
+#[expect(
+    clippy::type_complexity,
+    reason = "the observer is a closure, which has no name"
+)]
 pub(super) fn observed<S>(
     connection: S,
     state: Arc<ConnectionState>,
