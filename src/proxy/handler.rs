@@ -35,7 +35,7 @@ use super::stages::{
 };
 use super::wire::expect_continue::Expectation;
 use super::wire::head::FramingError;
-use super::wire::headers::{self, RequestTrailers};
+use super::wire::headers;
 use super::wire::refusal::Refusal;
 use crate::assertion::signer::token_id;
 use crate::authn::{Presented, Resource};
@@ -268,14 +268,8 @@ async fn forward_permitted(
     let (route, permit) = (forwarding.route, forwarding.permit);
     let (target, hints, mut upgrade) = (permitted.target, permitted.hints, permitted.upgrade);
     let (upstream, config) = (&route.upstream, route.upstream.config());
-    request_headers::add(
-        &mut parts,
-        context,
-        route,
-        permit,
-        &target.authority,
-        record,
-    );
+    let asked = &target.authority;
+    request_headers::add(&mut parts, context, route, permit, asked, record);
     let (authority, host) = route::forwarded_authority(route, &target.authority)?;
     let path_and_query = route::forwarded_path(route, &target.path_and_query)?;
     let request = PermittedRequest {
@@ -293,9 +287,7 @@ async fn forward_permitted(
     // A body that is read whole does not wait for the service, so that it may not stall
     // either.
     let may_stall = keeps_own_deadline && route.bind_body.is_none();
-    let private_fields = context.snapshot.private_fields();
-    let trailers = RequestTrailers::new(private_fields, Arc::clone(&config.header_rules));
-    let body = body::streamed(context, incoming, trailers.clone(), may_stall);
+    let body = body::streamed(context, route, incoming, may_stall);
     let (length, caller) = (permitted.declared_length, forwarding.share_key());
     let (body, body_hash) = body::bound(context, route.bind_body, body, length, caller).await?;
     // After the body was read, so that a slow caller does not occupy a place meanwhile.
@@ -309,7 +301,7 @@ async fn forward_permitted(
         path_and_query: path_and_query.clone(),
     };
     let mut request = PreparedRequest { parts, body };
-    let expectation = write_request(&mut request, destination, &hints, &trailers, &mut upgrade)?;
+    let expectation = write_request(&mut request, destination, &hints, &mut upgrade)?;
     let deadline = deadline(config.total_timeout, hints.deadline);
     in_flight.set_deadline(deadline);
     let mut plan = ForwardPlan {
@@ -376,13 +368,12 @@ fn write_request(
     request: &mut PreparedRequest,
     destination: Destination<'_>,
     hints: &RequestHints,
-    trailers: &RequestTrailers,
     upgrade: &mut Option<UpgradeRequest>,
 ) -> Result<Option<Arc<Expectation>>, Refusal> {
     let PreparedRequest { parts, body } = request;
     let (upstream, protocol) = (destination.upstream, destination.protocol);
     destination.write(parts, body)?;
-    hints.apply(parts, protocol, trailers);
+    hints.apply(parts, protocol, body.trailers());
     upgrade::apply(upgrade, parts, upstream, protocol)?;
     Ok(hints.expectation(parts, protocol, body))
 }

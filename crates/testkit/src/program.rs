@@ -112,6 +112,9 @@ impl Program {
         let directory = TempDir::with_prefix("countersign-envoy-").expect("a directory");
         let address = free_address().await;
         let socket = |address: SocketAddr| serde_json::json!({ "socket_address": { "address": address.ip(), "port_value": address.port() } });
+        // A backend that closes a connection just as it is used again is not what tests
+        // are about.
+        let retries = serde_json::json!({ "retry_on": "reset,connect-failure", "num_retries": 3 });
         let manager = serde_json::json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "front",
@@ -119,7 +122,7 @@ impl Program {
             "stream_idle_timeout": "0s",
             "route_config": { "virtual_hosts": [{
                 "name": "all", "domains": ["*"],
-                "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "backend", "timeout": "0s" } }],
+                "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "backend", "timeout": "0s", "retry_policy": retries } }],
             }] },
             "http_filters": [{ "name": "envoy.filters.http.router", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } }],
@@ -127,7 +130,7 @@ impl Program {
         let configuration = serde_json::json!({ "static_resources": {
             "listeners": [{ "address": socket(address), "filter_chains": [{ "filters": [{
                 "name": "envoy.filters.network.http_connection_manager", "typed_config": manager }] }] }],
-            "clusters": [{ "name": "backend", "type": "STATIC", "connect_timeout": "1s",
+            "clusters": [{ "name": "backend", "type": "STATIC", "connect_timeout": "5s",
                 "load_assignment": { "cluster_name": "backend", "endpoints": [{ "lb_endpoints": [{
                     "endpoint": { "address": socket(backend) } }] }] } }],
         } });

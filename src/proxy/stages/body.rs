@@ -1,5 +1,7 @@
 //! The body of a request: its declared length, and the body read as it arrives or whole.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, header};
 use hyper::body::Incoming;
 
@@ -12,6 +14,7 @@ use crate::proxy::wire::head::content_length;
 use crate::proxy::wire::headers::RequestTrailers;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
+use crate::route::Route;
 
 /// Reads the declared length and checks it against the limit.
 ///
@@ -45,8 +48,8 @@ pub(crate) fn declared_length(
 /// The body as it arrives. It may stall for as long as the caller likes if `may_stall`.
 pub(crate) fn streamed(
     context: RequestContext<'_>,
+    route: &Route,
     incoming: Incoming,
-    trailers: RequestTrailers,
     may_stall: bool,
 ) -> RequestBody {
     let snapshot = context.snapshot;
@@ -54,7 +57,10 @@ pub(crate) fn streamed(
         incoming,
         (!may_stall).then_some(snapshot.limits.body_timeout),
         snapshot.limits.body_bytes,
-        trailers,
+        RequestTrailers::new(
+            snapshot.private_fields(),
+            Arc::clone(&route.upstream.config().header_rules),
+        ),
         context.connection.guard().clone(),
     )
 }

@@ -1,67 +1,83 @@
-//! A gateway, services of several makes behind it, and its callers.
+//! Services of several makes, and gateways before them.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use countersign_testkit::{Client, Gateway, Paced, Program, Protocol, Settings, Target, TestCa};
 use tokio::process::Command;
 
-/// All of it.
-pub(crate) struct Arena {
-    pub(crate) gateway: Gateway,
-    ca: Arc<TestCa>,
-    names: Vec<&'static str>,
-    _paced: Vec<Paced>,
+/// The service that nobody attacks: what its callers wait for is the gateway.
+pub(crate) const QUIET: &str = "quiet";
+
+/// Services of several makes.
+pub(crate) struct Services {
+    /// Name, address and protocol of each.
+    all: Vec<(&'static str, SocketAddr, &'static str)>,
+    _paced: [Paced; 3],
     _programs: Vec<Program>,
 }
 
-impl Arena {
-    /// Starts hyper's services in both protocols, and nginx and Node where they are
-    /// installed.
-    pub(crate) async fn open(ca: &Arc<TestCa>, binary: &str) -> Self {
+impl Services {
+    /// Starts hyper's in both protocols, and nginx and Node where they are installed.
+    pub(crate) async fn start() -> Self {
         let http1 = Paced::start(Protocol::Http1);
         let http2 = Paced::start(Protocol::Http2);
-        let mut services = vec![
+        let quiet = Paced::start(Protocol::Http2);
+        let mut all = vec![
+            (QUIET, quiet.address(), "h2"),
             ("hyper", http2.address(), "h2"),
             ("plain", http1.address(), "http1"),
         ];
         let mut programs = Vec::new();
         if let Some(nginx) = Program::nginx(http1.address()).await {
-            services.push(("nginx", nginx.address(), "h2"));
+            all.push(("nginx", nginx.address(), "h2"));
             programs.push(nginx);
         }
         let mut node = Command::new("node");
         node.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/foreign/paced.mjs"));
         if let Some(node) = Program::script(&mut node, "node").await {
-            services.push(("node", node.address(), "h2"));
+            all.push(("node", node.address(), "h2"));
             programs.push(node);
         }
-        let mut settings = Settings::new(ca)
-            .set("admin", "socket", "\"admin.sock\"")
-            .set("deny_list", "file", "\"deny.json\"");
-        for (name, address, protocol) in &services {
-            settings = settings
-                .upstream_with(name, *address, &format!("protocol = {protocol:?}\n"))
-                .route(
-                    name,
-                    name,
-                    &format!(
-                        "hosts = [{:?}]\npaths = [\"/**\"]\ncallers = [\"*\"]\n",
-                        host(name)
-                    ),
-                );
-        }
         Self {
-            gateway: Gateway::start(binary, &settings).await,
-            ca: Arc::clone(ca),
-            names: services.into_iter().map(|(name, ..)| name).collect(),
-            _paced: vec![http1, http2],
+            all,
+            _paced: [quiet, http1, http2],
             _programs: programs,
         }
     }
 
-    pub(crate) fn names(&self) -> &[&'static str] {
-        &self.names
+    pub(crate) fn names(&self) -> Vec<&'static str> {
+        self.all.iter().map(|(name, ..)| *name).collect()
+    }
+}
+
+/// A gateway before the services, and its callers.
+pub(crate) struct Arena {
+    pub(crate) gateway: Gateway,
+    ca: Arc<TestCa>,
+    names: Vec<&'static str>,
+}
+
+impl Arena {
+    pub(crate) async fn open(ca: &Arc<TestCa>, services: &Services, binary: &str) -> Self {
+        let mut settings = Settings::new(ca)
+            .set("admin", "socket", "\"admin.sock\"")
+            .set("deny_list", "file", "\"deny.json\"");
+        for (name, address, protocol) in &services.all {
+            let route = format!(
+                "hosts = [{:?}]\npaths = [\"/**\"]\ncallers = [\"*\"]\n",
+                host(name)
+            );
+            settings = settings
+                .upstream_with(name, *address, &format!("protocol = {protocol:?}\n"))
+                .route(name, name, &route);
+        }
+        Self {
+            gateway: Gateway::start(binary, &settings).await,
+            ca: Arc::clone(ca),
+            names: services.names(),
+        }
     }
 
     /// One of the services, by turns.
@@ -69,10 +85,15 @@ impl Arena {
         Target::http(&host(self.names[number % self.names.len()]))
     }
 
+    /// Those that are attacked.
     pub(crate) fn targets(&self) -> Vec<Target> {
-        (0..self.names.len())
-            .map(|number| self.target(number))
-            .collect()
+        let attacked = self.names.iter().filter(|name| **name != QUIET);
+        attacked.map(|name| Target::http(&host(name))).collect()
+    }
+
+    /// Whether nobody attacks a service.
+    pub(crate) fn is_quiet(target: &Target) -> bool {
+        target.host == host(QUIET)
     }
 
     /// A caller of this name, for requests to a service.

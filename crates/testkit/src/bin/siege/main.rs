@@ -3,7 +3,7 @@
 //!
 //! It demands that no request of the well-behaved fails and no response of theirs is cut,
 //! that their 99th percentile is at most three times that of a control run, in which the
-//! same attackers do the same to a second gateway on this machine, that a denied attacker
+//! same attackers do the same through a second gateway to the same services, that a denied attacker
 //! is cut off within a second, and that the gateway's memory stays within a bound.
 //!
 //! ```text
@@ -25,14 +25,15 @@ mod figures;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use countersign_testkit::{Attack, Bystander, TestCa};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, Services};
 use crate::figures::{Figures, peak_kib};
 
 /// Well-behaved callers.
@@ -102,8 +103,9 @@ async fn siege(options: &Options) -> bool {
         .unwrap_or_else(|error| panic!("{}: {error}", options.binary));
     let binary = binary.to_str().unwrap();
     let ca = Arc::new(TestCa::new("example.org"));
-    let besieged = Arena::open(&ca, binary).await;
-    let other = Arena::open(&ca, binary).await;
+    let services = Services::start().await;
+    let besieged = Arena::open(&ca, &services, binary).await;
+    let other = Arena::open(&ca, &services, binary).await;
     let half = options.length / 2;
     eprintln!("control: the attackers at another gateway, {half:?}");
     let control = phase(&besieged, &other, half).await;
@@ -118,7 +120,7 @@ async fn siege(options: &Options) -> bool {
         "{}",
         json!({
             "seconds": options.length.as_secs(),
-            "services": besieged.names(),
+            "services": services.names(),
             "callers": CALLERS,
             "attackers": ATTACKERS,
             "control": control.to_json(),
@@ -134,13 +136,13 @@ async fn siege(options: &Options) -> bool {
 /// What does not hold.
 fn faults(
     options: &Options,
-    control: &Figures,
-    figures: &Figures,
+    control: &Outcome,
+    figures: &Outcome,
     cut: Option<Duration>,
     peak: u64,
 ) -> Vec<String> {
     let mut faults = Vec::new();
-    for (name, figures) in [("control", control), ("siege", figures)] {
+    for (name, figures) in [("control", &control.all), ("siege", &figures.all)] {
         // One line for each kind: a thousand equal ones help nobody.
         let mut harm = figures.harm.clone();
         harm.sort_unstable();
@@ -155,17 +157,25 @@ fn faults(
             faults.push(format!("{name}: no request was served"));
         }
     }
-    // Below a millisecond a ratio says nothing.
-    let allowed = control
-        .percentile(99)
-        .max(Duration::from_millis(1))
-        .mul_f64(MAX_RATIO);
-    if figures.percentile(99) > allowed {
-        faults.push(format!(
-            "99 % of requests within {:?}, {:?} without attackers here",
-            figures.percentile(99),
-            control.percentile(99)
-        ));
+    if control.attacks == 0 || figures.attacks == 0 {
+        faults.push("no attack came to its end".to_owned());
+    }
+    let pairs = [
+        ("all requests", &control.all, &figures.all),
+        (
+            "requests to the quiet service",
+            &control.quiet,
+            &figures.quiet,
+        ),
+    ];
+    for (what, control, figures) in pairs {
+        let (without, with) = (control.percentile(99), figures.percentile(99));
+        // Below a millisecond a ratio says nothing.
+        if with > without.max(Duration::from_millis(1)).mul_f64(MAX_RATIO) {
+            faults.push(format!(
+                "99 % of {what} within {with:?}, {without:?} without attackers at this gateway"
+            ));
+        }
     }
     match cut {
         Some(cut) if cut <= MAX_CUT => {}
@@ -178,14 +188,35 @@ fn faults(
     faults
 }
 
+/// What became of the well-behaved callers in one phase.
+struct Outcome {
+    /// How many attacks came to their end.
+    attacks: usize,
+    all: Figures,
+    /// Those of the service that is not attacked.
+    quiet: Figures,
+}
+
+impl Outcome {
+    fn to_json(&self) -> Value {
+        json!({ "attacks": self.attacks, "all": self.all.to_json(), "quiet": self.quiet.to_json() })
+    }
+}
+
 /// All callers at one gateway, all attackers at one gateway, for this long.
-async fn phase(used: &Arena, attacked: &Arena, length: Duration) -> Figures {
-    let mut callers = Vec::new();
+async fn phase(used: &Arena, attacked: &Arena, length: Duration) -> Outcome {
+    let (mut callers, mut quiet) = (Vec::new(), Vec::new());
     for number in 0..CALLERS {
         let target = used.target(number);
         let client = used.client(&format!("caller-{number}"), &target);
-        callers.push(Bystander::start(&client, &target, PAUSE).await);
+        let caller = Bystander::start(&client, &target, PAUSE).await;
+        if Arena::is_quiet(&target) {
+            quiet.push(caller);
+        } else {
+            callers.push(caller);
+        }
     }
+    let made = Arc::new(AtomicUsize::new(0));
     let mut attackers = JoinSet::new();
     for number in 0..ATTACKERS {
         let work: Vec<_> = attacked
@@ -193,11 +224,13 @@ async fn phase(used: &Arena, attacked: &Arena, length: Duration) -> Figures {
             .into_iter()
             .map(|target| (attacked.client(&attacker(number), &target), target))
             .collect();
+        let made = Arc::clone(&made);
         attackers.spawn(async move {
             for round in number.. {
                 let attack = Attack::ALL[round % Attack::ALL.len()];
                 for (client, target) in &work {
                     attack.run(client, target).await;
+                    made.fetch_add(1, Ordering::Relaxed);
                     // An attacker that is refused must not spin.
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
@@ -208,7 +241,14 @@ async fn phase(used: &Arena, attacked: &Arena, length: Duration) -> Figures {
     attackers.shutdown().await;
     // What the last attacks did shows now.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    Figures::of(callers.iter().map(Bystander::experience))
+    let experience =
+        |callers: &[Bystander]| -> Vec<_> { callers.iter().map(Bystander::experience).collect() };
+    let (callers, quiet) = (experience(&callers), experience(&quiet));
+    Outcome {
+        attacks: made.load(Ordering::Relaxed),
+        quiet: Figures::of(quiet.iter().cloned()),
+        all: Figures::of(callers.into_iter().chain(quiet)),
+    }
 }
 
 fn attacker(number: usize) -> String {
