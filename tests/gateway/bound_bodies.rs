@@ -139,11 +139,13 @@ async fn all_held_bodies_together_are_bounded_and_let_go_of() {
     let mut first = world.client().connect().await.unwrap();
     first.write(begin.as_bytes()).await.unwrap();
     first.write(&[b'x'; 99_999]).await.unwrap();
+    // It pauses long enough to be the slower one.
+    let pause = Duration::from_millis(300);
+    assert!(first.read_until_silent(pause).await.statuses().is_empty());
     // Both do not fit, and the first does not go on.
     let second = || request("POST", "/large", vec![b'x'; 100_000]);
     let answer = in_time("an answer", async {
         loop {
-            // The second may be over before much of the first was read.
             assert_eq!(world.client().send(second()).await.unwrap().status, 200);
             let answer = first.read_until_silent(Duration::from_millis(50)).await;
             if !answer.statuses().is_empty() {

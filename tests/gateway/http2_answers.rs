@@ -276,7 +276,9 @@ async fn answers_wait_for_their_turn_on_a_slow_connection() {
 
 #[tokio::test]
 async fn a_slow_socket_is_shared_as_well() {
-    let (world, _services) = world(&[("body_timeout", "\"4s\"")]).await;
+    // This caller answers no PING, and a busy machine is slow.
+    let limits = [("body_timeout", "\"2s\""), ("header_timeout", "\"10m\"")];
+    let (world, _services) = world(&limits).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
     let client = world.client().protocol(Protocol::Http2);

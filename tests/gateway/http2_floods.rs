@@ -169,7 +169,6 @@ async fn floods_of_tiny_frames_of_a_body_end_the_connection() {
     ];
     let trailers = |end| http2::headers(1, end, &[("x-a", "a")]);
     let floods = [
-        ("one octet each", http2::data(1, false, b"x"), "ENHANCE"),
         ("empty", http2::data(1, false, b""), "ENHANCE"),
         ("padding alone", http2::frame(0, 8, 1, &[7; 8]), "ENHANCE"),
         ("heads within", trailers(false), "PROTOCOL_ERROR"),
