@@ -2,8 +2,8 @@
 //! when there is no room for another one.
 //!
 //! A connection that has proven nothing costs its peer nothing. Such connections yield to
-//! newer ones: those of the address that has the most of them first, the silent ones
-//! before those whose handshake is under way, the oldest before the newer. An established
+//! newer ones: those of the address that has the most of them first, of these the silent
+//! ones before those whose handshake is under way, the oldest before the newer. An established
 //! connection never yields to one of those, unless its listener says that it is idle. While
 //! there is room, nothing yields.
 
@@ -206,7 +206,14 @@ impl State {
     }
 
     /// The connection that yields, if one does.
-    fn chosen(&self, share: usize) -> Option<(u64, Yielded)> {
+    fn chosen(&self, share: usize, idle_first: bool) -> Option<(u64, Yielded)> {
+        let of_idle = || {
+            let (source, _) = self.idle.busiest()?;
+            Some((self.idle.oldest(source)?, Yielded::Full))
+        };
+        if idle_first && let Some(idle) = of_idle() {
+            return Some(idle);
+        }
         let of = |source| {
             let silent = self.silent.oldest(source);
             silent.or_else(|| self.pending.oldest(source))
@@ -215,8 +222,10 @@ impl State {
             if count > share {
                 return Some((of(source)?, Yielded::AddressShare));
             }
-            // Silence costs the least: it goes before what others have begun.
-            let (source, _) = self.silent.busiest().unwrap_or((source, count));
+            // Of sources with as many as each other, silence goes before what others have
+            // begun. No source is spared for having said something.
+            let silent = self.silent.busiest().filter(|(_, silent)| *silent >= count);
+            let (source, _) = silent.unwrap_or((source, count));
             return Some((of(source)?, Yielded::Full));
         }
         let rest = [&self.idle, &self.unnamed];
@@ -231,8 +240,8 @@ impl State {
         self.pending.count > 0 || self.idle.count > 0
     }
 
-    fn evict(&mut self, share: usize) -> Option<Yielded> {
-        let (id, why) = self.chosen(share)?;
+    fn evict(&mut self, share: usize, idle_first: bool) -> Option<Yielded> {
+        let (id, why) = self.chosen(share, idle_first)?;
         self.unrank(id);
         let entry = self.entries.remove(&id)?;
         self.leaving += 1;
@@ -293,9 +302,13 @@ impl ConnectionSlots {
         if !self.has_room(&state) {
             return None;
         }
-        let is_full =
-            state.entries.len() >= self.limits.total || state.pending.count >= self.limits.pending;
-        let yielded = if is_full { state.evict(share) } else { None };
+        // While few are pending, it is established connections that take the room.
+        let few_pending = state.pending.count < self.limits.pending;
+        let is_full = state.entries.len() >= self.limits.total || !few_pending;
+        let yielded = match is_full {
+            true => state.evict(share, few_pending),
+            false => None,
+        };
         let id = state.number();
         let leave = Arc::new(Notify::new());
         let entry = Entry {

@@ -13,11 +13,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::identity::ShareKey;
 
 /// A caller that is alone leaves one part in so many free: the next caller needs it.
 const RESERVED_PART: u64 = 8;
+
+/// How often a request that waits looks whether its caller's share has grown.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Locks that the counts are spread over.
 const SHARDS: usize = 16;
@@ -173,11 +177,10 @@ impl Places {
     /// [`NoPlace::Caller`] if it has.
     pub fn enter_below(self: &Arc<Self>, key: ShareKey, most: usize) -> Result<Place, NoPlace> {
         let mut shard = self.shard(key);
-        let held = shard.entry(key).or_default();
-        if held.count >= most {
+        if shard.get(&key).map_or(0, |held| held.count) >= most {
             return Err(NoPlace::Caller);
         }
-        held.count += 1;
+        shard.entry(key).or_default().count += 1;
         self.total.fetch_add(1, Ordering::Relaxed);
         Ok(self.place(key))
     }
@@ -213,9 +216,26 @@ impl Places {
             held.waiting.push_back((limits, sender));
             receiver
         };
-        match tokio::time::timeout(timeout, receiver).await {
-            Ok(Ok(place)) => Ok(place),
-            _ => Err(NoPlace::Caller),
+        let mut receiver = receiver;
+        let deadline = Instant::now() + timeout;
+        loop {
+            // Other callers' places that are free again make its share larger.
+            let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
+            match tokio::time::timeout(pause, &mut receiver).await {
+                Ok(Ok(place)) => return Ok(place),
+                Ok(Err(_)) => return Err(NoPlace::Caller),
+                Err(_) => {}
+            }
+            let taken = {
+                let mut shard = self.shard(key);
+                // Only one that is sent at this moment is lost, and goes back when it is
+                // dropped.
+                self.take(&mut shard, key, limits)
+            };
+            match taken {
+                Err(NoPlace::Caller) if Instant::now() < deadline => {}
+                taken => return taken,
+            }
         }
     }
 

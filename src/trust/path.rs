@@ -192,11 +192,12 @@ pub(super) struct PathBudget {
 }
 
 impl PathBudget {
-    /// For a chain that a peer presents: no more than twice what a good one costs.
-    pub(super) fn presented() -> Self {
+    /// For a chain that a peer presents, under so many bundles: no more than twice what a
+    /// good one costs under one.
+    pub(super) fn presented(bundles: usize) -> Self {
         Self {
             search: Budget::PRESENTED,
-            checks: SignatureChecks::new(SignatureBudget::PRESENTED),
+            checks: SignatureChecks::new(SignatureBudget::presented(bundles)),
         }
     }
 

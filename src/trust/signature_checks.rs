@@ -24,6 +24,9 @@ pub(super) struct SignatureBudget {
     pub(super) bytes: usize,
 }
 
+/// Bundles beside the first one for which the budget grows.
+const MAX_FURTHER_BUNDLES: usize = 16;
+
 impl SignatureBudget {
     /// For a chain that a peer presents. Issuers that are configured or match by key
     /// identifiers are tried first, so that a chain by RFC 5280 needs no failure at all,
@@ -33,6 +36,19 @@ impl SignatureBudget {
         failures: 4,
         bytes: 64 * 1024,
     };
+
+    /// For a chain that a peer presents, under so many bundles. Roots of several bundles
+    /// may have the same name: a leaf that is not of the first one costs a failure or two
+    /// under each before its own.
+    pub(super) fn presented(bundles: usize) -> Self {
+        let more = 2 * bundles.saturating_sub(1).min(MAX_FURTHER_BUNDLES);
+        Self {
+            checks: Self::PRESENTED.checks + more,
+            failures: Self::PRESENTED.failures + more,
+            bytes: Self::PRESENTED.bytes + more * 4 * 1024,
+        }
+    }
+
     /// For the certificates of an operator who waits for the result.
     pub(super) const OFFLINE: Self = Self {
         checks: 4096,

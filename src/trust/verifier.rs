@@ -320,9 +320,12 @@ impl ClientTrust {
             leaf: Candidate::borrowed(leaf),
             intermediates: intermediates.iter().map(Candidate::borrowed).collect(),
         };
-        let mut budget = PathBudget::presented();
+        let mut budget = PathBudget::presented(self.bundles.len());
         let mut accepted: Option<Accepted> = None;
         let mut best: Option<PathRefusal> = None;
+        // A bundle under which the search was given up may have vouched for the leaf too,
+        // or have it denied.
+        let mut given_up: Option<PathRefusal> = None;
         for bundle in order.filter_map(|index| self.bundles.get(index)) {
             let outcome = bundle.verify(&chain, now, &mut budget).and_then(|path| {
                 let id = spiffe_id.clone()?;
@@ -350,11 +353,19 @@ impl ClientTrust {
                     }
                 },
                 // "Not mine" explains least; otherwise the first refusal stands.
-                Err(refusal) => match &best {
-                    Some((reason, _)) if *reason != ReasonCode::UnknownIssuer => {}
-                    _ => best = Some(refusal),
-                },
+                Err(refusal) => {
+                    if refusal.0 == ReasonCode::ChainTooLong && given_up.is_none() {
+                        given_up = Some(refusal.clone());
+                    }
+                    match &best {
+                        Some((reason, _)) if *reason != ReasonCode::UnknownIssuer => {}
+                        _ => best = Some(refusal),
+                    }
+                }
             }
+        }
+        if let (Some(_), Some(given_up)) = (&accepted, given_up) {
+            return Err(given_up.into());
         }
         accepted.ok_or_else(|| {
             let nobody = || {

@@ -306,9 +306,9 @@ where
         let slots = upstream.slots(index).ok_or(ConnectError::NoEndpoint)?;
         let _pending = upstream.wait().ok_or(ConnectError::Full)?;
         let freed = Arc::clone(&self.places().entry(Arc::clone(target)).or_default().freed);
-        let _waiting = freed.begin_waiting();
         let waiting = async {
             loop {
+                let here = freed.begin_waiting();
                 let mut back = pin!(freed.notify.notified());
                 back.as_mut().enable();
                 let lease = match target.protocol {
@@ -323,6 +323,7 @@ where
                 tokio::select! {
                     slot = slots.wait(target, key) => {
                         let slot = slot.ok_or(ConnectError::Full)?;
+                        drop(here);
                         return self.open(upstream, index, target, Some(slot), key).await;
                     }
                     () = back => {}
@@ -369,6 +370,8 @@ where
         let free = place.take_free(|one| addresses.still_has(one.link.address))?;
         let begun = free.begin(key);
         place.shared.entry(key).or_default().push(free);
+        // Other requests of this caller that wait have no need to any more.
+        place.freed.notify.notify_waiters();
         drop(places);
         Some(self.wrap_stream(upstream, index, target, begun))
     }
@@ -462,6 +465,7 @@ where
                     link: link.clone(),
                     has_slot,
                 });
+                place.freed.notify.notify_waiters();
                 Sender::Http2(client, stream)
             }
         };

@@ -41,18 +41,43 @@ pub(super) struct Slots {
 struct Queue {
     taken: usize,
     /// Connections in use, by caller.
-    in_use: HashMap<ShareKey, Vec<Use>>,
+    in_use: HashMap<ShareKey, Uses>,
     using: usize,
     waiters: Vec<Waiter>,
     next: u64,
+}
+
+/// The connections that a caller uses.
+#[derive(Default)]
+struct Uses {
+    count: usize,
+    /// Those that may have to give way: they began when there were few left.
+    late: Vec<Use>,
+}
+
+impl Uses {
+    /// How many stay: those that were not told to give way.
+    fn staying(&self) -> usize {
+        let told = self.late.iter().filter(|one| one.give_way.is_none());
+        self.count.saturating_sub(told.count())
+    }
+
+    /// The one that has been in use for longest, and long enough, of those that may be told
+    /// to give way.
+    fn longest(&mut self, now: Instant) -> Option<&mut Use> {
+        self.late
+            .iter_mut()
+            .filter(|one| one.give_way.is_some())
+            .filter(|one| now.saturating_duration_since(one.since) >= LONG_USE)
+            .min_by_key(|one| one.since)
+    }
 }
 
 /// One connection in use.
 struct Use {
     id: u64,
     since: Instant,
-    /// Tells its user that it has to give way. Gone once it was told, and absent where the
-    /// use began while there were connections enough.
+    /// Tells its user that it has to give way. Gone once it was told.
     give_way: Option<Arc<GiveWay>>,
 }
 
@@ -96,8 +121,11 @@ impl Drop for InUse {
         let mut queue = self.slots.queue();
         queue.using = queue.using.saturating_sub(1);
         if let Some(uses) = queue.in_use.get_mut(&self.key) {
-            uses.retain(|one| one.id != self.id);
-            if uses.is_empty() {
+            uses.count = uses.count.saturating_sub(1);
+            if self.give_way.is_some() {
+                uses.late.retain(|one| one.id != self.id);
+            }
+            if uses.count == 0 {
                 queue.in_use.remove(&self.key);
             }
         }
@@ -112,7 +140,7 @@ impl std::fmt::Debug for Slots {
 
 impl Queue {
     fn uses(&self, key: ShareKey) -> usize {
-        self.in_use.get(&key).map_or(0, Vec::len)
+        self.in_use.get(&key).map_or(0, |uses| uses.count)
     }
 
     /// Takes the waiter out whose caller uses the fewest connections; of several the one
@@ -131,15 +159,13 @@ impl Queue {
         let own = self.uses(key);
         let callers = self.in_use.len() + usize::from(own == 0);
         let part = most / callers.max(1);
-        let (holder, uses) = (self.in_use.iter_mut()).max_by_key(|(_, uses)| uses.len())?;
-        if *holder == key || uses.len() <= part || uses.len() <= own + 1 {
-            return None;
-        }
-        let longest = (uses.iter_mut())
-            .filter(|one| one.give_way.is_some())
-            .min_by_key(|one| one.since)?;
-        let is_long = now.saturating_duration_since(longest.since) >= LONG_USE;
-        is_long.then(|| longest.give_way.take()).flatten()
+        let (_, longest) = (self.in_use.iter_mut())
+            .filter(|(holder, _)| **holder != key)
+            .map(|(_, uses)| (uses.staying(), uses))
+            .filter(|(staying, _)| *staying > part && *staying > own + 1)
+            .filter_map(|(staying, uses)| Some((staying, uses.longest(now)?)))
+            .max_by_key(|(staying, _)| *staying)?;
+        longest.give_way.take()
     }
 }
 
@@ -175,14 +201,20 @@ impl Slots {
     pub(super) fn begin_use(self: &Arc<Self>, key: ShareKey) -> InUse {
         let mut queue = self.queue();
         queue.using += 1;
-        let give_way = (queue.using > self.most / 2).then(|| Arc::new(GiveWay::default()));
+        // What all callers share is given up for none of them.
+        let may_have_to = key != ShareKey::EVERYBODY && queue.using > self.most / 2;
+        let give_way = may_have_to.then(|| Arc::new(GiveWay::default()));
         queue.next += 1;
         let id = queue.next;
-        queue.in_use.entry(key).or_default().push(Use {
-            id,
-            since: Instant::now(),
-            give_way: give_way.clone(),
-        });
+        let uses = queue.in_use.entry(key).or_default();
+        uses.count += 1;
+        if give_way.is_some() {
+            uses.late.push(Use {
+                id,
+                since: Instant::now(),
+                give_way: give_way.clone(),
+            });
+        }
         InUse {
             slots: Arc::clone(self),
             key,
@@ -241,7 +273,11 @@ impl Slots {
         loop {
             match tokio::time::timeout(PATIENCE, &mut slot).await {
                 Ok(slot) => return slot.ok(),
-                Err(_) => self.ask_to_give_way(key),
+                Err(_) => {
+                    // One may have come to rest while its end went unnoticed.
+                    self.make_room(target);
+                    self.ask_to_give_way(key);
+                }
             }
         }
     }

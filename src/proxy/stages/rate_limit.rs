@@ -64,7 +64,9 @@ impl<'a> RouteLimits<'a> {
         let is_refused = reason.category() == Category::Token
             && reason.status() == 401
             && reason != ReasonCode::TokenMissing;
-        let failed = is_refused || reason == ReasonCode::CallerLimit;
+        // An address may be that of many callers, whose good tokens together are too many.
+        let is_callers_own = reason == ReasonCode::CallerLimit && self.proof.is_some();
+        let failed = is_refused || is_callers_own;
         if failed && !self.route.authenticators.is_empty() {
             self.limiter.failed(self.attempts_key());
         }

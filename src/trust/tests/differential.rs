@@ -226,7 +226,7 @@ fn by_ours(
         configured: &[],
         presented: &presented,
     };
-    path::verify(rules, certificates, now(), &mut PathBudget::presented())
+    path::verify(rules, certificates, now(), &mut PathBudget::presented(1))
         .map(|_| ())
         .map_err(|(reason, _)| reason)
 }

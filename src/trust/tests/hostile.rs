@@ -37,7 +37,7 @@ fn verify(
         configured: &configured,
         presented: &presented,
     };
-    let mut budget = PathBudget::presented();
+    let mut budget = PathBudget::presented(1);
     let now: UnixTime = at(0);
     let verified = path::verify(rules, certificates, now, &mut budget);
     (verified.map(drop), budget.signatures())

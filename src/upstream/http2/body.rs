@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use h2::{Reason, RecvStream};
+use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
 
 use super::state::OpenStream;
@@ -98,12 +98,6 @@ impl H2Body {
     }
 
     fn fail(&mut self, error: h2::Error) -> Polled {
-        // The service wants nothing more of the request, and has sent all of its answer
-        // (RFC 9113 section 8.1).
-        if error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR) {
-            self.stream = None;
-            return Poll::Ready(None);
-        }
         // It has ended the stream: there is nothing to reset.
         self.stream = None;
         let is_silent = |open: &OpenStream| open.state().is_silent();
@@ -165,7 +159,14 @@ impl Drop for H2Body {
         let (Some(stream), Some(open)) = (self.stream.take(), self.open.take()) else {
             return;
         };
-        if stream.is_end_stream() && self.upload.has_ended() {
+        if !self.upload.has_ended() {
+            open.state().note_unfinished_upload();
+        } else if stream.is_end_stream() {
+            return;
+        } else if self.left == Some(0) && self.next.is_none() {
+            // All content has come, and the frame that ends the stream is on its way: its
+            // reader had no reason to wait for it.
+            open.let_end(Box::new(stream));
             return;
         }
         open.abandon(Box::new(stream));

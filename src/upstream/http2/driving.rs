@@ -102,6 +102,10 @@ impl Pings {
             }
             let reads = state.reads.load(Ordering::Relaxed);
             let is_silent = std::mem::replace(&mut self.reads, reads) == reads;
+            // What is still to be sent does not leave: the service reads no more.
+            if is_silent && state.is_let_go() && !state.is_busy() {
+                return Step::End;
+            }
             if is_silent && state.is_busy() && self.ask(timer.as_mut()) {
                 step = Step::Again;
             } else {

@@ -62,7 +62,7 @@ struct WakeOnDrop(Arc<ConnectionState>);
 
 impl Drop for WakeOnDrop {
     fn drop(&mut self) {
-        self.0.wake();
+        self.0.let_go();
     }
 }
 
@@ -157,27 +157,40 @@ impl Client {
 
     /// Refuses a head that the service would not take: some end the connection for it.
     fn check_head(&self, parts: &request::Parts) -> Result<(), ServiceError> {
-        let size = head_size(parts);
-        let too_large = match self.state().head_limit() {
-            Some(limit) => {
-                let most = usize::try_from(limit).unwrap_or(usize::MAX);
-                (size > most).then_some(ServiceError::HeadTooLarge { size, most })
-            }
-            None => longest_field(parts)
-                .filter(|longest| *longest > FIELD_GUESS)
-                .map(|size| ServiceError::HeadTooLarge {
-                    size,
-                    most: FIELD_GUESS,
-                }),
+        let fields = || {
+            let pseudo = pseudo_headers(parts).into_iter();
+            pseudo.chain(field_sizes(&parts.headers))
         };
-        match too_large {
-            Some(error) => Err(error),
-            None => {
-                self.state().note_head(size);
-                Ok(())
-            }
-        }
+        check_fields(self.state(), fields)
     }
+}
+
+/// Refuses fields, given as lengths of names and values, that the service would not take.
+fn check_fields<I: Iterator<Item = (usize, usize)>>(
+    state: &ConnectionState,
+    fields: impl Fn() -> I,
+) -> Result<(), ServiceError> {
+    // As their receiver counts them (RFC 9113 section 6.5.2).
+    let size = fields()
+        .map(|(name, value)| name.saturating_add(value).saturating_add(FIELD_OVERHEAD))
+        .sum();
+    let (size_to_check, most) = match state.head_limit() {
+        Some(limit) => (size, usize::try_from(limit).unwrap_or(usize::MAX)),
+        None => {
+            let longest = fields()
+                .map(|(name, value)| name.saturating_add(value))
+                .max();
+            (longest.unwrap_or(0), FIELD_GUESS)
+        }
+    };
+    if size_to_check > most {
+        return Err(ServiceError::HeadTooLarge {
+            size: size_to_check,
+            most,
+        });
+    }
+    state.note_head(size);
+    Ok(())
 }
 
 /// A request whose answer has not begun.
@@ -248,10 +261,6 @@ fn add_length(parts: &mut request::Parts, body: &impl Body) {
     }
 }
 
-fn field_size(name: usize, value: usize) -> usize {
-    name.saturating_add(value).saturating_add(FIELD_OVERHEAD)
-}
-
 /// The pseudo-header fields: names and values (RFC 9113 section 8.3.1).
 fn pseudo_headers(parts: &request::Parts) -> [(usize, usize); 4] {
     let path = parts
@@ -266,22 +275,6 @@ fn pseudo_headers(parts: &request::Parts) -> [(usize, usize); 4] {
         (":authority".len(), authority),
         (":scheme".len(), scheme),
     ]
-}
-
-/// The size of a head as its receiver counts it (RFC 9113 section 6.5.2).
-fn head_size(parts: &request::Parts) -> usize {
-    let pseudo = pseudo_headers(parts).into_iter();
-    let fields = field_sizes(&parts.headers);
-    pseudo
-        .chain(fields)
-        .map(|(name, value)| field_size(name, value))
-        .sum()
-}
-
-fn longest_field(parts: &request::Parts) -> Option<usize> {
-    let pseudo = pseudo_headers(parts).into_iter();
-    let fields = field_sizes(&parts.headers);
-    pseudo.chain(fields).map(|(name, value)| name + value).max()
 }
 
 fn field_sizes(headers: &HeaderMap) -> impl Iterator<Item = (usize, usize)> {

@@ -51,12 +51,22 @@ impl OpenStream {
 
     /// Gives the stream up: it is reset in its turn.
     pub(super) fn abandon(self, half: Abandoned) {
+        self.0.resets.fetch_add(1, Ordering::Relaxed);
+        self.let_end(half);
+    }
+
+    /// Lets the stream end by itself. It is reset in its turn if it does not.
+    pub(super) fn let_end(self, half: Abandoned) {
         let state = Arc::clone(&self.0);
-        state.resets.fetch_add(1, Ordering::Relaxed);
+        let mut task = state.task();
+        // Under the lock: nothing is taken out of the queue after the end.
         if state.has_ended.load(Ordering::Acquire) {
+            drop(task);
+            drop((half, self));
             return;
         }
-        state.task().abandoned.push_back((half, self));
+        task.abandoned.push_back((half, self));
+        drop(task);
         state.wake();
     }
 }
@@ -86,6 +96,11 @@ pub(in crate::upstream) struct ConnectionState {
     resets: AtomicUsize,
     /// Streams that have begun and were not let go of.
     open: AtomicUsize,
+    /// An answer ended while its request's body was still on its way: what was not sent of
+    /// it takes part of the connection's window.
+    has_unfinished_upload: AtomicBool,
+    /// Nobody will open a stream any more.
+    is_let_go: AtomicBool,
     /// The service was found not to answer.
     is_silent: AtomicBool,
     /// The service has sent its settings.
@@ -121,7 +136,7 @@ impl Default for Said {
 
 impl Said {
     fn set(&self, value: u32) {
-        self.0.store(value, Ordering::Relaxed);
+        self.0.store(value.min(UNSAID - 1), Ordering::Relaxed);
     }
 
     fn get(&self) -> Option<u32> {
@@ -144,8 +159,8 @@ impl ConnectionState {
 
     /// The connection has ended.
     pub(super) fn end(&self, error: Option<h2::Error>) {
-        self.has_ended.store(true, Ordering::Release);
         let mut task = self.task();
+        self.has_ended.store(true, Ordering::Release);
         task.error = error;
         // No resets are sent any more.
         let abandoned = std::mem::take(&mut task.abandoned);
@@ -197,6 +212,8 @@ impl ConnectionState {
     /// another caller may have it.
     pub(in crate::upstream) fn is_unspent(&self) -> bool {
         self.resets.load(Ordering::Relaxed) == 0
+            && !self.is_busy()
+            && !self.has_unfinished_upload.load(Ordering::Relaxed)
             && self.small_frames.load(Ordering::Relaxed) < MOST_SMALL_FRAMES
             && self.longest_head.load(Ordering::Relaxed) <= LONG_HEAD
     }
@@ -225,6 +242,20 @@ impl ConnectionState {
         } else {
             None
         }
+    }
+
+    pub(super) fn note_unfinished_upload(&self) {
+        self.has_unfinished_upload.store(true, Ordering::Relaxed);
+    }
+
+    /// The last one who could open a stream is gone.
+    pub(super) fn let_go(&self) {
+        self.is_let_go.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(super) fn is_let_go(&self) -> bool {
+        self.is_let_go.load(Ordering::Acquire)
     }
 
     pub(super) fn note_small_frame(&self) {

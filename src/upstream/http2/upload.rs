@@ -19,6 +19,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::state::ConnectionState;
+use super::{check_fields, field_sizes};
+use crate::upstream::error::ServiceError;
 
 /// Content of fewer bytes than this is put together with what follows.
 const SMALL: usize = 1024;
@@ -240,7 +242,14 @@ where
             let sent = match Pin::new(&mut this.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => this.take(data),
-                    Err(other) => this.finish(other),
+                    Err(other) => match this.finish(other) {
+                        Ok(sent) => Ok(sent),
+                        // Trailers that the service would end the connection for.
+                        Err(ServiceError::HeadTooLarge { .. }) => {
+                            return Poll::Ready(Err(Broken));
+                        }
+                        Err(_) => return Poll::Ready(Ok(())),
+                    },
                 },
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Broken)),
                 Poll::Ready(None) => this.send_held(true).map(|()| true),
@@ -263,10 +272,11 @@ where
 impl<B> Sending<B> {
     /// Ends the body with its trailers. Fields that were all left out make no frame: some
     /// services end the connection for an empty one.
-    fn finish(&mut self, frame: Frame<Bytes>) -> Result<bool, h2::Error> {
+    fn finish(&mut self, frame: Frame<Bytes>) -> Result<bool, ServiceError> {
         let held = self.held.split().freeze();
         match frame.into_trailers() {
             Ok(trailers) if !trailers.is_empty() => {
+                check_fields(&self.state, || field_sizes(&trailers))?;
                 if !held.is_empty() {
                     self.stream.send_data(held, false)?;
                 }

@@ -147,7 +147,15 @@ impl<B> Place<B> {
 
     /// Takes the connection of these streams out.
     pub(super) fn retire(&mut self, streams: &Arc<Streams>) {
-        let retired = self.take_out(|one| Arc::ptr_eq(&one.streams, streams));
+        let is_it = |one: &Shared| Arc::ptr_eq(&one.streams, streams);
+        let owner = (self.shared.iter()).find(|(_, shared)| shared.iter().any(is_it));
+        let owner = owner.map(|(owner, _)| *owner);
+        let retired = self.take_out(is_it);
+        if let (Some(owner), Some(retired)) = (owner, &retired)
+            && retired.client.state().ended_with().is_some()
+        {
+            self.troubled.insert(owner, Instant::now());
+        }
         drop(retired);
     }
 
