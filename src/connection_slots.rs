@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn among_addresses_within_their_share_silence_yields_first() {
+    fn who_has_said_something_is_not_spared_for_it() {
         let slots = slots(20);
         let speaking: Vec<_> = (0..SHARE).map(|_| take(&slots, address(1))).collect();
         speaking.iter().for_each(ConnectionSlot::spoke);
@@ -531,7 +531,17 @@ mod tests {
             .collect();
         let (_newcomer, yielded) = slots.try_take(address(99), SHARE).unwrap();
         assert_eq!(yielded, Some(Yielded::Full));
-        assert!(is_evicted(&silent[0]) && !speaking.iter().any(is_evicted));
+        assert!(is_evicted(&speaking[0]) && !silent.iter().any(is_evicted));
+    }
+
+    #[test]
+    fn among_addresses_with_as_many_as_each_other_silence_yields_first() {
+        let slots = slots(3);
+        let all: Vec<_> = (1..4).map(|number| take(&slots, address(number))).collect();
+        all[0].spoke();
+        all[2].spoke();
+        let _newcomer = take(&slots, address(99));
+        assert!(is_evicted(&all[1]) && !is_evicted(&all[0]) && !is_evicted(&all[2]));
     }
 
     #[test]
@@ -546,10 +556,10 @@ mod tests {
         let newcomer = take(&slots, address(2));
         assert!(is_evicted(&all[1]) && !is_evicted(&all[0]) && !is_evicted(&all[2]));
         assert!(all[0].establish(), "it has something to do again");
-        // What is pending goes before what is idle.
+        // What is idle goes before the few that are pending.
         all[2].rest();
         let _another = take(&slots, address(2));
-        assert!(is_evicted(&newcomer) && !is_evicted(&all[2]));
+        assert!(is_evicted(&all[2]) && !is_evicted(&newcomer));
     }
 
     #[test]
