@@ -229,7 +229,9 @@ async fn run(
         pending: connections,
     });
     prepare(&snapshot).await?;
-    let shared = Arc::new(share(snapshot, &settings, &changed, (stopping, aborting))?);
+    let signals_end = (stopping, aborting);
+    let shared = share(snapshot, &settings, connections, &changed, signals_end)?;
+    let shared = Arc::new(shared);
     let workers = Workers::start(&shared, &audit, count)?;
     let (reloads, reload_queue) = admin::reload_channel();
     let (drain, mut drained) = watch::channel(false);
@@ -317,6 +319,7 @@ fn report_descriptors(plan: &DescriptorPlan, configured: usize, readiness: &Read
 fn share(
     snapshot: Snapshot,
     settings: &Settings,
+    max_connections: usize,
     changed: &watch::Sender<u64>,
     (stopping, aborting): (watch::Receiver<bool>, watch::Receiver<bool>),
 ) -> Result<Shared, AppError> {
@@ -335,6 +338,7 @@ fn share(
         buffer_budget: Arc::default(),
         tunnels: Arc::default(),
         caller_connections: Arc::default(),
+        max_connections,
         evictions: EvictionLog::default(),
         handshake_sources: Arc::default(),
         changes: changed.subscribe(),

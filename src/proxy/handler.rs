@@ -6,7 +6,7 @@
 //! these names.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Method, Request, Response, request};
@@ -96,6 +96,7 @@ pub(crate) async fn handle(
             "the service did not switch protocols",
         ),
         Ok(Served::Forwarded(mut forwarded)) if !forwarded.has_switched() => {
+            forwarded.in_flight.set_upgrade(None);
             match forwarded.read_first_frame().await {
                 Ok(()) => {
                     let assertion_header = &snapshot.signer.settings().header;
@@ -278,7 +279,7 @@ async fn forward_permitted(
         decoded_path: target.decoded_path,
         principal: permit.principal().cloned(),
         credentials: UsedCredentials::keep(permitted.presented, route),
-        upgrade: upgrade.as_ref().map(|upgrade| upgrade.protocols.clone()),
+        upgrade: Mutex::new(upgrade.as_ref().map(|upgrade| upgrade.protocols.clone())),
     };
     let mut in_flight = register(&forwarding, request)?;
     // A gRPC caller's own deadline replaces the timeouts only if the service speaks gRPC
@@ -353,7 +354,7 @@ fn register(
     forwarding: &ForwardContext<'_>,
     request: PermittedRequest,
 ) -> Result<InFlightRequest, Refusal> {
-    let asks_for_tunnel = request.upgrade.is_some();
+    let asks_for_tunnel = request.asks_for_tunnel();
     let connection = forwarding.connection;
     let mut in_flight = connection.register(forwarding.snapshot, request)?;
     if asks_for_tunnel {

@@ -138,7 +138,7 @@ async fn establish(
         verified_by,
         chain,
     }));
-    if let Err(denial) = connection.enter(&limits).await {
+    if let Err(denial) = connection.enter().await {
         connection.record_refusal(&denial);
         close_gracefully(stream).await;
         return None;

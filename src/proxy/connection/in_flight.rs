@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderValue, Method};
@@ -29,8 +29,19 @@ pub(crate) struct PermittedRequest {
     pub(crate) principal: Option<Principal>,
     /// The credentials beside the certificate, if the route asked for any.
     pub(crate) credentials: Option<Box<UsedCredentials>>,
-    /// The protocols that the connection may change to, if the caller asks for that.
-    pub(crate) upgrade: Option<HeaderValue>,
+    /// The protocols that the connection may change to, or the one that it has changed to.
+    pub(crate) upgrade: Mutex<Option<HeaderValue>>,
+}
+
+impl PermittedRequest {
+    /// Whether the caller asks for another protocol, or has it.
+    pub(crate) fn asks_for_tunnel(&self) -> bool {
+        self.upgrade().is_some()
+    }
+
+    fn upgrade(&self) -> MutexGuard<'_, Option<HeaderValue>> {
+        self.upgrade.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Credentials that authenticated a request, and the rules that accepted them.
@@ -137,9 +148,9 @@ impl InFlightRequests {
                 (earlier, _) => earlier.clone(),
             };
             policy::decide(&route.rule, principal)?;
-            if let Some(protocols) = &request.upgrade
-                && route.allowed_upgrades(protocols).next().is_none()
-            {
+            let is_allowed =
+                |protocols: &HeaderValue| route.allowed_upgrades(protocols).next().is_some();
+            if !request.upgrade().as_ref().is_none_or(is_allowed) {
                 return Err(Denial::new(
                     ReasonCode::UpgradeNotAllowed,
                     "the new configuration does not allow this route's tunnels",
@@ -149,7 +160,7 @@ impl InFlightRequests {
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<PermittedRequest>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<PermittedRequest>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -207,6 +218,11 @@ impl InFlightRequest {
                 },
             }
         }))
+    }
+
+    /// Sets the protocol that the connection has changed to; none if it has not.
+    pub(crate) fn set_upgrade(&self, protocol: Option<HeaderValue>) {
+        *self.permitted.upgrade() = protocol;
     }
 
     /// Keeps the request's place at its upstream until the request is over.

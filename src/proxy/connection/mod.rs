@@ -45,7 +45,7 @@ use crate::identity::{PeerIdentity, ShareKey};
 use crate::policy::Denial;
 use crate::policy::share::PlaceLimits;
 use crate::reason::ReasonCode;
-use crate::snapshot::{Limits, Snapshot, TrustStamp};
+use crate::snapshot::{Snapshot, TrustStamp};
 use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
 use crate::tls::ClientCertificate;
 
@@ -161,20 +161,29 @@ impl Connection {
         &self.in_flight
     }
 
-    /// Counts the connection among those of its caller, if that has proven who it is.
+    /// Counts the connection among those of its caller, or of its address if there is no
+    /// certificate.
     ///
     /// # Errors
-    /// If the caller has as many as it may.
-    pub(crate) async fn enter(&self, limits: &Limits) -> Result<(), Denial> {
-        let Some(proof) = self.proof() else {
+    /// If the caller or address has as many as it may.
+    pub(crate) async fn enter(&self) -> Result<(), Denial> {
+        let (key, share) = {
+            let snapshot = self.snapshot();
+            let key = match self.proof() {
+                Some(proof) => Some(ShareKey::of_caller(proof.identity.caller())),
+                None => snapshot.counted_address(self.facts.peer.ip()),
+            };
+            (key, snapshot.limits.caller.connections)
+        };
+        // Many peers, of which none is known from another.
+        let Some(key) = key else {
             return Ok(());
         };
         let places = PlaceLimits {
             most: usize::MAX,
-            shared: limits.connections,
-            share: limits.caller.connections,
+            shared: self.worker.shared().max_connections,
+            share,
         };
-        let key = ShareKey::of_caller(proof.identity.caller());
         let connections = &self.worker.shared().caller_connections;
         let entered = connections.admit(key, places, &self.in_flight, &self.yielding);
         self.guard.set_caller(entered.await?);

@@ -32,6 +32,9 @@ pub struct Shared {
     pub tunnels: Arc<Places>,
     /// The connections of all callers.
     pub caller_connections: Arc<CallerConnections>,
+    /// Most connections that there can be: what is configured, or what the process has
+    /// descriptors for.
+    pub max_connections: usize,
     /// Keeps the chains that callers present, if the configuration asks for it.
     pub chains: Option<ChainKeeper>,
     /// Connections that yielded to others before their handshake was complete.

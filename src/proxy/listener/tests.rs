@@ -59,6 +59,7 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
         buffer_budget: Arc::default(),
         tunnels: Arc::default(),
         caller_connections: Arc::default(),
+        max_connections: 1,
         chains: None,
         evictions: EvictionLog::default(),
         handshake_sources: Arc::default(),

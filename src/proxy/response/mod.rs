@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::header::UPGRADE;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 
@@ -142,6 +143,10 @@ impl ForwardedResponse {
     /// Takes over the connection of a service that has switched protocols.
     pub(crate) async fn switch(self) -> Result<Switched, Refusal> {
         let mut response = self.upstream.response;
+        // Over HTTP/2 nothing says it, as only WebSocket is asked for.
+        if let Some(chosen) = response.headers().get(UPGRADE) {
+            self.in_flight.set_upgrade(Some(chosen.clone()));
+        }
         let service = hyper::upgrade::on(&mut response).await;
         match (service, self.upgrade) {
             (Ok(service), Some(upgrade)) => Ok(Switched {
