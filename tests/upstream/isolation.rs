@@ -655,3 +655,40 @@ async fn small_pieces_of_an_answer_wait_for_a_caller_that_pauses() {
     let whole = in_time("the content", answer.into_body().collect()).await;
     assert_eq!(whole.unwrap().to_bytes().len(), PIECES * 10);
 }
+
+/// However it says that nothing is wrong.
+#[tokio::test]
+async fn an_answer_that_a_service_resets_is_not_taken_for_a_whole_one() {
+    let ca = TestCa::new("example.org");
+    for code in [0_u32, 8] {
+        let answer = match code {
+            0 => |stream| cut_short(stream, 0),
+            _ => |stream| cut_short(stream, 8),
+        };
+        let service = Raw::start(Script {
+            settings: &[],
+            answer,
+            pongs: true,
+        })
+        .await;
+        let world = world(&ca, service.address, "retries = 0\n").await;
+        let bob = caller(&world, &ca, "bob");
+        assert!(bob.get("/a").await.is_err(), "{code}");
+        let http1 = bob.protocol(Protocol::Http1);
+        let answer = http1.get("/a").await;
+        assert!(answer.as_ref().is_err() || answer.unwrap().status == 502);
+        let lines = world.gateway.audit();
+        for line in lines.at_least(2, "both", |line| line["path"] == "/a").await {
+            assert_eq!(line["reason"], "upstream-protocol", "{line}");
+        }
+    }
+}
+
+fn cut_short(stream: u32, code: u32) -> Vec<u8> {
+    [
+        frames::headers(stream, false, &[(":status", "200")]),
+        frames::data(stream, false, b"some of the content"),
+        frames::frame(3, 0, stream, &code.to_be_bytes()),
+    ]
+    .concat()
+}
