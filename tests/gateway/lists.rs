@@ -66,6 +66,20 @@ async fn logged(gateway: &Gateway, wanted: &str) {
     until(wanted, async || gateway.stderr().contains(wanted)).await;
 }
 
+/// Waits until a copy of a list is in its place, and not only beside it.
+async fn copy_is_kept(directory: &Path) {
+    until("the copy on disk", async || {
+        let mut files = std::fs::read_dir(directory).unwrap();
+        files.any(|file| {
+            file.unwrap()
+                .path()
+                .extension()
+                .is_some_and(|end| end == "crl")
+        })
+    })
+    .await;
+}
+
 async fn metric(gateway: &Gateway, wanted: &str) {
     in_time(wanted, async {
         loop {
@@ -145,10 +159,7 @@ async fn a_start_needs_a_list_or_the_copy_of_before() {
     let settings = world.settings(&[("directory", &kept)]);
     world.shelf.put(Item::Document(world.revoking(2)));
     let gateway = Gateway::start(BINARY, &settings).await;
-    until("a copy", async || {
-        std::fs::read_dir(directory.path()).unwrap().count() != 0
-    })
-    .await;
+    copy_is_kept(directory.path()).await;
     drop(gateway);
 
     world.shelf.put(Item::Status(500));
@@ -171,17 +182,7 @@ async fn a_restart_does_not_take_back_what_was_revoked() {
     let settings = world.settings(&[("directory", &kept)]);
     world.shelf.put(Item::Document(world.revoking(5)));
     let gateway = Gateway::start(BINARY, &settings).await;
-    in_time("the copy on disk", async {
-        while std::fs::read_dir(directory.path()).unwrap().all(|file| {
-            file.unwrap()
-                .path()
-                .extension()
-                .is_none_or(|end| end != "crl")
-        }) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    copy_is_kept(directory.path()).await;
     drop(gateway);
 
     let clean = |number| Crl::new().number(number);
