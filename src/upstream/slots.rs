@@ -2,7 +2,7 @@
 //! turn it is where they do not suffice.
 //!
 //! A connection holds its slot until it is closed, idle ones too. Where all are taken,
-//! idle connections are closed for whoever waits; then callers wait in the order of how
+//! idle connections are closed for requests that wait; then callers wait in the order of how
 //! many connections they use, so that one with many requests does not go before one that
 //! has none. Where that takes too long, the caller that uses the most gives one up.
 
@@ -18,7 +18,7 @@ use super::balance::Target;
 use super::give_way::GiveWay;
 use crate::identity::ShareKey;
 
-/// How long somebody waits before the caller that uses the most has to give way, and how
+/// How long a request waits before the caller that uses the most has to give way, and how
 /// long a connection must have been in use for that.
 const PATIENCE: Duration = Duration::from_millis(250);
 const LONG_USE: Duration = Duration::from_secs(1);
@@ -81,7 +81,7 @@ struct Use {
     give_way: Option<Arc<GiveWay>>,
 }
 
-/// Somebody who waits for a slot.
+/// A request that waits for a slot.
 struct Waiter {
     key: ShareKey,
     slot: oneshot::Sender<Slot>,
@@ -187,7 +187,7 @@ impl Slots {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A slot, where one is free and nobody waits for it.
+    /// A slot, where one is free and no request waits for it.
     pub(super) fn take(self: &Arc<Self>) -> Option<Slot> {
         let mut queue = self.queue();
         if queue.taken >= self.most {
@@ -223,13 +223,13 @@ impl Slots {
         }
     }
 
-    /// A slot is free: it goes to whoever is next.
+    /// A slot is free: it goes to the next request.
     fn give_back(self: &Arc<Self>) {
         let mut queue = self.queue();
         while let Some(waiter) = queue.next_waiter() {
             match waiter.slot.send(Slot(Some(Arc::clone(self)))) {
                 Ok(()) => return,
-                // It goes to somebody else, and must not be given back twice.
+                // It goes to another request, and must not be given back twice.
                 Err(mut slot) => slot.0 = None,
             }
         }
@@ -241,7 +241,7 @@ impl Slots {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Whether somebody waits for one.
+    /// Whether a request waits for one.
     pub(super) fn are_wanted(&self) -> bool {
         self.waiting() > 0
     }
@@ -263,8 +263,8 @@ impl Slots {
             self.queue().waiters.push(Waiter { key, slot: give });
             slot
         };
-        // Whoever gives one back from now on sees that somebody waits. One may have come
-        // free just before.
+        // A slot that is given back from now on goes to a request that waits. One may have
+        // come free just before.
         if let Some(free) = self.take() {
             drop(free);
         } else {

@@ -692,3 +692,76 @@ fn cut_short(stream: u32, code: u32) -> Vec<u8> {
     ]
     .concat()
 }
+
+/// A service may end a stream in a frame of its own, after the announced content.
+#[tokio::test]
+async fn a_late_end_of_a_whole_answer_costs_no_reset() {
+    let ca = TestCa::new("example.org");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Connections, resets, and ends that were sent.
+    let counts = Arc::<Late>::default();
+    let seen = Arc::clone(&counts);
+    let service = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            seen.0.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(end_late(stream, Arc::clone(&seen)));
+        }
+    });
+    let world = world(&ca, address, "").await;
+    for number in 0..8 {
+        let caller = caller(&world, &ca, &format!("caller-{number}"));
+        let http1 = caller.protocol(Protocol::Http1);
+        let answer = http1.get("/a").await.unwrap();
+        assert_eq!((answer.status, &*answer.body), (200, &b"content"[..]));
+        until("the end", async || counts.2.load(Ordering::SeqCst) > number).await;
+    }
+    let (connections, resets) = (&counts.0, &counts.1);
+    assert_eq!(resets.load(Ordering::SeqCst), 0);
+    // An end may still have been on its way to the gateway.
+    assert!(connections.load(Ordering::SeqCst) <= 4);
+    service.abort();
+}
+
+type Late = (AtomicUsize, AtomicUsize, AtomicUsize);
+
+async fn end_late(mut stream: TcpStream, seen: Arc<Late>) -> io::Result<()> {
+    stream.write_all(&frames::frame(4, 0, 0, &[])).await?;
+    stream.read_exact(&mut [0; 24]).await?;
+    let (mut octets, mut asked) = (Vec::new(), 0);
+    loop {
+        if stream.read_buf(&mut octets).await? == 0 {
+            return Ok(());
+        }
+        let said = frames::frames(&octets);
+        let whole: usize = said.iter().map(|frame| 9 + frame.payload.len()).sum();
+        octets.drain(..whole);
+        for frame in said {
+            match frame.kind {
+                1 => {
+                    let head = [(":status", "200"), ("content-length", "7")];
+                    let begun = [
+                        frames::headers(frame.stream, false, &head),
+                        frames::data(frame.stream, false, b"content"),
+                    ];
+                    stream.write_all(&begun.concat()).await?;
+                    // The gateway answers it when it has read what was before.
+                    stream.write_all(&frames::frame(6, 0, 0, &[0; 8])).await?;
+                    asked = frame.stream;
+                }
+                6 if frame.flags & 1 == 1 => {
+                    let end = frames::data(asked, true, b"");
+                    stream.write_all(&end).await?;
+                    seen.2.fetch_add(1, Ordering::SeqCst);
+                }
+                3 => {
+                    seen.1.fetch_add(1, Ordering::SeqCst);
+                }
+                4 if frame.flags & 1 == 0 => {
+                    stream.write_all(&frames::frame(4, 1, 0, &[])).await?;
+                }
+                _ => {}
+            }
+        }
+    }
+}

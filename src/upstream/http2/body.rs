@@ -166,7 +166,7 @@ impl Drop for H2Body {
         } else if self.left == Some(0) && self.next.is_none() {
             // All content has come, and the frame that ends the stream is on its way: its
             // reader had no reason to wait for it.
-            open.let_end(Box::new(stream));
+            open.let_end(stream);
             return;
         }
         open.abandon(Box::new(stream));

@@ -40,6 +40,7 @@ where
             if let Poll::Ready(ended) = connection.as_mut().poll(context) {
                 return Poll::Ready(ended.err());
             }
+            state.look_at_ending();
             let Some(pings) = &mut pings else {
                 return Poll::Pending;
             };
@@ -102,6 +103,7 @@ impl Pings {
             }
             let reads = state.reads.load(Ordering::Relaxed);
             let is_silent = std::mem::replace(&mut self.reads, reads) == reads;
+            state.abandon_ending();
             // What is still to be sent does not leave: the service reads no more.
             if is_silent && state.is_let_go() && !state.is_busy() {
                 return Step::End;

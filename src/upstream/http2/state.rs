@@ -5,9 +5,9 @@ use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 
-use h2::Reason;
+use h2::{Reason, RecvStream};
 use tokio::sync::Notify;
 
 use super::super::interim::{Heads, flood};
@@ -51,13 +51,8 @@ impl OpenStream {
 
     /// Gives the stream up: it is reset in its turn.
     pub(super) fn abandon(self, half: Abandoned) {
-        self.0.resets.fetch_add(1, Ordering::Relaxed);
-        self.let_end(half);
-    }
-
-    /// Lets the stream end by itself. It is reset in its turn if it does not.
-    pub(super) fn let_end(self, half: Abandoned) {
         let state = Arc::clone(&self.0);
+        state.resets.fetch_add(1, Ordering::Relaxed);
         let mut task = state.task();
         // Under the lock: nothing is taken out of the queue after the end.
         if state.has_ended.load(Ordering::Acquire) {
@@ -66,6 +61,20 @@ impl OpenStream {
             return;
         }
         task.abandoned.push_back((half, self));
+        drop(task);
+        state.wake();
+    }
+
+    /// Waits for the frame that ends the stream, after all of its content.
+    pub(super) fn let_end(self, stream: RecvStream) {
+        let state = Arc::clone(&self.0);
+        let mut task = state.task();
+        if state.has_ended.load(Ordering::Acquire) {
+            drop(task);
+            drop((stream, self));
+            return;
+        }
+        task.ending.push((stream, self));
         drop(task);
         state.wake();
     }
@@ -99,7 +108,7 @@ pub(in crate::upstream) struct ConnectionState {
     /// An answer ended while its request's body was still on its way: what was not sent of
     /// it takes part of the connection's window.
     has_unfinished_upload: AtomicBool,
-    /// Nobody will open a stream any more.
+    /// No further stream will be opened.
     is_let_go: AtomicBool,
     /// The service was found not to answer.
     is_silent: AtomicBool,
@@ -116,6 +125,8 @@ pub(super) struct Task {
     pub(super) waker: Option<Waker>,
     /// Streams to be reset as soon as that may be.
     pub(super) abandoned: VecDeque<(Abandoned, OpenStream)>,
+    /// Streams of which only the end is missing.
+    ending: Vec<(RecvStream, OpenStream)>,
     /// Why the connection has ended.
     error: Option<h2::Error>,
     on_error: Option<OnError>,
@@ -163,7 +174,10 @@ impl ConnectionState {
         self.has_ended.store(true, Ordering::Release);
         task.error = error;
         // No resets are sent any more.
-        let abandoned = std::mem::take(&mut task.abandoned);
+        let abandoned = (
+            std::mem::take(&mut task.abandoned),
+            std::mem::take(&mut task.ending),
+        );
         let on_error = task.on_error.take();
         drop(task);
         drop(abandoned);
@@ -176,6 +190,26 @@ impl ConnectionState {
     /// Tells `on_error` when the service ends the connection with an error.
     pub(in crate::upstream) fn set_on_error(&self, on_error: OnError) {
         self.task().on_error = Some(on_error);
+    }
+
+    /// Lets go of the streams that have ended by themselves.
+    pub(super) fn look_at_ending(&self) {
+        let ended: Vec<_> = {
+            let mut task = self.task();
+            (task.ending)
+                .extract_if(.., |(stream, _)| has_ended(stream))
+                .collect()
+        };
+        // Outside of the lock: the library takes one of its own for it.
+        drop(ended);
+    }
+
+    /// Gives the streams up that have not ended by themselves.
+    pub(super) fn abandon_ending(&self) {
+        let late = std::mem::take(&mut self.task().ending);
+        for (stream, open) in late {
+            open.abandon(Box::new(stream));
+        }
     }
 
     /// Waits for the service's settings, which it sends first (RFC 9113 section 3.4): only
@@ -288,6 +322,21 @@ impl ConnectionState {
             }
             GOAWAY => self.goaway.set(frame.code),
             _ => {}
+        }
+    }
+}
+
+/// Whether the end of a stream has come whose content has been read.
+fn has_ended(stream: &mut RecvStream) -> bool {
+    // The task is woken by whatever comes on the connection.
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match stream.poll_data(&mut context) {
+            // The frame that ends it may be an empty one.
+            Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
+            Poll::Ready(None) => return true,
+            // More than was announced is the library's to refuse, and a reset ends it too.
+            Poll::Ready(Some(_)) | Poll::Pending => return stream.is_end_stream(),
         }
     }
 }

@@ -346,12 +346,12 @@ impl Drop for Stream {
             target,
             ..
         } = &*self.streams;
-        // Whoever begins to wait says so before it looks at the streams.
+        // A request that begins to wait is counted before it looks at the streams.
         if !slots.are_wanted() {
             return;
         }
         // Where all who wait are of this worker, one of them takes the connection as it
-        // is. Otherwise it is closed, and its slot goes to whoever is next.
+        // is. Otherwise it is closed, and its slot goes to the next request.
         if state.is_unspent() && freed.waiting() == slots.waiting() {
             freed.notify.notify_one();
         } else {
