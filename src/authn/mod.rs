@@ -2,8 +2,7 @@
 //!
 //! "Not mine" is never "refused": an authenticator that finds no credential of
 //! its kind answers [`Outcome::NotApplicable`]. [`composition`] puts several
-//! together. A further method is one file here, and one line where
-//! `config::resolve` makes a route's authenticators.
+//! together. ARCHITECTURE.md lists the files that a further method needs.
 
 pub mod api_key;
 pub mod bearer;

@@ -2,6 +2,7 @@
 //! it.
 
 pub(crate) mod audit_members;
+mod map;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
