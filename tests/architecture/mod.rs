@@ -2,6 +2,7 @@
 //! place stays in it.
 
 mod layers;
+mod reasons;
 
 use std::path::{Path, PathBuf};
 

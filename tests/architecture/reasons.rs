@@ -1,0 +1,62 @@
+//! The index from reason codes to the files that name them.
+
+use std::collections::BTreeMap;
+
+use super::{root, sources, word};
+
+const HEAD: &str = "# Where each reason code is named\n\n\
+    For each code of [reasons.md](reasons.md) the source files that name it: those that refuse\n\
+    with it, and those that treat it in a way of its own. A test compares this list with the\n\
+    sources; it says how to write it anew.\n\n";
+
+/// Variants and codes, in the order of the table in `src/reason.rs`.
+fn codes() -> Vec<(String, String)> {
+    let table = std::fs::read_to_string(root().join("src/reason.rs")).unwrap();
+    let row = |line: &str| {
+        let (variant, rest) = line.trim().split_once(" = \"")?;
+        let (code, rest) = rest.split_once("\", ")?;
+        let is_row = word(variant) == variant && rest.ends_with(',');
+        is_row.then(|| (variant.to_owned(), code.to_owned()))
+    };
+    table.lines().filter_map(row).collect()
+}
+
+/// The files whose code names each variant.
+fn places() -> BTreeMap<String, Vec<String>> {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut all = sources(&root().join("src"));
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    for source in all.iter().filter(|source| source.name != "reason.rs") {
+        for (at, prefix) in source.code.match_indices("ReasonCode::") {
+            let files = places
+                .entry(word(&source.code[at + prefix.len()..]))
+                .or_default();
+            if files.last() != Some(&source.name) {
+                files.push(source.name.clone());
+            }
+        }
+    }
+    places
+}
+
+#[test]
+fn the_index_of_reasons_agrees_with_the_sources() {
+    let places = places();
+    let mut index = HEAD.to_owned();
+    for (variant, code) in codes() {
+        let files = places.get(&variant).map_or(&[][..], Vec::as_slice);
+        let files: Vec<String> = files.iter().map(|file| format!("`src/{file}`")).collect();
+        assert!(!files.is_empty(), "no file names {code}");
+        index += &format!("- `{code}`: {}\n", files.join(", "));
+    }
+    let path = root().join("docs/reasons-in-code.md");
+    if std::env::var_os("COUNTERSIGN_WRITE_INDEX").is_some() {
+        std::fs::write(&path, &index).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == index,
+        "docs/reasons-in-code.md is out of date: \
+         COUNTERSIGN_WRITE_INDEX=1 cargo test the_index_of_reasons"
+    );
+}
