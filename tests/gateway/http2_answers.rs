@@ -276,8 +276,8 @@ async fn answers_wait_for_their_turn_on_a_slow_connection() {
 
 #[tokio::test]
 async fn a_slow_socket_is_shared_as_well() {
-    // This caller answers no PING, and a busy machine is slow.
-    let limits = [("body_timeout", "\"2s\""), ("header_timeout", "\"10m\"")];
+    // This caller answers no PING, and a busy machine may stop it for seconds.
+    let limits = [("body_timeout", "\"4s\""), ("header_timeout", "\"10m\"")];
     let (world, _services) = world(&limits).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
