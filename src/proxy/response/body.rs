@@ -289,7 +289,8 @@ impl ResponseBody {
             }
         };
         if let Some(trailers) = frame.trailers_mut() {
-            headers::strip_trailers(trailers, std::slice::from_ref(&self.assertion_header));
+            let private = std::slice::from_ref(&self.assertion_header);
+            headers::strip_response_trailers(trailers, private);
         }
         let is_large = frame.data_ref().is_some_and(|data| data.len() > MAX_PIECE);
         if self.stream.is_some() && is_large {

@@ -176,7 +176,7 @@ impl ForwardedResponse {
         let declared = headers::declared_trailers(&parts.headers);
         headers::strip_response(&mut parts.headers);
         let trailers = declared.and_then(|mut declared| {
-            headers::strip_trailers(&mut declared, std::slice::from_ref(assertion_header));
+            headers::strip_response_trailers(&mut declared, std::slice::from_ref(assertion_header));
             headers::trailer_field(&declared)
         });
         if let Some(trailers) = trailers {

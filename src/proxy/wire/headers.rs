@@ -262,6 +262,13 @@ pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     });
 }
 
+/// As [`strip_trailers`], for a response: its caller may be a gateway too, which would
+/// believe the fields that only a gateway sets.
+pub fn strip_response_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
+    strip_trailers(trailers, private);
+    remove_matching(trailers, is_forgeable);
+}
+
 /// Whether a field belongs to one hop even if Connection does not name it.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
