@@ -26,7 +26,7 @@ impl ShareKey {
         Self::of_hash(HASHER.hash_one(("caller", caller)))
     }
 
-    /// The key of whoever sends from this address ([`address_network`]).
+    /// The key of all that send from this address ([`address_network`]).
     #[must_use]
     pub fn of_address(address: IpAddr) -> Self {
         Self::of_hash(HASHER.hash_one(("address", address_network(address))))

@@ -215,12 +215,7 @@ async fn serve(
     }
     let permitted = Permitted {
         context,
-        forwarding: ForwardContext {
-            connection: context.connection,
-            snapshot,
-            route,
-            permit: &permit,
-        },
+        forwarding: ForwardContext::new(context.connection, snapshot, route, &permit),
         target,
         presented,
         hints,
@@ -289,7 +284,7 @@ async fn forward_permitted(
     // either.
     let may_stall = keeps_own_deadline && route.bind_body.is_none();
     let body = body::streamed(context, route, incoming, may_stall);
-    let (length, caller) = (permitted.declared_length, forwarding.share_key());
+    let (length, caller) = (permitted.declared_length, forwarding.share_key);
     let (body, body_hash) = body::bound(context, route.bind_body, body, length, caller).await?;
     // After the body was read, so that a slow caller does not occupy a place meanwhile.
     in_flight.hold_upstream(forward::admit(&forwarding).await?);

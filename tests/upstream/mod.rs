@@ -6,6 +6,7 @@ mod flow;
 mod foreign;
 mod health;
 mod http2;
+mod http2_frames;
 mod isolation;
 mod names;
 mod nonsense;

@@ -115,7 +115,7 @@ fn head(
     let whole = http2::headers(stream, end_stream, &fields);
     let block = &whole[9..];
     let count = block.chunks(MAX_FRAME).len();
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     for (number, piece) in block.chunks(MAX_FRAME).enumerate() {
         let (kind, mut flags) = match number {
             0 => (1, if end_stream { END_STREAM } else { 0 }),
@@ -124,9 +124,9 @@ fn head(
         if number + 1 == count {
             flags |= END_HEADERS;
         }
-        octets.extend(http2::frame(kind, flags, stream, piece));
+        bytes.extend(http2::frame(kind, flags, stream, piece));
     }
-    octets
+    bytes
 }
 
 /// The sizes of the pieces of a body; all of them fit into a window of 65,535 bytes.
@@ -239,12 +239,12 @@ async fn trailers(client: &Client, target: &Target) {
             let Some(mut connection) = h2(client).await else {
                 return;
             };
-            let mut octets = head(target, 1, false, &target.path("hello"), &[]);
+            let mut bytes = head(target, 1, false, &target.path("hello"), &[]);
             if !body.is_empty() {
-                octets.extend(http2::data(1, false, body));
+                bytes.extend(http2::data(1, false, body));
             }
-            octets.extend(http2::headers(1, true, fields));
-            let _ = connection.write(&octets).await;
+            bytes.extend(http2::headers(1, true, fields));
+            let _ = connection.write(&bytes).await;
             connection.read_until_silent(REACTION).await;
         }
         let client = client.clone().protocol(Protocol::Http1);
@@ -329,11 +329,11 @@ async fn paused_burst(client: &Client, target: &Target) {
     let Some(mut connection) = h2(client).await else {
         return;
     };
-    let mut octets = head(target, 1, !target.grpc, &target.path("burst"), &[]);
+    let mut bytes = head(target, 1, !target.grpc, &target.path("burst"), &[]);
     if target.grpc {
-        octets.extend(http2::data(1, true, &[0; 5]));
+        bytes.extend(http2::data(1, true, &[0; 5]));
     }
-    if connection.write(&octets).await.is_ok() {
+    if connection.write(&bytes).await.is_ok() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         connection.read_until_silent(REACTION).await;
     }
@@ -363,8 +363,8 @@ async fn bare_targets(client: &Client, target: &Target) {
             }
         };
         let sent = current.write(batch.as_bytes()).await;
-        let all = |octets: &[u8]| {
-            let starts = octets.windows(9).filter(|octets| *octets == b"HTTP/1.1 ");
+        let all = |bytes: &[u8]| {
+            let starts = bytes.windows(9).filter(|bytes| *bytes == b"HTTP/1.1 ");
             starts.count() >= BATCH
         };
         let answer = tokio::time::timeout(RESPONSE, current.read_until(all)).await;

@@ -16,20 +16,33 @@ pub(crate) struct ForwardContext<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) route: &'a Arc<Route>,
     pub(crate) permit: &'a Permit,
+    /// For whom the request's part of shared limits is counted.
+    pub(crate) share_key: ShareKey,
 }
 
 impl<'a> ForwardContext<'a> {
+    pub(crate) fn new(
+        connection: &'a Arc<Connection>,
+        snapshot: &'a Snapshot,
+        route: &'a Arc<Route>,
+        permit: &'a Permit,
+    ) -> Self {
+        let share_key = match permit.principal() {
+            Some(principal) => ShareKey::of_caller(principal.caller()),
+            None => ShareKey::of_address(connection.facts().peer.ip()),
+        };
+        Self {
+            connection,
+            snapshot,
+            route,
+            permit,
+            share_key,
+        }
+    }
+
     /// How the caller influences the choice of an endpoint.
     pub(crate) fn affinity(&self) -> Affinity<'a> {
         let caller = self.permit.principal().map(Principal::caller);
-        self.route.upstream.affinity(caller, self.share_key())
-    }
-
-    /// For whom the request's part of shared limits is counted.
-    pub(crate) fn share_key(&self) -> ShareKey {
-        match self.permit.principal() {
-            Some(principal) => ShareKey::of_caller(principal.caller()),
-            None => ShareKey::of_address(self.connection.facts().peer.ip()),
-        }
+        self.route.upstream.affinity(caller, self.share_key)
     }
 }

@@ -150,7 +150,7 @@ impl Attempt<'_> {
 pub(crate) async fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
     let upstream = &context.route.upstream;
     let share = context.snapshot.limits.caller.requests_in_flight;
-    let caller = context.share_key();
+    let caller = context.share_key;
     let admitted = match upstream.admit(caller, share) {
         // Boxed, so that other requests reserve no space for it.
         Err(NoPlace::Caller) => Box::pin(upstream.admit_later(caller, share)).await,

@@ -211,6 +211,7 @@ fn authorization(
         snapshot,
         route,
         permit,
+        ..
     } = context;
     // Nothing is signed any more once the identity no longer holds, not even for a retry.
     if let Some(denial) = connection.cut_reason() {

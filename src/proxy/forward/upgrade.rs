@@ -299,7 +299,7 @@ pub(crate) fn is_offered(response: &HeaderMap, offered: &HeaderValue) -> bool {
 pub(crate) fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
     let tunnels = &context.connection.worker().shared().tunnels;
     let most = context.snapshot.limits.caller.tunnels;
-    let place = tunnels.enter_below(context.share_key(), most);
+    let place = tunnels.enter_below(context.share_key, most);
     place.map_err(|_| {
         Refusal::from(Denial::caller_limit(
             CallerLimit::Tunnels,

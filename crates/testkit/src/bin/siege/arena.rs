@@ -7,7 +7,7 @@ use std::sync::Arc;
 use countersign_testkit::{Client, Gateway, Paced, Program, Protocol, Settings, Target, TestCa};
 use tokio::process::Command;
 
-/// The service that nobody attacks: what its callers wait for is the gateway.
+/// The service that is not attacked: what its callers wait for is the gateway.
 pub(crate) const QUIET: &str = "quiet";
 
 /// Services of several makes.
@@ -91,7 +91,7 @@ impl Arena {
         attacked.map(|name| Target::http(&host(name))).collect()
     }
 
-    /// Whether nobody attacks a service.
+    /// Whether it is a service that is not attacked.
     pub(crate) fn is_quiet(target: &Target) -> bool {
         target.host == host(QUIET)
     }

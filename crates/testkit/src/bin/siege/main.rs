@@ -143,7 +143,7 @@ fn faults(
 ) -> Vec<String> {
     let mut faults = Vec::new();
     for (name, figures) in [("control", &control.all), ("siege", &figures.all)] {
-        // One line for each kind: a thousand equal ones help nobody.
+        // One line for each kind: a thousand equal ones say no more.
         let mut harm = figures.harm.clone();
         harm.sort_unstable();
         let total = harm.len();
