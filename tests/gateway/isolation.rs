@@ -2,7 +2,8 @@
 
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{
-    Client, Connection, Gateway, Protocol, RawAnswer, Session, Settings, Switching, TestCa, in_time,
+    Attack, Client, Connection, Gateway, Protocol, RawAnswer, Session, Settings, Switching, Target,
+    TestCa, in_time, until,
 };
 use tokio::task::JoinSet;
 
@@ -89,6 +90,40 @@ async fn tunnels_of_one_caller_leave_connections_for_others() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn tunnels_on_many_connections_in_h2_leave_room_for_others() {
+    let ca = TestCa::new("example.org");
+    let service = Switching::start().await;
+    let settings = Settings::new(&ca)
+        .upstream_with("orders", service.address(), "max_connections = 200\n")
+        .route(
+            "orders",
+            "orders",
+            "paths = [\"/**\"]\ncallers = [\"*\"]\nupgrade = [\"websocket\"]\n",
+        );
+    let gateway = Gateway::start(BINARY, &settings).await;
+    let client = |path: &str| gateway.client(HOST).with(&ca.client(path));
+    let (mallory, bob) = (client(MALLORY), client(BOB));
+    let mut running = begin(&bob, WEBSOCKET).await;
+    assert_eq!(running.read_head().await.statuses(), [101]);
+    let target = Target::http(HOST);
+    let attack = tokio::spawn(async move { Attack::Tunnels.run(&mallory, &target).await });
+    until("the limit", async || {
+        limit_was_reached(&gateway, "limits.caller.tunnels").await
+    })
+    .await;
+    let mut opened = 0;
+    while !attack.is_finished() {
+        let mut another = begin(&bob, WEBSOCKET).await;
+        assert_eq!(another.read_head().await.statuses(), [101]);
+        opened += 1;
+    }
+    assert!(opened > 1, "{opened}");
+    running.write(b"still here").await.unwrap();
+    let answer = running.read_until(|bytes| bytes.len() >= 10).await;
+    assert_eq!(answer.text(), "STILL HERE");
 }
 
 /// A gateway that opens few connections to its service.

@@ -1,4 +1,4 @@
-//! One caller attacks a service in h2 that another caller uses: the other's running
+//! One caller attacks a service that another caller uses: the other's running
 //! response is never cut and its requests are never refused, whatever the service is.
 
 use std::path::PathBuf;
@@ -16,6 +16,9 @@ use crate::support::{BINARY, HOST, root};
 /// Between two requests of the caller that is not to be harmed.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// The settings of an upstream in h2.
+const H2: &str = "protocol = \"h2\"\n";
+
 /// A gateway before one service, and its callers.
 struct Field {
     ca: TestCa,
@@ -25,11 +28,20 @@ struct Field {
 
 impl Field {
     /// One worker, so that all callers could meet on one connection to the service.
-    async fn open(ca: TestCa, endpoint: String, more: &str, target: Target) -> Self {
+    async fn open(ca: TestCa, endpoint: String, upstream: &str, target: Target) -> Self {
         let settings = Settings::new(&ca)
             .set("runtime", "workers", "1")
-            .upstream_at("orders", &[endpoint], &format!("protocol = \"h2\"\n{more}"))
-            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+            .upstream_at("orders", &[endpoint], upstream)
+            .route(
+                "bound",
+                "orders",
+                "paths = [\"/bound\"]\ncallers = [\"*\"]\nbind_body = \"1MiB\"\n",
+            )
+            .route(
+                "orders",
+                "orders",
+                "paths = [\"/**\"]\ncallers = [\"*\"]\nupgrade = [\"websocket\"]\n",
+            );
         let gateway = Gateway::start(BINARY, &settings).await;
         Self {
             ca,
@@ -40,7 +52,8 @@ impl Field {
 
     async fn plain(address: std::net::SocketAddr) -> Self {
         let ca = TestCa::new("example.org");
-        Self::open(ca, format!("http://{address}"), "", Target::http(HOST)).await
+        let endpoint = format!("http://{address}");
+        Self::open(ca, endpoint, H2, Target::http(HOST)).await
     }
 
     fn caller(&self, name: &str) -> Client {
@@ -155,6 +168,26 @@ async fn no_attack_on_node_harms_another_caller() {
 }
 
 #[tokio::test]
+async fn no_attack_on_jetty_harms_another_caller() {
+    if let Some(jetty) = Program::jetty(&root().join("tests/foreign/Paced.java")).await {
+        Field::plain(jetty.address()).await.is_unharmed().await;
+    }
+}
+
+#[tokio::test]
+async fn no_attack_on_a_service_in_http1_harms_another_caller() {
+    let service = Paced::start(Protocol::Http1);
+    let endpoint = format!("http://{}", service.address());
+    let ca = TestCa::new("example.org");
+    // Each request has a connection to the service, and the attackers ask for many more.
+    let settings = "protocol = \"http1\"\nmax_connections = 200\n";
+    Field::open(ca, endpoint, settings, Target::http(HOST))
+        .await
+        .is_unharmed()
+        .await;
+}
+
+#[tokio::test]
 async fn no_attack_on_go_harms_another_caller() {
     let ca = TestCa::new("example.org");
     let directory = tempfile::tempdir().unwrap();
@@ -174,7 +207,7 @@ async fn no_attack_on_go_harms_another_caller() {
         return;
     };
     let more = format!(
-        "roots = [{:?}]\nserver_name = \"localhost\"\n",
+        "{H2}roots = [{:?}]\nserver_name = \"localhost\"\n",
         ca.root_file().display().to_string()
     );
     let endpoint = format!("https://{}", go.address());
@@ -191,7 +224,7 @@ async fn no_attack_on_grpcio_harms_another_caller() {
     let ca = TestCa::new("example.org");
     let endpoint = format!("http://{}", service.address());
     let target = Target::grpc(HOST, "paced.Paced");
-    Field::open(ca, endpoint, "", target)
+    Field::open(ca, endpoint, H2, target)
         .await
         .is_unharmed()
         .await;

@@ -41,11 +41,19 @@ pub enum Attack {
     EmptyFrames,
     /// A thousand targets with a query and no path.
     BareTargets,
+    /// 1,152 responses of which nothing is taken, on nine connections.
+    ZeroWindows,
+    /// 24 bodies of 1 MiB without their last byte, to a route that may read them whole.
+    HeldBodies,
+    /// 1,152 WebSockets on nine connections.
+    Tunnels,
+    /// 256 tokens that no issuer knows, where a token is asked for.
+    GuessedTokens,
 }
 
 impl Attack {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::SmallFrames,
         Self::SmallChunks,
         Self::LargeHeads,
@@ -55,6 +63,10 @@ impl Attack {
         Self::PausedBurst,
         Self::EmptyFrames,
         Self::BareTargets,
+        Self::ZeroWindows,
+        Self::HeldBodies,
+        Self::Tunnels,
+        Self::GuessedTokens,
     ];
 
     /// Attacks a service as this client.
@@ -74,6 +86,10 @@ impl Attack {
             Self::PausedBurst => paused_burst(client, target).await,
             Self::EmptyFrames => empty_frames(client, target).await,
             Self::BareTargets => bare_targets(client, target).await,
+            Self::ZeroWindows => zero_windows(client, target).await,
+            Self::HeldBodies => held_bodies(client, target).await,
+            Self::Tunnels => tunnels(client, target).await,
+            Self::GuessedTokens => guessed_tokens(client, target).await,
         }
     }
 }
@@ -110,6 +126,10 @@ fn head(
     ];
     if target.grpc {
         fields.extend([("content-type", "application/grpc"), ("te", "trailers")]);
+    }
+    let authorization = target.authorization();
+    if let Some(value) = &authorization {
+        fields.push(("authorization", value));
     }
     fields.extend(more);
     let whole = http2::headers(stream, end_stream, &fields);
@@ -372,4 +392,109 @@ async fn bare_targets(client: &Client, target: &Target) {
             connection = None;
         }
     }
+}
+
+/// Connections that an attacker opens to take all that a service has.
+const MANY: usize = 9;
+/// Streams of each of them.
+const STREAMS: u32 = 128;
+/// How long an attacker keeps what it has taken.
+const KEEP: Duration = Duration::from_millis(1500);
+
+/// SETTINGS with an initial window of zero: no content of any response is taken.
+fn no_window() -> Vec<u8> {
+    const SETTINGS: u8 = 4;
+    const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+    let setting = [&INITIAL_WINDOW_SIZE[..], &[0; 4]].concat();
+    http2::frame(SETTINGS, 0, 0, &setting)
+}
+
+/// Sends `begin` and then one request head for each stream, on several connections, and
+/// keeps them open for a while.
+async fn many_streams(
+    client: &Client,
+    connections: usize,
+    begin: &[u8],
+    head: impl Fn(u32) -> Vec<u8>,
+) {
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        let Some(mut connection) = h2(client).await else {
+            break;
+        };
+        let heads = (0..STREAMS).map(|number| head(2 * number + 1));
+        let bytes = [begin.to_vec()].into_iter().chain(heads);
+        let bytes = bytes.collect::<Vec<_>>().concat();
+        let _ = connection.write(&bytes).await;
+        open.push(connection);
+    }
+    tokio::time::sleep(KEEP).await;
+}
+
+async fn zero_windows(client: &Client, target: &Target) {
+    let path = target.path("burst");
+    many_streams(client, MANY, &no_window(), |stream| {
+        let mut bytes = head(target, stream, !target.grpc, &path, &[]);
+        if target.grpc {
+            bytes.extend(http2::data(stream, true, &[0; 5]));
+        }
+        bytes
+    })
+    .await;
+}
+
+async fn tunnels(client: &Client, target: &Target) {
+    let path = target.path("socket");
+    many_streams(client, MANY, &[], |stream| {
+        let fields = [
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "https"),
+            (":authority", &*target.host),
+            (":path", &path),
+            ("sec-websocket-version", "13"),
+        ];
+        http2::headers(stream, false, &fields)
+    })
+    .await;
+}
+
+async fn held_bodies(client: &Client, target: &Target) {
+    const BODIES: usize = 24;
+    const SIZE: usize = 1 << 20;
+    let client = client.clone().protocol(Protocol::Http1);
+    let mut attackers = JoinSet::new();
+    for _ in 0..BODIES {
+        let client = client.clone();
+        let head = format!(
+            "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Length: {SIZE}\r\n\r\n",
+            target.path("bound"),
+            target.host
+        );
+        attackers.spawn(async move {
+            let Ok(mut connection) = client.connect().await else {
+                return;
+            };
+            let _ = connection.write(head.as_bytes()).await;
+            let sent = connection.write(&[b'x'; SIZE - 1]);
+            let _ = tokio::time::timeout(KEEP, sent).await;
+            tokio::time::sleep(KEEP).await;
+        });
+    }
+    attackers.join_all().await;
+}
+
+async fn guessed_tokens(client: &Client, target: &Target) {
+    if target.token.is_none() {
+        return;
+    }
+    let guess = |stream| Target {
+        token: Some(format!("guess-{stream}")),
+        ..target.clone()
+    };
+    let path = target.path("hello");
+    many_streams(client, 2, &[], |stream| {
+        head(&guess(stream), stream, true, &path, &[])
+    })
+    .await;
 }

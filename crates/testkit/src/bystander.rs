@@ -24,6 +24,8 @@ pub struct Target {
     pub prefix: String,
     /// Requests are gRPC calls.
     pub grpc: bool,
+    /// The bearer token that its requests carry.
+    pub token: Option<String>,
 }
 
 impl Target {
@@ -34,6 +36,7 @@ impl Target {
             host: host.to_owned(),
             prefix: String::new(),
             grpc: false,
+            token: None,
         }
     }
 
@@ -45,6 +48,12 @@ impl Target {
             grpc: true,
             ..Self::http(host)
         }
+    }
+
+    /// The value of `Authorization`, if requests carry a token.
+    pub(crate) fn authorization(&self) -> Option<String> {
+        let token = self.token.as_ref()?;
+        Some(format!("Bearer {token}"))
     }
 
     /// A path of the service.
@@ -60,15 +69,18 @@ impl Target {
     #[must_use]
     pub fn request(&self, name: &str) -> Request<Bytes> {
         let path = self.path(name);
-        let request = if self.grpc {
-            Request::post(path)
+        let (mut request, body) = if self.grpc {
+            let request = Request::post(path)
                 .header("content-type", "application/grpc")
-                .header("te", "trailers")
-                .body(Bytes::from_static(&[0; 5]))
+                .header("te", "trailers");
+            (request, Bytes::from_static(&[0; 5]))
         } else {
-            Request::get(path).body(Bytes::new())
+            (Request::get(path), Bytes::new())
         };
-        request.expect("a request")
+        if let Some(value) = self.authorization() {
+            request = request.header("authorization", value);
+        }
+        request.body(body).expect("a request")
     }
 }
 

@@ -77,6 +77,29 @@ impl Program {
         })
     }
 
+    /// Jetty in h2, without TLS, as `source` sets it up. None, with a note, if Java or the
+    /// libraries of Debian's package `libjetty9-java` are not installed.
+    pub async fn jetty(source: &Path) -> Option<Self> {
+        const JARS: [&str; 8] = [
+            "jetty9-http2-server",
+            "jetty9-http2-common",
+            "jetty9-http2-hpack",
+            "jetty9-http",
+            "jetty9-io",
+            "jetty9-server",
+            "jetty9-util",
+            "servlet-api",
+        ];
+        let jars = JARS.map(|name| format!("/usr/share/java/{name}.jar"));
+        if !jars.iter().all(|jar| Path::new(jar).exists()) {
+            tool("jetty", false);
+            return None;
+        }
+        let mut command = Command::new("java");
+        command.arg("-cp").arg(jars.join(":")).arg(source);
+        Self::script(&mut command, "jetty").await
+    }
+
     /// nginx in h2, without TLS, before a service in HTTP/1.1. None, with a note, if it
     /// is not installed.
     pub async fn nginx(backend: SocketAddr) -> Option<Self> {

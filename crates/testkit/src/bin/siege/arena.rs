@@ -3,29 +3,49 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use countersign_testkit::{Client, Gateway, Paced, Program, Protocol, Settings, Target, TestCa};
+use countersign_testkit::{
+    Client, Fault, Gateway, Idp, Paced, Program, Protocol, Settings, Switching, Target, TestCa,
+};
+use serde_json::json;
 use tokio::process::Command;
 
 /// The service that is not attacked: what its callers wait for is the gateway.
 pub(crate) const QUIET: &str = "quiet";
+/// The service whose callers need a token that its issuer is asked about each time.
+const TOKENS: &str = "tokens";
+/// The service with tunnels.
+const TUNNELS: &str = "tunnels";
+/// How long the issuer thinks about a token.
+const ISSUER_DELAY: Duration = Duration::from_millis(20);
 
 /// Services of several makes.
 pub(crate) struct Services {
     /// Name, address and protocol of each.
     all: Vec<(&'static str, SocketAddr, &'static str)>,
-    _paced: [Paced; 3],
+    issuer: Idp,
+    switching: Switching,
+    _paced: [Paced; 4],
     _programs: Vec<Program>,
 }
 
 impl Services {
-    /// Starts hyper's in both protocols, and nginx and Node where they are installed.
-    pub(crate) async fn start() -> Self {
+    /// Starts hyper's in both protocols, and nginx, Node and Jetty if they are installed.
+    pub(crate) async fn start(ca: &TestCa) -> Self {
         let http1 = Paced::start(Protocol::Http1);
         let http2 = Paced::start(Protocol::Http2);
         let quiet = Paced::start(Protocol::Http2);
+        let with_tokens = Paced::start(Protocol::Http2);
+        let issuer = Idp::start_tls(&ca.server(&["localhost"])).await;
+        issuer.introspect_as(
+            json!({ "active": true, "iss": issuer.issuer(), "aud": "siege",
+            "sub": "caller", "client_id": "caller", "exp": 4_102_444_800_u64 }),
+        );
+        issuer.fault(Idp::INTROSPECTION, Fault::Slow(ISSUER_DELAY));
         let mut all = vec![
             (QUIET, quiet.address(), "h2"),
+            (TOKENS, with_tokens.address(), "h2"),
             ("hyper", http2.address(), "h2"),
             ("plain", http1.address(), "http1"),
         ];
@@ -34,15 +54,22 @@ impl Services {
             all.push(("nginx", nginx.address(), "h2"));
             programs.push(nginx);
         }
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/foreign");
         let mut node = Command::new("node");
-        node.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/foreign/paced.mjs"));
+        node.arg(scripts.join("paced.mjs"));
         if let Some(node) = Program::script(&mut node, "node").await {
             all.push(("node", node.address(), "h2"));
             programs.push(node);
         }
+        if let Some(jetty) = Program::jetty(&scripts.join("Paced.java")).await {
+            all.push(("jetty", jetty.address(), "h2"));
+            programs.push(jetty);
+        }
         Self {
             all,
-            _paced: [quiet, http1, http2],
+            issuer,
+            switching: Switching::start().await,
+            _paced: [quiet, with_tokens, http1, http2],
             _programs: programs,
         }
     }
@@ -64,15 +91,26 @@ impl Arena {
         let mut settings = Settings::new(ca)
             .set("admin", "socket", "\"admin.sock\"")
             .set("deny_list", "file", "\"deny.json\"");
+        let open_to_all = |name: &str, paths: &str| {
+            let host = host(name);
+            format!("hosts = [{host:?}]\npaths = [{paths:?}]\ncallers = [\"*\"]\n")
+        };
         for (name, address, protocol) in &services.all {
-            let route = format!(
-                "hosts = [{:?}]\npaths = [\"/**\"]\ncallers = [\"*\"]\n",
-                host(name)
-            );
+            let mut route = open_to_all(name, "/**");
+            if *name == TOKENS {
+                route += "token = { issuer = \"siege\", introspect = \"always\" }\n";
+            }
+            let bound = open_to_all(name, "/bound") + "bind_body = \"1MiB\"\n";
             settings = settings
                 .upstream_with(name, *address, &format!("protocol = {protocol:?}\n"))
+                .route(&format!("{name}-bound"), name, &bound)
                 .route(name, name, &route);
         }
+        let tunnels = open_to_all(TUNNELS, "/**") + "upgrade = [\"websocket\"]\n";
+        settings = settings
+            .upstream(TUNNELS, services.switching.address())
+            .route(TUNNELS, TUNNELS, &tunnels)
+            .section(&issuer(ca, &services.issuer));
         Self {
             gateway: Gateway::start(binary, &settings).await,
             ca: Arc::clone(ca),
@@ -82,13 +120,16 @@ impl Arena {
 
     /// One of the services, by turns.
     pub(crate) fn target(&self, number: usize) -> Target {
-        Target::http(&host(self.names[number % self.names.len()]))
+        target(self.names[number % self.names.len()])
     }
 
     /// Those that are attacked.
     pub(crate) fn targets(&self) -> Vec<Target> {
         let attacked = self.names.iter().filter(|name| **name != QUIET);
-        attacked.map(|name| Target::http(&host(name))).collect()
+        attacked
+            .chain([&TUNNELS])
+            .map(|name| target(name))
+            .collect()
     }
 
     /// Whether it is a service that is not attacked.
@@ -102,10 +143,36 @@ impl Arena {
         self.gateway.client(&target.host).with(&credentials)
     }
 
+    /// A client without a certificate.
+    pub(crate) fn stranger(&self) -> Client {
+        self.gateway.client(&host(QUIET))
+    }
+
     /// What the gateway calls the caller of this name.
     pub(crate) fn identity(&self, name: &str) -> String {
         self.ca.spiffe(&path(name))
     }
+}
+
+fn target(name: &str) -> Target {
+    Target {
+        token: (name == TOKENS).then(|| "issued".to_owned()),
+        ..Target::http(&host(name))
+    }
+}
+
+/// The configuration of an issuer that is asked about every token.
+fn issuer(ca: &TestCa, issuer: &Idp) -> String {
+    let secret = ca.write("secret", "a-secret-of-the-gateway\n");
+    format!(
+        "[[token_issuer]]\nname = \"siege\"\nissuer = \"{}\"\naudience = [\"siege\"]\n\
+         format = \"opaque\"\nroots = [{:?}]\ncertificate_binding = \"off\"\nallow_unbound = true\n\
+         [token_issuer.introspection]\nclient_id = \"gateway\"\nendpoint = \"{}\"\n\
+         authentication = \"basic\"\nsecret_file = {secret:?}\n",
+        issuer.issuer(),
+        ca.root_file(),
+        issuer.url(Idp::INTROSPECTION),
+    )
 }
 
 fn host(name: &str) -> String {

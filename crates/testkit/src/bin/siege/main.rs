@@ -22,6 +22,7 @@
 
 mod arena;
 mod figures;
+mod strangers;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,11 +36,14 @@ use tokio::task::JoinSet;
 
 use crate::arena::{Arena, Services};
 use crate::figures::{Figures, peak_kib};
+use crate::strangers::Strangers;
 
 /// Well-behaved callers.
 const CALLERS: usize = 20;
-/// Attackers.
+/// Attackers with a certificate each.
 const ATTACKERS: usize = 8;
+/// Attackers without one.
+const STRANGERS: usize = 2;
 /// Between two requests of a well-behaved caller.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How many times as long the well-behaved may wait as in the control run.
@@ -103,15 +107,16 @@ async fn siege(options: &Options) -> bool {
         .unwrap_or_else(|error| panic!("{}: {error}", options.binary));
     let binary = binary.to_str().unwrap();
     let ca = Arc::new(TestCa::new("example.org"));
-    let services = Services::start().await;
-    let besieged = Arena::open(&ca, &services, binary).await;
-    let other = Arena::open(&ca, &services, binary).await;
+    let services = Services::start(&ca).await;
+    let strangers = Strangers::new(&ca);
+    let besieged = Arc::new(Arena::open(&ca, &services, binary).await);
+    let other = Arc::new(Arena::open(&ca, &services, binary).await);
     let half = options.length / 2;
     eprintln!("control: the attackers at another gateway, {half:?}");
-    let control = phase(&besieged, &other, half).await;
+    let control = phase(&besieged, &other, &strangers, half).await;
     eprintln!("siege: the attackers at the same gateway, {half:?}");
     let (figures, cut) = tokio::join!(
-        phase(&besieged, &besieged, half),
+        phase(&besieged, &besieged, &strangers, half),
         deny_in_the_middle(&besieged, binary, half)
     );
     let peak = peak_kib(besieged.gateway.pid());
@@ -123,6 +128,7 @@ async fn siege(options: &Options) -> bool {
             "services": services.names(),
             "callers": CALLERS,
             "attackers": ATTACKERS,
+            "strangers": STRANGERS,
             "control": control.to_json(),
             "siege": figures.to_json(),
             "denied_after_ms": cut.map(|cut| cut.as_millis()),
@@ -204,7 +210,12 @@ impl Outcome {
 }
 
 /// All callers at one gateway, all attackers at one gateway, for this long.
-async fn phase(used: &Arena, attacked: &Arena, length: Duration) -> Outcome {
+async fn phase(
+    used: &Arena,
+    attacked: &Arc<Arena>,
+    strangers: &Strangers,
+    length: Duration,
+) -> Outcome {
     let (mut callers, mut quiet) = (Vec::new(), Vec::new());
     for number in 0..CALLERS {
         let target = used.target(number);
@@ -236,6 +247,10 @@ async fn phase(used: &Arena, attacked: &Arena, length: Duration) -> Outcome {
                 }
             }
         });
+    }
+    for number in 0..STRANGERS {
+        let (strangers, attacked) = (strangers.clone(), Arc::clone(attacked));
+        attackers.spawn(async move { strangers.attack(&attacked, 2 * number).await });
     }
     tokio::time::sleep(length).await;
     attackers.shutdown().await;
