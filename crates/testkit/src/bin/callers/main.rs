@@ -1,0 +1,263 @@
+//! What it costs that a connection to a service has one caller at a time: memory and
+//! descriptors of an idle connection, the first request on a new one, and very many
+//! callers that are seldom active.
+//!
+//! ```text
+//! callers --binary target/release/countersign --callers 10000
+//! ```
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test program: it stops when its own preparations fail, and tells what it sees"
+)]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use countersign_testkit::{
+    Client, Gateway, Protocol, Service, ServiceSpec, Session, Settings, TestCa, until,
+};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+/// Callers that are active at once, to measure the connections that they leave behind.
+const ACTIVE: usize = 400;
+/// Requests of each kind, to compare a new connection with an old one.
+const PAIRS: usize = 300;
+/// Each of the many callers asks once in this time.
+const PERIOD: Duration = Duration::from_secs(60);
+/// Handshakes in progress while the many callers connect.
+const CONNECTING: usize = 32;
+const HOST: &str = "orders.example.org";
+
+struct Options {
+    binary: String,
+    callers: usize,
+}
+
+impl Options {
+    fn parse() -> Option<Self> {
+        let mut options = Self {
+            binary: "target/debug/countersign".to_owned(),
+            callers: 10_000,
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let value = arguments.next()?;
+            match &*argument {
+                "--binary" => options.binary = value,
+                "--callers" => {
+                    let callers = value.parse().ok()?;
+                    options.callers = (1..=100_000).contains(&callers).then_some(callers)?;
+                }
+                _ => return None,
+            }
+        }
+        Some(options)
+    }
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let Some(options) = Options::parse() else {
+        eprintln!("usage: callers [--binary PATH] [--callers 1..100000]");
+        return ExitCode::from(2);
+    };
+    let binary = std::fs::canonicalize(&options.binary)
+        .unwrap_or_else(|error| panic!("{}: {error}", options.binary));
+    let field = Field {
+        ca: TestCa::new("example.org"),
+        binary: binary.to_str().unwrap().to_owned(),
+    };
+    eprintln!("{ACTIVE} callers active at once, and the connections that they leave behind");
+    let idle = field.idle_connections().await;
+    eprintln!("{PAIRS} requests on new connections to the service, as many on old ones");
+    let first = json!({
+        "http": field.first_request(false).await,
+        "https": field.first_request(true).await,
+    });
+    eprintln!(
+        "{} callers, each with one request in {PERIOD:?}",
+        options.callers
+    );
+    let many = field.many_callers(options.callers).await;
+    println!(
+        "{}",
+        json!({ "idle_connection": idle, "first_request_ms": first, "many_callers": many })
+    );
+    ExitCode::SUCCESS
+}
+
+/// Who issues certificates, and which gateway is measured.
+struct Field {
+    ca: TestCa,
+    binary: String,
+}
+
+impl Field {
+    async fn gateway(&self, endpoint: String, upstream: &str) -> Gateway {
+        let settings = Settings::new(&self.ca)
+            .set("limits", "connections", "20000")
+            .upstream_at(
+                "orders",
+                &[endpoint],
+                &format!("protocol = \"h2\"\n{upstream}"),
+            )
+            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+        Gateway::start(&self.binary, &settings).await
+    }
+
+    fn caller(&self, gateway: &Gateway, number: usize) -> Client {
+        let credentials = self.ca.client(&format!("/ns/shop/sa/caller-{number}"));
+        gateway
+            .client(HOST)
+            .with(&credentials)
+            .protocol(Protocol::Http2)
+    }
+
+    /// What an idle connection to a service takes: the difference between a gateway whose
+    /// callers have one each and one whose callers share them.
+    async fn idle_connections(&self) -> Value {
+        let mut taken = Vec::new();
+        for share in ["never", "always"] {
+            let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
+            let endpoint = format!("http://{}", service.address());
+            let upstream = format!("share = \"{share}\"\nidle_timeout = \"1h\"\n");
+            let gateway = self.gateway(endpoint, &upstream).await;
+            let mut sessions = JoinSet::new();
+            for number in 0..ACTIVE {
+                let client = self.caller(&gateway, number);
+                sessions.spawn(async move { client.session().await.unwrap() });
+            }
+            let mut asked = JoinSet::new();
+            for mut session in sessions.join_all().await {
+                asked.spawn(async move { session.get("/wait").await.unwrap().status });
+            }
+            until("requests in progress", async || {
+                service.requests() == ACTIVE
+            })
+            .await;
+            let mut other = self.caller(&gateway, ACTIVE).session().await.unwrap();
+            assert_eq!(other.get("/go").await.unwrap().status, 200);
+            assert!(asked.join_all().await.iter().all(|status| *status == 200));
+            // Callers' connections close in their own time.
+            let connections = service.connections();
+            until("only connections to the service", async || {
+                descriptors(&gateway) < connections + 60
+            })
+            .await;
+            taken.push((connections, descriptors(&gateway), resident_kib(&gateway)));
+        }
+        let connections = (taken[0].0 - taken[1].0) as f64;
+        json!({
+            "connections": taken[0].0,
+            "connections_if_shared": taken[1].0,
+            "descriptors": (taken[0].1 as f64 - taken[1].1 as f64) / connections,
+            "kib": (taken[0].2 as f64 - taken[1].2 as f64) / connections,
+        })
+    }
+
+    /// Medians of the time that a request takes on a new connection to the service and on
+    /// one that there was.
+    async fn first_request(&self, tls: bool) -> Value {
+        let (scheme, more, spec) = if tls {
+            let root = self.ca.root_file();
+            let more = format!("roots = [{root:?}]\nserver_name = \"localhost\"\n");
+            let server = self.ca.server(&["localhost"]);
+            ("https", more, ServiceSpec::tls(Protocol::Http2, &server))
+        } else {
+            ("http", String::new(), ServiceSpec::plain(Protocol::Http2))
+        };
+        let service = Service::start(spec).await;
+        let endpoint = format!("{scheme}://{}", service.address());
+        let kept = self.gateway(endpoint.clone(), &more).await;
+        let closed = self
+            .gateway(endpoint, &format!("idle_timeout = \"10ms\"\n{more}"))
+            .await;
+        let mut old = self.caller(&kept, 0).session().await.unwrap();
+        let mut new = self.caller(&closed, 0).session().await.unwrap();
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        for _ in 0..PAIRS {
+            without.push(timed(&mut old).await);
+            let before = service.connections();
+            with.push(timed(&mut new).await);
+            assert_eq!(service.connections(), before + 1, "a new connection");
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        json!({ "old_connection": percentile(&mut without, 50), "new_connection": percentile(&mut with, 50) })
+    }
+
+    /// Callers that are connected all the time and ask once a minute.
+    async fn many_callers(&self, count: usize) -> Value {
+        let service = Service::start(ServiceSpec::plain(Protocol::Http2)).await;
+        let endpoint = format!("http://{}", service.address());
+        let gateway = self.gateway(endpoint, "").await;
+        let mut connecting = JoinSet::new();
+        let mut sessions: Vec<Session> = Vec::new();
+        for number in 0..count {
+            if connecting.len() == CONNECTING {
+                sessions.push(connecting.join_next().await.unwrap().unwrap());
+            }
+            let client = self.caller(&gateway, number);
+            connecting.spawn(async move { client.session().await.unwrap() });
+        }
+        sessions.extend(connecting.join_all().await);
+        let before = resident_kib(&gateway);
+        let between = PERIOD / u32::try_from(count).unwrap();
+        let begun = Instant::now();
+        let mut asked = JoinSet::new();
+        for (number, mut session) in sessions.into_iter().enumerate() {
+            let at = begun + between * u32::try_from(number).unwrap();
+            tokio::time::sleep_until(at.into()).await;
+            asked.spawn(async move { (timed(&mut session).await, session) });
+        }
+        let all = asked.join_all().await;
+        let (mut latencies, sessions): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+        let held = service.connections();
+        let after = resident_kib(&gateway);
+        drop(sessions);
+        json!({
+            "callers": count,
+            "seconds": begun.elapsed().as_secs(),
+            "connections_opened_to_the_service": held,
+            "most_connections_to_the_service": service.most_connections(),
+            "p50_ms": percentile(&mut latencies, 50),
+            "p99_ms": percentile(&mut latencies, 99),
+            "kib_before": before,
+            "kib_after": after,
+        })
+    }
+}
+
+/// How long a request takes that is served.
+async fn timed(session: &mut Session) -> Duration {
+    let begun = Instant::now();
+    let answer = session.get("/a").await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    begun.elapsed()
+}
+
+/// In milliseconds.
+fn percentile(latencies: &mut [Duration], percent: usize) -> f64 {
+    latencies.sort_unstable();
+    let place = (latencies.len() * percent / 100).min(latencies.len() - 1);
+    latencies[place].as_micros() as f64 / 1e3
+}
+
+fn descriptors(gateway: &Gateway) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", gateway.pid()))
+        .unwrap()
+        .count()
+}
+
+fn resident_kib(gateway: &Gateway) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.unwrap().parse().unwrap()
+}
