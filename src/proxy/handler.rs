@@ -19,6 +19,7 @@ use super::connection::in_flight::{
     EndsForAnother, InFlightRequest, PermittedRequest, UsedCredentials, unless_expired,
 };
 use super::connection::response_audit::ResponseAudit;
+use super::connection::unread_body::CallerBody;
 use super::forward::context::ForwardContext;
 use super::forward::request_hints::RequestHints;
 use super::forward::retry::{self, ForwardPlan};
@@ -53,6 +54,9 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
     framing_error: Option<FramingError>,
 ) -> Response<GatewayBody> {
+    let stream = H2Stream::current();
+    let request =
+        request.map(|body| CallerBody::new(body, || stream.as_deref().map(H2Stream::unread)));
     let snapshot = connection.snapshot();
     let request_id: Arc<str> = token_id().unwrap_or_default().into();
     let mut record = AuditRecord::open(
@@ -148,7 +152,7 @@ fn local_response(
 /// Runs the stages that decide about a request.
 async fn serve(
     context: RequestContext<'_>,
-    mut request: Request<Incoming>,
+    mut request: Request<CallerBody>,
     record: &mut AuditRecord,
 ) -> Result<Served, Refusal> {
     let snapshot = context.snapshot;
@@ -257,7 +261,7 @@ struct Permitted<'a> {
 async fn forward_permitted(
     permitted: Permitted<'_>,
     mut parts: request::Parts,
-    incoming: Incoming,
+    incoming: CallerBody,
     record: &mut AuditRecord,
 ) -> Result<Served, Refusal> {
     let (context, forwarding) = (permitted.context, permitted.forwarding);

@@ -9,6 +9,7 @@ mod client_faults;
 mod concurrency;
 mod corpus;
 mod descriptors;
+mod early_responses;
 mod exhaustion;
 mod expectations;
 mod failing_files;

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::process::Stdio;
 
 use countersign_testkit::skipped::tool;
+use countersign_testkit::{Credentials, Gateway, TestCa};
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use super::root;
+use super::{HOST, root};
 
 /// What a script ends with if the library it is about is not installed.
 pub(crate) const ABSENT: i32 = 77;
@@ -46,4 +48,16 @@ pub(crate) fn start(mut command: Command, what: &str) -> Option<Child> {
         .kill_on_drop(true)
         .spawn();
     tool(what, child.is_ok()).then(|| child.ok()).flatten()
+}
+
+/// What a script needs to know to be a caller.
+pub(crate) fn told(ca: &TestCa, gateway: &Gateway) -> Value {
+    let credentials = |credentials: Credentials| json!({ "chain": credentials.chain_pem(), "key": credentials.key_pem() });
+    json!({
+        "address": gateway.listener().to_string(),
+        "host": HOST,
+        "root": ca.root().pem(),
+        "caller": credentials(ca.client("/ns/shop/sa/checkout")),
+        "stranger": credentials(ca.client("/ns/other/sa/stranger")),
+    })
 }

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use countersign_testkit::skipped::tool;
-use countersign_testkit::{Credentials, Gateway, Settings, TestCa};
-use serde_json::{Value, json};
+use countersign_testkit::{Gateway, Settings, TestCa};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use crate::support::{BINARY, HOST, script};
+use crate::support::{BINARY, script};
 
 /// Runs a script that serves on a port it prints, is told where the gateway in
 /// front of it is, and ends with 77 when its library is not there.
@@ -40,7 +40,7 @@ async fn run(script: &str, what: &str, protocol: &str) {
                  upgrade = [\"websocket\"]\n",
             );
         let gateway = Gateway::start(BINARY, &settings).await;
-        let told = told(&ca, &gateway);
+        let told = script::told(&ca, &gateway);
         stdin.write_all(told.to_string().as_bytes()).await.unwrap();
         stdin.write_all(b"\n").await.unwrap();
         let output = child.wait_with_output().await.unwrap();
@@ -55,18 +55,6 @@ async fn run(script: &str, what: &str, protocol: &str) {
     tokio::time::timeout(Duration::from_secs(90), conversation)
         .await
         .unwrap_or_else(|_| panic!("{what}: {script} does not end"));
-}
-
-/// What a script needs to know to be a caller.
-fn told(ca: &TestCa, gateway: &Gateway) -> Value {
-    let credentials = |credentials: Credentials| json!({ "chain": credentials.chain_pem(), "key": credentials.key_pem() });
-    json!({
-        "address": gateway.listener().to_string(),
-        "host": HOST,
-        "root": ca.root().pem(),
-        "caller": credentials(ca.client("/ns/shop/sa/checkout")),
-        "stranger": credentials(ca.client("/ns/other/sa/stranger")),
-    })
 }
 
 #[tokio::test]

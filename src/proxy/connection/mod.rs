@@ -10,6 +10,7 @@
 //! - `assertion_cache`: assertions that later requests can use again
 //! - `request_body`: a body on its way to the service
 //! - `buffered_body`: a body that was read whole
+//! - `unread_body`: what the caller still sends when its response is complete
 //! - `response_audit`: the audit record of a response until it is over
 
 pub(crate) mod assertion_cache;
@@ -22,6 +23,7 @@ pub(crate) mod lifetime;
 pub(crate) mod request_body;
 pub(crate) mod response_audit;
 mod trust_broadcast;
+pub(crate) mod unread_body;
 pub mod worker;
 
 use std::sync::atomic::{AtomicBool, Ordering};

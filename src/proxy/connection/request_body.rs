@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::buffered_body::BufferedBody;
 use super::guard::ConnectionGuard;
+use super::unread_body::CallerBody;
 use crate::policy::Denial;
 use crate::proxy::wire::expect_continue::Expectation;
 use crate::proxy::wire::head::FramingError;
@@ -81,7 +81,7 @@ pub(crate) struct RequestBody {
 /// Where a body comes from.
 enum Source {
     /// The caller's connection, frame by frame.
-    Incoming(Incoming),
+    Incoming(CallerBody),
     /// Memory.
     Buffered(BufferedBody),
 }
@@ -138,7 +138,7 @@ impl RequestBody {
 
     /// A body that is read from its caller's connection.
     pub(crate) fn new(
-        incoming: Incoming,
+        incoming: CallerBody,
         stall_timeout: Option<Duration>,
         max_bytes: Option<u64>,
         trailers: RequestTrailers,

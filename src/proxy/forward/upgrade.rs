@@ -12,8 +12,7 @@ use std::time::Duration;
 use base64ct::{Base64, Encoding as _};
 use http::header::{CONNECTION, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, request};
-use http_body::Body as _;
-use hyper::body::Incoming;
+use http_body::Body;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
@@ -197,7 +196,7 @@ async fn connect(
 
 /// Takes the upgrade out of a request, before the fields that ask for it are stripped. An
 /// extended CONNECT becomes the GET that it stands for.
-pub(crate) fn take(request: &mut Request<Incoming>) -> Result<Option<UpgradeRequest>, Refusal> {
+pub(crate) fn take<B: Body>(request: &mut Request<B>) -> Result<Option<UpgradeRequest>, Refusal> {
     if request.method() == Method::CONNECT {
         return take_connect(request).map(Some);
     }
@@ -225,7 +224,7 @@ pub(crate) fn take(request: &mut Request<Incoming>) -> Result<Option<UpgradeRequ
     Ok(upgrade)
 }
 
-fn take_connect(request: &mut Request<Incoming>) -> Result<UpgradeRequest, Refusal> {
+fn take_connect<B>(request: &mut Request<B>) -> Result<UpgradeRequest, Refusal> {
     let protocol = request.extensions().get::<Protocol>();
     match protocol.map(Protocol::as_str) {
         Some("websocket") => {}

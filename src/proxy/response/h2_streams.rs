@@ -59,7 +59,10 @@ where
             tokio::select! {
                 // The future sets the deadline that is polled after it.
                 biased;
-                _ = future => current.set_task_over(),
+                _ = future => {
+                    current.set_task_over();
+                    current.drain_request().await;
+                }
                 () = current.end.notified() => {}
                 () = poll_fn(|context| current.poll_deadline(context)) => {}
             }

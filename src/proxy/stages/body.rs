@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
-use hyper::body::Incoming;
 
 use super::RequestContext;
 use crate::identity::ShareKey;
 use crate::proxy::connection::buffered_body::{BufferLimits, BufferedBody, RATE_PERIOD};
 use crate::proxy::connection::request_body::RequestBody;
+use crate::proxy::connection::unread_body::CallerBody;
 use crate::proxy::wire::buffer_budget::BudgetLimits;
 use crate::proxy::wire::head::content_length;
 use crate::proxy::wire::headers::RequestTrailers;
@@ -49,7 +49,7 @@ pub(crate) fn declared_length(
 pub(crate) fn streamed(
     context: RequestContext<'_>,
     route: &Route,
-    incoming: Incoming,
+    incoming: CallerBody,
     may_stall: bool,
 ) -> RequestBody {
     let snapshot = context.snapshot;

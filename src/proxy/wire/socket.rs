@@ -25,8 +25,8 @@ const MAX_ALERT: usize = 64;
 /// What a peer may still send after the gateway has closed its side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LingerLimits {
-    time: Duration,
-    bytes: u64,
+    pub(crate) time: Duration,
+    pub(crate) bytes: u64,
 }
 
 impl LingerLimits {

@@ -1,0 +1,183 @@
+//! Responses over HTTP/2 that are complete before their request is: clients must be able
+//! to read them, and must not lose them in a reset.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use countersign_testkit::skipped::tool;
+use countersign_testkit::{Afterwards, Connection, Protocol, Scripted, http2, in_time};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::support::{HOST, World, script};
+
+/// Kinds of frames (RFC 9113 section 6), and a flag.
+const DATA: u8 = 0;
+const RST_STREAM: u8 = 3;
+const END_STREAM: u8 = 1;
+
+/// A gateway with a route for `/early` only, to a service that responds to a request's
+/// head with 403 and does not read its body.
+async fn world() -> (World, Scripted) {
+    let response = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
+    let service = Scripted::start(response, Afterwards::Hang).await;
+    let world = World::with(|settings, _| {
+        settings.upstream("early", service.address()).route(
+            "early",
+            "early",
+            "paths = [\"/early\"]\ncallers = [\"*\"]\n",
+        )
+    })
+    .await;
+    (world, service)
+}
+
+/// The head of an upload to a path without a route.
+async fn refused_upload(world: &World) -> Connection {
+    let client = world.client().protocol(Protocol::Http2);
+    let mut connection = client.connect().await.unwrap();
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", HOST),
+        (":path", "/nowhere"),
+    ];
+    let mut bytes = http2::preface();
+    bytes.extend(http2::headers(1, false, &fields));
+    connection.write(&bytes).await.unwrap();
+    connection
+}
+
+fn has_ended(bytes: &[u8]) -> bool {
+    http2::frames(bytes)
+        .iter()
+        .any(|frame| frame.kind == DATA && frame.flags & END_STREAM != 0)
+}
+
+fn reset(bytes: &[u8]) -> Option<Vec<u8>> {
+    let frames = http2::frames(bytes);
+    let found = frames.iter().find(|frame| frame.kind == RST_STREAM);
+    found.map(|frame| frame.payload.clone())
+}
+
+#[tokio::test]
+async fn a_request_that_ends_after_its_refusal_is_not_reset() {
+    let (world, _service) = world().await;
+    let mut connection = refused_upload(&world).await;
+    let answer = in_time("a response", connection.read_until(has_ended)).await;
+    assert_eq!(reset(&answer.octets), None);
+    for (piece, end) in [(&[b'x'; 1000][..], false), (&[], true)] {
+        let data = http2::data(1, end, piece);
+        connection.write(&data).await.unwrap();
+    }
+    // It answers the PING, and has sent nothing else about the stream.
+    let silence = Duration::from_millis(2500);
+    let answer = connection.read_until_silent(silence).await;
+    assert!(!answer.closed);
+    assert_eq!(reset(&answer.octets), None);
+    // The connection serves on.
+    let mut other = refused_upload(&world).await;
+    let answer = in_time("a response", other.read_until(has_ended)).await;
+    assert!(!answer.closed);
+}
+
+#[tokio::test]
+async fn a_request_that_goes_on_after_its_refusal_is_reset_later() {
+    const NO_ERROR: [u8; 4] = [0; 4];
+    let (world, _service) = world().await;
+    // Of one nothing more comes, of the other no end.
+    for more in [0, 3 * 16_000] {
+        let mut connection = refused_upload(&world).await;
+        let answer = in_time("a response", connection.read_until(has_ended)).await;
+        assert_eq!(reset(&answer.octets), None, "{more}");
+        for _ in 0..more / 16_000 {
+            let data = http2::data(1, false, &[b'x'; 16_000]);
+            connection.write(&data).await.unwrap();
+        }
+        let is_reset = |bytes: &[u8]| reset(bytes).is_some();
+        let answer = in_time("a reset", connection.read_until(is_reset)).await;
+        assert_eq!(reset(&answer.octets).unwrap(), NO_ERROR, "{more}");
+        assert!(!answer.closed);
+    }
+}
+
+#[tokio::test]
+async fn curl_reads_every_refusal_of_an_upload() {
+    let version = Command::new("curl").arg("--version").output().await;
+    let speaks_h2 = version.is_ok_and(|version| {
+        let text = String::from_utf8_lossy(&version.stdout).into_owned();
+        text.contains("HTTP2")
+    });
+    if !tool("curl with HTTP/2", speaks_h2) {
+        return;
+    }
+    let (world, _service) = world().await;
+    let ca = &world.ca;
+    let certificate = ca.write("caller.pem", world.caller.chain_pem());
+    let key = ca.write("caller.key", world.caller.key_pem());
+    for (path, status, size) in [
+        ("nowhere", "404", 100),
+        ("nowhere", "404", 3 << 20),
+        ("early", "403", 3 << 20),
+    ] {
+        let body = ca.write("body", vec![b'x'; size]);
+        for number in 0..40 {
+            let output = Command::new("curl")
+                .args(["-sS", "--http2", "--max-time", "20", "-o", "/dev/null"])
+                .args(["-w", "%{http_code}", "--data-binary"])
+                .arg(format!("@{}", body.display()))
+                .arg("--cacert")
+                .arg(ca.root_file())
+                .arg("--cert")
+                .arg(&certificate)
+                .arg("--key")
+                .arg(&key)
+                .arg("--connect-to")
+                .arg(format!("{HOST}:443:{}", world.gateway.listener()))
+                .arg(format!("https://{HOST}/{path}"))
+                .output()
+                .await
+                .unwrap();
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            let seen = String::from_utf8_lossy(&output.stdout);
+            let expected = (status, "");
+            assert_eq!(
+                (&*seen, &*complaint),
+                expected,
+                "{path} {number}, {size} bytes"
+            );
+        }
+    }
+}
+
+/// Runs a script that uploads to a path without a route.
+async fn uploads_are_refused(command: Command, what: &str) {
+    let Some(mut child) = script::start(command, what) else {
+        return;
+    };
+    let (world, _service) = world().await;
+    let told = script::told(&world.ca, &world.gateway).to_string() + "\n";
+    let mut stdin = child.stdin.take().unwrap();
+    // A script that ends early reads nothing.
+    let _ = stdin.write_all(told.as_bytes()).await;
+    drop(stdin);
+    let output = in_time("the script", child.wait_with_output()).await;
+    let output = output.unwrap();
+    let is_absent = output.status.code() == Some(script::ABSENT);
+    if tool(what, !is_absent) {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{what}: {complaint}");
+    }
+}
+
+#[tokio::test]
+async fn node_reads_every_refusal_of_an_upload() {
+    uploads_are_refused(script::node("refused_uploads.mjs"), "node").await;
+}
+
+#[tokio::test]
+async fn httpx_reads_every_refusal_of_an_upload() {
+    let mut command = script::python("refused_uploads.py");
+    command.stdout(Stdio::null());
+    uploads_are_refused(command, "httpx for Python").await;
+}
