@@ -69,7 +69,7 @@ impl SniffedProtocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HandshakeProgress {
     /// A flight of the gateway was not written whole yet, or there was none.
-    SendEachPoll,
+    Sending,
     /// The flight was written whole.
     Sent,
     /// The peer has sent something after it.
@@ -110,7 +110,7 @@ impl CallerSocket {
             stall_timeout,
             stall: None,
             sniffed: SniffedProtocol::Unread,
-            handshake: Some(HandshakeProgress::SendEachPoll),
+            handshake: Some(HandshakeProgress::Sending),
             ticket: Vec::new(),
             shut_down: false,
         }
@@ -140,7 +140,7 @@ impl CallerSocket {
         if self.handshake.is_some() {
             self.handshake = Some(match written {
                 Poll::Ready(Ok(count)) if *count == length => HandshakeProgress::Sent,
-                _ => HandshakeProgress::SendEachPoll,
+                _ => HandshakeProgress::Sending,
             });
         }
     }
