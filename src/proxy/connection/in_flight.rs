@@ -240,13 +240,13 @@ impl InFlightRequest {
         self.tunnel_place = Some(place);
     }
 
-    /// Stops to count the request as a tunnel, because the service has not switched
+    /// Stops counting the request as a tunnel, because the service has not switched
     /// protocols.
     pub(crate) fn release_tunnel(&mut self) {
         self.tunnel_place = None;
     }
 
-    /// Stops to count the request in the limit of its upstream.
+    /// Stops counting the request in the limit of its upstream.
     pub(crate) fn release_upstream(&mut self) {
         self.upstream_place = None;
     }

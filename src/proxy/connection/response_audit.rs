@@ -45,7 +45,7 @@ impl ResponseAudit {
         }
     }
 
-    /// Stops to count the request in the limit of its upstream.
+    /// Stops counting the request in the limit of its upstream.
     pub(crate) fn release_upstream(&mut self) {
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.release_upstream();
