@@ -1,4 +1,4 @@
-//! Properties that hold for all inputs, tried on many.
+//! Properties that must hold for all inputs, tested with random inputs.
 
 use countersign_verify::RequestParts;
 use countersign_verify::jose::{base64url_decode, base64url_encode, parse_object};

@@ -1,4 +1,4 @@
-//! Services of several makes, and gateways before them.
+//! Services with several implementations, and gateways in front of them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,10 +7,11 @@ use std::sync::Arc;
 use countersign_testkit::{Client, Gateway, Paced, Program, Protocol, Settings, Target, TestCa};
 use tokio::process::Command;
 
-/// The service that is not attacked: what its callers wait for is the gateway.
+/// The service that is not attacked. The latency of its callers shows the effect on
+/// the gateway.
 pub(crate) const QUIET: &str = "quiet";
 
-/// Services of several makes.
+/// Services with several implementations.
 pub(crate) struct Services {
     /// Name, address and protocol of each.
     all: Vec<(&'static str, SocketAddr, &'static str)>,
@@ -19,7 +20,8 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Starts hyper's in both protocols, and nginx and Node where they are installed.
+    /// Starts hyper services in both protocols, and nginx and Node if they are
+    /// installed.
     pub(crate) async fn start() -> Self {
         let http1 = Paced::start(Protocol::Http1);
         let http2 = Paced::start(Protocol::Http2);
@@ -52,7 +54,7 @@ impl Services {
     }
 }
 
-/// A gateway before the services, and its callers.
+/// A gateway in front of the services, and its callers.
 pub(crate) struct Arena {
     pub(crate) gateway: Gateway,
     ca: Arc<TestCa>,
@@ -80,29 +82,29 @@ impl Arena {
         }
     }
 
-    /// One of the services, by turns.
+    /// Returns one of the services in turn.
     pub(crate) fn target(&self, number: usize) -> Target {
         Target::http(&host(self.names[number % self.names.len()]))
     }
 
-    /// Those that are attacked.
+    /// Returns the services that are attacked.
     pub(crate) fn targets(&self) -> Vec<Target> {
         let attacked = self.names.iter().filter(|name| **name != QUIET);
         attacked.map(|name| Target::http(&host(name))).collect()
     }
 
-    /// Whether it is a service that is not attacked.
+    /// Whether a service is not attacked.
     pub(crate) fn is_quiet(target: &Target) -> bool {
         target.host == host(QUIET)
     }
 
-    /// A caller of this name, for requests to a service.
+    /// Returns a caller with this name, for requests to a service.
     pub(crate) fn client(&self, name: &str, target: &Target) -> Client {
         let credentials = self.ca.client(&path(name));
         self.gateway.client(&target.host).with(&credentials)
     }
 
-    /// What the gateway calls the caller of this name.
+    /// Returns the identity of the caller with this name.
     pub(crate) fn identity(&self, name: &str) -> String {
         self.ca.spiffe(&path(name))
     }
