@@ -124,7 +124,7 @@ fn init_names_its_files_for_machines() {
 }
 
 #[test]
-fn init_does_not_overwrite_unless_told_to() {
+fn init_does_not_overwrite_without_force() {
     let directory = initialized();
     let file = directory.path().join("countersign.toml");
     let root = directory.path().join("certs/root.pem");

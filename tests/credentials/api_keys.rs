@@ -198,7 +198,7 @@ async fn the_field_can_have_another_name_and_is_never_forwarded() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_taken_away_ends_what_it_let_in() {
+async fn a_removed_key_ends_the_requests_that_used_it() {
     let world = ApiKeyWorld::with(&[], "", "", ROUTE).await;
     let field = format!("X-API-Key: {}\r\n", world.key);
     let mut connection = streaming_with(&world.anonymous(), &field).await;

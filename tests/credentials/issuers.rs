@@ -34,7 +34,7 @@ async fn keys_come_from_the_address_that_is_written_down() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_down_keeps_nobody_from_starting_and_lets_nobody_in() {
+async fn an_issuer_that_is_down_does_not_prevent_the_start_and_its_tokens_are_refused() {
     let issuer = Issuer::new().await;
     issuer.idp.fault(Idp::METADATA, Fault::Hangup);
     let world = issuer.open("", "").await;
@@ -126,7 +126,7 @@ async fn metadata_of_another_issuer_or_pointing_elsewhere_are_not_believed() {
 }
 
 #[tokio::test]
-async fn a_slow_issuer_costs_its_own_tokens_a_bounded_time_and_nobody_else_anything() {
+async fn a_slow_issuer_delays_only_its_own_tokens_for_a_limited_time() {
     let issuer = Issuer::new().await;
     issuer
         .idp

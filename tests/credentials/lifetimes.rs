@@ -141,7 +141,7 @@ async fn a_tunnel_ends_with_its_token() {
 }
 
 #[tokio::test]
-async fn a_reload_ends_what_it_would_no_longer_let_in_and_nothing_else() {
+async fn a_reload_ends_what_it_no_longer_permits_and_nothing_else() {
     for (from, to, reason) in [
         ("\"orders-api\", ", "", Some("token-audience")),
         (

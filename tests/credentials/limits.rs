@@ -111,7 +111,7 @@ async fn what_was_counted_is_kept_over_a_reload() {
 }
 
 #[tokio::test]
-async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_address() {
+async fn a_caller_that_fails_too_often_must_wait_but_not_others_at_its_address() {
     let world = TokenWorld::open(|settings, keys, echo| {
         settings
             .section(&issuer(keys, ""))
@@ -152,7 +152,7 @@ async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_addres
 }
 
 #[tokio::test]
-async fn an_address_that_fails_too_often_has_to_wait_and_nobody_with_a_certificate() {
+async fn an_address_that_fails_too_often_must_wait_but_not_callers_with_a_certificate() {
     let world = TokenWorld::open(|settings, keys, echo| {
         settings
             .optional_certificates()
@@ -186,7 +186,7 @@ async fn an_address_that_fails_too_often_has_to_wait_and_nobody_with_a_certifica
 }
 
 #[tokio::test]
-async fn grpc_callers_are_told_in_their_way() {
+async fn grpc_callers_get_a_grpc_status_at_a_limit() {
     let route = format!("callers = [\"*\"]\n{}", once("caller"));
     let world = TokenWorld::with("", &route).await;
     let client = world.client().protocol(Protocol::Http2);

@@ -182,7 +182,7 @@ async fn keys_of_an_issuer_that_stays_away_end() {
 
 /// Keys are asked for again, and new ones found, although nobody brings a token.
 #[tokio::test]
-async fn keys_are_kept_fresh_while_nobody_asks() {
+async fn keys_are_refreshed_without_requests() {
     let world = Remembering::new().await;
     assert_eq!(world.ask("/keys", &world.token).await.status, 200);
     assert_eq!(world.idp.count(Idp::KEYS), 1);

@@ -101,7 +101,7 @@ async fn a_body_of_http2_without_a_length_arrives() {
 }
 
 #[tokio::test]
-async fn a_caller_that_waits_to_continue_is_told_to() {
+async fn a_caller_that_waits_for_100_continue_gets_it() {
     let world = World::open().await;
     let mut connection = world.client().connect().await.unwrap();
     let head = format!(
@@ -117,7 +117,7 @@ async fn a_caller_that_waits_to_continue_is_told_to() {
 }
 
 #[tokio::test]
-async fn a_refused_caller_is_not_told_to_continue() {
+async fn a_refused_caller_gets_no_100_continue() {
     let world = World::open().await;
     let request = format!(
         "POST /a//b HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 4\r\n\

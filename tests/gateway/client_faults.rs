@@ -251,7 +251,7 @@ async fn connections_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_early_disturbs_nobody() {
+async fn a_caller_that_disconnects_early_does_not_affect_others() {
     let world = World::open().await;
     for path in ["/hang", "/slow", "/megabyte", "/hang-mid-body"] {
         for protocol in Protocol::BOTH {
@@ -265,7 +265,7 @@ async fn a_caller_that_leaves_early_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_is_continued_by_nobody_else() {
+async fn an_upload_that_breaks_off_is_not_continued_by_another_request() {
     let world = World::open().await;
     for round in 0..6 {
         let mut connection = world.client_as("/first").connect().await.unwrap();

@@ -197,7 +197,7 @@ async fn lines_of(world: &World, path: &str, window: u32) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_takes_end_although_their_caller_goes_on_asking() {
+async fn untaken_responses_end_although_their_caller_sends_more_requests() {
     let (world, _services) = world(&[("body_timeout", "\"1s\"")]).await;
     for window in [0, 1] {
         let mut caller = Caller::new(&world, window).await;
@@ -327,7 +327,7 @@ async fn a_stream_without_window_is_given_up_on_although_others_go_on() {
 }
 
 #[tokio::test]
-async fn single_octets_do_not_hold_a_connection() {
+async fn single_bytes_do_not_hold_a_connection() {
     let (world, _services) = world(&[("body_timeout", "\"1s\"")]).await;
     let mut caller = Caller::new(&world, 1 << 20).await;
     let mut streams = Vec::new();
@@ -391,7 +391,7 @@ async fn an_answer_is_complete_when_its_caller_has_taken_it() {
 }
 
 #[tokio::test]
-async fn an_answer_that_its_caller_has_room_for_ends_with_its_last_octets() {
+async fn a_response_that_fits_the_window_ends_with_its_last_bytes() {
     let (world, _services) = world(&[]).await;
     let mut caller = Caller::new(&world, 1 << 20).await;
     caller.grant(0, 1 << 20).await;

@@ -29,7 +29,7 @@ async fn subject(world: &World, credentials: &Credentials) -> String {
 }
 
 #[tokio::test]
-async fn a_certificate_without_a_name_of_the_right_type_names_nobody() {
+async fn a_certificate_without_a_name_of_the_right_type_names_no_caller() {
     let world = World::open().await;
     for (leaf, saw) in [
         (Leaf::new(), "no subject alternative name"),

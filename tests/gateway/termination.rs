@@ -180,7 +180,7 @@ async fn a_broken_configuration_changes_nothing_and_says_so_until_it_is_mended()
 
 #[tokio::test]
 async fn a_requirement_that_comes_later_holds_for_connections_that_are_open() {
-    let world = World::open_to_everybody().await;
+    let world = World::open_to_all().await;
     let mut connection = streaming(&world.anonymous()).await;
     let config = world.gateway.config_file();
     let text = std::fs::read_to_string(&config).unwrap();

@@ -170,7 +170,7 @@ async fn a_service_with_too_large_a_head() {
 }
 
 #[tokio::test]
-async fn what_a_service_adds_to_its_answer_reaches_nobody_else() {
+async fn bytes_after_a_response_do_not_reach_another_caller() {
     let service = Scripted::start(
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\
          HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
@@ -345,7 +345,7 @@ async fn total_timeout_ends_an_answer_that_does_not() {
 
 /// Octets that nobody has asked for, on a connection at rest, are nobody's answer.
 #[tokio::test]
-async fn what_a_service_says_unasked_reaches_nobody() {
+async fn bytes_without_a_request_do_not_reach_a_caller() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (spoil, said) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));

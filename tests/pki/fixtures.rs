@@ -183,7 +183,7 @@ async fn a_running_gateway_answers_as_the_manifest_says() {
 }
 
 #[test]
-fn fixtures_are_replaced_only_when_told_to() {
+fn fixtures_are_replaced_only_with_force() {
     let authority = Authority::new();
     let out = authority.home.path().join("fixtures");
     let make = ["fixtures", "--out", out.to_str().unwrap()];

@@ -105,7 +105,7 @@ fn a_lock_that_stays_held_ends_the_wait_and_is_named() {
 }
 
 #[test]
-fn what_is_no_file_blocks_nobody_and_is_named() {
+fn what_is_not_a_file_does_not_block_and_is_named() {
     for what in ["named pipe", "device", "directory"] {
         for file in [
             ".lock",
@@ -155,7 +155,7 @@ fn what_is_no_file_blocks_nobody_and_is_named() {
 
 /// What is in the place of a file that is only written gives way, or is named.
 #[test]
-fn what_is_no_list_gives_way_to_one() {
+fn what_is_not_a_list_is_replaced_by_one() {
     for (what, gives_way) in [("named pipe", true), ("device", true), ("directory", false)] {
         let (authority, leaf) = with_a_leaf();
         let list = authority.path("crl/intermediate.crl");

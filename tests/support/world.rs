@@ -54,7 +54,7 @@ impl World {
     }
 
     /// One route that takes everything and authenticates nobody.
-    pub(crate) async fn open_to_everybody() -> Self {
+    pub(crate) async fn open_to_all() -> Self {
         Self::with(|settings, echo| {
             settings
                 .optional_certificates()

@@ -89,7 +89,7 @@ fn client(world: &Front, ca: &TestCa, name: &str) -> Client {
 }
 
 #[tokio::test]
-async fn one_caller_takes_an_endpoint_from_nobody_else() {
+async fn one_caller_cannot_eject_an_endpoint_for_others() {
     let ca = TestCa::new("example.org");
     for path in ["/break", "/hang"] {
         let services = [Brittle::start().await, Brittle::start().await];
@@ -125,7 +125,7 @@ async fn one_caller_takes_an_endpoint_from_nobody_else() {
 
 /// Where one endpoint alone fails the spoiler, it goes elsewhere and the others stay.
 #[tokio::test]
-async fn an_endpoint_that_fails_one_caller_is_passed_over_for_that_caller() {
+async fn an_endpoint_that_fails_one_caller_is_ejected_for_that_caller() {
     let ca = TestCa::new("example.org");
     let (brittle, sound) = (Brittle::start().await, super::Named::start("sound").await);
     let endpoints = [http(brittle.address), http(sound.address)];
@@ -148,7 +148,7 @@ async fn an_endpoint_that_fails_one_caller_is_passed_over_for_that_caller() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_fails_several_callers_is_passed_over_for_all() {
+async fn an_endpoint_that_fails_several_callers_is_ejected_for_all() {
     let ca = TestCa::new("example.org");
     let (brittle, sound) = (Brittle::start().await, super::Named::start("sound").await);
     let endpoints = [http(brittle.address), http(sound.address)];

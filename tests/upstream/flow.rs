@@ -138,7 +138,7 @@ async fn a_service_is_read_only_as_fast_as_its_caller_reads_and_memory_stays_fla
 }
 
 #[tokio::test]
-async fn a_connection_that_nobody_needs_is_closed_after_its_idle_timeout() {
+async fn an_unused_connection_is_closed_after_its_idle_timeout() {
     let ca = TestCa::new("example.org");
     let (address, mut connections) = stage().await;
     let world = Front::open(&ca, &[http(address)], "idle_timeout = \"300ms\"\n").await;

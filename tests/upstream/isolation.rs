@@ -212,7 +212,7 @@ async fn a_connection_that_ended_cleanly_is_the_next_callers() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_makes_room_where_there_may_be_no_more() {
+async fn an_idle_connection_is_closed_at_the_limit() {
     let ca = TestCa::new("example.org");
     let service = Service::start().await;
     let world = world(&ca, service.address, "max_connections = 1\n").await;
@@ -231,7 +231,7 @@ async fn an_idle_connection_makes_room_where_there_may_be_no_more() {
 }
 
 #[tokio::test]
-async fn the_caller_with_the_most_gives_way() {
+async fn the_caller_with_most_connections_yields_one() {
     let ca = TestCa::new("example.org");
     for protocol in ["h2", "http1"] {
         let service = Held::start(protocol).await;

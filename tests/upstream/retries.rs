@@ -174,7 +174,7 @@ async fn another_endpoint_gets_what_one_broke_off() {
 
 /// Most of all where what breaks requests off looks like the one with the least to do.
 #[tokio::test]
-async fn an_endpoint_that_breaks_every_request_off_is_passed_over() {
+async fn an_endpoint_that_breaks_every_request_off_is_ejected() {
     let ca = TestCa::new("example.org");
     for balance in ["round-robin", "least-requests"] {
         let bad = Flaky::start(usize::MAX).await;

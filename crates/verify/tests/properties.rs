@@ -8,7 +8,7 @@ use crate::support::{SigningKey, key_set, request, request_claims, verifier};
 
 proptest! {
     #[test]
-    fn base64url_has_one_text_for_each_octet_string(octets: Vec<u8>, text in "[A-Za-z0-9_=+/ -]{0,12}") {
+    fn base64url_has_one_text_for_each_byte_string(octets: Vec<u8>, text in "[A-Za-z0-9_=+/ -]{0,12}") {
         let encoded = base64url_encode(&octets);
         prop_assert_eq!(base64url_decode(&encoded, "x").unwrap(), octets);
         if let Ok(decoded) = base64url_decode(&text, "x") {
