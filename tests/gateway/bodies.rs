@@ -1,4 +1,5 @@
-//! Bodies of requests and answers arrive whole, whatever their method and form.
+//! Bodies of requests and responses arrive complete, with every method and
+//! framing.
 
 use std::time::Duration;
 
@@ -131,8 +132,8 @@ async fn a_refused_caller_gets_no_100_continue() {
     assert_eq!(answer.statuses(), [400], "{}", answer.text());
 }
 
-/// A service may answer before it has read a request. What is still to be sent
-/// belongs to nobody else's connection.
+/// A service may respond before it has read the request. The rest of the request
+/// must not be sent on a connection that another caller uses.
 #[tokio::test]
 async fn an_early_answer_does_not_leave_its_request_to_the_next_caller() {
     use countersign_testkit::{Afterwards, Scripted};

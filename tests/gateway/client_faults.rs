@@ -174,7 +174,7 @@ async fn a_head_that_does_not_arrive_ends_the_connection() {
             answer.text()
         );
     }
-    // One octet now and then is no excuse.
+    // Single bytes from time to time do not extend the timeout.
     let mut connection = world.client().connect().await.unwrap();
     let started = std::time::Instant::now();
     for octet in b"GET /a HTTP/1.1\r\nHost: orders.example.org\r\n" {
@@ -317,7 +317,7 @@ async fn a_caller_that_does_not_read_is_given_up_on() {
     drop(connection);
 }
 
-/// The limits of a route do not depend on what a caller calls its content.
+/// The limits of a route do not depend on the content type that a caller sends.
 #[tokio::test]
 async fn naming_grpc_does_not_switch_limits_off() {
     let world = World::with(|settings, echo| {

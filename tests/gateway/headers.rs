@@ -1,4 +1,4 @@
-//! Nothing a caller sends can pass for the gateway's word, in either direction.
+//! Callers cannot forge the header fields of the gateway, in either direction.
 
 use std::time::Duration;
 

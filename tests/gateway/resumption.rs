@@ -1,4 +1,4 @@
-//! Resumed sessions: they save the caller work, and no check is left out.
+//! Resumed sessions: they cost less work, and all checks are repeated.
 
 use std::time::Duration;
 

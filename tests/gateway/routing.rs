@@ -1,4 +1,4 @@
-//! Which route answers, and whom it lets through.
+//! Which route is selected, and which callers it allows.
 
 use bytes::Bytes;
 use countersign_testkit::{Answer, Protocol};

@@ -1,4 +1,4 @@
-//! SIGTERM drains: what is in flight finishes, nothing new begins.
+//! SIGTERM drains: requests in flight finish, and no new ones begin.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Connections end when what they were admitted by no longer holds, and a
-//! reload touches nothing else.
+//! Connections end when their identity or permission is no longer valid, and a
+//! reload affects no others.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use countersign_testkit::{Crl, Leaf, Protocol, TestCa, TlsVersion};
 
 use crate::support::{CALLER, World, readyz, replace, revocable, streaming};
 
-/// What a caller may still get after the change was written: the time until the
-/// gateway looks at its files, and the second it promises.
+/// How long a caller may still be served after a change was written: the time
+/// until the gateway checks its files, and the second that it promises.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
 #[tokio::test]

@@ -221,7 +221,8 @@ fn what_is_not_a_file_does_not_block_and_is_named() {
                     refused += 1;
                 }
             }
-            // Only who changes keys takes the lock; only who publishes them reads them.
+            // Only commands that change keys take the lock, and only those that publish
+            // keys read them.
             assert_eq!(refused, if file == "ring.json" { 3 } else { 1 }, "{file}");
         }
     }

@@ -1,4 +1,4 @@
-//! What one caller makes a service do is held against the service for that caller alone.
+//! If one caller makes a service fail, the service is ejected for that caller only.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use super::http;
 use crate::support::{Front, HOST, request};
 
-/// A service that breaks off what is asked for below `/break`, leaves unanswered what is
-/// asked for below `/hang`, and answers the rest.
+/// A service that breaks off responses below `/break`, does not respond below `/hang`,
+/// and responds to all other paths.
 struct Brittle {
     address: SocketAddr,
     asked: Arc<Asked>,

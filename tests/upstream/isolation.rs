@@ -1,4 +1,5 @@
-//! What one caller makes an HTTP/2 service do to its connection, and the others.
+//! One caller makes an HTTP/2 service end its connection; the requests of other callers
+//! are not affected.
 
 use std::io;
 use std::net::SocketAddr;
@@ -194,7 +195,7 @@ async fn a_connection_that_ended_cleanly_is_the_next_callers() {
         assert_eq!(caller.get("/a").await.unwrap().status, 200);
     }
     assert_eq!(service.connections(), 1);
-    // One on which a request was broken off is its caller's alone.
+    // A connection on which a request was broken off is used only for its caller.
     let mallory = caller(&world, &ca, "mallory");
     let held = hold(&mallory).await;
     assert_eq!(service.connections(), 1);

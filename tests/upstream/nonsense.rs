@@ -1,5 +1,6 @@
-//! A service in h2 that breaks the rules of h2: its callers get one plain refusal, it is
-//! not asked again, and those who share its connection suffer as little as can be.
+//! An h2 service that violates the rules of h2: the caller gets one plain refusal, the
+//! request is not sent again, and other requests on the connection are affected as
+//! little as possible.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -185,7 +185,7 @@ async fn an_endpoint_that_breaks_every_request_off_is_ejected() {
         let mut session = world.client().session().await.unwrap();
         let mut broken = 0;
         for _ in 0..40 {
-            // Nobody sends these again.
+            // These are never sent again.
             let answer = session.send(request("POST", "/a", "")).await.unwrap();
             broken += usize::from(answer.status != 200);
         }

@@ -316,7 +316,7 @@ async fn a_tunnel_ends_when_nothing_is_said() {
 #[tokio::test]
 async fn tunnels_count_among_the_connections_of_their_endpoint() {
     let (world, service) = world("max_connections = 1\nconnect_timeout = \"2s\"\n").await;
-    // A connection at rest gives way.
+    // An idle connection is closed.
     let mut session = world.client().session().await.unwrap();
     assert_eq!(session.get("/a").await.unwrap().status, 426);
     assert_eq!(service.open(), 1);

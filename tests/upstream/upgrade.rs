@@ -411,7 +411,7 @@ async fn a_route_has_to_name_the_protocols() {
     let (_sender, response) = over_h2_for(&world, "/socket").await;
     assert_eq!(response.status(), 403);
     assert_eq!(service.heads(), [""; 0]);
-    // Of several only those that the route names reach the service.
+    // Only the protocols that the route names reach the service.
     let mut connection = world.client().connect().await.unwrap();
     let octets = head("websocket, Foo");
     connection.write(octets.as_bytes()).await.unwrap();
