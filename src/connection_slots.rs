@@ -1,11 +1,12 @@
-//! `ConnectionSlots`: how many connections a listener may have, and which of them yields
-//! when there is no room for another one.
+//! `ConnectionSlots`: limits the connections of a listener, and decides which connection
+//! is evicted for a new one if there is no free slot.
 //!
-//! A connection that has proven nothing costs its peer nothing. Such connections yield to
-//! newer ones: those of the address that has the most of them first, of these the silent
-//! ones before those whose handshake is under way, the oldest before the newer. An established
-//! connection never yields to one of those, unless its listener says that it is idle. While
-//! there is room, nothing yields.
+//! It costs a peer almost nothing to open a connection without a handshake. Such
+//! connections are therefore evicted for newer ones, in this order: first those of the
+//! address that has most of them. Among these, connections that have sent nothing are
+//! evicted before those whose handshake has begun, and older ones before newer ones. An
+//! established connection is never evicted for them, unless its listener has marked it as
+//! idle. While there is a free slot, no connection is evicted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -16,39 +17,39 @@ use tokio::sync::Notify;
 
 use crate::identity::ShareKey;
 
-/// Most connections that were told to yield and are not gone yet: they still have their
-/// descriptors.
+/// Maximum number of connections that were evicted and have not closed yet. They still use
+/// their file descriptors.
 const MAX_LEAVING: usize = 64;
-/// How long a new connection waits at most for balancers to say for whom they connect,
-/// before one of those connections yields.
+/// How long a new connection waits for load balancers to send the addresses of their
+/// callers, before a connection of a balancer is evicted.
 const NAMING_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// How many connections a listener may have.
+/// The limits of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotLimits {
-    /// All of them.
+    /// Maximum number of all connections.
     pub total: usize,
-    /// Those that are not established.
+    /// Maximum number of connections that are not established.
     pub pending: usize,
 }
 
-/// Who sends: for whom a connection counts.
+/// The source of a connection: connections of the same source are counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
-    /// All connections of one address together.
+    /// An address: all its connections are counted together.
     Address(ShareKey),
-    /// Each connection by itself: the address stands for many peers.
+    /// One connection by itself, because its address is shared by many peers.
     Connection(u64),
 }
 
-/// Where a new connection comes from.
+/// The origin of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// An address that is counted.
+    /// An address whose connections are counted.
     Address(ShareKey),
-    /// An address that stands for many peers.
+    /// An address that is shared by many peers.
     Many,
-    /// A balancer, which has yet to say for whom it connects.
+    /// A load balancer that has not sent the address of its caller yet.
     Balancer,
 }
 
@@ -58,12 +59,12 @@ impl From<Option<ShareKey>> for Origin {
     }
 }
 
-/// Why another connection had to yield.
+/// Why another connection was evicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Yielded {
-    /// Its address had more than its share.
+    /// Its address had more connections than its share.
     AddressShare,
-    /// There was no room.
+    /// There was no free slot.
     Full,
 }
 
@@ -83,9 +84,9 @@ struct State {
     silent: Ranking,
     /// Connections that are not established, silent or not.
     pending: Ranking,
-    /// Connections of balancers that have not said for whom they are.
+    /// Connections of balancers that have not sent the address of their caller.
     unnamed: Ranking,
-    /// Established connections on which nothing goes on.
+    /// Established connections without a request.
     idle: Ranking,
     leaving: usize,
 }
@@ -94,7 +95,7 @@ struct State {
 struct Entry {
     source: Source,
     stage: Stage,
-    /// When it came to this stage, as a number.
+    /// A number that orders the entries by the time when they entered their stage.
     since: u64,
     leave: Arc<Notify>,
 }
@@ -108,12 +109,12 @@ enum Stage {
     Idle,
 }
 
-/// Connections by their sources: the source with the most of them is found at once.
+/// Connections by source. Finds the source with most connections without a search.
 #[derive(Debug, Default)]
 struct Ranking {
     sources: HashMap<Source, BTreeSet<(u64, u64)>>,
-    /// Count, oldest connection, source; the last one has the most, of several the one
-    /// with the oldest connection.
+    /// Count, oldest connection and source. The last entry has most connections. If
+    /// several have the same count, it is the one with the oldest connection.
     order: BTreeSet<(usize, Reverse<u64>, Source)>,
     count: usize,
 }
@@ -147,13 +148,13 @@ impl Ranking {
         }
     }
 
-    /// The source with the most connections, and how many they are.
+    /// Returns the source with most connections, and their number.
     fn busiest(&self) -> Option<(Source, usize)> {
         let (count, _, source) = self.order.last()?;
         Some((*source, *count))
     }
 
-    /// A source's oldest connection.
+    /// Returns the oldest connection of a source.
     fn oldest(&self, source: Source) -> Option<u64> {
         Some(self.sources.get(&source)?.first()?.1)
     }
@@ -170,7 +171,7 @@ impl State {
         self.next
     }
 
-    /// Takes a connection out of the rankings of its stage.
+    /// Removes a connection from the rankings of its stage.
     fn unrank(&mut self, id: u64) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(&id)?;
         let (source, since) = (entry.source, entry.since);
@@ -187,7 +188,7 @@ impl State {
         Some(entry)
     }
 
-    /// Puts a connection into the rankings of its stage.
+    /// Adds a connection to the rankings of its stage.
     fn rank(&mut self, id: u64) {
         let Some(entry) = self.entries.get(&id) else {
             return;
@@ -205,7 +206,7 @@ impl State {
         }
     }
 
-    /// The connection that yields, if one does.
+    /// Returns the connection to evict, if there is one.
     fn chosen(&self, share: usize, idle_first: bool) -> Option<(u64, Yielded)> {
         let of_idle = || {
             let (source, _) = self.idle.busiest()?;
@@ -222,8 +223,9 @@ impl State {
             if count > share {
                 return Some((of(source)?, Yielded::AddressShare));
             }
-            // Of sources with as many as each other, silence goes before what others have
-            // begun. No source is spared for having said something.
+            // If several sources have the same number of connections, one with only silent
+            // connections is chosen first. A source with more connections is chosen even
+            // if all of them have sent something.
             let silent = self.silent.busiest().filter(|(_, silent)| *silent >= count);
             let (source, _) = silent.unwrap_or((source, count));
             return Some((of(source)?, Yielded::Full));
@@ -235,7 +237,7 @@ impl State {
         })
     }
 
-    /// Whether a connection may yield of which it is known where it comes from.
+    /// Whether a connection whose source is known can be evicted.
     const fn has_named(&self) -> bool {
         self.pending.count > 0 || self.idle.count > 0
     }
@@ -251,7 +253,7 @@ impl State {
 }
 
 impl ConnectionSlots {
-    /// Slots without connections.
+    /// Creates the slots of a listener, all of them free.
     #[must_use]
     pub fn new(limits: SlotLimits) -> Arc<Self> {
         Arc::new(Self {
@@ -261,14 +263,14 @@ impl ConnectionSlots {
         })
     }
 
-    /// Waits until there is room for another connection, free or because one yields.
+    /// Waits until there is a free slot, or one that can be freed by an eviction.
     pub async fn room(&self) {
         self.until(|state| self.has_room(state)).await;
     }
 
-    /// Takes a slot for a new connection that has sent nothing yet; waits until there is
-    /// room. Says why another one had to yield, if one had. An address with
-    /// more than `share` pending connections yields before all others.
+    /// Takes a slot for a new connection that has sent nothing yet. Waits until there is
+    /// one. Returns why another connection was evicted, if one was. Connections of an
+    /// address with more than `share` pending connections are evicted first.
     pub async fn take(
         self: &Arc<Self>,
         from: impl Into<Origin>,
@@ -276,8 +278,8 @@ impl ConnectionSlots {
     ) -> (ConnectionSlot, Option<Yielded>) {
         let origin = from.into();
         if self.is_full(&self.state()) {
-            // A burst is accepted faster than its connections are read: what they have
-            // sent is to be seen before one is chosen.
+            // In a burst, connections are accepted faster than they are read. Yields, so
+            // that the bytes that they have sent are seen before one of them is evicted.
             tokio::task::yield_now().await;
             let named = self.until(|state| !self.is_full(state) || state.has_named());
             let _ = tokio::time::timeout(NAMING_TIMEOUT, named).await;
@@ -290,7 +292,7 @@ impl ConnectionSlots {
         }
     }
 
-    /// As [`Self::take`], if there is room at this moment.
+    /// Same as [`Self::take`], but returns none instead of waiting.
     #[must_use]
     pub fn try_take(
         self: &Arc<Self>,
@@ -302,7 +304,7 @@ impl ConnectionSlots {
         if !self.has_room(&state) {
             return None;
         }
-        // While few are pending, it is established connections that take the room.
+        // If few connections are pending, the slots are used by established connections.
         let few_pending = state.pending.count < self.limits.pending;
         let is_full = state.entries.len() >= self.limits.total || !few_pending;
         let yielded = match is_full {
@@ -331,7 +333,7 @@ impl ConnectionSlots {
         Some((slot, yielded))
     }
 
-    /// Waits until all connections are gone.
+    /// Waits until all connections have closed.
     pub async fn emptied(&self) {
         self.until(|state| state.entries.is_empty() && state.leaving == 0)
             .await;
@@ -370,7 +372,7 @@ const fn source(origin: Origin, id: u64) -> Source {
     }
 }
 
-/// One connection's slot, until it is dropped.
+/// The slot of one connection. It is freed when this is dropped.
 #[derive(Debug)]
 pub struct ConnectionSlot {
     id: u64,
@@ -379,7 +381,7 @@ pub struct ConnectionSlot {
 }
 
 impl ConnectionSlot {
-    /// For whom the connection counts.
+    /// Returns the source that the connection is counted for.
     #[must_use]
     pub fn source(&self) -> Source {
         let state = self.slots.state();
@@ -387,7 +389,7 @@ impl ConnectionSlot {
         entry.map_or(Source::Connection(self.id), |entry| entry.source)
     }
 
-    /// A balancer has said whom the connection comes from.
+    /// Records the address that a balancer has sent for the connection.
     pub fn comes_from(&self, from: Option<ShareKey>) {
         let mut state = self.slots.state();
         if let Some(entry) = state.unrank(self.id) {
@@ -401,33 +403,33 @@ impl ConnectionSlot {
         self.slots.changed.notify_waiters();
     }
 
-    /// The peer has sent something.
+    /// Records that the peer has sent something.
     pub fn spoke(&self) {
         self.enter(Stage::Speaking, |stage| {
             matches!(stage, Stage::Unnamed | Stage::Silent)
         });
     }
 
-    /// The connection is established: it does not yield any more. Returns false if it had
-    /// to before.
+    /// Records that the connection is established and cannot be evicted any more. Returns
+    /// false if it was evicted before.
     #[must_use]
     pub fn establish(&self) -> bool {
         self.enter(Stage::Established, |_| true)
     }
 
-    /// Nothing goes on on an established connection: it yields again.
+    /// Records that an established connection is idle and may be evicted again.
     pub fn rest(&self) {
         self.enter(Stage::Idle, |stage| stage == Stage::Established);
         self.slots.changed.notify_waiters();
     }
 
-    /// Waits until the connection has to yield.
+    /// Waits until the connection is evicted.
     pub async fn evicted(&self) {
         self.leave.notified().await;
     }
 
-    /// Enters a stage, if it may from the one that it is in. Returns false if the
-    /// connection has yielded.
+    /// Changes the stage, if `may` allows it for the present one. Returns false if the
+    /// connection was evicted.
     fn enter(&self, stage: Stage, may: impl Fn(Stage) -> bool) -> bool {
         let mut state = self.slots.state();
         let since = state.number();

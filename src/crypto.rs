@@ -1,8 +1,8 @@
 //! The only module that names the cryptography provider.
 //!
-//! `ring` by default; AWS-LC where the feature `aws-lc-rs` is on (it wins when
-//! both are). Everything else takes algorithms, digests and the rustls provider
-//! from here.
+//! It is `ring` by default, and AWS-LC with the feature `aws-lc-rs`. If both
+//! features are on, AWS-LC is used. All other modules get algorithms, digests and
+//! the rustls provider from here.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -28,14 +28,15 @@ mod key_schedule;
 #[cfg(not(any(feature = "ring", feature = "aws-lc-rs")))]
 compile_error!("choose a cryptography provider: feature \"ring\" (default) or \"aws-lc-rs\"");
 
-/// Name of the provider, for status and metrics.
+/// The name of the provider, for status and metrics.
 pub const PROVIDER: &str = if cfg!(feature = "aws-lc-rs") {
     "aws-lc-rs"
 } else {
     "ring"
 };
 
-/// What `--version` says: the program's version and the provider's name.
+/// The text that `--version` prints: the program's version and the provider's
+/// name.
 pub const VERSION: &str = if cfg!(feature = "aws-lc-rs") {
     concat!(env!("CARGO_PKG_VERSION"), " (aws-lc-rs)")
 } else {
@@ -50,7 +51,7 @@ static RUSTLS_PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(provider)
 });
 
-/// What rustls offers.
+/// Returns the provider as rustls defines it.
 fn given_provider() -> CryptoProvider {
     #[cfg(feature = "aws-lc-rs")]
     let provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -59,7 +60,7 @@ fn given_provider() -> CryptoProvider {
     provider
 }
 
-/// The provider for every rustls configuration of this process.
+/// Returns the provider for every rustls configuration of this process.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&RUSTLS_PROVIDER)
@@ -73,7 +74,7 @@ pub struct NoRandomness;
 /// Fills an array with random bytes from the operating system.
 ///
 /// # Errors
-/// [`NoRandomness`] when the system's generator fails.
+/// [`NoRandomness`] if the system's generator fails.
 pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     use rand::SecureRandom as _;
     let mut bytes = [0_u8; N];
@@ -83,7 +84,7 @@ pub fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
-/// Random bytes that a thread keeps in store for identifiers.
+/// A supply of random bytes that each thread keeps for identifiers.
 struct Store {
     bytes: [u8; Self::SIZE],
     left: usize,
@@ -102,12 +103,11 @@ thread_local! {
     };
 }
 
-/// 128 random bits for an identifier that is about to become public; the
-/// operating system is asked once for many of them. Nothing secret is made of
-/// these: see [`random`].
+/// Returns 128 random bits for a public identifier. The operating system is asked
+/// once for many identifiers. Do not use these bits for secrets: use [`random`].
 ///
 /// # Errors
-/// [`NoRandomness`] when the system's generator fails.
+/// [`NoRandomness`] if the system's generator fails.
 pub fn random_id() -> Result<[u8; 16], NoRandomness> {
     STORE.with_borrow_mut(|store| {
         if store.left < 16 {
@@ -123,13 +123,13 @@ pub fn random_id() -> Result<[u8; 16], NoRandomness> {
     })
 }
 
-/// SHA-256 of `data`.
+/// Computes the SHA-256 of `data`.
 #[must_use]
 pub fn sha256(data: &[u8]) -> [u8; 32] {
     sha256_of_parts([data])
 }
 
-/// SHA-256 of several parts, one after the other.
+/// Computes the SHA-256 of several parts, as if they were joined.
 #[must_use]
 pub fn sha256_of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -144,8 +144,8 @@ pub fn sha256_of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32
     output
 }
 
-/// SHA-1 of `data`, which WebSocket's handshake wants (RFC 6455 section 4.2.2) and
-/// nothing that has to be safe.
+/// Computes the SHA-1 of `data`. Only for the handshake of WebSocket (RFC 6455
+/// section 4.2.2), which does not need a secure hash.
 #[must_use]
 pub fn sha1(data: &[u8]) -> [u8; 20] {
     let mut output = [0_u8; 20];
@@ -156,7 +156,7 @@ pub fn sha1(data: &[u8]) -> [u8; 20] {
     output
 }
 
-/// HMAC-SHA-256 of `data` (RFC 2104).
+/// Computes the HMAC-SHA-256 of `data` (RFC 2104).
 #[must_use]
 pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
     let mut output = [0_u8; 32];
@@ -167,11 +167,11 @@ pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
     output
 }
 
-/// 32 octets derived from a secret by HKDF-SHA-256 (RFC 5869); `info` says what
-/// for, and different uses get unrelated octets.
+/// Derives 32 bytes from a secret by HKDF-SHA-256 (RFC 5869). `info` names the
+/// purpose; different purposes get unrelated bytes.
 ///
 /// # Errors
-/// [`ProviderFailed`] when the provider cannot.
+/// [`ProviderFailed`] if the provider fails.
 pub fn derive_key(secret: &[u8], info: &[u8]) -> Result<Zeroizing<[u8; 32]>, ProviderFailed> {
     let mut output = Zeroizing::new([0_u8; 32]);
     hkdf::Salt::new(hkdf::HKDF_SHA256, b"countersign")
@@ -182,23 +182,24 @@ pub fn derive_key(secret: &[u8], info: &[u8]) -> Result<Zeroizing<[u8; 32]>, Pro
     Ok(output)
 }
 
-/// Encrypts and authenticates with AES-256-GCM and a random nonce: for at most
-/// 2^32 messages per key.
+/// Encrypts and authenticates with AES-256-GCM and a random nonce. A key may be
+/// used for at most 2^32 messages.
 pub struct SealingKey(aead::LessSafeKey);
 
 impl SealingKey {
-    /// A key of 32 secret octets.
+    /// Makes a key from 32 secret bytes.
     ///
     /// # Errors
-    /// [`ProviderFailed`] when the provider does not take it.
+    /// [`ProviderFailed`] if the provider does not accept the key.
     pub fn new(key: &[u8; 32]) -> Result<Self, ProviderFailed> {
         aead::UnboundKey::new(&aead::AES_256_GCM, key)
             .map(|key| Self(aead::LessSafeKey::new(key)))
             .map_err(|_| ProviderFailed)
     }
 
-    /// `header`, then what only the key's holder can read or change. The header
-    /// stays readable and cannot be changed either. None when the provider fails.
+    /// Returns `header`, followed by the encrypted `parts`. The header stays
+    /// readable, but it cannot be changed without the key either. None if the
+    /// provider fails.
     #[must_use]
     pub fn seal(&self, header: &[u8], parts: &[&[u8]]) -> Option<Vec<u8>> {
         let nonce = random::<{ aead::NONCE_LEN }>().ok()?;
@@ -220,8 +221,8 @@ impl SealingKey {
         Some(sealed)
     }
 
-    /// What was sealed behind this header; `sealed` is what follows it. None
-    /// where it was not sealed so with this key.
+    /// Decrypts `sealed`, which followed this header. None if the two were not
+    /// sealed together with this key.
     #[must_use]
     pub fn open(&self, header: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, message) = sealed.split_at_checked(aead::NONCE_LEN)?;
@@ -243,7 +244,7 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// Compares two octet strings in a time that depends on their lengths only.
+/// Compares two byte strings in a time that depends only on their lengths.
 #[must_use]
 pub fn constant_time_equal(left: &[u8], right: &[u8]) -> bool {
     if left.len() != right.len() {
@@ -256,7 +257,8 @@ pub fn constant_time_equal(left: &[u8], right: &[u8]) -> bool {
     difference == 0
 }
 
-/// What a [`SigningKeyPair`] signs with. Signatures of both have 64 octets.
+/// The signature scheme of a [`SigningKeyPair`]. Signatures of both schemes have
+/// 64 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignatureScheme {
     /// ECDSA with P-256 and SHA-256; signatures are `r ‖ s`.
@@ -270,12 +272,12 @@ pub enum SignatureScheme {
 #[error("the cryptography provider failed")]
 pub struct ProviderFailed;
 
-/// A private key is damaged or of another kind.
+/// A private key is damaged or has another type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the private key is damaged or of another kind")]
 pub struct KeyRefused;
 
-/// A key pair that signs.
+/// A key pair for signatures.
 pub struct SigningKeyPair(KeyPair);
 
 enum KeyPair {
@@ -283,8 +285,8 @@ enum KeyPair {
     Ed25519(signature::Ed25519KeyPair),
 }
 
-/// What stands before the 32 octets of an Ed25519 key in PKCS#8 version 1
-/// (RFC 8410 section 7). Providers write version 2, which few others can read.
+/// The bytes before the 32 bytes of an Ed25519 key in PKCS#8 version 1 (RFC 8410
+/// section 7). Providers write version 2, which few other programs can read.
 const ED25519_PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
@@ -293,7 +295,7 @@ impl SigningKeyPair {
     /// Makes a new private key, as PKCS#8 in DER.
     ///
     /// # Errors
-    /// [`ProviderFailed`] when the system gives no random octets.
+    /// [`ProviderFailed`] if the system provides no random bytes.
     pub fn generate_pkcs8(scheme: SignatureScheme) -> Result<Secret, ProviderFailed> {
         match scheme {
             SignatureScheme::EcdsaP256Sha256 => signature::EcdsaKeyPair::generate_pkcs8(
@@ -315,7 +317,7 @@ impl SigningKeyPair {
     /// Reads a private key from PKCS#8 in DER.
     ///
     /// # Errors
-    /// [`KeyRefused`] when it is damaged or for another scheme.
+    /// [`KeyRefused`] if the key is damaged or for another scheme.
     pub fn from_pkcs8(scheme: SignatureScheme, document: &[u8]) -> Result<Self, KeyRefused> {
         let pair = match scheme {
             SignatureScheme::EcdsaP256Sha256 => {
@@ -338,7 +340,8 @@ impl SigningKeyPair {
         pair.map(Self).map_err(|_| KeyRefused)
     }
 
-    /// The public key: an uncompressed SEC 1 point, or the 32 octets of Ed25519.
+    /// Returns the public key: an uncompressed SEC 1 point, or the 32 bytes of an
+    /// Ed25519 key.
     #[must_use]
     pub fn public_key(&self) -> &[u8] {
         use signature::KeyPair as _;
@@ -351,7 +354,7 @@ impl SigningKeyPair {
     /// Signs `message`.
     ///
     /// # Errors
-    /// [`ProviderFailed`] when the system gives no random octets.
+    /// [`ProviderFailed`] if the system provides no random bytes.
     pub fn sign(&self, message: &[u8]) -> Result<[u8; 64], ProviderFailed> {
         let signature = match &self.0 {
             KeyPair::P256(pair) => pair

@@ -1,9 +1,10 @@
-//! File descriptors: how many the process may have, who gets how many, and a few kept
-//! back for the moment when there are none.
+//! File descriptors: raises the limit of the process, divides it among the uses, and
+//! keeps a few descriptors in reserve for the case that there are no others.
 //!
-//! Callers and services can ask for any number of connections. What an operator and a
-//! revocation need must not depend on how many they have: a share is never given to
-//! them. The table of descriptors is the process's, and so is what is kept here.
+//! Callers and services can open any number of connections. Operators and revocations
+//! must still get the descriptors that they need. Therefore a part of the descriptors is
+//! never used for connections. The reserve is global, because descriptors belong to the
+//! process.
 
 use std::fs::File;
 use std::io;
@@ -11,48 +12,50 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What the system needs apart from connections and files: standard streams, listeners,
-/// the audit log.
+/// Descriptors that are always needed: standard streams, listeners, the audit log.
 const FIXED: usize = 48;
-/// Event queues and wake-ups of one worker.
+/// Descriptors of one worker: event queue and wake-up.
 const EACH_WORKER: usize = 8;
-/// Files that are read and lists and keys that are fetched, at the same time.
+/// Descriptors for files that are read, and for CRLs and keys that are fetched, at the
+/// same time.
 const MATERIAL: usize = 64;
-/// Descriptors kept open in reserve.
+/// Number of descriptors that are kept open in reserve.
 const SPARE: usize = 8;
-/// Listeners of the control plane: public, operators', private socket.
+/// Number of listeners of the control plane: public listener, operators' listener,
+/// private socket.
 const CONTROL_LISTENERS: usize = 3;
 
-/// How many descriptors there are, and the share of each use.
+/// The number of descriptors, and the share of each use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct DescriptorPlan {
-    /// The process may have so many.
+    /// Maximum number of descriptors of the process.
     pub limit: usize,
-    /// Connections of callers at once, at most.
+    /// Maximum number of open connections of callers.
     pub connections: usize,
-    /// Connections to services at once, at most.
+    /// Maximum number of open connections to services.
     pub services: usize,
-    /// Connections of each listener of the control plane at once, at most.
+    /// Maximum numbers of open connections of each control-plane listener.
     pub control: ControlShare,
 }
 
-/// Connections of one listener of the control plane.
+/// The connections of one control-plane listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct ControlShare {
-    /// That were let in.
+    /// Maximum number of connections that were admitted.
     pub let_in: usize,
-    /// That have proven nothing yet: of the silent ones, and of the others.
+    /// Maximum number of connections that have not been admitted yet: this many that have
+    /// sent nothing, and this many others.
     pub outside: usize,
 }
 
 impl ControlShare {
-    /// What a listener gets if there are enough descriptors.
+    /// The share of a listener if there are enough descriptors.
     pub const FULL: Self = Self {
         let_in: 256,
         outside: 96,
     };
 
-    /// All of them.
+    /// Returns the number of all connections.
     #[must_use]
     pub const fn total(self) -> usize {
         self.let_in + 2 * self.outside
@@ -60,9 +63,9 @@ impl ControlShare {
 }
 
 impl DescriptorPlan {
-    /// Divides `limit` descriptors among a gateway with so many workers. Callers get at
-    /// most two thirds of what is left for connections: each of their requests may need
-    /// a connection to a service.
+    /// Divides `limit` descriptors for a gateway with this number of workers. Callers get
+    /// two thirds of the descriptors that remain for connections. The rest is for
+    /// services, because each request may need a connection to a service.
     #[must_use]
     pub fn divide(limit: usize, workers: usize) -> Self {
         let control = ControlShare {
@@ -78,14 +81,16 @@ impl DescriptorPlan {
         let connections = left / 3 * 2;
         Self {
             limit,
-            // With none at all no caller could connect, and the reason would not be seen.
+            // With zero connections no caller could connect, and the cause would not be
+            // visible.
             connections: connections.max(1),
             services: (left - connections).max(1),
             control,
         }
     }
 
-    /// Connections of callers at once if the configuration allows so many.
+    /// Returns the number of callers' connections that are possible, if the configuration
+    /// allows `configured`.
     #[must_use]
     pub const fn connections_of(&self, configured: usize) -> usize {
         if configured < self.connections {
@@ -95,18 +100,19 @@ impl DescriptorPlan {
         }
     }
 
-    /// The limit that would allow the configured number of connections.
+    /// Returns the descriptor limit that would allow the configured number of
+    /// connections.
     #[must_use]
     pub fn limit_for(&self, configured: usize) -> usize {
         let kept = self.limit.saturating_sub(self.connections + self.services);
-        // What is kept for the control plane grows with the limit, up to a bound.
+        // The share of the control plane grows with the limit, up to a maximum.
         let most = CONTROL_LISTENERS * ControlShare::FULL.total();
         (configured.saturating_mul(3) / 2 + kept + most).next_multiple_of(1024)
     }
 }
 
-/// Lets the process have as many descriptors as the system allows it. Returns how many
-/// that are.
+/// Raises the descriptor limit of the process to the maximum that the system allows.
+/// Returns the new limit.
 pub fn raise_limit() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
@@ -114,7 +120,8 @@ pub fn raise_limit() -> usize {
             current: maximum,
             maximum,
         };
-        // Some systems allow fewer than they say: then the limit stays.
+        // Some systems allow fewer descriptors than they report. Then the limit does not
+        // change.
         let _ = setrlimit(Resource::Nofile, raised);
     }
     let current = getrlimit(Resource::Nofile).current;
@@ -123,11 +130,10 @@ pub fn raise_limit() -> usize {
     })
 }
 
-/// Descriptors that are open only to be closed when there are no others.
+/// The reserve: descriptors that are open only to be closed when there are no others.
 static SPARES: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// Opens the descriptors in reserve, and those that were used up. To be called at the
-/// start, and every now and then.
+/// Fills the reserve of descriptors. Call this at the start, and again regularly.
 pub fn keep_spares() {
     let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
     while spares.len() < SPARE {
@@ -138,8 +144,8 @@ pub fn keep_spares() {
     }
 }
 
-/// Closes a descriptor in reserve, so that the next thing to be opened gets it. Returns
-/// whether there was one.
+/// Closes a descriptor of the reserve, so that the next open can use it. Returns whether
+/// there was one.
 #[must_use]
 pub fn release_spare() -> bool {
     let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,14 +162,15 @@ pub fn is_shortage(error: &io::Error) -> bool {
         .any(|errno| code == Some(errno.raw_os_error()))
 }
 
-/// Opens something, if need be with a descriptor in reserve.
+/// Calls `open`. If there are no descriptors, uses one of the reserve.
 ///
 /// # Errors
-/// What `open` says.
+/// The error of `open`.
 pub fn open_with_spare<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match open() {
-            // Another thread may take what was released: the next spare is tried then.
+            // Another thread may use the released descriptor first. Then the next one of
+            // the reserve is tried.
             Err(error) if is_shortage(&error) && release_spare() => {}
             outcome => return outcome,
         }

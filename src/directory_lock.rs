@@ -1,8 +1,8 @@
 //! `DirectoryLock`: one process at a time changes a directory.
 //!
-//! The lock file, `DIR/.lock`, is for its owner alone. A user who can open it can hold
-//! the lock, and so keep an operator from revoking a certificate. It has mode 0600, a
-//! wider mode is corrected, and waiting for the lock has a timeout.
+//! Only the owner may open the lock file, `DIR/.lock`. Another user who can open it could
+//! hold the lock, and prevent an operator from revoking a certificate. Therefore the file
+//! has mode 0600, a wider mode is corrected, and waiting for the lock has a timeout.
 
 use std::fmt;
 use std::fs::{File, Metadata, Permissions, TryLockError};
@@ -16,9 +16,9 @@ use rustix::fs::{Mode, OFlags};
 use crate::file_read::require_regular;
 use crate::kill_point::kill_point;
 
-/// How long to wait for another process to finish with the directory.
+/// How long to wait until another process has released the directory.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How often to look whether it has.
+/// Time between two attempts.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// The mode of the lock file.
 const PRIVATE: u32 = 0o600;
@@ -26,7 +26,7 @@ const PRIVATE: u32 = 0o600;
 /// Why a directory cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Something else stands in the place of the lock file.
+    /// The path of the lock file belongs to something that is not a regular file.
     #[error(
         "cannot lock {}: {error}; remove it, and the next command makes a new one",
         .path.display()
@@ -34,20 +34,20 @@ pub enum LockError {
     NotRegular {
         /// The lock file.
         path: PathBuf,
-        /// What it is.
+        /// The error that says what is there.
         error: io::Error,
     },
     /// The lock file cannot be opened or locked.
     #[error("cannot {act} {}: {error}", .path.display())]
     Io {
-        /// The failed act.
+        /// The operation that failed.
         act: &'static str,
         /// The lock file.
         path: PathBuf,
-        /// The system's reason.
+        /// The error of the system.
         error: io::Error,
     },
-    /// Another process holds the lock, and went on holding it.
+    /// Another process held the lock until the timeout.
     #[error(
         "{} is locked by {holder}, and still was after {} seconds; try again when it is done, or \
          end it",
@@ -56,19 +56,19 @@ pub enum LockError {
     Busy {
         /// The lock file.
         path: PathBuf,
-        /// Which process.
+        /// The process that holds the lock.
         holder: Holder,
-        /// How long this one has waited.
+        /// How long this process has waited.
         waited: Duration,
     },
 }
 
-/// The process that holds a lock, as far as the system says.
+/// The process that holds a lock, if the system reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
-    /// Its number and, while it lives, the name of its program.
+    /// Its process id and, while it runs, the name of its program.
     Process(u32, Option<String>),
-    /// The system does not say.
+    /// The system does not report it.
     Unknown,
 }
 
@@ -82,17 +82,19 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Holds a directory for this process until dropped.
+/// The lock of a directory. It is released when this is dropped.
 #[derive(Debug)]
 pub struct DirectoryLock {
-    /// The operating system unlocks when this is closed, however the process ends.
+    /// When this file is closed, the operating system releases the lock, even if the
+    /// process is killed.
     file: File,
 }
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        // A process that another thread is starting has a copy of the open file until its
-        // program runs, and closing this one alone would leave the lock to it.
+        // Unlocked explicitly: if another thread starts a process at this moment, that
+        // process has a copy of the open file until its program runs, and would keep the
+        // lock.
         let _ = self.file.unlock();
     }
 }
@@ -101,7 +103,7 @@ impl DirectoryLock {
     /// Waits for the lock, up to a timeout.
     ///
     /// # Errors
-    /// When another process keeps it, or the lock file cannot be used.
+    /// If another process holds it until the timeout, or if the lock file cannot be used.
     pub fn acquire(directory: &Path) -> Result<Self, LockError> {
         Self::acquire_within(directory, TIMEOUT)
     }
@@ -109,7 +111,7 @@ impl DirectoryLock {
     /// Takes the lock if it is free.
     ///
     /// # Errors
-    /// As [`Self::acquire`].
+    /// Same as [`Self::acquire`].
     pub fn try_acquire(directory: &Path) -> Result<Self, LockError> {
         Self::acquire_within(directory, Duration::ZERO)
     }
@@ -142,14 +144,14 @@ fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LockError
     move |error| LockError::Io { act, path, error }
 }
 
-/// Opens the lock file, or makes it. Nothing else is opened: a link could lead
-/// anywhere, and opening a pipe or a device may block or set something off.
+/// Opens the lock file, or creates it. Only a regular file is opened: a link could lead
+/// anywhere, and to open a pipe or a device may block or have side effects.
 fn open(path: &Path) -> Result<(File, Metadata), LockError> {
     let not_regular = |error| LockError::NotRegular {
         path: path.to_owned(),
         error,
     };
-    // In words that say what is there: the system's do not.
+    // Makes an error that says what is there, because the error of the system does not.
     match path.symlink_metadata() {
         Ok(found) => require_regular(found.file_type()).map_err(not_regular)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -167,12 +169,13 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
         .map_err(|error| failed("open", path)(error.into()))?;
     let file = File::from(opened);
     let metadata = file.metadata().map_err(failed("look at", path))?;
-    // What was looked at may have been replaced before it was opened.
+    // Checked again: the file may have been replaced between the first check and the
+    // open.
     require_regular(metadata.file_type()).map_err(not_regular)?;
     if metadata.permissions().mode() & 0o077 != 0 {
         match file.set_permissions(Permissions::from_mode(PRIVATE)) {
-            // Another user's file, whose owner can hold the lock whatever its mode is; or
-            // one on a file system that cannot be changed.
+            // The file belongs to another user, who can hold the lock with any mode, or
+            // its file system is read-only.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -184,7 +187,7 @@ fn open(path: &Path) -> Result<(File, Metadata), LockError> {
     Ok((file, metadata))
 }
 
-/// Linux lists the holders of all locks.
+/// Finds the holder of the lock. Only Linux lists the holders of all locks.
 #[cfg(target_os = "linux")]
 fn holder(lock_file: &Metadata) -> Holder {
     use crate::file_read::read_regular;
@@ -212,12 +215,12 @@ const fn holder(_: &Metadata) -> Holder {
     Holder::Unknown
 }
 
-/// Who holds a file in the list of `/proc/locks` (proc_locks(5)):
+/// Finds the process that holds a file in the list of `/proc/locks` (proc_locks(5)):
 ///
 /// `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`
 ///
-/// Those who wait have an arrow behind their number. A process of another
-/// namespace has the number 0.
+/// Waiting processes have an arrow after their number. A process of another namespace has
+/// the number 0.
 #[cfg(target_os = "linux")]
 fn holder_in(locks: &str, device: (u32, u32), inode: u64) -> Option<u32> {
     let place = format!("{:02x}:{:02x}:{inode}", device.0, device.1);
@@ -298,7 +301,8 @@ mod tests {
         );
         drop(held);
         drop(DirectoryLock::try_acquire(directory.path()).unwrap());
-        // Also by a process that opened the file while its mode allowed that.
+        // The lock can also be held by a process that opened the file while its mode
+        // allowed that.
         let elsewhere = File::open(&path).unwrap();
         elsewhere.lock().unwrap();
         assert!(refusal(directory.path()).contains("is locked by"));
@@ -329,7 +333,7 @@ nonsense
     fn a_copy_of_the_open_file_does_not_keep_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let lock = DirectoryLock::acquire(directory.path()).unwrap();
-        // As a process has that is being started.
+        // A process that is being started has such a copy.
         let copy = lock.file.try_clone().unwrap();
         drop(lock);
         DirectoryLock::try_acquire(directory.path()).unwrap();
@@ -356,13 +360,13 @@ nonsense
             assert!(said.contains(&format!("{place}: it is {what}")), "{said}");
             assert!(said.contains("remove it"), "{said}");
             if what == "a named pipe" {
-                // A reader makes no difference.
+                // A reader of the pipe must not change the result.
                 let mut options = std::fs::OpenOptions::new();
                 let flags = OFlags::NONBLOCK.bits().cast_signed();
                 let _reader = options.read(true).custom_flags(flags).open(&path).unwrap();
                 assert!(refusal(directory.path()).contains(what));
             }
-            // It was neither followed nor changed.
+            // The link was neither followed nor changed.
             assert!(!elsewhere.exists());
             if path.is_dir() {
                 std::fs::remove_dir(&path).unwrap();

@@ -1,11 +1,11 @@
-//! Reads whole files without trusting what stands at their path: regular files
-//! only, at most so many bytes, and never waiting for a writer.
+//! Reads whole files safely: only regular files, up to a maximum size, and without
+//! waiting for a writer.
 //!
-//! The program runs unattended. A named pipe where it expects a key would block
-//! it without end, a device could feed it bytes without end, and both can take the
-//! place of a file after its path was checked. So the path is opened without
-//! blocking first, and what was opened is checked. Symbolic links are followed:
-//! mounted secrets are links.
+//! No person watches the program while it runs. If a path that should be a key file
+//! is a named pipe, reading could block for ever, and a device could return bytes for
+//! ever. Either can replace a file after its path was checked. Therefore the path is
+//! first opened without blocking, and then the opened file is checked. Symbolic links
+//! are followed, because mounted secrets are links.
 
 use std::fmt;
 use std::fs::{File, FileType, Metadata};
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::descriptors::open_with_spare;
 
-/// A private file's content and its permission bits.
+/// The content and the permission bits of a private file.
 pub struct PrivateFile {
     /// Wiped when it is dropped.
     pub content: Zeroizing<Vec<u8>>,
@@ -28,7 +28,7 @@ pub struct PrivateFile {
 
 impl fmt::Debug for PrivateFile {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never the content.
+        // The content is never printed.
         formatter
             .debug_struct("PrivateFile")
             .field("mode", &format_args!("{:04o}", self.mode))
@@ -39,9 +39,10 @@ impl fmt::Debug for PrivateFile {
 /// Reads a regular file of at most `max` bytes.
 ///
 /// # Errors
-/// [`io::ErrorKind::FileTooLarge`] beyond `max`, [`io::ErrorKind::IsADirectory`] or
-/// [`io::ErrorKind::InvalidInput`] for anything that is no regular file, otherwise
-/// what the system says. Messages do not name the path: callers say what it is for.
+/// [`io::ErrorKind::FileTooLarge`] if the file is larger than `max`,
+/// [`io::ErrorKind::IsADirectory`] or [`io::ErrorKind::InvalidInput`] if it is not a
+/// regular file, otherwise the error of the system. Messages do not contain the path,
+/// because callers add it with its purpose.
 pub fn read_regular(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let (file, metadata) = open_regular(path)?;
     let mut content = Vec::new();
@@ -52,10 +53,10 @@ pub fn read_regular(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 /// Reads a regular file of at most `max` bytes that holds a secret.
 ///
 /// # Errors
-/// As [`read_regular`].
+/// Same as [`read_regular`].
 pub fn read_private(path: &Path, max: u64) -> io::Result<PrivateFile> {
     let (file, metadata) = open_regular(path)?;
-    // Wiped on errors too.
+    // Also wiped if there is an error.
     let mut content = Zeroizing::new(Vec::new());
     read_to_end(file, &metadata, max, &mut content)?;
     Ok(PrivateFile {
@@ -64,12 +65,12 @@ pub fn read_private(path: &Path, max: u64) -> io::Result<PrivateFile> {
     })
 }
 
-/// Reads at most `max` bytes of what an operator named on the command line. It may
-/// also be a pipe: shells hand over the output of a command as one. One without a
-/// writer is empty; a writer is waited for.
+/// Reads at most `max` bytes of a file that was named on the command line. It may
+/// also be a pipe, because shells pass the output of a command as a pipe. A pipe
+/// without a writer is empty. If there is a writer, this waits for it.
 ///
 /// # Errors
-/// As [`read_regular`], except that pipes and devices are read.
+/// Same as [`read_regular`], except that pipes and devices are read.
 pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let (file, metadata) = open(path)?;
     if metadata.is_file() || metadata.is_dir() {
@@ -83,21 +84,21 @@ pub fn read_named(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Opens a regular file for reading, and says what was opened.
+/// Opens a regular file for reading, and returns it with its metadata.
 ///
 /// # Errors
-/// As [`read_regular`], without a limit on the size.
+/// Same as [`read_regular`], without a limit on the size.
 pub fn open_regular(path: &Path) -> io::Result<(File, Metadata)> {
     let (file, metadata) = open(path)?;
     require_regular(metadata.file_type())?;
     Ok((file, metadata))
 }
 
-/// Opens anything, without waiting.
+/// Opens any type of file without blocking.
 fn open(path: &Path) -> io::Result<(File, Metadata)> {
-    // NONBLOCK: opening a pipe without a writer returns at once; reading a
-    // regular file is the same with it. NOCTTY: opening a terminal must not make
-    // it this process's own.
+    // NONBLOCK: to open a pipe without a writer does not block; for regular files the
+    // flag has no effect. NOCTTY: a terminal that is opened must not become the
+    // controlling terminal of this process.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let open = || rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()));
     let file = File::from(open_with_spare(|| open().map_err(io::Error::from))?);
@@ -105,11 +106,11 @@ fn open(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
-/// Refuses everything but regular files, in words that say what is there.
+/// Refuses everything except regular files. The error says what is there.
 ///
 /// # Errors
-/// [`io::ErrorKind::IsADirectory`] for a directory, [`io::ErrorKind::InvalidInput`]
-/// for the rest.
+/// [`io::ErrorKind::IsADirectory`] for a directory, otherwise
+/// [`io::ErrorKind::InvalidInput`].
 pub fn require_regular(file_type: FileType) -> io::Result<()> {
     let what = if file_type.is_file() {
         return Ok(());
@@ -129,8 +130,8 @@ pub fn require_regular(file_type: FileType) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, message))
 }
 
-/// Whether an error of this module says that there is something else than a regular
-/// file: then it helps to put one there.
+/// Whether an error of this module means that the path is not a regular file. Then
+/// the remedy is to put a regular file there.
 #[must_use]
 pub fn is_not_regular(error: &io::Error) -> bool {
     matches!(
@@ -139,8 +140,8 @@ pub fn is_not_regular(error: &io::Error) -> bool {
     )
 }
 
-/// The size that the system reports is a hint: files of /proc have none, and others
-/// may grow while they are read.
+/// Reads a file to its end. The size that the system reports is only a hint: files of
+/// /proc report 0, and others may grow while they are read.
 fn read_to_end(file: File, metadata: &Metadata, max: u64, content: &mut Vec<u8>) -> io::Result<()> {
     let too_large = || {
         let message = format!("it is larger than {max} bytes");
@@ -149,8 +150,8 @@ fn read_to_end(file: File, metadata: &Metadata, max: u64, content: &mut Vec<u8>)
     if metadata.len() > max {
         return Err(too_large());
     }
-    // Room for everything, and for the look beyond its end: growing would leave
-    // copies of a secret behind.
+    // Reserves enough space for the whole file and for the byte that is read after
+    // its end. If the buffer had to grow, copies of a secret would remain in memory.
     let expected = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
     content
         .try_reserve_exact(expected.saturating_add(1))
@@ -172,8 +173,8 @@ mod tests {
 
     use super::*;
 
-    /// What reading a path says, which must be said at once. A reader that waits is
-    /// left behind on its thread.
+    /// Returns the error of reading a path. A read that blocks is left on its thread,
+    /// and the test fails.
     fn refusal(path: &Path, max: u64) -> io::Error {
         let (said, hears) = mpsc::channel();
         let path = path.to_owned();
@@ -215,7 +216,7 @@ mod tests {
                 .success()
         );
         assert_eq!(read_named(&pipe, 10).unwrap(), b"");
-        // Opened for both, as that does not wait for a reader.
+        // Opened for reading and writing, because that does not wait for a reader.
         let mut options = std::fs::OpenOptions::new();
         let mut writer = options.read(true).write(true).open(&pipe).unwrap();
         writer.write_all(b"123").unwrap();
@@ -223,7 +224,7 @@ mod tests {
         writer.write_all(b"45").unwrap();
         drop(writer);
         let read = reader.join().unwrap().unwrap();
-        // It may have been opened after the writer was done, which is the end too.
+        // The pipe may have been opened after the writer had ended. Then it is empty.
         assert!(read.is_empty() || read == b"12345", "{read:?}");
         let path = directory.path().join("a");
         std::fs::write(&path, "12345").unwrap();
@@ -255,7 +256,7 @@ mod tests {
         let error = refusal(directory.path(), 10);
         assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
         assert!(error.to_string().contains("a directory"), "{error}");
-        // The system does not even open one.
+        // The system refuses to open a socket.
         let socket = directory.path().join("socket");
         let _listener = UnixListener::bind(&socket).unwrap();
         refusal(&socket, 10);
@@ -273,7 +274,7 @@ mod tests {
         assert_eq!(error.to_string(), "it is larger than 4 bytes");
         std::fs::write(&path, "").unwrap();
         assert_eq!(read_regular(&path, 0).unwrap(), b"");
-        // Its size is said to be 0.
+        // The reported size of this file is 0.
         #[cfg(target_os = "linux")]
         {
             let status = Path::new("/proc/self/status");

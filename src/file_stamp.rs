@@ -1,8 +1,8 @@
-//! `FileStamp`: what `stat` says of a file, to notice that it has changed.
+//! `FileStamp`: the `stat` data of a file. It shows whether the file has changed.
 //!
-//! No content is read. Links are followed, so that atomic renames and swapped
-//! symbolic links are seen on every kind of file system. A file system that does
-//! not answer blocks the thread that asks: never ask on a runtime's thread.
+//! No content is read. Links are followed, so that atomic renames and replaced
+//! symbolic links are noticed on every kind of file system. If a file system hangs,
+//! it blocks the calling thread. Never call this on a thread of a runtime.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,27 +12,28 @@ use std::path::{Path, PathBuf};
 
 use crate::descriptors::open_with_spare;
 
-/// One file or directory as it was when its stamp was taken.
+/// The state of one file or directory when its stamp was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
-    /// Moves even if a program sets the modification time back, as archivers do,
-    /// and with permissions and owners: what could not be read may be readable now.
+    /// The time of the last status change. It also changes if a program restores an
+    /// old modification time, as archive programs do, and if permissions or the
+    /// owner change: an unreadable file may be readable now.
     changed: (i64, i64),
-    /// Names in a directory; empty for a file.
+    /// The names in a directory. Empty for a file.
     names: Vec<OsString>,
 }
 
-/// Several of them; `None` for a path at which there is nothing.
+/// The stamps of several paths; `None` for a path at which there is no file.
 pub type FileStamps = BTreeMap<PathBuf, Option<FileStamp>>;
 
 impl FileStamp {
-    /// Takes the stamp of a file or directory; `None` if there is nothing. Of a
-    /// directory only the names matter: a log written into it changes neither them
-    /// nor anything that is read.
+    /// Takes the stamp of a file or directory; `None` if there is none. Of a
+    /// directory only the names are recorded, so that the growth of a log file in it
+    /// is not a change.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
@@ -98,7 +99,8 @@ mod tests {
         let renamed = look_at(&watched);
         assert_ne!(renamed, before);
 
-        // A file that became readable, and one whose modification time was set back.
+        // A file that became readable, and a file whose modification time was set to
+        // an earlier time.
         let mut permissions = fs::metadata(&file).unwrap().permissions();
         std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
         fs::set_permissions(&file, permissions).unwrap();
@@ -126,7 +128,8 @@ mod tests {
         fs::write(lists.join("new.crl"), "x").unwrap();
         assert_ne!(look_at(&watched), renamed);
 
-        // As Kubernetes swaps a mounted volume: a link to a directory changes.
+        // Kubernetes replaces a mounted volume like this: a link to a directory
+        // changes.
         for name in ["one", "two"] {
             fs::create_dir(directory.path().join(name)).unwrap();
             fs::write(directory.path().join(name).join("f"), "same").unwrap();

@@ -1,6 +1,6 @@
-//! `FrameScanner`: finds the frames of an HTTP/2 connection in its bytes, and reads the
-//! few fields that the gateway needs beside what its HTTP library tells (RFC 9113
-//! section 4.1). [`merged_data`] makes few DATA frames of many.
+//! `FrameScanner`: finds the frames of an HTTP/2 connection in its bytes (RFC 9113
+//! section 4.1), and reads the few fields that the HTTP library does not report.
+//! [`merged_data`] merges small DATA frames into larger ones.
 
 pub mod merged_data;
 
@@ -13,17 +13,17 @@ const HEADER: usize = 9;
 pub const DATA: u8 = 0;
 /// Frame type of heads and trailers (section 6.2).
 pub const HEADERS: u8 = 1;
-/// Frame type that ends a stream early (section 6.4).
+/// Frame type that resets a stream (section 6.4).
 pub const RST_STREAM: u8 = 3;
 /// Frame type of a peer's settings (section 6.5).
 pub const SETTINGS: u8 = 4;
 /// Frame type that ends a connection (section 6.8).
 pub const GOAWAY: u8 = 7;
-/// Frame type that opens a window further (section 6.9).
+/// Frame type that enlarges a window (section 6.9).
 pub const WINDOW_UPDATE: u8 = 8;
-/// Flag of the last DATA or HEADERS frame of a stream.
+/// Flag of the last DATA or HEADERS frame that a peer sends on a stream.
 pub const END_STREAM: u8 = 1;
-/// Flag of a SETTINGS frame that only acknowledges.
+/// Flag of a SETTINGS frame that only acknowledges settings.
 pub const ACK: u8 = 1;
 
 /// SETTINGS_INITIAL_WINDOW_SIZE and SETTINGS_MAX_HEADER_LIST_SIZE (RFC 9113 section
@@ -34,32 +34,34 @@ const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 /// Length of one setting.
 pub const SETTING: usize = 6;
 
-/// The scanner of one direction.
+/// The frame scanner of one direction of a connection.
 #[derive(Debug)]
 pub struct FrameScanner {
     header: [u8; HEADER],
     /// How many bytes of `header` were read.
     have: usize,
-    /// Bytes to be skipped.
+    /// Number of bytes to skip.
     skip: u32,
     /// The part of a frame's payload that is read.
     payload: Payload,
-    /// What a SETTINGS frame sets.
+    /// The settings of the present SETTINGS frame.
     settings: Settings,
 }
 
-/// What the last settings of each kind in one SETTINGS frame say.
+/// The settings in one SETTINGS frame. If a setting occurs several times, the last value
+/// counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Settings {
-    /// The window that streams begin with, in bytes.
+    /// The initial window of streams, in bytes.
     pub initial_window: Option<u32>,
-    /// Most bytes of a head that the peer takes, counted as RFC 9113 section 6.5.2 says.
+    /// Maximum size of a head that the peer accepts, counted as in RFC 9113 section
+    /// 6.5.2.
     pub max_header_list_size: Option<u32>,
     /// Whether extended CONNECT is allowed.
     pub connect_protocol: Option<bool>,
 }
 
-/// The first bytes of a payload, or one setting after the other.
+/// The first bytes of a payload. For SETTINGS, it contains one setting at a time.
 #[derive(Debug)]
 struct Payload {
     bytes: [u8; 8],
@@ -67,28 +69,28 @@ struct Payload {
     want: usize,
 }
 
-/// A frame whose header and the needed part of its payload were read.
+/// A frame. Its header, and the needed part of its payload, have been read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
     /// Its type.
     pub kind: u8,
     /// Its flags.
     pub flags: u8,
-    /// The stream it belongs to; 0 for the connection.
+    /// The stream to which it belongs; 0 for the connection.
     pub stream: u32,
     /// Length of its payload in bytes.
     pub length: u32,
     /// RST_STREAM and GOAWAY: the error code.
     pub code: u32,
-    /// WINDOW_UPDATE: the increment. SETTINGS: the initial window of streams, if it is
-    /// set.
+    /// WINDOW_UPDATE: the increment. SETTINGS: the initial window of streams, if the
+    /// frame sets it.
     pub window: Option<u32>,
-    /// SETTINGS: what else is set.
+    /// SETTINGS: the values that the frame sets.
     pub settings: Settings,
 }
 
 impl FrameScanner {
-    /// A scanner of a direction whose frames begin after `skip` bytes.
+    /// Creates the scanner of a direction whose frames begin after `skip` bytes.
     #[must_use]
     pub const fn new(skip: u32) -> Self {
         Self {
@@ -161,8 +163,8 @@ impl FrameScanner {
         }
     }
 
-    /// Whether the needed part of the payload is complete; if not, continues with the
-    /// next setting.
+    /// Returns whether the needed part of the payload is complete. If another setting
+    /// follows, prepares to read it.
     fn is_whole(&mut self) -> bool {
         let [_, _, _, kind, ..] = self.header;
         if kind != SETTINGS {
@@ -223,7 +225,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        /// The same frames are found wherever reads begin and end.
+        /// The scanner finds the same frames, however the bytes are split into reads.
         #[test]
         fn frames_are_found_in_any_pieces(
             frames in prop::collection::vec((0_u8..10, any::<u8>(), 0_u32..0x7fff_ffff, prop::collection::vec(prop_oneof![Just(0), Just(4), any::<u8>()], 0..24)), 0..12),

@@ -1,18 +1,18 @@
-//! Points between two file operations at which tests end the process.
+//! Points between two file operations at which tests end a process.
 //!
-//! A process can be killed, or the machine lose power, between any two changes of
-//! files. [`kill_point`] stands between them: in the program it is nothing, in unit
-//! tests a child process ends at the one it was told to, without running any
-//! destructor, as a kill would.
+//! A process can be killed, or the machine can lose power, between any two changes of
+//! files. [`kill_point`] is called between them. In the program it does nothing. In
+//! unit tests, a child process ends at one selected point without running
+//! destructors, as if it were killed.
 
-/// Does nothing outside of tests.
+/// Does nothing, except in tests.
 #[cfg(not(test))]
 pub(crate) const fn kill_point() {}
 
 #[cfg(test)]
 pub(crate) use tests::kill_point;
 
-/// How tests kill a child process at each point in turn.
+/// Runs a child process in tests, and kills it at each point in turn.
 #[cfg(test)]
 pub(crate) mod tests {
     use std::path::Path;
@@ -25,7 +25,7 @@ pub(crate) mod tests {
     /// The exit code of a child that ended at its point.
     const KILLED: i32 = 86;
 
-    /// Which point this process ends at, counted from 0.
+    /// The point at which this process ends, counted from 0.
     static KILL_AT: LazyLock<Option<u32>> =
         LazyLock::new(|| std::env::var(TARGET).ok()?.parse().ok());
     static REACHED: AtomicU32 = AtomicU32::new(0);
@@ -38,13 +38,13 @@ pub(crate) mod tests {
         }
     }
 
-    /// In a child: the directory to work in.
+    /// Returns the directory to work in, if this process is a child.
     pub(crate) fn directory() -> Option<std::path::PathBuf> {
         std::env::var_os(DIRECTORY).map(Into::into)
     }
 
     /// Runs the ignored test `name` of this binary on a directory, and ends it at a
-    /// point. Says whether it came to that point.
+    /// point. Returns whether it reached that point.
     pub(crate) fn kill_at(point: u32, name: &str, directory: &Path) -> bool {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--ignored", "--nocapture"])
@@ -65,9 +65,9 @@ pub(crate) mod tests {
         }
     }
 
-    /// Runs the ignored test `name` on directories that `prepare` makes, ending it at
-    /// its first point, its second and so on, and calls `check` with what each left
-    /// behind; at last with what an undisturbed run leaves.
+    /// Runs the ignored test `name` once for each of its points, and ends it there.
+    /// `prepare` makes the directory of each run, and `check` is called with what the
+    /// run has left. The last run is not ended early.
     pub(crate) fn at_each_point(
         name: &str,
         mut prepare: impl FnMut(&Path),
@@ -80,7 +80,7 @@ pub(crate) mod tests {
             eprintln!("{name}: killed at point {point}: {was_killed}");
             check(home.path());
             if !was_killed {
-                // Every operation on files has some.
+                // Every operation on files has several points.
                 assert!(point > 2, "{name} has {point} points");
                 return;
             }

@@ -1,19 +1,19 @@
 //! PEM files (RFC 7468): the one reader of the project, and the writer of
 //! certificates and lists.
 //!
-//! A block that is passed over is a root that is not trusted, or a revoked
-//! certificate that is let in. So a file is read whole or refused: every line is
-//! part of a block, blank, or explanatory text, and what could be the remains of
-//! a damaged block is an error with its line number. The exact rule is in
-//! `parse`.
+//! If a block were ignored, a root might not be trusted, or a revoked certificate
+//! might be accepted. Therefore a file is either read completely or refused. Each
+//! line must be part of a block, blank, or explanatory text. A line that could be
+//! a part of a damaged block is an error with its line number. The exact rule is
+//! in `parse`.
 //!
-//! What is read right: a byte order mark, every kind of line end, blanks around
-//! lines, blank lines, explanatory text between blocks (`openssl x509 -text`,
-//! `Bag Attributes`, comments), and `-----END X----------BEGIN X-----`, which is
-//! what `cat` makes of files without a final line end.
+//! These forms are accepted: a byte order mark, every kind of line end, blanks
+//! around lines, blank lines, explanatory text between blocks (`openssl x509
+//! -text`, `Bag Attributes`, comments), and `-----END X----------BEGIN X-----`,
+//! which `cat` makes if the first file has no final line end.
 //!
-//! The reader knows nothing of ASN.1. Errors never quote the content of a block:
-//! it may be a private key.
+//! The reader does not parse ASN.1. Errors never contain the content of a block,
+//! because it may be a private key.
 
 mod error;
 mod parse;
@@ -35,23 +35,23 @@ const REQUEST: &str = "CERTIFICATE REQUEST";
 /// Characters of base64 on a line (RFC 7468 section 2).
 const LINE_LENGTH: usize = 64;
 
-/// One block.
+/// One PEM block.
 pub struct Block {
     label: String,
-    /// The number of its first line, from 1.
+    /// The number of its first line, counted from 1.
     line: usize,
-    /// Wiped when dropped: it may be a private key.
+    /// Wiped when dropped, because it may be a private key.
     der: Zeroizing<Vec<u8>>,
 }
 
 impl Block {
-    /// What stands after `-----BEGIN`: printable ASCII without dashes.
+    /// Returns the label after `-----BEGIN`: printable ASCII without dashes.
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// What it holds.
+    /// Returns the decoded content.
     #[must_use]
     pub fn der(&self) -> &[u8] {
         &self.der
@@ -72,7 +72,7 @@ impl std::fmt::Debug for Block {
     }
 }
 
-/// What a file is expected to hold.
+/// What a file is expected to contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     Certificate,
@@ -148,13 +148,14 @@ impl Pkcs8Key {
         })
     }
 
-    /// Whether a passphrase is needed to read it.
+    /// Whether a passphrase is needed to read the key.
     #[must_use]
     pub const fn is_encrypted(&self) -> bool {
         self.is_encrypted
     }
 
-    /// The DER, encrypted or not. Keep the borrow short, never log it.
+    /// Returns the DER, encrypted or not. Keep the borrow short, and never log
+    /// it.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.der
@@ -170,10 +171,10 @@ impl std::fmt::Debug for Pkcs8Key {
     }
 }
 
-/// Every block, whatever its label; at least one.
+/// Reads all blocks with any label; at least one.
 ///
 /// # Errors
-/// When the file holds none, or anything in it could be a damaged block.
+/// If the file has no block, or if a part of it could be a damaged block.
 pub fn blocks(content: &[u8]) -> Result<Vec<Block>, PemError> {
     if is_der(content) {
         return Err(Problem::Der(None).in_file());
@@ -185,10 +186,11 @@ pub fn blocks(content: &[u8]) -> Result<Vec<Block>, PemError> {
     Ok(blocks)
 }
 
-/// The certificates of a file that may hold nothing else; at least one.
+/// Reads the certificates of a file that must not contain anything else; at least
+/// one.
 ///
 /// # Errors
-/// As [`blocks`], and when a block is no certificate.
+/// Same as [`blocks`], and if a block is not a certificate.
 pub fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let wanted = Wanted::Certificate;
     let blocks = blocks(content).map_err(|error| error.wanting(wanted))?;
@@ -201,11 +203,11 @@ pub fn certificates(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemE
     certificates.collect()
 }
 
-/// The certificates of a file that may hold their private key too: such files
-/// exist, because other programs want them. At least one.
+/// Reads the certificates of a file that may also contain their private key,
+/// because other programs need such files. There is at least one certificate.
 ///
 /// # Errors
-/// As [`blocks`], and when a block is neither certificate nor key.
+/// Same as [`blocks`], and if a block is neither a certificate nor a key.
 pub fn certificates_beside_key(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let wanted = Wanted::Certificate;
     let mut certificates = Vec::new();
@@ -222,11 +224,12 @@ pub fn certificates_beside_key(content: &[u8]) -> Result<Vec<CertificateDer<'sta
     Ok(certificates)
 }
 
-/// The private key of a file, in any form without a passphrase, for rustls. The
-/// file may hold the key's certificates too.
+/// Reads the private key of a file, in any form without a passphrase, for rustls.
+/// The file may also contain the key's certificates.
 ///
 /// # Errors
-/// As [`blocks`], and when there is no key, more than one, or anything else.
+/// Same as [`blocks`], and if there is no key, more than one key, or another kind
+/// of block.
 pub fn private_key(content: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     let (form, block) = key_block(content)?;
     let line = block.line;
@@ -239,21 +242,21 @@ pub fn private_key(content: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     })
 }
 
-/// The private key of a file, in PKCS#8, with or without a passphrase. The file
-/// may hold the key's certificates too.
+/// Reads the private key of a file, in PKCS#8, with or without a passphrase. The
+/// file may also contain the key's certificates.
 ///
 /// # Errors
-/// As [`private_key`], and when the key is in another form.
+/// Same as [`private_key`], and if the key is in another form.
 pub fn pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
     let (form, block) = key_block(content)?;
     Pkcs8Key::from_block(form, block)
 }
 
-/// The private key of a file, in PKCS#8 without a passphrase. The file may hold
-/// the key's certificates too.
+/// Reads the private key of a file, in PKCS#8 without a passphrase. The file may
+/// also contain the key's certificates.
 ///
 /// # Errors
-/// As [`pkcs8_key`], and when the key is encrypted.
+/// Same as [`pkcs8_key`], and if the key is encrypted.
 pub fn plain_pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
     let (form, block) = key_block(content)?;
     match form {
@@ -262,8 +265,8 @@ pub fn plain_pkcs8_key(content: &[u8]) -> Result<Pkcs8Key, PemError> {
     }
 }
 
-/// The block of the private key. Exactly one: which of several is meant is not
-/// guessed.
+/// Returns the block of the private key. There must be exactly one, because the
+/// reader does not guess which of several is meant.
 fn key_block(content: &[u8]) -> Result<(KeyForm, Block), PemError> {
     let wanted = Wanted::PrivateKey;
     let mut found = None;
@@ -283,11 +286,11 @@ fn key_block(content: &[u8]) -> Result<(KeyForm, Block), PemError> {
     })
 }
 
-/// The revocation lists of a file that may hold nothing else, in PEM, or one in
-/// DER; at least one.
+/// Reads the revocation lists of a file that must not contain anything else: one
+/// or more in PEM, or one in DER.
 ///
 /// # Errors
-/// As [`blocks`], and when a block is no revocation list.
+/// Same as [`blocks`], and if a block is not a revocation list.
 pub fn revocation_lists(
     content: &[u8],
 ) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
@@ -305,10 +308,10 @@ pub fn revocation_lists(
     lists.collect()
 }
 
-/// The one PKCS#10 request of a file, in PEM or DER.
+/// Reads the only PKCS#10 request of a file, in PEM or DER.
 ///
 /// # Errors
-/// As [`blocks`], and when there is another block.
+/// Same as [`blocks`], and if there is another block.
 pub fn request(content: &[u8]) -> Result<Vec<u8>, PemError> {
     if is_der(content) {
         return Ok(content.to_vec());
@@ -316,7 +319,7 @@ pub fn request(content: &[u8]) -> Result<Vec<u8>, PemError> {
     let wanted = Wanted::Request;
     let mut found = None;
     for block in blocks(content).map_err(|error| error.wanting(wanted))? {
-        // The second is what older tools write (RFC 7468 section 7).
+        // Older tools write the second label (RFC 7468 section 7).
         if !matches!(block.label(), REQUEST | "NEW CERTIFICATE REQUEST") {
             return Err(unwanted(&block, wanted));
         }
@@ -328,22 +331,22 @@ pub fn request(content: &[u8]) -> Result<Vec<u8>, PemError> {
     found.ok_or_else(|| Problem::NoBlock(Some(wanted)).in_file())
 }
 
-/// Whether content is DER of a certificate, request, list or key: a SEQUENCE in
-/// the long form. No text begins so.
+/// Whether the content is DER of a certificate, request, list or key: a SEQUENCE
+/// in the long form. No text begins with these bytes.
 #[must_use]
 pub const fn is_der(content: &[u8]) -> bool {
     matches!(content, [0x30, length, ..] if *length >= 0x80)
 }
 
-/// `X509 CERTIFICATE` is what old programs write; OpenSSL reads it as the same.
-/// `TRUSTED CERTIFICATE` is not: OpenSSL's trust settings follow the certificate.
+/// Old programs write `X509 CERTIFICATE`; OpenSSL reads it as `CERTIFICATE`.
+/// `TRUSTED CERTIFICATE` is different: OpenSSL's trust settings follow the
+/// certificate.
 fn is_certificate(label: &str) -> bool {
     matches!(label, CERTIFICATE | "X509 CERTIFICATE")
 }
 
-/// `EC PARAMETERS` is written beside each key by `openssl ecparam -genkey`, and
-/// `DH PARAMETERS` stands in files made for other servers. Neither is a
-/// certificate or a key.
+/// `openssl ecparam -genkey` writes `EC PARAMETERS` with each key, and files for
+/// other servers may contain `DH PARAMETERS`. Neither is a certificate or a key.
 fn is_parameters(label: &str) -> bool {
     label.ends_with(" PARAMETERS")
 }
@@ -356,13 +359,13 @@ fn unwanted(block: &Block, wanted: Wanted) -> PemError {
     .on(block.line)
 }
 
-/// One certificate as PEM.
+/// Encodes one certificate as PEM.
 #[must_use]
 pub fn encode_certificate(der: &[u8]) -> String {
     encode(CERTIFICATE, der)
 }
 
-/// One revocation list as PEM.
+/// Encodes one revocation list as PEM.
 #[must_use]
 pub fn encode_revocation_list(der: &[u8]) -> String {
     encode(REVOCATION_LIST, der)

@@ -1,27 +1,28 @@
-//! `ReasonCode`: the one vocabulary for *why*.
+//! `ReasonCode`: the codes that say why a request or handshake was refused.
 //!
-//! The same word stands in audit lines, metrics labels, problem bodies, gRPC
-//! error details, `countersign explain` and `countersign reasons`. This module
-//! holds, for each code, the text, the HTTP and gRPC status, the TLS alert and
-//! who can mend it. It must not know where a code arises.
+//! The same word is used in audit lines, metric labels, problem bodies, gRPC
+//! error details, `countersign explain` and `countersign reasons`. For each
+//! code, this module holds the text, the HTTP and gRPC status, the TLS alert,
+//! and the party that can fix the cause. It must not depend on the code that
+//! uses a reason.
 
 use std::fmt;
 
-/// Who is able to remove the cause of a refusal.
+/// The party that can remove the cause of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mender {
     /// The calling workload or its developer.
     Caller,
-    /// Whoever runs the gateway or its certificate authority.
+    /// The operator of the gateway or of its certificate authority.
     Operator,
-    /// Whoever runs the service behind the gateway.
+    /// The operator of the service behind the gateway.
     Service,
-    /// Nobody needs to: waiting helps.
+    /// None: it is enough to wait.
     Time,
 }
 
 impl Mender {
-    /// The word used in documents and JSON.
+    /// Returns the word that is used in documents and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -33,23 +34,23 @@ impl Mender {
     }
 }
 
-/// What a reason is about; the sections of `docs/reasons.md`.
+/// The subject of a reason, and a section of `docs/reasons.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Category {
     /// The caller's certificate chain.
     Certificate,
-    /// A token beside the certificate.
+    /// A token that is sent in addition to the certificate.
     Token,
     /// The request itself.
     Request,
     /// The service behind the gateway.
     Upstream,
-    /// The gateway's own condition.
+    /// The state of the gateway itself.
     Gateway,
 }
 
 impl Category {
-    /// The word used in documents and JSON.
+    /// Returns the word that is used in documents and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -62,7 +63,7 @@ impl Category {
     }
 }
 
-/// TLS alert descriptions this gateway sends on purpose (RFC 8446 section 6).
+/// TLS alerts that the gateway sends for a reason (RFC 8446 section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsAlert {
     /// 44 `certificate_revoked`
@@ -78,7 +79,7 @@ pub enum TlsAlert {
 }
 
 impl TlsAlert {
-    /// The alert's number on the wire in TLS 1.3.
+    /// Returns the number of the alert in TLS 1.3.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -90,7 +91,7 @@ impl TlsAlert {
         }
     }
 
-    /// The alert's registered name.
+    /// Returns the registered name of the alert.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -103,7 +104,7 @@ impl TlsAlert {
     }
 }
 
-/// gRPC status numbers used in answers to gRPC callers.
+/// gRPC status numbers in responses to gRPC callers.
 pub mod grpc {
     /// `INVALID_ARGUMENT`
     pub const INVALID_ARGUMENT: u8 = 3;
@@ -133,52 +134,53 @@ macro_rules! reasons {
         }
 
         impl ReasonCode {
-            /// Every code, in the order of the documentation.
+            /// All codes, in the order of the documentation.
             pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
 
-            /// The code itself, for example `certificate-revoked`.
+            /// Returns the code itself, for example `certificate-revoked`.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $( Self::$variant => $code, )+ }
             }
 
-            /// What it is about.
+            /// Returns the subject of the reason.
             #[must_use]
             pub const fn category(self) -> Category {
                 match self { $( Self::$variant => Category::$category, )+ }
             }
 
-            /// HTTP status of the answer where an answer can be given.
+            /// Returns the HTTP status of a response with this reason.
             #[must_use]
             pub const fn status(self) -> u16 {
                 match self { $( Self::$variant => $status, )+ }
             }
 
-            /// gRPC status number of the answer to a gRPC caller.
+            /// Returns the gRPC status number of a response to a gRPC caller.
             #[must_use]
             pub const fn grpc_status(self) -> u8 {
                 match self { $( Self::$variant => grpc::$grpc, )+ }
             }
 
-            /// The TLS alert when a handshake fails for this reason.
+            /// Returns the TLS alert for a handshake that fails for this
+            /// reason.
             #[must_use]
             pub const fn alert(self) -> Option<TlsAlert> {
                 match self { $( Self::$variant => $alert, )+ }
             }
 
-            /// Who can mend it.
+            /// Returns the party that can fix the cause.
             #[must_use]
             pub const fn mender(self) -> Mender {
                 match self { $( Self::$variant => Mender::$mender, )+ }
             }
 
-            /// One short sentence that is safe to show a caller.
+            /// Returns a short sentence that is safe to show to a caller.
             #[must_use]
             pub const fn title(self) -> &'static str {
                 match self { $( Self::$variant => $title, )+ }
             }
 
-            /// What to do about it.
+            /// Returns a sentence that says what to do.
             #[must_use]
             pub const fn hint(self) -> &'static str {
                 match self { $( Self::$variant => $hint, )+ }
@@ -348,7 +350,7 @@ reasons! {
 }
 
 impl ReasonCode {
-    /// Finds a code by its word.
+    /// Returns the code with this word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.as_str() == word)

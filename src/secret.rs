@@ -1,8 +1,8 @@
-//! `Secret`: bytes that never show themselves and are wiped when dropped; and
-//! [`write_private`], how such bytes get into a file.
+//! `Secret`: bytes that are never printed and are wiped when dropped.
+//! [`write_private`] writes such bytes to a file.
 //!
-//! Holds private keys, passphrases and tokens between reading and using them.
-//! Reading the content takes an explicit [`Secret::expose`], easy to search for.
+//! A `Secret` holds private keys, passphrases and tokens until they are used. The
+//! content can only be read with [`Secret::expose`], which is easy to search for.
 
 use std::fmt;
 use std::fs::{File, Permissions};
@@ -26,7 +26,7 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The secret itself. Keep the borrow short, never log it.
+    /// Returns the secret. Keep the borrow short, and never log it.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -45,32 +45,34 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What to do when a file is there already.
+/// What to do if the file already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// Leave it alone and fail.
+    /// Keep it and fail.
     Refuse,
-    /// Put the new content in its place.
+    /// Replace it.
     Replace,
 }
 
-/// Writes a file that only its owner can read, whole or not at all.
+/// Writes a file that only its owner can read. The file is written completely or not
+/// at all.
 ///
-/// It is created beside `path`, exclusively and with mode 0600 from the first
-/// moment on, written, synced and renamed; then the directory is synced.
+/// A new file is created in the same directory, exclusively and with mode 0600 from
+/// the beginning. It is written, synced and renamed to `path`. Then the directory is
+/// synced.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] for [`Existing::Refuse`], or whatever the
-/// file system says.
+/// [`io::ErrorKind::AlreadyExists`] with [`Existing::Refuse`], or the error of the
+/// file system.
 pub fn write_private(path: &Path, content: &[u8], existing: Existing) -> io::Result<()> {
     write_private_by(path, content, existing, ".countersign-")
 }
 
-/// Like [`write_private`], under a name that begins with `prefix` until it is in its
-/// place: what a killed process left can be told from other files by that.
+/// Same as [`write_private`], but the temporary name begins with `prefix`. Temporary
+/// files that a killed process has left can be recognized by it.
 ///
 /// # Errors
-/// As [`write_private`].
+/// Same as [`write_private`].
 pub fn write_private_by(
     path: &Path,
     content: &[u8],
@@ -81,7 +83,7 @@ pub fn write_private_by(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // Removed again on every early return.
+    // Removed on every early return.
     let create = || {
         tempfile::Builder::new()
             .prefix(prefix)

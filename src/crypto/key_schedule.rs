@@ -1,9 +1,10 @@
 //! TLS 1.3's key schedule and transcript hash (RFC 8446 sections 7.1 and 4.4.1) over
 //! RustCrypto's SHA-2 and HMAC.
 //!
-//! A handshake derives some thirty secrets, several from each key. aws-lc-rs starts
-//! from the key each time, with allocations of its own; here a key's state is made
-//! once and copied. All other cryptography of a connection stays the provider's.
+//! A handshake derives about thirty secrets, several from each key. aws-lc-rs
+//! processes the key again for each secret, and allocates memory each time. Here the
+//! state of a key is computed once and copied. All other cryptography of a
+//! connection comes from the provider.
 
 use std::marker::PhantomData;
 use std::sync::LazyLock;
@@ -22,7 +23,7 @@ use zeroize::Zeroize as _;
 /// HMAC `M` with the hash function `D` (RFC 2104).
 struct HmacWith<M, D>(PhantomData<fn() -> (M, D)>);
 
-/// A key's state before any data.
+/// The state of a key before any data was added.
 struct Keyed<M>(M);
 
 impl<M, D> MakesKeys for HmacWith<M, D>
@@ -69,7 +70,7 @@ impl<M: Mac + Clone + Send + Sync> Key for Keyed<M> {
 /// The hash function `D`.
 struct HashWith<D>(HashAlgorithm, PhantomData<fn() -> D>);
 
-/// A hash that is being computed.
+/// A hash computation in progress.
 #[derive(Clone)]
 struct Hashing<D>(D);
 
@@ -116,7 +117,8 @@ static HMAC_SHA384: HmacWith<Hmac<Sha384>, Sha384> = HmacWith(PhantomData);
 static HKDF_SHA256: HkdfUsingHmac<'static> = HkdfUsingHmac(&HMAC_SHA256);
 static HKDF_SHA384: HkdfUsingHmac<'static> = HkdfUsingHmac(&HMAC_SHA384);
 
-/// A hash function and the key schedule over it, where there are some.
+/// Returns a hash function and the key schedule that uses it, if they exist for the
+/// algorithm.
 fn functions(algorithm: HashAlgorithm) -> Option<(&'static dyn Hash, &'static dyn Hkdf)> {
     match algorithm {
         HashAlgorithm::SHA256 => Some((&HASH_SHA256, &HKDF_SHA256)),
@@ -125,8 +127,8 @@ fn functions(algorithm: HashAlgorithm) -> Option<(&'static dyn Hash, &'static dy
     }
 }
 
-/// The provider's TLS 1.3 cipher suites with this key schedule, and its other ones
-/// as they are, in the provider's order.
+/// The cipher suites of the provider, in its order. Those of TLS 1.3 use this key
+/// schedule; the others are unchanged.
 static CIPHER_SUITES: LazyLock<Vec<Suite>> = LazyLock::new(|| {
     let suites = super::given_provider().cipher_suites;
     suites.into_iter().map(Suite::of).collect()
@@ -156,7 +158,7 @@ impl Suite {
     }
 }
 
-/// The provider with this key schedule.
+/// Returns the provider with this key schedule.
 pub(super) fn provider() -> CryptoProvider {
     let suites = CIPHER_SUITES.iter().map(|suite| match suite {
         Suite::Ours(suite) => SupportedCipherSuite::Tls13(suite),
@@ -175,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    /// What a key schedule makes of these.
+    /// Returns the outputs of a key schedule for these inputs.
     fn outputs(
         hkdf: &dyn Hkdf,
         salt: Option<&[u8]>,
@@ -214,7 +216,8 @@ mod tests {
         }
     }
 
-    /// What a hash function makes of these, in one and in pieces.
+    /// Returns the outputs of a hash function for these inputs, hashed at once and
+    /// in pieces.
     fn hashes(hash: &dyn Hash, pieces: &[&[u8]]) -> Vec<Vec<u8>> {
         let mut context = hash.start();
         let mut found = vec![hash.hash(&pieces.concat()).as_ref().to_vec()];

@@ -1,13 +1,13 @@
 //! `MergedData`: an HTTP/2 connection whose reader sees small DATA frames as fewer larger
 //! ones, and never an empty one.
 //!
-//! Where content is cut into frames means nothing (RFC 9113 section 6.1), and a DATA frame
-//! without content that does not end its stream means nothing at all. The HTTP library
-//! ends a connection that has a hundred empty ones in its life, or some thousand small
-//! ones that were not consumed yet. Peers send them: servers that flush each piece,
-//! proxies that pass on what they were given, callers that mean harm. How many are too
-//! many is for the user of this module to decide, which counts frames before they come
-//! here.
+//! The boundaries of DATA frames have no meaning (RFC 9113 section 6.1). A DATA frame
+//! without content that does not end its stream has no meaning at all. The HTTP library
+//! closes a connection after a hundred empty DATA frames, or if about a thousand small
+//! ones were not consumed yet. But peers send such frames: servers that flush each piece,
+//! proxies that forward frames as they arrive, and callers that attack. The user of this
+//! module decides how many are too many, and counts the frames before they reach this
+//! module.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -19,26 +19,26 @@ use super::{DATA, END_STREAM};
 
 /// Length of a frame header.
 const HEADER: usize = 9;
-/// Flag of a DATA frame with padding, which counts towards the windows (RFC 9113 section
-/// 6.1): such a frame cannot be left out.
+/// Flag of a DATA frame with padding. Padding counts towards the windows (RFC 9113 section
+/// 6.1), so that such a frame cannot be left out.
 const PADDED: u8 = 8;
 
-/// Largest payload of a frame that either side of the gateway has announced to take (RFC
-/// 9113 section 6.5.2: the initial value of SETTINGS_MAX_FRAME_SIZE).
+/// Largest payload that both sides of the gateway accept in a frame (RFC 9113 section
+/// 6.5.2: the initial value of SETTINGS_MAX_FRAME_SIZE).
 const MAX_PAYLOAD: usize = 16_384;
 
-/// Finds the frames to leave out or to merge.
+/// Finds frames that can be left out or merged.
 #[derive(Debug)]
 struct Filter {
-    /// The beginning of a frame header whose rest has not been read.
+    /// The first bytes of a frame header whose rest has not been read.
     held: [u8; HEADER],
     have: usize,
-    /// Bytes until the next frame header.
+    /// Number of bytes before the next frame header.
     skip: usize,
 }
 
-/// A DATA frame whose header can still be changed, and which the next one may become part
-/// of.
+/// A DATA frame whose header can still be changed. The next DATA frame may be merged into
+/// it.
 struct Open {
     at: usize,
     stream: [u8; 4],
@@ -46,8 +46,9 @@ struct Open {
 }
 
 impl Filter {
-    /// Moves what is to be read to the front of `bytes`, which begin with what was held;
-    /// returns its length, and holds the beginning of a header at the end.
+    /// Moves the bytes that the reader should see to the front of `bytes`, and returns
+    /// their number. `bytes` must begin with the held bytes. An incomplete header at the
+    /// end is held.
     fn keep(&mut self, bytes: &mut [u8]) -> usize {
         let mut kept = 0;
         let mut at = 0;
@@ -101,7 +102,7 @@ impl Filter {
     }
 }
 
-/// Writes the new length of a frame, and the flags of its last part.
+/// Writes the new length of a merged frame, and the flags of its last part.
 fn extend(bytes: &mut [u8], frame: &Open, flags: u8) {
     let [_, a, b, c] = u32::try_from(frame.length)
         .unwrap_or(u32::MAX)
@@ -111,9 +112,9 @@ fn extend(bytes: &mut [u8], frame: &Open, flags: u8) {
     }
 }
 
-/// Moves `count` bytes of `bytes` from `from` down to `to`.
+/// Moves `count` bytes within `bytes` from `from` to the lower position `to`.
 fn copy_down(bytes: &mut [u8], from: usize, to: usize, count: usize) {
-    // Nothing was left out before, as nearly always.
+    // Usually no bytes were left out before, and nothing must be moved.
     if from != to {
         bytes.copy_within(from..from + count, to);
     }
@@ -129,18 +130,18 @@ fn is_needless(header: &[u8; HEADER]) -> bool {
     kind == DATA && flags & (END_STREAM | PADDED) == 0 && payload_length(header) == 0
 }
 
-/// A connection that is read with its DATA frames merged.
+/// A connection whose reader sees merged DATA frames.
 #[derive(Debug)]
 pub struct MergedData<S> {
     inner: S,
     filter: Filter,
-    /// A header that was completed while there was no room for it in the reader's buffer.
+    /// A complete header that did not fit into the reader's buffer.
     late: [u8; HEADER],
     late_left: usize,
 }
 
 impl<S> MergedData<S> {
-    /// Reads `inner`, whose frames begin after `skip` bytes.
+    /// Creates a connection over `inner`, whose frames begin after `skip` bytes.
     pub fn new(inner: S, skip: u32) -> Self {
         Self {
             inner,
@@ -154,7 +155,7 @@ impl<S> MergedData<S> {
         }
     }
 
-    /// Gives the reader what it had no room for.
+    /// Copies the late header to the reader's buffer.
     fn give_late(&mut self, buffer: &mut ReadBuf<'_>) {
         let count = self.late_left.min(buffer.remaining());
         let from = HEADER - self.late_left;
@@ -164,8 +165,8 @@ impl<S> MergedData<S> {
 }
 
 impl<S: AsyncRead + Unpin> MergedData<S> {
-    /// Completes a header that does not fit into the reader's buffer together with what
-    /// follows. Returns whether the connection has ended.
+    /// Reads the rest of a header that does not fit into the reader's buffer. Returns
+    /// whether the connection has ended.
     fn poll_header(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while self.filter.have < HEADER {
             let mut header = ReadBuf::new(
@@ -215,7 +216,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for MergedData<S> {
             let bytes = buffer.filled_mut().get_mut(start..).unwrap_or_default();
             let has_read = polled.is_ready() && bytes.len() > have;
             if !has_read {
-                // At the end too what was held stays unread: a frame that is cut short.
+                // At the end of the connection, held bytes are not delivered: they are an
+                // incomplete frame.
                 buffer.set_filled(start);
                 return polled;
             }
@@ -268,7 +270,7 @@ mod tests {
     use super::super::tests::frame;
     use super::*;
 
-    /// A connection that gives its bytes in pieces of these sizes.
+    /// A connection that returns its bytes in pieces of these sizes.
     struct Pieces {
         bytes: Vec<u8>,
         at: usize,
@@ -291,7 +293,7 @@ mod tests {
         }
     }
 
-    /// Reads everything into buffers of this size.
+    /// Reads all bytes into buffers of this size.
     fn read(bytes: Vec<u8>, skip: u32, sizes: Vec<usize>, room: usize) -> Vec<u8> {
         let pieces = Pieces {
             bytes,
@@ -314,8 +316,8 @@ mod tests {
         }
     }
 
-    /// What means the same however content is cut into frames: frames of other kinds, and
-    /// the content between them with the end of its stream.
+    /// Returns the meaning of frames independently of DATA boundaries: all other frames,
+    /// and the content between them with the end of its stream.
     fn meaning(bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
         let mut all: Vec<(u8, u8, u32, Vec<u8>)> = Vec::new();
         let mut rest = bytes;
@@ -340,7 +342,8 @@ mod tests {
     }
 
     proptest! {
-        /// Content and all other frames are read as they are, wherever reads begin and end.
+        /// Content and all other frames are unchanged, however the bytes are split into
+        /// reads.
         #[test]
         fn only_the_cut_of_content_changes(
             frames in prop::collection::vec(
@@ -373,7 +376,7 @@ mod tests {
             small(1, true),
         ];
         assert_eq!(read(sent, 0, vec![4096], 4096), expected.concat());
-        // No frame is larger than both sides take.
+        // No frame is larger than both sides accept.
         let large = frame(DATA, 0, 1, &[7; 9_000]);
         let read = read(large.repeat(3), 0, vec![1 << 16], 1 << 16);
         assert_eq!(read, large.repeat(3));
@@ -382,7 +385,7 @@ mod tests {
     #[test]
     fn nothing_is_read_where_nothing_comes() {
         assert!(read(Vec::new(), 0, vec![9], 64).is_empty());
-        // A frame that is cut short is no frame.
+        // An incomplete frame is not delivered.
         assert!(read(frame(DATA, 0, 1, b"content")[..8].to_vec(), 0, vec![3], 64).is_empty());
     }
 }

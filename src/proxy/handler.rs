@@ -1,9 +1,9 @@
-//! One request, from its head to its response: every stage in order.
+//! Serves one request, from its head to its response: calls every stage in order.
 //!
 //! admission → target → route → authorize (rate_limit, authenticate) → transaction →
-//! request_headers → body → forward → response. A stage needs what the one before it
-//! made, so that none can be left out. Up to `body` the stages are files of `stages` with
-//! these names.
+//! request_headers → body → forward → response. Each stage needs the result of the stage
+//! before it, so that no stage can be skipped. The stages up to `body` are files in
+//! `stages` with these names.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -44,11 +44,12 @@ use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::{HttpProtocol, Upstream};
 
-/// How long after a gRPC caller's deadline its service may still report it.
+/// How long a service has after a gRPC caller's deadline to report that the deadline
+/// passed.
 const GRPC_GRACE: Duration = Duration::from_secs(1);
 
-/// Responds to one request. `framing_error` is set if the framing guard refused its
-/// bytes; the request is a replacement then.
+/// Responds to one request. If `framing_error` is set, the framing guard has refused the
+/// caller's bytes, and `request` is a replacement.
 pub(crate) async fn handle(
     connection: Arc<Connection>,
     request: Request<Incoming>,
@@ -66,7 +67,7 @@ pub(crate) async fn handle(
         Arc::clone(connection.worker().shared().metrics.unrouted()),
     );
     let admitted = admission::check(&connection, &snapshot, framing_error);
-    // After the check, which may have verified the identity anew.
+    // Read after the check, because the check may have verified the identity again.
     let proof = connection.proof();
     if let Some(proof) = &proof {
         record.caller(Arc::clone(&proof.identity));
@@ -140,7 +141,7 @@ fn local_response(
 ) -> Response<GatewayBody> {
     record.answered(response.status().as_u16());
     match H2Stream::current() {
-        // Over HTTP/2 it is complete when the caller has taken it.
+        // Over HTTP/2 a response is complete only when the caller has read it.
         Some(stream) if !response.body().is_end_stream() => {
             stream.attach_audit(ResponseAudit::local(record, Arc::clone(connection)));
         }
@@ -149,7 +150,7 @@ fn local_response(
     response
 }
 
-/// Runs the stages that decide about a request.
+/// Runs the stages that decide about a request, and forwards it.
 async fn serve(
     context: RequestContext<'_>,
     mut request: Request<CallerBody>,
@@ -161,7 +162,8 @@ async fn serve(
         request.uri().authority().map_or("", |a| a.as_str()),
         request.uri().path(),
     );
-    // Read before it is stripped: what the header says of this hop, and the credentials.
+    // Fields that concern only this hop, and credentials, are read before the header is
+    // stripped.
     let mut upgrade = upgrade::take(&mut request)?;
     let (mut parts, incoming) = request.into_parts();
     let assertion_header = &snapshot.signer.settings().header;
@@ -192,7 +194,7 @@ async fn serve(
         &target.host,
     )?;
     if let Some(response) = serve_locally(context, &parts.method, &target, record) {
-        // The caller would take a successful response for its tunnel.
+        // Refused, because the caller would mistake a successful response for its tunnel.
         if upgrade.as_ref().is_some_and(|asked| asked.stream.is_some()) {
             return Err(Refusal::new(
                 ReasonCode::MalformedRequest,
@@ -230,8 +232,8 @@ async fn serve(
     forward_permitted(permitted, parts, incoming, record).await
 }
 
-/// Responds to paths that belong to the gateway itself, on every host and before any
-/// route.
+/// Responds to requests for the gateway's own paths. They exist on every host, and no
+/// route can replace them.
 fn serve_locally(
     context: RequestContext<'_>,
     method: &Method,
@@ -245,7 +247,7 @@ fn serve_locally(
         .then(|| protected_resource::respond(context.snapshot, method, target, record))
 }
 
-/// A permitted request, and what was read of its header before it was stripped.
+/// A permitted request, and what was read from its header before the header was stripped.
 struct Permitted<'a> {
     context: RequestContext<'a>,
     forwarding: ForwardContext<'a>,
@@ -257,7 +259,7 @@ struct Permitted<'a> {
     declared_length: Option<u64>,
 }
 
-/// Makes the request that the service gets, and sends it.
+/// Builds the request for the service, and sends it.
 async fn forward_permitted(
     permitted: Permitted<'_>,
     mut parts: request::Parts,
@@ -281,16 +283,17 @@ async fn forward_permitted(
         upgrade: Mutex::new(upgrade.as_ref().map(|upgrade| upgrade.protocols.clone())),
     };
     let mut in_flight = register(&forwarding, request)?;
-    // A gRPC caller's own deadline replaces the timeouts only if the service speaks gRPC
-    // too; otherwise naming it would just switch them off.
+    // A gRPC caller's deadline replaces the timeouts only if the upstream uses HTTP/2.
+    // Otherwise any caller could switch the timeouts off by naming gRPC.
     let keeps_own_deadline = hints.grpc && config.protocol == HttpProtocol::Http2;
-    // A body that is read whole does not wait for the service, so that it may not stall
-    // either.
+    // A buffered body does not depend on the service, so that there is no reason for it to
+    // pause.
     let may_stall = keeps_own_deadline && route.bind_body.is_none();
     let body = body::streamed(context, route, incoming, may_stall);
     let (length, caller) = (permitted.declared_length, forwarding.share_key);
     let (body, body_hash) = body::bound(context, route.bind_body, body, length, caller).await?;
-    // After the body was read, so that a slow caller does not occupy a place meanwhile.
+    // Counted only after the body was read, so that a slow caller does not use up the
+    // limit of the upstream.
     in_flight.hold_upstream(forward::admit(&forwarding).await?);
     let transport = choose_transport(&forwarding, &mut upgrade, &parts.method, record).await?;
     let destination = Destination {
@@ -341,14 +344,16 @@ async fn forward_permitted(
     }))
 }
 
-/// When a response ends because another caller needs its connection to the service.
+/// Returns the signal that ends a response because another caller needs its connection to
+/// the service.
 fn ends_for_another(upstream: &Upstream, sent: &UpstreamResponse) -> Option<EndsForAnother> {
     let give_way = sent.lease.give_way()?;
     let denial = forward::gives_way(upstream.name());
     Some(EndsForAnother { give_way, denial })
 }
 
-/// Adds a request to those in progress, and to its caller's tunnels if it may become one.
+/// Adds a request to those in progress. Counts it as a tunnel of its caller if it may
+/// become one.
 fn register(
     forwarding: &ForwardContext<'_>,
     request: PermittedRequest,
@@ -362,7 +367,7 @@ fn register(
     Ok(in_flight)
 }
 
-/// Writes everything into the forwarded request that depends on how the service is asked.
+/// Writes the parts of the forwarded request that depend on the protocol of the service.
 /// Returns the expectation if the service is asked for a 100.
 fn write_request(
     request: &mut PreparedRequest,
@@ -378,8 +383,9 @@ fn write_request(
     Ok(hints.expectation(parts, protocol, body))
 }
 
-/// When there has to be a response. A gRPC caller gives up by itself: its deadline is for
-/// callers that are gone without closing their stream.
+/// Returns the time by which there must be a response. A gRPC caller cancels its request
+/// at its own deadline. The gateway enforces that deadline for callers that have gone away
+/// without closing the stream.
 fn deadline(total: Option<Duration>, grpc: Option<Duration>) -> Option<Instant> {
     let grpc = grpc.map(|timeout| timeout.saturating_add(GRPC_GRACE));
     let timeout = match (total, grpc) {

@@ -1,4 +1,4 @@
-//! The handshake: from an accepted socket to a connection whose caller is verified.
+//! Performs the handshake: from an accepted socket to a connection with a verified caller.
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,7 +42,7 @@ pub(crate) async fn serve(
     connection_id: Arc<str>,
     guard: ConnectionGuard,
 ) {
-    // In a box of its own, so that the connection reserves no space for it afterwards.
+    // Boxed separately, so that the connection does not keep the space of this future.
     let establishing = box_in_place(|| establish(worker, stream, peer, connection_id, guard));
     if let Some(established) = establishing.await
         && let Err(error) = established.serve().await
@@ -75,7 +75,7 @@ impl Established {
     }
 }
 
-/// Performs the handshake, and records and closes a connection that fails.
+/// Performs the handshake. If it fails, records the failure and closes the connection.
 async fn establish(
     worker: Arc<Worker>,
     stream: TcpStream,
@@ -84,7 +84,7 @@ async fn establish(
     guard: ConnectionGuard,
 ) -> Option<Box<Established>> {
     let accepted_at = Instant::now();
-    // Subscribed before anything is verified, so that no change in between is missed.
+    // Subscribed before the verification, so that no change in between is missed.
     let changes = worker.subscribe();
     let snapshot = worker.shared().snapshot.load_full();
     let verified_by = snapshot.trust_stamp();
@@ -108,7 +108,7 @@ async fn establish(
                 elapsed: accepted_at.elapsed(),
             };
             let error = match error.is_eviction() {
-                // Its slot is another one's.
+                // The connection was evicted: its slot belongs to another connection.
                 true => {
                     drop((guard, snapshot));
                     let count = worker.shared().evictions.note().await?;
@@ -120,7 +120,7 @@ async fn establish(
             return None;
         }
     };
-    // A connection must not keep an old snapshot alive.
+    // Cloned, because a connection must not keep an old snapshot alive.
     let limits = snapshot.limits.clone();
     drop(snapshot);
     worker.shared().metrics.handshake_succeeded();
@@ -153,7 +153,8 @@ async fn establish(
     }))
 }
 
-/// Performs the handshake, unless it takes too long or has to yield to a newer connection.
+/// Performs the handshake. Fails if it takes too long, or if the connection is evicted for
+/// a newer one.
 async fn perform_in_time(
     guarding: Guarding<'_>,
     stream: TcpStream,
@@ -177,14 +178,13 @@ async fn perform_in_time(
     Ok(outcome)
 }
 
-/// The outcome of a successful handshake.
+/// The result of a successful handshake.
 struct HandshakeOutcome {
     stream: TlsStream<CallerSocket>,
     proof: Option<ConnectionProof>,
     /// The TLS server name, normalized.
     server_name: Option<String>,
-    /// Until when the identity holds without another verification, in seconds since the
-    /// Unix epoch.
+    /// When the identity must be verified again, in seconds since the Unix epoch.
     holds_until: Option<i64>,
 }
 
@@ -195,7 +195,7 @@ impl HandshakeOutcome {
     }
 }
 
-/// What a handshake is performed under.
+/// What a handshake needs to know about its connection and the configuration.
 #[derive(Clone, Copy)]
 struct Guarding<'a> {
     snapshot: &'a Snapshot,
@@ -203,7 +203,7 @@ struct Guarding<'a> {
     slot: &'a ConnectionSlot,
 }
 
-/// Reads the PROXY header if the peer is a balancer, and performs the TLS handshake.
+/// Reads the PROXY header if the peer is a load balancer, and performs the TLS handshake.
 async fn perform(
     guarding: Guarding<'_>,
     mut stream: TcpStream,
@@ -234,8 +234,8 @@ async fn perform(
     let Some(entry) = snapshot.names.select(requested_name.as_deref()) else {
         return Err(HandshakeError::unknown_name(requested_name));
     };
-    // Notes are collected from here on: rustls decrypts a ticket as soon as it has its
-    // configuration.
+    // The verifier's notes are collected from here on, because rustls decrypts a ticket as
+    // soon as it has its configuration.
     let accepting = async {
         start
             .into_stream(Arc::clone(entry.tls()))
@@ -273,7 +273,8 @@ async fn perform(
     }
 }
 
-/// The error for a connection without a ClientHello, by what was sent instead.
+/// Returns the error for a connection that sent no ClientHello. It depends on what was
+/// sent instead.
 fn no_client_hello(
     error: &io::Error,
     socket: Option<CallerSocket>,

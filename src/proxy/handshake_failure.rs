@@ -1,5 +1,5 @@
-//! Handshakes that fail: the reason for the audit log, and a close that lets the peer
-//! read its alert.
+//! Handles handshakes that fail: records the reason in the audit log, and closes the
+//! connection so that the peer can read its alert.
 
 use std::io;
 use std::num::NonZeroU64;
@@ -23,7 +23,7 @@ use crate::telemetry::record::{ConnectionFacts, milliseconds};
 use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
 use crate::trust::Refusal;
 
-/// Why a connection ended that yielded to others.
+/// The detail in the audit line of an evicted connection.
 const EVICTED: &str = "it yielded to newer connections before its handshake was complete";
 
 /// Why a handshake failed.
@@ -64,7 +64,7 @@ impl HandshakeError {
         }
     }
 
-    /// The PROXY header of a load balancer could not be read.
+    /// Creates the error for a PROXY header that could not be read.
     pub(super) fn proxy_header(error: HeaderError) -> Self {
         match error {
             HeaderError::Gone => Self::gone(),
@@ -72,7 +72,8 @@ impl HandshakeError {
         }
     }
 
-    /// Something like a PROXY header was sent instead of TLS.
+    /// Creates the error for a PROXY header, or the beginning of one, that was sent
+    /// instead of TLS.
     pub(super) fn unexpected_header(has_header: bool) -> Self {
         Self::new(
             ReasonCode::MalformedRequest,
@@ -91,7 +92,7 @@ impl HandshakeError {
         )
     }
 
-    /// The connection had to yield to a newer one.
+    /// Creates the error for a connection that was evicted for a newer one.
     pub(super) fn evicted() -> Self {
         Self {
             is_eviction: true,
@@ -103,7 +104,8 @@ impl HandshakeError {
         self.is_eviction
     }
 
-    /// The same, for as many connections as yielded since that was last recorded.
+    /// Makes the error stand for `count` connections: all that were evicted since the last
+    /// such record.
     pub(super) fn of_many(self, count: NonZeroU64) -> Self {
         Self {
             detail: format!("{EVICTED}; {count} did since this was last recorded"),
@@ -132,7 +134,7 @@ impl HandshakeError {
         )
     }
 
-    /// The ClientHello could not be read.
+    /// Creates the error for a ClientHello that could not be read.
     pub(super) fn protocol(error: &io::Error) -> Self {
         Self::new(
             ReasonCode::MalformedRequest,
@@ -140,7 +142,8 @@ impl HandshakeError {
         )
     }
 
-    /// rustls refused the handshake; `notes` contains what our verifier learned.
+    /// Creates the error for a handshake that rustls refused. `notes` contains what our
+    /// verifier found out.
     pub(super) fn refused(error: &io::Error, notes: HandshakeNotes, socket: CallerSocket) -> Self {
         let (reason, detail, alert) = notes.explain(error);
         Self {
@@ -151,8 +154,8 @@ impl HandshakeError {
         }
     }
 
-    /// The chain of a resumed session does not hold any more. The handshake is complete,
-    /// so that no handshake alert can say so.
+    /// Creates the error for a resumed session whose chain is not valid any more. The
+    /// handshake is already complete, so that no handshake alert can report it.
     pub(super) async fn not_resumed(
         refusal: Refusal,
         mut notes: HandshakeNotes,

@@ -1,8 +1,8 @@
-//! HTTP/1.1 on one caller's connection, served by hyper over the framing guard.
+//! Serves HTTP/1.1 on one caller's connection, with hyper over the framing guard.
 //!
-//! hyper keeps buffers of 16 KiB for each connection that it serves. A connection that
-//! has been idle for a moment is therefore taken back from hyper, and waits without
-//! buffers; with the next byte, hyper serves it again.
+//! hyper keeps buffers of 16 KiB for each connection that it serves. A connection that is
+//! idle for a short time is therefore taken back from hyper, and waits without buffers.
+//! When the next byte arrives, hyper serves it again.
 
 use std::future::poll_fn;
 use std::io::{self, Write as _};
@@ -37,37 +37,37 @@ use crate::snapshot::Limits;
 /// and less than twice as long.
 const IDLE_AFTER: Duration = Duration::from_millis(50);
 
-/// All connections check for idleness at the same moments, at multiples of [`IDLE_AFTER`]
-/// from this one: a timer that expires earlier than all others costs a system call.
+/// All connections check for idleness at the same times: at multiples of [`IDLE_AFTER`]
+/// after this one. A timer that would expire earlier than all others costs a system call.
 static CHECKS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The first check that is at least [`IDLE_AFTER`] from now.
+/// Returns the time of the first check that is at least [`IDLE_AFTER`] from now.
 fn next_check() -> Instant {
     let now = Instant::now();
     let past = now.duration_since(*CHECKS_FROM).as_nanos() % IDLE_AFTER.as_nanos();
     now + IDLE_AFTER * 2 - Duration::from_nanos(u64::try_from(past).unwrap_or(0))
 }
 
-/// Boxed, because it is moved in and out of futures, each of which would reserve its full
-/// size.
+/// Boxed, because it is moved in and out of futures, and each of them would need space for
+/// all of it.
 type Io = Box<FramingIo<TlsStream<CallerSocket>>>;
 
 /// What happens on a connection, from its first request to its end.
 struct Activity {
     framing: Arc<FramingState>,
-    /// Number of requests that have begun; the position of the next one.
+    /// Number of requests that have begun. It is the position of the next request.
     begun: AtomicU64,
-    /// Number of handlers that run.
+    /// Number of running handlers.
     running: AtomicUsize,
-    /// The last request was HTTP/1.0. Its response may end with the connection, and the
-    /// caller knows only by the way it ends whether the response is complete (RFC 9112
-    /// section 9.8).
+    /// The last request was HTTP/1.0. The end of the connection may be the end of its
+    /// response, and the caller can only see from the way the connection ends whether the
+    /// response is complete (RFC 9112 section 9.8).
     is_http_10: AtomicBool,
-    /// The tunnel that begins once its 101 was sent.
+    /// The tunnel that begins after its 101 was sent.
     tunnel: Mutex<Option<Box<Tunnel>>>,
 }
 
-/// A handler that runs, until it is dropped.
+/// Counts a running handler until this value is dropped.
 struct RunningHandler(Arc<Activity>);
 
 impl RunningHandler {
@@ -88,7 +88,7 @@ impl Activity {
         self.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when no request has begun for a while and none is in progress.
+    /// Resolves when no request is in progress, and none has begun since the last check.
     async fn idle(&self, connection: &Connection) {
         loop {
             let begun = self.begun.load(Ordering::Relaxed);
@@ -104,9 +104,9 @@ impl Activity {
     }
 }
 
-/// How serving stopped.
+/// Why hyper stopped serving a connection.
 enum Stopped {
-    /// HTTP is over on the connection. `early` says that bytes were read that belong to no
+    /// HTTP has ended on the connection. `early`: bytes were read that belong to no
     /// request.
     Ended {
         ended: Result<(), hyper::Error>,
@@ -115,7 +115,7 @@ enum Stopped {
     },
     /// The connection is idle.
     Idle(Io),
-    /// The identity no longer holds.
+    /// The identity is no longer valid.
     Cut,
 }
 
@@ -142,7 +142,7 @@ pub(super) fn serve(
     serve_until_end(connection, limits, io, activity, lifetime)
 }
 
-/// Serves requests, and waits without hyper's buffers while there are none.
+/// Serves requests. Waits without hyper's buffers while the connection is idle.
 async fn serve_until_end(
     connection: Arc<Connection>,
     limits: Limits,
@@ -150,10 +150,10 @@ async fn serve_until_end(
     activity: Arc<Activity>,
     mut lifetime: Lifetime,
 ) -> Result<(), hyper::Error> {
-    // The number of requests, and since when it has not changed.
+    // The number of requests so far, and the time when it last changed.
     let (mut begun, mut since) = (0, Instant::now());
     let (ended, io, early) = loop {
-        // Boxed, so that an idle connection reserves no space for it.
+        // Boxed, so that an idle connection needs no space for this future.
         let serving =
             box_in_place(|| serve_active(&connection, &activity, &limits, io, &mut lifetime));
         match serving.await {
@@ -166,7 +166,7 @@ async fn serve_until_end(
         if now_begun != begun {
             (begun, since) = (now_begun, Instant::now());
         }
-        // Measured from the last request, so that TLS records which contain none do not
+        // The timeout starts at the last request. TLS records without a request do not
         // extend it.
         let readable = io.inner().get_ref().0.readable();
         let waiting = tokio::time::timeout_at(since + limits.header_timeout, readable);
@@ -198,19 +198,19 @@ async fn serve_until_end(
     ended
 }
 
-/// The last response of a connection when HTTP is over on it.
+/// The last response of a connection on which HTTP has ended.
 struct LastResponse {
-    /// Bytes that are still to be written.
+    /// Bytes that must still be written.
     unsent: Vec<u8>,
-    /// It did not break off.
+    /// Whether the response is complete.
     is_complete: bool,
-    /// Its caller speaks HTTP/1.0.
+    /// Whether its caller uses HTTP/1.0.
     is_http_10: bool,
 }
 
 /// Closes a connection. The rest of its last response is sent together with
-/// `close_notify`. After a response that broke off there is none, because `close_notify`
-/// says that nothing is missing (RFC 8446 section 6.1).
+/// `close_notify`. After an incomplete response no `close_notify` is sent, because it
+/// would mean that nothing is missing (RFC 8446 section 6.1).
 async fn close(
     mut stream: TlsStream<CallerSocket>,
     last_response: LastResponse,
@@ -236,7 +236,7 @@ async fn close(
                 false => stream.flush().await,
             }
         };
-        // The caller may read as slowly as it likes, as long as its identity holds.
+        // The caller may read slowly, as long as its identity is valid.
         let sent = tokio::select! {
             biased;
             sent = sending => sent,
@@ -254,16 +254,16 @@ async fn close(
     }
 }
 
-/// Ends a connection in the middle of a response. HTTP/1.0 needs a reset: its caller
-/// takes any other end of the connection for the end of the response.
+/// Ends a connection in the middle of a response. For HTTP/1.0 the connection is reset,
+/// because the caller would mistake any other end of the connection for the end of the
+/// response.
 fn abort(stream: TlsStream<CallerSocket>, is_http_10: bool) {
     if is_http_10 {
         stream.into_inner().0.reset();
     }
 }
 
-/// Whether a request asks for its connection to be closed afterwards, and for no other
-/// option.
+/// Whether `Connection` of a request contains `close` and no other option.
 fn asks_to_close(request: &Request<Incoming>) -> bool {
     let mut options = request.headers().get_all(CONNECTION).iter();
     matches!((options.next(), options.next()), (Some(only), None)
@@ -288,8 +288,7 @@ async fn serve_active(
         }
         let is_http_10 = request.version() == Version::HTTP_10;
         activity.is_http_10.store(is_http_10, Ordering::Relaxed);
-        // Boxed, so that the connection reserves no space for a request between two of
-        // them.
+        // Boxed, so that a connection without a request needs no space for one.
         box_in_place(|| async move {
             let mut response = handler::handle(connection, request, framing_error).await;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -301,8 +300,8 @@ async fn serve_active(
     });
     let mut builder = http1::Builder::new();
     builder
-        // The framing guard refuses a head that does not arrive, and idle connections are
-        // not served by hyper.
+        // Not needed: the framing guard refuses a head that does not arrive in time, and
+        // hyper does not serve idle connections.
         .header_read_timeout(None)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 1024);
     let mut http = builder.serve_connection(TokioIo::new(io), service);
@@ -313,11 +312,11 @@ async fn serve_active(
         let ending = tokio::select! {
             ended = poll_fn(|context| loop {
                 let polled = http.poll_without_shutdown(context);
-                // If the rest of a request is unwanted, hyper ends without having flushed.
+                // If the rest of a request is not wanted, hyper ends without a flush.
                 if matches!(polled, Poll::Ready(Ok(()))) && activity.framing.has_pending_write() {
                     break Poll::Pending;
                 }
-                // The held bytes were not the end of the response: another poll flushes
+                // The held bytes were not the end of the response. Another poll flushes
                 // them.
                 if polled.is_ready() || !activity.framing.release_held() {
                     break polled;
@@ -332,7 +331,7 @@ async fn serve_active(
                 Pin::new(&mut http).graceful_shutdown();
             }
             Ending::Cut(denial) => {
-                // A response in progress ends here, without a final chunk.
+                // A response in progress ends here without its final chunk.
                 connection.cut(denial);
                 let (stream, _) = http.into_parts().io.into_inner().into_parts();
                 abort(stream, activity.is_http_10.load(Ordering::Relaxed));
@@ -345,8 +344,8 @@ async fn serve_active(
     let early = !io.is_between_requests() || !parts.read_buf.is_empty();
     match ended {
         Some(ended) => Stopped::Ended { ended, io, early },
-        // Unreachable: on an idle connection nothing was read, which could not be given
-        // back to hyper.
+        // Unreachable: on an idle connection no bytes were read. They could not be
+        // returned to hyper.
         None if early => Stopped::Ended {
             ended: Ok(()),
             io,

@@ -1,4 +1,4 @@
-//! HTTP/2 on one caller's connection, served by hyper over the frame monitor.
+//! Serves HTTP/2 on one caller's connection, with hyper over the frame monitor.
 
 use std::io;
 use std::pin::pin;
@@ -28,10 +28,10 @@ use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::snapshot::Limits;
 
-/// Why a connection ends if nothing else can end a stream whose caller does not take its
-/// response.
+/// The reason of a connection that ends because its caller does not read a response, and
+/// nothing less can end that stream.
 const UNREAD: &str = "the caller did not take an answer for too long";
-/// How long streams may go on after GOAWAY when the identity no longer holds.
+/// How long streams may continue after GOAWAY when the identity is no longer valid.
 const GOAWAY_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// Signals the connection's end when it is dropped.
@@ -43,13 +43,13 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// Most bytes of one response that h2 buffers, beside one piece, if the caller's window
-/// is larger than what its socket takes.
+/// Maximum size of the data that h2 buffers for one response, in addition to one piece.
+/// The buffer fills if the caller's window is open but its socket is full.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// How serving stopped.
+/// Why serving stopped.
 enum Stopped {
-    /// HTTP is over; the caller may still read what was sent last.
+    /// HTTP has ended. The caller may still read what was sent last.
     Ended(Result<(), hyper::Error>),
     /// The connection was cut off.
     Cut,
@@ -95,7 +95,7 @@ async fn serve_streams(
     let stats = Arc::new(H2Stats::default());
     let metrics = Arc::clone(&connection.worker().shared().metrics);
     let streams = H2Streams::new(metrics, Arc::clone(&stats), limits.body_timeout);
-    // Small and empty frames are limited by the monitor, and by it alone.
+    // Only the monitor limits small and empty frames.
     let stream = MergedData::new(MonitoredIo::new(stream, Arc::clone(&stats)), PREFACE);
     let _refusals = RecordH2Refusals {
         connection,
@@ -149,7 +149,7 @@ async fn serve_streams(
     }
 }
 
-/// Records at the connection's end what h2 has refused by itself.
+/// Records at the end of the connection what h2 itself has refused.
 struct RecordH2Refusals<'a> {
     connection: &'a Connection,
     stats: Arc<H2Stats>,
@@ -168,8 +168,9 @@ impl Drop for RecordH2Refusals<'_> {
     }
 }
 
-/// Resolves when for `timeout` no request has begun, none was in progress and no response
-/// was on its way. A connection that never sends a request is idle from its beginning.
+/// Resolves when, for the length of `timeout`, no request has begun, no request was in
+/// progress and no response was being sent. A connection that never sends a request is
+/// idle from its beginning.
 async fn idle(connection: &Connection, started: &AtomicU64, stats: &H2Stats, timeout: Duration) {
     let mut before = u64::MAX;
     loop {

@@ -1,11 +1,11 @@
 //! Accepts connections and dispatches them to workers.
 //!
-//! Each worker is a thread with a runtime and an upstream pool of its own. All of them
-//! accept from one listening socket, so that a connection is usually served where it was
-//! accepted, without waking another thread; only if another worker has less load does
-//! that one get the connection. A connection is accepted when there is a slot for it, or
-//! one that has not completed its handshake yields; beyond that, connections wait in the
-//! kernel's queue.
+//! Each worker is a thread with its own runtime and its own upstream pool. All workers
+//! accept from one listening socket. A connection is usually served by the worker that
+//! accepted it, so that no other thread must be woken. It is passed to another worker only
+//! if that one has less load. A connection is accepted if there is a free slot, or if a
+//! connection with an incomplete handshake can be evicted. Otherwise connections wait in
+//! the kernel's queue.
 
 use std::fmt;
 use std::io;
@@ -29,13 +29,13 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::audit::AuditWriter;
 use crate::telemetry::metrics::Metrics;
 
-/// First pause after an error of `accept`; it doubles with each further one.
+/// First pause after an error of `accept`. It doubles with each further error.
 const MIN_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest pause after an error of `accept`.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 1024;
-/// If each worker has at least so many connections, a difference of one is balanced
-/// enough.
+/// If each worker has at least this number of connections, a difference of one counts as
+/// balanced.
 const BALANCED_FROM: usize = 4;
 /// Longest time between two sweeps of the upstream pool.
 const MAX_SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -58,7 +58,8 @@ struct AcceptedConnection {
     guard: ConnectionGuard,
 }
 
-/// A socket, registered with the runtime of the worker that gets it or with none.
+/// A socket. It is registered with the runtime of the worker that will serve it, or with
+/// none.
 enum Socket {
     Registered(TcpStream),
     Unregistered(std::net::TcpStream),
@@ -83,7 +84,7 @@ struct Dispatcher {
     workers: Vec<WorkerHandle>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
-    /// The beginning of all connection identifiers of this process.
+    /// The prefix of all connection identifiers of this process.
     id_prefix: String,
     next_id: AtomicU64,
 }
@@ -143,7 +144,7 @@ impl Workers {
         Self::start_with(shared, audit, count, handshake::serve)
     }
 
-    /// As [`Self::start`], with `serve` for each connection.
+    /// As [`Self::start`], but calls `serve` for each connection.
     fn start_with<S, F>(
         shared: &Arc<Shared>,
         audit: &AuditWriter,
@@ -190,8 +191,8 @@ impl Workers {
         })
     }
 
-    /// Has all workers accept connections until `stopping` becomes true. The socket is
-    /// closed then.
+    /// Makes all workers accept connections until `stopping` becomes true. Then closes the
+    /// socket.
     pub async fn accept(
         &self,
         listener: std::net::TcpListener,
@@ -200,7 +201,7 @@ impl Workers {
     ) {
         let (open, mut closed) = mpsc::channel(1);
         for (index, worker) in self.dispatcher.workers.iter().enumerate() {
-            // The clones are one socket with one queue.
+            // The clones share one socket and one queue.
             let listener = match listener.try_clone() {
                 Ok(listener) => listener,
                 Err(error) => {
@@ -218,13 +219,13 @@ impl Workers {
             }));
         }
         drop((listener, open));
-        // Nothing is ever sent: this resolves when the last acceptor has dropped its
+        // Nothing is ever sent. This resolves when the last acceptor has dropped its
         // sender.
         let _ = closed.recv().await;
     }
 
-    /// Waits until all workers have ended, which they do when no acceptor runs any more
-    /// and their connections are gone.
+    /// Waits until all workers have ended. A worker ends when no acceptor runs any more
+    /// and all its connections have closed.
     pub fn join(self) {
         drop(self.dispatcher);
         for thread in self.threads {
@@ -272,7 +273,8 @@ impl Acceptor {
                         tracing::debug!(%error, %peer, "the connection was gone at once");
                     }
                 }
-                // Most likely out of file descriptors: waits until some are closed.
+                // The process is probably out of file descriptors. Waits until some are
+                // closed.
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(backoff).await;
@@ -284,7 +286,7 @@ impl Acceptor {
 }
 
 impl Dispatcher {
-    /// Takes a slot for a connection, if need be from one that yields.
+    /// Takes a slot for a connection. Evicts another connection if necessary.
     async fn take_slot(&self, slots: &Arc<ConnectionSlots>, peer: SocketAddr) -> ConnectionSlot {
         let (from, share) = {
             let snapshot = self.snapshot.load();
@@ -303,7 +305,8 @@ impl Dispatcher {
         slot
     }
 
-    /// Gives a connection that was accepted by worker `own` to a worker.
+    /// Passes a connection, which worker `own` accepted, to the worker that should serve
+    /// it.
     fn dispatch(
         &self,
         stream: TcpStream,
@@ -329,9 +332,9 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Chooses the worker with the least load. If all of them are busy, worker `own` is
-    /// preferred even with one connection more, because another one would have to be
-    /// woken.
+    /// Chooses the worker with the least load. If all workers have several connections,
+    /// worker `own` is preferred even if it has one more than another worker, because that
+    /// one would have to be woken.
     fn choose(&self, own: usize) -> Option<(usize, &WorkerHandle)> {
         let load = |worker: &WorkerHandle| worker.load.load(Ordering::Relaxed);
         let (index, idlest) = self
@@ -391,7 +394,7 @@ async fn run<S, F>(
             }
         }
     }
-    // No more connections will come. Those that are open may drain.
+    // No more connections will come. Open connections may drain.
     let mut stopping = worker.shared().stopping.clone();
     let _ = stopping.wait_for(|stopping| *stopping).await;
     let timeout = worker.shared().snapshot.load().limits.drain_timeout;
@@ -409,15 +412,15 @@ async fn run<S, F>(
     }
 }
 
-/// Closes pooled connections that services have closed, and those that were not used
-/// during `idle_timeout` or a little longer, even while no request arrives. Lasts as long
-/// as the worker's runtime.
+/// Regularly closes pooled connections that services have closed, and those that were not
+/// used for `idle_timeout` or a little longer. Does so even while no request arrives,
+/// until the worker's runtime ends.
 async fn sweep(worker: Arc<Worker>) {
     loop {
         let snapshot = worker.shared().snapshot.load_full();
         let configured = snapshot.upstreams.iter().map(|upstream| upstream.config());
         let shortest = configured.map(|config| config.idle_timeout).min();
-        // A snapshot must not be kept alive while this sleeps.
+        // Dropped, because this task must not keep a snapshot alive while it sleeps.
         drop(snapshot);
         tokio::time::sleep(
             shortest
@@ -429,13 +432,12 @@ async fn sweep(worker: Arc<Worker>) {
     }
 }
 
-/// Tells the worker's connections of changes of trust, as long as its runtime lasts.
+/// Notifies the worker's connections of changes of trust until the worker's runtime ends.
 async fn broadcast_trust_changes(worker: Arc<Worker>) {
     worker.broadcast_trust_changes().await;
 }
 
-/// Lets handshakes yield to established connections, as long as the worker's runtime
-/// lasts.
+/// Makes handshakes yield to established connections until the worker's runtime ends.
 async fn give_handshakes_their_turns(worker: Arc<Worker>) {
     worker.handshake_turns().give().await;
 }

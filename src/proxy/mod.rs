@@ -1,23 +1,24 @@
 //! The path of a request, from the listening socket to its response.
 //!
-//! On top, in the order of a connection's life:
+//! The top-level files, in the order in which a connection uses them:
 //!
 //! - `listener`: accepts connections and dispatches them to workers
 //! - `handshake`: from an accepted socket to a connection whose caller is verified
 //! - `handshake_failure`: records and closes connections whose handshake fails
-//! - `http1`, `http2`: serve one connection by hyper
+//! - `http1`, `http2`: serve one connection with hyper
 //! - `handler`: responds to one request, stage by stage
 //!
-//! Below, from top to bottom; a folder imports only from those after it:
+//! The folders, from the highest layer to the lowest. A folder imports only from those
+//! after it:
 //!
-//! - `response`: how a request ends, and the bodies of responses
+//! - `response`: responses and their bodies
 //! - `forward`: attempts to send a request to its upstream
-//! - `stages`: what decides about a request before it is forwarded
+//! - `stages`: the decisions about a request before it is forwarded
 //! - `connection`: the state of a connection, its requests and their bodies
 //! - `wire`: framing, header fields, frames and sockets
-//! - `task`: how futures are placed and polled
+//! - `task`: helpers that box and poll futures
 //!
-//! A test checks these layers, and that no files import each other in a circle.
+//! A test checks these layers, and that there are no import cycles between files.
 
 pub mod connection;
 mod forward;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Source, root, sources, word};
 
-/// Modules whose files are checked, each with its folders from top to bottom; `""` stands
-/// for the files above all folders. A folder imports from those after it only.
+/// Modules whose files are checked, each with its folders from top to bottom; `""` are the
+/// files above all folders. A folder may import only from folders after it.
 const LAYERED: &[(&str, &[&str])] = &[(
     "proxy",
     &[
@@ -19,10 +19,10 @@ const LAYERED: &[(&str, &[&str])] = &[(
     ],
 )];
 
-/// Path of a module below the crate, as `["proxy", "wire", "head"]`.
+/// Path of a module below the crate, for example `["proxy", "wire", "head"]`.
 type ModulePath = Vec<String>;
 
-/// Which files of a module import which others. Files are named by their path below `src`.
+/// The imports between the files of a module. Files are named by their path below `src`.
 #[derive(Debug, Default)]
 struct Imports(BTreeMap<String, BTreeSet<String>>);
 
@@ -47,7 +47,7 @@ impl Imports {
         imports
     }
 
-    /// All files that `from` imports, directly or through others.
+    /// Returns all files that `from` imports, directly or through others.
     fn reachable(&self, from: &str) -> BTreeSet<&str> {
         let mut reached = BTreeSet::new();
         let mut pending = vec![from];
@@ -61,7 +61,7 @@ impl Imports {
         reached
     }
 
-    /// Groups of files that import each other.
+    /// Returns the groups of files that import each other.
     fn cycles(&self) -> BTreeSet<Vec<&str>> {
         self.0
             .keys()
@@ -76,7 +76,7 @@ impl Imports {
             .collect()
     }
 
-    /// Imports that do not lead to the same or to a later folder of `folders`.
+    /// Returns imports that do not lead to the same or a later folder of `folders`.
     fn upward(&self, module: &str, folders: &[&str]) -> Vec<String> {
         let layer = |file: &str| {
             let rest = file.strip_prefix(module).unwrap_or(file);
@@ -108,16 +108,16 @@ fn module_path(file: &str) -> ModulePath {
     stem.split('/').map(str::to_owned).collect()
 }
 
-/// The file of the innermost module on a path.
+/// Returns the file of the innermost module on a path.
 fn resolve<'a>(path: &[String], modules: &BTreeMap<ModulePath, &'a str>) -> Option<&'a str> {
     (1..=path.len())
         .rev()
         .find_map(|length| modules.get(&path[..length]).copied())
 }
 
-/// Absolute paths that `code` of module `own` names: those that begin with `crate`,
-/// `super` or `self`, with a module declared in the file, or with one that is imported by
-/// name.
+/// Returns the absolute paths in the `code` of module `own`: paths that begin with
+/// `crate`, `super` or `self`, with a module that the file declares, or with an imported
+/// module.
 fn imported_paths(
     code: &str,
     own: &[String],
@@ -147,7 +147,7 @@ fn imported_paths(
     paths
 }
 
-/// What follows each place where `start` begins a path of its own.
+/// Returns the text after each place where `start` begins a separate path.
 fn occurrences<'a>(code: &'a str, start: &str) -> impl Iterator<Item = &'a str> {
     code.match_indices(start).filter_map(|(at, found)| {
         let before = &code[..at];
@@ -161,8 +161,8 @@ fn occurrences<'a>(code: &'a str, start: &str) -> impl Iterator<Item = &'a str> 
     })
 }
 
-/// Adds the paths of a `use` tree, or the one path, that `text` begins with; returns what
-/// follows it.
+/// Adds the paths of the `use` tree, or the path, at the beginning of `text`. Returns the
+/// text after it.
 fn tree<'a>(text: &'a str, base: &[String], paths: &mut Vec<ModulePath>) -> &'a str {
     let text = text.trim_start();
     if let Some(mut rest) = text.strip_prefix('{') {

@@ -1,5 +1,5 @@
-//! The layers of the source tree: imports point down only, and what has one
-//! place stays in it.
+//! The layers of the source tree: imports only point down, and some things are
+//! allowed in one file only.
 
 mod layers;
 mod reasons;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::root;
 
-/// Modules from top to bottom. A module may use those of lower tiers, and none
+/// Modules from top to bottom. A module may use modules of lower tiers, but not
 /// of its own tier.
 const TIERS: [&[&str]; 15] = [
     &["cli"],
@@ -82,8 +82,8 @@ fn production_code(text: &str) -> String {
         .join("\n")
 }
 
-/// The words that follow `prefix` in `code`: `crate::word`, and each first word
-/// within `crate::{…}`.
+/// Returns the words after `prefix` in `code`: `crate::word`, and each first
+/// word in `crate::{…}`.
 fn words_after(code: &str, prefix: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (at, _) in code.match_indices(prefix) {
@@ -170,7 +170,8 @@ fn imports_point_down_only() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// Files below `folder` whose code names `needle` as a path of its own.
+/// Returns the files below `folder` whose code contains `needle` as a separate
+/// path.
 fn naming(folder: &str, needle: &str) -> Vec<String> {
     sources(&root().join(folder))
         .into_iter()

@@ -124,7 +124,7 @@ fn init_names_its_files_for_machines() {
 }
 
 #[test]
-fn init_does_not_overwrite_unless_told_to() {
+fn init_does_not_overwrite_without_force() {
     let directory = initialized();
     let file = directory.path().join("countersign.toml");
     let root = directory.path().join("certs/root.pem");
@@ -173,7 +173,7 @@ fn init_refuses_what_could_not_work_before_it_makes_anything() {
         assert!(run.stderr.contains(part), "{}", run.stderr);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
-    // Nobody to ask for a passphrase.
+    // There is no terminal to ask for a passphrase.
     let directory = tempfile::tempdir().unwrap();
     let run = countersign(directory.path(), &INIT[..7]);
     assert_eq!(run.code, 2);
@@ -341,8 +341,8 @@ fn serve_refuses_what_check_refuses() {
     }
 }
 
-/// Whoever writes a password where none belongs is told so, without it: what `check`
-/// says is copied, and what a reload says is logged.
+/// If a URL contains a password, the error must not repeat it: the output of `check`
+/// may be copied, and that of a reload is logged.
 #[test]
 fn a_password_in_a_url_is_not_repeated() {
     for url in [

@@ -1,4 +1,4 @@
-//! The deny list: the operators' commands, and what becomes of those on it.
+//! The deny list: the operators' commands, and their effect on callers.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -110,7 +110,7 @@ async fn open_connections_are_cut_within_a_second_and_tickets_are_of_no_use() {
             "{:?}",
             added.elapsed()
         );
-        // Whatever comes first: the connection's end, or a request on it.
+        // Either the connection ends first, or a request on it is refused.
         let answer = idle.get("/idle").await;
         assert!(!answer.is_ok_and(|answer| answer.status == 200));
         let line = world.gateway.audit().request("/hang-mid-body").await;
@@ -209,7 +209,8 @@ async fn what_means_nothing_is_refused_with_a_remedy() {
         (&["add", "--serial", "4c"], "--issuer"),
         (&["add", "--identity", "alice"], "scheme"),
         (&["add", "--thumbprint", "abcd"], "SHA-256"),
-        // One hash in 64 begins so: it is a value, not an option.
+        // One hash in 64 begins with a dash. It must be read as a value, not as
+        // an option.
         (&["add", "--thumbprint", "-bcd"], "SHA-256"),
         (&["add", "--identity", "dns:a", "--for", "0s"], "zero"),
         (&["remove", "../status"], "letters and digits"),

@@ -1,4 +1,4 @@
-//! Operators from afar: the `[admin]` listener over mutual TLS.
+//! Remote operators: the `[admin]` listener over mutual TLS.
 
 use std::io;
 use std::ops::Deref;
@@ -16,11 +16,11 @@ use crate::support::{BINARY, CALLER, HOST, RevocationLists, Run, World};
 
 /// SPIFFE path of an operator.
 pub(super) const OPERATOR: &str = "/ns/ops/alice";
-/// From writing a file to its effect: until the gateway looks, and the second it
-/// promises from then on.
+/// Maximum time from writing a file to its effect: the time until the gateway
+/// checks the file, and the second that it promises after that.
 const PROMISED: Duration = Duration::from_millis(2500);
 
-/// A gateway whose operators prove who they are.
+/// A gateway whose operators authenticate with certificates.
 pub(super) struct Operated {
     world: World,
     lists: RevocationLists,
@@ -79,7 +79,7 @@ impl Operated {
         format!("https://localhost:{}", self.gateway.admin().port())
     }
 
-    /// Runs a command as somebody.
+    /// Runs a command with these credentials.
     pub(super) async fn as_(&self, who: &Credentials, arguments: &[&str]) -> Run {
         let [cert, key] = self.written("operator", who);
         let prefix = match arguments {
@@ -98,7 +98,8 @@ impl Operated {
         Run::of_async(&mut command).await
     }
 
-    /// The audit line of what an operator did, or of one who was refused.
+    /// Returns the audit line of an action of an operator, or of a refused
+    /// operator.
     pub(super) async fn line(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
         let audit = self.gateway.audit();
         audit
@@ -127,7 +128,7 @@ async fn an_operator_reads_and_acts_and_each_act_says_who() {
     let me = world.ca.spiffe(OPERATOR);
     for version in TlsVersion::BOTH {
         let client = world.client(&world.alice).tls(version);
-        // What the plain listener and the socket offer, in one place.
+        // The functions of the plain listener and of the socket together.
         let mut session = client.session().await.unwrap();
         for path in ["/healthz", "/readyz", "/metrics", "/revocation", "/status"] {
             assert_eq!(session.get(path).await.unwrap().status, 200, "{path}");
@@ -185,7 +186,7 @@ async fn an_operator_reads_and_acts_and_each_act_says_who() {
     })
     .await;
 
-    // On the socket it is the user of this machine.
+    // On the socket, the operator is the user of this machine.
     let socket = world.gateway.directory().join("admin.sock");
     let run = Run::of_async(
         Command::new(BINARY)
@@ -234,7 +235,7 @@ async fn an_ordinary_caller_is_refused_and_seen() {
     let run = world.as_(&world.caller, &["reload"]).await;
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("caller-not-allowed"), "{run:?}");
-    // It is a caller like any other, and an operator is none.
+    // An operator is not allowed as a caller unless a route allows it.
     let client = world.gateway.client(HOST);
     assert_eq!(
         client
@@ -261,7 +262,7 @@ async fn a_revoked_operator_is_cut_off_and_not_let_in_again() {
         world.publish(number, &[&alice]);
         assert!(idle.read_until(|_| false).await.closed);
         assert!(written.elapsed() < PROMISED, "{:?}", written.elapsed());
-        // Its own end may still be on its way.
+        // The end of the connection may not have arrived yet.
         if let Ok(answer) = session.get("/status").await {
             assert_eq!(answer.reason(), Some("certificate-revoked"), "{answer:?}");
         }
@@ -276,7 +277,7 @@ async fn a_revoked_operator_is_cut_off_and_not_let_in_again() {
         let run = world.as_(&alice, &["status"]).await;
         assert_eq!(run.code, 3, "{run:?}");
     }
-    // Another operator goes on as before.
+    // Another operator is not affected.
     let client = world.client(&world.alice);
     assert_eq!(client.get("/status").await.unwrap().status, 200);
 }
@@ -299,12 +300,14 @@ async fn the_deny_list_and_a_new_configuration_end_an_operator() {
     assert_eq!(cut["reason"], "identity-denied", "{cut}");
     assert_eq!(world.client(&bob).refusal().await.alert(), Some(46));
 
-    // Alice writes herself out of the configuration: the answer still comes.
+    // Alice removes herself from the configuration. She must still get the
+    // response.
     let file = world.gateway.config_file();
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("/ns/ops/**", "/ns/ops/carol")).unwrap();
     let run = world.as_(&world.alice, &["reload"]).await;
-    // The file may have been noticed before she asked, and she be let in no more.
+    // The gateway may have loaded the file before her request, and then refuses
+    // her.
     let is_cut = run.code == 1 && run.stderr.contains("closed");
     assert!(matches!(run.code, 0 | 3) || is_cut, "{run:?}");
     in_time("the configuration", async {
@@ -326,7 +329,7 @@ async fn the_deny_list_and_a_new_configuration_end_an_operator() {
         200
     );
 
-    // Without operators the listener would have to speak plain text.
+    // Without operators the listener would have to use plain text.
     let text = std::fs::read_to_string(&file).unwrap();
     let line = "operators = [\"spiffe://example.org/ns/ops/carol\"]";
     assert!(text.contains(line), "{text}");
@@ -365,7 +368,7 @@ async fn web_pages_and_foreign_hosts_are_refused() {
         200,
         "not drained"
     );
-    // No preflight says yes.
+    // No preflight request is allowed.
     let mut request = get("/drain");
     *request.method_mut() = http::Method::OPTIONS;
     let answer = session.send(request).await.unwrap();
@@ -448,7 +451,7 @@ async fn commands_say_what_is_missing() {
     let run = run("http://127.0.0.1:1", &ca.root_file()).await;
     assert_eq!(run.code, 2, "{run:?}");
     assert!(run.stderr.contains("https://HOST:PORT"), "{run:?}");
-    // The gateway has to prove itself too.
+    // The gateway must authenticate too.
     let world = Operated::start().await;
     let other = TestCa::new("example.org");
     let [cert, key] = world.written("alice", &world.alice);

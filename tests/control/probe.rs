@@ -110,7 +110,7 @@ async fn a_server_that_does_not_hold_is_said_and_counts() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_exit_1_and_nonsense_exit_2() {
+async fn no_server_is_exit_1_and_wrong_arguments_exit_2() {
     let world = World::open().await;
     let roots = world.ca.root_file();
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

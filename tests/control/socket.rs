@@ -25,7 +25,7 @@ impl World {
         self.gateway.directory().join("admin.sock")
     }
 
-    /// Runs a command about this gateway.
+    /// Runs a command for this gateway.
     async fn command(&self, arguments: &[&str]) -> Run {
         let mut command = Command::new(BINARY);
         command.args(arguments).arg("--config");
@@ -91,7 +91,7 @@ async fn reload_answers_with_the_generation_or_with_what_is_wrong() {
     let run = world.command(&["reload"]).await;
     assert_eq!(run.code, 2);
     assert!(run.stderr.contains("wrokers"), "{}", run.stderr);
-    // The file does not load, and the socket is found in it nevertheless.
+    // The file is invalid, but the path of the socket is still read from it.
     let run = world.command(&["--json", "status"]).await;
     assert_eq!(run.code, 3, "{}", run.stderr);
     let said = run.json();

@@ -1,5 +1,5 @@
-//! The operators' listener and those who are nobody there: they are refused, seen, and
-//! keep nobody out.
+//! The operators' listener and clients that are not operators: they are refused and
+//! recorded, and do not block operators.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ async fn plain_text_is_refused() {
         line["detail"].as_str().unwrap().contains("plain HTTP"),
         "{line}"
     );
-    // Something else than HTTP and TLS ends without an answer.
+    // A connection with other bytes than HTTP or TLS is closed without a response.
     let mut stream = TcpStream::connect(world.gateway.admin()).await.unwrap();
     stream
         .write_all(b"\x01\x02\x03 what is this")
@@ -53,15 +53,16 @@ async fn plain_text_is_refused() {
     assert!(read.is_ok() || octets.len() < 16, "{octets:?}");
 }
 
-/// Whoever has proven nothing makes room, also for an operator behind the same address.
+/// Connections that are not authenticated are evicted, also for an operator at the same
+/// address.
 #[tokio::test]
 async fn a_flood_of_connections_keeps_no_operator_out() {
-    /// The gateway gives each of them longer than that to say what it wants.
+    /// Shorter than the time that the gateway gives each connection for its first byte.
     const PATIENCE: Duration = Duration::from_secs(3);
     let world = Operated::start().await;
     let mut early = world.client(&world.alice).session().await.unwrap();
     assert_eq!(early.get("/status").await.unwrap().status, 200);
-    // They are silent, or begin a handshake that they do not go on with.
+    // They are silent, or begin a handshake but do not continue it.
     for said in [&b""[..], &[0x16, 3, 1, 0]] {
         let mut flood = Vec::new();
         for _ in 0..300 {
@@ -74,10 +75,10 @@ async fn a_flood_of_connections_keeps_no_operator_out() {
         assert_eq!(answer.status, 200, "{}", world.gateway.stderr());
         let took = begin.elapsed();
         assert!(took < PATIENCE, "{took:?} after {said:?}");
-        // Who was let in before stays.
+        // An operator that was admitted before stays connected.
         assert_eq!(early.get("/status").await.unwrap().status, 200);
     }
-    // That is written down, and not for each of them.
+    // The evictions are recorded, but not one line for each.
     world.refused_line("overloaded").await;
     let text = world.gateway.audit().text();
     let lines = text.lines().filter(|line| line.contains("overloaded"));
@@ -87,7 +88,7 @@ async fn a_flood_of_connections_keeps_no_operator_out() {
 #[tokio::test]
 async fn a_refusal_is_written_down_before_the_peer_is_given_time_to_read_it() {
     let world = Operated::start().await;
-    // Of three: a busy machine may be late once.
+    // The best of three attempts, because a busy machine may be slow once.
     let mut fastest = Duration::MAX;
     for _ in 0..3 {
         let mut stream = TcpStream::connect(world.gateway.admin()).await.unwrap();

@@ -1,4 +1,4 @@
-//! API keys: callers without certificate, and keys beside one.
+//! API keys: without a certificate, and in addition to one.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -25,7 +25,7 @@ impl Deref for ApiKeyWorld {
     }
 }
 
-/// Makes a key as operators do; answers with it and its entry.
+/// Makes a key with the command of operators. Returns the key and its entry.
 fn new_key(directory: &Path, arguments: &[&str]) -> (String, String) {
     let hmac = directory.join("api-keys.hmac");
     let mut command = Command::new(BINARY);
@@ -104,7 +104,7 @@ async fn other_keys_are_refused_with_a_challenge() {
             400,
             "malformed-request",
         ),
-        // Not where it belongs.
+        // The key is in the wrong field.
         (vec![("x_api_key", &*world.key)], 401, "token-missing"),
     ] {
         let answer = world.ask(false, &fields).await;
@@ -198,7 +198,7 @@ async fn the_field_can_have_another_name_and_is_never_forwarded() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_taken_away_ends_what_it_let_in() {
+async fn a_removed_key_ends_the_requests_that_used_it() {
     let world = ApiKeyWorld::with(&[], "", "", ROUTE).await;
     let field = format!("X-API-Key: {}\r\n", world.key);
     let mut connection = streaming_with(&world.anonymous(), &field).await;
@@ -214,7 +214,8 @@ async fn a_key_that_is_taken_away_ends_what_it_let_in() {
     assert_eq!(line["complete"], false, "{line}");
 }
 
-/// Whoever knows the public half of a key must not use up what it may do.
+/// A client that only knows the public part of a key must not use up its
+/// allowance.
 #[tokio::test]
 async fn each_key_has_an_allowance_that_only_it_uses_up() {
     let limit = "rate_limit = { per = \"api-key\", requests = 1, window = \"1h\" }";

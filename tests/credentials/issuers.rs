@@ -1,5 +1,5 @@
-//! Issuers that are asked over the network: well-behaved, down, slow, lying,
-//! rotating their keys.
+//! Issuers that are asked over the network: issuers that work, are down, are slow, give
+//! wrong responses, or rotate their keys.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ async fn keys_come_from_the_address_that_is_written_down() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_down_keeps_nobody_from_starting_and_lets_nobody_in() {
+async fn an_issuer_that_is_down_does_not_prevent_the_start_and_its_tokens_are_refused() {
     let issuer = Issuer::new().await;
     issuer.idp.fault(Idp::METADATA, Fault::Hangup);
     let world = issuer.open("", "").await;
@@ -48,7 +48,7 @@ async fn an_issuer_that_is_down_keeps_nobody_from_starting_and_lets_nobody_in() 
         "{problem}"
     );
     assert_eq!(world.echo.requests(), 0);
-    // It was not remembered that the token could not be checked.
+    // It was not cached that the token could not be checked.
     world.idp.mend();
     in_time("the keys", async {
         while world.ask(&token).await.status != 200 {
@@ -62,7 +62,7 @@ async fn an_issuer_that_is_down_keeps_nobody_from_starting_and_lets_nobody_in() 
 #[tokio::test]
 async fn a_required_issuer_has_to_be_there_at_start() {
     let issuer = Issuer::new().await;
-    // Nobody asks for the service.
+    // The service is not used.
     let settings = issuer.settings(([127, 0, 0, 1], 9).into(), "required_at_start = true", "");
     Gateway::start(BINARY, &settings).await;
     issuer.idp.fault(Idp::KEYS, Fault::Status(500));
@@ -75,7 +75,7 @@ async fn a_required_issuer_has_to_be_there_at_start() {
     assert!(failure.stderr.contains("status 500"), "{failure}");
 }
 
-/// No keys is no reason to accept anything.
+/// Without keys no token is accepted.
 #[tokio::test]
 async fn answers_that_are_none_leave_no_keys_behind() {
     for fault in [
@@ -93,7 +93,7 @@ async fn answers_that_are_none_leave_no_keys_behind() {
         let world = issuer.open("timeout = \"2s\"", "").await;
         let answer = world.ask(&world.token()).await;
         let expected: &[&str] = if fault == Fault::ManyKeys {
-            // They are keys, but too many to be a key set, and none is this token's.
+            // They are keys, but too many for a key set, and none has signed this token.
             &["keys-unavailable", "token-signature"]
         } else {
             &["keys-unavailable"]
@@ -126,7 +126,7 @@ async fn metadata_of_another_issuer_or_pointing_elsewhere_are_not_believed() {
 }
 
 #[tokio::test]
-async fn a_slow_issuer_costs_its_own_tokens_a_bounded_time_and_nobody_else_anything() {
+async fn a_slow_issuer_delays_only_its_own_tokens_for_a_limited_time() {
     let issuer = Issuer::new().await;
     issuer
         .idp
@@ -155,11 +155,12 @@ async fn a_slow_issuer_costs_its_own_tokens_a_bounded_time_and_nobody_else_anyth
     refused(&waiting.await.unwrap(), 503, "keys-unavailable");
 }
 
-/// What a token names is never fetched, and unknown keys
-/// are looked for once in a while, not once a token.
+/// URLs in a token are never fetched, and unknown keys are fetched at most once per
+/// interval, not once per token.
 #[tokio::test]
 async fn nothing_in_a_token_makes_the_gateway_ask_around() {
-    // So that the flood reaches the keys: what throttles it otherwise is tested elsewhere.
+    // Allows the flood to reach the keys. The limit that would stop it is tested
+    // elsewhere.
     let lenient = "[rate_limits]\nfailed_authentications = 1000";
     let world = IssuerWorld::with(lenient, "").await;
     let bait = Idp::start().await;
@@ -188,15 +189,15 @@ async fn nothing_in_a_token_makes_the_gateway_ask_around() {
     }
     let more = world.idp.count(Idp::KEYS) - before;
     assert!(more <= 2, "{more} fetches for a flood of unknown keys");
-    // The flood pushed nothing out.
+    // The flood has evicted no keys.
     assert_eq!(world.ask(&world.token()).await.status, 200);
     let paths = [Idp::KEYS, "/x", Idp::METADATA, Idp::OPENID];
     assert_eq!(paths.map(|path| bait.count(path)), [0; 4]);
 }
 
-/// Asks with this token again and again until the issuer was asked for its keys once
-/// more, which an unknown key brings about once the minimum interval between two fetches
-/// is over. Returns the last answer.
+/// Repeats a request with this token until the issuer was asked for its keys again. An
+/// unknown key causes that after the minimum interval between two fetches. Returns the
+/// last response.
 async fn ask_until_keys_are_fetched(world: &IssuerWorld, token: &str) -> Answer {
     let before = world.idp.count(Idp::KEYS);
     in_time("another fetch of the keys", async {
@@ -206,7 +207,7 @@ async fn ask_until_keys_are_fetched(world: &IssuerWorld, token: &str) -> Answer 
                 return answer;
             }
             refused(&answer, 401, "token-signature");
-            // Seldom enough for the limit on failed authentications.
+            // Slow enough for the limit on failed authentications.
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     })
@@ -219,7 +220,7 @@ async fn keys_may_rotate_in_the_middle_of_a_burst() {
     assert_eq!(world.ask(&world.token()).await.status, 200);
     let next = TokenKey::new("two");
     world.idp.publish(&[&world.key, &next]);
-    // The burst comes while the new key is being fetched.
+    // The burst arrives while the new key is being fetched.
     let slow = Fault::Slow(Duration::from_secs(1));
     world.idp.fault(Idp::KEYS, slow);
     let before = world.idp.count(Idp::KEYS);
@@ -253,7 +254,7 @@ async fn a_reused_key_identifier_and_a_withdrawn_key_void_what_is_remembered() {
     let world = IssuerWorld::with("", "").await;
     let token = world.token();
     assert_eq!(world.ask(&token).await.status, 200);
-    // The same name for another key: the old tokens must not live on.
+    // Another key with the same name: the old tokens must not stay valid.
     let imposter = TokenKey::new("one");
     world.idp.publish(&[&imposter, &TokenKey::new("trigger")]);
     let trigger = world.signed_by(&TokenKey::new("trigger"));
@@ -323,7 +324,7 @@ async fn opaque_tokens_are_asked_about_once_and_remembered() {
     let basic = asked.headers["authorization"].to_str().unwrap();
     assert!(basic.starts_with("Basic "), "{basic}");
 
-    // A bound token that an attacker brings, and one that is not active.
+    // A bound token that an attacker uses, and one that is not active.
     said["cnf"] = json!({"x5t#S256": "A".repeat(43)});
     world.idp.introspect_as(said);
     refused(&world.ask("stolen").await, 401, "token-binding-mismatch");
@@ -381,7 +382,7 @@ async fn jwts_are_asked_about_as_often_as_the_route_says() {
             questions,
             "{introspect}"
         );
-        // Only tokens that are good so far reach the issuer.
+        // Only tokens that passed all local checks reach the issuer.
         let expired = world.key.sign(&world.claims(json!({"exp": now() - 100})));
         refused(&world.ask(&expired).await, 401, "token-expired");
         assert_eq!(
@@ -445,7 +446,7 @@ async fn tokens_without_number_of_one_caller_do_not_take_the_issuer_from_others(
             tokio::spawn(async move { ask(&mallory, "/orders", &format!("guess-{number}")).await })
         })
         .collect();
-    // One place for a question is all that others need.
+    // One free slot is enough for the requests of others.
     world.idp.reached(Idp::INTROSPECTION, 50).await;
     for number in 0..3 {
         let answer = world.ask(&format!("good-{number}")).await;

@@ -1,5 +1,5 @@
-//! What a token let in ends with it: at its `exp`, and when a new configuration
-//! would no longer accept it.
+//! Requests that a token permitted end with it: at its `exp`, and when a new
+//! configuration does not accept the token any more.
 
 use countersign_testkit::{Connection, Protocol, Switching, http2};
 use serde_json::json;
@@ -47,7 +47,7 @@ async fn one_stream_ends_and_the_others_go_on() {
     assert_eq!(session.send(request).await.unwrap().status, 200);
 }
 
-/// Whatever is on its way: all of a small answer, and a part of a large one.
+/// For all of a small response, and a part of a large one.
 #[tokio::test]
 async fn an_answer_that_its_caller_has_not_taken_ends_with_its_token() {
     let world = TokenWorld::with("", ROUTE).await;
@@ -141,7 +141,7 @@ async fn a_tunnel_ends_with_its_token() {
 }
 
 #[tokio::test]
-async fn a_reload_ends_what_it_would_no_longer_let_in_and_nothing_else() {
+async fn a_reload_ends_what_it_no_longer_permits_and_nothing_else() {
     for (from, to, reason) in [
         ("\"orders-api\", ", "", Some("token-audience")),
         (
@@ -188,7 +188,7 @@ async fn a_reload_ends_what_it_would_no_longer_let_in_and_nothing_else() {
 async fn a_key_that_is_taken_out_of_the_file_takes_its_tokens_along() {
     let world = TokenWorld::with("", ROUTE).await;
     let token = world.token();
-    // It is remembered from now on.
+    // The token is cached from now on.
     assert_eq!(ask(&world.client(), "/a", &token).await.status, 200);
     let mut connection = streaming(&world, &token).await;
     let other = countersign_testkit::TokenKey::new("two");

@@ -1,4 +1,5 @@
-//! Rate limits: who is counted, when, and what those get who are too many.
+//! Rate limits: which requests are counted, when, and what further requests
+//! get.
 
 use std::time::Duration;
 
@@ -111,7 +112,7 @@ async fn what_was_counted_is_kept_over_a_reload() {
 }
 
 #[tokio::test]
-async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_address() {
+async fn a_caller_that_fails_too_often_must_wait_but_not_others_at_its_address() {
     let world = TokenWorld::open(|settings, keys, echo| {
         settings
             .section(&issuer(keys, ""))
@@ -126,7 +127,7 @@ async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_addres
     })
     .await;
     for number in 0..3 {
-        // Bringing none is no failure.
+        // A request without a token is not a failure.
         let answer = world.client().get("/a").await.unwrap();
         refused(&answer, 401, "token-missing");
         let bad = world.token_with(json!({"exp": 1, "jti": number.to_string()}));
@@ -140,7 +141,7 @@ async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_addres
     refused(&answer, 429, "rate-limited");
     let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=20).contains(&after), "{after}");
-    // Somebody else behind the same address has tries of its own.
+    // Another caller behind the same address has its own attempts.
     let other = world
         .anonymous()
         .with(&world.ca.client("/ns/shop/sa/other"));
@@ -152,7 +153,7 @@ async fn a_caller_that_fails_too_often_has_to_wait_and_nobody_else_at_its_addres
 }
 
 #[tokio::test]
-async fn an_address_that_fails_too_often_has_to_wait_and_nobody_with_a_certificate() {
+async fn an_address_that_fails_too_often_must_wait_but_not_callers_with_a_certificate() {
     let world = TokenWorld::open(|settings, keys, echo| {
         settings
             .optional_certificates()
@@ -177,7 +178,7 @@ async fn an_address_that_fails_too_often_has_to_wait_and_nobody_with_a_certifica
     }
     let answer = ask(&world.anonymous(), "/a", &good).await;
     refused(&answer, 429, "rate-limited");
-    // A certificate tells its caller from the others behind the address.
+    // A certificate distinguishes its caller from others behind the address.
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
     assert_eq!(ask(&world.client(), "/a", &world.token()).await.status, 200);
     let after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
@@ -186,7 +187,7 @@ async fn an_address_that_fails_too_often_has_to_wait_and_nobody_with_a_certifica
 }
 
 #[tokio::test]
-async fn grpc_callers_are_told_in_their_way() {
+async fn grpc_callers_get_a_grpc_status_at_a_limit() {
     let route = format!("callers = [\"*\"]\n{}", once("caller"));
     let world = TokenWorld::with("", &route).await;
     let client = world.client().protocol(Protocol::Http2);

@@ -1,5 +1,6 @@
-//! Tokens and API keys, from outside: what callers with and without certificate
-//! get, what services are told, and what comes of a bad issuer.
+//! Black-box tests of tokens and API keys: responses to callers with and
+//! without certificate, the data that services get, and the effect of a failing
+//! issuer.
 
 mod api_keys;
 mod explained;
@@ -30,8 +31,8 @@ fn issuer(keys: &Path, more: &str) -> String {
     )
 }
 
-/// Claims of a good token of `issuer`, bound to `caller`'s certificate, with
-/// changes; null takes a claim away.
+/// Returns the claims of a valid token of `issuer`, bound to `caller`'s
+/// certificate, with changes; null removes a claim.
 fn claims(caller: &Credentials, issuer: &str, changes: Value) -> Value {
     let now = now();
     let mut claims = json!({
@@ -49,7 +50,7 @@ fn claims(caller: &Credentials, issuer: &str, changes: Value) -> Value {
     claims
 }
 
-/// Asks with a bearer token.
+/// Sends a request with a bearer token.
 async fn ask(client: &Client, path: &str, token: &str) -> Answer {
     let bearer = format!("Bearer {token}");
     client
@@ -58,7 +59,7 @@ async fn ask(client: &Client, path: &str, token: &str) -> Answer {
         .unwrap()
 }
 
-/// Holds a refusal against what it should be.
+/// Checks status and reason of a refusal.
 #[track_caller]
 fn refused(answer: &Answer, status: u16, reason: &str) {
     assert_eq!(

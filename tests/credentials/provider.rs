@@ -25,10 +25,10 @@ struct Provider {
 }
 
 impl Provider {
-    /// None where Node or the library is missing.
+    /// None if Node or the library is missing.
     async fn start(ca: &TestCa) -> Option<Self> {
         let mut command = script::node("idp.mjs");
-        // Nobody reads its warnings while it runs.
+        // Its warnings are not read.
         command.stderr(Stdio::null());
         let mut child = script::start(command, LIBRARY)?;
         let server = ca.server(&["localhost"]);
@@ -213,7 +213,8 @@ async fn opaque_tokens_are_introspected_over_mutual_tls_until_they_are_revoked()
     let form = format!("client_id=app&token={token}");
     let revoked = provider.post(&caller, "/token/revocation", form).await;
     assert_eq!(revoked.status, 200, "{revoked:?}");
-    // It is remembered for a while; an operator need not wait for that.
+    // The token is cached for some time. An operator can empty the cache at
+    // once.
     let answer = ask(&client, "/a", &token).await;
     let hash = assertion_claims(&answer)["token"]["ath"]
         .as_str()
@@ -225,7 +226,7 @@ async fn opaque_tokens_are_introspected_over_mutual_tls_until_they_are_revoked()
         command.arg(gateway.config_file()).args(more);
         Run::of_async(&mut command).await.done().json()
     };
-    // One in 64 begins so.
+    // One hash in 64 begins with a dash.
     purge(&["--hash", "-of-another-token"]).await;
     assert_eq!(ask(&client, "/a", &token).await.status, 200);
     let said = purge(&["--hash", &hash]).await;

@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use super::refused;
 use crate::support::{BINARY, CALLER, HOST};
 
-/// A server on a socket of its own, where it can come back.
+/// A server on a socket, on which it can be restarted.
 struct Server {
     socket: PathBuf,
     child: Option<Child>,
@@ -66,14 +66,15 @@ struct SecureServer {
 }
 
 impl SecureServer {
-    /// None where there is no server, or one that was built without TLS.
+    /// None if there is no server, or if it was built without TLS.
     async fn start(ca: &TestCa) -> Option<Self> {
         let own = ca.server(&["localhost"]);
         let certificate = ca.write("redis.pem", own.chain_pem());
         let key = ca.write("redis.key", own.key_pem());
         let log = ca.directory().join("redis.log");
         for _ in 0..5 {
-            // Somebody else may take it in between; then the next one will do.
+            // Another process may take the port in between. Then the next one is
+            // tried.
             let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let port = free.local_addr().unwrap().port();
             drop(free);
@@ -135,7 +136,7 @@ impl SecureServer {
     }
 }
 
-/// What the gateways that share a store have in common.
+/// The parts that several gateways with one store share.
 struct Shared {
     ca: TestCa,
     echo: Echo,
@@ -152,7 +153,8 @@ impl Shared {
         }
     }
 
-    /// One request an hour and caller, counted in that server.
+    /// A gateway that allows one request per hour and caller, counted in that
+    /// server.
     async fn gateway(&self, server: &Server, on_failure: &str) -> Gateway {
         let url = format!("url = \"redis+unix://{}\"", server.socket.display());
         self.gateway_with(&url, on_failure).await
@@ -224,7 +226,7 @@ async fn a_store_that_stops_does_what_was_said_and_may_come_back() {
             let answer = caller.get("/a").await.unwrap();
             assert_eq!(answer.status, expected, "{on_failure} {answer:?}");
         }
-        // Nobody waits for it each time.
+        // Requests do not wait for the failed store each time.
         let started = Instant::now();
         caller.get("/a").await.unwrap();
         assert!(
@@ -286,8 +288,8 @@ async fn a_store_with_tls_and_password_counts_and_the_password_stays_secret() {
     let answer = world.client(&two).get("/a").await.unwrap();
     refused(&answer, 429, "rate-limited");
 
-    // Whoever cannot prove to be the store is not asked, and no other password is
-    // good. Neither password is anywhere.
+    // A server that cannot prove to be the store is not used, and a wrong
+    // password is refused. No password appears in any output.
     let forged = world.gateway_with(&store(&stranger, &good), "deny").await;
     let unknown = world.gateway_with(&store(&world.ca, &bad), "deny").await;
     for gateway in [&forged, &unknown] {

@@ -1,5 +1,5 @@
-//! What is remembered of tokens, what makes the gateway forget it, and how long
-//! keys of an issuer that is gone are good.
+//! The cache of tokens: what empties it, and how long the keys of an unreachable
+//! issuer may be used.
 
 use std::ops::Deref;
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ impl Remembering {
         ask(&self.client(), path, token).await
     }
 
-    /// Lets the token in, and says whether its issuer was asked for that.
+    /// Sends a request with the token. Returns whether its issuer was asked.
     async fn asks(&self) -> bool {
         let before = self.idp.count(Idp::INTROSPECTION);
         let answer = self.ask("/a", &self.token).await;
@@ -78,7 +78,7 @@ impl Remembering {
         self.idp.count(Idp::INTROSPECTION) > before
     }
 
-    /// Waits until it is forgotten what is known, and then known again.
+    /// Waits until the cache was emptied and the token is cached again.
     async fn forgets(&self, why: &str) {
         until(why, async || self.asks().await).await;
         assert!(!self.asks().await, "{why}: it is remembered again");
@@ -106,7 +106,8 @@ async fn whatever_could_matter_makes_the_gateway_ask_again() {
     world.operate(&["deny", "remove", id]).await;
     world.forgets("an entry less on the deny list").await;
 
-    // The caller itself: no token helps it meanwhile, and none is known afterwards.
+    // The caller itself is denied: no token helps it meanwhile, and the cache is
+    // empty afterwards.
     let added = world
         .operate(&["deny", "add", "--identity", &world.ca.spiffe(CALLER)])
         .await;
@@ -136,8 +137,9 @@ async fn whatever_could_matter_makes_the_gateway_ask_again() {
     world.forgets("a key more").await;
 }
 
-/// The issuer is gone for longer than its keys are good: that is said, and it is
-/// not the token's fault. It takes the shortest `last_good` there is, a minute.
+/// The issuer is unreachable for longer than its keys may be used. The reason must
+/// say so, and must not blame the token. This takes a minute, the shortest allowed
+/// `last_good`.
 #[tokio::test]
 async fn keys_of_an_issuer_that_stays_away_end() {
     let begun = Instant::now();
@@ -149,7 +151,7 @@ async fn keys_of_an_issuer_that_stays_away_end() {
     let gone = Instant::now();
     let mut good = 0;
     let answer = loop {
-        // Each token is a new one: what is remembered is another matter.
+        // Each token is new, so that the cache has no effect.
         let claims = world.claims(json!({"jti": format!("number {good}")}));
         let answer = world.ask("/keys", &world.key.sign(&claims)).await;
         if answer.status != 200 {
@@ -166,7 +168,7 @@ async fn keys_of_an_issuer_that_stays_away_end() {
         begun.elapsed() > Duration::from_secs(58),
         "{good} were good"
     );
-    // Nor does it help to have been let in before.
+    // A token that was accepted before is refused too.
     let answer = world.ask("/keys", &world.token).await;
     refused(&answer, 503, "keys-unavailable");
     let ready = plain(world.gateway.admin(), "GET", "/readyz", &[]).await;
@@ -180,15 +182,15 @@ async fn keys_of_an_issuer_that_stays_away_end() {
     .await;
 }
 
-/// Keys are asked for again, and new ones found, although nobody brings a token.
+/// Keys are fetched again, and new ones are found, without any token.
 #[tokio::test]
-async fn keys_are_kept_fresh_while_nobody_asks() {
+async fn keys_are_refreshed_without_requests() {
     let world = Remembering::new().await;
     assert_eq!(world.ask("/keys", &world.token).await.status, 200);
     assert_eq!(world.idp.count(Idp::KEYS), 1);
     let next = TokenKey::new("two");
     world.idp.publish(&[&world.key, &next]);
-    // Before half of the minute is over for which they may be used.
+    // Before half of the minute has passed for which the keys may be used.
     let begun = Instant::now();
     while world.idp.count(Idp::KEYS) < 2 {
         assert!(begun.elapsed() < Duration::from_secs(45), "they turn stale");

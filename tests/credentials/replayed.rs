@@ -1,5 +1,5 @@
-//! Tokens and assertions that were made for something else, or by somebody who
-//! knows public keys only.
+//! Tokens and assertions that were made for another purpose, or by an attacker
+//! who only knows public keys.
 
 use countersign_testkit::pem;
 use serde_json::json;
@@ -8,7 +8,7 @@ use super::worlds::TokenWorld;
 use super::{ask, issuer, refused};
 use crate::support::{TOKEN_ISSUER, assertion_claims, base64url, get_with, reloaded, replace};
 
-/// A signature that anybody can make who knows the public key.
+/// A signature that can be made with the public key alone must not be accepted.
 #[tokio::test]
 async fn a_public_key_is_no_secret_to_sign_with() {
     use base64ct::Encoding as _;
@@ -43,7 +43,7 @@ async fn a_public_key_is_no_secret_to_sign_with() {
             let forged = jsonwebtoken::encode(&header, &claims, &key).unwrap();
             let answer = ask(&world.client(), "/a", &forged).await;
             refused(&answer, 401, "token-algorithm");
-            // Under a name that the key has, it is no signature of that key.
+            // With the right key id, it is still not a signature of that key.
             let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": "one"});
             let rest = forged.split_once('.').unwrap().1;
             let renamed = format!("{}.{rest}", base64url(header.to_string().as_bytes()));
@@ -55,8 +55,8 @@ async fn a_public_key_is_no_secret_to_sign_with() {
     assert_eq!(ask(&world.client(), "/a", &world.token()).await.status, 200);
 }
 
-/// Two issuers that share a key, as tenants of one provider do, do not
-/// share what is remembered.
+/// Two issuers may share a key, for example tenants of one provider. They must
+/// not share cached tokens.
 #[tokio::test]
 async fn a_token_remembered_for_one_issuer_is_none_of_another() {
     let world = TokenWorld::open(|settings, keys, echo| {
@@ -86,8 +86,8 @@ async fn a_token_remembered_for_one_issuer_is_none_of_another() {
     }
 }
 
-/// What the gateway signs for services is no token, not even where
-/// somebody made the gateway its own issuer of tokens.
+/// An assertion of the gateway is not accepted as a token, even if the gateway
+/// is configured as an issuer of tokens.
 #[tokio::test]
 async fn an_assertion_that_is_sent_back_is_no_token() {
     let own = "https://gateway.example.org:9080";
@@ -126,7 +126,7 @@ async fn an_assertion_that_is_sent_back_is_no_token() {
         );
         let answer = ask(&world.client(), "/token", &received).await;
         refused(&answer, 401, "token-type");
-        // Nor does it stand for the caller, in the field it travels in.
+        // In its own field it does not authenticate the caller either.
         let anonymous = get_with("/token", &[("countersign-assertion", &received)]);
         let answer = world.client().send(anonymous).await.unwrap();
         refused(&answer, 401, "token-missing");

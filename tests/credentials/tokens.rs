@@ -1,5 +1,5 @@
-//! Tokens beside and instead of the certificate: binding, claims, composition,
-//! answers.
+//! Tokens in addition to the certificate and instead of it: binding, claims,
+//! composition, responses.
 
 use countersign_testkit::{Leaf, Protocol, TlsVersion, TokenKey};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ async fn a_bound_token_passes_with_its_certificate_and_the_service_learns_of_it(
 async fn a_bound_token_is_useless_without_its_certificate() {
     let world = TokenWorld::with("", ROUTE).await;
     let token = world.token();
-    // Also once it has been accepted and is remembered.
+    // The same after the token was accepted and cached.
     assert_eq!(ask(&world.client(), "/a", &token).await.status, 200);
     let other = world
         .anonymous()
@@ -144,7 +144,7 @@ async fn unbound_tokens_pass_only_where_that_is_said() {
         let world = TokenWorld::with(binding, ROUTE).await;
         let token = world.token_with(json!({"cnf": null}));
         assert_eq!(ask(&world.client(), "/a", &token).await.status, unbound);
-        // A bound one needs its certificate whatever was said.
+        // A bound token needs its certificate with every setting.
         let other = world
             .anonymous()
             .with(&world.ca.client("/ns/shop/sa/other"));
@@ -153,7 +153,7 @@ async fn unbound_tokens_pass_only_where_that_is_said() {
     }
 }
 
-/// Algorithms, keys of the token's own, foreign audiences.
+/// Other algorithms, keys inside the token, other audiences.
 #[tokio::test]
 async fn forged_and_foreign_tokens_are_refused() {
     let world = TokenWorld::with("", ROUTE).await;
@@ -224,7 +224,7 @@ async fn forged_and_foreign_tokens_are_refused() {
         refused(&answer, 401, reason);
     }
     assert_eq!(world.echo.requests(), 0);
-    // Nothing was wrong with the caller, and a second audience does no harm.
+    // The caller is still accepted, and a second audience is allowed.
     let token = world.token_with(json!({"aud": ["payments-api", "orders-api"]}));
     assert_eq!(ask(&world.client(), "/a", &token).await.status, 200);
 }
@@ -317,7 +317,7 @@ async fn a_client_that_brings_none_or_two_learns_what_to_do() {
     }
     let answer = ask(&world.client(), "/a?access_token=x", &token).await;
     refused(&answer, 400, "malformed-request");
-    // A token in the query alone is none, and never was one.
+    // A token in the query is ignored.
     let answer = world
         .client()
         .get(&format!("/a?access_token={token}"))
@@ -363,7 +363,8 @@ async fn the_resource_describes_itself() {
             "/orders/7",
         ),
     ] {
-        // Without a certificate: it is what a client needs to get anywhere.
+        // No certificate is needed, because clients read this document before they
+        // have a token.
         let answer = world.anonymous().get(path).await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.header("content-type"), Some("application/json"));
@@ -461,10 +462,10 @@ async fn a_caller_without_certificate_is_its_tokens_client() {
         401,
         "token-malformed",
     );
-    // A bound token shows that there has to be a certificate.
+    // A bound token shows that a certificate is needed.
     let answer = ask(&world.anonymous(), "/a", &world.token()).await;
     refused(&answer, 401, "token-binding-mismatch");
-    // The certificate names the caller where there is one, whatever the token says.
+    // If there is a certificate, it names the caller, not the token.
     let claims = assertion_claims(&ask(&world.client(), "/a", &world.token()).await);
     assert_eq!(claims["sub"], world.ca.spiffe(CALLER));
     let claims = assertion_claims(&world.client().get("/a").await.unwrap());

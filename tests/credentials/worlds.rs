@@ -1,4 +1,4 @@
-//! Gateways that know an issuer of tokens.
+//! Gateways with a configured issuer of tokens.
 
 use std::net::SocketAddr;
 use std::ops::Deref;

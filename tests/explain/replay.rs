@@ -1,5 +1,5 @@
-//! Kept chains: past decisions replayed, and what new trust would mean for
-//! callers seen lately.
+//! Kept chains: past decisions are repeated, and the effect of new trust on
+//! recent callers is shown.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -95,13 +95,13 @@ async fn past_decisions_are_replayed_by_their_chains() {
     assert_eq!(said["then"]["decision"], "allowed");
     assert_eq!(said["claims"]["sub"], world.ca.spiffe("/a"));
 
-    // The same question, after the caller was revoked.
+    // The same request, after the caller was revoked.
     world.revoke(&caller);
     let ended = run(&arguments, &config).await;
     assert_eq!(ended.code, 3, "{}", ended.stderr);
     assert_eq!(ended.json()["answer"]["reason"], "certificate-revoked");
 
-    // A refused handshake has no request, and a chain all the same.
+    // A refused handshake has no request, but it has a chain.
     let stranger = TestCa::new("example.org");
     let refused = world.anonymous().with(&stranger.client("/a"));
     assert_eq!(refused.refusal().await.alert(), Some(48));

@@ -1,5 +1,5 @@
-//! The bodies of the fuzz targets (`fuzz/`) with inputs of proptest: a small and
-//! steady part of what fuzzing does, on stable.
+//! The bodies of the fuzz targets (`fuzz/`) with inputs from proptest: a small
+//! part of fuzzing that runs with every test, on stable.
 
 #[allow(unreachable_pub, reason = "it is a library of its own in fuzz/")]
 #[path = "../../fuzz/src/lib.rs"]
@@ -9,7 +9,7 @@ mod seeds;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Octets made of these words and a few of no meaning.
+/// Bytes made of these words and some random bytes.
 fn made_of(words: &'static [&'static str], most: usize) -> impl Strategy<Value = Vec<u8>> {
     let word = proptest::sample::select(words).prop_map(|word| word.as_bytes().to_vec());
     let piece = prop_oneof![12 => word, 1 => vec(any::<u8>(), 1..4)];
@@ -19,7 +19,7 @@ fn made_of(words: &'static [&'static str], most: usize) -> impl Strategy<Value =
 /// An item of an input: what it is, and its content (`fuzz/src/input.rs`).
 type Item = (u8, &'static [u8]);
 
-/// Items, some of which are run together or mean nothing.
+/// Items, of which some are joined or have no meaning.
 fn items_of(words: &'static [Item], most: usize) -> impl Strategy<Value = Vec<u8>> {
     let word = proptest::sample::select(words).prop_map(|(kind, word)| (kind, word.to_vec()));
     let item = prop_oneof![
@@ -36,7 +36,7 @@ fn items_of(words: &'static [Item], most: usize) -> impl Strategy<Value = Vec<u8
     })
 }
 
-/// Messages that are nearly right, one after the other.
+/// Several messages that are nearly valid.
 fn messages() -> impl Strategy<Value = Vec<u8>> {
     let fields = made_of(
         &[

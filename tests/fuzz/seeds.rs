@@ -1,5 +1,5 @@
-//! What fuzzing begins with (`fuzz/seeds`), as it is: no property fails on it, and its
-//! sections say rightly what becomes of it.
+//! The seeds of the fuzz targets (`fuzz/seeds`): no property fails for them, and they
+//! give the results that their section names.
 
 use countersign::proxy::wire::framing::FramingMachine;
 use countersign::proxy::wire::target::checked_path;
@@ -37,7 +37,7 @@ fn unescaped(text: &str) -> Vec<u8> {
     octets
 }
 
-/// The seeds of a target; there are some.
+/// Returns the seeds of a target. There is at least one.
 fn seeds(target: &str) -> Vec<Seed> {
     let text = std::fs::read_to_string(root().join(format!("fuzz/seeds/{target}.txt"))).unwrap();
     let mut section = "";

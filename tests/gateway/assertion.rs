@@ -1,5 +1,5 @@
-//! The main path: an allowed caller reaches the service, and the service learns
-//! exactly who asked for what.
+//! The main path: an allowed caller reaches the service, and the assertion names
+//! the caller and its request exactly.
 
 use countersign_testkit::client::get;
 use countersign_testkit::{Protocol, TlsVersion, sha256};
@@ -14,7 +14,7 @@ use crate::support::{CALLER, HOST, ISSUER, World, altered, assertion, base64url,
 const ROUTE: &str = "hosts = [\"orders.example.org\"]\npaths = [\"/orders\", \"/orders/**\"]\n\
     methods = [\"GET\", \"POST\"]\ncallers = [\"spiffe://example.org/ns/shop/sa/*\"]\n";
 
-/// Verifies with a foreign library.
+/// Verifies with another library.
 fn oracle(
     token: &str,
     jwks: &str,
@@ -206,7 +206,7 @@ async fn an_expired_assertion_is_refused_by_both() {
     let (_, claims) = decode(&token);
     let exp = claims["exp"].as_u64().unwrap();
     assert_eq!(exp - claims["iat"].as_u64().unwrap(), 1);
-    // The foreign library reads the system's clock, so real time has to pass.
+    // The other library reads the system's clock, so that real time must pass.
     countersign_testkit::in_time("expiry", async {
         while oracle(&token, &jwks, Algorithm::ES256, "orders").is_ok() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -280,10 +280,9 @@ async fn the_assertion_never_outlives_the_certificate() {
     assert_eq!(claims["exp"], claims["client_cert"]["not_after"]);
 }
 
-/// notAfter is inclusive (RFC 5280 section 4.1.2.5). Requests follow one another
-/// until the certificate is over; those that were answered before its last second
-/// had passed must not have been refused. However slow the machine is, it can only
-/// see fewer of them.
+/// notAfter is inclusive (RFC 5280 section 4.1.2.5). Requests are sent until the
+/// certificate has expired. Requests whose response arrived before the end of its
+/// last second must not be refused. A slow machine only sends fewer of them.
 #[tokio::test]
 async fn requests_are_served_through_the_last_second_of_the_certificate() {
     let world = World::open().await;

@@ -1,4 +1,4 @@
-//! What is recorded of each request: enough to answer for it, never a secret.
+//! The audit log: it records enough about each request, but no secrets.
 
 use std::time::Duration;
 
@@ -129,7 +129,7 @@ async fn a_caller_that_goes_away_is_recorded_too() {
             let task = tokio::spawn(async move {
                 let mut session = client.session().await.unwrap();
                 let response = session.start(request).await.unwrap();
-                // Keeps the answer open until the task is aborted.
+                // Keeps the response open until the task is aborted.
                 let _open = (session, response);
                 std::future::pending::<()>().await;
             });

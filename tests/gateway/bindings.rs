@@ -60,7 +60,7 @@ async fn it_is_used_again_for_the_same_caller_only() {
 }
 
 #[tokio::test]
-async fn a_verifier_wants_to_be_told_that_it_is_allowed() {
+async fn a_verifier_must_explicitly_allow_caller_binding() {
     let world = world().await;
     let jwks = world.gateway.jwks().await;
     let answer = world.client().get("/a").await.unwrap();

@@ -1,4 +1,5 @@
-//! Bodies of requests and answers arrive whole, whatever their method and form.
+//! Bodies of requests and responses arrive complete, with every method and
+//! framing.
 
 use std::time::Duration;
 
@@ -101,7 +102,7 @@ async fn a_body_of_http2_without_a_length_arrives() {
 }
 
 #[tokio::test]
-async fn a_caller_that_waits_to_continue_is_told_to() {
+async fn a_caller_that_waits_for_100_continue_gets_it() {
     let world = World::open().await;
     let mut connection = world.client().connect().await.unwrap();
     let head = format!(
@@ -117,7 +118,7 @@ async fn a_caller_that_waits_to_continue_is_told_to() {
 }
 
 #[tokio::test]
-async fn a_refused_caller_is_not_told_to_continue() {
+async fn a_refused_caller_gets_no_100_continue() {
     let world = World::open().await;
     let request = format!(
         "POST /a//b HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 4\r\n\
@@ -131,8 +132,8 @@ async fn a_refused_caller_is_not_told_to_continue() {
     assert_eq!(answer.statuses(), [400], "{}", answer.text());
 }
 
-/// A service may answer before it has read a request. What is still to be sent
-/// belongs to nobody else's connection.
+/// A service may respond before it has read the request. The rest of the request
+/// must not be sent on a connection that another caller uses.
 #[tokio::test]
 async fn an_early_answer_does_not_leave_its_request_to_the_next_caller() {
     use countersign_testkit::{Afterwards, Scripted};

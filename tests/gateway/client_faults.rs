@@ -174,7 +174,7 @@ async fn a_head_that_does_not_arrive_ends_the_connection() {
             answer.text()
         );
     }
-    // One octet now and then is no excuse.
+    // Single bytes from time to time do not extend the timeout.
     let mut connection = world.client().connect().await.unwrap();
     let started = std::time::Instant::now();
     for octet in b"GET /a HTTP/1.1\r\nHost: orders.example.org\r\n" {
@@ -251,7 +251,7 @@ async fn connections_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_early_disturbs_nobody() {
+async fn a_caller_that_disconnects_early_does_not_affect_others() {
     let world = World::open().await;
     for path in ["/hang", "/slow", "/megabyte", "/hang-mid-body"] {
         for protocol in Protocol::BOTH {
@@ -265,7 +265,7 @@ async fn a_caller_that_leaves_early_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_is_continued_by_nobody_else() {
+async fn an_upload_that_breaks_off_is_not_continued_by_another_request() {
     let world = World::open().await;
     for round in 0..6 {
         let mut connection = world.client_as("/first").connect().await.unwrap();
@@ -317,7 +317,7 @@ async fn a_caller_that_does_not_read_is_given_up_on() {
     drop(connection);
 }
 
-/// The limits of a route do not depend on what a caller calls its content.
+/// The limits of a route do not depend on the content type that a caller sends.
 #[tokio::test]
 async fn naming_grpc_does_not_switch_limits_off() {
     let world = World::with(|settings, echo| {

@@ -6,11 +6,11 @@ use tokio::task::JoinSet;
 
 use crate::support::{BINARY, HOST, World, decode};
 
-/// What services speak: HTTP/1.1 and h2, without and with TLS.
+/// The protocols of the services: HTTP/1.1 and h2, without and with TLS.
 const KINDS: [&str; 4] = ["plain", "h2", "tls", "tls-h2"];
 
-/// Sends requests with a body of its own each, to every service in turn, and checks
-/// that what comes back is about exactly that request of that caller.
+/// Sends requests with different bodies to every service in turn, and checks that
+/// each response belongs to its request and its caller.
 async fn converse(client: Client, caller: String, number: usize) {
     let mut session = client.session().await.unwrap();
     for round in 0..12 {

@@ -1,5 +1,5 @@
-//! File descriptors: whatever callers hold, and however few there are, a revocation
-//! takes effect and the operator's commands answer.
+//! File descriptors: even if callers use as many as they can, or if there are few, a
+//! revocation takes effect and the operator's commands work.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -84,7 +84,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
     let most = status["connections_limit"].as_u64().unwrap();
     assert!((300..700).contains(&most), "{status}");
 
-    // Some use connections to the service, all others hold theirs.
+    // Some callers use connections to the service, all others keep theirs open.
     let client = world
         .gateway
         .client(HOST)
@@ -101,7 +101,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
             Some(connection)
         });
     }
-    // One caller was there before: callers that take everything are not what is tried.
+    // One caller is connected before the others use up the descriptors.
     let mut held = Vec::new();
     let full = async {
         while held.len() + 20 < usize::try_from(most).unwrap() {
@@ -120,7 +120,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
     )
     .await;
     scene.assert_operable().await;
-    // Nor can they see to it that files stay unread.
+    // Nor can they prevent files from being read.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     held.truncate(held.len() - 20);
     assert_eq!(world.client().get("/a").await.unwrap().status, 200);
@@ -128,7 +128,7 @@ async fn callers_cannot_take_the_descriptors_that_a_revocation_needs() {
     assert_eq!(ready["status"], "ready");
 }
 
-/// Leaves a process the descriptors that it has, and no other.
+/// Limits a process to the descriptors that it has open.
 fn take_all_descriptors(gateway: &Gateway) -> usize {
     let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
     let highest = open
@@ -179,8 +179,8 @@ async fn a_revocation_needs_no_descriptor_that_is_free() {
     let mut held = fill_gaps(world, limit).await;
     let mut number = 1;
     let mut slow = Vec::new();
-    // With every descriptor taken; with a broken configuration on top; and with a deny
-    // list that does not answer on top of that.
+    // First with all descriptors used, then also with an invalid configuration, and then
+    // also with a deny list whose file hangs.
     let mut injected = None;
     for what in ["descriptors", "configuration", "deny list"] {
         match what {
@@ -198,7 +198,7 @@ async fn a_revocation_needs_no_descriptor_that_is_free() {
             }
             _ => {}
         }
-        // Those of callers that were cut are taken, too.
+        // The descriptors of callers that were cut off are used up, too.
         held.extend(fill_gaps(world, limit).await);
         let mut fastest = Duration::MAX;
         for _ in 0..2 {

@@ -1,5 +1,5 @@
-//! What strangers can take: connections that they hold and handshakes that they make
-//! expensive shut nobody else out.
+//! Clients without a certificate: their open connections and expensive handshakes do
+//! not block others.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -30,7 +30,8 @@ async fn connect_from(source: &str, address: SocketAddr) -> TcpStream {
     socket.connect(address).await.unwrap()
 }
 
-/// A request over a connection of its own, answered without waiting for others.
+/// Sends a request over a new connection. It must get a response without waiting for
+/// others.
 async fn assert_served_at_once(client: &Client, stream: TcpStream) {
     let served = async {
         let connection = client.connect_over(stream).await.unwrap();
@@ -74,7 +75,7 @@ async fn silent_connections_yield_to_new_callers() {
     assert_eq!(stays.get("/a").await.unwrap().status, 200);
     let yielded = limit_reached(&world, "limits.address.handshakes_in_progress").await;
     assert!(yielded >= 100, "{yielded}");
-    // They are not refused silently.
+    // The evictions are recorded.
     let audit = world.gateway.audit();
     let lines = audit
         .at_least(1, "evictions", |line| line["reason"] == "overloaded")
@@ -164,7 +165,7 @@ async fn forged_namesakes_do_not_make_a_handshake_expensive() {
     };
     let audit = world.gateway.audit();
     audit.at_least(1, "the hostile chain", refused).await;
-    // A genuine chain holds in spite of them.
+    // A genuine chain is accepted in spite of them.
     let mut genuine = world.ca.issue(leaf());
     let own = genuine.chain.pop().unwrap();
     genuine

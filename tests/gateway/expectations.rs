@@ -1,4 +1,4 @@
-//! `Expect: 100-continue` from end to end, answers without a body, and trailers.
+//! `Expect: 100-continue` from end to end, responses without a body, and trailers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{HOST, World};
 
-/// A service that a test plays itself.
+/// A service that a test implements by hand.
 pub(super) struct Stage(TcpListener);
 
 impl Stage {
@@ -43,7 +43,7 @@ async fn world(service: SocketAddr) -> World {
     .await
 }
 
-/// A caller that asks before it sends its body.
+/// A caller that waits for a 100 before it sends its body.
 async fn ask(world: &World) -> Connection {
     let mut connection = world.client().connect().await.unwrap();
     let head = format!(
@@ -80,7 +80,7 @@ async fn the_service_decides_whether_the_body_is_sent() {
             .contains("\r\nexpect: 100-continue\r\n"),
         "{head}"
     );
-    // Nobody tells the caller to go on before the service does.
+    // The caller gets no 100 before the service sends one.
     let quiet = caller.read_until_silent(Duration::from_millis(300)).await;
     assert_eq!(quiet.text(), "");
     go_on(&mut caller, &mut service).await;
@@ -90,7 +90,7 @@ async fn the_service_decides_whether_the_body_is_sent() {
         .unwrap();
     let answer = caller.read_until(|octets| octets.ends_with(b"ok")).await;
     assert_eq!(answer.statuses(), [200]);
-    // Both connections are good for more.
+    // Both connections can be used again.
     let next = format!("GET /a HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     caller.write(next.as_bytes()).await.unwrap();
     let head = in_time("the next request", read_head(&mut service)).await;
@@ -116,13 +116,14 @@ async fn a_final_answer_ends_the_connection_and_the_body_is_never_read() {
                 .to_ascii_lowercase()
                 .contains("connection: close")
         );
-        // Whether this is a body or a request nobody can know: it is neither.
+        // The gateway cannot know whether this is a body or a request. It must not
+        // be read as either.
         let _ = caller
             .write(format!("GET /good HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes())
             .await;
         let rest = caller.read_until(|_| false).await;
         assert!(rest.closed && rest.octets.is_empty(), "{}", rest.text());
-        // And the service's connection is used by nobody else.
+        // The service's connection is not used for other requests.
         let mut octet = [0];
         assert!(matches!(
             in_time("the end", service.read(&mut octet)).await,
@@ -175,7 +176,8 @@ async fn answers_without_a_body_are_exact() {
         let world = world(service.address()).await;
         for protocol in Protocol::BOTH {
             let mut session = world.client().protocol(protocol).session().await.unwrap();
-            // Twice on one connection: the first has to have ended where it ends.
+            // Two requests on one connection: the first response must have the
+            // right end.
             for _ in 0..2 {
                 let mut request = get("/a");
                 *request.method_mut() = method.parse().unwrap();

@@ -1,4 +1,4 @@
-//! File systems that fail or do not answer: each file waits for itself alone.
+//! File systems that fail or hang: only the affected file has to wait.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,7 +20,7 @@ use crate::support::{
 /// What a container may forbid.
 const TRACING: &str = "strace that may trace processes";
 
-/// System calls on one path that fail or take for ever, by strace.
+/// System calls on one path that fail or hang, by strace.
 pub(super) struct Injected {
     strace: Child,
 }
@@ -65,7 +65,7 @@ impl Injected {
         Some(Self { strace })
     }
 
-    /// Ends it: calls that hang come back.
+    /// Ends the injection. Hanging calls return.
     pub(super) async fn end(mut self) {
         let _ = self.strace.kill().await;
     }
@@ -96,7 +96,7 @@ async fn what_the_system_could_not_read_is_read_as_soon_as_it_can() {
     }
 }
 
-/// A file system that does not answer holds up its own file and nothing else.
+/// A file system that hangs delays only its own file.
 #[tokio::test]
 async fn a_list_that_does_not_answer_delays_no_denial_and_no_other_list() {
     let (ca, second) = (TestCa::new("example.org"), TestCa::new("other.test"));
@@ -141,7 +141,7 @@ impl World {
         in_time("a command", Run::of_async(&mut command)).await
     }
 
-    /// Everything but what hangs answers at once.
+    /// Everything that does not hang responds at once.
     async fn assert_answers(&self) {
         for (address, path) in [
             (self.gateway.public(), "/healthz"),
@@ -296,7 +296,7 @@ async fn a_domain_can_refuse_after_its_files_could_not_be_read_for_long() {
     .await;
     let (gateway, client, list) = (&world.gateway, world.client(), &lists.issuing);
     let stream = streaming(&client).await;
-    // A missing file is somebody's doing and does not count.
+    // A missing file is a change that a person made, and does not count.
     std::fs::rename(list, list.with_extension("away")).unwrap();
     readyz(gateway, "No such file", true).await;
     tokio::time::sleep(Duration::from_millis(2500)).await;
@@ -358,7 +358,8 @@ async fn a_check_ends_where_a_file_does_not_answer() {
     }
 }
 
-/// Of one trust domain, too: a file that does not answer keeps no other one out.
+/// Within one trust domain too: a file that hangs does not prevent changes of other
+/// files.
 #[tokio::test]
 async fn a_list_that_does_not_answer_keeps_no_other_of_its_domain_out() {
     let (world, lists) = revocable().await;
@@ -418,7 +419,7 @@ async fn a_part_that_stays_unusable_changes_nothing_again_and_again() {
     assert_prompt(&world.gateway, (&world.ca, &lists), &mut 1, "afterwards").await;
 }
 
-/// However many wait for the disk, each entry counts at once.
+/// Each entry takes effect at once, even if many wait for the disk.
 #[tokio::test]
 async fn every_denial_counts_while_the_file_does_not_answer() {
     let ca = TestCa::new("example.org");

@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::support::{CALLER, HOST, ISSUER, World, altered, decode, script};
 
-/// Assertions with what should become of them, and the keys to verify with.
+/// Assertions with their expected results, and the keys to verify them.
 async fn cases(algorithm: &'static str) -> Value {
     let world = World::with(|s, echo| s.algorithm(algorithm).everything_to(echo)).await;
     let brief = World::with(|s, echo| {

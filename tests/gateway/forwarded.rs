@@ -1,5 +1,5 @@
-//! What services are told beside the assertion: where a request came from, its
-//! trace, and the caller's certificate.
+//! The fields for services besides the assertion: where a request came from,
+//! its trace, and the caller's certificate.
 
 use base64ct::Encoding as _;
 use bytes::Bytes;
@@ -189,7 +189,8 @@ async fn a_service_is_told_the_callers_certificate_where_it_wants_it() {
         }
         let answer = session.get("/default/a").await.unwrap();
         assert_eq!(answer.received("client-cert"), [""; 0]);
-        // On a route of nobody, the certificate is nobody's business.
+        // On a route without authentication, the certificate is not sent to the
+        // service.
         for client in [world.client(), world.anonymous()] {
             let answer = client.protocol(protocol).get("/open/a").await.unwrap();
             assert_eq!(answer.status, 200);

@@ -1,4 +1,4 @@
-//! Requests that two parsers could read differently get no answer but refusal.
+//! Requests that two parsers could read differently are refused.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::support::{HOST, World};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sends octets and expects that nothing succeeds, nothing arrives at the
+/// Sends bytes and checks that no request succeeds, none arrives at the
 /// service, and the connection ends.
 async fn assert_refused(world: &World, what: &str, octets: &[u8]) {
     let answer = world.client().raw(octets, PATIENCE).await.unwrap();

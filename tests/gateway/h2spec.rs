@@ -81,6 +81,6 @@ async fn every_case_of_h2spec_passes() {
         .collect();
     assert!(failed.is_empty(), "{failed:#?}\n{text}");
     assert_eq!(seen.len(), CASES, "{text}");
-    // And the gateway is as well as before.
+    // The gateway still works.
     assert_eq!(world.client().get("/healthy").await.unwrap().status, 200);
 }

@@ -1,4 +1,4 @@
-//! Nothing a caller sends can pass for the gateway's word, in either direction.
+//! Callers cannot forge the header fields of the gateway, in either direction.
 
 use std::time::Duration;
 
@@ -139,7 +139,7 @@ async fn forged_fields_never_arrive_in_any_spelling() {
 
 #[tokio::test]
 async fn forged_fields_never_arrive_without_a_certificate_either() {
-    let world = World::open_to_everybody().await;
+    let world = World::open_to_all().await;
     for client in [world.anonymous(), world.client()] {
         for protocol in Protocol::BOTH {
             let mut session = client.clone().protocol(protocol).session().await.unwrap();

@@ -1,5 +1,6 @@
-//! Services of HTTP/1.x whose answers could be read in two ways, or that speak an older
-//! HTTP than their caller: exactly one thing is shown, and nothing is lost.
+//! HTTP/1.x services whose responses could be read in two ways, or that use an older
+//! HTTP version than their caller: callers get one unambiguous response, and nothing is
+//! lost.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -184,7 +185,7 @@ async fn an_answer_with_two_readings_is_not_shown() {
             );
             assert_eq!(answer.json()["code"], "upstream-protocol");
         }
-        // It is not asked again.
+        // The request is not sent again.
         assert_eq!(service.requests(), 2, "{head}");
         for line in world
             .gateway

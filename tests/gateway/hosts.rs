@@ -1,4 +1,5 @@
-//! Which name a connection was opened for decides what it may ask for.
+//! The name for which a connection was opened decides which hosts it may ask
+//! for.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! How a connection in HTTP/1 ends: an answer in HTTP/1.0 has no other end, and one that
-//! broke off must not pass for whole.
+//! How a connection in HTTP/1 ends: it is the only end of a response in HTTP/1.0, and an
+//! incomplete response must not look complete.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -85,13 +85,13 @@ async fn an_answer_that_breaks_off_does_not() {
         for tls in TlsVersion::BOTH {
             let client = world.client().tls(tls);
             let answer = ask(&client, "/old", "1.0").await;
-            // Even programs that do not look for close_notify are told.
+            // Even programs that do not check for close_notify notice it.
             assert_eq!(
                 answer.failure,
                 Some(ErrorKind::ConnectionReset),
                 "{body:?} {tls:?}"
             );
-            // Here the framing tells it, and what has arrived is left to be read.
+            // Here the framing shows it, and the data that has arrived can be read.
             let answer = ask(&client, "/new", "1.1").await;
             assert_eq!(
                 answer.failure,

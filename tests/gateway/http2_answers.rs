@@ -1,5 +1,5 @@
-//! Answers over h2 to callers that have little window: watched until they are taken,
-//! and called complete no sooner.
+//! Responses over h2 to callers with small windows: they are tracked until they are
+//! taken, and count as complete only then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,10 +21,10 @@ const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 
-/// More octets than go to an h2 caller in one piece.
+/// More bytes than an h2 caller gets in one piece.
 const LARGE: usize = 100 * 1024;
 
-/// Answers of every make: their path, and how many octets they have.
+/// Responses of every kind: their path and their length in bytes.
 const ANSWERS: [(&str, usize); 5] = [
     ("/single", 300),
     ("/large", LARGE),
@@ -197,7 +197,7 @@ async fn lines_of(world: &World, path: &str, window: u32) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_takes_end_although_their_caller_goes_on_asking() {
+async fn untaken_responses_end_although_their_caller_sends_more_requests() {
     let (world, _services) = world(&[("body_timeout", "\"1s\"")]).await;
     for window in [0, 1] {
         let mut caller = Caller::new(&world, window).await;
@@ -288,7 +288,7 @@ async fn a_slow_socket_is_shared_as_well() {
     for _ in 0..120 {
         caller.ask("/huge").await;
     }
-    // A turn of each takes longer than one of them may be left alone.
+    // One turn of all streams takes longer than the timeout of one.
     for _ in 0..150 {
         let more = caller
             .connection
@@ -327,7 +327,7 @@ async fn a_stream_without_window_is_given_up_on_although_others_go_on() {
 }
 
 #[tokio::test]
-async fn single_octets_do_not_hold_a_connection() {
+async fn single_bytes_do_not_hold_a_connection() {
     let (world, _services) = world(&[("body_timeout", "\"1s\"")]).await;
     let mut caller = Caller::new(&world, 1 << 20).await;
     let mut streams = Vec::new();
@@ -391,7 +391,7 @@ async fn an_answer_is_complete_when_its_caller_has_taken_it() {
 }
 
 #[tokio::test]
-async fn an_answer_that_its_caller_has_room_for_ends_with_its_last_octets() {
+async fn a_response_that_fits_the_window_ends_with_its_last_bytes() {
     let (world, _services) = world(&[]).await;
     let mut caller = Caller::new(&world, 1 << 20).await;
     caller.grant(0, 1 << 20).await;
@@ -448,7 +448,7 @@ async fn a_connection_is_not_idle_while_an_answer_waits_to_be_taken() {
     for path in ["/single", "/nowhere"] {
         let mut caller = Caller::new(&world, 1).await;
         let stream = caller.ask(path).await;
-        // It is asked whether it is still there as often as it would be found idle.
+        // It gets a PING each time when it would be found idle.
         for count in 1..=5 {
             let pings =
                 |frames: &[http2::Frame]| frames.iter().filter(|frame| frame.kind == PING).count();
@@ -473,7 +473,8 @@ async fn a_connection_is_not_idle_while_an_answer_waits_to_be_taken() {
 #[tokio::test]
 async fn a_slow_reader_gets_the_whole_answer_although_the_gateway_stops() {
     let (mut world, _services) = world(&[]).await;
-    // So little room that most of the answer is still the gateway's when it closes.
+    // The buffer is so small that the gateway still holds most of the response when
+    // it closes.
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
     let client = world.client().protocol(Protocol::Http2);

@@ -1,5 +1,5 @@
-//! h2 callers that take nothing, send nothing of use, or what h2 refuses by itself:
-//! bounded, and visible.
+//! h2 callers that take nothing, that send useless frames, or that h2 itself
+//! refuses: their effect is limited and recorded.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ async fn connect(world: &World) -> Connection {
     connection
 }
 
-/// Sends these octets again and again until the gateway has had enough.
+/// Sends these bytes repeatedly until the gateway closes the connection.
 async fn flood(connection: &mut Connection, octets: &[u8]) {
     in_time("the end of a flood", async {
         // Each time a little is read, so that nothing waits for the other side.
@@ -194,12 +194,12 @@ async fn floods_of_tiny_frames_of_a_body_end_the_connection() {
             .await;
         let line = lines.last().unwrap();
         let detail = line["detail"].as_str().unwrap();
-        // Whoever is first: h2's own bounds, or ours.
+        // Either h2's own limits or ours end it first.
         assert!(
             detail.contains(code) || detail.contains("floods"),
             "{what}: {line}"
         );
-        // Who shares a worker with it, and who comes afterwards, is served.
+        // Callers on the same worker, and later callers, are served.
         assert_eq!(victim.get("/a").await.unwrap().status, 200, "{what}");
         assert_eq!(world.client().get("/a").await.unwrap().status, 200);
     }

@@ -1,5 +1,5 @@
-//! Whom the gateway refuses at the handshake: the right alert for the caller,
-//! and a line with the reason for the operator.
+//! Refused handshakes: the caller gets the right alert, and the audit log has a
+//! line with the reason.
 
 use countersign_testkit::skipped::tool;
 use countersign_testkit::{
@@ -138,7 +138,7 @@ async fn an_unknown_issuer_is_refused() {
     refused(&world, &claimed, "unknown-issuer", 48).await;
     let incomplete = world.ca.client(CALLER).without_intermediates();
     refused(&world, &incomplete, "unknown-issuer", 48).await;
-    // Somebody else's certificate at the end of the chain helps nobody.
+    // The certificate of another caller at the end of the chain does not help.
     let appended = stranger
         .issue(spiffe_leaf())
         .with_extra(world.ca.client(CALLER).leaf().clone())
@@ -316,7 +316,7 @@ async fn signatures_are_checked() {
     let damaged = world.ca.issue(spiffe_leaf().corrupt_signature());
     refused(&world, &damaged, "bad-signature", 46).await;
 
-    // Somebody's certificate with one's own key proves nothing.
+    // Another caller's certificate with one's own key proves nothing.
     let victim = world.ca.client(CALLER);
     let thief = Credentials::from_parts(
         victim.chain.clone(),

@@ -1,4 +1,4 @@
-//! One caller takes all it can get; another one is served all the same.
+//! One caller uses as much as it can; another one is served nevertheless.
 
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{
@@ -79,7 +79,7 @@ async fn tunnels_of_one_caller_leave_connections_for_others() {
     running.write(b"still here").await.unwrap();
     let answer = running.read_until(|bytes| bytes.len() >= 10).await;
     assert_eq!(answer.text(), "STILL HERE");
-    // A tunnel that is over makes room for the next one.
+    // When a tunnel ends, another one can be opened.
     drop(tunnels.pop());
     in_time("room", async {
         loop {

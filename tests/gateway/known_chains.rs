@@ -1,4 +1,4 @@
-//! What is remembered of callers' chains, and that nobody can make it forget.
+//! The cache of callers' chains: callers cannot evict entries of others.
 
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{Authority, AuthoritySpec, Credentials, TestCa, TlsVersion};
@@ -57,7 +57,7 @@ async fn a_flood_of_junk_chains_neither_fills_memory_nor_drives_out_a_known_call
     assert_eq!((before.kept, before.verified), (1, 1), "{before:?}");
     let memory = resident(&world);
 
-    // Strangers, each with a chain of its own.
+    // Unknown clients, each with a different chain.
     for number in 0..FLOOD {
         let root = Authority::root(&AuthoritySpec::new(&format!("stranger {number}")));
         let stranger = TestCa::new("example.org")
@@ -73,7 +73,8 @@ async fn a_flood_of_junk_chains_neither_fills_memory_nor_drives_out_a_known_call
         "nothing of theirs is kept: {strangers:?}"
     );
 
-    // Somebody who is known as well, with other junk behind the chain each time.
+    // A known caller that sends different useless certificates after its chain
+    // each time.
     let noisy = world.ca.client("/ns/shop/sa/noisy");
     for number in 0..FLOOD {
         let junk = Authority::root(&AuthoritySpec::new(&format!("junk {number}")));

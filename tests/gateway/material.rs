@@ -1,5 +1,5 @@
-//! Files change, break and vanish while callers are connected: what the configuration
-//! in service names takes effect by itself.
+//! Files change, become invalid and are removed while callers are connected: changes
+//! of files that the configuration in service names take effect without a command.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -161,7 +161,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// Whatever takes the place of one file, a list in another file takes effect.
+/// A list in another file takes effect, whatever replaces the first file.
 #[tokio::test]
 async fn a_file_that_cannot_be_used_keeps_no_revocation_out() {
     let (world, lists) = revocable().await;
@@ -234,7 +234,7 @@ async fn roots_that_contradict_another_domain_keep_no_revocation_out() {
     assert_prompt(&world.gateway, (&world.ca, &lists), &mut 1, "a shared root").await;
 }
 
-/// A list that is in force goes neither with its file nor by an older one.
+/// A list stays in force if its file is removed or replaced by an older list.
 #[tokio::test]
 async fn a_list_stays_in_force_when_its_file_is_gone_or_set_back() {
     let ca = TestCa::new("example.org");
@@ -274,7 +274,7 @@ async fn a_list_stays_in_force_when_its_file_is_gone_or_set_back() {
     still("no file matches").await;
     std::fs::remove_dir(&folder).unwrap();
     still("cannot list").await;
-    // Nor by an edit of something else, nor when somebody asks for a reload.
+    // Also not after another change of the configuration, and not after a reload.
     std::fs::create_dir(&folder).unwrap();
     write("root.crl", Crl::new().number(3).signed_by(ca.root()));
     readyz(&gateway, "cannot list", false).await;

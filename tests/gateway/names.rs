@@ -1,5 +1,5 @@
-//! Which name of a certificate names the caller, and which certificates name
-//! nobody.
+//! Which name of a certificate names the caller, and which certificates name no
+//! caller.
 
 use std::net::IpAddr;
 
@@ -29,7 +29,7 @@ async fn subject(world: &World, credentials: &Credentials) -> String {
 }
 
 #[tokio::test]
-async fn a_certificate_without_a_name_of_the_right_type_names_nobody() {
+async fn a_certificate_without_a_name_of_the_right_type_names_no_caller() {
     let world = World::open().await;
     for (leaf, saw) in [
         (Leaf::new(), "no subject alternative name"),
@@ -213,7 +213,7 @@ async fn nothing_passes_for_another_type_of_name() {
         Leaf::new().email("a@b@example.org"),
         // Latin-1 where ASCII is demanded.
         Leaf::new().raw_name(0x82, b"a\xe9.svc.example.org"),
-        // An IP name of five octets.
+        // An IP name of five bytes.
         Leaf::new().raw_name(0x87, &[10, 0, 0, 1, 1]),
     ];
     for leaf in malformed {

@@ -172,7 +172,7 @@ async fn no_spelling_of_a_path_escapes_its_route() {
 }
 
 #[tokio::test]
-async fn ordinary_paths_arrive_octet_by_octet() {
+async fn ordinary_paths_arrive_byte_by_byte() {
     let world = public_and_admin().await;
     for protocol in Protocol::BOTH {
         let mut session = world.client().protocol(protocol).session().await.unwrap();

@@ -195,7 +195,7 @@ async fn a_damaged_list_does_not_replace_the_one_in_use() {
         ca,
     };
     refused(&world, &revoked, "certificate-revoked", 44).await;
-    // Without the damaged block, nothing in this file revokes anybody.
+    // Without the damaged block, no list in this file revokes a certificate.
     let damaged = format!("{root}{older}{}", begins(&newer, "> -----BEGIN"));
     replace(&world.ca.directory().join("lists.pem"), damaged);
     in_time("the alarm", async {

@@ -93,7 +93,7 @@ async fn known_keys_need_not_be_sent_again() {
 }
 
 #[tokio::test]
-async fn health_is_told_on_both_listeners() {
+async fn both_listeners_show_health() {
     let world = World::open().await;
     for listener in [world.gateway.public(), world.gateway.admin()] {
         for path in ["/healthz", "/readyz"] {
@@ -131,7 +131,7 @@ async fn both_listeners_are_read_only_and_serve_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_public_listener_serves_what_it_was_told_to() {
+async fn the_public_listener_serves_what_is_configured() {
     let world = World::with(|settings, echo| {
         settings
             .set("public", "serve", "[\"health\"]")

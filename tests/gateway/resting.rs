@@ -1,4 +1,4 @@
-//! Connections on which nothing goes on give their buffers back, and nobody notices.
+//! Idle connections release their buffers, and callers do not notice it.
 
 use countersign_testkit::gateway::plain;
 use countersign_testkit::{Gateway, TlsVersion};

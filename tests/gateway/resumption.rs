@@ -1,4 +1,4 @@
-//! Resumed sessions: they save the caller work, and no check is left out.
+//! Resumed sessions: they cost less work, and all checks are repeated.
 
 use std::time::Duration;
 
@@ -279,7 +279,7 @@ async fn a_ticket_does_not_outlive_a_change_of_the_requirement() {
 #[tokio::test]
 async fn a_session_without_certificate_is_not_resumed() {
     for version in TlsVersion::BOTH {
-        let world = World::open_to_everybody().await;
+        let world = World::open_to_all().await;
         let client = world.anonymous().tls(version).resuming();
         assert!(!is_resumed(&client).await);
         assert_eq!(client.tickets(), 0, "{version:?}");

@@ -1,4 +1,4 @@
-//! Which route answers, and whom it lets through.
+//! Which route is selected, and which callers it allows.
 
 use bytes::Bytes;
 use countersign_testkit::{Answer, Protocol};
@@ -173,7 +173,7 @@ async fn the_most_specific_route_wins_and_its_refusal_is_final() {
 }
 
 #[tokio::test]
-async fn a_route_for_everybody_vouches_for_nobody() {
+async fn a_route_without_authentication_sends_no_assertion() {
     let world = World::with(|settings, echo| {
         settings
             .optional_certificates()

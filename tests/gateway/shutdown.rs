@@ -1,4 +1,4 @@
-//! SIGTERM drains: what is in flight finishes, nothing new begins.
+//! SIGTERM drains: requests in flight finish, and no new ones begin.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ async fn new_connections_and_requests_are_not_taken_while_draining() {
 }
 
 #[tokio::test]
-async fn an_idle_gateway_ends_at_once_and_open_connections_are_told() {
+async fn an_idle_gateway_ends_at_once_and_notifies_open_connections() {
     for protocol in Protocol::BOTH {
         let mut world = World::open().await;
         let mut session = world.client().protocol(protocol).session().await.unwrap();
@@ -104,7 +104,7 @@ async fn draining_has_a_limit() {
 
 /// Standard output is the audit log here, and a pipe that no program reads.
 #[tokio::test]
-async fn a_log_that_nobody_reads_does_not_keep_the_process_from_ending() {
+async fn a_log_without_a_reader_does_not_prevent_the_end_of_the_process() {
     use std::os::unix::fs::PermissionsExt as _;
     let ca = TestCa::new("example.org");
     let echo = Echo::start().await;

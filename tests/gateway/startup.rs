@@ -232,7 +232,7 @@ async fn a_missing_configuration_is_bad_usage() {
 }
 
 #[tokio::test]
-async fn an_audit_log_that_nobody_reads_is_refused_at_once() {
+async fn an_audit_log_without_a_reader_is_refused_at_once() {
     let ca = TestCa::new("example.org");
     let pipe = ca.directory().join("audit.pipe");
     named_pipe(&pipe);

@@ -1,5 +1,5 @@
-//! Connections end when what they were admitted by no longer holds, and a
-//! reload touches nothing else.
+//! Connections end when their identity or permission is no longer valid, and a
+//! reload affects no others.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use countersign_testkit::{Crl, Leaf, Protocol, TestCa, TlsVersion};
 
 use crate::support::{CALLER, World, readyz, replace, revocable, streaming};
 
-/// What a caller may still get after the change was written: the time until the
-/// gateway looks at its files, and the second it promises.
+/// How long a caller may still be served after a change was written: the time
+/// until the gateway checks its files, and the second that it promises.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
 #[tokio::test]
@@ -180,7 +180,7 @@ async fn a_broken_configuration_changes_nothing_and_says_so_until_it_is_mended()
 
 #[tokio::test]
 async fn a_requirement_that_comes_later_holds_for_connections_that_are_open() {
-    let world = World::open_to_everybody().await;
+    let world = World::open_to_all().await;
     let mut connection = streaming(&world.anonymous()).await;
     let config = world.gateway.config_file();
     let text = std::fs::read_to_string(&config).unwrap();

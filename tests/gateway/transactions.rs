@@ -1,5 +1,5 @@
-//! `continue_transaction`: a service that calls on in the course of a request keeps
-//! its `txn`, and nothing else of the assertion it shows.
+//! `continue_transaction`: if a service calls another one during a request, only
+//! the `txn` of the presented assertion is kept.
 
 use bytes::Bytes;
 use countersign_testkit::{

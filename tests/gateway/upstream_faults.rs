@@ -1,5 +1,5 @@
-//! A service that refuses, hangs, dies or talks nonsense: the right status each
-//! time, and a gateway that goes on.
+//! A service that refuses connections, hangs, is killed or sends malformed
+//! responses: the right status in each case, and the gateway still works.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -170,7 +170,7 @@ async fn a_service_with_too_large_a_head() {
 }
 
 #[tokio::test]
-async fn what_a_service_adds_to_its_answer_reaches_nobody_else() {
+async fn bytes_after_a_response_do_not_reach_another_caller() {
     let service = Scripted::start(
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok\
          HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
@@ -288,7 +288,8 @@ async fn a_service_with_bad_chunks_ends_its_answer_early() {
     }
 }
 
-/// An answer without end costs no memory, and its connection ends with its caller.
+/// An endless response uses no memory, and its connection ends when its caller
+/// disconnects.
 #[tokio::test]
 async fn a_service_that_never_stops_is_read_only_as_fast_as_its_caller_reads() {
     let (address, task) = endless("HTTP/1.1 200 OK\r\n\r\n", "x").await;
@@ -343,9 +344,9 @@ async fn total_timeout_ends_an_answer_that_does_not() {
     task.abort();
 }
 
-/// Octets that nobody has asked for, on a connection at rest, are nobody's answer.
+/// Bytes without a request, on an idle connection, are not used as a response.
 #[tokio::test]
-async fn what_a_service_says_unasked_reaches_nobody() {
+async fn bytes_without_a_request_do_not_reach_a_caller() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (spoil, said) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));

@@ -232,7 +232,7 @@ fn assertions_about_a_caller_need_to_be_allowed() {
 }
 
 #[test]
-fn bad_usage_is_told_apart_from_a_bad_assertion() {
+fn wrong_usage_and_a_bad_assertion_have_different_exit_codes() {
     let bench = Bench::new(Algorithm::ES256);
     let token = bench.sign(&bench.claims());
     bench.verify(&token, &[]).refused(2, "--audience");

@@ -86,7 +86,7 @@ fn the_first_key_signs_at_once_and_is_private() {
 }
 
 #[test]
-fn people_are_told_what_was_made_and_what_comes_next() {
+fn output_for_people_says_what_was_made_and_the_next_step() {
     let keys = Keys::new();
     let made = keys.run(&["generate"]).done();
     let kid = &keys.states()[0].0;
@@ -200,7 +200,7 @@ fn damaged_directories_are_refused_by_name() {
 
 /// A named pipe in the place of a file would block the commands that read it.
 #[test]
-fn what_is_no_file_blocks_nobody_and_is_named() {
+fn what_is_not_a_file_does_not_block_and_is_named() {
     for what in ["named pipe", "device", "directory"] {
         for file in [".lock", "ring.json", "KID.key"] {
             let (keys, kid) = Keys::with_one("ES256");
@@ -221,7 +221,8 @@ fn what_is_no_file_blocks_nobody_and_is_named() {
                     refused += 1;
                 }
             }
-            // Only who changes keys takes the lock; only who publishes them reads them.
+            // Only commands that change keys take the lock, and only those that publish
+            // keys read them.
             assert_eq!(refused, if file == "ring.json" { 3 } else { 1 }, "{file}");
         }
     }

@@ -161,7 +161,7 @@ fn many_namesakes_on_every_level_hide_no_path() {
     }
 }
 
-/// What leads to no root by good signatures is given up in bounded time.
+/// If valid signatures lead to no root, the search ends in limited time.
 #[test]
 fn a_thicket_of_good_signatures_without_a_way_out_ends() {
     let mut edges = Vec::new();
@@ -172,7 +172,7 @@ fn a_thicket_of_good_signatures_without_a_way_out_ends() {
     verify(edges).unwrap_err();
 }
 
-/// As many as anyone cares to write: none of them has the signature that its path needs.
+/// Very many certificates, of which none has the signature that its path needs.
 #[test]
 fn a_search_ends_with_its_budget_of_signatures_and_says_so() {
     let mut certificates: Vec<_> = (2..AUTHORITIES)
@@ -187,7 +187,7 @@ fn a_search_ends_with_its_budget_of_signatures_and_says_so() {
     );
 }
 
-/// What the leaf's names do not lead to is not even looked at.
+/// Certificates that the leaf's names do not lead to are not verified.
 #[test]
 fn strangers_in_any_number_do_not_matter() {
     let spec = AuthoritySpec::new("Stranger");

@@ -200,7 +200,7 @@ fn a_killed_revocation_of_all_is_whole_or_was_not() {
             4 => ended += 1,
             some => panic!("{some} of 4 are revoked"),
         }
-        // It is completed, and the list has all of them and nobody else.
+        // The revocation is completed, and the list has exactly these certificates.
         let again = authority.run(&revoke);
         if again.code != 0 {
             again.refused(1, "no live certificate");
@@ -253,7 +253,8 @@ fn set_modes(path: &std::path::Path, directory: u32, file: u32, owner: Option<u3
 fn a_read_only_directory_stays_as_it_is() {
     use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::process::CommandExt as _;
-    /// Neither the superuser, whom permissions do not stop, nor the owner of anything else.
+    /// A user that is neither the superuser, who ignores permissions, nor the owner of
+    /// other files.
     const NOBODY: u32 = 65_534;
 
     let authority = Authority::new();
@@ -262,7 +263,7 @@ fn a_read_only_directory_stays_as_it_is() {
     let superuser = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let owner = superuser.then_some(NOBODY);
     let home = authority.home.path();
-    // Somebody else may not get to where the program was built.
+    // The other user may have no access to the build directory.
     let program = home.join("countersign");
     std::fs::copy(BINARY, &program).unwrap();
     set_modes(&authority.dir(), 0o555, 0o400, owner);
@@ -326,8 +327,8 @@ fn with_room_for(blocks: u32, program: &std::process::Command) -> super::Run {
     super::Run::of(&mut limited)
 }
 
-/// Whatever could not be written: it is said, nothing is half there, and the
-/// authority goes on working.
+/// If something cannot be written, there is a message, no file is incomplete, and the
+/// authority still works.
 #[test]
 fn a_full_disk_loses_nothing() {
     let mut failed = 0;

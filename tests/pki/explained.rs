@@ -19,7 +19,7 @@ async fn explain(gateway: &Gateway, authority: &Authority, leaf: &str, more: &[&
 async fn the_inventory_says_what_the_gateway_does_not_know_yet() {
     let authority = Authority::new();
     issue(&authority, "a");
-    // Lists that nobody brings up to date.
+    // Lists that are not updated.
     let stale = authority.home.path().join("stale");
     std::fs::create_dir(&stale).unwrap();
     for name in ["root.crl", "intermediate.crl"] {

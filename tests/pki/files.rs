@@ -135,7 +135,7 @@ fn json_names_files_absolutely_and_dates_exactly() {
 }
 
 #[test]
-fn an_issued_certificate_is_said_to_whom_and_until_when() {
+fn issue_prints_the_name_and_the_expiry() {
     let authority = Authority::new();
     let run = authority
         .run(&[
@@ -194,7 +194,7 @@ fn an_authority_is_replaced_with_force_only() {
 }
 
 #[test]
-fn somebody_elses_files_are_not_overwritten_by_init() {
+fn init_does_not_overwrite_other_files() {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("README.md"), "fine").unwrap();
     std::fs::write(home.path().join("root.key"), "precious").unwrap();

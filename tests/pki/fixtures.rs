@@ -117,8 +117,8 @@ async fn gateway(out: &Path, manifest: &Value, identity_from: &Value, echo: &Ech
 
 fn credentials(out: &Path, fixture: &Value) -> Credentials {
     let chain = certificates(&out.join(fixture["certificate"].as_str().unwrap()));
-    // Where nobody can have the key, any will do: the chain is verified before
-    // possession is.
+    // If no key can exist, any key is used, because the chain is verified before
+    // the possession of the key.
     let key = fixture["key"].as_str().unwrap_or("valid.key");
     let key = PrivatePkcs8KeyDer::from_pem_file(out.join(key)).unwrap();
     Credentials::from_parts(
@@ -183,7 +183,7 @@ async fn a_running_gateway_answers_as_the_manifest_says() {
 }
 
 #[test]
-fn fixtures_are_replaced_only_when_told_to() {
+fn fixtures_are_replaced_only_with_force() {
     let authority = Authority::new();
     let out = authority.home.path().join("fixtures");
     let make = ["fixtures", "--out", out.to_str().unwrap()];

@@ -373,7 +373,7 @@ async fn a_live_server_is_inspected() {
     assert_eq!(other.code, 3);
     let lints = other.json()["items"][0]["lints"].to_string();
     assert!(lints.contains("other-name"), "{lints}");
-    // No TLS there, and nobody there.
+    // A server without TLS, and a port without a server.
     let plain = look(format!("https://{}", gateway.admin())).await;
     assert_eq!(plain.code, 1, "{}", plain.stdout);
     assert!(plain.stderr.contains("no certificate"), "{}", plain.stderr);

@@ -12,7 +12,8 @@ use countersign_testkit::skipped;
 use super::{Authority, revocation_list};
 use crate::support::{BINARY, Run, mode, obstruct};
 
-/// Neither the superuser, whom permissions do not stop, nor the owner of anything else.
+/// A user that is neither the superuser, who ignores permissions, nor the owner of
+/// other files.
 const NOBODY: u32 = 65_534;
 
 fn set_mode(path: &Path, mode: u32) {
@@ -91,7 +92,7 @@ fn a_lock_that_stays_held_ends_the_wait_and_is_named() {
         "{}",
         said.stderr
     );
-    // The system may keep to itself who it is.
+    // The system may not show which process it is.
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let place = format!(":{} 0 EOF", lock.metadata().unwrap().ino());
     if locks.lines().any(|line| line.ends_with(&place)) {
@@ -105,7 +106,7 @@ fn a_lock_that_stays_held_ends_the_wait_and_is_named() {
 }
 
 #[test]
-fn what_is_no_file_blocks_nobody_and_is_named() {
+fn what_is_not_a_file_does_not_block_and_is_named() {
     for what in ["named pipe", "device", "directory"] {
         for file in [
             ".lock",
@@ -153,9 +154,10 @@ fn what_is_no_file_blocks_nobody_and_is_named() {
     }
 }
 
-/// What is in the place of a file that is only written gives way, or is named.
+/// Anything in the place of a file that is only written is replaced, or named in an
+/// error.
 #[test]
-fn what_is_no_list_gives_way_to_one() {
+fn what_is_not_a_list_is_replaced_by_one() {
     for (what, gives_way) in [("named pipe", true), ("device", true), ("directory", false)] {
         let (authority, leaf) = with_a_leaf();
         let list = authority.path("crl/intermediate.crl");

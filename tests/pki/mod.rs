@@ -1,5 +1,5 @@
-//! `countersign pki` as a person or a script meets it: files, exit codes, words,
-//! and what other TLS stacks think of the certificates.
+//! `countersign pki` as people and scripts use it: files, exit codes, output,
+//! and the verdict of other TLS libraries about the certificates.
 
 mod bulk;
 mod crashes;

@@ -277,7 +277,7 @@ fn files_of_openssl_are_read_whole() {
     openssl(&export);
     let bags = openssl(&["pkcs12", "-nodes", "-passin", "pass:x", "-in", &bag]);
     assert!(bags.contains("Bag Attributes"), "{bags}");
-    // A name that looks like the remains of a block has to be looked at by somebody.
+    // A name that looks like a part of a block must be checked by a person.
     let bags = ca.write("bags.pem", bags);
     verify(&bags, &roots, &[&lists]).refused(2, "first or last line of a PEM block");
     let plain = std::fs::read_to_string(&bags)

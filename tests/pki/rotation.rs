@@ -1,5 +1,5 @@
-//! Replacing root and intermediate: both trusted in between, nobody cut off
-//! unasked, nothing half done after a kill.
+//! Replacing root and intermediate: both are trusted in between, no caller is refused
+//! without a command, and nothing is incomplete after a kill.
 
 use std::path::Path;
 use std::process::Command;

@@ -8,7 +8,7 @@ use countersign_testkit::skipped::has_tool;
 use super::Authority;
 use crate::support::{BINARY, Run};
 
-/// Runs `countersign pki …` in a directory, on a terminal where somebody types.
+/// Runs `countersign pki …` in a directory, on a terminal with typed input.
 fn on_a_terminal(directory: &std::path::Path, arguments: &[&str], typed: &str) -> Option<Run> {
     if !has_tool("script", "--version") {
         return None;

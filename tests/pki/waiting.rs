@@ -347,7 +347,7 @@ fn a_renewal_hook_that_failed_is_called_again() {
 }
 
 #[tokio::test]
-async fn whoever_waits_hears_what_keeps_files_from_taking_effect() {
+async fn waiting_commands_show_why_files_do_not_take_effect() {
     let authority = Authority::new();
     let thief = issue(&authority, "thief");
     let echo = Echo::start().await;

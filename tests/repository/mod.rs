@@ -1,5 +1,4 @@
-//! What must never stand in the repository: private keys. And what has to agree in
-//! it.
+//! Checks that the repository contains no private keys, and that its parts agree.
 
 pub(crate) mod audit_members;
 mod map;

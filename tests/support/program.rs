@@ -92,7 +92,7 @@ impl Run {
         run
     }
 
-    /// Fails the test unless the answer was "no", for this reason.
+    /// Fails the test unless the result was negative, with this reason.
     #[track_caller]
     pub(crate) fn says_no(&self, reason: &str) {
         assert_eq!(self.code, 3, "{self:?}");

@@ -48,13 +48,13 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// One route that takes everything from every authenticated caller.
+    /// One route that accepts all requests from every authenticated caller.
     pub(crate) async fn open() -> Self {
         Self::with(|settings, echo| settings.everything_to(echo)).await
     }
 
-    /// One route that takes everything and authenticates nobody.
-    pub(crate) async fn open_to_everybody() -> Self {
+    /// One route that accepts all requests without authentication.
+    pub(crate) async fn open_to_all() -> Self {
         Self::with(|settings, echo| {
             settings
                 .optional_certificates()

@@ -1,4 +1,4 @@
-//! What one caller makes a service do is held against the service for that caller alone.
+//! If one caller makes a service fail, the service is ejected for that caller only.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use super::http;
 use crate::support::{Front, HOST, request};
 
-/// A service that breaks off what is asked for below `/break`, leaves unanswered what is
-/// asked for below `/hang`, and answers the rest.
+/// A service that breaks off responses below `/break`, does not respond below `/hang`,
+/// and responds to all other paths.
 struct Brittle {
     address: SocketAddr,
     asked: Arc<Asked>,
@@ -89,7 +89,7 @@ fn client(world: &Front, ca: &TestCa, name: &str) -> Client {
 }
 
 #[tokio::test]
-async fn one_caller_takes_an_endpoint_from_nobody_else() {
+async fn one_caller_cannot_eject_an_endpoint_for_others() {
     let ca = TestCa::new("example.org");
     for path in ["/break", "/hang"] {
         let services = [Brittle::start().await, Brittle::start().await];
@@ -125,7 +125,7 @@ async fn one_caller_takes_an_endpoint_from_nobody_else() {
 
 /// Where one endpoint alone fails the spoiler, it goes elsewhere and the others stay.
 #[tokio::test]
-async fn an_endpoint_that_fails_one_caller_is_passed_over_for_that_caller() {
+async fn an_endpoint_that_fails_one_caller_is_ejected_for_that_caller() {
     let ca = TestCa::new("example.org");
     let (brittle, sound) = (Brittle::start().await, super::Named::start("sound").await);
     let endpoints = [http(brittle.address), http(sound.address)];
@@ -148,7 +148,7 @@ async fn an_endpoint_that_fails_one_caller_is_passed_over_for_that_caller() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_fails_several_callers_is_passed_over_for_all() {
+async fn an_endpoint_that_fails_several_callers_is_ejected_for_all() {
     let ca = TestCa::new("example.org");
     let (brittle, sound) = (Brittle::start().await, super::Named::start("sound").await);
     let endpoints = [http(brittle.address), http(sound.address)];

@@ -1,4 +1,4 @@
-//! Back-pressure, constant memory, and connections that nobody needs any more.
+//! Back-pressure, constant memory, and connections that are not needed any more.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -92,7 +92,7 @@ async fn a_caller_is_read_only_as_fast_as_its_service_reads_and_memory_stays_fla
             grown < ALLOWED_KIB,
             "{protocol:?}: {grown} KiB for {sent} octets"
         );
-        // It is the service that holds things up: what it reads makes room.
+        // The service causes the delay: when it reads, more can be sent.
         let mut buffer = vec![0; BLOCK];
         in_time("octets", service.read_exact(&mut buffer))
             .await
@@ -138,7 +138,7 @@ async fn a_service_is_read_only_as_fast_as_its_caller_reads_and_memory_stays_fla
 }
 
 #[tokio::test]
-async fn a_connection_that_nobody_needs_is_closed_after_its_idle_timeout() {
+async fn an_unused_connection_is_closed_after_its_idle_timeout() {
     let ca = TestCa::new("example.org");
     let (address, mut connections) = stage().await;
     let world = Front::open(&ca, &[http(address)], "idle_timeout = \"300ms\"\n").await;

@@ -139,7 +139,7 @@ async fn an_endpoint_that_is_not_well_gets_nothing_until_it_is() {
     }
     assert_eq!((good.requests(), bad.requests()), (6, 6));
 
-    // With none of them well there is nobody to ask.
+    // If none of them is healthy, requests are refused.
     bad.state.well.store(false, Ordering::SeqCst);
     bad.checked(3).await;
     let answer = session.get("/a").await.unwrap();
@@ -287,7 +287,7 @@ async fn who_waits_at_another_worker_has_its_turn() {
         here.push(world.client().session().await.unwrap());
         there.push(world.client().session().await.unwrap());
     }
-    // The connection is never without somebody of its own worker who waits for it.
+    // A request of the same worker always waits for the connection.
     let busy: Vec<_> = here
         .into_iter()
         .map(|mut session| tokio::spawn(async move { while session.get("/a").await.is_ok() {} }))

@@ -152,7 +152,7 @@ async fn a_service_that_comes_back_is_found_again() {
 }
 
 #[tokio::test]
-async fn a_grpc_call_ends_with_its_deadline_even_when_nobody_says_so() {
+async fn a_grpc_call_ends_at_its_deadline_even_if_neither_side_ends_it() {
     let (world, service) = world("").await;
     let client = world.client().protocol(Protocol::Http2);
     let request = Request::post("/shop.Orders/wait")

@@ -324,7 +324,7 @@ async fn small_pieces_of_an_answer_wait_for_a_caller_that_pauses() {
     assert_eq!(whole.unwrap().to_bytes().len(), PIECES * 10);
 }
 
-/// However it says that nothing is wrong.
+/// With any error code, also NO_ERROR.
 #[tokio::test]
 async fn an_answer_that_a_service_resets_is_not_taken_for_a_whole_one() {
     let ca = TestCa::new("example.org");

@@ -1,4 +1,5 @@
-//! What one caller makes an HTTP/2 service do to its connection, and the others.
+//! One caller makes an HTTP/2 service end its connection; the requests of other callers
+//! are not affected.
 
 use std::io;
 use std::net::SocketAddr;
@@ -194,7 +195,7 @@ async fn a_connection_that_ended_cleanly_is_the_next_callers() {
         assert_eq!(caller.get("/a").await.unwrap().status, 200);
     }
     assert_eq!(service.connections(), 1);
-    // One on which a request was broken off is its caller's alone.
+    // A connection on which a request was broken off is used only for its caller.
     let mallory = caller(&world, &ca, "mallory");
     let held = hold(&mallory).await;
     assert_eq!(service.connections(), 1);
@@ -212,7 +213,7 @@ async fn a_connection_that_ended_cleanly_is_the_next_callers() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_makes_room_where_there_may_be_no_more() {
+async fn an_idle_connection_is_closed_at_the_limit() {
     let ca = TestCa::new("example.org");
     let service = Service::start().await;
     let world = world(&ca, service.address, "max_connections = 1\n").await;
@@ -231,7 +232,7 @@ async fn an_idle_connection_makes_room_where_there_may_be_no_more() {
 }
 
 #[tokio::test]
-async fn the_caller_with_the_most_gives_way() {
+async fn the_caller_with_most_connections_yields_one() {
     let ca = TestCa::new("example.org");
     for protocol in ["h2", "http1"] {
         let service = Held::start(protocol).await;

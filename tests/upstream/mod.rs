@@ -1,4 +1,4 @@
-//! What lies behind the gateway: TLS and h2 to services, upgrades, balancing.
+//! The services behind the gateway: TLS and h2, upgrades, balancing.
 
 mod balance;
 mod fairness;

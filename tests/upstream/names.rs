@@ -128,7 +128,7 @@ async fn a_name_is_looked_up_again_and_its_last_address_outlives_a_failure() {
     .await;
     let [first, _second] = services;
     drop(first);
-    // Nobody knows the name any longer: where it led to last stays.
+    // The name cannot be resolved any more: the last address stays in use.
     hosts.lead_nowhere();
     in_time("a look-up that fails", async {
         while !world.gateway.stderr().contains("was not found again") {

@@ -1,5 +1,6 @@
-//! A service in h2 that breaks the rules of h2: its callers get one plain refusal, it is
-//! not asked again, and those who share its connection suffer as little as can be.
+//! An h2 service that violates the rules of h2: the caller gets one plain refusal, the
+//! request is not sent again, and other requests on the connection are affected as
+//! little as possible.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -254,7 +255,7 @@ async fn nonsense_is_refused_and_not_asked_for_again() {
 }
 
 #[tokio::test]
-async fn content_of_answers_that_have_none_reaches_nobody() {
+async fn content_of_responses_without_content_is_not_forwarded() {
     let statuses = [("204", None), ("304", None), ("304", Some("4"))];
     let mut services = Vec::new();
     for (status, length) in statuses {
@@ -384,7 +385,7 @@ async fn a_malformed_answer_costs_its_neighbours_nothing() {
 }
 
 #[tokio::test]
-async fn a_broken_connection_costs_those_who_are_on_it_one_request() {
+async fn a_broken_connection_ends_one_request_of_each_caller_on_it() {
     let flood = |stream| head(stream, &[(":status", "103")]).repeat(1000);
     let first: Nonsense = |stream| http2::data(stream, true, b"evil");
     for nonsense in [first, flood] {

@@ -176,7 +176,7 @@ async fn abandon(caller: &Client, service: &Touchy, count: u32) {
 }
 
 #[tokio::test]
-async fn abandoned_requests_end_nobody_elses() {
+async fn abandoned_requests_do_not_end_those_of_others() {
     for more in [
         "",
         "share = \"always\"\n",

@@ -174,7 +174,7 @@ async fn another_endpoint_gets_what_one_broke_off() {
 
 /// Most of all where what breaks requests off looks like the one with the least to do.
 #[tokio::test]
-async fn an_endpoint_that_breaks_every_request_off_is_passed_over() {
+async fn an_endpoint_that_breaks_every_request_off_is_ejected() {
     let ca = TestCa::new("example.org");
     for balance in ["round-robin", "least-requests"] {
         let bad = Flaky::start(usize::MAX).await;
@@ -185,7 +185,7 @@ async fn an_endpoint_that_breaks_every_request_off_is_passed_over() {
         let mut session = world.client().session().await.unwrap();
         let mut broken = 0;
         for _ in 0..40 {
-            // Nobody sends these again.
+            // These are never sent again.
             let answer = session.send(request("POST", "/a", "")).await.unwrap();
             broken += usize::from(answer.status != 200);
         }

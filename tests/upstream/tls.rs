@@ -1,4 +1,5 @@
-//! TLS to services: whom the gateway believes, and what it shows them.
+//! TLS to services: which services the gateway trusts, and the certificate that
+//! it presents.
 
 use countersign_testkit::{Leaf, Protocol, Service, ServiceSpec, TestCa};
 

@@ -1,4 +1,4 @@
-//! Trailers of requests and answers: what must not be in them reaches nobody.
+//! Trailers of requests and responses: forbidden fields are removed.
 
 use std::time::Duration;
 

@@ -52,7 +52,7 @@ fn expect_connect(head: &str) {
 }
 
 #[tokio::test]
-async fn octets_pass_both_ways_for_callers_in_h2() {
+async fn bytes_pass_both_ways_for_callers_in_h2() {
     let (world, service) = world("").await;
     let (sender, response) = over_h2_for(&world, "/socket").await;
     assert_eq!(response.status(), 200, "{}", world.gateway.stderr());
@@ -110,7 +110,7 @@ async fn octets_pass_both_ways_for_callers_in_h2() {
 }
 
 #[tokio::test]
-async fn octets_pass_both_ways_for_callers_in_http1() {
+async fn bytes_pass_both_ways_for_callers_in_http1() {
     let (world, service) = world("").await;
     let mut connection = tunnel(&world, "websocket").await;
     connection.write(b"hello").await.unwrap();
@@ -316,7 +316,7 @@ async fn a_tunnel_ends_when_nothing_is_said() {
 #[tokio::test]
 async fn tunnels_count_among_the_connections_of_their_endpoint() {
     let (world, service) = world("max_connections = 1\nconnect_timeout = \"2s\"\n").await;
-    // A connection at rest gives way.
+    // An idle connection is closed.
     let mut session = world.client().session().await.unwrap();
     assert_eq!(session.get("/a").await.unwrap().status, 426);
     assert_eq!(service.open(), 1);

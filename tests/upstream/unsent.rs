@@ -1,5 +1,5 @@
-//! Connections that a service closes before it can be asked for anything: what was never
-//! sent may be sent again, whatever it is, but not for ever.
+//! Connections that a service closes before a request can be sent: such a request may be
+//! sent again with any method, but not for ever.
 
 use countersign_testkit::{Answer, Protocol, Service, ServiceSpec, Settings, TestCa, until};
 use serde_json::Value;
@@ -59,8 +59,8 @@ async fn what_was_never_sent_is_sent_again_with_its_body() {
     }
 }
 
-/// A caller that asks first is told to go on by the service that gets the body, and one
-/// without a length is not begun with before.
+/// A caller with `Expect` gets the 100 of the service that gets the body. A body without
+/// a length is not read before.
 #[tokio::test]
 async fn a_body_that_is_still_to_come_is_whole_when_it_was_never_sent() {
     let ca = TestCa::new("example.org");
@@ -146,7 +146,8 @@ async fn what_is_never_sent_has_a_budget_too() {
     assert!((60..=66).contains(&made), "{made}");
 }
 
-/// Whether its octets come before the request is written or after, they are no answer.
+/// Its bytes are not a response, whether they arrive before the request is written or
+/// after.
 #[tokio::test]
 async fn a_service_that_speaks_first_does_not_speak_http() {
     let ca = TestCa::new("example.org");
@@ -176,7 +177,7 @@ async fn a_service_that_speaks_first_does_not_speak_http() {
     task.abort();
 }
 
-/// It takes connections, and nothing on them: nobody is sent there for a while.
+/// It accepts connections but no requests on them, and is ejected for some time.
 #[tokio::test]
 async fn another_endpoint_gets_what_one_did_not_take() {
     let ca = TestCa::new("example.org");

@@ -54,7 +54,7 @@ pub(super) async fn tunnel(world: &Front, protocol: &str) -> Connection {
 }
 
 #[tokio::test]
-async fn octets_pass_both_ways_and_the_audit_line_comes_at_the_end() {
+async fn bytes_pass_both_ways_and_the_audit_line_comes_at_the_end() {
     for protocol in ["websocket", "foo"] {
         let (world, service) = world("").await;
         let mut connection = tunnel(&world, protocol).await;
@@ -303,7 +303,7 @@ async fn plain_connect_stays_refused_over_h2() {
 }
 
 #[tokio::test]
-async fn a_tunnel_over_h2_ends_with_the_certificate_even_when_nobody_reads() {
+async fn a_tunnel_over_h2_ends_with_the_certificate_even_if_the_caller_does_not_read() {
     let ca = TestCa::new("example.org");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let world = Front::open(&ca, &[http(listener.local_addr().unwrap())], "").await;
@@ -411,7 +411,7 @@ async fn a_route_has_to_name_the_protocols() {
     let (_sender, response) = over_h2_for(&world, "/socket").await;
     assert_eq!(response.status(), 403);
     assert_eq!(service.heads(), [""; 0]);
-    // Of several only those that the route names reach the service.
+    // Only the protocols that the route names reach the service.
     let mut connection = world.client().connect().await.unwrap();
     let octets = head("websocket, Foo");
     connection.write(octets.as_bytes()).await.unwrap();

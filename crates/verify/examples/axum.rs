@@ -1,4 +1,5 @@
-//! An axum service that knows who called: `cargo run --example axum --features fetch,tower`.
+//! An axum service that identifies its callers: `cargo run --example axum --features
+//! fetch,tower`.
 
 use axum::{Extension, Router, extract::Path, routing::get};
 use countersign_verify::{Assertion, AssertionLayer, Verifier};

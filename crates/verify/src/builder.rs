@@ -1,4 +1,4 @@
-//! What a verifier must be told before it can verify anything.
+//! The settings that a verifier needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::keys::KeySource;
 use crate::replay::ReplayCache;
 use crate::verifier::AssertionVerifier;
 
-/// The largest difference of clocks that may be allowed for.
+/// The largest difference of clocks that may be allowed.
 pub const MAX_SKEW: Duration = Duration::from_secs(30);
 
-/// The difference of clocks that is allowed for unless told otherwise.
+/// The difference of clocks that is allowed by default.
 pub const DEFAULT_SKEW: Duration = Duration::from_secs(10);
 
 /// Collects the settings of an [`AssertionVerifier`].
@@ -33,7 +33,7 @@ pub struct VerifierBuilder {
     root_certificates: Option<Vec<u8>>,
 }
 
-/// Where keys are to come from, as told to the builder.
+/// The source of the keys, as given to the builder.
 enum Keys {
     Given(JwkSet),
     Text(String),
@@ -53,31 +53,33 @@ pub enum BuildError {
     /// No audience, or an empty one.
     #[error("no audience: call .audience(\"…\") with this service's audience")]
     AudienceMissing,
-    /// No keys and no place to fetch them from.
+    /// Neither keys nor a URL to fetch them from.
     #[error("no keys: give either a key set or the address of one")]
     KeysMissing,
-    /// Keys from more than one place.
+    /// More than one source of keys.
     #[error("keys from several places: give one key set or one address")]
     KeysAmbiguous,
     /// The key set cannot be read.
     #[error("the key set is not usable: {0}")]
     KeySet(#[source] JoseError),
-    /// The key set has no key that could verify an assertion.
+    /// The key set has no key that can verify assertions.
     #[error("the key set has no usable key")]
     KeySetEmpty,
     /// More than 30 s of skew.
     #[error("a skew above 30 s would prolong every assertion")]
     SkewTooLarge,
-    /// The authority is empty or has characters of a URL's other parts.
+    /// The authority is empty, or contains characters that belong to other
+    /// parts of a URL.
     #[error("the authority must be as in a Host field: `name` or `name:port`")]
     Authority,
-    /// The prefix is not empty and does not begin with `/`, or ends with it.
+    /// The prefix is not empty and does not begin with `/`, or it ends with
+    /// `/`.
     #[error("the path prefix must begin with `/` and not end with it")]
     PathPrefix,
-    /// A replay cache without room.
+    /// A replay cache with capacity 0.
     #[error("a replay cache needs a capacity of at least 1")]
     ReplayCapacity,
-    /// Not an `https` URL, nor `http` on the loopback interface.
+    /// The URL is neither `https` nor `http` on the loopback interface.
     #[cfg(feature = "fetch")]
     #[error("keys are fetched over https, or over http from a loopback address only")]
     Url,
@@ -88,32 +90,32 @@ pub enum BuildError {
 }
 
 impl VerifierBuilder {
-    /// The gateway's issuer, compared exactly with `iss`.
+    /// Sets the gateway's issuer. It is compared exactly with `iss`.
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.issuer = Some(issuer.into());
         self
     }
 
-    /// This service's audience, compared exactly with `aud`.
+    /// Sets this service's audience. It is compared exactly with `aud`.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
         self
     }
 
-    /// The gateway's keys, read before.
+    /// Sets the gateway's keys, as a key set that was read before.
     pub fn jwks(mut self, keys: JwkSet) -> Self {
         self.keys.push(Keys::Given(keys));
         self
     }
 
-    /// The gateway's keys as the JSON text of a JWK set.
+    /// Sets the gateway's keys, as the JSON text of a JWK set.
     pub fn jwks_json(mut self, keys: impl Into<String>) -> Self {
         self.keys.push(Keys::Text(keys.into()));
         self
     }
 
-    /// The URL of the gateway's key set, usually
-    /// `https://GATEWAY/.well-known/jwks.json`. It is fetched when first
+    /// Sets the URL of the gateway's key set, usually
+    /// `https://GATEWAY/.well-known/jwks.json`. It is fetched when it is first
     /// needed, over `https`, or over `http` from a loopback address.
     #[cfg(feature = "fetch")]
     pub fn jwks_url(mut self, url: impl Into<String>) -> Self {
@@ -121,78 +123,83 @@ impl VerifierBuilder {
         self
     }
 
-    /// Finds the key set through the issuer's metadata (RFC 8414 section 3):
-    /// its `issuer` must be identical, its `jwks_uri` of the same origin.
+    /// Finds the key set through the issuer's metadata (RFC 8414 section 3).
+    /// The `issuer` of the metadata must be identical, and its `jwks_uri` must
+    /// have the same origin.
     #[cfg(feature = "fetch")]
     pub fn discover(mut self) -> Self {
         self.keys.push(Keys::Metadata);
         self
     }
 
-    /// Roots for fetching keys, as PEM; the system's otherwise.
+    /// Sets the root certificates for fetching keys, as PEM. By default the
+    /// roots of the system are used.
     #[cfg(feature = "fetch")]
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.root_certificates = Some(pem.into());
         self
     }
 
-    /// Also accepts assertions that are bound to the caller only, on routes
-    /// with `binding = "caller"`. Whoever gets hold of one can use it for any
-    /// request to this service until it expires.
+    /// Also accepts assertions that are bound to the caller only, from routes
+    /// with `binding = "caller"`. If such an assertion is stolen, it can be
+    /// used for any request to this service until it expires.
     pub const fn allow_caller_binding(mut self) -> Self {
         self.caller_binding_allowed = true;
         self
     }
 
-    /// Accepts only assertions with `htb`, and only when the body was given
+    /// Accepts only assertions with `htb`, and only if the body was given
     /// ([`RequestParts::with_body`](crate::RequestParts::with_body)).
     pub const fn require_body_binding(mut self) -> Self {
         self.body_binding_required = true;
         self
     }
 
-    /// How far the gateway's clock may be from this one: at most 30 s,
-    /// 10 s unless told. Fractions of a second are ignored.
+    /// Sets the allowed difference between the gateway's clock and this one: at
+    /// most 30 s, by default 10 s. Fractions of a second are ignored.
     pub const fn skew(mut self, skew: Duration) -> Self {
         self.skew = Some(skew);
         self
     }
 
-    /// The authority the gateway sends to, where another proxy between gateway
-    /// and service changes `Host`. The request's own is then not looked at.
+    /// Sets the authority to which the gateway sends requests. It is needed if
+    /// another proxy between gateway and service changes `Host`. The authority
+    /// of the request is then ignored.
     pub fn authority(mut self, authority: impl Into<String>) -> Self {
         self.authority = Some(authority.into());
         self
     }
 
-    /// A prefix that another proxy between gateway and service takes off the
-    /// path: `/api` when the gateway sends `/api/orders` and this service gets
-    /// `/orders`.
+    /// Sets the prefix that another proxy between gateway and service removes
+    /// from the path: `/api` if the gateway sends `/api/orders` and this
+    /// service receives `/orders`.
     pub fn path_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.path_prefix = prefix.into();
         self
     }
 
-    /// Accepts each request-bound assertion once, remembering up to `capacity`
-    /// of them until they expire. When all are still valid, further ones are
-    /// refused: take at least the requests of 40 s (lifetime and skew).
+    /// Accepts each request-bound assertion only once. Up to `capacity`
+    /// assertions are remembered until they expire. If the cache is full of
+    /// valid ones, further assertions are refused. Choose at least the number
+    /// of requests in 40 s (lifetime and skew).
     pub const fn replay_cache(mut self, capacity: usize) -> Self {
         self.replay_capacity = Some(capacity);
         self
     }
 
-    /// Another clock than the system's: seconds since 1970.
+    /// Replaces the clock of the system. `clock` returns the seconds since
+    /// 1970.
     pub fn clock(mut self, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Makes the verifier.
+    /// Builds the verifier.
     ///
     /// # Errors
     ///
-    /// [`BuildError`] when issuer, audience or keys are missing, or when a
-    /// setting would weaken verification. Nothing is fetched yet.
+    /// [`BuildError`] if issuer, audience or keys are missing, or if a setting
+    /// would weaken verification. Nothing is fetched yet.
     pub fn build(mut self) -> Result<AssertionVerifier, BuildError> {
         let issuer = non_empty(self.issuer.take()).ok_or(BuildError::IssuerMissing)?;
         let audience = non_empty(self.audience.take()).ok_or(BuildError::AudienceMissing)?;

@@ -1,9 +1,8 @@
 //! The claims of an assertion: the contract between gateway and services.
 //!
-//! The gateway's signer and [`AssertionVerifier`](crate::AssertionVerifier)
-//! share these types. Fields carry the names they have on the wire; the order
-//! of the fields is the order in which they are written. Nothing here decides
-//! whether an assertion is valid.
+//! The gateway's signer and [`AssertionVerifier`](crate::AssertionVerifier) share
+//! these types. Fields have the same names as in the JSON, and are written in
+//! this order. Nothing here decides whether an assertion is valid.
 
 use std::collections::BTreeMap;
 
@@ -13,30 +12,31 @@ use serde_json::Value;
 use crate::crypto;
 use crate::jose::base64url_encode;
 
-/// The header field that carries the assertion: exactly one field line with
-/// one compact JWS.
+/// The header field that contains the assertion: exactly one field line with one
+/// compact JWS.
 pub const HEADER: &str = "Countersign-Assertion";
 
-/// [`HEADER`] in lower case, as HTTP libraries want it.
+/// [`HEADER`] in lower case, for HTTP libraries that require it.
 pub const HEADER_LOWERCASE: &str = "countersign-assertion";
 
-/// `typ` of the JOSE header. It keeps assertions apart from every other token
-/// an issuer may sign (RFC 8725 section 3.11).
+/// `typ` of the JOSE header. It distinguishes assertions from all other tokens
+/// that an issuer may sign (RFC 8725 section 3.11).
 pub const TYP: &str = "countersign+jwt";
 
-/// The longest assertion, in octets.
+/// Maximum length of an assertion, in bytes.
 pub const MAX_ASSERTION_BYTES: usize = 4096;
 
-/// The longest time between `iat` and `exp`, in seconds.
+/// Maximum time between `iat` and `exp`, in seconds.
 pub const MAX_LIFETIME_SECONDS: u64 = 300;
 
-/// The usual time between `iat` and `exp`, in seconds.
+/// Default time between `iat` and `exp`, in seconds.
 pub const DEFAULT_LIFETIME_SECONDS: u64 = 30;
 
-/// The most subject alternative names of one type in `client_cert.sans`.
+/// Maximum number of subject alternative names of one type in `client_cert.sans`.
 pub const MAX_SANS_PER_TYPE: usize = 16;
 
-/// What the gateway vouches for: who asked for this request, of whom, when.
+/// The content of an assertion: the gateway confirms which caller sent which
+/// request to which service, and when.
 ///
 /// Times are whole seconds since 1970 (RFC 7519 section 2).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,35 +51,35 @@ pub struct Assertion {
     pub sub: String,
     /// When it was signed.
     pub iat: u64,
-    /// From this second on it is no longer valid; at most 300 s after `iat`.
+    /// From this second on it is not valid any more. At most 300 s after `iat`.
     pub exp: u64,
-    /// Unique identifier, 128 random bits as 22 base64url characters. Absent
-    /// from assertions that are not bound to one request.
+    /// Unique identifier: 128 random bits as 22 base64url characters. Absent if
+    /// the assertion is not bound to one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
-    /// Transaction identifier, kept across hops where the route says so
-    /// (RFC 8417 section 2.2). It authenticates nothing.
+    /// Transaction identifier (RFC 8417 section 2.2). It is kept across hops if
+    /// the route is configured to do so. It authenticates nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub txn: Option<String>,
-    /// The request's method, as forwarded (name from RFC 9449 section 4.2).
+    /// The method of the forwarded request (name from RFC 9449 section 4.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htm: Option<String>,
-    /// The request's URL as forwarded, without query; the scheme is always
-    /// `https` and means nothing.
+    /// The URL of the forwarded request, without query. The scheme is always
+    /// `https` and has no meaning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htu: Option<String>,
-    /// base64url SHA-256 of the octets after `?`; absent only without `?`.
+    /// base64url SHA-256 of the bytes after `?`. Absent only if there is no `?`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htq: Option<String>,
-    /// base64url SHA-256 of the body, on routes where the gateway buffers it.
+    /// base64url SHA-256 of the body, on routes with `bind_body`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub htb: Option<String>,
-    /// The caller's certificate; absent for callers without one.
+    /// The caller's certificate. Absent for callers without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_cert: Option<ClientCertificate>,
     /// How the caller was authenticated.
     pub authn: Authentication,
-    /// What a token beside the certificate said, if one was presented.
+    /// Claims of the access token, if the caller presented one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<TokenClaims>,
 }
@@ -92,7 +92,7 @@ pub struct ClientCertificate {
     pub x5t_s256: String,
     /// Serial number, lower-case hexadecimal.
     pub serial: String,
-    /// Issuer name as a RFC 4514 text.
+    /// Issuer name, as text (RFC 4514).
     pub issuer: String,
     /// Start of validity.
     pub not_before: u64,
@@ -100,9 +100,9 @@ pub struct ClientCertificate {
     pub not_after: u64,
     /// Subject alternative names by type.
     pub sans: SubjectAlternativeNames,
-    /// base64url SHA-256 of the root certificate the path ends in.
+    /// base64url SHA-256 of the root certificate of the path.
     pub anchor: String,
-    /// `true` when a type had more than 16 names; absent otherwise.
+    /// `true` if a type had more than 16 names. Otherwise absent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sans_truncated: bool,
 }
@@ -127,12 +127,14 @@ pub struct SubjectAlternativeNames {
 /// How and when the caller was authenticated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authentication {
-    /// `certificate`, `token`, `api-key`: all that were used.
+    /// All methods that were used: `certificate`, `token`, `api-key`.
     pub methods: Vec<String>,
-    /// The trust domain that vouched; absent for callers without certificate.
+    /// The trust domain that verified the certificate. Absent for callers without
+    /// certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<String>,
-    /// What revocation checking can say; absent for callers without certificate.
+    /// The result of the revocation check. Absent for callers without
+    /// certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revocation: Option<Revocation>,
     /// `thisUpdate` of the list that was checked, if one was.
@@ -144,14 +146,14 @@ pub struct Authentication {
     pub resumed: bool,
 }
 
-/// The revocation posture that admitted the caller.
+/// How revocation was checked when the caller was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Revocation {
     /// Checked against current lists.
     Checked,
-    /// Unknown or stale lists were tolerated.
+    /// The status was unknown or stale, which `revocation = "soft"` tolerates.
     Soft,
     /// Not checked.
     Off,
@@ -162,7 +164,8 @@ pub enum Revocation {
 pub struct TokenClaims {
     /// The token's issuer.
     pub iss: String,
-    /// The token's subject: on whose behalf, never who called.
+    /// The token's subject: the user on whose behalf the caller acts. It is never
+    /// the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
     /// The OAuth client.
@@ -183,15 +186,15 @@ pub struct TokenClaims {
 }
 
 impl Assertion {
-    /// Whether the assertion is for one request, rather than for any request of
-    /// its caller to its audience.
+    /// Whether the assertion is for one request. Otherwise it is for any request
+    /// of its caller to its audience.
     #[must_use]
     pub const fn is_request_bound(&self) -> bool {
         self.htm.is_some() && self.htu.is_some() && self.jti.is_some()
     }
 
-    /// Compares a body with `htb`: `None` when the assertion has no `htb` and
-    /// so says nothing about the body.
+    /// Compares a body with `htb`. `None` if the assertion has no `htb`, and
+    /// therefore is not bound to a body.
     #[must_use]
     pub fn matches_body(&self, body: &[u8]) -> Option<bool> {
         self.htb
@@ -200,7 +203,7 @@ impl Assertion {
     }
 }
 
-/// base64url SHA-256: the form of `htq` and `htb`.
+/// Computes the base64url SHA-256, as in `htq` and `htb`.
 #[must_use]
 pub fn hash(octets: &[u8]) -> String {
     base64url_encode(&crypto::sha256(octets))

@@ -1,8 +1,8 @@
 //! Cryptographic operations; the only file that names `ring` or `aws-lc-rs`.
 //!
-//! Both libraries offer the same interface for what is needed here, so one
-//! alias chooses between them; where both features are on, AWS-LC is used.
-//! Nothing here parses JOSE: callers hand over decoded octets.
+//! Both libraries have the same interface for the functions that are needed
+//! here, so that one alias selects the library. If both features are on, AWS-LC
+//! is used. Nothing here parses JOSE: callers pass decoded bytes.
 
 #[cfg(feature = "aws-lc-rs")]
 use aws_lc_rs as backend;
@@ -14,19 +14,19 @@ compile_error!("countersign-verify needs one of the features `ring` (the default
 
 use backend::{digest, signature};
 
-/// Signature schemes by what they do, not by their JOSE name.
+/// Signature schemes. One scheme may have several JOSE names.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Scheme {
-    /// ECDSA on P-256 with SHA-256, signature `r ‖ s` of 64 octets.
+    /// ECDSA on P-256 with SHA-256; the signature is `r ‖ s`, 64 bytes.
     EcdsaP256,
     /// Ed25519 (RFC 8032).
     Ed25519,
-    /// ECDSA on P-384 with SHA-384, signature `r ‖ s` of 96 octets.
+    /// ECDSA on P-384 with SHA-384; the signature is `r ‖ s`, 96 bytes.
     #[cfg(feature = "all-algorithms")]
     EcdsaP384,
 }
 
-/// RSA signature schemes (RFC 8017), modulus 2048 to 8192 bits.
+/// RSA signature schemes (RFC 8017), with a modulus of 2048 to 8192 bits.
 #[cfg(feature = "all-algorithms")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RsaScheme {
@@ -38,7 +38,7 @@ pub(crate) enum RsaScheme {
     PssSha512,
 }
 
-/// The SHA-256 digest of `data`.
+/// Computes the SHA-256 of `data`.
 pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     for (to, from) in out
@@ -50,9 +50,9 @@ pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     out
 }
 
-/// Whether `signature` is `public_key`'s over `message`.
+/// Whether `signature` is a valid signature of `message` by `public_key`.
 ///
-/// `public_key` is an uncompressed SEC 1 point (`04 ‖ x ‖ y`) or the 32 octets
+/// `public_key` is an uncompressed SEC 1 point (`04 ‖ x ‖ y`) or the 32 bytes
 /// of an Ed25519 key. The library checks that the point is on its curve.
 pub(crate) fn verify(
     scheme: Scheme,
@@ -71,8 +71,8 @@ pub(crate) fn verify(
         .is_ok()
 }
 
-/// Whether `signature` is that of the RSA key (`modulus`, `exponent`, both
-/// big-endian without leading zeros) over `message`.
+/// Whether `signature` is a valid signature of `message` by an RSA key.
+/// `modulus` and `exponent` are big-endian without leading zeros.
 #[cfg(feature = "all-algorithms")]
 pub(crate) fn verify_rsa(
     scheme: RsaScheme,
@@ -97,7 +97,7 @@ pub(crate) fn verify_rsa(
     .is_ok()
 }
 
-/// Compares two octet strings in a time that depends on their lengths only.
+/// Compares two byte strings in a time that depends only on their lengths.
 pub(crate) fn constant_time_equal(left: &[u8], right: &[u8]) -> bool {
     if left.len() != right.len() {
         return false;
@@ -109,7 +109,7 @@ pub(crate) fn constant_time_equal(left: &[u8], right: &[u8]) -> bool {
     difference == 0
 }
 
-/// The TLS provider for fetching keys.
+/// Returns the TLS provider for fetching keys.
 #[cfg(feature = "fetch")]
 pub(crate) fn tls_provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
     #[cfg(feature = "aws-lc-rs")]

@@ -5,7 +5,7 @@ use crate::jose::JoseError;
 
 /// Why an assertion was refused.
 ///
-/// [`VerifyError::code`] is stable and meant for programs; the message is for
+/// [`VerifyError::code`] is stable and is meant for programs. The message is for
 /// people and may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -22,20 +22,20 @@ pub enum VerifyError {
     /// `typ` is not `countersign+jwt`.
     #[error("the token is not an assertion: its `typ` is missing or another")]
     Type,
-    /// The header carries a key or the address of one.
+    /// The header contains a key or the address of one.
     #[error("the assertion carries a key or an address of keys in its header")]
     EmbeddedKey,
     /// The header has no `kid`.
     #[error("the assertion names no key")]
     KeyIdMissing,
-    /// The algorithm is not that of the key, or not one assertions use.
+    /// The algorithm is not that of the key, or it is not allowed for assertions.
     #[error("the assertion's algorithm is not that of its key")]
     Algorithm,
     /// No published key has this `kid`.
     #[error("the assertion's key is not among the gateway's keys")]
     UnknownKey,
-    /// The gateway's keys could not be fetched, and none that may still be used
-    /// are remembered.
+    /// The gateway's keys could not be fetched, and no cached keys may still be
+    /// used.
     #[error("the gateway's keys are not available: {0}")]
     KeysUnavailable(FetchProblem),
     /// The signature does not verify.
@@ -59,13 +59,14 @@ pub enum VerifyError {
     /// `exp` is not after `iat`, or more than 300 s after it.
     #[error("the assertion's lifetime is not between 1 and 300 seconds")]
     Lifetime,
-    /// The assertion is for any request, and the verifier wants one for this.
+    /// The assertion is for any request, but the verifier requires one for this
+    /// request.
     #[error("the assertion is not bound to a request")]
     NotRequestBound,
     /// Only some of `htm`, `htu` and `jti`, or `htq`, `htb` or `txn` without them.
     #[error("the assertion is bound to a request in part only")]
     PartialBinding,
-    /// The request's target or host is not one an assertion can be compared with.
+    /// The target or host of the request cannot be compared with an assertion.
     #[error("the request's target or host is unclear")]
     RequestUnclear,
     /// `htm` is another method.
@@ -77,19 +78,19 @@ pub enum VerifyError {
     /// `htu` has another path.
     #[error("the assertion is for another path")]
     Path,
-    /// `htq` does not match, is missing, or is there without a query.
+    /// `htq` does not match, is missing, or is present although there is no query.
     #[error("the assertion is for another query")]
     Query,
     /// `htb` does not match the body.
     #[error("the assertion is for another body")]
     Body,
-    /// The verifier wants the body bound, and `htb` or the body is missing.
+    /// The verifier requires a bound body, but `htb` or the body is missing.
     #[error("the assertion does not bind the request's body")]
     BodyNotBound,
     /// The same `jti` was seen before.
     #[error("the assertion was used before")]
     Replayed,
-    /// No room to remember another `jti`.
+    /// The replay cache is full.
     #[error("too many assertions are remembered; try again later")]
     ReplayCacheFull,
 }
@@ -98,31 +99,32 @@ pub enum VerifyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchProblem {
-    /// Nothing was fetched yet, or nothing for 24 h.
+    /// Nothing was fetched yet, or nothing in the last 24 h.
     #[error("nothing was fetched recently")]
     NotFetched,
-    /// No connection, or one that broke; TLS failures too.
+    /// The connection could not be made, or failed. Includes TLS failures.
     #[error("the key server cannot be reached")]
     Unreachable,
-    /// No complete answer in time.
+    /// There was no complete response in time.
     #[error("the key server did not answer in time")]
     TimedOut,
-    /// An answer that is not 200 or 304. Redirects are not followed.
+    /// The response is neither 200 nor 304. Redirects are not followed.
     #[error("the key server answered with status {0}")]
     Status(u16),
-    /// More than 1 MiB.
+    /// The response is larger than 1 MiB.
     #[error("the answer is longer than 1 MiB")]
     TooLarge,
-    /// Not a JWK set.
+    /// The response is not a JWK set.
     #[error("the answer is not a key set: {0}")]
     NotKeySet(JoseError),
-    /// Not the metadata of the expected issuer, or its `jwks_uri` leads elsewhere.
+    /// The response is not the metadata of the expected issuer, or its `jwks_uri`
+    /// has another origin.
     #[error("the metadata is not that of the expected issuer")]
     Metadata,
 }
 
 impl VerifyError {
-    /// A stable word in kebab case.
+    /// Returns a stable code in kebab case.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
@@ -156,9 +158,9 @@ impl VerifyError {
         }
     }
 
-    /// The HTTP status that answers it: 401 when the request proves nobody,
-    /// 403 when the proof is for something else, 503 when the verifier itself
-    /// cannot tell.
+    /// Returns the HTTP status for a response with this error: 401 if the
+    /// assertion proves no caller, 403 if it is for something else, and 503 if the
+    /// verifier cannot decide.
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {

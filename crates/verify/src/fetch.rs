@@ -1,9 +1,11 @@
-//! The gateway's keys over HTTP: fetched when needed, cached, and bounded.
+//! Fetches the gateway's keys over HTTP when they are needed, and caches them
+//! within limits.
 //!
-//! What it fetches is fixed when the verifier is built; nothing in a token can
-//! choose an address, and a flood of unknown key identifiers causes one request
-//! per [`MINIMUM_INTERVAL`]. There is no background task: a request that finds
-//! the keys stale refreshes them. [`client`] speaks HTTP, this file decides when.
+//! The address is fixed when the verifier is built, and a token cannot change it.
+//! A flood of unknown key identifiers causes at most one fetch per
+//! [`MINIMUM_INTERVAL`]. There is no background task: if a request finds that the
+//! keys are stale, it fetches them. [`client`] implements HTTP, and this file
+//! decides when to fetch.
 
 mod client;
 mod location;
@@ -24,39 +26,42 @@ use crate::crypto;
 use crate::jose::JwkSet;
 use crate::{BuildError, FetchProblem, VerifyError};
 
-/// Seconds between two fetches that unknown or stale keys cause.
+/// Minimum number of seconds between two fetches for unknown or stale keys.
 const MINIMUM_INTERVAL: u64 = 5;
 
-/// Seconds between two fetches while there are no keys at all.
+/// Minimum number of seconds between two fetches while there are no keys at all.
 const MINIMUM_INTERVAL_WITHOUT_KEYS: u64 = 1;
 
-/// Seconds that the last good keys may be used after they were last confirmed.
+/// How many seconds the last good keys may be used after they were last
+/// confirmed.
 const LAST_GOOD_SECONDS: u64 = 24 * 60 * 60;
 
-/// Seconds for which a key identifier that a fetch did not find causes none.
+/// How many seconds a key identifier causes no fetch after a fetch did not find
+/// it.
 const UNKNOWN_KEY_SECONDS: u64 = 30;
 
-/// Unknown key identifiers that are remembered.
+/// Maximum number of unknown key identifiers that are remembered.
 const UNKNOWN_KEYS: usize = 256;
 
-/// The keys behind one address.
+/// The keys at one address.
 pub(crate) struct RemoteKeys {
     location: Location,
     client: HttpClient,
     clock: Clock,
     state: Mutex<State>,
-    /// Held by whoever fetches; the others wait for the outcome.
+    /// Held by the call that fetches. Other calls wait for its result.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
 struct State {
     cached: Option<Cached>,
-    /// The `jwks_uri` of the metadata, once known.
+    /// The `jwks_uri` of the metadata, if it is known.
     key_set_url: Option<Uri>,
     last_attempt: Option<u64>,
     last_problem: Option<FetchProblem>,
-    /// Hashed identifiers that were not found, and until when that counts.
+    /// Hashes of identifiers that were not found, and the time until which they
+    /// are remembered.
     unknown: HashMap<[u8; 32], u64>,
 }
 
@@ -67,13 +72,14 @@ struct Cached {
     fresh_until: u64,
 }
 
-/// What the cache can say about one key identifier.
+/// The result of a look-up of one key identifier in the cache.
 enum Lookup {
-    /// The set is fresh and has it, or need not be asked again for it.
+    /// The set is fresh and has the key, or a fetch is not allowed for this
+    /// identifier now.
     Settled(Arc<JwkSet>),
-    /// The set is past its freshness but has the key.
+    /// The set is stale but has the key.
     Stale(Arc<JwkSet>),
-    /// A fetch could help.
+    /// A fetch is needed.
     Unsettled,
 }
 
@@ -92,7 +98,7 @@ impl RemoteKeys {
         })
     }
 
-    /// The cached keys, unless they are too old to be used.
+    /// Returns the cached keys, unless they are too old.
     pub(crate) fn at_hand(&self) -> Result<Arc<JwkSet>, VerifyError> {
         let state = self.state();
         state
@@ -101,31 +107,33 @@ impl RemoteKeys {
             .ok_or_else(|| state.unavailable())
     }
 
-    /// The keys for a token that names `key_id`, fetched if that could help.
+    /// Returns the keys for a token that names `key_id`. Fetches them if
+    /// necessary.
     pub(crate) async fn for_key(
         self: &Arc<Self>,
         key_id: &str,
     ) -> Result<Arc<JwkSet>, VerifyError> {
         let turn = match self.look_up(key_id) {
             Lookup::Settled(keys) => return Ok(keys),
-            // Whoever fetches already will do; nobody waits for a slow server
-            // while the old keys may be used.
+            // If another call already fetches, the stale keys are used. No call
+            // waits for a slow server while the old keys may be used.
             Lookup::Stale(keys) => match Arc::clone(&self.turn).try_lock_owned() {
                 Ok(turn) => turn,
                 Err(_) => return Ok(keys),
             },
             Lookup::Unsettled => Arc::clone(&self.turn).lock_owned().await,
         };
-        // Somebody may have fetched while this call waited for its turn.
+        // Another call may have fetched while this call waited for its turn.
         if let Lookup::Settled(keys) = self.look_up(key_id) {
             return Ok(keys);
         }
-        // A problem is in the state, and the last good keys may still do.
+        // An error is recorded in the state. The last good keys may still be
+        // usable.
         let fetched = self.may_fetch() && self.fetch(turn).await.is_ok();
         self.after_turn(key_id, fetched)
     }
 
-    /// Fetches regardless of what is cached.
+    /// Fetches the keys, whatever is cached.
     pub(crate) async fn fetch_now(self: &Arc<Self>) -> Result<(), FetchProblem> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         self.fetch(turn).await
@@ -154,13 +162,13 @@ impl RemoteKeys {
         } else {
             MINIMUM_INTERVAL_WITHOUT_KEYS
         };
-        // A clock that was set back must not stop fetching.
+        // If the clock was set to an earlier time, fetching must not stop.
         state
             .last_attempt
             .is_none_or(|last| now.abs_diff(last) >= interval)
     }
 
-    /// What is known once the turn is over.
+    /// Returns the keys or the error after the turn.
     fn after_turn(&self, key_id: &str, fetched: bool) -> Result<Arc<JwkSet>, VerifyError> {
         let now = (self.clock)();
         let mut state = self.state();
@@ -170,7 +178,8 @@ impl RemoteKeys {
         let (keys, fresh) = (Arc::clone(&cached.keys), now < cached.fresh_until);
         if !has_key(&keys, key_id) {
             if !fresh {
-                // The key may be newer than these keys: nobody can tell.
+                // The key may be newer than the cached keys, so that the result
+                // is unknown.
                 return Err(state.unavailable());
             }
             if fetched {
@@ -180,8 +189,8 @@ impl RemoteKeys {
         Ok(keys)
     }
 
-    /// Fetches in a task of its own: a caller that goes away must not make the
-    /// next one start again.
+    /// Fetches in a separate task, so that the fetch continues if the calling
+    /// request is cancelled.
     async fn fetch(self: &Arc<Self>, turn: OwnedMutexGuard<()>) -> Result<(), FetchProblem> {
         let remote = Arc::clone(self);
         tokio::spawn(async move {
@@ -232,7 +241,7 @@ impl RemoteKeys {
         Ok(())
     }
 
-    /// The address of the key set; for metadata, asked for once.
+    /// Returns the address of the key set. Metadata is fetched only once.
     async fn key_set_url(&self) -> Result<Uri, FetchProblem> {
         if let Location::KeySet(url) = &self.location {
             return Ok(url.clone());
@@ -251,7 +260,8 @@ impl RemoteKeys {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is complete before the lock is released.
+        // A poisoned lock is usable, because changes that belong together are
+        // complete before a panic is possible.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -275,7 +285,7 @@ impl State {
 
     fn remember_unknown(&mut self, key_id: &str, now: u64) {
         self.unknown.retain(|_, until| now < *until);
-        // When there is no room the minimum interval still bounds the fetches.
+        // If the table is full, the minimum interval still limits the fetches.
         if self.unknown.len() < UNKNOWN_KEYS {
             self.unknown.insert(
                 crypto::sha256(key_id.as_bytes()),

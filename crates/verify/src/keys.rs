@@ -1,5 +1,5 @@
-//! Where the verifier takes the gateway's keys from: a fixed set, or the
-//! key-set URL with its cache (feature `fetch`).
+//! The source of the gateway's keys: a fixed set, or the URL of a key set with
+//! its cache (feature `fetch`).
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub(crate) enum KeySource {
 }
 
 impl KeySource {
-    /// The keys at hand, without any waiting.
+    /// Returns the keys that are available without waiting.
     pub(crate) fn at_hand(&self) -> Result<Arc<JwkSet>, VerifyError> {
         match self {
             Self::Static(keys) => Ok(Arc::clone(keys)),
@@ -24,7 +24,8 @@ impl KeySource {
         }
     }
 
-    /// The keys for a token with this header, fetched if need be.
+    /// Returns the keys for a token with this header. Fetches them if
+    /// necessary.
     pub(crate) async fn for_header(&self, header: &Header) -> Result<Arc<JwkSet>, VerifyError> {
         match self {
             Self::Static(keys) => {

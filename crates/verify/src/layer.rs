@@ -1,9 +1,9 @@
-//! A `tower` layer: no request reaches the service without a verified assertion.
+//! A `tower` layer: only requests with a verified assertion reach the service.
 //!
-//! It puts the [`Assertion`] into the request's extensions, answers problem
-//! details (RFC 9457) otherwise, and changes nothing else. Bodies pass unread:
-//! a service that wants `htb` compared reads the body and asks
-//! [`Assertion::matches_body`].
+//! It puts the [`Assertion`] into the request's extensions. If verification
+//! fails, it responds with problem details (RFC 9457). It changes nothing else
+//! and does not read bodies. To compare `htb`, a service reads the body and
+//! calls [`Assertion::matches_body`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,15 +22,15 @@ use crate::{Assertion, AssertionVerifier, RequestParts, VerifyError};
 
 /// Verifies the assertion of every request with one verifier.
 ///
-/// Put it outside of everything that changes the request's URI, such as
-/// `axum`'s `nest`: the assertion is about the URI as received.
+/// Put it outside of all layers that change the request's URI, such as `axum`'s
+/// `nest`, because the assertion is about the URI as received.
 #[derive(Clone, Debug)]
 pub struct AssertionLayer {
     verifier: Arc<AssertionVerifier>,
 }
 
 impl AssertionLayer {
-    /// A layer for this verifier, owned or already shared.
+    /// Creates a layer from a verifier, owned or already shared.
     pub fn new(verifier: impl Into<Arc<AssertionVerifier>>) -> Self {
         Self {
             verifier: verifier.into(),
@@ -49,7 +49,7 @@ impl<S> Layer<S> for AssertionLayer {
     }
 }
 
-/// A service behind an [`AssertionLayer`].
+/// A service inside an [`AssertionLayer`].
 #[derive(Clone, Debug)]
 pub struct AssertionService<S> {
     inner: S,
@@ -57,14 +57,13 @@ pub struct AssertionService<S> {
 }
 
 impl AssertionVerifier {
-    /// Verifies the assertion in a request's head: for frameworks without
-    /// `tower`, and for handlers that want it on some paths only.
+    /// Verifies the assertion in the head of a request. For frameworks without
+    /// `tower`, and for handlers that need it only on some paths.
     ///
     /// # Errors
     ///
-    /// Those of [`only_assertion`], [`VerifyError::RequestUnclear`] where
-    /// [`RequestParts::from_http`] fails, and those of
-    /// [`AssertionVerifier::verify_async`].
+    /// The errors of [`only_assertion`] and [`AssertionVerifier::verify_async`],
+    /// and [`VerifyError::RequestUnclear`] if [`RequestParts::from_http`] fails.
     pub async fn verify_http(&self, head: &request::Parts) -> Result<Assertion, VerifyError> {
         let lines = head.headers.get_all(HEADER_LOWERCASE);
         let token = only_assertion(lines.iter().map(HeaderValue::as_bytes))?;
@@ -89,7 +88,7 @@ where
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let verifier = Arc::clone(&self.verifier);
-        // The service that was polled ready is the one to call.
+        // The instance that was polled ready must be called, not its clone.
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
         Box::pin(async move {
@@ -106,7 +105,7 @@ where
     }
 }
 
-/// RFC 9457 problem details, with the stable code as a member.
+/// Makes problem details (RFC 9457) with the stable code as a member.
 fn problem(refusal: VerifyError) -> Response<Full<Bytes>> {
     let status =
         StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -126,8 +125,8 @@ fn problem(refusal: VerifyError) -> Response<Full<Bytes>> {
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::UNAUTHORIZED {
-        // RFC 9110 section 15.5.2: a 401 names a scheme. Only the gateway can
-        // answer this one.
+        // RFC 9110 section 15.5.2: a 401 must name a scheme. Only the gateway
+        // can satisfy this one.
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Countersign"));
     }
     response

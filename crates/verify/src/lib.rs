@@ -1,8 +1,9 @@
-//! Verify Countersign identity assertions: who called, for exactly this request.
+//! Verifies Countersign identity assertions: they prove which caller sent exactly this
+//! request.
 //!
 //! A gateway authenticates the caller and sends the service one header field,
-//! [`claims::HEADER`], with a signed [`Assertion`] about *this* request. A
-//! service builds one [`Verifier`] and asks it about each request:
+//! [`claims::HEADER`], with a signed [`Assertion`] about *this* request. A service builds
+//! one [`Verifier`] and verifies each request with it:
 //!
 //! ```
 //! use countersign_verify::{RequestParts, Verifier};
@@ -23,14 +24,14 @@
 //!
 //! | Feature | Adds |
 //! |---|---|
-//! | `ring` (default), `aws-lc-rs` | the cryptography; AWS-LC where both are on |
+//! | `ring` (default), `aws-lc-rs` | the cryptographic library; AWS-LC if both are on |
 //! | `fetch` | `VerifierBuilder::jwks_url`: keys over HTTP, cached and refreshed |
 //! | `tower` | `AssertionLayer` for axum, tonic and other `tower` services |
 //! | `all-algorithms` | RSA and P-384 in [`jose`], for other tokens |
 //!
-//! Modules: [`jose`] reads and verifies tokens, [`claims`] says what an
-//! assertion contains, the verifier compares it with the request. The core has
-//! no TLS and no runtime.
+//! Modules: [`jose`] parses and verifies tokens, and [`claims`] defines the content of an
+//! assertion. The verifier compares it with the request. The crate uses TLS and a runtime
+//! only with the feature `fetch`.
 
 mod builder;
 pub mod claims;

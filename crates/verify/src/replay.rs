@@ -1,7 +1,8 @@
-//! Remembers the `jti` of accepted assertions, so that each counts once.
+//! Remembers the `jti` of accepted assertions, so that each assertion is
+//! accepted only once.
 //!
-//! The memory is bounded and never forgets an entry that could still be
-//! replayed: when it is full of those, new assertions are refused.
+//! The size is limited, but an entry that could still be replayed is never
+//! removed. If the cache is full of such entries, new assertions are refused.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -10,7 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::VerifyError;
 use crate::crypto;
 
-/// Seen identifiers, hashed so that each entry has the same size.
+/// Identifiers of accepted assertions. They are hashed, so that all entries
+/// have the same size.
 #[derive(Debug)]
 pub(crate) struct ReplayCache {
     capacity: usize,
@@ -20,7 +22,7 @@ pub(crate) struct ReplayCache {
 #[derive(Debug, Default)]
 struct Entries {
     seen: HashSet<[u8; 32]>,
-    /// The same entries, the first to be forgotten on top.
+    /// The same entries; the first to expire is on top.
     by_expiry: BinaryHeap<Reverse<(u64, [u8; 32])>>,
 }
 
@@ -35,7 +37,8 @@ impl ReplayCache {
     /// Remembers `identifier` until `expiry`, or refuses it.
     pub(crate) fn admit(&self, identifier: &str, expiry: u64, now: u64) -> Result<(), VerifyError> {
         let entry = crypto::sha256(identifier.as_bytes());
-        // A panic elsewhere cannot leave the entries half changed.
+        // A poisoned lock is usable, because a panic cannot leave the entries
+        // partly changed.
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.forget_expired(now);
         if entries.seen.contains(&entry) {

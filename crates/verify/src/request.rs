@@ -1,9 +1,9 @@
-//! The request as the service received it, in the parts that assertions bind.
+//! The parts of a received request to which assertions are bound.
 //!
-//! Nothing is decoded, normalised or lower-cased: the gateway signs octets, and
-//! the service compares octets. What the request's own headers claim about
-//! other hops (`X-Forwarded-…`, `Forwarded`) is never read here; a service
-//! behind another proxy configures its authority and prefix on the verifier.
+//! Nothing is decoded, normalized or lower-cased: the gateway signs bytes, and the
+//! service compares bytes. Header fields about other hops (`X-Forwarded-…`,
+//! `Forwarded`) are never read. A service behind another proxy configures its
+//! authority and prefix on the verifier.
 
 /// Method, authority, path and query of one request.
 #[derive(Clone, PartialEq, Eq)]
@@ -15,46 +15,46 @@ pub struct RequestParts {
     pub(crate) body_hash: Option<String>,
 }
 
-/// Where the request says it goes.
+/// The authority that the request contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Authority {
     Known(String),
-    /// No `Host`, or several, or one that contradicts the target.
+    /// There is no `Host`, there are several, or it contradicts the target.
     Unclear,
 }
 
-/// A request target that no assertion can bind.
+/// A request target to which no assertion can be bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the request target is not a path with an optional query")]
 pub struct TargetError;
 
 impl RequestParts {
-    /// From the raw texts: the method, the `Host` field (or `:authority`) and
-    /// the target in origin form (RFC 9112 section 3.2.1), `/path?query`.
+    /// Takes the raw values: the method, the `Host` field (or `:authority`), and the
+    /// target in origin form (RFC 9112 section 3.2.1), `/path?query`.
     ///
     /// # Errors
     ///
-    /// [`TargetError`] when the target does not begin with `/` or has a `#`.
+    /// [`TargetError`] if the target does not begin with `/` or contains a `#`.
     pub fn new(method: &str, authority: &str, target: &str) -> Result<Self, TargetError> {
         Self::split(method, Authority::Known(authority.to_owned()), target)
     }
 
-    /// As [`RequestParts::new`] for a service whose verifier has a configured
-    /// authority, so that the request's own does not matter.
+    /// Same as [`RequestParts::new`], for a service whose verifier has a configured
+    /// authority, so that the authority of the request is not needed.
     ///
     /// # Errors
     ///
-    /// As [`RequestParts::new`].
+    /// Same as [`RequestParts::new`].
     pub fn without_authority(method: &str, target: &str) -> Result<Self, TargetError> {
         Self::split(method, Authority::Unclear, target)
     }
 
-    /// From a parsed request head.
+    /// Takes the parts from a parsed request head.
     ///
-    /// The authority is that of the target (HTTP/2 `:authority`, HTTP/1.1
-    /// absolute form), else the one `Host` field. Two `Host` fields, or one
-    /// that contradicts the target, leave it unclear, and verification then
-    /// fails unless the verifier has a configured authority.
+    /// The authority is that of the target (HTTP/2 `:authority`, HTTP/1.1 absolute
+    /// form), or otherwise the only `Host` field. If there are two `Host` fields, or
+    /// one that contradicts the target, the authority is unclear. Verification then
+    /// fails, unless the verifier has a configured authority.
     ///
     /// # Errors
     ///
@@ -76,13 +76,14 @@ impl RequestParts {
         self
     }
 
-    /// The path as received, undecoded.
+    /// Returns the path as received, not decoded.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The octets after `?`; `None` without `?`, `Some("")` when nothing follows it.
+    /// Returns the bytes after `?`. `None` if there is no `?`, `Some("")` if nothing
+    /// follows it.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.query.as_deref()
@@ -106,7 +107,7 @@ impl RequestParts {
     }
 }
 
-/// Without the query, which may hold secrets and does not belong in logs.
+/// Prints no query, because it may contain secrets that do not belong in logs.
 impl std::fmt::Debug for RequestParts {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
@@ -139,7 +140,7 @@ impl Authority {
     }
 }
 
-/// The authority and path of an `htu` claim; the scheme is not looked at.
+/// Returns the authority and path of an `htu` claim. The scheme is ignored.
 pub(crate) fn split_url(url: &str) -> Option<(&str, &str)> {
     let (_, rest) = url.split_once("://")?;
     if rest.contains(['?', '#']) {

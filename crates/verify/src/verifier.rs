@@ -1,8 +1,8 @@
-//! Verification of an assertion against the request it came with.
+//! Verifies an assertion against the request that contains it.
 //!
 //! The order is: form, type, key, signature, issuer and audience, time,
-//! binding, replay. Nothing of the payload is looked at before the signature is
-//! good. What the caller may *do* is for the service to decide.
+//! binding, replay. The payload is not read before the signature was verified.
+//! The service decides what the caller may *do*.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use crate::replay::ReplayCache;
 use crate::request::{Authority, split_url};
 use crate::{RequestParts, VerifierBuilder, VerifyError};
 
-/// Header members that carry a key or lead to one. Keys come from the pinned
-/// issuer only (RFC 8725 section 3.10).
+/// Header members that contain a key or the address of one. Keys come only from
+/// the configured issuer (RFC 8725 section 3.10).
 const EMBEDDED_KEY_MEMBERS: [&str; 4] = ["jwk", "jku", "x5u", "x5c"];
 
 /// Verifies assertions of one gateway for one service.
 ///
-/// Made by [`AssertionVerifier::builder`]; cheap to share in an
-/// [`Arc`](std::sync::Arc), and usable from many threads at once.
+/// It is made with [`AssertionVerifier::builder`]. It can be shared in an
+/// [`Arc`](std::sync::Arc) and used from several threads at the same time.
 pub struct AssertionVerifier {
     pub(crate) issuer: String,
     pub(crate) audience: String,
@@ -39,16 +39,17 @@ pub struct AssertionVerifier {
 }
 
 impl AssertionVerifier {
-    /// Starts a verifier; it cannot be built without issuer, audience and keys.
+    /// Returns a builder. A verifier cannot be built without issuer, audience
+    /// and keys.
     pub fn builder() -> VerifierBuilder {
         VerifierBuilder::default()
     }
 
-    /// Verifies `token` for `request` with the keys at hand.
+    /// Verifies `token` for `request` with the available keys.
     ///
-    /// With a key-set URL this never fetches, and so takes keys that were
-    /// confirmed up to 24 h ago: use [`AssertionVerifier::verify_async`], which
-    /// keeps them fresh.
+    /// With a key-set URL, this never fetches, and therefore uses keys that
+    /// were confirmed up to 24 h ago. Use [`AssertionVerifier::verify_async`],
+    /// which keeps them fresh.
     ///
     /// # Errors
     ///
@@ -59,8 +60,8 @@ impl AssertionVerifier {
         self.accept(assertion, request)
     }
 
-    /// Verifies `token` for `request`, fetching keys when they are stale or
-    /// when the token's key is unknown (at most once, and rate-limited).
+    /// Verifies `token` for `request`. Fetches keys if they are stale or if the
+    /// token's key is unknown (at most once, and rate-limited).
     ///
     /// # Errors
     ///
@@ -76,13 +77,13 @@ impl AssertionVerifier {
         self.accept(assertion, request)
     }
 
-    /// Fetches the keys now, so that the first request need not wait and a
-    /// service can report at its start that its gateway is out of reach.
+    /// Fetches the keys now. The first request then need not wait, and a
+    /// service can report at its start that its gateway cannot be reached.
     ///
     /// # Errors
     ///
     /// Why nothing could be fetched. The verifier stays usable and tries again
-    /// when asked to verify.
+    /// at the next verification.
     #[cfg(feature = "fetch")]
     pub async fn fetch_keys(&self) -> Result<(), FetchProblem> {
         match &self.keys {
@@ -91,9 +92,9 @@ impl AssertionVerifier {
         }
     }
 
-    /// Verifies everything but the request: for tools that look at a token
-    /// without the request it belongs to. A service must not use it, since any
-    /// request could carry the token.
+    /// Verifies everything except the request: for tools that inspect a token
+    /// without its request. A service must not use it, because any request
+    /// could contain the token.
     ///
     /// # Errors
     ///
@@ -105,7 +106,7 @@ impl AssertionVerifier {
         Ok(assertion)
     }
 
-    /// Signature and key, then the claims as they are.
+    /// Verifies the signature, and returns the claims unchecked.
     fn authenticate(&self, jws: &CompactJws<'_>, keys: &JwkSet) -> Result<Assertion, VerifyError> {
         let key = keys.key_for(jws.header()).map_err(|reason| match reason {
             JoseError::AlgorithmMismatch => VerifyError::Algorithm,
@@ -119,7 +120,7 @@ impl AssertionVerifier {
         serde_json::from_slice(payload).map_err(|_| VerifyError::Claims)
     }
 
-    /// All rules after the signature.
+    /// Checks all rules after the signature.
     fn accept(
         &self,
         assertion: Assertion,
@@ -130,7 +131,8 @@ impl AssertionVerifier {
             self.check_request(method, url, assertion.htq.as_deref(), request)?;
         }
         self.check_body(&assertion, request)?;
-        // Last, so that a refused assertion does not use up its identifier.
+        // Checked last, so that a refused assertion does not use up its
+        // identifier.
         if let (Some(cache), Some(identifier)) = (&self.replay_cache, &assertion.jti) {
             let until = assertion.exp.saturating_add(self.skew.as_secs());
             cache.admit(identifier, until, (self.clock)())?;
@@ -165,7 +167,8 @@ impl AssertionVerifier {
         Ok(())
     }
 
-    /// All of `htm`, `htu` and `jti`, or nothing that speaks of a request.
+    /// Checks that the assertion has all of `htm`, `htu` and `jti`, or no claim
+    /// about a request.
     fn check_binding(&self, assertion: &Assertion) -> Result<(), VerifyError> {
         if assertion.is_request_bound() {
             return Ok(());
@@ -187,8 +190,9 @@ impl AssertionVerifier {
         }
     }
 
-    /// Octet by octet, before any decoding; the scheme is ignored, since a
-    /// service cannot know how its caller reached the gateway.
+    /// Compares the assertion with the request byte by byte, without decoding.
+    /// The scheme is ignored, because a service cannot know how its caller
+    /// reached the gateway.
     fn check_request(
         &self,
         method: &str,
@@ -250,7 +254,7 @@ impl std::fmt::Debug for AssertionVerifier {
     }
 }
 
-/// The one field value that an assertion may come in.
+/// Returns the only field value that may contain an assertion.
 ///
 /// `values` are the values of all `Countersign-Assertion` field lines of the
 /// request, as received.
@@ -258,8 +262,8 @@ impl std::fmt::Debug for AssertionVerifier {
 /// # Errors
 ///
 /// [`VerifyError::Missing`], [`VerifyError::Duplicate`], or
-/// [`VerifyError::Malformed`] when the value is not ASCII. A list of several
-/// assertions in one line is not a compact JWS and refused by `verify`.
+/// [`VerifyError::Malformed`] if the value is not ASCII. A list of several
+/// assertions in one line is not a compact JWS, and is refused by `verify`.
 pub fn only_assertion<'a>(
     values: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<&'a str, VerifyError> {
@@ -274,7 +278,8 @@ pub fn only_assertion<'a>(
         .ok_or(VerifyError::Malformed(JoseError::NotCompact))
 }
 
-/// Form, type and key reference; everything that costs no cryptography.
+/// Checks the form, the type and the key reference: all rules that need no
+/// cryptography.
 fn parse(token: &str) -> Result<CompactJws<'_>, VerifyError> {
     let jws = CompactJws::parse(token, MAX_ASSERTION_BYTES).map_err(|reason| match reason {
         JoseError::UnsupportedAlgorithm => VerifyError::Algorithm,
@@ -297,7 +302,7 @@ fn check_header(header: &Header) -> Result<(), VerifyError> {
     if header.key_id().is_none_or(str::is_empty) {
         return Err(VerifyError::KeyIdMissing);
     }
-    // Other algorithms may be compiled in for other tokens.
+    // Other algorithms may be compiled in, but only for other tokens.
     if !matches!(header.algorithm(), Algorithm::Es256 | Algorithm::EdDsa) {
         return Err(VerifyError::Algorithm);
     }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 /// `alg` (346, 350), and P-521 (347, 351).
 const REFUSED: [u64; 4] = [346, 347, 350, 351];
 
-/// The keys of a group as a set; the private ones where there are no public
-/// ones (symmetric keys), which must then be refused.
+/// Returns the keys of a group as a set. If a group has only private (symmetric)
+/// keys, returns those; they must be refused.
 fn keys_of(group: &Value) -> JwkSet {
     let keys = group.get("public").unwrap_or(&group["private"]);
     let set = match keys.get("keys") {
@@ -21,7 +21,7 @@ fn keys_of(group: &Value) -> JwkSet {
     JwkSet::from_json(set.to_string().as_bytes()).unwrap()
 }
 
-/// How many cases were accepted and refused.
+/// Returns the numbers of accepted and refused cases.
 fn check(file: &str) -> Option<(usize, usize)> {
     let text = std::fs::read(corpus("jws")?.join(file)).unwrap();
     let suite: Value = serde_json::from_slice(&text).unwrap();
@@ -30,7 +30,7 @@ fn check(file: &str) -> Option<(usize, usize)> {
         let keys = keys_of(group);
         for case in group["tests"].as_array().unwrap() {
             let number = case["tcId"].as_u64().unwrap();
-            // JSON serialisation comes as an object; it is no compact JWS.
+            // The JSON serialization is an object, and not a compact JWS.
             let token = match &case["jws"] {
                 Value::String(token) => token.clone(),
                 other => other.to_string(),

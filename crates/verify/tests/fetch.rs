@@ -1,4 +1,4 @@
-//! Keys over HTTP: rotation, floods, outages and lying servers.
+//! Keys over HTTP: rotation, floods, outages and servers with wrong responses.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,8 @@ use crate::support::{
 
 type Answer = Box<dyn Fn(&str, &HeaderMap) -> Response + Send + Sync>;
 
-/// A key server whose answers tests exchange. It ends with the test's runtime.
+/// A key server whose responses the tests can change. It ends with the test's
+/// runtime.
 #[derive(Clone)]
 struct KeyServer {
     origin: String,
@@ -108,7 +109,7 @@ async fn keys_are_fetched_when_first_needed_and_kept() {
         assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
     }
     assert_eq!(server.requests(), 1);
-    // From now on without waiting, too.
+    // Now the keys are also available without waiting.
     assert!(verifier.verify(&token(&key, &clock), &request()).is_ok());
     clock.advance(299);
     assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
@@ -170,13 +171,13 @@ async fn a_flood_of_unknown_keys_causes_few_requests() {
     flood().await;
     flood().await;
     assert_eq!(server.requests(), 1);
-    // One more for each minimum interval, however many ask.
+    // One more fetch for each minimum interval, for any number of requests.
     clock.advance(5);
     flood().await;
     flood().await;
     assert_eq!(server.requests(), 2);
     assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
-    // The same unknown key again and again is remembered for longer.
+    // An unknown key that was asked for before is remembered for a longer time.
     let stranger = SigningKey::ed_dsa();
     for _ in 0..4 {
         clock.advance(5);
@@ -217,13 +218,13 @@ async fn the_last_good_keys_serve_for_a_day() {
         clock.advance((day - 1) / 3);
         assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
     }
-    // Unsuccessful attempts are spaced, too.
+    // Unsuccessful attempts have the minimum interval too.
     let before = server.requests();
     for _ in 0..10 {
         assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
     }
     assert_eq!(server.requests(), before);
-    // A key these old ones lack: nobody can tell.
+    // The old keys do not have this key, so that the result is unknown.
     assert_eq!(
         verify(&verifier, &SigningKey::es256(), &clock).await,
         Err(VerifyError::KeysUnavailable(FetchProblem::Status(502)))
@@ -265,7 +266,7 @@ async fn unchanged_keys_are_confirmed() {
         assert_eq!(server.requests(), expected);
         clock.advance(60);
     }
-    // A day of confirmations is no day without contact.
+    // Keys that were confirmed during the day stay usable.
     for _ in 0..3 {
         clock.advance(20 * 60 * 60);
         assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
@@ -328,7 +329,7 @@ async fn useless_answers_are_refused_and_do_not_replace_keys() {
             Err(FetchProblem::Status(status))
         );
     }
-    // Nobody there.
+    // No server listens.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -397,8 +398,9 @@ async fn metadata_must_be_the_issuers() {
     assert_eq!(verifier().fetch_keys().await, Err(FetchProblem::Metadata));
 }
 
-/// A key server over TLS with a certificate of its own for `localhost`; answers
-/// every request with `body`. Returns its port and its certificate as PEM.
+/// Starts a key server over TLS with a new certificate for `localhost`. It
+/// responds to every request with `body`. Returns its port and its certificate
+/// as PEM.
 async fn start_tls(body: String) -> (u16, String) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = rustls_pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der());

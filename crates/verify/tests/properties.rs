@@ -1,4 +1,4 @@
-//! Properties that hold for all inputs, tried on many.
+//! Properties that must hold for all inputs, tested with random inputs.
 
 use countersign_verify::RequestParts;
 use countersign_verify::jose::{base64url_decode, base64url_encode, parse_object};
@@ -8,7 +8,7 @@ use crate::support::{SigningKey, key_set, request, request_claims, verifier};
 
 proptest! {
     #[test]
-    fn base64url_has_one_text_for_each_octet_string(octets: Vec<u8>, text in "[A-Za-z0-9_=+/ -]{0,12}") {
+    fn base64url_has_one_text_for_each_byte_string(octets: Vec<u8>, text in "[A-Za-z0-9_=+/ -]{0,12}") {
         let encoded = base64url_encode(&octets);
         prop_assert_eq!(base64url_decode(&encoded, "x").unwrap(), octets);
         if let Ok(decoded) = base64url_decode(&text, "x") {

@@ -1,4 +1,4 @@
-//! Keys made on the spot, assertions signed with them, and a clock that stands.
+//! New keys, assertions signed with them, and a clock that only tests change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,7 +53,7 @@ impl SigningKey {
         json!({"alg": algorithm, "kid": self.key_id(), "typ": claims::TYP})
     }
 
-    /// Signs any header and payload, right or wrong.
+    /// Signs any header and payload, valid or not.
     pub(crate) fn sign(&self, header: &Value, payload: &str) -> String {
         let input = signing_input(&header.to_string(), payload);
         let signature = match self {
@@ -73,12 +73,13 @@ impl SigningKey {
     }
 }
 
-/// A set of the public halves.
+/// Returns a set of the public keys.
 pub(crate) fn key_set(keys: &[&SigningKey]) -> JwkSet {
     keys.iter().map(|key| key.public()).collect()
 }
 
-/// Claims about `GET https://orders.example.org/orders/7`, just signed.
+/// Returns claims about `GET https://orders.example.org/orders/7`, signed at
+/// [`NOW`].
 pub(crate) fn request_claims() -> Value {
     json!({
         "iss": ISSUER,
@@ -110,7 +111,7 @@ pub(crate) fn request_claims() -> Value {
     })
 }
 
-/// Claims that name the caller only.
+/// Returns claims that are bound only to the caller.
 pub(crate) fn caller_claims() -> Value {
     without(request_claims(), &["jti", "txn", "htm", "htu"])
 }
@@ -132,7 +133,7 @@ pub(crate) fn request() -> RequestParts {
     RequestParts::new("GET", "orders.example.org", "/orders/7").unwrap()
 }
 
-/// A clock that tests move.
+/// A clock that tests can advance.
 #[derive(Clone)]
 pub(crate) struct TestClock(Arc<AtomicU64>);
 
@@ -150,7 +151,8 @@ impl TestClock {
     }
 }
 
-/// A builder that lacks keys only, and whose time is [`NOW`].
+/// Returns a builder in which only the keys are missing, and whose time is
+/// [`NOW`].
 pub(crate) fn builder() -> VerifierBuilder {
     builder_with_clock(&TestClock::new())
 }

@@ -1,4 +1,4 @@
-//! Every rule of verification, and every error it ends in.
+//! All rules of verification, and the error of each.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::support::{
     key_set, request, request_claims, verifier, with, without,
 };
 
-/// What a verifier with default rules says about `claims` for [`request`].
+/// Returns the error of a verifier with default rules for `claims` and
+/// [`request`].
 fn refusal(claims: &Value) -> VerifyError {
     let key = SigningKey::ed_dsa();
     verifier(&key)
@@ -21,7 +22,7 @@ fn refusal(claims: &Value) -> VerifyError {
         .unwrap_err()
 }
 
-/// What it says about a correct payload under `header`.
+/// Returns its error for a correct payload with a changed header.
 fn header_refusal(change: impl FnOnce(&mut Value)) -> VerifyError {
     let key = SigningKey::es256();
     let mut header = key.header();
@@ -46,7 +47,7 @@ fn a_good_assertion_is_accepted() {
             .unwrap();
         assert_eq!(assertion.sub, "spiffe://example.org/ns/shop/sa/checkout");
         assert!(assertion.is_request_bound());
-        // What was read is what was written, member by member.
+        // The parsed claims are equal to the written ones, member by member.
         assert_eq!(serde_json::to_value(&assertion).unwrap(), request_claims());
     }
 }
@@ -176,7 +177,7 @@ fn keys_come_from_the_issuer_only() {
         verifier(&key).verify(&stranger.assertion(&request_claims()), &request()),
         Err(VerifyError::UnknownKey)
     );
-    // The right name on the wrong signature.
+    // The right key id on the wrong signature.
     let mut header = stranger.header();
     header["kid"] = json!(key.key_id());
     assert_eq!(
@@ -297,7 +298,7 @@ fn time_is_checked_with_a_bounded_skew() {
     assert!(verify(&token).is_ok());
     clock.advance(30 + 5 - 1);
     assert!(verify(&token).is_ok());
-    // Exclusive: at `exp` (and its skew) it is over.
+    // Exclusive: at `exp` (plus skew) the assertion has expired.
     clock.advance(1);
     assert_eq!(verify(&token), Err(VerifyError::Expired));
     let now = clock.now();
@@ -374,7 +375,7 @@ fn the_request_is_bound() {
         ),
         Err(VerifyError::RequestUnclear)
     );
-    // The scheme means nothing.
+    // The scheme has no meaning.
     let plain = key.assertion(&with(
         request_claims(),
         "htu",
@@ -469,7 +470,7 @@ fn binding_to_the_caller_alone_is_opt_in() {
         .build()
         .unwrap();
     assert!(!open.verify(&token, &request()).unwrap().is_request_bound());
-    // Bound ones are still compared.
+    // Bound assertions are still compared.
     assert_eq!(
         open.verify(
             &key.assertion(&with(request_claims(), "htm", "PUT")),
@@ -477,7 +478,7 @@ fn binding_to_the_caller_alone_is_opt_in() {
         ),
         Err(VerifyError::Method)
     );
-    // Anything in between is refused by both.
+    // Partly bound assertions are refused by both verifiers.
     for name in ["htm", "htu", "jti"] {
         let claims = without(request_claims(), &[name]);
         assert_eq!(refusal(&claims), VerifyError::PartialBinding, "{name}");
@@ -555,7 +556,7 @@ fn an_assertion_can_be_made_to_count_once() {
         ))
     };
     let verify = |token: &str| verifier.verify(token, &request()).map(drop);
-    // A refused one does not count as used.
+    // A refused assertion does not count as used.
     let first = token("one", NOW);
     let elsewhere = RequestParts::new("PUT", "orders.example.org", "/orders/7").unwrap();
     assert_eq!(
@@ -570,10 +571,10 @@ fn an_assertion_can_be_made_to_count_once() {
         Err(VerifyError::ReplayCacheFull)
     );
     assert_eq!(verify(&token("two", NOW)), Err(VerifyError::Replayed));
-    // Caller-bound assertions are meant to be used again.
+    // Caller-bound assertions may be used again.
     assert_eq!(verify(&key.assertion(&caller_claims())), Ok(()));
     assert_eq!(verify(&key.assertion(&caller_claims())), Ok(()));
-    // Remembered until nobody accepts it any more: exp and skew.
+    // Remembered until it is not accepted any more: `exp` plus skew.
     clock.advance(39);
     assert_eq!(verify(&first), Err(VerifyError::Replayed));
     clock.advance(1);

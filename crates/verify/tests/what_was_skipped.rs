@@ -1,4 +1,4 @@
-//! The last test target: prints in one line what this run could not test.
+//! The last test target: prints one line that says what this run could not test.
 //!
 //! It has no test harness, because that would show the line only if a test failed.
 

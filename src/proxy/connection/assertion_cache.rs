@@ -9,12 +9,13 @@ use crate::policy::Permit;
 use crate::route::Route;
 use crate::snapshot::Snapshot;
 
-/// Most assertions of one connection; beyond that the oldest is evicted.
+/// Maximum number of assertions for one connection. The oldest is evicted if there are
+/// more.
 const MAX_ENTRIES: usize = 16;
 
-/// Re-usable assertions of one connection. Its certificate never changes, so that an
-/// assertion depends on what was last verified of it, and on the route, the other
-/// credentials, the signing key and the snapshot.
+/// Reusable assertions of one connection. The certificate of a connection never changes.
+/// An assertion therefore depends only on the last verification of that certificate, the
+/// route, the other credentials, the signing key and the snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct AssertionCache {
     entries: Mutex<Vec<CachedAssertion>>,
@@ -30,7 +31,7 @@ struct CachedAssertion {
     assertion: SignedAssertion,
 }
 
-/// What an assertion says about its caller.
+/// The caller that an assertion names. Two equal keys give the same assertion.
 #[derive(Debug)]
 struct CallerKey {
     token: Option<String>,
@@ -51,8 +52,8 @@ impl CallerKey {
         self.token.as_ref() == principal.token().map(|token| &token.hash)
             && self.api_key.as_ref() == principal.api_key()
             && match (&self.peer, principal.peer()) {
-                // By address: a caller that was verified anew may have another revocation
-                // status.
+                // Compares pointers: a caller that was verified again may have another
+                // revocation status.
                 (Some(peer), Some(other)) => Arc::ptr_eq(peer, other),
                 (peer, other) => peer.is_none() && other.is_none(),
             }
@@ -60,8 +61,8 @@ impl CallerKey {
 }
 
 impl AssertionCache {
-    /// Returns the assertion for a route: a cached one until half its lifetime has
-    /// passed, else a new one.
+    /// Returns the assertion for a route. It is a cached one if less than half of its
+    /// lifetime has passed, and otherwise a new one.
     pub(crate) fn get(
         &self,
         snapshot: &Snapshot,

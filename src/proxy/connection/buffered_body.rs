@@ -1,8 +1,9 @@
 //! `BufferedBody`: a body that is read whole before its request is forwarded, on routes
 //! whose assertions bind it.
 //!
-//! The size of one body is limited, and that of all of them together. The memory is
-//! counted as it is taken: in pieces that are not moved when there is more to read.
+//! The size of each body is limited, and so is the total size of all bodies. Memory is
+//! counted when it is allocated. A body is stored in pieces, and a piece is not moved when
+//! more data arrives.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -21,35 +22,36 @@ use crate::proxy::wire::buffer_budget::{BudgetLimits, BufferBudget, BufferReserv
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 
-/// Size of a body's first piece; each further one doubles what there is.
+/// Size of the first piece of a body. Each further piece is as large as all pieces before
+/// it together.
 const MIN_PIECE: u64 = 4 * 1024;
 /// Size of the largest pieces.
 const MAX_PIECE: u64 = 64 * 1024;
 
-/// The period of [`BufferLimits::rate_period`].
+/// The value of [`BufferLimits::rate_period`] outside of tests.
 pub(crate) const RATE_PERIOD: Duration = Duration::from_secs(10);
-/// So many bytes have to arrive in each period.
+/// Minimum number of bytes that must arrive in each period.
 const RATE_BYTES: u64 = 10 * 1024;
 
-/// A whole body. Clones share its memory.
+/// A body that was read to its end. Clones share its memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BufferedBody {
-    /// None of them is empty.
+    /// No piece is empty.
     pub(super) pieces: VecDeque<Bytes>,
     pub(super) trailers: Option<HeaderMap>,
     _reservation: Option<Arc<BufferReservation>>,
 }
 
-/// How much may be read.
+/// The limits under which a body is read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BufferLimits {
     /// The length that the request declares.
     pub(crate) declared_length: Option<u64>,
-    /// Most bytes of this body.
+    /// Maximum size of this body in bytes.
     pub(crate) max_bytes: u64,
-    /// Most bytes of all bodies.
+    /// Maximum size of all bodies together.
     pub(crate) budget: BudgetLimits,
-    /// A body ends if too little of it arrives in a period of this length.
+    /// The read fails if too few bytes arrive in a period of this length.
     pub(crate) rate_period: Duration,
 }
 
@@ -108,18 +110,19 @@ impl BufferedBody {
         })
     }
 
-    /// SHA-256 of the content.
+    /// Returns the SHA-256 of the content.
     pub(crate) fn hash(&self) -> [u8; 32] {
         crypto::sha256_of_parts(self.pieces.iter().map(|piece| &**piece))
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     pub(super) fn length(&self) -> u64 {
         self.pieces.iter().map(|piece| to_u64(piece.len())).sum()
     }
 }
 
-/// The next frame of a body, unless the body is too slow or is ended for another one.
+/// Returns the next frame of a body. Fails if the body is too slow, or was ended because
+/// another body needs its memory.
 async fn next_frame<B>(
     mut body: Pin<&mut B>,
     rate: &mut RateCheck,
@@ -148,11 +151,11 @@ where
     }
 }
 
-/// Whether a body arrives fast enough.
+/// Checks that a body arrives fast enough.
 struct RateCheck {
     period: Duration,
     period_end: Instant,
-    /// Bytes of this period.
+    /// Bytes that arrived in the current period.
     bytes: u64,
 }
 
@@ -180,7 +183,7 @@ impl RateCheck {
     }
 }
 
-/// The content of a body as far as it was read.
+/// The content that was read so far.
 struct Pieces {
     full: VecDeque<Bytes>,
     /// The piece that the next bytes are copied into; its capacity is reserved.
@@ -230,8 +233,8 @@ impl Pieces {
         Ok(())
     }
 
-    /// The size of the next piece: as much as there is already, within bounds, and no more
-    /// than is declared.
+    /// Returns the size of the next piece: the size of all pieces so far, but at least
+    /// [`MIN_PIECE`], at most [`MAX_PIECE`], and not beyond the declared length.
     fn next_size(&self, needed: u64) -> u64 {
         let size = self.length.max(needed).clamp(MIN_PIECE, MAX_PIECE);
         let end = self.limits.declared_length.unwrap_or(self.limits.max_bytes);

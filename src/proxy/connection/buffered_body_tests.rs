@@ -1,4 +1,4 @@
-//! Bodies in frames of several sizes, and one that trickles.
+//! Bodies in frames of several sizes, and a body that arrives too slowly.
 
 use std::task::{Context, Poll};
 
@@ -9,7 +9,7 @@ use crate::identity::CallerName;
 use crate::policy::Denial;
 use crate::policy::share::Share;
 
-/// A body of what is sent to it.
+/// A body whose frames come from a channel.
 struct Sent(mpsc::UnboundedReceiver<Bytes>);
 
 impl Body for Sent {
@@ -37,7 +37,7 @@ fn limits(declared_length: Option<u64>, max_total: u64) -> BufferLimits {
     }
 }
 
-/// Reads a body in a task of its own.
+/// Reads a body in a new task.
 fn reading(
     limits: BufferLimits,
 ) -> (
@@ -74,7 +74,7 @@ async fn content_is_the_same_in_whatever_frames_it_comes() {
 
 #[tokio::test]
 async fn no_more_memory_is_taken_than_is_declared() {
-    // Exactly as much as there is.
+    // The declared length is exactly the limit.
     let (sender, read) = reading(limits(Some(100_000), 100_000));
     sender.send(vec![b'x'; 99_999].into()).unwrap();
     sender.send(vec![b'x'; 1].into()).unwrap();

@@ -1,7 +1,8 @@
 //! `CallerConnections`: the open connections of each caller.
 //!
-//! A caller that has its share of `[limits] connections` gets another one only if one of
-//! its own ends: the oldest one without a request is closed for it.
+//! A caller that already has its share of `[limits] connections` can open another
+//! connection only if one of its connections ends. The gateway then closes the oldest
+//! connection of this caller that has no request.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,12 +16,12 @@ use crate::identity::ShareKey;
 use crate::policy::Denial;
 use crate::policy::share::{CallerLimit, NoPlace, Place, PlaceLimits, Places};
 
-/// How long a new connection waits for another one of its caller to close.
+/// How long a new connection waits until another connection of the same caller has closed.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
-/// Most new connections of one caller that wait at once.
+/// Maximum number of new connections of one caller that wait at the same time.
 const MAX_WAITING: usize = 16;
 
-/// All connections whose callers have proven who they are.
+/// All connections after their handshake, by caller.
 #[derive(Debug, Default)]
 pub struct CallerConnections {
     places: Arc<Places>,
@@ -43,23 +44,23 @@ pub(crate) struct YieldSignal {
 }
 
 impl YieldSignal {
-    /// Resolves when the connection should close.
+    /// Resolves when the connection is asked to close.
     pub(crate) async fn asked(&self) {
         self.notify.notified().await;
     }
 
-    /// Returns false if the connection was asked before.
+    /// Asks the connection to close. Returns false if it was asked before.
     fn ask(&self) -> bool {
         let is_first = !self.is_set.swap(true, Ordering::Relaxed);
         if is_first {
-            // Remembered until the connection waits for it.
+            // The notification is stored if the connection does not wait for it yet.
             self.notify.notify_one();
         }
         is_first
     }
 }
 
-/// A connection among those of its caller, until it is dropped.
+/// Counts a connection for its caller until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct CallerConnection {
     all: Arc<CallerConnections>,
@@ -69,10 +70,10 @@ pub(crate) struct CallerConnection {
 }
 
 impl CallerConnections {
-    /// Adds a connection.
+    /// Counts a new connection for its caller.
     ///
     /// # Errors
-    /// If the caller has as many as it may, and none of them is idle and closes in time.
+    /// If the caller has reached its limit, and no idle connection of it closes in time.
     pub(crate) async fn admit(
         self: &Arc<Self>,
         key: ShareKey,
@@ -110,8 +111,8 @@ impl CallerConnections {
         })
     }
 
-    /// Asks the caller's oldest connection without requests to close; returns whether
-    /// there is one.
+    /// Asks the caller's oldest connection without requests to close. Returns whether
+    /// there is such a connection.
     fn close_idle(&self, key: ShareKey) -> bool {
         let open = self.open();
         let mut connections = open.get(&key).into_iter().flat_map(BTreeMap::values);

@@ -1,4 +1,5 @@
-//! `ConnectionGuard`: a connection's slot, and its place in the load of its worker.
+//! `ConnectionGuard`: holds a connection's slot, and counts the connection in the load of
+//! its worker.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,8 +9,8 @@ use super::caller_connections::CallerConnection;
 use crate::connection_slots::ConnectionSlot;
 use crate::telemetry::metrics::Metrics;
 
-/// Occupies a connection slot until its last clone is dropped. Streams, bodies and
-/// tunnels hold clones, so that whatever outlives the connection's task still counts as a
+/// Occupies a connection slot until its last clone is dropped. Streams, bodies and tunnels
+/// hold clones, because they may outlive the connection's task and must still count as a
 /// connection.
 #[derive(Clone)]
 pub(crate) struct ConnectionGuard(Arc<OpenConnection>);
@@ -18,7 +19,7 @@ struct OpenConnection {
     slot: ConnectionSlot,
     load: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
-    /// Its place among the connections of its caller, if that has proven who it is.
+    /// Counts the connection for its caller. Empty until the caller is authenticated.
     of_caller: OnceLock<CallerConnection>,
 }
 
@@ -35,12 +36,12 @@ impl ConnectionGuard {
         }))
     }
 
-    /// Counts the connection among those of its caller from now on.
+    /// Counts the connection for its caller until the guard is dropped.
     pub(crate) fn set_caller(&self, connection: CallerConnection) {
         let _ = self.0.of_caller.set(connection);
     }
 
-    /// The connection's slot.
+    /// Returns the connection's slot.
     pub(crate) fn slot(&self) -> &ConnectionSlot {
         &self.0.slot
     }

@@ -1,10 +1,10 @@
 //! `HandshakeTurns`: handshakes yield to established connections.
 //!
 //! A step of a handshake takes a worker hundreds of microseconds, a request a few dozen.
-//! A hundred handshakes that are ready at once would hold up everything else for as long
-//! as all of them take. Here one step is taken at a time, and between two of them the
-//! worker looks for input and runs every task that has some. Addresses take turns: one
-//! that begins a thousand handshakes waits for itself.
+//! If a hundred handshakes are ready at the same time, they would delay all requests of
+//! the worker. Therefore only one step runs at a time. Between two steps the worker polls
+//! its sockets and runs every task that is ready. Addresses take turns, so that an address
+//! that begins a thousand handshakes delays only its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -16,30 +16,31 @@ use tokio::sync::Notify;
 
 use crate::connection_slots::Source;
 
-/// Whose turn it is on one worker.
+/// The order in which the handshakes of one worker may run.
 #[derive(Debug, Default)]
 pub(crate) struct HandshakeTurns {
     state: Mutex<State>,
-    /// A turn was taken: the next one is to be given when everything else has run.
+    /// Signals that a turn was used. The next turn is given after all other tasks have
+    /// run.
     taken: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether a turn was taken since everything else had its own.
+    /// Whether a turn was used since all other tasks have run.
     is_taken: bool,
     next: u64,
-    /// Numbers of those that wait, of each source in their order.
+    /// The waiting handshakes of each source, by number, in the order of their arrival.
     waiting: HashMap<Source, VecDeque<u64>>,
-    /// Sources with something in `waiting`, the next one first.
+    /// The sources in `waiting`; the first one has the next turn.
     order: VecDeque<Source>,
     wakers: HashMap<u64, Waker>,
-    /// The one that was called and has not begun yet.
+    /// The handshake that may run next and has not been polled yet.
     called: Option<u64>,
 }
 
 impl State {
-    /// Calls the next one. Returns false if there is none.
+    /// Wakes the next handshake. Returns false if none waits.
     fn call_next(&mut self) -> bool {
         if self.called.is_some() {
             return true;
@@ -77,7 +78,7 @@ impl State {
 }
 
 impl HandshakeTurns {
-    /// Polls a handshake in its turns only.
+    /// Runs a handshake, and polls it only in its turns.
     pub(crate) async fn run<F: Future>(&self, source: Source, handshake: F) -> F::Output {
         let mut handshake = pin!(handshake);
         let mut turn = Turn {
@@ -92,13 +93,13 @@ impl HandshakeTurns {
         .await
     }
 
-    /// Gives turns, as long as the worker's runtime lasts.
+    /// Gives turns until the worker's runtime ends.
     pub(crate) async fn give(&self) {
         loop {
             self.taken.notified().await;
             loop {
-                // Resumes after the worker has looked for input, and behind the tasks
-                // that have some.
+                // Resumes after the worker has polled its sockets and has run the tasks
+                // that became ready.
                 tokio::task::yield_now().await;
                 let mut state = self.state();
                 if !state.call_next() {
@@ -114,7 +115,7 @@ impl HandshakeTurns {
     }
 }
 
-/// One handshake's place in the order.
+/// The place of one handshake in the order.
 struct Turn<'a> {
     turns: &'a HandshakeTurns,
     source: Source,
@@ -181,7 +182,7 @@ mod tests {
         log.lock().unwrap().push(what);
     }
 
-    /// Begins a handshake of so many steps that are ready at once.
+    /// Starts a handshake with several steps that are all ready at once.
     fn begin(turns: &Arc<HandshakeTurns>, log: &Log, (number, name): (u8, &'static str)) {
         let (turns, log) = (Arc::clone(turns), Arc::clone(log));
         tokio::spawn(async move {
@@ -207,7 +208,8 @@ mod tests {
         until_logged(&log, 6).await;
         let log = log.lock().unwrap();
         let place = log.iter().position(|name| *name == "other").unwrap();
-        // One had its turn before anybody waited, one is ahead in the order.
+        // One handshake had its turn before others waited, and one is earlier in the
+        // order.
         assert!(place <= 2, "{log:?}");
     }
 
@@ -245,7 +247,7 @@ mod tests {
         assert!(gone.as_mut().poll(&mut context).is_pending());
         begin(&turns, &log, (1, "second"));
         tokio::task::yield_now().await;
-        // Its turn has come, and it does not take it.
+        // The handshake has its turn, but does not use it.
         assert!(turns.state().call_next());
         drop(gone);
         let giving = Arc::clone(&turns);

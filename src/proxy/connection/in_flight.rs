@@ -1,5 +1,5 @@
-//! The requests in progress on one connection, so that they can be checked again under a
-//! new configuration.
+//! The requests in progress on one connection. They are checked again when the
+//! configuration changes.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,20 +21,20 @@ use crate::route::{Route, Selected};
 use crate::snapshot::Snapshot;
 use crate::upstream::GiveWay;
 
-/// What was permitted: enough to decide about it again.
+/// A permitted request, with all that is needed to decide about it again.
 pub(crate) struct PermittedRequest {
     pub(crate) method: Method,
     pub(crate) host: String,
     pub(crate) decoded_path: String,
     pub(crate) principal: Option<Principal>,
-    /// The credentials beside the certificate, if the route asked for any.
+    /// The credentials in addition to the certificate, if the route requires any.
     pub(crate) credentials: Option<Box<UsedCredentials>>,
     /// The protocols that the connection may change to, or the one that it has changed to.
     pub(crate) upgrade: Mutex<Option<HeaderValue>>,
 }
 
 impl PermittedRequest {
-    /// Whether the caller asks for another protocol, or has it.
+    /// Whether the request asks to switch protocols, or has switched already.
     pub(crate) fn asks_for_tunnel(&self) -> bool {
         self.upgrade().is_some()
     }
@@ -51,7 +51,8 @@ pub(crate) struct UsedCredentials {
 }
 
 impl UsedCredentials {
-    /// Keeps `presented` if the route asks for credentials beside the certificate.
+    /// Returns `presented` for later checks if the route requires credentials in addition
+    /// to the certificate.
     pub(crate) fn keep(presented: Presented, route: &Route) -> Option<Box<Self>> {
         (!route.authenticators.is_empty()).then(|| {
             let rules = *route.authenticators.rules();
@@ -60,7 +61,8 @@ impl UsedCredentials {
     }
 }
 
-/// Longest single sleep until an expiry: the wall clock may be set meanwhile.
+/// Longest single sleep until an expiry. It is limited because the wall clock may be
+/// changed during the sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// All requests in progress on one connection.
@@ -69,21 +71,23 @@ pub(crate) struct InFlightRequests {
     entries: Mutex<Vec<Arc<PermittedRequest>>>,
 }
 
-/// A request in progress; it is over when this is dropped.
+/// A request in progress. It ends when this value is dropped.
 pub(crate) struct InFlightRequest {
     all: Arc<InFlightRequests>,
     permitted: Arc<PermittedRequest>,
-    /// Its place among the requests of its upstream.
+    /// Counts the request in the limit of its upstream.
     upstream_place: Option<Place>,
-    /// Its place among the tunnels of its caller.
+    /// Counts the request in the tunnel limit of its caller.
     tunnel_place: Option<Place>,
-    /// When its response has to be over.
+    /// When the response must be complete.
     deadline: Option<Instant>,
-    /// Another caller may need its connection to the service more.
+    /// Set if the request may have to end because another caller needs its connection to
+    /// the service.
     ends_for_another: Option<EndsForAnother>,
 }
 
-/// That a request may have to end for another caller's, and why it says it does.
+/// Resolves when a request must end because another caller needs its connection to the
+/// service. `denial` is the reason that the request then gives.
 pub(crate) struct EndsForAnother {
     pub(crate) give_way: Arc<GiveWay>,
     pub(crate) denial: Denial,
@@ -108,17 +112,17 @@ impl InFlightRequests {
         self.lock().is_empty()
     }
 
-    /// Decides about all of them again under `snapshot`.
+    /// Decides about all requests in progress again, under `snapshot`.
     ///
     /// # Errors
-    /// Why one of them is not permitted any more.
+    /// Why one of the requests is not permitted any more.
     pub(crate) fn recheck(
         &self,
         snapshot: &Snapshot,
         proof: Option<&ConnectionProof>,
         address: IpAddr,
     ) -> Result<(), Denial> {
-        // Copied, so that nothing is decided under the lock.
+        // Copied, so that the lock is not held during the decisions.
         let entries = self.lock().clone();
         for request in &entries {
             let selected =
@@ -165,23 +169,23 @@ impl InFlightRequests {
     }
 }
 
-/// Resolves when a request has to be over, with the reason.
+/// Resolves when a request must end, with the reason.
 pub(crate) type Deadline = Pin<Box<dyn Future<Output = Denial> + Send>>;
 
 impl InFlightRequest {
-    /// Sets when the response has to be over.
+    /// Sets when the response must be complete.
     pub(crate) const fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
 
-    /// Sets for whom the response may have to end.
+    /// Sets that the response may have to end because another caller needs its connection.
     pub(crate) fn set_ends_for_another(&mut self, ends: Option<EndsForAnother>) {
         self.ends_for_another = ends;
     }
 
-    /// Resolves when the response has to end, complete or not: at the deadline, when the
-    /// credentials expire, or when another caller needs the connection more. None if
-    /// nothing of this can happen.
+    /// Resolves when the response must end, even if it is incomplete: at the deadline,
+    /// when the credentials expire, or when another caller needs the connection. None if
+    /// none of these can happen.
     pub(crate) fn response_deadline(&mut self) -> Option<Deadline> {
         let expiry = match (self.credentials_expiry(), self.ends_for_another.take()) {
             (expiry, None) => expiry,
@@ -220,33 +224,35 @@ impl InFlightRequest {
         }))
     }
 
-    /// Sets the protocol that the connection has changed to; none if it has not.
+    /// Sets the protocol that the connection has changed to. None means that it has not
+    /// changed.
     pub(crate) fn set_upgrade(&self, protocol: Option<HeaderValue>) {
         *self.permitted.upgrade() = protocol;
     }
 
-    /// Keeps the request's place at its upstream until the request is over.
+    /// Counts the request in the limit of its upstream until the request ends.
     pub(crate) fn hold_upstream(&mut self, place: Place) {
         self.upstream_place = Some(place);
     }
 
-    /// Keeps the place among the caller's tunnels until the tunnel is over.
+    /// Counts the request in the tunnel limit of its caller until the tunnel ends.
     pub(crate) fn hold_tunnel(&mut self, place: Place) {
         self.tunnel_place = Some(place);
     }
 
-    /// Gives the place among the tunnels back: the service has not switched protocols.
+    /// Stops counting the request as a tunnel, because the service has not switched
+    /// protocols.
     pub(crate) fn release_tunnel(&mut self) {
         self.tunnel_place = None;
     }
 
-    /// Gives the place at the upstream back.
+    /// Stops counting the request in the limit of its upstream.
     pub(crate) fn release_upstream(&mut self) {
         self.upstream_place = None;
     }
 
-    /// Resolves when the token or API key expires; none if there is none or it does not
-    /// expire.
+    /// Resolves when the token or API key expires. None if the request has neither, or if
+    /// it never expires.
     pub(crate) fn credentials_expiry(&self) -> Option<Deadline> {
         let end = self.permitted.principal.as_ref()?.ends()?;
         Some(Box::pin(expiry(end)))
@@ -266,7 +272,7 @@ async fn expiry(end: u64) -> Denial {
     }
 }
 
-/// Runs `work` unless the credentials that it rests on expire before.
+/// Runs `work`, and stops it when the credentials of the request expire.
 pub(crate) async fn unless_expired<T>(
     expiry: Deadline,
     work: impl Future<Output = T>,

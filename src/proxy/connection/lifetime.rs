@@ -1,6 +1,7 @@
-//! `Lifetime`: when a connection has to end. That is when the gateway stops, the caller
-//! needs its place for another connection, the certificate path expires, or a change of trust or configuration no longer accepts the
-//! certificate or permits a request in progress.
+//! `Lifetime`: when a connection must end. It ends when the gateway stops, when the
+//! caller's limit is needed for a newer connection of the same caller, or when the
+//! certificate path expires. It also ends when, after a change of trust or configuration,
+//! the certificate is no longer accepted or a request in progress is no longer permitted.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -13,16 +14,17 @@ use crate::clock;
 use crate::policy::Denial;
 use crate::proxy::task::poll_on_wake::PollOnWake;
 
-/// Longest single sleep until an expiry: the wall clock may be set meanwhile.
+/// Longest single sleep until an expiry. It is limited because the wall clock may be
+/// changed during the sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
 
 /// Why a connection should end.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// The gateway stops, or the caller opens another connection than this idle one:
-    /// requests in progress may finish.
+    /// The gateway stops, or this idle connection is closed because its caller opens
+    /// another one. Requests in progress may finish.
     Drain,
-    /// The identity no longer holds: requests in progress are cut off.
+    /// The identity is no longer valid. Requests in progress are cut off.
     Cut(Denial),
 }
 
@@ -32,20 +34,20 @@ enum Event {
     Timer,
 }
 
-/// Watches one connection.
+/// Determines when one connection must end.
 pub(crate) struct Lifetime {
     stopping: watch::Receiver<bool>,
     draining: bool,
     changes: watch::Receiver<()>,
-    /// When the identity has to be verified again, in seconds since the Unix epoch: a CRL
+    /// When the identity must be verified again, in seconds since the Unix epoch. A CRL
     /// may become stale before the path expires.
     holds_until: Option<i64>,
     expiry: Option<Pin<Box<Sleep>>>,
 }
 
 impl Lifetime {
-    /// Watches for `changes` that were subscribed to before the chain was verified: a
-    /// change in between would be missed otherwise.
+    /// `changes` must be subscribed to before the chain is verified. Otherwise a change
+    /// between verification and subscription would be missed.
     pub(crate) fn new(
         stopping: watch::Receiver<bool>,
         changes: watch::Receiver<()>,
@@ -60,9 +62,8 @@ impl Lifetime {
         }
     }
 
-    /// Resolves when the connection should end. To be called again after
-    /// [`Ending::Drain`], because the identity may cease to hold while the connection
-    /// drains.
+    /// Resolves when the connection should end. Call it again after [`Ending::Drain`],
+    /// because the identity may become invalid while the connection drains.
     pub(crate) async fn ending(&mut self, connection: &Connection) -> Ending {
         loop {
             if let Some(denial) = self.expired(connection) {
@@ -88,7 +89,7 @@ impl Lifetime {
         }
     }
 
-    /// Resolves when the identity no longer holds; ignores that the gateway stops.
+    /// Resolves when the identity is no longer valid. Ignores that the gateway stops.
     pub(crate) async fn cut(&mut self, connection: &Connection) -> Denial {
         loop {
             if let Ending::Cut(denial) = self.ending(connection).await {
@@ -105,7 +106,7 @@ impl Lifetime {
             }
         };
         let changed = async {
-            // Without its sender nothing can change any more.
+            // The sender is gone, so that no more changes can come.
             if self.changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -152,7 +153,7 @@ impl Lifetime {
         let snapshot = connection.snapshot();
         if let Some(until) = connection.reverify(&snapshot)? {
             self.holds_until = Some(until);
-            // It may be earlier than before, so that the timer has to start anew.
+            // The new expiry may be earlier, so that the timer must be set again.
             self.expiry = None;
         }
         connection.recheck_requests(&snapshot)

@@ -1,17 +1,18 @@
 //! `Connection`: the state of one caller's connection, and what belongs to it.
 //!
-//! - `worker`: what all connections share, and those of one thread
+//! - `worker`: the state that all connections share, and the state that those of one
+//!   thread share
 //! - `guard`: the connection's slot
 //! - `caller_connections`: the open connections of each caller
 //! - `handshake_turns`: handshakes yield to established connections
 //! - `in_flight`: the requests in progress
 //! - `lifetime`: when the connection has to end
 //! - `trust_broadcast`: tells the connections of a worker that trust has changed
-//! - `assertion_cache`: assertions that later requests can use again
+//! - `assertion_cache`: assertions that later requests can reuse
 //! - `request_body`: a body on its way to the service
-//! - `buffered_body`: a body that was read whole
-//! - `unread_body`: what the caller still sends when its response is complete
-//! - `response_audit`: the audit record of a response until it is over
+//! - `buffered_body`: a body that was read to its end
+//! - `unread_body`: the rest of a request whose response is complete
+//! - `response_audit`: the audit record of a response until the response ends
 
 pub(crate) mod assertion_cache;
 pub(crate) mod buffered_body;
@@ -51,10 +52,10 @@ use crate::snapshot::{Snapshot, TrustStamp};
 use crate::telemetry::record::{ConnectionCut, ConnectionFacts};
 use crate::tls::ClientCertificate;
 
-/// What the handshake proved.
+/// The identity that the handshake proved.
 struct ProvenIdentity {
-    /// As last verified: the revocation status and the root may change while the
-    /// connection lasts, the caller may not.
+    /// The identity as it was last verified. Its revocation status and root may change
+    /// during the connection, but its caller name may not.
     identity: ArcSwap<PeerIdentity>,
     proven_at: u64,
     resumed: bool,
@@ -78,11 +79,11 @@ pub(crate) struct Connection {
     /// The TLS server name, normalized.
     server_name: Option<String>,
     proof: Option<ProvenIdentity>,
-    /// The state that the identity was last verified under. Locked while the identity is
-    /// replaced, so that the two always belong together.
+    /// The trust state under which the identity was last verified. It is locked while the
+    /// identity is replaced, so that both always match.
     verified_by: Mutex<TrustStamp>,
     assertion_cache: AssertionCache,
-    /// The chain that the caller presented; none if it proved no identity.
+    /// The chain that the caller presented. None if the caller proved no identity.
     chain: Option<Arc<[CertificateDer<'static>]>>,
     forwarded_headers: ForwardedHeaderCache,
     in_flight: Arc<InFlightRequests>,
@@ -91,7 +92,7 @@ pub(crate) struct Connection {
     yielding: Arc<YieldSignal>,
 }
 
-/// What a handshake leaves to the connection.
+/// The results of a handshake, from which a connection is made.
 pub(crate) struct ConnectionParts {
     pub(crate) worker: Arc<Worker>,
     pub(crate) guard: ConnectionGuard,
@@ -99,13 +100,13 @@ pub(crate) struct ConnectionParts {
     /// The TLS server name, normalized.
     pub(crate) server_name: Option<String>,
     pub(crate) proof: Option<ConnectionProof>,
-    /// The state that `proof` was verified under.
+    /// The trust state under which `proof` was verified.
     pub(crate) verified_by: TrustStamp,
-    /// The chain that the caller presented; none if it proved no identity.
+    /// The chain that the caller presented. None if the caller proved no identity.
     pub(crate) chain: Option<Arc<[CertificateDer<'static>]>>,
 }
 
-/// Signals the end of a connection to tasks other than its own.
+/// Signals the end of a connection to its streams and tunnels, which run in other tasks.
 #[derive(Debug, Default)]
 struct EndSignal {
     has_ended: AtomicBool,
@@ -163,11 +164,11 @@ impl Connection {
         &self.in_flight
     }
 
-    /// Counts the connection among those of its caller, or of its address if there is no
+    /// Counts the connection for its caller, or for its address if there is no
     /// certificate.
     ///
     /// # Errors
-    /// If the caller or address has as many as it may.
+    /// If the caller or address has reached its limit.
     pub(crate) async fn enter(&self) -> Result<(), Denial> {
         let (key, share) = {
             let snapshot = self.snapshot();
@@ -177,7 +178,7 @@ impl Connection {
             };
             (key, snapshot.limits.caller.connections)
         };
-        // Many peers, of which none is known from another.
+        // The address is shared by many peers, which cannot be told apart.
         let Some(key) = key else {
             return Ok(());
         };
@@ -192,12 +193,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Resolves when the connection should close for another one of its caller.
+    /// Resolves when the connection should close because its caller opens another one.
     pub(crate) async fn asked_to_yield(&self) {
         self.yielding.asked().await;
     }
 
-    /// Resolves when the connection is cut off or over.
+    /// Resolves when the connection is cut off or has ended.
     pub(crate) async fn ended(&self) {
         // Created before the check, so that an end in between is not missed.
         let notified = self.end.notify.notified();
@@ -206,13 +207,13 @@ impl Connection {
         }
     }
 
-    /// Signals that the connection is over.
+    /// Signals that the connection has ended.
     pub(crate) fn end(&self) {
         self.end.has_ended.store(true, Ordering::Release);
         self.end.notify.notify_waiters();
     }
 
-    /// Why the connection was cut off, if it was.
+    /// Returns why the connection was cut off, if it was.
     pub(crate) fn cut_reason(&self) -> Option<&Denial> {
         self.cut_reason.get()
     }
@@ -238,12 +239,13 @@ impl Connection {
         self.end();
     }
 
-    /// Records what h2 refused without passing it to a handler.
+    /// Records that h2 itself refused something, before it reached a handler.
     pub(crate) fn record_h2_refusal(&self, detail: &str) {
         self.record_refusal(&Denial::new(ReasonCode::MalformedRequest, detail));
     }
 
-    /// Records that the connection is refused, or something on it, without a request.
+    /// Records a refusal that belongs to no request: of the connection, or of something on
+    /// it.
     pub(crate) fn record_refusal(&self, denial: &Denial) {
         let (reason, detail) = (denial.reason, &denial.detail);
         let worker = &self.worker;
@@ -258,12 +260,13 @@ impl Connection {
         worker.audit().write(&line);
     }
 
-    /// Whether only requests that have begun may still finish.
+    /// Whether the gateway stops: only requests that have begun may finish.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.worker.shared().stopping.borrow()
     }
 
-    /// The newest state. A request uses one snapshot from its beginning to its end.
+    /// Returns the newest snapshot. A request must use one snapshot from its beginning to
+    /// its end.
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.worker.shared().snapshot.load_full()
     }
@@ -273,8 +276,8 @@ impl Connection {
         self.worker.shared().snapshot.load().generation == snapshot.generation
     }
 
-    /// What the caller has proven, as last verified. Each request reads it once, so that
-    /// one identity is checked, recorded and signed for.
+    /// Returns the identity of the caller as it was last verified. Each request calls this
+    /// once, so that the same identity is checked, recorded and signed.
     pub(crate) fn proof(&self) -> Option<ConnectionProof> {
         self.proof.as_ref().map(|proven| ConnectionProof {
             identity: proven.identity.load_full(),
@@ -283,11 +286,11 @@ impl Connection {
         })
     }
 
-    /// Verifies the identity under `snapshot` unless that was done before. A request may
-    /// come before the connection's batch is told of a change.
+    /// Verifies the identity under `snapshot` if that was not done before. This is needed
+    /// because a request may arrive before the connection is notified of a change.
     ///
     /// # Errors
-    /// Why the identity does not hold any more.
+    /// Why the identity is not valid any more.
     pub(crate) fn ensure_verified(&self, snapshot: &Snapshot) -> Result<(), Denial> {
         let stamp = snapshot.trust_stamp();
         if *self
@@ -301,13 +304,14 @@ impl Connection {
         self.reverify(snapshot).map(|_| ())
     }
 
-    /// Verifies the caller's chain again. Returns until when the result holds without
-    /// another verification, in seconds since the Unix epoch; none without a chain.
+    /// Verifies the caller's chain again. Returns when the chain must be verified the next
+    /// time, in seconds since the Unix epoch; none if there is no chain.
     ///
     /// # Errors
-    /// Why the identity does not hold any more.
+    /// Why the identity is not valid any more.
     pub(crate) fn reverify(&self, snapshot: &Snapshot) -> Result<Option<i64>, Denial> {
-        // Read first: a change in between then only costs another verification.
+        // Read before the verification: if trust changes in between, the chain is only
+        // verified once more.
         let stamp = snapshot.trust_stamp();
         let gone = || {
             Denial::new(
@@ -333,7 +337,8 @@ impl Connection {
                     note: refusal.note,
                     ..Denial::new(refusal.reason, refusal.detail)
                 })?;
-            // The path cache takes a chain only after its handshake, which is over here.
+            // The path cache accepts a chain only after its handshake, which has ended
+            // here.
             if let Some(pending) = admission.pending {
                 pending.commit();
             }
@@ -362,25 +367,25 @@ impl Connection {
     /// Adds a request to those in progress.
     ///
     /// # Errors
-    /// Why the newest configuration does not permit one of them.
+    /// Why the newest configuration does not permit one of the requests.
     pub(crate) fn register(
         &self,
         snapshot: &Snapshot,
         permitted: PermittedRequest,
     ) -> Result<InFlightRequest, Denial> {
         let request = self.in_flight.register(permitted);
-        // A configuration that was put in service while this request was authenticated has
-        // checked the requests in progress without it.
+        // If a new configuration was put in service while this request was authenticated,
+        // the check of the requests in progress did not include this request.
         if !self.is_newest(snapshot) {
             self.recheck_requests(&self.snapshot())?;
         }
         Ok(request)
     }
 
-    /// Decides about all requests in progress again under `snapshot`.
+    /// Decides about all requests in progress again, under `snapshot`.
     ///
     /// # Errors
-    /// Why one of them is not permitted any more.
+    /// Why one of the requests is not permitted any more.
     pub(crate) fn recheck_requests(&self, snapshot: &Snapshot) -> Result<(), Denial> {
         let proof = self.proof();
         let address = self.facts.peer.ip();

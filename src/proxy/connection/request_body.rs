@@ -1,5 +1,5 @@
-//! `RequestBody`: a caller's body on its way to the service. It is not copied, and
-//! limited in time and size.
+//! `RequestBody`: the body of a request while it is sent to the service. It is not copied.
+//! Its size and its pauses are limited.
 
 use std::error::Error;
 use std::fmt;
@@ -30,7 +30,7 @@ use crate::upstream::find_source;
 pub(crate) struct RequestBodyError {
     pub(crate) reason: ReasonCode,
     pub(crate) detail: String,
-    /// The code by which h2 resets the upstream stream; without it, h2 says
+    /// The error code with which h2 resets the upstream stream. Without it, h2 would send
     /// INTERNAL_ERROR.
     reset: h2::Error,
 }
@@ -63,24 +63,24 @@ impl From<RequestBodyError> for Refusal {
     }
 }
 
-/// A caller's body on its way to the service.
+/// The body of a request while it is sent to the service.
 pub(crate) struct RequestBody {
     source: Source,
-    /// None if the caller may stall for as long as it likes.
+    /// None if the caller may pause without limit.
     stall: Option<StallTimeout>,
     bytes_left: Option<u64>,
-    /// Resolves when the service has asked for the body; nothing is read before.
+    /// Resolves when the service has asked for the body. Nothing is read before that.
     expectation: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     upload: Arc<UploadProgress>,
     trailers: RequestTrailers,
-    /// The body may outlive the connection's task, and counts as its connection until
-    /// then.
+    /// The body may outlive the connection's task. The connection keeps its slot until the
+    /// body is dropped.
     _guard: ConnectionGuard,
 }
 
-/// Where a body comes from.
+/// The source of a body.
 enum Source {
-    /// The caller's connection, frame by frame.
+    /// The caller's connection.
     Incoming(CallerBody),
     /// Memory.
     Buffered(BufferedBody),
@@ -118,7 +118,7 @@ impl Source {
 }
 
 impl RequestBody {
-    /// A body that was read whole.
+    /// Makes a body from one that was read to its end.
     pub(crate) fn buffered(
         body: BufferedBody,
         trailers: RequestTrailers,
@@ -136,7 +136,7 @@ impl RequestBody {
         }
     }
 
-    /// A body that is read from its caller's connection.
+    /// Makes a body that is read from its caller's connection.
     pub(crate) fn new(
         incoming: CallerBody,
         stall_timeout: Option<Duration>,
@@ -156,12 +156,12 @@ impl RequestBody {
         }
     }
 
-    /// Whether the caller has still to send some of it.
+    /// Whether the caller must still send a part of the body.
     pub(crate) fn is_still_to_come(&self) -> bool {
         matches!(&self.source, Source::Incoming(incoming) if !incoming.is_end_stream())
     }
 
-    /// Waits for the service to ask for the body before any of it is read.
+    /// Delays reading until the service has asked for the body.
     pub(crate) fn wait_for(&mut self, expectation: &Arc<Expectation>) {
         self.expectation = Some(Box::pin(Arc::clone(expectation).met()));
     }
@@ -174,7 +174,7 @@ impl RequestBody {
         &self.upload
     }
 
-    /// Copies the body if it is in memory or empty, so that it can be sent again.
+    /// Returns a copy of the body for a retry, if the body is in memory or empty.
     pub(crate) fn copy(&self) -> Option<BufferedBody> {
         match &self.source {
             Source::Buffered(body) => Some(body.clone()),
@@ -231,8 +231,8 @@ impl RequestBody {
                 }
                 if let Some(trailers) = frame.trailers_mut() {
                     this.trailers.strip(trailers);
-                    // An empty block of trailers means nothing, and some services end the
-                    // connection for it.
+                    // An empty trailer section has no meaning, and some services close the
+                    // connection if they receive one.
                     if trailers.is_empty() {
                         this.upload.set_complete();
                         return Poll::Ready(None);
@@ -269,7 +269,7 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let mut polled = self.poll_next(context);
-        // Checked after polling: `abandon` wakes only a task that has registered as
+        // Checked after polling, because `abandon` wakes only a task that is registered as
         // waiting.
         if self.upload.is_abandoned() && !matches!(polled, Poll::Ready(None)) {
             polled = Poll::Ready(Some(Err(RequestBodyError::new(
@@ -293,8 +293,8 @@ impl Body for RequestBody {
     }
 }
 
-/// Limits how long the caller may send nothing. The timer exists only from the first
-/// stall on, so that a body which never stalls costs none.
+/// Limits how long the caller may send nothing. The timer is created at the first pause,
+/// so that a body without pauses needs no timer.
 struct StallTimeout {
     timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,

@@ -1,4 +1,4 @@
-//! `ResponseAudit`: the audit record of a response until the response is over.
+//! `ResponseAudit`: the audit record of a response until the response ends.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use super::in_flight::InFlightRequest;
 use crate::policy::Denial;
 use crate::telemetry::record::AuditRecord;
 
-/// The audit record of a response, and its place among the requests in progress. Dropping
-/// it closes both.
+/// The audit record of a response, and the entry of its request among those in progress.
+/// When it is dropped, the record is written and the request counts as ended.
 pub(crate) struct ResponseAudit {
     record: AuditRecord,
-    /// None for a response of the gateway itself.
+    /// None if the gateway itself made the response.
     in_flight: Option<InFlightRequest>,
     connection: Arc<Connection>,
-    /// The record already says how the response ended, or why it was refused.
+    /// Whether the record already contains how the response ended, or why it was refused.
     is_settled: bool,
 }
 
 impl ResponseAudit {
-    /// For a service's response.
+    /// Creates the audit of a service's response.
     pub(crate) const fn forwarded(
         record: AuditRecord,
         in_flight: InFlightRequest,
@@ -34,7 +34,8 @@ impl ResponseAudit {
         }
     }
 
-    /// For a response of the gateway itself. Its record has a reason already.
+    /// Creates the audit of a response that the gateway itself made. Its record already
+    /// has a reason.
     pub(crate) const fn local(record: AuditRecord, connection: Arc<Connection>) -> Self {
         Self {
             record,
@@ -44,14 +45,14 @@ impl ResponseAudit {
         }
     }
 
-    /// Gives back the place among the requests of the upstream.
+    /// Stops counting the request in the limit of its upstream.
     pub(crate) fn release_upstream(&mut self) {
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.release_upstream();
         }
     }
 
-    /// Records that the whole response was handed over.
+    /// Records that the whole response was passed on to the caller's connection.
     pub(crate) fn complete(mut self) {
         self.record.complete();
         self.is_settled = true;

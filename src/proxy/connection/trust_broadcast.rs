@@ -1,33 +1,34 @@
-//! `TrustBroadcast`: tells the connections of a worker that trust has changed, a batch at
-//! a time.
+//! `TrustBroadcast`: notifies the connections of a worker in batches that trust has
+//! changed.
 //!
-//! If thousands of connections verified their chains at once, every request would wait
-//! behind them. Each connection therefore belongs to one of a fixed number of batches,
-//! and the worker does other work between batches. No request waits for its connection's
-//! batch: it compares the connection with the newest state before anything else.
+//! If thousands of connections verified their chains at the same time, all requests would
+//! be delayed. Each connection therefore belongs to one of a fixed number of batches, and
+//! the worker does other work between batches. A request does not wait for the batch of
+//! its connection: each request first checks whether its connection was verified under the
+//! newest state.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// Batches of one worker. With 10,000 connections a batch has 39, which take less than
-/// half a millisecond.
+/// Number of batches of one worker. With 10,000 connections a batch has 39 of them, which
+/// need less than half a millisecond.
 const BATCHES: usize = 256;
-/// Time between two batches. A request needs several turns of the worker's runtime;
-/// without pauses it would wait for a batch at each of them.
+/// Time between two batches. A task that serves a request is polled several times. Without
+/// a pause, a batch would run before each of these polls.
 const PAUSE: Duration = Duration::from_millis(1);
 /// After this time there are no more pauses, because changes must take effect within a
 /// second.
 const PAUSES_END: Duration = Duration::from_millis(300);
-/// After this time the remaining batches are told at once.
+/// After this time all remaining batches are notified at once.
 const YIELDS_END: Duration = Duration::from_millis(450);
 
 /// The batches of a worker.
 #[derive(Debug)]
 pub(crate) struct TrustBroadcast {
     batches: Vec<watch::Sender<()>>,
-    /// Number of subscriptions so far; the next one's batch follows from it.
+    /// Number of subscriptions so far. It selects the batch of the next one.
     subscriptions: AtomicUsize,
 }
 
@@ -41,9 +42,9 @@ impl Default for TrustBroadcast {
 }
 
 impl TrustBroadcast {
-    /// Adds a connection to a batch. It is told of every change that is put in service
-    /// from now on: a connection that reads the state afterwards either sees a change or
-    /// is told.
+    /// Adds a connection to a batch. The connection is notified of every later change. If
+    /// it reads the state after this call, it cannot miss a change: it either reads the
+    /// new state or is notified.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         let number = self.subscriptions.fetch_add(1, Ordering::Relaxed);
         match self.batches.get(number % BATCHES) {
@@ -53,10 +54,10 @@ impl TrustBroadcast {
         }
     }
 
-    /// Passes changes on as long as the worker's runtime lasts. `changes` counts up after
-    /// a change was put in service.
+    /// Notifies connections of changes until the worker's runtime ends. `changes` is
+    /// incremented after a change was put in service.
     pub(crate) async fn run(&self, mut changes: watch::Receiver<u64>) {
-        // A change during a round begins another round, for all batches.
+        // A change during a round starts another round for all batches.
         while changes.changed().await.is_ok() {
             let begun = Instant::now();
             for batch in &self.batches {
@@ -64,7 +65,7 @@ impl TrustBroadcast {
                     continue;
                 }
                 batch.send_replace(());
-                // Lets other tasks run, and the runtime poll its sockets.
+                // Yields, so that other tasks run and the runtime polls its sockets.
                 match begun.elapsed() {
                     elapsed if elapsed < PAUSES_END => tokio::time::sleep(PAUSE).await,
                     elapsed if elapsed < YIELDS_END => tokio::task::yield_now().await,
@@ -87,7 +88,8 @@ mod tests {
         const CONNECTIONS: usize = 10 * BATCHES;
         let broadcast = Rc::new(TrustBroadcast::default());
         let (change, changes) = watch::channel(0);
-        // The order of events: a connection was told (true), or another task ran.
+        // The order of events: true if a connection was notified, false if another task
+        // ran.
         let seen: Rc<RefCell<Vec<bool>>> = Rc::default();
         let local = tokio::task::LocalSet::new();
         for _ in 0..CONNECTIONS {
@@ -139,7 +141,7 @@ mod tests {
         for round in 1..200_usize {
             let mut told = broadcast.subscribe();
             let read = state.load(Ordering::SeqCst);
-            // Put in service, then announced, as a reload does.
+            // The state is stored first and announced afterwards, as a reload does.
             state.store(round, Ordering::SeqCst);
             change.send_modify(|changes| *changes += 1);
             assert!(read < round);

@@ -1,4 +1,5 @@
-//! `Shared` and `Worker`: what all connections share, and those of one thread.
+//! `Shared`: the state that all connections share. `Worker`: the state that the
+//! connections of one thread share.
 
 use std::sync::Arc;
 
@@ -19,29 +20,29 @@ use crate::telemetry::handshake_sources::HandshakeSources;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::PoolShard;
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The state that decides about requests.
+    /// The configuration and trust under which requests are decided.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Counters.
+    /// The metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// The memory of bodies that are read whole.
+    /// Limits the memory of buffered bodies.
     pub buffer_budget: Arc<BufferBudget>,
-    /// The tunnels of all callers.
+    /// Counts the tunnels of each caller.
     pub tunnels: Arc<Places>,
-    /// The connections of all callers.
+    /// Counts the connections of each caller.
     pub caller_connections: Arc<CallerConnections>,
-    /// Most connections that there can be: what is configured, or what the process has
-    /// descriptors for.
+    /// Maximum number of connections: the configured number, or fewer if the process has
+    /// too few file descriptors.
     pub max_connections: usize,
     /// Keeps the chains that callers present, if the configuration asks for it.
     pub chains: Option<ChainKeeper>,
-    /// Connections that yielded to others before their handshake was complete.
+    /// Records connections that were evicted before their handshake was complete.
     pub evictions: EvictionLog,
-    /// Where handshakes come from.
+    /// Counts the addresses from which handshakes come.
     pub handshake_sources: Arc<HandshakeSources>,
-    /// Counts up after a new snapshot was put in place or its deny list changed.
+    /// Incremented after a new snapshot was put in service or the deny list changed.
     pub changes: watch::Receiver<u64>,
     /// Becomes true when connections should drain.
     pub stopping: watch::Receiver<bool>,
@@ -49,7 +50,7 @@ pub struct Shared {
     pub aborting: watch::Receiver<bool>,
 }
 
-/// What the connections of one worker share.
+/// The state that the connections of one worker share.
 #[derive(Debug)]
 pub(crate) struct Worker {
     shared: Arc<Shared>,
@@ -86,18 +87,18 @@ impl Worker {
         &self.handshake_turns
     }
 
-    /// Subscribes a connection to changes of trust that are put in service from now on.
+    /// Subscribes a connection to later changes of trust.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.trust_broadcast.subscribe()
     }
 
-    /// Passes changes of trust on to the subscribed connections, as long as the worker's
-    /// runtime lasts.
+    /// Notifies the subscribed connections of changes of trust until the worker's runtime
+    /// ends.
     pub(crate) async fn broadcast_trust_changes(&self) {
         self.trust_broadcast.run(self.shared.changes.clone()).await;
     }
 
-    /// Records a connection that ended by a panic.
+    /// Counts a connection if its task has panicked.
     pub(crate) fn record_panic(&self, ended: Result<(), tokio::task::JoinError>) {
         if ended.is_err_and(|error| error.is_panic()) {
             record_panic(&self.shared.metrics);
@@ -105,7 +106,7 @@ impl Worker {
     }
 }
 
-/// Counts a connection, or one stream of it, that ended by a fault of the gateway.
+/// Counts a connection, or one of its streams, that has ended by a panic.
 pub(crate) fn record_panic(metrics: &Metrics) {
     metrics.panicked();
     tracing::error!("a connection ended by a panic; please report this");

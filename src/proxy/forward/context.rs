@@ -1,4 +1,4 @@
-//! `ForwardContext`: what every step of forwarding a permitted request needs.
+//! `ForwardContext`: what each step needs to forward a permitted request.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(crate) struct ForwardContext<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) route: &'a Arc<Route>,
     pub(crate) permit: &'a Permit,
-    /// For whom the request's part of shared limits is counted.
+    /// The key under which the request is counted in shared limits.
     pub(crate) share_key: ShareKey,
 }
 
@@ -40,7 +40,7 @@ impl<'a> ForwardContext<'a> {
         }
     }
 
-    /// How the caller influences the choice of an endpoint.
+    /// Returns the properties of the request that the choice of an endpoint may depend on.
     pub(crate) fn affinity(&self) -> Affinity<'a> {
         let caller = self.permit.principal().map(Principal::caller);
         self.route.upstream.affinity(caller, self.share_key)

@@ -1,9 +1,9 @@
-//! Forwarding a permitted request to its upstream. This file makes one attempt.
+//! Forwards a permitted request to its upstream. This file makes one attempt.
 //!
 //! - `context`: the connection, route and permit that every step needs
-//! - `request_hints`: what the request's own header says of how to forward it
+//! - `request_hints`: fields of the request that change how it is forwarded
 //! - `upgrade`: requests that switch protocols
-//! - `retry`: attempts, each with an assertion of its own, until there is a response
+//! - `retry`: makes attempts until there is a response, each with a new assertion
 
 pub(crate) mod context;
 pub(crate) mod request_hints;
@@ -38,13 +38,13 @@ use crate::upstream::{
     find_source, h2_code_name,
 };
 
-/// What entitles a request to be forwarded. [`forward`] takes nothing else, so that no
-/// request leaves the gateway without one of the two.
+/// The right to forward a request. [`forward`] requires one of the two, so that no request
+/// leaves the gateway without it.
 #[derive(Debug)]
 pub(crate) enum ForwardAuthorization {
     /// A signed assertion about the caller.
     Signed(SignedAssertion),
-    /// A permit without a caller, from a route that explicitly asks for none.
+    /// A permit of a route that explicitly authenticates no caller.
     Anonymous(AnonymousPermit),
 }
 
@@ -58,7 +58,7 @@ impl AnonymousPermit {
     }
 }
 
-/// A request as it is sent to the service, without its assertion.
+/// A request as it will be sent to the service, except for its assertion.
 pub(crate) struct PreparedRequest {
     pub(crate) parts: request::Parts,
     pub(crate) body: RequestBody,
@@ -71,9 +71,9 @@ pub(crate) struct UpstreamResponse {
     pub(crate) upload: Arc<UploadProgress>,
     /// The service gave a final response instead of a 100.
     pub(crate) body_unwanted: bool,
-    /// The response has no content, whatever the service sends.
+    /// The response has no content, even if the service sends some.
     pub(crate) has_no_content: bool,
-    /// A frame of the content that was read ahead.
+    /// A frame of the content that was read before the response was built.
     pub(crate) first_frame: Option<Frame<Bytes>>,
 }
 
@@ -82,7 +82,7 @@ pub(crate) enum ForwardError {
     /// The connection was closed before the request was sent. The request is given back;
     /// another attempt needs a fresh assertion.
     NeverSent(Box<Unsent>),
-    /// The connection broke before there was a response.
+    /// The connection failed before a response arrived.
     Broken {
         refusal: Refusal,
         /// Index of the endpoint among those of the upstream.
@@ -90,15 +90,15 @@ pub(crate) enum ForwardError {
         /// The service said that it has not processed the request.
         unprocessed: bool,
     },
-    /// Anything else.
+    /// Any other reason.
     Refused(Refusal),
 }
 
-/// A request of which no byte was sent.
+/// A request of which the gateway has sent no byte.
 pub(crate) struct Unsent {
     pub(crate) request: PreparedRequest,
-    /// The endpoint that closed a new connection; none if it was a reused connection,
-    /// which the service may close at any time.
+    /// The endpoint, if it closed a new connection. None if the connection was reused,
+    /// because a service may close such a connection at any time.
     pub(crate) endpoint: Option<usize>,
     /// The refusal if the request is not sent again.
     pub(crate) refusal: Refusal,
@@ -114,21 +114,21 @@ impl From<Refusal> for ForwardError {
 pub(crate) struct Attempt<'a> {
     pub(crate) pool: &'a Arc<PoolShard<RequestBody>>,
     pub(crate) upstream: &'a Arc<Upstream>,
-    /// A connection that was opened for this request alone.
+    /// A connection that was opened only for this request.
     pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
     pub(crate) assertion_header: &'a HeaderName,
     pub(crate) authorization: &'a ForwardAuthorization,
     pub(crate) affinity: Affinity<'a>,
     /// Takes a new connection instead of a pooled one.
     pub(crate) fresh: bool,
-    /// An endpoint that has just failed.
+    /// An endpoint that has just failed and should not be selected again.
     pub(crate) avoid: Option<usize>,
-    /// How long the head of the response may take; none for gRPC, where the caller keeps a
-    /// deadline of its own.
+    /// How long the head of the response may take. None for gRPC, because gRPC callers
+    /// enforce a deadline themselves.
     pub(crate) first_byte_timeout: Option<Duration>,
     /// The `Upgrade` of the forwarded request.
     pub(crate) upgrade: Option<&'a HeaderValue>,
-    /// The caller waits for the service to say 100.
+    /// Set if the caller waits for a 100 from the service.
     pub(crate) expectation: Option<&'a Arc<Expectation>>,
 }
 
@@ -145,14 +145,14 @@ impl Attempt<'_> {
     }
 }
 
-/// Counts a request among those in progress at its upstream, until the result is dropped.
-/// A caller that has as many as it may waits for one of them to end.
+/// Counts a request in progress at its upstream until the result is dropped. If the caller
+/// has reached its limit, the request waits until another one of the same caller ends.
 pub(crate) async fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
     let upstream = &context.route.upstream;
     let share = context.snapshot.limits.caller.requests_in_flight;
     let caller = context.share_key;
     let admitted = match upstream.admit(caller, share) {
-        // Boxed, so that other requests reserve no space for it.
+        // Boxed, so that requests that do not wait need no space for this future.
         Err(NoPlace::Caller) => Box::pin(upstream.admit_later(caller, share)).await,
         admitted => admitted,
     };
@@ -182,10 +182,11 @@ pub(crate) async fn forward(
             assertion.header_value().clone(),
         );
     }
-    // A dedicated connection was made for this request, so that sending it again on
-    // another one could not succeed.
+    // A dedicated connection was made for this request. A retry on another connection
+    // could not succeed.
     let is_dedicated = attempt.dedicated.is_some();
-    // Before a connection is leased, so that none can end between its check and its use.
+    // Yields before a connection is leased. A connection could otherwise close between its
+    // check and its use.
     yield_once().await;
     let mut lease = attempt.lease().await?;
     let upload = Arc::clone(body.upload());
@@ -199,7 +200,7 @@ pub(crate) async fn forward(
     });
     let give_way = lease.give_way();
     let outcome = {
-        // Pinned here, so that there is one place for this large future.
+        // Pinned here, so that this large future is stored only once.
         let sending = pin!(lease.send(request, on_interim));
         let sending = unless_needed(give_way, upstream, sending);
         match attempt.first_byte_timeout {
@@ -238,7 +239,7 @@ pub(crate) async fn forward(
     }
 }
 
-/// Accepts a response unless its framing is ambiguous, or it switches to a protocol that
+/// Accepts a response, unless its framing is ambiguous or it switches to a protocol that
 /// was not offered.
 fn accept_response(
     attempt: &Attempt<'_>,
@@ -261,8 +262,8 @@ fn accept_response(
         lease.spend();
     }
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    // From here on the connection is driven by reading the response's body. A request
-    // that is still being sent must not wait for that.
+    // From here on, the connection makes progress only when the response's body is read. A
+    // request that is still being sent must not depend on that.
     if switches || !upload.is_complete() {
         lease.detach();
     }
@@ -283,8 +284,8 @@ fn accept_response(
     })
 }
 
-/// A request that hyper gives back: hyper wrote no byte of it and did not poll its body,
-/// so that it may be sent again even if it is not idempotent.
+/// Handles a request that hyper returned. hyper wrote no byte of it and did not poll its
+/// body, so that it may be sent again even if it is not idempotent.
 fn never_sent(
     upstream: &Upstream,
     lease: Lease<RequestBody>,
@@ -308,7 +309,7 @@ fn never_sent(
     };
     let refusal = match find_source::<rustls::Error>(error) {
         Some(rustls::Error::AlertReceived(_)) => refused_handshake(upstream),
-        // Bytes that are not TLS, or that were not asked for.
+        // The service sent bytes that rustls does not accept.
         Some(_) => Refusal::new(
             ReasonCode::UpstreamProtocol,
             format!("{name} broke the connection off"),
@@ -329,7 +330,7 @@ fn never_sent(
     }))
 }
 
-/// How a service ended a connection, and what may have been the cause.
+/// Describes how a service ended a connection, and the likely cause.
 pub(crate) fn ended_with(code: h2::Reason, cause: Option<&str>) -> String {
     let code = h2_code_name(code);
     match cause {
@@ -338,8 +339,8 @@ pub(crate) fn ended_with(code: h2::Reason, cause: Option<&str>) -> String {
     }
 }
 
-/// Sends a request unless another caller needs its connection more: where the endpoint has
-/// as many as it may have, the caller that uses the most gives one up.
+/// Sends a request, unless another caller needs its connection: if the endpoint has
+/// reached its limit of connections, the caller that uses most of them must give one up.
 async fn unless_needed<T>(
     give_way: Option<Arc<GiveWay>>,
     upstream: &Upstream,
@@ -355,7 +356,7 @@ async fn unless_needed<T>(
     }
 }
 
-/// Why a request ends that gives its connection up.
+/// Returns the reason of a request that ends because another caller needs its connection.
 pub(crate) fn gives_way(upstream: &str) -> Denial {
     Denial::caller_limit(
         CallerLimit::UpstreamConnections,
@@ -363,7 +364,8 @@ pub(crate) fn gives_way(upstream: &str) -> Denial {
     )
 }
 
-/// In TLS 1.3 a service refuses our certificate only after the handshake.
+/// Returns the refusal for a service that rejects our certificate. In TLS 1.3 a service
+/// does that only after the handshake.
 fn refused_handshake(upstream: &Upstream) -> Refusal {
     let detail = format!("{} refused the gateway's handshake", upstream.name());
     Refusal::new(ReasonCode::UpstreamUntrusted, detail)
@@ -383,8 +385,8 @@ fn send_failure(
         );
         return Refusal::new(ReasonCode::HeadTooLarge, detail).into();
     }
-    // A reused connection may end at any time, and a service that resets one stream is
-    // alive: neither counts against the endpoint.
+    // A reused connection may end at any time, and a service that resets one stream still
+    // works. Neither counts as a failure of the endpoint.
     let h2_error = find_source::<h2::Error>(error);
     if !lease.is_reused() && h2_error.is_none_or(h2::Error::is_io) {
         upstream.record_timeout(endpoint, attempt.affinity);
@@ -410,8 +412,8 @@ fn send_failure(
         ReasonCode::UpstreamProtocol,
         format!("{} {detail}", upstream.name()),
     );
-    // Never retried: the service would make the same mistake again, and in HTTP/2 that
-    // ends the connection for the other requests on it.
+    // Never retried: the service would make the same mistake again. In HTTP/2 that would
+    // also end the other requests on the new connection.
     if is_flood || is_not_http {
         return refusal.into();
     }
@@ -427,8 +429,8 @@ fn send_failure(
     }
 }
 
-/// Whether the service sent GOAWAY before it processed the request. hyper reports a
-/// request that may have been processed by the end of its connection instead.
+/// Whether the service sent GOAWAY before it processed the request. If the request may
+/// have been processed, hyper reports the end of the connection instead.
 fn is_unprocessed(error: &ServiceError) -> bool {
     find_source::<h2::Error>(error).is_some_and(|error| error.is_go_away() && error.is_remote())
 }
@@ -442,24 +444,25 @@ fn is_flood(error: &ServiceError) -> bool {
     io.is_some_and(|io| io.kind() == FLOOD)
 }
 
-/// Where a forwarded request goes, as its request line or pseudo-headers say it.
+/// The destination of a forwarded request, as its request line or its pseudo-headers
+/// contain it.
 pub(crate) struct Destination<'a> {
     pub(crate) upstream: &'a Upstream,
     pub(crate) protocol: HttpProtocol,
     pub(crate) authority: &'a str,
-    /// The authority as a field value.
+    /// The authority, as the value of a field.
     pub(crate) host: HeaderValue,
     pub(crate) path_and_query: PathAndQuery,
 }
 
 impl Destination<'_> {
-    /// Writes request target, Host and framing of the forwarded request.
+    /// Writes the request target, the Host field and the framing of the forwarded request.
     pub(crate) fn write(
         self,
         parts: &mut request::Parts,
         body: &RequestBody,
     ) -> Result<(), Refusal> {
-        // What hyper keeps there concerns the caller's connection.
+        // The extensions that hyper sets belong to the caller's connection.
         parts.extensions.clear();
         match self.protocol {
             HttpProtocol::Http1 => {

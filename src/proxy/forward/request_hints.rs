@@ -1,6 +1,6 @@
-//! `RequestHints`: what a request's header says of how to forward it. The fields concern
-//! one hop, so that they are read before the header is stripped and written anew for the
-//! service.
+//! `RequestHints`: fields of a request that change how it is forwarded. They are valid for
+//! one hop only. They are therefore read before the header is stripped, and written again
+//! for the service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +15,21 @@ use crate::upstream::HttpProtocol;
 
 /// The hints of one request.
 pub(crate) struct RequestHints {
-    /// The caller speaks gRPC over HTTP/2: streams may stall, and the caller keeps a
-    /// deadline of its own.
+    /// The caller uses gRPC over HTTP/2: streams may pause, and the caller enforces a
+    /// deadline itself.
     pub(crate) grpc: bool,
-    /// How long the gRPC caller waits.
+    /// The time after which the gRPC caller gives up.
     pub(crate) deadline: Option<Duration>,
     /// The caller accepts trailers (RFC 9110 section 10.1.4).
     accepts_trailers: bool,
-    /// The trailers that the caller declared; not all of them may pass.
+    /// The trailers that the caller declared. Some of them may be removed later.
     declared_trailers: Option<HeaderMap>,
     /// The caller waits for a 100 before it sends its body.
     expects_continue: bool,
 }
 
 impl RequestHints {
-    /// Reads the hints.
+    /// Reads the hints of a request.
     pub(crate) fn read(parts: &request::Parts) -> Self {
         let headers = &parts.headers;
         let grpc = parts.version == http::Version::HTTP_2 && headers::is_grpc(headers);
@@ -50,7 +50,7 @@ impl RequestHints {
         protocol: HttpProtocol,
         trailers: &RequestTrailers,
     ) {
-        // gRPC services demand it, to be sure that no proxy drops trailers.
+        // gRPC services require it, to be sure that no proxy removes trailers.
         if self.accepts_trailers && protocol == HttpProtocol::Http2 {
             parts
                 .headers
@@ -65,8 +65,8 @@ impl RequestHints {
         }
     }
 
-    /// Asks the service for a 100 if the caller waits for one and its body was not read
-    /// yet.
+    /// Asks the service for a 100 if the caller waits for one and its body has not been
+    /// read yet.
     pub(crate) fn expectation(
         &self,
         parts: &mut request::Parts,
@@ -85,7 +85,7 @@ impl RequestHints {
     }
 }
 
-/// gRPC over HTTP/2, "Timeout": at most eight digits and a unit.
+/// Parses a `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;

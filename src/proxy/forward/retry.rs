@@ -1,5 +1,5 @@
-//! Attempts to send a request until there is a response: each with an assertion of its
-//! own, and another one only if that is safe.
+//! Makes attempts to send a request until there is a response. Each attempt gets a new
+//! assertion, and a further attempt is made only if that is safe.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,23 +27,23 @@ use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
 use crate::upstream::{HttpProtocol, UpstreamConfig};
 
-/// What the assertions of a request are bound to, and how to send it. All of it is as
-/// forwarded, not as received.
+/// What the assertions of a request are bound to, and how to send the request. All values
+/// are those of the forwarded request, not of the received one.
 pub(crate) struct ForwardPlan<'a> {
     pub(crate) method: String,
     pub(crate) authority: &'a str,
     pub(crate) target: &'a PathAndQuery,
-    /// Hash of the body, on routes that read it whole.
+    /// Hash of the body, on routes with `bind_body`.
     pub(crate) body_hash: Option<[u8; 32]>,
-    /// The transaction that continues; none begins a new one.
+    /// The transaction that the request continues. None begins a new one.
     pub(crate) transaction: Option<String>,
     pub(crate) first_byte_timeout: Option<Duration>,
-    /// When all attempts together have to have given a response.
+    /// The time by which there must be a response, whatever the number of attempts.
     pub(crate) deadline: Option<Instant>,
     /// The `Upgrade` of the forwarded request.
     pub(crate) upgrade: Option<&'a HeaderValue>,
     pub(crate) expectation: Option<Arc<Expectation>>,
-    /// A connection that was opened for this request alone.
+    /// A connection that was opened only for this request.
     pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
 }
 
@@ -51,16 +51,17 @@ pub(crate) struct ForwardPlan<'a> {
 struct RetryCopy {
     parts: request::Parts,
     body: BufferedBody,
-    /// Sending the request twice does what sending it once does (RFC 9110 section 9.2.2).
+    /// The request may be sent twice with the same effect as once (RFC 9110 section
+    /// 9.2.2).
     idempotent: bool,
 }
 
 impl RetryCopy {
-    /// Copies a request; none if it is sent once at most.
+    /// Copies a request. None if the request must not be sent more than once.
     fn of(request: &PreparedRequest, upstream: &UpstreamConfig) -> Option<Self> {
         let PreparedRequest { parts, body } = request;
         let idempotent = is_idempotent(&parts.method);
-        // Only HTTP/2 lets a service say that it has not processed a request.
+        // Only in HTTP/2 can a service report that it has not processed a request.
         let worthwhile = idempotent || upstream.protocol == HttpProtocol::Http2;
         let switches = parts.method == Method::CONNECT || parts.headers.contains_key(UPGRADE);
         if upstream.retries == 0 || !worthwhile || switches {
@@ -86,7 +87,7 @@ fn is_idempotent(method: &Method) -> bool {
     .contains(method)
 }
 
-/// Sends the request until there is a response, the deadline passes or no further attempt
+/// Sends the request until there is a response, the deadline passes, or no further attempt
 /// is safe.
 pub(crate) async fn send(
     context: &ForwardContext<'_>,
@@ -136,8 +137,8 @@ async fn attempt_until_response(
     let mut fresh = false;
     let mut avoid = None;
     loop {
-        // Each attempt carries an assertion of its own: a service may accept each only
-        // once.
+        // Each attempt gets a new assertion, because a service may accept each assertion
+        // only once.
         let authorization = authorization(context, plan, record)?;
         let sent_at = record.elapsed();
         let attempt = Attempt {
@@ -213,7 +214,7 @@ fn authorization(
         permit,
         ..
     } = context;
-    // Nothing is signed any more once the identity no longer holds, not even for a retry.
+    // Once the identity is no longer valid, nothing is signed, not even for a retry.
     if let Some(denial) = connection.cut_reason() {
         return Err(denial.clone().into());
     }

@@ -1,11 +1,12 @@
-//! Requests that switch protocols: WebSocket and whatever else caller and service agree
-//! on.
+//! Requests that switch protocols: to WebSocket, or to another protocol that caller and
+//! service agree on.
 //!
-//! Such a request passes every stage of an ordinary one. Only after its service has
-//! switched does the gateway pass bytes on without reading them (`response::tunnel`). The
-//! caller asks by `Upgrade` in HTTP/1.1 and by extended CONNECT in HTTP/2 (RFC 8441), and
-//! the gateway asks the service in either, depending on what the service speaks. Over
-//! HTTP/2 only WebSocket is supported, if the service announces it.
+//! Such a request passes all stages of an ordinary request. After its service has
+//! switched, the gateway forwards bytes without reading them (`response::tunnel`). The
+//! caller asks with `Upgrade` in HTTP/1.1, and with extended CONNECT in HTTP/2 (RFC 8441).
+//! The gateway asks the service in the same two ways, depending on the protocol of the
+//! upstream. Over HTTP/2 only WebSocket is supported, and only if the service announces
+//! extended CONNECT.
 
 use std::time::Duration;
 
@@ -37,16 +38,17 @@ const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// A caller's request to switch protocols.
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
-    /// The `Upgrade` field: the caller's, then the one for the service.
+    /// The value of `Upgrade`: first the caller's, later the one that is sent to the
+    /// service.
     pub(crate) protocols: HeaderValue,
-    /// The caller's stream, if it asked by extended CONNECT.
+    /// The caller's stream, if the caller asked with extended CONNECT.
     pub(crate) stream: Option<OnUpgrade>,
-    /// The service is asked by extended CONNECT.
+    /// The gateway asks the service with extended CONNECT.
     by_connect: bool,
-    /// `Sec-WebSocket-Accept` for a caller in HTTP/1.1 whose service speaks HTTP/2 and
-    /// gives none.
+    /// The `Sec-WebSocket-Accept` for a caller in HTTP/1.1. It is set if the service uses
+    /// HTTP/2 and therefore sends none.
     pub(crate) accept: Option<HeaderValue>,
-    /// How long both sides of the tunnel may be silent.
+    /// How long the tunnel may last while neither side sends anything.
     pub(crate) idle_timeout: Duration,
 }
 
@@ -75,17 +77,18 @@ impl UpgradeRequest {
             }
     }
 
-    /// Whether the caller would take a response for a switch that did not happen: extended
-    /// CONNECT says no more of a switch than a status of success.
+    /// Whether the caller would mistake this status for a switch that did not happen. For
+    /// extended CONNECT, any successful status means a switch.
     pub(crate) fn is_false_upgrade(&self, status: StatusCode) -> bool {
         let by_success = self.by_connect || self.stream.is_some();
         by_success && status.is_success() && !self.is_switch(status)
     }
 
-    /// Keeps only the protocols that the route allows.
+    /// Removes the protocols that the route does not allow.
     ///
     /// # Errors
-    /// If there are none: a caller that could do without the upgrade asks again without.
+    /// If no protocol is left. A caller that does not need the upgrade can repeat the
+    /// request without it.
     pub(crate) fn restrict(&mut self, route: &Route) -> Result<(), Refusal> {
         let allowed: Vec<&str> = route.allowed_upgrades(&self.protocols).collect();
         if let Ok(allowed) = HeaderValue::try_from(allowed.join(", "))
@@ -100,7 +103,7 @@ impl UpgradeRequest {
         ))
     }
 
-    /// Whether extended CONNECT can ask for the protocol.
+    /// Whether the gateway can ask for the protocol with extended CONNECT.
     fn is_websocket(&self, method: &Method) -> bool {
         let named = || {
             let protocols = self.protocols.to_str().unwrap_or_default().split(',');
@@ -112,16 +115,18 @@ impl UpgradeRequest {
     }
 }
 
-/// The protocol in which a service is asked, and the connection if it is prepared already.
+/// The HTTP version in which a service is asked, and the connection if one was opened
+/// already.
 pub(crate) struct Transport {
     pub(crate) protocol: HttpProtocol,
-    /// A connection for this request alone.
+    /// A connection that was opened only for this request.
     pub(crate) dedicated: Option<Box<Lease<RequestBody>>>,
 }
 
-/// Chooses how to ask the service. Only a switch of protocols over HTTP/2 needs a
-/// connection that is known to support it; the upgrade is dropped if there is none and
-/// the caller can do without: RFC 9110 section 7.8 allows to ignore an `Upgrade`.
+/// Chooses how to ask the service. A switch over HTTP/2 needs a connection to a service
+/// that supports extended CONNECT. If there is none, the upgrade is dropped, provided that
+/// the caller asked with `Upgrade`: RFC 9110 section 7.8 allows a server to ignore that
+/// field.
 pub(crate) async fn choose_transport(
     context: &ForwardContext<'_>,
     upgrade: &mut Option<UpgradeRequest>,
@@ -136,7 +141,7 @@ pub(crate) async fn choose_transport(
         });
     }
     record.allowed(None);
-    // Boxed, so that other requests reserve no space for it.
+    // Boxed, so that other requests need no space for this future.
     Box::pin(connect(context, upgrade, method)).await
 }
 
@@ -194,8 +199,8 @@ async fn connect(
     })
 }
 
-/// Takes the upgrade out of a request, before the fields that ask for it are stripped. An
-/// extended CONNECT becomes the GET that it stands for.
+/// Removes the upgrade from a request and returns it. Must be called before the fields
+/// that ask for it are stripped. An extended CONNECT becomes the equivalent GET.
 pub(crate) fn take<B: Body>(request: &mut Request<B>) -> Result<Option<UpgradeRequest>, Refusal> {
     if request.method() == Method::CONNECT {
         return take_connect(request).map(Some);
@@ -218,7 +223,7 @@ pub(crate) fn take<B: Body>(request: &mut Request<B>) -> Result<Option<UpgradeRe
     let mut values = fields.get_all(UPGRADE).iter();
     let upgrade = match (values.next(), values.next()) {
         (Some(value), None) if may_pass(value) => Some(UpgradeRequest::new(value.clone(), None)),
-        // Without the upgrade it is an ordinary request.
+        // The upgrade is ignored, and the request is handled as an ordinary one.
         _ => None,
     };
     Ok(upgrade)
@@ -250,9 +255,9 @@ fn take_connect<B>(request: &mut Request<B>) -> Result<UpgradeRequest, Refusal> 
     Ok(UpgradeRequest::new(WEBSOCKET, Some(stream)))
 }
 
-/// Whether this is a list of `token` or `token/token` (RFC 9110 section 7.8), with empty
-/// members allowed. A service could read anything else as another protocol than the
-/// gateway does.
+/// Whether this is a list of `token` or `token/token` (RFC 9110 section 7.8); members may
+/// be empty. In any other text, a service could find another protocol than the gateway
+/// does.
 fn is_protocol_list(value: &HeaderValue) -> bool {
     let is_token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
     value.as_bytes().split(|byte| *byte == b',').all(|item| {
@@ -268,8 +273,8 @@ fn is_protocol_list(value: &HeaderValue) -> bool {
     })
 }
 
-/// Whether a service may be asked for these protocols. Those that carry further requests
-/// would take them past every check.
+/// Whether a service may be asked for these protocols. A protocol that carries further
+/// requests is not allowed, because those requests would not be checked.
 fn may_pass(value: &HeaderValue) -> bool {
     let Ok(value) = value.to_str() else {
         return false;
@@ -280,7 +285,7 @@ fn may_pass(value: &HeaderValue) -> bool {
     })
 }
 
-/// Whether the service switched to one of the protocols that it was offered.
+/// Whether the service switched to one of the offered protocols.
 pub(crate) fn is_offered(response: &HeaderMap, offered: &HeaderValue) -> bool {
     let mut chosen = response.get_all(UPGRADE).iter();
     let (Some(chosen), None) = (chosen.next(), chosen.next()) else {
@@ -294,7 +299,7 @@ pub(crate) fn is_offered(response: &HeaderMap, offered: &HeaderValue) -> bool {
         .any(|item| item.trim().eq_ignore_ascii_case(chosen.trim()))
 }
 
-/// Counts a request among the tunnels of its caller, until the result is dropped.
+/// Counts a request as a tunnel of its caller until the result is dropped.
 pub(crate) fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
     let tunnels = &context.connection.worker().shared().tunnels;
     let most = context.snapshot.limits.caller.tunnels;
@@ -307,8 +312,8 @@ pub(crate) fn admit(context: &ForwardContext<'_>) -> Result<Place, Refusal> {
     })
 }
 
-/// Writes the upgrade into the forwarded request, in the protocol that the service is
-/// asked in.
+/// Writes the upgrade into the forwarded request, in the form that fits the protocol of
+/// the service.
 pub(crate) fn apply(
     upgrade: &mut Option<UpgradeRequest>,
     parts: &mut request::Parts,
@@ -321,7 +326,7 @@ pub(crate) fn apply(
     wanted.idle_timeout = upstream.config().tunnel_idle_timeout;
     let fields = &mut parts.headers;
     if protocol == HttpProtocol::Http2 {
-        // RFC 8441 section 5: HTTP/2 has neither the key nor the proof that it was read.
+        // RFC 8441 section 5: HTTP/2 uses neither the key nor the accept value.
         let key = fields.remove(SEC_WEBSOCKET_KEY);
         if wanted.stream.is_none() {
             wanted.accept = Some(accept(key.as_ref())?);

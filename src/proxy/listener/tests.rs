@@ -1,4 +1,4 @@
-//! Connections that end by a panic.
+//! Connections whose task panics.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream as Caller;
@@ -13,8 +13,8 @@ use crate::telemetry::eviction_log::EvictionLog;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Sends a byte and returns the one that comes back; none if the connection ends without
-/// it.
+/// Sends a byte and returns the byte that comes back. None if the connection ends before
+/// that.
 fn exchange(address: SocketAddr, byte: u8) -> Option<u8> {
     let mut caller = Caller::connect(address).unwrap();
     caller.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -68,8 +68,8 @@ async fn a_panic_ends_one_connection_and_gives_its_slot_back() {
         aborting,
     });
     let audit = AuditWriter::to_file(&directory.path().join("audit.jsonl")).unwrap();
-    // One worker and one slot: a connection that kept either would leave none for the
-    // next.
+    // One worker and one slot: if a connection kept one of them, the next connection could
+    // not be served.
     let workers = Workers::start_with(&shared, &audit, 1, fragile).unwrap();
     let slots = ConnectionSlots::new(SlotLimits {
         total: 1,

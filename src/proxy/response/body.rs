@@ -1,5 +1,5 @@
-//! The body of a response on its way to the caller. It is not copied, and tracked to its
-//! end.
+//! The body of a response while it is sent to the caller. It is not copied, and it is
+//! tracked to its end.
 
 use std::error::Error;
 use std::fmt;
@@ -27,43 +27,44 @@ use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
 use crate::upstream::{AnswerBody, ServiceError};
 
-/// A response's body: the gateway's own, or streamed from the service.
+/// The body of a response: made by the gateway, or streamed from the service.
 pub(crate) enum GatewayBody {
     Full(Option<Bytes>),
     Streamed(Box<ResponseBody>),
-    /// All of it was handed over to h2, but the caller's window does not take it yet.
+    /// All of the body was passed to h2, but it does not fit the caller's window yet.
     Draining(Box<Drain>),
 }
 
-/// A response over HTTP/2 that ends when its caller has taken it.
+/// A response over HTTP/2 that ends when its caller has received it.
 pub(crate) struct Drain {
     stream: Arc<H2Stream>,
     trailers: Option<HeaderMap>,
 }
 
-/// A service's body on its way to the caller. When it has been read to its end, the
-/// upstream connection is given back.
+/// A service's body while it is sent to the caller. When it has been read to its end, the
+/// upstream connection returns to the pool.
 pub(crate) struct ResponseBody {
     incoming: AnswerBody,
-    /// The response has no content, whatever the service sends.
+    /// The response has no content, even if the service sends some.
     has_no_content: bool,
     lease: Option<Lease<RequestBody>>,
     upload: Arc<UploadProgress>,
     audit: Option<ResponseAudit>,
     assertion_header: HeaderName,
-    /// When the response has to be over, in HTTP/1.1. In HTTP/2 the caller's stream keeps
-    /// it, which lasts until the caller has taken what it was given.
+    /// When the response must be complete, in HTTP/1.1. In HTTP/2 the caller's stream
+    /// keeps the deadline, because the stream lasts until the caller has received
+    /// everything.
     deadline: Option<Deadline>,
     /// The caller's stream, in HTTP/2.
     stream: Option<Arc<H2Stream>>,
-    /// Bytes to be handed over before the service's body is polled: the rest of a large
-    /// frame, or the frame that was read ahead.
+    /// Bytes to be sent before the service's body is polled again: the rest of a large
+    /// frame, or the frame that was read before the response was built.
     rest: Bytes,
-    /// Trailers that were read ahead.
+    /// Trailers that were read before the response was built.
     trailers: Option<Box<HeaderMap>>,
 }
 
-/// What a streamed body is made of.
+/// The parts of a streamed body.
 pub(super) struct StreamedResponse {
     pub(super) incoming: AnswerBody,
     pub(super) first_frame: Option<Frame<Bytes>>,
@@ -77,7 +78,7 @@ pub(super) struct StreamedResponse {
     pub(super) connection: Arc<Connection>,
 }
 
-/// Splits the next piece off `rest`.
+/// Removes the next piece from `rest` and returns it.
 fn next_piece(rest: &mut Bytes) -> Option<Bytes> {
     (!rest.is_empty()).then(|| rest.split_to(rest.len().min(MAX_PIECE)))
 }
@@ -85,7 +86,7 @@ fn next_piece(rest: &mut Bytes) -> Option<Bytes> {
 /// Why a service's body ended early.
 #[derive(Debug)]
 pub(crate) enum ResponseBodyError {
-    /// The service broke off.
+    /// The service ended the body early.
     Service(ServiceError),
     /// The caller's credentials have expired.
     Expired,
@@ -109,8 +110,8 @@ impl Error for ResponseBodyError {
     }
 }
 
-/// Why a response ended early: because of the caller's own body, or because of the
-/// service.
+/// Returns why a response ended early: because of the caller's own request body, or
+/// because of the service.
 pub(super) fn response_error(
     upload: &UploadProgress,
     error: &ServiceError,
@@ -126,7 +127,7 @@ pub(super) fn response_error(
 }
 
 impl ResponseBody {
-    /// To be called in the task of the caller's stream, in HTTP/2.
+    /// In HTTP/2 this must be called in the task of the caller's stream.
     pub(super) fn new(streamed: StreamedResponse) -> Self {
         let StreamedResponse {
             incoming,
@@ -172,7 +173,7 @@ impl ResponseBody {
         body
     }
 
-    /// Whether nothing more will come.
+    /// Whether the body has ended.
     fn has_ended(&self) -> bool {
         let nothing_left = self.rest.is_empty() && self.trailers.is_none();
         self.has_no_content || (nothing_left && self.incoming.is_end_stream())
@@ -188,11 +189,12 @@ impl ResponseBody {
         hint
     }
 
-    /// Records that all of the response has been handed over. Returns the stream if its
-    /// caller has to take the response before the stream may end.
+    /// Records that all of the response was passed on. Returns the stream if it must stay
+    /// open until its caller has received the response.
     fn finish(&mut self) -> Option<Arc<H2Stream>> {
-        // A service may respond before it has read the whole request. On a reused
-        // connection the rest would precede another caller's request, or pass for one.
+        // A service may respond before it has read the whole request. If the connection
+        // were reused, the service would read the rest before another caller's request, or
+        // as a request.
         if !self.upload.is_complete() {
             self.abandon();
         } else if let Some(lease) = self.lease.take() {
@@ -208,7 +210,7 @@ impl ResponseBody {
         (!stream.finish()).then_some(stream)
     }
 
-    /// Abandons what of the request and its response is still on the way.
+    /// Abandons the rest of the request and of the response.
     fn abandon(&mut self) {
         if let Some(lease) = self.lease.take() {
             self.upload.abandon();
@@ -216,8 +218,8 @@ impl ResponseBody {
         }
     }
 
-    /// Polls the service's body and drives its connection. The connection reads only when
-    /// the body was polled, hence the second round.
+    /// Polls the service's body and drives its connection. The connection reads only after
+    /// the body was polled, so that both are polled a second time.
     fn poll_incoming(
         &mut self,
         context: &mut Context<'_>,
@@ -236,7 +238,7 @@ impl ResponseBody {
         Pin::new(&mut self.incoming).poll_frame(context)
     }
 
-    /// Ends the response if its deadline has passed; returns whether it has.
+    /// Ends the response if its deadline has passed. Returns whether it has passed.
     fn is_over(&mut self, context: &mut Context<'_>) -> bool {
         let Some(deadline) = &mut self.deadline else {
             return false;
@@ -256,7 +258,7 @@ impl ResponseBody {
         self.abandon();
     }
 
-    /// Polls the next frame for the caller.
+    /// Returns the next frame for the caller.
     fn poll_next(
         &mut self,
         context: &mut Context<'_>,
@@ -322,7 +324,8 @@ impl Drop for ResponseBody {
 type Polled = Poll<Option<Result<Frame<TrackedBytes>, ResponseBodyError>>>;
 
 impl GatewayBody {
-    /// Ends the body: at once, or when the caller of `stream` has taken what there is.
+    /// Ends the body. With `stream`, it ends when the caller has received all of it;
+    /// otherwise it ends at once.
     fn end_with(&mut self, stream: Option<Arc<H2Stream>>, trailers: Option<HeaderMap>) {
         *self = match stream {
             None => Self::Full(None),

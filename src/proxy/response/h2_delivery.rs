@@ -1,21 +1,21 @@
-//! `H2Stream` and `TrackedBytes`: how much of a response the caller of an HTTP/2 stream
-//! has taken.
+//! `H2Stream` and `TrackedBytes`: track how much of a response the caller of an HTTP/2
+//! stream has taken.
 //!
-//! hyper asks for a response's data whether or not the caller's window has space for it,
-//! and h2 keeps what it cannot send. Neither says when the data has been sent. But h2
-//! drops a buffer once it has written all of it, or discards it with its stream.
-//! [`TrackedBytes`] observes that: a buffer that was written whole has been taken, and a
-//! response is complete when all of its buffers were.
+//! "Taken" means that h2 has written the data to the connection, because the caller's
+//! windows had space for it. hyper asks for data even if the caller's window has no space,
+//! and h2 buffers what it cannot send. Neither reports when data was sent. But h2 drops a
+//! buffer after it has written all of it, or when it discards the stream. [`TrackedBytes`]
+//! detects the two cases. A response is complete when all of its buffers were written.
 //!
-//! Once h2 has been told that a stream ends, we cannot reset the stream any more. A
-//! response that does not fit the caller's windows therefore ends its stream only when
-//! the caller has taken it. One that fits, as nearly all do, ends with its last data,
+//! After we have told h2 that a stream ends, we cannot reset the stream any more. If a
+//! response does not fit the caller's windows, its stream therefore ends only when the
+//! caller has taken all of it. Nearly all responses fit. They end with their last data,
 //! which saves a frame and a poll of the stream's task.
 //!
-//! Until then the stream ends if its caller takes nothing for too long
-//! ([`crate::proxy::wire::h2_stall`]), or when the deadline of its request passes.
-//! Neither h2 nor hyper polls the body while data waits for a window, so that the
-//! stream's task checks both.
+//! An open stream ends early if its caller takes nothing for too long
+//! ([`crate::proxy::wire::h2_stall`]), or when the deadline of its request passes. Neither
+//! h2 nor hyper polls the body while data waits for a window. Therefore the stream's task
+//! checks both.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,16 +38,16 @@ tokio::task_local! {
     pub(super) static CURRENT: Arc<H2Stream>;
 }
 
-/// Data of a response on its way to the caller.
+/// Data of a response while it is sent to the caller.
 #[derive(Debug)]
 pub(crate) struct TrackedBytes {
     data: Bytes,
-    /// The stream and the original length; none in HTTP/1.1.
+    /// The stream and the original length. None in HTTP/1.1.
     stream: Option<(Arc<H2Stream>, u64)>,
 }
 
 impl From<Bytes> for TrackedBytes {
-    /// Data that no stream tracks.
+    /// Makes data that no stream tracks.
     fn from(data: Bytes) -> Self {
         Self { data, stream: None }
     }
@@ -84,7 +84,7 @@ impl Drop for TrackedBytes {
 pub(crate) struct H2Stream {
     delivery: Mutex<Delivery>,
     deadline: Mutex<Option<StreamDeadline>>,
-    /// The stream's task is over: only h2 still holds some of the response.
+    /// The stream's task has ended. Only h2 still holds a part of the response.
     task_is_over: AtomicBool,
     /// Ends the stream's task.
     pub(super) end: Notify,
@@ -103,30 +103,30 @@ impl fmt::Debug for StreamDeadline {
 
 #[derive(Debug)]
 struct Delivery {
-    /// How long the caller may leave a buffer untaken.
+    /// How long the caller may take to receive a buffer.
     stall_timeout: Duration,
-    /// Runs while the caller has not taken the next buffer.
+    /// Runs while a buffer waits for the caller.
     stall: Option<StallTimer>,
-    /// Buffers that the caller has not taken, and their bytes.
+    /// Number of buffers that the caller has not taken; the next field counts their bytes.
     buffers: usize,
     unread_bytes: u64,
-    /// All bytes so far.
+    /// Number of bytes that were passed to h2 so far.
     total_bytes: u64,
-    /// The caller's windows had space for the last buffer.
+    /// Whether the caller's windows had space for the last buffer.
     fits_window: bool,
-    /// h2 discarded a buffer.
+    /// Whether h2 has discarded a buffer.
     discarded: bool,
-    /// No more buffers will come.
+    /// Whether the response has no more buffers.
     finished: bool,
     /// The task that waits for buffers to be taken.
     waiting: Option<Waker>,
     audit: Option<ResponseAudit>,
-    /// Why the stream ends before the response was taken.
+    /// Why the stream ends before the caller has taken the response.
     denial: Option<Denial>,
 }
 
 impl H2Stream {
-    /// `stall_timeout` holds unless the upstream sets another one.
+    /// Makes a stream with the default `stall_timeout`. An upstream may set another one.
     pub(super) fn new(stats: Arc<H2Stats>, stall_timeout: Duration) -> Self {
         Self {
             delivery: Mutex::new(Delivery {
@@ -150,36 +150,36 @@ impl H2Stream {
         }
     }
 
-    /// The stream that the current task serves; none in HTTP/1.1.
+    /// Returns the stream that the current task serves. None in HTTP/1.1.
     pub(crate) fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// Keeps what nothing reads of the request until the response is complete.
+    /// Returns the storage for the unread rest of the request.
     pub(crate) fn unread(&self) -> Arc<UnreadBody> {
         Arc::clone(self.unread.get_or_init(Arc::default))
     }
 
-    /// Waits for the rest of a request of which nothing else reads anything; to be called
-    /// when h2 has the whole response.
+    /// Discards the unread rest of the request. Must be called when h2 has the whole
+    /// response.
     pub(super) async fn drain_request(&self) {
         if let Some(unread) = self.unread.get() {
             unread.drain().await;
         }
     }
 
-    /// Sets how long the caller may leave a buffer untaken.
+    /// Sets how long the caller may take to receive a buffer.
     pub(super) fn set_stall_timeout(&self, timeout: Duration) {
         self.delivery().stall_timeout = timeout;
     }
 
-    /// Sets when the response has to be over, taken or not. To be called in the stream's
-    /// task, which polls the deadline from then on.
+    /// Sets when the stream must end, even if the caller has not taken the response. Must
+    /// be called in the stream's task, which polls the deadline from then on.
     pub(super) fn set_deadline(&self, deadline: Deadline) {
         *self.deadline() = Some(StreamDeadline(deadline));
     }
 
-    /// Resolves when the response has to be over.
+    /// Ready when the deadline has passed.
     pub(super) fn poll_deadline(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut deadline = self.deadline();
         let Some(StreamDeadline(due)) = &mut *deadline else {
@@ -220,8 +220,8 @@ impl H2Stream {
         self.delivery().audit = Some(audit);
     }
 
-    /// Records that all of the response has been handed over. Returns whether h2 can send
-    /// it without the caller opening a window.
+    /// Records that all of the response was passed to h2. Returns whether all of it fits
+    /// the caller's windows.
     pub(super) fn finish(&self) -> bool {
         let mut delivery = self.delivery();
         delivery.finished = true;
@@ -230,8 +230,8 @@ impl H2Stream {
         can_be_sent
     }
 
-    /// Waits until the windows have space, or the caller has taken all but `max_unread`
-    /// bytes.
+    /// Ready when the caller's windows have space, or at most `max_unread` bytes wait for
+    /// the caller.
     pub(super) fn poll_capacity(&self, context: &Context<'_>, max_unread: u64) -> Poll<()> {
         let mut delivery = self.delivery();
         if delivery.unread_bytes <= max_unread || (delivery.fits_window && !delivery.finished) {
@@ -244,8 +244,8 @@ impl H2Stream {
         Poll::Pending
     }
 
-    /// Records that a buffer was `taken` or discarded. Must not call h2, which may hold
-    /// its own locks here.
+    /// Records that a buffer was `taken` or discarded. This must not call h2, because h2
+    /// may hold its own locks here.
     fn buffer_dropped(&self, length: u64, taken: bool) {
         let mut delivery = self.delivery();
         delivery.buffers = delivery.buffers.saturating_sub(1);
@@ -259,7 +259,7 @@ impl H2Stream {
         }
     }
 
-    /// Closes the audit record if the response is over.
+    /// Completes the audit record if the response has ended.
     fn settle_audit(&self, mut delivery: MutexGuard<'_, Delivery>) {
         if !delivery.finished || delivery.buffers > 0 {
             return;
@@ -269,7 +269,7 @@ impl H2Stream {
         };
         let discarded = delivery.discarded;
         let denial = delivery.denial.clone();
-        // The record is written without the lock.
+        // The lock is released before the record is written.
         drop(delivery);
         match denial {
             _ if !discarded => audit.complete(),
@@ -278,7 +278,7 @@ impl H2Stream {
         }
     }
 
-    /// Why the stream ends before its caller has taken all of the response.
+    /// Returns why the stream ends before its caller has taken all of the response.
     pub(super) fn denial(&self) -> Option<Denial> {
         self.delivery().denial.clone()
     }
@@ -287,13 +287,13 @@ impl H2Stream {
         StallTimer::new(now, self.stats.sent())
     }
 
-    /// Records that the stream's task has ended by itself.
+    /// Records that the stream's task has ended.
     pub(super) fn set_task_over(&self) {
         self.task_is_over.store(true, Ordering::Relaxed);
     }
 
-    /// Ends the stream if its caller has taken nothing for too long. Returns whether only
-    /// the end of the connection can do that.
+    /// Ends the stream if its caller has taken nothing for too long. Returns true if the
+    /// stream can only be ended by closing the connection.
     pub(super) fn check_stall(&self, sample: &Sample) -> bool {
         let mut delivery = self.delivery();
         let timeout = delivery.stall_timeout;
@@ -305,7 +305,8 @@ impl H2Stream {
         }
         let task_is_over = self.task_is_over.load(Ordering::Relaxed);
         if task_is_over && self.stats.fits_window(delivery.total_bytes) {
-            // The window is open, so that the socket is slow. It has a timeout of its own.
+            // The window is open, so the delay is caused by the socket. The socket has its
+            // own timeout.
             delivery.stall = Some(self.start_timer(sample.now));
             return false;
         }
@@ -366,7 +367,7 @@ mod tests {
         let second = stream(&stats);
         let other = second.track(Bytes::from_static(b"ab"));
         assert!(!second.finish() && !poll(&second, 0) && poll(&second, 2));
-        // A part of it is not all of it.
+        // Only a part of the buffer was written.
         piece.advance(65_534);
         assert!(!stats.is_all_sent() && first.delivery().buffers == 1);
         piece.advance(1);
@@ -385,7 +386,7 @@ mod tests {
         let next = stream.track(Bytes::from_static(b"cd"));
         let almost = after(MINUTE);
         drop(piece);
-        // The timer began anew with the next one.
+        // The timer was restarted for the next buffer.
         assert!(!stream.check_stall(&almost) && !given_up(&stream));
         assert!(!stream.check_stall(&after(MINUTE)) && given_up(&stream));
         drop(next);
@@ -399,7 +400,7 @@ mod tests {
         let _piece = stream.track(Bytes::from_static(b"ab"));
         assert!(stream.finish());
         stream.set_task_over();
-        // The socket is slow, which has a timeout of its own.
+        // The delay is caused by the socket, which has its own timeout.
         assert!(!stream.check_stall(&after(MINUTE)) && !given_up(&stream));
         stats.queue(65_535);
         assert!(stream.check_stall(&after(2 * MINUTE)) && given_up(&stream));

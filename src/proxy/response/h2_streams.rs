@@ -1,9 +1,9 @@
-//! `H2Streams`: runs the streams of one HTTP/2 connection, and ends those whose caller
-//! does not take its response.
+//! `H2Streams`: runs the streams of one HTTP/2 connection, and ends streams whose response
+//! the caller does not take.
 //!
-//! A caller that opens no window occupies its stream, the buffers that h2 keeps for it,
-//! and a connection to the service. Nothing polls such a stream, so that the connection's
-//! task checks it.
+//! A caller that keeps its window closed occupies the stream, the buffers that h2 keeps
+//! for it, and a connection to the service. Such a stream is not polled. Therefore the
+//! connection's task checks it.
 
 use std::future::{Future, poll_fn};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -17,13 +17,14 @@ use crate::proxy::wire::h2_monitor::H2Stats;
 use crate::proxy::wire::h2_stall::Sample;
 use crate::telemetry::metrics::Metrics;
 
-/// The executor of one connection's streams.
+/// The executor for the streams of one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct H2Streams {
     all: Arc<Mutex<Vec<Weak<H2Stream>>>>,
     metrics: Arc<Metrics>,
     stats: Arc<H2Stats>,
-    /// How long a caller may leave a response untaken, unless its upstream says otherwise.
+    /// How long a caller may take to receive a buffer, unless the upstream sets another
+    /// value.
     stall_timeout: Duration,
 }
 
@@ -57,7 +58,8 @@ where
         tokio::spawn(CURRENT.scope(stream, async move {
             let _record_panic = record_panic;
             tokio::select! {
-                // The future sets the deadline that is polled after it.
+                // Polled in this order, because the future sets the deadline that is
+                // polled after it.
                 biased;
                 _ = future => {
                     current.set_task_over();
@@ -84,8 +86,8 @@ impl H2Streams {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends streams whose caller has taken nothing for too long. Resolves when only the
-    /// end of the connection can end one of them.
+    /// Ends streams whose caller has taken nothing for too long. Resolves if one of them
+    /// can only be ended by closing the connection.
     pub(crate) async fn end_stalled(&self) {
         let mut was_blocked = false;
         loop {
@@ -100,20 +102,20 @@ impl H2Streams {
         let mut all = self.all();
         all.retain(|stream| stream.strong_count() > 0);
         let streams: Vec<_> = all.iter().filter_map(Weak::upgrade).collect();
-        // The last clone of a stream may be dropped below, which must not happen under
-        // the lock.
+        // Released here, because the last clone of a stream may be dropped below, and that
+        // must not happen under the lock.
         drop(all);
         let count = u64::try_from(streams.len()).unwrap_or(u64::MAX);
         let is_blocked = self.stats.is_blocked(count);
         let sample = Sample {
             now: Instant::now(),
             sent: self.stats.sent(),
-            // If the connection was unblocked a moment ago, its streams have not had
-            // their turn.
+            // If the connection was blocked until a moment ago, its streams could not send
+            // yet.
             is_blocked: std::mem::replace(was_blocked, is_blocked) || is_blocked,
             streams: count,
         };
-        // Not `any`: every stream has to be checked.
+        // Not `any`, because every stream must be checked.
         streams.iter().fold(false, |only_connection, stream| {
             stream.check_stall(&sample) | only_connection
         })
@@ -145,7 +147,7 @@ mod tests {
             std::panic::panic_any("a fault");
         });
         assert!(ended.await.is_err());
-        // The task's end comes in the same poll.
+        // The end of the task is seen in the same poll.
         assert!(panics(1));
     }
 }

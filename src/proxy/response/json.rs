@@ -1,4 +1,4 @@
-//! JSON documents that the gateway itself responds with.
+//! Responses with a JSON document that the gateway itself makes.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
@@ -8,7 +8,7 @@ use super::body::GatewayBody;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 
-/// Refuses every method that only reading a document does not need.
+/// Refuses every method except GET and HEAD.
 pub(super) fn require_get(method: &Method) -> Result<(), Refusal> {
     if *method == Method::GET || *method == Method::HEAD {
         return Ok(());

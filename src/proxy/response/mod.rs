@@ -1,14 +1,14 @@
-//! How a request ends: with its service's response, with one of the gateway's own, or
-//! without any.
+//! The end of a request: the service's response, a response of the gateway itself, or
+//! none.
 //!
-//! - `body`: the body of a response on its way to the caller
-//! - `h2_delivery`: how much of a response the caller of an HTTP/2 stream has taken
+//! - `body`: the body of a response while it is sent to the caller
+//! - `h2_delivery`: tracks how much of a response the caller of an HTTP/2 stream has taken
 //! - `h2_streams`: the streams of one HTTP/2 connection
 //! - `tunnel`: bytes between a caller and a service that has switched protocols
 //! - `problem`: the response to a refused request
-//! - `whoami`: what the gateway knows of its caller
-//! - `protected_resource`: which tokens a resource accepts
-//! - `json`: the documents of the two
+//! - `whoami`: tells a caller what the gateway knows about it
+//! - `protected_resource`: tells clients which tokens a resource accepts
+//! - `json`: the JSON responses of `whoami` and `protected_resource`
 
 pub(crate) mod body;
 pub(crate) mod h2_delivery;
@@ -41,8 +41,8 @@ use super::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 
-/// Records why a request ended without a response, if it is dropped before there is one:
-/// hyper drops the handler's future when the caller goes away.
+/// Records that a request ended without a response, if this is dropped before there is
+/// one. hyper drops the handler's future when the caller disconnects.
 pub(crate) struct RecordNoResponse<'a> {
     pub(crate) record: &'a mut AuditRecord,
     pub(crate) connection: &'a Connection,
@@ -72,18 +72,18 @@ impl Drop for RecordNoResponse<'_> {
     reason = "the large variant is nearly every request; a box for it costs more than the move"
 )]
 pub(crate) enum Served {
-    /// The service has responded; its response is still to be read.
+    /// The service has responded. Its response must still be read.
     Forwarded(ForwardedResponse),
-    /// The gateway itself has responded.
+    /// The gateway itself responds.
     Local(Response<GatewayBody>),
 }
 
-/// A service's response, and what the request still holds.
+/// A service's response, and the resources that the request still holds.
 pub(crate) struct ForwardedResponse {
     pub(crate) upstream: UpstreamResponse,
     pub(crate) in_flight: InFlightRequest,
     pub(crate) upgrade: Option<UpgradeRequest>,
-    /// The service was told the caller's certificate.
+    /// Whether the caller's certificate was sent to the service.
     pub(crate) tells_certificate: bool,
     /// How long the caller may leave the response unread.
     pub(crate) stall_timeout: Duration,
@@ -99,7 +99,7 @@ impl ForwardedResponse {
         }
     }
 
-    /// Whether the caller would take the response for a switch that did not happen.
+    /// Whether the caller would mistake the response for a switch that did not happen.
     pub(crate) fn is_false_upgrade(&self) -> bool {
         let status = self.upstream.response.status();
         let upgrade = self.upgrade.as_ref();
@@ -107,8 +107,8 @@ impl ForwardedResponse {
     }
 
     /// Reads the content that arrived together with the head. If the response breaks off
-    /// there, the caller can still get a refusal; later, in HTTP/1.1, only the end of its
-    /// connection could tell.
+    /// there, the caller can still get a refusal. Later, in HTTP/1.1, the gateway can only
+    /// close the caller's connection.
     pub(crate) async fn read_first_frame(&mut self) -> Result<(), Refusal> {
         let UpstreamResponse {
             response,
@@ -134,16 +134,17 @@ impl ForwardedResponse {
         Ok(())
     }
 
-    /// Abandons what of the request and its response is still on the way.
+    /// Abandons the rest of the request and of the response.
     pub(crate) fn abandon(self) {
         self.upstream.upload.abandon();
         self.upstream.lease.close();
     }
 
-    /// Takes over the connection of a service that has switched protocols.
+    /// Takes the raw connection of a service that has switched protocols.
     pub(crate) async fn switch(self) -> Result<Switched, Refusal> {
         let mut response = self.upstream.response;
-        // Over HTTP/2 nothing says it, as only WebSocket is asked for.
+        // Over HTTP/2 the response does not name the protocol, because the gateway asks
+        // only for WebSocket.
         if let Some(chosen) = response.headers().get(UPGRADE) {
             self.in_flight.set_upgrade(Some(chosen.clone()));
         }
@@ -163,7 +164,7 @@ impl ForwardedResponse {
         }
     }
 
-    /// Makes the response that the caller gets.
+    /// Makes the response for the caller.
     pub(crate) fn into_response(
         mut self,
         connection: &Arc<Connection>,
@@ -183,8 +184,8 @@ impl ForwardedResponse {
             parts.headers.insert(header::TRAILER, trailers);
         }
         if upstream.body_unwanted {
-            // The caller may send its body all the same, or another request: what arrives
-            // next cannot be told apart.
+            // The caller may send either its body or another request now. The gateway
+            // cannot tell which of the two arrives.
             let close = HeaderValue::from_static("close");
             parts.headers.insert(header::CONNECTION, close);
         }

@@ -12,7 +12,7 @@ use crate::policy::share::CallerLimit;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 
-/// Names the reason code of the response.
+/// The response field that contains the reason code.
 const REASON: HeaderName = HeaderName::from_static("countersign-reason");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -28,10 +28,10 @@ struct Problem<'a> {
     limit: Option<&'static str>,
 }
 
-/// What the form of the response depends on.
+/// What determines the form of the response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResponseFormat {
-    /// The caller speaks gRPC.
+    /// The caller uses gRPC.
     pub(crate) is_grpc: bool,
     /// The method is HEAD: the response has no body.
     pub(crate) is_head: bool,
@@ -83,13 +83,13 @@ pub(crate) fn respond(
     response
 }
 
-/// Seconds after which the same request may succeed.
+/// Returns the number of seconds after which the same request may succeed.
 const fn retry_after(reason: ReasonCode) -> Option<HeaderValue> {
     match reason {
         ReasonCode::Overloaded | ReasonCode::CallerLimit | ReasonCode::ShuttingDown => {
             Some(HeaderValue::from_static("1"))
         }
-        // As long as an endpoint stays ejected after a few failures.
+        // The time for which an endpoint stays ejected after a few failures.
         ReasonCode::UpstreamUnavailable => Some(HeaderValue::from_static("5")),
         _ => None,
     }
@@ -117,7 +117,7 @@ fn problem(refusal: &Refusal, issuer: &str, request_id: &str) -> Response<Gatewa
     response
 }
 
-/// A trailers-only gRPC response with `google.rpc.ErrorInfo`.
+/// Makes a trailers-only gRPC response with `google.rpc.ErrorInfo`.
 fn grpc_status(refusal: &Refusal, request_id: &str) -> Response<GatewayBody> {
     let reason = refusal.denial.reason;
     let mut response = Response::new(GatewayBody::Full(None));
@@ -138,7 +138,8 @@ fn grpc_status(refusal: &Refusal, request_id: &str) -> Response<GatewayBody> {
     response
 }
 
-/// gRPC over HTTP/2, "Percent-Encoded": visible ASCII other than `%` as it is.
+/// Percent-encodes everything except visible ASCII other than `%` (gRPC over HTTP/2,
+/// "Percent-Encoded").
 fn percent_encoded(text: &str) -> String {
     use std::fmt::Write as _;
     let mut encoded = String::with_capacity(text.len());
@@ -152,7 +153,7 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// A `google.rpc.Status` message with one `google.rpc.ErrorInfo` detail.
+/// Encodes a `google.rpc.Status` message with one `google.rpc.ErrorInfo` detail.
 fn grpc_details(refusal: &Refusal, request_id: &str) -> Vec<u8> {
     let reason = refusal.denial.reason;
     let mut info = Vec::new();
@@ -178,7 +179,7 @@ fn grpc_details(refusal: &Refusal, request_id: &str) -> Vec<u8> {
     status
 }
 
-/// A length-delimited protobuf field.
+/// Appends a length-delimited protobuf field.
 fn field(message: &mut Vec<u8>, number: u8, content: &[u8]) {
     message.push(number << 3 | 2);
     let mut length = content.len();

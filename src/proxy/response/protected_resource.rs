@@ -1,9 +1,9 @@
-//! `GET /.well-known/oauth-protected-resource/…`: which tokens a resource accepts (RFC
-//! 9728), for clients that were refused because they brought none.
+//! `GET /.well-known/oauth-protected-resource/…`: tells clients which tokens a resource
+//! accepts (RFC 9728). Clients that were refused without a token read it.
 //!
 //! The well-known path stands between the host and the path of the resource. The gateway
-//! responds on every host and to every caller that may send a request: the document
-//! contains nothing that the challenge of a refusal does not.
+//! responds on every host and to every caller that may send a request, because the
+//! document contains no more than the challenge of a refusal.
 
 use http::{Method, Response};
 
@@ -20,12 +20,12 @@ use crate::telemetry::record::AuditRecord;
 /// The route's name in the audit log.
 const ROUTE: &str = "resource-metadata";
 
-/// Whether a checked and decoded path is one of these.
+/// Whether a checked and decoded path asks for such metadata.
 pub(crate) fn is_requested(decoded: &str) -> bool {
     resource_path(decoded).is_some()
 }
 
-/// The path of the resource whose metadata is requested.
+/// Returns the path of the resource whose metadata is requested.
 fn resource_path(path: &str) -> Option<&str> {
     match path.strip_prefix(METADATA_PATH)? {
         "" => Some("/"),
@@ -56,7 +56,7 @@ pub(crate) fn respond(
         .filter_map(|route| route.resource.as_ref())
         .find(|resource| resource.identifier.is_none());
     // A resource with a configured identifier is found at the path of that identifier,
-    // which need not be a path of its route.
+    // even if it is not a path of the resource's route.
     let by_identifier = || {
         let mut resources = snapshot
             .routes

@@ -1,8 +1,8 @@
-//! A tunnel: bytes between a caller and a service that has switched protocols.
+//! A tunnel: passes bytes between a caller and a service that has switched protocols.
 //!
-//! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that whatever
-//! ends the connection ends the tunnel. One over HTTP/2 ends with its stream, and at once
-//! when its connection is cut off or over.
+//! A tunnel of an HTTP/1.1 connection runs in the connection's own task, so that it ends
+//! when the connection ends. A tunnel over HTTP/2 ends with its stream, or at once when
+//! its connection is cut off or has ended.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -33,10 +33,10 @@ use crate::telemetry::record::AuditRecord;
 use crate::upstream::AnswerBody;
 use crate::upstream::pool::Lease;
 
-/// Size of the buffer for each direction.
+/// Size of the buffer of each direction.
 const BUFFER: usize = 8 * 1024;
 
-/// A service that has switched protocols for a caller.
+/// The connection of a service that has switched protocols, and what its tunnel needs.
 pub(crate) struct Switched {
     pub(crate) upgrade: UpgradeRequest,
     pub(crate) response: Response<AnswerBody>,
@@ -46,7 +46,8 @@ pub(crate) struct Switched {
 }
 
 impl Switched {
-    /// Makes the response that tells the caller, and the tunnel that begins with it.
+    /// Makes the response that confirms the switch to the caller, and the tunnel that
+    /// begins after it.
     pub(crate) fn into_response(
         self,
         connection: &Arc<Connection>,
@@ -57,7 +58,8 @@ impl Switched {
         headers::strip_response(&mut parts.headers);
         parts.extensions.clear();
         parts.version = Version::default();
-        // In the response to an extended CONNECT a length does not mean the tunnel's.
+        // In the response to an extended CONNECT, the length would not be that of the
+        // tunnel.
         parts.headers.remove(CONTENT_LENGTH);
         if self.upgrade.stream.is_some() {
             parts.status = StatusCode::OK;
@@ -90,8 +92,8 @@ impl Switched {
                         }
                     };
                     tokio::select! {
-                        // After a cut, not even bytes that h2 has read already are passed
-                        // on.
+                        // After a cut, no more bytes are passed on, not even those that h2
+                        // has already read.
                         biased;
                         () = connection.ended() => {}
                         () = passing => {}
@@ -106,8 +108,8 @@ impl Switched {
     }
 }
 
-/// A tunnel in the extensions of the 101 that announces it. Extensions have to be
-/// `Clone`, which a tunnel is not.
+/// A tunnel in the extensions of its 101 response. Extensions must be `Clone`, and a
+/// tunnel is not.
 #[derive(Clone)]
 struct PendingTunnel(Arc<Mutex<Option<Box<Tunnel>>>>);
 
@@ -118,26 +120,26 @@ impl PendingTunnel {
     }
 }
 
-/// Takes the tunnel that begins once `response` was sent, if there is one.
+/// Takes the tunnel that begins after `response` was sent, if there is one.
 pub(crate) fn take<B>(response: &mut Response<B>) -> Option<Box<Tunnel>> {
     let PendingTunnel(tunnel) = response.extensions_mut().remove()?;
     tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Bytes between a caller and a service. Dropping it ends the tunnel and writes the
+/// A tunnel between a caller and a service. Dropping it ends the tunnel and writes the
 /// request's audit line.
 pub(crate) struct Tunnel {
     service: Option<TokioIo<Upgraded>>,
     record: AuditRecord,
     idle_timeout: Duration,
     in_flight: InFlightRequest,
-    /// Counts the tunnel among the connections and requests of its endpoint.
+    /// Counts the tunnel as a connection and a request of its endpoint.
     lease: Option<Lease<RequestBody>>,
 }
 
 impl Tunnel {
-    /// Passes bytes on until both sides have ended, or neither has sent anything for too
-    /// long.
+    /// Passes bytes on until both sides have ended, or until neither side has sent
+    /// anything for too long.
     pub(crate) async fn run(&mut self, caller: impl AsyncRead + AsyncWrite + Unpin) {
         let Some(service) = self.service.take() else {
             return;
@@ -162,7 +164,7 @@ impl Tunnel {
                 self.record
                     .refused(ReasonCode::Timeout, "nothing was said for too long");
             }
-            // One side has closed its connection, as most tunnels end.
+            // One side has closed its connection. Most tunnels end like this.
             Err(_) => {}
         }
     }
@@ -173,8 +175,8 @@ impl Tunnel {
     }
 }
 
-/// Runs a tunnel after its 101, in the connection's own task. `early` says that the
-/// caller sent bytes before the 101.
+/// Runs a tunnel after its 101, in the connection's own task. `early`: the caller sent
+/// bytes before the 101.
 pub(crate) async fn serve(
     connection: &Connection,
     mut tunnel: Box<Tunnel>,
@@ -182,8 +184,8 @@ pub(crate) async fn serve(
     early: bool,
     mut lifetime: Lifetime,
 ) {
-    // Those bytes were read as HTTP. A gateway that passes them on instead is how
-    // requests are smuggled.
+    // Those bytes were read as HTTP. If the gateway passed them on, requests could be
+    // smuggled to the service.
     if early {
         tunnel.refused(&Denial::new(
             ReasonCode::MalformedRequest,
@@ -243,7 +245,7 @@ async fn pass_on(
     }
 }
 
-/// Counts reads and writes, so that one timer serves both directions.
+/// Counts reads and writes, so that one idle timer serves both directions.
 struct CountingIo<'a, S> {
     inner: S,
     operations: &'a AtomicU64,

@@ -1,8 +1,8 @@
 //! `GET /.well-known/countersign/whoami`: tells a verified caller how the gateway sees it.
 //!
-//! The gateway responds after every check of the request itself and before a route is
-//! selected, so that no route can take the path and no service sees it. A caller learns
-//! about itself only, and nothing changes.
+//! The gateway responds after all checks of the request itself, but before a route is
+//! selected. No route can therefore replace the path, and no service sees the request. A
+//! caller only learns about itself, and nothing is changed.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use bytes::Bytes;
@@ -29,7 +29,7 @@ struct Report<'a> {
     caller: String,
     trust_domain: &'a str,
     certificate: Certificate<'a>,
-    /// The revocation status when the caller was last verified.
+    /// The revocation status at the last verification of the caller.
     revocation: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     crl_this_update: Option<String>,
@@ -45,16 +45,16 @@ struct Certificate<'a> {
     issuer: &'a str,
     not_before: String,
     not_after: String,
-    /// The earliest end of validity in the path: the connection ends then.
+    /// The earliest end of validity in the certificate path. The connection ends then.
     path_not_after: String,
 }
 
-/// Whether a checked and decoded path is this one.
+/// Whether a checked and decoded path is [`WHOAMI_PATH`].
 pub(crate) fn is_requested(decoded: &str) -> bool {
     decoded == WHOAMI_PATH
 }
 
-/// Responds to callers with a certificate that still holds.
+/// Responds to a caller whose certificate is still valid.
 pub(crate) fn respond(
     context: RequestContext<'_>,
     method: &Method,

@@ -1,4 +1,4 @@
-//! Whether a connection may have another request served.
+//! Checks whether a connection may have another request.
 
 use http::StatusCode;
 
@@ -8,15 +8,16 @@ use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::snapshot::Snapshot;
 
-/// Checks that the connection is not about to end and that its identity holds under
-/// `snapshot`. Afterwards the connection's proof is that of `snapshot`.
+/// Checks that the connection does not have to end, and that its identity is valid under
+/// `snapshot`. Afterwards the connection's proof was verified under `snapshot`.
 pub(crate) fn check(
     connection: &Connection,
     snapshot: &Snapshot,
     framing_error: Option<FramingError>,
 ) -> Result<(), Refusal> {
     match (framing_error, connection.cut_reason()) {
-        // HTTP/2 streams may still begin between the cut and the end of the connection.
+        // In HTTP/2, streams may still begin between the cut and the end of the
+        // connection.
         (_, Some(denial)) => Err(denial.clone().into()),
         (Some(error), None) => Err(framing_refusal(error)),
         (None, None) if connection.is_stopping() => Err(Refusal::new(

@@ -14,9 +14,9 @@ use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::route::Route;
 
-/// Everything about a request that can authenticate its caller.
+/// The parts of a request that can authenticate its caller.
 pub(crate) struct Evidence<'a> {
-    /// What the connection proved.
+    /// The identity that the connection proved.
     pub(crate) proof: Option<&'a ConnectionProof>,
     /// The credentials in the request's header.
     pub(crate) presented: &'a Presented,
@@ -24,7 +24,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) target: &'a Target,
 }
 
-/// Authenticates for a route that asks for a certificate alone, or for nothing.
+/// Authenticates for a route that requires only a certificate, or nothing.
 pub(super) fn by_certificate(
     proof: Option<&ConnectionProof>,
     route: &Route,
@@ -41,7 +41,7 @@ pub(super) fn by_certificate(
     }
 }
 
-/// Authenticates by the route's authenticators, which may have to ask a token issuer.
+/// Authenticates with the route's authenticators, which may have to ask a token issuer.
 pub(super) async fn by_credentials(
     evidence: &Evidence<'_>,
     route: &Route,
@@ -60,8 +60,8 @@ pub(super) async fn by_credentials(
         .map_err(|rejection| with_challenges(rejection, &evidence.target.resource(), route))
 }
 
-/// The refusal for credentials that are missing or not accepted, with the challenges that
-/// tell the caller which ones to bring.
+/// Makes the refusal for credentials that are missing or not accepted. Its challenges tell
+/// the caller which credentials are needed.
 fn with_challenges(rejection: Rejection, resource: &Resource<'_>, route: &Route) -> Refusal {
     let challenges = route.authenticators.challenges(&rejection, resource);
     let mut refusal = Refusal::from(rejection.denial);

@@ -1,4 +1,5 @@
-//! Authorization: whether a caller may use a route, and may use it now.
+//! Authorization: decides whether a caller may use a route, and whether its rate limits
+//! allow it now.
 
 use std::pin::Pin;
 
@@ -12,10 +13,10 @@ use crate::proxy::wire::refusal::Refusal;
 use crate::route::Route;
 use crate::telemetry::record::AuditRecord;
 
-/// A decision, or the future that makes it.
+/// A decision, or the future that will make it.
 pub(crate) enum Decision<'a> {
     Now(Result<Permit, Refusal>),
-    /// Boxed, so that the many requests that need no credentials reserve no space for it.
+    /// Boxed, so that the many requests without credentials need no space for this future.
     Later(Pin<Box<dyn Future<Output = Result<Permit, Refusal>> + Send + 'a>>),
 }
 
@@ -31,8 +32,8 @@ pub(crate) fn decide<'a>(evidence: &'a Evidence<'a>, route: &'a Route) -> Decisi
     Decision::Now(principal.and_then(|principal| Ok(policy::decide(&route.rule, principal)?)))
 }
 
-/// Decides with the route's rate limits around it, so that a request which exceeds a limit
-/// costs as little as possible.
+/// Decides about a request, and applies the route's rate limits as early as possible, so
+/// that a request which exceeds a limit costs little.
 pub(crate) async fn authorize(
     context: RequestContext<'_>,
     target: &Target,

@@ -1,4 +1,4 @@
-//! The body of a request: its declared length, and the body read as it arrives or whole.
+//! The body of a request: checks its declared length, and streams or buffers it.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use crate::route::Route;
 
 /// Reads the declared length and checks it against the limit.
 ///
-/// Rewrites it to the one spelling that no service can misread: some take leading zeros
-/// for octal.
+/// Rewrites the length to its canonical form, which no service can misread. Some services
+/// read a number with leading zeros as octal.
 pub(crate) fn declared_length(
     headers: &mut HeaderMap,
     max_bytes: Option<u64>,
@@ -45,7 +45,7 @@ pub(crate) fn declared_length(
     }
 }
 
-/// The body as it arrives. It may stall for as long as the caller likes if `may_stall`.
+/// Makes a body that is streamed. With `may_stall`, the caller may pause without limit.
 pub(crate) fn streamed(
     context: RequestContext<'_>,
     route: &Route,
@@ -65,7 +65,7 @@ pub(crate) fn streamed(
     )
 }
 
-/// Reads the body whole if the route binds assertions to it; returns it with its hash.
+/// Buffers the body if the route binds assertions to it. Returns it with its hash.
 pub(crate) async fn bound(
     context: RequestContext<'_>,
     max_bytes: Option<u64>,
@@ -76,7 +76,7 @@ pub(crate) async fn bound(
     let Some(max_bytes) = max_bytes else {
         return Ok((streamed, None));
     };
-    // Boxed at once, so that other requests reserve no space for it.
+    // Boxed here, so that other requests need no space for this future.
     let (body, hash) = Box::pin(buffered(
         context,
         streamed,

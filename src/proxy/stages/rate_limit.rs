@@ -1,5 +1,5 @@
-//! Rate limits of a route. A limit whose key is known before authentication is counted
-//! before it, so that a flood costs no cryptography.
+//! Rate limits of a route. If the key of a limit is known before authentication, the
+//! request is counted before authentication, so that a flood causes no cryptographic work.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -25,14 +25,15 @@ pub(super) struct RouteLimits<'a> {
     pub(super) address: IpAddr,
 }
 
-/// Whether the request is within its limits: known now, or after a shared store was asked.
+/// Whether the request is within its limits: known now, or after a shared store has
+/// responded.
 pub(super) enum LimitCheck<'a> {
     Now(Result<(), Refusal>),
     Later(Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + 'a>>),
 }
 
 impl<'a> RouteLimits<'a> {
-    /// Counts the request for the limits whose key is known already.
+    /// Counts the request for the limits whose key is already known.
     pub(super) fn before_authentication(&'a self) -> LimitCheck<'a> {
         if !self.route.authenticators.is_empty()
             && let Err(exceeded) = self.limiter.may_authenticate(self.attempts_key())
@@ -50,21 +51,22 @@ impl<'a> RouteLimits<'a> {
         self.count(move |limit| match self.early_key(limit.per) {
             // Counted before authentication.
             Some(_) => None,
-            // A limit for the whole route is counted here, so that callers who may not use
-            // the route cannot use it up.
+            // A limit for the whole route is counted here, so that callers that may not
+            // use the route cannot use up the limit.
             None if limit.per == Per::Route => Some(Counted::Everybody),
             None => Counted::of(limit.per, principal?),
         })
     }
 
-    /// Counts a refusal if it was for credentials that are not accepted, or for more of
-    /// them at once than a caller may have checked.
+    /// Counts a refusal if the credentials were not accepted, or if the caller had too
+    /// many credentials checked at the same time.
     pub(super) fn record_failure(&self, refusal: &Refusal) {
         let reason = refusal.denial.reason;
         let is_refused = reason.category() == Category::Token
             && reason.status() == 401
             && reason != ReasonCode::TokenMissing;
-        // An address may be that of many callers, whose good tokens together are too many.
+        // Too many tokens at the same time count as a failure of a caller, but not of an
+        // address: many callers may share an address, and their tokens may be valid.
         let is_callers_own = reason == ReasonCode::CallerLimit && self.proof.is_some();
         let failed = is_refused || is_callers_own;
         if failed && !self.route.authenticators.is_empty() {
@@ -72,8 +74,8 @@ impl<'a> RouteLimits<'a> {
         }
     }
 
-    /// The key of failed authentications: the caller if its certificate is proven, so that
-    /// it does not lock out others at its address.
+    /// Returns the key under which failed authentications are counted. It is the caller if
+    /// there is a certificate, so that a caller does not lock out others at its address.
     fn attempts_key(&self) -> Counted<'a> {
         match self.proof {
             Some(proof) => Counted::Caller(proof.identity.caller()),
@@ -81,7 +83,7 @@ impl<'a> RouteLimits<'a> {
         }
     }
 
-    /// The key of a limit if it is known for certain before authentication.
+    /// Returns the key of a limit, if it is certain before authentication.
     fn early_key(&self, per: Per) -> Option<Counted<'a>> {
         match per {
             Per::Address => Some(Counted::address(self.address)),
@@ -90,7 +92,8 @@ impl<'a> RouteLimits<'a> {
         }
     }
 
-    /// The caller by its certificate, if the route authenticates by certificate.
+    /// Returns the caller that the certificate names, if the route authenticates with the
+    /// certificate.
     fn certified_caller(&self) -> Option<&'a CallerName> {
         let methods = self.route.rule.authentication.methods();
         let proof = self.proof.filter(|_| methods.contains(Method::Certificate));
@@ -124,7 +127,7 @@ impl<'a> RouteLimits<'a> {
     }
 }
 
-/// 429 with the fields of draft-ietf-httpapi-ratelimit-headers.
+/// Makes a 429 with the fields of draft-ietf-httpapi-ratelimit-headers.
 fn refusal(exceeded: Exceeded) -> Refusal {
     let mut refusal = Refusal::from(*exceeded.denial);
     if let Some((verdict, limit, policy)) = exceeded.verdict {

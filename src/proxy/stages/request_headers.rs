@@ -1,4 +1,5 @@
-//! The header fields that the gateway adds to a forwarded request, beside the assertion.
+//! The header fields, other than the assertion, that the gateway adds to a forwarded
+//! request.
 
 use http::header::{AUTHORIZATION, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, request};
@@ -14,8 +15,8 @@ use crate::telemetry::record::AuditRecord;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Adds the caller's token if the route forwards it. Every other credential was stripped
-/// and stays at the gateway.
+/// Adds the caller's token if the route forwards it. All other credentials were removed
+/// and are not forwarded.
 pub(crate) fn add_token(
     headers: &mut HeaderMap,
     route: &Route,
@@ -31,9 +32,9 @@ pub(crate) fn add_token(
     }
 }
 
-/// Adds what a service is told of the request and its caller. `parts` still has the
-/// version in which the request was received; `authority` is the one that the caller
-/// asked for.
+/// Adds the fields that describe the request and its caller. `parts` still has the HTTP
+/// version in which the request was received. `authority` is the one that the caller asked
+/// for.
 pub(crate) fn add(
     parts: &mut request::Parts,
     context: RequestContext<'_>,
@@ -48,7 +49,7 @@ pub(crate) fn add(
     if let Ok(value) = HeaderValue::from_str(record.request_id()) {
         headers.insert(REQUEST_ID, value);
     }
-    // RFC 9110 section 7.6.3: the protocol it was received in, and a pseudonym.
+    // RFC 9110 section 7.6.3: the protocol of the received request, and a pseudonym.
     headers.append(
         VIA,
         HeaderValue::from_static(match parts.version {
@@ -60,8 +61,8 @@ pub(crate) fn add(
     let cache = connection.forwarded_headers();
     let peer = connection.facts().peer;
     cache.add_address(headers, upstream.forwarded, peer, authority);
-    // Only a certificate by which this request was authenticated: on a route that does not
-    // ask for it, the service must not learn who owns the connection.
+    // Only if this request was authenticated with the certificate. On other routes the
+    // service must not learn the identity of the connection.
     if upstream.certificate_fields.any()
         && permit.principal().and_then(Principal::peer).is_some()
         && let (Some(proof), Some(chain)) = (connection.proof(), connection.chain())

@@ -20,8 +20,8 @@ pub(crate) fn select<'r>(
     let find = |path: &str| routes.select(&target.host, path, method);
     let selected = find(&target.decoded_path);
     if let Some(bare) = target::without_parameters(&target.decoded_path) {
-        // Some servers cut off path parameters before they match, others do not: both
-        // readings must lead to the same route.
+        // Some servers remove path parameters before they match a path, others do not.
+        // Both readings must select the same route.
         let same = match (&selected, &find(&bare)) {
             (Selected::Route(a), Selected::Route(b)) => Arc::ptr_eq(a, b),
             (Selected::Nothing, Selected::Nothing) => true,
@@ -45,7 +45,7 @@ pub(crate) fn select<'r>(
             ),
         )),
         Selected::MethodNotAllowed(allow) => Err(Refusal {
-            // Without methods to offer, no route at all knows this one.
+            // If there is no method to offer, no route supports this method.
             status: allow.is_empty().then_some(StatusCode::NOT_IMPLEMENTED),
             allow,
             ..Refusal::new(
@@ -56,8 +56,8 @@ pub(crate) fn select<'r>(
     }
 }
 
-/// The Host that the service sees and that assertions name: the upstream's own if it sets
-/// one, else `requested`, the caller's.
+/// Returns the Host that the service sees and that assertions contain: the one that the
+/// upstream sets, or otherwise `requested`, which is the caller's.
 pub(crate) fn forwarded_authority<'a>(
     route: &'a Route,
     requested: &'a str,
@@ -71,8 +71,8 @@ pub(crate) fn forwarded_authority<'a>(
     Ok((authority, value))
 }
 
-/// The path and query that the service sees and that assertions name. Policy decides about
-/// `requested`, never about the rewritten path.
+/// Returns the path and query that the service sees and that assertions contain. Policy
+/// decides about `requested`, never about the rewritten path.
 pub(crate) fn forwarded_path(
     route: &Route,
     requested: &PathAndQuery,

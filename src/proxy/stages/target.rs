@@ -17,9 +17,9 @@ pub(crate) struct Target {
     pub(crate) authority: String,
     /// Its host, normalized.
     pub(crate) host: String,
-    /// Path and query, byte by byte as the caller wrote them.
+    /// Path and query, exactly as the caller wrote them.
     pub(crate) path_and_query: PathAndQuery,
-    /// The path, percent-decoded: for matching only, never forwarded.
+    /// The percent-decoded path. It is used only to match routes and is never forwarded.
     pub(crate) decoded_path: String,
 }
 
@@ -39,8 +39,8 @@ impl Target {
                 "OPTIONS * is not about any route",
             ));
         }
-        // In HTTP/1.1 the framing guard checks this on the raw bytes; for HTTP/2 this is
-        // the only place.
+        // In HTTP/1.1 the framing guard also checks this, on the raw bytes. For HTTP/2
+        // this is the only check.
         if !path_and_query
             .as_str()
             .bytes()
@@ -60,7 +60,7 @@ impl Target {
         })
     }
 
-    /// The target as challenges name it.
+    /// Returns the target in the form that challenges contain.
     pub(crate) fn resource(&self) -> Resource<'_> {
         Resource {
             authority: &self.authority,
@@ -106,9 +106,9 @@ pub(crate) fn authority(parts: &request::Parts) -> Result<String, Refusal> {
     }
 }
 
-/// Checks that the host selects the `[[server_name]]` entry that the connection was opened
-/// for. Another entry may trust other certificates, so that what the handshake proved says
-/// nothing there.
+/// Checks that the host selects the `[[server_name]]` entry under which the connection was
+/// opened. Another entry may trust other certificates, so that the identity from the
+/// handshake would not be valid there.
 pub(crate) fn check_host(
     names: &ServerNames,
     server_name: Option<&str>,

@@ -7,8 +7,8 @@ use crate::clock;
 use crate::policy::Permit;
 use crate::snapshot::Snapshot;
 
-/// The assertion that a caller presents; none unless there is exactly one. To be read
-/// before the header is stripped.
+/// Returns the assertion that a caller presents; none unless there is exactly one. Must be
+/// called before the header is stripped.
 pub(crate) fn presented(headers: &HeaderMap, assertion: &HeaderName) -> Option<HeaderValue> {
     let mut values = headers.get_all(assertion).iter();
     match (values.next(), values.next()) {
@@ -17,11 +17,11 @@ pub(crate) fn presented(headers: &HeaderMap, assertion: &HeaderName) -> Option<H
     }
 }
 
-/// The transaction of a presented assertion, if this gateway made it for the service that
-/// now calls.
+/// Returns the transaction of a presented assertion, if this gateway made the assertion
+/// for the service that is now the caller.
 ///
-/// The assertion authenticates nothing here. If anything is wrong with it, the request is
-/// not refused but begins a new transaction.
+/// The assertion authenticates nothing here. If it is not acceptable, the request is not
+/// refused but begins a new transaction.
 pub(crate) fn continued(
     snapshot: &Snapshot,
     permit: &Permit,

@@ -2,8 +2,8 @@
 
 use std::pin::Pin;
 
-/// Boxes a future. `Box::pin` would create it on the stack and copy its full size, most
-/// of which is space that it needs only later.
+/// Boxes a future. `Box::pin` would create it on the stack and copy its full size,
+/// although most of that space is not used yet.
 #[inline]
 pub(crate) fn box_in_place<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
     let allocation = Box::new_uninit();

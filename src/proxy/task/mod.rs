@@ -1,4 +1,4 @@
-//! How futures are placed and polled.
+//! Helpers that box and poll futures.
 //!
 //! - `box_in_place`: puts large futures on the heap without a copy
 //! - `poll_on_wake`: polls a future only if its own waker was called

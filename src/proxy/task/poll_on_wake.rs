@@ -1,8 +1,7 @@
 //! `PollOnWake`: a future that is polled only if its own waker was called.
 //!
-//! A connection's task is woken several times for each request, and hardly ever because
-//! the connection should end. The future that waits for the end need not be polled each
-//! time.
+//! A connection's task is woken several times for each request, and rarely because the
+//! connection should end. The future that waits for that end need not be polled each time.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -63,7 +62,7 @@ impl<F: Future + Unpin> Future for PollOnWake<F> {
             *task = Some(context.waker().clone());
         }
         drop(task);
-        // After the waker was stored: if the flag is set from here on, the task is woken.
+        // Read after the waker was stored: if the flag is set later, the task is woken.
         if !self.flag.is_set.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
@@ -92,7 +91,7 @@ mod tests {
         for _ in 0..3 {
             assert!(Pin::new(&mut future).poll(&mut context).is_pending());
         }
-        // As the event that it waits for would.
+        // Wakes it as the awaited event would.
         future.flag.wake_by_ref();
         assert_eq!(Pin::new(&mut future).poll(&mut context), Poll::Ready(2));
     }

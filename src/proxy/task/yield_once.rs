@@ -1,14 +1,14 @@
-//! `yield_once`: lets the other tasks of a worker run first.
+//! `yield_once`: yields to the other tasks of a worker.
 //!
-//! Sending wakes the process that reads, and waking a sleeping one costs more than
-//! sending. Requests that are ready at the same moment are therefore all decided and
-//! signed before any is sent, so that their services find several at once. If no other
-//! task is ready, the next poll follows immediately.
+//! Sending a request wakes the service's process, and waking a sleeping process costs more
+//! than sending. Requests that are ready at the same time are therefore all decided and
+//! signed before any of them is sent. The service then reads several of them after one
+//! wake-up. If no other task is ready, the next poll follows immediately.
 
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// Lets the tasks that are ready now run first.
+/// Yields to the tasks that are ready now.
 pub(crate) async fn yield_once() {
     let mut has_yielded = false;
     poll_fn(|context| {

@@ -1,9 +1,8 @@
-//! `BufferBudget`: how much memory the bodies that are read whole take together, and how
-//! callers share it.
+//! `BufferBudget`: limits the memory that all buffered bodies use together, and divides it
+//! among callers.
 //!
-//! The callers need not reserve anything for each other, because a body that is still
-//! being read can be ended: when memory is needed, the caller that holds most of it loses
-//! its slowest body.
+//! No memory is reserved for callers that have no bodies yet. If memory is needed, the
+//! slowest body that is still being read is ended, of the caller that uses most memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +20,7 @@ use crate::reason::ReasonCode;
 #[derive(Debug, Default)]
 pub struct BufferBudget(Mutex<Holders>);
 
-/// Who holds how much.
+/// The memory that each caller uses.
 #[derive(Debug, Default)]
 struct Holders {
     total: u64,
@@ -33,9 +32,9 @@ struct Holders {
 #[derive(Debug, Default)]
 struct Holder {
     bytes: u64,
-    /// Complete ones included.
+    /// Number of bodies, including complete ones.
     bodies: usize,
-    /// Those that are still being read.
+    /// The bodies that are still being read.
     reading: HashMap<u64, Reading>,
 }
 
@@ -58,16 +57,16 @@ impl Reading {
     }
 }
 
-/// How much all bodies may take.
+/// The limits of the memory for all bodies.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BudgetLimits {
-    /// Most bytes of all bodies together.
+    /// Maximum size of all bodies together.
     pub(crate) max_total: u64,
-    /// How much of that one caller may hold.
+    /// The part of it that one caller may use.
     pub(crate) share: Share,
 }
 
-/// One body's part of the budget; given back when dropped.
+/// The memory that one body uses. It is released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct BufferReservation {
     budget: Arc<BufferBudget>,
@@ -79,7 +78,7 @@ pub(crate) struct BufferReservation {
 }
 
 impl BufferReservation {
-    /// Reserves nothing yet.
+    /// Creates an empty reservation.
     pub(crate) fn new(budget: &Arc<BufferBudget>, caller: ShareKey) -> Self {
         let ended = Arc::new(Notify::new());
         let mut holders = budget.lock();
@@ -104,8 +103,8 @@ impl BufferReservation {
         }
     }
 
-    /// Reserves `more` bytes. If there is no room, the caller that holds most loses its
-    /// slowest body.
+    /// Reserves `more` bytes. If there is not enough memory, the slowest body of the
+    /// caller that uses most memory is ended.
     pub(crate) fn grow(&mut self, more: u64, limits: BudgetLimits) -> Result<(), Refusal> {
         let mut holders = self.budget.lock();
         while let Some((holder, others)) = holders.of(self.caller, self.id) {
@@ -136,16 +135,16 @@ impl BufferReservation {
         Err(self.refusal())
     }
 
-    /// Resolves when the body was ended for another one.
+    /// Resolves when the body was ended because another body needs its memory.
     pub(crate) async fn ended(&self) -> Refusal {
         self.ended.notified().await;
         self.refusal()
     }
 
-    /// The body was read to its end, so that it is not ended any more.
+    /// Records that the body was read to its end. It cannot be ended after that.
     ///
     /// # Errors
-    /// If it was ended before.
+    /// If the body was ended before.
     pub(crate) fn complete(&mut self) -> Result<(), Refusal> {
         let mut holders = self.budget.lock();
         let Some((holder, _)) = holders.of(self.caller, self.id) else {
@@ -188,7 +187,7 @@ impl Holder {
             && (is_first || share.allows(max_total, own, others))
     }
 
-    /// The body that has brought least for its time.
+    /// Returns the body with the lowest average rate.
     fn slowest(&self) -> Option<u64> {
         let by_rate =
             |a: &Reading, b: &Reading| a.bytes_per_second().total_cmp(&b.bytes_per_second());
@@ -199,7 +198,8 @@ impl Holder {
 }
 
 impl Holders {
-    /// The caller of a body that is being read, and what all others hold.
+    /// Returns the holder of a body that is still being read, and the memory that all
+    /// other callers use.
     fn of(&mut self, caller: ShareKey, id: u64) -> Option<(&mut Holder, u64)> {
         let total = self.total;
         let holder = self.callers.get_mut(&caller)?;
@@ -207,9 +207,9 @@ impl Holders {
         holder.reading.contains_key(&id).then_some((holder, others))
     }
 
-    /// The body to end, so that `caller` gets `more` bytes: the slowest one of the caller
-    /// that holds most, `caller` itself included. None if all that hold more than `caller`
-    /// have complete bodies only.
+    /// Returns the body that must end so that `caller` gets `more` bytes: the slowest body
+    /// of the caller that uses most memory. That may be `caller` itself. None if all
+    /// callers that use more than `caller` have only complete bodies.
     fn slowest_of_largest(&self, caller: ShareKey, more: u64) -> Option<(ShareKey, u64)> {
         let weight = |key: ShareKey, holder: &Holder| match key == caller {
             true => holder.bytes.saturating_add(more),
@@ -225,8 +225,8 @@ impl Holders {
         Some((largest.0, largest.2))
     }
 
-    /// Ends a body that is being read. Its memory counts as free at once: its reader drops
-    /// it as soon as it runs.
+    /// Ends a body that is still being read. Its memory counts as free at once, because
+    /// its reader drops the body as soon as it runs.
     fn end(&mut self, caller: ShareKey, id: u64) {
         let Some(holder) = self.callers.get_mut(&caller) else {
             return;

@@ -1,4 +1,4 @@
-//! Bodies of several callers in too little memory.
+//! Bodies of several callers when memory is short.
 
 use super::*;
 use crate::identity::CallerName;
@@ -31,7 +31,8 @@ fn a_caller_that_is_alone_gets_nearly_all() {
         let bytes = if index == 0 { 60 } else { 104 };
         grown.push(reason(body.grow(bytes, LIMITS)));
     }
-    // The ninth would leave too little for others; the first was the slowest.
+    // The ninth body would leave too little memory for others. The first body was the
+    // slowest.
     assert_eq!(grown, [None; 9]);
     assert_eq!(reason(bodies[0].complete()), Some(ReasonCode::CallerLimit));
     assert_eq!(reason(bodies[1].complete()), None);
@@ -55,7 +56,7 @@ async fn who_holds_most_loses_its_slowest_body_for_another_caller() {
         reason(mallory[3].grow(1, LIMITS)),
         Some(ReasonCode::CallerLimit)
     );
-    // What bob holds is never taken for the one that holds more.
+    // Bob's memory is never taken for a caller that uses more than bob.
     assert_eq!(
         reason(mallory[7].grow(500, LIMITS)),
         Some(ReasonCode::CallerLimit)

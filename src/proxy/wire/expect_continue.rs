@@ -1,11 +1,12 @@
-//! `Expect: 100-continue`, end to end: the service responds to a caller that asks first,
-//! not the gateway.
+//! `Expect: 100-continue`, end to end: the service decides whether the caller should send
+//! its body, not the gateway.
 //!
-//! The caller's body is not read until the service has said 100; hyper sends the caller a
-//! 100 when its body is first read. A service that says nothing for a while does not know
-//! the expectation, and gets the body. A final response instead of a 100 means that the
-//! service does not want the body: it is never read. Whether the caller sends it all the
-//! same cannot be known, so that the connection closes after the response.
+//! The caller's body is not read until the service has sent a 100. hyper sends a 100 to
+//! the caller when the body is first read. If a service sends nothing for
+//! [`CONTINUE_TIMEOUT`], the gateway assumes that the service does not support the
+//! expectation, and sends the body. If the service sends a final response instead of a
+//! 100, it does not want the body, and the body is never read. The caller may send it
+//! nevertheless, so that the connection is closed after the response.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ const UNDECIDED: u8 = 0;
 const WANTED: u8 = 1;
 const UNWANTED: u8 = 2;
 
-/// Whether the service wants the body of a caller that asks first.
+/// Whether the service wants the body of a request with `Expect: 100-continue`.
 #[derive(Debug, Default)]
 pub(crate) struct Expectation {
     state: AtomicU8,
@@ -29,18 +30,18 @@ pub(crate) struct Expectation {
 }
 
 impl Expectation {
-    /// Records that the service said 100.
+    /// Records that the service sent a 100.
     pub(crate) fn continue_received(&self) {
         self.decide(WANTED);
     }
 
-    /// Records that the service gave a final response. Returns whether the body is
+    /// Records that the service sent a final response. Returns whether the body is
     /// unwanted.
     pub(crate) fn final_response_received(&self) -> bool {
         self.decide(UNWANTED)
     }
 
-    /// Decides unless that was done before. Returns whether this decision counts.
+    /// Sets the decision, unless there already is one. Returns whether it was set.
     fn decide(&self, state: u8) -> bool {
         let decided =
             self.state
@@ -49,7 +50,7 @@ impl Expectation {
         decided.is_ok()
     }
 
-    /// Resolves when the body is wanted; never if it is not.
+    /// Resolves when the body is wanted. Never resolves if it is not.
     pub(crate) async fn met(self: Arc<Self>) {
         if tokio::time::timeout(CONTINUE_TIMEOUT, self.decided.notified())
             .await

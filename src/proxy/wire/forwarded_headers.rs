@@ -1,8 +1,9 @@
-//! `Forwarded` (RFC 7239), `X-Forwarded-*` and the caller's certificate: what a service
-//! is told of the connection that its request came by.
+//! `Forwarded` (RFC 7239), `X-Forwarded-*` and the certificate fields: describe the
+//! caller's connection to the service.
 //!
-//! A caller's own copies of these fields were stripped before ([`super::headers`]). The
-//! gateway signs none of this: it is for logs and links; decisions need the assertion.
+//! Copies of these fields that the caller sent were removed before ([`super::headers`]).
+//! The gateway does not sign these fields. They are for logs and links. Services must use
+//! the assertion for decisions.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +26,8 @@ const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// The values that are the same for all requests of a connection, made when first needed.
+/// The values that are the same for all requests of a connection. They are made when they
+/// are first needed.
 #[derive(Debug, Default)]
 pub(crate) struct ForwardedHeaderCache {
     address: OnceLock<HeaderValue>,
@@ -42,8 +44,8 @@ impl ForwardedHeaderCache {
         })
     }
 
-    /// Adds the fields that say where a request came from. `authority` is the one that the
-    /// caller asked for.
+    /// Adds the fields that contain the address of the caller. `authority` is the one that
+    /// the caller asked for.
     pub(crate) fn add_address(
         &self,
         headers: &mut HeaderMap,
@@ -65,7 +67,8 @@ impl ForwardedHeaderCache {
         }
     }
 
-    /// Adds the caller's verified certificate in the fields that the upstream asks for.
+    /// Adds the caller's verified certificate, in the fields that are configured for the
+    /// upstream.
     pub(crate) fn add_certificate(
         &self,
         headers: &mut HeaderMap,
@@ -95,14 +98,14 @@ impl ForwardedHeaderCache {
     }
 }
 
-/// One `forwarded-element` (RFC 7239 section 4).
+/// Makes one `forwarded-element` (RFC 7239 section 4).
 fn forwarded_element(peer: SocketAddr, authority: &str) -> String {
     let mut value = match peer.ip().to_canonical() {
         IpAddr::V4(address) => format!("for={address}"),
         // Section 6: an IPv6 address needs brackets, and brackets need quotes.
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
     };
-    // The authority was checked before: it contains no quotes and no backslashes.
+    // The authority was checked before. It contains no quotes and no backslashes.
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     let _ = if authority.bytes().all(is_token) {
         write!(value, ";host={authority}")
@@ -113,7 +116,7 @@ fn forwarded_element(peer: SocketAddr, authority: &str) -> String {
     value
 }
 
-/// RFC 9440 section 2.1: byte sequences of RFC 8941, in a list.
+/// Makes a list of byte sequences (RFC 9440 section 2.1, RFC 8941).
 fn byte_sequences<'a>(
     certificates: impl Iterator<Item = &'a CertificateDer<'static>>,
 ) -> HeaderValue {
@@ -129,12 +132,13 @@ fn byte_sequences<'a>(
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// One element of `X-Forwarded-Client-Cert`, as Envoy writes it: hash, subject,
-/// URIs and DNS names.
+/// Makes one element of `X-Forwarded-Client-Cert` as Envoy writes it: hash, subject, URIs
+/// and DNS names.
 ///
-/// Services parse this field in different ways. In none of them may a value end its own
-/// quotes or begin another key: quotation marks and backslashes are percent-encoded in
-/// the subject, and names with characters that no URL or DNS name has are left out.
+/// Services parse this field in different ways. With none of them may a value end its
+/// quotes early or begin another key. Therefore quotation marks and backslashes in the
+/// subject are percent-encoded, and names with characters that are not allowed in URLs or
+/// DNS names are left out.
 fn xfcc_element(leaf: &LeafFacts) -> String {
     let mut text = format!("Hash={}", hex(&leaf.thumbprint));
     text.push_str(";Subject=\"");
@@ -263,7 +267,8 @@ mod tests {
     }
 
     proptest! {
-        /// However a reader takes backslashes, it finds the same four keys.
+        /// A reader finds the same four keys, whether or not it treats backslashes as
+        /// escapes.
         #[test]
         fn quotes_stay_balanced(subject in "[\"\\\\;,=%a-z\\r\\n\\x00é]{0,24}", uri in "[\"\\\\;,=a-z:/]{0,16}", dns in "[\",;=a-z.]{0,8}") {
             let text = xfcc_element(&leaf(&subject, &[&uri], &[&dns]));

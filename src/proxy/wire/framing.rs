@@ -1,9 +1,9 @@
 //! The framing guard: tracks HTTP/1.1 message boundaries on the raw bytes.
 //!
-//! It runs below hyper's HTTP/1.1 server and refuses what hyper would normalise or let
-//! pass, because requests are smuggled where two parsers disagree about the end of a
-//! message (RFC 9112 section 11.2). This file is the state machine alone:
-//! `framing_io` puts it under a connection, [`super::head`] checks lines.
+//! It runs below hyper's HTTP/1.1 server, and refuses input that hyper would normalize or
+//! accept. Requests can be smuggled if two parsers disagree about the end of a message
+//! (RFC 9112 section 11.2). This file contains only the state machine. `framing_io`
+//! connects it to a connection, and [`super::head`] checks lines.
 
 use std::ops::Range;
 
@@ -14,9 +14,9 @@ use super::head::{
     malformed, too_large,
 };
 
-/// Most bytes of a chunk's size line, extensions included.
+/// Maximum size of a chunk's size line, including extensions.
 const MAX_CHUNK_LINE: usize = 256;
-/// Most bytes of a request's trailer section.
+/// Maximum size of a request's trailer section.
 const MAX_TRAILERS: usize = 8 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,26 +35,27 @@ pub struct FramingMachine {
     state: State,
     /// The incomplete head, chunk line or trailer section.
     held: Vec<u8>,
-    /// How much of `held` was searched for its end.
+    /// How many bytes of `held` were searched for its end.
     searched: usize,
     trailer_bytes: usize,
     max_head: usize,
     heads: u64,
 }
 
-/// What may be passed on after an input.
+/// What may be passed on after one input.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step {
-    /// A head that earlier inputs had begun, to be passed on first.
+    /// A head that began in an earlier input. It is passed on first.
     pub released: Option<Vec<u8>>,
-    /// The part of the input to be passed on after that.
+    /// The part of the input that is passed on after it.
     pub pass: Range<usize>,
     /// Why the rest of the input is refused, if it is.
     pub error: Option<FramingError>,
 }
 
 impl FramingMachine {
-    /// A machine for a new connection that accepts heads of at most `max_head` bytes.
+    /// Creates the machine of a new connection that accepts heads of at most `max_head`
+    /// bytes.
     #[must_use]
     pub const fn new(max_head: usize) -> Self {
         Self {
@@ -67,13 +68,13 @@ impl FramingMachine {
         }
     }
 
-    /// Number of complete heads that were passed on.
+    /// Returns the number of complete heads that were passed on.
     #[must_use]
     pub const fn heads(&self) -> u64 {
         self.heads
     }
 
-    /// Whether a request's head has begun and is not complete.
+    /// Whether a request's head has begun but is not complete.
     #[must_use]
     pub fn is_inside_head(&self) -> bool {
         self.state == State::Head && !self.held.is_empty()
@@ -85,10 +86,10 @@ impl FramingMachine {
         self.state == State::Head
     }
 
-    /// Takes the next bytes of the connection.
+    /// Processes the next bytes of the connection.
     ///
-    /// A head is passed on when it is complete and accepted, never in part: the beginning
-    /// of an incomplete one is held back.
+    /// A head is passed on only when it is complete and accepted. The beginning of an
+    /// incomplete head is held back.
     pub fn advance(&mut self, input: &[u8]) -> Step {
         let mut step = Step {
             released: None,
@@ -98,8 +99,8 @@ impl FramingMachine {
         while let Some(rest) = input.get(step.pass.end..).filter(|rest| !rest.is_empty()) {
             match self.step(rest) {
                 Ok(Advance::Pass(count)) => step.pass.end += count,
-                // Only a head that earlier inputs began is released, so that nothing else
-                // of this input was passed on before.
+                // Only a head that began in an earlier input is released, so that no other
+                // part of this input was passed on before it.
                 Ok(Advance::Release(head, count)) => {
                     step.released = Some(head);
                     step.pass = count..count;
@@ -203,7 +204,8 @@ impl FramingMachine {
         Ok(())
     }
 
-    /// Chunk framing is passed on as it arrives; `held` is a copy of the line.
+    /// Reads a chunk's size line. Chunk framing is passed on as it arrives, and `held` is
+    /// a copy of the line.
     fn chunk_size(&mut self, rest: &[u8]) -> Result<Advance, FramingError> {
         let (count, complete) = self.collect_line(rest, MAX_CHUNK_LINE)?;
         if complete {
@@ -252,8 +254,8 @@ impl FramingMachine {
         Ok(Advance::Pass(count))
     }
 
-    /// Copies to `held` up to and including the next line end. Returns how many bytes
-    /// that are and whether the line is complete.
+    /// Copies bytes to `held`, up to and including the next line end. Returns their
+    /// number, and whether the line is complete.
     fn collect_line(
         &mut self,
         rest: &[u8],

@@ -1,9 +1,9 @@
-//! `FramingIo`: the framing guard between a connection and hyper's HTTP/1.1 server.
+//! `FramingIo`: puts the framing guard between a connection and hyper's HTTP/1.1 server.
 //!
-//! Bytes of accepted messages pass without being copied; the beginning of an incomplete
-//! head is held back. A refused head is replaced by a request of our own, so that hyper
-//! sends the refusal as a proper response, in its turn behind pipelined requests. The
-//! handler recognises the replacement by its position on the connection.
+//! Bytes of accepted messages pass without a copy. The beginning of an incomplete head is
+//! held back. A refused head is replaced by a request that the gateway makes. hyper then
+//! sends the refusal as an ordinary response, after the responses to earlier pipelined
+//! requests. The handler recognizes the replacement by its position on the connection.
 
 use std::future::Future as _;
 use std::io;
@@ -20,32 +20,32 @@ use super::framing::FramingMachine;
 use super::head::FramingError;
 use crate::reason::ReasonCode;
 
-/// Replaces a refused request. Its content is never read.
+/// The request that replaces a refused one. Its content is never read.
 const REPLACEMENT: &[u8] = b"GET / HTTP/1.1\r\nhost: refused.invalid\r\nconnection: close\r\n\r\n";
 
-/// Most bytes of a response that are held until the connection closes.
+/// Maximum number of bytes of a response that are held until the connection closes.
 const MAX_HELD: usize = 4 * 1024;
 
-/// What the framing guard and the server of the same connection tell each other.
+/// The state that the framing guard and the HTTP server of a connection share.
 #[derive(Debug, Default)]
 pub(crate) struct FramingState {
-    /// The first refused request, by its position.
+    /// The position of the first refused request, and its error.
     refused: OnceLock<(u64, FramingError)>,
     switching: AtomicBool,
-    /// The last read found nothing, between two requests.
+    /// The last read was between two requests, and no bytes were available.
     waiting_for_request: AtomicBool,
-    /// Something was written that is not flushed.
+    /// Bytes were written that are not flushed yet.
     unflushed: AtomicBool,
     /// The last write or flush was pending.
     pending_write: AtomicBool,
-    /// The connection closes after the response in progress.
+    /// The connection will be closed after the response in progress.
     closing: AtomicBool,
-    /// The held bytes may be the end of that response.
+    /// Bytes are held because they may be the end of that response.
     holding: AtomicBool,
 }
 
 impl FramingState {
-    /// The error if the request at this position (from 0) was refused.
+    /// Returns the error if the request at this position (counted from 0) was refused.
     pub(crate) fn error_of(&self, position: u64) -> Option<FramingError> {
         self.refused
             .get()
@@ -53,27 +53,27 @@ impl FramingState {
             .map(|(_, error)| *error)
     }
 
-    /// Stops reading: the response in progress is a 101, after which the caller does not
+    /// Stops reading. The response in progress is a 101, after which the caller does not
     /// send HTTP.
     pub(crate) fn set_switching(&self) {
         self.switching.store(true, Ordering::Relaxed);
     }
 
-    /// Allows to hold the end of the response in progress: it is the connection's last,
-    /// and can be sent together with `close_notify`.
+    /// Allows the end of the response in progress to be held. It is the last response of
+    /// the connection, and its end can be sent together with `close_notify`.
     pub(crate) fn set_closing(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Lets the next flush send the held bytes, because the response goes on. Returns
-    /// whether there were any.
+    /// Makes the next flush send the held bytes, because the response continues. Returns
+    /// whether bytes were held.
     pub(crate) fn release_held(&self) -> bool {
         self.holding.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether a write or flush of hyper is pending. If the rest of a request is
-    /// unwanted, hyper ends without waiting for it, which would drop the end of the
-    /// response.
+    /// Whether a write or flush of hyper is pending. If the rest of a request is unwanted,
+    /// hyper ends without waiting for the write, and the end of the response would be
+    /// lost.
     pub(crate) fn has_pending_write(&self) -> bool {
         self.pending_write.load(Ordering::Relaxed)
     }
@@ -82,7 +82,7 @@ impl FramingState {
         self.switching.load(Ordering::Relaxed)
     }
 
-    /// Whether the caller has begun no further request and everything written was flushed.
+    /// Whether the caller has begun no further request and all written bytes were flushed.
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting_for_request.load(Ordering::Relaxed) && !self.unflushed.load(Ordering::Relaxed)
     }
@@ -97,18 +97,18 @@ impl FramingState {
 pub(crate) struct FramingIo<S> {
     inner: S,
     machine: FramingMachine,
-    /// Bytes to be delivered before anything more is read.
+    /// Bytes that are delivered before more is read.
     queued: Vec<u8>,
-    /// How many of `queued` were delivered.
+    /// How many bytes of `queued` were delivered.
     delivered: usize,
     body_error: Option<FramingError>,
     /// Bytes of the connection's last response that are held.
     held: Vec<u8>,
-    /// What the handshake left to be sent was flushed.
+    /// The bytes that the handshake left in the socket's buffer were flushed.
     handshake_flushed: bool,
     state: Arc<FramingState>,
     head_timeout: Duration,
-    /// Runs while a head is incomplete.
+    /// The timer that runs while a head is incomplete.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -133,7 +133,7 @@ impl<S> FramingIo<S> {
         }
     }
 
-    /// Whether every byte that was read belongs to a request that was passed on whole.
+    /// Whether all bytes that were read belong to complete requests.
     pub(crate) fn is_between_requests(&self) -> bool {
         self.machine.is_at_head()
             && !self.machine.is_inside_head()
@@ -145,7 +145,7 @@ impl<S> FramingIo<S> {
         &self.inner
     }
 
-    /// Returns the connection, and the bytes that are still to be written to it.
+    /// Returns the connection, and the bytes that must still be written to it.
     pub(crate) fn into_parts(self) -> (S, Vec<u8>) {
         (self.inner, self.held)
     }
@@ -173,7 +173,7 @@ impl<S> FramingIo<S> {
         self.deadline = None;
     }
 
-    /// Checks what was read into `buffer` beyond `before`.
+    /// Checks the bytes of `buffer` from `before` on.
     fn check_input(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         let input = buffer.filled().get(before..).unwrap_or_default();
         let in_head = self.machine.is_at_head();
@@ -225,7 +225,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
             if let Some(error) = this.body_error {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
             }
-            // Nothing is read after a refused request: its response closes the connection.
+            // Nothing is read after a refused request, because the connection closes after
+            // its response.
             if this.state.has_error() || this.state.is_switching() {
                 return Poll::Pending;
             }
@@ -241,8 +242,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for FramingIo<S> {
                 }
                 Poll::Ready(outcome) => return Poll::Ready(outcome),
                 Poll::Pending => {
-                    // Before the first request there is no response that could be sent
-                    // with it.
+                    // Before the first request there is no response with which the bytes
+                    // of the handshake could be sent.
                     if !this.handshake_flushed && this.machine.heads() == 0 {
                         this.handshake_flushed =
                             Pin::new(&mut this.inner).poll_flush(context)?.is_ready();
@@ -279,7 +280,8 @@ impl<S: AsyncWrite + Unpin> FramingIo<S> {
     }
 
     fn flush_all(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What the handshake left to be sent goes out with the first response.
+        // Bytes that the handshake left in the socket are sent together with the first
+        // response.
         if self.state.holding.load(Ordering::Relaxed)
             || !self.state.unflushed.load(Ordering::Relaxed)
         {
@@ -310,7 +312,7 @@ impl<S: AsyncWrite + Unpin> FramingIo<S> {
                 return Poll::Ready(Ok(length));
             }
             ready!(this.poll_held(context))?;
-            // From here on, the response is written and flushed as any other.
+            // From here on, the response is written and flushed like any other.
             this.state.holding.store(false, Ordering::Relaxed);
         }
         Pin::new(&mut this.inner).poll_write_vectored(context, slices)
@@ -362,7 +364,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection that takes everything, and counts how often it is flushed.
+    /// A connection that accepts all bytes, and counts how often it is flushed.
     #[derive(Default)]
     struct Taking {
         bytes: Vec<u8>,
@@ -409,7 +411,7 @@ mod tests {
         io.write_all(b"the last").await.unwrap();
         io.flush().await.unwrap();
         assert_eq!(io.inner.flushes, 1);
-        // The poll is over, and the response is not.
+        // The poll has ended, but the response has not.
         assert!(state.release_held());
         io.flush().await.unwrap();
         assert_eq!(

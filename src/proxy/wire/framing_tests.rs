@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::reason::ReasonCode;
 
-/// Passes `input` in pieces of `size` and returns what comes out.
+/// Passes `input` to a machine in pieces of `size`, and returns its output.
 fn run(input: &[u8], size: usize) -> (Vec<u8>, Option<FramingError>, u64) {
     let mut machine = FramingMachine::new(1024);
     let mut passed = Vec::new();

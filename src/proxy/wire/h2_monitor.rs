@@ -1,8 +1,8 @@
 //! `MonitoredIo`: reads the frame headers of an HTTP/2 connection in both directions.
 //!
-//! What h2 refuses by itself never reaches a handler: heads that are too large or
-//! malformed, streams beyond the limit, protocol errors. Their traces in the frames are
-//! counted here, so that an operator sees them. Frames that cost a lot and carry no
+//! h2 itself refuses heads that are too large or malformed, streams beyond the limit, and
+//! protocol errors. These never reach a handler. They are visible only in the frames, and
+//! are counted here, so that an operator sees them. Frames that cost work but carry no
 //! content (resets, pings, settings, empty data) are limited in number.
 
 use std::io;
@@ -18,24 +18,23 @@ use crate::h2_frames::{
     DATA, END_STREAM, FrameScanner, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
 
-/// The windows of streams and of the connection until the caller changes them (RFC 9113
-/// section 6.5.2).
+/// The initial window of streams and of the connection (RFC 9113 section 6.5.2).
 const DEFAULT_WINDOW: u32 = 65_535;
 
-/// Most credit for frames without content.
+/// Maximum credit for frames without content.
 const MAX_CREDIT: u64 = 10_000;
-/// Credit that is earned by time.
+/// Credit that is earned in one second.
 const CREDIT_PER_SECOND: u64 = 500;
-/// A reset costs more, because it discards work of the gateway and of the service. That
-/// is 500 at once and 25 a second, beside what responses earn: a gRPC caller that cancels
-/// some calls completes most of them.
+/// A reset costs more, because it discards work of the gateway and of the service. This
+/// allows 500 resets at once and 25 per second, and more for each complete response: a
+/// gRPC caller that cancels some calls completes most of them.
 const RESET_COST: u64 = 20;
 /// Bytes of content that earn one credit.
 const BYTES_PER_CREDIT: u64 = 512;
 /// Credit that a whole response earns: two of them pay for one reset.
 const CREDIT_PER_RESPONSE: u64 = RESET_COST / 2;
 
-/// What the frames of a connection say.
+/// What was learned from the frames of a connection.
 #[derive(Debug)]
 pub(crate) struct H2Stats {
     /// Number of streams that the caller has opened.
@@ -44,22 +43,22 @@ pub(crate) struct H2Stats {
     reset: AtomicU64,
     /// The code of the last such reset.
     reset_code: AtomicU32,
-    /// The code of the GOAWAY by which h2 ended the connection; 0 if it has not.
+    /// The error code of the GOAWAY that h2 has sent; 0 if it has sent none.
     goaway_code: AtomicU32,
     /// Bytes of content that were sent.
     sent: AtomicU64,
     /// Number of responses that were sent whole.
     responses: AtomicU64,
-    /// There were too many frames without content. Kept here because h2 reduces an I/O
-    /// error to its text.
+    /// There were too many frames without content. Stored here, because h2 keeps only the
+    /// text of an I/O error.
     flooded: AtomicBool,
     /// The initial window of streams, as the caller last set it.
     stream_window: AtomicU32,
-    /// Bytes that the connection's window allows in total.
+    /// Total number of bytes that the connection's window has allowed so far.
     connection_window: AtomicU64,
-    /// Bytes of responses that h2 was given and has not sent.
+    /// Bytes of responses that were passed to h2 and that it has not sent.
     queued: AtomicU64,
-    /// The socket takes no more.
+    /// The socket accepts no more bytes.
     socket_is_full: AtomicBool,
 }
 
@@ -92,46 +91,46 @@ impl H2Stats {
         self.flooded.load(Ordering::Relaxed)
     }
 
-    /// What the caller has earned credit by, in bytes: content that was sent, and the
-    /// equivalent of whole responses.
+    /// Returns the number of bytes for which the caller earns credit: the content that was
+    /// sent, and a fixed number for each complete response.
     fn earning_bytes(&self) -> u64 {
         let responses = self.responses.load(Ordering::Relaxed);
         let for_responses = responses.saturating_mul(CREDIT_PER_RESPONSE * BYTES_PER_CREDIT);
         self.sent().saturating_add(for_responses)
     }
 
-    /// Records that h2 was given bytes of a response.
+    /// Records that bytes of a response were passed to h2.
     pub(crate) fn queue(&self, bytes: u64) {
         self.queued.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Records that h2 has sent or discarded them.
+    /// Records that h2 has sent or discarded bytes of a response.
     pub(crate) fn unqueue(&self, bytes: u64) {
         self.queued.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Whether h2 has sent all that it was given.
+    /// Whether h2 has sent all bytes that were passed to it.
     pub(crate) fn is_all_sent(&self) -> bool {
         self.queued.load(Ordering::Relaxed) == 0
     }
 
-    /// Bytes of content that the connection has taken.
+    /// Returns the number of content bytes that were sent.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Whether the connection takes nothing more from any of its `streams`: its socket is
-    /// full, or its window is used up except for a byte that each stream may have
-    /// reserved.
+    /// Whether none of the `streams` can send, because the socket is full or the
+    /// connection's window is used up. Each stream may have reserved one byte of the
+    /// window.
     pub(crate) fn is_blocked(&self, streams: u64) -> bool {
         let window = self.connection_window.load(Ordering::Relaxed);
         window.saturating_sub(self.sent()) <= streams || self.socket_is_full.load(Ordering::Relaxed)
     }
 
-    /// Whether the caller's windows have space for all that h2 was given, `of_stream`
-    /// bytes of it for the stream that asks. Updates of a single stream's window are not
-    /// tracked: a large response never seems to fit, which costs it one more poll at its
-    /// end.
+    /// Whether the caller's windows have space for all bytes that were passed to h2;
+    /// `of_stream` of them belong to the stream that asks. Window updates of single
+    /// streams are not tracked. A large response therefore never seems to fit, which costs
+    /// one more poll at its end.
     pub(crate) fn fits_window(&self, of_stream: u64) -> bool {
         let sent = self.sent();
         let queued = self.queued.load(Ordering::Relaxed);
@@ -139,7 +138,7 @@ impl H2Stats {
             && sent.saturating_add(queued) <= self.connection_window.load(Ordering::Relaxed)
     }
 
-    /// Describes what h2 refused by itself, if anything. `served` is the number of
+    /// Describes what h2 itself has refused, if anything. `served` is the number of
     /// requests that reached a handler.
     pub(crate) fn refusals(&self, served: u64) -> Option<String> {
         let unserved = self.opened.load(Ordering::Relaxed).saturating_sub(served);
@@ -162,7 +161,7 @@ impl H2Stats {
     }
 }
 
-/// Names of error codes (RFC 9113 section 7).
+/// Returns the name of an error code (RFC 9113 section 7).
 const fn name(code: u32) -> &'static str {
     match code {
         1 => "PROTOCOL_ERROR",
@@ -179,26 +178,26 @@ const fn name(code: u32) -> &'static str {
     }
 }
 
-/// Whether h2 uses this code for an error of the caller. The gateway itself resets
-/// streams with INTERNAL_ERROR, CANCEL and NO_ERROR.
+/// Whether h2 uses this code for an error of the caller. The gateway itself resets streams
+/// only with INTERNAL_ERROR, CANCEL and NO_ERROR.
 const fn is_caller_error(code: u32) -> bool {
     matches!(code, 1 | 3 | 5 | 6 | 7 | 9 | 11)
 }
 
-/// What a caller's frames without content may still cost. It is earned by time and by
-/// content that the caller takes.
+/// The credit that a caller has left for frames without content. Credit is earned by time
+/// and by content that is sent to the caller.
 #[derive(Debug)]
 struct Credit {
     left: u64,
-    /// The time up to which credit was earned.
+    /// Credit was added for the time up to this moment.
     paid_until: Instant,
-    /// The content up to which credit was earned.
+    /// Credit was added for this number of bytes.
     paid_bytes: u64,
 }
 
 impl Credit {
-    /// Spends `cost`; returns whether there was enough. `earning_bytes` is the total so
-    /// far.
+    /// Spends `cost`. Returns whether there was enough credit. `earning_bytes` is the
+    /// total so far.
     fn spend(&mut self, cost: u64, earning_bytes: u64, now: impl FnOnce() -> Instant) -> bool {
         // Reads the clock only if it matters.
         if self.left < MAX_CREDIT / 2 {
@@ -208,7 +207,7 @@ impl Credit {
                 .saturating_mul(CREDIT_PER_SECOND)
                 .saturating_add(for_bytes);
             self.left = self.left.saturating_add(earned).min(MAX_CREDIT);
-            // Fractions of a second and of a credit count the next time.
+            // Fractions of a second and of a credit are counted the next time.
             self.paid_until += Duration::from_secs(seconds);
             self.paid_bytes = self.paid_bytes.saturating_add(for_bytes * BYTES_PER_CREDIT);
         }
@@ -222,7 +221,7 @@ impl Credit {
     }
 }
 
-/// A connection whose frames are read on their way.
+/// A connection whose frames are monitored.
 pub(crate) struct MonitoredIo<S> {
     inner: S,
     incoming: FrameScanner,
@@ -248,14 +247,14 @@ impl<S> MonitoredIo<S> {
         }
     }
 
-    /// Reads the frames of bytes that were received.
+    /// Processes the frames in received bytes.
     fn received(&mut self, bytes: &[u8]) -> Result<(), FloodError> {
         let (stats, credit, last) = (&self.stats, &mut self.credit, &mut self.last_opened);
         let mut enough = true;
         self.incoming.advance(bytes, |frame| {
             let cost = match frame.kind {
                 HEADERS => {
-                    // Trailers come on a stream that was opened before.
+                    // HEADERS on a stream that was opened before are trailers.
                     if frame.stream > *last {
                         *last = frame.stream;
                         stats.opened.fetch_add(1, Ordering::Relaxed);
@@ -289,14 +288,14 @@ impl<S> MonitoredIo<S> {
     /// Records whether the socket is full.
     fn observe<T>(&self, written: Poll<T>) -> Poll<T> {
         let is_full = &self.stats.socket_is_full;
-        // Stored only if it changes, because it hardly ever does.
+        // Stored only if it has changed, because it rarely does.
         if is_full.load(Ordering::Relaxed) != written.is_pending() {
             is_full.store(written.is_pending(), Ordering::Relaxed);
         }
         written
     }
 
-    /// Reads the frames of bytes that were sent.
+    /// Processes the frames in sent bytes.
     fn sent(&mut self, bytes: &[u8]) {
         let stats = &self.stats;
         self.outgoing.advance(bytes, |frame| match frame.kind {
@@ -417,7 +416,7 @@ mod tests {
             .received(&frame(SETTINGS, 0, 0, &setting))
             .unwrap();
         assert!(stats.fits_window(65_536) && !stats.fits_window(65_537));
-        // The connection's window is another.
+        // The connection has its own window.
         stats.queue(65_535);
         assert!(stats.fits_window(1));
         stats.queue(1);
@@ -431,7 +430,7 @@ mod tests {
             .received(&frame(WINDOW_UPDATE, 0, 0, &more))
             .unwrap();
         assert!(stats.fits_window(1));
-        // What was sent uses it up, what was discarded does not.
+        // Sent bytes use the window, discarded bytes do not.
         monitored.sent(&frame(DATA, 0, 1, &[0; 65_535]));
         stats.unqueue(65_536);
         stats.queue(100);
@@ -461,7 +460,7 @@ mod tests {
         theirs.read_exact(&mut [0; 100]).await.unwrap();
         monitored.write_all(&data).await.unwrap();
         assert!(!stats.is_blocked(9) && stats.sent() == 182);
-        // Streams may have reserved what is left.
+        // The rest may be reserved by streams.
         monitored.sent(&frame(DATA, 0, 1, &[0; 65_535 - 182 - 9]));
         assert!(stats.is_blocked(9) && !stats.is_blocked(8));
         let more = 1_u32.to_be_bytes();
@@ -500,7 +499,7 @@ mod tests {
             monitored.sent(&whole);
             monitored.received(&reset).unwrap();
         }
-        // A caller that is sent a lot may say so as often.
+        // A caller that receives a lot of content may send as many window updates.
         let mut monitored = MonitoredIo::new((), Arc::default());
         monitored.received(&[0; 24]).unwrap();
         let data = frame(DATA, 0, 1, &[0; 1024]);

@@ -1,61 +1,62 @@
-//! `StallTimer`: how long the caller of an HTTP/2 stream may take nothing of its response.
+//! `StallTimer`: limits how long the caller of an HTTP/2 stream may take nothing of its
+//! response.
 //!
-//! A stream can wait for two things: for its caller to open the stream's window, or for
-//! its turn, because the connection's window and the socket are shared by all streams.
-//! Which of the two it waits for cannot be seen, because the windows of single streams
-//! are not tracked. But h2 leaves no byte waiting that the windows have space for: if the
-//! connection is not blocked, then the stream waits for its own window.
+//! A stream can wait for one of two things: until its caller opens the stream's window, or
+//! until the other streams have sent, because all streams share the connection's window
+//! and the socket. The gateway cannot see which of the two it is, because it does not
+//! track the windows of single streams. But h2 sends every byte for which the windows have
+//! space. If the connection is not blocked, the stream therefore waits for its own window.
 //!
-//! A stream therefore has its timeout, and while the connection is blocked that much
-//! again for each [`MAX_PIECE`] that the connection takes meanwhile: a caller that reads
-//! just fast enough would take as much if it had asked for that stream alone. A
-//! connection that takes nothing, or next to nothing, adds no time. h2 also serves
-//! waiting streams in turn: after more bytes than all other streams may send before this
-//! one, the stream's own window must be closed, and no time is added any more. Whatever
-//! the caller does, this limits the wait to the time of [`MAX_PER_TURN`] for each stream
-//! beside it.
+//! Each stream has a timeout. While the connection is blocked, the timeout is extended
+//! once for each [`MAX_PIECE`] that the connection sends: if the caller had opened only
+//! this stream, it would have read as much at the same speed. If the connection sends
+//! nothing, or almost nothing, no time is added. h2 also serves waiting streams in turn.
+//! After the connection has sent more than all other streams may send before this one, the
+//! stream's own window must be closed, and no more time is added. The wait is therefore
+//! limited, for each other stream, to the time for [`MAX_PER_TURN`] bytes.
 
 use std::time::{Duration, Instant};
 
-/// Most bytes of a response that are handed to h2 at once. A caller must take a piece
-/// within the timeout; with larger pieces a slow caller would look like one that takes
-/// nothing.
+/// Maximum number of bytes of a response that are passed to h2 at once. A caller must take
+/// each piece within the timeout. With larger pieces, a slow caller could not be told from
+/// one that takes nothing.
 pub(crate) const MAX_PIECE: usize = 64 * 1024;
 
-/// A caller whose window is closed is given nothing more while it has more bytes than
-/// this to take.
+/// If a caller's window is closed, no more data is passed to h2 while more than this
+/// number of bytes wait for the caller.
 pub(crate) const MAX_BACKLOG: u64 = 16 * 1024;
 
-/// Most bytes of another stream that precede a piece: all that it may have to take, twice,
-/// because hyper asks for the first byte of a window before it hands over the rest.
+/// Maximum number of bytes that one other stream may send before a waiting piece: all that
+/// may be queued for it, twice, because hyper asks for the first byte of a window before
+/// it passes on the rest.
 const MAX_PER_TURN: u64 = 2 * (MAX_PIECE as u64 + MAX_BACKLOG);
 
 /// The state of a connection when its streams are checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) now: Instant,
-    /// Bytes of content that the connection has taken so far.
+    /// Bytes of content that the connection has sent so far.
     pub(crate) sent: u64,
-    /// The connection takes no more, or did not at the last check.
+    /// Whether the connection is blocked, or was blocked at the last check.
     pub(crate) is_blocked: bool,
     /// Number of open streams.
     pub(crate) streams: u64,
 }
 
-/// The time since the caller last took something of a response.
+/// Measures the time since the caller last took a part of a response.
 #[derive(Debug)]
 pub(crate) struct StallTimer {
     since: Instant,
-    /// Bytes that the connection had taken at the last check.
+    /// Bytes that the connection had sent at the last check.
     sent: u64,
-    /// Bytes of all streams that the connection has taken meanwhile, while it was blocked.
+    /// Bytes of all streams that the connection has sent since then while it was blocked.
     passed: u64,
-    /// The most streams that were open meanwhile.
+    /// Maximum number of open streams since then.
     max_streams: u64,
 }
 
 impl StallTimer {
-    /// Starts on a connection that has taken `sent` bytes.
+    /// Starts a timer on a connection that has sent `sent` bytes.
     pub(crate) const fn new(since: Instant, sent: u64) -> Self {
         Self {
             since,
@@ -65,7 +66,8 @@ impl StallTimer {
         }
     }
 
-    /// Whether the stall lasts too long for a stream that has `timeout` for each piece.
+    /// Whether the stall has lasted too long for a stream with this `timeout` for each
+    /// piece.
     pub(crate) fn is_over(&mut self, sample: &Sample, timeout: Duration) -> bool {
         let taken = sample.sent.saturating_sub(self.sent);
         self.sent = sample.sent;
@@ -77,7 +79,7 @@ impl StallTimer {
         stalled >= timeout.saturating_add(self.extension(timeout))
     }
 
-    /// The time that is added to `timeout`.
+    /// Returns the time by which `timeout` is extended.
     fn extension(&self, timeout: Duration) -> Duration {
         if self.passed > self.max_streams.saturating_mul(MAX_PER_TURN) {
             return Duration::ZERO;
@@ -94,8 +96,8 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
     const PIECE: u64 = MAX_PIECE as u64;
 
-    /// How long a stream may stall beside others on a connection that takes `each` bytes
-    /// in a quarter of a minute; none if for more than a day.
+    /// Returns how long a stream may stall on a connection with other streams that sends
+    /// `each` bytes in a quarter of a minute. None if it is more than a day.
     fn lasts(streams: u64, each: u64, is_blocked: bool) -> Option<Duration> {
         let begin = Instant::now();
         let mut timer = StallTimer::new(begin, 1000);
@@ -116,7 +118,7 @@ mod tests {
     fn no_stream_waits_on_a_connection_that_takes_nothing() {
         for streams in [1, 100] {
             assert_eq!(lasts(streams, 0, true), Some(MINUTE));
-            // Nor for single bytes.
+            // Single bytes add almost no time.
             assert!(lasts(streams, 1, true).unwrap() <= MINUTE + MINUTE / 4);
             assert!(lasts(streams, PIECE / 8, true).unwrap() <= 2 * MINUTE);
         }
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_stream_waits_for_its_turn() {
-        // Each of a hundred streams has two pieces to take first, as slowly as it may.
+        // Each of a hundred streams takes two pieces first, at the lowest allowed speed.
         for each in [PIECE / 4, PIECE / 2] {
             let all = MINUTE / 4 * u32::try_from(200 * PIECE / each).unwrap();
             assert!(lasts(100, each, true).is_none_or(|waited| waited > all));
@@ -133,9 +135,9 @@ mod tests {
 
     #[test]
     fn it_does_not_wait_for_what_passes_it_by() {
-        // If the connection would take more, the stream waits for its own window.
+        // If the connection is not blocked, the stream waits for its own window.
         assert_eq!(lasts(100, PIECE, false), Some(MINUTE));
-        // If it would not, the same holds once each other stream has had its turn.
+        // If it is blocked, the same is true after each other stream has had its turn.
         assert_eq!(lasts(1, PIECE, true), Some(MINUTE));
         assert_eq!(lasts(2, 2 * PIECE, true), Some(MINUTE));
         for streams in [2, 10, 100] {

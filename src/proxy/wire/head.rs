@@ -1,13 +1,13 @@
-//! The grammar of a message's lines: request line, header fields, chunk sizes. Every byte
-//! is checked, and nothing is repaired.
+//! The grammar of the lines of a message: request line, header fields, chunk sizes. Every
+//! byte is checked, and nothing is corrected.
 
 use memchr::memchr;
 
 use crate::reason::ReasonCode;
 
-/// Most header fields of one request; hyper has the same limit.
+/// Maximum number of header fields of one request. hyper has the same limit.
 pub const MAX_FIELDS: usize = 100;
-/// Empty lines that are accepted before a request line (RFC 9112 section 2.2).
+/// Maximum number of empty lines before a request line (RFC 9112 section 2.2).
 const MAX_LEADING_LINES: usize = 2;
 
 /// Why bytes are not a request that the gateway accepts.
@@ -106,7 +106,7 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>, FramingError> {
             "the request target has characters it must not have",
         ));
     }
-    // hyper would refuse it after us, with a response that has no reason code.
+    // Otherwise hyper would refuse it later, with a response that has no reason code.
     if http::Uri::try_from(target).is_err() {
         return Err(malformed(
             "the request target has characters that must be percent-encoded, or a malformed host",
@@ -243,8 +243,8 @@ pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), FramingError> {
     Ok((name, value.trim_ascii()))
 }
 
-/// Whether this is Content-Length or Transfer-Encoding, in any spelling that some server
-/// might read as such.
+/// Whether this is Content-Length or Transfer-Encoding, or a spelling that a server might
+/// read as one of them.
 #[must_use]
 pub fn is_framing_name(name: &[u8]) -> bool {
     let same = |wanted: &[u8]| {
@@ -274,7 +274,7 @@ pub(super) fn chunk_size(line: &[u8]) -> Result<u64, FramingError> {
     if digits.is_empty() || digits.len() > 15 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return Err(bad);
     }
-    // RFC 9112 section 7.1.1: a name follows the semicolon.
+    // RFC 9112 section 7.1.1: a name must follow the semicolon.
     if extension
         .strip_prefix(b";")
         .is_some_and(|name| name.trim_ascii().is_empty())
@@ -320,8 +320,8 @@ const fn is_authority(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']')
 }
 
-/// Finds the position after the empty line that ends a head. Searches for line ends from
-/// `from` on; every line must end with CRLF.
+/// Finds the position after the empty line that ends a head. Searches from `from` on.
+/// Every line must end with CRLF.
 pub(super) fn find_head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, FramingError> {
     let mut position = from;
     while let Some(found) = memchr(b'\n', bytes.get(position..).unwrap_or_default()) {

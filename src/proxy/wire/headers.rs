@@ -1,7 +1,8 @@
-//! Which header fields pass the gateway, in either direction.
+//! Decides which header fields pass the gateway, in both directions.
 //!
-//! A caller's copy of any field that a service might take for the gateway's is removed,
-//! in every spelling: many servers read `_` or `.` as `-`.
+//! If a service could believe that the gateway has set a field, the caller's copy of that
+//! field is removed. This includes every spelling, because many servers read `_` or `.` as
+//! `-`.
 
 use std::sync::Arc;
 
@@ -13,21 +14,22 @@ use crate::reason::ReasonCode;
 use crate::upstream::forgeable::{is_forgeable, is_spelling_of};
 use crate::upstream::header_rules::HeaderRules;
 
-/// What has to be done about a request's fields, found in one pass over their names: most
-/// requests need nothing.
+/// The changes that the fields of a request need. They are found in one pass over the
+/// names, because most requests need no change.
 #[derive(Default)]
 struct RequestFields {
-    /// Fields of one hop.
+    /// Whether there are fields that belong to one hop.
     hop_by_hop: bool,
     upgrade: bool,
     length: bool,
     cookie: bool,
-    /// A spelling of Content-Length or Transfer-Encoding that is neither.
+    /// Whether a field is similar to Content-Length or Transfer-Encoding, but is neither
+    /// of them.
     like_framing: bool,
     settings: bool,
-    /// Fields to be removed in any case.
+    /// Fields that are always removed.
     remove: Vec<HeaderName>,
-    /// Fields to be removed unless the upstream keeps them.
+    /// Fields that are removed unless the upstream is configured to keep them.
     forgeable: Vec<HeaderName>,
 }
 
@@ -57,13 +59,13 @@ impl RequestFields {
     }
 }
 
-/// Removes from a request the fields that a caller could have forged, those of this hop,
-/// and the credentials. `keep` sets the forgeable ones aside, for [`HeaderRules::apply`];
-/// otherwise the result is empty.
+/// Removes from a request the fields that a caller could have forged, the fields of this
+/// hop, and the credentials. With `keep`, returns the forgeable fields, for
+/// [`HeaderRules::apply`]. Otherwise the result is empty.
 ///
 /// # Errors
-/// A denial for ambiguous framing, and for an attempt to switch to HTTP/2 within the connection,
-/// which would carry requests past every check.
+/// A denial for ambiguous framing, or for an attempt to switch to HTTP/2 within the
+/// connection, because requests after such a switch would not be checked.
 pub fn strip_request(
     headers: &mut HeaderMap,
     assertion: &HeaderName,
@@ -110,8 +112,8 @@ pub fn strip_request(
     Ok(set_aside)
 }
 
-/// Joins the fields into which HTTP/2 may split Cookie; HTTP/1.1 has one (RFC 9113
-/// section 8.2.3).
+/// Joins Cookie fields into one. HTTP/2 may split them, but HTTP/1.1 allows only one (RFC
+/// 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
@@ -127,7 +129,8 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes from a response the fields of one hop, and those that only the gateway may set.
+/// Removes from a response the fields of one hop, and the fields that only the gateway may
+/// set.
 pub fn strip_response(headers: &mut HeaderMap) {
     let mut hop_by_hop = false;
     let mut reserved = Vec::new();
@@ -154,8 +157,9 @@ fn is_reserved(name: &str) -> bool {
             .is_some_and(|start| is_spelling_of(start, "countersign-"))
 }
 
-/// Makes a response uncacheable if it depends on the certificate fields: callers do not
-/// send them, so that caches could not tell such responses apart (RFC 9440 section 2.4).
+/// Replaces `Vary` by `*` if it names a certificate field, so that the response is not
+/// cached. Callers do not send these fields, so that a cache could not tell such responses
+/// apart (RFC 9440 section 2.4).
 pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     let depends = [
         "client-cert",
@@ -169,7 +173,7 @@ pub(crate) fn widen_vary(headers: &mut HeaderMap) {
     }
 }
 
-/// Which trailers of a request pass.
+/// Decides which trailers of a request pass.
 #[derive(Debug, Clone)]
 pub struct RequestTrailers {
     private: [HeaderName; 2],
@@ -177,8 +181,8 @@ pub struct RequestTrailers {
 }
 
 impl RequestTrailers {
-    /// `private` are the fields of the assertion and of API keys; `rules` are the
-    /// upstream's.
+    /// `private` are the fields of the assertion and of API keys. `rules` are those of the
+    /// upstream.
     #[must_use]
     pub const fn new(private: [HeaderName; 2], rules: Arc<HeaderRules>) -> Self {
         Self { private, rules }
@@ -197,7 +201,7 @@ impl RequestTrailers {
     }
 }
 
-/// The names of the declared trailers.
+/// Returns the names of the declared trailers.
 pub(crate) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderMap> {
     if !headers.contains_key(TRAILER) {
         return None;
@@ -209,8 +213,8 @@ pub(crate) fn declared_trailers(headers: &HeaderMap) -> Option<HeaderMap> {
     Some(named)
 }
 
-/// The Trailer field that declares trailers (RFC 9110 section 6.6.2). hyper sends only
-/// trailers that are declared.
+/// Makes the Trailer field that declares trailers (RFC 9110 section 6.6.2). hyper sends
+/// only declared trailers.
 pub(crate) fn trailer_field(declared: &HeaderMap) -> Option<HeaderValue> {
     let names: Vec<&str> = declared.keys().map(HeaderName::as_str).collect();
     (!names.is_empty())
@@ -218,9 +222,9 @@ pub(crate) fn trailer_field(declared: &HeaderMap) -> Option<HeaderValue> {
         .flatten()
 }
 
-/// Fields that must not be trailers, because a receiver that merges trailers into the
-/// header would act on them: routing, request modifiers, authentication, content format
-/// and fields of one hop (RFC 9110 section 6.5.1).
+/// Fields that must not be trailers (RFC 9110 section 6.5.1): routing, request modifiers,
+/// authentication, content format, and fields of one hop. Some receivers merge trailers
+/// into the header, and would then use these fields.
 const NOT_IN_TRAILERS: [&str; 22] = [
     "authorization",
     "cache-control",
@@ -247,8 +251,8 @@ const NOT_IN_TRAILERS: [&str; 22] = [
 ];
 
 /// Removes fields that must not be trailers in either direction, in every spelling.
-/// `private` are the fields that only the gateway may set or see. Other names pass, gRPC's
-/// metadata among them.
+/// `private` are the fields that only the gateway may set or see. All other trailers pass,
+/// for example gRPC metadata.
 pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_response(trailers);
     remove_matching(trailers, |name| {
@@ -262,14 +266,14 @@ pub fn strip_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     });
 }
 
-/// As [`strip_trailers`], for a response: its caller may be a gateway too, which would
-/// believe the fields that only a gateway sets.
+/// Same as [`strip_trailers`], for a response. Also removes the fields that only a gateway
+/// sets, because the caller may be a gateway that would trust them.
 pub fn strip_response_trailers(trailers: &mut HeaderMap, private: &[HeaderName]) {
     strip_trailers(trailers, private);
     remove_matching(trailers, is_forgeable);
 }
 
-/// Whether a field belongs to one hop even if Connection does not name it.
+/// Whether a field belongs to one hop, even if Connection does not name it.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -284,15 +288,15 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
-/// Removes the Connection field, the fields that it names, and those that belong to one
-/// hop anyway (RFC 9110 section 7.6.1).
+/// Removes the Connection field, the fields that it names, and all other fields of one hop
+/// (RFC 9110 section 7.6.1).
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = items(headers, &CONNECTION)
-            // The usual option, whose field is removed anyway.
+            // The most frequent option. Its field is removed in any case.
             .filter(|name| !name.eq_ignore_ascii_case(b"keep-alive"))
             .filter_map(|name| HeaderName::from_bytes(name).ok())
-            // Without these the message would mean something else.
+            // Without these fields the message would have another meaning.
             .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
             .collect();
         for name in named {
@@ -325,8 +329,8 @@ pub(crate) fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> boo
     items(headers, name).any(|item| item.eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
-/// The items of a comma-separated field. They are bytes, because an item that is not text
-/// must not hide the others from the checks: a service may well read them.
+/// Returns the items of a comma-separated field. They are bytes, because an item that is
+/// not text must not prevent the check of the other items: a service may still read those.
 fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(name)

@@ -1,23 +1,23 @@
-//! The PROXY protocol, version 2: a load balancer in front of the gateway gives the
-//! address of the caller whose connection it passes on.
+//! The PROXY protocol, version 2: a load balancer in front of the gateway sends the
+//! address of the caller whose connection it forwards.
 //!
-//! The header is read before TLS, and only from peers that the configuration lists. From
-//! those it is required, so that no caller can pass for the balancer by leaving it out.
-//! The address is used in audit lines, rate limits and `Forwarded`; it proves no
-//! identity. Nothing is read beyond the header.
+//! The header is read before TLS, and only from peers that the configuration lists. Those
+//! peers must send it: otherwise a caller could omit the header, and the gateway would
+//! take its connection for one of the balancer itself. The address is used in audit lines,
+//! rate limits and `Forwarded`. It proves no identity. Nothing is read beyond the header.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// The beginning of every header (section 2.2).
+/// The first bytes of every header (section 2.2).
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// The first byte of the signature: no TLS record and no HTTP request begins with it.
+/// The first byte of the signature. No TLS record and no HTTP request begins with it.
 pub(super) const FIRST_BYTE: u8 = b'\r';
 /// Length of the fixed part: signature, version and command, family, length.
 const FIXED: usize = 16;
-/// Most bytes after the fixed part: addresses and additional fields.
+/// Maximum size of the variable part: addresses and additional fields.
 const MAX_LENGTH: usize = 4096;
 /// PP2_TYPE_CRC32C (section 2.2.3)
 const CHECKSUM: u8 = 3;
@@ -28,16 +28,16 @@ pub enum HeaderError {
     /// The peer closed the connection before it sent anything.
     #[error("the peer closed at once")]
     Gone,
-    /// The connection failed or ended within the header.
+    /// The connection failed, or ended within the header.
     #[error("the PROXY header did not arrive: {0}")]
     Io(#[from] io::Error),
-    /// The bytes are not a header, or not one that can be used.
+    /// The bytes are not a header, or not a usable one.
     #[error("the PROXY header is malformed: {0}")]
     Malformed(&'static str),
 }
 
-/// Reads a header. Returns the address that the balancer gives; none if the balancer
-/// connects for itself, as its health checks do.
+/// Reads a header. Returns the address that the balancer sends. None if the balancer
+/// connects for itself, for example for a health check.
 ///
 /// # Errors
 /// If nothing arrives, the stream fails, or the bytes are not a usable header.
@@ -58,7 +58,7 @@ pub async fn read(
     parse(&header)
 }
 
-/// Reads how many bytes follow the fixed part.
+/// Returns the number of bytes that follow the fixed part.
 fn length(fixed: &[u8]) -> Result<usize, HeaderError> {
     let (signature, rest) = fixed
         .split_first_chunk::<12>()
@@ -89,14 +89,14 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
         _ => return Err(HeaderError::Malformed("it is too short")),
     };
     match command {
-        // LOCAL: the rest is to be skipped.
+        // LOCAL: the rest must be skipped.
         0x20 => return Ok(None),
         0x21 => {}
         0x22..=0x2f => return Err(HeaderError::Malformed("its command is unknown")),
         _ => return Err(HeaderError::Malformed("its version is not 2")),
     }
     let (source, fields) = match family {
-        // UNSPEC: the balancer does not know.
+        // UNSPEC: the balancer does not know the address.
         0x00 => (None, body),
         // TCP over IPv4: source, destination, ports.
         0x11 => {
@@ -132,7 +132,8 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
     Ok(source)
 }
 
-/// Checks that additional fields fit exactly, and that a checksum is right.
+/// Checks that the additional fields fill the header exactly, and that a checksum is
+/// correct.
 fn check_fields(header: &[u8], mut fields: &[u8]) -> Result<(), HeaderError> {
     let cut_off = || HeaderError::Malformed("an additional field is cut off");
     let mut is_checked = false;
@@ -141,7 +142,8 @@ fn check_fields(header: &[u8], mut fields: &[u8]) -> Result<(), HeaderError> {
         let length = usize::from(u16::from_be_bytes(*length));
         let (value, rest) = rest.split_at_checked(length).ok_or_else(cut_off)?;
         if *kind == CHECKSUM {
-            // Each checksum costs a pass over the whole header.
+            // Only one checksum is allowed, because each costs a pass over the whole
+            // header.
             if std::mem::replace(&mut is_checked, true) {
                 return Err(HeaderError::Malformed("it has two checksums"));
             }
@@ -158,7 +160,7 @@ fn check_fields(header: &[u8], mut fields: &[u8]) -> Result<(), HeaderError> {
     Ok(())
 }
 
-/// Computes CRC-32C (RFC 3720 appendix B.4); the bytes of the range `zeros` count as zero.
+/// Computes CRC-32C (RFC 3720 appendix B.4). The bytes in the range `zeros` count as zero.
 fn checksum(bytes: &[u8], zeros: std::ops::Range<usize>) -> u32 {
     let mut crc = u32::MAX;
     for (position, byte) in bytes.iter().enumerate() {
@@ -244,7 +246,7 @@ mod tests {
         assert!(parse(&with(&right)).is_ok());
         assert!(parse(&zeros).is_err());
         assert!(parse(&with(&right[..3])).is_err());
-        // Two that are right: both are zeros while the first is reckoned, and so on.
+        // A header with two checksums that would both be correct.
         let twice = |one: [u8; 4], other: [u8; 4]| {
             let fields = [field(CHECKSUM, &one), field(CHECKSUM, &other)].concat();
             header(0x21, family, &[body.clone(), fields].concat())

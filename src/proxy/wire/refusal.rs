@@ -1,5 +1,4 @@
-//! `Refusal`: why a request is not served, and what its response contains beside the
-//! reason.
+//! `Refusal`: why a request is not served, and the further content of the response.
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
@@ -9,7 +8,7 @@ use crate::reason::ReasonCode;
 use crate::tls::TlsConnectError;
 use crate::upstream::{ConnectError, ServiceError, Upstream, find_source};
 
-/// A refusal or failure, ready for its response.
+/// A refusal or failure from which a response can be made.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) denial: Denial,
@@ -44,7 +43,7 @@ impl Refusal {
         })
     }
 
-    /// For a request whose upstream cannot be connected to.
+    /// Creates the refusal for a request whose upstream cannot be reached.
     pub(crate) fn not_connected(upstream: &Upstream, error: &ConnectError) -> Self {
         let reason = match error {
             ConnectError::Full | ConnectError::NoDescriptor => ReasonCode::Overloaded,
@@ -55,13 +54,14 @@ impl Refusal {
             ConnectError::Tls(TlsConnectError::Protocol(_)) | ConnectError::NoTunnels => {
                 ReasonCode::UpstreamProtocol
             }
-            // In TLS 1.3 a service refuses our certificate only after the handshake.
+            // In TLS 1.3 a service rejects our certificate only after the handshake.
             ConnectError::Handshake(error)
                 if matches!(find_source(error), Some(rustls::Error::AlertReceived(_))) =>
             {
                 ReasonCode::UpstreamUntrusted
             }
-            // It does not speak HTTP/2: a server in HTTP/1.1 may just close.
+            // The service does not support HTTP/2: an HTTP/1.1 server may simply close the
+            // connection.
             ConnectError::Handshake(ServiceError::Closed) => ReasonCode::UpstreamProtocol,
             ConnectError::Handshake(ServiceError::H2(error)) if !error.is_io() => {
                 ReasonCode::UpstreamProtocol
@@ -71,11 +71,12 @@ impl Refusal {
             | ConnectError::Tls(TlsConnectError::Io(_))
             | ConnectError::Handshake(_) => ReasonCode::UpstreamUnavailable,
         };
-        // The caller need not learn addresses of services.
+        // The detail does not contain the addresses of services, because the caller need
+        // not know them.
         Self::new(reason, format!("no connection to {}", upstream.name()))
     }
 
-    /// For a request whose assertion could not be signed.
+    /// Creates the refusal for a request whose assertion could not be signed.
     pub(crate) fn not_signed(error: SignError) -> Self {
         match error {
             SignError::Expired => Self::new(

@@ -1,6 +1,6 @@
 //! `ResponseFraming`: accepts a service's response only if its end is unambiguous (RFC
-//! 9112 section 6, RFC 9110 section 8.6), because a caller may parse it more strictly or
-//! more laxly than the gateway does.
+//! 9112 section 6, RFC 9110 section 8.6), because a caller may parse it more or less
+//! strictly than the gateway does.
 
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
@@ -8,39 +8,39 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use super::head::content_length;
 use super::upload_progress::UploadProgress;
 
-/// Why a response is refused. The text continues a sentence that begins with the
-/// upstream's name.
+/// Why a response is refused. The text follows the name of the upstream in a sentence.
 #[derive(Debug)]
 pub(crate) struct ResponseFramingError(pub(crate) &'static str);
 
-/// What has to be done with an accepted response.
+/// How an accepted response must be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ResponseFraming {
     content_length: ContentLength,
     /// The connection must not be used for another request.
     pub(crate) prevents_reuse: bool,
-    /// The response has no content, whatever the service sends (RFC 9110 section 6.4.1).
+    /// The response has no content, even if the service sends some (RFC 9110 section
+    /// 6.4.1).
     pub(crate) has_no_content: bool,
 }
 
-/// What has to be done with `Content-Length`.
+/// How `Content-Length` must be changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ContentLength {
-    /// The field is canonical or absent.
+    /// The field is canonical or absent and needs no change.
     Keep,
-    /// There has to be one field with this value.
+    /// Write one field with this value.
     Set(u64),
-    /// The field must not be sent (RFC 9110 section 8.6).
+    /// Remove the field (RFC 9110 section 8.6).
     Remove,
 }
 
-/// Checks a response, and rewrites its `Content-Length` to the one canonical field.
+/// Checks a response, and rewrites its `Content-Length` to a single canonical field.
 pub(crate) fn accept<B>(
     response: &mut Response<B>,
     upload: &UploadProgress,
 ) -> Result<ResponseFraming, ResponseFramingError> {
     let version = response.version();
-    // hyper drops the body silently if it takes its peer for an HTTP/1.0 server.
+    // hyper silently omits the request body if it believes that the service uses HTTP/1.0.
     if version != Version::HTTP_2 && upload.was_omitted() {
         return Err(ResponseFramingError(
             "was not sent the body that the request has",
@@ -93,7 +93,7 @@ fn check(
     }
     let forbids_length = status == StatusCode::NO_CONTENT || status.is_informational();
     let has_no_content = forbids_length || status == StatusCode::NOT_MODIFIED;
-    // The length of a 304 is that of the content which the caller has cached.
+    // The length in a 304 is that of the content that the caller has cached.
     let announces_content = chunked || (forbids_length && length.is_some_and(|length| length > 0));
     Ok(ResponseFraming {
         content_length: match length {
@@ -101,14 +101,14 @@ fn check(
             Some(length) if !is_canonical => ContentLength::Set(length),
             _ => ContentLength::Keep,
         },
-        // An HTTP/1.0 service does not understand a chunked request, and content that is
-        // sent where none is allowed would pass for the next response.
+        // An HTTP/1.0 service does not understand a chunked request. Content that is sent
+        // although none is allowed would be read as the next response.
         prevents_reuse: version == Version::HTTP_10 || (has_no_content && announces_content),
         has_no_content,
     })
 }
 
-/// Whether `item` is all of `value`, and the only spelling of its number.
+/// Whether `item` is all of `value`, and the canonical form of its number.
 fn is_only_spelling(item: &[u8], value: &HeaderValue) -> bool {
     item.len() == value.len() && (item.len() == 1 || !item.starts_with(b"0"))
 }
@@ -253,8 +253,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a service sends, its caller sees one plain length, or chunks, or
-        /// neither.
+        /// For any response, the caller sees one canonical length, or chunks, or neither.
         #[test]
         fn an_accepted_response_has_one_framing(
             fields in proptest::collection::vec(

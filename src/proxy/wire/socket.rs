@@ -14,15 +14,16 @@ use super::proxy_protocol;
 
 /// An unencrypted fatal `certificate_required` alert in a TLS 1.2 record.
 const REQUIRED_TLS12: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 116];
-/// The same as `handshake_failure`.
+/// The same alert as `handshake_failure`.
 const FAILURE_TLS12: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 40];
 
 /// The type of an encrypted record (RFC 8446 section 5.2).
 const APPLICATION_DATA: u8 = 0x17;
-/// More bytes than an encrypted alert has, and fewer than any ticket.
+/// Larger than any encrypted alert, and smaller than any ticket.
 const MAX_ALERT: usize = 64;
 
-/// What a peer may still send after the gateway has closed its side.
+/// Limits how long, and how much, a peer may still send after the gateway has closed its
+/// side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LingerLimits {
     pub(crate) time: Duration,
@@ -30,28 +31,29 @@ pub(crate) struct LingerLimits {
 }
 
 impl LingerLimits {
-    /// For a peer without a handshake.
+    /// The limits for a peer without a complete handshake.
     pub(crate) const UNKNOWN_PEER: Self = Self {
         time: Duration::from_secs(1),
         bytes: 64 << 10,
     };
-    /// For a caller, which may be in the middle of a body whose request was refused early.
+    /// The limits for a caller. It may still be sending the body of a request that was
+    /// refused early.
     pub(crate) const CALLER: Self = Self {
         time: Duration::from_secs(2),
         bytes: 16 << 20,
     };
 }
 
-/// What a peer speaks, by its first byte.
+/// The protocol of a peer, judged by its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SniffedProtocol {
     /// Nothing has been read yet.
     Unread,
-    /// TLS, as far as one byte tells.
+    /// The first byte is not that of another protocol.
     Tls,
     /// HTTP without TLS.
     PlainHttp,
-    /// A PROXY header where none is expected.
+    /// A PROXY header from a peer that must not send one.
     ProxyHeader,
 }
 
@@ -65,39 +67,39 @@ impl SniffedProtocol {
     }
 }
 
-/// The progress of the handshake, by which a session ticket is recognised.
+/// The progress of the handshake. It is used to recognize a session ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HandshakeProgress {
-    /// A flight of the gateway was not written whole yet, or there was none.
-    SendEachPoll,
-    /// The flight was written whole.
+    /// The gateway has written no flight yet, or a part of it.
+    Sending,
+    /// The gateway has written a complete flight.
     Sent,
-    /// The peer has sent something after it.
+    /// The peer has sent bytes after that flight.
     Answered,
 }
 
 /// A caller's TCP connection.
 ///
-/// rustls reports a missing certificate by alert 116 in TLS 1.2 too, where only 40
-/// `handshake_failure` exists (RFC 5246 section 7.4.6). Alerts are unencrypted until a
-/// TLS 1.2 handshake ends, and always encrypted in TLS 1.3: that one unencrypted record
-/// is replaced here.
+/// rustls reports a missing certificate with alert 116 in TLS 1.2 too, although TLS 1.2
+/// has only 40 `handshake_failure` for this (RFC 5246 section 7.4.6). This type replaces
+/// that alert. It can recognize the record, because alerts are unencrypted until a TLS 1.2
+/// handshake ends, and always encrypted in TLS 1.3.
 ///
-/// A peer that does not read what is sent to it is disconnected after a timeout, so that
-/// it cannot occupy its slot and a service's connection for ever.
+/// A peer that does not read is disconnected after a timeout, so that it cannot occupy a
+/// slot and a connection to a service for ever.
 ///
-/// The session ticket that ends a TLS 1.3 handshake (RFC 8446 section 4.6.1) is held until
-/// something else is sent, which saves a segment for each connection.
+/// The session ticket at the end of a TLS 1.3 handshake (RFC 8446 section 4.6.1) is held
+/// until other bytes are sent, which saves one TCP segment for each connection.
 #[derive(Debug)]
 pub(crate) struct CallerSocket {
     stream: TcpStream,
     stall_timeout: Duration,
-    /// Runs while nothing can be written.
+    /// The timer that runs while nothing can be written.
     stall: Option<Pin<Box<Sleep>>>,
     sniffed: SniffedProtocol,
-    /// None when the handshake is over.
+    /// None after the handshake.
     handshake: Option<HandshakeProgress>,
-    /// The ticket to be sent before anything else.
+    /// The held ticket. It is sent before all other bytes.
     ticket: Vec<u8>,
     /// The gateway has closed its side.
     shut_down: bool,
@@ -110,42 +112,42 @@ impl CallerSocket {
             stall_timeout,
             stall: None,
             sniffed: SniffedProtocol::Unread,
-            handshake: Some(HandshakeProgress::SendEachPoll),
+            handshake: Some(HandshakeProgress::Sending),
             ticket: Vec::new(),
             shut_down: false,
         }
     }
 
-    /// What the peer speaks. Anything but TLS makes the first read fail.
+    /// Returns the protocol of the peer. If it is not TLS, the first read fails.
     pub(crate) const fn sniffed(&self) -> SniffedProtocol {
         self.sniffed
     }
 
-    /// Ends the handshake: a held ticket is sent with the next write, or when the
-    /// connection is flushed.
+    /// Records the end of the handshake. A held ticket is sent with the next write, or
+    /// when the connection is flushed.
     pub(crate) const fn end_handshake(&mut self) {
         self.handshake = None;
     }
 
-    /// Whether these bytes are the ticket that ends the handshake. An encrypted alert is
-    /// an encrypted record too, but a short one.
+    /// Whether these bytes are the ticket at the end of the handshake. An encrypted alert
+    /// is also an encrypted record, but a shorter one.
     fn is_ticket(&self, bytes: &[u8]) -> bool {
         self.handshake == Some(HandshakeProgress::Answered)
             && bytes.first() == Some(&APPLICATION_DATA)
             && bytes.len() > MAX_ALERT
     }
 
-    /// Records whether the flight was written whole.
+    /// Records whether all of the flight was written.
     fn record_write(&mut self, written: &Poll<io::Result<usize>>, length: usize) {
         if self.handshake.is_some() {
             self.handshake = Some(match written {
                 Poll::Ready(Ok(count)) if *count == length => HandshakeProgress::Sent,
-                _ => HandshakeProgress::SendEachPoll,
+                _ => HandshakeProgress::Sending,
             });
         }
     }
 
-    /// Sends the held ticket together with `slices`; returns how many bytes of `slices`
+    /// Sends the held ticket together with `slices`. Returns how many bytes of `slices`
     /// were sent.
     fn poll_write_ticket(
         &mut self,
@@ -176,7 +178,8 @@ impl CallerSocket {
         }
     }
 
-    /// Passes on the outcome of a write, unless it has been pending for too long.
+    /// Returns the outcome of a write, or an error if writes have been pending for too
+    /// long.
     fn limit_stall(
         &mut self,
         context: &mut Context<'_>,
@@ -197,19 +200,19 @@ impl CallerSocket {
         )))
     }
 
-    /// Has what is written from now on sent together with the end of the stream, in one
-    /// segment if it fits. The kernel sends it after 200 ms at the latest.
+    /// Makes the kernel send all later bytes together with the end of the stream, in one
+    /// segment if they fit. The kernel sends them after 200 ms at the latest.
     pub(crate) fn cork(&self) {
-        // Other systems send two segments.
+        // Linux only: other systems send two segments.
         #[cfg(target_os = "linux")]
         if !self.shut_down {
             let _ = rustix::net::sockopt::set_tcp_cork(&self.stream, true);
         }
     }
 
-    /// Closes the connection so that the peer can read what was sent last: closing a
-    /// socket with unread input would reset the connection, and discard what the peer has
-    /// not read.
+    /// Closes the connection so that the peer can read the last bytes. If a socket is
+    /// closed while it has unread input, the connection is reset, and the peer loses the
+    /// bytes that it has not read.
     pub(crate) async fn linger(mut self, limits: LingerLimits) {
         if !self.shut_down && self.shutdown().await.is_err() {
             return;
@@ -220,13 +223,13 @@ impl CallerSocket {
         let _ = tokio::time::timeout(limits.time, drain).await;
     }
 
-    /// Ends the connection so that the peer does not take what it received for complete:
-    /// many programs accept the end of the connection without a `close_notify`.
+    /// Resets the connection, so that the peer does not believe that it has received
+    /// everything. Many programs accept the end of a connection without `close_notify`.
     pub(crate) fn reset(self) {
         let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
     }
 
-    /// Waits until the peer has sent something or closed its side.
+    /// Waits until the peer has sent bytes or closed its side.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         self.stream.readable().await
     }

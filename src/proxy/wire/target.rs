@@ -1,5 +1,5 @@
-//! The grammar of a request's host and path, checked so that gateway and service cannot
-//! read them differently.
+//! The grammar of a request's host and path. They are checked so that the gateway and the
+//! service cannot read them differently.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -15,7 +15,8 @@ fn malformed(detail: &'static str) -> Denial {
 /// addresses without brackets.
 ///
 /// # Errors
-/// If the authority is empty, or has userinfo, a malformed port, or characters that no host has.
+/// If the authority is empty, or has userinfo, a malformed port, or characters that are
+/// not allowed in a host.
 pub fn normalized_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
     let bad = || malformed("the request's host is malformed");
     if let Some(rest) = authority.strip_prefix('[') {
@@ -78,8 +79,8 @@ pub fn checked_path(path: &str) -> Result<Cow<'_, str>, Denial> {
     } else {
         Cow::Borrowed(path)
     };
-    // Bytes, because that is faster; in UTF-8 no other character contains either
-    // separator.
+    // Compares bytes, because that is faster. In UTF-8 no other character contains one of
+    // the separators.
     let mut segments = decoded
         .as_bytes()
         .split(|byte| *byte == b'/')
@@ -87,7 +88,7 @@ pub fn checked_path(path: &str) -> Result<Cow<'_, str>, Denial> {
         .peekable();
     debug_assert_eq!(rest.split('/').count(), decoded.split('/').count() - 1);
     while let Some(segment) = segments.next() {
-        // Some servers cut off `;parameters` before they resolve dot segments.
+        // Some servers remove `;parameters` before they resolve dot segments.
         let mut parts = segment.split(|byte| *byte == b';');
         let bare = parts.next().unwrap_or_default();
         if matches!(bare, b"." | b"..") {
@@ -123,7 +124,7 @@ fn decode(path: &str) -> Result<String, Denial> {
             value => decoded.push(value),
         }
     }
-    // A service that decodes twice would see another path.
+    // A service that decodes the path twice would see another path.
     let twice = decoded.windows(3).any(|window| {
         matches!(window, [b'%', high, low] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
     });
@@ -142,8 +143,8 @@ const fn hex_value(digit: u8) -> Option<u8> {
     }
 }
 
-/// The path as seen by a server that cuts `;parameters` off each segment; none if there
-/// are none.
+/// Returns the path as a server sees it that removes `;parameters` from each segment. None
+/// if there are no parameters.
 #[must_use]
 pub fn without_parameters(decoded: &str) -> Option<String> {
     decoded.contains(';').then(|| {

@@ -10,8 +10,8 @@ use super::socket::{CallerSocket, LingerLimits};
 /// How long sending `close_notify` may take.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Closes a connection so that its caller can read what was sent last, even while the
-/// caller itself still sends.
+/// Closes a connection so that its caller can read the last bytes, even if the caller is
+/// still sending.
 pub(crate) async fn close_gracefully(mut stream: TlsStream<CallerSocket>) {
     stream.get_ref().0.cork();
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;

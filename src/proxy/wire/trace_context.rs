@@ -1,8 +1,8 @@
 //! W3C Trace Context: continues a caller's trace, or begins a new one.
 //!
-//! The gateway reports no span, so that it passes a caller's `traceparent` on unchanged:
-//! a parent that is never reported would break the trace. The audit line contains the
-//! trace's identifier.
+//! The gateway reports no spans. It therefore forwards a caller's `traceparent` unchanged:
+//! a parent span that is never reported would break the trace. The audit line contains the
+//! identifier of the trace.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -15,9 +15,9 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Length of a `traceparent` of version 00 (section 3.2.2).
 const LENGTH: usize = 55;
 
-/// Gives a forwarded request one valid `traceparent`, and keeps `tracestate` only beside
-/// the `traceparent` that it came with. `seed` is random and becomes the identifier of a
-/// new trace.
+/// Makes sure that a forwarded request has one valid `traceparent`. Keeps `tracestate`
+/// only if the received `traceparent` is kept. `seed` is random. It becomes the identifier
+/// of a new trace.
 pub(crate) fn propagate(
     headers: &mut HeaderMap,
     context: TraceContext,
@@ -55,7 +55,7 @@ pub(crate) fn propagate(
 
 /// A well-formed `traceparent`.
 struct TraceParent<'a> {
-    /// The part that version 00 defines, with the version of the header.
+    /// The part that version 00 defines, with the version number of the received header.
     known: &'a [u8],
     trace: TraceId,
     is_version_00: bool,
@@ -84,7 +84,7 @@ impl<'a> TraceParent<'a> {
     }
 
     /// Rewrites a header of a later version: only the part that version 00 defines is
-    /// passed on (section 4.3).
+    /// forwarded (section 4.3).
     fn as_version_00(&self) -> Option<HeaderValue> {
         if self.is_version_00 {
             return None;
@@ -111,14 +111,15 @@ const fn is_hex(digit: u8) -> bool {
     matches!(digit, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// Begins a new trace. It is not sampled: the services that report spans decide that.
+/// Begins a new trace. It is not marked as sampled, because the services that report spans
+/// decide about sampling.
 fn begin(seed: [u8; 16]) -> Option<(HeaderValue, TraceId)> {
     let mut bytes = *b"00-00000000000000000000000000000000-0000000000000000-00";
     let trace = bytes.get_mut(3..35)?;
     write_hex(trace, &seed);
     let id = TraceId::from_hex((&*trace).try_into().ok()?);
-    // The span identifier needs no randomness of its own: it is the only span of a new
-    // trace.
+    // The span identifier is made from the same random bytes, because it is the only span
+    // of a new trace.
     let (high, low) = seed.split_at(8);
     let mut span = [0_u8; 8];
     for (byte, (high, low)) in span.iter_mut().zip(high.iter().zip(low)) {

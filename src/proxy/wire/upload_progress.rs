@@ -1,7 +1,7 @@
-//! `UploadProgress`: how far a request's body is on its way to the service.
+//! `UploadProgress`: tracks how much of a request's body was sent to the service.
 //!
-//! The body's reader knows when the caller keeps it waiting. The task that waits for the
-//! response has to know that too: a service is late only if the request does not wait for
+//! The reader of the body knows when it waits for the caller. The task that waits for the
+//! response must know that too, because a service is not late while the request waits for
 //! its caller.
 
 use std::future::Future;
@@ -18,23 +18,23 @@ use crate::policy::Denial;
 /// Shared by a request's body and the task that waits for the response.
 #[derive(Debug, Default)]
 pub(crate) struct UploadProgress {
-    /// Nothing more is to be sent.
+    /// All of the body was sent.
     complete: AtomicBool,
     /// The body was polled at least once.
     started: AtomicBool,
     waits_for_caller: AtomicBool,
-    /// When the service last took a frame.
+    /// When the service last accepted a frame.
     last_progress: Mutex<Option<Instant>>,
-    /// What was wrong with the caller's body. Kept here because the error of an h2
-    /// connection to a service does not contain it.
+    /// The error of the caller's body. Stored here, because the error of an h2 connection
+    /// to a service does not contain it.
     fault: OnceLock<Denial>,
-    /// The response is over: the rest of the request is not sent.
+    /// The response has ended, so that the rest of the request is not sent.
     abandoned: AtomicBool,
-    /// The task that waits for the caller to send.
+    /// The task that waits until the caller sends more.
     sender: Mutex<Option<Waker>>,
 }
 
-/// The service did not respond in time.
+/// The error if the service does not respond in time.
 #[derive(Debug)]
 pub(crate) struct ResponseTimeout;
 
@@ -73,8 +73,8 @@ impl UploadProgress {
         }
     }
 
-    /// Ends the body with an error. Without it, a stream of a shared connection would
-    /// last for as long as the caller sends.
+    /// Ends the body with an error. Otherwise a stream of a shared connection would stay
+    /// open as long as the caller sends.
     pub(crate) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         let sender = self
@@ -95,12 +95,12 @@ impl UploadProgress {
         let _ = self.fault.set(fault);
     }
 
-    /// What was wrong with the caller's body, if anything.
+    /// Returns the error of the caller's body, if there was one.
     pub(crate) fn fault(&self) -> Option<&Denial> {
         self.fault.get()
     }
 
-    /// Records that the service took a frame.
+    /// Records that the service accepted a frame.
     pub(crate) fn record_progress(&self) {
         self.waits_for_caller.store(false, Ordering::Relaxed);
         *self
@@ -109,9 +109,9 @@ impl UploadProgress {
             .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Waits for the response. The service has `timeout` for it, beginning anew with each
-    /// frame that it takes and not counting the time in which the request waits for its
-    /// caller.
+    /// Waits for the response, for at most `timeout`. The timeout starts again with each
+    /// frame that the service accepts. Time in which the request waits for its caller does
+    /// not count.
     pub(crate) async fn response_within<T>(
         &self,
         timeout: Duration,
@@ -128,7 +128,7 @@ impl UploadProgress {
     }
 
     fn time_left(&self, timeout: Duration, now: Instant) -> Result<Duration, ResponseTimeout> {
-        // The body's reader limits how long the caller may stall.
+        // The reader of the body limits how long the caller may pause.
         if !self.is_complete() && self.waits_for_caller.load(Ordering::Relaxed) {
             return Ok(timeout);
         }
@@ -173,7 +173,8 @@ mod tests {
         assert_eq!(upload.time_left(timeout, at(10)).unwrap(), timeout);
         assert_eq!(upload.time_left(timeout, at(1000)).unwrap(), timeout);
 
-        // From the last frame on the service has its time, whether or not more is to come.
+        // The timeout of the service starts at the last frame, whether or not more frames
+        // follow.
         upload.record_progress();
         let moved = upload.last_progress.lock().unwrap().unwrap();
         assert_eq!(

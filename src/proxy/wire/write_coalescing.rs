@@ -1,8 +1,8 @@
-//! `CoalescingIo`: sends what an HTTP/2 connection writes in one poll together.
+//! `CoalescingIo`: sends all bytes that an HTTP/2 connection writes in one poll together.
 //!
-//! h2 flushes after each DATA frame that it does not copy. That is a system call and a
-//! TLS record for each response, although many are ready at once. Here frames are
-//! buffered until the connection has nothing more to write for now.
+//! h2 flushes after each DATA frame that it does not copy. This would cost a system call
+//! and a TLS record for each response, even if many responses are ready at the same time.
+//! Here frames are buffered until the poll ends.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -12,17 +12,17 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Most bytes that are buffered: as many as one TLS record takes.
+/// Maximum number of buffered bytes: the content of one TLS record.
 const MAX_BUFFERED: usize = 16 * 1024;
-/// Writes of at least so many bytes are not worth a copy.
+/// Writes of at least this size are not buffered, because a copy would cost too much.
 const LARGE: usize = 4 * 1024;
 
 struct Inner<S> {
     stream: S,
     buffered: Vec<u8>,
-    /// How many of `buffered` the stream has taken.
+    /// How many bytes of `buffered` were written to the stream.
     taken: usize,
-    /// Why the stream takes no more.
+    /// The error of the last write to the stream, if it failed.
     failed: Option<io::ErrorKind>,
 }
 
@@ -133,8 +133,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingIo<S> {
 pub(crate) struct CoalescedWrites<S>(Arc<Mutex<Inner<S>>>);
 
 impl<S> CoalescedWrites<S> {
-    /// Returns the stream after its connection was dropped. Bytes that are still buffered
-    /// are lost.
+    /// Returns the stream after its connection was dropped. Bytes that are still in the
+    /// buffer are lost.
     pub(crate) fn into_stream(self) -> Option<S> {
         let inner = Arc::try_unwrap(self.0).ok()?.into_inner();
         Some(inner.unwrap_or_else(PoisonError::into_inner).stream)
@@ -152,8 +152,8 @@ pub(crate) fn coalescing<S>(stream: S) -> (CoalescingIo<S>, CoalescedWrites<S>) 
     (CoalescingIo(Arc::clone(&inner)), CoalescedWrites(inner))
 }
 
-/// Drives a connection over such a stream: after each poll, what the connection wrote is
-/// sent.
+/// Drives a connection over such a stream. After each poll, sends what the connection has
+/// written.
 pub(crate) struct SendEachPoll<'a, C, S> {
     connection: C,
     writes: &'a CoalescedWrites<S>,
@@ -178,8 +178,8 @@ impl<C: Future + Unpin, S: AsyncWrite + Unpin> Future for SendEachPoll<'_, C, S>
             let mut inner = (self.writes.0.lock()).unwrap_or_else(PoisonError::into_inner);
             let sent = inner.poll_send(context);
             match (polled, sent) {
-                // Polled again, so that the connection learns of the error by its next
-                // flush.
+                // Polled again, so that the next flush of the connection returns the
+                // error.
                 (Poll::Pending, Poll::Ready(Err(error))) if inner.failed.is_none() => {
                     inner.failed = Some(error.kind());
                 }
@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    /// The pieces in which a peer with a buffer of `room` bytes receives `writes`.
+    /// Returns the pieces in which a peer with a buffer of `room` bytes receives `writes`.
     async fn pieces(room: usize, writes: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         let (ours, mut theirs) = tokio::io::duplex(room);
         let (mut stream, buffered) = coalescing(ours);
@@ -250,7 +250,7 @@ mod tests {
             poll_fn(|context| Pin::new(&mut stream).poll_flush(context))
                 .await
                 .unwrap();
-            // Only its own next flush can tell the connection.
+            // Only the next flush can report the error to the connection.
             poll_fn(|context| match Pin::new(&mut stream).poll_flush(context) {
                 Poll::Ready(Ok(())) => Poll::Pending,
                 other => other,

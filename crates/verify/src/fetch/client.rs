@@ -1,4 +1,5 @@
-//! One bounded GET: time, size, no redirects, verified TLS.
+//! Makes a GET request with limits on time and size, with verified TLS and without
+//! redirects.
 
 use std::time::Duration;
 
@@ -17,22 +18,22 @@ use rustls_pki_types::pem::PemObject;
 use crate::jose::MAX_JWK_SET_BYTES;
 use crate::{BuildError, FetchProblem, crypto};
 
-/// From connecting to the last octet of the body.
+/// Timeout of a fetch, from connecting to the last byte of the body.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For each address of the server.
+/// Timeout of a connection attempt to one address of the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Seconds an answer is fresh that does not say so itself.
+/// How many seconds a response is fresh if it does not say so itself.
 const DEFAULT_FRESHNESS: u64 = 300;
 
-/// What the server's own word on freshness is bounded to, in seconds.
+/// The allowed range of the freshness that a server sets, in seconds.
 const FRESHNESS: std::ops::RangeInclusive<u64> = 60..=24 * 60 * 60;
 
-/// A client for one server.
+/// An HTTP client for one server.
 pub(super) struct HttpClient(Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
 
-/// A good answer. `fresh_for` is in seconds.
+/// A successful response. `fresh_for` is in seconds.
 pub(super) enum Answer {
     NotModified {
         fresh_for: u64,
@@ -45,11 +46,13 @@ pub(super) enum Answer {
 }
 
 impl HttpClient {
-    /// Trusts `root_certificates` (PEM), or the system's roots.
+    /// Creates a client that trusts `root_certificates` (PEM), or the roots of the
+    /// system.
     pub(super) fn new(url: &Uri, root_certificates: Option<&[u8]>) -> Result<Self, BuildError> {
         let roots = match root_certificates {
             Some(pem) => roots_from_pem(pem)?,
-            // Plain http needs no roots, and a container may have none.
+            // Plain http needs no roots, and the system of a container may have
+            // none.
             None if url.scheme_str() == Some("http") => RootCertStore::empty(),
             None => system_roots()?,
         };
@@ -66,7 +69,8 @@ impl HttpClient {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
-        // One request in minutes: an idle connection would only grow stale.
+        // Requests are minutes apart, so that it is useless to keep an idle
+        // connection.
         let client = Client::builder(TokioExecutor::new())
             .pool_max_idle_per_host(0)
             .build(connector);
@@ -125,13 +129,15 @@ impl HttpClient {
                     fresh_for,
                 })
             }
-            // Redirects end here too: keys come from the pinned address only.
+            // Redirects are errors too, because keys come only from the configured
+            // address.
             status => Err(FetchProblem::Status(status.as_u16())),
         }
     }
 }
 
-/// RFC 9111 section 4.2.1 for a private cache, within [`FRESHNESS`].
+/// Returns the freshness of a response for a private cache (RFC 9111 section
+/// 4.2.1), within [`FRESHNESS`].
 pub(super) fn freshness(headers: &HeaderMap) -> u64 {
     let mut seconds = None;
     for value in headers.get_all(CACHE_CONTROL) {
@@ -157,7 +163,7 @@ pub(super) fn freshness(headers: &HeaderMap) -> u64 {
 }
 
 fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, BuildError> {
-    // Some editors put it at the start of a file.
+    // Some editors write a byte order mark at the start of a file.
     let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
     let mut roots = RootCertStore::empty();
     let mut read = 0;
@@ -169,8 +175,9 @@ fn roots_from_pem(pem: &[u8]) -> Result<RootCertStore, BuildError> {
             .map_err(|error| BuildError::RootCertificates(error.to_string()))?;
         read += 1;
     }
-    // The reader passes over a block that does not begin its line, and over blocks
-    // of other kinds. A root that is missing would show as a failed fetch only.
+    // The PEM reader ignores a block that does not begin at the start of its line,
+    // and blocks of other kinds. A missing root would only be noticed as a failed
+    // fetch.
     let begun = count(pem, b"-BEGIN ");
     if read != begun {
         return Err(BuildError::RootCertificates(format!(
@@ -187,7 +194,7 @@ fn count(text: &[u8], part: &[u8]) -> usize {
         .count()
 }
 
-/// The system's roots; single unreadable ones are no reason to fail.
+/// Returns the roots of the system. Single unreadable roots are ignored.
 fn system_roots() -> Result<RootCertStore, BuildError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -1,4 +1,4 @@
-//! Which addresses keys may be fetched from.
+//! The addresses from which keys may be fetched.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use http::uri::Scheme;
 use crate::jose::parse_object;
 use crate::{BuildError, FetchProblem};
 
-/// Where RFC 8414 section 3 puts the metadata of an issuer.
+/// The well-known path of an issuer's metadata (RFC 8414 section 3).
 const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 
 /// A checked address.
@@ -23,7 +23,8 @@ impl Location {
         checked(url).map(Self::KeySet).ok_or(BuildError::Url)
     }
 
-    /// The metadata of `issuer`: the well-known path goes between its host and its path.
+    /// Returns the address of the metadata of `issuer`: the well-known path is inserted
+    /// between its host and its path.
     pub(crate) fn metadata(issuer: &str) -> Result<Self, BuildError> {
         let checked_issuer = checked(issuer).ok_or(BuildError::Url)?;
         if checked_issuer.query().is_some() {
@@ -46,8 +47,8 @@ impl Location {
         }
     }
 
-    /// `jwks_uri` of a metadata document: its `issuer` must be identical
-    /// (RFC 8414 section 3.3), and its keys must come from the same origin.
+    /// Returns the `jwks_uri` of a metadata document. The `issuer` of the document must
+    /// be identical (RFC 8414 section 3.3), and the keys must have the same origin.
     pub(crate) fn key_set_in_metadata(&self, document: &[u8]) -> Result<Uri, FetchProblem> {
         let Self::Metadata { issuer, url } = self else {
             return Err(FetchProblem::Metadata);
@@ -65,7 +66,8 @@ impl Location {
     }
 }
 
-/// An absolute `https` URL, or `http` to a loopback host, without user and fragment.
+/// Checks that a URL is absolute, is `https` or `http` to a loopback host, and has no
+/// user and no fragment.
 fn checked(url: &str) -> Option<Uri> {
     if url.contains('#') {
         return None;

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A signature algorithm. Symmetric algorithms and `none` have no value here,
-/// so nothing can be configured to accept them.
+/// A signature algorithm. There are no values for symmetric algorithms and `none`, so that
+/// no configuration can accept them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
@@ -28,8 +28,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The algorithm with this JOSE name, case-sensitively; `None` for anything
-    /// that cannot be verified by this build.
+    /// Returns the algorithm with this JOSE name (case-sensitive). `None` if this build
+    /// cannot verify it.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         let algorithm = match name {
@@ -47,7 +47,8 @@ impl Algorithm {
         algorithm.is_compiled_in().then_some(algorithm)
     }
 
-    /// The JOSE name; `EdDSA` for Ed25519, which every library knows.
+    /// Returns the JOSE name. It is `EdDSA` for Ed25519, because every library knows that
+    /// name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

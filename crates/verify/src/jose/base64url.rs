@@ -1,4 +1,5 @@
-//! base64url without padding, one text for each octet string (RFC 7515 section 2).
+//! base64url without padding (RFC 7515 section 2). Each byte string has exactly
+//! one encoding.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 
@@ -10,7 +11,7 @@ pub fn base64url_encode(octets: &[u8]) -> String {
     Base64UrlUnpadded::encode_string(octets)
 }
 
-/// Decodes; `part` names the text in the error.
+/// Decodes a text. `part` names the text in the error.
 ///
 /// # Errors
 ///

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoseError {
-    /// Longer than the limit given, in octets.
+    /// Longer than the given limit, in bytes.
     #[error("longer than {limit} octets")]
     TooLarge {
         /// The limit that was exceeded.
@@ -16,28 +16,28 @@ pub enum JoseError {
     /// Padding, white space, a foreign character or non-zero trailing bits (RFC 7515 section 2).
     #[error("{part} is not canonical base64url without padding")]
     Base64Url {
-        /// Which part.
+        /// The part of the token.
         part: &'static str,
     },
     /// Not JSON (RFC 8259), or not UTF-8.
     #[error("{part} is not valid JSON")]
     NotJson {
-        /// Which part.
+        /// The part of the token.
         part: &'static str,
     },
     /// JSON, but not an object.
     #[error("{part} is not a JSON object")]
     NotObject {
-        /// Which part.
+        /// The part of the token.
         part: &'static str,
     },
     /// A member name occurs twice in one object (RFC 7515 section 4, RFC 8725 section 2.4).
     #[error("{part} has a duplicate member")]
     DuplicateMember {
-        /// Which part.
+        /// The part of the token.
         part: &'static str,
     },
-    /// A member is missing, or is of another JSON type than its specification says.
+    /// A member is missing, or has another JSON type than specified.
     #[error("member `{member}` is missing or malformed")]
     Member {
         /// The member's name.
@@ -55,7 +55,8 @@ pub enum JoseError {
     /// The signature does not verify.
     #[error("the signature does not verify")]
     Signature,
-    /// `kty`, `crv`, `alg`, `use` or `key_ops` name something that cannot verify signatures here.
+    /// The value of `kty`, `crv`, `alg`, `use` or `key_ops` is not supported for verifying
+    /// signatures.
     #[error("the key's type, curve, algorithm or use is not supported")]
     UnsupportedKey,
     /// The key has private members; a published key must not (RFC 7517 section 9.2).
@@ -64,10 +65,11 @@ pub enum JoseError {
     /// A symmetric key (`kty` is `oct`).
     #[error("symmetric keys are never accepted")]
     SymmetricKey,
-    /// RSA below 2048 bits or above 8192, a bad public exponent, or a known-weak modulus.
+    /// An RSA key with fewer than 2048 or more than 8192 bits, a bad public exponent, or a
+    /// modulus that is known to be weak.
     #[error("the RSA key is too weak or malformed")]
     WeakKey,
-    /// The set has more keys than are considered.
+    /// The set has too many keys.
     #[error("the key set has more than {limit} keys")]
     TooManyKeys {
         /// The limit that was exceeded.
@@ -76,7 +78,7 @@ pub enum JoseError {
     /// No key of the set has the token's `kid`.
     #[error("no key has the token's key identifier")]
     UnknownKey,
-    /// Several keys of the set would fit the token.
+    /// Several keys of the set fit the token.
     #[error("several keys have the token's key identifier")]
     AmbiguousKey,
     /// A date is not a number between 0 and the end of the year 9999 (RFC 7519 section 2).

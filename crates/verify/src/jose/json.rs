@@ -1,8 +1,9 @@
 //! JSON without duplicate members, at any depth.
 //!
-//! RFC 8259 lets parsers choose among members of one name, and two parsers that
-//! choose differently read two different tokens out of one signature. So a
-//! first pass looks for duplicates in the whole text, and only then is it read.
+//! If a JSON object has two members with the same name, RFC 8259 allows parsers
+//! to use either of them. Two parsers could then read different content from the
+//! same signed token. Therefore a first pass checks the whole text for
+//! duplicates, and only then the text is parsed.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::JoseError;
 
-/// Reads a JSON object; `part` names the text in the error.
+/// Parses a JSON object. `part` names the text in the error.
 ///
 /// # Errors
 ///
@@ -27,12 +28,12 @@ pub fn parse_object(text: &[u8], part: &'static str) -> Result<Map<String, Value
     }
 }
 
-/// Checks that `text` is a JSON object without duplicate members at any depth,
-/// and makes nothing of it; for texts that are then read into a Rust type.
+/// Checks that `text` is a JSON object without duplicate members at any depth.
+/// For texts that are then deserialized into a Rust type.
 ///
 /// # Errors
 ///
-/// As [`parse_object`].
+/// Same as [`parse_object`].
 pub fn refuse_duplicate_members(text: &[u8], part: &'static str) -> Result<(), JoseError> {
     let mut found_duplicate = false;
     let mut deserializer = serde_json::Deserializer::from_slice(text);
@@ -49,14 +50,14 @@ pub fn refuse_duplicate_members(text: &[u8], part: &'static str) -> Result<(), J
     }
 }
 
-/// What the outermost value was.
+/// The type of the outermost value.
 #[derive(Clone, Copy)]
 enum Kind {
     Object,
     Other,
 }
 
-/// Walks one value. serde_json limits the depth to 128.
+/// Visits one value and its members. serde_json limits the depth to 128.
 struct Scan<'a> {
     found_duplicate: &'a mut bool,
 }
@@ -125,7 +126,8 @@ impl<'de> Visitor<'de> for Scan<'_> {
     }
 }
 
-/// A member name, compared after its escapes are resolved (`"a"` is `"\u0061"`).
+/// A member name. Names are compared after their escapes are resolved (`"a"` is
+/// the same as `"\u0061"`).
 #[derive(PartialEq, Eq, Hash)]
 struct Name(String);
 

@@ -6,7 +6,8 @@ use super::jws::text_member;
 use super::{Algorithm, JoseError, base64url_decode, base64url_encode, json as strict_json};
 use crate::crypto::{self, Scheme};
 
-/// Members that only private keys have (RFC 7518 section 6); `k` is handled with `kty`.
+/// Members that only private keys have (RFC 7518 section 6). `k` is checked together
+/// with `kty`.
 const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
 
 /// A public key that can verify signatures.
@@ -18,7 +19,7 @@ pub struct Jwk {
     algorithm: Option<Algorithm>,
 }
 
-/// The key itself. EC keys are uncompressed SEC 1 points (`04 ‖ x ‖ y`).
+/// The key material. EC keys are uncompressed SEC 1 points (`04 ‖ x ‖ y`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Material {
     P256(Vec<u8>),
@@ -33,7 +34,7 @@ enum Material {
 }
 
 impl Jwk {
-    /// Reads one key from its JSON text.
+    /// Parses one key from its JSON text.
     ///
     /// # Errors
     ///
@@ -45,11 +46,11 @@ impl Jwk {
         Self::from_members(&strict_json::parse_object(text, "key")?)
     }
 
-    /// A P-256 key from an uncompressed SEC 1 point: 65 octets, `04 ‖ x ‖ y`.
+    /// Makes a P-256 key from an uncompressed SEC 1 point: 65 bytes, `04 ‖ x ‖ y`.
     ///
     /// # Errors
     ///
-    /// [`JoseError::Member`] when the octets have another form.
+    /// [`JoseError::Member`] if the bytes have another form.
     pub fn from_p256_point(point: &[u8]) -> Result<Self, JoseError> {
         if point.len() != 65 || point.first() != Some(&4) {
             return Err(JoseError::Member { member: "x" });
@@ -60,7 +61,7 @@ impl Jwk {
         ))
     }
 
-    /// An Ed25519 key from its 32 octets (RFC 8032 section 5.1.5).
+    /// Makes an Ed25519 key from its 32 bytes (RFC 8032 section 5.1.5).
     #[must_use]
     pub fn from_ed25519(octets: &[u8; 32]) -> Self {
         Self::named(Material::Ed25519(octets.to_vec()), Algorithm::EdDsa)
@@ -72,8 +73,8 @@ impl Jwk {
         self.key_id.as_deref()
     }
 
-    /// Whether a token that names `key_id` means this key: its `kid`, or the
-    /// thumbprint of a key that has none.
+    /// Whether `key_id` names this key: it is the `kid` of the key, or the thumbprint
+    /// if the key has no `kid`.
     #[must_use]
     pub fn is_named(&self, key_id: &str) -> bool {
         match &self.key_id {
@@ -82,8 +83,8 @@ impl Jwk {
         }
     }
 
-    /// The `alg` member, or the only algorithm the key's type allows; `None`
-    /// for an RSA key without `alg`.
+    /// Returns the `alg` member, or the only algorithm that the key's type allows.
+    /// `None` for an RSA key without `alg`.
     #[must_use]
     pub const fn algorithm(&self) -> Option<Algorithm> {
         match (self.algorithm, &self.material) {
@@ -103,8 +104,8 @@ impl Jwk {
         self.algorithm.is_none_or(|only| only == algorithm) && self.material.fits(algorithm)
     }
 
-    /// The key as it is published: `kty` and its members, `kid`, `alg` where
-    /// one is fixed, `use` = `sig`.
+    /// Returns the key in its published form: `kty` and its members, `kid`, `alg` if
+    /// the key has only one, `use` = `sig`.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut members = match &self.material {
@@ -131,8 +132,8 @@ impl Jwk {
         members
     }
 
-    /// The text whose hash is the thumbprint: required members only, sorted,
-    /// no spaces (RFC 7638 section 3.2, RFC 8037 section 2).
+    /// Returns the text whose hash is the thumbprint: only the required members,
+    /// sorted, without spaces (RFC 7638 section 3.2, RFC 8037 section 2).
     pub(super) fn canonical_json(&self) -> String {
         // Curve names and base64url need no escapes in JSON.
         match &self.material {
@@ -199,7 +200,7 @@ impl Jwk {
             return Err(JoseError::AlgorithmMismatch);
         }
         let good = match &self.material {
-            // RFC 7518 section 3.4: r and s of fixed length, never DER.
+            // RFC 7518 section 3.4: r and s with fixed length, not DER.
             Material::P256(point) => {
                 signature.len() == 64
                     && crypto::verify(Scheme::EcdsaP256, point, message, signature)
@@ -225,7 +226,7 @@ impl Jwk {
         }
     }
 
-    /// A key made here: its `kid` is its thumbprint.
+    /// Makes a key whose `kid` is its thumbprint.
     fn named(material: Material, algorithm: Algorithm) -> Self {
         let mut key = Self {
             material,
@@ -250,8 +251,8 @@ impl Material {
     }
 }
 
-/// RFC 7517 sections 4.2 and 4.3: `use` and `key_ops`, if present, must both
-/// allow verification.
+/// Checks that `use` and `key_ops`, if present, allow verification (RFC 7517 sections
+/// 4.2 and 4.3).
 fn require_verification_use(members: &Map<String, Value>) -> Result<(), JoseError> {
     if text_member(members, "use")?.is_some_and(|purpose| purpose != "sig") {
         return Err(JoseError::UnsupportedKey);
@@ -279,7 +280,8 @@ fn elliptic_curve(members: &Map<String, Value>) -> Result<Material, JoseError> {
     }
 }
 
-/// RFC 7518 section 6.2.1: coordinates have the full length of the curve's field.
+/// Reads a point. Its coordinates must have the full length of the curve's field (RFC
+/// 7518 section 6.2.1).
 fn point(members: &Map<String, Value>, length: usize) -> Result<Vec<u8>, JoseError> {
     let mut point = vec![4];
     for member in ["x", "y"] {
@@ -311,7 +313,7 @@ fn octets(members: &Map<String, Value>, member: &'static str) -> Result<Vec<u8>,
     base64url_decode(text, member)
 }
 
-/// `x` and `y` of an uncompressed point, in base64url.
+/// Returns `x` and `y` of an uncompressed point, in base64url.
 fn coordinates(point: &[u8]) -> (String, String) {
     let coordinates = point.get(1..).unwrap_or_default();
     let (x, y) = coordinates.split_at(coordinates.len() / 2);

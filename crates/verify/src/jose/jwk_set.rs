@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use super::{Header, JoseError, Jwk, json as strict_json};
 
-/// The longest key set that is read, in octets.
+/// Maximum size of a key set, in bytes.
 pub const MAX_JWK_SET_BYTES: usize = 1024 * 1024;
 
-/// The most keys a set may have.
+/// Maximum number of keys in a set.
 pub const MAX_JWK_SET_KEYS: usize = 128;
 
-/// The usable keys of a set, and why the others are not.
+/// The usable keys of a set, and the reasons why the others are not usable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JwkSet {
     keys: Vec<Jwk>,
@@ -18,18 +18,19 @@ pub struct JwkSet {
 }
 
 impl JwkSet {
-    /// Reads a set from its JSON text.
+    /// Parses a set from its JSON text.
     ///
-    /// Keys of another type, curve, algorithm or use are left out, as RFC 7517
-    /// section 5 asks; so are private, symmetric, weak and malformed keys.
-    /// [`JwkSet::refused`] says why. A set may be left without keys.
+    /// Keys with an unsupported type, curve, algorithm or use are ignored, as
+    /// RFC 7517 section 5 requires. Private, symmetric, weak and malformed keys
+    /// are ignored too. [`JwkSet::refused`] returns the reasons. A set may have
+    /// no usable keys.
     ///
     /// # Errors
     ///
     /// [`JoseError::TooLarge`], [`JoseError::TooManyKeys`],
     /// [`JoseError::NotJson`], [`JoseError::NotObject`],
     /// [`JoseError::DuplicateMember`] (anywhere in the text), or
-    /// [`JoseError::Member`] when `keys` is not an array of objects.
+    /// [`JoseError::Member`] if `keys` is not an array of objects.
     pub fn from_json(text: &[u8]) -> Result<Self, JoseError> {
         if text.len() > MAX_JWK_SET_BYTES {
             return Err(JoseError::TooLarge {
@@ -51,7 +52,7 @@ impl JwkSet {
                 return Err(JoseError::Member { member: "keys" });
             };
             match Jwk::from_members(members) {
-                // The same key listed twice is still one key.
+                // A key that is listed twice counts once.
                 Ok(key) if set.keys.contains(&key) => {}
                 Ok(key) => set.keys.push(key),
                 Err(reason) => set.refused.push(reason),
@@ -60,32 +61,32 @@ impl JwkSet {
         Ok(set)
     }
 
-    /// The keys that can be used.
+    /// Returns the usable keys.
     #[must_use]
     pub fn keys(&self) -> &[Jwk] {
         &self.keys
     }
 
-    /// Why keys of the text were left out, one entry each.
+    /// Returns why keys of the text were ignored, one entry for each.
     #[must_use]
     pub fn refused(&self) -> &[JoseError] {
         &self.refused
     }
 
-    /// Whether no key can be used.
+    /// Whether there is no usable key.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// The one key for a token: by `kid` if the token has one, else the only
-    /// key that permits the algorithm.
+    /// Returns the key for a token: by `kid` if the token has one, otherwise
+    /// the only key that permits the algorithm.
     ///
     /// # Errors
     ///
-    /// [`JoseError::UnknownKey`] when no key has the `kid`,
-    /// [`JoseError::AlgorithmMismatch`] when those that have it are for another
-    /// algorithm, [`JoseError::AmbiguousKey`] when several would do.
+    /// [`JoseError::UnknownKey`] if no key has the `kid`,
+    /// [`JoseError::AlgorithmMismatch`] if the keys with this `kid` are for
+    /// another algorithm, [`JoseError::AmbiguousKey`] if several keys fit.
     pub fn key_for(&self, header: &Header) -> Result<&Jwk, JoseError> {
         let mut named = self
             .keys
@@ -103,7 +104,7 @@ impl JwkSet {
         }
     }
 
-    /// The set as it is published.
+    /// Returns the set in its published form.
     #[must_use]
     pub fn to_json(&self) -> Value {
         json!({"keys": self.keys.iter().map(Jwk::to_json).collect::<Vec<_>>()})

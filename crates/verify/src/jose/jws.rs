@@ -1,7 +1,7 @@
 //! Compact JWS: strict parsing, then verification with one key.
 //!
-//! Parsing checks the form only. Nothing of a token may be believed before
-//! [`CompactJws::verify`] has handed out its payload.
+//! Parsing only checks the form. No part of a token may be trusted before
+//! [`CompactJws::verify`] has returned its payload.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Algorithm, JoseError, Jwk, JwkSet, base64url_decode, base64url_encode, json};
 
-/// A generous limit for tokens of foreign issuers, in octets.
+/// Maximum length of a token of another issuer, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// A JWS in compact form (RFC 7515 section 7.1), parsed and *not verified*.
@@ -31,7 +31,7 @@ pub struct Header {
 }
 
 impl<'a> CompactJws<'a> {
-    /// Parses a token of at most `limit` octets.
+    /// Parses a token of at most `limit` bytes.
     ///
     /// # Errors
     ///
@@ -54,24 +54,24 @@ impl<'a> CompactJws<'a> {
         })
     }
 
-    /// The header, unverified: good for choosing a key and for nothing else.
+    /// Returns the unverified header. Use it only to choose a key.
     #[must_use]
     pub const fn header(&self) -> &Header {
         &self.header
     }
 
-    /// The payload before any verification, for showing it to a person.
+    /// Returns the unverified payload. Use it only to show it to a person.
     #[must_use]
     pub fn unverified_payload(&self) -> &[u8] {
         &self.payload
     }
 
-    /// Verifies the signature with `key` and hands out the payload.
+    /// Verifies the signature with `key` and returns the payload.
     ///
     /// # Errors
     ///
-    /// [`JoseError::AlgorithmMismatch`] when the key is not for exactly the
-    /// token's algorithm, [`JoseError::Signature`] when the signature is wrong.
+    /// [`JoseError::AlgorithmMismatch`] if the key is not for exactly the
+    /// token's algorithm, [`JoseError::Signature`] if the signature is wrong.
     pub fn verify(&self, key: &Jwk) -> Result<&[u8], JoseError> {
         key.verify(
             self.header.algorithm,
@@ -82,7 +82,8 @@ impl<'a> CompactJws<'a> {
     }
 }
 
-/// The header only: whoever can read a token in a log could use it.
+/// Prints only the header, because a token in a log could be used by its
+/// readers.
 impl fmt::Debug for CompactJws<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -93,7 +94,7 @@ impl fmt::Debug for CompactJws<'_> {
 }
 
 impl Header {
-    /// Reads a header from its JSON text.
+    /// Parses a header from its JSON text.
     ///
     /// # Errors
     ///
@@ -101,8 +102,9 @@ impl Header {
     /// or not accepted, `kid` or `typ` not texts.
     pub fn parse(text: &[u8]) -> Result<Self, JoseError> {
         let members = json::parse_object(text, "header")?;
-        // RFC 7515 section 4.1.11: extensions that are not understood refuse.
-        // None is; `b64` (RFC 7797) changes what is signed even without `crit`.
+        // RFC 7515 section 4.1.11: a token with an unsupported extension must
+        // be refused. No extension is supported. `b64` (RFC 7797) changes what
+        // is signed, even without `crit`.
         if members.contains_key("crit") || members.contains_key("b64") {
             return Err(JoseError::CriticalHeader);
         }
@@ -128,25 +130,27 @@ impl Header {
         self.key_id.as_deref()
     }
 
-    /// `typ`, as written.
+    /// Returns `typ`, as written.
     #[must_use]
     pub fn token_type(&self) -> Option<&str> {
         self.token_type.as_deref()
     }
 
-    /// All members, those with accessors of their own included.
+    /// Returns all members, including those with their own accessors.
     #[must_use]
     pub const fn members(&self) -> &Map<String, Value> {
         &self.members
     }
 }
 
-/// Parses `token`, chooses its key from `keys` by `kid` (or the only fitting
-/// key when the token has none), verifies, and returns the payload as octets.
+/// Parses `token`, selects its key from `keys` by `kid` (or the only fitting
+/// key if the token has no `kid`), verifies the signature, and returns the
+/// payload as bytes.
 ///
 /// # Errors
 ///
-/// As [`CompactJws::parse`], [`JwkSet::key_for`] and [`CompactJws::verify`].
+/// The errors of [`CompactJws::parse`], [`JwkSet::key_for`] and
+/// [`CompactJws::verify`].
 pub fn verify_signature(token: &str, keys: &JwkSet) -> Result<Vec<u8>, JoseError> {
     let jws = CompactJws::parse(token, MAX_TOKEN_BYTES)?;
     let key = keys.key_for(&jws.header)?;
@@ -154,8 +158,9 @@ pub fn verify_signature(token: &str, keys: &JwkSet) -> Result<Vec<u8>, JoseError
     Ok(jws.payload)
 }
 
-/// What a signer signs: `base64url(header) . base64url(payload)`. The token is
-/// this, a dot, and the base64url of the signature.
+/// Returns the text that a signer signs: `base64url(header) .
+/// base64url(payload)`. The token is this text, a dot, and the base64url of the
+/// signature.
 #[must_use]
 pub fn signing_input(header_json: &str, payload_json: &str) -> String {
     let mut input = base64url_encode(header_json.as_bytes());
@@ -164,7 +169,7 @@ pub fn signing_input(header_json: &str, payload_json: &str) -> String {
     input
 }
 
-/// A member that, if present, must be a text.
+/// Returns a member that must be a text if it is present.
 pub(super) fn text_member<'a>(
     members: &'a Map<String, Value>,
     member: &'static str,

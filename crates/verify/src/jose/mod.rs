@@ -1,4 +1,4 @@
-//! A small, strict JOSE: compact JWS with public keys, and nothing else.
+//! A small, strict implementation of JOSE: only compact JWS with public keys.
 //!
 //! * [`base64url_encode`], [`base64url_decode`]: RFC 7515 section 2, canonical form only;
 //! * [`CompactJws`]: RFC 7515 section 7.1, parsed but *unverified* until [`CompactJws::verify`];
@@ -6,13 +6,13 @@
 //! * [`thumbprint`], [`x5t_s256`]: RFC 7638 and RFC 8705 section 3.1;
 //! * [`NumericDate`]: RFC 7519 section 2.
 //!
-//! Where the standards leave a choice, the answer is "no" (RFC 8725): an
-//! algorithm is accepted only when the key allows exactly that one, `none` and
-//! the symmetric algorithms do not exist, any `crit` refuses, duplicate members
-//! refuse at every depth, and keys or addresses of keys inside a token (`jwk`,
-//! `jku`, `x5u`, `x5c`) are never used.
+//! If the standards leave a choice, this implementation takes the stricter option (RFC
+//! 8725). An algorithm is accepted only if the key allows exactly that one. `none` and the
+//! symmetric algorithms do not exist. A token with `crit`, or with duplicate members at
+//! any depth, is refused. Keys or addresses of keys inside a token (`jwk`, `jku`, `x5u`,
+//! `x5c`) are never used.
 //!
-//! What a token *means* is for others: the payload is handed out as octets.
+//! This module does not interpret the payload. It is returned as bytes.
 
 mod algorithm;
 mod base64url;

@@ -12,13 +12,13 @@ const LATEST: f64 = 253_402_300_799.0;
 pub struct NumericDate(f64);
 
 impl NumericDate {
-    /// Reads a claim. Numbers may be fractional or in exponent form; texts are
-    /// not numbers.
+    /// Reads a claim. The number may be fractional or in exponent form. A text
+    /// is not a number.
     ///
     /// # Errors
     ///
-    /// [`JoseError::NumericDate`] for anything but a JSON number between 0 and
-    /// the end of the year 9999.
+    /// [`JoseError::NumericDate`] if it is not a JSON number between 0 and the
+    /// end of the year 9999.
     pub fn from_json(value: &Value) -> Result<Self, JoseError> {
         match value {
             Value::Number(number) => number
@@ -30,22 +30,23 @@ impl NumericDate {
         }
     }
 
-    /// The last whole second that is not after this time: what an expiry is
-    /// compared with, so that rounding never prolongs it.
+    /// Returns the last whole second that is not after this time. Use it for an
+    /// expiry, so that rounding never extends it.
     #[must_use]
     pub fn floor(self) -> u64 {
         whole(self.0.floor())
     }
 
-    /// The first whole second that is not before this time: what a "not before"
-    /// is compared with.
+    /// Returns the first whole second that is not before this time. Use it for a
+    /// "not before".
     #[must_use]
     pub fn ceil(self) -> u64 {
         whole(self.0.ceil())
     }
 }
 
-/// The range was checked on construction, so the cast is exact.
+/// Converts to an integer. The cast is exact, because the range was checked
+/// before.
 fn whole(seconds: f64) -> u64 {
     seconds as u64
 }

@@ -1,4 +1,4 @@
-//! RSA keys: which are refused, and which scheme an algorithm name means.
+//! RSA keys: checks their strength, and maps algorithm names to schemes.
 
 use super::{Algorithm, JoseError};
 use crate::crypto::RsaScheme;
@@ -9,7 +9,7 @@ const ROCA_PRIMES: [u32; 17] = [
     11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157,
 ];
 
-/// The scheme of an `RS…` or `PS…` algorithm.
+/// Returns the scheme of an `RS…` or `PS…` algorithm.
 pub(super) const fn scheme(algorithm: Algorithm) -> Option<RsaScheme> {
     match algorithm {
         Algorithm::Rs256 => Some(RsaScheme::Pkcs1Sha256),
@@ -22,16 +22,17 @@ pub(super) const fn scheme(algorithm: Algorithm) -> Option<RsaScheme> {
     }
 }
 
-/// RFC 7518 sections 3.3 and 6.3.1: at least 2048 bits, no leading zero octets,
-/// an odd exponent of 3 or more; besides, at most 8192 bits (verification time)
-/// and no modulus of a generator whose keys can be factored.
+/// Refuses weak keys. RFC 7518 sections 3.3 and 6.3.1 require at least 2048
+/// bits, no leading zero bytes, and an odd exponent of 3 or more. In addition,
+/// a key may have at most 8192 bits, to limit the verification time, and must
+/// not come from a generator whose keys can be factored.
 pub(super) fn refuse_weak_key(modulus: &[u8], exponent: &[u8]) -> Result<(), JoseError> {
     let (Some(first), Some(last)) = (modulus.first(), modulus.last()) else {
         return Err(JoseError::WeakKey);
     };
     let bits = (modulus.len() * 8).saturating_sub(first.leading_zeros() as usize);
     let modulus_good = *first != 0 && last % 2 == 1 && (2048..=8192).contains(&bits);
-    // At most 33 bits, as the libraries below demand.
+    // At most 33 bits, which is the limit of the cryptographic libraries.
     let value = exponent
         .iter()
         .fold(0_u64, |sum, octet| (sum << 8) | u64::from(*octet));
@@ -46,7 +47,8 @@ pub(super) fn refuse_weak_key(modulus: &[u8], exponent: &[u8]) -> Result<(), Jos
     }
 }
 
-/// A random modulus passes all primes with a probability below 2⁻²⁷.
+/// A random modulus has this property for all primes with a probability below
+/// 2⁻²⁷.
 fn is_roca(modulus: &[u8]) -> bool {
     ROCA_PRIMES.iter().all(|prime| {
         let remainder = modulus

@@ -1,4 +1,4 @@
-//! Published vectors and the strictness of the parsers.
+//! Published test vectors, and tests that the parsers are strict.
 
 use serde_json::json;
 
@@ -66,7 +66,7 @@ mod rsa {
     fn the_published_signature_verifies() {
         let token = format!("eyJhbGciOiJSUzI1NiJ9.{JOE}.{SIGNATURE}");
         assert!(verify_signature(&token, &set(&[KEY])).is_ok());
-        // The same octets under a PSS name.
+        // The same bytes under a PSS name.
         let header = base64url_encode(br#"{"alg":"PS256"}"#);
         let token = format!("{header}.{JOE}.{SIGNATURE}");
         assert_eq!(
@@ -165,7 +165,8 @@ fn unsigned_and_symmetric_tokens_are_refused() {
     }
 }
 
-/// RFC 7515 appendices A.1, A.4 and A.5, whole: well-formed, and not for us.
+/// The complete tokens of RFC 7515 appendices A.1, A.4 and A.5: they are well-formed but
+/// not accepted here.
 #[test]
 fn published_tokens_that_are_not_for_us_are_refused() {
     let hs256 = "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9";
@@ -190,7 +191,7 @@ fn published_tokens_that_are_not_for_us_are_refused() {
             "{token}"
         );
     }
-    // A.1's key is symmetric and A.4's is on P-521: neither is one of a set.
+    // The key of A.1 is symmetric and that of A.4 is on P-521: neither is usable in a set.
     let p521 = r#"{"kty":"EC","crv":"P-521","x":"AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk","y":"ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2"}"#;
     let symmetric = json!({"kty": "oct", "k": base64url_encode(&[7; 64])}).to_string();
     let keys = set(&[p521, &symmetric, P256_KEY]);
@@ -234,7 +235,8 @@ fn only_canonical_base64url_is_decoded() {
         "Zm9ü", "Zm.v", "Zm9vZg\0",
     ] {
         if bad == "Zm9" {
-            // Two octets in three characters is a good length; its trailing bits are not zero.
+            // Two bytes need three characters, so that the length is valid. But the
+            // trailing bits are not zero.
             assert!(base64url_decode("Zm8", "x").is_ok());
         }
         assert_eq!(

@@ -1,9 +1,9 @@
-//! A small load generator for `scripts/bench`: keep-alive and h2 requests,
-//! handshakes full and resumed, large bodies, a fixed rate, idle connections.
+//! A small load generator for `scripts/bench`: keep-alive and h2 requests, full and
+//! resumed handshakes, large bodies, a fixed rate, and idle connections.
 //!
-//! It talks to loopback addresses only, and everything it does is bounded in time
-//! and in count. What it measures it prints as one JSON line: CPU time of the
-//! watched process tree over exactly the measured window, and latencies.
+//! It connects only to loopback addresses, and everything it does is limited in time and
+//! number. It prints its results as one line of JSON: latencies, and the CPU time of the
+//! watched process tree during the measured window.
 //!
 //! ```text
 //! load pki DIR [ROOTS [ENTRIES LISTS]]               certificates and keys in PEM; so many further roots; so many
@@ -37,10 +37,10 @@ use countersign_testkit::{Crl, Leaf, TestCa};
 
 use crate::options::Options;
 
-/// What goes wrong here is told to a person.
+/// The errors of this program are only printed for a person.
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// The host that certificates, server name and requests say.
+/// The host in certificates, server name and requests.
 pub(crate) const HOST: &str = "gw.example.org";
 
 fn main() -> ExitCode {
@@ -69,7 +69,8 @@ fn number(text: Option<String>, default: usize) -> Outcome<usize> {
     Ok(text.map_or(Ok(default), |text| text.parse())?)
 }
 
-/// A root, an intermediate, a server and a client, all P-256; and roots of others.
+/// Makes a root, an intermediate, a server and a client certificate, all with P-256, and
+/// further roots.
 fn pki(directory: &Path, mut counts: impl Iterator<Item = String>) -> Outcome<()> {
     let roots = number(counts.next(), 0)?;
     let (entries, lists) = (number(counts.next(), 0)?, number(counts.next(), 0)?);
@@ -103,7 +104,7 @@ fn pki(directory: &Path, mut counts: impl Iterator<Item = String>) -> Outcome<()
         std::fs::write(directory.join("root.crl"), list)?;
     }
     for list in 1..=u8::try_from(lists)? {
-        // Each revokes others than the one before.
+        // Each list revokes other certificates than the one before.
         let revoked = (0..u32::try_from(entries)?).fold(Crl::new().number(list), |crl, entry| {
             crl.revoke(&[&[0x51, list][..], &[0x52; 10], &entry.to_be_bytes()].concat())
         });

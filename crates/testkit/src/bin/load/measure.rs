@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-/// The process and all below it.
+/// Returns the process and all its descendants.
 pub(crate) fn tree(root: u32) -> Vec<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -16,7 +16,7 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
         else {
             continue;
         };
-        // "pid (name) state parent …", and the name may hold anything.
+        // "pid (name) state parent …"; the name may contain any character.
         let parent = fs::read_to_string(entry.path().join("stat"))
             .ok()
             .and_then(|stat| {
@@ -36,7 +36,7 @@ pub(crate) fn tree(root: u32) -> Vec<u32> {
     found
 }
 
-/// Nanoseconds these processes have been on a CPU, over all their threads.
+/// Returns the CPU time of all threads of these processes, in nanoseconds.
 fn on_cpu(processes: &[u32]) -> u64 {
     let of_thread = |path: std::path::PathBuf| -> Option<u64> {
         let schedstat = fs::read_to_string(path.join("schedstat")).ok()?;
@@ -51,7 +51,8 @@ fn on_cpu(processes: &[u32]) -> u64 {
         .sum()
 }
 
-/// Nanoseconds that all CPUs were busy; counted in ticks of 10 ms.
+/// Returns the time that all CPUs were busy, in nanoseconds. The kernel counts
+/// in ticks of 10 ms.
 fn machine() -> u64 {
     let Ok(stat) = fs::read_to_string("/proc/stat") else {
         return 0;
@@ -69,7 +70,7 @@ fn machine() -> u64 {
     ticks * 10_000_000
 }
 
-/// Who has used how much, now.
+/// The CPU time that was used until now.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
     peer: u64,
@@ -78,7 +79,7 @@ pub(crate) struct Usage {
     machine: u64,
 }
 
-/// The process trees whose CPU time counts.
+/// The process trees whose CPU time is measured.
 #[derive(Debug)]
 pub(crate) struct Watched {
     peer: Vec<u32>,
@@ -86,7 +87,7 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    /// Zero for a process that is not to be watched.
+    /// A process id of 0 is not watched.
     pub(crate) fn new(peer: u32, upstream: u32) -> Self {
         let of = |pid| if pid == 0 { Vec::new() } else { tree(pid) };
         Self {
@@ -105,7 +106,7 @@ impl Watched {
     }
 }
 
-/// What was counted in a window of `seconds`.
+/// The results of a window of `seconds`.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
     pub(crate) seconds: f64,

@@ -13,7 +13,7 @@ use crate::Outcome;
 pub(crate) struct Options(BTreeMap<String, String>);
 
 impl Options {
-    /// Takes `--name value` pairs.
+    /// Parses `--name value` pairs.
     pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Self> {
         let mut options = BTreeMap::new();
         while let Some(argument) = arguments.next() {
@@ -28,7 +28,7 @@ impl Options {
         Ok(Self(options))
     }
 
-    /// A value that may be left out.
+    /// Returns an optional value.
     pub(crate) fn value<T>(&self, name: &str, default: T) -> Outcome<T>
     where
         T: FromStr,
@@ -47,12 +47,12 @@ impl Options {
             .ok_or_else(|| format!("--{name} is missing").into())
     }
 
-    /// What kind of load.
+    /// Returns the kind of load.
     pub(crate) fn kind(&self) -> Outcome<&str> {
         self.needed("kind")
     }
 
-    /// Where to connect: this machine, nowhere else.
+    /// Returns the address to connect to. It must be on this machine.
     pub(crate) fn target(&self) -> Outcome<SocketAddr> {
         let address: SocketAddr = self.needed("to")?.parse()?;
         if address.ip().is_loopback() {
@@ -62,7 +62,7 @@ impl Options {
         }
     }
 
-    /// Where the certificates are.
+    /// Returns the directory of the certificates.
     pub(crate) fn pki(&self) -> Outcome<PathBuf> {
         Ok(self.needed("pki")?.into())
     }

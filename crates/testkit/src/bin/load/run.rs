@@ -20,8 +20,8 @@ use crate::tls::Dialer;
 use crate::wire::{Answer, Exchange, request};
 use crate::{HOST, Outcome};
 
-/// After so many failures a worker gives up, and after so many handshakes the
-/// whole run: each leaves a port of this machine behind for a minute.
+/// Maximum number of failures of a worker, and of handshakes of a whole run: each of
+/// these connections blocks a port of this machine for a minute.
 const MOST_FAILURES: u32 = 20;
 const MOST_HANDSHAKES: u64 = 24_000;
 
@@ -55,7 +55,7 @@ impl Run {
         complaint.get_or_insert_with(|| why.to_string());
     }
 
-    /// Counts an answer if it came within the window.
+    /// Counts a response if it arrived within the window.
     fn count(&self, answer: Answer, began: Instant, latencies: &mut Vec<u32>) {
         if answer.status != 200 {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -68,7 +68,7 @@ impl Run {
     }
 }
 
-/// When requests of one of several connections are due.
+/// The times at which the requests of one of several connections are due.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
     next: Instant,
@@ -76,7 +76,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// `rate` requests a second over all `connections`; 0 for as fast as answers come.
+    /// `rate` is the number of requests per second over all `connections`. With 0, the
+    /// next request is sent as soon as a response has arrived.
     fn new(rate: u32, connections: u32, index: u32) -> Self {
         let step = (rate > 0).then(|| Duration::from_secs(1) * connections / rate);
         let offset = step.map_or(Duration::ZERO, |step| step * index / connections);
@@ -86,8 +87,8 @@ impl Pace {
         }
     }
 
-    /// Waits for the next request's time and says from when its latency counts:
-    /// from when it was due where the connection was still busy then.
+    /// Waits until the next request is due. Returns the time from which its latency is
+    /// measured: the time when it was due, even if the connection was still busy then.
     async fn next(&mut self) -> Instant {
         let Some(step) = self.step else {
             return Instant::now();
@@ -103,7 +104,7 @@ impl Pace {
     }
 }
 
-/// What every worker needs.
+/// The state that every worker needs.
 #[derive(Debug, Clone)]
 struct Worker {
     run: Arc<Run>,
@@ -113,7 +114,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Requests over one connection; another one after a failure.
+    /// Sends requests over one connection. Opens another one after a failure.
     async fn keep_alive(mut self) -> Vec<u32> {
         let mut latencies = Vec::new();
         for _ in 0..MOST_FAILURES {
@@ -136,7 +137,7 @@ impl Worker {
         Ok(())
     }
 
-    /// A connection for each request.
+    /// Opens a new connection for each request.
     async fn handshakes(self) -> Vec<u32> {
         let mut latencies = Vec::new();
         let mut failures = 0;
@@ -162,12 +163,12 @@ impl Worker {
             self.run.resumed.fetch_add(1, Ordering::Relaxed);
         }
         self.run.count(answer, began, latencies);
-        // The peer may have gone already.
+        // The peer may already have closed the connection.
         let _ = exchange.into_inner().shutdown().await;
         Ok(())
     }
 
-    /// Requests over several streams of one h2 connection.
+    /// Sends requests over several streams of one h2 connection.
     async fn multiplexed(self, streams: u32) -> Vec<u32> {
         let connected = async {
             let stream = self.dialer.connect().await?;
@@ -226,7 +227,7 @@ async fn ask(sender: &mut http2::SendRequest<Empty<Bytes>>, path: &str) -> Outco
     Ok(Answer { status, octets })
 }
 
-/// Runs one kind of load and prints what was measured.
+/// Runs one kind of load and prints the results.
 pub(crate) fn run(options: &Options) -> Outcome<()> {
     let kind = options.kind()?;
     let connections: u32 = options.value("connections", 32)?;
@@ -246,7 +247,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     for index in 0..connections {
         let worker = Worker {
             run: Arc::clone(&run),
-            // A dialer each: tickets are kept in it.
+            // Each worker has its own dialer, because the dialer keeps the tickets.
             dialer: Dialer::new(target, &pki, protocol, kind == "resumed")?,
             path: options.value("path", "/".to_owned())?,
             pace: Pace::new(rate, connections, index),
@@ -283,8 +284,8 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// Opens connections with one answered request each, says so, holds them until
-/// standard input ends, and counts those that are still open.
+/// Opens connections and sends one request on each. Then prints a line, keeps them
+/// open until standard input ends, and counts those that are still open.
 pub(crate) fn idle(options: &Options) -> Outcome<()> {
     let connections: usize = options.value("connections", 2000)?;
     let dialer = Dialer::new(options.target()?, &options.pki()?, b"http/1.1", false)?;
@@ -311,7 +312,7 @@ pub(crate) fn idle(options: &Options) -> Outcome<()> {
         for stream in &mut held {
             let mut octet = [0];
             let read = tokio::io::AsyncReadExt::read(stream, &mut octet);
-            // Silence is what an open connection has to say.
+            // A connection is open if a read does not return.
             if tokio::time::timeout(Duration::from_millis(1), read)
                 .await
                 .is_err()

@@ -1,6 +1,6 @@
-//! TLS to the peer under load: one suite and one group, so that every peer does
-//! the same cryptographic work, and no check of its certificate, which would only
-//! cost the generator time.
+//! TLS to the peer under load: only one cipher suite and one group, so that every
+//! peer does the same cryptographic work. The peer's certificate is not checked,
+//! because that would only cost time of the generator.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::{HOST, Outcome};
 
-/// What connections begin with.
+/// The settings of new connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Dialer {
     address: SocketAddr,
@@ -28,8 +28,8 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Connections to `address` with the client certificate of `pki`. One that
-    /// resumes keeps its tickets to itself.
+    /// Creates a dialer for `address` with the client certificate of `pki`. If it
+    /// resumes sessions, it does not share its tickets.
     pub(crate) fn new(
         address: SocketAddr,
         pki: &Path,
@@ -64,7 +64,7 @@ impl Dialer {
         })
     }
 
-    /// One connection, its handshake done as far as the client can tell.
+    /// Opens a connection. The handshake is complete on the side of the client.
     pub(crate) async fn connect(&self) -> Outcome<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
@@ -74,7 +74,7 @@ impl Dialer {
     }
 }
 
-/// Believes every server.
+/// Accepts every server certificate.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 

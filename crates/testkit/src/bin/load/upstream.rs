@@ -1,5 +1,5 @@
-//! The service behind the peers: HTTP/1.1 without TLS, answers made beforehand.
-//! `/1m` is 1 MiB, everything else 256 octets.
+//! The service behind the peers: HTTP/1.1 without TLS, with prepared responses.
+//! `/1m` has 1 MiB, all other paths have 256 bytes.
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::Outcome;
 use crate::wire::head_end;
 
-/// The answers.
+/// The prepared responses.
 #[derive(Debug)]
 struct Answers {
     small: Vec<u8>,
@@ -25,7 +25,7 @@ fn answer(length: usize) -> Vec<u8> {
     octets
 }
 
-/// Serves on so many ports, and two threads, until standard input ends.
+/// Serves on this number of ports, with two threads, until standard input ends.
 pub(crate) fn serve(ports: usize) -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -54,7 +54,7 @@ async fn accept(listener: TcpListener, answers: Arc<Answers>) {
     }
 }
 
-/// Answers the requests of one connection. They have no bodies.
+/// Responds to the requests of one connection. They have no bodies.
 async fn converse(mut stream: TcpStream, answers: &Answers) -> Outcome<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::with_capacity(4096);

@@ -1,5 +1,5 @@
-//! HTTP/1.1 as the generator writes and reads it: one fixed request, answers with
-//! a length.
+//! The part of HTTP/1.1 that the generator needs: one fixed request, and
+//! responses with a length.
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -7,7 +7,7 @@ use crate::{HOST, Outcome};
 
 const BUFFER: usize = 64 * 1024;
 
-/// A `GET` request for a path.
+/// Makes a `GET` request for a path.
 pub(crate) fn request(path: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: load/1\r\nAccept: */*\r\nX-Request-Id: 2f0c8a1e-55d1-4f7b-9b1a-0e6f3f6d9a42\r\n\r\n"
@@ -15,7 +15,7 @@ pub(crate) fn request(path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Where the head in `octets` ends, its empty line included.
+/// Returns the position after the head in `octets`, including its empty line.
 pub(crate) fn head_end(octets: &[u8]) -> Option<usize> {
     octets
         .windows(4)
@@ -23,14 +23,14 @@ pub(crate) fn head_end(octets: &[u8]) -> Option<usize> {
         .map(|at| at + 4)
 }
 
-/// An answer: its status and how long its body was.
+/// A response: its status and the length of its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) octets: u64,
 }
 
-/// Status and length of a head.
+/// Parses the status and the length from a head.
 fn parse(head: &[u8]) -> Outcome<(u16, u64)> {
     let head = std::str::from_utf8(head)?;
     let mut lines = head.split("\r\n");
@@ -49,7 +49,7 @@ fn parse(head: &[u8]) -> Outcome<(u16, u64)> {
     Ok((status, length))
 }
 
-/// Sends requests and reads their answers, one after the other.
+/// Sends requests and reads their responses, one after the other.
 #[derive(Debug)]
 pub(crate) struct Exchange<S> {
     stream: S,

@@ -1,4 +1,4 @@
-//! Services of several makes, and gateways before them.
+//! Services with several implementations, and gateways in front of them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,7 +11,8 @@ use countersign_testkit::{
 use serde_json::json;
 use tokio::process::Command;
 
-/// The service that is not attacked: what its callers wait for is the gateway.
+/// The service that is not attacked. The latency of its callers shows the effect on
+/// the gateway.
 pub(crate) const QUIET: &str = "quiet";
 /// The service whose callers need a token that its issuer is asked about each time.
 const TOKENS: &str = "tokens";
@@ -20,7 +21,7 @@ const TUNNELS: &str = "tunnels";
 /// How long the issuer thinks about a token.
 const ISSUER_DELAY: Duration = Duration::from_millis(20);
 
-/// Services of several makes.
+/// Services with several implementations.
 pub(crate) struct Services {
     /// Name, address and protocol of each.
     all: Vec<(&'static str, SocketAddr, &'static str)>,
@@ -31,7 +32,8 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Starts hyper's in both protocols, and nginx, Node and Jetty if they are installed.
+    /// Starts hyper services in both protocols, and nginx, Node and Jetty if they are
+    /// installed.
     pub(crate) async fn start(ca: &TestCa) -> Self {
         let http1 = Paced::start(Protocol::Http1);
         let http2 = Paced::start(Protocol::Http2);
@@ -79,7 +81,7 @@ impl Services {
     }
 }
 
-/// A gateway before the services, and its callers.
+/// A gateway in front of the services, and its callers.
 pub(crate) struct Arena {
     pub(crate) gateway: Gateway,
     ca: Arc<TestCa>,
@@ -118,12 +120,12 @@ impl Arena {
         }
     }
 
-    /// One of the services, by turns.
+    /// Returns one of the services in turn.
     pub(crate) fn target(&self, number: usize) -> Target {
         target(self.names[number % self.names.len()])
     }
 
-    /// Those that are attacked.
+    /// Returns the services that are attacked.
     pub(crate) fn targets(&self) -> Vec<Target> {
         let attacked = self.names.iter().filter(|name| **name != QUIET);
         attacked
@@ -132,23 +134,23 @@ impl Arena {
             .collect()
     }
 
-    /// Whether it is a service that is not attacked.
+    /// Whether a service is not attacked.
     pub(crate) fn is_quiet(target: &Target) -> bool {
         target.host == host(QUIET)
     }
 
-    /// A caller of this name, for requests to a service.
+    /// Returns a caller with this name, for requests to a service.
     pub(crate) fn client(&self, name: &str, target: &Target) -> Client {
         let credentials = self.ca.client(&path(name));
         self.gateway.client(&target.host).with(&credentials)
     }
 
-    /// A client without a certificate.
+    /// Returns a client without a certificate.
     pub(crate) fn stranger(&self) -> Client {
         self.gateway.client(&host(QUIET))
     }
 
-    /// What the gateway calls the caller of this name.
+    /// Returns the identity of the caller with this name.
     pub(crate) fn identity(&self, name: &str) -> String {
         self.ca.spiffe(&path(name))
     }

@@ -1,13 +1,13 @@
-//! What became of the well-behaved callers, and of the gateway.
+//! The results of the well-behaved callers, and the memory of the gateway.
 
 use std::time::Duration;
 
 use countersign_testkit::bystander::Experience;
 use serde_json::{Value, json};
 
-/// The experience of all callers.
+/// The results of all callers.
 pub(crate) struct Figures {
-    /// From the shortest to the longest.
+    /// Sorted from the shortest to the longest.
     pub(crate) latencies: Vec<Duration>,
     pub(crate) harm: Vec<String>,
     pieces: usize,
@@ -50,7 +50,7 @@ impl Figures {
     }
 }
 
-/// The most memory that a process has had, in KiB.
+/// Returns the peak memory of a process, in KiB.
 pub(crate) fn peak_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

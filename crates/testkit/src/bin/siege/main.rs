@@ -1,10 +1,10 @@
-//! A siege: callers that attack the services of others for minutes, each with an identity
-//! of its own, while well-behaved callers use the same services.
+//! A siege: for minutes, callers with different identities attack services that
+//! well-behaved callers use at the same time.
 //!
-//! It demands that no request of the well-behaved fails and no response of theirs is cut,
-//! that their 99th percentile is at most three times that of a control run, in which the
-//! same attackers do the same through a second gateway to the same services, that a denied attacker
-//! is cut off within a second, and that the gateway's memory stays within a bound.
+//! It requires that no request of a well-behaved caller fails, and that no response to one
+//! is cut off. Their 99th percentile may be at most three times that of a control run, in
+//! which the attackers use a second gateway to the same services. A denied attacker must
+//! be cut off within a second, and the gateway's memory must stay below a limit.
 //!
 //! ```text
 //! siege --binary target/release/countersign --minutes 10
@@ -38,15 +38,15 @@ use crate::arena::{Arena, Services};
 use crate::figures::{Figures, peak_kib};
 use crate::strangers::Strangers;
 
-/// Well-behaved callers.
+/// Number of well-behaved callers.
 const CALLERS: usize = 20;
-/// Attackers with a certificate each.
+/// Number of attackers with a certificate.
 const ATTACKERS: usize = 8;
-/// Attackers without one.
+/// Number of attackers without one.
 const STRANGERS: usize = 2;
-/// Between two requests of a well-behaved caller.
+/// Pause between two requests of a well-behaved caller.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How many times as long the well-behaved may wait as in the control run.
+/// Maximum ratio of the well-behaved callers' latency to that of the control run.
 const MAX_RATIO: f64 = 3.0;
 /// How long a denied attacker may stay connected.
 const MAX_CUT: Duration = Duration::from_secs(1);
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Half of the time for the control run, half for the siege itself.
+/// Runs the control run for half of the time, and the siege for the other half.
 async fn siege(options: &Options) -> bool {
     let binary = std::fs::canonicalize(&options.binary)
         .unwrap_or_else(|error| panic!("{}: {error}", options.binary));
@@ -139,7 +139,7 @@ async fn siege(options: &Options) -> bool {
     faults.is_empty()
 }
 
-/// What does not hold.
+/// Returns the requirements that are not met.
 fn faults(
     options: &Options,
     control: &Outcome,
@@ -149,7 +149,7 @@ fn faults(
 ) -> Vec<String> {
     let mut faults = Vec::new();
     for (name, figures) in [("control", &control.all), ("siege", &figures.all)] {
-        // One line for each kind: a thousand equal ones say no more.
+        // One line for each kind, because equal lines give no more information.
         let mut harm = figures.harm.clone();
         harm.sort_unstable();
         let total = harm.len();
@@ -176,7 +176,7 @@ fn faults(
     ];
     for (what, control, figures) in pairs {
         let (without, with) = (control.percentile(99), figures.percentile(99));
-        // Below a millisecond a ratio says nothing.
+        // A ratio of times below a millisecond has no meaning.
         if with > without.max(Duration::from_millis(1)).mul_f64(MAX_RATIO) {
             faults.push(format!(
                 "99 % of {what} within {with:?}, {without:?} without attackers at this gateway"
@@ -194,12 +194,12 @@ fn faults(
     faults
 }
 
-/// What became of the well-behaved callers in one phase.
+/// The results of the well-behaved callers in one phase.
 struct Outcome {
-    /// How many attacks came to their end.
+    /// Number of completed attacks.
     attacks: usize,
     all: Figures,
-    /// Those of the service that is not attacked.
+    /// The results for the service that is not attacked.
     quiet: Figures,
 }
 
@@ -209,7 +209,7 @@ impl Outcome {
     }
 }
 
-/// All callers at one gateway, all attackers at one gateway, for this long.
+/// Runs all callers at one gateway and all attackers at one gateway, for this time.
 async fn phase(
     used: &Arena,
     attacked: &Arc<Arena>,
@@ -242,7 +242,7 @@ async fn phase(
                 for (client, target) in &work {
                     attack.run(client, target).await;
                     made.fetch_add(1, Ordering::Relaxed);
-                    // An attacker that is refused must not spin.
+                    // A refused attacker must not loop without a pause.
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             }
@@ -254,7 +254,7 @@ async fn phase(
     }
     tokio::time::sleep(length).await;
     attackers.shutdown().await;
-    // What the last attacks did shows now.
+    // Waits for the effects of the last attacks.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let experience =
         |callers: &[Bystander]| -> Vec<_> { callers.iter().map(Bystander::experience).collect() };
@@ -270,7 +270,7 @@ fn attacker(number: usize) -> String {
     format!("attacker-{number}")
 }
 
-/// Denies an attacker; returns after how long its connection ended.
+/// Denies an attacker. Returns how long its connection lasted after that.
 async fn deny_in_the_middle(arena: &Arena, binary: &str, length: Duration) -> Option<Duration> {
     tokio::time::sleep(length / 2).await;
     let target = arena.target(0);

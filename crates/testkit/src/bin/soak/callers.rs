@@ -1,4 +1,4 @@
-//! Callers who behave, and demand their due.
+//! Well-behaved callers, which check every response.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,29 +16,29 @@ use crate::World;
 use crate::service::content;
 
 pub(crate) const HOST: &str = "orders.example.org";
-/// Services that are never disturbed, by what they speak.
+/// Services that are never disturbed, one for each protocol.
 pub(crate) const STEADY: [&str; 4] = ["steady", "steady-h2", "steady-tls", "steady-tls-h2"];
-/// Services that die.
+/// Services that are killed.
 pub(crate) const MORTAL: [&str; 2] = ["mortal", "mortal-tls-h2"];
-/// One that answers wrongly at times.
+/// A service that sometimes gives wrong responses.
 pub(crate) const MISLEADING: &str = "misleading";
 /// Lengths of bodies, in turn.
 const SIZES: [usize; 8] = [0, 40, 700, 16_000, 0, 70_000, 12, 300_000];
-/// An answer takes no longer, whatever else goes on.
+/// Maximum time for a response, during all disturbances.
 const SLOWEST: Duration = Duration::from_secs(10);
-/// Between two requests of one caller.
+/// Pause between two requests of one caller.
 pub(crate) const BREATH: Duration = Duration::from_millis(4);
 
-/// Everybody who calls.
+/// All callers.
 #[derive(Debug)]
 pub(crate) struct Callers {
     address: SocketAddr,
     known: Vec<(String, Credentials)>,
-    /// Known to the authority, allowed nothing.
+    /// A caller with a valid certificate that no route allows.
     pub(crate) stranger: Client,
-    /// Of another authority.
+    /// A caller whose certificate comes from another authority.
     pub(crate) foreigner: Client,
-    /// Without certificate.
+    /// A caller without a certificate.
     pub(crate) nobody: Client,
 }
 
@@ -59,7 +59,7 @@ impl Callers {
         }
     }
 
-    /// One of them, with its name.
+    /// Returns one of the callers, and its name.
     pub(crate) fn some(&self, number: usize) -> (String, Client) {
         let (name, credentials) = &self.known[number % self.known.len()];
         let client = Client::new(self.address, HOST).with(credentials);
@@ -67,7 +67,7 @@ impl Callers {
     }
 }
 
-/// A request that can be told from all others.
+/// A request with a unique identifier.
 pub(crate) struct Ask {
     pub(crate) path: String,
     pub(crate) request: Request<Bytes>,
@@ -75,12 +75,14 @@ pub(crate) struct Ask {
     id: String,
 }
 
-/// One of the steady services, each for as many requests as there are lengths.
+/// Returns one of the steady services. Each is used for as many requests in a
+/// row as there are lengths.
 pub(crate) const fn steady(number: usize) -> &'static str {
     STEADY[number / SIZES.len() % STEADY.len()]
 }
 
-/// Alternates between sending a body and asking for one.
+/// Makes a request. Requests alternate between sending a body and asking for
+/// one.
 pub(crate) fn ask(world: &World, service: &str, caller: &str, number: usize) -> Ask {
     let id = world.ledger.id();
     let size = SIZES[number % SIZES.len()];
@@ -106,7 +108,7 @@ pub(crate) fn ask(world: &World, service: &str, caller: &str, number: usize) -> 
 }
 
 impl Ask {
-    /// What is wrong with an answer.
+    /// Returns what is wrong with a response.
     pub(crate) fn complaint(
         &self,
         status: StatusCode,
@@ -140,7 +142,7 @@ impl Ask {
         None
     }
 
-    /// Whether a failing service may be the cause of an answer.
+    /// Whether a failing service may be the cause of a response.
     fn excused(status: StatusCode, headers: &HeaderMap) -> bool {
         let reason = headers
             .get("countersign-reason")
@@ -169,7 +171,8 @@ pub(crate) fn start(world: &Arc<World>, workers: &mut JoinSet<()>) {
     }
 }
 
-/// Sessions of some requests each over HTTP/1.1, to services in turn.
+/// Sends requests over HTTP/1.1 to services in turn, several on each
+/// connection.
 async fn http1(world: Arc<World>, services: &'static [&'static str], mut number: usize) {
     let ledger = &world.ledger;
     while !ledger.over() {
@@ -186,7 +189,7 @@ async fn http1(world: Arc<World>, services: &'static [&'static str], mut number:
             let service = services[number / SIZES.len() % services.len()];
             let may_fail = !STEADY.contains(&service);
             let ask = match service {
-                // It reads no bodies.
+                // The misleading service reads no bodies.
                 MISLEADING => ask(&world, service, &caller, number * 3 + 1),
                 _ => ask(&world, service, &caller, number),
             };
@@ -221,7 +224,7 @@ async fn http1(world: Arc<World>, services: &'static [&'static str], mut number:
     }
 }
 
-/// Several requests at once over one h2 connection.
+/// Sends several requests at the same time over one h2 connection.
 async fn http2(world: Arc<World>, mut number: usize) {
     let ledger = &world.ledger;
     while !ledger.over() {
@@ -290,20 +293,21 @@ async fn stream_requests(
     }
 }
 
-/// The head of a request for a tunnel.
+/// Makes the head of a request for a tunnel.
 pub(crate) fn tunnel_head(path: &str, caller: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: soak\r\nX-Caller: {caller}\r\n\r\n"
     )
 }
 
-/// Tunnels in which each message comes back; some end without a word.
+/// Opens tunnels in which each message is echoed. Some are closed without a
+/// closing handshake.
 async fn tunnels(world: Arc<World>, mut number: usize) {
     let ledger = &world.ledger;
     while !ledger.over() {
         number += 1;
         let (caller, client) = world.callers.some(number);
-        // Over HTTP/1.1, with and without TLS.
+        // Services over HTTP/1.1, with and without TLS.
         let path = format!("/{}/{}", STEADY[number % 2 * 2], ledger.id());
         let Ok(mut connection) = client.connect().await else {
             ledger.fault(format!("{caller} cannot connect for a tunnel"));

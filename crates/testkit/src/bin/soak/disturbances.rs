@@ -1,4 +1,4 @@
-//! Services that die and come back, and configurations that change.
+//! Kills and restarts services, and changes the configuration.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ async fn pause(world: &World, length: Duration) {
     }
 }
 
-/// One of the instances dies every few seconds, in turn.
+/// Kills one of the instances every few seconds, in turn.
 async fn deaths(world: Arc<World>) {
     for turn in 0.. {
         pause(&world, Duration::from_millis(1700)).await;
@@ -37,7 +37,7 @@ async fn deaths(world: Arc<World>) {
     }
 }
 
-/// Puts a configuration in place in one step.
+/// Replaces the configuration file atomically.
 fn put(path: &Path, text: &str) {
     let aside = path.with_extension("new");
     std::fs::write(&aside, text).expect("a configuration");
@@ -56,8 +56,8 @@ async fn counted(world: &World, name: &str, before: u64) {
     world.ledger.fault(format!("no reload was counted: {name}"));
 }
 
-/// Good configurations and a bad one, by changed files and by signal. Nobody may
-/// notice.
+/// Reloads valid configurations and an invalid one, by changed files and by
+/// signal. Callers must not notice.
 async fn reloads(world: Arc<World>) {
     const GOOD: &str = "countersign_reloads_total{result=\"ok\"}";
     const BAD: &str = "countersign_reloads_total{result=\"refused\"}";

@@ -1,4 +1,4 @@
-//! Callers who are slow, go away in the middle, or have no business here.
+//! Callers that are slow, disconnect early, or must be refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(crate) fn start(world: &Arc<World>, workers: &mut JoinSet<()>) {
     workers.spawn(intruders(Arc::clone(world)));
 }
 
-/// Requests that come in drops, and are answered all the same.
+/// Sends requests in small pieces. They must get a response nevertheless.
 async fn slow_writers(world: Arc<World>, mut number: usize) {
     let ledger = &world.ledger;
     while !ledger.over() {
@@ -59,7 +59,7 @@ async fn slow_writers(world: Arc<World>, mut number: usize) {
     }
 }
 
-/// Large answers that are read in sips.
+/// Reads large responses in small pieces.
 async fn slow_readers(world: Arc<World>, mut number: usize) {
     let ledger = &world.ledger;
     while !ledger.over() {
@@ -100,7 +100,7 @@ async fn slow_readers(world: Arc<World>, mut number: usize) {
     }
 }
 
-/// Callers who leave in every way there is.
+/// Disconnects at every possible moment.
 async fn leavers(world: Arc<World>, mut number: usize) {
     while !world.ledger.over() {
         number += 1;
@@ -112,7 +112,7 @@ async fn leavers(world: Arc<World>, mut number: usize) {
 }
 
 async fn leave(world: &World, number: usize, caller: &str, client: &Client) {
-    // A service each for every way to leave; tunnels where there are some.
+    // A service for each moment. Tunnels use a service that supports them.
     let service = match number % 8 {
         6 => STEADY[0],
         _ => STEADY[number / 16 % STEADY.len()],
@@ -130,7 +130,7 @@ async fn leave(world: &World, number: usize, caller: &str, client: &Client) {
     match number % 8 {
         0 => drop(TcpStream::connect(world.gateway.listener()).await),
         1 => {
-            // The beginning of a ClientHello.
+            // The first bytes of a ClientHello.
             if let Ok(mut stream) = TcpStream::connect(world.gateway.listener()).await {
                 let _ = stream
                     .write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03")
@@ -144,7 +144,7 @@ async fn leave(world: &World, number: usize, caller: &str, client: &Client) {
         5 => raw(head("Transfer-Encoding: chunked\r\n") + "ff\r\nhalf a chunk").await,
         6 => raw(tunnel_head(&path, caller) + "early words").await,
         _ => {
-            // Answers of which nobody hears the end.
+            // Responses that are not read to their end.
             let protocol = Protocol::BOTH[number / 8 % 2];
             let request = Request::get(&path)
                 .header("x-caller", caller)
@@ -160,7 +160,7 @@ async fn leave(world: &World, number: usize, caller: &str, client: &Client) {
     }
 }
 
-/// Those who must not be let in, and are told why.
+/// Callers that must be refused with the right reason.
 async fn intruders(world: Arc<World>) {
     let ledger = &world.ledger;
     while !ledger.over() {

@@ -1,10 +1,11 @@
-//! What was done, what went wrong, and the numbers that tie answers to requests.
+//! Counts requests and faults, and gives out the identifiers that connect
+//! responses to requests.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// More faults than these say nothing new.
+/// Maximum number of faults that are kept.
 const MOST_FAULTS: usize = 40;
 
 #[derive(Debug, Default)]
@@ -21,7 +22,7 @@ impl Ledger {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// A number that no other request has.
+    /// Returns a unique identifier for a request.
     pub(crate) fn id(&self) -> String {
         format!("{:012x}", self.next.fetch_add(1, Ordering::Relaxed))
     }
@@ -38,13 +39,13 @@ impl Ledger {
             .clone()
     }
 
-    /// A request for this path was answered in full.
+    /// Records that a request for this path got a complete response.
     pub(crate) fn answered(&self, path: &str) {
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         answered.insert(path.to_owned());
     }
 
-    /// The paths of all requests that were answered in full.
+    /// Returns the paths of all requests that got a complete response.
     pub(crate) fn all_answered(&self) -> HashSet<String> {
         self.answered
             .lock()

@@ -1,11 +1,12 @@
-//! A soak test: everything at once for minutes. Load over HTTP/1.1, h2 and tunnels,
-//! slow callers, callers that go away, callers that are refused, services of every
-//! protocol, some of which die or mislead, and reloads, good and bad.
+//! A soak test: runs several kinds of load at the same time for minutes. There is
+//! load over HTTP/1.1, h2 and tunnels, from callers that are slow, disconnect or
+//! must be refused. Services use every protocol; some of them are killed or give
+//! wrong responses. The configuration is reloaded, with valid and invalid files.
 //!
-//! It demands that every answer belongs to its request, that nobody is refused who
-//! should not be, that every request leaves one audit line, that no connection slot
-//! stays taken, and that the second half of it leaves no more memory in use than the
-//! first, which did the same.
+//! It requires that every response belongs to its request, that no caller is refused
+//! without a reason, that every request leaves one audit line, and that no
+//! connection slot stays occupied. The second half does the same as the first, and
+//! may leave only a little more memory in use.
 //!
 //! ```text
 //! soak --binary target/debug/countersign --seconds 300
@@ -42,25 +43,25 @@ use crate::callers::{Callers, MISLEADING, MORTAL, STEADY};
 use crate::ledger::Ledger;
 use crate::service::{Manner, Service};
 
-/// How long workers may take to end when told to.
+/// How long workers may take to stop.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// What the second half may leave in use above what the first half left: allocators
-/// give back what they please.
+/// Maximum ratio of the memory in use after the second half to that after the first
+/// half. It is not 1, because allocators do not return all memory.
 const MOST_GROWTH: f64 = 1.10;
 
-/// What every part of the test knows.
+/// The state that all parts of the test share.
 pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) callers: Callers,
     pub(crate) gateway: Gateway,
-    /// Never disturbed: whoever asks them gets an answer.
+    /// Never disturbed: every request to them gets a response.
     pub(crate) _steady: Vec<Service>,
-    /// Each is killed again and again, one at a time; two of each kind.
+    /// Killed repeatedly, one at a time. There are two of each kind.
     pub(crate) mortal: Vec<Service>,
     pub(crate) _misleading: Service,
 }
 
-/// The manner that a service's name tells.
+/// Returns the manner of a service by its name.
 fn manner(name: &str, ca: &TestCa) -> Manner {
     if name == MISLEADING {
         return Manner::Misleading;
@@ -76,7 +77,7 @@ fn manner(name: &str, ca: &TestCa) -> Manner {
     Manner::Sound(protocol, tls)
 }
 
-/// An upstream of this name with these endpoints, and a route to it.
+/// Adds an upstream with this name and these endpoints, and a route to it.
 fn with_upstream(settings: Settings, ca: &TestCa, name: &str, services: &[Service]) -> Settings {
     let urls: Vec<String> = services.iter().map(Service::url).collect();
     let mut more = "connect_timeout = \"2s\"\n".to_owned();
@@ -162,7 +163,7 @@ async fn soak(binary: &str, length: Duration) -> bool {
         mortal,
         _misleading: misleading,
     });
-    // What the first minute needs once is not a leak.
+    // A warm-up phase: memory that is allocated once at the beginning is not a leak.
     let warm = (length / 6).clamp(Duration::from_secs(2), Duration::from_secs(45));
     phase(&world, "warm-up", warm).await;
     let start = watch::at_rest(&world).await;
@@ -199,7 +200,7 @@ async fn soak(binary: &str, length: Duration) -> bool {
     faults.is_empty()
 }
 
-/// Ends the gateway and gives all faults.
+/// Stops the gateway and returns all faults.
 async fn finish(mut gateway: Gateway, ledger: &Ledger, panics: u64) -> Vec<String> {
     gateway.terminate().await;
     let status = gateway.ended().await;
@@ -212,7 +213,7 @@ async fn finish(mut gateway: Gateway, ledger: &Ledger, panics: u64) -> Vec<Strin
     ledger.faults()
 }
 
-/// All workers for this long.
+/// Runs all workers for this time.
 async fn phase(world: &Arc<World>, name: &str, length: Duration) {
     eprintln!("{name}: {} s", length.as_secs());
     world.ledger.stop.store(false, Ordering::Relaxed);

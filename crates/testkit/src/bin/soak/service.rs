@@ -1,5 +1,6 @@
-//! A service that says whose request it answered, checks that the assertion is
-//! about that very request, and can be killed; and one that misleads.
+//! A service that returns the identifier of each request, checks that the assertion
+//! is about exactly that request, and can be killed. Another service gives wrong
+//! responses.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -20,18 +21,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-/// The content that belongs to a request: its number, again and again.
+/// Returns the content that belongs to a request: its identifier, repeated.
 pub(crate) fn content(id: &str, length: usize) -> Vec<u8> {
     id.bytes().cycle().take(length).collect()
 }
 
-/// What a service speaks.
+/// How a service behaves.
 #[derive(Clone)]
 pub(crate) enum Manner {
-    /// HTTP/1.1 or h2, over TLS where there is an acceptor.
+    /// HTTP/1.1 or h2, over TLS if there is an acceptor.
     Sound(Protocol, Option<TlsAcceptor>),
-    /// HTTP/1.1 with answers that are whole, cut short, nonsense, or followed by an
-    /// answer that nobody asked for.
+    /// HTTP/1.1 with responses that are complete, cut short, malformed, or followed
+    /// by a response without a request.
     Misleading,
 }
 
@@ -53,7 +54,7 @@ impl Service {
         }
     }
 
-    /// Where it is, as a URL.
+    /// Returns its URL.
     pub(crate) fn url(&self) -> String {
         let scheme = match &self.manner {
             Manner::Sound(_, Some(_)) => "https",
@@ -62,7 +63,7 @@ impl Service {
         format!("{scheme}://{}", self.address)
     }
 
-    /// Ends it with all its connections, whatever they are doing.
+    /// Stops the service and closes all its connections at once.
     pub(crate) async fn kill(&self) {
         let task = self.task.lock().expect("a lock").take();
         if let Some(task) = task {
@@ -71,7 +72,7 @@ impl Service {
         }
     }
 
-    /// Starts it again in the same place.
+    /// Starts the service again on the same address.
     pub(crate) async fn revive(&self) {
         let listener = TcpListener::bind(self.address).await.expect("its port");
         let task = tokio::spawn(serve(listener, self.manner.clone()));
@@ -79,7 +80,7 @@ impl Service {
     }
 }
 
-/// Connections end with the task: they are its own.
+/// Connections end with this task, because it owns them.
 async fn serve(listener: TcpListener, manner: Manner) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -139,7 +140,7 @@ where
     };
 }
 
-/// What a misleading service does with a request that has this number.
+/// Serves a request in a misleading way, which depends on its number.
 async fn mislead(mut stream: TcpStream) -> std::io::Result<()> {
     loop {
         let head = String::from_utf8_lossy(&read_head(&mut stream).await?).into_owned();
@@ -158,7 +159,8 @@ async fn mislead(mut stream: TcpStream) -> std::io::Result<()> {
                 return stream.write_all(&half).await;
             }
             1 => return stream.write_all(b"nonsense\r\n\r\n").await,
-            // In one segment, so that it is there before the answer is passed on.
+            // In one segment, so that the extra response has arrived before the
+            // first one is forwarded.
             2 if size < 1000 => {
                 let stolen = b"HTTP/1.1 200 OK\r\nx-id: stolen\r\ncontent-length: 6\r\n\r\nstolen";
                 let both = [start.as_bytes(), &body, stolen].concat();
@@ -173,7 +175,7 @@ async fn mislead(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Sends back what comes, in capitals.
+/// Sends all received bytes back in upper case.
 async fn echo(mut stream: TokioIo<hyper::upgrade::Upgraded>) -> std::io::Result<()> {
     let mut buffer = [0; 4096];
     loop {
@@ -213,7 +215,7 @@ async fn answer(request: Request<Incoming>) -> Response<Full<Bytes>> {
     answer.expect("an answer")
 }
 
-/// What is wrong with the assertion of a request.
+/// Returns what is wrong with the assertion of a request.
 fn complaint<B>(request: &Request<B>, caller: Option<&str>) -> Option<String> {
     let mut assertions = request.headers().get_all("countersign-assertion").iter();
     let (Some(assertion), None) = (assertions.next(), assertions.next()) else {

@@ -1,4 +1,4 @@
-//! What the gateway says about itself, and what the system says about it.
+//! Reads the metrics of the gateway, and its memory from the system.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -15,7 +15,7 @@ pub(crate) async fn metrics(world: &World) -> String {
         .body
 }
 
-/// The value of a series; 0 where it is not there yet.
+/// Returns the value of a series; 0 if it does not exist yet.
 pub(crate) fn metric(metrics: &str, series: &str) -> u64 {
     metrics
         .lines()
@@ -37,7 +37,7 @@ fn resident_kib(pid: u32) -> u64 {
         .unwrap_or(0)
 }
 
-/// One line about how it goes.
+/// Prints one line about the progress.
 pub(crate) async fn report(world: &World) {
     let metrics = metrics(world).await;
     eprintln!(
@@ -48,7 +48,7 @@ pub(crate) async fn report(world: &World) {
     );
 }
 
-/// Waits until no connection is open, and gives the memory in use then.
+/// Waits until no connection is open, and returns the memory in use then.
 pub(crate) async fn at_rest(world: &World) -> u64 {
     let mut open = 0;
     for _ in 0..150 {
@@ -63,7 +63,7 @@ pub(crate) async fn at_rest(world: &World) -> u64 {
             "{open} connections stay open though no caller is there"
         ));
     }
-    // Buffers are freed and given back a little later; the least of some looks.
+    // Buffers are freed a little later. Takes the smallest of several samples.
     let mut least = u64::MAX;
     for _ in 0..20 {
         least = least.min(resident_kib(world.gateway.pid()));
@@ -73,7 +73,8 @@ pub(crate) async fn at_rest(world: &World) -> u64 {
     least
 }
 
-/// Demands one audit line, and an allowing one, of each request that was answered.
+/// Checks that each request with a complete response has exactly one audit line,
+/// which allows it.
 pub(crate) fn audited(world: &World) {
     let path = world.gateway.directory().join("audit.jsonl");
     let file = std::fs::File::open(&path).expect("the audit log");
