@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{Method, Request, Response, request};
+use http::{Method, Request, Response, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -90,7 +90,17 @@ pub(crate) async fn handle(
             };
             serve(context, request, no_response.record).await
         }
-        Err(refusal) => Err(refusal),
+        Err(refusal) => {
+            // In HTTP/1.1 the request is a replacement.
+            if request.version() == Version::HTTP_2 {
+                let uri = request.uri();
+                let authority = uri.authority().map_or("", |authority| authority.as_str());
+                no_response
+                    .record
+                    .request(request.method().as_str(), authority, uri.path());
+            }
+            Err(refusal)
+        }
     };
     no_response.has_response = true;
     drop(no_response);
@@ -289,6 +299,7 @@ async fn forward_permitted(
     // A buffered body does not depend on the service, so that there is no reason for it to
     // pause.
     let may_stall = keeps_own_deadline && route.bind_body.is_none();
+    let incoming = body::await_declared_end(context, incoming, permitted.declared_length).await?;
     let body = body::streamed(context, route, incoming, may_stall);
     let (length, caller) = (permitted.declared_length, forwarding.share_key);
     let (body, body_hash) = body::bound(context, route.bind_body, body, length, caller).await?;

@@ -18,6 +18,7 @@ use super::connection::lifetime::{Ending, Lifetime};
 use super::handler;
 use super::response::h2_streams::H2Streams;
 use super::task::box_in_place::box_in_place;
+use super::wire::h2_head;
 use super::wire::h2_monitor::{FloodError, H2Stats, MonitoredIo};
 use super::wire::socket::CallerSocket;
 use super::wire::tls_close::close_gracefully;
@@ -88,8 +89,11 @@ async fn serve_streams(
     let service = service_fn(move |request: Request<Incoming>| {
         counter.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::clone(&serving);
+        let (parts, body) = request.into_parts();
+        let head_error = h2_head::check(&parts, limits.header_bytes);
+        let request = Request::from_parts(parts, body);
         box_in_place(|| async move {
-            Ok::<_, io::Error>(handler::handle(connection, request, None).await)
+            Ok::<_, io::Error>(handler::handle(connection, request, head_error).await)
         })
     });
     let stats = Arc::new(H2Stats::default());
@@ -106,7 +110,7 @@ async fn serve_streams(
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(limits.header_bytes.saturating_add(h2_head::SLACK)).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(64)
         .max_send_buf_size(SEND_BUFFER)

@@ -53,6 +53,21 @@ async fn heads_are_bounded() {
         .body("".into())
         .unwrap();
     let client = world.client().protocol(Protocol::Http2);
+    let answer = client.send(request).await.unwrap();
+    assert_eq!((answer.status, answer.reason()), (431, Some("too-large")));
+    let line = world
+        .gateway
+        .audit()
+        .line("the h2 head", |line| {
+            line["reason"] == "too-large" && line["path"] == "/a"
+        })
+        .await;
+    assert_eq!((&line["status"], &line["method"]), (&431.into(), &"GET".into()));
+    // h2 itself responds to what is much larger.
+    let request = Request::get("/a")
+        .header("x-big", big.repeat(2))
+        .body("".into())
+        .unwrap();
     assert_eq!(client.send(request).await.unwrap().status, 431);
     let line = world
         .gateway

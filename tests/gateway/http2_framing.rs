@@ -195,3 +195,80 @@ async fn h2_without_its_negotiation_gets_nowhere() {
     }
     assert_eq!(world.echo.requests(), 0);
 }
+
+#[tokio::test]
+async fn heads_that_the_library_accepts_are_refused_with_a_reason() {
+    const BLANK: &str = "a field's value begins or ends with a blank";
+    let world = World::open().await;
+    let with = |field: (&'static str, &'static str)| {
+        let mut fields: Vec<_> = GOOD.iter().filter(|(name, _)| *name != field.0).collect();
+        let place = if field.0.starts_with(':') { 0 } else { fields.len() };
+        fields.insert(place, &field);
+        fields.into_iter().copied().collect::<Vec<_>>()
+    };
+    for (field, detail) in [
+        (("x-a", " v"), BLANK),
+        (("x-a", "v "), BLANK),
+        (("x-a", "\tv"), BLANK),
+        ((":path", "?x"), "the path does not begin with a slash"),
+        ((":path", "*"), "the target '*' is not about any route"),
+        ((":scheme", "ftp"), "the scheme is neither https nor http"),
+        ((":scheme", ""), "the scheme is neither https nor http"),
+        ((":authority", "orders.example.org:99999"), "the request's port is malformed"),
+    ] {
+        assert!(!succeeds(&world, &with(field), None).await, "{field:?}");
+        let line = world
+            .gateway
+            .audit()
+            .line(detail, |line| {
+                line["event"] == "request" && line["detail"] == detail
+            })
+            .await;
+        let expected = (&"malformed-request".into(), &400.into());
+        assert_eq!((&line["reason"], &line["status"]), expected, "{field:?}");
+    }
+    assert_eq!(world.echo.requests(), 0, "{:?}", world.echo.seen());
+}
+
+#[tokio::test]
+async fn a_query_without_a_path_gets_the_path_of_a_slash() {
+    for protocol in ["http1", "h2"] {
+        let ca = TestCa::new("example.org");
+        let spoken = if protocol == "h2" { Protocol::Http2 } else { Protocol::Http1 };
+        let service = Service::start(ServiceSpec::plain(spoken)).await;
+        let settings = Settings::new(&ca)
+            .upstream_with("orders", service.address(), &format!("protocol = {protocol:?}\n"))
+            .route("orders", "orders", "paths = [\"/**\"]\ncallers = [\"*\"]\n");
+        let gateway = Gateway::start(BINARY, &settings).await;
+        let client = gateway.client(HOST).with(&ca.client("/ns/shop/sa/checkout"));
+        let request =
+            format!("GET https://{HOST}?x=1 HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+        let answer = client
+            .raw(request.as_bytes(), Duration::from_secs(5))
+            .await
+            .unwrap();
+        let text = answer.text();
+        assert_eq!(answer.statuses(), [200], "{protocol}: {text}");
+        assert!(text.contains("\"path\":\"/?x=1\""), "{protocol}: {text}");
+        let document: Value = serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+        let claims = assertion_claims(&document);
+        assert_eq!(claims["htu"], format!("https://{HOST}/?x=1"), "{protocol}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_body_may_end_in_a_frame_of_its_own() {
+    let world = World::open().await;
+    let mut fields = GOOD.to_vec();
+    fields[0] = (":method", "POST");
+    fields.push(("content-length", "0"));
+    assert!(succeeds(&world, &fields, Some(&[])).await);
+    assert!(!succeeds(&world, &fields, Some(b"x")).await);
+    let line = world
+        .gateway
+        .audit()
+        .line("the body", |line| line["reason"] == "malformed-request")
+        .await;
+    assert_eq!(line["detail"], "Content-Length is 0, but the body is not empty");
+    assert_eq!(world.echo.requests(), 1);
+}

@@ -18,6 +18,7 @@ use super::guard::ConnectionGuard;
 use super::unread_body::CallerBody;
 use crate::policy::Denial;
 use crate::proxy::wire::expect_continue::Expectation;
+use crate::proxy::wire::h2_head;
 use crate::proxy::wire::head::FramingError;
 use crate::proxy::wire::headers::RequestTrailers;
 use crate::proxy::wire::refusal::Refusal;
@@ -230,6 +231,13 @@ impl RequestBody {
                     stall.restart();
                 }
                 if let Some(trailers) = frame.trailers_mut() {
+                    if h2_head::has_blank_edges(trailers) {
+                        let error = RequestBodyError::new(
+                            ReasonCode::MalformedRequest,
+                            h2_head::BLANK_EDGES,
+                        );
+                        return Poll::Ready(Some(Err(error)));
+                    }
                     this.trailers.strip(trailers);
                     // An empty trailer section has no meaning, and some services close the
                     // connection if they receive one.

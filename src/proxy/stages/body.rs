@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, header};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 
 use super::RequestContext;
 use crate::identity::ShareKey;
@@ -42,6 +45,39 @@ pub(crate) fn declared_length(
             format!("the body has {length} bytes, at most {max} are accepted"),
         )),
         _ => Ok(Some(length)),
+    }
+}
+
+/// Waits for the end of a body that was declared empty. In HTTP/2 the end can follow the
+/// head in a frame of its own, and the service must not get a body then.
+pub(crate) async fn await_declared_end(
+    context: RequestContext<'_>,
+    mut incoming: CallerBody,
+    declared_length: Option<u64>,
+) -> Result<CallerBody, Refusal> {
+    if declared_length != Some(0) || incoming.is_end_stream() {
+        return Ok(incoming);
+    }
+    // Boxed, so that other requests reserve no space for it.
+    let ended = Box::pin(async {
+        loop {
+            match incoming.frame().await {
+                None => return true,
+                Some(Ok(frame)) if frame.data_ref().is_none_or(Bytes::is_empty) => {}
+                Some(_) => return false,
+            }
+        }
+    });
+    match tokio::time::timeout(context.snapshot.limits.body_timeout, ended).await {
+        Ok(true) => Ok(incoming),
+        Ok(false) => Err(Refusal::new(
+            ReasonCode::MalformedRequest,
+            "Content-Length is 0, but the body is not empty",
+        )),
+        Err(_) => Err(Refusal::new(
+            ReasonCode::Timeout,
+            "the caller's body did not end in time",
+        )),
     }
 }
 

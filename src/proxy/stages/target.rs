@@ -30,13 +30,11 @@ impl Target {
         path_and_query: Option<&PathAndQuery>,
     ) -> Result<Self, Refusal> {
         let host = target::normalized_host(&authority)?.into_owned();
-        let path_and_query = path_and_query
-            .cloned()
-            .unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let path_and_query = normalized(path_and_query)?;
         if path_and_query.as_str() == "*" {
             return Err(Refusal::new(
                 ReasonCode::MalformedRequest,
-                "OPTIONS * is not about any route",
+                "the target '*' is not about any route",
             ));
         }
         // In HTTP/1.1 the framing guard also checks this, on the raw bytes. For HTTP/2
@@ -66,6 +64,26 @@ impl Target {
             authority: &self.authority,
             path: self.path_and_query.path(),
         }
+    }
+}
+
+/// Returns path and query with a path. The absolute form can have a query alone, whose path
+/// is `/` (RFC 9112 section 3.2.1); what is checked, signed and sent is one text.
+fn normalized(path_and_query: Option<&PathAndQuery>) -> Result<PathAndQuery, Refusal> {
+    match path_and_query {
+        // The text of an empty path is empty, although it is displayed as a slash.
+        None => Ok(PathAndQuery::from_static("/")),
+        Some(found) if found.as_str() == "/" => Ok(PathAndQuery::from_static("/")),
+        Some(found) if found.as_str().starts_with('?') => {
+            let text = format!("/{found}", found = found.as_str());
+            PathAndQuery::from_maybe_shared(text).map_err(|_| {
+                Refusal::new(
+                    ReasonCode::MalformedRequest,
+                    "the request target is malformed",
+                )
+            })
+        }
+        Some(found) => Ok(found.clone()),
     }
 }
 

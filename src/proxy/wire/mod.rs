@@ -8,6 +8,7 @@
 //! - `response_framing`: accepts a service's response only if its end is unambiguous
 //!
 //! HTTP/2:
+//! - `h2_head`: checks of a request head that h2 does not make
 //! - `h2_monitor`: counts frames, and limits those without content
 //! - `h2_stall`: limits how long a caller may take nothing of its response
 //! - `write_coalescing`: sends all bytes that a connection writes in one poll together
@@ -34,6 +35,7 @@ pub(crate) mod expect_continue;
 pub(crate) mod forwarded_headers;
 pub mod framing;
 pub(crate) mod framing_io;
+pub(crate) mod h2_head;
 pub(crate) mod h2_monitor;
 pub(crate) mod h2_stall;
 pub mod head;

@@ -49,7 +49,15 @@ pub fn normalized_host(authority: &str) -> Result<Cow<'_, str>, Denial> {
 fn check_port(port: &str) -> Result<(), Denial> {
     match port.strip_prefix(':') {
         None if port.is_empty() => Ok(()),
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) && digits.len() <= 5 => Ok(()),
+        Some("") => Ok(()),
+        // Not `parse` alone, which takes a sign.
+        Some(digits)
+            if digits.len() <= 5
+                && digits.bytes().all(|b| b.is_ascii_digit())
+                && digits.parse::<u16>().is_ok() =>
+        {
+            Ok(())
+        }
         _ => Err(malformed("the request's port is malformed")),
     }
 }
@@ -229,7 +237,7 @@ mod tests {
         assert_eq!(normalized_host("[::1]:80").unwrap(), "::1");
         assert_eq!(normalized_host("127.0.0.1").unwrap(), "127.0.0.1");
         for bad in [
-            "", ".", ":80", "a:b", "a:123456", "u@a", "[::1", "a..b", "a/b", "a:1:2",
+            "", ".", ":80", "a:b", "a:123456", "a:65536", "a:99999", "a:+80", "u@a", "[::1", "a..b", "a/b", "a:1:2",
         ] {
             assert!(normalized_host(bad).is_err(), "{bad}");
         }
