@@ -43,8 +43,8 @@ pub struct DescriptorPlan {
 pub struct ControlShare {
     /// Maximum number of connections that were admitted.
     pub let_in: usize,
-    /// Maximum number of connections that have not been admitted yet: this many that have
-    /// sent nothing, and this many others.
+    /// Maximum number of connections that have sent nothing yet. The same number may have
+    /// sent something without being admitted yet.
     pub outside: usize,
 }
 

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_stays_held_is_an_error_that_says_who_holds_it() {
+    fn a_lock_that_stays_held_is_an_error_that_names_its_holder() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(".lock");
         let held = DirectoryLock::try_acquire(directory.path()).unwrap();

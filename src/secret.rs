@@ -83,7 +83,7 @@ pub fn write_private_by(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // Removed on every early return.
+    // The temporary file is removed on every early return.
     let create = || {
         tempfile::Builder::new()
             .prefix(prefix)

@@ -204,7 +204,8 @@ async fn serve(
         &target.host,
     )?;
     if let Some(response) = serve_locally(context, &parts.method, &target, record) {
-        // Refused, because the caller would mistake a successful response for its tunnel.
+        // A caller that asked with extended CONNECT would mistake a successful response
+        // for its tunnel.
         if upgrade.as_ref().is_some_and(|asked| asked.stream.is_some()) {
             return Err(Refusal::new(
                 ReasonCode::MalformedRequest,
@@ -359,7 +360,7 @@ async fn forward_permitted(
 /// the service.
 fn ends_for_another(upstream: &Upstream, sent: &UpstreamResponse) -> Option<EndsForAnother> {
     let give_way = sent.lease.give_way()?;
-    let denial = forward::gives_way(upstream.name());
+    let denial = forward::connection_needed(upstream.name());
     Some(EndsForAnother { give_way, denial })
 }
 

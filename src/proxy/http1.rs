@@ -38,7 +38,8 @@ use crate::snapshot::Limits;
 const IDLE_AFTER: Duration = Duration::from_millis(50);
 
 /// All connections check for idleness at the same times: at multiples of [`IDLE_AFTER`]
-/// after this one. A timer that would expire earlier than all others costs a system call.
+/// after this one. A new timer costs a system call only if it expires before all others,
+/// which is rare with common times.
 static CHECKS_FROM: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Returns the time of the first check that is at least [`IDLE_AFTER`] from now.

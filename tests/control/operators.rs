@@ -235,7 +235,8 @@ async fn an_ordinary_caller_is_refused_and_seen() {
     let run = world.as_(&world.caller, &["reload"]).await;
     assert_eq!(run.code, 3, "{run:?}");
     assert!(run.stderr.contains("caller-not-allowed"), "{run:?}");
-    // An operator is not allowed as a caller unless a route allows it.
+    // This identity can still use the gateway as a caller. An operator cannot,
+    // because no route allows it.
     let client = world.gateway.client(HOST);
     assert_eq!(
         client

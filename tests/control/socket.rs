@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use crate::support::{BINARY, Run, World, mode};
 
-/// A gateway with a socket beside its configuration.
+/// A gateway with a socket in the directory of its configuration.
 async fn world() -> World {
     World::with(|settings, echo| {
         settings

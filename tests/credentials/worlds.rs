@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{ask, claims, issuer};
 use crate::support::{TOKEN_ISSUER, World, replace};
 
-/// A gateway that has the keys of an issuer in a file.
+/// A gateway with the keys of an issuer in a file.
 pub(super) struct TokenWorld {
     world: World,
     pub(super) key: TokenKey,
@@ -188,7 +188,7 @@ impl IssuerWorld {
         ask(&self.client(), "/a", token).await
     }
 
-    /// What an operator is told about the issuer.
+    /// Returns the problem about the issuer that operators see.
     pub(super) async fn problem(&self) -> Option<String> {
         let ready = plain(self.gateway.admin(), "GET", "/readyz", &[]).await;
         assert_eq!(ready.status, 200, "tokens are not everything");

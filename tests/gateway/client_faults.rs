@@ -62,7 +62,10 @@ async fn heads_are_bounded() {
             line["reason"] == "too-large" && line["path"] == "/a"
         })
         .await;
-    assert_eq!((&line["status"], &line["method"]), (&431.into(), &"GET".into()));
+    assert_eq!(
+        (&line["status"], &line["method"]),
+        (&431.into(), &"GET".into())
+    );
     // h2 itself responds to what is much larger.
     let request = Request::get("/a")
         .header("x-big", big.repeat(2))

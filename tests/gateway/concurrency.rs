@@ -1,4 +1,5 @@
-//! Many callers at once: every answer belongs to its request and its caller.
+//! Many callers at the same time: every response belongs to its request and its
+//! caller.
 
 use countersign_testkit::{Client, Gateway, Protocol, Service, ServiceSpec, Settings, TestCa};
 use http::Request;

@@ -11,8 +11,8 @@ use super::failing_files::{Injected, deny_list};
 use super::material::{assert_prompt, problem};
 use crate::support::{BINARY, CALLER, HOST, RevocationLists, World, readyz, replace, streaming};
 
-/// A world that checks revocation, with a deny list in a directory of its own, a socket,
-/// and a bound on how long files may stay unread that every failure would exceed.
+/// A world that checks revocation, with a deny list in a separate directory and a
+/// socket. Its limit for unread files is so short that every failure exceeds it.
 struct Scene {
     world: World,
     lists: RevocationLists,

@@ -158,7 +158,7 @@ impl World {
             );
         }
         let status = self.by_socket(&["--json", "status"]).await;
-        // There is a problem to look at.
+        // A problem is shown.
         assert_eq!(status.code, 3, "{status:?}");
         let said = status.json();
         assert_eq!(said["readiness"], "ready", "{said}");
@@ -239,7 +239,8 @@ async fn a_deny_list_that_does_not_answer_delays_nothing() {
     assert!(status.success(), "{status}");
 }
 
-/// When the file answers again, what was added meanwhile is written.
+/// When the file does not hang any more, the entries that were added meanwhile are
+/// written.
 #[tokio::test]
 async fn an_entry_is_written_as_soon_as_the_file_answers() {
     let ca = TestCa::new("example.org");
@@ -323,7 +324,7 @@ async fn a_domain_can_refuse_after_its_files_could_not_be_read_for_long() {
     .await;
 }
 
-/// A command says which file does not answer, instead of waiting for it.
+/// A command names the file that hangs, instead of waiting for it.
 #[tokio::test]
 async fn a_check_ends_where_a_file_does_not_answer() {
     let (world, lists) = revocable().await;
@@ -409,7 +410,7 @@ async fn a_part_that_stays_unusable_changes_nothing_again_and_again() {
         generation(&later) <= generation(&first) + 1,
         "{first} {later}"
     );
-    // A configuration can be loaded beside that.
+    // A configuration can be loaded at the same time.
     let config = world.gateway.config_file();
     injected.end().await;
     readyz(&world.gateway, "material-unreadable", false).await;
@@ -498,8 +499,8 @@ async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T
     done.into_iter().flatten().collect()
 }
 
-/// A file that hangs for too long suspends its domain, and one that answers again ends
-/// that, although it has not changed.
+/// If a file hangs for too long, its domain is suspended. When the file can be read
+/// again, the suspension ends, although the file has not changed.
 #[tokio::test]
 async fn a_domain_whose_file_hung_for_too_long_returns_when_it_answers() {
     let ca = TestCa::new("example.org");

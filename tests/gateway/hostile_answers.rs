@@ -33,7 +33,8 @@ async fn world(services: &[SocketAddr]) -> World {
     .await
 }
 
-/// A service of HTTP/1.0 that keeps connections, and answers with what it was sent.
+/// An HTTP/1.0 service that keeps connections open, and responds with the received
+/// request.
 struct Old {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -128,7 +129,7 @@ async fn bodies_of_unknown_length_arrive_whole_at_a_service_of_http_1_0() {
             assert!(body.contains(&sent), "{body}");
         }
     }
-    // Each of them had a connection of its own.
+    // Each request had a new connection.
     assert_eq!(service.connections.load(Ordering::SeqCst), 18);
     let lines = world.gateway.audit().matching(|line| line["path"] == "/0");
     assert!(lines.iter().all(|line| line["complete"] == true));

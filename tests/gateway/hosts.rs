@@ -9,8 +9,8 @@ use http::Request;
 
 use crate::support::World;
 
-/// Entries for `orders.example.org` and `*.internal.example.org` beside the
-/// default, each with its own certificate.
+/// Entries for `orders.example.org` and `*.internal.example.org` in addition to
+/// the default, each with its own certificate.
 struct Names {
     world: World,
     orders: Credentials,

@@ -47,7 +47,7 @@ fn chunked(trailers: &str) -> String {
     )
 }
 
-/// A gateway before services that give these answers, and one that echoes.
+/// A gateway in front of services with these responses, and of one that echoes.
 async fn world(limits: &[(&str, &str)]) -> (World, Vec<Scripted>) {
     let mut services = Vec::new();
     for (name, answer) in [
@@ -147,7 +147,7 @@ impl Caller {
         assert!(enough(&self.frames()), "closed: {}", answer.closed);
     }
 
-    /// Makes a request that needs no window, and waits for its answer.
+    /// Makes a request whose response needs no window, and waits for the response.
     async fn ask_cheaply(&mut self) {
         let stream = self.ask("/echo/status/204").await;
         self.until(|frames| has(frames, HEADERS, stream)).await;
@@ -182,7 +182,7 @@ fn is_reset(frames: &[http2::Frame], streams: &[u32]) -> bool {
         .all(|stream| has(frames, RST_STREAM, *stream))
 }
 
-/// Octets of answers to all streams.
+/// Number of content bytes of all streams.
 fn content_of_all(frames: &[http2::Frame]) -> usize {
     let data = frames.iter().filter(|frame| frame.kind == DATA);
     data.map(|frame| frame.payload.len()).sum()
@@ -226,14 +226,14 @@ async fn untaken_responses_end_although_their_caller_sends_more_requests() {
                 assert_eq!(line["reason"], reason, "{line}");
             }
         }
-        // A stream with a window goes on.
+        // A stream with a window continues.
         let stream = caller.ask("/echo/again").await;
         caller.grant(stream, 1 << 20).await;
         caller.until(|frames| has_ended(frames, stream)).await;
     }
 }
 
-/// What the connection's window lets through between two looks at it.
+/// Number of bytes that the connection's window allows between two checks.
 const SHARE: u32 = 64 * 1024;
 
 #[tokio::test]
@@ -276,7 +276,7 @@ async fn answers_wait_for_their_turn_on_a_slow_connection() {
 
 #[tokio::test]
 async fn a_slow_socket_is_shared_as_well() {
-    // This caller answers no PING, and a busy machine may stop it for seconds.
+    // This caller acknowledges no PING, and a busy machine may stop it for seconds.
     let limits = [("body_timeout", "\"4s\""), ("header_timeout", "\"10m\"")];
     let (world, _services) = world(&limits).await;
     let socket = TcpSocket::new_v4().unwrap();
@@ -400,7 +400,8 @@ async fn a_response_that_fits_the_window_ends_with_its_last_bytes() {
         caller.until(|frames| has_ended(frames, stream)).await;
         let frames = caller.frames();
         let last = frames.iter().rfind(|frame| frame.stream == stream).unwrap();
-        // No frame of its own, which would be a record and a system call more.
+        // The end is not a separate frame, which would need another record and system
+        // call.
         assert!(last.kind == DATA && !last.payload.is_empty(), "{path}");
     }
     // The large one is more than the rest of this stream's first window.

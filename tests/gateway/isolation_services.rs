@@ -1,5 +1,6 @@
-//! One caller attacks a service that another caller uses: the other's running
-//! response is never cut and its requests are never refused, whatever the service is.
+//! One caller attacks a service that another caller uses. With every kind of
+//! service, the response of the other caller is never cut off, and its requests are
+//! never refused.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -66,7 +66,7 @@ async fn logged(gateway: &Gateway, wanted: &str) {
     until(wanted, async || gateway.stderr().contains(wanted)).await;
 }
 
-/// Waits until a copy of a list is in its place, and not only beside it.
+/// Waits until a copy of a list has its final name.
 async fn copy_is_kept(directory: &Path) {
     until("the copy on disk", async || {
         let mut files = std::fs::read_dir(directory).unwrap();

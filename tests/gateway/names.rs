@@ -10,8 +10,8 @@ use crate::support::{World, decode};
 
 const SPIFFE: &str = "spiffe://example.org/ns/shop/sa/checkout";
 
-/// A gateway whose trust domain reads these name types and vouches for these
-/// names.
+/// A gateway whose trust domain reads these types of names and may certify
+/// these names.
 async fn reading(identity_from: &str, vouches_for: &str) -> World {
     let keys = format!(
         "revocation = \"off\"\nidentity_from = {identity_from}\nvouches_for = {vouches_for}"
@@ -33,7 +33,7 @@ async fn a_certificate_without_a_name_of_the_right_type_names_no_caller() {
     let world = World::open().await;
     for (leaf, saw) in [
         (Leaf::new(), "no subject alternative name"),
-        // The common name is never looked at.
+        // The common name is never used.
         (
             Leaf::new().common_name(SPIFFE),
             "no subject alternative name",

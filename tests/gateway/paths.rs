@@ -100,7 +100,8 @@ async fn ambiguous_paths_are_refused_over_http2() {
         let client = world.client().protocol(Protocol::Http2);
         let mut connection = client.connect().await.unwrap();
         connection.write(&octets).await.unwrap();
-        // The answer's HEADERS, or the stream's or the connection's end.
+        // The HEADERS of the response, or the end of the stream or of the
+        // connection.
         let answered = |octets: &[u8]| {
             http2::frames(octets)
                 .iter()

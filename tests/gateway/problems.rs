@@ -1,4 +1,4 @@
-//! What a refused caller is told, in HTTP and in gRPC.
+//! The response to a refused caller, in HTTP and in gRPC.
 
 use bytes::Bytes;
 use countersign_testkit::{Protocol, Scripted};

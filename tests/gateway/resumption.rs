@@ -13,7 +13,8 @@ use crate::support::{
     BINARY, CALLER, HOST, World, change, decode, generation, revocable, streaming,
 };
 
-/// One request over a connection of its own, and whether that was resumed.
+/// Sends one request over a new connection. Returns whether its session was resumed,
+/// and the response.
 async fn visit(client: &Client) -> (bool, Answer) {
     let connection = client.connect().await.unwrap();
     let resumed = connection.is_resumed();
@@ -69,7 +70,7 @@ async fn a_ticket_comes_without_a_request_and_with_a_late_answer() {
     }
 }
 
-/// Full handshakes, each with a ticket of its own.
+/// Performs full handshakes, of which each gives a new ticket.
 async fn gather(client: &Client, tickets: usize) {
     client.gather(true);
     for _ in 0..tickets {
@@ -178,7 +179,7 @@ async fn a_replica_that_knows_nothing_of_a_chain_looks_at_it_before_any_request(
     // The next attempt is a full handshake with its proper alert.
     assert_eq!(elsewhere.refusal().await.alert(), Some(44));
     assert!(two.audit().matching(|l| l["event"] == "request").is_empty());
-    // Where it is not revoked the ticket is as good as before.
+    // At the gateway where the certificate is not revoked, the ticket is still valid.
     assert!(is_resumed(&client).await);
 }
 

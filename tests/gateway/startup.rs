@@ -152,7 +152,7 @@ async fn trust_without_a_valid_root_is_refused() {
     let expired = format!("\"{}\"", expired.display());
     assert_fails(&domain(&expired), &["example.org", "expired"]).await;
     assert_fails(&domain(""), &["roots"]).await;
-    // Beside a valid one it is left out, with an alarm.
+    // If there is also a valid one, it is ignored with a warning.
     let both = format!("{expired}, \"{}\"", ca.root_file().display());
     let gateway = Gateway::start(BINARY, &domain(&both)).await;
     until("the alarm", async || gateway.stderr().contains("expired")).await;

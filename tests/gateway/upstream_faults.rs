@@ -270,7 +270,8 @@ async fn a_service_with_bad_chunks_ends_its_answer_early() {
         let world = world(service.address()).await;
         for protocol in Protocol::BOTH {
             let answer = world.client().protocol(protocol).get("/a").await;
-            // Where nothing of it can have been shown, a caller of HTTP/1.1 is told.
+            // If no part of the response was forwarded, an HTTP/1.1 caller gets a
+            // refusal.
             let at_once = protocol == Protocol::Http1 && !chunks.starts_with("2\r\n");
             let (status, answer) = match (at_once, answer) {
                 (true, Ok(answer)) => (502, answer.status),

@@ -46,8 +46,8 @@ impl Case {
         self.expected_result == "SUCCESS"
     }
 
-    /// Names, depth options and the Web's stricter rules are not what the path
-    /// rules answer.
+    /// Whether a case is about the path rules, and not about names, depth
+    /// options or the stricter rules of the Web.
     fn is_core(&self) -> bool {
         !self.id.starts_with("webpki::")
             && self.max_chain_depth.is_none()

@@ -140,7 +140,7 @@ fn many_namesakes_on_every_level_hide_no_path() {
         for subject in 1..AUTHORITIES {
             for _ in 0..COPIES {
                 certificates.push(match crossing {
-                    // A key of its own each.
+                    // Each has a different key.
                     Crossing::OtherKey => {
                         let spec = AuthoritySpec::new(&format!("Authority {subject}"));
                         PKI.authorities[subject - 1].cross_sign(&Authority::root(&spec))

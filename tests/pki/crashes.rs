@@ -76,7 +76,7 @@ fn a_killed_issue_leaves_whole_files_or_none() {
     }
     let known: HashSet<String> = serials(&authority).into_iter().collect();
     assert_eq!(known.len(), serials(&authority).len());
-    // Whatever is recorded is there, and nothing is left aside.
+    // All recorded certificates exist, and no temporary files are left.
     authority.has_nothing_aside();
     assert_eq!(issued_files(&authority).len(), 2 * known.len());
     authority

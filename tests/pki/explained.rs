@@ -1,4 +1,4 @@
-//! `explain --pki`: the inventory's word beside the gateway's.
+//! `explain --pki`: the inventory's status, compared with the gateway's.
 
 use countersign_testkit::{Echo, Gateway};
 

@@ -122,7 +122,7 @@ fn what_is_not_a_file_does_not_block_and_is_named() {
             let (authority, leaf) = with_a_leaf();
             obstruct(&authority.path(file), what);
             let begins = file.rsplit('/').next().unwrap();
-            // If it concerns leaves alone, a revocation succeeds all the same.
+            // A revocation that concerns only leaves succeeds nevertheless.
             let commands: [&[&str]; 2] = [
                 &["revoke", "--cert", &leaf],
                 &["issue", "spiffe://example.org/b"],

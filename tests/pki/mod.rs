@@ -36,7 +36,7 @@ fn pki(arguments: &[&str]) -> Command {
     command
 }
 
-/// An authority for `example.org` with plain keys, in a directory of its own.
+/// An authority for `example.org` with unencrypted keys, in a new directory.
 struct Authority {
     home: TempDir,
 }

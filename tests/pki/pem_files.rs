@@ -237,8 +237,8 @@ fn a_damaged_list_file_loses_no_list_during_a_rotation() {
     authority.run(&["revoke", "--serial", serial]).done();
 }
 
-/// What OpenSSL writes around its blocks: the certificate in words, the attributes
-/// of PKCS#12 bags, what a server showed.
+/// The text that OpenSSL writes around its blocks: the certificate as text, the
+/// attributes of PKCS#12 bags, the output of `s_client`.
 #[test]
 fn files_of_openssl_are_read_whole() {
     if !has_tool("openssl", "version") {

@@ -175,7 +175,7 @@ fn a_directory_that_is_none_is_said_so() {
 #[test]
 fn a_directory_that_cannot_be_written_loses_nothing() {
     let authority = Authority::new();
-    // Works for the superuser too, whom permissions do not stop.
+    // This works for the superuser too, who ignores permissions.
     std::fs::remove_dir(authority.path("issued")).unwrap();
     std::fs::write(authority.path("issued"), "in the way").unwrap();
     authority.run(&["issue", "a"]).refused(1, "issued/a.");

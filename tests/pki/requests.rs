@@ -211,7 +211,8 @@ fn revoked_and_foreign_certificates_are_not_renewed() {
 #[test]
 fn the_daemon_renews_when_due_and_calls_the_hook() {
     let authority = Authority::new();
-    // A lifetime of a few seconds beside five minutes of backdating: due at once.
+    // A lifetime of a few seconds with a start five minutes in the past: the
+    // renewal is due at once.
     authority
         .run(&["issue", "spiffe://example.org/a", "--lifetime", "3s"])
         .done();

@@ -122,7 +122,7 @@ fn both_generations_are_good_until_the_earlier_one_is_retired() {
         openssl(&authority, "new").done();
         assert_ne!(openssl(&authority, "revoked").code, 0);
     }
-    // And again, with numbers of its own.
+    // A second rotation, with its own list numbers.
     rotate(&authority, &["prepare"]).done();
     rotate(&authority, &["retire", "--force"]).done();
     assert!(authority.path("retired/2/root.pem").exists());
@@ -201,7 +201,7 @@ fn a_killed_rotation_leaves_the_old_one_or_both() {
         let authority = Authority::new();
         issue(&authority, "old");
         kill_after(&authority, &PREPARE, delay);
-        // Whatever there is, works, and both leaves are good. Nothing is left open.
+        // The authority works, and both leaves are valid. No change is incomplete.
         issue(&authority, "new");
         authority.has_nothing_aside();
         let status = rotate(&authority, &["status", "--json"]).json();

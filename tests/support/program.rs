@@ -109,7 +109,7 @@ impl Run {
 }
 
 impl From<Output> for Run {
-    /// Fails the test if the program panicked, whatever else it is about.
+    /// Fails every test in which the program panics.
     #[track_caller]
     fn from(output: Output) -> Self {
         let run = Self {

@@ -8,8 +8,8 @@ use countersign::identity::{IdentityPattern, NameType, TrustDomain};
 use countersign::trust::{RevocationDepth, RevocationPosture, TrustBundleConfig};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
-/// The trust domain `example.org`, whose authorities vouch for its SPIFFE IDs. With
-/// lists, revocation is checked for the whole path.
+/// The trust domain `example.org`, whose authorities may certify its SPIFFE IDs.
+/// With lists, revocation is checked for the whole path.
 pub(crate) fn bundle_config(
     roots: Vec<CertificateDer<'static>>,
     crls: Vec<CertificateRevocationListDer<'static>>,

@@ -105,8 +105,7 @@ impl World {
     }
 }
 
-/// What a gateway holds in memory of its own: code that is touched for the first time is
-/// not counted.
+/// Returns the private memory of a gateway. Pages of its code are not counted.
 pub(crate) fn resident_kib(gateway: &Gateway) -> u64 {
     std::fs::read_to_string(format!("/proc/{}/status", gateway.pid()))
         .unwrap()

@@ -10,8 +10,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::support::{BINARY, script};
 
-/// Runs a script that serves on a port it prints, is told where the gateway in
-/// front of it is, and ends with 77 when its library is not there.
+/// Runs a script that prints the port on which it serves, and then reads the
+/// address of the gateway in front of it. It ends with 77 if its library is not
+/// installed.
 async fn run(script: &str, what: &str, protocol: &str) {
     let Some(mut child) = script::start(script::python(script), what) else {
         return;
@@ -51,7 +52,7 @@ async fn run(script: &str, what: &str, protocol: &str) {
             gateway.stderr()
         );
     };
-    // A dozen conversations, each with a deadline of its own within the script.
+    // A dozen conversations; the script has a deadline for each.
     tokio::time::timeout(Duration::from_secs(90), conversation)
         .await
         .unwrap_or_else(|_| panic!("{what}: {script} does not end"));

@@ -169,7 +169,7 @@ async fn a_grpc_call_ends_at_its_deadline_even_if_neither_side_ends_it() {
     assert_eq!(service.requests(), 1);
 }
 
-/// Answers at once and goes on reading; tells how the bodies ended.
+/// Responds at once and continues to read. Reports how the bodies ended.
 async fn hasty() -> (std::net::SocketAddr, mpsc::UnboundedReceiver<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -29,8 +29,9 @@ const fn head(method: &str) -> [(&str, &str); 4] {
     ]
 }
 
-/// A service in HTTP/2 of which every frame is known: it answers every request that has
-/// ended with what `answer` makes of its stream's number, and PINGs where it `pongs`.
+/// An HTTP/2 service that records every frame. It responds to every complete request
+/// with the frames that `answer` makes for its stream, and acknowledges PINGs if
+/// `pongs` is set.
 struct Raw {
     address: SocketAddr,
     frames: Arc<std::sync::Mutex<Vec<frames::Frame>>>,
@@ -361,7 +362,7 @@ fn cut_short(stream: u32, code: u32) -> Vec<u8> {
     .concat()
 }
 
-/// A service may end a stream in a frame of its own, after the announced content.
+/// A service may end a stream with a separate frame after the announced content.
 #[tokio::test]
 async fn a_late_end_of_a_whole_answer_costs_no_reset() {
     let ca = TestCa::new("example.org");
@@ -413,7 +414,8 @@ async fn end_late(mut stream: TcpStream, seen: Arc<Late>) -> io::Result<()> {
                         frames::data(frame.stream, false, b"content"),
                     ];
                     stream.write_all(&begun.concat()).await?;
-                    // The gateway answers it when it has read what was before.
+                    // The gateway acknowledges it after it has read everything before
+                    // it.
                     stream.write_all(&frames::frame(6, 0, 0, &[0; 8])).await?;
                     asked = frame.stream;
                 }

@@ -18,9 +18,9 @@ use tokio::task::JoinHandle;
 use super::http;
 use crate::support::{Front, HOST};
 
-/// A service in HTTP/2. `/hold` begins an answer and goes on with it whenever another
-/// piece is asked for; `/calm` ends the connection with ENHANCE_YOUR_CALM; everything else
-/// is answered at once.
+/// An HTTP/2 service. `/hold` begins a response and sends another piece whenever the test
+/// asks for it. `/calm` ends the connection with ENHANCE_YOUR_CALM. All other paths get a
+/// response at once.
 struct Service {
     address: SocketAddr,
     seen: Arc<Seen>,
@@ -95,7 +95,7 @@ impl Service {
         self.seen.open.load(Ordering::SeqCst)
     }
 
-    /// Has every held answer go on.
+    /// Makes every held response continue.
     fn go_on(&self) {
         self.seen.more.notify_waiters();
     }
@@ -129,7 +129,7 @@ pub(super) fn caller(world: &Front, ca: &TestCa, name: &str) -> Client {
     client.protocol(Protocol::Http2)
 }
 
-/// A request whose answer goes on.
+/// Sends a request whose response is held.
 async fn hold(client: &Client) -> Response<hyper::body::Incoming> {
     let mut sender = client.streams().await.unwrap();
     let (body, empty) = pieces();
@@ -139,7 +139,7 @@ async fn hold(client: &Client) -> Response<hyper::body::Incoming> {
     in_time("an answer", answer).await.unwrap()
 }
 
-/// Whether another piece of a held answer arrives.
+/// Whether another piece of a held response arrives.
 async fn goes_on(service: &Service, answer: &mut Response<hyper::body::Incoming>) -> bool {
     service.go_on();
     let frame = in_time("a piece", answer.body_mut().frame()).await;
@@ -279,7 +279,7 @@ async fn the_caller_with_most_connections_yields_one() {
     }
 }
 
-/// A service that never ends an answer to `/hold`, in either protocol.
+/// A service that never ends a response to `/hold`, in either protocol.
 struct Held {
     address: SocketAddr,
     open: Arc<AtomicUsize>,

@@ -25,8 +25,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// A service that answers every request with its name. Dropping it ends it and all its
-/// connections, as if its process had been killed.
+/// A service that responds to every request with its name. Dropping it ends it and all
+/// its connections, as if its process had been killed.
 struct Named {
     address: SocketAddr,
     task: JoinHandle<()>,

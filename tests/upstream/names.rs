@@ -1,7 +1,7 @@
 //! Endpoints by name: looked up again, by the resolver of the system.
 //!
-//! The gateway runs in a mount namespace of its own, where the test decides what is in
-//! `/etc/hosts`. Where users may not make one, the test is skipped.
+//! The gateway runs in its own mount namespace, in which the test controls
+//! `/etc/hosts`. If users may not create one, the test is skipped.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ struct Hosts {
 }
 
 impl Hosts {
-    /// None where that is not possible on this machine.
+    /// None if that is not possible on this machine.
     fn leading_to(address: &str) -> Option<Self> {
         let hosts = Self {
             home: tempfile::tempdir().unwrap(),

@@ -24,7 +24,7 @@ const END_HEADERS: u8 = 4;
 /// What a service says to the n-th request of all, which came on this stream.
 type Script = dyn Fn(usize, u32) -> Vec<u8> + Send + Sync;
 
-/// An answer on a stream.
+/// A malformed response on a stream.
 type Nonsense = fn(u32) -> Vec<u8>;
 
 /// A service that writes its frames itself.
@@ -311,7 +311,7 @@ async fn an_answer_of_another_length_than_it_says_is_not_whole() {
         .await;
     for line in lines {
         assert_eq!(line["reason"], "upstream-protocol", "{line}");
-        // The gateway's own answer is whole.
+        // The gateway's own response is complete.
         assert_eq!(line["complete"], line["status"] == 502, "{line}");
     }
 }
@@ -336,8 +336,8 @@ async fn a_length_in_another_spelling_and_some_interim_answers_are_no_nonsense()
     }
 }
 
-/// What becomes of another caller's request, and of those that come later, when a
-/// service answers one of those on a connection like this.
+/// Tests the effect on another caller's request, and on later requests, when a service
+/// sends a malformed response on the same connection.
 async fn beside(nonsense: Nonsense) -> (Front, Frames, u16) {
     // The first request waits until a third one comes; the second gets nonsense.
     let service = Frames::start(move |number, stream| match number {

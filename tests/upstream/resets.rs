@@ -22,8 +22,8 @@ use crate::support::{Front, HOST};
 /// ENHANCE_YOUR_CALM (RFC 9113 section 7).
 const CALM: u32 = 11;
 
-/// A service in h2 that answers requests with a body when it has ended, and no others,
-/// and that ends a connection with more than 500 resets.
+/// An h2 service that responds only to requests with a body, after the body has ended.
+/// It ends a connection with more than 500 resets.
 struct Touchy {
     address: SocketAddr,
     seen: Arc<Seen>,

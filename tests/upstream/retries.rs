@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use super::http;
 use crate::support::{Front, HOST, request};
 
-/// Breaks the first `failures` requests off, and answers the others with their
-/// assertion.
+/// A service that breaks off the first `failures` requests, and responds to the others
+/// with their assertion.
 struct Flaky {
     address: std::net::SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -309,7 +309,8 @@ async fn a_request_without_an_answer_says_why() {
     }
 }
 
-/// Resets the first stream of each connection with this code, and answers others.
+/// Resets the first stream of each connection with this code, and responds to the
+/// others.
 async fn refusing(code: h2::Reason) -> (std::net::SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -357,8 +358,8 @@ async fn what_a_service_has_not_looked_at_is_sent_again_whatever_it_is() {
     }
 }
 
-/// Says GOAWAY to the first request, which it has looked at or not, and ends the
-/// connection; answers those of later connections.
+/// Sends GOAWAY after the first request, which it reports as processed or not, and
+/// ends the connection. Responds on later connections.
 async fn leaving(looks: bool) -> (std::net::SocketAddr, Arc<AtomicUsize>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -418,7 +419,7 @@ async fn what_a_service_goes_away_from_is_sent_again_unless_it_was_looked_at() {
     }
 }
 
-/// Says GOAWAY on every connection, as soon as there is a request or before.
+/// A service that sends GOAWAY on every connection, after a request or before.
 #[tokio::test]
 async fn a_service_that_always_goes_away_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -163,7 +163,7 @@ async fn of_an_answers_trailers_only_those_that_may_be_some_arrive() {
     );
     let service = Scripted::start(octets, Afterwards::Again).await;
     let world = Front::open(&ca, &[http(service.address())], "").await;
-    // API keys and what services are told of callers go one way only.
+    // API keys and the fields about callers are only sent to services.
     let one_way = |name: &str| {
         matches!(
             name,

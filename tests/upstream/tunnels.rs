@@ -27,7 +27,7 @@ async fn before(service: &Switching, more: &str) -> Front {
     Front::open(&ca, &[http(service.address())], &more).await
 }
 
-/// The answer to an Upgrade in HTTP/1.1 that is not a switch.
+/// Sends an Upgrade in HTTP/1.1, and returns a response that is not a switch.
 async fn over_http1(world: &Front, path: &str, protocol: &str) -> countersign_testkit::RawAnswer {
     let mut connection = world.client().connect().await.unwrap();
     let octets = head_for(path, protocol);
@@ -35,7 +35,8 @@ async fn over_http1(world: &Front, path: &str, protocol: &str) -> countersign_te
     connection.read_head().await
 }
 
-/// What a service in h2 was told: not a word of HTTP/1.1's handshake.
+/// Checks that the request of an h2 service contains no fields of the HTTP/1.1
+/// handshake.
 fn expect_connect(head: &str) {
     let head = head.to_ascii_lowercase();
     assert!(
@@ -208,7 +209,7 @@ async fn without_the_announcement_there_is_no_tunnel_and_the_reason_is_said() {
         assert!(text.contains("RFC 8441"), "{text}");
     }
     assert!(service.heads().is_empty());
-    // RFC 9110 section 7.8: an Upgrade may be passed over.
+    // RFC 9110 section 7.8: an Upgrade may be ignored.
     let answer = over_http1(&world, "/socket", "websocket").await;
     assert_eq!(answer.statuses(), [426], "{}", answer.text());
     let heads = service.heads();
@@ -370,8 +371,8 @@ async fn a_connection_without_a_slot_is_not_closed_in_place_of_one_that_has_it()
     let world = Front::with(&ca, &settings).await;
     let mut first = world.client().session().await.unwrap();
     first.get("/a").await.unwrap();
-    // Each is at a worker of its own: the tunnel gets the slot, and the next request a
-    // connection without one.
+    // Each is at a different worker: the tunnel gets the slot, and the next request
+    // gets a connection without a slot.
     let carried = tunnel(&world, "websocket").await;
     first.get("/a").await.unwrap();
     assert_eq!(service.open(), 2);

@@ -36,8 +36,8 @@ const MINIMUM_INTERVAL_WITHOUT_KEYS: u64 = 1;
 /// confirmed.
 const LAST_GOOD_SECONDS: u64 = 24 * 60 * 60;
 
-/// How many seconds a key identifier causes no fetch after a fetch did not find
-/// it.
+/// If a fetch did not find a key identifier, the identifier causes no fetch for
+/// this number of seconds.
 const UNKNOWN_KEY_SECONDS: u64 = 30;
 
 /// Maximum number of unknown key identifiers that are remembered.
@@ -74,8 +74,8 @@ struct Cached {
 
 /// The result of a look-up of one key identifier in the cache.
 enum Lookup {
-    /// The set is fresh and has the key, or a fetch is not allowed for this
-    /// identifier now.
+    /// The set is fresh, and either has the key or did not have it at a recent
+    /// fetch.
     Settled(Arc<JwkSet>),
     /// The set is stale but has the key.
     Stale(Arc<JwkSet>),

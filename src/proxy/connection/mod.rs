@@ -178,7 +178,7 @@ impl Connection {
             };
             (key, snapshot.limits.caller.connections)
         };
-        // The address is shared by many peers, which cannot be told apart.
+        // The address is shared by many peers, which cannot be distinguished.
         let Some(key) = key else {
             return Ok(());
         };
@@ -337,8 +337,8 @@ impl Connection {
                     note: refusal.note,
                     ..Denial::new(refusal.reason, refusal.detail)
                 })?;
-            // The path cache accepts a chain only after its handshake, which has ended
-            // here.
+            // The path cache stores a chain only after its handshake. The handshake is
+            // complete at this point.
             if let Some(pending) = admission.pending {
                 pending.commit();
             }

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_connection_is_told_and_other_tasks_run_between_batches() {
+    async fn every_connection_is_notified_and_other_tasks_run_between_batches() {
         const CONNECTIONS: usize = 10 * BATCHES;
         let broadcast = Rc::new(TrustBroadcast::default());
         let (change, changes) = watch::channel(0);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_comes_while_others_are_told_misses_nothing() {
+    async fn a_connection_that_subscribes_during_a_round_misses_nothing() {
         let broadcast = TrustBroadcast::default();
         let (change, changes) = watch::channel(0);
         let state = AtomicUsize::new(0);

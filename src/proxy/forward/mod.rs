@@ -352,12 +352,12 @@ async fn unless_needed<T>(
     tokio::select! {
         biased;
         sent = sending => Ok(sent),
-        () = give_way.wanted() => Err(gives_way(upstream.name()).into()),
+        () = give_way.wanted() => Err(connection_needed(upstream.name()).into()),
     }
 }
 
-/// Returns the reason of a request that ends because another caller needs its connection.
-pub(crate) fn gives_way(upstream: &str) -> Denial {
+/// Returns the denial for a request that ends because another caller needs its connection.
+pub(crate) fn connection_needed(upstream: &str) -> Denial {
     Denial::caller_limit(
         CallerLimit::UpstreamConnections,
         format!("{upstream} has no connection left, and another caller uses fewer"),

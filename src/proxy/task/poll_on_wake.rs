@@ -62,7 +62,8 @@ impl<F: Future + Unpin> Future for PollOnWake<F> {
             *task = Some(context.waker().clone());
         }
         drop(task);
-        // Read after the waker was stored: if the flag is set later, the task is woken.
+        // The flag is read after the waker was stored. If it is set later than this, the
+        // stored waker wakes the task.
         if !self.flag.is_set.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }

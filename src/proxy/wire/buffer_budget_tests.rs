@@ -39,7 +39,7 @@ fn a_caller_that_is_alone_gets_nearly_all() {
 }
 
 #[tokio::test]
-async fn who_holds_most_loses_its_slowest_body_for_another_caller() {
+async fn the_caller_with_most_memory_loses_its_slowest_body() {
     let budget = Arc::default();
     let mut mallory: Vec<_> = (0..8)
         .map(|_| BufferReservation::new(&budget, caller("mallory")))

@@ -47,7 +47,7 @@ pub struct FramingMachine {
 pub struct Step {
     /// A head that began in an earlier input. It is passed on first.
     pub released: Option<Vec<u8>>,
-    /// The part of the input that is passed on after it.
+    /// The part of the input that is passed on, after `released`.
     pub pass: Range<usize>,
     /// Why the rest of the input is refused, if it is.
     pub error: Option<FramingError>,

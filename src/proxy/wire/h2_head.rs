@@ -29,9 +29,8 @@ pub(crate) fn check(parts: &request::Parts, max_bytes: usize) -> Option<FramingE
         return Some(malformed("the path does not begin with a slash"));
     }
     let scheme = parts.uri.scheme_str();
-    let is_http = |scheme: &str| {
-        scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http")
-    };
+    let is_http =
+        |scheme: &str| scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http");
     if !scheme.is_none_or(is_http) {
         return Some(malformed("the scheme is neither https nor http"));
     }
@@ -57,7 +56,9 @@ fn size(parts: &request::Parts) -> usize {
         .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD)
         .sum();
     let uri = &parts.uri;
-    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let authority = uri
+        .authority()
+        .map_or(0, |authority| authority.as_str().len());
     let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
     let pseudo = parts.method.as_str().len() + authority + path + PSEUDO_FIELDS;
     fields + pseudo
@@ -88,6 +89,9 @@ mod tests {
         assert!(detail("https://a?b", "a").is_some());
         assert!(detail("ftp://a/b", "a").is_some());
         let long = format!("https://a/{}", "b".repeat(1000));
-        assert_eq!(detail(&long, "a"), Some("the request head is larger than allowed"));
+        assert_eq!(
+            detail(&long, "a"),
+            Some("the request head is larger than allowed")
+        );
     }
 }

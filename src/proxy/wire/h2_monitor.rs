@@ -532,7 +532,7 @@ mod tests {
             paid_until: begin,
             paid_bytes: 0,
         };
-        // Ten responses a second, beside frames that cost less than a second earns.
+        // Ten responses per second, and frames that cost less than one second earns.
         let cost = CREDIT_PER_SECOND / 10 - 1;
         for step in 1..6000_u64 {
             let now = begin + Duration::from_millis(100 * step);

@@ -18,8 +18,8 @@
 use std::time::{Duration, Instant};
 
 /// Maximum number of bytes of a response that are passed to h2 at once. A caller must take
-/// each piece within the timeout. With larger pieces, a slow caller could not be told from
-/// one that takes nothing.
+/// each piece within the timeout. With larger pieces, a slow caller could not be
+/// distinguished from one that takes nothing.
 pub(crate) const MAX_PIECE: usize = 64 * 1024;
 
 /// If a caller's window is closed, no more data is passed to h2 while more than this

@@ -98,7 +98,7 @@ fn parse(header: &[u8]) -> Result<Option<SocketAddr>, HeaderError> {
     let (source, fields) = match family {
         // UNSPEC: the balancer does not know the address.
         0x00 => (None, body),
-        // TCP over IPv4: source, destination, ports.
+        // TCP over IPv4: source address, destination address, and their ports.
         0x11 => {
             let (places, fields) = body
                 .split_first_chunk::<12>()

@@ -237,7 +237,8 @@ mod tests {
         assert_eq!(normalized_host("[::1]:80").unwrap(), "::1");
         assert_eq!(normalized_host("127.0.0.1").unwrap(), "127.0.0.1");
         for bad in [
-            "", ".", ":80", "a:b", "a:123456", "a:65536", "a:99999", "a:+80", "u@a", "[::1", "a..b", "a/b", "a:1:2",
+            "", ".", ":80", "a:b", "a:123456", "a:65536", "a:99999", "a:+80", "u@a", "[::1",
+            "a..b", "a/b", "a:1:2",
         ] {
             assert!(normalized_host(bad).is_err(), "{bad}");
         }

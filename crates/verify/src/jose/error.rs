@@ -16,25 +16,25 @@ pub enum JoseError {
     /// Padding, white space, a foreign character or non-zero trailing bits (RFC 7515 section 2).
     #[error("{part} is not canonical base64url without padding")]
     Base64Url {
-        /// The part of the token.
+        /// The text, or the part of a token, that contains the error.
         part: &'static str,
     },
     /// Not JSON (RFC 8259), or not UTF-8.
     #[error("{part} is not valid JSON")]
     NotJson {
-        /// The part of the token.
+        /// The text, or the part of a token, that contains the error.
         part: &'static str,
     },
     /// JSON, but not an object.
     #[error("{part} is not a JSON object")]
     NotObject {
-        /// The part of the token.
+        /// The text, or the part of a token, that contains the error.
         part: &'static str,
     },
     /// A member name occurs twice in one object (RFC 7515 section 4, RFC 8725 section 2.4).
     #[error("{part} has a duplicate member")]
     DuplicateMember {
-        /// The part of the token.
+        /// The text, or the part of a token, that contains the error.
         part: &'static str,
     },
     /// A member is missing, or has another JSON type than specified.
