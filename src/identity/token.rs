@@ -1,7 +1,7 @@
-//! `TokenClaims`: what an accepted token says about whoever it was issued to.
+//! `TokenClaims`: what an accepted token says.
 //!
-//! Built by [`crate::authn`] alone. It names nobody as the caller: with a
-//! certificate the caller is the certificate's, whatever the token's subject is.
+//! Built by [`crate::authn`] alone. It does not name the caller: with a certificate
+//! the caller is the certificate's, whatever the token's subject is.
 
 use std::sync::OnceLock;
 
@@ -14,7 +14,7 @@ pub struct TokenClaims {
     pub issuer: String,
     /// `sub`: on whose behalf; never the caller's name.
     pub subject: Option<String>,
-    /// `client_id`, or `azp` where there is none.
+    /// `client_id`; without one, `azp`.
     pub client_id: Option<String>,
     /// Scopes, separated by single spaces.
     pub scope: Option<String>,

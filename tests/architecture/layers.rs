@@ -6,18 +6,21 @@ use super::{Source, root, sources, word};
 
 /// Modules whose files are checked, each with its folders from top to bottom; `""` stands
 /// for the files above all folders. A folder imports from those after it only.
-const LAYERED: &[(&str, &[&str])] = &[(
-    "proxy",
-    &[
-        "",
-        "response",
-        "forward",
-        "stages",
-        "connection",
-        "wire",
-        "task",
-    ],
-)];
+const LAYERED: &[(&str, &[&str])] = &[
+    (
+        "proxy",
+        &[
+            "",
+            "response",
+            "forward",
+            "stages",
+            "connection",
+            "wire",
+            "task",
+        ],
+    ),
+    ("identity", &[""]),
+];
 
 /// Path of a module below the crate, as `["proxy", "wire", "head"]`.
 type ModulePath = Vec<String>;
