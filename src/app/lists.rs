@@ -296,7 +296,7 @@ fn check(snapshot: &Snapshot, source: &ListSource, octets: Bytes) -> Result<Docu
         None => Vec::new(),
     };
     let (document, lists) = Document::decode(octets)?;
-    bundle.check_lists(&lists, &kept)?;
+    bundle.check_crls(&lists, &kept)?;
     Ok(document)
 }
 

@@ -32,7 +32,7 @@ use crate::identity::text::printable;
 use crate::snapshot::{Limits, Snapshot};
 use crate::telemetry::chains::Verdict;
 use crate::telemetry::record::ConnectionFacts;
-use crate::tls::verifier::with_notes;
+use crate::tls::handshake_notes::with_notes;
 
 /// Serves one accepted connection until it ends.
 pub(crate) async fn serve(
@@ -251,7 +251,7 @@ async fn perform(
             facts.resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             if facts.resumed {
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                if let Err(refusal) = notes.resumed(entry, chain) {
+                if let Err(refusal) = entry.admit_resumed(chain, &mut notes) {
                     return Err(HandshakeError::not_resumed(refusal, notes, stream).await);
                 }
             }

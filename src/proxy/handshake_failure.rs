@@ -21,7 +21,7 @@ use crate::telemetry::audit::{HandshakeFailure, timestamp};
 use crate::telemetry::chains::Verdict;
 use crate::telemetry::record::{ConnectionFacts, milliseconds};
 use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
-use crate::trust::Refusal;
+use crate::trust::ChainError;
 
 /// Why a connection ended that yielded to others.
 const EVICTED: &str = "it yielded to newer connections before its handshake was complete";
@@ -154,13 +154,13 @@ impl HandshakeError {
     /// The chain of a resumed session does not hold any more. The handshake is complete,
     /// so that no handshake alert can say so.
     pub(super) async fn not_resumed(
-        refusal: Refusal,
+        error: ChainError,
         mut notes: HandshakeNotes,
         mut stream: TlsStream<CallerSocket>,
     ) -> Self {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
-        let (reason, detail) = (refusal.reason, refusal.recorded());
-        notes.refusal = Some(refusal);
+        let (reason, detail) = (error.reason, error.recorded());
+        notes.chain_error = Some(error);
         Self {
             notes,
             socket: Some(stream.into_inner().0),

@@ -20,6 +20,11 @@ const LAYERED: &[(&str, &[&str])] = &[
         ],
     ),
     ("identity", &[""]),
+    (
+        "trust",
+        &["", "deny_list", "path", "revocation", "certificate"],
+    ),
+    ("tls", &[""]),
 ];
 
 /// Path of a module below the crate, as `["proxy", "wire", "head"]`.

@@ -232,7 +232,7 @@ pub(super) fn hold_to_copies(
             .collect();
         let kept = of(&copy);
         let (Err(why), Some(at)) = (
-            before.check_lists(&came, &kept),
+            before.check_crls(&came, &kept),
             lists.iter().position(|list| list.path == path),
         ) else {
             continue;

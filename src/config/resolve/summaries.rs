@@ -10,7 +10,7 @@ use crate::config::diagnostics::Diagnostic;
 use crate::config::inventory::{CertificateSummary, ListSummary};
 use crate::identity::LeafFacts;
 use crate::identity::text::printable;
-use crate::trust::{RevocationPosture, outline};
+use crate::trust::{CrlOutline, RevocationPosture};
 
 pub(super) fn root_summaries(roots: &[Found<CertificateDer<'static>>]) -> Vec<CertificateSummary> {
     roots
@@ -31,7 +31,7 @@ pub(super) fn list_summaries(
     let mut summaries = Vec::new();
     for list in lists {
         // The bundle reports the ones that cannot be read.
-        let Some(outline) = outline(&list.value) else {
+        let Some(outline) = CrlOutline::read(&list.value) else {
             continue;
         };
         if posture != RevocationPosture::Off && outline.next_update < context.now {

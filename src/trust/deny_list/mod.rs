@@ -6,6 +6,7 @@
 //! list's epoch has moved. It knows nothing of who may change it: the admin
 //! interface decides that.
 
+mod entry;
 mod file;
 mod target;
 
@@ -17,89 +18,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::path::PathMember;
+use super::certificate::member::PathMember;
 use crate::crypto;
 use crate::file_stamp::FileStamp;
 use crate::identity::PeerIdentity;
 use crate::identity::text::hex;
 
+pub use entry::{DenyEntry, DenyListError};
 pub use target::DenyTarget;
 
-/// Most entries; beyond, a revocation list is the better place.
-pub const MAX_ENTRIES: usize = 100_000;
-/// Longest text of a target or a reason.
-const MAX_TEXT: usize = 2048;
-
-/// One entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DenyEntry {
-    /// Names the entry for its removal.
-    pub id: String,
-    /// What it refuses.
-    pub target: DenyTarget,
-    /// Why, in the operator's words.
-    pub reason: String,
-    /// When it was added, in seconds since the Unix epoch.
-    pub added_at: i64,
-    /// When it ends, in seconds since the Unix epoch; never where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<i64>,
-}
-
-/// Why the deny list cannot be read or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum DenyListError {
-    /// The file cannot be read or written.
-    #[error("deny list {}: {error}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What happened.
-        error: io::Error,
-    },
-    /// The file holds something else.
-    #[error("deny list {}: {why}", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// The entry means nothing.
-    #[error("{0}")]
-    Entry(String),
-    /// The entry counts, and is not on disk.
-    #[error(
-        "entry {id} is in force now but not on disk, and a restart would lose it: {error}; it is \
-         written as soon as that can be done"
-    )]
-    NotSaved {
-        /// The entry.
-        id: String,
-        /// Why it could not be written.
-        error: Box<Self>,
-    },
-    /// The list is full.
-    #[error("the deny list has {MAX_ENTRIES} entries; revoke certificates by a revocation list")]
-    Full,
-}
-
-impl DenyListError {
-    /// Whether the one who asked is at fault, not the machine.
-    #[must_use]
-    pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Entry(_) | Self::Full)
-    }
-
-    /// Whether there is a file and what it holds is not known.
-    fn is_unreadable(&self) -> bool {
-        matches!(self, Self::File { error, .. } if error.kind() != io::ErrorKind::NotFound)
-    }
-}
+use entry::MAX_ENTRIES;
+use target::MAX_TEXT;
 
 /// The entries with their look-ups.
 #[derive(Debug, Default)]
@@ -130,16 +61,6 @@ impl Index {
             .get(target)
             .map(Arc::as_ref)
             .filter(|entry| entry.counts_at(now))
-    }
-}
-
-impl DenyEntry {
-    fn counts_at(&self, now: i64) -> bool {
-        self.expires_at.is_none_or(|end| now < end)
-    }
-
-    fn end(&self) -> i64 {
-        self.expires_at.unwrap_or(i64::MAX)
     }
 }
 

@@ -13,52 +13,52 @@ use std::ops::ControlFlow;
 
 use rustls_pki_types::SignatureVerificationAlgorithm;
 
-use super::authority::{AuthorityFacts, RootSet};
-use super::candidate::{Candidate, PathFields};
-use super::path::PathPurpose;
 use super::signature_checks::{BoundedAlgorithm, SignatureChecks};
-use super::signed::SignedParts;
+use crate::trust::certificate::authority::{AuthorityFacts, RootSet};
+use crate::trust::certificate::candidate::{Candidate, PathFields};
+use crate::trust::certificate::purpose::PathPurpose;
+use crate::trust::certificate::signed::SignedParts;
 
 /// Most intermediates in a path, as in webpki.
 const MAX_INTERMEDIATES: usize = 6;
 /// With more certificates than this, those that can issue nothing at the moment are left
-/// out of the search. They explain why there is no path where they are few.
+/// out of the search. If there are few, they stay: they explain why there is no path.
 const FEW: usize = 32;
 
 /// What a search may still cost, apart from signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     /// Certificates to be looked at, by names.
-    pub(super) looks: usize,
+    pub(crate) looks: usize,
     /// Paths to be begun or completed, by names.
-    pub(super) steps: usize,
+    pub(crate) steps: usize,
     /// Paths whose signatures hold, to be handed on.
-    pub(super) attempts: usize,
+    pub(crate) attempts: usize,
 }
 
 impl Budget {
     /// For a chain that a peer presents.
-    pub(super) const PRESENTED: Self = Self {
+    pub(crate) const PRESENTED: Self = Self {
         looks: 100_000,
         steps: 512,
         attempts: 16,
     };
     /// For the certificates of an operator who waits for the result.
-    pub(super) const OFFLINE: Self = Self {
+    pub(crate) const OFFLINE: Self = Self {
         looks: 10_000_000,
         steps: 50_000,
         attempts: 64,
     };
 }
 
-/// The search was ended by one of its limits, and there may be a path all the same.
+/// The search reached one of its limits; there may still be a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the search for a path was given up {}: too many certificates have the same names; \
      leave out those that do not belong to the chain",
     self.after()
 )]
-pub(super) enum GaveUp {
+pub(crate) enum LimitReached {
     /// After so many signature checks.
     Signatures(usize),
     Looks,
@@ -66,7 +66,7 @@ pub(super) enum GaveUp {
     Attempts,
 }
 
-impl GaveUp {
+impl LimitReached {
     fn after(self) -> String {
         match self {
             Self::Signatures(checks) => format!("after {checks} signature checks"),
@@ -96,7 +96,7 @@ struct Node<'a> {
     fields: &'a PathFields,
     /// Where its key stands among the keys.
     key: usize,
-    /// Intermediates above it at least; none where no root can be reached.
+    /// Fewest intermediates above it; none if no root can be reached.
     distance: Option<usize>,
 }
 
@@ -136,15 +136,15 @@ type Edge = (Option<usize>, usize);
 
 /// What a path is searched among.
 #[derive(Clone, Copy)]
-pub(super) struct Pool<'a> {
-    pub(super) roots: &'a RootSet,
-    pub(super) leaf: &'a Candidate<'a>,
+pub(crate) struct Pool<'a> {
+    pub(crate) roots: &'a RootSet,
+    pub(crate) leaf: &'a Candidate<'a>,
     /// Those that the operator configured come first.
-    pub(super) intermediates: &'a [&'a Candidate<'a>],
+    pub(crate) intermediates: &'a [&'a Candidate<'a>],
     /// How many of them the operator configured.
-    pub(super) configured: usize,
-    pub(super) purpose: PathPurpose,
-    pub(super) now: i64,
+    pub(crate) configured: usize,
+    pub(crate) purpose: PathPurpose,
+    pub(crate) now: i64,
 }
 
 /// One search.
@@ -174,12 +174,12 @@ struct Search<'a, F> {
 ///
 /// # Errors
 /// When a limit ended the search.
-pub(super) fn find<'a, T>(
+pub(crate) fn find<'a, T>(
     pool: Pool<'a>,
     budget: &'a mut Budget,
     checks: &'a SignatureChecks,
     attempt: impl FnMut(usize, &[usize]) -> Option<T>,
-) -> Result<Option<T>, GaveUp> {
+) -> Result<Option<T>, LimitReached> {
     let mut keys = Keys::default();
     let root_keys = pool.roots.roots().iter();
     let root_keys = root_keys
@@ -264,7 +264,7 @@ fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
 
 /// The likeliest chain above a leaf by names and key identifiers alone, each name once: it
 /// shows what is wrong where no path holds.
-pub(super) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
+pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
     let mut chain: Vec<&Candidate<'_>> = Vec::new();
     let mut head = pool.leaf.fields.as_ref();
     while let Some(below) = head
@@ -291,7 +291,7 @@ pub(super) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
     chain
 }
 
-type Step<T> = ControlFlow<Result<T, GaveUp>>;
+type Step<T> = ControlFlow<Result<T, LimitReached>>;
 
 impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
     /// How far each candidate is from a root at least, by names and by the signatures
@@ -302,7 +302,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             candidate.distance = None;
         }
         for distance in 0..MAX_INTERMEDIATES {
-            GaveUp::Looks.take(&mut self.budget.looks, self.nodes.len())?;
+            LimitReached::Looks.take(&mut self.budget.looks, self.nodes.len())?;
             let near = self.at(distance);
             if near.is_empty() {
                 break;
@@ -370,7 +370,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
     /// Tries every root and every candidate above the path's last certificate, those first
     /// that the key identifiers make likely.
     fn above(&mut self, path: &mut Vec<usize>) -> Step<T> {
-        GaveUp::Steps.take(&mut self.budget.steps, 1)?;
+        LimitReached::Steps.take(&mut self.budget.steps, 1)?;
         let head = self.head(path).fields;
         let issuer = head.issuer.as_slice();
         let roots = self.roots;
@@ -382,7 +382,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .roots_named(issuer)
             .partition(|(root, _)| is_likely(*root));
         let named = self.by_subject.get(issuer).map_or(0, Vec::len);
-        GaveUp::Looks.take(&mut self.budget.looks, named)?;
+        LimitReached::Looks.take(&mut self.budget.looks, named)?;
         let room = MAX_INTERMEDIATES.saturating_sub(path.len());
         let (likely, others) = self.next(path, issuer, room);
         self.complete_all(path, &likely_roots)?;
@@ -473,7 +473,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
 
     /// Verifies a path's signatures, the root's first, and hands it on.
     fn complete(&mut self, path: &[usize], root: usize, mut key: usize) -> Step<T> {
-        GaveUp::Steps.take(&mut self.budget.steps, 1)?;
+        LimitReached::Steps.take(&mut self.budget.steps, 1)?;
         for position in path.iter().rev().copied().map(Some).chain([None]) {
             if !self.holds((position, key))? {
                 return ControlFlow::Continue(());
@@ -481,7 +481,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             let above = position.and_then(|position| self.nodes.get(position));
             key = above.map_or(key, |candidate| candidate.key);
         }
-        GaveUp::Attempts.take(&mut self.budget.attempts, 1)?;
+        LimitReached::Attempts.take(&mut self.budget.attempts, 1)?;
         let indexes: Vec<usize> = path
             .iter()
             .filter_map(|position| Some(self.nodes.get(*position)?.index))
@@ -492,7 +492,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
         }
     }
 
-    fn holds(&mut self, edge: Edge) -> ControlFlow<Result<T, GaveUp>, bool> {
+    fn holds(&mut self, edge: Edge) -> ControlFlow<Result<T, LimitReached>, bool> {
         if let Some(holds) = self.known.get(&edge) {
             return ControlFlow::Continue(*holds);
         }
@@ -508,7 +508,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
         });
         if !holds && self.checks.is_spent() {
             let checks = self.checks.count();
-            return ControlFlow::Break(Err(GaveUp::Signatures(checks)));
+            return ControlFlow::Break(Err(LimitReached::Signatures(checks)));
         }
         self.known.insert(edge, holds);
         self.outdated += usize::from(!holds);

@@ -1,208 +1,23 @@
-//! The rustls client-certificate verifier around [`ClientTrust`].
+//! `CallerVerifier`: the rustls verifier of client certificates, around [`ClientTrust`].
 //!
-//! rustls keeps a refused certificate to itself, so the verifier leaves what it
-//! learned in the [`HandshakeNotes`] of the task that drives the handshake.
+//! It writes what it learns into the [handshake notes](super::handshake_notes).
 
-use std::cell::RefCell;
 use std::fmt;
-use std::future::Future;
-use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error,
-    OtherError, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::server::ServerEntry;
-use super::tickets::{Session, Version};
-use crate::clock;
+use super::handshake_notes::{note, proven};
+use super::session::Version;
 use crate::crypto;
-use crate::identity::{LeafFacts, PeerIdentity};
 use crate::reason::{ReasonCode, TlsAlert};
-use crate::trust::{ChainKey, ClientTrust, PendingPath, Refusal};
-
-/// What the verifier learned during one handshake.
-#[derive(Debug, Default)]
-pub struct HandshakeNotes {
-    /// The identity the chain stands for; proven once the handshake succeeds.
-    pub identity: Option<Arc<PeerIdentity>>,
-    /// When the identity has to be looked at again, at the latest, in seconds
-    /// since the Unix epoch.
-    pub holds_until: Option<i64>,
-    /// The verified chain, kept for next time once the handshake is complete.
-    pub pending: Option<PendingPath>,
-    /// Why the chain was refused.
-    pub refusal: Option<Refusal>,
-    /// Whether CertificateVerify proved possession of the leaf's key.
-    pub possession_proven: bool,
-    /// What a ticket of this handshake stands for; of a resumed one, what its
-    /// ticket stood for.
-    pub session: Option<Session>,
-    /// The chain that was refused.
-    pub presented: Vec<CertificateDer<'static>>,
-    /// The chain the verifier admitted.
-    chain: Option<ChainKey>,
-}
-
-impl HandshakeNotes {
-    /// Decides about the chain that a resumed session brought back, and notes
-    /// whom it names. The session's secret has just proven possession again.
-    ///
-    /// # Errors
-    /// When the chain does not hold any longer.
-    pub fn resumed(
-        &mut self,
-        entry: &ServerEntry,
-        chain: &[CertificateDer<'_>],
-    ) -> Result<(), Refusal> {
-        self.possession_proven = true;
-        let admission = entry
-            .admit_resumed(chain, self.session.as_ref())
-            .inspect_err(|_| self.presented = chain.iter().cloned().map(owned).collect())?;
-        if let Some(pending) = admission.pending {
-            pending.commit();
-        }
-        self.identity = Some(admission.identity);
-        self.holds_until = Some(admission.holds_until);
-        Ok(())
-    }
-
-    /// Why a handshake failed: the reason, what exactly, and the alert that was
-    /// sent, by name, where one was.
-    #[must_use]
-    pub fn explain(&self, error: &io::Error) -> (ReasonCode, String, Option<&'static str>) {
-        let tls = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<Error>());
-        match (&self.refusal, tls) {
-            (Some(refusal), _) => (
-                refusal.reason,
-                refusal.recorded(),
-                refusal.reason.alert().map(TlsAlert::name),
-            ),
-            (None, Some(Error::NoCertificatesPresented)) => (
-                ReasonCode::NoCertificate,
-                "the caller presented no certificate".to_owned(),
-                Some(TlsAlert::CertificateRequired.name()),
-            ),
-            (None, Some(Error::AlertReceived(alert))) => (
-                ReasonCode::MalformedRequest,
-                format!(
-                    "the caller ended the handshake with alert {alert:?}{}",
-                    hint_for(*alert)
-                ),
-                None,
-            ),
-            (None, Some(_)) if self.identity.is_some() && !self.possession_proven => (
-                ReasonCode::BadSignature,
-                "the caller did not prove that it holds the certificate's private key".to_owned(),
-                None,
-            ),
-            (None, Some(error)) => (
-                ReasonCode::MalformedRequest,
-                format!("the TLS handshake failed: {error}"),
-                None,
-            ),
-            (None, None) => (
-                ReasonCode::MalformedRequest,
-                format!("the connection broke during the TLS handshake: {error}"),
-                None,
-            ),
-        }
-    }
-
-    /// What the leaf says, proven or not, where it could be read.
-    #[must_use]
-    pub fn leaf(&self) -> Option<&LeafFacts> {
-        match &self.refusal {
-            Some(Refusal { leaf, .. }) => leaf.as_deref(),
-            None => self.identity.as_deref().map(PeerIdentity::leaf),
-        }
-    }
-}
-
-const fn hint_for(alert: AlertDescription) -> &'static str {
-    match alert {
-        AlertDescription::UnknownCA
-        | AlertDescription::BadCertificate
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::CertificateExpired => "; does it trust the gateway's certificate?",
-        _ => "",
-    }
-}
-
-tokio::task_local! {
-    static NOTES: RefCell<HandshakeNotes>;
-}
-
-/// Drives a handshake and returns its output with the verifier's notes. Where
-/// the handshake completed, the chain enters the cache of verified ones.
-pub async fn with_notes<T, E>(
-    handshake: impl Future<Output = Result<T, E>>,
-) -> (Result<T, E>, HandshakeNotes) {
-    NOTES
-        .scope(RefCell::new(HandshakeNotes::default()), async {
-            let output = handshake.await;
-            let mut notes = NOTES.with(RefCell::take);
-            // Possession is proven in every completed handshake with a fresh
-            // chain; this holds whatever rustls does.
-            if let Some(pending) = notes.pending.take()
-                && output.is_ok()
-                && notes.possession_proven
-            {
-                pending.commit();
-            }
-            (output, notes)
-        })
-        .await
-}
-
-/// What a ticket of the handshake under way would stand for.
-pub(super) fn session() -> Option<Session> {
-    NOTES
-        .try_with(|notes| notes.borrow().session)
-        .ok()
-        .flatten()
-}
-
-/// Whether the verifier has admitted a chain in the handshake under way.
-pub(super) fn is_full_handshake() -> bool {
-    NOTES
-        .try_with(|notes| notes.borrow().chain.is_some())
-        .unwrap_or(false)
-}
-
-/// A ticket was opened in the handshake under way. rustls may still not resume
-/// it, and open another one, or go on with a full handshake.
-pub(super) fn resuming(session: Session) {
-    note(|notes| notes.session = Some(session));
-}
-
-/// Possession was proven: from here on tickets stand for the verified chain.
-fn proven(version: Version) {
-    note(|notes| {
-        notes.possession_proven = true;
-        notes.session = match (&notes.identity, notes.chain) {
-            (Some(identity), Some(chain)) => Some(Session {
-                version,
-                chain,
-                proven_at: clock::unix_now(),
-                path_not_after: identity.path_not_after(),
-            }),
-            _ => None,
-        };
-    });
-}
-
-/// Outside a handshake of ours (tests of rustls alone) the notes are dropped.
-fn note(update: impl FnOnce(&mut HandshakeNotes)) {
-    let _ = NOTES.try_with(|notes| update(&mut notes.borrow_mut()));
-}
+use crate::trust::ClientTrust;
 
 /// Verifies client certificates by the bundles of one server name.
 pub(super) struct CallerVerifier {
@@ -276,9 +91,9 @@ impl ClientCertVerifier for CallerVerifier {
                     // One that is too long is not worth keeping.
                     if refusal.reason != ReasonCode::ChainTooLong {
                         let chain = std::iter::once(end_entity).chain(intermediates);
-                        notes.presented = chain.cloned().map(owned).collect();
+                        notes.presented = chain.cloned().map(CertificateDer::into_owned).collect();
                     }
-                    notes.refusal = Some(refusal);
+                    notes.chain_error = Some(refusal);
                 });
                 Err(error)
             }
@@ -312,10 +127,6 @@ impl ClientCertVerifier for CallerVerifier {
     }
 }
 
-fn owned(der: CertificateDer<'_>) -> CertificateDer<'static> {
-    der.into_owned()
-}
-
 /// The rustls error whose alert is the reason's.
 fn alert_error(reason: ReasonCode) -> Error {
     #[derive(Debug)]
@@ -337,7 +148,6 @@ fn alert_error(reason: ReasonCode) -> Error {
 
 #[cfg(test)]
 mod tests {
-
     use countersign_testkit::{Credentials as TestCredentials, TestCa};
     use rustls::pki_types::ServerName;
     use rustls::{ClientConfig, RootCertStore};
@@ -345,8 +155,9 @@ mod tests {
 
     use super::*;
     use crate::clock;
+    use crate::tls::handshake_notes::{HandshakeNotes, with_notes};
     use crate::tls::{
-        ClientCertificate, Credentials, ServerEntryConfig, ServerNames, TicketSource,
+        ClientCertificate, Credentials, ServerEntry, ServerEntryConfig, ServerNames, TicketSource,
     };
     use crate::trust::PathCache;
     use crate::trust::tests::{config, trust};

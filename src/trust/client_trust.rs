@@ -8,13 +8,14 @@ use std::sync::Arc;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::bundle::TrustBundle;
-use super::candidate::Candidate;
-use super::deny::DenyList;
-use super::disjoint::ClientTrustError;
-use super::naming;
-use super::path::{
-    self, PathBudget, PathCertificates, PathMember, PathPurpose, PathRefusal, PathRules, Verified,
-};
+use super::caller_name;
+use super::certificate::candidate::Candidate;
+use super::certificate::error::PathError;
+use super::certificate::member::PathMember;
+use super::certificate::purpose::PathPurpose;
+use super::deny_list::DenyList;
+use super::overlap::{ClientTrustError, check_overlap};
+use super::path::{self, PathBudget, PathCertificates, PathRules, Verified};
 use super::path_cache::{self, CachedPath, ChainKey, PathCache, PendingPath, RevocationState};
 use super::revision::TrustRevision;
 use super::revocation::RevocationOutcome;
@@ -23,22 +24,22 @@ use crate::identity::text::printable;
 use crate::identity::{CallerName, LeafFacts, PeerIdentity, TrustDomain};
 use crate::reason::ReasonCode;
 
-/// A chain was refused: why, and what the leaf says, unproven.
+/// Why a chain is not accepted, and what the leaf says, unproven.
 #[derive(Debug, Clone)]
-pub struct Refusal {
+pub struct ChainError {
     /// The reason code.
     pub reason: ReasonCode,
     /// What exactly, safe to print; may quote names of the certificate.
     pub detail: String,
-    /// What the operator wrote about it, safe to print: for the operator's eyes,
-    /// never for the caller's.
+    /// What the operator wrote about it, safe to print: for operators, never for the
+    /// caller.
     pub note: Option<Box<str>>,
-    /// What the leaf says, where it could be read.
+    /// What the leaf says, if it could be read.
     pub leaf: Option<Arc<LeafFacts>>,
 }
 
-impl Refusal {
-    /// What is written down: the detail, and the operator's note.
+impl ChainError {
+    /// Returns what is recorded: the detail, and the operator's note.
     #[must_use]
     pub fn recorded(&self) -> String {
         match &self.note {
@@ -48,8 +49,8 @@ impl Refusal {
     }
 }
 
-impl From<PathRefusal> for Refusal {
-    fn from((reason, detail): PathRefusal) -> Self {
+impl From<PathError> for ChainError {
+    fn from((reason, detail): PathError) -> Self {
         Self {
             reason,
             detail,
@@ -73,12 +74,12 @@ pub struct ClientTrust {
 pub struct Admission {
     /// Who it is, once possession of the key is proven.
     pub identity: Arc<PeerIdentity>,
-    /// To be committed when the handshake is complete; absent where the chain
-    /// was known.
+    /// To be committed when the handshake is complete; absent if the chain was
+    /// known.
     pub pending: Option<PendingPath>,
     /// Names the chain, for [`ClientTrust::recall`].
     pub chain: ChainKey,
-    /// Until when this answer holds by itself, in seconds since the Unix epoch:
+    /// Until when this decision holds by itself, in seconds since the Unix epoch:
     /// the path's notAfter, or the end of a list that it needs. Then ask again.
     pub holds_until: i64,
 }
@@ -100,7 +101,7 @@ impl ClientTrust {
     /// # Errors
     /// When two bundles share an anchor or overlap in what they vouch for.
     pub fn new(bundles: Vec<Arc<TrustBundle>>) -> Result<Self, ClientTrustError> {
-        Self::check_disjoint(&bundles)?;
+        check_overlap(&bundles)?;
         let by_domain = bundles
             .iter()
             .enumerate()
@@ -159,7 +160,7 @@ impl ClientTrust {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Admission, Refusal> {
+    ) -> Result<Admission, ChainError> {
         let key = path_cache::key_of(&self.revision.trust_set, leaf, intermediates);
         let state = self.state();
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
@@ -193,8 +194,8 @@ impl ClientTrust {
         })
     }
 
-    /// What a chain that was admitted before would be answered now, as far as that
-    /// can be told without seeing it. [`ClientTrust::admit`] still decides.
+    /// Returns whether a chain that was admitted before still holds, as far as that can
+    /// be told without the chain itself. [`ClientTrust::admit`] still decides.
     #[must_use]
     pub fn recall(&self, chain: &ChainKey, now: i64) -> Recall {
         match self.cache.get(chain) {
@@ -210,7 +211,7 @@ impl ClientTrust {
     /// consulted: a change in between then only costs another look-up.
     fn state(&self) -> RevocationState {
         RevocationState {
-            lists: self.revision.lists,
+            crls: self.revision.crls,
             denied: self.denied.as_ref().map_or(0, |list| list.epoch()),
         }
     }
@@ -250,13 +251,13 @@ impl ClientTrust {
         identity: &PeerIdentity,
         members: &[PathMember],
         now: i64,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ChainError> {
         let denied = self.denied.as_ref();
         match denied.and_then(|list| list.denies(identity, members, now)) {
             None => Ok(()),
-            Some(note) => Err(Refusal {
+            Some(note) => Err(ChainError {
                 note: (!note.is_empty()).then(|| printable(&note).into()),
-                ..Refusal::from((
+                ..ChainError::from((
                     ReasonCode::IdentityDenied,
                     format!("{} is on the deny list", identity.caller()),
                 ))
@@ -264,16 +265,16 @@ impl ClientTrust {
         }
     }
 
-    /// Decides about a presented chain: who is it, or why not.
+    /// Verifies a presented chain, and returns the identity that it proves.
     ///
     /// # Errors
-    /// A [`Refusal`] with the reason that explains it best.
+    /// A [`ChainError`] with the reason that explains it best.
     pub fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Arc<PeerIdentity>, Refusal> {
+    ) -> Result<Arc<PeerIdentity>, ChainError> {
         self.verify_anew(leaf, intermediates, now)
             .map(|found| found.identity)
     }
@@ -283,18 +284,18 @@ impl ClientTrust {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Accepted, Refusal> {
+    ) -> Result<Accepted, ChainError> {
         path::check_size(leaf, intermediates)?;
         let facts = LeafFacts::read(leaf).map_err(|error| {
-            Refusal::from((
+            ChainError::from((
                 ReasonCode::MalformedIdentity,
                 format!("the leaf cannot be read: {error}"),
             ))
         })?;
         self.decide(leaf, intermediates, &facts, now)
-            .map_err(|refusal| Refusal {
+            .map_err(|error| ChainError {
                 leaf: Some(Arc::new(facts)),
-                ..refusal
+                ..error
             })
     }
 
@@ -304,8 +305,8 @@ impl ClientTrust {
         intermediates: &[CertificateDer<'_>],
         facts: &LeafFacts,
         now: UnixTime,
-    ) -> Result<Accepted, Refusal> {
-        let spiffe_id = naming::check_leaf(facts);
+    ) -> Result<Accepted, ChainError> {
+        let spiffe_id = caller_name::spiffe_id(facts);
         // The bundle of the claimed trust domain first: it is the only one that
         // can accept a SPIFFE ID. The others are asked to explain a refusal.
         let own = spiffe_id
@@ -322,14 +323,14 @@ impl ClientTrust {
         };
         let mut budget = PathBudget::presented(self.bundles.len());
         let mut accepted: Option<Accepted> = None;
-        let mut best: Option<PathRefusal> = None;
+        let mut best: Option<PathError> = None;
         // A bundle under which the search was given up may have vouched for the leaf too,
         // or have it denied.
-        let mut given_up: Option<PathRefusal> = None;
+        let mut given_up: Option<PathError> = None;
         for bundle in order.filter_map(|index| self.bundles.get(index)) {
             let outcome = bundle.verify(&chain, now, &mut budget).and_then(|path| {
                 let id = spiffe_id.clone()?;
-                let caller = naming::name_under(bundle, facts, id.as_ref())?;
+                let caller = caller_name::name_under(bundle, facts, id.as_ref())?;
                 Ok(Accepted::new(bundle, caller, facts, path))
             });
             if let Ok(found) = &outcome {
@@ -343,7 +344,7 @@ impl ClientTrust {
                 Ok(found) => match accepted.replace(found) {
                     None => {}
                     Some(other) => {
-                        return Err(Refusal::from((
+                        return Err(ChainError::from((
                             ReasonCode::AmbiguousIdentity,
                             format!(
                                 "more than one accepted trust domain vouches for {}",
@@ -368,13 +369,13 @@ impl ClientTrust {
             return Err(given_up.into());
         }
         accepted.ok_or_else(|| {
-            let nobody = || {
+            let without_bundles = || {
                 (
                     ReasonCode::UnknownIssuer,
                     "no trust domain is accepted here".to_owned(),
                 )
             };
-            best.unwrap_or_else(nobody).into()
+            best.unwrap_or_else(without_bundles).into()
         })
     }
 }
@@ -385,7 +386,7 @@ struct PresentedChain<'a> {
     intermediates: Vec<Candidate<'a>>,
 }
 
-/// A chain that holds under one bundle, and whom it names.
+/// A chain that holds under one bundle, and the identity it proves.
 struct Accepted {
     identity: Arc<PeerIdentity>,
     path: Verified,
@@ -429,7 +430,7 @@ impl TrustBundle {
         chain: &PresentedChain<'_>,
         now: UnixTime,
         budget: &mut PathBudget,
-    ) -> Result<Verified, PathRefusal> {
+    ) -> Result<Verified, PathError> {
         let rules = PathRules {
             roots: &self.roots,
             purpose: PathPurpose::Client,

@@ -15,13 +15,13 @@ use crate::crypto;
 
 /// How many signatures may be checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SignatureBudget {
+pub(crate) struct SignatureBudget {
     /// Signatures.
-    pub(super) checks: usize,
+    pub(crate) checks: usize,
     /// Of which so many may turn out not to hold.
-    pub(super) failures: usize,
+    pub(crate) failures: usize,
     /// Bytes that are hashed for them.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Bundles beside the first one for which the budget grows.
@@ -31,7 +31,7 @@ impl SignatureBudget {
     /// For a chain that a peer presents. Issuers that are configured or match by key
     /// identifiers are tried first, so that a chain by RFC 5280 needs no failure at all,
     /// and the longest one eight checks.
-    pub(super) const PRESENTED: Self = Self {
+    pub(crate) const PRESENTED: Self = Self {
         checks: 10,
         failures: 4,
         bytes: 64 * 1024,
@@ -40,7 +40,7 @@ impl SignatureBudget {
     /// For a chain that a peer presents, under so many bundles. Roots of several bundles
     /// may have the same name: a leaf that is not of the first one costs a failure or two
     /// under each before its own.
-    pub(super) fn presented(bundles: usize) -> Self {
+    pub(crate) fn presented(bundles: usize) -> Self {
         let more = 2 * bundles.saturating_sub(1).min(MAX_FURTHER_BUNDLES);
         Self {
             checks: Self::PRESENTED.checks + more,
@@ -50,7 +50,7 @@ impl SignatureBudget {
     }
 
     /// For the certificates of an operator who waits for the result.
-    pub(super) const OFFLINE: Self = Self {
+    pub(crate) const OFFLINE: Self = Self {
         checks: 4096,
         failures: 4096,
         bytes: usize::MAX,
@@ -59,7 +59,7 @@ impl SignatureBudget {
 
 /// What was checked, and what may be.
 #[derive(Debug)]
-pub(super) struct SignatureChecks(Mutex<State>);
+pub(crate) struct SignatureChecks(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -79,7 +79,7 @@ struct Check {
 }
 
 impl SignatureChecks {
-    pub(super) fn new(budget: SignatureBudget) -> Self {
+    pub(crate) fn new(budget: SignatureBudget) -> Self {
         Self(Mutex::new(State {
             known: HashMap::new(),
             left: budget,
@@ -89,7 +89,7 @@ impl SignatureChecks {
 
     /// The provider's algorithms, bounded. Once the budget is spent they find that no
     /// signature holds.
-    pub(super) fn algorithms(&self) -> Vec<BoundedAlgorithm<'_>> {
+    pub(crate) fn algorithms(&self) -> Vec<BoundedAlgorithm<'_>> {
         let all = crypto::provider().signature_verification_algorithms.all;
         all.iter()
             .enumerate()
@@ -102,12 +102,12 @@ impl SignatureChecks {
     }
 
     /// Whether a signature was not checked because the budget was spent.
-    pub(super) fn is_spent(&self) -> bool {
+    pub(crate) fn is_spent(&self) -> bool {
         self.state().spent
     }
 
     /// How many signatures were checked.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.state().known.len()
     }
 
@@ -130,7 +130,7 @@ impl State {
 }
 
 /// One algorithm, bounded.
-pub(super) struct BoundedAlgorithm<'a> {
+pub(crate) struct BoundedAlgorithm<'a> {
     position: usize,
     algorithm: &'static dyn SignatureVerificationAlgorithm,
     checks: &'a SignatureChecks,

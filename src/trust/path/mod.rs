@@ -9,24 +9,26 @@
 //! under exclusions (`constraints`), the anchor's path length, and
 //! revocation (`revocation`). It knows no identities.
 
+mod explain;
+pub(crate) mod search;
+pub(crate) mod signature_checks;
+
 use std::cell::RefCell;
-use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath};
-use x509_parser::extensions::{DistributionPointName, GeneralName};
-use x509_parser::prelude::{ParsedExtension, X509Certificate};
+use webpki::{EndEntityCert, Error, VerifiedPath};
 
-use super::authority::{AuthorityFacts, RootSet};
-use super::candidate::{Candidate, count_elements};
-use super::end_entity::LeafPathFacts;
-use super::explain::{describe, explain, reason_of};
+use super::certificate::authority::{AuthorityFacts, RootSet};
+use super::certificate::candidate::{Candidate, count_elements};
+use super::certificate::end_entity::LeafPathFacts;
+use super::certificate::error::PathError;
+use super::certificate::member::{Issuer, PathMember};
+use super::certificate::purpose::PathPurpose;
 use super::revocation::{RevocationIndex, RevocationOutcome};
-use super::search::{self, Budget, Pool};
-use super::signature_checks::{SignatureBudget, SignatureChecks};
-use crate::crypto;
-use crate::identity::leaf::{rfc4514, significant};
 use crate::reason::ReasonCode;
+use explain::{describe, explain, reason_of};
+use search::{Budget, Pool};
+use signature_checks::{SignatureBudget, SignatureChecks};
 
 /// Most certificates a peer may present, the leaf included.
 pub const MAX_CERTIFICATES: usize = 8;
@@ -35,121 +37,6 @@ pub const MAX_CHAIN_BYTES: usize = 32 * 1024;
 /// Most DER elements a peer's certificates may have together. A certificate has about a
 /// hundred, and one or two more for each name; to read them is what costs, not their bytes.
 pub const MAX_CHAIN_ELEMENTS: usize = 4000;
-
-/// A refusal by the path rules.
-pub type PathRefusal = (ReasonCode, String);
-
-/// Whose certificate is verified.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PathPurpose {
-    /// A TLS client's.
-    Client,
-    /// A TLS server's.
-    Server,
-}
-
-impl PathPurpose {
-    fn key_usage(self) -> KeyUsage {
-        match self {
-            Self::Client => KeyUsage::client_auth(),
-            Self::Server => KeyUsage::server_auth(),
-        }
-    }
-
-    /// The word used on command lines.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Server => "server",
-        }
-    }
-}
-
-/// What revocation and the deny list look up about one certificate of a path.
-#[derive(Debug, Clone)]
-pub(crate) struct PathMember {
-    /// The issuer's name, DER.
-    pub(crate) issuer: Box<[u8]>,
-    /// The issuer's name as RFC 4514 text.
-    pub(crate) issuer_text: Box<str>,
-    /// Serial number without leading zero octets.
-    pub(crate) serial: Box<[u8]>,
-    /// SHA-256 of the certificate.
-    pub(crate) thumbprint: [u8; 32],
-    /// Whether it is an intermediate, not the leaf.
-    pub(crate) is_authority: bool,
-    /// Names of usable distribution points; `None` without the extension.
-    pub(crate) distribution_points: Option<Box<[PointName]>>,
-    /// The issuer's SubjectPublicKeyInfo, DER.
-    pub(crate) issuer_key: Arc<[u8]>,
-    /// SHA-256 of `issuer_key`.
-    pub(crate) issuer_key_hash: [u8; 32],
-    /// Whether the issuer may sign revocation lists.
-    pub(crate) issuer_signs_lists: bool,
-}
-
-impl PathMember {
-    pub(super) fn from_certificate(
-        certificate: &X509Certificate<'_>,
-        der: &[u8],
-        is_authority: bool,
-        (issuer_key, issuer_signs_lists): (&[u8], bool),
-    ) -> Self {
-        Self {
-            issuer: certificate.issuer().as_raw().into(),
-            issuer_text: rfc4514(certificate.issuer()).into(),
-            serial: significant(certificate.raw_serial()).into(),
-            thumbprint: crypto::sha256(der),
-            is_authority,
-            distribution_points: distribution_points(certificate),
-            issuer_key: issuer_key.into(),
-            issuer_key_hash: crypto::sha256(issuer_key),
-            issuer_signs_lists,
-        }
-    }
-}
-
-/// A name of a distribution point, of a type that is compared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum PointName {
-    /// A URI.
-    Uri(Box<str>),
-    /// A directory name, DER.
-    Directory(Box<[u8]>),
-}
-
-impl PointName {
-    pub(super) fn all_of(point: &DistributionPointName<'_>) -> Box<[Self]> {
-        let DistributionPointName::FullName(names) = point else {
-            return Box::default();
-        };
-        let compared = names.iter().filter_map(|name| match name {
-            GeneralName::URI(uri) => Some(Self::Uri(Box::from(*uri))),
-            GeneralName::DirectoryName(name) => Some(Self::Directory(name.as_raw().into())),
-            _ => None,
-        });
-        compared.collect()
-    }
-}
-
-/// Points with reasons or another issuer are not usable: such lists are
-/// partitioned or indirect, and refused.
-fn distribution_points(certificate: &X509Certificate<'_>) -> Option<Box<[PointName]>> {
-    let points = certificate.extensions().iter().find_map(|extension| {
-        match extension.parsed_extension() {
-            ParsedExtension::CRLDistributionPoints(points) => Some(points),
-            _ => None,
-        }
-    })?;
-    let usable = points
-        .points
-        .iter()
-        .filter(|point| point.reasons.is_none() && point.crl_issuer.is_none())
-        .filter_map(|point| point.distribution_point.as_ref())
-        .flat_map(PointName::all_of);
-    Some(usable.collect())
-}
 
 /// A path that holds.
 #[derive(Debug)]
@@ -176,17 +63,17 @@ pub(crate) struct PathRules<'a> {
 
 /// The certificates that a path may consist of.
 #[derive(Clone, Copy)]
-pub(super) struct PathCertificates<'a> {
-    pub(super) leaf: &'a Candidate<'a>,
+pub(crate) struct PathCertificates<'a> {
+    pub(crate) leaf: &'a Candidate<'a>,
     /// Intermediates of the operator's.
-    pub(super) configured: &'a [Candidate<'static>],
+    pub(crate) configured: &'a [Candidate<'static>],
     /// Intermediates of the peer's.
-    pub(super) presented: &'a [Candidate<'a>],
+    pub(crate) presented: &'a [Candidate<'a>],
 }
 
-/// What the verification of one chain may still cost, under all bundles together.
+/// What the verification of one chain may still cost, for all bundles together.
 #[derive(Debug)]
-pub(super) struct PathBudget {
+pub(crate) struct PathBudget {
     search: Budget,
     checks: SignatureChecks,
 }
@@ -194,7 +81,7 @@ pub(super) struct PathBudget {
 impl PathBudget {
     /// For a chain that a peer presents, under so many bundles: no more than twice what a
     /// good one costs under one.
-    pub(super) fn presented(bundles: usize) -> Self {
+    pub(crate) fn presented(bundles: usize) -> Self {
         Self {
             search: Budget::PRESENTED,
             checks: SignatureChecks::new(SignatureBudget::presented(bundles)),
@@ -202,7 +89,7 @@ impl PathBudget {
     }
 
     /// For the certificates of an operator who waits for the result.
-    pub(super) fn offline() -> Self {
+    pub(crate) fn offline() -> Self {
         Self {
             search: Budget::OFFLINE,
             checks: SignatureChecks::new(SignatureBudget::OFFLINE),
@@ -211,18 +98,18 @@ impl PathBudget {
 
     /// How many signatures were checked.
     #[cfg(test)]
-    pub(super) fn signatures(&self) -> usize {
+    pub(crate) fn signatures(&self) -> usize {
         self.checks.count()
     }
 }
 
 /// Verifies one path from the leaf to one of the roots.
-pub(super) fn verify(
+pub(crate) fn verify(
     rules: PathRules<'_>,
     certificates: PathCertificates<'_>,
     now: UnixTime,
     budget: &mut PathBudget,
-) -> Result<Verified, PathRefusal> {
+) -> Result<Verified, PathError> {
     let leaf = &certificates.leaf.der;
     let end_entity = EndEntityCert::try_from(leaf)
         .map_err(|error| (reason_of(&error), describe(&error, "the leaf")))?;
@@ -238,7 +125,7 @@ pub(super) fn verify(
         now: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
     };
     let PathBudget { search, checks } = budget;
-    let question = Question {
+    let webpki_check = WebpkiCheck {
         rules,
         leaf: (&end_entity, &facts),
         now,
@@ -251,8 +138,8 @@ pub(super) fn verify(
             .filter_map(|index| Some(intermediates.get(*index)?.shared()))
             .collect();
         let anchor = rules.roots.anchors().get(root)?;
-        question
-            .ask(std::slice::from_ref(anchor), &chain)
+        webpki_check
+            .verify(std::slice::from_ref(anchor), &chain)
             .map_err(|failure| {
                 refusal.get_or_insert_with(|| failure.explain(leaf, &chain, rules.roots));
             })
@@ -263,38 +150,38 @@ pub(super) fn verify(
         // What was wrong with an authority on the way says more than that none was found.
         Ok(None) => match refusal {
             Some(refusal) => Err(refusal),
-            None => question.explain(pool),
+            None => webpki_check.explain(pool),
         },
-        Err(gave_up) => Err((ReasonCode::ChainTooLong, gave_up.to_string())),
+        Err(limit) => Err((ReasonCode::ChainTooLong, limit.to_string())),
     }
 }
 
-/// What webpki is asked about one leaf.
-struct Question<'a> {
+/// The verification of paths of one leaf by webpki.
+struct WebpkiCheck<'a> {
     rules: PathRules<'a>,
     leaf: (&'a EndEntityCert<'a>, &'a LeafPathFacts),
     now: UnixTime,
     checks: &'a SignatureChecks,
 }
 
-impl Question<'_> {
-    /// Why no path holds: what is wrong with the likeliest chain.
-    fn explain(&self, pool: Pool<'_>) -> Result<Verified, PathRefusal> {
+impl WebpkiCheck<'_> {
+    /// Returns why no path holds: what is wrong with the likeliest chain.
+    fn explain(&self, pool: Pool<'_>) -> Result<Verified, PathError> {
         let chain = search::likeliest_chain(pool);
         let chain: Vec<CertificateDer<'_>> = chain.iter().map(|one| one.shared()).collect();
         let roots = pool.roots;
-        self.ask(roots.anchors(), &chain)
+        self.verify(roots.anchors(), &chain)
             .map_err(|failure| failure.explain(&pool.leaf.der, &chain, roots))
     }
 
-    fn ask(
+    fn verify(
         &self,
         anchors: &[TrustAnchor<'static>],
         intermediates: &[CertificateDer<'_>],
-    ) -> Result<Verified, Failure> {
+    ) -> Result<Verified, WebpkiError> {
         let (end_entity, facts) = self.leaf;
         let seconds = i64::try_from(self.now.as_secs()).unwrap_or(i64::MAX);
-        let refusal: RefCell<Option<PathRefusal>> = RefCell::new(None);
+        let refusal: RefCell<Option<PathError>> = RefCell::new(None);
         let accepted: RefCell<Option<Verified>> = RefCell::new(None);
         let inspect = |path: &VerifiedPath<'_>| -> Result<(), Error> {
             match inspect_path(self.rules, path, facts, seconds) {
@@ -328,7 +215,7 @@ impl Question<'_> {
             (Ok(_), None) => Error::UnknownIssuer,
             (Err(error), _) => error,
         };
-        Err(Failure {
+        Err(WebpkiError {
             error,
             refusal: refusal.into_inner(),
         })
@@ -336,19 +223,19 @@ impl Question<'_> {
 }
 
 /// Why webpki found no path.
-struct Failure {
+struct WebpkiError {
     error: Error,
     /// The first refusal by our own checks explains best why no path was left.
-    refusal: Option<PathRefusal>,
+    refusal: Option<PathError>,
 }
 
-impl Failure {
+impl WebpkiError {
     fn explain(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         roots: &RootSet,
-    ) -> PathRefusal {
+    ) -> PathError {
         let ours = self.refusal.clone();
         ours.unwrap_or_else(|| explain(&self.error, leaf, intermediates, roots))
     }
@@ -359,7 +246,7 @@ fn inspect_path(
     path: &VerifiedPath<'_>,
     leaf: &LeafPathFacts,
     now: i64,
-) -> Result<Verified, PathRefusal> {
+) -> Result<Verified, PathError> {
     let malformed = |why: String| (ReasonCode::MalformedIdentity, why);
     let root = rules
         .roots
@@ -384,11 +271,11 @@ fn inspect_path(
     }
     root.facts.check_as_anchor(now, rules.purpose)?;
     root.facts.constraints.check(&leaf.names)?;
-    if let Some(most) = root.facts.path_length.filter(|most| length > *most) {
+    if let Some(max) = root.facts.path_length.filter(|max| length > *max) {
         return Err((
             ReasonCode::ChainTooLong,
             format!(
-                "{} allows {most} intermediate certificates below it, the path has {length}",
+                "{} allows {max} intermediate certificates below it, the path has {length}",
                 root.facts.subject,
             ),
         ));
@@ -400,7 +287,11 @@ fn inspect_path(
         .zip(above)
         .enumerate()
         .map(|(index, (der, issuer))| {
-            PathMember::read(der, index > 0, (&issuer.key, issuer.signs_lists()))
+            let issuer = Issuer {
+                key: &issuer.key,
+                signs_crls: issuer.signs_crls(),
+            };
+            PathMember::read(der, index > 0, issuer)
         })
         .collect::<Result<Vec<_>, _>>()?;
     let revocation = rules.revocation.check(&members, now)?;
@@ -417,7 +308,7 @@ fn inspect_path(
 pub(crate) fn check_size(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-) -> Result<(), PathRefusal> {
+) -> Result<(), PathError> {
     let count = intermediates.len() + 1;
     let bytes = intermediates
         .iter()

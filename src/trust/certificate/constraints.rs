@@ -14,7 +14,7 @@ use x509_parser::der_parser::asn1_rs::{Any, FromDer as _};
 use x509_parser::extensions::{GeneralName, NameConstraints};
 use x509_parser::x509::X509Name;
 
-use super::path::PathRefusal;
+use super::error::PathError;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
@@ -89,7 +89,7 @@ impl IssuerConstraints {
     }
 
     /// What webpki leaves out.
-    pub(crate) fn check(&self, carried: &CarriedNames) -> Result<(), PathRefusal> {
+    pub(crate) fn check(&self, carried: &CarriedNames) -> Result<(), PathError> {
         let refuse = |why: String| Err((ReasonCode::NameConstraint, why));
         if self.subtrees.saturating_mul(carried.count) > MAX_COMPARISONS {
             return refuse(format!(

@@ -25,39 +25,39 @@ const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
 
 /// A certificate that may stand in a path.
 #[derive(Debug, Clone)]
-pub(super) struct Candidate<'a> {
-    pub(super) der: CertificateDer<'a>,
+pub(crate) struct Candidate<'a> {
+    pub(crate) der: CertificateDer<'a>,
     /// None if it is not built like a certificate: it can stand in no path then.
-    pub(super) fields: Option<PathFields>,
+    pub(crate) fields: Option<PathFields>,
 }
 
 impl<'a> Candidate<'a> {
-    pub(super) fn new(der: CertificateDer<'a>) -> Self {
+    pub(crate) fn new(der: CertificateDer<'a>) -> Self {
         let fields = PathFields::read(&der);
         Self { der, fields }
     }
 
-    pub(super) fn borrowed(der: &'a CertificateDer<'_>) -> Self {
+    pub(crate) fn borrowed(der: &'a CertificateDer<'_>) -> Self {
         Self::new(CertificateDer::from(der.as_ref()))
     }
 
     /// A copy without the bytes.
-    pub(super) fn shared(&self) -> CertificateDer<'_> {
+    pub(crate) fn shared(&self) -> CertificateDer<'_> {
         CertificateDer::from(self.der.as_ref())
     }
 }
 
 /// What the search for a path needs to know of a certificate.
 #[derive(Debug, Clone)]
-pub(super) struct PathFields {
+pub(crate) struct PathFields {
     /// Name, DER.
-    pub(super) subject: Vec<u8>,
+    pub(crate) subject: Vec<u8>,
     /// Name, DER.
-    pub(super) issuer: Vec<u8>,
+    pub(crate) issuer: Vec<u8>,
     /// SubjectPublicKeyInfo, DER.
-    pub(super) key: Vec<u8>,
-    pub(super) key_id: Option<Vec<u8>>,
-    pub(super) authority_key_id: Option<Vec<u8>>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) key_id: Option<Vec<u8>>,
+    pub(crate) authority_key_id: Option<Vec<u8>>,
 }
 
 impl PathFields {
@@ -118,7 +118,7 @@ impl PathFields {
 
     /// Whether the key identifiers allow that this was issued by `key_id`'s key. They
     /// help to try the likely issuer first; they prove nothing.
-    pub(super) fn is_likely_below(&self, key_id: Option<&[u8]>) -> bool {
+    pub(crate) fn is_likely_below(&self, key_id: Option<&[u8]>) -> bool {
         match (self.authority_key_id.as_deref(), key_id) {
             (Some(wanted), Some(own)) => wanted == own,
             _ => true,
@@ -127,7 +127,7 @@ impl PathFields {
 }
 
 /// Counts the DER elements of a certificate, those within extensions too, up to `limit`.
-pub(super) fn count_elements(der: &[u8], limit: usize) -> usize {
+pub(crate) fn count_elements(der: &[u8], limit: usize) -> usize {
     let mut count = 0;
     let mut pending = vec![der];
     while let Some(mut rest) = pending.pop() {
@@ -187,7 +187,7 @@ mod tests {
     use x509_parser::prelude::{FromDer as _, X509Certificate};
 
     use super::*;
-    use crate::trust::authority::AuthorityFacts;
+    use crate::trust::certificate::authority::AuthorityFacts;
 
     #[test]
     fn fields_say_what_the_full_reader_says() {

@@ -1,13 +1,14 @@
 //! `LeafPathFacts`: what the path rules need to know of a leaf, and the rules
 //! for leaves that webpki leaves out.
 //!
-//! Identity is not decided here: [`super::naming`] does that.
+//! They name no caller: `caller_name` of [`crate::trust`] does that.
 
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
 use super::authority::key_is_strong;
 use super::constraints::CarriedNames;
-use super::path::{PathMember, PathPurpose, PathRefusal};
+use super::error::PathError;
+use super::purpose::PathPurpose;
 use crate::identity::leaf::key_usage;
 use crate::reason::ReasonCode;
 
@@ -17,18 +18,19 @@ const KEY_ENCIPHERMENT: u16 = 1 << 2;
 const KEY_AGREEMENT: u16 = 1 << 4;
 
 /// What a leaf says, as far as the path rules go.
-pub(super) struct LeafPathFacts {
-    pub(super) not_before: i64,
-    pub(super) not_after: i64,
-    pub(super) names: CarriedNames,
+pub(crate) struct LeafPathFacts {
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+    pub(crate) names: CarriedNames,
     key_usage: Option<u16>,
+    is_ca: bool,
     constrains_names: bool,
     demands_policies: bool,
     strong_key: bool,
 }
 
 impl LeafPathFacts {
-    pub(super) fn read(der: &[u8]) -> Result<Self, PathRefusal> {
+    pub(crate) fn read(der: &[u8]) -> Result<Self, PathError> {
         let malformed = |why: &str| (ReasonCode::MalformedIdentity, why.to_owned());
         let (_, leaf) = X509Certificate::from_der(der)
             .map_err(|_| malformed("the leaf cannot be read: it is not a certificate"))?;
@@ -37,6 +39,7 @@ impl LeafPathFacts {
             not_after: leaf.validity().not_after.timestamp(),
             names: CarriedNames::default(),
             key_usage: None,
+            is_ca: false,
             constrains_names: false,
             demands_policies: false,
             strong_key: key_is_strong(leaf.public_key()),
@@ -44,6 +47,7 @@ impl LeafPathFacts {
         facts.names.note_subject(leaf.subject());
         for extension in leaf.extensions() {
             match extension.parsed_extension() {
+                ParsedExtension::BasicConstraints(constraints) => facts.is_ca = constraints.ca,
                 ParsedExtension::KeyUsage(bits) => facts.key_usage = Some(bits.flags),
                 ParsedExtension::SubjectAlternativeName(names) => {
                     for name in &names.general_names {
@@ -61,7 +65,7 @@ impl LeafPathFacts {
         Ok(facts)
     }
 
-    pub(super) fn check(&self, purpose: PathPurpose) -> Result<(), PathRefusal> {
+    pub(crate) fn check(&self, purpose: PathPurpose) -> Result<(), PathError> {
         let refuse = |reason, why: &str| Err((reason, why.to_owned()));
         if !self.strong_key {
             return refuse(ReasonCode::WeakKey, "the leaf's key is too weak");
@@ -78,6 +82,13 @@ impl LeafPathFacts {
             return refuse(
                 ReasonCode::WrongUsage,
                 "the leaf demands policy processing (policyConstraints), which is not supported",
+            );
+        }
+        // webpki refuses it too; this holds whatever webpki does.
+        if self.is_ca {
+            return refuse(
+                ReasonCode::WrongUsage,
+                "the leaf is an authority's certificate (CA:TRUE)",
             );
         }
         let Some(usage) = self.key_usage else {
@@ -100,28 +111,5 @@ impl LeafPathFacts {
             );
         }
         Ok(())
-    }
-}
-
-impl PathMember {
-    /// Reads what revocation and the deny list have to know of a certificate;
-    /// its issuer is filled in as `(key, may sign lists)`.
-    pub(super) fn read(
-        der: &[u8],
-        is_authority: bool,
-        issuer: (&[u8], bool),
-    ) -> Result<Self, PathRefusal> {
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| {
-            (
-                ReasonCode::MalformedIdentity,
-                "a certificate of the path cannot be read".to_owned(),
-            )
-        })?;
-        Ok(Self::from_certificate(
-            &certificate,
-            der,
-            is_authority,
-            issuer,
-        ))
     }
 }

@@ -7,19 +7,19 @@ use rustls_pki_types::CertificateDer;
 use webpki::Error;
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
-use super::authority::{AuthorityFacts, Root, RootSet, key_is_strong};
-use super::end_entity::LeafPathFacts;
-use super::path::PathRefusal;
 use crate::clock;
 use crate::reason::ReasonCode;
+use crate::trust::certificate::authority::{AuthorityFacts, Root, RootSet, key_is_strong};
+use crate::trust::certificate::end_entity::LeafPathFacts;
+use crate::trust::certificate::error::PathError;
 
 /// Turns webpki's error into a reason and a sentence.
-pub(super) fn explain(
+pub(crate) fn explain(
     error: &Error,
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     roots: &RootSet,
-) -> PathRefusal {
+) -> PathError {
     let reason = reason_of(error);
     // A provider that does not support a weak key reports a bad signature.
     if reason == ReasonCode::BadSignature {
@@ -132,7 +132,7 @@ fn unsupported_constraint(
 }
 
 /// A sentence about `what`.
-pub(super) fn describe(error: &Error, what: &str) -> String {
+pub(crate) fn describe(error: &Error, what: &str) -> String {
     match error {
         Error::CertExpired { not_after, .. } => format!(
             "a certificate of {what} expired at {}",
@@ -181,7 +181,7 @@ pub(super) fn describe(error: &Error, what: &str) -> String {
     deprecated,
     reason = "the variants without context are still part of the enum"
 )]
-pub(super) const fn reason_of(error: &Error) -> ReasonCode {
+pub(crate) const fn reason_of(error: &Error) -> ReasonCode {
     match error {
         Error::CertExpired { .. } | Error::InvalidCertValidity => ReasonCode::CertificateExpired,
         Error::CertNotValidYet { .. } => ReasonCode::CertificateNotYetValid,

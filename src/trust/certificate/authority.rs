@@ -1,8 +1,7 @@
 //! `AuthorityFacts` and `RootSet`: what an issuer's certificate says, and the
 //! rules it must satisfy that webpki leaves out.
 //!
-//! Neighbours: [`super::path`] asks for every issuer of a path, [`super::bundle`]
-//! for its roots. Nothing here verifies a signature.
+//! Nothing here verifies a signature.
 
 use std::fmt;
 
@@ -13,7 +12,8 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::constraints::IssuerConstraints;
-use super::path::{PathPurpose, PathRefusal};
+use super::error::PathError;
+use super::purpose::PathPurpose;
 use crate::clock;
 use crate::crypto;
 use crate::identity::leaf::{key_usage, rfc4514, significant};
@@ -51,7 +51,7 @@ struct AnchorUsages {
 
 /// Extensions that a root may mark critical because webpki or this module
 /// processes them: keyUsage, subjectAltName, basicConstraints, nameConstraints,
-/// cRLDistributionPoints, certificatePolicies (an anchor's bind nobody, RFC 5280
+/// cRLDistributionPoints, certificatePolicies (an anchor's have no effect, RFC 5280
 /// section 6.1.1), extendedKeyUsage. webpki itself ignores an anchor's.
 const PROCESSED: [&str; 7] = [
     "2.5.29.15",
@@ -137,7 +137,7 @@ impl AuthorityFacts {
         Ok(())
     }
 
-    pub(crate) fn check_validity(&self, now: i64) -> Result<(), PathRefusal> {
+    pub(crate) fn check_validity(&self, now: i64) -> Result<(), PathError> {
         if clock::certificate_is_over(self.not_after, now) {
             return Err((
                 ReasonCode::CertificateExpired,
@@ -163,7 +163,7 @@ impl AuthorityFacts {
 
     /// Whether it could issue anything in a path at `now`: what does not depend on
     /// the path.
-    pub(super) fn may_issue(&self, now: i64, purpose: PathPurpose) -> bool {
+    pub(crate) fn may_issue(&self, now: i64, purpose: PathPurpose) -> bool {
         self.is_ca
             && self.check_validity(now).is_ok()
             && self.allows(purpose)
@@ -178,7 +178,7 @@ impl AuthorityFacts {
     }
 
     /// What every issuer in a path must satisfy beyond webpki's checks.
-    pub(crate) fn check_as_issuer(&self) -> Result<(), PathRefusal> {
+    pub(crate) fn check_as_issuer(&self) -> Result<(), PathError> {
         // RFC 5280 section 4.2.1.3.
         if !self.usage_allows(key_usage::KEY_CERT_SIGN) {
             return Err((
@@ -215,11 +215,7 @@ impl AuthorityFacts {
 
     /// What webpki does not look at in an anchor: everything but its name, key
     /// and name constraints.
-    pub(crate) fn check_as_anchor(
-        &self,
-        now: i64,
-        purpose: PathPurpose,
-    ) -> Result<(), PathRefusal> {
+    pub(crate) fn check_as_anchor(&self, now: i64, purpose: PathPurpose) -> Result<(), PathError> {
         self.check_validity(now)?;
         if !self.is_ca {
             return Err((
@@ -261,7 +257,7 @@ impl AuthorityFacts {
     }
 
     /// Whether it may sign revocation lists (RFC 5280 section 4.2.1.3).
-    pub(crate) fn signs_lists(&self) -> bool {
+    pub(crate) fn signs_crls(&self) -> bool {
         self.usage_allows(key_usage::CRL_SIGN)
     }
 

@@ -1,33 +1,19 @@
-//! Which name does a verified leaf give its holder under one bundle?
+//! The name that a verified leaf gives its holder under one bundle.
 //!
 //! The first type in `identity_from` that the leaf carries decides, and exactly
 //! one name of that type must be one the bundle may vouch for. The common name
 //! is never looked at.
 
 use super::bundle::TrustBundle;
-use super::path::PathRefusal;
-use crate::identity::leaf::key_usage;
+use super::certificate::error::PathError;
 use crate::identity::{CallerName, LeafFacts, NameType, SpiffeId};
 use crate::reason::ReasonCode;
 
-/// Rules that hold for a leaf under any bundle.
+/// The SPIFFE ID that a leaf claims, if it claims one. It then carries no other URI
+/// name (X509-SVID section 2).
 ///
-/// A leaf that claims a SPIFFE ID has no other URI name (X509-SVID section 2),
-/// and no leaf may have the rights of an authority or lack digitalSignature.
-pub(super) fn check_leaf(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathRefusal> {
-    if leaf.claims_authority() {
-        return Err((
-            ReasonCode::WrongUsage,
-            "the leaf may sign certificates or revocation lists (CA, keyCertSign or cRLSign)"
-                .to_owned(),
-        ));
-    }
-    if !leaf.usage_allows(key_usage::DIGITAL_SIGNATURE) {
-        return Err((
-            ReasonCode::WrongUsage,
-            "the leaf's key usage lacks digitalSignature".to_owned(),
-        ));
-    }
+/// What a leaf may be used for is a rule of its path, and already checked there.
+pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError> {
     let Some(claimed) = leaf
         .sans
         .uri
@@ -65,7 +51,7 @@ pub(super) fn name_under(
     bundle: &TrustBundle,
     leaf: &LeafFacts,
     spiffe_id: Option<&SpiffeId>,
-) -> Result<CallerName, PathRefusal> {
+) -> Result<CallerName, PathError> {
     if let Some(id) = spiffe_id
         && id.trust_domain() != &bundle.name
     {
@@ -97,7 +83,7 @@ pub(super) fn name_under(
 }
 
 /// Every name of one type; any malformed one refuses the leaf.
-fn names_of(leaf: &LeafFacts, name_type: NameType) -> Result<Vec<CallerName>, PathRefusal> {
+fn names_of(leaf: &LeafFacts, name_type: NameType) -> Result<Vec<CallerName>, PathError> {
     let uris = || {
         leaf.sans
             .uri
@@ -129,7 +115,7 @@ fn names_of(leaf: &LeafFacts, name_type: NameType) -> Result<Vec<CallerName>, Pa
     .map_err(|error| (ReasonCode::MalformedIdentity, error.to_string()))
 }
 
-fn choose(bundle: &TrustBundle, names: Vec<CallerName>) -> Result<CallerName, PathRefusal> {
+fn choose(bundle: &TrustBundle, names: Vec<CallerName>) -> Result<CallerName, PathError> {
     let carried: Vec<String> = names.iter().map(ToString::to_string).collect();
     let carried = crate::identity::text::printable(&carried.join(", "));
     let mut vouched = names.into_iter().filter(|name| {

@@ -3,10 +3,12 @@
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
 
-use super::MAX_TEXT;
 use crate::identity::caller::CallerName;
 use crate::identity::leaf::{is_rfc4514, significant};
 use crate::identity::text::hex;
+
+/// Longest text of a target or a reason, in bytes.
+pub(super) const MAX_TEXT: usize = 2048;
 
 /// What an entry refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,8 +22,8 @@ pub enum DenyTarget {
         /// The issuer in the form of RFC 4514, as in the audit log.
         issuer: String,
     },
-    /// One certificate, leaf, intermediate or root, by the SHA-256 of its encoding, in hexadecimal, or in
-    /// base64url as the audit log and assertions have it.
+    /// One certificate, leaf, intermediate or root, by the SHA-256 of its encoding: in
+    /// hexadecimal, or in base64url as the audit log and assertions have it.
     Thumbprint {
         /// The hash.
         thumbprint: String,
@@ -50,25 +52,25 @@ impl DenyTarget {
                             .to_owned(),
                     );
                 }
-                let octets = unhex(&serial)
-                    .filter(|octets| !octets.is_empty() && octets.len() <= 64)
+                let bytes = unhex(&serial)
+                    .filter(|bytes| !bytes.is_empty() && bytes.len() <= 64)
                     .ok_or("a serial number is hexadecimal")?;
                 Ok(Self::Serial {
-                    serial: hex(significant(&octets)),
+                    serial: hex(significant(&bytes)),
                     issuer,
                 })
             }
             Self::Thumbprint { thumbprint } => {
-                let octets = match thumbprint.len() {
+                let bytes = match thumbprint.len() {
                     43 => Base64UrlUnpadded::decode_vec(&thumbprint).ok(),
                     _ => unhex(&thumbprint).filter(|_| digits(&thumbprint) == 64),
                 };
-                let octets = octets.filter(|octets| octets.len() == 32).ok_or(
+                let bytes = bytes.filter(|bytes| bytes.len() == 32).ok_or(
                     "a thumbprint is a SHA-256 hash: 64 hexadecimal digits, or 43 characters \
                          of base64url",
                 )?;
                 Ok(Self::Thumbprint {
-                    thumbprint: hex(&octets),
+                    thumbprint: hex(&bytes),
                 })
             }
             Self::Identity { identity } => Ok(Self::Identity {
@@ -95,13 +97,13 @@ fn caller(text: &str) -> Result<CallerName, String> {
     name.map_err(|error| error.to_string())
 }
 
-/// How many digits there are, colons left out.
+/// Counts the digits; colons do not count.
 fn digits(text: &str) -> usize {
     text.chars().filter(|c| *c != ':').count()
 }
 
-/// Octets of hexadecimal digits, with or without colons; an odd first digit
-/// stands alone.
+/// Reads bytes from hexadecimal digits, with or without colons. With an odd number of
+/// digits, the first one is a byte of its own.
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text
         .chars()
@@ -116,7 +118,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     Some(
         digits
             .chunks_exact(2)
-            .map(|pair| pair.iter().fold(0, |octet, digit| octet << 4 | digit))
+            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
             .collect(),
     )
 }

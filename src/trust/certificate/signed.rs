@@ -9,18 +9,18 @@ use crate::crypto;
 
 /// The parts of a certificate or of a revocation list.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SignedParts<'a> {
+pub(crate) struct SignedParts<'a> {
     /// tbsCertificate or tbsCertList, DER.
-    pub(super) message: &'a [u8],
+    pub(crate) message: &'a [u8],
     /// Content of the AlgorithmIdentifier.
-    pub(super) algorithm: &'a [u8],
+    pub(crate) algorithm: &'a [u8],
     /// Content of the BIT STRING, which has no unused bits.
-    pub(super) signature: &'a [u8],
+    pub(crate) signature: &'a [u8],
 }
 
 impl<'a> SignedParts<'a> {
     /// Takes `der` apart; none where it is malformed.
-    pub(super) fn read(der: &'a [u8]) -> Option<Self> {
+    pub(crate) fn read(der: &'a [u8]) -> Option<Self> {
         let (rest, whole) = Any::from_der(der).ok()?;
         let (after_message, _message) = Any::from_der(whole.data).ok()?;
         let length = whole.data.len().checked_sub(after_message.len())?;
@@ -38,14 +38,14 @@ impl<'a> SignedParts<'a> {
     }
 
     /// Whether the holder of `key` (SubjectPublicKeyInfo, DER) signed it.
-    pub(super) fn is_signed_by(&self, key: &[u8]) -> bool {
+    pub(crate) fn is_signed_by(&self, key: &[u8]) -> bool {
         let provider = crypto::provider();
         let algorithms = provider.signature_verification_algorithms.all;
         self.is_signed_under(key, algorithms.iter().copied())
     }
 
     /// As [`Self::is_signed_by`], with these algorithms only.
-    pub(super) fn is_signed_under<'b>(
+    pub(crate) fn is_signed_under<'b>(
         &self,
         key: &[u8],
         algorithms: impl IntoIterator<Item = &'b dyn SignatureVerificationAlgorithm>,

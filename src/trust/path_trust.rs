@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
-use super::authority::{AuthorityFacts, RootSet};
-use super::bundle::{RevocationDepth, RevocationPosture};
-use super::candidate::Candidate;
-use super::path::{self, PathBudget, PathCertificates, PathPurpose, PathRefusal, PathRules};
-use super::revocation::{KnownIssuer, RevocationIndex, UnusableList};
+use super::certificate::authority::{AuthorityFacts, RootSet};
+use super::certificate::candidate::Candidate;
+use super::certificate::error::PathError;
+use super::certificate::purpose::PathPurpose;
+use super::path::{self, PathBudget, PathCertificates, PathRules};
+use super::revocation::{
+    KnownIssuer, RevocationDepth, RevocationIndex, RevocationPosture, UnusableCrl,
+};
 use crate::clock;
 use crate::identity::peer::RevocationCheck;
 use crate::reason::ReasonCode;
@@ -24,7 +27,7 @@ pub struct PathTrust {
     revocation: RevocationIndex,
     purpose: PathPurpose,
     unusable_roots: Vec<(usize, String)>,
-    unusable_lists: Vec<(usize, UnusableList)>,
+    unusable_crls: Vec<(usize, UnusableCrl)>,
 }
 
 /// A path that holds.
@@ -54,7 +57,7 @@ impl PathTrust {
         purpose: PathPurpose,
     ) -> Self {
         let mut unusable_roots = Vec::new();
-        let mut unusable_lists = Vec::new();
+        let mut unusable_crls = Vec::new();
         let mut set = RootSet::default();
         for (position, der) in roots.iter().enumerate() {
             let added = AuthorityFacts::read(der).and_then(|facts| set.add(der, facts));
@@ -78,7 +81,7 @@ impl PathTrust {
                     key: &root.facts.key,
                 })
                 .collect();
-            unusable_lists =
+            unusable_crls =
                 revocation.load(lists.iter().map(AsRef::as_ref), &issuers, None, i64::MAX);
         }
         Self {
@@ -87,7 +90,7 @@ impl PathTrust {
             revocation,
             purpose,
             unusable_roots,
-            unusable_lists,
+            unusable_crls,
         }
     }
 
@@ -99,8 +102,8 @@ impl PathTrust {
 
     /// The lists that cannot be used, by position, and why.
     #[must_use]
-    pub fn unusable_lists(&self) -> &[(usize, UnusableList)] {
-        &self.unusable_lists
+    pub fn unusable_crls(&self) -> &[(usize, UnusableCrl)] {
+        &self.unusable_crls
     }
 
     /// What is remarkable about the lists that are used.
@@ -117,7 +120,7 @@ impl PathTrust {
         &self,
         leaf: &CertificateDer<'_>,
         now: UnixTime,
-    ) -> Result<VerifiedChain, PathRefusal> {
+    ) -> Result<VerifiedChain, PathError> {
         let rules = PathRules {
             roots: &self.roots,
             purpose: self.purpose,
@@ -140,7 +143,7 @@ impl PathTrust {
                 "the path is over".to_owned(),
             ));
         }
-        if let Some((position, why)) = self.unusable_lists.first() {
+        if let Some((position, why)) = self.unusable_crls.first() {
             return Err((
                 ReasonCode::RevocationUnknown,
                 format!("revocation list {} cannot be used: {why}", position + 1),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DenyEntry, DenyListError, MAX_ENTRIES};
+use super::entry::{DenyEntry, DenyListError, MAX_ENTRIES};
 use crate::file_read::read_regular;
 use crate::secret::{Existing, write_private};
 

@@ -8,6 +8,7 @@
 //! of that issuer and scope. It fetches nothing and reads no files.
 
 mod list;
+mod posture;
 mod serials;
 mod status;
 mod unusable;
@@ -19,8 +20,8 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateRevocationListDer;
 
-use super::bundle::{RevocationDepth, RevocationPosture};
-use super::path::{PathMember, PathRefusal};
+use super::certificate::error::PathError;
+use super::certificate::member::PathMember;
 use crate::clock;
 use crate::crypto;
 use crate::identity::peer::RevocationCheck;
@@ -28,9 +29,10 @@ use crate::identity::text::hex;
 use crate::reason::ReasonCode;
 use list::RevocationList;
 
-pub use list::{Outline, next_update, outline};
-pub use status::{Freshness, ListStatus};
-pub use unusable::UnusableList;
+pub use list::{CrlOutline, next_update};
+pub use posture::{RevocationDepth, RevocationPosture};
+pub use status::{CrlStatus, Freshness};
+pub use unusable::UnusableCrl;
 
 /// How long after its nextUpdate a list without successor is kept, in seconds, where its
 /// callers are refused without it anyway.
@@ -103,7 +105,7 @@ impl RevocationIndex {
         issuers: &[KnownIssuer<'_>],
         previous: Option<&Self>,
         now: i64,
-    ) -> Vec<(usize, UnusableList)> {
+    ) -> Vec<(usize, UnusableCrl)> {
         let mut refused = Vec::new();
         // A key that a path supplied to the predecessor verifies the successor.
         let proven = previous.into_iter().flat_map(Self::proven_issuers);
@@ -201,7 +203,7 @@ impl RevocationIndex {
         &self,
         der: &[u8],
         issuers: &[KnownIssuer<'_>],
-    ) -> Result<Arc<RevocationList>, UnusableList> {
+    ) -> Result<Arc<RevocationList>, UnusableCrl> {
         let hash = crypto::sha256(der);
         let list = match self.find(&hash) {
             Some(list) => list,
@@ -383,7 +385,7 @@ impl RevocationIndex {
     }
 
     /// Each list's state at `now`; of a list and its successor the successor's.
-    pub(crate) fn status(&self, now: i64) -> Vec<ListStatus> {
+    pub(crate) fn status(&self, now: i64) -> Vec<CrlStatus> {
         let superseded = |list: &RevocationList| {
             let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
             own.any(|other| {
@@ -393,10 +395,10 @@ impl RevocationIndex {
                     && other.this_update <= now
             })
         };
-        let mut status: Vec<ListStatus> = self
+        let mut status: Vec<CrlStatus> = self
             .lists()
             .filter(|list| !superseded(list))
-            .map(|list| ListStatus {
+            .map(|list| CrlStatus {
                 issuer: list.issuer_text.clone(),
                 number: hex(&list.number),
                 this_update: list.this_update,
@@ -430,7 +432,7 @@ impl RevocationIndex {
         &self,
         members: &[PathMember],
         now: i64,
-    ) -> Result<RevocationOutcome, PathRefusal> {
+    ) -> Result<RevocationOutcome, PathError> {
         let mut outcome = RevocationOutcome {
             check: RevocationCheck::Checked,
             this_update: None,
@@ -487,7 +489,7 @@ impl RevocationIndex {
             return unknown("there is no revocation list of");
         };
         // RFC 5280 section 6.3.3 (f): the issuer's key usage.
-        if !member.issuer_signs_lists {
+        if !member.issuer_signs_crls {
             return unknown("the key usage does not let revocation lists be signed by");
         }
         let signed: Vec<&RevocationList> = candidates
