@@ -22,8 +22,8 @@ use super::value::{
     Retries, Serve, Several, TokenFormat, text, wrong_type,
 };
 use crate::assertion::SigningAlgorithm;
-use crate::authn::bearer::TokenType;
-use crate::authn::binding::CertificateBinding;
+use crate::authn::token::binding::CertificateBinding;
+use crate::authn::token::token_type::TokenType;
 use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::policy::share::Share;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::diagnostics::Diagnostic;
 use super::inventory::TrustDomainSummary;
-use crate::authn::remote_lists::ListSource;
+use crate::crl_fetch::CrlSource;
 use crate::file_stamp::FileStamps;
 use crate::identity::TrustDomain;
 
@@ -53,7 +53,7 @@ pub(super) struct Unit {
     /// Its files and directories, as they were before they were read.
     pub(super) stamps: FileStamps,
     /// The URLs among its revocation lists.
-    pub(super) sources: Vec<ListSource>,
+    pub(super) sources: Vec<CrlSource>,
     /// What an operator should look at.
     pub(super) warnings: Vec<Diagnostic>,
     /// Summaries of trust domains, for `countersign check`.

@@ -40,14 +40,14 @@ impl TokenClaims {
         self.text.get_or_init(|| self.to_json().to_string())
     }
 
-    /// About how many octets its texts take in memory.
+    /// About how many bytes its texts take in memory.
     #[must_use]
-    pub fn octets(&self) -> usize {
+    pub fn memory_size(&self) -> usize {
         let texts = [&self.subject, &self.client_id, &self.scope, &self.token_id];
         let kept = self
             .kept
             .iter()
-            .map(|(name, value)| name.len() + octets(value));
+            .map(|(name, value)| name.len() + value_size(value));
         self.issuer.len()
             + self.hash.len()
             + texts.into_iter().flatten().map(String::len).sum::<usize>()
@@ -80,15 +80,15 @@ impl TokenClaims {
 }
 
 /// A bound on what a JSON value takes in memory, near enough.
-fn octets(value: &Value) -> usize {
+fn value_size(value: &Value) -> usize {
     let own = size_of::<Value>();
     own + match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(octets).sum(),
+        Value::Array(items) => items.iter().map(value_size).sum(),
         Value::Object(members) => members
             .iter()
-            .map(|(name, value)| own + name.len() + octets(value))
+            .map(|(name, value)| own + name.len() + value_size(value))
             .sum(),
     }
 }

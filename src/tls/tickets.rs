@@ -241,7 +241,7 @@ impl Ticketer {
     }
 
     fn may_resume(&self, session: &Session, now: u64) -> bool {
-        let seconds = i64::try_from(now).unwrap_or(i64::MAX);
+        let seconds = clock::certificate_time(now);
         let age = now.saturating_sub(session.proven_at);
         if session.proven_at > now.saturating_add(SKEW)
             || age >= self.source.policy.max_age.as_secs()

@@ -19,6 +19,7 @@ use super::path::{self, PathBudget, PathCertificates, PathRules, Verified};
 use super::path_cache::{self, CachedPath, ChainKey, PathCache, PendingPath, RevocationState};
 use super::revision::TrustRevision;
 use super::revocation::RevocationOutcome;
+use crate::clock;
 use crate::identity::peer::VerifiedPath;
 use crate::identity::text::printable;
 use crate::identity::{CallerName, LeafFacts, PeerIdentity, TrustDomain};
@@ -163,7 +164,7 @@ impl ClientTrust {
     ) -> Result<Admission, ChainError> {
         let key = path_cache::key_of(&self.revision.trust_set, leaf, intermediates);
         let state = self.state();
-        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let seconds = clock::certificate_time(now.as_secs());
         // One that no longer holds stays: `recall` knows by it that it has ended.
         let known = self.cache.get(&key);
         let known = known.and_then(|known| self.still_holds(key, known, state, seconds));
@@ -336,7 +337,7 @@ impl ClientTrust {
             if let Ok(found) = &outcome {
                 // Final: a name that is denied under one bundle must not leave the
                 // leaf to another one, for which it would be ambiguous otherwise.
-                let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+                let seconds = clock::certificate_time(now.as_secs());
                 self.check_denied(&found.identity, &found.path.members, seconds)?;
             }
             match outcome {

@@ -136,7 +136,7 @@ impl PathTrust {
         let verified = path::verify(rules, certificates, now, &mut budget)?;
         let not_after = verified.not_after;
         // webpki looks at the dates too; this holds whatever it does.
-        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let seconds = clock::certificate_time(now.as_secs());
         if clock::certificate_is_over(not_after, seconds) {
             return Err((
                 ReasonCode::CertificateExpired,

@@ -25,6 +25,7 @@ const LAYERED: &[(&str, &[&str])] = &[
         &["", "deny_list", "path", "revocation", "certificate"],
     ),
     ("tls", &[""]),
+    ("authn", &["", "token"]),
 ];
 
 /// Path of a module below the crate, as `["proxy", "wire", "head"]`.

@@ -124,8 +124,8 @@ fn client_trust(
     }
     // What keeps bundles apart was checked, with places, over all of them.
     ClientTrust::new(bundles).ok().map(|trust| {
-        let trust = trust.with_cache(Arc::clone(&context.paths));
-        Arc::new(match &context.denied {
+        let trust = trust.with_cache(Arc::clone(&context.path_cache));
+        Arc::new(match &context.deny_list {
             Some(denied) => trust.with_deny_list(Arc::clone(denied)),
             None => trust,
         })

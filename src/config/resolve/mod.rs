@@ -28,7 +28,7 @@ mod upstreams;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::crl_fetch::ListCopy;
+use self::crl_fetch::CrlCopy;
 use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::document::Document;
 use super::files::{Access, Files};
@@ -36,8 +36,8 @@ use super::inventory::Inventory;
 use super::suggest::nearest;
 use super::units::{Unit, UnitKey, UnitLoad, Units};
 use super::value::At;
-use crate::authn::remote_lists::{FetchPolicy, ListSource, RemoteLists};
 use crate::clock;
+use crate::crl_fetch::{CrlFetchPolicy, CrlFetcher, CrlSource};
 use crate::file_stamp::{FileStamp, FileStamps};
 use crate::secret::Secret;
 use crate::snapshot::{AuditDestination, Settings, Snapshot};
@@ -54,19 +54,19 @@ struct Context<'a> {
     /// What is in service, when this is to replace it.
     previous: Option<&'a Snapshot>,
     /// Verified chains, kept over reloads.
-    paths: Arc<PathCache>,
+    path_cache: Arc<PathCache>,
     /// What session tickets are made with.
     tickets: TicketSource,
     /// Who is refused at once.
-    denied: Option<Arc<DenyList>>,
+    deny_list: Option<Arc<DenyList>>,
     /// Revocation lists by URL, kept over reloads.
-    remote: Arc<RemoteLists>,
+    crl_fetcher: Arc<CrlFetcher>,
     /// How they are fetched, where that is said.
-    fetching: Option<Arc<FetchPolicy>>,
+    fetching: Option<Arc<CrlFetchPolicy>>,
     /// Those that are in use.
-    sources: Vec<ListSource>,
+    sources: Vec<CrlSource>,
     /// What was in use of them before this process, where it differs.
-    copies: Vec<ListCopy>,
+    copies: Vec<CrlCopy>,
     units: UnitLoad,
     /// What cannot be used of the unit that is read, and for which its last good part
     /// stands in.
@@ -113,13 +113,15 @@ impl<'a> Context<'a> {
             files: Files::beside(input.file, input.access),
             diagnostics,
             inventory: Inventory::default(),
-            now: i64::try_from(clock::unix_now()).unwrap_or(i64::MAX),
+            now: clock::certificate_now(),
             previous,
-            paths: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.paths)),
+            path_cache: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.path_cache)),
             tickets: previous
                 .map_or_else(TicketSource::default, |previous| previous.tickets.clone()),
-            denied: None,
-            remote: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.remote)),
+            deny_list: None,
+            crl_fetcher: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.crl_fetcher)),
             fetching: None,
             sources: Vec::new(),
             copies: Vec::new(),
@@ -154,7 +156,7 @@ impl Context<'_> {
             && let Some(value) = unit.value()
         {
             // How lists are fetched may have changed since the unit was read.
-            let sources = unit.sources.iter().map(|source| ListSource {
+            let sources = unit.sources.iter().map(|source| CrlSource {
                 policy: self
                     .fetching
                     .as_ref()
@@ -189,7 +191,7 @@ impl Context<'_> {
     }
 
     /// The lists by URL of a unit.
-    fn sources_of(&self, key: &UnitKey) -> Vec<ListSource> {
+    fn sources_of(&self, key: &UnitKey) -> Vec<CrlSource> {
         let unit = self.units.used.get(key);
         unit.map_or_else(Vec::new, |unit| unit.sources.clone())
     }
@@ -326,7 +328,7 @@ fn build(document: &Document, context: &mut Context<'_>) -> Option<(Settings, Sn
     report_missing_sections(document, context);
     context.fetching = crl_fetch::policy(document.crl_fetch.as_ref(), context);
     let domains = trust::domains(document, context);
-    context.denied = deny_list::deny_list(document.deny_list.as_ref(), context);
+    context.deny_list = deny_list::deny_list(document.deny_list.as_ref(), context);
     context.tickets = tickets::tickets(document.tickets.as_ref(), context);
     let listener = listeners::listener(document, &domains, context);
     let public = listeners::public(document, listener.credentials.as_ref(), context);
@@ -366,7 +368,7 @@ fn build(document: &Document, context: &mut Context<'_>) -> Option<(Settings, Sn
     };
     let snapshot = Snapshot {
         generation: 1,
-        names: listener.names?,
+        server_names: listener.names?,
         bundles: domains
             .iter()
             .filter_map(|domain| domain.bundle.as_ref().map(Arc::clone))
@@ -388,11 +390,11 @@ fn build(document: &Document, context: &mut Context<'_>) -> Option<(Settings, Sn
         limits,
         balancers: listener.balancers,
         public_credentials,
-        paths: Arc::clone(&context.paths),
+        path_cache: Arc::clone(&context.path_cache),
         tickets: context.tickets.clone(),
-        denied: context.denied.clone(),
-        remote: Arc::clone(&context.remote),
-        list_sources: std::mem::take(&mut context.sources),
+        deny_list: context.deny_list.clone(),
+        crl_fetcher: Arc::clone(&context.crl_fetcher),
+        crl_sources: std::mem::take(&mut context.sources),
         operators: operators.flatten(),
     };
     Some((settings, snapshot))

@@ -10,27 +10,28 @@ use super::credentials::credentials;
 use super::pem::{self, material};
 use super::routes::names;
 use super::{Context, limits};
-use crate::authn::bearer::{ALL_ALGORITHMS, TokenRules, TokenType};
-use crate::authn::binding::CertificateBinding;
-use crate::authn::claims::{ClaimRules, DEFAULT_SKEW};
-use crate::authn::http_client::{ClientSettings, HttpClient, checked_url};
-use crate::authn::introspection::{ClientAuthentication, Introspector};
-use crate::authn::jwks::{IssuerKeys, KeySettings};
-use crate::authn::key_location::KeyLocation;
-use crate::authn::token::{Provenance, TokenCheck, TokenIssuer};
-use crate::authn::token_cache::CacheSettings;
+use crate::authn::token::binding::CertificateBinding;
+use crate::authn::token::cache::CacheSettings;
+use crate::authn::token::claims::{ClaimRules, DEFAULT_SKEW};
+use crate::authn::token::introspection::{ClientAuthentication, Introspector};
+use crate::authn::token::issuer::{Provenance, TokenCheck, TokenIssuer};
+use crate::authn::token::jwks::{IssuerKeys, KeySettings};
+use crate::authn::token::jwt::{ALL_ALGORITHMS, TokenRules};
+use crate::authn::token::key_location::KeyLocation;
+use crate::authn::token::token_type::TokenType;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
 use crate::config::raw::{IntrospectionSection, TokenIssuerSection};
 use crate::config::units::UnitKey;
 use crate::config::value::{At, ClientMeans, Field, TokenFormat, Words as _};
 use crate::crypto::{self, SignatureScheme, SigningKeyPair};
+use crate::http_client::{ClientSettings, HttpClient, checked_url};
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::secret::Secret;
 
 /// How long an issuer may take to answer.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
-/// The shortest secret that authenticates the gateway, in octets.
+/// The shortest secret that authenticates the gateway, in bytes.
 const SHORTEST_SECRET: usize = 16;
 
 /// One issuer as far as it could be built, and what routes need to know of it.
@@ -168,7 +169,7 @@ fn cache(section: &TokenIssuerSection, context: &mut Context<'_>) -> CacheSettin
         *seconds = time.as_secs();
     }
     if let Some(size) = limits::size(&section.cache_size, 64 * 1024..=1 << 32, context) {
-        settings.octets = size;
+        settings.bytes = size;
     }
     settings
 }
@@ -571,7 +572,7 @@ fn client(
 fn hash(parts: &[&[u8]]) -> [u8; 32] {
     let mut all = Vec::new();
     for part in parts {
-        // Lengths first, so that no two lists of parts make the same octets.
+        // Lengths first, so that no two lists of parts make the same bytes.
         all.extend_from_slice(&(part.len() as u64).to_be_bytes());
         all.extend_from_slice(part);
     }

@@ -13,11 +13,11 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use super::pem::{Found, material};
 use super::summaries::{list_summaries, root_summaries};
 use super::{Context, crl_fetch, pem};
-use crate::authn::remote_lists::ListSource;
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::inventory::TrustDomainSummary;
 use crate::config::raw::Trust;
 use crate::config::value::{At, Field, Words as _};
+use crate::crl_fetch::CrlSource;
 use crate::crypto;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::trust::{
@@ -46,7 +46,7 @@ pub(super) struct DomainMaterial {
 
 impl DomainMaterial {
     /// Differs if anything about the domain differs that others can see.
-    pub(super) fn digest(&self, sources: &[ListSource]) -> [u8; 32] {
+    pub(super) fn digest(&self, sources: &[CrlSource]) -> [u8; 32] {
         let mut parts: Vec<Vec<u8>> = vec![self.bundle.digest().to_vec()];
         let certificates = self.roots.iter().chain(&self.intermediates);
         parts.extend(certificates.map(|found| found.value.to_vec()));

@@ -28,7 +28,7 @@ pub(crate) mod transaction;
 use std::sync::Arc;
 
 use super::connection::Connection;
-use crate::authn::certificate::ConnectionProof;
+use crate::authn::ConnectionProof;
 use crate::snapshot::Snapshot;
 
 /// The connection that a request came by, and the state that decides about it.

@@ -2,13 +2,13 @@
 //! before it, so that a flood costs no cryptography.
 
 use std::net::IpAddr;
-use std::pin::Pin;
 
 use http::HeaderValue;
 use http::header::{HeaderName, RETRY_AFTER};
 
-use crate::authn::certificate::ConnectionProof;
+use crate::authn::ConnectionProof;
 use crate::identity::{CallerName, Method, Principal};
+use crate::now_or_later::NowOrLater;
 use crate::policy::throttle::{Counted, Exceeded, Limiter, Per, RouteLimit};
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::{Category, ReasonCode};
@@ -26,10 +26,7 @@ pub(super) struct RouteLimits<'a> {
 }
 
 /// Whether the request is within its limits: known now, or after a shared store was asked.
-pub(super) enum LimitCheck<'a> {
-    Now(Result<(), Refusal>),
-    Later(Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + 'a>>),
-}
+pub(super) type LimitCheck<'a> = NowOrLater<'a, Result<(), Refusal>>;
 
 impl<'a> RouteLimits<'a> {
     /// Counts the request for the limits whose key is known already.
@@ -37,7 +34,7 @@ impl<'a> RouteLimits<'a> {
         if !self.route.authenticators.is_empty()
             && let Err(exceeded) = self.limiter.may_authenticate(self.attempts_key())
         {
-            return LimitCheck::Now(Err(refusal(exceeded)));
+            return NowOrLater::Now(Err(refusal(exceeded)));
         }
         self.count(move |limit| self.early_key(limit.per))
     }
@@ -107,7 +104,7 @@ impl<'a> RouteLimits<'a> {
             .iter()
             .filter_map(move |limit| Some((limit, key(limit)?)));
         if self.limiter.shared().is_some() && !self.route.limits.is_empty() {
-            return LimitCheck::Later(Box::pin(async move {
+            return NowOrLater::Later(Box::pin(async move {
                 for (limit, key) in counted {
                     let taken = self.limiter.count_shared(limit, key).await;
                     taken.map_err(refusal)?;
@@ -117,10 +114,10 @@ impl<'a> RouteLimits<'a> {
         }
         for (limit, key) in counted {
             if let Err(exceeded) = self.limiter.count(limit, key) {
-                return LimitCheck::Now(Err(refusal(exceeded)));
+                return NowOrLater::Now(Err(refusal(exceeded)));
             }
         }
-        LimitCheck::Now(Ok(()))
+        NowOrLater::Now(Ok(()))
     }
 }
 

@@ -136,11 +136,11 @@ pub(crate) fn describe(error: &Error, what: &str) -> String {
     match error {
         Error::CertExpired { not_after, .. } => format!(
             "a certificate of {what} expired at {}",
-            clock::rfc3339(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX))
+            clock::rfc3339(clock::certificate_time(not_after.as_secs()))
         ),
         Error::CertNotValidYet { not_before, .. } => format!(
             "a certificate of {what} is valid from {}",
-            clock::rfc3339(i64::try_from(not_before.as_secs()).unwrap_or(i64::MAX))
+            clock::rfc3339(clock::certificate_time(not_before.as_secs()))
         ),
         Error::UnknownIssuer => format!("{what} leads to no configured root"),
         Error::RequiredEkuNotFoundContext(_) => {

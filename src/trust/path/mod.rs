@@ -25,6 +25,7 @@ use super::certificate::error::PathError;
 use super::certificate::member::{Issuer, PathMember};
 use super::certificate::purpose::PathPurpose;
 use super::revocation::{RevocationIndex, RevocationOutcome};
+use crate::clock;
 use crate::reason::ReasonCode;
 use explain::{describe, explain, reason_of};
 use search::{Budget, Pool};
@@ -122,7 +123,7 @@ pub(crate) fn verify(
         intermediates: &intermediates,
         configured: certificates.configured.len(),
         purpose: rules.purpose,
-        now: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+        now: clock::certificate_time(now.as_secs()),
     };
     let PathBudget { search, checks } = budget;
     let webpki_check = WebpkiCheck {
@@ -180,7 +181,7 @@ impl WebpkiCheck<'_> {
         intermediates: &[CertificateDer<'_>],
     ) -> Result<Verified, WebpkiError> {
         let (end_entity, facts) = self.leaf;
-        let seconds = i64::try_from(self.now.as_secs()).unwrap_or(i64::MAX);
+        let seconds = clock::certificate_time(self.now.as_secs());
         let refusal: RefCell<Option<PathError>> = RefCell::new(None);
         let accepted: RefCell<Option<Verified>> = RefCell::new(None);
         let inspect = |path: &VerifiedPath<'_>| -> Result<(), Error> {

@@ -22,8 +22,8 @@ use http::{Request, Uri};
 use http_body_util::Full;
 use tokio::sync::OwnedMutexGuard;
 
-use super::http_client::{FetchError, HttpClient};
 use super::key_location::{KeyLocation, freshness, key_set_in_metadata};
+use crate::http_client::{FetchError, HttpClient};
 use crate::{clock, crypto};
 
 /// Seconds between two fetches that requests can cause.
@@ -81,7 +81,7 @@ struct Remote {
     /// What requests read, without a lock.
     cached: ArcSwapOption<Cached>,
     state: Mutex<State>,
-    /// Held by whoever fetches; the others wait for the outcome.
+    /// Held by the task that fetches; the others wait for the outcome.
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Whether a task keeps them fresh.
     kept_fresh: AtomicBool,
@@ -249,7 +249,7 @@ impl Remote {
         let turn = match self.look_up(key_id) {
             Lookup::Settled(keys) => return Ok(keys),
             Lookup::Stale(keys) => {
-                // Nobody waits for a slow issuer while its old keys may be used.
+                // No request waits for a slow issuer while its old keys may be used.
                 if self.may_fetch()
                     && let Ok(turn) = Arc::clone(&self.turn).try_lock_owned()
                 {
@@ -260,7 +260,7 @@ impl Remote {
             }
             Lookup::Unsettled => Arc::clone(&self.turn).lock_owned().await,
         };
-        // Somebody may have fetched while this call waited for its turn.
+        // Another task may have fetched while this call waited for its turn.
         if let Lookup::Settled(keys) | Lookup::Stale(keys) = self.look_up(key_id) {
             return Ok(keys);
         }
@@ -291,7 +291,7 @@ impl Remote {
         };
         if !has_key(&cached.keys.set, key_id) {
             if now >= cached.fresh_until {
-                // The key may be newer than these keys: nobody can tell.
+                // The key may be newer than these keys: that cannot be known.
                 return Err(self.state().last_error.unwrap_or(FetchError::Unreachable));
             }
             if fetched {
@@ -352,8 +352,8 @@ impl Remote {
     async fn fetch_once(&self) -> Result<(), FetchError> {
         self.state().last_attempt = Some((self.now)());
         let url = self.key_set_url().await?;
-        let answer = self.client.ask(get(&url)?, ()).await?;
-        let set = JwkSet::from_json(&answer.octets).map_err(|_| FetchError::NotJson)?;
+        let response = self.client.send(get(&url)?, ()).await?;
+        let set = JwkSet::from_json(&response.body).map_err(|_| FetchError::NotJson)?;
         let now = (self.now)();
         let earlier = self.cached.load_full();
         let keys = match earlier {
@@ -367,7 +367,7 @@ impl Remote {
         self.state().unknown.clear();
         // However fresh they are said to be, there has to be time for another try
         // before they must not be used any more.
-        let fresh = freshness(&answer.headers).min(self.last_good / 2);
+        let fresh = freshness(&response.headers).min(self.last_good / 2);
         self.cached.store(Some(Arc::new(Cached {
             keys,
             confirmed_at: now,
@@ -385,8 +385,8 @@ impl Remote {
         };
         let mut outcome = Err(FetchError::Unreachable);
         for url in urls {
-            outcome = match self.client.ask(get(url)?, ()).await {
-                Ok(answer) => key_set_in_metadata(issuer, url, &answer.octets),
+            outcome = match self.client.send(get(url)?, ()).await {
+                Ok(response) => key_set_in_metadata(issuer, url, &response.body),
                 Err(error) => Err(error),
             };
             // Only "there is no such thing" leads on to the other address.
@@ -407,7 +407,7 @@ impl Remote {
     fn remember_unknown(&self, key_id: Option<&str>, now: u64) {
         let mut state = self.state();
         state.unknown.retain(|_, until| now < *until);
-        // When there is no room the minimum interval still bounds the fetches.
+        // When the map is full the minimum interval still bounds the fetches.
         if state.unknown.len() < UNKNOWN_KEYS {
             state.unknown.insert(
                 crypto::sha256(key_id.unwrap_or_default().as_bytes()),

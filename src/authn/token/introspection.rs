@@ -1,8 +1,8 @@
 //! Token introspection (RFC 7662): asking the issuer about a token.
 //!
 //! For tokens that say nothing by themselves, and for routes where a revoked
-//! token must not live until its `exp`. "Not active" is an answer; anything but
-//! a well-formed answer is a failure to check and refuses the request with 503,
+//! token must not live until its `exp`. "Not active" is a response; anything but
+//! a well-formed response is a failure to check and refuses the request with 503,
 //! never with 401: the client's token may be as good as ever.
 
 use std::fmt;
@@ -17,10 +17,10 @@ use http::{HeaderValue, Request, Uri};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
 
-use super::flights::{Flights, Landing};
-use super::http_client::{FetchError, HttpClient, MOST_EXCHANGES};
+use super::single_flight::{FlightResult, SingleFlight};
 use crate::clock;
 use crate::crypto::{self, SignatureScheme, SigningKeyPair};
+use crate::http_client::{FetchError, HttpClient, MAX_EXCHANGES};
 use crate::identity::ShareKey;
 use crate::policy::Denial;
 use crate::policy::share::{CallerLimit, Place, PlaceLimits, Places, Share};
@@ -69,7 +69,7 @@ pub struct Introspector {
     client: HttpClient,
     authentication: ClientAuthentication,
     /// By the SHA-256 of the token.
-    flights: Flights<[u8; 32], Introspected>,
+    flights: SingleFlight<[u8; 32], Introspected>,
     /// The exchanges of all callers.
     places: Arc<Places>,
 }
@@ -78,11 +78,12 @@ pub struct Introspector {
 const PLACES: PlaceLimits = PlaceLimits {
     // The client bounds them.
     most: usize::MAX,
-    shared: MOST_EXCHANGES,
+    shared: MAX_EXCHANGES,
     share: Share::QUARTER,
 };
-/// How long a token waits for another one of its caller to be answered for.
-const PLACE_WAIT: Duration = Duration::from_millis(250);
+/// How long a token waits until the issuer has responded about another one of its
+/// caller.
+const PLACE_TIMEOUT: Duration = Duration::from_millis(250);
 
 impl fmt::Debug for Introspector {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,7 +137,7 @@ impl Introspector {
             endpoint,
             client,
             authentication,
-            flights: Flights::default(),
+            flights: SingleFlight::default(),
             places: Arc::default(),
         }
     }
@@ -156,11 +157,11 @@ impl Introspector {
         let asking = async {
             let place = self
                 .places
-                .enter_within(caller, PLACES, PLACE_WAIT, MOST_EXCHANGES);
+                .enter_within(caller, PLACES, PLACE_TIMEOUT, MAX_EXCHANGES);
             match place.await {
-                Ok(place) => Landing::Shared(Box::pin(self.exchange(token, place)).await),
+                Ok(place) => FlightResult::Shared(Box::pin(self.exchange(token, place)).await),
                 // Another caller may ask about the same token.
-                Err(_) => Landing::Own(Err(IntrospectionError::CallerLimit)),
+                Err(_) => FlightResult::Own(Err(IntrospectionError::CallerLimit)),
             }
         };
         self.flights
@@ -170,9 +171,9 @@ impl Introspector {
 
     async fn exchange(&self, token: &str, place: Place) -> Introspected {
         let request = self.request(token)?;
-        let answer = self.client.ask(request, place).await?;
+        let response = self.client.send(request, place).await?;
         let members =
-            parse_object(&answer.octets, "answer").map_err(|_| IntrospectionError::Malformed)?;
+            parse_object(&response.body, "answer").map_err(|_| IntrospectionError::Malformed)?;
         match members.get("active") {
             Some(Value::Bool(true)) => Ok(Some(Arc::new(members))),
             Some(Value::Bool(false)) => Ok(None),
@@ -269,11 +270,11 @@ impl Form {
 
 fn push_encoded(text: &mut String, value: &str) {
     use fmt::Write as _;
-    for octet in value.bytes() {
-        if octet.is_ascii_alphanumeric() || b"-._~".contains(&octet) {
-            text.push(char::from(octet));
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            text.push(char::from(byte));
         } else {
-            let _ = write!(text, "%{octet:02X}");
+            let _ = write!(text, "%{byte:02X}");
         }
     }
 }

@@ -12,8 +12,8 @@ use serde_json::json;
 use http::HeaderMap;
 use http::header::CACHE_CONTROL;
 
-use super::super::http_client::ClientSettings;
 use super::*;
+use crate::http_client::ClientSettings;
 
 /// A clock per test would need state in a `fn`; tests that move time do so in
 /// one test function.

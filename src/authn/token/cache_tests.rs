@@ -176,7 +176,7 @@ async fn purges_reach_what_is_stored_and_what_is_being_checked() {
 #[tokio::test]
 async fn memory_is_bounded() {
     let cache = TokenCache::new(CacheSettings {
-        octets: 64 * 1024,
+        bytes: 64 * 1024,
         ..CacheSettings::default()
     });
     for number in 0..2000 {

@@ -1,16 +1,16 @@
 //! Where an issuer's keys are, what its metadata may say about that, and how
-//! long an answer is fresh. Pure; [`super::jwks`] does the fetching.
+//! long a response is fresh. Pure; [`super::jwks`] does the fetching.
 
 use countersign_verify::jose::parse_object;
 use http::header::{AGE, CACHE_CONTROL};
 use http::{HeaderMap, Uri};
 
-use super::http_client::{BadUrl, FetchError, checked_url, same_origin};
+use crate::http_client::{FetchError, UrlError, checked_url, same_origin};
 
-/// Seconds an answer is fresh that does not say so itself.
+/// Seconds for which a response is fresh that does not say so itself.
 const DEFAULT_FRESHNESS: u64 = 300;
 
-/// What the issuer's own word on freshness is bounded to, in seconds.
+/// Bounds on what the issuer says about freshness, in seconds.
 const FRESHNESS: std::ops::RangeInclusive<u64> = 60..=24 * 60 * 60;
 
 /// Where an issuer's keys are.
@@ -32,21 +32,21 @@ impl KeyLocation {
     /// A key set's own address.
     ///
     /// # Errors
-    /// [`BadUrl`] when it may not be fetched from.
-    pub fn key_set(url: &str) -> Result<Self, BadUrl> {
+    /// [`UrlError`] when it may not be fetched from.
+    pub fn key_set(url: &str) -> Result<Self, UrlError> {
         checked_url(url).map(Self::KeySet)
     }
 
     /// The metadata of `issuer`.
     ///
     /// # Errors
-    /// [`BadUrl`] when the issuer is no address that may be fetched from.
-    pub fn metadata(issuer: &str) -> Result<Self, BadUrl> {
+    /// [`UrlError`] when the issuer is no address that may be fetched from.
+    pub fn metadata(issuer: &str) -> Result<Self, UrlError> {
         let url = checked_url(issuer)?;
         let (Some(scheme), Some(authority), None) =
             (url.scheme_str(), url.authority(), url.query())
         else {
-            return Err(BadUrl);
+            return Err(UrlError);
         };
         let path = url.path().trim_end_matches('/');
         let inserted =
@@ -55,8 +55,8 @@ impl KeyLocation {
         Ok(Self::Metadata {
             issuer: issuer.to_owned(),
             urls: [
-                inserted.parse().map_err(|_| BadUrl)?,
-                appended.parse().map_err(|_| BadUrl)?,
+                inserted.parse().map_err(|_| UrlError)?,
+                appended.parse().map_err(|_| UrlError)?,
             ],
         })
     }

@@ -7,14 +7,14 @@ use countersign_verify::jose::Algorithm;
 use rustls::RootCertStore;
 use serde_json::{Value, json};
 
-use super::super::bearer::TokenType;
 use super::super::binding::CertificateBinding;
-use super::super::http_client::{ClientSettings, HttpClient, checked_url};
 use super::super::introspection::ClientAuthentication;
 use super::super::jwks::KeySettings;
 use super::super::key_location::KeyLocation;
+use super::super::token_type::TokenType;
 use super::*;
 use crate::clock;
+use crate::http_client::{ClientSettings, HttpClient, checked_url};
 
 const THUMBPRINT: [u8; 32] = [7; 32];
 

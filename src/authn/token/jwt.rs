@@ -1,7 +1,7 @@
 //! JWT access tokens: a token, an issuer's keys and rules in, claims or a denial out.
 //!
 //! Pure: no clock, no network, no cache. [`super::jwks`] brings the keys,
-//! [`super::claims`] judges the payload, [`super::token`] puts them together.
+//! [`super::claims`] judges the payload, [`super::issuer`] puts them together.
 //! The order of checks is fixed, so that the same token always has the same
 //! reason: form, type, algorithm, key, signature, and only then the claims.
 //! Tokens are never logged and stand in no `Debug`, only their hash does.
@@ -11,44 +11,14 @@ use std::fmt;
 use countersign_verify::jose::{
     Algorithm, CompactJws, JoseError, JwkSet, MAX_TOKEN_BYTES, base64url_encode, parse_object,
 };
-
 use serde_json::{Map, Value};
 
-use super::claims::{ClaimRules, Demands, Origin, TokenClaims};
+use super::claims::{ClaimRules, Demands, Origin};
+use super::token_type::TokenType;
 use crate::crypto;
+use crate::identity::TokenClaims;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
-
-/// What the `typ` of a token may be (RFC 8725 section 3.11).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TokenType {
-    /// `at+jwt` or `application/at+jwt` (RFC 9068 section 4). Such a token must
-    /// have every claim that RFC 9068 section 2.2 requires.
-    AccessToken,
-    /// `JWT`, which identity tokens may carry too.
-    Jwt,
-    /// No `typ` at all.
-    Untyped,
-}
-
-impl TokenType {
-    /// Reads a header's `typ`; none for a type that is no access token's.
-    /// Media types are compared without regard to case (RFC 7515 section 4.1.9).
-    #[must_use]
-    pub fn of_header(token_type: Option<&str>) -> Option<Self> {
-        let Some(text) = token_type else {
-            return Some(Self::Untyped);
-        };
-        let is = |other: &str| text.eq_ignore_ascii_case(other);
-        if is("at+jwt") || is("application/at+jwt") {
-            Some(Self::AccessToken)
-        } else if is("JWT") || is("application/jwt") {
-            Some(Self::Jwt)
-        } else {
-            None
-        }
-    }
-}
 
 /// Every algorithm that can be accepted, all of them asymmetric.
 pub const ALL_ALGORITHMS: [Algorithm; 9] = [
@@ -214,5 +184,5 @@ pub fn refusal(error: JoseError) -> Denial {
 }
 
 #[cfg(test)]
-#[path = "bearer_tests.rs"]
+#[path = "jwt_tests.rs"]
 mod tests;

@@ -1,10 +1,10 @@
-//! Outbound HTTP to identity providers: bounded, verified, and to configured
-//! addresses only.
+//! Outbound HTTP to identity providers and servers of revocation lists: bounded,
+//! verified, and to configured addresses only.
 //!
-//! No redirects, no proxies, no cookies. A request ends after its time, and an
-//! answer after its size, whatever the other side does. Nothing in a token
-//! reaches an address here: those who call pass URLs of the configuration, or
-//! such that the provider's own metadata named on the same origin.
+//! No redirects, no proxies, no cookies. A request ends after its time, and a
+//! response after its size, whatever the other side does. Nothing in a token
+//! reaches an address here: callers pass URLs of the configuration, or such that
+//! the provider's own metadata name on the same origin.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -27,31 +27,31 @@ use tokio::sync::Semaphore;
 
 use crate::crypto;
 
-/// The longest answer that is read, in octets.
-const MOST_OCTETS: usize = 1024 * 1024;
+/// The longest JSON document that is read, in bytes.
+const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
-/// Most exchanges with one provider at once, whoever still waits for them.
-pub(crate) const MOST_EXCHANGES: usize = 64;
+/// Most exchanges with one provider at once, even if no request waits for them any more.
+pub(crate) const MAX_EXCHANGES: usize = 64;
 
 /// How long a request waits for one of them to end.
-const TURN_WAIT: Duration = Duration::from_millis(250);
+const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// For each address of a provider.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How an identity provider is spoken to.
+/// How a client connects, and whom it trusts.
 #[derive(Clone)]
 pub struct ClientSettings {
     /// Authorities its certificate may come from.
     pub roots: Arc<RootCertStore>,
-    /// The gateway's own certificate, where the provider asks for one
+    /// The gateway's own certificate, if the provider asks for one
     /// (RFC 8705 section 2).
     pub certificate: Option<Arc<dyn ResolvesClientCert>>,
-    /// From connecting to the last octet of the answer.
+    /// From connecting to the last byte of the response.
     pub timeout: Duration,
 }
 
-/// Why there is no answer. Never contains what was sent or received.
+/// Why there is no response. Never contains what was sent or received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     /// The connection, its TLS handshake, or the exchange failed.
@@ -60,7 +60,7 @@ pub enum FetchError {
     /// It took too long.
     #[error("it does not answer in time")]
     TimedOut,
-    /// The answer has more octets than are read.
+    /// The response has more bytes than are read.
     #[error("its answer has more octets than are read")]
     TooLarge,
     /// Another status than 200; redirects are not followed.
@@ -72,7 +72,7 @@ pub enum FetchError {
     /// The metadata name another issuer, or addresses elsewhere.
     #[error("its metadata do not fit the configured issuer")]
     Metadata,
-    /// As many questions as may be asked at once are being asked.
+    /// As many exchanges as may run at once are running.
     #[error("too many questions to it are under way")]
     Busy,
 }
@@ -80,18 +80,18 @@ pub enum FetchError {
 /// Settings that no client can be made of.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("TLS to the identity provider cannot be set up: {0}")]
-pub struct BadSettings(String);
+pub struct SettingsError(String);
 
 /// The address is not one that may be fetched from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected an absolute https URL (http only to loopback) without user and fragment")]
-pub struct BadUrl;
+pub struct UrlError;
 
-/// A good answer.
+/// A response with status 200 and a JSON document.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct JsonResponse {
     pub(crate) headers: HeaderMap,
-    pub(crate) octets: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// A client for one identity provider.
@@ -99,7 +99,7 @@ pub(crate) struct Answer {
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
-    /// Where exchanges run; on their caller's runtime where that was not said.
+    /// Where exchanges run; without it, on their caller's runtime.
     runtime: Arc<OnceLock<tokio::runtime::Handle>>,
     /// One for each exchange that may be under way.
     turns: Arc<Semaphore>,
@@ -109,11 +109,11 @@ impl HttpClient {
     /// A client with these settings.
     ///
     /// # Errors
-    /// [`BadSettings`] when the TLS provider refuses them.
-    pub fn new(settings: &ClientSettings) -> Result<Self, BadSettings> {
+    /// [`SettingsError`] when the TLS provider refuses them.
+    pub fn new(settings: &ClientSettings) -> Result<Self, SettingsError> {
         let tls = ClientConfig::builder_with_provider(crypto::provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| BadSettings(error.to_string()))?
+            .map_err(|error| SettingsError(error.to_string()))?
             .with_root_certificates(Arc::clone(&settings.roots));
         let tls = match &settings.certificate {
             Some(certificate) => tls.with_client_cert_resolver(Arc::clone(certificate)),
@@ -137,7 +137,7 @@ impl HttpClient {
             client,
             timeout: settings.timeout,
             runtime: Arc::default(),
-            turns: Arc::new(Semaphore::new(MOST_EXCHANGES)),
+            turns: Arc::new(Semaphore::new(MAX_EXCHANGES)),
         })
     }
 
@@ -147,17 +147,17 @@ impl HttpClient {
         let _ = self.runtime.set(runtime.clone());
     }
 
-    /// Sends a request and reads the JSON document it is answered with. `held` is dropped
-    /// when the exchange is over.
-    pub(crate) async fn ask(
+    /// Sends a request and reads the JSON document of the response. `held` is dropped when
+    /// the exchange is over.
+    pub(crate) async fn send(
         &self,
         request: Request<Full<Bytes>>,
         held: impl Send + 'static,
-    ) -> Result<Answer, FetchError> {
+    ) -> Result<JsonResponse, FetchError> {
         // The request that waits may go away, the exchange does not: this bounds their
         // number.
         let turn = Arc::clone(&self.turns).acquire_owned();
-        let turn = tokio::time::timeout(TURN_WAIT.min(self.timeout), turn).await;
+        let turn = tokio::time::timeout(QUEUE_TIMEOUT.min(self.timeout), turn).await;
         let Ok(Ok(turn)) = turn else {
             return Err(FetchError::Busy);
         };
@@ -178,8 +178,8 @@ impl HttpClient {
         answered.unwrap_or(Err(FetchError::TimedOut))
     }
 
-    /// Fetches whatever is at an address, up to so many octets.
-    pub(crate) async fn fetch(&self, url: &Uri, most: usize) -> Result<Bytes, FetchError> {
+    /// Fetches a document of any type, up to `max_bytes` bytes.
+    pub(crate) async fn fetch(&self, url: &Uri, max_bytes: usize) -> Result<Bytes, FetchError> {
         let mut request = Request::new(Full::new(Bytes::new()));
         *request.uri_mut() = url.clone();
         let exchange = async {
@@ -188,7 +188,7 @@ impl HttpClient {
             if response.status() != StatusCode::OK {
                 return Err(FetchError::Status(response.status().as_u16()));
             }
-            read(response.into_body(), most).await
+            read(response.into_body(), max_bytes).await
         };
         tokio::time::timeout(self.timeout, exchange)
             .await
@@ -198,7 +198,7 @@ impl HttpClient {
     async fn exchange(
         client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
         request: Request<Full<Bytes>>,
-    ) -> Result<Answer, FetchError> {
+    ) -> Result<JsonResponse, FetchError> {
         let response = client
             .request(request)
             .await
@@ -210,15 +210,15 @@ impl HttpClient {
         if !is_json(&head.headers) {
             return Err(FetchError::NotJson);
         }
-        Ok(Answer {
+        Ok(JsonResponse {
             headers: head.headers,
-            octets: read(body, MOST_OCTETS).await?,
+            body: read(body, MAX_RESPONSE_BYTES).await?,
         })
     }
 }
 
-async fn read(body: Incoming, most: usize) -> Result<Bytes, FetchError> {
-    match Limited::new(body, most).collect().await {
+async fn read(body: Incoming, max_bytes: usize) -> Result<Bytes, FetchError> {
+    match Limited::new(body, max_bytes).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge),
         Err(_) => Err(FetchError::Unreachable),
@@ -258,21 +258,21 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// Reads an address of the configuration: `https`, or `http` to loopback.
 ///
 /// # Errors
-/// [`BadUrl`] for anything else.
-pub fn checked_url(url: &str) -> Result<Uri, BadUrl> {
+/// [`UrlError`] for anything else.
+pub fn checked_url(url: &str) -> Result<Uri, UrlError> {
     if url.contains('#') {
-        return Err(BadUrl);
+        return Err(UrlError);
     }
-    let url: Uri = url.parse().map_err(|_| BadUrl)?;
+    let url: Uri = url.parse().map_err(|_| UrlError)?;
     let (Some(scheme), Some(authority)) = (url.scheme(), url.authority()) else {
-        return Err(BadUrl);
+        return Err(UrlError);
     };
     let allowed =
         *scheme == Scheme::HTTPS || (*scheme == Scheme::HTTP && is_loopback(authority.host()));
     if allowed && !authority.as_str().contains('@') && !authority.host().is_empty() {
         Ok(url)
     } else {
-        Err(BadUrl)
+        Err(UrlError)
     }
 }
 
@@ -326,7 +326,7 @@ mod tests {
             "https://user@idp.example.org/",
             "https://idp.example.org/#a",
         ] {
-            assert_eq!(checked_url(bad), Err(BadUrl), "{bad}");
+            assert_eq!(checked_url(bad), Err(UrlError), "{bad}");
         }
     }
 

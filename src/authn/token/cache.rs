@@ -12,17 +12,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::claims::TokenClaims;
-use super::flights::{Flights, Landing};
+use super::single_flight::{FlightResult, SingleFlight};
 use crate::crypto;
+use crate::identity::TokenClaims;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
 /// What was found out about a token.
 pub type Judgement = Result<Arc<TokenClaims>, Denial>;
 
-/// Octets an entry takes beside its texts: key, claims and bookkeeping.
-const ENTRY_OCTETS: u64 = 512;
+/// Bytes an entry takes beside its texts: key, claims and bookkeeping.
+const ENTRY_BYTES: u64 = 512;
 
 /// How long judgements are remembered, and how many.
 #[derive(Debug, Clone, Copy)]
@@ -31,8 +31,8 @@ pub struct CacheSettings {
     pub positive: u64,
     /// Seconds for refused ones.
     pub negative: u64,
-    /// Most octets that all entries take together.
-    pub octets: u64,
+    /// Most bytes that all entries take together.
+    pub bytes: u64,
 }
 
 impl Default for CacheSettings {
@@ -40,7 +40,7 @@ impl Default for CacheSettings {
         Self {
             positive: 60,
             negative: 5,
-            octets: 16 * 1024 * 1024,
+            bytes: 16 * 1024 * 1024,
         }
     }
 }
@@ -71,7 +71,7 @@ impl CacheKey {
             None => text.push(0),
         }
         text.extend_from_slice(&generation.to_be_bytes());
-        // Lengths first, so that no two lists of parts make the same octets.
+        // Lengths first, so that no two lists of parts make the same bytes.
         text.extend_from_slice(&(issuer.len() as u64).to_be_bytes());
         text.extend_from_slice(issuer.as_bytes());
         text.extend_from_slice(token.as_bytes());
@@ -94,23 +94,23 @@ struct Entry {
 }
 
 #[derive(Clone)]
-struct ByOctets;
+struct ByBytes;
 
-impl Weighter<CacheKey, Entry> for ByOctets {
+impl Weighter<CacheKey, Entry> for ByBytes {
     fn weight(&self, _: &CacheKey, entry: &Entry) -> u64 {
         let texts = match &entry.judgement {
-            Ok(claims) => claims.octets(),
+            Ok(claims) => claims.memory_size(),
             Err(denial) => denial.detail.len(),
         };
-        ENTRY_OCTETS.saturating_add(texts as u64)
+        ENTRY_BYTES.saturating_add(texts as u64)
     }
 }
 
 /// Judgements, bounded in memory and time.
 pub struct TokenCache {
     settings: CacheSettings,
-    entries: Cache<CacheKey, Entry, ByOctets>,
-    flights: Flights<CacheKey, Judgement>,
+    entries: Cache<CacheKey, Entry, ByBytes>,
+    flights: SingleFlight<CacheKey, Judgement>,
     purges: AtomicU64,
 }
 
@@ -118,11 +118,11 @@ impl TokenCache {
     /// An empty cache.
     #[must_use]
     pub fn new(settings: CacheSettings) -> Self {
-        let most = usize::try_from(settings.octets / ENTRY_OCTETS).unwrap_or(usize::MAX);
+        let max = usize::try_from(settings.bytes / ENTRY_BYTES).unwrap_or(usize::MAX);
         Self {
             settings,
-            entries: Cache::with_weighter(most.max(1), settings.octets, ByOctets),
-            flights: Flights::default(),
+            entries: Cache::with_weighter(max.max(1), settings.bytes, ByBytes),
+            flights: SingleFlight::default(),
             purges: AtomicU64::new(0),
         }
     }
@@ -163,8 +163,10 @@ impl TokenCache {
             self.store(key, &judgement, positive, now, purges);
             match &judgement {
                 // That was about the request that checked, not about the token.
-                Err(denial) if denial.reason == ReasonCode::CallerLimit => Landing::Own(judgement),
-                _ => Landing::Shared(judgement),
+                Err(denial) if denial.reason == ReasonCode::CallerLimit => {
+                    FlightResult::Own(judgement)
+                }
+                _ => FlightResult::Shared(judgement),
             }
         };
         self.flights.join(key, checking).await
@@ -248,5 +250,5 @@ impl fmt::Debug for TokenCache {
 }
 
 #[cfg(test)]
-#[path = "token_cache_tests.rs"]
+#[path = "cache_tests.rs"]
 mod tests;

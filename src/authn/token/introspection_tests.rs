@@ -7,8 +7,8 @@ use countersign_testkit::{Fault, Idp};
 use countersign_verify::jose::{CompactJws, Jwk, MAX_TOKEN_BYTES};
 use rustls::RootCertStore;
 
-use super::super::http_client::{ClientSettings, checked_url};
 use super::*;
+use crate::http_client::{ClientSettings, checked_url};
 
 fn introspector(idp: &Idp, authentication: ClientAuthentication) -> Introspector {
     let client = HttpClient::new(&ClientSettings {

@@ -1,20 +1,20 @@
 //! `TokenAuthenticator`: what one route does about bearer tokens.
 //!
 //! Finds the token, has its issuer judge it, holds it against the caller, and
-//! words the challenge when there is none or it is not good. It must not decide
-//! whether the caller may use the route: that is [`crate::policy`]'s.
+//! writes the challenge when there is none or it is not good. [`crate::policy`]
+//! decides whether the caller may use the route.
 
 use std::sync::Arc;
 
-use super::api_key::Beside;
-use super::certificate::ConnectionProof;
+use super::authenticator::{Authenticator, Credentials, Outcome, Resource};
+use super::beside::Beside;
 use super::challenge::{bearer_token, challenge, metadata_url};
-use super::claims::TokenClaims;
-use super::token::{Presenter, RouteDemands, TokenIssuer};
-use super::token_cache::Judgement;
-use super::{Authenticator, Credentials, Outcome, Resource, Step};
+use super::connection_proof::ConnectionProof;
+use super::token::cache::Judgement;
+use super::token::issuer::{Presenter, RouteDemands, TokenIssuer};
 use crate::crypto;
-use crate::identity::{CallerName, IdentityPattern, Method, Principal, ShareKey};
+use crate::identity::{CallerName, IdentityPattern, Method, Principal, ShareKey, TokenClaims};
+use crate::now_or_later::NowOrLater;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
@@ -32,7 +32,7 @@ pub enum ClientRule {
 /// Authenticates one route's requests by tokens.
 #[derive(Debug)]
 pub struct TokenAuthenticator {
-    /// Who judges.
+    /// The issuer that judges the token.
     pub issuer: Arc<TokenIssuer>,
     /// What is demanded.
     pub demands: RouteDemands,
@@ -40,8 +40,7 @@ pub struct TokenAuthenticator {
     pub client: ClientRule,
     /// What the route makes of the connection's certificate.
     pub beside: Beside,
-    /// The identifier of the protected resource, where it is not the URL that
-    /// was asked for.
+    /// The identifier of the protected resource, if it is not the requested URL.
     pub resource: Option<String>,
 }
 
@@ -49,7 +48,7 @@ impl TokenAuthenticator {
     fn conclude(&self, judgement: Judgement, credentials: &Credentials<'_>) -> Outcome {
         match judgement.and_then(|claims| self.principal(claims, credentials)) {
             Ok(principal) => Outcome::Authenticated(principal),
-            Err(denial) => Outcome::Rejected(denial),
+            Err(denial) => Outcome::Denied(denial),
         }
     }
 
@@ -101,7 +100,7 @@ impl TokenAuthenticator {
 }
 
 fn thumbprint<'a>(credentials: &Credentials<'a>) -> Option<&'a [u8; 32]> {
-    // Also where the certificate does not name the caller: a bound token needs it.
+    // Even if the certificate does not name the caller: a bound token needs it.
     credentials
         .proof
         .map(|proof| &proof.identity.leaf().thumbprint)
@@ -112,12 +111,12 @@ impl Authenticator for TokenAuthenticator {
         Method::Token
     }
 
-    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Step<'a> {
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> NowOrLater<'a, Outcome> {
         let presented = &credentials.presented.authorization;
         let token = match bearer_token(presented, credentials.query) {
             Ok(Some(token)) => token,
-            Ok(None) => return Step::Now(Outcome::NotApplicable),
-            Err(denial) => return Step::Now(Outcome::Rejected(denial)),
+            Ok(None) => return NowOrLater::Now(Outcome::NotApplicable),
+            Err(denial) => return NowOrLater::Now(Outcome::Denied(denial)),
         };
         let presenter = Presenter {
             caller: match credentials.proof {
@@ -128,7 +127,7 @@ impl Authenticator for TokenAuthenticator {
             now: credentials.now,
         };
         let judging = self.issuer.judge(token, &self.demands, presenter);
-        Step::Later(Box::pin(async move {
+        NowOrLater::Later(Box::pin(async move {
             self.conclude(judging.await, credentials)
         }))
     }
@@ -143,7 +142,7 @@ impl Authenticator for TokenAuthenticator {
         let token = match bearer_token(presented, credentials.query) {
             Ok(Some(token)) => token,
             Ok(None) => return Outcome::NotApplicable,
-            Err(denial) => return Outcome::Rejected(denial),
+            Err(denial) => return Outcome::Denied(denial),
         };
         let (thumbprint, now) = (thumbprint(credentials), credentials.now);
         let judgement = self
@@ -153,7 +152,7 @@ impl Authenticator for TokenAuthenticator {
             (Some(judgement), _) => self.conclude(judgement, credentials),
             // Asking again would take too long, and by these rules it was good.
             (None, Some(claims)) if unchanged => self.conclude(Ok(Arc::clone(claims)), credentials),
-            (None, _) => Outcome::Rejected(Denial::new(
+            (None, _) => Outcome::Denied(Denial::new(
                 ReasonCode::KeysUnavailable,
                 "the new configuration judges tokens by other rules",
             )),

@@ -1,4 +1,4 @@
-//! `Flights`: questions that are being asked, so that equal ones are asked once.
+//! `SingleFlight`: questions that are being asked, so that equal ones are asked once.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,32 +8,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 type Flight<T> = tokio::sync::Mutex<Option<T>>;
 
 /// The questions that are being asked at the moment.
-pub(crate) struct Flights<K: Copy + Eq + Hash, T>(Mutex<HashMap<K, Arc<Flight<T>>>>);
+pub(crate) struct SingleFlight<K: Copy + Eq + Hash, T>(Mutex<HashMap<K, Arc<Flight<T>>>>);
 
 /// What came of a question.
-pub(crate) enum Landing<T> {
+pub(crate) enum FlightResult<T> {
     /// An answer for every request that waits for it.
     Shared(T),
     /// An answer for the request that asked; the next one asks by itself.
     Own(T),
 }
 
-impl<K: Copy + Eq + Hash, T: Clone> Flights<K, T> {
+impl<K: Copy + Eq + Hash, T: Clone> SingleFlight<K, T> {
     /// Asks, or waits for the answer to the same question. A request that comes after the
     /// answer asks again.
     pub(crate) async fn join<F>(&self, key: K, asking: F) -> T
     where
-        F: Future<Output = Landing<T>>,
+        F: Future<Output = FlightResult<T>>,
     {
-        let seat = Seat::take(self, key);
-        let mut slot = seat.flight.lock().await;
+        let participant = Participant::take(self, key);
+        let mut slot = participant.flight.lock().await;
         if let Some(answer) = slot.as_ref() {
             return answer.clone();
         }
         match asking.await {
-            Landing::Own(answer) => answer,
-            Landing::Shared(answer) => {
-                self.land(&key, &seat.flight);
+            FlightResult::Own(answer) => answer,
+            FlightResult::Shared(answer) => {
+                self.land(&key, &participant.flight);
                 *slot = Some(answer.clone());
                 answer
             }
@@ -51,7 +51,7 @@ impl<K: Copy + Eq + Hash, T: Clone> Flights<K, T> {
     }
 }
 
-impl<K: Copy + Eq + Hash, T> Flights<K, T> {
+impl<K: Copy + Eq + Hash, T> SingleFlight<K, T> {
     fn lock(&self) -> MutexGuard<'_, HashMap<K, Arc<Flight<T>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -63,7 +63,7 @@ impl<K: Copy + Eq + Hash, T> Flights<K, T> {
     }
 }
 
-impl<K: Copy + Eq + Hash, T> Default for Flights<K, T> {
+impl<K: Copy + Eq + Hash, T> Default for SingleFlight<K, T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
@@ -71,14 +71,14 @@ impl<K: Copy + Eq + Hash, T> Default for Flights<K, T> {
 
 /// A request's part in a flight. If the one that asks goes away, the next one asks; if
 /// the last one does, nothing stays behind.
-struct Seat<'a, K: Copy + Eq + Hash, T> {
-    flights: &'a Flights<K, T>,
+struct Participant<'a, K: Copy + Eq + Hash, T> {
+    flights: &'a SingleFlight<K, T>,
     key: K,
     flight: Arc<Flight<T>>,
 }
 
-impl<'a, K: Copy + Eq + Hash, T> Seat<'a, K, T> {
-    fn take(flights: &'a Flights<K, T>, key: K) -> Self {
+impl<'a, K: Copy + Eq + Hash, T> Participant<'a, K, T> {
+    fn take(flights: &'a SingleFlight<K, T>, key: K) -> Self {
         let new = || Arc::new(Flight::new(None));
         let flight = Arc::clone(flights.lock().entry(key).or_insert_with(new));
         Self {
@@ -89,7 +89,7 @@ impl<'a, K: Copy + Eq + Hash, T> Seat<'a, K, T> {
     }
 }
 
-impl<K: Copy + Eq + Hash, T> Drop for Seat<'_, K, T> {
+impl<K: Copy + Eq + Hash, T> Drop for Participant<'_, K, T> {
     fn drop(&mut self) {
         let mut flights = self.flights.lock();
         // The map's reference and this one: no other request is on board.

@@ -2,27 +2,26 @@
 //!
 //! The same rules hold for the payload of a JWT and for an introspection
 //! response (RFC 7662 section 2.2), which differ only in what must be present.
-//! Signatures and the network are the affair of [`super::bearer`] and
-//! [`super::introspection`].
+//! [`super::jwt`] verifies signatures, [`super::introspection`] asks the issuer.
 
 use std::sync::OnceLock;
 
 use countersign_verify::jose::NumericDate;
 use serde_json::{Map, Value};
 
-use super::bearer::TokenType;
 use super::binding::CertificateBinding;
-pub use crate::identity::TokenClaims;
+use super::token_type::TokenType;
+use crate::identity::TokenClaims;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Seconds by which an issuer's clock may differ, where nothing else is said.
+/// Seconds by which an issuer's clock may differ by default.
 pub const DEFAULT_SKEW: u64 = 30;
 
 /// What every token of one issuer has to say.
 #[derive(Debug, Clone)]
 pub struct ClaimRules {
-    /// Its `iss`, compared octet by octet.
+    /// Its `iss`, compared byte by byte.
     pub issuer: String,
     /// Audiences that tokens may be for; a token for none of them is refused.
     pub audiences: Vec<String>,

@@ -1,22 +1,22 @@
 //! `TokenIssuer`: everything about the tokens of one configured issuer.
 //!
-//! Brings together rules ([`super::bearer`], [`super::claims`]), keys
+//! Brings together rules ([`super::jwt`], [`super::claims`]), keys
 //! ([`super::jwks`]), introspection and the cache. A route names its issuer, so
-//! nothing in a token ever chooses who judges it.
+//! nothing in a token ever chooses the issuer that judges it.
 
 use std::fmt;
 use std::sync::Arc;
 
 use countersign_verify::jose::base64url_encode;
 
-use super::bearer::{TokenRules, UnverifiedToken};
-use super::claims::{ClaimRules, Demands, Origin, TokenClaims};
-use super::http_client::FetchError;
+use super::cache::{CacheKey, CacheSettings, Judgement, TokenCache};
+use super::claims::{ClaimRules, Demands, Origin};
 use super::introspection::Introspector;
 use super::jwks::IssuerKeys;
-use super::token_cache::{CacheKey, CacheSettings, Judgement, TokenCache};
+use super::jwt::{TokenRules, UnverifiedToken};
 use crate::crypto;
-use crate::identity::ShareKey;
+use crate::http_client::FetchError;
+use crate::identity::{ShareKey, TokenClaims};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
@@ -70,7 +70,7 @@ impl RouteDemands {
 /// With what a token is presented.
 #[derive(Debug, Clone, Copy)]
 pub struct Presenter<'a> {
-    /// For whom questions to the issuer are counted.
+    /// The caller that questions to the issuer are counted for.
     pub caller: ShareKey,
     /// The SHA-256 of the connection's client certificate.
     pub thumbprint: Option<&'a [u8; 32]>,
@@ -87,7 +87,7 @@ pub enum TokenCheck {
         keys: IssuerKeys,
         /// What is accepted.
         rules: TokenRules,
-        /// Where there is an introspection endpoint.
+        /// Asks the introspection endpoint, if there is one.
         introspector: Option<Introspector>,
     },
     /// Only the issuer can tell.
@@ -138,7 +138,7 @@ impl TokenIssuer {
         self
     }
 
-    /// Fetches its keys now where the gateway must not start without them.
+    /// Fetches its keys now if the gateway must not start without them.
     ///
     /// # Errors
     /// Why they cannot be had.
@@ -212,7 +212,7 @@ impl TokenIssuer {
         }
     }
 
-    /// Its keys, where it has some.
+    /// Its keys, if it has some.
     #[must_use]
     pub const fn keys(&self) -> Option<&IssuerKeys> {
         match &self.check {
@@ -252,7 +252,7 @@ impl TokenIssuer {
         self.cache.get_or_check(key, positive, now, check).await
     }
 
-    /// Judges a token without asking anybody; none when that takes asking.
+    /// Judges a token without asking the issuer; none if the issuer has to be asked.
     pub fn judge_at_hand(
         &self,
         token: &str,
@@ -380,5 +380,5 @@ async fn introspect(
 }
 
 #[cfg(test)]
-#[path = "token_tests.rs"]
+#[path = "issuer_tests.rs"]
 mod tests;

@@ -88,7 +88,7 @@ fn certificate_of(confirmation: &Value) -> Result<Vec<u8>, Denial> {
     match methods.get("x5t#S256") {
         Some(Value::String(text)) => base64url_decode(text, "x5t#S256")
             .ok()
-            .filter(|octets| octets.len() == 32)
+            .filter(|bytes| bytes.len() == 32)
             .ok_or_else(|| malformed("its cnf has no well-formed x5t#S256")),
         Some(_) => Err(malformed("its cnf has no well-formed x5t#S256")),
         None => Err(Denial::new(
