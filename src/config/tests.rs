@@ -15,11 +15,13 @@ mod requests;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::default_path::choose_path;
+use super::diagnostics::Diagnostics;
 use super::*;
 use crate::assertion::{SigningAlgorithm, key_directory};
 use crate::clock;
@@ -453,7 +455,7 @@ chains = "chains"
     place.write_private("api-keys.hmac", [7; 32]);
     let loaded = place.good(text);
     assert_eq!(loaded.warnings, [""; 0]);
-    for section in raw::SECTIONS.sections {
+    for section in document::raw::SECTIONS.sections {
         // Said in a test of its own: not every build knows it.
         let elsewhere = section.title == "[rate_limits.redis]";
         for (key, _) in section.keys {

@@ -26,6 +26,10 @@ const LAYERED: &[(&str, &[&str])] = &[
     ),
     ("tls", &[""]),
     ("authn", &["", "token"]),
+    (
+        "config",
+        &["", "resolve", "material", "document", "diagnostics"],
+    ),
 ];
 
 /// Path of a module below the crate, as `["proxy", "wire", "head"]`.

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::Context;
 use super::assertion::{self, is_reserved};
-use super::routes::names;
+use super::context::{Context, names};
 use crate::authn::api_key::{ApiKey, ApiKeys, DEFAULT_HEADER, KeyDigest, MIN_HMAC_KEY};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::raw::ApiKeySection;
-use crate::config::units::UnitKey;
+use crate::config::document::raw::ApiKeySection;
+use crate::config::material::units::UnitKey;
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::secret::Secret;
 

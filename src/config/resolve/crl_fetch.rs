@@ -8,13 +8,13 @@ use bytes::Bytes;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateRevocationListDer;
 
-use super::Context;
-use super::limits::set_time_within;
+use super::bounds::set_time_within;
+use super::context::{Context, CrlCopy};
 use super::pem::{self, Found, material};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::raw::CrlFetch;
-use crate::config::units::UnitKey;
-use crate::config::value::{At, Field};
+use crate::config::document::raw::CrlFetch;
+use crate::config::document::value::{At, Field};
+use crate::config::material::units::UnitKey;
 use crate::crl_fetch::{self, CrlFetchPolicy, CrlSource, Obtained};
 use crate::http_client::checked_url;
 use crate::identity::TrustDomain;
@@ -172,17 +172,11 @@ fn document_path(source: &CrlSource) -> PathBuf {
     PathBuf::from(source.url.to_string())
 }
 
-/// What was in use of a source before this process began.
-pub(super) struct CrlCopy {
-    source: CrlSource,
-    bytes: Bytes,
-}
-
 /// Holds what was fetched at start against what was in use before: a document that
 /// may not replace its predecessor is left out in favour of that, with a warning.
 /// Gives the lists to use, and a bundle with the predecessors, so that an older list
 /// is told from a newer one.
-pub(super) fn hold_to_copies(
+pub(super) fn check_against_copies(
     mut lists: Vec<Found<CertificateRevocationListDer<'static>>>,
     config: &TrustBundleConfig,
     context: &mut Context<'_>,

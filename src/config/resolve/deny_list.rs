@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Context, pem};
-use crate::config::raw::DenySection;
+use super::context::Context;
+use super::pem;
+use crate::config::document::raw::DenySection;
 use crate::trust::DenyList;
 
 /// Opens the list. One that is in service goes on as it is: its file is followed by

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Context;
+use super::context::Context;
 use super::trust_material::{DomainMaterial, DomainRules, domain_material, read_files};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::raw::Trust;
-use crate::config::units::UnitKey;
-use crate::config::value::{At, Field};
+use crate::config::document::raw::Trust;
+use crate::config::document::value::{At, Field};
+use crate::config::material::units::UnitKey;
 use crate::identity::pattern::PathPattern;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::trust::{

@@ -1,58 +1,40 @@
-//! The file as a whole: sections in their order, and complaints about keys and
-//! sections that are unknown, missing or written the wrong way.
-//!
-//! Which keys there are is said in [`super::raw`]; what they mean is decided in
-//! [`super::resolve`].
+//! Which sections and keys a kind of file has, and complaints about those that are
+//! unknown, missing or written the wrong way.
 
 use std::borrow::Cow;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostics::{Diagnostic, Diagnostics, Span};
-use super::raw::{
-    Admin, ApiKeySection, ApiKeysSection, Assertion, Audit, CrlFetch, DenySection, LimitsSection,
-    Listener, Need, Public, RateLimitsSection, RouteSection, Runtime, SECTIONS, SectionKeys,
-    ServerName, Tickets, TokenIssuerSection, Trust, UpstreamSection,
-};
-use super::suggest::nearest;
+use crate::config::diagnostics::suggest::nearest;
+use crate::config::diagnostics::{Diagnostic, Diagnostics, Span};
 use crate::identity::text::printable;
 
-/// The whole file.
-#[derive(Debug, Default)]
-pub(super) struct Document {
-    pub(super) listener: Option<Listener>,
-    pub(super) server_names: Vec<ServerName>,
-    pub(super) tickets: Option<Tickets>,
-    pub(super) trust_domains: Vec<Trust>,
-    pub(super) crl_fetch: Option<CrlFetch>,
-    pub(super) deny_list: Option<DenySection>,
-    pub(super) assertion: Option<Assertion>,
-    pub(super) public: Option<Public>,
-    pub(super) admin: Option<Admin>,
-    pub(super) token_issuers: Vec<TokenIssuerSection>,
-    pub(super) api_keys_section: Option<ApiKeysSection>,
-    pub(super) api_keys: Vec<ApiKeySection>,
-    pub(super) upstreams: Vec<UpstreamSection>,
-    pub(super) routes: Vec<RouteSection>,
-    pub(super) rate_limits: Option<RateLimitsSection>,
-    pub(super) limits: Option<LimitsSection>,
-    pub(super) runtime: Option<Runtime>,
-    pub(super) audit: Option<Audit>,
-    /// Names of the sections that are there, right or wrong.
-    sections: Vec<String>,
+/// A section's name as it is written, its keys, and which of them it cannot do
+/// without.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::config) struct SectionKeys {
+    pub(in crate::config) title: &'static str,
+    pub(in crate::config) keys: &'static [(&'static str, Need)],
+}
+
+/// Whether a section can do without a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum Need {
+    Required,
+    Optional,
 }
 
 /// Everything that can stand in one kind of file.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Family {
-    pub(super) sections: &'static [SectionKeys],
+pub(in crate::config) struct Family {
+    pub(in crate::config) sections: &'static [SectionKeys],
     /// Where they are described.
-    pub(super) document: &'static str,
+    pub(in crate::config) document: &'static str,
 }
 
 /// The file as a table. Nothing comes back when it is not TOML.
-pub(super) fn syntax<'i>(
+pub(in crate::config) fn syntax<'i>(
     source: &'i str,
     diagnostics: &mut Diagnostics,
 ) -> Option<Spanned<DeTable<'i>>> {
@@ -66,100 +48,10 @@ pub(super) fn syntax<'i>(
     None
 }
 
-impl Document {
-    /// Reads the file's text. Nothing comes back when it is not TOML.
-    pub(super) fn read(source: &str, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let root = syntax(source, diagnostics)?;
-        let mut document = Self::default();
-        for (key, value) in root.get_ref() {
-            document.sections.push(key.get_ref().to_string());
-            document.read_section(key, value, diagnostics);
-        }
-        Some(document)
-    }
-
-    /// Whether a section is there, right or wrong. `name` is without brackets.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.sections.iter().any(|section| section == name)
-    }
-
-    fn read_section(
-        &mut self,
-        key: &Spanned<Cow<'_, str>>,
-        value: &Spanned<DeValue<'_>>,
-        diagnostics: &mut Diagnostics,
-    ) {
-        macro_rules! one {
-            ($field:ident, $type:ident) => {
-                self.$field = only_table(&$type::SECTION, key, value, diagnostics)
-                    .map(|table| $type::read(table, key.span(), diagnostics))
-            };
-        }
-        macro_rules! many {
-            ($field:ident, $type:ident) => {
-                self.$field = tables(&$type::SECTION, key, value, diagnostics)
-                    .into_iter()
-                    .map(|(table, place)| $type::read(table, place, diagnostics))
-                    .collect()
-            };
-        }
-        match &**key.get_ref() {
-            "listener" => one!(listener, Listener),
-            "server_name" => many!(server_names, ServerName),
-            "tls" => self.read_tls(key, value, diagnostics),
-            "trust_domain" => many!(trust_domains, Trust),
-            "crl_fetch" => one!(crl_fetch, CrlFetch),
-            "deny_list" => one!(deny_list, DenySection),
-            "assertion" => one!(assertion, Assertion),
-            "public" => one!(public, Public),
-            "admin" => one!(admin, Admin),
-            "token_issuer" => many!(token_issuers, TokenIssuerSection),
-            "api_keys" => one!(api_keys_section, ApiKeysSection),
-            "api_key" => many!(api_keys, ApiKeySection),
-            "upstream" => many!(upstreams, UpstreamSection),
-            "route" => many!(routes, RouteSection),
-            "rate_limits" => one!(rate_limits, RateLimitsSection),
-            "limits" => one!(limits, LimitsSection),
-            "runtime" => one!(runtime, Runtime),
-            "audit" => one!(audit, Audit),
-            unknown => {
-                let error = unknown_section(unknown, key.span(), value.get_ref(), &SECTIONS);
-                diagnostics.error(error);
-            }
-        }
-    }
-}
-
-impl Document {
-    /// `[tls.…]`: sections of their own below one name.
-    fn read_tls(
-        &mut self,
-        key: &Spanned<Cow<'_, str>>,
-        value: &Spanned<DeValue<'_>>,
-        diagnostics: &mut Diagnostics,
-    ) {
-        let DeValue::Table(sections) = value.get_ref() else {
-            let error = unknown_section("tls", key.span(), value.get_ref(), &SECTIONS);
-            return diagnostics.error(error);
-        };
-        for (key, value) in sections {
-            match &**key.get_ref() {
-                "tickets" => {
-                    self.tickets = only_table(&Tickets::SECTION, key, value, diagnostics)
-                        .map(|table| Tickets::read(table, key.span(), diagnostics));
-                }
-                unknown => diagnostics.error(unknown_section(
-                    &format!("tls.{unknown}"),
-                    key.span(),
-                    value.get_ref(),
-                    &SECTIONS,
-                )),
-            }
-        }
-    }
-}
-
-pub(super) fn find<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<&'t Spanned<DeValue<'i>>> {
+pub(in crate::config) fn find<'t, 'i>(
+    table: &'t DeTable<'i>,
+    key: &str,
+) -> Option<&'t Spanned<DeValue<'i>>> {
     table
         .iter()
         .find(|(name, _)| **name.get_ref() == *key)
@@ -167,7 +59,7 @@ pub(super) fn find<'t, 'i>(table: &'t DeTable<'i>, key: &str) -> Option<&'t Span
 }
 
 /// Reports unknown keys and missing ones.
-pub(super) fn check_keys(
+pub(in crate::config) fn check_keys(
     section: &SectionKeys,
     family: &Family,
     table: &DeTable<'_>,
@@ -215,7 +107,7 @@ fn unknown_key(name: &str, place: Span, section: &SectionKeys, family: &Family) 
     }
 }
 
-pub(super) fn unknown_section(
+pub(in crate::config) fn unknown_section(
     name: &str,
     place: Span,
     value: &DeValue<'_>,
@@ -252,7 +144,7 @@ pub(super) fn unknown_section(
     }
 }
 
-fn only_table<'t, 'i>(
+pub(super) fn only_table<'t, 'i>(
     section: &SectionKeys,
     key: &Spanned<Cow<'_, str>>,
     value: &'t Spanned<DeValue<'i>>,
@@ -271,7 +163,7 @@ fn only_table<'t, 'i>(
     None
 }
 
-pub(super) fn tables<'t, 'i>(
+pub(in crate::config) fn tables<'t, 'i>(
     section: &SectionKeys,
     key: &Spanned<Cow<'_, str>>,
     value: &'t Spanned<DeValue<'i>>,

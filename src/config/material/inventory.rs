@@ -35,7 +35,7 @@ pub struct TrustDomainSummary {
     /// Its root certificates.
     pub roots: Vec<CertificateSummary>,
     /// Its revocation lists.
-    pub revocation_lists: Vec<ListSummary>,
+    pub revocation_lists: Vec<CrlSummary>,
     /// `hard`, `soft` or `off`.
     pub revocation: &'static str,
     /// `chain` or `leaf`.
@@ -61,7 +61,7 @@ pub struct CertificateSummary {
 
 /// One revocation list.
 #[derive(Debug, Clone, Serialize)]
-pub struct ListSummary {
+pub struct CrlSummary {
     /// The file it stands in.
     pub file: String,
     /// Its issuer, RFC 4514.
@@ -73,7 +73,10 @@ pub struct ListSummary {
 }
 
 impl CertificateSummary {
-    pub(super) fn new(file: &std::path::Path, facts: &crate::identity::LeafFacts) -> Self {
+    pub(in crate::config) fn new(
+        file: &std::path::Path,
+        facts: &crate::identity::LeafFacts,
+    ) -> Self {
         Self {
             file: file.display().to_string(),
             subject: crate::identity::text::printable(&facts.subject),

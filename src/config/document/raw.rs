@@ -3,7 +3,7 @@
 //!
 //! The `sections!` table is the one list of known keys: a key that is not in it
 //! is refused, and `docs/configuration.md` is compared with it. Whether values
-//! make sense together is decided in [`super::resolve`].
+//! make sense together is decided in `resolve`.
 
 use std::net::SocketAddr;
 
@@ -14,9 +14,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::demands::{Authenticate, ClaimDemands, Client, Introspect};
-use super::diagnostics::{Diagnostic, Diagnostics, Span};
-use super::document::{Family, check_keys, find};
 use super::quantity::{ByteSize, TimeSpan};
+use super::schema::{Family, Need, SectionKeys, check_keys, find};
 use super::value::{
     At, ByteShare, CertificateHeader, ClientMeans, Field, FromToml, List, Moment, PublicTls,
     Retries, Serve, Several, TokenFormat, text, wrong_type,
@@ -24,6 +23,7 @@ use super::value::{
 use crate::assertion::SigningAlgorithm;
 use crate::authn::token::binding::CertificateBinding;
 use crate::authn::token::token_type::TokenType;
+use crate::config::diagnostics::{Diagnostic, Diagnostics, Span};
 use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::policy::share::Share;
@@ -33,21 +33,6 @@ use crate::tls::ClientCertificate;
 use crate::trust::{RevocationDepth, RevocationPosture};
 use crate::upstream::header_rules::FieldPattern;
 use crate::upstream::{Balance, ForwardedFields, HealthCheck, HttpProtocol, Sharing, TraceContext};
-
-/// A section's name as it is written, its keys, and which of them it cannot do
-/// without.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SectionKeys {
-    pub(super) title: &'static str,
-    pub(super) keys: &'static [(&'static str, Need)],
-}
-
-/// Whether a section can do without a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
-    Required,
-    Optional,
-}
 
 use Need::{Optional, Required};
 
@@ -60,20 +45,20 @@ macro_rules! sections {
         $(
             $(#[$doc])*
             #[derive(Debug)]
-            pub(super) struct $name {
+            pub(in crate::config) struct $name {
                 /// Where the section begins.
                 #[allow(dead_code, reason = "some sections complain about single keys only")]
-                pub(super) place: Span,
-                $(pub(super) $key: Field<$type>,)+
+                pub(in crate::config) place: Span,
+                $(pub(in crate::config) $key: Field<$type>,)+
             }
 
             impl $name {
-                pub(super) const SECTION: SectionKeys = SectionKeys {
+                pub(in crate::config) const SECTION: SectionKeys = SectionKeys {
                     title: $title,
                     keys: &[$((stringify!($key), $need)),+],
                 };
 
-                pub(super) fn read(
+                pub(in crate::config) fn read(
                     table: &DeTable<'_>,
                     place: Span,
                     diagnostics: &mut Diagnostics,
@@ -96,13 +81,13 @@ macro_rules! sections {
         )+
 
         /// All sections and their keys.
-        pub(super) const $all: Family = Family {
+        pub(in crate::config) const $all: Family = Family {
             sections: &[$($name::SECTION),+],
             document: $document,
         };
     };
 }
-pub(super) use sections;
+pub(in crate::config) use sections;
 
 sections! {
     "docs/configuration.md" SECTIONS
@@ -462,7 +447,7 @@ within!(
 
 /// One limit, or a list of them.
 #[derive(Debug)]
-pub(super) struct RateLimits(pub(super) Vec<At<RouteLimitSection>>);
+pub(in crate::config) struct RateLimits(pub(in crate::config) Vec<At<RouteLimitSection>>);
 
 impl FromToml for RateLimits {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {

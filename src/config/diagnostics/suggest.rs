@@ -1,7 +1,7 @@
 //! "Did you mean": the nearest of several known words.
 
 /// The candidate that a mistyped word most probably stands for.
-pub(super) fn nearest<'a>(
+pub(in crate::config) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

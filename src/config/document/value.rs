@@ -2,7 +2,7 @@
 //!
 //! A value that cannot be used is reported where it stands and becomes
 //! [`Field::Bad`], so that reading goes on and nothing is reported twice.
-//! What values mean together is decided in [`super::resolve`].
+//! What values mean together is decided in `resolve`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,12 +12,12 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::diagnostics::{Diagnostic, Diagnostics, Span};
 use super::quantity::{ByteSize, TimeSpan};
-use super::suggest::nearest;
 use crate::assertion::SigningAlgorithm;
 use crate::authn::token::binding::CertificateBinding;
 use crate::authn::token::token_type::TokenType;
+use crate::config::diagnostics::suggest::nearest;
+use crate::config::diagnostics::{Diagnostic, Diagnostics, Span};
 use crate::identity::pattern::{HostPattern, PathPattern};
 use crate::identity::principal::Method as CallerMethod;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
@@ -32,14 +32,14 @@ use crate::upstream::{Balance, ForwardedFields, HttpProtocol, Sharing, TraceCont
 
 /// A value and its place in the file.
 #[derive(Debug, Clone)]
-pub(super) struct At<T> {
-    pub(super) value: T,
-    pub(super) place: Span,
+pub(in crate::config) struct At<T> {
+    pub(in crate::config) value: T,
+    pub(in crate::config) place: Span,
 }
 
 /// What a key says.
 #[derive(Debug)]
-pub(super) enum Field<T> {
+pub(in crate::config) enum Field<T> {
     /// The key is not there.
     Absent,
     /// It is there, or had to be, and an error was reported.
@@ -50,7 +50,10 @@ pub(super) enum Field<T> {
 
 impl<T> Field<T> {
     /// Reads the value of a key.
-    pub(super) fn read(entry: Option<&Spanned<DeValue<'_>>>, diagnostics: &mut Diagnostics) -> Self
+    pub(in crate::config) fn read(
+        entry: Option<&Spanned<DeValue<'_>>>,
+        diagnostics: &mut Diagnostics,
+    ) -> Self
     where
         T: FromToml,
     {
@@ -67,7 +70,7 @@ impl<T> Field<T> {
     }
 
     /// The value, where there is one.
-    pub(super) const fn value(&self) -> Option<&T> {
+    pub(in crate::config) const fn value(&self) -> Option<&T> {
         match self {
             Self::Good(at) => Some(&at.value),
             _ => None,
@@ -75,7 +78,7 @@ impl<T> Field<T> {
     }
 
     /// The value with its place, where there is one.
-    pub(super) const fn at(&self) -> Option<&At<T>> {
+    pub(in crate::config) const fn at(&self) -> Option<&At<T>> {
         match self {
             Self::Good(at) => Some(at),
             _ => None,
@@ -83,49 +86,49 @@ impl<T> Field<T> {
     }
 
     /// Whether the key is not there.
-    pub(super) const fn is_absent(&self) -> bool {
+    pub(in crate::config) const fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
 }
 
 impl<T: Clone> Field<T> {
     /// The value or a default.
-    pub(super) fn or(&self, default: T) -> T {
+    pub(in crate::config) fn or(&self, default: T) -> T {
         self.value().cloned().unwrap_or(default)
     }
 }
 
 /// Values of a list, each with its place.
-pub(super) type List<T> = Vec<At<T>>;
+pub(in crate::config) type List<T> = Vec<At<T>>;
 
 /// A list that must not be empty where it is written. An empty list would
 /// either match nothing or, taken for "not said", everything.
 #[derive(Debug, Clone)]
-pub(super) struct Several<T>(pub(super) List<T>);
+pub(in crate::config) struct Several<T>(pub(in crate::config) List<T>);
 
 impl<T> Field<List<T>> {
     /// The elements; none where the key is not there.
-    pub(super) fn items(&self) -> &[At<T>] {
+    pub(in crate::config) fn items(&self) -> &[At<T>] {
         self.value().map_or(&[], Vec::as_slice)
     }
 }
 
 impl<T> Field<Several<T>> {
     /// The elements; none where the key is not there.
-    pub(super) fn items(&self) -> &[At<T>] {
+    pub(in crate::config) fn items(&self) -> &[At<T>] {
         self.value().map_or(&[], |several| several.0.as_slice())
     }
 }
 
 impl<T: Clone> Field<Several<T>> {
     /// The elements without their places.
-    pub(super) fn values(&self) -> Vec<T> {
+    pub(in crate::config) fn values(&self) -> Vec<T> {
         self.items().iter().map(|item| item.value.clone()).collect()
     }
 }
 
 /// A type that values of the file are read as.
-pub(super) trait FromToml: Sized {
+pub(in crate::config) trait FromToml: Sized {
     /// Reads a value, or reports why it cannot be used.
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self>;
 }
@@ -133,7 +136,7 @@ pub(super) trait FromToml: Sized {
 const A_LIST: &str = "a list";
 
 /// Reports a value of the wrong type.
-pub(super) fn wrong_type<T>(
+pub(in crate::config) fn wrong_type<T>(
     value: &Spanned<DeValue<'_>>,
     expected: &str,
     diagnostics: &mut Diagnostics,
@@ -166,7 +169,7 @@ pub(super) fn wrong_type<T>(
     None
 }
 
-pub(super) fn text<'a>(
+pub(in crate::config) fn text<'a>(
     value: &'a Spanned<DeValue<'_>>,
     expected: &str,
     diagnostics: &mut Diagnostics,
@@ -237,7 +240,7 @@ impl FromToml for Share {
 
 /// A share of a number of bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ByteShare(pub(super) Share);
+pub(in crate::config) struct ByteShare(pub(in crate::config) Share);
 
 impl FromToml for ByteShare {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
@@ -262,7 +265,7 @@ fn not_a_share(value: &Spanned<DeValue<'_>>, help: &str, diagnostics: &mut Diagn
 
 /// How often a request may be sent again.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Retries(pub(super) u32);
+pub(in crate::config) struct Retries(pub(in crate::config) u32);
 
 impl FromToml for Retries {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
@@ -372,7 +375,7 @@ texts! {
 }
 
 /// A closed set of words.
-pub(super) trait Words: Sized + Copy + 'static {
+pub(in crate::config) trait Words: Sized + Copy + 'static {
     /// Each word and what it stands for.
     const WORDS: &'static [(&'static str, Self)];
 
@@ -428,7 +431,7 @@ macro_rules! words {
 
 /// What the public listener can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Serve {
+pub(in crate::config) enum Serve {
     Keys,
     Health,
     Metrics,
@@ -436,7 +439,7 @@ pub(super) enum Serve {
 
 /// Fields that carry a caller's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CertificateHeader {
+pub(in crate::config) enum CertificateHeader {
     ClientCert,
     ClientCertChain,
     Xfcc,
@@ -444,35 +447,35 @@ pub(super) enum CertificateHeader {
 
 /// Where the public listener's certificate comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PublicTls {
+pub(in crate::config) enum PublicTls {
     Listener,
     Off,
 }
 
 /// What a certificate is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Usage {
+pub(in crate::config) enum Usage {
     Client,
     Server,
 }
 
 /// Whether a certificate's subject has a common name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CommonName {
+pub(in crate::config) enum CommonName {
     Label,
     None,
 }
 
 /// What an issuer's tokens are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TokenFormat {
+pub(in crate::config) enum TokenFormat {
     Jwt,
     Opaque,
 }
 
 /// How the gateway authenticates itself to an issuer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ClientMeans {
+pub(in crate::config) enum ClientMeans {
     Certificate,
     Basic,
     PrivateKeyJwt,
@@ -480,7 +483,7 @@ pub(super) enum ClientMeans {
 
 /// A moment, in seconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Moment(pub(super) u64);
+pub(in crate::config) struct Moment(pub(in crate::config) u64);
 
 impl FromToml for Moment {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {

@@ -2,7 +2,7 @@
 //!
 //! Relative paths start at the directory of the configuration file. Every
 //! failure names the file, the key that names it, and what to do. What the
-//! content means is decided in [`super::resolve`].
+//! content means is decided in `resolve`.
 
 use std::collections::HashSet;
 use std::collections::btree_map::Entry;
@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::diagnostics::{ConfigErrors, Diagnostic, Diagnostics};
-use super::value::At;
+use crate::config::diagnostics::{ConfigErrors, Diagnostic, Diagnostics};
+use crate::config::document::value::At;
 use crate::descriptors::open_with_spare;
 use crate::file_read::read_regular;
 use crate::file_stamp::{FileStamp, FileStamps};
@@ -27,7 +27,10 @@ const MAX_CONFIGURATION: u64 = 16 << 20;
 const MAX_FILE: u64 = 256 << 20;
 
 /// Reads the configuration file itself.
-pub(super) fn read_configuration(path: &Path, access: &Access) -> Result<String, ConfigErrors> {
+pub(in crate::config) fn read_configuration(
+    path: &Path,
+    access: &Access,
+) -> Result<String, ConfigErrors> {
     let refuse = |message: String, help: &str| {
         ConfigErrors::whole(path, Diagnostic::whole(message).help(help))
     };
@@ -70,14 +73,13 @@ impl Progress {
     }
 }
 
-/// How long a file system may take to answer about one file, if others are not to wait
-/// for it.
-const LONGEST_ANSWER: Duration = Duration::from_millis(250);
+/// How long the file system may take for one file, if others are not to wait for it.
+const FILE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Files about which the file system has not answered yet. Nothing more is asked about
+/// Files about which the file system has not responded yet. Nothing more is asked about
 /// them until it has, so that no more threads wait for it than there are such files.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Unanswered(Arc<Mutex<HashSet<PathBuf>>>);
+pub(in crate::config) struct Unanswered(Arc<Mutex<HashSet<PathBuf>>>);
 
 impl Unanswered {
     /// Asks on a thread of its own, and waits for the answer, but not for long.
@@ -106,7 +108,7 @@ impl Unanswered {
             return Err(error);
         }
         answered
-            .recv_timeout(LONGEST_ANSWER)
+            .recv_timeout(FILE_TIMEOUT)
             .unwrap_or_else(|_| Err(silent()))
     }
 
@@ -117,11 +119,11 @@ impl Unanswered {
 
 /// How files are read.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Access {
+pub(in crate::config) struct Access {
     /// Says which file is being read.
-    pub(super) progress: Progress,
+    pub(in crate::config) progress: Progress,
     /// Where one that does not answer must not hold up the others.
-    pub(super) unanswered: Option<Unanswered>,
+    pub(in crate::config) unanswered: Option<Unanswered>,
 }
 
 impl Access {
@@ -137,7 +139,7 @@ impl Access {
     }
 
     /// The stamp of a file; `None` also if the file system does not answer.
-    pub(super) fn stamp(&self, path: &Path) -> Option<FileStamp> {
+    pub(in crate::config) fn stamp(&self, path: &Path) -> Option<FileStamp> {
         self.ask(path, |path| Ok(FileStamp::at(path)))
             .ok()
             .flatten()
@@ -146,7 +148,7 @@ impl Access {
 
 /// Reads files and remembers which.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(in crate::config) struct Files {
     base: PathBuf,
     seen: Vec<(PathBuf, Option<FileStamp>)>,
     access: Access,
@@ -156,7 +158,7 @@ pub(super) struct Files {
 impl Files {
     /// Relative paths start where the configuration file is, which had this stamp
     /// before it was read.
-    pub(super) fn beside(
+    pub(in crate::config) fn beside(
         (configuration, stamp): (&Path, Option<FileStamp>),
         access: Access,
     ) -> Self {
@@ -171,7 +173,7 @@ impl Files {
 
     /// Files read so far, and directories whose content was listed; and their stamps
     /// of before, so that a change meanwhile is noticed.
-    pub(super) fn into_seen(self) -> (Vec<PathBuf>, FileStamps) {
+    pub(in crate::config) fn into_seen(self) -> (Vec<PathBuf>, FileStamps) {
         let mut paths = Vec::with_capacity(self.seen.len());
         let mut stamps = FileStamps::new();
         for (path, stamp) in self.seen {
@@ -184,12 +186,12 @@ impl Files {
     }
 
     /// How many files have been read so far.
-    pub(super) const fn mark(&self) -> usize {
+    pub(in crate::config) const fn mark(&self) -> usize {
         self.seen.len()
     }
 
     /// The stamps of the files that were read since a mark.
-    pub(super) fn stamps_since(&self, mark: usize) -> FileStamps {
+    pub(in crate::config) fn stamps_since(&self, mark: usize) -> FileStamps {
         let mut stamps = FileStamps::new();
         for (path, stamp) in self.seen.get(mark..).unwrap_or_default() {
             stamps.entry(path.clone()).or_insert_with(|| stamp.clone());
@@ -198,33 +200,33 @@ impl Files {
     }
 
     /// Whether the system failed to read a file that may well be there.
-    pub(super) const fn has_system_failure(&self) -> bool {
+    pub(in crate::config) const fn has_system_failure(&self) -> bool {
         self.system_failure
     }
 
     /// Notes a failure if it is the system's and not the operator's.
-    pub(super) fn note_failure(&mut self, error: &io::Error) {
+    pub(in crate::config) fn note_failure(&mut self, error: &io::Error) {
         self.system_failure |= is_system_failure(error);
     }
 
     /// Where a written path leads.
-    pub(super) fn locate(&self, written: &str) -> PathBuf {
+    pub(in crate::config) fn locate(&self, written: &str) -> PathBuf {
         self.base.join(written)
     }
 
     /// Remembers a file or directory that somebody else is about to read.
-    pub(super) fn remember(&mut self, path: &Path) {
+    pub(in crate::config) fn remember(&mut self, path: &Path) {
         let stamp = self.access.stamp(path);
         self.seen.push((path.to_owned(), stamp));
     }
 
     /// Lets somebody else read a file or directory that was remembered.
-    pub(super) fn reading<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
+    pub(in crate::config) fn reading<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
         self.access.progress.during(path, read)
     }
 
     /// Reads a file.
-    pub(super) fn read(
+    pub(in crate::config) fn read(
         &mut self,
         written: &At<String>,
         path: &Path,
@@ -268,7 +270,7 @@ impl Files {
     }
 
     /// Reads a private key file; warns when others than its owner can read it.
-    pub(super) fn read_private(
+    pub(in crate::config) fn read_private(
         &mut self,
         written: &At<String>,
         path: &Path,
@@ -296,7 +298,7 @@ impl Files {
 
     /// The files a written path stands for: itself, or with `*` in the file
     /// name every file of the directory that matches, in alphabetical order.
-    pub(super) fn expand(
+    pub(in crate::config) fn expand(
         &mut self,
         written: &At<String>,
         diagnostics: &mut Diagnostics,

@@ -5,33 +5,34 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostics::{Diagnostic, Diagnostics, Span};
-use super::document::find;
 use super::quantity::TimeSpan;
+use super::schema::find;
 use super::value::{At, FromToml, List, Several, wrong_type};
+use crate::config::diagnostics::{Diagnostic, Diagnostics, Span};
 use crate::identity::{IdentityPattern, Method};
 
 /// How a route authenticates its callers.
 #[derive(Debug, Clone)]
-pub(super) enum Authenticate {
+pub(in crate::config) enum Authenticate {
     /// By all of these.
     All(List<Method>),
     /// By one of these.
     Any(List<Method>),
-    Nobody,
+    /// By nothing: the route has no callers, only requests.
+    Unauthenticated,
 }
 
 impl Authenticate {
     /// The methods that are written.
-    pub(super) fn methods(&self) -> &[At<Method>] {
+    pub(in crate::config) fn methods(&self) -> &[At<Method>] {
         match self {
             Self::All(methods) | Self::Any(methods) => methods,
-            Self::Nobody => &[],
+            Self::Unauthenticated => &[],
         }
     }
 
-    pub(super) const fn is_nobody(&self) -> bool {
-        matches!(self, Self::Nobody)
+    pub(in crate::config) const fn is_unauthenticated(&self) -> bool {
+        matches!(self, Self::Unauthenticated)
     }
 }
 
@@ -41,7 +42,7 @@ impl FromToml for Authenticate {
             "{ all = [\"certificate\"] }, { any = [\"certificate\", \"api-key\"] } or \"none\"";
         const WHAT: &str = "this does not say how callers authenticate";
         let entries = match value.get_ref() {
-            DeValue::String(text) if text == "none" => return Some(Self::Nobody),
+            DeValue::String(text) if text == "none" => return Some(Self::Unauthenticated),
             DeValue::Table(table) => table,
             DeValue::String(_) => return wrong_form(value.span(), WHAT, FORM, diagnostics),
             _ => return wrong_type(value, FORM, diagnostics),
@@ -75,7 +76,7 @@ impl FromToml for Authenticate {
 
 /// Claims with the values they may have.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ClaimDemands(pub(super) Vec<(String, Vec<Value>)>);
+pub(in crate::config) struct ClaimDemands(pub(in crate::config) Vec<(String, Vec<Value>)>);
 
 impl FromToml for ClaimDemands {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
@@ -118,7 +119,7 @@ fn claim(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<
 
 /// How a token's client and the certificate that comes with it have to fit.
 #[derive(Debug, Clone)]
-pub(super) enum Client {
+pub(in crate::config) enum Client {
     Any,
     Caller,
     Listed(Vec<(String, Vec<IdentityPattern>)>),
@@ -152,7 +153,7 @@ fn listed(table: &DeTable<'_>, diagnostics: &mut Diagnostics) -> Option<Client> 
 
 /// How often the issuer is asked about one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Introspect {
+pub(in crate::config) enum Introspect {
     Always,
     OncePer(TimeSpan),
 }

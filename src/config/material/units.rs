@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::diagnostics::Diagnostic;
 use super::inventory::TrustDomainSummary;
+use crate::config::diagnostics::Diagnostic;
 use crate::crl_fetch::CrlSource;
 use crate::file_stamp::FileStamps;
 use crate::identity::TrustDomain;
@@ -24,7 +24,7 @@ const TRUST_DOMAIN: &str = "trust domain ";
 
 impl UnitKey {
     /// A unit by what it is and whose, for example `certificate of [listener]`.
-    pub(super) fn new(name: impl fmt::Display) -> Self {
+    pub(in crate::config) fn new(name: impl fmt::Display) -> Self {
         Self(name.to_string().into())
     }
 
@@ -34,7 +34,7 @@ impl UnitKey {
         Self::new(format_args!("{TRUST_DOMAIN}{name}"))
     }
 
-    pub(super) fn is_trust_domain(&self) -> bool {
+    pub(in crate::config) fn is_trust_domain(&self) -> bool {
         self.0.starts_with(TRUST_DOMAIN)
     }
 }
@@ -46,26 +46,26 @@ impl fmt::Display for UnitKey {
 }
 
 /// A unit as it was built.
-pub(super) struct Unit {
+pub(in crate::config) struct Unit {
     /// What it amounts to, for units that may be read again and again without a change.
-    pub(super) digest: Option<[u8; 32]>,
-    pub(super) value: Box<dyn Any + Send + Sync>,
+    pub(in crate::config) digest: Option<[u8; 32]>,
+    pub(in crate::config) value: Box<dyn Any + Send + Sync>,
     /// Its files and directories, as they were before they were read.
-    pub(super) stamps: FileStamps,
+    pub(in crate::config) stamps: FileStamps,
     /// The URLs among its revocation lists.
-    pub(super) sources: Vec<CrlSource>,
+    pub(in crate::config) sources: Vec<CrlSource>,
     /// What an operator should look at.
-    pub(super) warnings: Vec<Diagnostic>,
+    pub(in crate::config) warnings: Vec<Diagnostic>,
     /// Summaries of trust domains, for `countersign check`.
-    pub(super) summaries: Vec<TrustDomainSummary>,
+    pub(in crate::config) summaries: Vec<TrustDomainSummary>,
 }
 
 /// Units by name.
-pub(super) type Units = BTreeMap<UnitKey, Arc<Unit>>;
+pub(in crate::config) type Units = BTreeMap<UnitKey, Arc<Unit>>;
 
 impl Unit {
     /// What was built, if it is of this type.
-    pub(super) fn value<T: Clone + 'static>(&self) -> Option<T> {
+    pub(in crate::config) fn value<T: Clone + 'static>(&self) -> Option<T> {
         self.value.downcast_ref::<T>().cloned()
     }
 }
@@ -82,21 +82,21 @@ impl fmt::Debug for Unit {
 
 /// How one load deals with units.
 #[derive(Debug, Default)]
-pub(super) struct UnitLoad {
+pub(in crate::config) struct UnitLoad {
     /// Taken as they are, unread.
-    pub(super) known: Units,
+    pub(in crate::config) known: Units,
     /// What was in service of the units that are read now. In a load of material the
     /// last good part stands in for one that cannot be used.
-    pub(super) before: Units,
+    pub(in crate::config) before: Units,
     /// Whether the last good part of a unit stands in for one that cannot be used;
     /// not in a load of the configuration, which is good as a whole or refused.
-    pub(super) keep_last_good: bool,
+    pub(in crate::config) keep_last_good: bool,
     /// Reads revocation lists only and keeps roots and intermediates: they may be
     /// what keeps the whole from loading.
-    pub(super) lists_only: bool,
+    pub(in crate::config) crls_only: bool,
     /// Trust domains whose files could not be read for too long, since when in seconds
     /// since the Unix epoch.
-    pub(super) suspended: BTreeMap<TrustDomain, i64>,
+    pub(in crate::config) suspended: BTreeMap<TrustDomain, i64>,
     /// Everything that was used.
-    pub(super) used: Units,
+    pub(in crate::config) used: Units,
 }

@@ -5,6 +5,8 @@
 //! [`ConfigErrors`] is what remains when something was wrong. Nothing here
 //! knows what a key means.
 
+pub(in crate::config) mod suggest;
+
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
 /// Bytes of the configuration file.
-pub(super) type Span = Range<usize>;
+pub(in crate::config) type Span = Range<usize>;
 
 /// One thing that is wrong, or worth a look.
 #[derive(Debug, Clone)]
@@ -27,7 +29,7 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     /// `message` says what is wrong with the text at `place`.
-    pub(super) fn new(place: Span, message: impl Into<String>) -> Self {
+    pub(in crate::config) fn new(place: Span, message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
             place: Some(place),
@@ -38,7 +40,7 @@ impl Diagnostic {
     }
 
     /// `message` is about the file as a whole.
-    pub(super) fn whole(message: impl Into<String>) -> Self {
+    pub(in crate::config) fn whole(message: impl Into<String>) -> Self {
         Self {
             place: None,
             ..Self::new(0..0, message)
@@ -46,19 +48,19 @@ impl Diagnostic {
     }
 
     /// A few words beside the caret.
-    pub(super) fn label(mut self, label: impl Into<String>) -> Self {
+    pub(in crate::config) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
     /// A second place that belongs to it.
-    pub(super) fn also(mut self, place: Span, label: impl Into<String>) -> Self {
+    pub(in crate::config) fn also(mut self, place: Span, label: impl Into<String>) -> Self {
         self.also = Some((place, label.into()));
         self
     }
 
     /// What to do about it.
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    pub(in crate::config) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
@@ -103,7 +105,7 @@ impl Diagnostic {
         vec![group]
     }
 
-    pub(super) fn one_line(&self, path: &Path, source: &str) -> String {
+    pub(in crate::config) fn one_line(&self, path: &Path, source: &str) -> String {
         let mut text = path.display().to_string();
         if let Some((line, _)) = self.line_and_column(source) {
             text.push_str(&format!(":{line}"));
@@ -194,7 +196,7 @@ pub struct ErrorRecord {
 
 impl ConfigErrors {
     /// One error about a file that could not be read as text.
-    pub(super) fn whole(path: &Path, error: Diagnostic) -> Self {
+    pub(in crate::config) fn whole(path: &Path, error: Diagnostic) -> Self {
         Self {
             what: CONFIGURATION,
             path: path.to_owned(),
@@ -204,7 +206,7 @@ impl ConfigErrors {
     }
 
     /// The same about another kind of file.
-    pub(super) const fn of(mut self, what: &'static str) -> Self {
+    pub(in crate::config) const fn of(mut self, what: &'static str) -> Self {
         self.what = what;
         self
     }
@@ -272,49 +274,49 @@ impl std::error::Error for ConfigErrors {}
 
 /// Collects errors and warnings.
 #[derive(Debug, Default)]
-pub(super) struct Diagnostics {
+pub(in crate::config) struct Diagnostics {
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
 }
 
 impl Diagnostics {
     /// Notes an error.
-    pub(super) fn error(&mut self, error: Diagnostic) {
+    pub(in crate::config) fn error(&mut self, error: Diagnostic) {
         self.errors.push(error);
     }
 
     /// Notes something an operator should look at.
-    pub(super) fn warn(&mut self, warning: Diagnostic) {
+    pub(in crate::config) fn warn(&mut self, warning: Diagnostic) {
         self.warnings.push(warning);
     }
 
     /// How many errors there are so far.
-    pub(super) const fn error_count(&self) -> usize {
+    pub(in crate::config) const fn error_count(&self) -> usize {
         self.errors.len()
     }
 
     /// How many warnings there are so far.
-    pub(super) const fn warning_count(&self) -> usize {
+    pub(in crate::config) const fn warning_count(&self) -> usize {
         self.warnings.len()
     }
 
     /// The warnings that came after the first `count`.
-    pub(super) fn warnings_from(&self, count: usize) -> Vec<Diagnostic> {
+    pub(in crate::config) fn warnings_from(&self, count: usize) -> Vec<Diagnostic> {
         self.warnings.get(count..).unwrap_or_default().to_vec()
     }
 
     /// Takes the errors back that came after the first `count`.
-    pub(super) fn take_errors_from(&mut self, count: usize) -> Vec<Diagnostic> {
+    pub(in crate::config) fn take_errors_from(&mut self, count: usize) -> Vec<Diagnostic> {
         self.errors.split_off(count.min(self.errors.len()))
     }
 
     /// Whether there is an error so far.
-    pub(super) fn has_errors(&self) -> bool {
+    pub(in crate::config) fn has_errors(&self) -> bool {
         !self.errors.is_empty()
     }
 
     /// The errors, in the order of the file.
-    pub(super) fn into_errors(mut self, path: &Path, source: &str) -> ConfigErrors {
+    pub(in crate::config) fn into_errors(mut self, path: &Path, source: &str) -> ConfigErrors {
         self.errors.sort_by_key(start);
         ConfigErrors {
             what: CONFIGURATION,
@@ -325,7 +327,7 @@ impl Diagnostics {
     }
 
     /// The warnings, one line each, in the order of the file.
-    pub(super) fn warnings(&mut self, path: &Path, source: &str) -> Vec<String> {
+    pub(in crate::config) fn warnings(&mut self, path: &Path, source: &str) -> Vec<String> {
         self.warnings.sort_by_key(start);
         self.warnings
             .iter()

@@ -6,19 +6,19 @@ use std::net::IpAddr;
 
 /// A URL in parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HttpUrl {
-    pub(super) https: bool,
+pub(in crate::config) struct HttpUrl {
+    pub(in crate::config) https: bool,
     /// Without brackets.
-    pub(super) host: String,
+    pub(in crate::config) host: String,
     /// Where it is written.
-    pub(super) written_port: Option<u16>,
+    pub(in crate::config) written_port: Option<u16>,
     /// Empty, or with a leading slash.
-    pub(super) path: String,
+    pub(in crate::config) path: String,
 }
 
 impl HttpUrl {
     /// Parses a URL; an error says what is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(in crate::config) fn parse(text: &str) -> Result<Self, &'static str> {
         // `http::Uri` drops fragments without a word.
         if text.contains(['?', '#']) {
             return Err("it must have no query and no fragment");
@@ -67,13 +67,13 @@ impl HttpUrl {
     }
 
     /// The port, written or usual.
-    pub(super) fn port(&self) -> u16 {
+    pub(in crate::config) fn port(&self) -> u16 {
         self.written_port
             .unwrap_or(if self.https { 443 } else { 80 })
     }
 
     /// Whether the host is this machine for sure.
-    pub(super) fn is_loopback(&self) -> bool {
+    pub(in crate::config) fn is_loopback(&self) -> bool {
         self.host == "localhost"
             || self
                 .host

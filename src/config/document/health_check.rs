@@ -7,10 +7,10 @@ use http::uri::PathAndQuery;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::diagnostics::{Diagnostic, Diagnostics};
 use super::quantity::TimeSpan;
-use super::suggest::nearest;
 use super::value::{FromToml, Several, text, wrong_type};
+use crate::config::diagnostics::suggest::nearest;
+use crate::config::diagnostics::{Diagnostic, Diagnostics};
 use crate::upstream::HealthCheck;
 
 const FORM: &str = "{ path = \"/healthz\", interval = \"5s\" }";
@@ -22,8 +22,8 @@ const KEYS: [&str; 6] = [
     "healthy",
     "unhealthy",
 ];
-const SHORTEST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(3600);
+const MIN_SPAN: Duration = Duration::from_millis(100);
+const MAX_SPAN: Duration = Duration::from_secs(3600);
 
 impl FromToml for HealthCheck {
     fn from_toml(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Self> {
@@ -90,7 +90,7 @@ fn path(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<P
 
 fn span(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Duration> {
     let span = TimeSpan::from_toml(value, diagnostics)?.get();
-    let fits = (SHORTEST..=LONGEST).contains(&span);
+    let fits = (MIN_SPAN..=MAX_SPAN).contains(&span);
     if !fits {
         diagnostics.error(
             Diagnostic::new(value.span(), "this duration is out of bounds")
