@@ -8,12 +8,15 @@
 
 use std::time::Duration;
 
-use countersign::authn::bearer::{TokenRules, TokenType};
-use countersign::authn::binding::CertificateBinding;
-use countersign::authn::claims::{ClaimRules, Demands};
-use countersign::authn::jwks::IssuerKeys;
-use countersign::authn::token::{Introspection, Presenter, RouteDemands, TokenCheck, TokenIssuer};
-use countersign::authn::token_cache::CacheSettings;
+use countersign::authn::token::binding::CertificateBinding;
+use countersign::authn::token::cache::CacheSettings;
+use countersign::authn::token::claims::{ClaimRules, Demands};
+use countersign::authn::token::issuer::{
+    Introspection, Presenter, RouteDemands, TokenCheck, TokenIssuer,
+};
+use countersign::authn::token::jwks::IssuerKeys;
+use countersign::authn::token::jwt::TokenRules;
+use countersign::authn::token::token_type::TokenType;
 use countersign::crypto::{SignatureScheme, SigningKeyPair};
 use countersign::identity::ShareKey;
 use countersign::policy::rate_limit::{RateLimit, RateTable};

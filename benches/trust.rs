@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use countersign::clock;
-use countersign::tls::verifier::with_notes;
+use countersign::tls::handshake_notes::with_notes;
 use countersign::tls::{
     ClientCertificate, Credentials as Ours, ServerEntry, ServerEntryConfig, ServerNames,
     TicketPolicy, TicketSource,
@@ -257,7 +257,7 @@ fn handshake(bencher: Bencher<'_, '_>, how: Return) {
         let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         if resumed {
             let chain = connection.peer_certificates().unwrap();
-            notes.resumed(&server, chain).unwrap();
+            server.admit_resumed(chain, &mut notes).unwrap();
         }
         assert!(notes.identity.is_some());
         resumed

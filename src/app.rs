@@ -30,10 +30,10 @@ use self::control_plane::{ControlParts, ControlPlane};
 use self::lists::ListKeeper;
 use self::reload::{ReloadParts, Reloader};
 use crate::admin::{self, AdminSocket, Problem, ProblemCode, Readiness, ReloadQueue, SocketError};
-use crate::authn::http_client::FetchError;
 use crate::config::Loaded;
 use crate::connection_slots::{ConnectionSlots, SlotLimits};
 use crate::descriptors::{self, DescriptorPlan};
+use crate::http_client::FetchError;
 use crate::proxy::connection::worker::Shared;
 use crate::proxy::listener::{self, Workers};
 use crate::snapshot::{AuditDestination, Settings, Snapshot};
@@ -425,7 +425,7 @@ fn announce(snapshot: &Snapshot, warnings: &[String]) {
 
 /// Makes the deny list's file where there is none.
 fn make_deny_list(snapshot: &Snapshot) -> Result<(), AppError> {
-    if let Some(list) = &snapshot.denied
+    if let Some(list) = &snapshot.deny_list
         && list.create_if_missing()?
     {
         tracing::warn!(file = %list.path().display(), "there was no deny list; made an empty one");

@@ -23,6 +23,18 @@ pub fn unix_now() -> u64 {
     unix(now())
 }
 
+/// Seconds since the Unix epoch as certificates count them; 0 for a clock set before that.
+#[must_use]
+pub fn certificate_now() -> i64 {
+    certificate_time(unix_now())
+}
+
+/// Seconds since the Unix epoch as certificates count them, which also know times before.
+#[must_use]
+pub fn certificate_time(unix_seconds: u64) -> i64 {
+    i64::try_from(unix_seconds).unwrap_or(i64::MAX)
+}
+
 /// Returns the duration since the Unix epoch; zero if the clock is set to an
 /// earlier time.
 #[must_use]

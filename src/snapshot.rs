@@ -14,9 +14,9 @@ use ipnet::IpNet;
 
 use crate::assertion::AssertionSigner;
 use crate::authn::api_key::ApiKeys;
-use crate::authn::remote_lists::{ListSource, RemoteLists};
-use crate::authn::token::TokenIssuer;
+use crate::authn::token::issuer::TokenIssuer;
 use crate::connection_slots::Origin;
+use crate::crl_fetch::{CrlFetcher, CrlSource};
 use crate::identity::{IdentityPattern, ShareKey, TrustDomain};
 use crate::policy::share::Share;
 use crate::policy::throttle::Limiter;
@@ -32,7 +32,7 @@ pub struct Snapshot {
     /// Counts up with each configuration put into service.
     pub generation: u64,
     /// TLS configurations by server name.
-    pub names: ServerNames,
+    pub server_names: ServerNames,
     /// All trust bundles.
     pub bundles: Vec<Arc<TrustBundle>>,
     /// How long the files of a trust domain may stay unreadable before its `hard`
@@ -57,15 +57,15 @@ pub struct Snapshot {
     /// Our certificate on the public listener, where that speaks TLS.
     pub public_credentials: Option<Credentials>,
     /// Verified chains; shared with the snapshots before and after.
-    pub paths: Arc<PathCache>,
+    pub path_cache: Arc<PathCache>,
     /// What session tickets are made with; goes on over reloads.
     pub tickets: TicketSource,
     /// Who is refused at once; goes on over reloads.
-    pub denied: Option<Arc<DenyList>>,
+    pub deny_list: Option<Arc<DenyList>>,
     /// Revocation lists by URL; goes on over reloads.
-    pub remote: Arc<RemoteLists>,
+    pub crl_fetcher: Arc<CrlFetcher>,
     /// The URLs among the revocation lists.
-    pub list_sources: Vec<ListSource>,
+    pub crl_sources: Vec<CrlSource>,
     /// Who may operate the gateway from afar; nobody where none.
     pub operators: Option<Operators>,
 }
@@ -93,7 +93,7 @@ impl Snapshot {
     pub fn trust_stamp(&self) -> TrustStamp {
         TrustStamp {
             generation: self.generation,
-            denied: self.denied.as_ref().map_or(0, |list| list.epoch()),
+            denied: self.deny_list.as_ref().map_or(0, |list| list.epoch()),
         }
     }
 

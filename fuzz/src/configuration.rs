@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use countersign::assertion::{SigningAlgorithm, key_directory};
 use countersign::clock;
-use countersign::config::{self, ConfigErrors, SocketUnknown};
+use countersign::config::{self, AdminSocketError, ConfigErrors};
 use countersign::identity::TrustDomain;
 use countersign_testkit::{Crl, Idp, TestCa, TokenKey};
 use tempfile::TempDir;
@@ -89,7 +89,7 @@ pub fn loads(content: &[u8]) -> bool {
             Ok(_) => {
                 // Another reader of TOML finds no fault with its syntax either.
                 let socket = config::admin_socket(&path);
-                assert!(matches!(socket, Ok(_) | Err(SocketUnknown::None(_))));
+                assert!(matches!(socket, Ok(_) | Err(AdminSocketError::None(_))));
                 true
             }
             Err(errors) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use countersign::clock;
 use countersign::reason::ReasonCode;
 use countersign::trust::revocation::next_update;
-use countersign::trust::{PathPurpose, PathTrust, outline};
+use countersign::trust::{CrlOutline, PathPurpose, PathTrust};
 use countersign_testkit::{Authority, AuthoritySpec, Crl, Leaf, der};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
@@ -131,14 +131,14 @@ fn signed(input: &[u8]) {
     for leaf in [&PKI.revoked, &PKI.other] {
         if refusal(&[&list], leaf).is_none() {
             assert!(webpki_agrees(&list, leaf), "only we let this caller in");
-            let counted = outline(&list).map(|outline| outline.entries);
+            let counted = CrlOutline::read(&list).map(|outline| outline.entries);
             assert_eq!(counted, Some(entries.len()), "other entries");
         }
     }
 }
 
 fn summed_up(list: &[u8]) {
-    let outline = outline(list).map(|outline| outline.next_update);
+    let outline = CrlOutline::read(list).map(|outline| outline.next_update);
     assert_eq!(outline, next_update(list), "two readings of nextUpdate");
 }
 

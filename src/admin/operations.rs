@@ -77,7 +77,7 @@ impl Operations {
     }
 
     pub(super) fn deny_list(&self) -> Option<Arc<DenyList>> {
-        self.state.snapshot().denied.clone()
+        self.state.snapshot().deny_list.clone()
     }
 }
 
@@ -251,7 +251,7 @@ async fn status(State(operations): State<Arc<Operations>>) -> Response {
                 .iter()
                 .map(|bundle| Domain::of(bundle, now))
                 .collect(),
-            denied: snapshot.denied.as_ref().map(|list| list.list(now).len()),
+            denied: snapshot.deny_list.as_ref().map(|list| list.list(now).len()),
         },
     )
 }

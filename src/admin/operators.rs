@@ -41,7 +41,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::audit::AuditSink;
 use crate::telemetry::eviction_log::EvictionLog;
 use crate::telemetry::operator::{OperatorFacts, OperatorRecord};
-use crate::tls::verifier::with_notes;
+use crate::tls::handshake_notes::with_notes;
 use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
 
 /// Most octets of a request's body.

@@ -222,7 +222,7 @@ async fn ready(State(state): State<Arc<ControlState>>, details: bool) -> Respons
 }
 
 async fn counters(State(state): State<Arc<ControlState>>) -> Response {
-    let chains = state.snapshot.load().paths.counts();
+    let chains = state.snapshot.load().path_cache.counts();
     let metrics = &state.metrics;
     metrics.chains(chains.kept, chains.known, chains.verified);
     answer(

@@ -79,7 +79,7 @@ pub fn outlook(snapshot: &Snapshot, kept: &KeptChain) -> Outlook {
             detail: printable(detail),
         }))
     };
-    let Some(entry) = snapshot.names.select(kept.sni.as_deref()) else {
+    let Some(entry) = snapshot.server_names.select(kept.sni.as_deref()) else {
         return refused(
             ReasonCode::HostMismatch,
             "no [[server_name]] entry answers for its server name",
@@ -97,7 +97,7 @@ pub fn outlook(snapshot: &Snapshot, kept: &KeptChain) -> Outlook {
 /// Says in the log which callers seen lately are refused from now on, and were
 /// not before.
 pub(super) fn report(directory: &Path, before: &Snapshot, after: &Snapshot) {
-    if before.names.revisions() == after.names.revisions() {
+    if before.server_names.revisions() == after.server_names.revisions() {
         return;
     }
     let kept = match chains::admitted_since(directory, LATELY, MOST) {

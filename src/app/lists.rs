@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use super::reload::MaterialRequests;
 use crate::admin::{Problem, ProblemCode, Readiness};
-use crate::authn::remote_lists::{self, Document, ListSource, RemoteLists};
 use crate::clock;
+use crate::crl_fetch::{self, CrlDocument, CrlFetcher, CrlSource};
 use crate::identity::text::printable;
 use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
@@ -41,9 +41,9 @@ pub(super) struct ListKeeper {
 
 /// What became of one fetch.
 struct Fetched {
-    source: ListSource,
+    source: CrlSource,
     /// What came if it is new; or what is wrong.
-    outcome: Result<Option<Document>, String>,
+    outcome: Result<Option<CrlDocument>, String>,
 }
 
 /// What is known of the sources, by URL.
@@ -68,7 +68,7 @@ impl ListKeeper {
         loop {
             let snapshot = self.snapshot.load_full();
             let in_use = self.look(&snapshot, &mut known);
-            let sources = snapshot.list_sources.clone();
+            let sources = snapshot.crl_sources.clone();
             // A snapshot must not be kept while this waits.
             drop(snapshot);
             saver.save(in_use);
@@ -112,10 +112,10 @@ impl ListKeeper {
 
     /// Takes notice of a snapshot: of new sources, and of documents that are in use
     /// by now. Gives those.
-    fn look(&self, snapshot: &Snapshot, known: &mut Known) -> Vec<ListSource> {
+    fn look(&self, snapshot: &Snapshot, known: &mut Known) -> Vec<CrlSource> {
         let mut in_use = Vec::new();
-        let remote = &snapshot.remote;
-        for source in &snapshot.list_sources {
+        let remote = &snapshot.crl_fetcher;
+        for source in &snapshot.crl_sources {
             let url = source.url.to_string();
             if !known.due.contains_key(&url) {
                 in_use.push(source.clone());
@@ -134,7 +134,7 @@ impl ListKeeper {
             }
         }
         let is_there = |url: &String| {
-            let mut sources = snapshot.list_sources.iter();
+            let mut sources = snapshot.crl_sources.iter();
             sources.any(|source| source.url == url.as_str())
         };
         known.due.retain(|url, _| is_there(url));
@@ -162,7 +162,7 @@ impl ListKeeper {
         let late = known.waiting.contains(&url) && !is_in_use(&snapshot, source);
         if let Ok(Some(document)) = outcome {
             tracing::info!(%url, "a new revocation list was fetched");
-            snapshot.remote.keep(source, document.clone());
+            snapshot.crl_fetcher.keep(source, document.clone());
             known.waiting.insert(url.clone());
             self.material.trust_domain(&source.trust_domain);
         } else if late {
@@ -175,14 +175,14 @@ impl ListKeeper {
         }
         match outcome {
             Ok(None) if !known.waiting.contains(&url) => {
-                let next_update = snapshot.remote.next_update(source);
+                let next_update = snapshot.crl_fetcher.next_update(source);
                 wait(source, next_update, clock::unix_now())
             }
             _ => soon,
         }
     }
 
-    fn problem(&self, source: &ListSource, why: &str, known: &mut Known) {
+    fn problem(&self, source: &CrlSource, why: &str, known: &mut Known) {
         let detail = format!("{} of {}: {why}", source.url, source.trust_domain);
         if known.problems.insert(source.url.to_string()) {
             tracing::error!(
@@ -204,16 +204,16 @@ impl ListKeeper {
 }
 
 /// Whether what is kept of a source is what the snapshot was built with.
-fn is_in_use(snapshot: &Snapshot, source: &ListSource) -> bool {
-    let mut sources = snapshot.list_sources.iter();
+fn is_in_use(snapshot: &Snapshot, source: &CrlSource) -> bool {
+    let mut sources = snapshot.crl_sources.iter();
     let current = sources.find(|current| current.url == source.url);
-    current.is_none_or(|current| snapshot.remote.is_in_use(current))
+    current.is_none_or(|current| snapshot.crl_fetcher.is_in_use(current))
 }
 
 /// How long a document is used before it is fetched again: until half of the time
 /// to its nextUpdate has passed, within bounds. `now` is in seconds since the Unix
 /// epoch.
-fn wait(source: &ListSource, next_update: Option<i64>, now: u64) -> Duration {
+fn wait(source: &CrlSource, next_update: Option<i64>, now: u64) -> Duration {
     let interval = source.policy.interval;
     let Some(end) = next_update else {
         return interval;
@@ -226,13 +226,13 @@ fn wait(source: &ListSource, next_update: Option<i64>, now: u64) -> Duration {
 /// older may be the last. A disk that does not answer holds up nothing else, and of each
 /// URL only the newest document waits for it.
 struct Saver {
-    waiting: Arc<Mutex<BTreeMap<String, ListSource>>>,
+    waiting: Arc<Mutex<BTreeMap<String, CrlSource>>>,
     thread: Option<std::thread::Thread>,
 }
 
 impl Saver {
     fn start() -> Self {
-        let waiting: Arc<Mutex<BTreeMap<String, ListSource>>> = Arc::default();
+        let waiting: Arc<Mutex<BTreeMap<String, CrlSource>>> = Arc::default();
         let own = Arc::clone(&waiting);
         let thread = std::thread::Builder::new().name("save".to_owned());
         let started = thread.spawn(move || {
@@ -242,7 +242,7 @@ impl Saver {
                     .unwrap_or_else(PoisonError::into_inner)
                     .pop_first();
                 match next {
-                    Some((_, source)) => RemoteLists::save(&source),
+                    Some((_, source)) => CrlFetcher::save(&source),
                     None => std::thread::park(),
                 }
             }
@@ -256,7 +256,7 @@ impl Saver {
         }
     }
 
-    fn save(&self, in_use: Vec<ListSource>) {
+    fn save(&self, in_use: Vec<CrlSource>) {
         let Some(thread) = &self.thread else { return };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for source in in_use {
@@ -267,17 +267,17 @@ impl Saver {
     }
 }
 
-async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched {
-    let remote = Arc::clone(&snapshot.load().remote);
+async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: CrlSource) -> Fetched {
+    let remote = Arc::clone(&snapshot.load().crl_fetcher);
     let outcome = match remote.fetch(&source).await {
         Err(error) => Err(error.to_string()),
         Ok(None) => Ok(None),
-        Ok(Some(octets)) => {
+        Ok(Some(bytes)) => {
             let snapshot = snapshot.load_full();
             let asked = source.clone();
             // A large list takes its time.
             let checked =
-                tokio::task::spawn_blocking(move || check(&snapshot, &asked, octets).map(Some));
+                tokio::task::spawn_blocking(move || check(&snapshot, &asked, bytes).map(Some));
             checked.await.unwrap_or_else(|error| Err(error.to_string()))
         }
     };
@@ -285,18 +285,18 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched 
 }
 
 /// Decodes what came, where it may replace what is kept.
-fn check(snapshot: &Snapshot, source: &ListSource, octets: Bytes) -> Result<Document, String> {
+fn check(snapshot: &Snapshot, source: &CrlSource, bytes: Bytes) -> Result<CrlDocument, String> {
     let bundle = snapshot
         .bundles
         .iter()
         .find(|bundle| *bundle.name() == source.trust_domain)
         .ok_or("its trust domain is gone")?;
-    let kept = match snapshot.remote.kept(source) {
-        Some(kept) => remote_lists::lists_in(&kept)?,
+    let kept = match snapshot.crl_fetcher.kept(source) {
+        Some(kept) => crl_fetch::crls_in(&kept)?,
         None => Vec::new(),
     };
-    let (document, lists) = Document::decode(octets)?;
-    bundle.check_lists(&lists, &kept)?;
+    let (document, lists) = CrlDocument::decode(bytes)?;
+    bundle.check_crls(&lists, &kept)?;
     Ok(document)
 }
 
@@ -306,17 +306,17 @@ mod tests {
     use rustls::RootCertStore;
 
     use super::*;
-    use crate::authn::remote_lists::FetchPolicy;
+    use crate::crl_fetch::CrlFetchPolicy;
     use crate::identity::TrustDomain;
 
-    fn source(interval: u64) -> ListSource {
-        ListSource {
+    fn source(interval: u64) -> CrlSource {
+        CrlSource {
             trust_domain: TrustDomain::parse("example.org").unwrap(),
             url: "https://lists.example.org/a.crl".parse().unwrap(),
-            policy: Arc::new(FetchPolicy {
+            policy: Arc::new(CrlFetchPolicy {
                 roots: Arc::new(RootCertStore::empty()),
                 timeout: Duration::from_secs(1),
-                most_octets: 1 << 20,
+                max_bytes: 1 << 20,
                 interval: Duration::from_secs(interval),
                 directory: None,
             }),
@@ -345,21 +345,21 @@ mod tests {
     fn a_document_ends_with_the_first_of_its_lists() {
         let ca = TestCa::new("example.org");
         let source = source(3600);
-        let remote = RemoteLists::default();
+        let remote = CrlFetcher::default();
         assert!(remote.is_in_use(&source));
         let early = Crl::new().valid(-60, 5_000).pem_signed_by(ca.root());
         let late = Crl::new()
             .valid(-60, 9_000)
             .pem_signed_by(ca.intermediate());
         let document = Bytes::from(format!("{late}{early}"));
-        let (decoded, lists) = Document::decode(document.clone()).unwrap();
+        let (decoded, lists) = CrlDocument::decode(document.clone()).unwrap();
         assert_eq!(lists.len(), 2);
         remote.keep(&source, decoded);
         let now = i64::try_from(clock::unix_now()).unwrap();
         let left = remote.next_update(&source).unwrap() - now;
         assert!((4_900..=5_000).contains(&left), "{left}");
         assert!(!remote.is_in_use(&source));
-        let in_use = ListSource {
+        let in_use = CrlSource {
             in_use: document,
             ..source
         };

@@ -166,7 +166,7 @@ impl Reloader {
             }
             Event::Found(Found::DenyList(list, outcome)) => {
                 // The list in service may be another one by now.
-                let denied = self.parts.snapshot.load().denied.clone();
+                let denied = self.parts.snapshot.load().deny_list.clone();
                 if denied.is_some_and(|denied| Arc::ptr_eq(&denied, &list)) {
                     self.deny_list_read(&list, outcome);
                 }
@@ -209,7 +209,7 @@ impl Reloader {
     /// Looks at every file that is not being read right now.
     fn begin_round(&mut self) {
         let mut items = Vec::with_capacity(self.units.len() + 2);
-        if let Some(list) = &self.parts.snapshot.load().denied {
+        if let Some(list) = &self.parts.snapshot.load().deny_list {
             items.push(Item::DenyList(Arc::clone(list)));
         }
         for (key, unit) in &self.units {
@@ -288,7 +288,7 @@ impl Reloader {
         let settings = self.parts.settings.clone();
         state.number += 1;
         let number = state.number;
-        let denied = previous.denied.as_ref().map(|list| list.epoch());
+        let denied = previous.deny_list.as_ref().map(|list| list.epoch());
         match self
             .loader
             .configuration(number, running, previous, settings)

@@ -231,7 +231,7 @@ fn it_ends_with_the_certificate() {
 
 #[test]
 fn a_connection_may_be_used_through_the_last_second_of_its_certificate() {
-    let proof = crate::authn::certificate::ConnectionProof {
+    let proof = crate::authn::ConnectionProof {
         identity: peer(Leaf::with_uri("spiffe://example.org/a")),
         proven_at: 0,
         resumed: false,

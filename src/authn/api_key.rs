@@ -14,10 +14,12 @@ use countersign_verify::jose::{base64url_decode, base64url_encode};
 use http::HeaderName;
 use ipnet::IpNet;
 
-use super::certificate::ConnectionProof;
-use super::{Authenticator, Credentials, Field, Outcome, Resource, Step};
+use super::authenticator::{Authenticator, Credentials, Outcome, Resource};
+use super::beside::Beside;
+use super::presented::Field;
 use crate::crypto;
 use crate::identity::{ApiKeyUse, CallerName, IdentityPattern, Method, Principal};
+use crate::now_or_later::NowOrLater;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 use crate::secret::Secret;
@@ -27,13 +29,13 @@ pub const DEFAULT_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
 /// How every key begins: secret scanners can look for it.
 const PREFIX: &str = "ck_";
-/// Octets of the public identifier.
-const ID_OCTETS: usize = 8;
+/// Bytes of the public identifier.
+const ID_BYTES: usize = 8;
 /// The longest text that is looked at: prefix, 16 digits, `_`, 43 characters.
-const KEY_LENGTH: usize = PREFIX.len() + 2 * ID_OCTETS + 1 + 43;
+const KEY_LENGTH: usize = PREFIX.len() + 2 * ID_BYTES + 1 + 43;
 
-/// The shortest HMAC key that is accepted, in octets (RFC 2104 section 3).
-pub const SHORTEST_HMAC_KEY: usize = 32;
+/// The shortest HMAC key that is accepted, in bytes (RFC 2104 section 3).
+pub const MIN_HMAC_KEY: usize = 32;
 
 /// What is stored of a key: base64url HMAC-SHA-256, 43 characters.
 #[derive(Clone, PartialEq, Eq)]
@@ -43,8 +45,8 @@ impl KeyDigest {
     /// Reads the stored form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let octets = base64url_decode(text, "hash").ok()?;
-        octets.try_into().ok().map(Self)
+        let bytes = base64url_decode(text, "hash").ok()?;
+        bytes.try_into().ok().map(Self)
     }
 
     /// The digest of a presented key under the operator's HMAC key.
@@ -82,9 +84,9 @@ pub struct NewKey {
 /// When the system's random generator fails.
 pub fn generate(hmac_key: &[u8]) -> Result<NewKey, crypto::NoRandomness> {
     use fmt::Write as _;
-    let mut id = String::with_capacity(2 * ID_OCTETS);
-    for octet in crypto::random::<ID_OCTETS>()? {
-        let _ = write!(id, "{octet:02x}");
+    let mut id = String::with_capacity(2 * ID_BYTES);
+    for byte in crypto::random::<ID_BYTES>()? {
+        let _ = write!(id, "{byte:02x}");
     }
     let secret = zeroize::Zeroizing::new(crypto::random::<32>()?);
     let key = format!("{PREFIX}{id}_{}", base64url_encode(&*secret));
@@ -111,7 +113,7 @@ pub struct ApiKey {
     pub routes: Vec<String>,
     /// Networks it is good from; empty for all.
     pub networks: Vec<IpNet>,
-    /// Callers whose certificate it may accompany; empty where that is not said.
+    /// Callers whose certificate it may accompany; empty if that is not configured.
     pub callers: Vec<IdentityPattern>,
 }
 
@@ -119,7 +121,7 @@ impl ApiKey {
     /// Whether this could be the public identifier of a key.
     #[must_use]
     pub fn is_id(text: &str) -> bool {
-        text.len() == 2 * ID_OCTETS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        text.len() == 2 * ID_BYTES && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     }
 }
 
@@ -194,8 +196,8 @@ impl ApiKeys {
     ///
     /// # Errors
     /// `token-malformed` for what is no key, `token-signature` for one that is
-    /// unknown or wrong (which of both is nobody's business), `token-expired`,
-    /// and `caller-not-allowed` for another route or network.
+    /// unknown or wrong (a caller is not told which), `token-expired`, and
+    /// `caller-not-allowed` for another route or network.
     pub fn authenticate(
         &self,
         presented: &str,
@@ -276,28 +278,6 @@ pub struct ApiKeyAuthenticator {
     pub beside: Beside,
 }
 
-/// What a route makes of a certificate that comes with another credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beside {
-    /// Nothing: it does not authenticate by certificates.
-    Ignored,
-    /// It demands both, and the certificate names the caller.
-    Demanded,
-    /// It takes either: two of them must stand for one caller.
-    Alternative,
-}
-
-impl Beside {
-    /// The certificate that names the caller, where the route looks at it.
-    #[must_use]
-    pub fn certificate(self, proof: Option<&ConnectionProof>) -> Option<&ConnectionProof> {
-        match self {
-            Self::Ignored => None,
-            Self::Demanded | Self::Alternative => proof,
-        }
-    }
-}
-
 impl ApiKeyAuthenticator {
     fn judge(&self, credentials: &Credentials<'_>) -> Result<Option<Principal>, Denial> {
         let Some(presented) = presented(&credentials.presented.api_key)? else {
@@ -337,7 +317,7 @@ impl ApiKeyAuthenticator {
         match self.judge(credentials) {
             Ok(Some(principal)) => Outcome::Authenticated(principal),
             Ok(None) => Outcome::NotApplicable,
-            Err(denial) => Outcome::Rejected(denial),
+            Err(denial) => Outcome::Denied(denial),
         }
     }
 }
@@ -347,15 +327,16 @@ impl Authenticator for ApiKeyAuthenticator {
         Method::ApiKey
     }
 
-    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> Step<'a> {
-        Step::Now(self.outcome(credentials))
+    fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> NowOrLater<'a, Outcome> {
+        NowOrLater::Now(self.outcome(credentials))
     }
 
     fn recheck(&self, credentials: &Credentials<'_>, _: &Principal, _: bool) -> Outcome {
         self.outcome(credentials)
     }
 
-    /// Nothing waits for an outcome, so nobody needs to know whether it could differ.
+    /// Every outcome is found at once, so that it need not be known whether it could
+    /// differ.
     fn rules(&self) -> [u8; 32] {
         [0; 32]
     }
@@ -372,7 +353,7 @@ fn identifier(key: &str) -> Option<&str> {
     let (id, secret) = key.strip_prefix(PREFIX)?.split_once('_')?;
     let good = key.len() == KEY_LENGTH
         && ApiKey::is_id(id)
-        && base64url_decode(secret, "secret").is_ok_and(|octets| octets.len() == 32);
+        && base64url_decode(secret, "secret").is_ok_and(|bytes| bytes.len() == 32);
     good.then_some(id)
 }
 

@@ -5,7 +5,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Field, Resource};
+use super::authenticator::Resource;
+use super::presented::Field;
 use crate::policy::Denial;
 use crate::reason::{Category, ReasonCode};
 
@@ -122,7 +123,7 @@ pub fn resource_metadata(
 }
 
 impl Resource<'_> {
-    /// The address of its metadata, where nothing else was configured.
+    /// The address of its metadata, if nothing else is configured.
     #[must_use]
     pub fn metadata_url(&self) -> String {
         let path = if self.path == "/" { "" } else { self.path };

@@ -1,12 +1,12 @@
 //! Several authenticators on one route: all of them, or any.
 //!
-//! Under `any` each is asked all the same: a credential that is presented and
-//! not good refuses, so that nobody hides a bad one behind a good one. What they
-//! find has to name one caller.
+//! Under `any` each is asked all the same: a credential that is presented and not
+//! good denies the request, so that no good one hides a bad one. What they find has
+//! to name one caller.
 
 use http::HeaderValue;
 
-use super::{Authenticator, Credentials, Outcome, Resource, Step};
+use super::authenticator::{Authenticator, Credentials, Outcome, Resource};
 use crate::crypto;
 use crate::identity::{Method, Principal};
 use crate::policy::{self, Authentication, Denial};
@@ -22,9 +22,9 @@ pub struct Authenticators {
     rules: [u8; 32],
 }
 
-/// A refusal, and whose.
+/// A denial, and the method that it comes from.
 #[derive(Debug)]
-pub struct Rejection {
+pub struct AuthnDenial {
     /// The method whose credential is missing or not good; none when the
     /// credentials contradict each other.
     pub by: Option<Method>,
@@ -64,26 +64,23 @@ impl Authenticators {
         self.each.is_empty()
     }
 
-    /// Who is calling.
+    /// Authenticates the caller.
     ///
     /// # Errors
-    /// Why nobody is.
+    /// Why it is not authenticated.
     pub async fn authenticate(
         &self,
         credentials: &Credentials<'_>,
-    ) -> Result<Principal, Rejection> {
+    ) -> Result<Principal, AuthnDenial> {
         let mut gathered = Gathered::new(self.authentication);
         for authenticator in &self.each {
-            let outcome = match authenticator.authenticate(credentials) {
-                Step::Now(outcome) => outcome,
-                Step::Later(outcome) => outcome.await,
-            };
+            let outcome = authenticator.authenticate(credentials).outcome().await;
             gathered.add(authenticator.method(), outcome)?;
         }
         gathered.finish()
     }
 
-    /// Whether `earlier` would still be found, without asking anybody. `rules`
+    /// Checks that `earlier` would still be found, without asking an issuer. `rules`
     /// are those of the authenticators that found it.
     ///
     /// # Errors
@@ -93,7 +90,7 @@ impl Authenticators {
         credentials: &Credentials<'_>,
         earlier: &Principal,
         rules: &[u8; 32],
-    ) -> Result<Principal, Rejection> {
+    ) -> Result<Principal, AuthnDenial> {
         let unchanged = self.rules == *rules;
         let mut gathered = Gathered::new(self.authentication);
         for authenticator in &self.each {
@@ -112,13 +109,13 @@ impl Authenticators {
     /// The `WWW-Authenticate` fields for a refusal, one a method. Only the method
     /// whose credential is not good names an error.
     #[must_use]
-    pub fn challenges(&self, rejection: &Rejection, resource: &Resource<'_>) -> Vec<HeaderValue> {
-        let reason = rejection.denial.reason;
+    pub fn challenges(&self, denied: &AuthnDenial, resource: &Resource<'_>) -> Vec<HeaderValue> {
+        let reason = denied.denial.reason;
         if !matches!(reason.status(), 400 | 401) && reason != ReasonCode::TokenScope {
             return Vec::new();
         }
         let about = |authenticator: &dyn Authenticator| {
-            if rejection.by == Some(authenticator.method()) {
+            if denied.by == Some(authenticator.method()) {
                 reason
             } else {
                 ReasonCode::TokenMissing
@@ -127,7 +124,7 @@ impl Authenticators {
         self.each
             .iter()
             .filter(|authenticator| {
-                reason.status() == 401 || rejection.by == Some(authenticator.method())
+                reason.status() == 401 || denied.by == Some(authenticator.method())
             })
             .filter_map(|authenticator| authenticator.challenge(about(&**authenticator), resource))
             .filter_map(|challenge| HeaderValue::try_from(challenge).ok())
@@ -149,16 +146,16 @@ impl Gathered {
         }
     }
 
-    fn add(&mut self, method: Method, outcome: Outcome) -> Result<(), Rejection> {
+    fn add(&mut self, method: Method, outcome: Outcome) -> Result<(), AuthnDenial> {
         match outcome {
-            Outcome::Rejected(denial) => Err(Rejection {
+            Outcome::Denied(denial) => Err(AuthnDenial {
                 by: Some(method),
                 denial,
             }),
             Outcome::NotApplicable if matches!(self.authentication, Authentication::Any(_)) => {
                 Ok(())
             }
-            Outcome::NotApplicable => Err(Rejection {
+            Outcome::NotApplicable => Err(AuthnDenial {
                 by: Some(method),
                 denial: policy::missing(self.authentication, method),
             }),
@@ -177,13 +174,13 @@ impl Gathered {
         }
     }
 
-    fn finish(self) -> Result<Principal, Rejection> {
+    fn finish(self) -> Result<Principal, AuthnDenial> {
         self.principal.ok_or_else(|| {
             let method = self
                 .authentication
                 .missing(crate::identity::MethodSet::default());
             let method = method.unwrap_or(Method::Certificate);
-            Rejection {
+            AuthnDenial {
                 by: Some(method),
                 denial: policy::missing(self.authentication, method),
             }
@@ -191,8 +188,8 @@ impl Gathered {
     }
 }
 
-fn conflict(names: &str) -> Rejection {
-    Rejection {
+fn conflict(names: &str) -> AuthnDenial {
+    AuthnDenial {
         by: None,
         denial: Denial::new(
             ReasonCode::CallerNotAllowed,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::authn::Presented;
 use crate::identity::{ApiKeyUse, CallerName, MethodSet};
+use crate::now_or_later::NowOrLater;
 
 use Method::{ApiKey, Token};
 use Says::{Name, No, Nothing};
@@ -24,7 +25,7 @@ impl Fixed {
     fn outcome(&self) -> Outcome {
         match self.1 {
             Nothing => Outcome::NotApplicable,
-            No(reason) => Outcome::Rejected(Denial::new(reason, "no")),
+            No(reason) => Outcome::Denied(Denial::new(reason, "no")),
             Name(name) => {
                 let principal = Principal::named(CallerName::from_api_key(name).unwrap(), 7);
                 Outcome::Authenticated(principal.with_api_key(ApiKeyUse {
@@ -42,11 +43,11 @@ impl Authenticator for Fixed {
         self.0
     }
 
-    fn authenticate<'a>(&'a self, _: &'a Credentials<'a>) -> Step<'a> {
+    fn authenticate<'a>(&'a self, _: &'a Credentials<'a>) -> NowOrLater<'a, Outcome> {
         if self.0 == Token {
-            return Step::Later(Box::pin(async { self.outcome() }));
+            return NowOrLater::Later(Box::pin(async { self.outcome() }));
         }
-        Step::Now(self.outcome())
+        NowOrLater::Now(self.outcome())
     }
 
     fn recheck(&self, _: &Credentials<'_>, _: &Principal, _: bool) -> Outcome {
@@ -66,7 +67,10 @@ fn set(methods: &[Method]) -> MethodSet {
     methods.iter().copied().collect()
 }
 
-async fn ask(authentication: Authentication, says: &[(Method, Says)]) -> Result<String, Rejection> {
+async fn ask(
+    authentication: Authentication,
+    says: &[(Method, Says)],
+) -> Result<String, AuthnDenial> {
     let each: Vec<Box<dyn Authenticator>> = says
         .iter()
         .map(|(method, says)| Box::new(Fixed(*method, *says)) as Box<dyn Authenticator>)
@@ -148,7 +152,7 @@ fn only_the_method_at_fault_names_an_error() {
             authority: "a.example",
             path: "/",
         };
-        all.challenges(&Rejection { by, denial }, &resource)
+        all.challenges(&AuthnDenial { by, denial }, &resource)
     };
     assert_eq!(
         challenges(Some(Token), ReasonCode::TokenExpired),

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::{CliError, Exit, Output};
-use crate::authn::api_key::{self, SHORTEST_HMAC_KEY};
+use crate::authn::api_key::{self, MIN_HMAC_KEY};
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::pki::Lifetime;
 use crate::secret::{Existing, Secret, write_private};
@@ -117,13 +117,13 @@ fn entry(args: &NewArgs, made: &api_key::NewKey, expires: Option<&str>) -> Strin
 /// Reads the HMAC key, or makes it.
 fn hmac_key(path: &Path) -> Result<Secret, CliError> {
     match std::fs::read(path) {
-        Ok(key) if key.len() < SHORTEST_HMAC_KEY => Err(CliError::usage(format_args!(
-            "{} is no HMAC key: it has fewer than {SHORTEST_HMAC_KEY} bytes",
+        Ok(key) if key.len() < MIN_HMAC_KEY => Err(CliError::usage(format_args!(
+            "{} is no HMAC key: it has fewer than {MIN_HMAC_KEY} bytes",
             path.display()
         ))),
         Ok(key) => Ok(Secret::new(key)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let key = crypto::random::<SHORTEST_HMAC_KEY>().map_err(CliError::failed)?;
+            let key = crypto::random::<MIN_HMAC_KEY>().map_err(CliError::failed)?;
             write_private(path, &key, Existing::Refuse).map_err(|error| {
                 CliError::failed(format_args!("cannot write {}: {error}", path.display()))
             })?;

@@ -15,10 +15,12 @@ use serde_json::{Value, json};
 use super::control::{Place, ask, shown, text};
 use super::{CliError, Exit, Output, chain};
 use crate::admin::Purge;
-use crate::authn::bearer::{self, TokenRules, TokenType};
-use crate::authn::binding::CertificateBinding;
-use crate::authn::claims::{ClaimRules, DEFAULT_SKEW, Demands, TokenClaims};
+use crate::authn::token::binding::CertificateBinding;
+use crate::authn::token::claims::{ClaimRules, DEFAULT_SKEW, Demands};
+use crate::authn::token::jwt::{self, TokenRules};
+use crate::authn::token::token_type::TokenType;
 use crate::clock;
+use crate::identity::TokenClaims;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
@@ -156,7 +158,7 @@ fn judge(
         denial
     };
     let (Some(issuer), Some(audience)) = (&args.issuer, &args.audience) else {
-        let jws = CompactJws::parse(token, MAX_TOKEN_BYTES).map_err(bearer::refusal)?;
+        let jws = CompactJws::parse(token, MAX_TOKEN_BYTES).map_err(jwt::refusal)?;
         if !algorithms.contains(&jws.header().algorithm()) {
             return Err(Denial::new(
                 ReasonCode::TokenAlgorithm,
@@ -167,7 +169,7 @@ fn judge(
             .key_for(jws.header())
             .and_then(|key| jws.verify(key))
             .map(|_| None)
-            .map_err(|error| explain(bearer::refusal(error)));
+            .map_err(|error| explain(jwt::refusal(error)));
     };
     let rules = TokenRules {
         claims: ClaimRules {
@@ -184,7 +186,7 @@ fn judge(
         types: vec![TokenType::AccessToken, TokenType::Jwt, TokenType::Untyped],
     };
     let now = clock::unix_now();
-    bearer::validate(token, keys, &rules, &Demands::default(), thumbprint, now)
+    jwt::validate(token, keys, &rules, &Demands::default(), thumbprint, now)
         .map(Some)
         .map_err(explain)
 }
@@ -193,13 +195,13 @@ fn judge(
 /// about `HS256` should hear that it is never accepted.
 fn algorithms(names: &[String]) -> Result<Vec<Algorithm>, Denial> {
     if names.is_empty() {
-        return Ok(bearer::ALL_ALGORITHMS.to_vec());
+        return Ok(jwt::ALL_ALGORITHMS.to_vec());
     }
     names
         .iter()
         .map(|name| {
             Algorithm::from_name(name).ok_or_else(|| {
-                let known: Vec<&str> = bearer::ALL_ALGORITHMS.iter().map(|a| a.name()).collect();
+                let known: Vec<&str> = jwt::ALL_ALGORITHMS.iter().map(|a| a.name()).collect();
                 Denial::new(
                     ReasonCode::TokenAlgorithm,
                     format!("{name} is never accepted; {} are", known.join(", ")),

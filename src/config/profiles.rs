@@ -8,11 +8,13 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::diagnostics::{ConfigErrors, Diagnostic, Diagnostics, Span};
-use super::document::{Family, check_keys, find, syntax, tables, unknown_section};
-use super::raw::Need::{Optional, Required};
-use super::raw::{SectionKeys, sections};
-use super::url::HttpUrl;
-use super::value::{At, CommonName, Field, Several, Usage};
+use super::document::raw::sections;
+use super::document::schema::Need::{Optional, Required};
+use super::document::schema::{
+    Family, SectionKeys, check_keys, find, syntax, tables, unknown_section,
+};
+use super::document::url::HttpUrl;
+use super::document::value::{At, CommonName, Field, Several, Usage};
 use crate::identity::{IdentityPattern, TrustDomain};
 use crate::pki::authority::LONGEST_ATTRIBUTE;
 use crate::pki::profile::{LONGEST_AUTHORITY, LONGEST_LEAF};

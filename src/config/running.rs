@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Loaded;
 use super::diagnostics::{ConfigErrors, Diagnostic, Diagnostics};
 use super::document::Document;
-use super::files::{Access, Progress, Unanswered};
+use super::material::files::{Access, Progress, Unanswered};
+use super::material::units::{Unit, UnitKey, UnitLoad, Units};
 use super::resolve::{ResolveInput, ResolveReport, Resolved, resolve};
-use super::units::{Unit, UnitKey, UnitLoad, Units};
 use crate::file_stamp::{FileStamp, FileStamps};
 use crate::identity::TrustDomain;
 use crate::snapshot::Snapshot;
@@ -217,13 +216,13 @@ impl Running {
         key: &UnitKey,
         previous: &Snapshot,
         progress: &Progress,
-        lists_only: bool,
+        crls_only: bool,
     ) -> Result<(LoadedUnit, Snapshot), UnitError> {
         let mut units = UnitLoad {
             known: self.units.clone(),
             suspended: self.suspended.clone(),
             keep_last_good: true,
-            lists_only,
+            crls_only,
             ..UnitLoad::default()
         };
         // What can be read counts again.
@@ -328,21 +327,4 @@ impl Running {
             system_failure: report.system_failure,
         }
     }
-}
-
-/// Loads a configuration with everything it names, in place of what is in service.
-/// Blocks for as long as the file system does.
-///
-/// # Errors
-/// Everything that is wrong with it, at once.
-pub fn load_after(
-    running: &Running,
-    previous: &Snapshot,
-    progress: &Progress,
-) -> Result<Loaded, ConfigErrors> {
-    let units = UnitLoad {
-        before: running.all_units().clone(),
-        ..UnitLoad::default()
-    };
-    super::read(running.path(), Some(previous), units, progress).map(|(loaded, _)| loaded)
 }

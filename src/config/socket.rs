@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::{Access, Files};
+use super::material::files::{Access, Files};
 
 /// Why the socket is not known.
 #[derive(Debug, thiserror::Error)]
-pub enum SocketUnknown {
+pub enum AdminSocketError {
     /// The file cannot be read.
     #[error("{}: {error}", path.display())]
     Unreadable {
@@ -31,18 +31,18 @@ pub enum SocketUnknown {
 ///
 /// # Errors
 /// When the file does not say.
-pub fn admin_socket(config: &Path) -> Result<PathBuf, SocketUnknown> {
-    let text = std::fs::read_to_string(config).map_err(|error| SocketUnknown::Unreadable {
+pub fn admin_socket(config: &Path) -> Result<PathBuf, AdminSocketError> {
+    let text = std::fs::read_to_string(config).map_err(|error| AdminSocketError::Unreadable {
         path: config.to_owned(),
         error,
     })?;
     let table: toml::Table = text
         .parse()
-        .map_err(|_| SocketUnknown::NotToml(config.to_owned()))?;
+        .map_err(|_| AdminSocketError::NotToml(config.to_owned()))?;
     let socket = table
         .get("admin")
         .and_then(|admin| admin.get("socket"))
         .and_then(toml::Value::as_str)
-        .ok_or_else(|| SocketUnknown::None(config.to_owned()))?;
+        .ok_or_else(|| AdminSocketError::None(config.to_owned()))?;
     Ok(Files::beside((config, None), Access::default()).locate(socket))
 }

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::url::HttpUrl;
+use super::document::url::HttpUrl;
 use crate::identity::TrustDomain;
 use crate::identity::pattern::HostPattern;
 
@@ -255,7 +255,7 @@ mod tests {
         let mut title = "";
         for line in text.lines() {
             let bare = line.strip_prefix("# ").unwrap_or(line);
-            let section = crate::config::raw::SECTIONS
+            let section = crate::config::document::raw::SECTIONS
                 .sections
                 .iter()
                 .find(|s| s.title == bare);
@@ -269,7 +269,7 @@ mod tests {
             if key.contains(' ') {
                 continue;
             }
-            let section = crate::config::raw::SECTIONS
+            let section = crate::config::document::raw::SECTIONS
                 .sections
                 .iter()
                 .find(|s| s.title == title)

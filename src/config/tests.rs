@@ -15,11 +15,13 @@ mod requests;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::default_path::choose_path;
+use super::diagnostics::Diagnostics;
 use super::*;
 use crate::assertion::{SigningAlgorithm, key_directory};
 use crate::clock;
@@ -184,7 +186,7 @@ fn a_small_file_loads_with_the_defaults() {
     let public = loaded.settings.public.unwrap();
     assert!(public.tls.is_some() && public.keys && public.health && !public.metrics);
     let snapshot = loaded.snapshot;
-    let entry = snapshot.names.default_entry().unwrap();
+    let entry = snapshot.server_names.default_entry().unwrap();
     assert_eq!(entry.client_certificate(), ClientCertificate::Required);
     let settings = snapshot.signer.settings();
     assert_eq!(settings.header, "countersign-assertion");
@@ -453,7 +455,7 @@ chains = "chains"
     place.write_private("api-keys.hmac", [7; 32]);
     let loaded = place.good(text);
     assert_eq!(loaded.warnings, [""; 0]);
-    for section in raw::SECTIONS.sections {
+    for section in document::raw::SECTIONS.sections {
         // Said in a test of its own: not every build knows it.
         let elsewhere = section.title == "[rate_limits.redis]";
         for (key, _) in section.keys {

@@ -120,7 +120,7 @@ impl CallerName {
         }
     }
 
-    /// Parses a URI SAN: a SPIFFE ID where it claims to be one, else another URI.
+    /// Parses a URI SAN: a SPIFFE ID if it claims to be one, else another URI.
     ///
     /// # Errors
     /// A malformed SPIFFE ID; a URI without scheme, with characters outside

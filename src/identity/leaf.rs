@@ -60,7 +60,7 @@ pub struct LeafFacts {
     pub issuer: String,
     /// The issuer's name as DER, for look-ups.
     pub issuer_der: Vec<u8>,
-    /// Serial number, big-endian without sign octet.
+    /// Serial number, big-endian without sign byte.
     pub serial: Vec<u8>,
     /// notBefore in seconds since the Unix epoch.
     pub not_before: i64,
@@ -186,7 +186,7 @@ impl LeafFacts {
     }
 }
 
-/// Without leading zero octets, but never empty.
+/// Removes leading zero bytes; never returns an empty slice.
 #[must_use]
 pub fn significant(integer: &[u8]) -> &[u8] {
     match integer {

@@ -3,6 +3,19 @@
 //!
 //! Nothing here decides whether a certificate may be trusted: that is
 //! [`crate::trust`]. Nothing here reads files or the network.
+//!
+//! A file imports only from those after it:
+//!
+//! - `principal`: the authenticated caller of one request
+//! - `peer`: what TLS proved about the other side
+//! - `leaf`: what a certificate says about itself
+//! - `token`: what an accepted token says
+//! - `share_key`: the caller or address that a share is counted for
+//! - `pattern`: patterns of paths, hosts and identities
+//! - `caller`: the one name of a caller
+//! - `spiffe_id`: SPIFFE IDs
+//! - `trust_domain`: names of trust domains
+//! - `text`: makes text chosen by a peer safe to print
 
 pub mod caller;
 pub mod leaf;

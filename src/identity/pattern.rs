@@ -237,7 +237,7 @@ pub enum IdentityPattern {
     Spiffe {
         /// The trust domain, always literal.
         trust_domain: TrustDomain,
-        /// The path's pattern, where there is a path.
+        /// The path's pattern, if there is a path.
         path: Option<PathPattern>,
     },
     /// `dns:NAME` or `dns:*.NAME`

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{CallerName, LeafFacts, TrustDomain};
+use super::caller::CallerName;
+use super::leaf::LeafFacts;
+use super::trust_domain::TrustDomain;
 
 /// How the revocation of a verified path was established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,11 @@
-//! `Principal`: who acts in one request, and how that was established.
+//! `Principal`: the caller of one request, and how it was authenticated.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::{CallerName, PeerIdentity, TokenClaims};
+use super::caller::CallerName;
+use super::peer::PeerIdentity;
+use super::token::TokenClaims;
 
 /// A way of authenticating a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,8 +97,8 @@ pub struct ApiKeyUse {
 enum Caller {
     /// Its certificate.
     Certified(Arc<PeerIdentity>),
-    /// Another credential; there is no certificate, or the route does not ask
-    /// for it.
+    /// Another credential: there is no certificate, or the route does not ask
+    /// for one.
     Named(Arc<CallerName>),
 }
 
@@ -112,8 +114,8 @@ pub struct Principal {
 
 impl Principal {
     /// A caller known by its certificate, whose key it proved at `authenticated_at`
-    /// (seconds since the Unix epoch), in this TLS session or, where `resumed`, in
-    /// the one that it goes back to.
+    /// (seconds since the Unix epoch): in this TLS session or, if `resumed`, in the
+    /// session that it resumes.
     #[must_use]
     pub const fn from_certificate(
         peer: Arc<PeerIdentity>,
@@ -156,7 +158,7 @@ impl Principal {
         self
     }
 
-    /// What two credentials of one request say together; none when they name
+    /// Combines what two credentials of one request say; none when they name
     /// different callers.
     #[must_use]
     pub fn together_with(mut self, other: Self) -> Option<Self> {
@@ -208,7 +210,7 @@ impl Principal {
         }
     }
 
-    /// The certificate's identity, where that names the caller.
+    /// The certificate's identity, if that names the caller.
     #[must_use]
     pub const fn peer(&self) -> Option<&Arc<PeerIdentity>> {
         match &self.caller {
@@ -217,8 +219,8 @@ impl Principal {
         }
     }
 
-    /// From which second on the credentials beside the certificate are no longer
-    /// good; none when there are none, or they do not end.
+    /// Returns the second from which the credentials beside the certificate are no
+    /// longer good; none when there are none, or they do not end.
     #[must_use]
     pub fn ends(&self) -> Option<u64> {
         let token = self.token.as_ref().map(|token| token.expires);

@@ -1,23 +1,23 @@
-//! `ShareKey`: for whom a share of something scarce is counted.
+//! `ShareKey`: the caller or address that a share of something scarce is counted for.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::sync::LazyLock;
 
-use super::CallerName;
+use super::caller::CallerName;
 
 /// Keyed, so that a caller cannot choose a name that passes for another one's.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// Stands for one caller, or for one address where there is no caller: a keyed hash of 64
+/// Stands for one caller, or for one address if there is no caller: a keyed hash of 64
 /// bits, good for the life of this process. Two connections and two certificates of one
 /// caller have the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShareKey(NonZeroU64);
 
 impl ShareKey {
-    /// Stands for everybody together, where nothing tells callers apart.
+    /// Stands for all callers together, where nothing tells them apart.
     pub const EVERYBODY: Self = Self(NonZeroU64::MAX);
 
     /// The key of a caller that has proven its name, by certificate, API key or token.

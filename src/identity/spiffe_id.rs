@@ -8,7 +8,7 @@ use super::trust_domain::{TrustDomain, TrustDomainError};
 /// Longest SPIFFE ID in bytes (SPIFFE-ID section 2.3).
 pub const MAX_LENGTH: usize = 2048;
 
-/// A well-formed SPIFFE ID. Comparing two compares them octet by octet.
+/// A well-formed SPIFFE ID. Two are compared byte by byte.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SpiffeId {
     text: Arc<str>,

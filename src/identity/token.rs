@@ -1,7 +1,7 @@
-//! `TokenClaims`: what an accepted token says about whoever it was issued to.
+//! `TokenClaims`: what an accepted token says.
 //!
-//! Built by [`crate::authn`] alone. It names nobody as the caller: with a
-//! certificate the caller is the certificate's, whatever the token's subject is.
+//! Built by [`crate::authn`] alone. It does not name the caller: with a certificate
+//! the caller is the certificate's, whatever the token's subject is.
 
 use std::sync::OnceLock;
 
@@ -14,7 +14,7 @@ pub struct TokenClaims {
     pub issuer: String,
     /// `sub`: on whose behalf; never the caller's name.
     pub subject: Option<String>,
-    /// `client_id`, or `azp` where there is none.
+    /// `client_id`; without one, `azp`.
     pub client_id: Option<String>,
     /// Scopes, separated by single spaces.
     pub scope: Option<String>,
@@ -40,14 +40,14 @@ impl TokenClaims {
         self.text.get_or_init(|| self.to_json().to_string())
     }
 
-    /// About how many octets its texts take in memory.
+    /// About how many bytes its texts take in memory.
     #[must_use]
-    pub fn octets(&self) -> usize {
+    pub fn memory_size(&self) -> usize {
         let texts = [&self.subject, &self.client_id, &self.scope, &self.token_id];
         let kept = self
             .kept
             .iter()
-            .map(|(name, value)| name.len() + octets(value));
+            .map(|(name, value)| name.len() + value_size(value));
         self.issuer.len()
             + self.hash.len()
             + texts.into_iter().flatten().map(String::len).sum::<usize>()
@@ -80,15 +80,15 @@ impl TokenClaims {
 }
 
 /// A bound on what a JSON value takes in memory, near enough.
-fn octets(value: &Value) -> usize {
+fn value_size(value: &Value) -> usize {
     let own = size_of::<Value>();
     own + match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
         Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(octets).sum(),
+        Value::Array(items) => items.iter().map(value_size).sum(),
         Value::Object(members) => members
             .iter()
-            .map(|(name, value)| own + name.len() + octets(value))
+            .map(|(name, value)| own + name.len() + value_size(value))
             .sum(),
     }
 }

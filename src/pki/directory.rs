@@ -267,7 +267,7 @@ impl Pki {
 }
 
 pub(super) fn unix_now() -> i64 {
-    i64::try_from(clock::unix_now()).unwrap_or(i64::MAX)
+    clock::certificate_now()
 }
 
 /// What the directory says of itself.

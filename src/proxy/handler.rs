@@ -199,7 +199,7 @@ async fn serve(
         target.path_and_query.path(),
     );
     target::check_host(
-        &snapshot.names,
+        &snapshot.server_names,
         context.connection.server_name(),
         &target.host,
     )?;

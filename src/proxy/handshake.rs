@@ -23,7 +23,7 @@ use super::wire::proxy_protocol;
 use super::wire::socket::{CallerSocket, SniffedProtocol};
 use super::wire::tls_close::close_gracefully;
 use super::{http1, http2};
-use crate::authn::certificate::ConnectionProof;
+use crate::authn::ConnectionProof;
 use crate::clock;
 use crate::connection_slots::ConnectionSlot;
 use crate::identity::ShareKey;
@@ -32,7 +32,7 @@ use crate::identity::text::printable;
 use crate::snapshot::{Limits, Snapshot};
 use crate::telemetry::chains::Verdict;
 use crate::telemetry::record::ConnectionFacts;
-use crate::tls::verifier::with_notes;
+use crate::tls::handshake_notes::with_notes;
 
 /// Serves one accepted connection until it ends.
 pub(crate) async fn serve(
@@ -231,7 +231,7 @@ async fn perform(
     slot.spoke();
     let requested_name = start.client_hello().server_name().map(str::to_owned);
     facts.sni = requested_name.as_deref().map(|name| printable(name).into());
-    let Some(entry) = snapshot.names.select(requested_name.as_deref()) else {
+    let Some(entry) = snapshot.server_names.select(requested_name.as_deref()) else {
         return Err(HandshakeError::unknown_name(requested_name));
     };
     // The verifier's notes are collected from here on, because rustls decrypts a ticket as
@@ -251,7 +251,7 @@ async fn perform(
             facts.resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             if facts.resumed {
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                if let Err(refusal) = notes.resumed(entry, chain) {
+                if let Err(refusal) = entry.admit_resumed(chain, &mut notes) {
                     return Err(HandshakeError::not_resumed(refusal, notes, stream).await);
                 }
             }

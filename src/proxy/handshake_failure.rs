@@ -21,7 +21,7 @@ use crate::telemetry::audit::{HandshakeFailure, timestamp};
 use crate::telemetry::chains::Verdict;
 use crate::telemetry::record::{ConnectionFacts, milliseconds};
 use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
-use crate::trust::Refusal;
+use crate::trust::ChainError;
 
 /// The detail in the audit line of an evicted connection.
 const EVICTED: &str = "it yielded to newer connections before its handshake was complete";
@@ -157,13 +157,13 @@ impl HandshakeError {
     /// Creates the error for a resumed session whose chain is not valid any more. The
     /// handshake is already complete, so that no handshake alert can report it.
     pub(super) async fn not_resumed(
-        refusal: Refusal,
+        error: ChainError,
         mut notes: HandshakeNotes,
         mut stream: TlsStream<CallerSocket>,
     ) -> Self {
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
-        let (reason, detail) = (refusal.reason, refusal.recorded());
-        notes.refusal = Some(refusal);
+        let (reason, detail) = (error.reason, error.recorded());
+        notes.chain_error = Some(error);
         Self {
             notes,
             socket: Some(stream.into_inner().0),

@@ -291,9 +291,6 @@ impl ServiceVerifier {
             .verify(leaf, now)
             .map_err(|(reason, why)| format!("{reason}: {why}"))?;
         let facts = LeafFacts::read(leaf).map_err(|error| error.to_string())?;
-        if facts.claims_authority() {
-            return Err("its certificate is that of an authority".to_owned());
-        }
         if self.named {
             ParsedCertificate::try_from(leaf)
                 .and_then(|leaf| verify_server_name(&leaf, name))

@@ -10,32 +10,26 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
+use super::caller_verifier::CallerVerifier;
+use super::client_certificate::ClientCertificate;
 use super::credentials::Credentials;
-use super::tickets::{Session, TicketPolicy, TicketSource, Ticketer};
-use super::verifier::CallerVerifier;
+use super::handshake_notes::HandshakeNotes;
+use super::session::Session;
+use super::tickets::{TicketPolicy, TicketSource, Ticketer};
 use crate::clock;
 use crate::crypto;
 use crate::identity::caller::normalized_dns;
 use crate::identity::pattern::HostPattern;
 use crate::reason::ReasonCode;
-use crate::trust::{Admission, ClientTrust, Refusal, TrustRevision};
+use crate::trust::{Admission, ChainError, ClientTrust, TrustRevision};
 
-/// The answer to plain HTTP where TLS is spoken.
+/// The response to plain HTTP on a port that expects TLS.
 pub const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Content-Type: text/plain\r\n\
     Countersign-Reason: malformed-request\r\n\
     Connection: close\r\n\
     \r\n\
     This port speaks HTTPS with client certificates. Use https:// and present one.\n";
-
-/// Whether callers have to present a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientCertificate {
-    /// The handshake fails without one.
-    Required,
-    /// Routes decide.
-    Optional,
-}
 
 /// What a server-name entry is built from.
 #[derive(Debug)]
@@ -44,7 +38,7 @@ pub struct ServerEntryConfig {
     pub names: Vec<HostPattern>,
     /// Our certificate under these names.
     pub credentials: Credentials,
-    /// Whom it accepts.
+    /// The callers it accepts.
     pub trust: Arc<ClientTrust>,
     /// Whether callers have to present a certificate.
     pub client_certificate: ClientCertificate,
@@ -123,8 +117,8 @@ impl ServerNames {
         Ok(names)
     }
 
-    /// The entry for a TLS server name; without one, or for a name no entry
-    /// claims, the default entry, where there is one.
+    /// The entry for a TLS server name; the default entry, if there is one, when the
+    /// caller sends no name or one that no entry has.
     #[must_use]
     pub fn select(&self, server_name: Option<&str>) -> Option<&Arc<ServerEntry>> {
         server_name
@@ -222,8 +216,8 @@ impl ServerEntry {
         tls.send_tls13_tickets = usize::from(ticketer.enabled());
         tls.max_tls13_tickets = usize::from(ticketer.enabled());
         tls.ticketer = Arc::clone(&ticketer) as Arc<dyn ProducesTickets>;
-        // Neither is on by default; what they bring can be replayed or is sent
-        // before anybody has been verified.
+        // Neither is on by default: early data can be replayed, and half-RTT data is
+        // sent before the caller is verified.
         tls.max_early_data_size = 0;
         tls.send_half_rtt_data = false;
         Ok(Self {
@@ -263,18 +257,38 @@ impl ServerEntry {
         Ok(entry)
     }
 
-    /// Decides about the chain of a resumed session: rustls has looked at neither
-    /// its dates nor anything else. `session` is what its ticket said.
+    /// Decides about the chain of a resumed session, and notes the caller it names:
+    /// rustls checks neither the chain's dates nor anything else of it again.
     ///
     /// # Errors
     /// When it does not hold any longer. Its tickets are then of no more use.
     pub fn admit_resumed(
         &self,
         chain: &[CertificateDer<'_>],
+        notes: &mut HandshakeNotes,
+    ) -> Result<(), ChainError> {
+        notes.possession_proven = true;
+        let admission = self
+            .verify_resumed(chain, notes.session.as_ref())
+            .inspect_err(|_| {
+                notes.presented = chain
+                    .iter()
+                    .cloned()
+                    .map(CertificateDer::into_owned)
+                    .collect();
+            })?;
+        notes.admitted_again(admission);
+        Ok(())
+    }
+
+    /// `session` is what the ticket said.
+    fn verify_resumed(
+        &self,
+        chain: &[CertificateDer<'_>],
         session: Option<&Session>,
-    ) -> Result<Admission, Refusal> {
+    ) -> Result<Admission, ChainError> {
         let (Some((leaf, intermediates)), Some(session)) = (chain.split_first(), session) else {
-            return Err(Refusal::from((
+            return Err(ChainError::from((
                 ReasonCode::NoCertificate,
                 "a session without a certificate is not resumed".to_owned(),
             )));
@@ -285,8 +299,8 @@ impl ServerEntry {
             .inspect_err(|_| self.ticketer.refuse(session.chain))
     }
 
-    /// Position among the entries: two requests belong together only where it
-    /// is the same.
+    /// Position among the entries: two requests belong together only if it is the
+    /// same for both.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index

@@ -1,17 +1,17 @@
-//! Session tickets: what lets a caller come back without a full handshake, and
-//! what keeps that from outliving its certificate.
+//! Session tickets: they let a caller come back without a full handshake, and no
+//! longer than its certificate allows.
 //!
 //! A ticket is sealed with a key derived from a secret, the epoch, the
 //! server-name entry, its certificate requirement and its trust set: it opens
 //! nowhere else. Epochs follow the clock; the current one, the one before and
 //! (replicas' clocks differ) the one after count. Beside rustls' session state a
 //! ticket carries which chain it stands for, when the key of that chain was
-//! last proven, and until when its path holds. What is known to have ended is
-//! not resumed: the caller gets a full handshake with its proper alert. What
-//! nothing is known of is decided after the handshake, by the chain itself
-//! ([`ServerEntry::admit_resumed`](super::ServerEntry::admit_resumed)), and a
-//! refusal there is remembered for that chain alone: nobody can make other
-//! callers' tickets useless.
+//! last proven, and until when its path holds. A chain that is known to have ended
+//! is not resumed: the caller gets a full handshake with its proper alert. An
+//! unknown chain is verified after the handshake
+//! ([`ServerEntry::admit_resumed`](super::ServerEntry::admit_resumed)). A refusal
+//! there is remembered for that chain alone, so that no caller can make the tickets
+//! of others useless.
 //!
 //! Tickets stand for a proven certificate. A session without one gets none, so
 //! that a caller is asked again once it has one.
@@ -26,8 +26,9 @@ use quick_cache::sync::Cache;
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
-use super::server::ClientCertificate;
-use super::verifier;
+use super::client_certificate::ClientCertificate;
+use super::handshake_notes;
+use super::session::{Session, Version};
 use crate::clock;
 use crate::crypto::{self, SealingKey};
 use crate::identity::pattern::HostPattern;
@@ -44,12 +45,10 @@ const MAX_TICKET: usize = MAX_STATE + 256;
 const MAX_REFUSED: usize = 1024;
 /// How far replicas' clocks may differ, in seconds.
 const SKEW: u64 = 60;
-/// Octets of a ticket that can be read: version and epoch.
+/// Bytes of a ticket that can be read: version and epoch.
 const HEADER: usize = 9;
-/// Octets before rustls' state: proven at, path's end, chain.
-const PREFIX: usize = 48;
 
-/// Fewest octets of a shared secret.
+/// Fewest bytes of a shared secret.
 pub const MIN_SECRET: usize = 32;
 
 /// How long tickets are good for.
@@ -144,59 +143,6 @@ impl fmt::Debug for TicketSource {
             .field("policy", &self.policy)
             .field("shared", &self.shared.is_some())
             .finish_non_exhaustive()
-    }
-}
-
-/// The version of TLS a ticket belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Version {
-    Tls12 = 0x12,
-    Tls13 = 0x13,
-}
-
-/// What a ticket says beside rustls' state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Session {
-    pub(super) version: Version,
-    pub(super) chain: ChainKey,
-    pub(super) proven_at: u64,
-    pub(super) path_not_after: i64,
-}
-
-impl Session {
-    /// When the caller last proved that it holds its key, in seconds since the
-    /// Unix epoch.
-    #[must_use]
-    pub const fn proven_at(&self) -> u64 {
-        self.proven_at
-    }
-
-    fn write(&self) -> [u8; PREFIX] {
-        let mut prefix = [0_u8; PREFIX];
-        let fields = self
-            .proven_at
-            .to_be_bytes()
-            .into_iter()
-            .chain(self.path_not_after.to_be_bytes())
-            .chain(*self.chain.octets());
-        for (to, from) in prefix.iter_mut().zip(fields) {
-            *to = from;
-        }
-        prefix
-    }
-
-    fn read(version: Version, opened: &[u8]) -> Option<(Self, &[u8])> {
-        let (proven_at, rest) = opened.split_first_chunk::<8>()?;
-        let (path_not_after, rest) = rest.split_first_chunk::<8>()?;
-        let (chain, state) = rest.split_first_chunk::<32>()?;
-        let session = Self {
-            version,
-            chain: ChainKey::from_octets(*chain),
-            proven_at: u64::from_be_bytes(*proven_at),
-            path_not_after: i64::from_be_bytes(*path_not_after),
-        };
-        Some((session, state))
     }
 }
 
@@ -295,7 +241,7 @@ impl Ticketer {
     }
 
     fn may_resume(&self, session: &Session, now: u64) -> bool {
-        let seconds = i64::try_from(now).unwrap_or(i64::MAX);
+        let seconds = clock::certificate_time(now);
         let age = now.saturating_sub(session.proven_at);
         if session.proven_at > now.saturating_add(SKEW)
             || age >= self.source.policy.max_age.as_secs()
@@ -338,9 +284,9 @@ impl ProducesTickets for Ticketer {
     }
 
     fn encrypt(&self, state: &[u8]) -> Option<Vec<u8>> {
-        let session = verifier::session()?;
+        let session = handshake_notes::session()?;
         // It has just been admitted, or is about to be looked at by itself.
-        if verifier::is_full_handshake() {
+        if handshake_notes::is_full_handshake() {
             self.refused.remove(&session.chain);
         }
         self.seal(&session, state, clock::unix_now())
@@ -348,7 +294,7 @@ impl ProducesTickets for Ticketer {
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (session, state) = self.open(ticket, clock::unix_now())?;
-        verifier::resuming(session);
+        handshake_notes::resuming(session);
         Some(state)
     }
 }

@@ -28,7 +28,7 @@ const NOW: u64 = 1_800_000_000;
 fn session(version: Version) -> Session {
     Session {
         version,
-        chain: ChainKey::from_octets([7; 32]),
+        chain: ChainKey::from_bytes([7; 32]),
         proven_at: NOW,
         path_not_after: i64::try_from(NOW).unwrap() + 30 * 86_400,
     }
@@ -137,19 +137,19 @@ fn refusing_a_chain_touches_no_other() {
     let trust = trust(&TestCa::new("example.org"));
     let ours = ticketer(&source(None), &[], &trust);
     let other = Session {
-        chain: ChainKey::from_octets([8; 32]),
+        chain: ChainKey::from_bytes([8; 32]),
         ..session(Version::Tls13)
     };
     let theirs = ours.seal(&session(Version::Tls13), b"state", NOW).unwrap();
     let others = ours.seal(&other, b"state", NOW).unwrap();
-    ours.refuse(ChainKey::from_octets([7; 32]));
+    ours.refuse(ChainKey::from_bytes([7; 32]));
     assert!(ours.open(&theirs, NOW).is_none());
     assert!(ours.open(&others, NOW).is_some());
     // However many are refused, what is kept of them is bounded.
     for number in 0..20_000_u32 {
         let mut chain = [9; 32];
         chain[..4].copy_from_slice(&number.to_be_bytes());
-        ours.refuse(ChainKey::from_octets(chain));
+        ours.refuse(ChainKey::from_bytes(chain));
     }
     assert!(ours.refused.len() <= MAX_REFUSED);
     assert!(ours.open(&others, NOW).is_some());

@@ -6,32 +6,14 @@ use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use super::authority::{AuthorityFacts, RootSet};
-use super::candidate::Candidate;
-use super::path::PathPurpose;
-use super::path_cache::Digest;
-use super::revocation::{KnownIssuer, ListStatus, RevocationIndex, UnusableList};
+use super::certificate::authority::{AuthorityFacts, RootSet};
+use super::certificate::candidate::Candidate;
+use super::certificate::purpose::PathPurpose;
+use super::digest::Digest;
+use super::revocation::{
+    CrlStatus, KnownIssuer, RevocationDepth, RevocationIndex, RevocationPosture, UnusableCrl,
+};
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
-
-/// What an unknown or stale revocation status means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RevocationPosture {
-    /// Refuse.
-    Hard,
-    /// Allow, and say so.
-    Soft,
-    /// Revocation is not checked.
-    Off,
-}
-
-/// Which certificates of a path are looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RevocationDepth {
-    /// The leaf and every intermediate.
-    Chain,
-    /// The leaf alone.
-    Leaf,
-}
 
 /// Everything a [`TrustBundle`] is built from.
 #[derive(Debug, Clone)]
@@ -95,7 +77,7 @@ pub enum BundleError {
         /// Position among the lists, from 1.
         index: usize,
         /// What is wrong.
-        why: UnusableList,
+        why: UnusableCrl,
     },
     /// The posture needs lists and there are none.
     #[error(
@@ -182,14 +164,14 @@ impl TrustBundle {
             if config.crls.is_empty() && !has_kept {
                 return Err(BundleError::NoRevocationList { domain });
             }
-            bundle.load_lists(&config.crls, previous, predecessors, now)?;
+            bundle.load_crls(&config.crls, previous, predecessors, now)?;
             let alarms = bundle.revocation.alarms().to_vec();
             bundle.alarms.extend(alarms);
         }
         Ok(bundle)
     }
 
-    fn load_lists(
+    fn load_crls(
         &mut self,
         lists: &[CertificateRevocationListDer<'static>],
         previous: Option<&Self>,
@@ -226,14 +208,13 @@ impl TrustBundle {
             .collect()
     }
 
-    /// Whether a document with these revocation lists could take the place of one
-    /// with those of `kept`: each can be read, is signed by its issuer where that is
-    /// known, and is older than none of its kind; and every list of `kept` has its
-    /// successor.
+    /// Checks that a document with these revocation lists can replace one with those of
+    /// `kept`: each list can be read, is signed by its issuer if that is known, and is
+    /// not older than another of its kind; and every list of `kept` has a successor.
     ///
     /// # Errors
     /// Why not.
-    pub fn check_lists(
+    pub fn check_crls(
         &self,
         lists: &[CertificateRevocationListDer<'_>],
         kept: &[CertificateRevocationListDer<'_>],
@@ -327,7 +308,7 @@ impl TrustBundle {
 
     /// The state of each revocation list at `now` (seconds since the Unix epoch).
     #[must_use]
-    pub fn freshness(&self, now: i64) -> Vec<ListStatus> {
+    pub fn freshness(&self, now: i64) -> Vec<CrlStatus> {
         self.revocation.status(now)
     }
 

@@ -6,8 +6,8 @@
 //! what has to be looked up about each certificate of the path. A change of the
 //! lists costs one look-up per certificate, not a new path. Refusals are never
 //! kept, and an entry enters only by [`PendingPath::commit`], after the
-//! handshake: presenting somebody else's chain, with any junk behind it, changes
-//! nothing here.
+//! handshake: presenting the chain of another caller, with any junk behind it,
+//! changes nothing here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
 
-use super::path::PathMember;
+use super::certificate::member::PathMember;
+use super::digest::Digest;
 use crate::clock;
-use crate::crypto;
 use crate::identity::PeerIdentity;
 use crate::identity::text::hex;
 
-/// Chains kept where nothing else is asked for.
+/// Chains kept by default.
 pub const DEFAULT_CAPACITY: usize = 16_384;
 
 /// Names a presented chain under a trust set: the SHA-256 of both.
@@ -32,13 +32,13 @@ pub struct ChainKey([u8; 32]);
 impl ChainKey {
     /// One that was written down before.
     #[must_use]
-    pub const fn from_octets(octets: [u8; 32]) -> Self {
-        Self(octets)
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
     }
 
     /// To be written down.
     #[must_use]
-    pub const fn octets(&self) -> &[u8; 32] {
+    pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
@@ -53,7 +53,7 @@ impl fmt::Debug for ChainKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RevocationState {
     /// Digest of every revocation list of the trust set.
-    pub(super) lists: [u8; 32],
+    pub(super) crls: [u8; 32],
     /// Epoch of the deny list.
     pub(super) denied: u64,
 }
@@ -190,7 +190,7 @@ impl PendingPath {
 }
 
 /// The key of a presented chain under a trust set. Lengths go before contents,
-/// so that two different chains never give the same octets.
+/// so that two different chains never give the same bytes.
 pub(super) fn key_of(
     trust_set: &[u8; 32],
     leaf: &CertificateDer<'_>,
@@ -202,27 +202,4 @@ pub(super) fn key_of(
         digest.field(der);
     }
     ChainKey(digest.finish())
-}
-
-/// SHA-256 over length-prefixed fields.
-pub(super) struct Digest(crypto::digest::Context);
-
-impl Digest {
-    pub(super) fn new() -> Self {
-        Self(crypto::digest::Context::new(&crypto::digest::SHA256))
-    }
-
-    pub(super) fn field(&mut self, content: &[u8]) {
-        let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
-        self.0.update(&length.to_be_bytes());
-        self.0.update(content);
-    }
-
-    pub(super) fn finish(self) -> [u8; 32] {
-        let mut output = [0_u8; 32];
-        for (to, from) in output.iter_mut().zip(self.0.finish().as_ref()) {
-            *to = *from;
-        }
-        output
-    }
 }

@@ -4,18 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::bundle::TrustBundle;
-use super::path::PathPurpose;
-use super::path_cache::Digest;
+use super::certificate::purpose::PathPurpose;
+use super::digest::Digest;
 use crate::identity::text::hex;
 
-/// What a decision depends on besides chain, time and deny list: where it is the
-/// same after a reload, no connection has to be looked at again.
+/// What a decision depends on besides chain, time and deny list: if it is the same
+/// after a reload, no connection has to be checked again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrustRevision {
     /// Roots, intermediates, posture, depth, grace, permitted names.
     pub(super) trust_set: [u8; 32],
     /// Revocation lists.
-    pub(super) lists: [u8; 32],
+    pub(super) crls: [u8; 32],
 }
 
 impl TrustRevision {
@@ -27,15 +27,15 @@ impl TrustRevision {
 
     pub(super) fn of(bundles: &[Arc<TrustBundle>]) -> Self {
         let mut trust_set = Digest::new();
-        let mut lists = Digest::new();
+        let mut crls = Digest::new();
         trust_set.field(PathPurpose::Client.as_str().as_bytes());
         for bundle in bundles {
             bundle.describe(&mut trust_set);
-            lists.field(bundle.revocation.digest());
+            crls.field(bundle.revocation.digest());
         }
         Self {
             trust_set: trust_set.finish(),
-            lists: lists.finish(),
+            crls: crls.finish(),
         }
     }
 }
@@ -46,7 +46,7 @@ impl fmt::Debug for TrustRevision {
         formatter
             .debug_struct("TrustRevision")
             .field("trust_set", &short(&self.trust_set))
-            .field("lists", &short(&self.lists))
+            .field("crls", &short(&self.crls))
             .finish()
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn trust(config: TrustBundleConfig) -> ClientTrust {
     ClientTrust::new(vec![bundle(config)]).unwrap()
 }
 
-fn admit(trust: &ClientTrust, caller: &Credentials, offset: i64) -> Result<Admission, Refusal> {
+fn admit(trust: &ClientTrust, caller: &Credentials, offset: i64) -> Result<Admission, ChainError> {
     let (leaf, rest) = caller.chain.split_first().unwrap();
     trust.admit(leaf, rest, at(offset))
 }
@@ -510,7 +510,7 @@ fn a_document_without_a_successor_of_each_list_is_refused() {
             ..config(&ca, &[of_root.clone(), kept.clone()])
         });
         let check = |new: &[&Vec<u8>], kept: &[&Vec<u8>]| {
-            bundle.check_lists(&documents(new), &documents(kept))
+            bundle.check_crls(&documents(new), &documents(kept))
         };
         for bad in [&[&foreign][..], &[&of_root], &[]] {
             assert!(check(bad, &[&kept]).is_err(), "{bad:?}");

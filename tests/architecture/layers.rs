@@ -6,18 +6,31 @@ use super::{Source, root, sources, word};
 
 /// Modules whose files are checked, each with its folders from top to bottom; `""` are the
 /// files above all folders. A folder may import only from folders after it.
-const LAYERED: &[(&str, &[&str])] = &[(
-    "proxy",
-    &[
-        "",
-        "response",
-        "forward",
-        "stages",
-        "connection",
-        "wire",
-        "task",
-    ],
-)];
+const LAYERED: &[(&str, &[&str])] = &[
+    (
+        "proxy",
+        &[
+            "",
+            "response",
+            "forward",
+            "stages",
+            "connection",
+            "wire",
+            "task",
+        ],
+    ),
+    ("identity", &[""]),
+    (
+        "trust",
+        &["", "deny_list", "path", "revocation", "certificate"],
+    ),
+    ("tls", &[""]),
+    ("authn", &["", "token"]),
+    (
+        "config",
+        &["", "resolve", "material", "document", "diagnostics"],
+    ),
+];
 
 /// Path of a module below the crate, for example `["proxy", "wire", "head"]`.
 type ModulePath = Vec<String>;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use countersign::clock;
 use countersign::reason::ReasonCode;
-use countersign::trust::{PathPurpose, PathRefusal, PathTrust};
+use countersign::trust::{PathError, PathPurpose, PathTrust};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use serde::Deserialize;
@@ -71,7 +71,7 @@ impl Case {
         UnixTime::since_unix_epoch(Duration::from_secs(seconds))
     }
 
-    fn verdict(&self) -> Result<(), PathRefusal> {
+    fn verdict(&self) -> Result<(), PathError> {
         let roots: Vec<_> = self
             .trusted_certs
             .iter()

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use countersign::clock;
 use countersign::reason::ReasonCode;
-use countersign::trust::{PathPurpose, PathRefusal, PathTrust};
+use countersign::trust::{PathError, PathPurpose, PathTrust};
 use countersign_testkit::{Authority, AuthoritySpec, Credentials, Leaf};
 use proptest::prelude::*;
 use rcgen::KeyUsagePurpose;
@@ -93,7 +93,7 @@ fn leads_to_root(edges: &[Edge], at: usize, path: &[usize]) -> bool {
         })
 }
 
-fn verify(certificates: Vec<CertificateDer<'static>>) -> Result<(), PathRefusal> {
+fn verify(certificates: Vec<CertificateDer<'static>>) -> Result<(), PathError> {
     let root = PKI.authorities[0].der().clone();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(clock::unix_now()));
     PathTrust::new(&[root], certificates, None, PathPurpose::Client)

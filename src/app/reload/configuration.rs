@@ -89,8 +89,8 @@ impl Reloader {
                 return;
             }
         };
-        let denied = self.parts.snapshot.load().denied.clone();
-        let is_another = match (&denied, &loaded.snapshot.denied) {
+        let denied = self.parts.snapshot.load().deny_list.clone();
+        let is_another = match (&denied, &loaded.snapshot.deny_list) {
             (Some(before), Some(after)) => !Arc::ptr_eq(before, after),
             _ => false,
         };
@@ -111,7 +111,7 @@ impl Reloader {
         }
         crate::app::announce(&loaded.snapshot, &loaded.warnings);
         let routes = loaded.snapshot.routes.routes().len();
-        if let (Some(before), Some(after)) = (&denied, &loaded.snapshot.denied)
+        if let (Some(before), Some(after)) = (&denied, &loaded.snapshot.deny_list)
             && is_another
         {
             after.take_unsaved_of(before);

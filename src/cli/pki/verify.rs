@@ -114,7 +114,7 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     let verified = trust.verify(&leaf, now).map_err(|error| match error {
         // A list that cannot be used is why nothing is known.
         (ReasonCode::RevocationUnknown, detail) => {
-            let why = unusable_lists(&trust, &files).next();
+            let why = unusable_crls(&trust, &files).next();
             (ReasonCode::RevocationUnknown, why.unwrap_or(detail))
         }
         other => other,
@@ -178,14 +178,14 @@ fn unusable(trust: &PathTrust, roots: &Path, files: &[&Path]) -> Vec<String> {
             position + 1
         )
     });
-    roots.chain(unusable_lists(trust, files)).collect()
+    roots.chain(unusable_crls(trust, files)).collect()
 }
 
-fn unusable_lists<'a>(
+fn unusable_crls<'a>(
     trust: &'a PathTrust,
     files: &'a [&'a Path],
 ) -> impl Iterator<Item = String> + 'a {
-    trust.unusable_lists().iter().map(|(position, why)| {
+    trust.unusable_crls().iter().map(|(position, why)| {
         let file = files.get(*position).map(|file| file.display());
         format!(
             "{}: a revocation list cannot be used: {why}; {}",

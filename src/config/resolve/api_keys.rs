@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::Context;
 use super::assertion::{self, is_reserved};
-use super::routes::names;
-use crate::authn::api_key::{ApiKey, ApiKeys, DEFAULT_HEADER, KeyDigest, SHORTEST_HMAC_KEY};
+use super::context::{Context, names};
+use crate::authn::api_key::{ApiKey, ApiKeys, DEFAULT_HEADER, KeyDigest, MIN_HMAC_KEY};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::raw::ApiKeySection;
-use crate::config::units::UnitKey;
+use crate::config::document::raw::ApiKeySection;
+use crate::config::material::units::UnitKey;
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::secret::Secret;
 
@@ -82,12 +81,12 @@ fn hmac_key(document: &Document, context: &mut Context<'_>) -> Option<Secret> {
     let path = context.files.locate(&written.value);
     let unit = UnitKey::new("hmac_key of [api_keys]");
     let key = context.read_private_unit(unit, written, &path)?;
-    if key.expose().len() < SHORTEST_HMAC_KEY {
+    if key.expose().len() < MIN_HMAC_KEY {
         context.error(
             super::pem::about(
                 written,
                 &path,
-                &format!("is no HMAC key: it has fewer than {SHORTEST_HMAC_KEY} bytes"),
+                &format!("is no HMAC key: it has fewer than {MIN_HMAC_KEY} bytes"),
             )
             .help("countersign api-key new makes one"),
         );

@@ -6,21 +6,22 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::bounds;
+use super::context::Context;
 use super::credentials::covers;
-use super::{Context, limits};
 use crate::assertion::{
     AssertionSettings, AssertionSigner, KeyRingError, RING_FILE, SigningAlgorithm, SigningKeyRing,
 };
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::units::UnitKey;
-use crate::config::url::HttpUrl;
-use crate::config::value::{At, Field};
+use crate::config::document::url::HttpUrl;
+use crate::config::document::value::{At, Field};
+use crate::config::material::units::UnitKey;
 use crate::snapshot::PublicSettings;
 
 pub(super) const DEFAULT_HEADER: HeaderName = HeaderName::from_static("countersign-assertion");
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(30);
-const LONGEST_LIFETIME: Duration = Duration::from_secs(300);
+const MAX_LIFETIME: Duration = Duration::from_secs(300);
 
 /// The header fields the gateway itself needs, or that would confuse services.
 const RESERVED_HEADERS: [&str; 12] = [
@@ -63,8 +64,8 @@ pub(super) fn signer(document: &Document, context: &mut Context<'_>) -> Option<A
         );
     }
     let mut lifetime = DEFAULT_LIFETIME;
-    let bounds = Duration::from_secs(1)..=LONGEST_LIFETIME;
-    limits::set_time_within(&section.lifetime, bounds, &mut lifetime, context);
+    let bounds = Duration::from_secs(1)..=MAX_LIFETIME;
+    bounds::set_time_within(&section.lifetime, bounds, &mut lifetime, context);
     if let Some(at) = section.lifetime.at()
         && lifetime.subsec_nanos() != 0
     {

@@ -4,20 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Context;
+use super::context::Context;
 use super::tokens::IssuerPart;
-use crate::authn::api_key::{ApiKeyAuthenticator, ApiKeys, Beside};
-use crate::authn::binding::CertificateBinding;
+use crate::authn::api_key::{ApiKeyAuthenticator, ApiKeys};
+use crate::authn::bearer_token::{ClientRule, TokenAuthenticator};
 use crate::authn::certificate::CertificateAuthenticator;
 use crate::authn::challenge::metadata_url;
-use crate::authn::claims::Demands;
-use crate::authn::route_token::{ClientRule, TokenAuthenticator};
-use crate::authn::token::{Introspection, RouteDemands};
-use crate::authn::{Authenticator, Authenticators};
-use crate::config::demands::{Authenticate, Client, Introspect};
+use crate::authn::token::binding::CertificateBinding;
+use crate::authn::token::claims::Demands;
+use crate::authn::token::issuer::{Introspection, RouteDemands};
+use crate::authn::{Authenticator, Authenticators, Beside};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::raw::{RouteSection, RouteTokenSection};
-use crate::config::value::{At, Field};
+use crate::config::document::demands::{Authenticate, Client, Introspect};
+use crate::config::document::raw::{RouteSection, RouteTokenSection};
+use crate::config::document::value::{At, Field};
 use crate::identity::{Method, MethodSet};
 use crate::policy::Authentication;
 use crate::route::ProtectedResource;
@@ -46,7 +46,7 @@ pub(super) fn demanded(
         Field::Good(said) => Some(said),
     };
     let has_token = !section.token.is_absent();
-    if let Some(Authenticate::Nobody) = said.map(|said| &said.value) {
+    if let Some(Authenticate::Unauthenticated) = said.map(|said| &said.value) {
         for (key, field) in [
             ("token", section.token.at().map(|at| &at.place)),
             (

@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 
-use super::{Context, pem};
+use super::context::Context;
+use super::pem;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::raw::Listener;
-use crate::config::units::UnitKey;
-use crate::config::value::{At, Field};
+use crate::config::document::raw::Listener;
+use crate::config::document::value::{At, Field};
+use crate::config::material::units::UnitKey;
 use crate::identity::LeafFacts;
 use crate::identity::pattern::HostPattern;
 use crate::tls::{Credentials, CredentialsError};

@@ -8,15 +8,15 @@ use bytes::Bytes;
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateRevocationListDer;
 
-use super::Context;
-use super::limits::set_time_within;
+use super::bounds::set_time_within;
+use super::context::{Context, CrlCopy};
 use super::pem::{self, Found, material};
-use crate::authn::http_client::checked_url;
-use crate::authn::remote_lists::{self, FetchPolicy, ListSource, Obtained};
 use crate::config::diagnostics::Diagnostic;
-use crate::config::raw::CrlFetch;
-use crate::config::units::UnitKey;
-use crate::config::value::{At, Field};
+use crate::config::document::raw::CrlFetch;
+use crate::config::document::value::{At, Field};
+use crate::config::material::units::UnitKey;
+use crate::crl_fetch::{self, CrlFetchPolicy, CrlSource, Obtained};
+use crate::http_client::checked_url;
 use crate::identity::TrustDomain;
 use crate::trust::{RevocationPosture, TrustBundle, TrustBundleConfig};
 
@@ -28,7 +28,7 @@ const MIB: u64 = 1 << 20;
 pub(super) fn policy(
     section: Option<&CrlFetch>,
     context: &mut Context<'_>,
-) -> Option<Arc<FetchPolicy>> {
+) -> Option<Arc<CrlFetchPolicy>> {
     let section = section?;
     let Field::Good(roots) = &section.roots else {
         return None;
@@ -59,10 +59,10 @@ pub(super) fn policy(
         context,
     );
     let size = section.size.value().map_or(32 * MIB, |size| size.bytes());
-    Some(Arc::new(FetchPolicy {
+    Some(Arc::new(CrlFetchPolicy {
         roots: Arc::new(store),
         timeout,
-        most_octets: usize::try_from(size).unwrap_or(usize::MAX),
+        max_bytes: usize::try_from(size).unwrap_or(usize::MAX),
         interval,
         directory: section
             .directory
@@ -101,7 +101,7 @@ pub(super) fn lists(
         );
         return None;
     };
-    let source = ListSource {
+    let source = CrlSource {
         trust_domain: domain.clone(),
         url,
         policy,
@@ -112,23 +112,23 @@ pub(super) fn lists(
 
 fn read(
     written: &At<String>,
-    source: &ListSource,
+    source: &CrlSource,
     context: &mut Context<'_>,
 ) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
     // What is kept of a source in use was checked before it was kept.
     let serving = context.previous.is_some_and(|previous| {
-        let mut sources = previous.list_sources.iter();
+        let mut sources = previous.crl_sources.iter();
         sources.any(|other| other.url == source.url && other.trust_domain == source.trust_domain)
     });
-    let kept = context.remote.kept(source).filter(|_| serving);
+    let kept = context.crl_fetcher.kept(source).filter(|_| serving);
     let obtained = match kept {
-        Some(octets) => Ok(Obtained {
-            octets,
+        Some(bytes) => Ok(Obtained {
+            bytes,
             before: None,
         }),
-        None => context.remote.obtain(source),
+        None => context.crl_fetcher.obtain(source),
     };
-    let Obtained { octets, before } = match obtained {
+    let Obtained { bytes, before } = match obtained {
         Ok(obtained) => obtained,
         Err(error) => {
             context.error(
@@ -145,14 +145,14 @@ fn read(
         }
     };
     let path = document_path(source);
-    let lists = pem::lists_of(written, &path, &octets, context)?;
-    let source = ListSource {
-        in_use: octets,
+    let lists = pem::lists_of(written, &path, &bytes, context)?;
+    let source = CrlSource {
+        in_use: bytes,
         ..source.clone()
     };
-    if let Some(octets) = before {
+    if let Some(bytes) = before {
         let source = source.clone();
-        context.copies.push(ListCopy { source, octets });
+        context.copies.push(CrlCopy { source, bytes });
     }
     context.sources.push(source);
     Some(
@@ -168,21 +168,15 @@ fn read(
 }
 
 /// Stands for a source where files have their path.
-fn document_path(source: &ListSource) -> PathBuf {
+fn document_path(source: &CrlSource) -> PathBuf {
     PathBuf::from(source.url.to_string())
-}
-
-/// What was in use of a source before this process began.
-pub(super) struct ListCopy {
-    source: ListSource,
-    octets: Bytes,
 }
 
 /// Holds what was fetched at start against what was in use before: a document that
 /// may not replace its predecessor is left out in favour of that, with a warning.
 /// Gives the lists to use, and a bundle with the predecessors, so that an older list
 /// is told from a newer one.
-pub(super) fn hold_to_copies(
+pub(super) fn check_against_copies(
     mut lists: Vec<Found<CertificateRevocationListDer<'static>>>,
     config: &TrustBundleConfig,
     context: &mut Context<'_>,
@@ -198,8 +192,8 @@ pub(super) fn hold_to_copies(
         return (lists, None);
     }
     let now = context.now;
-    let of = |copy: &ListCopy| remote_lists::lists_in(&copy.octets).unwrap_or_default();
-    let bundle_of = |copies: &[ListCopy]| {
+    let of = |copy: &CrlCopy| crl_fetch::crls_in(&copy.bytes).unwrap_or_default();
+    let bundle_of = |copies: &[CrlCopy]| {
         let crls = copies.iter().flat_map(of).collect();
         let config = config.clone();
         TrustBundle::build(TrustBundleConfig { crls, ..config }, now)
@@ -232,7 +226,7 @@ pub(super) fn hold_to_copies(
             .collect();
         let kept = of(&copy);
         let (Err(why), Some(at)) = (
-            before.check_lists(&came, &kept),
+            before.check_crls(&came, &kept),
             lists.iter().position(|list| list.path == path),
         ) else {
             continue;
@@ -257,10 +251,12 @@ pub(super) fn hold_to_copies(
             path: path.clone(),
             place: place.clone(),
         }));
-        context.remote.fall_back(&copy.source, copy.octets.clone());
+        context
+            .crl_fetcher
+            .fall_back(&copy.source, copy.bytes.clone());
         for source in &mut context.sources {
             if source.url == copy.source.url {
-                source.in_use = copy.octets.clone();
+                source.in_use = copy.bytes.clone();
             }
         }
     }
@@ -269,7 +265,7 @@ pub(super) fn hold_to_copies(
 
 /// What was kept of a source is no list: nothing tells what came now from an older one.
 fn warn_of_damage(
-    source: &ListSource,
+    source: &CrlSource,
     lists: &[Found<CertificateRevocationListDer<'static>>],
     context: &mut Context<'_>,
 ) {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Context, pem};
-use crate::config::raw::DenySection;
+use super::context::Context;
+use super::pem;
+use crate::config::document::raw::DenySection;
 use crate::trust::DenyList;
 
 /// Opens the list. One that is in service goes on as it is: its file is followed by
@@ -16,7 +17,7 @@ pub(super) fn deny_list(
     let path = context.files.locate(&written.value);
     let previous = context
         .previous
-        .and_then(|previous| previous.denied.as_ref())
+        .and_then(|previous| previous.deny_list.as_ref())
         .filter(|list| list.path() == path);
     if let Some(list) = previous {
         return Some(Arc::clone(list));

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::{Context, assertion};
+use super::assertion;
+use super::context::Context;
 use crate::authn::api_key;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::raw::UpstreamSection;
-use crate::config::value::At;
+use crate::config::document::raw::UpstreamSection;
+use crate::config::document::value::At;
 use crate::upstream::TraceContext;
 use crate::upstream::header_rules::{ALWAYS_PASSED, FieldPattern, HeaderRules};
 

@@ -1,20 +1,18 @@
 //! `[limits]` and `[runtime]`: bounds on everything, each within bounds itself.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::Context;
+use super::bounds::{DAY, set_time, set_time_within, size};
+use super::context::Context;
 use crate::config::diagnostics::Diagnostic;
-use crate::config::quantity::{ByteSize, TimeSpan};
-use crate::config::raw::{AddressLimitsSection, CallerLimitsSection, LimitsSection, Runtime};
-use crate::config::value::Field;
+use crate::config::document::raw::{
+    AddressLimitsSection, CallerLimitsSection, LimitsSection, Runtime,
+};
 use crate::snapshot::{AddressLimits, CallerLimits, Limits};
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-const DAY: Duration = Duration::from_secs(86_400);
 const KIB: u64 = 1024;
 
-/// Every bound, the default where nothing is said.
+/// Every bound, the default if nothing is written.
 pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>) -> Limits {
     let mut limits = Limits::default();
     let Some(section) = section else {
@@ -87,7 +85,7 @@ fn set_address(
     limits.trusted_networks = section.trusted_networks.values();
 }
 
-/// The number of workers, where it is said.
+/// The number of workers, if it is written.
 pub(super) fn workers(section: Option<&Runtime>, context: &mut Context<'_>) -> Option<usize> {
     let workers = section?.workers.at()?;
     if workers.value > 1024 {
@@ -97,65 +95,4 @@ pub(super) fn workers(section: Option<&Runtime>, context: &mut Context<'_>) -> O
         );
     }
     usize::try_from(workers.value).ok()
-}
-
-/// Takes over a duration between a millisecond and a day.
-pub(super) fn set_time(field: &Field<TimeSpan>, target: &mut Duration, context: &mut Context<'_>) {
-    set_time_within(field, MILLISECOND..=DAY, target, context);
-}
-
-/// Takes over a duration within bounds.
-pub(super) fn set_time_within(
-    field: &Field<TimeSpan>,
-    bounds: RangeInclusive<Duration>,
-    target: &mut Duration,
-    context: &mut Context<'_>,
-) {
-    let Some(said) = field.at() else { return };
-    if bounds.contains(&said.value.get()) {
-        *target = said.value.get();
-        return;
-    }
-    let show = |bound: &Duration| TimeSpan::from_duration(*bound);
-    context.error(
-        Diagnostic::new(
-            said.place.clone(),
-            format!("{} is out of bounds", said.value),
-        )
-        .help(format!(
-            "write a duration between {} and {}",
-            show(bounds.start()),
-            show(bounds.end())
-        )),
-    );
-}
-
-/// A size within bounds, where one is said.
-pub(super) fn size(
-    field: &Field<ByteSize>,
-    bounds: RangeInclusive<u64>,
-    context: &mut Context<'_>,
-) -> Option<u64> {
-    let said = field.at()?;
-    let bytes = said.value.bytes();
-    if bounds.contains(&bytes) {
-        return Some(bytes);
-    }
-    let help = if *bounds.end() == u64::MAX {
-        format!("write at least {}", ByteSize::from_bytes(*bounds.start()))
-    } else {
-        format!(
-            "write a size between {} and {}",
-            ByteSize::from_bytes(*bounds.start()),
-            ByteSize::from_bytes(*bounds.end())
-        )
-    };
-    context.error(
-        Diagnostic::new(
-            said.place.clone(),
-            format!("{} is out of bounds", said.value),
-        )
-        .help(help),
-    );
-    None
 }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::Context;
+use super::context::Context;
 use super::credentials::{covers, credentials, default_credentials};
 use super::routes;
 use super::trust::Domain;
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::document::Document;
-use crate::config::inventory::{CertificateSummary, ServerNameSummary};
-use crate::config::raw::{Listener, ServerName};
-use crate::config::value::{At, Field, PublicTls, Serve, Several, Words as _};
+use crate::config::document::raw::{Listener, ServerName};
+use crate::config::document::value::{At, Field, PublicTls, Serve, Several, Words as _};
+use crate::config::material::inventory::{CertificateSummary, ServerNameSummary};
 use crate::identity::{IdentityPattern, LeafFacts};
 use crate::snapshot::{AdminSettings, Operators, PublicSettings};
 use crate::tls::{ClientCertificate, Credentials, ServerEntry, ServerEntryConfig, ServerNames};
@@ -124,8 +124,8 @@ fn client_trust(
     }
     // What keeps bundles apart was checked, with places, over all of them.
     ClientTrust::new(bundles).ok().map(|trust| {
-        let trust = trust.with_cache(Arc::clone(&context.paths));
-        Arc::new(match &context.denied {
+        let trust = trust.with_cache(Arc::clone(&context.path_cache));
+        Arc::new(match &context.deny_list {
             Some(denied) => trust.with_deny_list(Arc::clone(denied)),
             None => trust,
         })
@@ -321,7 +321,7 @@ fn check_operators(
                 "operators are known by their certificates"
             }
             _ => {
-                routes::warn_of_strangers(pattern, domains, context);
+                routes::warn_if_unmatchable(pattern, domains, context);
                 continue;
             }
         };

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use super::Context;
+use super::context::Context;
 use crate::config::diagnostics::{Diagnostic, Span};
-use crate::config::value::At;
+use crate::config::document::value::At;
 use crate::pem::PemError;
 
 /// A certificate or list and where it came from.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Context;
+use super::context::Context;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::raw::{RedisSection, RouteLimitSection, RouteSection};
+use crate::config::document::raw::{RedisSection, RouteLimitSection, RouteSection};
+use crate::config::document::value::{At, Field, Words as _};
 #[cfg(feature = "redis")]
-use crate::config::units::UnitKey;
-use crate::config::value::{At, Field, Words as _};
+use crate::config::material::units::UnitKey;
 use crate::identity::Method;
 use crate::policy::Authentication;
 use crate::policy::rate_limit::{RateLimit, RateTable};
@@ -18,7 +18,7 @@ use crate::policy::throttle::{Limiter, Per, RouteLimit};
 /// Keys that there is room for, where nothing is said.
 const DEFAULT_KEYS: u32 = 100_000;
 /// More would take gigabytes.
-const MOST_KEYS: u32 = 20_000_000;
+const MAX_KEYS: u32 = 20_000_000;
 /// In which time so many authentications may fail.
 const FAILED_WINDOW: Duration = Duration::from_secs(60);
 
@@ -33,13 +33,13 @@ pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<
     let keys = match section.map(|section| &section.keys) {
         None | Some(Field::Absent) => DEFAULT_KEYS,
         Some(Field::Bad) => return None,
-        Some(Field::Good(said)) if said.value > MOST_KEYS => {
+        Some(Field::Good(said)) if said.value > MAX_KEYS => {
             context.error(
                 Diagnostic::new(
                     said.place.clone(),
                     format!("{} keys are too many", said.value),
                 )
-                .help(format!("write at most {MOST_KEYS}; each takes 34 bytes")),
+                .help(format!("write at most {MAX_KEYS}; each takes 34 bytes")),
             );
             return None;
         }
@@ -81,7 +81,7 @@ fn sharing(
     let url = section.url.at()?;
     check_url(url, section, context)?;
     let mut timeout = DEFAULT_TIMEOUT;
-    super::limits::set_time(&section.timeout, &mut timeout, context);
+    super::bounds::set_time(&section.timeout, &mut timeout, context);
     // One unit with its connections: counts go on when something else is loaded.
     let unit = UnitKey::new("store of [rate_limits.redis]");
     let store = context.unit(unit, |context| store(url, timeout, section, context))?;
@@ -152,7 +152,7 @@ fn check_url(url: &At<String>, section: &RedisSection, context: &mut Context<'_>
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let authority = rest.split('/').next().unwrap_or_default();
     let is_loopback = || {
-        crate::config::url::HttpUrl::parse(&format!("http://{authority}"))
+        crate::config::document::url::HttpUrl::parse(&format!("http://{authority}"))
             .is_ok_and(|url| url.is_loopback())
     };
     let names_user = |pair: &str| pair.starts_with("user") || pair.starts_with("pass");

@@ -1,14 +1,15 @@
 //! `[[route]]`: which requests go where, and on whose behalf.
 
 use super::authentication::{self, CredentialParts};
+use super::context::{Context, names};
 use super::trust::Domain;
 use super::upstreams::UpstreamPart;
-use super::{Context, limits, rate_limits};
-use crate::config::demands::Authenticate;
+use super::{bounds, rate_limits};
 use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::document::Document;
-use crate::config::raw::RouteSection;
-use crate::config::value::{At, Field, Words as _};
+use crate::config::document::demands::Authenticate;
+use crate::config::document::raw::RouteSection;
+use crate::config::document::value::{At, Field, Words as _};
 use crate::identity::IdentityPattern;
 use crate::policy::Rule;
 use crate::policy::rule::Authentication;
@@ -16,12 +17,6 @@ use crate::route::{Binding, Route, RouteMeter, RouteTable, WHOAMI_PATH};
 
 /// Most bytes of a body that is read whole.
 const MAX_BOUND_BODY: u64 = 64 * 1024 * 1024;
-
-pub(super) fn names<'a>(
-    fields: impl Iterator<Item = &'a Field<String>>,
-) -> impl Iterator<Item = (&'a str, &'a Span)> {
-    fields.filter_map(|field| field.at().map(|at| (at.value.as_str(), &at.place)))
-}
 
 /// Builds the routes.
 pub(super) fn routes(
@@ -125,7 +120,7 @@ fn route(
         audience: audience?,
         binding: section.binding.or(Binding::Request),
         rewrite: section.rewrite.value().cloned(),
-        bind_body: limits::size(&section.bind_body, 1..=MAX_BOUND_BODY, context),
+        bind_body: bounds::size(&section.bind_body, 1..=MAX_BOUND_BODY, context),
         continue_transaction: section.continue_transaction.or(false),
         upgrade: section.upgrade.values(),
         meter: RouteMeter::default(),
@@ -170,7 +165,7 @@ fn check_request_keys(section: &RouteSection, context: &mut Context<'_>) {
     let nobody = section
         .authenticate
         .value()
-        .is_some_and(Authenticate::is_nobody);
+        .is_some_and(Authenticate::is_unauthenticated);
     let caller = section.binding.value() == Some(&Binding::Caller);
     if !nobody && !caller {
         return;
@@ -207,7 +202,7 @@ fn rule(
     let authentication = authentication::demanded(section, context);
     match &section.authenticate {
         Field::Bad => return None,
-        Field::Good(said) if said.value.is_nobody() => {
+        Field::Good(said) if said.value.is_unauthenticated() => {
             let mut complete = true;
             for (key, place) in [
                 ("callers", place_of(&section.callers)),
@@ -248,7 +243,7 @@ fn rule(
             IdentityPattern::ApiKey(_) | IdentityPattern::Client { .. } => {
                 warn_of_unknown(pattern, credentials, context);
             }
-            _ => warn_of_strangers(pattern, domains, context),
+            _ => warn_if_unmatchable(pattern, domains, context),
         }
     }
     Some(Rule {
@@ -299,7 +294,7 @@ fn warn_of_unknown(
 }
 
 /// Warns of patterns that no caller can match.
-pub(super) fn warn_of_strangers(
+pub(super) fn warn_if_unmatchable(
     pattern: &At<IdentityPattern>,
     domains: &[Domain],
     context: &mut Context<'_>,
@@ -336,7 +331,7 @@ fn audience(section: &RouteSection, context: &mut Context<'_>) -> Option<String>
     let nobody = section
         .authenticate
         .value()
-        .is_some_and(Authenticate::is_nobody);
+        .is_some_and(Authenticate::is_unauthenticated);
     match &section.audience {
         Field::Good(audience) => {
             if nobody {
@@ -370,7 +365,7 @@ fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
         if section
             .authenticate
             .value()
-            .is_some_and(Authenticate::is_nobody)
+            .is_some_and(Authenticate::is_unauthenticated)
         {
             continue;
         }

@@ -3,14 +3,14 @@
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use super::Context;
+use super::context::Context;
 use super::pem::Found;
 use crate::clock;
 use crate::config::diagnostics::Diagnostic;
-use crate::config::inventory::{CertificateSummary, ListSummary};
+use crate::config::material::inventory::{CertificateSummary, CrlSummary};
 use crate::identity::LeafFacts;
 use crate::identity::text::printable;
-use crate::trust::{RevocationPosture, outline};
+use crate::trust::{CrlOutline, RevocationPosture};
 
 pub(super) fn root_summaries(roots: &[Found<CertificateDer<'static>>]) -> Vec<CertificateSummary> {
     roots
@@ -23,15 +23,15 @@ pub(super) fn root_summaries(roots: &[Found<CertificateDer<'static>>]) -> Vec<Ce
 }
 
 /// Sums lists up, and warns of those that are out of date.
-pub(super) fn list_summaries(
+pub(super) fn crl_summaries(
     lists: &[Found<CertificateRevocationListDer<'static>>],
     posture: RevocationPosture,
     context: &mut Context<'_>,
-) -> Vec<ListSummary> {
+) -> Vec<CrlSummary> {
     let mut summaries = Vec::new();
     for list in lists {
         // The bundle reports the ones that cannot be read.
-        let Some(outline) = outline(&list.value) else {
+        let Some(outline) = CrlOutline::read(&list.value) else {
             continue;
         };
         if posture != RevocationPosture::Off && outline.next_update < context.now {
@@ -52,7 +52,7 @@ pub(super) fn list_summaries(
                 .help("fetch the current list from its issuer"),
             );
         }
-        summaries.push(ListSummary {
+        summaries.push(CrlSummary {
             file: list.path.display().to_string(),
             issuer: printable(&outline.issuer),
             next_update: Some(clock::rfc3339(outline.next_update)),

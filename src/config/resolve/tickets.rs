@@ -3,18 +3,19 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use super::limits::set_time_within;
-use super::{Context, pem};
-use crate::config::raw::Tickets;
-use crate::config::units::UnitKey;
-use crate::config::value::{At, Field};
+use super::bounds::set_time_within;
+use super::context::Context;
+use super::pem;
+use crate::config::document::raw::Tickets;
+use crate::config::document::value::{At, Field};
+use crate::config::material::units::UnitKey;
 use crate::secret::Secret;
 use crate::tls::tickets::MIN_SECRET;
 use crate::tls::{TicketPolicy, TicketSource};
 
 /// Tickets count for at most seven days (RFC 8446 section 4.6.1).
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
-const SHORTEST: Duration = Duration::from_secs(1);
+const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+const MIN_AGE: Duration = Duration::from_secs(1);
 
 /// What tickets are made with from now on.
 pub(super) fn tickets(section: Option<&Tickets>, context: &mut Context<'_>) -> TicketSource {
@@ -26,13 +27,13 @@ pub(super) fn tickets(section: Option<&Tickets>, context: &mut Context<'_>) -> T
     // A key opens tickets for twice the time that it makes them.
     set_time_within(
         &section.rotation,
-        SHORTEST..=LONGEST / 2,
+        MIN_AGE..=MAX_AGE / 2,
         &mut policy.rotation,
         context,
     );
     set_time_within(
         &section.max_age,
-        SHORTEST..=LONGEST,
+        MIN_AGE..=MAX_AGE,
         &mut policy.max_age,
         context,
     );

@@ -6,32 +6,33 @@ use std::time::Duration;
 use countersign_verify::jose::{Jwk, JwkSet};
 use rustls::RootCertStore;
 
+use super::bounds;
+use super::context::{Context, names};
 use super::credentials::credentials;
 use super::pem::{self, material};
-use super::routes::names;
-use super::{Context, limits};
-use crate::authn::bearer::{ALL_ALGORITHMS, TokenRules, TokenType};
-use crate::authn::binding::CertificateBinding;
-use crate::authn::claims::{ClaimRules, DEFAULT_SKEW};
-use crate::authn::http_client::{ClientSettings, HttpClient, checked_url};
-use crate::authn::introspection::{ClientAuthentication, Introspector};
-use crate::authn::jwks::{IssuerKeys, KeySettings};
-use crate::authn::key_location::KeyLocation;
-use crate::authn::token::{Provenance, TokenCheck, TokenIssuer};
-use crate::authn::token_cache::CacheSettings;
+use crate::authn::token::binding::CertificateBinding;
+use crate::authn::token::cache::CacheSettings;
+use crate::authn::token::claims::{ClaimRules, DEFAULT_SKEW};
+use crate::authn::token::introspection::{ClientAuthentication, Introspector};
+use crate::authn::token::issuer::{Provenance, TokenCheck, TokenIssuer};
+use crate::authn::token::jwks::{IssuerKeys, KeySettings};
+use crate::authn::token::jwt::{ALL_ALGORITHMS, TokenRules};
+use crate::authn::token::key_location::KeyLocation;
+use crate::authn::token::token_type::TokenType;
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::raw::{IntrospectionSection, TokenIssuerSection};
-use crate::config::units::UnitKey;
-use crate::config::value::{At, ClientMeans, Field, TokenFormat, Words as _};
+use crate::config::document::raw::{IntrospectionSection, TokenIssuerSection};
+use crate::config::document::value::{At, ClientMeans, Field, TokenFormat, Words as _};
+use crate::config::material::units::UnitKey;
 use crate::crypto::{self, SignatureScheme, SigningKeyPair};
+use crate::http_client::{ClientSettings, HttpClient, checked_url};
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::secret::Secret;
 
 /// How long an issuer may take to answer.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
-/// The shortest secret that authenticates the gateway, in octets.
-const SHORTEST_SECRET: usize = 16;
+/// The shortest secret that authenticates the gateway, in bytes.
+const MIN_SECRET: usize = 16;
 
 /// One issuer as far as it could be built, and what routes need to know of it.
 pub(super) struct IssuerPart {
@@ -71,7 +72,7 @@ fn issuer(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Arc
     }
     let rules = rules(section, context);
     let mut timeout = DEFAULT_TIMEOUT;
-    limits::set_time(&section.timeout, &mut timeout, context);
+    bounds::set_time(&section.timeout, &mut timeout, context);
     let roots = roots(section, context);
     let introspector = introspector(section, roots.as_ref(), timeout, context);
     let format = section.format.or(TokenFormat::Jwt);
@@ -122,7 +123,7 @@ fn rules(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Toke
         );
     }
     let mut skew = Duration::from_secs(DEFAULT_SKEW);
-    limits::set_time_within(
+    bounds::set_time_within(
         &section.skew,
         Duration::ZERO..=Duration::from_secs(300),
         &mut skew,
@@ -163,12 +164,12 @@ fn cache(section: &TokenIssuerSection, context: &mut Context<'_>) -> CacheSettin
         (&section.remember_refused, &mut settings.negative),
     ] {
         let mut time = Duration::from_secs(*seconds);
-        let most = Duration::from_secs(3600);
-        limits::set_time_within(field, Duration::ZERO..=most, &mut time, context);
+        let max = Duration::from_secs(3600);
+        bounds::set_time_within(field, Duration::ZERO..=max, &mut time, context);
         *seconds = time.as_secs();
     }
-    if let Some(size) = limits::size(&section.cache_size, 64 * 1024..=1 << 32, context) {
-        settings.octets = size;
+    if let Some(size) = bounds::size(&section.cache_size, 64 * 1024..=1 << 32, context) {
+        settings.bytes = size;
     }
     settings
 }
@@ -310,7 +311,7 @@ fn keys(
         context,
     );
     let mut settings = KeySettings::default();
-    limits::set_time_within(
+    bounds::set_time_within(
         &section.last_good,
         Duration::from_secs(60)..=Duration::from_secs(7 * 86_400),
         &mut settings.last_good,
@@ -482,12 +483,12 @@ fn authentication(
             let secret = context.read_private_unit(key, written, &path)?;
             // Editors and shells put a line end behind it.
             let text = secret.expose().trim_ascii_end();
-            if text.len() < SHORTEST_SECRET || !text.iter().all(u8::is_ascii_graphic) {
+            if text.len() < MIN_SECRET || !text.iter().all(u8::is_ascii_graphic) {
                 context.error(
                     pem::about(
                         written,
                         &path,
-                        &format!("holds no secret: at least {SHORTEST_SECRET} visible ASCII characters are expected"),
+                        &format!("holds no secret: at least {MIN_SECRET} visible ASCII characters are expected"),
                     )
                     .help("write the client secret on one line"),
                 );
@@ -571,7 +572,7 @@ fn client(
 fn hash(parts: &[&[u8]]) -> [u8; 32] {
     let mut all = Vec::new();
     for part in parts {
-        // Lengths first, so that no two lists of parts make the same octets.
+        // Lengths first, so that no two lists of parts make the same bytes.
         all.extend_from_slice(&(part.len() as u64).to_be_bytes());
         all.extend_from_slice(part);
     }

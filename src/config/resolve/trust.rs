@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Context;
+use super::context::Context;
 use super::trust_material::{DomainMaterial, DomainRules, domain_material, read_files};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::raw::Trust;
-use crate::config::units::UnitKey;
-use crate::config::value::{At, Field};
+use crate::config::document::raw::Trust;
+use crate::config::document::value::{At, Field};
+use crate::config::material::units::UnitKey;
 use crate::identity::pattern::PathPattern;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::trust::{
-    ClientTrust, ClientTrustError, RevocationDepth, RevocationPosture, TrustBundle,
+    ClientTrustError, RevocationDepth, RevocationPosture, TrustBundle, check_overlap,
 };
 
 const SHORTEST_UNREAD: Duration = Duration::from_secs(1);
@@ -68,13 +68,13 @@ pub(super) fn domains(document: &Document, context: &mut Context<'_>) -> Vec<Dom
         .collect();
     for (index, second) in domains.iter().enumerate() {
         for first in domains.iter().take(index) {
-            check_apart(first, second, context);
+            check_pair(first, second, context);
         }
     }
     domains
 }
 
-fn check_apart(first: &Domain, second: &Domain, context: &mut Context<'_>) {
+fn check_pair(first: &Domain, second: &Domain, context: &mut Context<'_>) {
     let (Some(one), Some(two)) = (&first.bundle, &second.bundle) else {
         return;
     };
@@ -84,7 +84,7 @@ fn check_apart(first: &Domain, second: &Domain, context: &mut Context<'_>) {
     if one_name.value == two_name.value {
         return;
     }
-    let Err(error) = ClientTrust::check_disjoint(&[Arc::clone(one), Arc::clone(two)]) else {
+    let Err(error) = check_overlap(&[Arc::clone(one), Arc::clone(two)]) else {
         return;
     };
     let help = match &error {

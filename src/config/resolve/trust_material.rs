@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
+use super::context::Context;
 use super::pem::{Found, material};
-use super::summaries::{list_summaries, root_summaries};
-use super::{Context, crl_fetch, pem};
-use crate::authn::remote_lists::ListSource;
+use super::summaries::{crl_summaries, root_summaries};
+use super::{crl_fetch, pem};
 use crate::config::diagnostics::{Diagnostic, Span};
-use crate::config::inventory::TrustDomainSummary;
-use crate::config::raw::Trust;
-use crate::config::value::{At, Field, Words as _};
+use crate::config::document::raw::Trust;
+use crate::config::document::value::{At, Field, Words as _};
+use crate::config::material::inventory::TrustDomainSummary;
+use crate::crl_fetch::CrlSource;
 use crate::crypto;
 use crate::identity::{IdentityPattern, NameType, TrustDomain};
 use crate::trust::{
@@ -46,7 +47,7 @@ pub(super) struct DomainMaterial {
 
 impl DomainMaterial {
     /// Differs if anything about the domain differs that others can see.
-    pub(super) fn digest(&self, sources: &[ListSource]) -> [u8; 32] {
+    pub(super) fn digest(&self, sources: &[CrlSource]) -> [u8; 32] {
         let mut parts: Vec<Vec<u8>> = vec![self.bundle.digest().to_vec()];
         let certificates = self.roots.iter().chain(&self.intermediates);
         parts.extend(certificates.map(|found| found.value.to_vec()));
@@ -77,11 +78,11 @@ pub(super) fn read_files(
     before: Option<&DomainMaterial>,
     context: &mut Context<'_>,
 ) -> DomainFiles {
-    let lists_only = context.units.lists_only;
+    let crls_only = context.units.crls_only;
     let certificates = |files: &[At<String>],
                         last_good: Option<&Vec<Found<CertificateDer<'static>>>>,
                         context: &mut Context<'_>| {
-        if lists_only && let Some(last_good) = last_good {
+        if crls_only && let Some(last_good) = last_good {
             // Their stamps are taken, so that a change is noticed later.
             let _ = context.part(|context| material(files, context, pem::certificates));
             return Some(last_good.clone());
@@ -160,11 +161,11 @@ pub(super) fn domain_material(
     let mut config = rules.bundle_config();
     config.roots = values(&roots);
     config.intermediates = values(&intermediates);
-    let (lists, copies) = crl_fetch::hold_to_copies(lists, &config, context);
+    let (lists, copies) = crl_fetch::check_against_copies(lists, &config, context);
     let summary = TrustDomainSummary {
         name: rules.name.value.to_string(),
         roots: root_summaries(&roots),
-        revocation_lists: list_summaries(&lists, rules.posture, context),
+        revocation_lists: crl_summaries(&lists, rules.posture, context),
         revocation: rules.posture.word(),
         revocation_depth: rules.depth.word(),
         vouches_for: rules.vouches_for.iter().map(ToString::to_string).collect(),

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Context, limits};
+use super::bounds;
+use super::context::Context;
 use crate::config::diagnostics::Diagnostic;
-use crate::config::raw::UpstreamSection;
+use crate::config::document::raw::UpstreamSection;
 use crate::upstream::UpstreamConfig;
 
 /// Takes over every bound that is said.
@@ -23,23 +24,23 @@ pub(super) fn set(
             &mut config.tunnel_idle_timeout,
         ),
     ] {
-        limits::set_time(field, time, context);
+        bounds::set_time(field, time, context);
     }
     for (field, time) in [
         (&section.total_timeout, &mut config.total_timeout),
         (&section.stall_timeout, &mut config.stall_timeout),
     ] {
         if !field.is_absent() {
-            limits::set_time(field, time.insert(Duration::ZERO), context);
+            bounds::set_time(field, time.insert(Duration::ZERO), context);
         }
     }
-    for (field, most) in [
+    for (field, max) in [
         (&section.max_connections, &mut config.max_connections),
         (&section.max_pending, &mut config.max_pending),
         (&section.max_requests, &mut config.max_requests),
     ] {
         if let Some(said) = field.value() {
-            *most = usize::try_from(*said).unwrap_or(usize::MAX);
+            *max = usize::try_from(*said).unwrap_or(usize::MAX);
         }
     }
     config.health_check = section.health_check.value().cloned();

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
+use super::context::{Context, names};
 use super::credentials::credentials;
 use super::pem::material;
-use super::routes::names;
-use super::{Context, header_rules, pem, upstream_bounds};
+use super::{header_rules, pem, upstream_bounds};
 use crate::config::diagnostics::Diagnostic;
 use crate::config::document::Document;
-use crate::config::raw::UpstreamSection;
-use crate::config::units::UnitKey;
-use crate::config::url::HttpUrl;
-use crate::config::value::{At, CertificateHeader, Field};
+use crate::config::document::raw::UpstreamSection;
+use crate::config::document::url::HttpUrl;
+use crate::config::document::value::{At, CertificateHeader, Field};
+use crate::config::material::units::UnitKey;
 use crate::identity::IdentityPattern;
 use crate::tls::Credentials;
 use crate::tls::client::{self, ClientTls, ClientTlsConfig};

@@ -27,12 +27,13 @@ fn documented() -> Vec<(String, Vec<(String, bool)>)> {
 
 #[test]
 fn the_document_and_the_known_keys_agree() {
-    let known: Vec<(String, Vec<(String, bool)>)> = raw::SECTIONS
+    let known: Vec<(String, Vec<(String, bool)>)> = document::raw::SECTIONS
         .sections
         .iter()
         .map(|section| {
             let keys = section.keys.iter();
-            let keys = keys.map(|(key, need)| ((*key).to_owned(), *need == raw::Need::Required));
+            let keys = keys
+                .map(|(key, need)| ((*key).to_owned(), *need == document::schema::Need::Required));
             (section.title.to_owned(), keys.collect())
         })
         .collect();

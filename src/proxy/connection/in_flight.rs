@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::{HeaderValue, Method};
 use tokio::time::Instant;
 
-use crate::authn::certificate::ConnectionProof;
+use crate::authn::ConnectionProof;
 use crate::authn::{Credentials, Presented};
 use crate::clock;
 use crate::identity::Principal;

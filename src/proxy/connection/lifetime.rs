@@ -134,7 +134,7 @@ impl Lifetime {
     /// Returns the denial if the path has expired, else starts the timer.
     fn expired(&mut self, connection: &Connection) -> Option<Denial> {
         let proof = connection.proof()?;
-        let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        let now = clock::certificate_now();
         if let Some(denial) = proof.is_over_at(now) {
             return Some(denial);
         }

@@ -41,7 +41,7 @@ use self::guard::ConnectionGuard;
 use self::in_flight::{InFlightRequest, InFlightRequests, PermittedRequest};
 use self::worker::Worker;
 use super::wire::forwarded_headers::ForwardedHeaderCache;
-use crate::authn::certificate::ConnectionProof;
+use crate::authn::ConnectionProof;
 use crate::clock;
 use crate::identity::text::printable;
 use crate::identity::{PeerIdentity, ShareKey};
@@ -319,7 +319,10 @@ impl Connection {
                 "no [[server_name]] entry answers for this connection any longer",
             )
         };
-        let entry = snapshot.names.select(self.server_name()).ok_or_else(gone)?;
+        let entry = snapshot
+            .server_names
+            .select(self.server_name())
+            .ok_or_else(gone)?;
         if self.proof.is_none() && entry.client_certificate() == ClientCertificate::Required {
             return Err(Denial::new(
                 ReasonCode::NoCertificate,

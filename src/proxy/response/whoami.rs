@@ -66,7 +66,7 @@ pub(crate) fn respond(
         CertificateAuthenticator::judge(context.proof),
         context.proof,
     ) {
-        (Outcome::Rejected(denial), _) => return Err(denial.into()),
+        (Outcome::Denied(denial), _) => return Err(denial.into()),
         (Outcome::Authenticated(_), Some(proof)) => &proof.identity,
         _ => {
             return Err(Refusal::new(

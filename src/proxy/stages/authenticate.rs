@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use http::header::WWW_AUTHENTICATE;
 
 use super::target::Target;
-use crate::authn::certificate::{CertificateAuthenticator, ConnectionProof};
-use crate::authn::{Credentials, Outcome, Presented, Rejection, Resource};
+use crate::authn::certificate::CertificateAuthenticator;
+use crate::authn::{AuthnDenial, ConnectionProof, Credentials, Outcome, Presented, Resource};
 use crate::clock;
 use crate::identity::{Method, Principal};
 use crate::policy::{Authentication, Permit};
@@ -35,7 +35,7 @@ pub(super) fn by_certificate(
             match CertificateAuthenticator::judge(proof) {
                 Outcome::Authenticated(principal) => Ok(Some(principal)),
                 Outcome::NotApplicable => Ok(None),
-                Outcome::Rejected(denial) => Err(denial.into()),
+                Outcome::Denied(denial) => Err(denial.into()),
             }
         }
     }
@@ -57,14 +57,14 @@ pub(super) async fn by_credentials(
         .authenticators
         .authenticate(&credentials)
         .await
-        .map_err(|rejection| with_challenges(rejection, &evidence.target.resource(), route))
+        .map_err(|denied| with_challenges(denied, &evidence.target.resource(), route))
 }
 
 /// Makes the refusal for credentials that are missing or not accepted. Its challenges tell
 /// the caller which credentials are needed.
-fn with_challenges(rejection: Rejection, resource: &Resource<'_>, route: &Route) -> Refusal {
-    let challenges = route.authenticators.challenges(&rejection, resource);
-    let mut refusal = Refusal::from(rejection.denial);
+fn with_challenges(denied: AuthnDenial, resource: &Resource<'_>, route: &Route) -> Refusal {
+    let challenges = route.authenticators.challenges(&denied, resource);
+    let mut refusal = Refusal::from(denied.denial);
     refusal.fields = challenges
         .into_iter()
         .map(|challenge| (WWW_AUTHENTICATE, challenge))
@@ -88,9 +88,9 @@ pub(crate) fn with_reauth_challenge(
         Some(_) => Method::Token,
         None => Method::ApiKey,
     };
-    let rejection = Rejection {
+    let denied = AuthnDenial {
         by: Some(by),
         denial: refusal.denial,
     };
-    with_challenges(rejection, resource, route)
+    with_challenges(denied, resource, route)
 }

@@ -1,24 +1,20 @@
 //! Authorization: decides whether a caller may use a route, and whether its rate limits
 //! allow it now.
 
-use std::pin::Pin;
-
 use super::RequestContext;
 use super::authenticate::{self, Evidence};
-use super::rate_limit::{LimitCheck, RouteLimits};
+use super::rate_limit::RouteLimits;
 use super::target::Target;
 use crate::authn::Presented;
+use crate::now_or_later::NowOrLater;
 use crate::policy::{self, Permit};
 use crate::proxy::wire::refusal::Refusal;
 use crate::route::Route;
 use crate::telemetry::record::AuditRecord;
 
-/// A decision, or the future that will make it.
-pub(crate) enum Decision<'a> {
-    Now(Result<Permit, Refusal>),
-    /// Boxed, so that the many requests without credentials need no space for this future.
-    Later(Pin<Box<dyn Future<Output = Result<Permit, Refusal>> + Send + 'a>>),
-}
+/// A decision. The many requests that need no credentials reserve no space for the future
+/// that makes it later.
+pub(crate) type Decision<'a> = NowOrLater<'a, Result<Permit, Refusal>>;
 
 /// Authenticates the caller and decides by the route's rule.
 pub(crate) fn decide<'a>(evidence: &'a Evidence<'a>, route: &'a Route) -> Decision<'a> {
@@ -49,8 +45,8 @@ pub(crate) async fn authorize(
         address,
     };
     match limits.before_authentication() {
-        LimitCheck::Now(outcome) => outcome?,
-        LimitCheck::Later(outcome) => outcome.await?,
+        NowOrLater::Now(outcome) => outcome?,
+        NowOrLater::Later(outcome) => outcome.await?,
     }
     let evidence = Evidence {
         proof: context.proof,
@@ -64,8 +60,8 @@ pub(crate) async fn authorize(
     };
     let permit = decided.inspect_err(|refusal| limits.record_failure(refusal))?;
     match limits.after_authentication(permit.principal()) {
-        LimitCheck::Now(outcome) => outcome?,
-        LimitCheck::Later(outcome) => outcome.await?,
+        NowOrLater::Now(outcome) => outcome?,
+        NowOrLater::Later(outcome) => outcome.await?,
     }
     if let Some(principal) = permit
         .principal()

@@ -28,7 +28,7 @@ pub(crate) mod transaction;
 use std::sync::Arc;
 
 use super::connection::Connection;
-use crate::authn::certificate::ConnectionProof;
+use crate::authn::ConnectionProof;
 use crate::snapshot::Snapshot;
 
 /// The connection of a request, and the snapshot under which the request is decided.

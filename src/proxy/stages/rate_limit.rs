@@ -2,13 +2,13 @@
 //! request is counted before authentication, so that a flood causes no cryptographic work.
 
 use std::net::IpAddr;
-use std::pin::Pin;
 
 use http::HeaderValue;
 use http::header::{HeaderName, RETRY_AFTER};
 
-use crate::authn::certificate::ConnectionProof;
+use crate::authn::ConnectionProof;
 use crate::identity::{CallerName, Method, Principal};
+use crate::now_or_later::NowOrLater;
 use crate::policy::throttle::{Counted, Exceeded, Limiter, Per, RouteLimit};
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::{Category, ReasonCode};
@@ -25,12 +25,8 @@ pub(super) struct RouteLimits<'a> {
     pub(super) address: IpAddr,
 }
 
-/// Whether the request is within its limits: known now, or after a shared store has
-/// responded.
-pub(super) enum LimitCheck<'a> {
-    Now(Result<(), Refusal>),
-    Later(Pin<Box<dyn Future<Output = Result<(), Refusal>> + Send + 'a>>),
-}
+/// Whether the request is within its limits: known now, or after a shared store was asked.
+pub(super) type LimitCheck<'a> = NowOrLater<'a, Result<(), Refusal>>;
 
 impl<'a> RouteLimits<'a> {
     /// Counts the request for the limits whose key is already known.
@@ -38,7 +34,7 @@ impl<'a> RouteLimits<'a> {
         if !self.route.authenticators.is_empty()
             && let Err(exceeded) = self.limiter.may_authenticate(self.attempts_key())
         {
-            return LimitCheck::Now(Err(refusal(exceeded)));
+            return NowOrLater::Now(Err(refusal(exceeded)));
         }
         self.count(move |limit| self.early_key(limit.per))
     }
@@ -110,7 +106,7 @@ impl<'a> RouteLimits<'a> {
             .iter()
             .filter_map(move |limit| Some((limit, key(limit)?)));
         if self.limiter.shared().is_some() && !self.route.limits.is_empty() {
-            return LimitCheck::Later(Box::pin(async move {
+            return NowOrLater::Later(Box::pin(async move {
                 for (limit, key) in counted {
                     let taken = self.limiter.count_shared(limit, key).await;
                     taken.map_err(refusal)?;
@@ -120,10 +116,10 @@ impl<'a> RouteLimits<'a> {
         }
         for (limit, key) in counted {
             if let Err(exceeded) = self.limiter.count(limit, key) {
-                return LimitCheck::Now(Err(refusal(exceeded)));
+                return NowOrLater::Now(Err(refusal(exceeded)));
             }
         }
-        LimitCheck::Now(Ok(()))
+        NowOrLater::Now(Ok(()))
     }
 }
 

@@ -16,12 +16,12 @@ use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Name;
 
 use super::serials::SerialSet;
-use super::unusable::UnusableList;
+use super::unusable::UnusableCrl;
 use crate::identity::leaf::{rfc4514, significant};
-use crate::trust::path::{PathMember, PointName};
-use crate::trust::signed::SignedParts;
+use crate::trust::certificate::member::{PathMember, PointName};
+use crate::trust::certificate::signed::SignedParts;
 
-/// Octets of a serial number of one octet and a date, as an entry.
+/// Bytes of an entry with a serial number of one byte and a date.
 const SMALLEST_ENTRY: usize = 20;
 /// Most keys remembered as not having signed one list.
 const MAX_REFUSED_KEYS: usize = 64;
@@ -80,7 +80,7 @@ pub(crate) struct RevocationList {
     /// The issuer's name, DER.
     pub(super) issuer: Box<[u8]>,
     pub(super) issuer_text: String,
-    /// cRLNumber without leading zero octets.
+    /// cRLNumber without leading zero bytes.
     pub(super) number: Box<[u8]>,
     pub(super) this_update: i64,
     pub(super) next_update: i64,
@@ -92,11 +92,11 @@ pub(crate) struct RevocationList {
 
 impl RevocationList {
     /// `hash` is the SHA-256 of `der`.
-    pub(super) fn read(der: &[u8], hash: [u8; 32]) -> Result<Self, UnusableList> {
-        let unusable = |error: webpki::Error| UnusableList::of(der, &error);
+    pub(super) fn read(der: &[u8], hash: [u8; 32]) -> Result<Self, UnusableCrl> {
+        let unusable = |error: webpki::Error| UnusableCrl::of(der, &error);
         let entries = BorrowedCertRevocationList::from_der(der).map_err(unusable)?;
         let header =
-            Header::read(der).ok_or_else(|| UnusableList::damaged("its encoding is malformed"))?;
+            Header::read(der).ok_or_else(|| UnusableCrl::damaged("its encoding is malformed"))?;
         // Room for all of them at once: growing copies, and takes fresh memory. What
         // claims more entries than would fit has none that can be read.
         let most = header.revoked.len() / SMALLEST_ENTRY;
@@ -109,7 +109,7 @@ impl RevocationList {
         let this_update = header.this_update.timestamp();
         let next_update = header.next_update.timestamp();
         if next_update <= this_update {
-            return Err(UnusableList::Times);
+            return Err(UnusableCrl::Times);
         }
         Ok(Self {
             hash,
@@ -231,8 +231,8 @@ impl Signed {
     }
 }
 
-/// When a revocation list (DER) is to be replaced, in seconds since the Unix epoch;
-/// none where it cannot be read. Proves nothing.
+/// Returns when a revocation list (DER) is to be replaced, in seconds since the Unix
+/// epoch; none if it cannot be read. Proves nothing.
 #[must_use]
 pub fn next_update(der: &[u8]) -> Option<i64> {
     Header::read(der).map(|header| header.next_update.timestamp())
@@ -240,7 +240,7 @@ pub fn next_update(der: &[u8]) -> Option<i64> {
 
 /// What a revocation list says about itself. Proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outline {
+pub struct CrlOutline {
     /// Its issuer (RFC 4514).
     pub issuer: String,
     /// When it is to be replaced, in seconds since the Unix epoch.
@@ -249,16 +249,18 @@ pub struct Outline {
     pub entries: usize,
 }
 
-/// Sums a revocation list (DER) up, without looking at its entries one by one; none
-/// where it cannot be read.
-#[must_use]
-pub fn outline(der: &[u8]) -> Option<Outline> {
-    let header = Header::read(der)?;
-    Some(Outline {
-        entries: header.entries(),
-        next_update: header.next_update.timestamp(),
-        issuer: header.issuer_text,
-    })
+impl CrlOutline {
+    /// Reads the outline of a revocation list (DER), without its single entries; none if
+    /// the list cannot be read.
+    #[must_use]
+    pub fn read(der: &[u8]) -> Option<Self> {
+        let header = Header::read(der)?;
+        Some(Self {
+            entries: header.entries(),
+            next_update: header.next_update.timestamp(),
+            issuer: header.issuer_text,
+        })
+    }
 }
 
 /// The parts of a CertificateList (RFC 5280 section 5.1).
@@ -314,8 +316,8 @@ impl<'a> Header<'a> {
 
 type Extensions = (Box<[u8]>, Option<Scope>);
 
-fn read_extensions(tagged: &[u8]) -> Result<Extensions, UnusableList> {
-    let malformed = || UnusableList::damaged("one of its extensions is malformed");
+fn read_extensions(tagged: &[u8]) -> Result<Extensions, UnusableCrl> {
+    let malformed = || UnusableCrl::damaged("one of its extensions is malformed");
     let (_, sequence) = Any::from_der(tagged).map_err(|_| malformed())?;
     let mut rest = sequence.data;
     let mut number = None;
@@ -327,17 +329,17 @@ fn read_extensions(tagged: &[u8]) -> Result<Extensions, UnusableList> {
             "2.5.29.20" => {
                 // RFC 5280 section 5.2.3: a non-critical extension.
                 if extension.critical {
-                    return Err(UnusableList::Number("marked critical"));
+                    return Err(UnusableCrl::Number("marked critical"));
                 }
                 let (_, integer) = Any::from_der(extension.value).map_err(|_| malformed())?;
                 if number.replace(significant(integer.data).into()).is_some() {
-                    return Err(UnusableList::Number("there twice"));
+                    return Err(UnusableCrl::Number("there twice"));
                 }
             }
             "2.5.29.28" => {
                 let ParsedExtension::IssuingDistributionPoint(point) = extension.parsed_extension()
                 else {
-                    return Err(UnusableList::damaged(
+                    return Err(UnusableCrl::damaged(
                         "its issuing distribution point is malformed",
                     ));
                 };
@@ -346,7 +348,7 @@ fn read_extensions(tagged: &[u8]) -> Result<Extensions, UnusableList> {
             _ => {}
         }
     }
-    let number = number.ok_or(UnusableList::NoNumber)?;
+    let number = number.ok_or(UnusableCrl::NoNumber)?;
     Ok((number, scope))
 }
 

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use crate::identity::leaf::significant;
 
-/// Octets of a serial number that conforms to RFC 5280 section 4.1.2.2.
+/// Bytes of a serial number that conforms to RFC 5280 section 4.1.2.2.
 const CONFORMING: usize = 20;
 
-/// A conforming serial number: its octets without leading zeros, then its length.
+/// A conforming serial number: its bytes without leading zeros, then its length.
 type Packed = [u8; CONFORMING + 1];
 
 /// A set of serial numbers. The hash is keyed, so that nobody who chooses serial

@@ -1,4 +1,4 @@
-//! `ListStatus`: how far each list has come, for readiness, metrics and alarms.
+//! `CrlStatus`: how far each list has come, for readiness, metrics and alarms.
 
 use crate::clock;
 
@@ -42,7 +42,7 @@ impl Freshness {
 
 /// One list's state, for readiness and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListStatus {
+pub struct CrlStatus {
     /// Its issuer, RFC 4514.
     pub issuer: String,
     /// cRLNumber, lower-case hexadecimal.
@@ -59,7 +59,7 @@ pub struct ListStatus {
     pub freshness: Freshness,
 }
 
-impl ListStatus {
+impl CrlStatus {
     /// What an operator should know, if anything.
     #[must_use]
     pub fn alarm(&self) -> Option<String> {

@@ -1,4 +1,4 @@
-//! `UnusableList`: what kind of revocation list cannot be used, and what to do.
+//! `UnusableCrl`: what kind of revocation list cannot be used, and what to do.
 //!
 //! webpki says only that it does not take a list. A list that is refused is read
 //! again here, leniently, to find the reason: the person who sees it has to get
@@ -12,7 +12,7 @@ use x509_parser::extensions::{
 
 /// Why a revocation list cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UnusableList {
+pub enum UnusableCrl {
     /// deltaCRLIndicator (RFC 5280 section 5.2.4).
     #[error("it is a delta list: it holds only the changes since another list")]
     Delta,
@@ -60,7 +60,7 @@ pub enum UnusableList {
     Damaged(String),
 }
 
-impl UnusableList {
+impl UnusableCrl {
     /// What to do about it.
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
@@ -105,12 +105,12 @@ impl UnusableList {
 }
 
 /// The first thing that is found wrong with a list.
-fn find(der: &[u8]) -> Option<UnusableList> {
+fn find(der: &[u8]) -> Option<UnusableCrl> {
     let Ok((rest, list)) = Any::from_der(der) else {
-        return Some(UnusableList::damaged("its end is missing"));
+        return Some(UnusableCrl::damaged("its end is missing"));
     };
     if !rest.is_empty() {
-        return Some(UnusableList::BytesFollow(rest.len()));
+        return Some(UnusableCrl::BytesFollow(rest.len()));
     }
     let (_, signed) = Any::from_der(list.data).ok()?;
     let fields: Vec<Any<'_>> = elements(signed.data).collect();
@@ -140,57 +140,57 @@ fn find(der: &[u8]) -> Option<UnusableList> {
     if kind.is_some() {
         kind
     } else if !is_version_2 {
-        Some(UnusableList::Version)
+        Some(UnusableCrl::Version)
     } else if times == 1 {
-        Some(UnusableList::NoNextUpdate)
+        Some(UnusableCrl::NoNextUpdate)
     } else if extensions.is_none() {
-        Some(UnusableList::NoNumber)
+        Some(UnusableCrl::NoNumber)
     } else {
         entries()
     }
 }
 
-fn kind_by(extension: &X509Extension<'_>) -> Option<UnusableList> {
+fn kind_by(extension: &X509Extension<'_>) -> Option<UnusableCrl> {
     let oid = extension.oid.to_id_string();
     match oid.as_str() {
-        "2.5.29.27" => Some(UnusableList::Delta),
+        "2.5.29.27" => Some(UnusableCrl::Delta),
         "2.5.29.28" => match extension.parsed_extension() {
             ParsedExtension::IssuingDistributionPoint(point) => kind_of(point),
-            _ => Some(UnusableList::damaged(
+            _ => Some(UnusableCrl::damaged(
                 "its issuing distribution point is malformed",
             )),
         },
         // The number and the authority key identifier.
         "2.5.29.20" | "2.5.29.35" => None,
-        _ if extension.critical => Some(UnusableList::CriticalExtension(oid)),
+        _ if extension.critical => Some(UnusableCrl::CriticalExtension(oid)),
         _ => None,
     }
 }
 
-fn kind_of(point: &IssuingDistributionPoint<'_>) -> Option<UnusableList> {
+fn kind_of(point: &IssuingDistributionPoint<'_>) -> Option<UnusableCrl> {
     if point.only_contains_attribute_certs {
-        Some(UnusableList::AttributeCertificates)
+        Some(UnusableCrl::AttributeCertificates)
     } else if point.indirect_crl {
-        Some(UnusableList::Indirect)
+        Some(UnusableCrl::Indirect)
     } else if point.only_some_reasons.is_some() {
-        Some(UnusableList::SomeReasons)
+        Some(UnusableCrl::SomeReasons)
     } else if !matches!(
         point.distribution_point,
         Some(DistributionPointName::FullName(_))
     ) {
-        Some(UnusableList::DistributionPoint)
+        Some(UnusableCrl::DistributionPoint)
     } else {
         None
     }
 }
 
 /// What is wrong with an entry: serial number, date, and perhaps extensions.
-fn entry_problem(entry: &Any<'_>) -> Option<UnusableList> {
+fn entry_problem(entry: &Any<'_>) -> Option<UnusableCrl> {
     let extensions = elements(entry.data).nth(2)?;
     read_extensions(extensions.data).find_map(|extension| {
         let oid = extension.oid.to_id_string();
         match oid.as_str() {
-            "2.5.29.29" => Some(UnusableList::Indirect),
+            "2.5.29.29" => Some(UnusableCrl::Indirect),
             "2.5.29.21" => match Any::from_der(extension.value) {
                 // 7 is not used; removeFromCRL, 8, stands in delta lists.
                 Ok((
@@ -200,10 +200,10 @@ fn entry_problem(entry: &Any<'_>) -> Option<UnusableList> {
                         ..
                     },
                 )) => None,
-                _ => Some(UnusableList::UnknownReason),
+                _ => Some(UnusableCrl::UnknownReason),
             },
             "2.5.29.24" => None,
-            _ if extension.critical => Some(UnusableList::CriticalEntryExtension(oid)),
+            _ if extension.critical => Some(UnusableCrl::CriticalEntryExtension(oid)),
             _ => None,
         }
     })

@@ -20,9 +20,10 @@ use webpki::{
 };
 
 use crate::reason::ReasonCode;
-use crate::trust::authority::{AuthorityFacts, RootSet};
-use crate::trust::candidate::Candidate;
-use crate::trust::path::{self, PathBudget, PathCertificates, PathPurpose, PathRules};
+use crate::trust::certificate::authority::{AuthorityFacts, RootSet};
+use crate::trust::certificate::candidate::Candidate;
+use crate::trust::certificate::purpose::PathPurpose;
+use crate::trust::path::{self, PathBudget, PathCertificates, PathRules};
 use crate::trust::revocation::{KnownIssuer, RevocationIndex};
 use crate::trust::{RevocationDepth, RevocationPosture};
 

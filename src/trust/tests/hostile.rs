@@ -5,11 +5,11 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::{at, bundle, config};
 use crate::reason::ReasonCode;
-use crate::trust::candidate::Candidate;
-use crate::trust::path::{
-    self, PathBudget, PathCertificates, PathPurpose, PathRefusal, PathRules, check_size,
-};
-use crate::trust::signature_checks::SignatureBudget;
+use crate::trust::certificate::candidate::Candidate;
+use crate::trust::certificate::error::PathError;
+use crate::trust::certificate::purpose::PathPurpose;
+use crate::trust::path::signature_checks::SignatureBudget;
+use crate::trust::path::{self, PathBudget, PathCertificates, PathRules, check_size};
 
 /// Most signatures that may turn out not to hold.
 const FAILURES: usize = SignatureBudget::PRESENTED.failures;
@@ -20,7 +20,7 @@ fn verify(
     ca: &TestCa,
     configured: &[CertificateDer<'static>],
     chain: &[CertificateDer<'static>],
-) -> (Result<(), PathRefusal>, usize) {
+) -> (Result<(), PathError>, usize) {
     let bundle = bundle(config(ca, &[]));
     let (leaf, presented) = chain.split_first().unwrap();
     check_size(leaf, presented).unwrap();
@@ -62,7 +62,7 @@ fn forged(count: usize) -> Vec<(Authority, CertificateDer<'static>)> {
     (0..count).map(forge).collect()
 }
 
-fn reason(outcome: &Result<(), PathRefusal>) -> Option<ReasonCode> {
+fn reason(outcome: &Result<(), PathError>) -> Option<ReasonCode> {
     outcome.as_ref().err().map(|(reason, _)| *reason)
 }
 

@@ -4,11 +4,11 @@ use countersign_testkit::{Authority, AuthoritySpec, Credentials, Leaf};
 use rustls_pki_types::CertificateDer;
 
 use super::now;
-use crate::trust::authority::{AuthorityFacts, RootSet};
-use crate::trust::candidate::Candidate;
-use crate::trust::path::PathPurpose;
-use crate::trust::search::{Budget, GaveUp, Pool, find};
-use crate::trust::signature_checks::{SignatureBudget, SignatureChecks};
+use crate::trust::certificate::authority::{AuthorityFacts, RootSet};
+use crate::trust::certificate::candidate::Candidate;
+use crate::trust::certificate::purpose::PathPurpose;
+use crate::trust::path::search::{Budget, LimitReached, Pool, find};
+use crate::trust::path::signature_checks::{SignatureBudget, SignatureChecks};
 
 /// Levels between root and leaf, and forged certificates on each.
 const LEVELS: usize = 3;
@@ -50,7 +50,7 @@ fn forest() -> Forest {
 
 /// What came of a search, and what it cost.
 struct Outcome {
-    found: Result<Option<usize>, GaveUp>,
+    found: Result<Option<usize>, LimitReached>,
     left: Budget,
     signatures: usize,
 }
@@ -104,27 +104,27 @@ fn a_search_costs_no_more_than_its_budget() {
         ..many
     };
     let outcome = forest.search(&forest.forged, usual, few);
-    assert_eq!(outcome.found, Err(GaveUp::Signatures(100)));
+    assert_eq!(outcome.found, Err(LimitReached::Signatures(100)));
     let few = SignatureBudget {
         failures: 7,
         ..many
     };
     let outcome = forest.search(&forest.forged, usual, few);
-    assert_eq!(outcome.found, Err(GaveUp::Signatures(7)));
+    assert_eq!(outcome.found, Err(LimitReached::Signatures(7)));
     for (budget, gave_up) in [
         (
             Budget {
                 looks: 5000,
                 ..usual
             },
-            GaveUp::Looks,
+            LimitReached::Looks,
         ),
         (
             Budget {
                 steps: 100,
                 ..usual
             },
-            GaveUp::Steps,
+            LimitReached::Steps,
         ),
     ] {
         let outcome = forest.search(&forest.forged, budget, many);
@@ -135,7 +135,7 @@ fn a_search_costs_no_more_than_its_budget() {
         ..usual
     };
     let outcome = forest.search(&all, budget, many);
-    assert_eq!(outcome.found, Err(GaveUp::Attempts));
+    assert_eq!(outcome.found, Err(LimitReached::Attempts));
 }
 
 #[test]

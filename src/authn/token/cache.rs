@@ -1,0 +1,254 @@
+//! Judgements about tokens, remembered for a while.
+//!
+//! An entry is found only under the very same token, issuer, keys, demands of
+//! the route and client certificate ([`CacheKey`]); it never outlives the token
+//! and can be purged. That something *could not be checked* is never remembered.
+//! Requests that ask about one key at the same time share one check.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::single_flight::{FlightResult, SingleFlight};
+use crate::crypto;
+use crate::identity::TokenClaims;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+
+/// What was found out about a token.
+pub type Judgement = Result<Arc<TokenClaims>, Denial>;
+
+/// Bytes an entry takes beside its texts: key, claims and bookkeeping.
+const ENTRY_BYTES: u64 = 512;
+
+/// How long judgements are remembered, and how many.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheSettings {
+    /// Seconds for accepted tokens; never beyond their `exp`.
+    pub positive: u64,
+    /// Seconds for refused ones.
+    pub negative: u64,
+    /// Most bytes that all entries take together.
+    pub bytes: u64,
+}
+
+impl Default for CacheSettings {
+    fn default() -> Self {
+        Self {
+            positive: 60,
+            negative: 5,
+            bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// Everything a judgement depends on except the time, hashed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheKey([u8; 32]);
+
+impl CacheKey {
+    /// The key for a token of `issuer`, judged with the keys of this
+    /// `generation`, for a route with these demands (hashed) and a connection
+    /// with this certificate, or with none.
+    #[must_use]
+    pub fn new(
+        token: &str,
+        issuer: &str,
+        generation: u64,
+        demands: &[u8; 32],
+        thumbprint: Option<&[u8; 32]>,
+    ) -> Self {
+        let mut text = Vec::with_capacity(token.len() + issuer.len() + 96);
+        text.extend_from_slice(demands);
+        match thumbprint {
+            Some(thumbprint) => {
+                text.push(1);
+                text.extend_from_slice(thumbprint);
+            }
+            None => text.push(0),
+        }
+        text.extend_from_slice(&generation.to_be_bytes());
+        // Lengths first, so that no two lists of parts make the same bytes.
+        text.extend_from_slice(&(issuer.len() as u64).to_be_bytes());
+        text.extend_from_slice(issuer.as_bytes());
+        text.extend_from_slice(token.as_bytes());
+        Self(crypto::sha256(&text))
+    }
+}
+
+/// Not even a hash of a token needs to be in a log by accident.
+impl fmt::Debug for CacheKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("CacheKey")
+    }
+}
+
+#[derive(Clone)]
+struct Entry {
+    judgement: Judgement,
+    stored_at: u64,
+    until: u64,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<CacheKey, Entry> for ByBytes {
+    fn weight(&self, _: &CacheKey, entry: &Entry) -> u64 {
+        let texts = match &entry.judgement {
+            Ok(claims) => claims.memory_size(),
+            Err(denial) => denial.detail.len(),
+        };
+        ENTRY_BYTES.saturating_add(texts as u64)
+    }
+}
+
+/// Judgements, bounded in memory and time.
+pub struct TokenCache {
+    settings: CacheSettings,
+    entries: Cache<CacheKey, Entry, ByBytes>,
+    flights: SingleFlight<CacheKey, Judgement>,
+    purges: AtomicU64,
+}
+
+impl TokenCache {
+    /// An empty cache.
+    #[must_use]
+    pub fn new(settings: CacheSettings) -> Self {
+        let max = usize::try_from(settings.bytes / ENTRY_BYTES).unwrap_or(usize::MAX);
+        Self {
+            settings,
+            entries: Cache::with_weighter(max.max(1), settings.bytes, ByBytes),
+            flights: SingleFlight::default(),
+            purges: AtomicU64::new(0),
+        }
+    }
+
+    /// What is remembered under this key and still holds.
+    #[must_use]
+    pub fn get(&self, key: &CacheKey, now: u64) -> Option<Judgement> {
+        // A clock that was set back must not prolong anything.
+        self.entries
+            .get(key)
+            .filter(|entry| entry.stored_at <= now && now < entry.until)
+            .map(|entry| entry.judgement)
+    }
+
+    /// What is remembered, or else what `check` finds out; concurrent callers
+    /// with the same key share one check, a failed one included. `positive`
+    /// shortens the time an acceptance is remembered.
+    ///
+    /// # Errors
+    /// The [`Denial`] that `check` came to, now or earlier.
+    pub async fn get_or_check<F>(
+        &self,
+        key: CacheKey,
+        positive: Option<u64>,
+        now: u64,
+        check: F,
+    ) -> Judgement
+    where
+        F: Future<Output = Judgement>,
+    {
+        if let Some(judgement) = self.get(&key, now) {
+            return judgement;
+        }
+        let checking = async {
+            let purges = self.purges.load(Ordering::SeqCst);
+            let judgement = check.await;
+            // Stored before the flight lands: later requests ask the cache.
+            self.store(key, &judgement, positive, now, purges);
+            match &judgement {
+                // That was about the request that checked, not about the token.
+                Err(denial) if denial.reason == ReasonCode::CallerLimit => {
+                    FlightResult::Own(judgement)
+                }
+                _ => FlightResult::Shared(judgement),
+            }
+        };
+        self.flights.join(key, checking).await
+    }
+
+    /// Forgets everything, also what is being checked right now.
+    pub fn purge(&self) {
+        self.purges.fetch_add(1, Ordering::SeqCst);
+        self.entries.clear();
+    }
+
+    /// Forgets one token, by the hash that audit lines show, under whatever
+    /// route and certificate it was judged.
+    pub fn purge_token(&self, hash: &str) {
+        self.purges.fetch_add(1, Ordering::SeqCst);
+        self.entries.retain(|_, entry| match &entry.judgement {
+            Ok(claims) => claims.hash != hash,
+            // Refusals are short-lived and do not know their token.
+            Err(_) => false,
+        });
+    }
+
+    /// How many judgements are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn store(
+        &self,
+        key: CacheKey,
+        judgement: &Judgement,
+        positive: Option<u64>,
+        now: u64,
+        purges: u64,
+    ) {
+        let until = match judgement {
+            Ok(claims) => now
+                .saturating_add(positive.unwrap_or(self.settings.positive))
+                .min(now.saturating_add(self.settings.positive))
+                .min(claims.expires),
+            // Nothing was found out: the next request has to ask again.
+            Err(denial)
+                if [ReasonCode::KeysUnavailable, ReasonCode::CallerLimit]
+                    .contains(&denial.reason) =>
+            {
+                return;
+            }
+            Err(_) => now.saturating_add(self.settings.negative),
+        };
+        if until <= now {
+            return;
+        }
+        let entry = Entry {
+            judgement: judgement.clone(),
+            stored_at: now,
+            until,
+        };
+        self.entries.insert(key, entry);
+        // A purge in the meantime meant this judgement too.
+        if self.purges.load(Ordering::SeqCst) != purges {
+            self.entries.remove(&key);
+        }
+    }
+}
+
+impl fmt::Debug for TokenCache {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TokenCache")
+            .field("settings", &self.settings)
+            .field("entries", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

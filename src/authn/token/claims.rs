@@ -1,0 +1,287 @@
+//! What a token says, judged: issuer, audience, times, binding, scopes, claims.
+//!
+//! The same rules hold for the payload of a JWT and for an introspection
+//! response (RFC 7662 section 2.2), which differ only in what must be present.
+//! [`super::jwt`] verifies signatures, [`super::introspection`] asks the issuer.
+
+use std::sync::OnceLock;
+
+use countersign_verify::jose::NumericDate;
+use serde_json::{Map, Value};
+
+use super::binding::CertificateBinding;
+use super::token_type::TokenType;
+use crate::identity::TokenClaims;
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+
+/// Seconds by which an issuer's clock may differ by default.
+pub const DEFAULT_SKEW: u64 = 30;
+
+/// What every token of one issuer has to say.
+#[derive(Debug, Clone)]
+pub struct ClaimRules {
+    /// Its `iss`, compared byte by byte.
+    pub issuer: String,
+    /// Audiences that tokens may be for; a token for none of them is refused.
+    pub audiences: Vec<String>,
+    /// Whether tokens must be bound to the caller's certificate.
+    pub binding: CertificateBinding,
+    /// Seconds by which the issuer's clock may differ.
+    pub skew: u64,
+    /// Claims that are kept for the assertion.
+    pub keep: Vec<String>,
+}
+
+/// What one route demands of a token, beyond its issuer's rules.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Demands {
+    /// An audience that the token must name.
+    pub audience: Option<String>,
+    /// Scopes that it must have, all of them.
+    pub scopes: Vec<String>,
+    /// Claims with the values they may have; an array claim must contain one.
+    pub claims: Vec<(String, Vec<Value>)>,
+}
+
+/// Where claims come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From a verified JWT of this type.
+    Jwt(TokenType),
+    /// From the issuer's introspection endpoint.
+    Introspection,
+}
+
+impl ClaimRules {
+    /// Judges `members`. `hash` is the token's, `thumbprint` the client
+    /// certificate's, `now` in seconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// A [`Denial`] with one of the token reasons.
+    pub fn check(
+        &self,
+        members: Map<String, Value>,
+        origin: Origin,
+        hash: String,
+        demands: &Demands,
+        thumbprint: Option<&[u8; 32]>,
+        now: u64,
+    ) -> Result<TokenClaims, Denial> {
+        refuse_identity_token(&members, origin)?;
+        self.check_issuer(&members, origin)?;
+        self.check_audience(&members, demands)?;
+        let expires = self.check_times(&members, origin, now)?;
+        let bound = self.binding.check(&members, thumbprint)?;
+        let subject = text(&members, "sub")?;
+        let token_id = text(&members, "jti")?;
+        let client_id = client_id(&members)?;
+        if origin == Origin::Jwt(TokenType::AccessToken) {
+            // RFC 9068 section 2.2; iss, exp and aud are demanded of every token.
+            let present = [
+                ("sub", subject.is_some()),
+                ("client_id", members.contains_key("client_id")),
+                ("iat", members.contains_key("iat")),
+                ("jti", token_id.is_some()),
+            ];
+            if let Some((name, _)) = present.iter().find(|(_, present)| !present) {
+                return Err(malformed(format!("an at+jwt token must have {name}")));
+            }
+        }
+        let scopes = scopes(&members)?;
+        check_demands(&members, &scopes, demands)?;
+        Ok(TokenClaims {
+            issuer: self.issuer.clone(),
+            subject,
+            client_id,
+            scope: (!scopes.is_empty()).then(|| scopes.join(" ")),
+            token_id,
+            hash,
+            expires,
+            bound,
+            kept: members
+                .into_iter()
+                .filter(|(name, _)| self.keep.contains(name))
+                .collect(),
+            text: OnceLock::new(),
+        })
+    }
+
+    /// RFC 8725 section 3.8. An introspection response may leave `iss` out: the
+    /// endpoint that was asked is the configured one.
+    fn check_issuer(&self, members: &Map<String, Value>, origin: Origin) -> Result<(), Denial> {
+        match (members.get("iss"), origin) {
+            (Some(Value::String(issuer)), _) if *issuer == self.issuer => Ok(()),
+            (None, Origin::Introspection) => Ok(()),
+            _ => Err(Denial::new(
+                ReasonCode::TokenIssuer,
+                format!("its iss is not {}", self.issuer),
+            )),
+        }
+    }
+
+    /// RFC 7519 section 4.1.3: one text or an array of texts.
+    fn check_audience(
+        &self,
+        members: &Map<String, Value>,
+        demands: &Demands,
+    ) -> Result<(), Denial> {
+        let named: Vec<&str> = match members.get("aud") {
+            Some(Value::String(one)) => vec![one],
+            Some(Value::Array(several)) => several
+                .iter()
+                .map(Value::as_str)
+                .collect::<Option<_>>()
+                .ok_or_else(|| malformed("its aud has an item that is not a text"))?,
+            None => Vec::new(),
+            Some(_) => return Err(malformed("its aud is neither a text nor an array")),
+        };
+        let within = named
+            .iter()
+            .any(|name| self.audiences.iter().any(|audience| audience == name));
+        let demanded = demands
+            .audience
+            .as_ref()
+            .is_none_or(|audience| named.contains(&audience.as_str()));
+        if within && demanded {
+            return Ok(());
+        }
+        let wanted = demands
+            .audience
+            .clone()
+            .unwrap_or_else(|| self.audiences.join(" or "));
+        Err(Denial::new(
+            ReasonCode::TokenAudience,
+            format!("its aud does not name {wanted}"),
+        ))
+    }
+
+    /// RFC 7519 sections 4.1.4 to 4.1.6; `exp` is exclusive, and not extended by the
+    /// skew: no assertion may outlive its token. Answers with `exp`.
+    fn check_times(
+        &self,
+        members: &Map<String, Value>,
+        origin: Origin,
+        now: u64,
+    ) -> Result<u64, Denial> {
+        let expires = match (date(members, "exp")?, origin) {
+            (Some(expires), _) => expires.floor(),
+            // RFC 7662 section 2.2 makes it optional: active is active, now.
+            (None, Origin::Introspection) => u64::MAX,
+            (None, Origin::Jwt(_)) => return Err(malformed("it has no exp")),
+        };
+        if now >= expires {
+            return Err(Denial::new(
+                ReasonCode::TokenExpired,
+                format!("it expired {} s ago", now.saturating_sub(expires)),
+            ));
+        }
+        let latest = now.saturating_add(self.skew);
+        for name in ["nbf", "iat"] {
+            if date(members, name)?.is_some_and(|moment| moment.ceil() > latest) {
+                return Err(Denial::new(
+                    ReasonCode::TokenNotYetValid,
+                    format!("its {name} lies in the future"),
+                ));
+            }
+        }
+        Ok(expires)
+    }
+}
+
+/// An identity or logout token must not pass for an access token where the
+/// header does not tell them apart (RFC 8725 section 3.12).
+fn refuse_identity_token(members: &Map<String, Value>, origin: Origin) -> Result<(), Denial> {
+    let ambiguous = matches!(origin, Origin::Jwt(TokenType::Jwt | TokenType::Untyped));
+    let telltale = ["at_hash", "c_hash", "s_hash", "events"]
+        .into_iter()
+        .find(|name| members.contains_key(*name));
+    match telltale {
+        Some(name) if ambiguous => Err(Denial::new(
+            ReasonCode::TokenType,
+            format!("it has {name}, which access tokens do not have"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_demands(
+    members: &Map<String, Value>,
+    scopes: &[&str],
+    demands: &Demands,
+) -> Result<(), Denial> {
+    if let Some(scope) = demands
+        .scopes
+        .iter()
+        .find(|scope| !scopes.contains(&scope.as_str()))
+    {
+        return Err(Denial::new(
+            ReasonCode::TokenScope,
+            format!("it lacks the scope {scope}"),
+        ));
+    }
+    for (name, accepted) in &demands.claims {
+        let has = match members.get(name) {
+            None => false,
+            Some(Value::Array(values)) => values.iter().any(|value| accepted.contains(value)),
+            Some(value) => accepted.contains(value),
+        };
+        if !has {
+            return Err(Denial::new(
+                ReasonCode::TokenScope,
+                format!("its claim {name} has no value that this route accepts"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `scope` (RFC 8693 section 4.2), or `scp` as some issuers call it.
+fn scopes(members: &Map<String, Value>) -> Result<Vec<&str>, Denial> {
+    match members.get("scope").or_else(|| members.get("scp")) {
+        None => Ok(Vec::new()),
+        Some(Value::String(scopes)) => Ok(scopes.split(' ').filter(|s| !s.is_empty()).collect()),
+        Some(Value::Array(scopes)) => scopes
+            .iter()
+            // A scope with a space in it would read as two in the assertion.
+            .map(|scope| scope.as_str().filter(|s| !s.is_empty() && !s.contains(' ')))
+            .collect::<Option<_>>()
+            .ok_or_else(|| malformed("its scopes are not texts")),
+        Some(_) => Err(malformed("its scope is neither a text nor an array")),
+    }
+}
+
+/// `client_id` (RFC 8693 section 4.3), else `azp`; they must not contradict.
+fn client_id(members: &Map<String, Value>) -> Result<Option<String>, Denial> {
+    match (text(members, "client_id")?, text(members, "azp")?) {
+        (Some(client), Some(party)) if client != party => {
+            Err(malformed("its client_id and azp name different clients"))
+        }
+        (Some(client), _) => Ok(Some(client)),
+        (None, party) => Ok(party),
+    }
+}
+
+fn text(members: &Map<String, Value>, name: &str) -> Result<Option<String>, Denial> {
+    match members.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(malformed(format!("its {name} is not a text"))),
+    }
+}
+
+fn date(members: &Map<String, Value>, name: &str) -> Result<Option<NumericDate>, Denial> {
+    members
+        .get(name)
+        .map(NumericDate::from_json)
+        .transpose()
+        .map_err(|_| malformed(format!("its {name} is not a numeric date")))
+}
+
+fn malformed(detail: impl Into<String>) -> Denial {
+    Denial::new(ReasonCode::TokenMalformed, detail)
+}
+
+#[cfg(test)]
+#[path = "claims_tests.rs"]
+mod tests;

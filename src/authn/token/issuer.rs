@@ -1,0 +1,384 @@
+//! `TokenIssuer`: everything about the tokens of one configured issuer.
+//!
+//! Brings together rules ([`super::jwt`], [`super::claims`]), keys
+//! ([`super::jwks`]), introspection and the cache. A route names its issuer, so
+//! nothing in a token ever chooses the issuer that judges it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use countersign_verify::jose::base64url_encode;
+
+use super::cache::{CacheKey, CacheSettings, Judgement, TokenCache};
+use super::claims::{ClaimRules, Demands, Origin};
+use super::introspection::Introspector;
+use super::jwks::IssuerKeys;
+use super::jwt::{TokenRules, UnverifiedToken};
+use crate::crypto;
+use crate::http_client::FetchError;
+use crate::identity::{ShareKey, TokenClaims};
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+
+/// How often a route has the issuer asked about one token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Introspection {
+    /// Never, unless there is no other way to check the issuer's tokens; then
+    /// as often as the cache forgets.
+    AsNeeded,
+    /// At every request.
+    Always,
+    /// Once in this many seconds.
+    OncePer(u64),
+}
+
+/// What a route demands of tokens, ready for look-ups.
+#[derive(Debug, Clone)]
+pub struct RouteDemands {
+    demands: Demands,
+    introspection: Introspection,
+    hash: [u8; 32],
+}
+
+impl RouteDemands {
+    /// Demands of one route.
+    #[must_use]
+    pub fn new(demands: Demands, introspection: Introspection) -> Self {
+        // Two routes with the same demands may share judgements; `Debug` of
+        // these types tells different demands apart, because texts are quoted.
+        let hash = crypto::sha256(format!("{demands:?}|{introspection:?}").as_bytes());
+        Self {
+            demands,
+            introspection,
+            hash,
+        }
+    }
+
+    /// A hash of them: the same for routes that demand the same.
+    #[must_use]
+    pub const fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
+    /// The scopes to name in a challenge.
+    #[must_use]
+    pub fn scopes(&self) -> &[String] {
+        &self.demands.scopes
+    }
+}
+
+/// With what a token is presented.
+#[derive(Debug, Clone, Copy)]
+pub struct Presenter<'a> {
+    /// The caller that questions to the issuer are counted for.
+    pub caller: ShareKey,
+    /// The SHA-256 of the connection's client certificate.
+    pub thumbprint: Option<&'a [u8; 32]>,
+    /// Seconds since the Unix epoch.
+    pub now: u64,
+}
+
+/// How an issuer's tokens are checked.
+#[derive(Debug)]
+pub enum TokenCheck {
+    /// They are JWTs; routes may have them introspected as well.
+    Jwt {
+        /// The issuer's keys.
+        keys: IssuerKeys,
+        /// What is accepted.
+        rules: TokenRules,
+        /// Asks the introspection endpoint, if there is one.
+        introspector: Option<Introspector>,
+    },
+    /// Only the issuer can tell.
+    Introspection {
+        /// The endpoint.
+        introspector: Introspector,
+        /// What is accepted.
+        rules: ClaimRules,
+    },
+}
+
+/// One configured issuer of tokens.
+pub struct TokenIssuer {
+    name: String,
+    check: TokenCheck,
+    cache: TokenCache,
+    provenance: Provenance,
+    required_at_start: bool,
+}
+
+/// What an issuer was made from, hashed, so that its successor after a reload can
+/// be compared with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// All that judgements depend on, but for fetched keys.
+    pub rules: [u8; 32],
+    /// Where keys come from, and how they are fetched.
+    pub keys: [u8; 32],
+}
+
+impl TokenIssuer {
+    /// An issuer by its name in the configuration.
+    #[must_use]
+    pub fn new(name: impl Into<String>, check: TokenCheck, cache: CacheSettings) -> Self {
+        Self {
+            name: name.into(),
+            check,
+            cache: TokenCache::new(cache),
+            provenance: Provenance::default(),
+            required_at_start: false,
+        }
+    }
+
+    /// The same issuer, without whose keys the gateway does not start, or does.
+    #[must_use]
+    pub const fn required_at_start(mut self, required: bool) -> Self {
+        self.required_at_start = required;
+        self
+    }
+
+    /// Fetches its keys now if the gateway must not start without them.
+    ///
+    /// # Errors
+    /// Why they cannot be had.
+    pub async fn prepare(&self) -> Result<(), FetchError> {
+        match self.keys() {
+            Some(keys) if self.required_at_start => keys.fetch().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The same issuer, which remembers what it was made from.
+    #[must_use]
+    pub const fn made_from(mut self, provenance: Provenance) -> Self {
+        self.provenance = provenance;
+        self
+    }
+
+    /// The keys of this issuer for a successor that fetches them in the very same
+    /// way: what is known stays known.
+    #[must_use]
+    pub fn keys_for(&self, provenance: &Provenance) -> Option<IssuerKeys> {
+        let same = self.provenance.keys == provenance.keys;
+        self.keys().filter(|_| same).cloned()
+    }
+
+    /// A hash of all that its judgements depend on, but for fetched keys.
+    #[must_use]
+    pub const fn rules(&self) -> &[u8; 32] {
+        &self.provenance.rules
+    }
+
+    /// Lets everything that is fetched be fetched by this runtime, and keeps keys
+    /// fresh there. To be called when the issuer is put into service.
+    pub fn start(&self, runtime: &tokio::runtime::Handle) {
+        let introspector = match &self.check {
+            TokenCheck::Jwt {
+                keys, introspector, ..
+            } => {
+                keys.refresh_in_background(runtime);
+                introspector.as_ref()
+            }
+            TokenCheck::Introspection { introspector, .. } => Some(introspector),
+        };
+        if let Some(introspector) = introspector {
+            introspector.run_on(runtime);
+        }
+    }
+
+    /// What an operator should know about it.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        let why = self.keys()?.problem()?;
+        Some(format!(
+            "token issuer {}: {why}; its tokens are refused with keys-unavailable",
+            self.name
+        ))
+    }
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its `iss`, for challenges and metadata.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        match &self.check {
+            TokenCheck::Jwt { rules, .. } => &rules.claims.issuer,
+            TokenCheck::Introspection { rules, .. } => &rules.issuer,
+        }
+    }
+
+    /// Its keys, if it has some.
+    #[must_use]
+    pub const fn keys(&self) -> Option<&IssuerKeys> {
+        match &self.check {
+            TokenCheck::Jwt { keys, .. } => Some(keys),
+            TokenCheck::Introspection { .. } => None,
+        }
+    }
+
+    /// Judgements about its tokens.
+    #[must_use]
+    pub const fn cache(&self) -> &TokenCache {
+        &self.cache
+    }
+
+    /// Judges a token for a route and a connection, asking the issuer on behalf of
+    /// `presenter` if that has to be.
+    ///
+    /// # Errors
+    /// A [`Denial`] with one of the token reasons; `keys-unavailable` when the
+    /// token could not be checked.
+    pub async fn judge(
+        &self,
+        token: &str,
+        demands: &RouteDemands,
+        presenter: Presenter<'_>,
+    ) -> Judgement {
+        let positive = match demands.introspection {
+            Introspection::Always => return self.check(token, demands, presenter).await,
+            Introspection::OncePer(seconds) => Some(seconds),
+            Introspection::AsNeeded => None,
+        };
+        let generation = self.generation(token).await?;
+        let thumbprint = presenter.thumbprint;
+        let key = CacheKey::new(token, &self.name, generation, &demands.hash, thumbprint);
+        let check = self.check(token, demands, presenter);
+        let now = presenter.now;
+        self.cache.get_or_check(key, positive, now, check).await
+    }
+
+    /// Judges a token without asking the issuer; none if the issuer has to be asked.
+    pub fn judge_at_hand(
+        &self,
+        token: &str,
+        demands: &RouteDemands,
+        thumbprint: Option<&[u8; 32]>,
+        now: u64,
+    ) -> Option<Judgement> {
+        let TokenCheck::Jwt { keys, rules, .. } = &self.check else {
+            return None;
+        };
+        let keys = keys.at_hand()?;
+        let judged = UnverifiedToken::parse(token, rules).and_then(|unverified| {
+            unverified.verify(&keys.set, rules, &demands.demands, thumbprint, now)
+        });
+        match (judged, demands.introspection) {
+            (Err(denial), _) => Some(Err(denial)),
+            (Ok(claims), Introspection::AsNeeded) => Some(Ok(Arc::new(claims))),
+            // Only the issuer knows whether it is still active.
+            (Ok(_), _) => None,
+        }
+    }
+
+    /// The number of the keys that a token is judged with. Without keys that may be
+    /// used they are fetched first: nothing that is remembered holds without them.
+    async fn generation(&self, token: &str) -> Result<u64, Denial> {
+        let TokenCheck::Jwt { keys, rules, .. } = &self.check else {
+            return Ok(0);
+        };
+        if let Some(generation) = keys.generation() {
+            return Ok(generation);
+        }
+        // What is refused before any key is needed never reaches the issuer.
+        let unverified = UnverifiedToken::parse(token, rules)?;
+        let fetched = keys.for_key(unverified.key_id()).await;
+        fetched.map_err(|error| self.without_keys(&error))?;
+        keys.generation()
+            .ok_or_else(|| self.without_keys(&FetchError::Unreachable))
+    }
+
+    fn without_keys(&self, error: &FetchError) -> Denial {
+        tracing::warn!(issuer = %self.name, %error, "no keys to check a token with");
+        Denial::new(
+            ReasonCode::KeysUnavailable,
+            "the issuer's keys cannot be had at the moment",
+        )
+    }
+
+    async fn check(
+        &self,
+        token: &str,
+        demands: &RouteDemands,
+        presenter: Presenter<'_>,
+    ) -> Judgement {
+        match &self.check {
+            TokenCheck::Introspection {
+                introspector,
+                rules,
+            } => introspect(introspector, rules, token, demands, presenter).await,
+            TokenCheck::Jwt {
+                keys,
+                rules,
+                introspector,
+            } => {
+                let unverified = UnverifiedToken::parse(token, rules)?;
+                let keys = keys.for_key(unverified.key_id()).await;
+                let keys = keys.map_err(|error| self.without_keys(&error))?;
+                let Presenter {
+                    thumbprint, now, ..
+                } = presenter;
+                let claims =
+                    unverified.verify(&keys.set, rules, &demands.demands, thumbprint, now)?;
+                match (demands.introspection, introspector) {
+                    (Introspection::AsNeeded, _) => Ok(Arc::new(claims)),
+                    (_, Some(introspector)) => {
+                        // Only tokens that are good so far reach the issuer.
+                        let rules = &rules.claims;
+                        introspect(introspector, rules, token, demands, presenter).await?;
+                        Ok(Arc::new(claims))
+                    }
+                    // The configuration refuses this; a token must not pass for it.
+                    (_, None) => Err(Denial::new(
+                        ReasonCode::KeysUnavailable,
+                        "the issuer has no introspection endpoint",
+                    )),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for TokenIssuer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TokenIssuer")
+            .field("name", &self.name)
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn introspect(
+    introspector: &Introspector,
+    rules: &ClaimRules,
+    token: &str,
+    demands: &RouteDemands,
+    presenter: Presenter<'_>,
+) -> Result<Arc<TokenClaims>, Denial> {
+    let Some(members) = introspector.ask(token, presenter.caller).await? else {
+        return Err(Denial::new(
+            ReasonCode::TokenInactive,
+            "the issuer says that it is not active",
+        ));
+    };
+    let hash = base64url_encode(&crypto::sha256(token.as_bytes()));
+    rules
+        .check(
+            Arc::unwrap_or_clone(members),
+            Origin::Introspection,
+            hash,
+            &demands.demands,
+            presenter.thumbprint,
+            presenter.now,
+        )
+        .map(Arc::new)
+}
+
+#[cfg(test)]
+#[path = "issuer_tests.rs"]
+mod tests;

@@ -1,0 +1,106 @@
+//! Where an issuer's keys are, what its metadata may say about that, and how
+//! long a response is fresh. Pure; [`super::jwks`] does the fetching.
+
+use countersign_verify::jose::parse_object;
+use http::header::{AGE, CACHE_CONTROL};
+use http::{HeaderMap, Uri};
+
+use crate::http_client::{FetchError, UrlError, checked_url, same_origin};
+
+/// Seconds for which a response is fresh that does not say so itself.
+const DEFAULT_FRESHNESS: u64 = 300;
+
+/// Bounds on what the issuer says about freshness, in seconds.
+const FRESHNESS: std::ops::RangeInclusive<u64> = 60..=24 * 60 * 60;
+
+/// Where an issuer's keys are.
+#[derive(Debug, Clone)]
+pub enum KeyLocation {
+    /// At this address.
+    KeySet(Uri),
+    /// Where the metadata at one of these addresses say: those of RFC 8414
+    /// section 3, and of OpenID Connect Discovery section 4.
+    Metadata {
+        /// The issuer identifier that the metadata must repeat.
+        issuer: String,
+        /// Asked in this order.
+        urls: [Uri; 2],
+    },
+}
+
+impl KeyLocation {
+    /// A key set's own address.
+    ///
+    /// # Errors
+    /// [`UrlError`] when it may not be fetched from.
+    pub fn key_set(url: &str) -> Result<Self, UrlError> {
+        checked_url(url).map(Self::KeySet)
+    }
+
+    /// The metadata of `issuer`.
+    ///
+    /// # Errors
+    /// [`UrlError`] when the issuer is no address that may be fetched from.
+    pub fn metadata(issuer: &str) -> Result<Self, UrlError> {
+        let url = checked_url(issuer)?;
+        let (Some(scheme), Some(authority), None) =
+            (url.scheme_str(), url.authority(), url.query())
+        else {
+            return Err(UrlError);
+        };
+        let path = url.path().trim_end_matches('/');
+        let inserted =
+            format!("{scheme}://{authority}/.well-known/oauth-authorization-server{path}");
+        let appended = format!("{scheme}://{authority}{path}/.well-known/openid-configuration");
+        Ok(Self::Metadata {
+            issuer: issuer.to_owned(),
+            urls: [
+                inserted.parse().map_err(|_| UrlError)?,
+                appended.parse().map_err(|_| UrlError)?,
+            ],
+        })
+    }
+}
+
+/// `jwks_uri`: the metadata's `issuer` must be identical (RFC 8414 section 3.3),
+/// and keys come from the origin that was configured.
+pub(super) fn key_set_in_metadata(
+    issuer: &str,
+    url: &Uri,
+    document: &[u8],
+) -> Result<Uri, FetchError> {
+    let members = parse_object(document, "metadata").map_err(|_| FetchError::NotJson)?;
+    let text = |name: &str| members.get(name).and_then(|value| value.as_str());
+    if text("issuer") != Some(issuer) {
+        return Err(FetchError::Metadata);
+    }
+    text("jwks_uri")
+        .and_then(|keys| checked_url(keys).ok())
+        .filter(|keys| same_origin(keys, url))
+        .ok_or(FetchError::Metadata)
+}
+
+/// RFC 9111 section 4.2.1 for a private cache, within [`FRESHNESS`].
+pub(super) fn freshness(headers: &HeaderMap) -> u64 {
+    let mut seconds = None;
+    for value in headers.get_all(CACHE_CONTROL) {
+        for directive in value.to_str().unwrap_or_default().split(',') {
+            let directive = directive.trim().to_ascii_lowercase();
+            if directive == "no-store" || directive.starts_with("no-cache") {
+                return *FRESHNESS.start();
+            }
+            if let Some(age) = directive.strip_prefix("max-age=") {
+                seconds = age.trim_matches('"').parse::<u64>().ok();
+            }
+        }
+    }
+    let age = headers
+        .get(AGE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(0);
+    seconds
+        .unwrap_or(DEFAULT_FRESHNESS)
+        .saturating_sub(age)
+        .clamp(*FRESHNESS.start(), *FRESHNESS.end())
+}

@@ -1,0 +1,25 @@
+//! Tokens of configured issuers: what is accepted, and how that is found out.
+//!
+//! A file imports only from those after it:
+//!
+//! - `issuer`: everything about the tokens of one configured issuer
+//! - `cache`: judgements about tokens, remembered for a while
+//! - `introspection`: asks the issuer about a token
+//! - `jwks`: an issuer's keys, fetched and kept fresh
+//! - `key_location`: where an issuer's keys are
+//! - `jwt`: form and signature of a JWT
+//! - `claims`: what a token says, judged
+//! - `binding`: binding to the caller's certificate
+//! - `token_type`: the `typ` of a token
+//! - `single_flight`: asks equal questions once
+
+pub mod binding;
+pub mod cache;
+pub mod claims;
+pub mod introspection;
+pub mod issuer;
+pub mod jwks;
+pub mod jwt;
+pub mod key_location;
+mod single_flight;
+pub mod token_type;

@@ -1,0 +1,104 @@
+//! `SingleFlight`: questions that are being asked, so that equal ones are asked once.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// One question: the request that holds the lock asks, the others wait for its answer.
+type Flight<T> = tokio::sync::Mutex<Option<T>>;
+
+/// The questions that are being asked at the moment.
+pub(crate) struct SingleFlight<K: Copy + Eq + Hash, T>(Mutex<HashMap<K, Arc<Flight<T>>>>);
+
+/// What came of a question.
+pub(crate) enum FlightResult<T> {
+    /// An answer for every request that waits for it.
+    Shared(T),
+    /// An answer for the request that asked; the next one asks by itself.
+    Own(T),
+}
+
+impl<K: Copy + Eq + Hash, T: Clone> SingleFlight<K, T> {
+    /// Asks, or waits for the answer to the same question. A request that comes after the
+    /// answer asks again.
+    pub(crate) async fn join<F>(&self, key: K, asking: F) -> T
+    where
+        F: Future<Output = FlightResult<T>>,
+    {
+        let participant = Participant::take(self, key);
+        let mut slot = participant.flight.lock().await;
+        if let Some(answer) = slot.as_ref() {
+            return answer.clone();
+        }
+        match asking.await {
+            FlightResult::Own(answer) => answer,
+            FlightResult::Shared(answer) => {
+                self.land(&key, &participant.flight);
+                *slot = Some(answer.clone());
+                answer
+            }
+        }
+    }
+
+    fn land(&self, key: &K, flight: &Arc<Flight<T>>) {
+        let mut flights = self.lock();
+        if flights
+            .get(key)
+            .is_some_and(|other| Arc::ptr_eq(other, flight))
+        {
+            flights.remove(key);
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash, T> SingleFlight<K, T> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Arc<Flight<T>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many questions are being asked.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
+    }
+}
+
+impl<K: Copy + Eq + Hash, T> Default for SingleFlight<K, T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+/// A request's part in a flight. If the one that asks goes away, the next one asks; if
+/// the last one does, nothing stays behind.
+struct Participant<'a, K: Copy + Eq + Hash, T> {
+    flights: &'a SingleFlight<K, T>,
+    key: K,
+    flight: Arc<Flight<T>>,
+}
+
+impl<'a, K: Copy + Eq + Hash, T> Participant<'a, K, T> {
+    fn take(flights: &'a SingleFlight<K, T>, key: K) -> Self {
+        let new = || Arc::new(Flight::new(None));
+        let flight = Arc::clone(flights.lock().entry(key).or_insert_with(new));
+        Self {
+            flights,
+            key,
+            flight,
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash, T> Drop for Participant<'_, K, T> {
+    fn drop(&mut self) {
+        let mut flights = self.flights.lock();
+        // The map's reference and this one: no other request is on board.
+        if Arc::strong_count(&self.flight) == 2
+            && flights
+                .get(&self.key)
+                .is_some_and(|other| Arc::ptr_eq(other, &self.flight))
+        {
+            flights.remove(&self.key);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! `TokenType`: the `typ` of a token.
+
+/// What the `typ` of a token may be (RFC 8725 section 3.11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TokenType {
+    /// `at+jwt` or `application/at+jwt` (RFC 9068 section 4). Such a token must
+    /// have every claim that RFC 9068 section 2.2 requires.
+    AccessToken,
+    /// `JWT`, which identity tokens may carry too.
+    Jwt,
+    /// No `typ` at all.
+    Untyped,
+}
+
+impl TokenType {
+    /// Reads a header's `typ`; none for a type that is no access token's.
+    /// Media types are compared without regard to case (RFC 7515 section 4.1.9).
+    #[must_use]
+    pub fn of_header(token_type: Option<&str>) -> Option<Self> {
+        let Some(text) = token_type else {
+            return Some(Self::Untyped);
+        };
+        let is = |other: &str| text.eq_ignore_ascii_case(other);
+        if is("at+jwt") || is("application/at+jwt") {
+            Some(Self::AccessToken)
+        } else if is("JWT") || is("application/jwt") {
+            Some(Self::Jwt)
+        } else {
+            None
+        }
+    }
+}

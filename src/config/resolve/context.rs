@@ -1,0 +1,267 @@
+//! `Context`: what every part of a configuration needs to be resolved.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::clock;
+use crate::config::diagnostics::suggest::nearest;
+use crate::config::diagnostics::{Diagnostic, Diagnostics, Span};
+use crate::config::document::value::{At, Field};
+use crate::config::material::files::{Access, Files};
+use crate::config::material::inventory::Inventory;
+use crate::config::material::units::{Unit, UnitKey, UnitLoad};
+use crate::crl_fetch::{CrlFetchPolicy, CrlFetcher, CrlSource};
+use crate::file_stamp::FileStamp;
+use crate::secret::Secret;
+use crate::snapshot::Snapshot;
+use crate::tls::TicketSource;
+use crate::trust::{DenyList, PathCache};
+
+/// What every part needs.
+pub(super) struct Context<'a> {
+    pub(super) files: Files,
+    pub(super) diagnostics: &'a mut Diagnostics,
+    pub(super) inventory: Inventory,
+    /// Seconds since the Unix epoch; one moment for the whole load.
+    pub(super) now: i64,
+    /// What is in service, when this is to replace it.
+    pub(super) previous: Option<&'a Snapshot>,
+    /// Verified chains, kept over reloads.
+    pub(super) path_cache: Arc<PathCache>,
+    /// What session tickets are made with.
+    pub(super) tickets: TicketSource,
+    /// Who is refused at once.
+    pub(super) deny_list: Option<Arc<DenyList>>,
+    /// Revocation lists by URL, kept over reloads.
+    pub(super) crl_fetcher: Arc<CrlFetcher>,
+    /// How they are fetched, where that is said.
+    pub(super) fetching: Option<Arc<CrlFetchPolicy>>,
+    /// Those that are in use.
+    pub(super) sources: Vec<CrlSource>,
+    /// What was in use of them before this process, where it differs.
+    pub(super) copies: Vec<CrlCopy>,
+    pub(super) units: UnitLoad,
+    /// What cannot be used of the unit that is read, and for which its last good part
+    /// stands in.
+    pub(super) degraded: Vec<Diagnostic>,
+}
+
+/// What was in use of a source before this process began.
+pub(super) struct CrlCopy {
+    pub(super) source: CrlSource,
+    pub(super) bytes: Bytes,
+}
+
+/// What a configuration is resolved in place of, and how.
+pub(in crate::config) struct ResolveInput<'a> {
+    /// The configuration file, and its stamp before it was read.
+    pub(in crate::config) file: (&'a Path, Option<FileStamp>),
+    /// What is in service, when this is to replace it.
+    pub(in crate::config) previous: Option<&'a Snapshot>,
+    pub(in crate::config) units: UnitLoad,
+    /// How files are read.
+    pub(in crate::config) access: Access,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(input: ResolveInput<'a>, diagnostics: &'a mut Diagnostics) -> Self {
+        let previous = input.previous;
+        Self {
+            files: Files::beside(input.file, input.access),
+            diagnostics,
+            inventory: Inventory::default(),
+            now: clock::certificate_now(),
+            previous,
+            path_cache: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.path_cache)),
+            tickets: previous
+                .map_or_else(TicketSource::default, |previous| previous.tickets.clone()),
+            deny_list: None,
+            crl_fetcher: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.crl_fetcher)),
+            fetching: None,
+            sources: Vec::new(),
+            copies: Vec::new(),
+            units: input.units,
+            degraded: Vec::new(),
+        }
+    }
+}
+
+impl Context<'_> {
+    pub(super) fn error(&mut self, error: Diagnostic) {
+        self.diagnostics.error(error);
+    }
+
+    pub(super) fn warn(&mut self, warning: Diagnostic) {
+        self.diagnostics.warn(warning);
+    }
+
+    /// Builds a unit of material, or takes it as it is known. What `build` reads,
+    /// fetches and sums up belongs to the unit.
+    pub(super) fn unit<T: Clone + Send + Sync + 'static>(
+        &mut self,
+        key: UnitKey,
+        build: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        if let Some(unit) = self.units.used.get(&key)
+            && let Some(value) = unit.value()
+        {
+            return Some(value);
+        }
+        if let Some(unit) = self.units.known.get(&key).cloned()
+            && let Some(value) = unit.value()
+        {
+            // How lists are fetched may have changed since the unit was read.
+            let sources = unit.sources.iter().map(|source| CrlSource {
+                policy: self
+                    .fetching
+                    .as_ref()
+                    .map_or_else(|| Arc::clone(&source.policy), Arc::clone),
+                ..source.clone()
+            });
+            self.sources.extend(sources);
+            let summaries = unit.summaries.iter().cloned();
+            self.inventory.trust_domains.extend(summaries);
+            self.units.used.insert(key, unit);
+            return Some(value);
+        }
+        let (files, sources) = (self.files.mark(), self.sources.len());
+        let summaries = self.inventory.trust_domains.len();
+        let warnings = self.diagnostics.warning_count();
+        let value = build(self)?;
+        let unit = Unit {
+            digest: None,
+            value: Box::new(value.clone()),
+            stamps: self.files.stamps_since(files),
+            warnings: self.diagnostics.warnings_from(warnings),
+            sources: self.sources.get(sources..).unwrap_or_default().to_vec(),
+            summaries: self
+                .inventory
+                .trust_domains
+                .get(summaries..)
+                .unwrap_or_default()
+                .to_vec(),
+        };
+        self.units.used.insert(key, Arc::new(unit));
+        Some(value)
+    }
+
+    /// The lists by URL of a unit.
+    pub(super) fn sources_of(&self, key: &UnitKey) -> Vec<CrlSource> {
+        let unit = self.units.used.get(key);
+        unit.map_or_else(Vec::new, |unit| unit.sources.clone())
+    }
+
+    /// Says what a unit that was just built amounts to: two with the same digest are the
+    /// same to everybody.
+    pub(super) fn set_digest(&mut self, key: &UnitKey, digest: [u8; 32]) {
+        if let Some(unit) = self.units.used.get_mut(key).and_then(Arc::get_mut) {
+            unit.digest.get_or_insert(digest);
+        }
+    }
+
+    /// What is in service of a unit that is read now.
+    pub(super) fn unit_before<T: Clone + 'static>(&self, key: &UnitKey) -> Option<T> {
+        self.units.before.get(key)?.value()
+    }
+
+    /// Reads a part of a unit. If it cannot be used and the last good part may stand
+    /// in for it, the errors are noted instead of reported, and nothing is returned.
+    pub(super) fn part<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let errors = self.diagnostics.error_count();
+        let value = read(self);
+        if self.units.keep_last_good {
+            let errors = self.diagnostics.take_errors_from(errors);
+            if !errors.is_empty() {
+                self.degraded.extend(errors);
+                return None;
+            }
+        }
+        value
+    }
+
+    /// Reads a file as a unit of its own.
+    pub(super) fn read_unit(
+        &mut self,
+        key: UnitKey,
+        written: &At<String>,
+        path: &Path,
+    ) -> Option<Secret> {
+        self.unit(key, |context| {
+            let content = context.files.read(written, path, context.diagnostics)?;
+            Some(Secret::new(content))
+        })
+    }
+
+    /// Reads a private file as a unit of its own.
+    pub(super) fn read_private_unit(
+        &mut self,
+        key: UnitKey,
+        written: &At<String>,
+        path: &Path,
+    ) -> Option<Secret> {
+        self.unit(key, |context| {
+            let files = &mut context.files;
+            files.read_private(written, path, context.diagnostics)
+        })
+    }
+
+    /// Reports a reference to something that is not there.
+    pub(super) fn unknown_reference<'n>(
+        &mut self,
+        reference: &At<String>,
+        what: &str,
+        known: impl Iterator<Item = &'n str> + Clone,
+    ) {
+        let name = &reference.value;
+        let help = match nearest(name, known.clone()) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => {
+                let known: Vec<_> = known.collect();
+                if known.is_empty() {
+                    format!("add a {what} of this name")
+                } else {
+                    format!("there are: {}", known.join(", "))
+                }
+            }
+        };
+        self.error(
+            Diagnostic::new(
+                reference.place.clone(),
+                format!("there is no {what} named {name:?}"),
+            )
+            .label(format!("no such {what}"))
+            .help(help),
+        );
+    }
+
+    /// Reports names that stand twice among sections of one kind.
+    pub(super) fn unique<'n>(
+        &mut self,
+        what: &str,
+        names: impl Iterator<Item = (&'n str, &'n Span)>,
+    ) {
+        let mut seen: Vec<(&str, &Span)> = Vec::new();
+        for (name, place) in names {
+            match seen.iter().find(|(other, _)| *other == name) {
+                Some((_, first)) => self.diagnostics.error(
+                    Diagnostic::new(place.clone(), format!("two {what}s are named {name:?}"))
+                        .label("the second")
+                        .also((*first).clone(), "the first")
+                        .help("give each a name of its own"),
+                ),
+                None => seen.push((name, place)),
+            }
+        }
+    }
+}
+
+/// The names that stand in fields, with their places.
+pub(super) fn names<'a>(
+    fields: impl Iterator<Item = &'a Field<String>>,
+) -> impl Iterator<Item = (&'a str, &'a Span)> {
+    fields.filter_map(|field| field.at().map(|at| (at.value.as_str(), &at.place)))
+}

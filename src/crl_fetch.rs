@@ -1,0 +1,399 @@
+//! Revocation lists by URL: fetched from where the configuration says, kept
+//! while they cannot be fetched anew.
+//!
+//! Addresses come from the configuration alone, never from a certificate. What
+//! was fetched last stays in memory over reloads, and on disk if a directory is
+//! configured: there once it was in use, so that the next start can tell an older
+//! one. What a list means, and whether it may replace the one before, is decided
+//! by [`crate::trust`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Uri;
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateRevocationListDer;
+
+use crate::clock;
+use crate::crypto;
+use crate::file_read::read_regular;
+use crate::http_client::{ClientSettings, FetchError, HttpClient};
+use crate::identity::TrustDomain;
+use crate::identity::text::hex;
+use crate::pem;
+use crate::secret::{Existing, write_private};
+use crate::trust;
+
+/// Where revocation lists are fetched from.
+#[derive(Clone)]
+pub struct CrlSource {
+    /// The trust domain that the lists belong to.
+    pub trust_domain: TrustDomain,
+    /// An `https` URL.
+    pub url: Uri,
+    /// How it is fetched.
+    pub policy: Arc<CrlFetchPolicy>,
+    /// The document that the configuration this belongs to was built with.
+    pub in_use: Bytes,
+}
+
+/// How lists are fetched.
+#[derive(Debug, Clone)]
+pub struct CrlFetchPolicy {
+    /// Authorities that the servers' certificates may come from.
+    pub roots: Arc<RootCertStore>,
+    /// From connecting to the last byte.
+    pub timeout: Duration,
+    /// Most bytes of one document.
+    pub max_bytes: usize,
+    /// How long a list is used before it is fetched again, at the latest.
+    pub interval: Duration,
+    /// Where the newest list of each URL is kept for the next start.
+    pub directory: Option<PathBuf>,
+}
+
+/// Why there is no list.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CrlFetchError {
+    /// It was not fetched.
+    #[error("{0}")]
+    Fetch(#[from] FetchError),
+    /// No connection can be set up at all.
+    #[error("{0}")]
+    Setup(String),
+    /// Something else came.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+/// The newest list of each URL.
+#[derive(Default)]
+pub struct CrlFetcher {
+    kept: Mutex<HashMap<String, Kept>>,
+}
+
+struct Kept {
+    document: CrlDocument,
+    /// When it was last known to be what the server has, in seconds since the
+    /// Unix epoch; 0 for a copy from disk.
+    fetched_at: u64,
+}
+
+/// A document that holds revocation lists and nothing else.
+#[derive(Debug, Clone)]
+pub struct CrlDocument {
+    bytes: Bytes,
+    /// When the first of its lists is to be replaced, in seconds since the Unix
+    /// epoch.
+    next_update: Option<i64>,
+}
+
+impl CrlDocument {
+    /// Decodes one, which takes a while if it is large. Also returns the lists.
+    ///
+    /// # Errors
+    /// As [`crls_in`].
+    pub fn decode(
+        bytes: Bytes,
+    ) -> Result<(Self, Vec<CertificateRevocationListDer<'static>>), String> {
+        let lists = crls_in(&bytes)?;
+        let ends = lists
+            .iter()
+            .filter_map(|list| trust::revocation::next_update(list));
+        let next_update = ends.min();
+        let document = Self { bytes, next_update };
+        Ok((document, lists))
+    }
+
+    fn alone(bytes: Bytes) -> Result<Self, String> {
+        Self::decode(bytes).map(|(document, _)| document)
+    }
+}
+
+/// A document for a configuration that has none of its source yet.
+#[derive(Debug)]
+pub struct Obtained {
+    /// The document.
+    pub bytes: Bytes,
+    /// What was in use before, by the copy on disk, if that is another one. The
+    /// document may have to be compared with it.
+    pub before: Option<Bytes>,
+}
+
+impl CrlFetcher {
+    /// Obtains a source's document: fetched now, else the copy on disk. Blocks while
+    /// it fetches; not to be called from a runtime's threads other than its blocking
+    /// ones.
+    ///
+    /// # Errors
+    /// When there is none in either place.
+    pub fn obtain(&self, source: &CrlSource) -> Result<Obtained, CrlFetchError> {
+        let copy = source.read_copy();
+        let fetched = fetch_blocking(source)
+            .and_then(|bytes| CrlDocument::alone(bytes).map_err(CrlFetchError::Unusable));
+        match (fetched, copy) {
+            (Ok(document), copy) => {
+                let bytes = document.bytes.clone();
+                self.put(source, document, clock::unix_now());
+                let before = copy.map(|copy| copy.bytes).filter(|copy| *copy != bytes);
+                Ok(Obtained { bytes, before })
+            }
+            (Err(error), Some(copy)) => {
+                tracing::error!(url = %source.url, %error, "the revocation list is used as it was kept on disk");
+                let bytes = copy.bytes.clone();
+                self.put(source, copy, 0);
+                Ok(Obtained {
+                    bytes,
+                    before: None,
+                })
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Keeps the copy on disk in place of what was fetched, which is fetched again
+    /// at once. Decodes it, as [`CrlDocument::decode`] does.
+    pub fn fall_back(&self, source: &CrlSource, copy: Bytes) {
+        // It was read as a document before.
+        if let Ok(copy) = CrlDocument::alone(copy) {
+            self.put(source, copy, 0);
+        }
+    }
+
+    /// Fetches a source's list; says what came if that is not what is kept.
+    ///
+    /// # Errors
+    /// When it cannot be fetched.
+    pub async fn fetch(&self, source: &CrlSource) -> Result<Option<Bytes>, CrlFetchError> {
+        let bytes = fetch(source).await?;
+        let url = source.url.to_string();
+        if let Some(kept) = self.all().get_mut(&url)
+            && kept.document.bytes == bytes
+        {
+            kept.fetched_at = clock::unix_now();
+            return Ok(None);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Writes the document in use to disk, if that is configured and it is not there
+    /// yet. If it cannot be written, it is in use nevertheless.
+    pub fn save(source: &CrlSource) {
+        if let Some(path) = source.copy()
+            && source.read(&path).ok().as_deref() != Some(&*source.in_use)
+            && let Err(error) = write_private(&path, &source.in_use, Existing::Replace)
+        {
+            tracing::error!(file = %path.display(), %error, "a revocation list cannot be kept on disk");
+        }
+    }
+
+    /// Keeps a document from now on, for the next load of the configuration.
+    pub fn keep(&self, source: &CrlSource, document: CrlDocument) {
+        self.put(source, document, clock::unix_now());
+    }
+
+    fn put(&self, source: &CrlSource, document: CrlDocument, fetched_at: u64) {
+        let kept = Kept {
+            document,
+            fetched_at,
+        };
+        self.all().insert(source.url.to_string(), kept);
+    }
+
+    /// Whether the document that is kept is the one in use.
+    #[must_use]
+    pub fn is_in_use(&self, source: &CrlSource) -> bool {
+        let all = self.all();
+        all.get(&source.url.to_string())
+            .is_none_or(|kept| kept.document.bytes == source.in_use)
+    }
+
+    /// When the first list of a source is to be replaced, in seconds since the Unix
+    /// epoch, if that is known.
+    #[must_use]
+    pub fn next_update(&self, source: &CrlSource) -> Option<i64> {
+        let all = self.all();
+        all.get(&source.url.to_string())?.document.next_update
+    }
+
+    /// The document of a source that is kept, if there is one.
+    #[must_use]
+    pub fn kept(&self, source: &CrlSource) -> Option<Bytes> {
+        let all = self.all();
+        let kept = all.get(&source.url.to_string())?;
+        Some(kept.document.bytes.clone())
+    }
+
+    /// When a source's list was last fetched, in seconds since the Unix epoch; 0
+    /// if never by this process.
+    #[must_use]
+    pub fn fetched_at(&self, source: &CrlSource) -> u64 {
+        let kept = self.all();
+        kept.get(&source.url.to_string())
+            .map_or(0, |kept| kept.fetched_at)
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The revocation lists in a document: PEM with one or more, or one in DER.
+///
+/// # Errors
+/// When there is anything else in it: nothing is skipped.
+pub fn crls_in(document: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    pem::revocation_lists(document)
+        .map_err(|error| format!("what came is no revocation list: {error}"))
+}
+
+impl CrlSource {
+    /// Its file in the directory of copies: named by a hash, because a URL is no
+    /// file name.
+    fn copy(&self) -> Option<PathBuf> {
+        let directory = self.policy.directory.as_ref()?;
+        let name = hex(&crypto::sha256(self.url.to_string().as_bytes()));
+        Some(directory.join(format!("{name}.crl")))
+    }
+
+    /// What is longer was never fetched.
+    fn read(&self, copy: &Path) -> io::Result<Vec<u8>> {
+        let max = u64::try_from(self.policy.max_bytes).unwrap_or(u64::MAX);
+        read_regular(copy, max)
+    }
+
+    /// What was in use last, if that was kept on disk and can be read.
+    fn read_copy(&self) -> Option<CrlDocument> {
+        let path = self.copy()?;
+        let bytes = match self.read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::error!(file = %path.display(), %error, "a revocation list that was kept on disk cannot be read");
+                return None;
+            }
+        };
+        match CrlDocument::alone(bytes.into()) {
+            Ok(document) => Some(document),
+            Err(error) => {
+                tracing::error!(file = %path.display(), %error, "a revocation list that was kept on disk is damaged");
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Debug for CrlSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("CrlSource")
+            .field("trust_domain", &self.trust_domain)
+            .field("url", &self.url)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn fetch(source: &CrlSource) -> Result<Bytes, CrlFetchError> {
+    let client = HttpClient::new(&ClientSettings {
+        roots: Arc::clone(&source.policy.roots),
+        certificate: None,
+        timeout: source.policy.timeout,
+    })
+    .map_err(|error| CrlFetchError::Setup(error.to_string()))?;
+    Ok(client.fetch(&source.url, source.policy.max_bytes).await?)
+}
+
+/// On a thread with a runtime of its own: the caller may be inside one.
+fn fetch_blocking(source: &CrlSource) -> Result<Bytes, CrlFetchError> {
+    let failed = |error: &dyn fmt::Display| CrlFetchError::Setup(error.to_string());
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("list".to_owned());
+        let fetching = thread.spawn_scoped(scope, || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| failed(&error))?;
+            runtime.block_on(fetch(source))
+        });
+        match fetching.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(fetched)) => fetched,
+            Ok(Err(_)) => Err(failed(&"fetching it panicked")),
+            Err(error) => Err(failed(&error)),
+        }
+    })
+}
+
+impl fmt::Debug for CrlFetcher {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.all().keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::mpsc;
+
+    use countersign_testkit::{Crl, TestCa};
+
+    use super::*;
+
+    fn source(directory: &Path, max_bytes: usize) -> CrlSource {
+        CrlSource {
+            trust_domain: TrustDomain::parse("example.org").unwrap(),
+            url: "https://lists.example.org/a.crl".parse().unwrap(),
+            policy: Arc::new(CrlFetchPolicy {
+                roots: Arc::new(RootCertStore::empty()),
+                timeout: Duration::from_secs(1),
+                max_bytes,
+                interval: Duration::from_secs(60),
+                directory: Some(directory.to_owned()),
+            }),
+            in_use: Bytes::new(),
+        }
+    }
+
+    /// What the copy holds, which must be known at once.
+    fn read(source: &CrlSource) -> Option<Bytes> {
+        let (said, hears) = mpsc::channel();
+        let source = source.clone();
+        std::thread::spawn(move || said.send(source.read_copy()));
+        let copy = hears.recv_timeout(Duration::from_secs(60));
+        copy.expect("reading it does not end")
+            .map(|copy| copy.bytes)
+    }
+
+    #[test]
+    fn a_copy_is_a_regular_file_no_longer_than_what_is_fetched() {
+        let directory = tempfile::tempdir().unwrap();
+        let ca = TestCa::new("example.org");
+        let list = Bytes::from(Crl::new().valid(-60, 5_000).pem_signed_by(ca.root()));
+        let mut exact = source(directory.path(), list.len());
+        exact.in_use = list.clone();
+        let path = exact.copy().unwrap();
+        assert_eq!(read(&exact), None);
+        CrlFetcher::save(&exact);
+        assert_eq!(read(&exact), Some(list.clone()));
+        assert_eq!(read(&source(directory.path(), list.len() - 1)), None);
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert_eq!(read(&exact), None);
+        std::fs::remove_file(&path).unwrap();
+        assert!(
+            Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(read(&exact), None);
+        // The next one that is kept takes its place.
+        CrlFetcher::save(&exact);
+        assert_eq!(read(&exact), Some(list));
+    }
+}

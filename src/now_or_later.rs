@@ -1,0 +1,31 @@
+//! `NowOrLater`: an outcome that is mostly there at once, and sometimes awaited.
+
+use std::fmt;
+use std::pin::Pin;
+
+/// An outcome. Only one that has to be awaited costs an allocation.
+pub enum NowOrLater<'a, T> {
+    /// It is there.
+    Now(T),
+    /// It has to be awaited.
+    Later(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
+}
+
+impl<T> NowOrLater<'_, T> {
+    /// Awaits the outcome if that has to be.
+    pub async fn outcome(self) -> T {
+        match self {
+            Self::Now(outcome) => outcome,
+            Self::Later(outcome) => outcome.await,
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for NowOrLater<'_, T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now(outcome) => formatter.debug_tuple("Now").field(outcome).finish(),
+            Self::Later(_) => formatter.write_str("Later"),
+        }
+    }
+}

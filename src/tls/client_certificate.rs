@@ -1,0 +1,10 @@
+//! `ClientCertificate`: whether callers have to present one.
+
+/// Whether callers have to present a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// The handshake fails without one.
+    Required,
+    /// Routes decide.
+    Optional,
+}

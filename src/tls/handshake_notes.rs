@@ -1,0 +1,185 @@
+//! What one TLS handshake shows about its caller.
+//!
+//! rustls passes on only an alert when it refuses a certificate. Therefore the
+//! verifier and the tickets write what they learn into the [`HandshakeNotes`] of the
+//! task that drives the handshake.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use rustls::{AlertDescription, Error};
+use rustls_pki_types::CertificateDer;
+
+use super::session::{Session, Version};
+use crate::clock;
+use crate::identity::{LeafFacts, PeerIdentity};
+use crate::reason::{ReasonCode, TlsAlert};
+use crate::trust::{Admission, ChainError, ChainKey, PendingPath};
+
+/// What one handshake has shown so far.
+#[derive(Debug, Default)]
+pub struct HandshakeNotes {
+    /// The identity the chain stands for; proven once the handshake succeeds.
+    pub identity: Option<Arc<PeerIdentity>>,
+    /// When the identity has to be looked at again, at the latest, in seconds
+    /// since the Unix epoch.
+    pub holds_until: Option<i64>,
+    /// The verified chain, kept for next time once the handshake is complete.
+    pub pending: Option<PendingPath>,
+    /// Why the chain was not accepted.
+    pub chain_error: Option<ChainError>,
+    /// Whether CertificateVerify proved possession of the leaf's key.
+    pub possession_proven: bool,
+    /// What a ticket of this handshake stands for; of a resumed one, what its
+    /// ticket stood for.
+    pub session: Option<Session>,
+    /// The chain that was refused.
+    pub presented: Vec<CertificateDer<'static>>,
+    /// The chain the verifier admitted.
+    pub(super) chain: Option<ChainKey>,
+}
+
+impl HandshakeNotes {
+    /// Notes the caller whose chain was admitted when its session was resumed. The
+    /// session's secret has just proven possession of the key again.
+    pub(super) fn admitted_again(&mut self, admission: Admission) {
+        if let Some(pending) = admission.pending {
+            pending.commit();
+        }
+        self.identity = Some(admission.identity);
+        self.holds_until = Some(admission.holds_until);
+    }
+
+    /// Returns why a handshake failed: the reason, the details, and the name of the
+    /// alert that was sent, if one was.
+    #[must_use]
+    pub fn explain(&self, error: &io::Error) -> (ReasonCode, String, Option<&'static str>) {
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<Error>());
+        match (&self.chain_error, tls) {
+            (Some(error), _) => (
+                error.reason,
+                error.recorded(),
+                error.reason.alert().map(TlsAlert::name),
+            ),
+            (None, Some(Error::NoCertificatesPresented)) => (
+                ReasonCode::NoCertificate,
+                "the caller presented no certificate".to_owned(),
+                Some(TlsAlert::CertificateRequired.name()),
+            ),
+            (None, Some(Error::AlertReceived(alert))) => (
+                ReasonCode::MalformedRequest,
+                format!(
+                    "the caller ended the handshake with alert {alert:?}{}",
+                    hint_for(*alert)
+                ),
+                None,
+            ),
+            (None, Some(_)) if self.identity.is_some() && !self.possession_proven => (
+                ReasonCode::BadSignature,
+                "the caller did not prove that it holds the certificate's private key".to_owned(),
+                None,
+            ),
+            (None, Some(error)) => (
+                ReasonCode::MalformedRequest,
+                format!("the TLS handshake failed: {error}"),
+                None,
+            ),
+            (None, None) => (
+                ReasonCode::MalformedRequest,
+                format!("the connection broke during the TLS handshake: {error}"),
+                None,
+            ),
+        }
+    }
+
+    /// Returns what the leaf says, proven or not, if it could be read.
+    #[must_use]
+    pub fn leaf(&self) -> Option<&LeafFacts> {
+        match &self.chain_error {
+            Some(ChainError { leaf, .. }) => leaf.as_deref(),
+            None => self.identity.as_deref().map(PeerIdentity::leaf),
+        }
+    }
+}
+
+const fn hint_for(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateExpired => "; does it trust the gateway's certificate?",
+        _ => "",
+    }
+}
+
+tokio::task_local! {
+    static NOTES: RefCell<HandshakeNotes>;
+}
+
+/// Drives a handshake and returns its output with its notes. If the handshake
+/// completed, the chain enters the cache of verified ones.
+pub async fn with_notes<T, E>(
+    handshake: impl Future<Output = Result<T, E>>,
+) -> (Result<T, E>, HandshakeNotes) {
+    NOTES
+        .scope(RefCell::new(HandshakeNotes::default()), async {
+            let output = handshake.await;
+            let mut notes = NOTES.with(RefCell::take);
+            // Possession is proven in every completed handshake with a fresh
+            // chain; this holds whatever rustls does.
+            if let Some(pending) = notes.pending.take()
+                && output.is_ok()
+                && notes.possession_proven
+            {
+                pending.commit();
+            }
+            (output, notes)
+        })
+        .await
+}
+
+/// What a ticket of the handshake under way would stand for.
+pub(super) fn session() -> Option<Session> {
+    NOTES
+        .try_with(|notes| notes.borrow().session)
+        .ok()
+        .flatten()
+}
+
+/// Whether the verifier has admitted a chain in the handshake under way.
+pub(super) fn is_full_handshake() -> bool {
+    NOTES
+        .try_with(|notes| notes.borrow().chain.is_some())
+        .unwrap_or(false)
+}
+
+/// A ticket was opened in the handshake under way. rustls may still not resume
+/// it, and open another one, or go on with a full handshake.
+pub(super) fn resuming(session: Session) {
+    note(|notes| notes.session = Some(session));
+}
+
+/// Possession was proven: from here on tickets stand for the verified chain.
+pub(super) fn proven(version: Version) {
+    note(|notes| {
+        notes.possession_proven = true;
+        notes.session = match (&notes.identity, notes.chain) {
+            (Some(identity), Some(chain)) => Some(Session {
+                version,
+                chain,
+                proven_at: clock::unix_now(),
+                path_not_after: identity.path_not_after(),
+            }),
+            _ => None,
+        };
+    });
+}
+
+/// Outside a handshake of ours (tests of rustls alone) the notes are dropped.
+pub(super) fn note(update: impl FnOnce(&mut HandshakeNotes)) {
+    let _ = NOTES.try_with(|notes| update(&mut notes.borrow_mut()));
+}

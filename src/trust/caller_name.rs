@@ -1,0 +1,138 @@
+//! The name that a verified leaf gives its holder under one bundle.
+//!
+//! The first type in `identity_from` that the leaf carries decides, and exactly
+//! one name of that type must be one the bundle may vouch for. The common name
+//! is never looked at.
+
+use super::bundle::TrustBundle;
+use super::certificate::error::PathError;
+use crate::identity::{CallerName, LeafFacts, NameType, SpiffeId};
+use crate::reason::ReasonCode;
+
+/// The SPIFFE ID that a leaf claims, if it claims one. It then carries no other URI
+/// name (X509-SVID section 2).
+///
+/// What a leaf may be used for is a rule of its path, and already checked there.
+pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError> {
+    let Some(claimed) = leaf
+        .sans
+        .uri
+        .iter()
+        .find(|uri| SpiffeId::is_claimed_by(uri))
+    else {
+        return Ok(None);
+    };
+    if leaf.sans.uri.len() > 1 {
+        return Err((
+            ReasonCode::AmbiguousIdentity,
+            format!(
+                "the leaf carries a SPIFFE ID and other URI names: {}",
+                leaf.sans.summary()
+            ),
+        ));
+    }
+    let id = SpiffeId::parse(claimed).map_err(|error| {
+        (
+            ReasonCode::MalformedIdentity,
+            format!("the leaf's SPIFFE ID is malformed: {error}"),
+        )
+    })?;
+    if id.path().is_empty() {
+        return Err((
+            ReasonCode::MalformedIdentity,
+            "the leaf's SPIFFE ID is that of a trust domain, not of a workload".to_owned(),
+        ));
+    }
+    Ok(Some(id))
+}
+
+/// The caller's name under `bundle`.
+pub(super) fn name_under(
+    bundle: &TrustBundle,
+    leaf: &LeafFacts,
+    spiffe_id: Option<&SpiffeId>,
+) -> Result<CallerName, PathError> {
+    if let Some(id) = spiffe_id
+        && id.trust_domain() != &bundle.name
+    {
+        return Err((
+            ReasonCode::TrustDomainMismatch,
+            format!(
+                "an authority of {} vouches for {id}, which belongs to {}",
+                bundle.name,
+                id.trust_domain()
+            ),
+        ));
+    }
+    for name_type in &bundle.identity_from {
+        let names = names_of(leaf, *name_type)?;
+        if !names.is_empty() {
+            return choose(bundle, names);
+        }
+    }
+    let reads: Vec<_> = bundle.identity_from.iter().map(|t| t.as_str()).collect();
+    Err((
+        ReasonCode::NoIdentity,
+        format!(
+            "the leaf carries {}; trust domain {} reads {}",
+            leaf.sans.summary(),
+            bundle.name,
+            reads.join(", ")
+        ),
+    ))
+}
+
+/// Every name of one type; any malformed one refuses the leaf.
+fn names_of(leaf: &LeafFacts, name_type: NameType) -> Result<Vec<CallerName>, PathError> {
+    let uris = || {
+        leaf.sans
+            .uri
+            .iter()
+            .map(|uri| CallerName::from_uri(uri))
+            .filter(move |parsed| {
+                parsed
+                    .as_ref()
+                    .map_or(true, |name| name.name_type() == Some(name_type))
+            })
+            .collect::<Result<Vec<_>, _>>()
+    };
+    match name_type {
+        NameType::Spiffe | NameType::Uri => uris(),
+        NameType::Dns => leaf
+            .sans
+            .dns
+            .iter()
+            .map(|name| CallerName::from_dns(name))
+            .collect(),
+        NameType::Email => leaf
+            .sans
+            .email
+            .iter()
+            .map(|address| CallerName::from_email(address))
+            .collect(),
+        NameType::Ip => Ok(leaf.sans.ip.iter().copied().map(CallerName::Ip).collect()),
+    }
+    .map_err(|error| (ReasonCode::MalformedIdentity, error.to_string()))
+}
+
+fn choose(bundle: &TrustBundle, names: Vec<CallerName>) -> Result<CallerName, PathError> {
+    let carried: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let carried = crate::identity::text::printable(&carried.join(", "));
+    let mut vouched = names.into_iter().filter(|name| {
+        bundle
+            .vouches_for
+            .iter()
+            .any(|pattern| pattern.matches(name))
+    });
+    match (vouched.next(), vouched.next()) {
+        (Some(name), None) => Ok(name),
+        (Some(_), Some(_)) => Err((
+            ReasonCode::AmbiguousIdentity,
+            format!("more than one name could name the caller: {carried}"),
+        )),
+        (None, _) => Err((
+            ReasonCode::TrustDomainMismatch,
+            format!("trust domain {} may not vouch for {carried}", bundle.name),
+        )),
+    }
+}

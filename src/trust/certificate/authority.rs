@@ -1,0 +1,368 @@
+//! `AuthorityFacts` and `RootSet`: what an issuer's certificate says, and the
+//! rules it must satisfy that webpki leaves out.
+//!
+//! Nothing here verifies a signature.
+
+use std::fmt;
+
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use x509_parser::extensions::{GeneralName, X509Extension};
+use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use super::constraints::IssuerConstraints;
+use super::error::PathError;
+use super::purpose::PathPurpose;
+use crate::clock;
+use crate::crypto;
+use crate::identity::leaf::{key_usage, rfc4514, significant};
+use crate::reason::ReasonCode;
+
+/// Facts about a certificate authority's own certificate.
+#[derive(Debug, Clone)]
+pub(crate) struct AuthorityFacts {
+    pub(crate) subject: String,
+    pub(crate) subject_der: Vec<u8>,
+    /// SubjectPublicKeyInfo, DER.
+    pub(crate) key: Vec<u8>,
+    /// subjectKeyIdentifier. Explains; decides nothing.
+    pub(crate) key_id: Option<Vec<u8>>,
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+    pub(crate) is_ca: bool,
+    pub(crate) path_length: Option<u32>,
+    pub(crate) self_issued: bool,
+    pub(crate) constraints: IssuerConstraints,
+    key_usage: Option<u16>,
+    extended: Option<AnchorUsages>,
+    empty_subject: bool,
+    unknown_critical: Option<String>,
+    demands_policies: bool,
+    names_other_issuer: bool,
+    strong_key: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct AnchorUsages {
+    client: bool,
+    server: bool,
+}
+
+/// Extensions that a root may mark critical because webpki or this module
+/// processes them: keyUsage, subjectAltName, basicConstraints, nameConstraints,
+/// cRLDistributionPoints, certificatePolicies (an anchor's have no effect, RFC 5280
+/// section 6.1.1), extendedKeyUsage. webpki itself ignores an anchor's.
+const PROCESSED: [&str; 7] = [
+    "2.5.29.15",
+    "2.5.29.17",
+    "2.5.29.19",
+    "2.5.29.30",
+    "2.5.29.31",
+    "2.5.29.32",
+    "2.5.29.37",
+];
+
+impl AuthorityFacts {
+    pub(crate) fn read(der: &[u8]) -> Result<Self, String> {
+        let (rest, certificate) =
+            X509Certificate::from_der(der).map_err(|_| "it is not a certificate".to_owned())?;
+        if !rest.is_empty() {
+            return Err("bytes follow the certificate".to_owned());
+        }
+        let subject = certificate.subject();
+        let mut facts = Self {
+            subject: rfc4514(subject),
+            subject_der: subject.as_raw().to_vec(),
+            key: certificate.public_key().raw.to_vec(),
+            key_id: None,
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+            is_ca: false,
+            path_length: None,
+            self_issued: subject.as_raw() == certificate.issuer().as_raw(),
+            constraints: IssuerConstraints::default(),
+            key_usage: None,
+            extended: None,
+            empty_subject: subject.iter_rdn().next().is_none(),
+            unknown_critical: None,
+            demands_policies: false,
+            names_other_issuer: false,
+            strong_key: key_is_strong(certificate.public_key()),
+        };
+        for (index, extension) in certificate.extensions().iter().enumerate() {
+            // RFC 5280 section 4.2: no extension twice.
+            if certificate
+                .extensions()
+                .iter()
+                .take(index)
+                .any(|earlier| earlier.oid == extension.oid)
+            {
+                return Err("one of its extensions stands twice".to_owned());
+            }
+            facts.note(extension)?;
+        }
+        facts.names_other_issuer = facts.self_issued && names_other_issuer(&certificate);
+        Ok(facts)
+    }
+
+    fn note(&mut self, extension: &X509Extension<'_>) -> Result<(), String> {
+        let oid = extension.oid.to_id_string();
+        if extension.critical && !PROCESSED.contains(&oid.as_str()) {
+            self.unknown_critical.get_or_insert(oid);
+        }
+        match extension.parsed_extension() {
+            ParsedExtension::BasicConstraints(constraints) => {
+                self.is_ca = constraints.ca;
+                self.path_length = constraints.path_len_constraint;
+            }
+            ParsedExtension::SubjectKeyIdentifier(id) => self.key_id = Some(id.0.to_vec()),
+            ParsedExtension::KeyUsage(usage) => self.key_usage = Some(usage.flags),
+            ParsedExtension::ExtendedKeyUsage(usages) => {
+                self.extended = Some(AnchorUsages {
+                    client: usages.client_auth || usages.any,
+                    server: usages.server_auth || usages.any,
+                });
+            }
+            ParsedExtension::NameConstraints(constraints) => {
+                self.constraints = IssuerConstraints::read(constraints, extension.value)
+                    .ok_or_else(|| "its name constraints are malformed".to_owned())?;
+            }
+            ParsedExtension::PolicyConstraints(_) => self.demands_policies = true,
+            ParsedExtension::ParseError { .. } => {
+                return Err("one of its extensions is malformed".to_owned());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_validity(&self, now: i64) -> Result<(), PathError> {
+        if clock::certificate_is_over(self.not_after, now) {
+            return Err((
+                ReasonCode::CertificateExpired,
+                format!(
+                    "{} expired at {}",
+                    self.subject,
+                    clock::rfc3339(self.not_after)
+                ),
+            ));
+        }
+        if now < self.not_before {
+            return Err((
+                ReasonCode::CertificateNotYetValid,
+                format!(
+                    "{} is valid from {}",
+                    self.subject,
+                    clock::rfc3339(self.not_before)
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether it could issue anything in a path at `now`: what does not depend on
+    /// the path.
+    pub(crate) fn may_issue(&self, now: i64, purpose: PathPurpose) -> bool {
+        self.is_ca
+            && self.check_validity(now).is_ok()
+            && self.allows(purpose)
+            && self.check_as_issuer().is_ok()
+    }
+
+    fn allows(&self, purpose: PathPurpose) -> bool {
+        self.extended.is_none_or(|usages| match purpose {
+            PathPurpose::Client => usages.client,
+            PathPurpose::Server => usages.server,
+        })
+    }
+
+    /// What every issuer in a path must satisfy beyond webpki's checks.
+    pub(crate) fn check_as_issuer(&self) -> Result<(), PathError> {
+        // RFC 5280 section 4.2.1.3.
+        if !self.usage_allows(key_usage::KEY_CERT_SIGN) {
+            return Err((
+                ReasonCode::WrongUsage,
+                format!("{} may not sign certificates (key usage)", self.subject),
+            ));
+        }
+        if !self.strong_key {
+            return Err((
+                ReasonCode::WeakKey,
+                format!("the key of {} is too weak", self.subject),
+            ));
+        }
+        // RFC 5280 section 4.1.2.6: an issuer has a name.
+        if self.empty_subject {
+            return Err((
+                ReasonCode::MalformedIdentity,
+                "an issuer in the path has an empty subject".to_owned(),
+            ));
+        }
+        // RFC 5280 section 4.2.1.11. Policies are not processed here, so a
+        // demand to process them is refused, critical (webpki) or not.
+        if self.demands_policies {
+            return Err((
+                ReasonCode::WrongUsage,
+                format!(
+                    "{} demands policy processing (policyConstraints), which is not supported",
+                    self.subject
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What webpki does not look at in an anchor: everything but its name, key
+    /// and name constraints.
+    pub(crate) fn check_as_anchor(&self, now: i64, purpose: PathPurpose) -> Result<(), PathError> {
+        self.check_validity(now)?;
+        if !self.is_ca {
+            return Err((
+                ReasonCode::WrongUsage,
+                format!(
+                    "{} is not a certificate authority (no CA:TRUE)",
+                    self.subject
+                ),
+            ));
+        }
+        if self.names_other_issuer {
+            return Err((
+                ReasonCode::UnknownIssuer,
+                format!(
+                    "{} is self-issued but its authority key identifier names another certificate",
+                    self.subject
+                ),
+            ));
+        }
+        if let Some(oid) = &self.unknown_critical {
+            return Err((
+                ReasonCode::WrongUsage,
+                format!(
+                    "{} has a critical extension that is not supported ({oid})",
+                    self.subject
+                ),
+            ));
+        }
+        if !self.allows(purpose) {
+            return Err((
+                ReasonCode::WrongUsage,
+                format!(
+                    "an extended key usage of {} does not allow this use",
+                    self.subject
+                ),
+            ));
+        }
+        self.check_as_issuer()
+    }
+
+    /// Whether it may sign revocation lists (RFC 5280 section 4.2.1.3).
+    pub(crate) fn signs_crls(&self) -> bool {
+        self.usage_allows(key_usage::CRL_SIGN)
+    }
+
+    fn usage_allows(&self, bit: u16) -> bool {
+        self.key_usage.is_none_or(|usage| usage & bit != 0)
+    }
+}
+
+/// Whether the authority key identifier of a self-issued certificate contradicts
+/// its own key identifier, name or serial number (RFC 5280 section 4.2.1.1).
+fn names_other_issuer(certificate: &X509Certificate<'_>) -> bool {
+    let mut authority = None;
+    let mut own = None;
+    for extension in certificate.extensions() {
+        match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(identifier) => authority = Some(identifier),
+            ParsedExtension::SubjectKeyIdentifier(identifier) => own = Some(identifier),
+            _ => {}
+        }
+    }
+    let Some(authority) = authority else {
+        return false;
+    };
+    let other_key = authority
+        .key_identifier
+        .as_ref()
+        .zip(own)
+        .is_some_and(|(named, own)| named.0 != own.0);
+    let other_serial = authority
+        .authority_cert_serial
+        .is_some_and(|serial| significant(serial) != significant(certificate.raw_serial()));
+    let other_name = authority.authority_cert_issuer.iter().flatten().any(|name| {
+        matches!(name, GeneralName::DirectoryName(name) if name.as_raw() != certificate.issuer().as_raw())
+    });
+    other_key || other_serial || other_name
+}
+
+/// Whether a public key is one this gateway relies on: P-256, P-384, P-521,
+/// Ed25519, RSA with at least 2048 bits, or an algorithm it does not know (which
+/// no signature can then verify under).
+pub(crate) fn key_is_strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => rsa.key_size() >= 2048,
+        Ok(PublicKey::EC(point)) => point.key_size() >= 256,
+        Ok(PublicKey::DSA(_)) => false,
+        _ => true,
+    }
+}
+
+/// One trusted root with the facts that a bare trust anchor lacks.
+#[derive(Clone)]
+pub(crate) struct Root {
+    pub(crate) facts: AuthorityFacts,
+    /// SHA-256 of the certificate's DER encoding.
+    pub(crate) hash: [u8; 32],
+}
+
+/// Trusted roots, as webpki wants them and with what it leaves out.
+#[derive(Clone, Default)]
+pub(crate) struct RootSet {
+    /// Parallel to `roots`.
+    anchors: Vec<TrustAnchor<'static>>,
+    roots: Vec<Root>,
+}
+
+impl RootSet {
+    /// Takes a root in; the same certificate twice counts once.
+    pub(crate) fn add(
+        &mut self,
+        der: &CertificateDer<'_>,
+        facts: AuthorityFacts,
+    ) -> Result<(), String> {
+        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|error| error.to_string())?;
+        let hash = crypto::sha256(der);
+        if self.roots.iter().any(|root| root.hash == hash) {
+            return Ok(());
+        }
+        self.anchors.push(anchor.to_owned());
+        self.roots.push(Root { facts, hash });
+        Ok(())
+    }
+
+    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+
+    pub(crate) fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// The root that belongs to an anchor out of [`RootSet::anchors`].
+    pub(crate) fn of_anchor(&self, anchor: &TrustAnchor<'_>) -> Option<&Root> {
+        let index = self
+            .anchors
+            .iter()
+            .position(|ours| std::ptr::eq(ours, anchor))?;
+        self.roots.get(index)
+    }
+}
+
+impl fmt::Debug for RootSet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_list()
+            .entries(self.roots.iter().map(|root| &root.facts.subject))
+            .finish()
+    }
+}

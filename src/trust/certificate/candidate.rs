@@ -1,0 +1,228 @@
+//! `Candidate`: a certificate that may stand in a path, with the little of it that the
+//! search needs, read in one pass whose cost is bounded by the certificate's size.
+//!
+//! Certificates come from strangers. The full reader takes up to a hundred nanoseconds
+//! for each element and copies names; it is for certificates whose signatures hold.
+
+use rustls_pki_types::CertificateDer;
+
+const SEQUENCE: u8 = 0x30;
+const BIT_STRING: u8 = 0x03;
+const OCTET_STRING: u8 = 0x04;
+const OBJECT_IDENTIFIER: u8 = 0x06;
+const BOOLEAN: u8 = 0x01;
+const CONSTRUCTED: u8 = 0x20;
+/// `[0]`: the version of a certificate.
+const VERSION: u8 = 0xa0;
+/// `[3]`: its extensions.
+const EXTENSIONS: u8 = 0xa3;
+/// `[0]`: the key identifier of an authorityKeyIdentifier.
+const KEY_IDENTIFIER: u8 = 0x80;
+/// 2.5.29.14
+const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x0e];
+/// 2.5.29.35
+const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
+
+/// A certificate that may stand in a path.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) der: CertificateDer<'a>,
+    /// None if it is not built like a certificate: it can stand in no path then.
+    pub(crate) fields: Option<PathFields>,
+}
+
+impl<'a> Candidate<'a> {
+    pub(crate) fn new(der: CertificateDer<'a>) -> Self {
+        let fields = PathFields::read(&der);
+        Self { der, fields }
+    }
+
+    pub(crate) fn borrowed(der: &'a CertificateDer<'_>) -> Self {
+        Self::new(CertificateDer::from(der.as_ref()))
+    }
+
+    /// A copy without the bytes.
+    pub(crate) fn shared(&self) -> CertificateDer<'_> {
+        CertificateDer::from(self.der.as_ref())
+    }
+}
+
+/// What the search for a path needs to know of a certificate.
+#[derive(Debug, Clone)]
+pub(crate) struct PathFields {
+    /// Name, DER.
+    pub(crate) subject: Vec<u8>,
+    /// Name, DER.
+    pub(crate) issuer: Vec<u8>,
+    /// SubjectPublicKeyInfo, DER.
+    pub(crate) key: Vec<u8>,
+    pub(crate) key_id: Option<Vec<u8>>,
+    pub(crate) authority_key_id: Option<Vec<u8>>,
+}
+
+impl PathFields {
+    fn read(der: &[u8]) -> Option<Self> {
+        let (certificate, _) = read(der, SEQUENCE)?;
+        let (mut fields, _) = read(certificate, SEQUENCE)?;
+        if let Some((_, rest)) = read(fields, VERSION) {
+            fields = rest;
+        }
+        // serialNumber, signature
+        let (_, _, rest) = element(fields)?;
+        let (_, _, rest) = element(rest)?;
+        let (issuer, rest) = whole(rest)?;
+        // validity
+        let (_, _, rest) = element(rest)?;
+        let (subject, rest) = whole(rest)?;
+        let (key, mut rest) = whole(rest)?;
+        let mut found = Self {
+            subject: subject.to_vec(),
+            issuer: issuer.to_vec(),
+            key: key.to_vec(),
+            key_id: None,
+            authority_key_id: None,
+        };
+        while let Some((tag, content, after)) = element(rest) {
+            if tag == EXTENSIONS {
+                let (mut extensions, _) = read(content, SEQUENCE)?;
+                while let Some((extension, after)) = read(extensions, SEQUENCE) {
+                    found.note(extension);
+                    extensions = after;
+                }
+            }
+            rest = after;
+        }
+        Some(found)
+    }
+
+    fn note(&mut self, extension: &[u8]) {
+        let Some((identifier, rest)) = read(extension, OBJECT_IDENTIFIER) else {
+            return;
+        };
+        let rest = read(rest, BOOLEAN).map_or(rest, |(_, rest)| rest);
+        let Some((value, _)) = read(rest, OCTET_STRING) else {
+            return;
+        };
+        match identifier {
+            SUBJECT_KEY_IDENTIFIER => {
+                self.key_id = read(value, OCTET_STRING).map(|(id, _)| id.to_vec());
+            }
+            AUTHORITY_KEY_IDENTIFIER => {
+                self.authority_key_id = read(value, SEQUENCE)
+                    .and_then(|(fields, _)| read(fields, KEY_IDENTIFIER))
+                    .map(|(id, _)| id.to_vec());
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the key identifiers allow that this was issued by `key_id`'s key. They
+    /// help to try the likely issuer first; they prove nothing.
+    pub(crate) fn is_likely_below(&self, key_id: Option<&[u8]>) -> bool {
+        match (self.authority_key_id.as_deref(), key_id) {
+            (Some(wanted), Some(own)) => wanted == own,
+            _ => true,
+        }
+    }
+}
+
+/// Counts the DER elements of a certificate, those within extensions too, up to `limit`.
+pub(crate) fn count_elements(der: &[u8], limit: usize) -> usize {
+    let mut count = 0;
+    let mut pending = vec![der];
+    while let Some(mut rest) = pending.pop() {
+        while let Some((tag, content, after)) = element(rest) {
+            count += 1;
+            if count >= limit {
+                return limit;
+            }
+            if tag & CONSTRUCTED != 0 || tag == OCTET_STRING {
+                pending.push(content);
+            } else if tag == BIT_STRING {
+                // After the number of unused bits: the key of an RSA authority.
+                pending.push(content.get(1..).unwrap_or_default());
+            }
+            rest = after;
+        }
+    }
+    count
+}
+
+/// The content of an element of this tag, and what follows it.
+fn read(input: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
+    let (tag, content, rest) = element(input)?;
+    (tag == wanted).then_some((content, rest))
+}
+
+/// The first element with its tag and length, and what follows it.
+fn whole(input: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (_, _, rest) = element(input)?;
+    let length = input.len().checked_sub(rest.len())?;
+    Some((input.get(..length)?, rest))
+}
+
+/// Tag, content and what follows. Tags of several bytes do not occur in certificates.
+fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (tag, rest) = input.split_first()?;
+    let (first, mut rest) = rest.split_first()?;
+    let mut length = usize::from(*first);
+    if *first & 0x80 != 0 {
+        let count = usize::from(*first & 0x7f);
+        if !(1..=4).contains(&count) {
+            return None;
+        }
+        let (bytes, after) = rest.split_at_checked(count)?;
+        length = bytes
+            .iter()
+            .fold(0, |length, byte| length << 8 | usize::from(*byte));
+        rest = after;
+    }
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((*tag, content, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_testkit::{Leaf, TestCa};
+    use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+    use super::*;
+    use crate::trust::certificate::authority::AuthorityFacts;
+
+    #[test]
+    fn fields_say_what_the_full_reader_says() {
+        let ca = TestCa::new("example.org");
+        let leaf = ca.issue(Leaf::with_uri("spiffe://example.org/a"));
+        for der in [leaf.leaf(), ca.intermediate().der(), ca.root().der()] {
+            let fields = PathFields::read(der).unwrap();
+            let (_, certificate) = X509Certificate::from_der(der).unwrap();
+            assert_eq!(fields.subject, certificate.subject().as_raw());
+            assert_eq!(fields.issuer, certificate.issuer().as_raw());
+            assert_eq!(fields.key, certificate.public_key().raw);
+            assert_eq!(fields.key_id, AuthorityFacts::read(der).unwrap().key_id);
+        }
+        let [leaf, issuer] = [leaf.leaf(), ca.intermediate().der()];
+        let [leaf, issuer] = [leaf, issuer].map(|der| PathFields::read(der).unwrap());
+        assert!(leaf.authority_key_id.is_some());
+        assert_eq!(leaf.authority_key_id, issuer.key_id);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_no_certificate() {
+        let ca = TestCa::new("example.org");
+        let der = ca.root().der();
+        assert!((0..der.len()).all(|length| PathFields::read(&der[..length]).is_none()));
+        assert!(PathFields::read(&[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]).is_none());
+    }
+
+    #[test]
+    fn elements_are_counted_as_far_as_it_matters() {
+        let ca = TestCa::new("example.org");
+        let der = ca.root().der();
+        let count = count_elements(der, 1000);
+        assert!((40..300).contains(&count), "{count}");
+        assert_eq!(count_elements(der, 20), 20);
+        // Each of two bytes.
+        assert_eq!(count_elements(&[5, 0].repeat(500), 1000), 500);
+    }
+}

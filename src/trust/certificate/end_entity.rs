@@ -1,0 +1,115 @@
+//! `LeafPathFacts`: what the path rules need to know of a leaf, and the rules
+//! for leaves that webpki leaves out.
+//!
+//! They name no caller: `caller_name` of [`crate::trust`] does that.
+
+use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
+
+use super::authority::key_is_strong;
+use super::constraints::CarriedNames;
+use super::error::PathError;
+use super::purpose::PathPurpose;
+use crate::identity::leaf::key_usage;
+use crate::reason::ReasonCode;
+
+/// keyEncipherment (2) and keyAgreement (4): what a TLS 1.2 server may use in
+/// place of digitalSignature.
+const KEY_ENCIPHERMENT: u16 = 1 << 2;
+const KEY_AGREEMENT: u16 = 1 << 4;
+
+/// What a leaf says, as far as the path rules go.
+pub(crate) struct LeafPathFacts {
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+    pub(crate) names: CarriedNames,
+    key_usage: Option<u16>,
+    is_ca: bool,
+    constrains_names: bool,
+    demands_policies: bool,
+    strong_key: bool,
+}
+
+impl LeafPathFacts {
+    pub(crate) fn read(der: &[u8]) -> Result<Self, PathError> {
+        let malformed = |why: &str| (ReasonCode::MalformedIdentity, why.to_owned());
+        let (_, leaf) = X509Certificate::from_der(der)
+            .map_err(|_| malformed("the leaf cannot be read: it is not a certificate"))?;
+        let mut facts = Self {
+            not_before: leaf.validity().not_before.timestamp(),
+            not_after: leaf.validity().not_after.timestamp(),
+            names: CarriedNames::default(),
+            key_usage: None,
+            is_ca: false,
+            constrains_names: false,
+            demands_policies: false,
+            strong_key: key_is_strong(leaf.public_key()),
+        };
+        facts.names.note_subject(leaf.subject());
+        for extension in leaf.extensions() {
+            match extension.parsed_extension() {
+                ParsedExtension::BasicConstraints(constraints) => facts.is_ca = constraints.ca,
+                ParsedExtension::KeyUsage(bits) => facts.key_usage = Some(bits.flags),
+                ParsedExtension::SubjectAlternativeName(names) => {
+                    for name in &names.general_names {
+                        facts.names.note(name);
+                    }
+                }
+                ParsedExtension::NameConstraints(_) => facts.constrains_names = true,
+                ParsedExtension::PolicyConstraints(_) => facts.demands_policies = true,
+                ParsedExtension::ParseError { .. } => {
+                    return Err(malformed("one of the leaf's extensions is malformed"));
+                }
+                _ => {}
+            }
+        }
+        Ok(facts)
+    }
+
+    pub(crate) fn check(&self, purpose: PathPurpose) -> Result<(), PathError> {
+        let refuse = |reason, why: &str| Err((reason, why.to_owned()));
+        if !self.strong_key {
+            return refuse(ReasonCode::WeakKey, "the leaf's key is too weak");
+        }
+        // RFC 5280 section 4.2.1.10: in CA certificates only.
+        if self.constrains_names {
+            return refuse(
+                ReasonCode::NameConstraint,
+                "the leaf carries name constraints, which only an authority may",
+            );
+        }
+        // RFC 5280 section 6.1.5 (b): it counts in a leaf too.
+        if self.demands_policies {
+            return refuse(
+                ReasonCode::WrongUsage,
+                "the leaf demands policy processing (policyConstraints), which is not supported",
+            );
+        }
+        // webpki refuses it too; this holds whatever webpki does.
+        if self.is_ca {
+            return refuse(
+                ReasonCode::WrongUsage,
+                "the leaf is an authority's certificate (CA:TRUE)",
+            );
+        }
+        let Some(usage) = self.key_usage else {
+            return Ok(());
+        };
+        if usage & key_usage::OF_AUTHORITIES != 0 {
+            return refuse(
+                ReasonCode::WrongUsage,
+                "the leaf may sign certificates or revocation lists (keyCertSign or cRLSign)",
+            );
+        }
+        let needed = match purpose {
+            PathPurpose::Client => key_usage::DIGITAL_SIGNATURE,
+            PathPurpose::Server => key_usage::DIGITAL_SIGNATURE | KEY_ENCIPHERMENT | KEY_AGREEMENT,
+        };
+        if usage & needed == 0 {
+            return refuse(
+                ReasonCode::WrongUsage,
+                "the leaf's key usage lacks digitalSignature",
+            );
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,6 @@
+//! `PathError`: why a path, or a certificate of it, is not accepted.
+
+use crate::reason::ReasonCode;
+
+/// The reason code, and the details in a sentence.
+pub type PathError = (ReasonCode, String);

@@ -1,0 +1,111 @@
+//! `PathMember`: what revocation and the deny list look up about a certificate.
+
+use std::sync::Arc;
+
+use x509_parser::extensions::{DistributionPointName, GeneralName};
+use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
+
+use super::error::PathError;
+use crate::crypto;
+use crate::identity::leaf::{rfc4514, significant};
+use crate::reason::ReasonCode;
+
+/// What revocation and the deny list look up about one certificate of a path.
+#[derive(Debug, Clone)]
+pub(crate) struct PathMember {
+    /// The issuer's name, DER.
+    pub(crate) issuer: Box<[u8]>,
+    /// The issuer's name as RFC 4514 text.
+    pub(crate) issuer_text: Box<str>,
+    /// Serial number without leading zero bytes.
+    pub(crate) serial: Box<[u8]>,
+    /// SHA-256 of the certificate.
+    pub(crate) thumbprint: [u8; 32],
+    /// Whether it is an intermediate, not the leaf.
+    pub(crate) is_authority: bool,
+    /// Names of usable distribution points; `None` without the extension.
+    pub(crate) distribution_points: Option<Box<[PointName]>>,
+    /// The issuer's SubjectPublicKeyInfo, DER.
+    pub(crate) issuer_key: Arc<[u8]>,
+    /// SHA-256 of `issuer_key`.
+    pub(crate) issuer_key_hash: [u8; 32],
+    /// Whether the issuer may sign revocation lists.
+    pub(crate) issuer_signs_crls: bool,
+}
+
+/// What a certificate's issuer adds to its [`PathMember`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Issuer<'a> {
+    /// SubjectPublicKeyInfo, DER.
+    pub(crate) key: &'a [u8],
+    /// Whether it may sign revocation lists.
+    pub(crate) signs_crls: bool,
+}
+
+impl PathMember {
+    /// Reads what revocation and the deny list have to know of a certificate.
+    pub(crate) fn read(
+        der: &[u8],
+        is_authority: bool,
+        issuer: Issuer<'_>,
+    ) -> Result<Self, PathError> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| {
+            (
+                ReasonCode::MalformedIdentity,
+                "a certificate of the path cannot be read".to_owned(),
+            )
+        })?;
+        Ok(Self {
+            issuer: certificate.issuer().as_raw().into(),
+            issuer_text: rfc4514(certificate.issuer()).into(),
+            serial: significant(certificate.raw_serial()).into(),
+            thumbprint: crypto::sha256(der),
+            is_authority,
+            distribution_points: distribution_points(&certificate),
+            issuer_key: issuer.key.into(),
+            issuer_key_hash: crypto::sha256(issuer.key),
+            issuer_signs_crls: issuer.signs_crls,
+        })
+    }
+}
+
+/// A name of a distribution point, of a type that is compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PointName {
+    /// A URI.
+    Uri(Box<str>),
+    /// A directory name, DER.
+    Directory(Box<[u8]>),
+}
+
+impl PointName {
+    pub(crate) fn all_of(point: &DistributionPointName<'_>) -> Box<[Self]> {
+        let DistributionPointName::FullName(names) = point else {
+            return Box::default();
+        };
+        let compared = names.iter().filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(Self::Uri(Box::from(*uri))),
+            GeneralName::DirectoryName(name) => Some(Self::Directory(name.as_raw().into())),
+            _ => None,
+        });
+        compared.collect()
+    }
+}
+
+/// Points with reasons or another issuer are not usable: such lists are
+/// partitioned or indirect, and refused.
+fn distribution_points(certificate: &X509Certificate<'_>) -> Option<Box<[PointName]>> {
+    let points = certificate.extensions().iter().find_map(|extension| {
+        match extension.parsed_extension() {
+            ParsedExtension::CRLDistributionPoints(points) => Some(points),
+            _ => None,
+        }
+    })?;
+    let usable = points
+        .points
+        .iter()
+        .filter(|point| point.reasons.is_none() && point.crl_issuer.is_none())
+        .filter_map(|point| point.distribution_point.as_ref())
+        .flat_map(PointName::all_of);
+    Some(usable.collect())
+}

@@ -1,0 +1,66 @@
+//! What is common to all that is signed by an authority: a message, an algorithm
+//! and a signature (RFC 5280 sections 4.1.1 and 5.1.1).
+
+use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
+use webpki::RawPublicKeyEntity;
+use x509_parser::der_parser::asn1_rs::{Any, FromDer as _};
+
+use crate::crypto;
+
+/// The parts of a certificate or of a revocation list.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SignedParts<'a> {
+    /// tbsCertificate or tbsCertList, DER.
+    pub(crate) message: &'a [u8],
+    /// Content of the AlgorithmIdentifier.
+    pub(crate) algorithm: &'a [u8],
+    /// Content of the BIT STRING, which has no unused bits.
+    pub(crate) signature: &'a [u8],
+}
+
+impl<'a> SignedParts<'a> {
+    /// Takes `der` apart; none where it is malformed.
+    pub(crate) fn read(der: &'a [u8]) -> Option<Self> {
+        let (rest, whole) = Any::from_der(der).ok()?;
+        let (after_message, _message) = Any::from_der(whole.data).ok()?;
+        let length = whole.data.len().checked_sub(after_message.len())?;
+        let (after_algorithm, algorithm) = Any::from_der(after_message).ok()?;
+        let (end, signature) = Any::from_der(after_algorithm).ok()?;
+        let (unused_bits, signature) = signature.data.split_first()?;
+        if !rest.is_empty() || !end.is_empty() || *unused_bits != 0 {
+            return None;
+        }
+        Some(Self {
+            message: whole.data.get(..length)?,
+            algorithm: algorithm.data,
+            signature,
+        })
+    }
+
+    /// Whether the holder of `key` (SubjectPublicKeyInfo, DER) signed it.
+    pub(crate) fn is_signed_by(&self, key: &[u8]) -> bool {
+        let provider = crypto::provider();
+        let algorithms = provider.signature_verification_algorithms.all;
+        self.is_signed_under(key, algorithms.iter().copied())
+    }
+
+    /// As [`Self::is_signed_by`], with these algorithms only.
+    pub(crate) fn is_signed_under<'b>(
+        &self,
+        key: &[u8],
+        algorithms: impl IntoIterator<Item = &'b dyn SignatureVerificationAlgorithm>,
+    ) -> bool {
+        let key = SubjectPublicKeyInfoDer::from(key);
+        let Ok(entity) = RawPublicKeyEntity::try_from(&key) else {
+            return false;
+        };
+        algorithms
+            .into_iter()
+            .filter(|algorithm| algorithm.signature_alg_id().as_ref() == self.algorithm)
+            .any(|algorithm| {
+                entity
+                    .verify_signature(algorithm, self.message, self.signature)
+                    .is_ok()
+            })
+    }
+}

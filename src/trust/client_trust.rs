@@ -1,0 +1,456 @@
+//! `ClientTrust`: the bundles that one server name accepts, and the decision
+//! about a presented chain.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::bundle::TrustBundle;
+use super::caller_name;
+use super::certificate::candidate::Candidate;
+use super::certificate::error::PathError;
+use super::certificate::member::PathMember;
+use super::certificate::purpose::PathPurpose;
+use super::deny_list::DenyList;
+use super::overlap::{ClientTrustError, check_overlap};
+use super::path::{self, PathBudget, PathCertificates, PathRules, Verified};
+use super::path_cache::{self, CachedPath, ChainKey, PathCache, PendingPath, RevocationState};
+use super::revision::TrustRevision;
+use super::revocation::RevocationOutcome;
+use crate::clock;
+use crate::identity::peer::VerifiedPath;
+use crate::identity::text::printable;
+use crate::identity::{CallerName, LeafFacts, PeerIdentity, TrustDomain};
+use crate::reason::ReasonCode;
+
+/// Why a chain is not accepted, and what the leaf says, unproven.
+#[derive(Debug, Clone)]
+pub struct ChainError {
+    /// The reason code.
+    pub reason: ReasonCode,
+    /// What exactly, safe to print; may quote names of the certificate.
+    pub detail: String,
+    /// What the operator wrote about it, safe to print: for operators, never for the
+    /// caller.
+    pub note: Option<Box<str>>,
+    /// What the leaf says, if it could be read.
+    pub leaf: Option<Arc<LeafFacts>>,
+}
+
+impl ChainError {
+    /// Returns what is recorded: the detail, and the operator's note.
+    #[must_use]
+    pub fn recorded(&self) -> String {
+        match &self.note {
+            None => self.detail.clone(),
+            Some(note) => format!("{}: {note}", self.detail),
+        }
+    }
+}
+
+impl From<PathError> for ChainError {
+    fn from((reason, detail): PathError) -> Self {
+        Self {
+            reason,
+            detail,
+            note: None,
+            leaf: None,
+        }
+    }
+}
+
+/// The trust bundles one server name accepts.
+pub struct ClientTrust {
+    bundles: Vec<Arc<TrustBundle>>,
+    by_domain: HashMap<TrustDomain, usize>,
+    revision: TrustRevision,
+    cache: Arc<PathCache>,
+    denied: Option<Arc<DenyList>>,
+}
+
+/// A caller whose chain holds.
+#[derive(Debug)]
+pub struct Admission {
+    /// Who it is, once possession of the key is proven.
+    pub identity: Arc<PeerIdentity>,
+    /// To be committed when the handshake is complete; absent if the chain was
+    /// known.
+    pub pending: Option<PendingPath>,
+    /// Names the chain, for [`ClientTrust::recall`].
+    pub chain: ChainKey,
+    /// Until when this decision holds by itself, in seconds since the Unix epoch:
+    /// the path's notAfter, or the end of a list that it needs. Then ask again.
+    pub holds_until: i64,
+}
+
+/// What is remembered of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recall {
+    /// It was admitted before and would be again.
+    Holds,
+    /// It was admitted before and no longer is.
+    Ended,
+    /// Nothing is known of it.
+    Unknown,
+}
+
+impl ClientTrust {
+    /// Brings bundles together without merging them.
+    ///
+    /// # Errors
+    /// When two bundles share an anchor or overlap in what they vouch for.
+    pub fn new(bundles: Vec<Arc<TrustBundle>>) -> Result<Self, ClientTrustError> {
+        check_overlap(&bundles)?;
+        let by_domain = bundles
+            .iter()
+            .enumerate()
+            .map(|(index, bundle)| (bundle.name.clone(), index))
+            .collect();
+        let revision = TrustRevision::of(&bundles);
+        Ok(Self {
+            bundles,
+            by_domain,
+            revision,
+            cache: Arc::new(PathCache::default()),
+            denied: None,
+        })
+    }
+
+    /// Shares a cache of verified chains, with other trust sets and with what
+    /// comes after a reload.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Arc<PathCache>) -> Self {
+        self.cache = cache;
+        self
+    }
+
+    /// Consults a deny list.
+    #[must_use]
+    pub fn with_deny_list(mut self, denied: Arc<DenyList>) -> Self {
+        self.denied = Some(denied);
+        self
+    }
+
+    /// What its decisions depend on.
+    #[must_use]
+    pub const fn revision(&self) -> TrustRevision {
+        self.revision
+    }
+
+    /// The deny list it consults.
+    #[must_use]
+    pub const fn deny_list(&self) -> Option<&Arc<DenyList>> {
+        self.denied.as_ref()
+    }
+
+    /// The accepted bundles.
+    #[must_use]
+    pub fn bundles(&self) -> &[Arc<TrustBundle>] {
+        &self.bundles
+    }
+
+    /// Decides about a presented chain, a known one by what was verified before.
+    /// Serves new handshakes, resumed ones and live connections alike.
+    ///
+    /// # Errors
+    /// As [`ClientTrust::verify`].
+    pub fn admit(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Admission, ChainError> {
+        let key = path_cache::key_of(&self.revision.trust_set, leaf, intermediates);
+        let state = self.state();
+        let seconds = clock::certificate_time(now.as_secs());
+        // One that no longer holds stays: `recall` knows by it that it has ended.
+        let known = self.cache.get(&key);
+        let known = known.and_then(|known| self.still_holds(key, known, state, seconds));
+        self.cache.count(known.is_some());
+        if let Some(known) = known {
+            return Ok(Admission {
+                identity: Arc::clone(&known.identity),
+                pending: None,
+                chain: key,
+                holds_until: known.not_after.min(known.good_until),
+            });
+        }
+        let found = self.verify_anew(leaf, intermediates, now)?;
+        let identity = Arc::clone(&found.identity);
+        let path = CachedPath {
+            identity: found.identity,
+            members: found.path.members.into(),
+            not_before: found.path.not_before,
+            not_after: found.path.not_after,
+            state,
+            good_until: found.path.revocation.good_until,
+        };
+        Ok(Admission {
+            identity,
+            chain: key,
+            holds_until: path.not_after.min(path.good_until),
+            pending: Some(PendingPath::new(&self.cache, key, path)),
+        })
+    }
+
+    /// Returns whether a chain that was admitted before still holds, as far as that can
+    /// be told without the chain itself. [`ClientTrust::admit`] still decides.
+    #[must_use]
+    pub fn recall(&self, chain: &ChainKey, now: i64) -> Recall {
+        match self.cache.get(chain) {
+            None => Recall::Unknown,
+            Some(known) => match self.still_holds(*chain, known, self.state(), now) {
+                Some(_) => Recall::Holds,
+                None => Recall::Ended,
+            },
+        }
+    }
+
+    /// Lists and deny list as they are now. To be read before they are
+    /// consulted: a change in between then only costs another look-up.
+    fn state(&self) -> RevocationState {
+        RevocationState {
+            crls: self.revision.crls,
+            denied: self.denied.as_ref().map_or(0, |list| list.epoch()),
+        }
+    }
+
+    /// A known chain, if it still holds.
+    fn still_holds(
+        &self,
+        key: ChainKey,
+        known: Arc<CachedPath>,
+        state: RevocationState,
+        now: i64,
+    ) -> Option<Arc<CachedPath>> {
+        if !known.holds_at(now) {
+            return None;
+        }
+        if known.is_current(&state, now) {
+            return Some(known);
+        }
+        let index = self.by_domain.get(known.identity.trust_domain())?;
+        let bundle = self.bundles.get(*index)?;
+        let revocation = bundle.revocation.check(&known.members, now).ok()?;
+        let identity = with_revocation(&known.identity, revocation);
+        self.check_denied(&identity, &known.members, now).ok()?;
+        let looked_up = Arc::new(CachedPath {
+            identity,
+            members: Arc::clone(&known.members),
+            state,
+            good_until: revocation.good_until,
+            ..*known
+        });
+        self.cache.insert(key, Arc::clone(&looked_up));
+        Some(looked_up)
+    }
+
+    fn check_denied(
+        &self,
+        identity: &PeerIdentity,
+        members: &[PathMember],
+        now: i64,
+    ) -> Result<(), ChainError> {
+        let denied = self.denied.as_ref();
+        match denied.and_then(|list| list.denies(identity, members, now)) {
+            None => Ok(()),
+            Some(note) => Err(ChainError {
+                note: (!note.is_empty()).then(|| printable(&note).into()),
+                ..ChainError::from((
+                    ReasonCode::IdentityDenied,
+                    format!("{} is on the deny list", identity.caller()),
+                ))
+            }),
+        }
+    }
+
+    /// Verifies a presented chain, and returns the identity that it proves.
+    ///
+    /// # Errors
+    /// A [`ChainError`] with the reason that explains it best.
+    pub fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Arc<PeerIdentity>, ChainError> {
+        self.verify_anew(leaf, intermediates, now)
+            .map(|found| found.identity)
+    }
+
+    fn verify_anew(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Accepted, ChainError> {
+        path::check_size(leaf, intermediates)?;
+        let facts = LeafFacts::read(leaf).map_err(|error| {
+            ChainError::from((
+                ReasonCode::MalformedIdentity,
+                format!("the leaf cannot be read: {error}"),
+            ))
+        })?;
+        self.decide(leaf, intermediates, &facts, now)
+            .map_err(|error| ChainError {
+                leaf: Some(Arc::new(facts)),
+                ..error
+            })
+    }
+
+    fn decide(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        facts: &LeafFacts,
+        now: UnixTime,
+    ) -> Result<Accepted, ChainError> {
+        let spiffe_id = caller_name::spiffe_id(facts);
+        // The bundle of the claimed trust domain first: it is the only one that
+        // can accept a SPIFFE ID. The others are asked to explain a refusal.
+        let own = spiffe_id
+            .as_ref()
+            .ok()
+            .and_then(Option::as_ref)
+            .and_then(|id| self.by_domain.get(id.trust_domain()).copied());
+        let order = own
+            .into_iter()
+            .chain((0..self.bundles.len()).filter(|index| Some(*index) != own));
+        let chain = PresentedChain {
+            leaf: Candidate::borrowed(leaf),
+            intermediates: intermediates.iter().map(Candidate::borrowed).collect(),
+        };
+        let mut budget = PathBudget::presented(self.bundles.len());
+        let mut accepted: Option<Accepted> = None;
+        let mut best: Option<PathError> = None;
+        // A bundle under which the search was given up may have vouched for the leaf too,
+        // or have it denied.
+        let mut given_up: Option<PathError> = None;
+        for bundle in order.filter_map(|index| self.bundles.get(index)) {
+            let outcome = bundle.verify(&chain, now, &mut budget).and_then(|path| {
+                let id = spiffe_id.clone()?;
+                let caller = caller_name::name_under(bundle, facts, id.as_ref())?;
+                Ok(Accepted::new(bundle, caller, facts, path))
+            });
+            if let Ok(found) = &outcome {
+                // Final: a name that is denied under one bundle must not leave the
+                // leaf to another one, for which it would be ambiguous otherwise.
+                let seconds = clock::certificate_time(now.as_secs());
+                self.check_denied(&found.identity, &found.path.members, seconds)?;
+            }
+            match outcome {
+                Ok(found) if found.identity.caller().spiffe_id().is_some() => return Ok(found),
+                Ok(found) => match accepted.replace(found) {
+                    None => {}
+                    Some(other) => {
+                        return Err(ChainError::from((
+                            ReasonCode::AmbiguousIdentity,
+                            format!(
+                                "more than one accepted trust domain vouches for {}",
+                                other.identity.caller()
+                            ),
+                        )));
+                    }
+                },
+                // "Not mine" explains least; otherwise the first refusal stands.
+                Err(refusal) => {
+                    if refusal.0 == ReasonCode::ChainTooLong && given_up.is_none() {
+                        given_up = Some(refusal.clone());
+                    }
+                    match &best {
+                        Some((reason, _)) if *reason != ReasonCode::UnknownIssuer => {}
+                        _ => best = Some(refusal),
+                    }
+                }
+            }
+        }
+        if let (Some(_), Some(given_up)) = (&accepted, given_up) {
+            return Err(given_up.into());
+        }
+        accepted.ok_or_else(|| {
+            let without_bundles = || {
+                (
+                    ReasonCode::UnknownIssuer,
+                    "no trust domain is accepted here".to_owned(),
+                )
+            };
+            best.unwrap_or_else(without_bundles).into()
+        })
+    }
+}
+
+/// A chain as a peer presented it.
+struct PresentedChain<'a> {
+    leaf: Candidate<'a>,
+    intermediates: Vec<Candidate<'a>>,
+}
+
+/// A chain that holds under one bundle, and the identity it proves.
+struct Accepted {
+    identity: Arc<PeerIdentity>,
+    path: Verified,
+}
+
+impl Accepted {
+    fn new(bundle: &TrustBundle, caller: CallerName, leaf: &LeafFacts, path: Verified) -> Self {
+        let identity = PeerIdentity::from_verified(VerifiedPath {
+            caller,
+            trust_domain: bundle.name.clone(),
+            leaf: leaf.clone(),
+            anchor: path.anchor,
+            path_not_after: path.not_after,
+            revocation: path.revocation.check,
+            crl_this_update: path.revocation.this_update,
+        });
+        Self { identity, path }
+    }
+}
+
+/// The same identity after another look at the lists.
+fn with_revocation(identity: &Arc<PeerIdentity>, found: RevocationOutcome) -> Arc<PeerIdentity> {
+    if identity.revocation() == found.check && identity.crl_this_update() == found.this_update {
+        return Arc::clone(identity);
+    }
+    PeerIdentity::from_verified(VerifiedPath {
+        caller: identity.caller().clone(),
+        trust_domain: identity.trust_domain().clone(),
+        leaf: identity.leaf().clone(),
+        anchor: *identity.anchor(),
+        path_not_after: identity.path_not_after(),
+        revocation: found.check,
+        crl_this_update: found.this_update,
+    })
+}
+
+impl TrustBundle {
+    /// Verifies a client's path under this bundle, revocation included.
+    fn verify(
+        &self,
+        chain: &PresentedChain<'_>,
+        now: UnixTime,
+        budget: &mut PathBudget,
+    ) -> Result<Verified, PathError> {
+        let rules = PathRules {
+            roots: &self.roots,
+            purpose: PathPurpose::Client,
+            revocation: &self.revocation,
+        };
+        let certificates = PathCertificates {
+            leaf: &chain.leaf,
+            configured: &self.intermediates,
+            presented: &chain.intermediates,
+        };
+        path::verify(rules, certificates, now, budget)
+    }
+}
+
+impl fmt::Debug for ClientTrust {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ClientTrust")
+            .field("bundles", &self.bundles)
+            .finish()
+    }
+}

@@ -1,0 +1,465 @@
+//! `DenyList`: identities and certificates that are refused at once, whatever
+//! their issuer says.
+//!
+//! The fast path beside revocation lists: an entry counts from the moment it is
+//! in memory. Consulted after a path holds, and again for cached paths whenever the
+//! list's epoch has moved. It knows nothing of who may change it: the admin
+//! interface decides that.
+
+mod entry;
+mod file;
+mod target;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::certificate::member::PathMember;
+use crate::crypto;
+use crate::file_stamp::FileStamp;
+use crate::identity::PeerIdentity;
+use crate::identity::text::hex;
+
+pub use entry::{DenyEntry, DenyListError};
+pub use target::DenyTarget;
+
+use entry::MAX_ENTRIES;
+use target::MAX_TEXT;
+
+/// The entries with their look-ups.
+#[derive(Debug, Default)]
+struct Index {
+    entries: Vec<Arc<DenyEntry>>,
+    by_target: HashMap<DenyTarget, Arc<DenyEntry>>,
+}
+
+impl Index {
+    /// Where a file has more than one entry for a target, the one that ends last
+    /// counts.
+    fn of(entries: Vec<Arc<DenyEntry>>) -> Self {
+        let mut by_target: HashMap<DenyTarget, Arc<DenyEntry>> =
+            HashMap::with_capacity(entries.len());
+        for entry in &entries {
+            let kept = by_target
+                .entry(entry.target.clone())
+                .or_insert_with(|| Arc::clone(entry));
+            if kept.end() < entry.end() {
+                *kept = Arc::clone(entry);
+            }
+        }
+        Self { entries, by_target }
+    }
+
+    fn find(&self, target: &DenyTarget, now: i64) -> Option<&DenyEntry> {
+        self.by_target
+            .get(target)
+            .map(Arc::as_ref)
+            .filter(|entry| entry.counts_at(now))
+    }
+}
+
+/// The deny list, in a file and in memory.
+///
+/// Whatever touches the file may block for as long as the file system does; what
+/// looks entries up never does.
+pub struct DenyList {
+    path: PathBuf,
+    index: ArcSwap<Index>,
+    /// The file's stamp when its content was last known. Held while it is read or
+    /// written: changes come one after the other.
+    seen: Mutex<Option<FileStamp>>,
+    /// Whether the file was there when that was last known.
+    has_file: AtomicBool,
+    /// Whether the file does not say what is in force, because it is gone or damaged.
+    is_damaged: AtomicBool,
+    /// Entries that are in force and not in the file yet. Held while the index is
+    /// replaced, and never while the file is read or written.
+    unsaved: Mutex<Vec<Arc<DenyEntry>>>,
+    epoch: AtomicU64,
+    changes: watch::Sender<u64>,
+}
+
+/// Different for every state of every list of this process, so that what was
+/// looked up in one list is never taken for an answer of another.
+fn next_epoch() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl DenyList {
+    /// Reads the list; where there is no file yet it is empty.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds something else.
+    pub fn open(path: PathBuf) -> Result<Self, DenyListError> {
+        let seen = FileStamp::at(&path);
+        let entries = read(&path)?.unwrap_or_default();
+        let epoch = next_epoch();
+        Ok(Self {
+            path,
+            index: ArcSwap::from_pointee(Index::of(entries)),
+            has_file: AtomicBool::new(seen.is_some()),
+            is_damaged: AtomicBool::new(false),
+            seen: Mutex::new(seen),
+            unsaved: Mutex::default(),
+            epoch: AtomicU64::new(epoch),
+            changes: watch::Sender::new(epoch),
+        })
+    }
+
+    /// Makes the file where there is none, so that its later absence shows. Says
+    /// whether it did.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn create_if_missing(&self) -> Result<bool, DenyListError> {
+        let mut seen = self.seen();
+        if seen.is_some() {
+            return Ok(false);
+        }
+        file::write(&self.path, &self.index.load().entries)?;
+        self.set_seen(&mut seen, FileStamp::at(&self.path));
+        Ok(true)
+    }
+
+    fn set_seen(&self, seen: &mut Option<FileStamp>, stamp: Option<FileStamp>) {
+        self.has_file.store(stamp.is_some(), Ordering::Release);
+        *seen = stamp;
+    }
+
+    /// Takes over what others have written into the file, and writes what could not be
+    /// written before. Returns whether the entries changed.
+    ///
+    /// # Errors
+    /// When the file is gone or holds something else, once for each such state; when
+    /// it cannot be read or written, each time: the entries stay as they are.
+    pub fn refresh(&self) -> Result<bool, DenyListError> {
+        if self.unsaved().is_empty() {
+            return self.take_over(&mut self.seen(), read);
+        }
+        // Entries that are not in the file are written with all others.
+        self.change(|_| Ok(true)).map(|_| true)
+    }
+
+    fn take_over(
+        &self,
+        seen: &mut Option<FileStamp>,
+        read: ReadEntries,
+    ) -> Result<bool, DenyListError> {
+        let now = FileStamp::at(&self.path);
+        if now == *seen {
+            return Ok(false);
+        }
+        match read(&self.path) {
+            Ok(Some(entries)) => {
+                self.is_damaged.store(false, Ordering::Release);
+                self.set_seen(seen, now);
+                self.replace(&self.unsaved(), entries);
+                Ok(true)
+            }
+            Ok(None) => {
+                self.is_damaged.store(true, Ordering::Release);
+                self.set_seen(seen, None);
+                Err(DenyListError::File {
+                    path: self.path.clone(),
+                    error: io::ErrorKind::NotFound.into(),
+                })
+            }
+            Err(error) => {
+                // What could not be read has not been seen: it is read again.
+                if matches!(error, DenyListError::Malformed { .. }) {
+                    self.is_damaged.store(true, Ordering::Release);
+                    self.set_seen(seen, now);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether its file was there when that was last known.
+    #[must_use]
+    pub fn has_file(&self) -> bool {
+        self.has_file.load(Ordering::Acquire)
+    }
+
+    /// Whether its file does not say what is in force, because it is gone or damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Acquire)
+    }
+
+    /// How many entries are in force and not on disk.
+    #[must_use]
+    pub fn unsaved_count(&self) -> usize {
+        self.unsaved().len()
+    }
+
+    fn unsaved(&self) -> MutexGuard<'_, Vec<Arc<DenyEntry>>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<FileStamp>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds an entry, in place of one with the same target. When this returns, it counts
+    /// and is on disk.
+    ///
+    /// # Errors
+    /// As [`DenyList::put_in_force`] and [`DenyList::save`].
+    pub fn add(
+        &self,
+        target: DenyTarget,
+        reason: &str,
+        expires_at: Option<i64>,
+        now: i64,
+    ) -> Result<Arc<DenyEntry>, DenyListError> {
+        let entry = self.put_in_force(target, reason, expires_at, now)?;
+        self.save(&entry, now)?;
+        Ok(entry)
+    }
+
+    /// Adds an entry in memory alone, in place of one with the same target. It counts when
+    /// this returns: no disk delays a denial. [`DenyList::save`] has to follow.
+    ///
+    /// # Errors
+    /// When the target means nothing or the list is full: then nothing has changed.
+    pub fn put_in_force(
+        &self,
+        target: DenyTarget,
+        reason: &str,
+        expires_at: Option<i64>,
+        now: i64,
+    ) -> Result<Arc<DenyEntry>, DenyListError> {
+        let target = target.normal().map_err(DenyListError::Entry)?;
+        if reason.len() > MAX_TEXT {
+            return Err(DenyListError::Entry(format!(
+                "a reason has at most {MAX_TEXT} bytes"
+            )));
+        }
+        if expires_at.is_some_and(|end| end <= now) {
+            return Err(DenyListError::Entry(
+                "the entry would be over already".into(),
+            ));
+        }
+        let id = crypto::random::<8>().map_err(|error| DenyListError::Entry(error.to_string()))?;
+        let entry = Arc::new(DenyEntry {
+            id: hex(&id),
+            target,
+            reason: reason.to_owned(),
+            added_at: now,
+            expires_at,
+        });
+        {
+            let mut unsaved = self.unsaved();
+            let index = self.index.load_full();
+            if index.entries.iter().filter(|e| e.counts_at(now)).count() >= MAX_ENTRIES {
+                return Err(DenyListError::Full);
+            }
+            unsaved.retain(|other| other.target != entry.target);
+            unsaved.push(Arc::clone(&entry));
+            self.replace(&unsaved, index.entries.clone());
+        }
+        Ok(entry)
+    }
+
+    /// Writes the list with an entry that is in force.
+    ///
+    /// # Errors
+    /// [`DenyListError::NotSaved`] when the file cannot be read or written: the entry
+    /// counts all the same, and [`DenyList::refresh`] writes it later.
+    pub fn save(&self, entry: &DenyEntry, now: i64) -> Result<(), DenyListError> {
+        let written = self.change(|entries| {
+            // Expired entries go when the file is written anyway.
+            entries.retain(|other| other.counts_at(now));
+            Ok(true)
+        });
+        written
+            .map(|_| ())
+            .map_err(|error| DenyListError::NotSaved {
+                id: entry.id.clone(),
+                error: Box::new(error),
+            })
+    }
+
+    /// Takes entries over that another list has in force and not on disk.
+    pub fn take_unsaved_of(&self, other: &Self) {
+        let theirs = other.unsaved().clone();
+        if theirs.is_empty() {
+            return;
+        }
+        let mut unsaved = self.unsaved();
+        for entry in theirs {
+            unsaved.retain(|own| own.target != entry.target);
+            unsaved.push(entry);
+        }
+        self.replace(&unsaved, self.index.load().entries.clone());
+    }
+
+    /// Removes an entry by its id; says whether there was one.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written: then nothing has changed.
+    pub fn remove(&self, id: &str) -> Result<bool, DenyListError> {
+        self.change(|entries| {
+            let before = entries.len();
+            entries.retain(|entry| entry.id != id);
+            Ok(entries.len() < before)
+        })
+    }
+
+    /// The entries that count at `now`, oldest first.
+    #[must_use]
+    pub fn list(&self, now: i64) -> Vec<Arc<DenyEntry>> {
+        let index = self.index.load();
+        let counting = index.entries.iter().filter(|entry| entry.counts_at(now));
+        counting.cloned().collect()
+    }
+
+    /// Moves with every change. Subscribe before verifying, compare afterwards.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Differs whenever the list does, from every other list's too.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The operator's reason why this caller is refused, if it is.
+    pub(super) fn denies(
+        &self,
+        identity: &PeerIdentity,
+        members: &[PathMember],
+        now: i64,
+    ) -> Option<String> {
+        let index = self.index.load();
+        if index.entries.is_empty() {
+            return None;
+        }
+        let named = DenyTarget::Identity {
+            identity: identity.caller().to_string(),
+        };
+        // A root is no member of the path below it; it is denied by its hash alone.
+        let root = DenyTarget::Thumbprint {
+            thumbprint: hex(identity.anchor()),
+        };
+        if let Some(entry) = index.find(&named, now).or_else(|| index.find(&root, now)) {
+            return Some(entry.reason.clone());
+        }
+        members.iter().find_map(|member| {
+            let thumbprint = DenyTarget::Thumbprint {
+                thumbprint: hex(&member.thumbprint),
+            };
+            let serial = DenyTarget::Serial {
+                serial: hex(&member.serial),
+                issuer: member.issuer_text.to_string(),
+            };
+            let found = index.find(&thumbprint, now);
+            let entry = found.or_else(|| index.find(&serial, now))?;
+            Some(entry.reason.clone())
+        })
+    }
+
+    fn change(
+        &self,
+        edit: impl FnOnce(&mut Vec<Arc<DenyEntry>>) -> Result<bool, DenyListError>,
+    ) -> Result<bool, DenyListError> {
+        self.change_after(read, edit)
+    }
+
+    fn change_after(
+        &self,
+        read: ReadEntries,
+        edit: impl FnOnce(&mut Vec<Arc<DenyEntry>>) -> Result<bool, DenyListError>,
+    ) -> Result<bool, DenyListError> {
+        let mut seen = self.seen();
+        if let Err(error) = self.take_over(&mut seen, read) {
+            // What others wrote there must not be lost because it cannot be read now.
+            if error.is_unreadable() {
+                return Err(error);
+            }
+            // An entry must not wait until somebody has mended the file.
+            tracing::error!(%error, "the deny list is written anew from memory");
+        }
+        let mut entries = self.index.load().entries.clone();
+        let known: HashSet<String> = match self.unsaved().is_empty() {
+            true => HashSet::new(),
+            false => entries.iter().map(|entry| entry.id.clone()).collect(),
+        };
+        if !edit(&mut entries)? {
+            return Ok(false);
+        }
+        file::write(&self.path, &entries)?;
+        self.is_damaged.store(false, Ordering::Release);
+        self.set_seen(&mut seen, FileStamp::at(&self.path));
+        let mut unsaved = self.unsaved();
+        // What was added meanwhile is not in the file.
+        unsaved.retain(|entry| !known.contains(&entry.id));
+        self.replace(&unsaved, entries);
+        Ok(true)
+    }
+
+    /// Puts these entries and the unsaved ones into force. An unsaved one takes the
+    /// place of others with its target. To be called while `unsaved` is locked.
+    fn replace(&self, unsaved: &[Arc<DenyEntry>], mut entries: Vec<Arc<DenyEntry>>) {
+        for entry in unsaved {
+            entries.retain(|other| other.target != entry.target);
+            entries.push(Arc::clone(entry));
+        }
+        let epoch = next_epoch();
+        self.index.store(Arc::new(Index::of(entries)));
+        self.epoch.store(epoch, Ordering::Release);
+        // Told last: whoever wakes finds the new entries.
+        self.changes.send_replace(epoch);
+    }
+}
+
+/// How entries are read, for tests of what happens when they cannot be.
+type ReadEntries = fn(&Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError>;
+
+/// The entries of a file, or `None` where there is none.
+fn read(path: &Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError> {
+    let Some(entries) = file::read(path)? else {
+        return Ok(None);
+    };
+    let mut kept = Vec::with_capacity(entries.len());
+    for mut entry in entries {
+        entry.target = entry
+            .target
+            .normal()
+            .map_err(|why| DenyListError::Malformed {
+                path: path.to_owned(),
+                why: format!("entry {}: {why}", entry.id),
+            })?;
+        kept.push(Arc::new(entry));
+    }
+    Ok(Some(kept))
+}
+
+impl fmt::Debug for DenyList {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("DenyList")
+            .field("path", &self.path)
+            .field("entries", &self.index.load().entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+//! Path verification: webpki builds and checks the path, this module adds what
+//! webpki leaves out.
+//!
+//! webpki checks signatures, validity of leaf and intermediates, CA flags, path
+//! lengths of intermediates, extended key usage, DNS and IP name constraints and
+//! critical extensions. Added here, per candidate path, so that a refusal lets
+//! webpki try the next one: the rules for issuers and anchors
+//! (`authority`), for leaves (`end_entity`), for wildcards
+//! under exclusions (`constraints`), the anchor's path length, and
+//! revocation (`revocation`). It knows no identities.
+
+mod explain;
+pub(crate) mod search;
+pub(crate) mod signature_checks;
+
+use std::cell::RefCell;
+
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, Error, VerifiedPath};
+
+use super::certificate::authority::{AuthorityFacts, RootSet};
+use super::certificate::candidate::{Candidate, count_elements};
+use super::certificate::end_entity::LeafPathFacts;
+use super::certificate::error::PathError;
+use super::certificate::member::{Issuer, PathMember};
+use super::certificate::purpose::PathPurpose;
+use super::revocation::{RevocationIndex, RevocationOutcome};
+use crate::clock;
+use crate::reason::ReasonCode;
+use explain::{describe, explain, reason_of};
+use search::{Budget, Pool};
+use signature_checks::{SignatureBudget, SignatureChecks};
+
+/// Most certificates a peer may present, the leaf included.
+pub const MAX_CERTIFICATES: usize = 8;
+/// Most bytes a peer's certificates may have together.
+pub const MAX_CHAIN_BYTES: usize = 32 * 1024;
+/// Most DER elements a peer's certificates may have together. A certificate has about a
+/// hundred, and one or two more for each name; to read them is what costs, not their bytes.
+pub const MAX_CHAIN_ELEMENTS: usize = 4000;
+
+/// A path that holds.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    /// SHA-256 of the root at its end.
+    pub(crate) anchor: [u8; 32],
+    /// Latest notBefore of the path.
+    pub(crate) not_before: i64,
+    /// Earliest notAfter of the path.
+    pub(crate) not_after: i64,
+    /// Leaf first; without the root.
+    pub(crate) members: Vec<PathMember>,
+    /// What the lists say.
+    pub(crate) revocation: RevocationOutcome,
+}
+
+/// What a path is verified against.
+#[derive(Clone, Copy)]
+pub(crate) struct PathRules<'a> {
+    pub(crate) roots: &'a RootSet,
+    pub(crate) purpose: PathPurpose,
+    pub(crate) revocation: &'a RevocationIndex,
+}
+
+/// The certificates that a path may consist of.
+#[derive(Clone, Copy)]
+pub(crate) struct PathCertificates<'a> {
+    pub(crate) leaf: &'a Candidate<'a>,
+    /// Intermediates of the operator's.
+    pub(crate) configured: &'a [Candidate<'static>],
+    /// Intermediates of the peer's.
+    pub(crate) presented: &'a [Candidate<'a>],
+}
+
+/// What the verification of one chain may still cost, for all bundles together.
+#[derive(Debug)]
+pub(crate) struct PathBudget {
+    search: Budget,
+    checks: SignatureChecks,
+}
+
+impl PathBudget {
+    /// For a chain that a peer presents, under so many bundles: no more than twice what a
+    /// good one costs under one.
+    pub(crate) fn presented(bundles: usize) -> Self {
+        Self {
+            search: Budget::PRESENTED,
+            checks: SignatureChecks::new(SignatureBudget::presented(bundles)),
+        }
+    }
+
+    /// For the certificates of an operator who waits for the result.
+    pub(crate) fn offline() -> Self {
+        Self {
+            search: Budget::OFFLINE,
+            checks: SignatureChecks::new(SignatureBudget::OFFLINE),
+        }
+    }
+
+    /// How many signatures were checked.
+    #[cfg(test)]
+    pub(crate) fn signatures(&self) -> usize {
+        self.checks.count()
+    }
+}
+
+/// Verifies one path from the leaf to one of the roots.
+pub(crate) fn verify(
+    rules: PathRules<'_>,
+    certificates: PathCertificates<'_>,
+    now: UnixTime,
+    budget: &mut PathBudget,
+) -> Result<Verified, PathError> {
+    let leaf = &certificates.leaf.der;
+    let end_entity = EndEntityCert::try_from(leaf)
+        .map_err(|error| (reason_of(&error), describe(&error, "the leaf")))?;
+    let facts = LeafPathFacts::read(leaf)?;
+    let configured = certificates.configured.iter();
+    let intermediates: Vec<&Candidate<'_>> = configured.chain(certificates.presented).collect();
+    let pool = Pool {
+        roots: rules.roots,
+        leaf: certificates.leaf,
+        intermediates: &intermediates,
+        configured: certificates.configured.len(),
+        purpose: rules.purpose,
+        now: clock::certificate_time(now.as_secs()),
+    };
+    let PathBudget { search, checks } = budget;
+    let webpki_check = WebpkiCheck {
+        rules,
+        leaf: (&end_entity, &facts),
+        now,
+        checks,
+    };
+    let mut refusal = None;
+    let attempt = |root: usize, path: &[usize]| {
+        let chain: Vec<CertificateDer<'_>> = path
+            .iter()
+            .filter_map(|index| Some(intermediates.get(*index)?.shared()))
+            .collect();
+        let anchor = rules.roots.anchors().get(root)?;
+        webpki_check
+            .verify(std::slice::from_ref(anchor), &chain)
+            .map_err(|failure| {
+                refusal.get_or_insert_with(|| failure.explain(leaf, &chain, rules.roots));
+            })
+            .ok()
+    };
+    match search::find(pool, search, checks, attempt) {
+        Ok(Some(verified)) => Ok(verified),
+        // What was wrong with an authority on the way says more than that none was found.
+        Ok(None) => match refusal {
+            Some(refusal) => Err(refusal),
+            None => webpki_check.explain(pool),
+        },
+        Err(limit) => Err((ReasonCode::ChainTooLong, limit.to_string())),
+    }
+}
+
+/// The verification of paths of one leaf by webpki.
+struct WebpkiCheck<'a> {
+    rules: PathRules<'a>,
+    leaf: (&'a EndEntityCert<'a>, &'a LeafPathFacts),
+    now: UnixTime,
+    checks: &'a SignatureChecks,
+}
+
+impl WebpkiCheck<'_> {
+    /// Returns why no path holds: what is wrong with the likeliest chain.
+    fn explain(&self, pool: Pool<'_>) -> Result<Verified, PathError> {
+        let chain = search::likeliest_chain(pool);
+        let chain: Vec<CertificateDer<'_>> = chain.iter().map(|one| one.shared()).collect();
+        let roots = pool.roots;
+        self.verify(roots.anchors(), &chain)
+            .map_err(|failure| failure.explain(&pool.leaf.der, &chain, roots))
+    }
+
+    fn verify(
+        &self,
+        anchors: &[TrustAnchor<'static>],
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<Verified, WebpkiError> {
+        let (end_entity, facts) = self.leaf;
+        let seconds = clock::certificate_time(self.now.as_secs());
+        let refusal: RefCell<Option<PathError>> = RefCell::new(None);
+        let accepted: RefCell<Option<Verified>> = RefCell::new(None);
+        let inspect = |path: &VerifiedPath<'_>| -> Result<(), Error> {
+            match inspect_path(self.rules, path, facts, seconds) {
+                Ok(verified) => {
+                    accepted.replace(Some(verified));
+                    Ok(())
+                }
+                Err(found) => {
+                    refusal.borrow_mut().get_or_insert(found);
+                    Err(Error::UnknownIssuer)
+                }
+            }
+        };
+        let algorithms = self.checks.algorithms();
+        let algorithms: Vec<&dyn SignatureVerificationAlgorithm> = algorithms
+            .iter()
+            .map(|algorithm| algorithm as &dyn SignatureVerificationAlgorithm)
+            .collect();
+        let result = end_entity.verify_for_usage(
+            &algorithms,
+            anchors,
+            intermediates,
+            self.now,
+            self.rules.purpose.key_usage(),
+            None,
+            Some(&inspect),
+        );
+        let error = match (result, accepted.into_inner()) {
+            (Ok(_), Some(verified)) => return Ok(verified),
+            // A path that was not inspected is none.
+            (Ok(_), None) => Error::UnknownIssuer,
+            (Err(error), _) => error,
+        };
+        Err(WebpkiError {
+            error,
+            refusal: refusal.into_inner(),
+        })
+    }
+}
+
+/// Why webpki found no path.
+struct WebpkiError {
+    error: Error,
+    /// The first refusal by our own checks explains best why no path was left.
+    refusal: Option<PathError>,
+}
+
+impl WebpkiError {
+    fn explain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        roots: &RootSet,
+    ) -> PathError {
+        let ours = self.refusal.clone();
+        ours.unwrap_or_else(|| explain(&self.error, leaf, intermediates, roots))
+    }
+}
+
+fn inspect_path(
+    rules: PathRules<'_>,
+    path: &VerifiedPath<'_>,
+    leaf: &LeafPathFacts,
+    now: i64,
+) -> Result<Verified, PathError> {
+    let malformed = |why: String| (ReasonCode::MalformedIdentity, why);
+    let root = rules
+        .roots
+        .of_anchor(path.anchor())
+        .ok_or_else(|| malformed("the path ends at no configured anchor".into()))?;
+    leaf.check(rules.purpose)?;
+    let ders: Vec<_> = path.intermediate_certificates().map(|c| c.der()).collect();
+    let issuers = ders
+        .iter()
+        .map(|der| AuthorityFacts::read(der).map_err(malformed))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut not_before = leaf.not_before.max(root.facts.not_before);
+    let mut not_after = leaf.not_after.min(root.facts.not_after);
+    let mut length = 0_u32;
+    for facts in &issuers {
+        facts.check_as_issuer()?;
+        facts.constraints.check(&leaf.names)?;
+        not_before = not_before.max(facts.not_before);
+        not_after = not_after.min(facts.not_after);
+        // RFC 5280 section 4.2.1.9: self-issued intermediates do not count.
+        length += u32::from(!facts.self_issued);
+    }
+    root.facts.check_as_anchor(now, rules.purpose)?;
+    root.facts.constraints.check(&leaf.names)?;
+    if let Some(max) = root.facts.path_length.filter(|max| length > *max) {
+        return Err((
+            ReasonCode::ChainTooLong,
+            format!(
+                "{} allows {max} intermediate certificates below it, the path has {length}",
+                root.facts.subject,
+            ),
+        ));
+    }
+    let above = issuers.iter().chain(std::iter::once(&root.facts));
+    let leaf_der = path.end_entity().der();
+    let members = std::iter::once(&leaf_der)
+        .chain(&ders)
+        .zip(above)
+        .enumerate()
+        .map(|(index, (der, issuer))| {
+            let issuer = Issuer {
+                key: &issuer.key,
+                signs_crls: issuer.signs_crls(),
+            };
+            PathMember::read(der, index > 0, issuer)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let revocation = rules.revocation.check(&members, now)?;
+    Ok(Verified {
+        anchor: root.hash,
+        not_before,
+        not_after,
+        members,
+        revocation,
+    })
+}
+
+/// Refuses chains that are too long or too large before any of them is parsed.
+pub(crate) fn check_size(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> Result<(), PathError> {
+    let count = intermediates.len() + 1;
+    let bytes = intermediates
+        .iter()
+        .fold(leaf.len(), |sum, der| sum.saturating_add(der.len()));
+    if count > MAX_CERTIFICATES || bytes > MAX_CHAIN_BYTES {
+        return Err((
+            ReasonCode::ChainTooLong,
+            format!(
+                "{count} certificates of {bytes} bytes; at most {MAX_CERTIFICATES} of {MAX_CHAIN_BYTES} are accepted"
+            ),
+        ));
+    }
+    let mut elements = 0;
+    for der in std::iter::once(leaf).chain(intermediates) {
+        elements += count_elements(der, MAX_CHAIN_ELEMENTS + 1);
+    }
+    if elements > MAX_CHAIN_ELEMENTS {
+        return Err((
+            ReasonCode::ChainTooLong,
+            format!(
+                "the certificates have more than {MAX_CHAIN_ELEMENTS} elements (names, \
+                 extensions, …) together"
+            ),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,517 @@
+//! Path search: which certificates lead from a leaf to a root, by names and signatures.
+//!
+//! webpki compares names only until it has reached a root, verifies the signatures
+//! of the whole path then, forgets what it found out and stops after 100 of them: a few
+//! namesakes on two levels cost it more than a handshake. Here a signature is verified
+//! once, below keys only that are proven themselves, and within a budget. A certificate
+//! that does not carry on is not tried again above the same subordinate.
+//! Nothing is accepted here: each path whose signatures hold goes to webpki and
+//! to the checks of [`super::path`].
+
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+use rustls_pki_types::SignatureVerificationAlgorithm;
+
+use super::signature_checks::{BoundedAlgorithm, SignatureChecks};
+use crate::trust::certificate::authority::{AuthorityFacts, RootSet};
+use crate::trust::certificate::candidate::{Candidate, PathFields};
+use crate::trust::certificate::purpose::PathPurpose;
+use crate::trust::certificate::signed::SignedParts;
+
+/// Most intermediates in a path, as in webpki.
+const MAX_INTERMEDIATES: usize = 6;
+/// With more certificates than this, those that can issue nothing at the moment are left
+/// out of the search. If there are few, they stay: they explain why there is no path.
+const FEW: usize = 32;
+
+/// What a search may still cost, apart from signatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// Certificates to be looked at, by names.
+    pub(crate) looks: usize,
+    /// Paths to be begun or completed, by names.
+    pub(crate) steps: usize,
+    /// Paths whose signatures hold, to be handed on.
+    pub(crate) attempts: usize,
+}
+
+impl Budget {
+    /// For a chain that a peer presents.
+    pub(crate) const PRESENTED: Self = Self {
+        looks: 100_000,
+        steps: 512,
+        attempts: 16,
+    };
+    /// For the certificates of an operator who waits for the result.
+    pub(crate) const OFFLINE: Self = Self {
+        looks: 10_000_000,
+        steps: 50_000,
+        attempts: 64,
+    };
+}
+
+/// The search reached one of its limits; there may still be a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the search for a path was given up {}: too many certificates have the same names; \
+     leave out those that do not belong to the chain",
+    self.after()
+)]
+pub(crate) enum LimitReached {
+    /// After so many signature checks.
+    Signatures(usize),
+    Looks,
+    Steps,
+    Attempts,
+}
+
+impl LimitReached {
+    fn after(self) -> String {
+        match self {
+            Self::Signatures(checks) => format!("after {checks} signature checks"),
+            Self::Looks => "after too many comparisons of names".to_owned(),
+            Self::Steps => "after too many paths".to_owned(),
+            Self::Attempts => "after too many paths that were refused".to_owned(),
+        }
+    }
+
+    /// Takes `count` of what is `left`.
+    fn take<T>(self, left: &mut usize, count: usize) -> Step<T> {
+        match left.checked_sub(count) {
+            Some(rest) => {
+                *left = rest;
+                ControlFlow::Continue(())
+            }
+            None => ControlFlow::Break(Err(self)),
+        }
+    }
+}
+
+/// A certificate within one search.
+struct Node<'a> {
+    /// Where it stands in the pool; the leaf has none.
+    index: usize,
+    signed: SignedParts<'a>,
+    fields: &'a PathFields,
+    /// Where its key stands among the keys.
+    key: usize,
+    /// Fewest intermediates above it; none if no root can be reached.
+    distance: Option<usize>,
+}
+
+impl<'a> Node<'a> {
+    fn of(candidate: &'a Candidate<'_>, index: usize, keys: &mut Keys<'a>) -> Option<Self> {
+        let fields = candidate.fields.as_ref()?;
+        Some(Self {
+            index,
+            signed: SignedParts::read(&candidate.der)?,
+            fields,
+            key: keys.position(&fields.key),
+            distance: None,
+        })
+    }
+}
+
+/// Each key once: copies of a certificate share theirs.
+#[derive(Default)]
+struct Keys<'a> {
+    all: Vec<&'a [u8]>,
+    positions: HashMap<&'a [u8], usize>,
+}
+
+impl<'a> Keys<'a> {
+    fn position(&mut self, key: &'a [u8]) -> usize {
+        let next = self.all.len();
+        let position = *self.positions.entry(key).or_insert(next);
+        if position == next {
+            self.all.push(key);
+        }
+        position
+    }
+}
+
+/// A signature: the position of what is signed (none: the leaf) and of the key.
+type Edge = (Option<usize>, usize);
+
+/// What a path is searched among.
+#[derive(Clone, Copy)]
+pub(crate) struct Pool<'a> {
+    pub(crate) roots: &'a RootSet,
+    pub(crate) leaf: &'a Candidate<'a>,
+    /// Those that the operator configured come first.
+    pub(crate) intermediates: &'a [&'a Candidate<'a>],
+    /// How many of them the operator configured.
+    pub(crate) configured: usize,
+    pub(crate) purpose: PathPurpose,
+    pub(crate) now: i64,
+}
+
+/// One search.
+struct Search<'a, F> {
+    roots: &'a RootSet,
+    /// How many intermediates of the pool the operator configured.
+    configured: usize,
+    leaf: Node<'a>,
+    nodes: Vec<Node<'a>>,
+    by_subject: HashMap<&'a [u8], Vec<usize>>,
+    keys: Keys<'a>,
+    root_keys: Vec<usize>,
+    roots_by_subject: HashMap<&'a [u8], Vec<usize>>,
+    /// Whether the signatures that were looked at hold.
+    known: HashMap<Edge, bool>,
+    /// How many were found not to hold since the distances were measured, and how many
+    /// paths were in vain for it.
+    outdated: usize,
+    budget: &'a mut Budget,
+    checks: &'a SignatureChecks,
+    algorithms: Vec<BoundedAlgorithm<'a>>,
+    attempt: F,
+}
+
+/// Searches a path that `attempt` takes: it is given a root's position in the pool's roots
+/// and those of the intermediates, the leaf's issuer first.
+///
+/// # Errors
+/// When a limit ended the search.
+pub(crate) fn find<'a, T>(
+    pool: Pool<'a>,
+    budget: &'a mut Budget,
+    checks: &'a SignatureChecks,
+    attempt: impl FnMut(usize, &[usize]) -> Option<T>,
+) -> Result<Option<T>, LimitReached> {
+    let mut keys = Keys::default();
+    let root_keys = pool.roots.roots().iter();
+    let root_keys = root_keys
+        .map(|root| keys.position(&root.facts.key))
+        .collect();
+    let Some(leaf) = Node::of(pool.leaf, 0, &mut keys) else {
+        return Ok(None);
+    };
+    let mut nodes = Vec::new();
+    for (index, candidate) in named_above(pool) {
+        nodes.extend(Node::of(candidate, index, &mut keys));
+    }
+    if nodes.len() > FEW {
+        nodes.retain(|node| {
+            let candidate = pool.intermediates.get(node.index);
+            let facts = candidate.and_then(|one| AuthorityFacts::read(&one.der).ok());
+            facts.is_some_and(|facts| facts.may_issue(pool.now, pool.purpose))
+        });
+    }
+    let mut by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (position, node) in nodes.iter().enumerate() {
+        let own = by_subject.entry(&node.fields.subject).or_default();
+        own.push(position);
+    }
+    let mut roots_by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (position, root) in pool.roots.roots().iter().enumerate() {
+        let named = roots_by_subject.entry(&root.facts.subject_der).or_default();
+        named.push(position);
+    }
+    let mut search = Search {
+        roots: pool.roots,
+        configured: pool.configured,
+        leaf,
+        nodes,
+        by_subject,
+        keys,
+        root_keys,
+        roots_by_subject,
+        known: HashMap::new(),
+        outdated: 0,
+        budget,
+        checks,
+        algorithms: checks.algorithms(),
+        attempt,
+    };
+    let mut all = || {
+        search.measure()?;
+        search.above(&mut Vec::new())
+    };
+    match all() {
+        ControlFlow::Continue(()) => Ok(None),
+        ControlFlow::Break(found) => found.map(Some),
+    }
+}
+
+/// The certificates over which a path may lead by their names, each once, in their order.
+fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
+    let mut by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    let mut seen: HashSet<&[u8]> = HashSet::new();
+    for (index, candidate) in pool.intermediates.iter().enumerate() {
+        if let Some(fields) = &candidate.fields
+            && seen.insert(&candidate.der)
+        {
+            by_subject.entry(&fields.subject).or_default().push(index);
+        }
+    }
+    let issuer = |candidate: &Candidate<'_>| candidate.fields.as_ref().map(|f| f.issuer.clone());
+    let mut wanted: Vec<Vec<u8>> = issuer(pool.leaf).into_iter().collect();
+    let mut found = Vec::new();
+    while let Some(name) = wanted.pop() {
+        for index in by_subject.remove(name.as_slice()).unwrap_or_default() {
+            found.push(index);
+            wanted.extend(pool.intermediates.get(index).and_then(|one| issuer(one)));
+        }
+    }
+    found.sort_unstable();
+    let found = found.into_iter();
+    found
+        .filter_map(|index| Some((index, *pool.intermediates.get(index)?)))
+        .collect()
+}
+
+/// The likeliest chain above a leaf by names and key identifiers alone, each name once: it
+/// shows what is wrong where no path holds.
+pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
+    let mut chain: Vec<&Candidate<'_>> = Vec::new();
+    let mut head = pool.leaf.fields.as_ref();
+    while let Some(below) = head
+        && chain.len() < MAX_INTERMEDIATES
+    {
+        let used = |fields: &PathFields| {
+            let own = pool.leaf.fields.iter();
+            let above = chain.iter().filter_map(|one| one.fields.as_ref());
+            own.chain(above).any(|used| used.subject == fields.subject)
+        };
+        let is_next = |candidate: &&&Candidate<'_>| {
+            let fields = candidate.fields.as_ref();
+            fields.is_some_and(|fields| fields.subject == below.issuer && !used(fields))
+        };
+        let is_likely = |candidate: &&&Candidate<'_>| {
+            let fields = candidate.fields.as_ref();
+            fields.is_some_and(|fields| below.is_likely_below(fields.key_id.as_deref()))
+        };
+        let mut named = pool.intermediates.iter().filter(is_next);
+        let next = named.clone().find(is_likely).or_else(|| named.next());
+        head = next.and_then(|next| next.fields.as_ref());
+        chain.extend(next);
+    }
+    chain
+}
+
+type Step<T> = ControlFlow<Result<T, LimitReached>>;
+
+impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
+    /// How far each candidate is from a root at least, by names and by the signatures
+    /// that are known not to hold.
+    fn measure(&mut self) -> Step<T> {
+        self.outdated = 0;
+        for candidate in &mut self.nodes {
+            candidate.distance = None;
+        }
+        for distance in 0..MAX_INTERMEDIATES {
+            LimitReached::Looks.take(&mut self.budget.looks, self.nodes.len())?;
+            let near = self.at(distance);
+            if near.is_empty() {
+                break;
+            }
+            for position in near {
+                if let Some(candidate) = self.nodes.get_mut(position) {
+                    candidate.distance = Some(distance);
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The candidates without a distance yet that have this one.
+    fn at(&self, distance: usize) -> Vec<usize> {
+        let all = || self.nodes.iter().enumerate();
+        let Some(below) = distance.checked_sub(1) else {
+            let is_below_root = |(position, candidate): &(usize, &Node<'_>)| {
+                let mut keys = self.roots_named(&candidate.fields.issuer);
+                keys.any(|(_, key)| self.known.get(&(Some(*position), key)) != Some(&false))
+            };
+            return all()
+                .filter(is_below_root)
+                .map(|(position, _)| position)
+                .collect();
+        };
+        let mut above: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        for (position, candidate) in all().filter(|(_, one)| one.distance == Some(below)) {
+            above
+                .entry(&candidate.fields.subject)
+                .or_default()
+                .push(position);
+        }
+        let is_near = |(position, candidate): &(usize, &Node<'_>)| {
+            candidate.distance.is_none() && {
+                let mut above = above
+                    .get(candidate.fields.issuer.as_slice())
+                    .into_iter()
+                    .flatten();
+                above.any(|above| !self.is_refused(Some(position), *above))
+            }
+        };
+        all()
+            .filter(is_near)
+            .map(|(position, _)| position)
+            .collect()
+    }
+
+    /// The positions of the roots of a name, and those of their keys.
+    fn roots_named(&self, name: &[u8]) -> impl Iterator<Item = (usize, usize)> {
+        let named = self.roots_by_subject.get(name).into_iter().flatten();
+        named.filter_map(|root| Some((*root, *self.root_keys.get(*root)?)))
+    }
+
+    fn distance(&self, position: usize) -> Option<usize> {
+        self.nodes.get(position)?.distance
+    }
+
+    fn head(&self, path: &[usize]) -> &Node<'a> {
+        path.last()
+            .and_then(|position| self.nodes.get(*position))
+            .unwrap_or(&self.leaf)
+    }
+
+    /// Tries every root and every candidate above the path's last certificate, those first
+    /// that the key identifiers make likely.
+    fn above(&mut self, path: &mut Vec<usize>) -> Step<T> {
+        LimitReached::Steps.take(&mut self.budget.steps, 1)?;
+        let head = self.head(path).fields;
+        let issuer = head.issuer.as_slice();
+        let roots = self.roots;
+        let is_likely = |root: usize| {
+            let root = roots.roots().get(root);
+            root.is_none_or(|root| head.is_likely_below(root.facts.key_id.as_deref()))
+        };
+        let (likely_roots, other_roots): (Vec<_>, Vec<_>) = self
+            .roots_named(issuer)
+            .partition(|(root, _)| is_likely(*root));
+        let named = self.by_subject.get(issuer).map_or(0, Vec::len);
+        LimitReached::Looks.take(&mut self.budget.looks, named)?;
+        let room = MAX_INTERMEDIATES.saturating_sub(path.len());
+        let (likely, others) = self.next(path, issuer, room);
+        self.complete_all(path, &likely_roots)?;
+        self.extend_by(path, &likely)?;
+        self.complete_all(path, &other_roots)?;
+        self.extend_by(path, &others)
+    }
+
+    fn complete_all(&mut self, path: &[usize], roots: &[(usize, usize)]) -> Step<T> {
+        for (root, key) in roots {
+            self.complete(path, *root, *key)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn extend_by(&mut self, path: &mut Vec<usize>, candidates: &[usize]) -> Step<T> {
+        for position in candidates.iter().copied() {
+            // A signature below may have turned out not to hold: then nothing
+            // above it matters any longer.
+            if self.is_broken(path) {
+                break;
+            }
+            // Much may have been found out since the list was made. What is out of date
+            // is too short, which misses nothing.
+            if self.outdated > self.nodes.len() / 16 {
+                self.measure()?;
+            }
+            if self.is_refused(path.last(), position) || self.distance(position).is_none() {
+                continue;
+            }
+            path.push(position);
+            let step = self.above(path);
+            path.pop();
+            step?;
+            self.outdated += usize::from(self.outdated > 0);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Candidates above a path: the likely ones, and the others. Those that the operator
+    /// configured come first, then those near to a root.
+    fn next(&self, path: &[usize], issuer: &[u8], room: usize) -> (Vec<usize>, Vec<usize>) {
+        let head = self.head(path);
+        let mut next: Vec<(bool, usize, usize)> = self
+            .by_subject
+            .get(issuer)
+            .into_iter()
+            .flatten()
+            .filter_map(|position| Some((*position, self.nodes.get(*position)?)))
+            .filter(|(position, candidate)| {
+                // No loops (RFC 4158 section 5.2).
+                let again = |on: &usize| {
+                    self.nodes.get(*on).is_some_and(|on| {
+                        on.key == candidate.key && on.fields.subject == candidate.fields.subject
+                    })
+                };
+                !self.is_refused(path.last(), *position) && !path.iter().any(again)
+            })
+            .filter_map(|(position, candidate)| {
+                let distance = candidate.distance.filter(|distance| *distance < room)?;
+                Some((candidate.index >= self.configured, distance, position))
+            })
+            .collect();
+        next.sort_unstable();
+        let is_likely = |position: &usize| {
+            let key_id = self.nodes.get(*position).map(|one| &one.fields.key_id);
+            key_id.is_none_or(|id| head.fields.is_likely_below(id.as_deref()))
+        };
+        next.into_iter()
+            .map(|(_, _, position)| position)
+            .partition(is_likely)
+    }
+
+    /// Whether a candidate is known not to have signed `below`, or the leaf.
+    fn is_refused(&self, below: Option<&usize>, position: usize) -> bool {
+        self.nodes.get(position).is_none_or(|candidate| {
+            let edge = (below.copied(), candidate.key);
+            self.known.get(&edge) == Some(&false)
+        })
+    }
+
+    /// Whether a signature of the path is known not to hold.
+    fn is_broken(&self, path: &[usize]) -> bool {
+        let below = std::iter::once(None).chain(path.iter().map(Some));
+        let mut edges = below.zip(path);
+        edges.any(|(below, above)| self.is_refused(below, *above))
+    }
+
+    /// Verifies a path's signatures, the root's first, and hands it on.
+    fn complete(&mut self, path: &[usize], root: usize, mut key: usize) -> Step<T> {
+        LimitReached::Steps.take(&mut self.budget.steps, 1)?;
+        for position in path.iter().rev().copied().map(Some).chain([None]) {
+            if !self.holds((position, key))? {
+                return ControlFlow::Continue(());
+            }
+            let above = position.and_then(|position| self.nodes.get(position));
+            key = above.map_or(key, |candidate| candidate.key);
+        }
+        LimitReached::Attempts.take(&mut self.budget.attempts, 1)?;
+        let indexes: Vec<usize> = path
+            .iter()
+            .filter_map(|position| Some(self.nodes.get(*position)?.index))
+            .collect();
+        match (self.attempt)(root, &indexes) {
+            Some(found) => ControlFlow::Break(Ok(found)),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn holds(&mut self, edge: Edge) -> ControlFlow<Result<T, LimitReached>, bool> {
+        if let Some(holds) = self.known.get(&edge) {
+            return ControlFlow::Continue(*holds);
+        }
+        let signed = match edge.0 {
+            Some(position) => self.nodes.get(position),
+            None => Some(&self.leaf),
+        };
+        let key = self.keys.all.get(edge.1);
+        let holds = signed.zip(key).is_some_and(|(candidate, key)| {
+            let algorithms = self.algorithms.iter();
+            let algorithms = algorithms.map(|one| one as &dyn SignatureVerificationAlgorithm);
+            candidate.signed.is_signed_under(key, algorithms)
+        });
+        if !holds && self.checks.is_spent() {
+            let checks = self.checks.count();
+            return ControlFlow::Break(Err(LimitReached::Signatures(checks)));
+        }
+        self.known.insert(edge, holds);
+        self.outdated += usize::from(!holds);
+        ControlFlow::Continue(holds)
+    }
+}

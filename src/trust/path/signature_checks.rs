@@ -1,0 +1,188 @@
+//! `SignatureChecks`: each signature of one verification is checked once, and no more of
+//! them than a budget allows.
+//!
+//! Signatures are what costs. Anybody can present a chain, so that what it contains must
+//! not decide how many are checked. Search and webpki both check by
+//! [`SignatureChecks::algorithms`]: what one of them knows costs the other nothing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm};
+
+use crate::crypto;
+
+/// How many signatures may be checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SignatureBudget {
+    /// Signatures.
+    pub(crate) checks: usize,
+    /// Of which so many may turn out not to hold.
+    pub(crate) failures: usize,
+    /// Bytes that are hashed for them.
+    pub(crate) bytes: usize,
+}
+
+/// Bundles beside the first one for which the budget grows.
+const MAX_FURTHER_BUNDLES: usize = 16;
+
+impl SignatureBudget {
+    /// For a chain that a peer presents. Issuers that are configured or match by key
+    /// identifiers are tried first, so that a chain by RFC 5280 needs no failure at all,
+    /// and the longest one eight checks.
+    pub(crate) const PRESENTED: Self = Self {
+        checks: 10,
+        failures: 4,
+        bytes: 64 * 1024,
+    };
+
+    /// For a chain that a peer presents, under so many bundles. Roots of several bundles
+    /// may have the same name: a leaf that is not of the first one costs a failure or two
+    /// under each before its own.
+    pub(crate) fn presented(bundles: usize) -> Self {
+        let more = 2 * bundles.saturating_sub(1).min(MAX_FURTHER_BUNDLES);
+        Self {
+            checks: Self::PRESENTED.checks + more,
+            failures: Self::PRESENTED.failures + more,
+            bytes: Self::PRESENTED.bytes + more * 4 * 1024,
+        }
+    }
+
+    /// For the certificates of an operator who waits for the result.
+    pub(crate) const OFFLINE: Self = Self {
+        checks: 4096,
+        failures: 4096,
+        bytes: usize::MAX,
+    };
+}
+
+/// What was checked, and what may be.
+#[derive(Debug)]
+pub(crate) struct SignatureChecks(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    known: HashMap<Check, bool>,
+    left: SignatureBudget,
+    spent: bool,
+}
+
+/// One signature, named by everything that its validity depends on.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Check {
+    /// Position of the algorithm.
+    algorithm: usize,
+    key: Box<[u8]>,
+    message: Box<[u8]>,
+    signature: Box<[u8]>,
+}
+
+impl SignatureChecks {
+    pub(crate) fn new(budget: SignatureBudget) -> Self {
+        Self(Mutex::new(State {
+            known: HashMap::new(),
+            left: budget,
+            spent: false,
+        }))
+    }
+
+    /// The provider's algorithms, bounded. Once the budget is spent they find that no
+    /// signature holds.
+    pub(crate) fn algorithms(&self) -> Vec<BoundedAlgorithm<'_>> {
+        let all = crypto::provider().signature_verification_algorithms.all;
+        all.iter()
+            .enumerate()
+            .map(|(position, algorithm)| BoundedAlgorithm {
+                position,
+                algorithm: *algorithm,
+                checks: self,
+            })
+            .collect()
+    }
+
+    /// Whether a signature was not checked because the budget was spent.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.state().spent
+    }
+
+    /// How many signatures were checked.
+    pub(crate) fn count(&self) -> usize {
+        self.state().known.len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes one check of so many bytes out of the budget.
+    fn take(&mut self, bytes: usize) -> Option<()> {
+        if self.left.failures == 0 {
+            return None;
+        }
+        let checks = self.left.checks.checked_sub(1)?;
+        let bytes = self.left.bytes.checked_sub(bytes)?;
+        (self.left.checks, self.left.bytes) = (checks, bytes);
+        Some(())
+    }
+}
+
+/// One algorithm, bounded.
+pub(crate) struct BoundedAlgorithm<'a> {
+    position: usize,
+    algorithm: &'static dyn SignatureVerificationAlgorithm,
+    checks: &'a SignatureChecks,
+}
+
+impl fmt::Debug for BoundedAlgorithm<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.algorithm.fmt(formatter)
+    }
+}
+
+impl SignatureVerificationAlgorithm for BoundedAlgorithm<'_> {
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        self.algorithm.public_key_alg_id()
+    }
+
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        self.algorithm.signature_alg_id()
+    }
+
+    fn fips(&self) -> bool {
+        self.algorithm.fips()
+    }
+
+    fn verify_signature(
+        &self,
+        public_key: &[u8],
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), InvalidSignature> {
+        let check = Check {
+            algorithm: self.position,
+            key: public_key.into(),
+            message: message.into(),
+            signature: signature.into(),
+        };
+        let mut state = self.checks.state();
+        let holds = match state.known.get(&check) {
+            Some(holds) => *holds,
+            None => {
+                if state.take(message.len()).is_none() {
+                    state.spent = true;
+                    return Err(InvalidSignature);
+                }
+                let checked = self
+                    .algorithm
+                    .verify_signature(public_key, message, signature);
+                state.left.failures -= usize::from(checked.is_err());
+                state.known.insert(check, checked.is_ok());
+                checked.is_ok()
+            }
+        };
+        if holds { Ok(()) } else { Err(InvalidSignature) }
+    }
+}
