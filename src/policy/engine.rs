@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::rule::{Authentication, Rule};
 use super::share::CallerLimit;
-use crate::identity::{Method, MethodSet, Principal};
+use crate::identity::{CallerName, Method, MethodSet, Principal};
 use crate::reason::ReasonCode;
 
 /// Proof that policy allowed a request. Signing an assertion needs one.
@@ -80,15 +80,18 @@ pub fn decide(rule: &Rule, principal: Option<Principal>) -> Result<Permit, Denia
         Some(principal) if rule.allows(principal.caller()) => Ok(Permit {
             principal: Some(principal),
         }),
-        Some(principal) => Err(Denial::new(
-            ReasonCode::CallerNotAllowed,
-            format!(
-                "{} is not among the callers of this route",
-                principal.caller()
-            ),
-        )),
+        Some(principal) => Err(not_allowed(principal.caller())),
         None => Err(missing(rule.authentication, Method::Certificate)),
     }
+}
+
+/// The denial for a caller that is not allowed on a route.
+#[must_use]
+pub fn not_allowed(caller: &CallerName) -> Denial {
+    Denial::new(
+        ReasonCode::CallerNotAllowed,
+        format!("{caller} is not among the callers of this route"),
+    )
 }
 
 /// The denial for a request that lacks this method's credential.

@@ -8,5 +8,5 @@ pub mod rule;
 pub mod share;
 pub mod throttle;
 
-pub use engine::{Denial, Permit, decide, missing};
+pub use engine::{Denial, Permit, decide, missing, not_allowed};
 pub use rule::{Authentication, Rule};

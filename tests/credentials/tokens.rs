@@ -332,6 +332,35 @@ async fn a_client_that_brings_none_or_two_learns_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_caller_that_is_not_on_the_route_is_asked_for_no_token() {
+    for authenticate in ["all", "any"] {
+        let route = format!(
+            "callers = [\"spiffe://example.org/ns/ops/**\"]\n\
+             authenticate = {{ {authenticate} = [\"certificate\", \"token\"] }}\n\
+             token = {{ issuer = \"corporate\" }}\n"
+        );
+        let world = TokenWorld::with("", &route).await;
+        let good = world.token();
+        let expired = world.token_with(json!({ "exp": now() - 600 }));
+        let fields = [
+            None,
+            Some("Bearer x".to_owned()),
+            Some(format!("Bearer {expired}")),
+        ];
+        let good = Some(format!("Bearer {good}"));
+        for field in fields.into_iter().chain([good]) {
+            let request = match &field {
+                None => get_with("/a", &[]),
+                Some(value) => get_with("/a", &[("authorization", value)]),
+            };
+            let answer = world.client().send(request).await.unwrap();
+            refused(&answer, 403, "caller-not-allowed");
+            assert_eq!(answer.header("www-authenticate"), None, "{field:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn grpc_clients_get_their_status_and_the_challenge() {
     let world = TokenWorld::with("", ROUTE).await;
     let request = get_with(

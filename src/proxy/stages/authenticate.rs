@@ -9,7 +9,7 @@ use crate::authn::certificate::CertificateAuthenticator;
 use crate::authn::{AuthnDenial, ConnectionProof, Credentials, Outcome, Presented, Resource};
 use crate::clock;
 use crate::identity::{Method, Principal};
-use crate::policy::{Authentication, Permit};
+use crate::policy::{self, Authentication, Denial, Permit};
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::route::Route;
@@ -38,6 +38,23 @@ pub(super) fn by_certificate(
                 Outcome::Denied(denial) => Err(denial.into()),
             }
         }
+    }
+}
+
+/// Returns the denial if the certificate names the caller of the route, and this caller is
+/// not allowed, whatever other credentials it has.
+pub(super) fn not_allowed_by_certificate(
+    proof: Option<&ConnectionProof>,
+    route: &Route,
+) -> Option<Denial> {
+    let methods = route.rule.authentication.methods();
+    match CertificateAuthenticator::judge(proof) {
+        Outcome::Authenticated(principal)
+            if methods.contains(Method::Certificate) && !route.rule.allows(principal.caller()) =>
+        {
+            Some(policy::not_allowed(principal.caller()))
+        }
+        _ => None,
     }
 }
 

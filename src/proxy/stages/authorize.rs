@@ -19,6 +19,11 @@ pub(crate) type Decision<'a> = NowOrLater<'a, Result<Permit, Refusal>>;
 /// Authenticates the caller and decides by the route's rule.
 pub(crate) fn decide<'a>(evidence: &'a Evidence<'a>, route: &'a Route) -> Decision<'a> {
     if !route.authenticators.is_empty() {
+        // Otherwise the caller would be asked for credentials that cannot help it, and the
+        // token issuer about them.
+        if let Some(denial) = authenticate::not_allowed_by_certificate(evidence.proof, route) {
+            return Decision::Now(Err(denial.into()));
+        }
         return Decision::Later(Box::pin(async move {
             let principal = authenticate::by_credentials(evidence, route).await?;
             Ok(policy::decide(&route.rule, Some(principal))?)
