@@ -69,6 +69,8 @@ async fn no_request_is_allowed_once_a_revocation_is_in_service() {
     let in_service = Instant::now();
     tokio::time::sleep(Duration::from_millis(500)).await;
     over.store(true, Ordering::SeqCst);
+    let log = world.gateway.stderr();
+    assert_eq!(log.matches("in service").count(), 1, "{log}");
     for caller in callers {
         let too_late = caller
             .await
