@@ -108,7 +108,7 @@ impl Program {
         let place = directory.path().display();
         let configuration = format!(
             "daemon off;\nmaster_process off;\npid {place}/nginx.pid;\nerror_log {place}/error.log;\n\
-             events {{}}\nhttp {{\n\
+             events {{ worker_connections 8192; }}\nhttp {{\n\
              access_log off;\n\
              client_body_temp_path {place}/body;\nproxy_temp_path {place}/proxy;\n\
              fastcgi_temp_path {place}/fastcgi;\nuwsgi_temp_path {place}/uwsgi;\n\

@@ -18,6 +18,9 @@ pub(crate) const QUIET: &str = "quiet";
 const TOKENS: &str = "tokens";
 /// The service with tunnels.
 const TUNNELS: &str = "tunnels";
+/// Requests in progress at each service. It limits the memory of responses that callers
+/// do not take.
+const MAX_REQUESTS: usize = 500;
 /// How long the issuer thinks about a token.
 const ISSUER_DELAY: Duration = Duration::from_millis(20);
 
@@ -104,7 +107,7 @@ impl Arena {
             }
             let bound = open_to_all(name, "/bound") + "bind_body = \"1MiB\"\n";
             settings = settings
-                .upstream_with(name, *address, &format!("protocol = {protocol:?}\n"))
+                .upstream_with(name, *address, &upstream(protocol))
                 .route(&format!("{name}-bound"), name, &bound)
                 .route(name, name, &route);
         }
@@ -175,6 +178,11 @@ fn issuer(ca: &TestCa, issuer: &Idp) -> String {
         ca.root_file(),
         issuer.url(Idp::INTROSPECTION),
     )
+}
+
+/// The settings of an upstream that can serve a limited number of requests at once.
+fn upstream(protocol: &str) -> String {
+    format!("protocol = {protocol:?}\nmax_requests = {MAX_REQUESTS}\n")
 }
 
 fn host(name: &str) -> String {
