@@ -6,17 +6,22 @@
 
 use std::path::{Path, PathBuf};
 
-use super::authority::{AuthorityCertificate, AuthorityError, AuthorityKind, CertificateAuthority};
-use super::directory::{Pki, unix_now};
-use super::key::{self, KeyAlgorithm, KeyProtection};
-use super::layout::Layout;
-use super::lifetime::Lifetime;
-use super::profile::Profiles;
-use super::revocation::{self, RevocationList};
-use super::state::{AuthorityName, Generation, State, StateCache};
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::files::layout::{Layout, Scope};
+use super::files::transaction::Transaction;
+use super::records::state::{State, StateCache};
+use super::signing::authority::{AuthorityKind, CertificateAuthority};
+use super::signing::authority_certificate::AuthorityCertificate;
+use super::signing::error::AuthorityError;
+use super::signing::lifetime::Lifetime;
+use super::signing::profile::Profiles;
+use super::signing::revocation_list::{self, RevocationList};
+use super::signing::signatory::{AuthorityName, Generation};
+use super::store::key::{self, KeyAlgorithm, KeyProtection};
 use super::store::{self, Audience, Existing};
-use super::transaction::{Scope, Transaction};
-use super::{PkiError, certificates};
+use crate::clock;
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
 
@@ -135,7 +140,7 @@ impl Pki {
         options: &AuthorityOptions,
     ) -> Result<Self, PkiError> {
         let layout = Layout::new(directory);
-        let now = unix_now();
+        let now = clock::certificate_now();
         // Before anything is written: what is asked for may be impossible.
         let (root, intermediate) = authorities(&layout, domain, options, now)?;
         // A kill leaves empty directories and a lock file: they are what a new attempt
@@ -149,8 +154,8 @@ impl Pki {
             Existing::Refuse
         };
         store::create_directory(&directory.join("issued"))?;
-        store::create_directory(&layout.lists())?;
-        let mut change = Transaction::begin(&layout, Scope::Authority, &[layout.lists()], &lock)?;
+        store::create_directory(&layout.crls())?;
+        let mut change = Transaction::begin(&layout, Scope::Authority, &[layout.crls()], &lock)?;
         let mut public = |path: &Path, content: &[u8], existing| {
             change.stage(path, content, Audience::Public, existing)
         };
@@ -168,7 +173,7 @@ impl Pki {
             let list = RevocationList {
                 number: state.crl_number.take_next(name),
                 this_update: now,
-                lifetime: revocation::default_lifetime(issues_leaves),
+                lifetime: revocation_list::default_lifetime(issues_leaves),
                 entries: Vec::new(),
             };
             let pem = authority

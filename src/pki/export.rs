@@ -17,9 +17,11 @@ use serde_json::{Value, json};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
-use super::directory::{Pki, unix_now};
-use super::store::{self, Audience, Existing};
-use super::{PkiError, certificates, key};
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::store::{self, Audience, Existing, key};
+use crate::clock;
 use crate::secret::Secret;
 
 /// How hard it is to guess the passphrase of a PKCS#12 file.
@@ -147,7 +149,7 @@ impl Pki {
             .collect::<Result<Vec<_>, _>>()?;
         Ok(json!({
             // Must never go back; this program keeps no other counter of roots.
-            "spiffe_sequence": unix_now(),
+            "spiffe_sequence": clock::certificate_now(),
             "spiffe_refresh_hint": 300,
             "keys": keys,
         }))

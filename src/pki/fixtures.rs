@@ -5,6 +5,7 @@
 //! the reason the gateway answers with, and `manifest.json` says what to expect.
 //! What is broken, and how, is the table in `faults`.
 
+/// What is wrong with each fixture.
 mod faults;
 
 use std::path::{Path, PathBuf};
@@ -13,17 +14,20 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 
-use self::faults::{FAULTS, Fault, Making};
-use super::authority::{AuthorityError, date, random_serial};
-use super::directory::{Pki, unix_now};
-use super::key::{self, KeyProtection};
-use super::lifetime::Lifetime;
-use super::profile::{BACKDATING, CertificateProfile};
-use super::revocation::RevocationReason;
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::fixtures::faults::{FAULTS, Fault, Making};
 use super::revoking::RevocationTarget;
-use super::state::AuthorityName;
+use super::signing::authority::random_serial;
+use super::signing::date::date;
+use super::signing::error::AuthorityError;
+use super::signing::lifetime::Lifetime;
+use super::signing::profile::{BACKDATING, CertificateProfile};
+use super::signing::revoked::RevocationReason;
+use super::signing::signatory::AuthorityName;
+use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
-use super::{PkiError, certificates};
 use crate::clock;
 use crate::identity::TrustDomain;
 use crate::identity::text::hex;
@@ -119,14 +123,14 @@ pub fn create(domain: &TrustDomain, out: &Path, overwrite: bool) -> Result<Manif
         pki: make(&directory, domain, &KeyProtection::Plain)?,
         out: out.to_owned(),
         existing,
-        now: unix_now(),
+        now: clock::certificate_now(),
     };
     let fixtures = FAULTS
         .iter()
         .map(|fault| workshop.make(fault))
         .collect::<Result<Vec<_>, _>>()?;
     for name in AuthorityName::ALL {
-        workshop.pki.sign_lists(name, Some(GOOD_FOR))?;
+        workshop.pki.sign_crls(name, Some(GOOD_FOR))?;
     }
     let manifest = Manifest {
         trust_domain: domain.to_string(),

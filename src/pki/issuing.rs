@@ -9,17 +9,21 @@ use std::path::PathBuf;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use rcgen::{KeyPair, PublicKeyData, SubjectPublicKeyInfo};
 
-use super::authority::{AuthorityError, CertificateAuthority, SignedCertificate};
-use super::csr::SigningRequest;
-use super::directory::{Pki, unix_now};
-use super::inventory::{Cause, NewEntry};
-use super::key::{self, KeyProtection};
-use super::profile::{CertificateProfile, Usages};
-use super::request::IssueRequest;
-use super::state::{AuthorityName, State};
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::files::layout::Scope;
+use super::files::transaction::Transaction;
+use super::records::inventory::{Cause, NewEntry};
+use super::records::state::State;
+use super::signing::authority::{CertificateAuthority, SignedCertificate};
+use super::signing::csr::SigningRequest;
+use super::signing::error::AuthorityError;
+use super::signing::profile::{CertificateProfile, Usages};
+use super::signing::request::IssueRequest;
+use super::signing::signatory::AuthorityName;
+use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
-use super::transaction::{Scope, Transaction};
-use super::{PkiError, certificates};
 use crate::clock;
 
 /// A leaf that was issued and where it is.
@@ -229,7 +233,7 @@ impl Pki {
             not_after: signed.facts.not_after,
             thumbprint: Base64UrlUnpadded::encode_string(&signed.facts.thumbprint),
             certificate: std::path::absolute(&certificate).unwrap_or(certificate),
-            issued_at: unix_now(),
+            issued_at: clock::certificate_now(),
             cause,
         })
     }
@@ -286,7 +290,7 @@ pub(super) fn sign(
         request.label.as_str(),
         profile,
         request.lifetime,
-        unix_now(),
+        clock::certificate_now(),
     )
 }
 

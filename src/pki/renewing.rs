@@ -9,15 +9,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::directory::{Pki, unix_now};
-use super::inventory::{Cause, Filter};
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
 use super::issuing::{Issued, LeafKey};
-use super::lifetime::{Lifetime, LifetimeError};
-use super::names::{RequestError, SubjectNames};
-use super::profile::{BACKDATING, CertificateProfile};
-use super::request::IssueRequest;
-use super::store::SafeName;
-use super::{PkiError, certificates, key};
+use super::records::inventory::{Cause, Filter};
+use super::signing::lifetime::{Lifetime, LifetimeError};
+use super::signing::names::{RequestError, SubjectNames};
+use super::signing::profile::{BACKDATING, CertificateProfile};
+use super::signing::request::IssueRequest;
+use super::store::{SafeName, key};
+use crate::clock;
 use crate::identity::LeafFacts;
 use crate::reason::ReasonCode;
 
@@ -127,7 +129,7 @@ impl Pki {
         let profile = self.profile_of(&facts)?;
         let prefix = prefix_of(path)?;
         let request = IssueRequest::new(label_of(&facts, &prefix), names_of(&facts)?)
-            .lifetime(Lifetime::from_seconds(lifetime).min(profile.longest()))
+            .lifetime(Lifetime::from_seconds(lifetime).min(profile.max_lifetime()))
             .profile(profile)
             .out(prefix)
             .overwrite(true);
@@ -174,7 +176,7 @@ impl Pki {
 /// Whether the time has come.
 #[must_use]
 pub fn is_due(due_at: i64) -> bool {
-    unix_now() >= due_at
+    clock::certificate_now() >= due_at
 }
 
 fn prefix_of(path: &Path) -> Result<PathBuf, PkiError> {

@@ -4,6 +4,8 @@
 //! [`Diagnostics`] collects while the file is read and resolved;
 //! [`ConfigErrors`] is what remains when something was wrong. Nothing here
 //! knows what a key means.
+//!
+//! - `suggest`: the known word that is nearest to an unknown one
 
 pub(in crate::config) mod suggest;
 

@@ -5,6 +5,10 @@
 //! in memory. Consulted after a path holds, and again for cached paths whenever the
 //! list's epoch has moved. It knows nothing of who may change it: the admin
 //! interface decides that.
+//!
+//! - `file`: the list's file
+//! - `entry`: one entry, and why one cannot be read or changed
+//! - `target`: what an entry refuses, in one spelling
 
 mod entry;
 mod file;

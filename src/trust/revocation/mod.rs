@@ -6,6 +6,12 @@
 //! supplies the issuer's key; until then the list is not consulted. A list
 //! belongs to an issuer's name and key, and counts only while it is the newest
 //! of that issuer and scope. It fetches nothing and reads no files.
+//!
+//! - `list`: one list, checked and taken apart at load
+//! - `serials`: a compact set of revoked serial numbers
+//! - `unusable`: why a list cannot be used
+//! - `status`: how far each list has come
+//! - `posture`: how strictly revocation is checked
 
 mod list;
 mod posture;
