@@ -40,7 +40,7 @@ sections! {
     }
 }
 
-/// The profiles of an authority: the built-in ones where there is no such file.
+/// The profiles of an authority: the built-in ones if there is no such file.
 ///
 /// # Errors
 /// Everything that is wrong with the file, at once.

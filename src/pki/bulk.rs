@@ -234,7 +234,7 @@ impl Pki {
         change.commit_recorded(inventory, &records)
     }
 
-    /// What is to be done for a request; none where it is done already.
+    /// What is to be done for a request; none if it is done already.
     fn task<'a>(
         &self,
         inventory: &Inventory,

@@ -2,7 +2,7 @@
 //!
 //! A part of [`Pki`]. All files appear in one `Transaction`, so that a crash at any
 //! point leaves what was there before or the new authority. Certificates are made by
-//! [`super::authority`].
+//! [`super::signing::authority`].
 
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ pub struct AuthorityOptions {
     pub intermediate_lifetime: Option<Lifetime>,
     /// How many authorities may follow below the root, one after another.
     pub path_length: Option<u8>,
-    /// The root, where it is there already.
+    /// The root, if there is one already.
     pub import: Option<ExistingRoot>,
     /// Public files below the directory, with their contents. They appear together with
     /// the authority's, and replace existing ones.
@@ -77,13 +77,13 @@ pub struct ExistingRoot {
     pub certificate: PathBuf,
     /// Its private key, PKCS#8 in PEM form.
     pub key: PathBuf,
-    /// What opens the key, where it is sealed.
+    /// What opens the key, if it is sealed.
     pub passphrase: Option<Secret>,
 }
 
 impl Pki {
     /// Makes a root, an intermediate and their revocation lists in a directory,
-    /// which is created where it is not there.
+    /// which is created if it is not there.
     ///
     /// # Errors
     /// When files of an authority are there already, or cannot be written.

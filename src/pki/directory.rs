@@ -188,7 +188,7 @@ impl Pki {
         })
     }
 
-    /// The present authority of that name, then the earlier one; none where the
+    /// The present authority of that name, then the earlier one; none if the
     /// root issues by itself and the intermediate is asked for.
     pub(super) fn signatories(&self, name: AuthorityName) -> impl Iterator<Item = Signatory> {
         [Some(self.present(name)), self.earlier_signatory(name)]

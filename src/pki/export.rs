@@ -1,8 +1,8 @@
 //! Certificates in the forms that other programs want.
 //!
 //! PEM, DER, PKCS#12 for browsers and Java, a Java truststore, and the bundle of
-//! a SPIFFE trust domain. Reads files and gives octets; writing them is the
-//! caller's affair.
+//! a SPIFFE trust domain. Reads files and returns bytes; the caller writes
+//! them.
 
 use std::path::{Path, PathBuf};
 
@@ -156,7 +156,7 @@ impl Pki {
     }
 }
 
-/// Puts octets into a file, whole or not at all.
+/// Writes bytes to a file, whole or not at all.
 ///
 /// # Errors
 /// When it is there already (unless `overwrite`), or cannot be written.
@@ -199,7 +199,7 @@ fn jwk(der: &CertificateDer<'_>) -> Option<Value> {
     let key = info.subject_public_key.as_ref();
     let mut jwk = json!({ "use": "x509-svid", "x5c": [Base64::encode_string(der)] });
     let members = jwk.as_object_mut()?;
-    let text = |octets: &[u8]| Value::from(Base64UrlUnpadded::encode_string(octets));
+    let text = |bytes: &[u8]| Value::from(Base64UrlUnpadded::encode_string(bytes));
     match (info.algorithm.algorithm.to_id_string().as_str(), key) {
         ("1.2.840.10045.2.1", [0x04, point @ ..]) => {
             let (x, y) = point.split_at_checked(point.len() / 2)?;

@@ -2,7 +2,7 @@
 //!
 //! A throw-away authority below the output directory signs them, so that no
 //! authority in use ever signs a broken certificate. Each file is named after
-//! the reason the gateway answers with, and `manifest.json` says what to expect.
+//! the reason that the gateway gives, and `manifest.json` says what to expect.
 //! What is broken, and how, is the table in `faults`.
 
 /// What is wrong with each fixture.
@@ -60,22 +60,22 @@ pub struct Manifest {
 pub struct Fixture {
     /// The leaf, then what a peer sends with it.
     pub certificate: String,
-    /// Its private key; none where no provider can make such a key.
+    /// Its private key; none if no provider can make such a key.
     pub key: Option<String>,
     /// What is wrong with it.
     pub description: &'static str,
-    /// What the gateway answers; nothing for the one that is in order.
+    /// What the gateway decides; nothing for the one that is in order.
     #[serde(flatten)]
     pub expected: Expected,
-    /// What it answers when the caller's name is read from host names.
+    /// What it decides when the caller's name is read from host names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub with_identity_from_dns: Option<Expected>,
 }
 
-/// An answer of the gateway.
+/// A decision of the gateway.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Expected {
-    /// The reason code; null where the certificate is accepted.
+    /// The reason code; null if the certificate is accepted.
     pub reason: Option<&'static str>,
     /// The TLS alert that ends the handshake, whether a certificate is required or
     /// optional: one that is presented has to be in order.

@@ -31,8 +31,8 @@ use crate::clock;
 pub struct Issued {
     /// `PREFIX.pem`: the leaf, then the intermediate.
     pub certificate: PathBuf,
-    /// `PREFIX.key`; not written where the key stays as it is, or with whoever
-    /// asked for the signature.
+    /// `PREFIX.key`; not written if the key stays as it is, or stays with the
+    /// requester.
     pub key: PathBuf,
     /// The names in printed form, for example `spiffe://example.org/a` or `dns:a`.
     pub names: Vec<String>,
@@ -238,7 +238,7 @@ impl Pki {
         })
     }
 
-    /// What a peer presents: the leaf, then the intermediate where there is one.
+    /// What a peer presents: the leaf, then the intermediate if there is one.
     pub(super) fn chain(&self, signed: &SignedCertificate) -> String {
         let mut chain = certificates::pem(&signed.der);
         if let Some(intermediate) = &self.intermediate {
@@ -267,7 +267,7 @@ impl Pki {
         self.current_state()?;
         let places = [store::parent(&certificate_path).to_owned()];
         let mut change = Transaction::begin(self.layout(), Scope::Leaves, &places, &lock)?;
-        // The key first: whoever waits for the certificate finds its key.
+        // The key first: a program that waits for the certificate finds its key.
         if let Some(key) = leaf_key {
             let pem = key::to_pem(key, &KeyProtection::Plain)?;
             change.stage(&key_path, pem.as_bytes(), Audience::Owner, existing)?;

@@ -1,7 +1,7 @@
 //! Renewing leaves: the same names and usages again, with a new key.
 //!
 //! What is renewed is read from the certificate, not from the records, so that
-//! it works for whoever holds the file. A certificate of another authority, or
+//! it works with the file alone. A certificate of another authority, or
 //! a revoked one, is refused. Expired ones are renewed: an outage must not
 //! strand its callers.
 
@@ -141,7 +141,7 @@ impl Pki {
         })
     }
 
-    /// The profile it was issued under, as it is now; where the records do not
+    /// The profile it was issued under, as it is now; if the records do not
     /// say, or the profile is gone, the one with its usages.
     fn profile_of(&self, facts: &LeafFacts) -> Result<CertificateProfile, PkiError> {
         let filter = Filter {

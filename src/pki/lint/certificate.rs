@@ -15,7 +15,7 @@ use crate::identity::leaf::key_usage::{
     CRL_SIGN, DIGITAL_SIGNATURE, KEY_CERT_SIGN, OF_AUTHORITIES,
 };
 
-/// Lints a certificate, and its fit with its issuer where that is at hand.
+/// Lints a certificate, and its fit with its issuer if that is at hand.
 #[must_use]
 pub fn certificate(der: &[u8], issuer: Option<&[u8]>) -> Vec<Finding> {
     let Ok((rest, certificate)) = X509Certificate::from_der(der) else {

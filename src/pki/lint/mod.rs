@@ -3,7 +3,7 @@
 //!
 //! An error means that a standard forbids it or that gateways refuse it; such a
 //! leaf is not issued. A warning means that it works, and that one would rather
-//! not. Nothing here decides whom to trust: see `crate::trust`.
+//! not. Nothing here decides about trust: see `crate::trust`.
 //!
 //! - `certificate`: lints of certificates
 //! - `names`: lints of the names of a leaf

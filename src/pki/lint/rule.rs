@@ -62,7 +62,7 @@ pub(super) fn run<F: Family>(lints: &[Lint<F>], subject: &F::Subject<'_>) -> Vec
         .collect()
 }
 
-/// A finding of its own where the encoding does not read.
+/// A finding of its own if the encoding does not read.
 pub(super) fn unreadable(why: &str) -> Vec<Finding> {
     vec![Finding {
         severity: Severity::Error,

@@ -159,7 +159,7 @@ pub(in crate::pki) struct Inventory {
 }
 
 impl Inventory {
-    /// Opens the inventory, makes it where there is none, and brings an older
+    /// Opens the inventory, creates it if there is none, and brings an older
     /// one up to date.
     pub(in crate::pki) fn open(path: &Path) -> Result<Self, InventoryError> {
         files::keep_private(path)?;

@@ -70,7 +70,7 @@ pub(in crate::pki) struct State {
     #[serde(default, skip_serializing_if = "Generation::is_first")]
     pub(in crate::pki) generation: Generation,
     /// An earlier version began a rotation and did not complete it; see
-    /// [`super::unsettled`].
+    /// `files::unsettled`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::pki) unsettled: bool,
     pub(in crate::pki) crl_number: CrlNumbers,
@@ -85,7 +85,7 @@ pub(in crate::pki) struct State {
 #[serde(deny_unknown_fields)]
 pub(in crate::pki) struct CrlNumbers {
     root: u64,
-    /// Zero where there is no intermediate.
+    /// Zero if there is no intermediate.
     intermediate: u64,
 }
 

@@ -1,7 +1,7 @@
 //! `CertificateAuthority`: signs intermediates, leaves and revocation lists.
 //!
-//! Works on certificates and keys in memory; files are [`super::directory`]'s
-//! affair. Usages and dates come from a [`CertificateProfile`], names from
+//! Works on certificates and keys in memory; files are in
+//! [`directory`](super::super::directory). Usages and dates come from a [`CertificateProfile`], names from
 //! [`super::names`], already checked. What the encoder leaves to chance
 //! (serial numbers, key identifiers, issuer names) is set or checked here.
 
@@ -338,15 +338,15 @@ fn authority_params(
     Ok(params)
 }
 
-/// 16 random octets, the top bit cleared and the first not zero: positive
+/// 16 random bytes, the top bit cleared and the first not zero: positive
 /// (RFC 5280 section 4.1.2.2), unpredictable, and of one length always.
 pub(in crate::pki) fn random_serial() -> Result<SerialNumber, NoRandomness> {
     loop {
-        let mut octets = crypto::random::<16>()?;
-        let [first, ..] = &mut octets;
+        let mut bytes = crypto::random::<16>()?;
+        let [first, ..] = &mut bytes;
         *first &= 0x7f;
         if *first != 0 {
-            return Ok(SerialNumber::from_slice(&octets));
+            return Ok(SerialNumber::from_slice(&bytes));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `AuthorityCertificate`: the public half of an authority, read and checked.
 //!
-//! Signing is in [`super`]. Whether somebody trusts it is the business of
-//! `crate::trust`.
+//! Signing is in [`super::authority`]; `crate::trust` decides which authorities are
+//! trusted.
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::{GeneralName, ParsedExtension};

@@ -57,8 +57,8 @@ impl SigningRequest {
         }
         let info = &request.certification_request_info;
         let key = usable_key(&info.subject_pki)?;
-        // Proof of possession: without it, anybody could have a certificate for
-        // somebody else's key.
+        // Proof of possession: without it, a requester could have a certificate for the
+        // key of another.
         request.verify_signature().map_err(|_| {
             RequestError::new(
                 ReasonCode::BadSignature,

@@ -1,8 +1,8 @@
 //! `Lifetime`: how long a certificate or list is good for, as people write it.
 //!
 //! `24h`, `7d`, `90m`, `30s`, `1h30m`: whole numbers with a unit, largest unit
-//! first. This module knows text and seconds only; which lifetimes are allowed
-//! is the profile's affair.
+//! first. This module knows text and seconds only; the profile
+//! decides which lifetimes are allowed.
 
 use std::fmt;
 use std::str::FromStr;

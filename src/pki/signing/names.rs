@@ -258,7 +258,7 @@ impl SubjectNames {
     }
 }
 
-/// Whether a leaf carries a name, as whoever connects to it compares them (RFC
+/// Whether a leaf carries a name, compared as a client that connects does it (RFC
 /// 9525 section 6): a host name or address, `dns:NAME`, `mailto:ADDRESS`,
 /// `ip:ADDRESS`, a SPIFFE ID or another URI. A common name never counts.
 #[must_use]

@@ -3,8 +3,7 @@
 //!
 //! Everything in a certificate that is not a name or a key comes from here.
 //! Signing is in [`super::authority`], names are in [`super::names`]; nothing
-//! a requester says may change a profile. How `profiles.toml` is written is the
-//! business of the configuration.
+//! a requester says may change a profile. The configuration reads `profiles.toml`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -57,7 +56,7 @@ enum Kind {
 /// wrote it down.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProfileRules {
-    /// The names that may be certified; all of the trust domain where it is empty.
+    /// The names that may be certified; all of the trust domain if it is empty.
     pub identities: Vec<IdentityPattern>,
     /// Kinds of keys that may be certified, the first one for new keys. Where it
     /// is empty every strong key may, and new ones have P-256.
@@ -99,8 +98,8 @@ pub struct CertificateProfile {
     rules: ProfileRules,
 }
 
-/// 825 days is the max_lifetime that widespread TLS stacks accept for a server
-/// certificate, whoever issued it.
+/// 825 days is the longest lifetime that widespread TLS stacks accept for a server
+/// certificate of any issuer.
 pub const MAX_LEAF_LIFETIME: Lifetime = Lifetime::days(825);
 
 /// Ten years: longer ones outlive the algorithms they were made for.
@@ -260,7 +259,7 @@ impl CertificateProfile {
         self.lifetime
     }
 
-    /// The max_lifetime lifetime that may be asked for.
+    /// The longest lifetime that may be asked for.
     #[must_use]
     pub const fn max_lifetime(&self) -> Lifetime {
         self.max_lifetime

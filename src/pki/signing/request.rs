@@ -12,8 +12,8 @@ use super::profile::CertificateProfile;
 use crate::identity::SpiffeId;
 use crate::pki::store::{SafeName, UnsafeName};
 
-/// The label under which a certificate for NAME is filed: NAME itself where it
-/// is a safe file name, the last path segment of a SPIFFE ID, `_wildcard.` for a
+/// The label under which a certificate for NAME is filed: NAME itself if it is
+/// a safe file name, the last path segment of a SPIFFE ID, `_wildcard.` for a
 /// leading `*.`, and an IPv6 address with `_` for each colon.
 ///
 /// # Errors

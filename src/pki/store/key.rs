@@ -1,8 +1,7 @@
 //! Private keys as PKCS#8 files: plain, or sealed with a passphrase.
 //!
 //! Sealed keys use PBES2 with scrypt and AES-256-CBC (RFC 8018, RFC 7914), with
-//! parameters that OpenSSL 3 reads. Where passphrases come from is the caller's
-//! affair.
+//! parameters that OpenSSL 3 reads. The caller provides passphrases.
 
 use std::path::{Path, PathBuf};
 
@@ -203,7 +202,7 @@ const fn generate_rsa(_: KeyAlgorithm) -> Result<KeyPair, KeyError> {
     Err(KeyError::NoRsa)
 }
 
-/// A key as PKCS#8 in PEM form, sealed where that is wanted.
+/// A key as PKCS#8 in PEM form, sealed if that is wanted.
 pub(in crate::pki) fn to_pem(
     key: &KeyPair,
     protection: &KeyProtection,

@@ -288,7 +288,7 @@ fn rename_into_place(
     })
 }
 
-/// Makes many files durable at once, where that is cheaper than one by one.
+/// Makes many files durable at once, on systems where that is cheaper than one by one.
 #[derive(Debug)]
 pub(in crate::pki) struct Barrier {
     /// One directory of each file system that is written to.
@@ -412,7 +412,7 @@ pub(in crate::pki) fn sweep(directory: &Path, prefix: &str) {
             .starts_with(prefix.as_bytes())
         {
             kill_point();
-            // Tidying up must not keep anybody from their work.
+            // A failure to tidy up must not fail the command.
             let _ = std::fs::remove_file(entry.path());
         }
     }
