@@ -74,7 +74,7 @@ fn names(directory: &Path) -> Vec<String> {
 #[test]
 fn a_file_that_appeared_meanwhile_is_not_overwritten() {
     at_each_point(
-        "pki::transaction::tests::open",
+        "pki::files::transaction::tests::open",
         |home| {
             killed_while_issuing(home);
             std::fs::write(home.join("issued/new.pem"), "another program's").unwrap();
