@@ -1,5 +1,5 @@
-//! Revocation lists by URL: fetched from where the configuration says, kept
-//! while they cannot be fetched anew.
+//! Revocation lists by URL: fetched from the configured addresses, kept while they
+//! cannot be fetched anew.
 //!
 //! Addresses come from the configuration alone, never from a certificate. What
 //! was fetched last stays in memory over reloads, and on disk if a directory is

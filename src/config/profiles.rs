@@ -16,8 +16,8 @@ use super::document::schema::{
 use super::document::url::HttpUrl;
 use super::document::value::{At, CommonName, Field, Several, Usage};
 use crate::identity::{IdentityPattern, TrustDomain};
-use crate::pki::authority::LONGEST_ATTRIBUTE;
-use crate::pki::profile::{LONGEST_AUTHORITY, LONGEST_LEAF};
+use crate::pki::signing::authority::MAX_ATTRIBUTE;
+use crate::pki::signing::profile::{MAX_AUTHORITY_LIFETIME, MAX_LEAF_LIFETIME};
 use crate::pki::{CertificateProfile, KeyAlgorithm, Lifetime, ProfileRules, Profiles, Usages};
 
 sections! {
@@ -40,7 +40,7 @@ sections! {
     }
 }
 
-/// The profiles of an authority: the built-in ones where there is no such file.
+/// The profiles of an authority: the built-in ones if there is no such file.
 ///
 /// # Errors
 /// Everything that is wrong with the file, at once.
@@ -136,19 +136,25 @@ impl Reading<'_> {
         };
         let usages = self.usages(is_intermediate, built_in, diagnostics);
         let limit = if is_intermediate {
-            LONGEST_AUTHORITY
+            MAX_AUTHORITY_LIFETIME
         } else {
-            LONGEST_LEAF
+            MAX_LEAF_LIFETIME
         };
-        let (lifetime, longest) = self.lifetimes(built_in, limit, diagnostics)?;
+        let (lifetime, max_lifetime) = self.lifetimes(built_in, limit, diagnostics)?;
         if is_intermediate {
             return Some(CertificateProfile::custom_intermediate(
-                lifetime, longest, rules?,
+                lifetime,
+                max_lifetime,
+                rules?,
             ));
         }
         let name = self.name.value.clone();
         Some(CertificateProfile::custom(
-            name, usages?, lifetime, longest, rules?,
+            name,
+            usages?,
+            lifetime,
+            max_lifetime,
+            rules?,
         ))
     }
 
@@ -232,8 +238,8 @@ impl Reading<'_> {
         limit: Lifetime,
         diagnostics: &mut Diagnostics,
     ) -> Option<(Lifetime, Lifetime)> {
-        let (asked, longest) = (&self.section.lifetime, &self.section.max_lifetime);
-        if let Some(at) = longest.at().filter(|at| at.value > limit) {
+        let (asked, max_lifetime) = (&self.section.lifetime, &self.section.max_lifetime);
+        if let Some(at) = max_lifetime.at().filter(|at| at.value > limit) {
             diagnostics.error(
                 Diagnostic::new(at.place.clone(), "this is longer than certificates last")
                     .label(format!("at most {limit}"))
@@ -245,7 +251,7 @@ impl Reading<'_> {
             CertificateProfile::CLIENT.lifetime(),
             CertificateProfile::lifetime,
         );
-        let bound = longest.or(limit);
+        let bound = max_lifetime.or(limit);
         if let Some(at) = asked.at().filter(|at| at.value > bound) {
             diagnostics.error(
                 Diagnostic::new(at.place.clone(), "this is longer than `max_lifetime`")
@@ -331,10 +337,10 @@ fn attribute(field: &Field<String>, diagnostics: &mut Diagnostics) -> Option<Opt
     let Some(at) = field.at() else {
         return Some(None);
     };
-    if at.value.chars().count() > LONGEST_ATTRIBUTE {
+    if at.value.chars().count() > MAX_ATTRIBUTE {
         diagnostics.error(
             Diagnostic::new(at.place.clone(), "this is too long for a subject")
-                .label(format!("at most {LONGEST_ATTRIBUTE} characters"))
+                .label(format!("at most {MAX_ATTRIBUTE} characters"))
                 .help("write less (RFC 5280 appendix A.1)"),
         );
         return None;

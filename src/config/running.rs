@@ -136,7 +136,7 @@ impl Running {
         &self.units
     }
 
-    /// Takes the stamps of a unit's files again; files that do not answer have none.
+    /// Takes the stamps of a unit's files again; files whose file system does not respond have none.
     #[must_use]
     pub fn stamps_now(&self, key: &UnitKey, progress: &Progress) -> Option<FileStamps> {
         let access = Access {

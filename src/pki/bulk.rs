@@ -13,16 +13,18 @@ use std::sync::mpsc;
 
 use zeroize::Zeroizing;
 
-use super::PkiError;
-use super::authority::CertificateAuthority;
-use super::directory::{Pki, unix_now};
-use super::inventory::{Cause, Inventory, NewEntry};
+use super::directory::Pki;
+use super::files::error::PkiError;
+use super::files::layout::Scope;
+use super::files::transaction::Transaction;
 use super::issuing::sign;
-use super::key::{self, KeyProtection};
-use super::profile::CertificateProfile;
-use super::request::IssueRequest;
+use super::records::inventory::{Cause, Inventory, NewEntry};
+use super::signing::authority::CertificateAuthority;
+use super::signing::profile::CertificateProfile;
+use super::signing::request::IssueRequest;
+use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
-use super::transaction::{Scope, Transaction};
+use crate::clock;
 
 /// Leaves in one transaction.
 const BATCH: usize = 1_000;
@@ -232,7 +234,7 @@ impl Pki {
         change.commit_recorded(inventory, &records)
     }
 
-    /// What is to be done for a request; none where it is done already.
+    /// What is to be done for a request; none if it is done already.
     fn task<'a>(
         &self,
         inventory: &Inventory,
@@ -247,7 +249,7 @@ impl Pki {
                 &self.issuer_keys(),
                 &name.unwrap_or_default(),
                 &place,
-                unix_now(),
+                clock::certificate_now(),
             )?;
             if recorded && certificate.exists() && key.exists() {
                 return Ok(None);

@@ -2,21 +2,26 @@
 //!
 //! A part of [`Pki`]. All files appear in one `Transaction`, so that a crash at any
 //! point leaves what was there before or the new authority. Certificates are made by
-//! [`super::authority`].
+//! [`super::signing::authority`].
 
 use std::path::{Path, PathBuf};
 
-use super::authority::{AuthorityCertificate, AuthorityError, AuthorityKind, CertificateAuthority};
-use super::directory::{Pki, unix_now};
-use super::key::{self, KeyAlgorithm, KeyProtection};
-use super::layout::Layout;
-use super::lifetime::Lifetime;
-use super::profile::Profiles;
-use super::revocation::{self, RevocationList};
-use super::state::{AuthorityName, Generation, State, StateCache};
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::files::layout::{Layout, Scope};
+use super::files::transaction::Transaction;
+use super::records::state::{State, StateCache};
+use super::signing::authority::{AuthorityKind, CertificateAuthority};
+use super::signing::authority_certificate::AuthorityCertificate;
+use super::signing::error::AuthorityError;
+use super::signing::lifetime::Lifetime;
+use super::signing::profile::Profiles;
+use super::signing::revocation_list::{self, RevocationList};
+use super::signing::signatory::{AuthorityName, Generation};
+use super::store::key::{self, KeyAlgorithm, KeyProtection};
 use super::store::{self, Audience, Existing};
-use super::transaction::{Scope, Transaction};
-use super::{PkiError, certificates};
+use crate::clock;
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
 
@@ -37,7 +42,7 @@ pub struct AuthorityOptions {
     pub intermediate_lifetime: Option<Lifetime>,
     /// How many authorities may follow below the root, one after another.
     pub path_length: Option<u8>,
-    /// The root, where it is there already.
+    /// The root, if there is one already.
     pub import: Option<ExistingRoot>,
     /// Public files below the directory, with their contents. They appear together with
     /// the authority's, and replace existing ones.
@@ -72,13 +77,13 @@ pub struct ExistingRoot {
     pub certificate: PathBuf,
     /// Its private key, PKCS#8 in PEM form.
     pub key: PathBuf,
-    /// What opens the key, where it is sealed.
+    /// What opens the key, if it is sealed.
     pub passphrase: Option<Secret>,
 }
 
 impl Pki {
     /// Makes a root, an intermediate and their revocation lists in a directory,
-    /// which is created where it is not there.
+    /// which is created if it is not there.
     ///
     /// # Errors
     /// When files of an authority are there already, or cannot be written.
@@ -135,7 +140,7 @@ impl Pki {
         options: &AuthorityOptions,
     ) -> Result<Self, PkiError> {
         let layout = Layout::new(directory);
-        let now = unix_now();
+        let now = clock::certificate_now();
         // Before anything is written: what is asked for may be impossible.
         let (root, intermediate) = authorities(&layout, domain, options, now)?;
         // A kill leaves empty directories and a lock file: they are what a new attempt
@@ -149,8 +154,8 @@ impl Pki {
             Existing::Refuse
         };
         store::create_directory(&directory.join("issued"))?;
-        store::create_directory(&layout.lists())?;
-        let mut change = Transaction::begin(&layout, Scope::Authority, &[layout.lists()], &lock)?;
+        store::create_directory(&layout.crls())?;
+        let mut change = Transaction::begin(&layout, Scope::Authority, &[layout.crls()], &lock)?;
         let mut public = |path: &Path, content: &[u8], existing| {
             change.stage(path, content, Audience::Public, existing)
         };
@@ -168,7 +173,7 @@ impl Pki {
             let list = RevocationList {
                 number: state.crl_number.take_next(name),
                 this_update: now,
-                lifetime: revocation::default_lifetime(issues_leaves),
+                lifetime: revocation_list::default_lifetime(issues_leaves),
                 entries: Vec::new(),
             };
             let pem = authority

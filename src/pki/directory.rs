@@ -5,15 +5,17 @@
 
 use std::path::Path;
 
-use super::authority::{AuthorityCertificate, CertificateAuthority};
-use super::key;
-use super::layout::Layout;
-use super::lifetime::Lifetime;
-use super::profile::Profiles;
-use super::revocation;
-use super::state::{AuthorityName, Generation, Signatory, State, StateCache};
-use super::{PkiError, certificates};
-use crate::clock;
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::files::layout::Layout;
+use super::records::state::{State, StateCache};
+use super::signing::authority::CertificateAuthority;
+use super::signing::authority_certificate::AuthorityCertificate;
+use super::signing::lifetime::Lifetime;
+use super::signing::profile::Profiles;
+use super::signing::revocation_list;
+use super::signing::signatory::{AuthorityName, Generation, Signatory};
+use super::store::key;
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
 
@@ -152,8 +154,8 @@ impl Pki {
 
     /// How long a list of an authority is good for when nothing else is asked for.
     #[must_use]
-    pub fn list_lifetime(&self, name: AuthorityName) -> Lifetime {
-        revocation::default_lifetime(name == self.issuer())
+    pub fn crl_lifetime(&self, name: AuthorityName) -> Lifetime {
+        revocation_list::default_lifetime(name == self.issuer())
     }
 
     /// The certificate of one of its authorities. What is said of an intermediate
@@ -186,7 +188,7 @@ impl Pki {
         })
     }
 
-    /// The present authority of that name, then the earlier one; none where the
+    /// The present authority of that name, then the earlier one; none if the
     /// root issues by itself and the intermediate is asked for.
     pub(super) fn signatories(&self, name: AuthorityName) -> impl Iterator<Item = Signatory> {
         [Some(self.present(name)), self.earlier_signatory(name)]
@@ -264,10 +266,6 @@ impl Pki {
         };
         Ok(self.signer.insert(signer))
     }
-}
-
-pub(super) fn unix_now() -> i64 {
-    clock::certificate_now()
 }
 
 /// What the directory says of itself.

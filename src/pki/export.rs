@@ -1,8 +1,8 @@
 //! Certificates in the forms that other programs want.
 //!
 //! PEM, DER, PKCS#12 for browsers and Java, a Java truststore, and the bundle of
-//! a SPIFFE trust domain. Reads files and gives octets; writing them is the
-//! caller's affair.
+//! a SPIFFE trust domain. Reads files and returns bytes; the caller writes
+//! them.
 
 use std::path::{Path, PathBuf};
 
@@ -17,9 +17,11 @@ use serde_json::{Value, json};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
-use super::directory::{Pki, unix_now};
-use super::store::{self, Audience, Existing};
-use super::{PkiError, certificates, key};
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::store::{self, Audience, Existing, key};
+use crate::clock;
 use crate::secret::Secret;
 
 /// How hard it is to guess the passphrase of a PKCS#12 file.
@@ -147,14 +149,14 @@ impl Pki {
             .collect::<Result<Vec<_>, _>>()?;
         Ok(json!({
             // Must never go back; this program keeps no other counter of roots.
-            "spiffe_sequence": unix_now(),
+            "spiffe_sequence": clock::certificate_now(),
             "spiffe_refresh_hint": 300,
             "keys": keys,
         }))
     }
 }
 
-/// Puts octets into a file, whole or not at all.
+/// Writes bytes to a file, whole or not at all.
 ///
 /// # Errors
 /// When it is there already (unless `overwrite`), or cannot be written.
@@ -197,7 +199,7 @@ fn jwk(der: &CertificateDer<'_>) -> Option<Value> {
     let key = info.subject_public_key.as_ref();
     let mut jwk = json!({ "use": "x509-svid", "x5c": [Base64::encode_string(der)] });
     let members = jwk.as_object_mut()?;
-    let text = |octets: &[u8]| Value::from(Base64UrlUnpadded::encode_string(octets));
+    let text = |bytes: &[u8]| Value::from(Base64UrlUnpadded::encode_string(bytes));
     match (info.algorithm.algorithm.to_id_string().as_str(), key) {
         ("1.2.840.10045.2.1", [0x04, point @ ..]) => {
             let (x, y) = point.split_at_checked(point.len() / 2)?;

@@ -2,9 +2,10 @@
 //!
 //! A throw-away authority below the output directory signs them, so that no
 //! authority in use ever signs a broken certificate. Each file is named after
-//! the reason the gateway answers with, and `manifest.json` says what to expect.
+//! the reason that the gateway gives, and `manifest.json` says what to expect.
 //! What is broken, and how, is the table in `faults`.
 
+/// What is wrong with each fixture.
 mod faults;
 
 use std::path::{Path, PathBuf};
@@ -13,17 +14,20 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 
-use self::faults::{FAULTS, Fault, Making};
-use super::authority::{AuthorityError, date, random_serial};
-use super::directory::{Pki, unix_now};
-use super::key::{self, KeyProtection};
-use super::lifetime::Lifetime;
-use super::profile::{BACKDATING, CertificateProfile};
-use super::revocation::RevocationReason;
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::fixtures::faults::{FAULTS, Fault, Making};
 use super::revoking::RevocationTarget;
-use super::state::AuthorityName;
+use super::signing::authority::random_serial;
+use super::signing::date::date;
+use super::signing::error::AuthorityError;
+use super::signing::lifetime::Lifetime;
+use super::signing::profile::{BACKDATING, CertificateProfile};
+use super::signing::revoked::RevocationReason;
+use super::signing::signatory::AuthorityName;
+use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
-use super::{PkiError, certificates};
 use crate::clock;
 use crate::identity::TrustDomain;
 use crate::identity::text::hex;
@@ -56,22 +60,22 @@ pub struct Manifest {
 pub struct Fixture {
     /// The leaf, then what a peer sends with it.
     pub certificate: String,
-    /// Its private key; none where no provider can make such a key.
+    /// Its private key; none if no provider can make such a key.
     pub key: Option<String>,
     /// What is wrong with it.
     pub description: &'static str,
-    /// What the gateway answers; nothing for the one that is in order.
+    /// What the gateway decides; nothing for the one that is in order.
     #[serde(flatten)]
     pub expected: Expected,
-    /// What it answers when the caller's name is read from host names.
+    /// What it decides when the caller's name is read from host names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub with_identity_from_dns: Option<Expected>,
 }
 
-/// An answer of the gateway.
+/// A decision of the gateway.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Expected {
-    /// The reason code; null where the certificate is accepted.
+    /// The reason code; null if the certificate is accepted.
     pub reason: Option<&'static str>,
     /// The TLS alert that ends the handshake, whether a certificate is required or
     /// optional: one that is presented has to be in order.
@@ -119,14 +123,14 @@ pub fn create(domain: &TrustDomain, out: &Path, overwrite: bool) -> Result<Manif
         pki: make(&directory, domain, &KeyProtection::Plain)?,
         out: out.to_owned(),
         existing,
-        now: unix_now(),
+        now: clock::certificate_now(),
     };
     let fixtures = FAULTS
         .iter()
         .map(|fault| workshop.make(fault))
         .collect::<Result<Vec<_>, _>>()?;
     for name in AuthorityName::ALL {
-        workshop.pki.sign_lists(name, Some(GOOD_FOR))?;
+        workshop.pki.sign_crls(name, Some(GOOD_FOR))?;
     }
     let manifest = Manifest {
         trust_domain: domain.to_string(),

@@ -13,9 +13,8 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::csr::SigningRequest;
-use super::directory::unix_now;
 use super::lint::{self, Finding};
+use super::signing::csr::SigningRequest;
 use crate::clock;
 use crate::crypto;
 use crate::identity::LeafFacts;
@@ -170,7 +169,7 @@ fn certificate(der: &[u8], issuer: Option<&[u8]>) -> Item {
             lints,
         };
     };
-    let now = unix_now();
+    let now = clock::certificate_now();
     let validity = parsed.validity();
     let (begins, ends) = (
         validity.not_before.timestamp(),
@@ -237,7 +236,7 @@ fn request(der: &[u8]) -> Item {
 const SHOWN_ENTRIES: usize = 100;
 
 fn revocation_list(der: &[u8]) -> Item {
-    let lints = lint::revocation_list(der, unix_now());
+    let lints = lint::revocation_list(der, clock::certificate_now());
     let Ok((_, list)) = CertificateRevocationList::from_der(der) else {
         return Item {
             kind: "revocation-list",

@@ -9,17 +9,21 @@ use std::path::PathBuf;
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use rcgen::{KeyPair, PublicKeyData, SubjectPublicKeyInfo};
 
-use super::authority::{AuthorityError, CertificateAuthority, SignedCertificate};
-use super::csr::SigningRequest;
-use super::directory::{Pki, unix_now};
-use super::inventory::{Cause, NewEntry};
-use super::key::{self, KeyProtection};
-use super::profile::{CertificateProfile, Usages};
-use super::request::IssueRequest;
-use super::state::{AuthorityName, State};
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::files::layout::Scope;
+use super::files::transaction::Transaction;
+use super::records::inventory::{Cause, NewEntry};
+use super::records::state::State;
+use super::signing::authority::{CertificateAuthority, SignedCertificate};
+use super::signing::csr::SigningRequest;
+use super::signing::error::AuthorityError;
+use super::signing::profile::{CertificateProfile, Usages};
+use super::signing::request::IssueRequest;
+use super::signing::signatory::AuthorityName;
+use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
-use super::transaction::{Scope, Transaction};
-use super::{PkiError, certificates};
 use crate::clock;
 
 /// A leaf that was issued and where it is.
@@ -27,8 +31,8 @@ use crate::clock;
 pub struct Issued {
     /// `PREFIX.pem`: the leaf, then the intermediate.
     pub certificate: PathBuf,
-    /// `PREFIX.key`; not written where the key stays as it is, or with whoever
-    /// asked for the signature.
+    /// `PREFIX.key`; not written if the key stays as it is, or stays with the
+    /// requester.
     pub key: PathBuf,
     /// The names in printed form, for example `spiffe://example.org/a` or `dns:a`.
     pub names: Vec<String>,
@@ -229,12 +233,12 @@ impl Pki {
             not_after: signed.facts.not_after,
             thumbprint: Base64UrlUnpadded::encode_string(&signed.facts.thumbprint),
             certificate: std::path::absolute(&certificate).unwrap_or(certificate),
-            issued_at: unix_now(),
+            issued_at: clock::certificate_now(),
             cause,
         })
     }
 
-    /// What a peer presents: the leaf, then the intermediate where there is one.
+    /// What a peer presents: the leaf, then the intermediate if there is one.
     pub(super) fn chain(&self, signed: &SignedCertificate) -> String {
         let mut chain = certificates::pem(&signed.der);
         if let Some(intermediate) = &self.intermediate {
@@ -263,7 +267,7 @@ impl Pki {
         self.current_state()?;
         let places = [store::parent(&certificate_path).to_owned()];
         let mut change = Transaction::begin(self.layout(), Scope::Leaves, &places, &lock)?;
-        // The key first: whoever waits for the certificate finds its key.
+        // The key first: a program that waits for the certificate finds its key.
         if let Some(key) = leaf_key {
             let pem = key::to_pem(key, &KeyProtection::Plain)?;
             change.stage(&key_path, pem.as_bytes(), Audience::Owner, existing)?;
@@ -286,7 +290,7 @@ pub(super) fn sign(
         request.label.as_str(),
         profile,
         request.lifetime,
-        unix_now(),
+        clock::certificate_now(),
     )
 }
 

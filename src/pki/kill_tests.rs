@@ -10,10 +10,12 @@ use std::process::Command;
 
 use rcgen::PublicKeyData as _;
 
-use super::directory::unix_now;
+use super::files::certificates;
+use super::records::state::State;
 use super::rotating::RotationOptions;
-use super::state::State;
+use super::store::key;
 use super::*;
+use crate::clock;
 use crate::identity::TrustDomain;
 use crate::kill_point::tests::{at_each_point, directory, kill_at};
 
@@ -125,7 +127,7 @@ fn next_command(home: &Path) -> Pki {
         assert_eq!(blocks.count(), pki.signatories(name).count());
         for signatory in pki.signatories(name) {
             let subject = pki.certificate_of(signatory).subject_der();
-            let pem = lists::list_of(&content, subject).unwrap().unwrap();
+            let pem = crls::list_of(&content, subject).unwrap().unwrap();
             let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
             let (_, list) = x509_parser::parse_x509_crl(&block.contents).unwrap();
             let number = list.crl_number().unwrap().iter_u64_digits().next().unwrap();
@@ -313,7 +315,7 @@ fn lists_are_signed_with_their_numbers_or_not() {
 fn use_it(pki: &mut Pki) {
     pki.issue(&request(pki, "new")).unwrap();
     for name in AuthorityName::ALL {
-        pki.sign_lists(name, None).unwrap();
+        pki.sign_crls(name, None).unwrap();
     }
 }
 
@@ -516,8 +518,8 @@ fn records_of_earlier_versions_are_taken_over_once() {
             "issuer_key": pki.authority(AuthorityName::Intermediate).key_identifier_hex(),
             "profile": "peer",
             "names": ["spiffe://example.org/imported"],
-            "not_before": unix_now(),
-            "not_after": unix_now() + 3600,
+            "not_before": clock::certificate_now(),
+            "not_after": clock::certificate_now() + 3600,
             "x5t#S256": "00",
             "certificate": "imported.pem",
         });
@@ -590,7 +592,7 @@ fn what_earlier_versions_left_of_a_rotation_is_completed() {
         pki.prepare_rotation(&RotationOptions::default()).unwrap();
         let layout = pki.layout();
         let next = layout.next();
-        std::fs::create_dir_all(next.lists()).unwrap();
+        std::fs::create_dir_all(next.crls()).unwrap();
         for name in AuthorityName::ALL {
             for file in [Layout::certificate, Layout::key] {
                 std::fs::rename(file(layout, name), file(&next, name)).unwrap();
@@ -599,7 +601,7 @@ fn what_earlier_versions_left_of_a_rotation_is_completed() {
             let content = std::fs::read(layout.crl(name)).unwrap();
             let of = |signatory| {
                 let subject = pki.certificate_of(signatory).subject_der();
-                lists::list_of(&content, subject).unwrap().unwrap()
+                crls::list_of(&content, subject).unwrap().unwrap()
             };
             let mut signatories = pki.signatories(name);
             std::fs::write(next.crl(name), of(signatories.next().unwrap())).unwrap();
@@ -636,7 +638,7 @@ fn what_earlier_versions_left_of_a_rotation_is_completed() {
 #[test]
 fn an_empty_next_directory_does_not_stay() {
     let template = Template::new(|pki, _| {
-        std::fs::create_dir_all(pki.layout().next().lists()).unwrap();
+        std::fs::create_dir_all(pki.layout().next().crls()).unwrap();
     });
     let home = tempfile::tempdir().unwrap();
     template.put(home.path());
@@ -703,7 +705,7 @@ fn revoke() {
     let done = pki
         .revoke(&target, RevocationReason::KeyCompromise)
         .unwrap();
-    assert_eq!((done.revoked.len(), done.lists.len()), (2, 2));
+    assert_eq!((done.revoked.len(), done.crls.len()), (2, 2));
 }
 
 #[test]
@@ -719,7 +721,7 @@ fn revoke_intermediate() {
 #[ignore = "a child process"]
 fn sign_lists() {
     let Some(home) = directory() else { return };
-    let lists = open(&home).sign_lists(AuthorityName::Intermediate, None);
+    let lists = open(&home).sign_crls(AuthorityName::Intermediate, None);
     assert_eq!(lists.unwrap().len(), 2);
 }
 

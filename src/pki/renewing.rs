@@ -1,7 +1,7 @@
 //! Renewing leaves: the same names and usages again, with a new key.
 //!
 //! What is renewed is read from the certificate, not from the records, so that
-//! it works for whoever holds the file. A certificate of another authority, or
+//! it works with the file alone. A certificate of another authority, or
 //! a revoked one, is refused. Expired ones are renewed: an outage must not
 //! strand its callers.
 
@@ -9,15 +9,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::directory::{Pki, unix_now};
-use super::inventory::{Cause, Filter};
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
 use super::issuing::{Issued, LeafKey};
-use super::lifetime::{Lifetime, LifetimeError};
-use super::names::{RequestError, SubjectNames};
-use super::profile::{BACKDATING, CertificateProfile};
-use super::request::IssueRequest;
-use super::store::SafeName;
-use super::{PkiError, certificates, key};
+use super::records::inventory::{Cause, Filter};
+use super::signing::lifetime::{Lifetime, LifetimeError};
+use super::signing::names::{RequestError, SubjectNames};
+use super::signing::profile::{BACKDATING, CertificateProfile};
+use super::signing::request::IssueRequest;
+use super::store::{SafeName, key};
+use crate::clock;
 use crate::identity::LeafFacts;
 use crate::reason::ReasonCode;
 
@@ -127,7 +129,7 @@ impl Pki {
         let profile = self.profile_of(&facts)?;
         let prefix = prefix_of(path)?;
         let request = IssueRequest::new(label_of(&facts, &prefix), names_of(&facts)?)
-            .lifetime(Lifetime::from_seconds(lifetime).min(profile.longest()))
+            .lifetime(Lifetime::from_seconds(lifetime).min(profile.max_lifetime()))
             .profile(profile)
             .out(prefix)
             .overwrite(true);
@@ -139,7 +141,7 @@ impl Pki {
         })
     }
 
-    /// The profile it was issued under, as it is now; where the records do not
+    /// The profile it was issued under, as it is now; if the records do not
     /// say, or the profile is gone, the one with its usages.
     fn profile_of(&self, facts: &LeafFacts) -> Result<CertificateProfile, PkiError> {
         let filter = Filter {
@@ -174,7 +176,7 @@ impl Pki {
 /// Whether the time has come.
 #[must_use]
 pub fn is_due(due_at: i64) -> bool {
-    unix_now() >= due_at
+    clock::certificate_now() >= due_at
 }
 
 fn prefix_of(path: &Path) -> Result<PathBuf, PkiError> {

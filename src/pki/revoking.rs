@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::directory::{Pki, unix_now};
-use super::inventory::{Entry, Filter, Inventory};
-use super::lists::SignedList;
-use super::revocation::{RevocationReason, normalized_serial};
-use super::state::{AuthorityName, RevokedCertificate, Signatory, State};
-use super::{PkiError, certificates};
+use super::crls::SignedCrl;
+use super::directory::Pki;
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::records::inventory::{Entry, Filter, Inventory};
+use super::records::state::State;
+use super::signing::revoked::{RevocationReason, RevokedCertificate, normalized_serial};
+use super::signing::signatory::{AuthorityName, Signatory};
 use crate::clock;
 use crate::identity::LeafFacts;
 
@@ -43,7 +45,7 @@ pub struct Revocation {
     /// Each certificate; at least one.
     pub revoked: Vec<Revoked>,
     /// The lists that say so: one, or during a rotation one of each generation.
-    pub lists: Vec<SignedList>,
+    pub crls: Vec<SignedCrl>,
 }
 
 /// A certificate that is revoked now.
@@ -100,14 +102,14 @@ impl Pki {
         }
         let lock = self.layout().lock()?;
         let mut state = self.current_state()?;
-        let revoked = record_all(&mut state, found, unix_now(), reason);
-        let lists = self.publish(&authorities, None, &mut state, &lock)?;
+        let revoked = record_all(&mut state, found, clock::certificate_now(), reason);
+        let crls = self.publish(&authorities, None, &mut state, &lock)?;
         drop(lock);
         // The copy is for searching. If it fails, or a kill prevents it, the next
         // command that opens the inventory makes up for it (`copy_revocations`); the
         // certificates are revoked all the same.
         let _ = self.mark_revoked(&revoked);
-        Ok(Revocation { revoked, lists })
+        Ok(Revocation { revoked, crls })
     }
 
     /// Copies revocations to the inventory.
@@ -194,7 +196,7 @@ impl Pki {
     fn find_named(&self, name: &str, among: Among) -> Result<Vec<(Signatory, String)>, PkiError> {
         let filter = Filter {
             name: Some(name.to_owned()),
-            live_at: Some(unix_now()),
+            live_at: Some(clock::certificate_now()),
             issued_before: match among {
                 Among::IssuedBefore(time) => Some(time),
                 Among::Only | Among::All => None,

@@ -5,21 +5,25 @@
 //! `Transaction`, so that a crash at any point leaves the state before or the one
 //! after. Keys are never destroyed here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::authority::{AuthorityKind, CertificateAuthority};
 use super::creating::new_intermediate;
-use super::directory::{EarlierGeneration, Pki, unix_now};
-use super::inventory::{Entry, Filter};
-use super::key::{self, KeyAlgorithm, KeyError, KeyProtection};
-use super::layout::Layout;
-use super::lifetime::Lifetime;
-use super::lists::list_of;
-use super::revocation::RevocationList;
-use super::state::{AuthorityName, CrlNumbers, Generation, State};
-use super::store::{self, Audience, Existing};
-use super::transaction::{Scope, Transaction};
-use super::{AuthorityCertificate, PkiError, certificates};
+use super::crls::list_of;
+use super::directory::{EarlierGeneration, Pki};
+use super::files::certificates;
+use super::files::error::PkiError;
+use super::files::layout::{Layout, Scope};
+use super::files::transaction::Transaction;
+use super::records::inventory::{Entry, Filter};
+use super::records::state::{CrlNumbers, State};
+use super::signing::authority::{AuthorityKind, CertificateAuthority};
+use super::signing::authority_certificate::AuthorityCertificate;
+use super::signing::lifetime::Lifetime;
+use super::signing::revocation_list::RevocationList;
+use super::signing::signatory::{AuthorityName, Generation};
+use super::store::key::{self, KeyAlgorithm, KeyError, KeyProtection};
+use super::store::{self, Audience};
+use crate::clock;
 use crate::directory_lock::DirectoryLock;
 
 /// What can be chosen about a new generation.
@@ -113,7 +117,9 @@ impl Pki {
             earlier: earlier.generation,
             root: &earlier.root,
             issuer,
-            dependents: self.inventory()?.count_live(&key, unix_now())?,
+            dependents: self
+                .inventory()?
+                .count_live(&key, clock::certificate_now())?,
         }))
     }
 
@@ -126,7 +132,7 @@ impl Pki {
             return Ok(Vec::new());
         };
         let filter = Filter {
-            live_at: Some(unix_now()),
+            live_at: Some(clock::certificate_now()),
             limit,
             ..Filter::default()
         };
@@ -148,31 +154,34 @@ impl Pki {
         let inventory = self.inventory()?;
         let lock = self.layout().lock()?;
         let mut state = self.current_state()?;
-        let live = inventory.count_live(&earlier.issuer().key_identifier_hex(), unix_now())?;
+        let live = inventory.count_live(
+            &earlier.issuer().key_identifier_hex(),
+            clock::certificate_now(),
+        )?;
         if live > 0 && !force {
             return Err(PkiError::StillInUse(live));
         }
         state.retire();
         let directory = retired_directory(self.layout(), generation);
-        let lists = self.layout().lists();
+        let lists = self.layout().crls();
         let mut change = Transaction::begin(self.layout(), Scope::Authority, &[lists], &lock)?;
         let trusted: String = certificates::read(&self.layout().trust())?
             .iter()
             .filter(|root| *root != earlier.root.der())
             .map(certificates::pem)
             .collect();
-        stage_public(&mut change, &self.layout().trust(), trusted.as_bytes())?;
+        change.stage_public(&self.layout().trust(), trusted.as_bytes())?;
         for name in self.authorities() {
             let path = self.layout().crl(*name);
             let subject = self.authority(*name).subject_der();
             let list = list_of(&store::read(&path)?, subject)
                 .map_err(|error| self.damaged_list(&path, error))?;
             if let Some(list) = list {
-                stage_public(&mut change, &path, list.as_bytes())?;
+                change.stage_public(&path, list.as_bytes())?;
             }
         }
         let path = self.layout().state();
-        stage_public(&mut change, &path, &state.to_file(&path)?)?;
+        change.stage_public(&path, &state.to_file(&path)?)?;
         let earlier = self.layout().earlier();
         change.rename(earlier.directory().to_owned(), directory.clone());
         change.commit()?;
@@ -212,7 +221,7 @@ impl Pki {
 
     /// Makes a new generation and its first lists, in memory only.
     fn make_generation(&self, options: &RotationOptions) -> Result<NewGeneration, PkiError> {
-        let now = unix_now();
+        let now = clock::certificate_now();
         let root_only = self.intermediate.is_none();
         let kind = AuthorityKind {
             algorithm: options.algorithm.unwrap_or_default(),
@@ -239,7 +248,7 @@ impl Pki {
             let list = RevocationList {
                 number: numbers.take_next(name),
                 this_update: now,
-                lifetime: self.list_lifetime(name),
+                lifetime: self.crl_lifetime(name),
                 entries: Vec::new(),
             };
             let list = authority.sign_list(&list, now).map_err(failed(name))?;
@@ -262,7 +271,7 @@ impl Pki {
         lock: &DirectoryLock,
     ) -> Result<(), PkiError> {
         let (layout, earlier) = (self.layout(), self.layout().earlier());
-        let mut change = Transaction::begin(layout, Scope::Authority, &[layout.lists()], lock)?;
+        let mut change = Transaction::begin(layout, Scope::Authority, &[layout.crls()], lock)?;
         let mut trusted = certificates::read(&layout.trust())?;
         for member in &made.members {
             let certificate = member.authority.certificate().der();
@@ -271,12 +280,12 @@ impl Pki {
             }
         }
         let trusted: String = trusted.iter().map(certificates::pem).collect();
-        stage_public(&mut change, &layout.trust(), trusted.as_bytes())?;
+        change.stage_public(&layout.trust(), trusted.as_bytes())?;
         for member in &made.members {
             let path = layout.crl(member.name);
             let mut lists = member.list.clone().into_bytes();
             lists.extend(store::read(&path)?);
-            stage_public(&mut change, &path, &lists)?;
+            change.stage_public(&path, &lists)?;
         }
         for Member {
             name, authority, ..
@@ -299,7 +308,7 @@ impl Pki {
             )?;
         }
         let path = layout.state();
-        stage_public(&mut change, &path, &state.to_file(&path)?)?;
+        change.stage_public(&path, &state.to_file(&path)?)?;
         Ok(change.commit()?)
     }
 }
@@ -317,14 +326,6 @@ struct Member {
     authority: CertificateAuthority,
     /// Its first list, in PEM form.
     list: String,
-}
-
-pub(super) fn stage_public(
-    change: &mut Transaction,
-    path: &Path,
-    content: &[u8],
-) -> Result<(), PkiError> {
-    Ok(change.stage(path, content, Audience::Public, Existing::Replace)?)
 }
 
 /// Moves `earlier/` below `retired/`, in one step.

@@ -34,10 +34,10 @@ use crate::trust::{PathPurpose, PathTrust};
 pub struct ClientTlsConfig {
     /// Roots of the service's certificate, DER.
     pub roots: Vec<CertificateDer<'static>>,
-    /// The name it is asked for by and has to carry; the endpoint's host where
-    /// there is none and no identity is expected.
+    /// The name that is requested and that its certificate must carry; the endpoint's
+    /// host if there is none and no identity is expected.
     pub server_name: Option<ServerName<'static>>,
-    /// Who it has to be.
+    /// The identity that it must have.
     pub identity: Option<IdentityPattern>,
     /// The gateway's own certificate.
     pub credentials: Option<Credentials>,

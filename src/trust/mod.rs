@@ -1,5 +1,5 @@
-//! Whom to believe: trust bundles, path verification, revocation, and the
-//! decision which name a verified certificate gives its holder.
+//! Trust in certificates: bundles, path verification, revocation, and the name that a
+//! verified certificate gives its holder.
 //!
 //! A [`PeerIdentity`](crate::identity::PeerIdentity) is built here and nowhere
 //! else. Bundles of different trust domains are never merged.

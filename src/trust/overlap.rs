@@ -11,7 +11,7 @@ use super::bundle::TrustBundle;
 /// Two bundles that must not be accepted together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientTrustError {
-    /// One anchor stands in two bundles, so a path would not say whose it is.
+    /// One anchor stands in two bundles, so that a path would belong to both.
     #[error(
         "trust domains {0} and {1} share a root certificate; each root belongs to exactly one trust domain"
     )]

@@ -30,6 +30,12 @@ const LAYERED: &[(&str, &[&str])] = &[
         "config",
         &["", "resolve", "material", "document", "diagnostics"],
     ),
+    (
+        "pki",
+        &[
+            "", "fixtures", "files", "records", "signing", "lint", "store",
+        ],
+    ),
 ];
 
 /// Path of a module below the crate, for example `["proxy", "wire", "head"]`.

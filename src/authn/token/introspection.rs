@@ -99,10 +99,10 @@ impl fmt::Debug for Introspector {
 /// Why a token could not be checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IntrospectionError {
-    /// The endpoint gave no answer.
+    /// The endpoint gave no response.
     #[error("the introspection endpoint gives no answer: {0}")]
     Fetch(#[from] FetchError),
-    /// The answer is not one.
+    /// The response is not one of introspection.
     #[error("the introspection endpoint's answer has no `active`, or is malformed")]
     Malformed,
     /// The caller has as many tokens being asked about as it may.
@@ -149,10 +149,10 @@ impl Introspector {
 
     /// What the issuer says about an active token; none when it is not active. The claims
     /// are not judged yet. Requests with one token at the same time share one question.
-    /// `caller` is for whom the question is counted.
+    /// The question is counted for `caller`.
     ///
     /// # Errors
-    /// [`IntrospectionError`] when the issuer did not answer properly, or may not be asked.
+    /// [`IntrospectionError`] when the issuer did not respond properly, or may not be asked.
     pub async fn ask(&self, token: &str, caller: ShareKey) -> Introspected {
         let asking = async {
             let place = self

@@ -141,7 +141,7 @@ fn check_parameters(members: &Map<String, Value>) -> Result<(), Denial> {
     Ok(())
 }
 
-/// The header only: whoever can read a token in a log could use it.
+/// The header only: a reader of the log could use a whole token.
 impl fmt::Debug for UnverifiedToken<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter

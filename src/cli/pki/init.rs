@@ -272,7 +272,7 @@ fn report(pki: &Pki, args: &InitArgs, output: Output) {
         );
         let title = if lists.is_empty() { "revocation" } else { "" };
         let list = layout.crl(*name);
-        let lifetime = pki.list_lifetime(*name);
+        let lifetime = pki.crl_lifetime(*name);
         let _ = write!(
             lists,
             "\n  {title:13} {}  good for {lifetime}",
@@ -294,7 +294,7 @@ Sign the revocation lists anew within {lifetime}, by a timer or by a process tha
   countersign pki crl --dir {dir} --issuer {issuer} --every 24h",
         domain = pki.trust_domain(),
         trust = layout.trust().display(),
-        lifetime = pki.list_lifetime(pki.issuer()),
+        lifetime = pki.crl_lifetime(pki.issuer()),
         issuer = pki.issuer().as_str(),
     ));
 }

@@ -12,7 +12,7 @@ use super::words::{absolute, moment, read_file_or_stdin, shell};
 use super::{open, profile, with_remedy};
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
-use crate::pki::request::label_for;
+use crate::pki::signing::request::label_for;
 use crate::pki::{
     AuthorityName, CertificateProfile, IssueRequest, Issued, Lifetime, Pki, PkiError, RequestError,
     SubjectNames,

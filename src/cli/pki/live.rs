@@ -20,7 +20,7 @@ use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
 use crate::pki::inspect::{Item, chain};
 use crate::pki::lint::{Finding, Severity};
-use crate::pki::names::carries;
+use crate::pki::signing::names::carries;
 
 /// How long connecting and the handshake may take together.
 const PATIENCE: Duration = Duration::from_secs(15);

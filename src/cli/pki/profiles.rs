@@ -56,7 +56,7 @@ pub(super) fn run(args: &ProfilesArgs, output: Output) -> Result<Exit, CliError>
             profile.name().to_owned(),
             usages,
             profile.lifetime().to_string(),
-            profile.longest().to_string(),
+            profile.max_lifetime().to_string(),
             or_any(&key_types(profile).join(", ")),
             or_any(&identities(profile).join(", ")),
         ]);
@@ -85,7 +85,7 @@ fn document(profile: &CertificateProfile) -> serde_json::Value {
         "name": profile.name(),
         "usages": profile.usages().map(|usages| usages.words()),
         "lifetime": profile.lifetime().to_string(),
-        "max_lifetime": profile.longest().to_string(),
+        "max_lifetime": profile.max_lifetime().to_string(),
         "identities": identities(profile),
         "key_types": key_types(profile),
         "crl_urls": rules.crl_urls,

@@ -16,7 +16,7 @@ use crate::cli::{CliError, Exit, Output};
 use crate::clock;
 use crate::pki::{
     Among, AuthorityName, Lifetime, Pki, Revocation, RevocationReason, RevocationTarget, Revoked,
-    SignedList,
+    SignedCrl,
 };
 use crate::secret::Secret;
 
@@ -170,8 +170,8 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
         .collect();
     let mut document = json!({
         "issuer": authority.as_str(),
-        "crl": revocation.lists.first().map(list_document),
-        "crls": revocation.lists.iter().map(list_document).collect::<Vec<_>>(),
+        "crl": revocation.crls.first().map(list_document),
+        "crls": revocation.crls.iter().map(list_document).collect::<Vec<_>>(),
     });
     // The usual case, one certificate, can be read without a loop.
     if let ([only], Some(fields)) = (documents.as_slice(), document.as_object_mut())
@@ -188,7 +188,7 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
         return Ok(Exit::Done);
     };
     let longest = Duration::from_secs(u64::try_from(args.wait_for.as_seconds()).unwrap_or(1));
-    let obeyed = watch.finish(&revocation.lists, longest);
+    let obeyed = watch.finish(&revocation.crls, longest);
     if let Some(fields) = document.as_object_mut() {
         fields.insert("gateways".to_owned(), json!(obeyed));
     }
@@ -223,7 +223,7 @@ fn say_revoked(revocation: &Revocation, output: Output) {
             output.say(format_args!("Revoked {} ({}).", entry.serial, entry.reason));
         }
     }
-    for list in &revocation.lists {
+    for list in &revocation.crls {
         say_list(list, output);
     }
 }
@@ -299,7 +299,7 @@ fn environment(args: &CrlArgs) -> [(&'static str, PathBuf); 1] {
 fn check_interval(args: &CrlArgs, every: Lifetime) -> Result<(), CliError> {
     let pki = Pki::open(&args.dir)?;
     let authorities = chosen(args, &pki, Output::new(false, true))?;
-    let lifetime = |name: &AuthorityName| args.lifetime.unwrap_or_else(|| pki.list_lifetime(*name));
+    let lifetime = |name: &AuthorityName| args.lifetime.unwrap_or_else(|| pki.crl_lifetime(*name));
     let shortest = authorities.iter().map(lifetime).min();
     if shortest.is_some_and(|shortest| every.as_seconds() > shortest.as_seconds() / 2) {
         return Err(CliError::usage(format!(
@@ -325,7 +325,7 @@ fn sign_lists(
     // One after the other: a kill in between leaves either list as it was or new.
     for authority in authorities {
         args.passphrase.unlock(&mut pki, *authority)?;
-        lists.extend(pki.sign_lists(*authority, args.lifetime)?);
+        lists.extend(pki.sign_crls(*authority, args.lifetime)?);
     }
     *passphrase = pki.passphrase().cloned();
     output.json(&json!({ "crls": lists.iter().map(list_document).collect::<Vec<_>>() }));
@@ -353,7 +353,7 @@ fn chosen(args: &CrlArgs, pki: &Pki, output: Output) -> Result<&'static [Authori
     })
 }
 
-fn list_document(list: &SignedList) -> serde_json::Value {
+fn list_document(list: &SignedCrl) -> serde_json::Value {
     json!({
         "issuer": list.authority.as_str(),
         "generation": list.generation.number(),
@@ -365,7 +365,7 @@ fn list_document(list: &SignedList) -> serde_json::Value {
     })
 }
 
-fn say_list(list: &SignedList, output: Output) {
+fn say_list(list: &SignedCrl, output: Output) {
     output.say(format_args!(
         "{}: list number {} with {} revoked, next update {}",
         list.path.display(),

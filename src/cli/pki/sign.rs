@@ -10,7 +10,7 @@ use super::words::{absolute, moment, read_file_or_stdin};
 use super::{open, profile, with_remedy};
 use crate::cli::{CliError, Exit, Output};
 use crate::clock;
-use crate::pki::request::label_for;
+use crate::pki::signing::request::label_for;
 use crate::pki::store::SafeName;
 use crate::pki::{IssueRequest, Lifetime, SigningRequest, SigningRequestError};
 

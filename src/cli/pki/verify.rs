@@ -16,7 +16,7 @@ use crate::clock;
 use crate::identity::LeafFacts;
 use crate::identity::text::{hex, printable};
 use crate::pem::{self, PemError};
-use crate::pki::names::carries;
+use crate::pki::signing::names::carries;
 use crate::reason::ReasonCode;
 use crate::trust::{PathPurpose, PathTrust};
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::cli::door::{Credential, Door, exchange};
 use crate::cli::{CliError, Output};
 use crate::identity::text::printable;
-use crate::pki::SignedList;
+use crate::pki::SignedCrl;
 
 /// How often a gateway is asked.
 const LOOK: Duration = Duration::from_millis(50);
@@ -85,7 +85,7 @@ impl Watch {
     }
 
     /// Waits until every gateway has these lists and has ended what they forbid.
-    pub(super) fn finish(self, lists: &[SignedList], longest: Duration) -> Vec<Obeyed> {
+    pub(super) fn finish(self, lists: &[SignedCrl], longest: Duration) -> Vec<Obeyed> {
         let published = Instant::now();
         self.runtime.block_on(async {
             let watched: Vec<_> = self
@@ -106,7 +106,7 @@ impl Watch {
 }
 
 impl Gateway {
-    async fn obeys(&self, lists: &[SignedList], published: Instant, longest: Duration) -> Obeyed {
+    async fn obeys(&self, lists: &[SignedCrl], published: Instant, longest: Duration) -> Obeyed {
         let mut obeyed = Obeyed {
             gateway: self.door.to_string(),
             in_service: false,
@@ -202,7 +202,7 @@ async fn ask(door: &Door) -> Result<Value, String> {
 }
 
 /// Whether a gateway has this list, or a later one of the same issuer.
-fn has(said: &Value, wanted: &SignedList) -> bool {
+fn has(said: &Value, wanted: &SignedCrl) -> bool {
     let issuer = printable(&wanted.issuer);
     let domains = said.get("trust_domains").and_then(Value::as_array);
     domains

@@ -4,6 +4,8 @@
 //! [`Diagnostics`] collects while the file is read and resolved;
 //! [`ConfigErrors`] is what remains when something was wrong. Nothing here
 //! knows what a key means.
+//!
+//! - `suggest`: the known word that is nearest to an unknown one
 
 pub(in crate::config) mod suggest;
 
@@ -71,7 +73,7 @@ impl Diagnostic {
         &self.message
     }
 
-    /// What to do about it, where that can be said.
+    /// What to do about it, if that is known.
     #[must_use]
     pub fn remedy(&self) -> Option<&str> {
         self.help.as_deref()
@@ -129,7 +131,7 @@ impl Diagnostic {
 }
 
 /// The file's text, for showing: what could be a user and password in a URL is
-/// blotted out, octet by octet, so that places stay where they are. It does not
+/// replaced, byte by byte, so that places stay where they are. It does not
 /// belong there, and the error that says so may end up in a log.
 fn without_passwords(source: &str) -> String {
     let mut shown = String::with_capacity(source.len());

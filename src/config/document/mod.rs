@@ -6,9 +6,9 @@
 //! A file imports only from those after it:
 //!
 //! - `raw`: the one table of known sections and keys
-//! - `schema`: complaints about sections and keys that are unknown or missing
 //! - `demands`: how callers authenticate, and what is demanded of their tokens
 //! - `health_check`: how an upstream's health is checked
+//! - `schema`: complaints about sections and keys that are unknown or missing
 //! - `value`: single values with their places
 //! - `quantity`: times, sizes and rates
 //! - `url`: URLs

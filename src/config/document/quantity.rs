@@ -1,7 +1,7 @@
 //! [`TimeSpan`] and [`ByteSize`]: how durations and sizes are written.
 //!
-//! `"1h30m"`, `"250ms"`, `"32KiB"`. A unit is always said, so that nobody has to
-//! guess whether 30 means seconds.
+//! `"1h30m"`, `"250ms"`, `"32KiB"`. A unit is always written, so that no reader has
+//! to guess whether 30 means seconds.
 
 use std::fmt;
 use std::time::Duration;

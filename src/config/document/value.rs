@@ -69,7 +69,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The value, where there is one.
+    /// The value, if there is one.
     pub(in crate::config) const fn value(&self) -> Option<&T> {
         match self {
             Self::Good(at) => Some(&at.value),
@@ -77,7 +77,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The value with its place, where there is one.
+    /// The value with its place, if there is one.
     pub(in crate::config) const fn at(&self) -> Option<&At<T>> {
         match self {
             Self::Good(at) => Some(at),
@@ -101,20 +101,20 @@ impl<T: Clone> Field<T> {
 /// Values of a list, each with its place.
 pub(in crate::config) type List<T> = Vec<At<T>>;
 
-/// A list that must not be empty where it is written. An empty list would
+/// A list that must not be empty if it is written. An empty list would
 /// either match nothing or, taken for "not said", everything.
 #[derive(Debug, Clone)]
 pub(in crate::config) struct Several<T>(pub(in crate::config) List<T>);
 
 impl<T> Field<List<T>> {
-    /// The elements; none where the key is not there.
+    /// The elements; none if the key is not there.
     pub(in crate::config) fn items(&self) -> &[At<T>] {
         self.value().map_or(&[], Vec::as_slice)
     }
 }
 
 impl<T> Field<Several<T>> {
-    /// The elements; none where the key is not there.
+    /// The elements; none if the key is not there.
     pub(in crate::config) fn items(&self) -> &[At<T>] {
         self.value().map_or(&[], |several| several.0.as_slice())
     }

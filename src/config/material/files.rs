@@ -82,7 +82,7 @@ const FILE_TIMEOUT: Duration = Duration::from_millis(250);
 pub(in crate::config) struct Unanswered(Arc<Mutex<HashSet<PathBuf>>>);
 
 impl Unanswered {
-    /// Asks on a thread of its own, and waits for the answer, but not for long.
+    /// Asks on a thread of its own, and waits for the outcome, but not for long.
     fn ask<T: Send + 'static>(
         &self,
         path: &Path,
@@ -122,7 +122,7 @@ impl Unanswered {
 pub(in crate::config) struct Access {
     /// Says which file is being read.
     pub(in crate::config) progress: Progress,
-    /// Where one that does not answer must not hold up the others.
+    /// If one that does not respond must not delay the others.
     pub(in crate::config) unanswered: Option<Unanswered>,
 }
 
@@ -138,7 +138,7 @@ impl Access {
         })
     }
 
-    /// The stamp of a file; `None` also if the file system does not answer.
+    /// The stamp of a file; `None` also if the file system does not respond.
     pub(in crate::config) fn stamp(&self, path: &Path) -> Option<FileStamp> {
         self.ask(path, |path| Ok(FileStamp::at(path)))
             .ok()
@@ -214,13 +214,13 @@ impl Files {
         self.base.join(written)
     }
 
-    /// Remembers a file or directory that somebody else is about to read.
+    /// Remembers a file or directory that another part is about to read.
     pub(in crate::config) fn remember(&mut self, path: &Path) {
         let stamp = self.access.stamp(path);
         self.seen.push((path.to_owned(), stamp));
     }
 
-    /// Lets somebody else read a file or directory that was remembered.
+    /// Lets another part read a file or directory that was remembered.
     pub(in crate::config) fn reading<T>(&self, path: &Path, read: impl FnOnce() -> T) -> T {
         self.access.progress.during(path, read)
     }
@@ -349,8 +349,8 @@ impl Files {
     }
 }
 
-/// Whether the system failed, for example for want of descriptors, and not somebody
-/// who moved, closed or misnamed the file.
+/// Whether the system failed, for example for want of descriptors; not if the file was
+/// moved, closed or misnamed.
 fn is_system_failure(error: &io::Error) -> bool {
     use io::ErrorKind::{
         InvalidFilename, IsADirectory, NotADirectory, NotFound, OutOfMemory, PermissionDenied,

@@ -66,7 +66,7 @@ pub struct CrlSummary {
     pub file: String,
     /// Its issuer, RFC 4514.
     pub issuer: String,
-    /// When the next list is due, RFC 3339; none where it does not say.
+    /// When the next list is due, RFC 3339; none if the list does not say.
     pub next_update: Option<String>,
     /// How many certificates it revokes.
     pub revoked: usize,

@@ -259,7 +259,7 @@ fn client(
     Some(rule)
 }
 
-/// `None` when it is bad; nothing within where there is none.
+/// `None` when it is bad; nothing within if there is none.
 fn resource(said: &RouteTokenSection, context: &mut Context<'_>) -> Option<Option<String>> {
     let written: &At<String> = match &said.resource {
         Field::Bad => return None,

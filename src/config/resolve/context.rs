@@ -32,15 +32,15 @@ pub(super) struct Context<'a> {
     pub(super) path_cache: Arc<PathCache>,
     /// What session tickets are made with.
     pub(super) tickets: TicketSource,
-    /// Who is refused at once.
+    /// Callers and certificates that are refused at once.
     pub(super) deny_list: Option<Arc<DenyList>>,
     /// Revocation lists by URL, kept over reloads.
     pub(super) crl_fetcher: Arc<CrlFetcher>,
-    /// How they are fetched, where that is said.
+    /// How they are fetched, if that is written.
     pub(super) fetching: Option<Arc<CrlFetchPolicy>>,
     /// Those that are in use.
     pub(super) sources: Vec<CrlSource>,
-    /// What was in use of them before this process, where it differs.
+    /// What was in use of them before this process, if it differs.
     pub(super) copies: Vec<CrlCopy>,
     pub(super) units: UnitLoad,
     /// What cannot be used of the unit that is read, and for which its last good part
@@ -155,8 +155,8 @@ impl Context<'_> {
         unit.map_or_else(Vec::new, |unit| unit.sources.clone())
     }
 
-    /// Says what a unit that was just built amounts to: two with the same digest are the
-    /// same to everybody.
+    /// Notes the digest of a unit that was just built: two with the same digest do not
+    /// differ in any effect.
     pub(super) fn set_digest(&mut self, key: &UnitKey, digest: [u8; 32]) {
         if let Some(unit) = self.units.used.get_mut(key).and_then(Arc::get_mut) {
             unit.digest.get_or_insert(digest);

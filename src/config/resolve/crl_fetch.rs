@@ -24,7 +24,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const MIB: u64 = 1 << 20;
 
-/// How lists are fetched, where that is said.
+/// How lists are fetched, if that is written.
 pub(super) fn policy(
     section: Option<&CrlFetch>,
     context: &mut Context<'_>,

@@ -94,7 +94,7 @@ pub(super) fn listener(
     parts
 }
 
-/// The bundles a list of names selects; all where there is no list.
+/// The bundles that a list of names selects; all if there is no list.
 fn client_trust(
     names: &Field<Several<String>>,
     domains: &[Domain],

@@ -15,7 +15,7 @@ use crate::policy::Authentication;
 use crate::policy::rate_limit::{RateLimit, RateTable};
 use crate::policy::throttle::{Limiter, Per, RouteLimit};
 
-/// Keys that there is room for, where nothing is said.
+/// Keys that are counted by default.
 const DEFAULT_KEYS: u32 = 100_000;
 /// More would take gigabytes.
 const MAX_KEYS: u32 = 20_000_000;

@@ -1,4 +1,4 @@
-//! `[[route]]`: which requests go where, and on whose behalf.
+//! `[[route]]`: which requests go to which upstream, and for which callers.
 
 use super::authentication::{self, CredentialParts};
 use super::context::{Context, names};
@@ -127,7 +127,7 @@ fn route(
     })
 }
 
-/// A route for a path that the gateway answers itself would never be asked; a
+/// A route for a path that the gateway serves itself would never be selected; a
 /// wider pattern may include it without harm.
 fn refuse_own_path(section: &RouteSection, context: &mut Context<'_>) {
     for path in section.paths.items() {

@@ -1,4 +1,4 @@
-//! `[[token_issuer]]`: whose tokens are believed, and how they are checked.
+//! `[[token_issuer]]`: issuers whose tokens are accepted, and how they are checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::http_client::{ClientSettings, HttpClient, checked_url};
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::secret::Secret;
 
-/// How long an issuer may take to answer.
+/// How long an issuer may take to respond.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The shortest secret that authenticates the gateway, in bytes.
 const MIN_SECRET: usize = 16;
@@ -219,7 +219,7 @@ fn unit_key(what: &str, section: &TokenIssuerSection) -> UnitKey {
     UnitKey::new(format_args!("{what} of [[token_issuer]] {name}"))
 }
 
-/// The roots that may vouch for the issuer; empty where nothing is said.
+/// The roots that may vouch for the issuer; empty if none are written.
 fn roots(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Arc<RootCertStore>> {
     let found = match &section.roots {
         Field::Bad => return None,
@@ -371,7 +371,7 @@ fn key_set(
     Some(set)
 }
 
-/// `None` when it is bad; nothing within where there is none.
+/// `None` when it is bad; nothing within if there is none.
 fn introspector(
     section: &TokenIssuerSection,
     roots: Option<&Arc<RootCertStore>>,

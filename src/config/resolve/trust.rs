@@ -1,4 +1,4 @@
-//! `[[trust_domain]]`: whose certificates are believed, and for which names.
+//! `[[trust_domain]]`: which authorities are trusted, and for which names.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const SHORTEST_UNREAD: Duration = Duration::from_secs(1);
 pub(super) struct Domain {
     /// How long its files may stay unreadable.
     pub(super) max_unread: Option<Duration>,
-    /// Its name, where it has a usable one.
+    /// Its name, if it has a usable one.
     pub(super) name: Option<At<TrustDomain>>,
     /// None when something was wrong with it.
     pub(super) bundle: Option<Arc<TrustBundle>>,

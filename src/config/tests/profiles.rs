@@ -71,7 +71,7 @@ fn everything_a_profile_says_is_read() {
     let batch = found.leaf("batch").unwrap();
     assert_eq!(batch.usages().unwrap().words(), ["client"]);
     assert_eq!(batch.lifetime(), Lifetime::hours(8));
-    assert_eq!(batch.longest(), Lifetime::days(2));
+    assert_eq!(batch.max_lifetime(), Lifetime::days(2));
     assert_eq!(batch.new_key_type(), KeyAlgorithm::P384);
     let rules = batch.rules();
     assert_eq!(rules.identities.len(), 2);
@@ -86,7 +86,7 @@ fn everything_a_profile_says_is_read() {
     let server = found.leaf("server").unwrap();
     assert_eq!(server.usages().unwrap().words(), ["server"]);
     assert_eq!(server.lifetime(), Lifetime::days(90));
-    assert_eq!(server.longest(), LONGEST_LEAF);
+    assert_eq!(server.max_lifetime(), MAX_LEAF_LIFETIME);
     assert_eq!(found.intermediate().lifetime(), Lifetime::days(365));
     assert_eq!(found.intermediate().new_key_type(), KeyAlgorithm::P384);
     assert_eq!(found.leaf("client"), Some(&CertificateProfile::CLIENT));

@@ -1,27 +1,21 @@
 //! Lints of certificates.
 
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{BasicConstraints, ParsedExtension};
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
 
-use super::Severity::{Error, Warning};
-use super::{Family, Finding, Lint, names, run, unreadable, when};
+use super::names;
+use super::rule::Severity::{Error, Warning};
+use super::rule::{Finding, Lint, lints, run, unreadable, when};
+use super::subject::{Certificates, Subject, basic_constraints, is_authority, is_leaf};
 use crate::identity::LeafFacts;
 use crate::identity::leaf::key_usage::{
     CRL_SIGN, DIGITAL_SIGNATURE, KEY_CERT_SIGN, OF_AUTHORITIES,
 };
 
-/// What the lints look at.
-pub(super) struct Subject<'a> {
-    pub(super) certificate: &'a X509Certificate<'a>,
-    /// None where an extension does not read; [`lints`] says so.
-    pub(super) facts: Option<LeafFacts>,
-    issuer: Option<&'a X509Certificate<'a>>,
-}
-
-/// Lints a certificate, and its fit with its issuer where that is at hand.
+/// Lints a certificate, and its fit with its issuer if that is at hand.
 #[must_use]
 pub fn certificate(der: &[u8], issuer: Option<&[u8]>) -> Vec<Finding> {
     let Ok((rest, certificate)) = X509Certificate::from_der(der) else {
@@ -39,20 +33,6 @@ pub fn certificate(der: &[u8], issuer: Option<&[u8]>) -> Vec<Finding> {
     let mut findings = run(LINTS, &subject);
     findings.extend(run(names::LINTS, &subject));
     findings
-}
-
-macro_rules! lints {
-    ($( $name:literal, $severity:ident, $reference:literal, $check:expr; )+) => {
-        &[ $( Lint { name: $name, severity: $severity, reference: $reference, check: $check }, )+ ]
-    };
-}
-pub(super) use lints;
-
-/// Lints of certificates.
-pub(super) struct Certificates;
-
-impl Family for Certificates {
-    type Subject<'a> = Subject<'a>;
 }
 
 const LINTS: &[Lint<Certificates>] = lints! {
@@ -170,21 +150,8 @@ const WEAK_SIGNATURES: [&str; 4] = [
     "1.2.840.10040.4.3",
 ];
 
-pub(super) fn is_authority(subject: &Subject<'_>) -> bool {
-    basic_constraints(subject).is_some_and(|(_, constraints)| constraints.ca)
-}
-
-pub(super) fn is_leaf(subject: &Subject<'_>) -> bool {
-    !is_authority(subject)
-}
-
 fn is_self_issued(subject: &Subject<'_>) -> bool {
     subject.certificate.subject().as_raw() == subject.certificate.issuer().as_raw()
-}
-
-fn basic_constraints<'a>(subject: &'a Subject<'_>) -> Option<(bool, &'a BasicConstraints)> {
-    let extension = subject.certificate.basic_constraints().ok()??;
-    Some((extension.critical, extension.value))
 }
 
 fn usage(subject: &Subject<'_>) -> Option<(bool, u16)> {

@@ -1,9 +1,8 @@
 //! Lints of the names of a leaf.
 
-use super::Lint;
-use super::Severity::{Error, Warning};
-use super::certificate::{Certificates, is_authority, is_leaf, lints};
-use super::when;
+use super::rule::Severity::{Error, Warning};
+use super::rule::{Lint, lints, when};
+use super::subject::{Certificates, is_authority, is_leaf};
 use crate::identity::text::printable;
 use crate::identity::{CallerName, LeafFacts, SpiffeId};
 

@@ -4,9 +4,8 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::Severity::{Error, Warning};
-use super::certificate::lints;
-use super::{Family, Finding, Lint, run, unreadable, when};
+use super::rule::Severity::{Error, Warning};
+use super::rule::{Family, Finding, Lint, lints, run, unreadable, when};
 
 /// Lints a revocation list at a time, in seconds since the Unix epoch.
 #[must_use]

@@ -116,8 +116,8 @@ impl IssuerConstraints {
         if self.email && carried.subject_email && !carried.email {
             return refuse(UNSUPPORTED_EMAIL.to_owned());
         }
-        // A common name names nobody here, but whoever reads it elsewhere would
-        // take it for a DNS name where there is none.
+        // A common name names no caller here. Other programs take it for a DNS name
+        // if there is no alternative name of that type.
         match carried.common_names.iter().find(|name| self.forbids(name)) {
             Some(name) if !carried.has_dns => refuse(format!(
                 "the common name {} violates a name constraint of an issuer",

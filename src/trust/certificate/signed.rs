@@ -19,7 +19,7 @@ pub(crate) struct SignedParts<'a> {
 }
 
 impl<'a> SignedParts<'a> {
-    /// Takes `der` apart; none where it is malformed.
+    /// Takes `der` apart; none if it is malformed.
     pub(crate) fn read(der: &'a [u8]) -> Option<Self> {
         let (rest, whole) = Any::from_der(der).ok()?;
         let (after_message, _message) = Any::from_der(whole.data).ok()?;

@@ -21,7 +21,7 @@ pub struct DenyEntry {
     pub reason: String,
     /// When it was added, in seconds since the Unix epoch.
     pub added_at: i64,
-    /// When it ends, in seconds since the Unix epoch; never where absent.
+    /// When it ends, in seconds since the Unix epoch; never if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
 }
@@ -65,7 +65,7 @@ pub enum DenyListError {
 }
 
 impl DenyListError {
-    /// Whether the one who asked is at fault, not the machine.
+    /// Whether the request is at fault, not the machine.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         matches!(self, Self::Entry(_) | Self::Full)

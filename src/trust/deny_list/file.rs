@@ -23,7 +23,7 @@ const VERSION: u32 = 1;
 /// six in JSON, and the rest of an entry.
 const MAX_FILE: u64 = MAX_ENTRIES as u64 * 32 * 1024;
 
-/// The entries, or `None` where there is no file.
+/// Reads the entries; `None` if there is no file.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<DenyEntry>>, DenyListError> {
     let content = match read_regular(path, MAX_FILE) {
         Ok(content) => content,

@@ -3,8 +3,11 @@
 //!
 //! The fast path beside revocation lists: an entry counts from the moment it is
 //! in memory. Consulted after a path holds, and again for cached paths whenever the
-//! list's epoch has moved. It knows nothing of who may change it: the admin
-//! interface decides that.
+//! list's epoch has moved. The admin interface decides which operators may change it.
+//!
+//! - `file`: the list's file
+//! - `entry`: one entry, and why one cannot be read or changed
+//! - `target`: what an entry refuses, in one spelling
 
 mod entry;
 mod file;
@@ -40,8 +43,7 @@ struct Index {
 }
 
 impl Index {
-    /// Where a file has more than one entry for a target, the one that ends last
-    /// counts.
+    /// If a file has more than one entry for a target, the one that ends last counts.
     fn of(entries: Vec<Arc<DenyEntry>>) -> Self {
         let mut by_target: HashMap<DenyTarget, Arc<DenyEntry>> =
             HashMap::with_capacity(entries.len());
@@ -86,14 +88,14 @@ pub struct DenyList {
 }
 
 /// Different for every state of every list of this process, so that what was
-/// looked up in one list is never taken for an answer of another.
+/// looked up in one list is never taken for what another list says.
 fn next_epoch() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl DenyList {
-    /// Reads the list; where there is no file yet it is empty.
+    /// Reads the list; it is empty if there is no file yet.
     ///
     /// # Errors
     /// When the file cannot be read or holds something else.
@@ -113,7 +115,7 @@ impl DenyList {
         })
     }
 
-    /// Makes the file where there is none, so that its later absence shows. Says
+    /// Creates the file if there is none, so that its later absence shows. Returns
     /// whether it did.
     ///
     /// # Errors
@@ -393,7 +395,7 @@ impl DenyList {
             if error.is_unreadable() {
                 return Err(error);
             }
-            // An entry must not wait until somebody has mended the file.
+            // An entry must not wait until the file is repaired.
             tracing::error!(%error, "the deny list is written anew from memory");
         }
         let mut entries = self.index.load().entries.clone();
@@ -424,7 +426,7 @@ impl DenyList {
         let epoch = next_epoch();
         self.index.store(Arc::new(Index::of(entries)));
         self.epoch.store(epoch, Ordering::Release);
-        // Told last: whoever wakes finds the new entries.
+        // Last, so that tasks that are woken find the new entries.
         self.changes.send_replace(epoch);
     }
 }
@@ -432,7 +434,7 @@ impl DenyList {
 /// How entries are read, for tests of what happens when they cannot be.
 type ReadEntries = fn(&Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError>;
 
-/// The entries of a file, or `None` where there is none.
+/// Reads the entries of a file; `None` if there is none.
 fn read(path: &Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError> {
     let Some(entries) = file::read(path)? else {
         return Ok(None);

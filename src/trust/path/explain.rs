@@ -1,7 +1,7 @@
 //! From webpki's errors to reason codes and sentences.
 //!
-//! Looks at the chain where the error alone would mislead. It explains refusals
-//! and must not decide any.
+//! Looks at the chain if the error alone would mislead. It explains refusals and must
+//! not decide any.
 
 use rustls_pki_types::CertificateDer;
 use webpki::Error;

@@ -5,9 +5,13 @@
 //! lengths of intermediates, extended key usage, DNS and IP name constraints and
 //! critical extensions. Added here, per candidate path, so that a refusal lets
 //! webpki try the next one: the rules for issuers and anchors
-//! (`authority`), for leaves (`end_entity`), for wildcards
-//! under exclusions (`constraints`), the anchor's path length, and
-//! revocation (`revocation`). It knows no identities.
+//! (`authority`), for leaves (`end_entity`), for wildcards under exclusions
+//! (`constraints`), the anchor's path length, and revocation (`revocation`). It knows
+//! no identities.
+//!
+//! - `search`: which certificates lead from a leaf to a root
+//! - `signature_checks`: each signature is checked once, within a budget
+//! - `explain`: from webpki's errors to reason codes and sentences
 
 mod explain;
 pub(crate) mod search;

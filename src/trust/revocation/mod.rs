@@ -2,10 +2,16 @@
 //! say about a path.
 //!
 //! webpki verifies a list's signature at every look-up. Here that happens once:
-//! at load where the issuer is configured, else when a verified path first
+//! at load if the issuer is configured, else when a verified path first
 //! supplies the issuer's key; until then the list is not consulted. A list
 //! belongs to an issuer's name and key, and counts only while it is the newest
 //! of that issuer and scope. It fetches nothing and reads no files.
+//!
+//! - `list`: one list, checked and taken apart at load
+//! - `serials`: a compact set of revoked serial numbers
+//! - `unusable`: why a list cannot be used
+//! - `status`: how far each list has come
+//! - `posture`: how strictly revocation is checked
 
 mod list;
 mod posture;
@@ -34,7 +40,7 @@ pub use posture::{RevocationDepth, RevocationPosture};
 pub use status::{CrlStatus, Freshness};
 pub use unusable::UnusableCrl;
 
-/// How long after its nextUpdate a list without successor is kept, in seconds, where its
+/// How long after its nextUpdate a list without successor is kept, in seconds, if its
 /// callers are refused without it anyway.
 const FORGET_AFTER: i64 = 30 * 86_400;
 
@@ -53,7 +59,7 @@ pub(crate) struct RevocationOutcome {
     pub(crate) check: RevocationCheck,
     /// thisUpdate of the oldest list consulted.
     pub(crate) this_update: Option<i64>,
-    /// When the answer has to be looked up again, at the latest.
+    /// When the lists have to be consulted again, at the latest.
     pub(crate) good_until: i64,
 }
 
@@ -96,7 +102,7 @@ impl RevocationIndex {
     /// Takes lists in. `previous` is the index that these lists replace: what it
     /// has read and verified is not read again, and a list older than its
     /// predecessor is left out in favour of that, with an alarm. A predecessor also
-    /// stays where its successor is signed by nobody known, or not valid at `now`.
+    /// stays if its successor is signed by no known issuer, or not valid at `now`.
     ///
     /// Returns the position of each list that is refused, and why.
     pub(crate) fn load<'d>(
@@ -138,10 +144,10 @@ impl RevocationIndex {
     }
 
     /// Whether a document with these lists could take the place of one with those
-    /// of `kept`: each can be read, is signed by its issuer where that is known, and
-    /// is older than none of its kind; and every list of `kept` has its successor,
-    /// by the same key where that is known. A list that is merely gone revokes
-    /// nobody any longer.
+    /// of `kept`: each can be read, is signed by its issuer if that is known, and is
+    /// not older than another of its kind; and every list of `kept` has a successor,
+    /// by the same key if that is known. A list without successor would revoke no
+    /// certificate any longer.
     ///
     /// # Errors
     /// Why not.
@@ -198,7 +204,7 @@ impl RevocationIndex {
         Ok(())
     }
 
-    /// A list, with its signer where one of these issuers is it.
+    /// A list, with its signer if that is one of these issuers.
     fn candidate(
         &self,
         der: &[u8],
@@ -270,14 +276,14 @@ impl RevocationIndex {
         ));
     }
 
-    /// Refuses roll-backs: where a list of `previous` has a higher number or a
-    /// later thisUpdate than its successor here, it stays. Where the successor
+    /// Refuses roll-backs: if a list of `previous` has a higher number or a
+    /// later thisUpdate than its successor here, it stays. If the successor
     /// cannot be used (yet), both are there.
     fn keep_newer(&mut self, previous: &Self, now: i64) {
         let mut unproven: Vec<&RevocationList> = Vec::new();
         // What was carried over before stands last.
         for old in previous.by_issuer.values().flat_map(|own| own.iter().rev()) {
-            // Taken away on purpose, where nothing is left of this issuer.
+            // Removed on purpose, if nothing is left of this issuer.
             let Some(lists) = self.by_issuer.get_mut(&old.issuer) else {
                 continue;
             };
@@ -546,8 +552,8 @@ impl RevocationIndex {
 }
 
 impl RevocationList {
-    /// Whether it speaks of what `old` speaks of, by the same key where that is
-    /// known of `old`.
+    /// Whether it has the issuer and scope of `old`, and the same key if that of `old`
+    /// is known.
     fn succeeds(&self, old: &Self) -> bool {
         match old.signer() {
             Some(_) => same_series(self, old),

@@ -10,8 +10,8 @@ const CONFORMING: usize = 20;
 /// A conforming serial number: its bytes without leading zeros, then its length.
 type Packed = [u8; CONFORMING + 1];
 
-/// A set of serial numbers. The hash is keyed, so that nobody who chooses serial
-/// numbers can make look-ups slow.
+/// A set of serial numbers. The hash is keyed, so that an issuer cannot make
+/// look-ups slow by its choice of serial numbers.
 #[derive(Debug, Default)]
 pub(super) struct SerialSet {
     conforming: HashSet<Packed>,

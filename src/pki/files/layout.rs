@@ -1,0 +1,165 @@
+//! `Layout`: which file of an authority is where.
+//!
+//! The names are part of the interface: gateways and scripts read them.
+
+use std::path::{Path, PathBuf};
+
+use super::error::PkiError;
+use crate::pki::signing::request::IssueRequest;
+use crate::pki::signing::signatory::AuthorityName;
+
+/// What a transaction is about, and so which file it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::pki) enum Scope {
+    /// The authority's own files. What is listed counts.
+    Authority,
+    /// Keys and certificates of leaves. What is listed counts if the inventory has
+    /// them.
+    Leaves,
+}
+
+/// The paths below an authority's directory.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    directory: PathBuf,
+}
+
+impl Layout {
+    /// The layout below `directory`.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+        }
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// `root.pem` or `intermediate.pem`.
+    #[must_use]
+    pub fn certificate(&self, authority: AuthorityName) -> PathBuf {
+        self.directory.join(format!("{}.pem", authority.as_str()))
+    }
+
+    /// `root.key` or `intermediate.key`.
+    #[must_use]
+    pub fn key(&self, authority: AuthorityName) -> PathBuf {
+        self.directory.join(format!("{}.key", authority.as_str()))
+    }
+
+    /// `crl/root.crl` or `crl/intermediate.crl`.
+    #[must_use]
+    pub fn crl(&self, authority: AuthorityName) -> PathBuf {
+        self.crls().join(format!("{}.crl", authority.as_str()))
+    }
+
+    /// `crl/`: the revocation lists.
+    pub(in crate::pki) fn crls(&self) -> PathBuf {
+        self.directory.join("crl")
+    }
+
+    /// `trust.pem`: every trusted root.
+    #[must_use]
+    pub fn trust(&self) -> PathBuf {
+        self.directory.join("trust.pem")
+    }
+
+    /// `earlier/`: the generation before the present one, until it is retired.
+    #[must_use]
+    pub fn earlier(&self) -> Self {
+        Self::new(self.directory.join("earlier"))
+    }
+
+    /// `next/`: where earlier versions made a new generation.
+    pub(in crate::pki) fn next(&self) -> Self {
+        Self::new(self.directory.join("next"))
+    }
+
+    /// `retired/`: one directory for each generation that was retired.
+    pub(in crate::pki) fn retired(&self) -> PathBuf {
+        self.directory.join("retired")
+    }
+
+    /// `issued/LABEL`, to which `.pem` and `.key` are added.
+    #[must_use]
+    pub fn issued(&self, label: &str) -> PathBuf {
+        self.directory.join("issued").join(label)
+    }
+
+    /// Whether a process is changing the authority's files, or was killed meanwhile.
+    pub(in crate::pki) fn is_unsettled(&self) -> bool {
+        self.has_transaction(Scope::Authority) || self.next().directory().exists()
+    }
+
+    pub(super) fn has_transaction(&self, scope: Scope) -> bool {
+        self.transaction(scope).symlink_metadata().is_ok()
+    }
+
+    /// The file of a transaction that is under way.
+    pub(in crate::pki) fn transaction(&self, scope: Scope) -> PathBuf {
+        self.directory.join(match scope {
+            Scope::Authority => ".transaction",
+            Scope::Leaves => ".transaction-leaves",
+        })
+    }
+
+    /// Certificate and key file of a leaf.
+    pub(in crate::pki) fn leaf_files(
+        &self,
+        request: &IssueRequest,
+    ) -> Result<(PathBuf, PathBuf), PkiError> {
+        let prefix = match &request.out {
+            Some(prefix) => prefix.clone(),
+            None => self.issued(request.label.as_str()),
+        };
+        Ok((with_suffix(&prefix, ".pem")?, with_suffix(&prefix, ".key")?))
+    }
+
+    pub(in crate::pki) fn state(&self) -> PathBuf {
+        self.directory.join("pki.toml")
+    }
+
+    /// `profiles.toml`: what an operator says certificates are like.
+    #[must_use]
+    pub fn profiles(&self) -> PathBuf {
+        self.directory.join("profiles.toml")
+    }
+
+    /// `inventory.db`: every certificate that was signed.
+    #[must_use]
+    pub fn inventory(&self) -> PathBuf {
+        self.directory.join("inventory.db")
+    }
+
+    /// Where earlier versions kept their records.
+    pub(in crate::pki) fn journal(&self) -> PathBuf {
+        self.directory.join("issued.jsonl")
+    }
+
+    pub(in crate::pki) fn all_fixed_files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.state(), self.trust()];
+        for authority in AuthorityName::ALL {
+            files.extend([
+                self.key(authority),
+                self.certificate(authority),
+                self.crl(authority),
+            ]);
+        }
+        files
+    }
+}
+
+/// Adds a suffix to the last component, whatever dots it has.
+fn with_suffix(prefix: &Path, suffix: &str) -> Result<PathBuf, PkiError> {
+    match prefix.file_name() {
+        Some(name) if !prefix.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+            let mut name = name.to_owned();
+            name.push(suffix);
+            Ok(prefix.with_file_name(name))
+        }
+        _ => Err(PkiError::NoFileName(prefix.to_owned())),
+    }
+}

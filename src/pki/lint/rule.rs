@@ -1,0 +1,85 @@
+//! `Lint`: one rule, and what it finds.
+
+use serde::Serialize;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Forbidden by a standard, or refused by gateways.
+    Error,
+    /// Works, and is unwise.
+    Warning,
+}
+
+/// What a lint found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The lint's name.
+    pub lint: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// Where that is written.
+    pub reference: &'static str,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            formatter,
+            "{}: {} ({})",
+            self.lint, self.message, self.reference
+        )
+    }
+}
+
+/// What a group of lints looks at.
+pub(super) trait Family {
+    type Subject<'a>;
+}
+
+/// One lint.
+pub(super) struct Lint<F: Family> {
+    pub(super) name: &'static str,
+    pub(super) severity: Severity,
+    pub(super) reference: &'static str,
+    pub(super) check: fn(&F::Subject<'_>) -> Option<String>,
+}
+
+pub(super) fn run<F: Family>(lints: &[Lint<F>], subject: &F::Subject<'_>) -> Vec<Finding> {
+    lints
+        .iter()
+        .filter_map(|lint| {
+            Some(Finding {
+                severity: lint.severity,
+                lint: lint.name,
+                message: (lint.check)(subject)?,
+                reference: lint.reference,
+            })
+        })
+        .collect()
+}
+
+/// A finding of its own if the encoding does not read.
+pub(super) fn unreadable(why: &str) -> Vec<Finding> {
+    vec![Finding {
+        severity: Severity::Error,
+        lint: "unreadable",
+        message: why.to_owned(),
+        reference: "RFC 5280 section 4.1",
+    }]
+}
+
+/// The message of a lint that says the same every time.
+pub(super) fn when(wrong: bool, message: &str) -> Option<String> {
+    wrong.then(|| message.to_owned())
+}
+
+macro_rules! lints {
+    ($( $name:literal, $severity:ident, $reference:literal, $check:expr; )+) => {
+        &[ $( Lint { name: $name, severity: $severity, reference: $reference, check: $check }, )+ ]
+    };
+}
+pub(super) use lints;

@@ -1,0 +1,37 @@
+//! What lints of certificates look at.
+
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::BasicConstraints;
+
+use super::rule::Family;
+use crate::identity::LeafFacts;
+
+/// What the lints look at.
+pub(super) struct Subject<'a> {
+    pub(super) certificate: &'a X509Certificate<'a>,
+    /// None if an extension does not read; a lint says so.
+    pub(super) facts: Option<LeafFacts>,
+    pub(super) issuer: Option<&'a X509Certificate<'a>>,
+}
+
+/// Lints of certificates.
+pub(super) struct Certificates;
+
+impl Family for Certificates {
+    type Subject<'a> = Subject<'a>;
+}
+
+pub(super) fn is_authority(subject: &Subject<'_>) -> bool {
+    basic_constraints(subject).is_some_and(|(_, constraints)| constraints.ca)
+}
+
+pub(super) fn is_leaf(subject: &Subject<'_>) -> bool {
+    !is_authority(subject)
+}
+
+pub(super) fn basic_constraints<'a>(
+    subject: &'a Subject<'_>,
+) -> Option<(bool, &'a BasicConstraints)> {
+    let extension = subject.certificate.basic_constraints().ok()??;
+    Some((extension.critical, extension.value))
+}

@@ -1,0 +1,7 @@
+//! What an authority remembers.
+//!
+//! - `state`: `pki.toml`: list numbers and revoked certificates
+//! - `inventory`: `inventory.db`: every certificate that was signed
+
+pub mod inventory;
+pub mod state;

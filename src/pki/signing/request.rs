@@ -1,0 +1,142 @@
+//! What a leaf is asked for: names, profile, lifetime, and where it is filed.
+//!
+//! Requests in PKCS#10 form belong here too: they may contribute a key and
+//! names, never usages.
+
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+
+use super::lifetime::Lifetime;
+use super::names::SubjectNames;
+use super::profile::CertificateProfile;
+use crate::identity::SpiffeId;
+use crate::pki::store::{SafeName, UnsafeName};
+
+/// The label under which a certificate for NAME is filed: NAME itself if it is
+/// a safe file name, the last path segment of a SPIFFE ID, `_wildcard.` for a
+/// leading `*.`, and an IPv6 address with `_` for each colon.
+///
+/// # Errors
+/// When that is no safe file name.
+pub fn label_for(name: &str) -> Result<SafeName, UnsafeName> {
+    let component = if SpiffeId::is_claimed_by(name) {
+        name.rsplit_once('/')
+            .map_or(name, |(_, last)| last)
+            .to_owned()
+    } else if let Some(parent) = name.strip_prefix("*.") {
+        format!("_wildcard.{parent}")
+    } else if name.parse::<Ipv6Addr>().is_ok() {
+        name.replace(':', "_")
+    } else {
+        name.to_owned()
+    };
+    component.parse()
+}
+
+/// A leaf to be issued with a new key.
+#[derive(Debug, Clone)]
+pub struct IssueRequest {
+    pub(in crate::pki) label: SafeName,
+    pub(in crate::pki) names: SubjectNames,
+    pub(in crate::pki) profile: Option<CertificateProfile>,
+    pub(in crate::pki) lifetime: Option<Lifetime>,
+    pub(in crate::pki) out: Option<PathBuf>,
+    pub(in crate::pki) overwrite: bool,
+}
+
+impl IssueRequest {
+    /// A leaf with these names, filed as `DIR/issued/LABEL.{pem,key}`.
+    #[must_use]
+    pub const fn new(label: SafeName, names: SubjectNames) -> Self {
+        Self {
+            label,
+            names,
+            profile: None,
+            lifetime: None,
+            out: None,
+            overwrite: false,
+        }
+    }
+
+    /// Under this profile instead of the one that fits the names.
+    #[must_use]
+    pub fn profile(mut self, profile: CertificateProfile) -> Self {
+        self.profile = Some(profile);
+        self
+    }
+
+    /// For this long instead of the profile's own lifetime.
+    #[must_use]
+    pub const fn lifetime(mut self, lifetime: Lifetime) -> Self {
+        self.lifetime = Some(lifetime);
+        self
+    }
+
+    /// Into `PREFIX.pem` and `PREFIX.key`.
+    #[must_use]
+    pub fn out(mut self, prefix: impl Into<PathBuf>) -> Self {
+        self.out = Some(prefix.into());
+        self
+    }
+
+    /// Replacing files of an earlier certificate.
+    #[must_use]
+    pub const fn overwrite(mut self, overwrite: bool) -> Self {
+        self.overwrite = overwrite;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn labels_are_one_safe_component() {
+        for (name, label) in [
+            ("gateway", "gateway"),
+            ("a.example.org", "a.example.org"),
+            ("spiffe://example.org/ns/shop/sa/checkout", "checkout"),
+            ("*.example.org", "_wildcard.example.org"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("::1", "__1"),
+            ("alice@example.org", "alice@example.org"),
+        ] {
+            assert_eq!(label_for(name).unwrap().as_str(), label);
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            "../a",
+            "a/b",
+            "/a",
+            "a\0",
+            "-a",
+            ".a",
+            "a b",
+            "a\\b",
+            "é",
+            "spiffe://example.org/..",
+            "spiffe://example.org/.a",
+        ] {
+            assert!(label_for(name).is_err(), "{name:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn labels_stay_in_their_directory(text in ".{0,60}") {
+            if let Ok(label) = label_for(&text) {
+                let path = std::path::Path::new("issued").join(label.as_str());
+                prop_assert_eq!(path.parent(), Some(std::path::Path::new("issued")));
+                prop_assert_eq!(
+                    path.file_name().and_then(|name| name.to_str()),
+                    Some(label.as_str())
+                );
+            }
+        }
+    }
+}

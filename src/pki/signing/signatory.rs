@@ -1,0 +1,75 @@
+//! `Signatory`: which of an authority's certificates signs.
+
+use serde::{Deserialize, Serialize};
+
+/// Which of the two authorities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthorityName {
+    /// Signs the intermediate.
+    Root,
+    /// Signs leaves.
+    Intermediate,
+}
+
+impl AuthorityName {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Root, Self::Intermediate];
+
+    /// The word in file names and options.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Intermediate => "intermediate",
+        }
+    }
+}
+
+/// An authority's place in the order of rotations; the first one is 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(u32);
+
+impl Generation {
+    /// The one that `pki init` made.
+    pub const FIRST: Self = Self(1);
+
+    pub(in crate::pki) const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The one before it; the first one has none but itself.
+    pub(in crate::pki) const fn previous(self) -> Self {
+        match self.0 {
+            0 | 1 => Self::FIRST,
+            number => Self(number - 1),
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub(in crate::pki) const fn is_first(&self) -> bool {
+        self.0 == Self::FIRST.0
+    }
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self::FIRST
+    }
+}
+
+/// One of the authorities that can sign: which of the two, of which generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Signatory {
+    /// Root or intermediate.
+    pub name: AuthorityName,
+    /// Of which generation.
+    pub generation: Generation,
+}
