@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::bystander::Target;
-use crate::client::{Client, Protocol};
+use crate::client::Client;
+use crate::protocol::Protocol;
 use crate::connection::Connection;
 use crate::http2;
 

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::client::Protocol;
+use crate::protocol::Protocol;
 use crate::credentials::Credentials;
 use crate::scripted::read_head;
 use crate::service::acceptor;
