@@ -9,7 +9,7 @@ use std::fmt;
 
 /// Who is able to remove the cause of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mender {
+pub enum FixedBy {
     /// The calling workload or its developer.
     Caller,
     /// Whoever runs the gateway or its certificate authority.
@@ -20,7 +20,7 @@ pub enum Mender {
     Time,
 }
 
-impl Mender {
+impl FixedBy {
     /// The word used in documents and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -168,8 +168,8 @@ macro_rules! reasons {
 
             /// Who can mend it.
             #[must_use]
-            pub const fn mender(self) -> Mender {
-                match self { $( Self::$variant => Mender::$mender, )+ }
+            pub const fn fixed_by(self) -> FixedBy {
+                match self { $( Self::$variant => FixedBy::$mender, )+ }
             }
 
             /// One short sentence that is safe to show a caller.

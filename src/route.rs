@@ -4,6 +4,9 @@
 //! host, exact path before the longest pattern, then the method. The order in
 //! the file means nothing; two routes that tie are a configuration error. Once
 //! a host and path have selected routes, a refusal is final.
+//!
+//! - `rewrite`: the one change that a route may make to a path
+//! - `upgrade`: protocols that a connection may change to
 
 mod rewrite;
 mod upgrade;
@@ -24,7 +27,7 @@ use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
 
 /// The path at which the gateway itself tells callers who they are, on every host: no
-/// route is asked.
+/// route is selected.
 pub const WHOAMI_PATH: &str = "/.well-known/countersign/whoami";
 
 /// What an assertion is bound to.
@@ -500,5 +503,4 @@ impl fmt::Debug for RouteTable {
 }
 
 #[cfg(test)]
-#[path = "route_tests.rs"]
 mod tests;

@@ -1,8 +1,7 @@
-//! The operators' socket: a place in the file system that only the gateway's own
-//! user can connect to.
+//! The operators' socket: a file that only the gateway's own user can connect to.
 //!
-//! Who may open the file may change what the gateway does, so it is private from
-//! the first moment on. What is offered there is in `operations`.
+//! A user who can open the file can change what the gateway does, so it is private from the
+//! first moment on. `routes` says what is offered there.
 
 use std::fs::{self, File, Permissions};
 use std::io;

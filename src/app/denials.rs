@@ -12,7 +12,7 @@ use crate::trust::DenyList;
 pub(super) async fn follow(snapshot: Arc<ArcSwap<Snapshot>>, changed: Arc<watch::Sender<u64>>) {
     let mut reloads = changed.subscribe();
     loop {
-        let list = snapshot.load().denied.clone();
+        let list = snapshot.load().deny_list.clone();
         let mut changes = list.as_ref().map(|list| list.subscribe());
         // What changed before the subscription is told now.
         changed.send_modify(|changes| *changes += 1);
@@ -26,7 +26,7 @@ pub(super) async fn follow(snapshot: Arc<ArcSwap<Snapshot>>, changed: Arc<watch:
                 }
                 changed = reloads.changed() => if changed.is_err() { return },
             }
-            if !is_same(list.as_ref(), snapshot.load().denied.as_ref()) {
+            if !is_same(list.as_ref(), snapshot.load().deny_list.as_ref()) {
                 break;
             }
         }

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::pki::passphrase::PassphraseArgs;
-use super::words::{absolute, moment, shell};
-use super::{CliError, Exit, Output};
+use super::common::format::{absolute, moment, shell};
+use super::common::output::{CliError, Exit, Output};
+use super::common::passphrase::PassphraseArgs;
 use crate::assertion::{SigningAlgorithm, SigningKeyRing, key_directory};
 use crate::clock;
 use crate::config::{self, Starter};

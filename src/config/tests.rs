@@ -184,7 +184,7 @@ fn a_small_file_loads_with_the_defaults() {
     let public = loaded.settings.public.unwrap();
     assert!(public.tls.is_some() && public.keys && public.health && !public.metrics);
     let snapshot = loaded.snapshot;
-    let entry = snapshot.names.default_entry().unwrap();
+    let entry = snapshot.server_names.default_entry().unwrap();
     assert_eq!(entry.client_certificate(), ClientCertificate::Required);
     let settings = snapshot.signer.settings();
     assert_eq!(settings.header, "countersign-assertion");

@@ -183,7 +183,7 @@ async fn serve(
         target.path_and_query.path(),
     );
     target::check_host(
-        &snapshot.names,
+        &snapshot.server_names,
         context.connection.server_name(),
         &target.host,
     )?;
@@ -339,9 +339,9 @@ async fn forward_permitted(
 
 /// When a response ends because another caller needs its connection to the service.
 fn ends_for_another(upstream: &Upstream, sent: &UpstreamResponse) -> Option<EndsForAnother> {
-    let give_way = sent.lease.give_way()?;
-    let denial = forward::gives_way(upstream.name());
-    Some(EndsForAnother { give_way, denial })
+    let preemption = sent.lease.preemption()?;
+    let denial = forward::preemption_denial(upstream.name());
+    Some(EndsForAnother { preemption, denial })
 }
 
 /// Adds a request to those in progress, and to its caller's tunnels if it may become one.

@@ -231,7 +231,7 @@ async fn perform(
     slot.spoke();
     let requested_name = start.client_hello().server_name().map(str::to_owned);
     facts.sni = requested_name.as_deref().map(|name| printable(name).into());
-    let Some(entry) = snapshot.names.select(requested_name.as_deref()) else {
+    let Some(entry) = snapshot.server_names.select(requested_name.as_deref()) else {
         return Err(HandshakeError::unknown_name(requested_name));
     };
     // Notes are collected from here on: rustls decrypts a ticket as soon as it has its

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::load::Change;
-use super::{Reloader, Watched};
+use super::events::Change;
+use super::file_watch::Watched;
+use super::reloader::Reloader;
 use crate::admin::{Problem, ProblemCode};
 use crate::config::UnitKey;
 use crate::identity::TrustDomain;

@@ -29,12 +29,12 @@ pub(super) fn check_replaces(
         );
     }
     keeps_denials(
-        previous.denied.as_deref(),
-        loaded.snapshot.denied.as_deref(),
+        previous.deny_list.as_deref(),
+        loaded.snapshot.deny_list.as_deref(),
     )?;
-    if let Some(list) = &loaded.snapshot.denied
+    if let Some(list) = &loaded.snapshot.deny_list
         // The one in service is followed by itself.
-        && previous.denied.as_ref().is_none_or(|before| before.path() != list.path())
+        && previous.deny_list.as_ref().is_none_or(|before| before.path() != list.path())
     {
         progress
             .during(list.path(), || list.create_if_missing())

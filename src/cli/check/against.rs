@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::impact::{Outlook, WouldRefuse, outlook};
-use crate::cli::CliError;
+use crate::cli::common::output::CliError;
 use crate::config::Loaded;
 use crate::telemetry::chains::{self, ChainId};
 

@@ -102,7 +102,7 @@ impl Answer {
             reason: reason.as_str(),
             detail: printable(detail),
             hint: reason.hint(),
-            mender: reason.mender().as_str(),
+            mender: reason.fixed_by().as_str(),
         }
     }
 }

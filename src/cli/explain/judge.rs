@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Explanation, Question, Step, Verdict};
 use crate::assertion::signer::RequestBinding;
 use crate::authn::certificate::ConnectionProof;
-use crate::cli::words::moment;
+use crate::cli::common::format::moment;
 use crate::clock;
 use crate::config::Inventory;
 use crate::identity::text::printable;
@@ -120,7 +120,8 @@ impl Way<'_> {
         let authority = url.authority().map_or("", |a| a.as_str()).to_owned();
         let target = Target::check(authority, url.path_and_query())
             .and_then(|target| {
-                target::check_host(&snapshot.names, server_name, &target.host).map(|()| target)
+                target::check_host(&snapshot.server_names, server_name, &target.host)
+                    .map(|()| target)
             })
             .map_err(|refusal| self.refuse("target", refusal))?;
         self.step(

@@ -8,8 +8,8 @@ use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::CliError;
 use crate::cli::check::against::for_each_line;
+use crate::cli::common::output::CliError;
 use crate::config::Loaded;
 use crate::identity::text::printable;
 use crate::telemetry::chains::{self, ChainId};

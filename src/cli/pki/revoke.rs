@@ -8,11 +8,12 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::hook;
-use super::passphrase::PassphraseArgs;
+use super::times::point_in_time;
 use super::wait::Watch;
-use super::words::{absolute, moment, point_in_time};
-use crate::cli::control::AdminFiles;
-use crate::cli::{CliError, Exit, Output};
+use crate::cli::common::format::{absolute, moment};
+use crate::cli::common::gateway_args::AdminCertArgs;
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
 use crate::pki::{
     Among, AuthorityName, Lifetime, Pki, Revocation, RevocationReason, RevocationTarget, Revoked,
@@ -91,7 +92,7 @@ pub(super) struct RevokeArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", requires = "wait")]
     wait_for: Lifetime,
     #[command(flatten)]
-    operator: AdminFiles,
+    operator: AdminCertArgs,
     #[command(flatten)]
     passphrase: PassphraseArgs,
 }

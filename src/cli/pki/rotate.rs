@@ -7,11 +7,11 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::json;
 
+use super::authority::open;
 use super::init::KeyType;
-use super::open;
-use super::passphrase::PassphraseArgs;
-use super::words::{absolute, moment};
-use crate::cli::{CliError, Exit, Output};
+use crate::cli::common::format::{absolute, moment};
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
 use crate::identity::text::printable;
 use crate::pki::{

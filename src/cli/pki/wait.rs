@@ -8,8 +8,8 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::door::{Credential, Door, exchange};
-use crate::cli::{CliError, Output};
+use crate::cli::common::admin_client::{AdminEndpoint, Credential, exchange};
+use crate::cli::common::output::{CliError, Output};
 use crate::identity::text::printable;
 use crate::pki::SignedList;
 
@@ -27,7 +27,7 @@ pub(super) struct Watch {
 }
 
 struct Gateway {
-    door: Door,
+    endpoint: AdminEndpoint,
     /// Connections it had cut off because of revocations; none where it did not
     /// answer.
     before: Option<u64>,
@@ -64,22 +64,22 @@ impl Watch {
         }
         let doors = places
             .iter()
-            .map(|place| Door::parse(place, credential))
+            .map(|place| AdminEndpoint::parse(place, credential))
             .collect::<Result<Vec<_>, _>>()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(CliError::failed)?;
         let mut gateways = Vec::with_capacity(doors.len());
-        for door in doors {
-            let before = match runtime.block_on(ask(&door)) {
+        for endpoint in doors {
+            let before = match runtime.block_on(ask(&endpoint)) {
                 Ok(said) => cut_so_far(&said),
                 Err(error) => {
                     output.note(format_args!("note: {error}"));
                     None
                 }
             };
-            gateways.push(Gateway { door, before });
+            gateways.push(Gateway { endpoint, before });
         }
         Ok(Some(Self { runtime, gateways }))
     }
@@ -108,7 +108,7 @@ impl Watch {
 impl Gateway {
     async fn obeys(&self, lists: &[SignedList], published: Instant, longest: Duration) -> Obeyed {
         let mut obeyed = Obeyed {
-            gateway: self.door.to_string(),
+            gateway: self.endpoint.to_string(),
             in_service: false,
             in_service_after_ms: None,
             connections_closed: None,
@@ -118,7 +118,7 @@ impl Gateway {
         };
         // The lists first.
         loop {
-            let answer = ask(&self.door).await;
+            let answer = ask(&self.endpoint).await;
             if let Ok(said) = &answer {
                 obeyed.problems = problems(said);
             }
@@ -144,7 +144,7 @@ impl Gateway {
         obeyed.in_service_after_ms = Some(milliseconds(published.elapsed()));
         // Then their effect, for which it has a second.
         tokio::time::sleep(PROMISE).await;
-        match ask(&self.door).await {
+        match ask(&self.endpoint).await {
             Ok(said) => {
                 let closed = cut_so_far(&said)
                     .zip(self.before)
@@ -189,15 +189,18 @@ impl std::fmt::Display for Obeyed {
     }
 }
 
-async fn ask(door: &Door) -> Result<Value, String> {
-    let answer = exchange(door, Method::GET, "/revocation", None);
+async fn ask(endpoint: &AdminEndpoint) -> Result<Value, String> {
+    let answer = exchange(endpoint, Method::GET, "/revocation", None);
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok((StatusCode::OK, said))) => Ok(said),
         Ok(Ok((status, _))) => Err(format!(
-            "{door}: answered {status}; is it the operators' listener ([admin]) of a gateway?"
+            "{endpoint}: answered {status}; is it the operators' listener ([admin]) of a gateway?"
         )),
         Ok(Err(error)) => Err(error.message),
-        Err(_) => Err(format!("{door}: no answer within {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!(
+            "{endpoint}: no answer within {} s",
+            PATIENCE.as_secs()
+        )),
     }
 }
 

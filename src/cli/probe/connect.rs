@@ -25,7 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Name};
 
-use crate::cli::onlooker::{self, Seen};
+use crate::cli::common::recording_verifier::{self, Recorder};
 use crate::clock;
 use crate::crypto;
 use crate::identity::LeafFacts;
@@ -159,7 +159,7 @@ pub(super) async fn probe(
     let mut findings = Findings::default();
     let chain = credentials.cert.clone();
     look_at_own(&chain, &mut findings);
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(Recorder::default());
     let config = config(&seen, credentials, roots)?;
 
     let unreachable = |error: io::Error| ProbeError::Unreachable(format!("{url}: {error}"));
@@ -234,7 +234,7 @@ fn look_at_own(chain: &[CertificateDer<'_>], findings: &mut Findings) {
 }
 
 fn config(
-    seen: &Arc<Seen>,
+    seen: &Arc<Recorder>,
     credentials: CertifiedKey,
     roots: Option<Vec<CertificateDer<'static>>>,
 ) -> Result<ClientConfig, ProbeError> {
@@ -252,18 +252,18 @@ fn config(
             Some(verifier.build().map_err(|error| usage(&error))?)
         }
     };
-    let mut config =
-        onlooker::config(seen, Some(credentials), judge).map_err(|error| usage(&error))?;
+    let mut config = recording_verifier::config(seen, Some(credentials), judge)
+        .map_err(|error| usage(&error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-fn tell(seen: &Seen, own: &[CertificateDer<'_>], findings: &mut Findings) {
-    let sights = seen.sights();
-    findings.server.chain = sights.chain.iter().map(certificate).collect();
-    findings.server.verified = sights.verdict.as_ref().map(Result::is_ok);
-    findings.server.error = sights.verdict.clone().and_then(Result::err);
-    let Some(issuers) = &sights.issuers else {
+fn tell(seen: &Recorder, own: &[CertificateDer<'_>], findings: &mut Findings) {
+    let recorded = seen.recorded();
+    findings.server.chain = recorded.chain.iter().map(certificate).collect();
+    findings.server.verified = recorded.verdict.as_ref().map(Result::is_ok);
+    findings.server.error = recorded.verdict.clone().and_then(Result::err);
+    let Some(issuers) = &recorded.issuers else {
         return;
     };
     findings.certificate_requested = true;

@@ -117,7 +117,7 @@ fn read(
 ) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
     // What is kept of a source in use was checked before it was kept.
     let serving = context.previous.is_some_and(|previous| {
-        let mut sources = previous.list_sources.iter();
+        let mut sources = previous.crl_sources.iter();
         sources.any(|other| other.url == source.url && other.trust_domain == source.trust_domain)
     });
     let kept = context.remote.kept(source).filter(|_| serving);

@@ -16,7 +16,7 @@ pub(super) fn deny_list(
     let path = context.files.locate(&written.value);
     let previous = context
         .previous
-        .and_then(|previous| previous.denied.as_ref())
+        .and_then(|previous| previous.deny_list.as_ref())
         .filter(|list| list.path() == path);
     if let Some(list) = previous {
         return Some(Arc::clone(list));

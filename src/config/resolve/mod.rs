@@ -115,11 +115,12 @@ impl<'a> Context<'a> {
             inventory: Inventory::default(),
             now: i64::try_from(clock::unix_now()).unwrap_or(i64::MAX),
             previous,
-            paths: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.paths)),
+            paths: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.path_cache)),
             tickets: previous
                 .map_or_else(TicketSource::default, |previous| previous.tickets.clone()),
             denied: None,
-            remote: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.remote)),
+            remote: previous
+                .map_or_else(Arc::default, |previous| Arc::clone(&previous.crl_fetcher)),
             fetching: None,
             sources: Vec::new(),
             copies: Vec::new(),
@@ -366,7 +367,7 @@ fn build(document: &Document, context: &mut Context<'_>) -> Option<(Settings, Sn
     };
     let snapshot = Snapshot {
         generation: 1,
-        names: listener.names?,
+        server_names: listener.names?,
         bundles: domains
             .iter()
             .filter_map(|domain| domain.bundle.as_ref().map(Arc::clone))
@@ -388,11 +389,11 @@ fn build(document: &Document, context: &mut Context<'_>) -> Option<(Settings, Sn
         limits,
         balancers: listener.balancers,
         public_credentials,
-        paths: Arc::clone(&context.paths),
+        path_cache: Arc::clone(&context.paths),
         tickets: context.tickets.clone(),
-        denied: context.denied.clone(),
-        remote: Arc::clone(&context.remote),
-        list_sources: std::mem::take(&mut context.sources),
+        deny_list: context.denied.clone(),
+        crl_fetcher: Arc::clone(&context.remote),
+        crl_sources: std::mem::take(&mut context.sources),
         operators: operators.flatten(),
     };
     Some((settings, snapshot))

@@ -135,11 +135,11 @@ fn server_names_are_distinct_names_with_their_certificates() {
     let loaded = place.good(&text);
     let named = loaded
         .snapshot
-        .names
+        .server_names
         .select(Some("gateway.example.org"))
         .unwrap();
     assert_eq!(named.client_certificate(), ClientCertificate::Optional);
-    let default = loaded.snapshot.names.default_entry().unwrap();
+    let default = loaded.snapshot.server_names.default_entry().unwrap();
     assert_eq!(default.client_certificate(), ClientCertificate::Required);
     let nameless = text
         .replacen("certificate = \"certs/issued/gateway.pem\"\n", "", 1)
@@ -154,7 +154,7 @@ fn server_names_are_distinct_names_with_their_certificates() {
         "[public]\naddress = \"0.0.0.0:9080\"\ntls = \"off\"\n",
     );
     let loaded = place.good(&nameless);
-    assert!(loaded.snapshot.names.default_entry().is_none());
+    assert!(loaded.snapshot.server_names.default_entry().is_none());
     let hosts = nameless.replace("paths =", "hosts = [\"a.example.org\"]\npaths =");
     place.warns(
         &hosts,

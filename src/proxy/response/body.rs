@@ -25,7 +25,7 @@ use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
-use crate::upstream::{AnswerBody, ServiceError};
+use crate::upstream::{ServiceError, UpstreamBody};
 
 /// A response's body: the gateway's own, or streamed from the service.
 pub(crate) enum GatewayBody {
@@ -44,7 +44,7 @@ pub(crate) struct Drain {
 /// A service's body on its way to the caller. When it has been read to its end, the
 /// upstream connection is given back.
 pub(crate) struct ResponseBody {
-    incoming: AnswerBody,
+    incoming: UpstreamBody,
     /// The response has no content, whatever the service sends.
     has_no_content: bool,
     lease: Option<Lease<RequestBody>>,
@@ -65,7 +65,7 @@ pub(crate) struct ResponseBody {
 
 /// What a streamed body is made of.
 pub(super) struct StreamedResponse {
-    pub(super) incoming: AnswerBody,
+    pub(super) incoming: UpstreamBody,
     pub(super) first_frame: Option<Frame<Bytes>>,
     pub(super) lease: Lease<RequestBody>,
     pub(super) upload: Arc<UploadProgress>,

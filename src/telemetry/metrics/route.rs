@@ -7,10 +7,10 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
+use super::histogram::DurationHistogram;
 use super::labels::{PerReason, RequestLabels, RouteLabels};
 use crate::identity::text::push_json;
 use crate::reason::ReasonCode;
-use crate::telemetry::histogram::DurationHistogram;
 
 /// The counters of one route.
 pub struct RouteMetrics {

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use super::labels::{
     EndpointLabels, PerReason, UpstreamCodeLabels, UpstreamLabels, UpstreamNameLabels,
 };
-use super::registered;
+use super::registration::registered;
 use crate::reason::ReasonCode;
 
 /// The counters of one upstream.
