@@ -33,7 +33,7 @@ pub const WHOAMI_PATH: &str = "/.well-known/countersign/whoami";
 /// What an assertion is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// One very request.
+    /// One request.
     Request,
     /// The caller: re-usable for a while.
     Caller,
@@ -44,18 +44,18 @@ pub enum Binding {
 pub struct Route {
     /// Its name in the configuration.
     pub name: String,
-    /// Hosts it answers for; empty for any host.
+    /// The hosts of its requests; empty for any host.
     pub hosts: Vec<HostPattern>,
-    /// Paths it answers for; at least one.
+    /// The paths of its requests; at least one.
     pub paths: Vec<PathPattern>,
     /// Methods it allows; empty for any that is registered, except TRACE.
     pub methods: Vec<Method>,
-    /// What it demands of callers.
+    /// What it requires of callers.
     pub rule: Rule,
-    /// How they prove to be who they are, where that takes more than the
-    /// connection's certificate.
+    /// How callers prove their identity, if that takes more than the connection's
+    /// certificate.
     pub authenticators: Authenticators,
-    /// What is told about its tokens, where it takes any.
+    /// What clients are told about its tokens, if it takes any.
     pub resource: Option<ProtectedResource>,
     /// How many requests it takes.
     pub limits: Vec<RouteLimit>,
@@ -94,11 +94,11 @@ impl Route {
 /// What clients are told about a route's tokens (RFC 9728).
 #[derive(Debug, Clone)]
 pub struct ProtectedResource {
-    /// Its identifier, where it is not the URL that is asked for.
+    /// Its identifier, if that is not the URL of the request.
     pub identifier: Option<String>,
     /// The `iss` of the issuer whose tokens it takes.
     pub issuer: String,
-    /// The scopes it demands.
+    /// The scopes it requires.
     pub scopes: Vec<String>,
     /// Whether tokens have to be bound to the client's certificate.
     pub bound: bool,
@@ -109,7 +109,7 @@ pub struct ProtectedResource {
 pub struct RouteMeter(OnceLock<Arc<RouteMetrics>>);
 
 impl RouteMeter {
-    /// The counters, where the route is in service.
+    /// The counters, if the route is in service.
     #[must_use]
     pub fn counters(&self) -> Option<&Arc<RouteMetrics>> {
         self.0.get()
@@ -307,7 +307,7 @@ fn by_method<'a>(routes: &'a [Arc<Route>], method: &Method) -> Selected<'a> {
 
 /// Whether a method is in IANA's registry of HTTP methods (RFC 9110 section
 /// 16.1.1), and not TRACE. A route that names no methods allows these; any other has to
-/// be named: what a service makes of an unknown one is anybody's guess, and TRACE has it
+/// be named: what a service does with an unknown one is not known, and TRACE makes it
 /// send back what it received, the assertion included.
 #[must_use]
 pub fn is_ordinary(method: &Method) -> bool {

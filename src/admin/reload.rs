@@ -28,7 +28,7 @@ pub struct ReloadQueue(mpsc::Receiver<Option<oneshot::Sender<ReloadOutcome>>>);
 #[derive(Debug, Default)]
 pub struct ReloadWaiters(Vec<oneshot::Sender<ReloadOutcome>>);
 
-/// Both ends.
+/// Makes both ends of the queue.
 #[must_use]
 pub fn reload_channel() -> (ReloadRequests, ReloadQueue) {
     let (sender, receiver) = mpsc::channel(MAX_WAITING);
@@ -36,15 +36,15 @@ pub fn reload_channel() -> (ReloadRequests, ReloadQueue) {
 }
 
 impl ReloadRequests {
-    /// Asks without waiting. Where the queue is full a reload comes anyway.
+    /// Requests a reload without waiting. If the queue is full a reload comes anyway.
     pub fn notify(&self) {
         let _ = self.0.try_send(None);
     }
 
-    /// Asks and waits for the outcome.
+    /// Requests a reload and waits for its outcome.
     ///
     /// # Errors
-    /// When nobody reloads any more.
+    /// When the task that reloads has ended.
     pub async fn ask(&self) -> Result<ReloadOutcome, ReloadUnavailable> {
         let (answer, outcome) = oneshot::channel();
         self.0
@@ -56,7 +56,7 @@ impl ReloadRequests {
 }
 
 impl ReloadQueue {
-    /// Waits until somebody asks, and takes everybody who does.
+    /// Waits for a request, and takes all that are there.
     pub async fn next(&mut self) -> ReloadWaiters {
         let mut waiters = ReloadWaiters::default();
         match self.0.recv().await {
@@ -67,7 +67,7 @@ impl ReloadQueue {
         waiters
     }
 
-    /// Takes everybody else who has asked meanwhile.
+    /// Takes all requests that have come meanwhile.
     pub fn join(&mut self, waiters: &mut ReloadWaiters) {
         while let Ok(more) = self.0.try_recv() {
             waiters.0.extend(more);
@@ -82,15 +82,15 @@ impl ReloadWaiters {
         self.0.is_empty()
     }
 
-    /// Takes others in.
+    /// Adds other waiters.
     pub fn join(&mut self, others: Self) {
         self.0.extend(others.0);
     }
 
-    /// Tells everybody how it went.
+    /// Tells all waiters the outcome.
     pub fn answer(self, outcome: &ReloadOutcome) {
         for waiter in self.0 {
-            // One who has gone away needs no answer.
+            // A waiter that is gone needs no outcome.
             let _ = waiter.send(outcome.clone());
         }
     }

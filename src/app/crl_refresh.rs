@@ -1,10 +1,10 @@
-//! Fetches revocation lists by URL again and again, and has a trust domain's material
-//! loaded when one of its lists has changed.
+//! Fetches CRLs by URL at intervals, and has a trust domain's material loaded when one of its
+//! CRLs has changed.
 //!
-//! What comes is checked before it is kept: a list that is damaged, signed by another
-//! key, older than the one in use, or not there any more, changes nothing and raises a
-//! problem. So does a list that is kept and not in use. Each URL has its own clock: a
-//! server that does not answer delays no other.
+//! A CRL is checked before it is kept: one that is damaged, signed by another key, older than
+//! the one in use, or not there any more, changes nothing and raises a problem. So does one
+//! that is kept and not in use. Each URL has its own schedule: a server that hangs delays no
+//! other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,11 +25,11 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
 
 /// How long after a failure it is tried again, at the latest.
-const RETRY: Duration = Duration::from_secs(60);
-/// Lists that are about to end are not fetched more often than this for that.
-const HURRY: Duration = Duration::from_secs(60);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(60);
+/// CRLs that are about to expire are not fetched more often than this.
+const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Keeps the lists by URL up to date.
+/// Keeps the CRLs by URL up to date.
 #[derive(Debug)]
 pub(super) struct CrlRefresher {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
@@ -39,10 +39,10 @@ pub(super) struct CrlRefresher {
     pub(super) changes: watch::Receiver<u64>,
 }
 
-/// What became of one fetch.
+/// The outcome of one fetch.
 struct Fetched {
     source: ListSource,
-    /// What came if it is new; or what is wrong.
+    /// The document if it is new, or what is wrong.
     outcome: Result<Option<Document>, String>,
 }
 
@@ -60,7 +60,7 @@ struct Known {
 }
 
 impl CrlRefresher {
-    /// Goes on for ever.
+    /// Fetches for ever.
     pub(super) async fn run(mut self) {
         let mut known = Known::default();
         let saver = Saver::start();
@@ -110,8 +110,8 @@ impl CrlRefresher {
         }
     }
 
-    /// Takes notice of a snapshot: of new sources, and of documents that are in use
-    /// by now. Gives those.
+    /// Notes new sources of a snapshot, and documents that have come into use. Returns the
+    /// sources of those.
     fn look(&self, snapshot: &Snapshot, known: &mut Known) -> Vec<ListSource> {
         let mut in_use = Vec::new();
         let remote = &snapshot.crl_fetcher;
@@ -155,7 +155,7 @@ impl CrlRefresher {
     fn conclude(&self, fetched: &Fetched, known: &mut Known) -> Duration {
         let Fetched { source, outcome } = fetched;
         let url = source.url.to_string();
-        let soon = source.policy.interval.min(RETRY);
+        let soon = source.policy.interval.min(MAX_RETRY_PAUSE);
         let snapshot = self.snapshot.load();
         self.metrics.revocation_list_fetched(outcome.is_ok());
         // Said of what was kept before: a reload takes a moment.
@@ -219,7 +219,7 @@ fn wait(source: &ListSource, next_update: Option<i64>, now: u64) -> Duration {
         return interval;
     };
     let left = u64::try_from(end).unwrap_or(0).saturating_sub(now);
-    interval.min(HURRY.max(Duration::from_secs(left / 2)))
+    interval.min(MIN_INTERVAL.max(Duration::from_secs(left / 2)))
 }
 
 /// Writes what is in use to disk on a thread of its own, one after another: nothing
@@ -272,12 +272,12 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched 
     let outcome = match remote.fetch(&source).await {
         Err(error) => Err(error.to_string()),
         Ok(None) => Ok(None),
-        Ok(Some(octets)) => {
+        Ok(Some(bytes)) => {
             let snapshot = snapshot.load_full();
             let asked = source.clone();
             // A large list takes its time.
             let checked =
-                tokio::task::spawn_blocking(move || check(&snapshot, &asked, octets).map(Some));
+                tokio::task::spawn_blocking(move || check(&snapshot, &asked, bytes).map(Some));
             checked.await.unwrap_or_else(|error| Err(error.to_string()))
         }
     };
@@ -285,7 +285,7 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched 
 }
 
 /// Decodes what came, where it may replace what is kept.
-fn check(snapshot: &Snapshot, source: &ListSource, octets: Bytes) -> Result<Document, String> {
+fn check(snapshot: &Snapshot, source: &ListSource, bytes: Bytes) -> Result<Document, String> {
     let bundle = snapshot
         .bundles
         .iter()
@@ -295,7 +295,7 @@ fn check(snapshot: &Snapshot, source: &ListSource, octets: Bytes) -> Result<Docu
         Some(kept) => remote_lists::lists_in(&kept)?,
         None => Vec::new(),
     };
-    let (document, lists) = Document::decode(octets)?;
+    let (document, lists) = Document::decode(bytes)?;
     bundle.check_lists(&lists, &kept)?;
     Ok(document)
 }

@@ -200,7 +200,7 @@ fn request(args: &VerifyArgs) -> Result<Option<RequestParts>, CliError> {
         return Ok(None);
     };
     let bad_url = || CliError::usage("--url must be like https://HOST/PATH?QUERY");
-    // Octet by octet: a URL parser could change what is compared.
+    // Split by hand: a URL parser could change what is compared.
     let (_, rest) = url.split_once("://").ok_or_else(bad_url)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at_checked(end).ok_or_else(bad_url)?;
@@ -293,8 +293,8 @@ fn is_time(name: &str) -> bool {
 }
 
 fn read_token(path: &Path) -> Result<String, CliError> {
-    let octets = input::read(path, MAX_FILE)?;
-    let text = String::from_utf8_lossy(&octets);
+    let content = input::read(path, MAX_FILE)?;
+    let text = String::from_utf8_lossy(&content);
     let token = text.trim_ascii();
     if token.is_empty() {
         let name = path.display();

@@ -1,5 +1,5 @@
 //! `countersign deny add | list | remove`: the deny list of a running gateway,
-//! through its private socket, or from afar with an operator's certificate.
+//! through its private socket, or over the network with an operator's certificate.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -1,9 +1,9 @@
 //! `countersign init`: everything a first gateway needs, in one directory.
 //!
 //! Makes an authority, certificates for the gateway and one caller, a signing
-//! key and a commented configuration. What these are is decided by
-//! [`crate::pki`], [`crate::assertion`] and [`crate::config`]; this file knows
-//! the order.
+//! key and a commented configuration. [`crate::pki`],
+//! [`crate::assertion`] and [`crate::config`] decide what these are; this file decides the
+//! order.
 
 use std::fs;
 use std::io;

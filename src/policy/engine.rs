@@ -14,7 +14,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The caller; none on a route that authenticates nobody.
+    /// The caller; none on a route that authenticates no caller.
     #[must_use]
     pub const fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()

@@ -3,9 +3,9 @@
 //!
 //! The algorithm is [`super::rate_limit::conforms`], written once more in Lua so
 //! that a count is one round trip and nothing happens between looking and
-//! counting; a test holds the two against each other. The time is the store's, so
-//! gateways need no common clock. A store that fails is left alone for a moment:
-//! no request waits for it then.
+//! counting; a test compares the two. The time is the store's, so that gateways need no
+//! common clock. After a failure the store is not used for a moment, and no request waits
+//! for it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,9 +1,8 @@
-//! `Limiter`: how many requests whom a route allows, and how many failed
-//! authentications an address.
+//! `Limiter`: how many requests a route allows to each caller, and how many authentications of
+//! an address may fail.
 //!
-//! Counts in this process, or in a store that several gateways share. Whoever is
-//! counted must be known for sure: an identifier that anybody can write down
-//! would let strangers use up somebody else's allowance.
+//! Counts in this process, or in a store that several gateways share. Only proven identities
+//! are counted: with an unproven one, strangers could use up the allowance of another caller.
 
 use std::fmt;
 use std::hash::Hash;
@@ -67,7 +66,7 @@ impl RouteLimit {
     }
 }
 
-/// Somebody who is counted.
+/// By what requests are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted<'a> {
     /// A caller.
@@ -76,21 +75,21 @@ pub enum Counted<'a> {
     Subject(&'a str, &'a str),
     /// An API key's identifier.
     ApiKey(&'a str),
-    /// Everybody.
+    /// All callers together.
     Everybody,
     /// An address or network.
     Address(IpAddr),
 }
 
 impl<'a> Counted<'a> {
-    /// Whom an address stands for: whoever has one of IPv6 has 2^64.
+    /// Counts by address; in IPv6 by network, because a client with one address has 2^64.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {
         Self::Address(address_network(address))
     }
 
-    /// Whom a limit counts an authenticated request to; nobody where the request
-    /// has no credential of that kind.
+    /// Returns by what a limit counts an authenticated request; nothing if the request has no
+    /// credential of that kind.
     #[must_use]
     pub fn of(per: Per, principal: &'a Principal) -> Option<Self> {
         match per {
@@ -117,7 +116,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// What to do when the shared store does not answer.
+/// What to do when the shared store does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnStoreFailure {
     /// Count in this process.
@@ -128,7 +127,7 @@ pub enum OnStoreFailure {
     Deny,
 }
 
-/// The shared store does not answer.
+/// The shared store does not respond.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store of rate limits does not answer: {0}")]
 pub struct StoreFailed(pub String);
@@ -161,7 +160,7 @@ pub struct Limiter {
 pub struct Exceeded {
     /// The denial.
     pub denial: Box<Denial>,
-    /// What the limit says, where one does.
+    /// The state of the limit, if there is one.
     pub verdict: Option<(Verdict, RateLimit, &'static str)>,
 }
 
@@ -200,31 +199,31 @@ impl Limiter {
     ///
     /// # Errors
     /// When it is one too many.
-    pub fn count(&self, limit: &RouteLimit, whom: Counted<'_>) -> Result<(), Exceeded> {
-        let verdict = self.table.take(&(limit.id, whom), &limit.limit);
+    pub fn count(&self, limit: &RouteLimit, key: Counted<'_>) -> Result<(), Exceeded> {
+        let verdict = self.table.take(&(limit.id, key), &limit.limit);
         judge(verdict, limit)
     }
 
-    /// Counts a request in the shared store, or as is said for when that does not
-    /// answer; in this process where there is none.
+    /// Counts a request in the shared store, or as configured if that does not respond; in
+    /// this process if there is none.
     ///
     /// # Errors
-    /// When it is one too many, or cannot be counted and that is to refuse.
+    /// When it is one too many, or cannot be counted and is to be refused then.
     pub async fn count_shared(
         &self,
         limit: &RouteLimit,
-        whom: Counted<'_>,
+        counted: Counted<'_>,
     ) -> Result<(), Exceeded> {
         let Some((store, on_failure)) = &self.shared else {
-            return self.count(limit, whom);
+            return self.count(limit, counted);
         };
         let mut key = limit.id.to_vec();
-        key.extend_from_slice(whom.text().as_bytes());
+        key.extend_from_slice(counted.text().as_bytes());
         let key = crypto::sha256(&key);
         match (store.take(&key, &limit.limit).await, on_failure) {
             (Ok(verdict), _) => judge(verdict, limit),
             (Err(_), OnStoreFailure::Allow) => Ok(()),
-            (Err(_), OnStoreFailure::Local) => self.count(limit, whom),
+            (Err(_), OnStoreFailure::Local) => self.count(limit, counted),
             (Err(_), OnStoreFailure::Deny) => Err(Exceeded {
                 denial: Box::new(Denial::new(
                     ReasonCode::Overloaded,
@@ -235,19 +234,19 @@ impl Limiter {
         }
     }
 
-    /// Whether somebody may try to authenticate once more. Nothing is counted.
+    /// Whether an address or caller may try to authenticate once more. Nothing is counted.
     ///
     /// # Errors
     /// When that has failed too often.
-    pub fn may_authenticate(&self, whom: Counted<'_>) -> Result<(), Exceeded> {
-        let verdict = self.table.peek(&failed_key(whom), &self.failed);
+    pub fn may_authenticate(&self, key: Counted<'_>) -> Result<(), Exceeded> {
+        let verdict = self.table.peek(&failed_key(key), &self.failed);
         if verdict.allowed {
             return Ok(());
         }
         Err(Exceeded {
             denial: Box::new(Denial::new(
                 ReasonCode::RateLimited,
-                match whom {
+                match key {
                     Counted::Address(_) => "too many failed authentications from this address",
                     _ => "too many failed authentications of this caller",
                 },
@@ -257,8 +256,8 @@ impl Limiter {
     }
 
     /// Counts a failed authentication.
-    pub fn failed(&self, whom: Counted<'_>) {
-        self.table.take(&failed_key(whom), &self.failed);
+    pub fn failed(&self, key: Counted<'_>) {
+        self.table.take(&failed_key(key), &self.failed);
     }
 }
 
@@ -272,8 +271,8 @@ impl Default for Limiter {
     }
 }
 
-fn failed_key(whom: Counted<'_>) -> impl Hash {
-    ("failed authentication", whom)
+fn failed_key(key: Counted<'_>) -> impl Hash {
+    ("failed authentication", key)
 }
 
 fn judge(verdict: Verdict, limit: &RouteLimit) -> Result<(), Exceeded> {

@@ -22,7 +22,7 @@ use crate::telemetry::metrics::Metrics;
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum CheckError {
     #[error("{0}")]
     Connect(#[from] ConnectError),
     #[error("no answer: {0}")]
@@ -50,9 +50,12 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
     loop {
         ticks.tick().await;
         let asked = tokio::time::timeout(check.timeout, ask(&upstream, index, &check)).await;
-        let outcome = asked.unwrap_or(Err(Failure::Late(check.timeout)));
+        let outcome = asked.unwrap_or(Err(CheckError::Late(check.timeout)));
         // The gateway's own want of descriptors says nothing of the endpoint.
-        if matches!(&outcome, Err(Failure::Connect(ConnectError::NoDescriptor))) {
+        if matches!(
+            &outcome,
+            Err(CheckError::Connect(ConnectError::NoDescriptor))
+        ) {
             continue;
         }
         if let Some(well) = streak.count(outcome.is_ok(), &check) {
@@ -97,7 +100,7 @@ impl Streak {
     }
 }
 
-async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(), Failure> {
+async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(), CheckError> {
     let config = upstream.config();
     let (addresses, endpoint) = upstream.location(index).ok_or(ConnectError::NoEndpoint)?;
     let connected = connect::<Empty<Bytes>>(addresses, config, None).await?;
@@ -137,7 +140,7 @@ async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(
     if check.statuses.contains(&status) {
         Ok(())
     } else {
-        Err(Failure::Status(status))
+        Err(CheckError::Status(status))
     }
 }
 

@@ -137,9 +137,7 @@ pub(crate) async fn collect(response: Response<Incoming>) -> Result<Answer, Call
 /// When the path is not one the `http` crate accepts.
 #[must_use]
 pub fn get(path: &str) -> Request<Bytes> {
-    Request::get(path)
-        .body(Bytes::new())
-        .expect("a request")
+    Request::get(path).body(Bytes::new()).expect("a request")
 }
 
 /// Names the host if the request does not: `Host` in HTTP/1.1, the

@@ -1,9 +1,9 @@
-//! Watches files by taking their stamps again and again, on threads of its own.
+//! Watches files by taking their stamps at intervals, on threads of its own.
 //!
-//! A network mount that hangs blocks the thread that asks for a stamp, for ever if it
-//! likes. So each round over all files runs on a thread that no task joins. If
-//! one file does not answer, that thread is left to it, the file is watched no further
-//! until the thread returns, and another thread goes on with all other files.
+//! A network mount that hangs blocks the thread that asks for a stamp, maybe for ever. So each
+//! round over all files runs on a thread that no task joins. If one file hangs, that thread
+//! is left behind, the file is not watched until the thread returns, and another thread goes
+//! on with all other files.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::config::UnitKey;
 use crate::file_stamp::FileStamp;
 use crate::trust::{DenyList, DenyListError};
 
-/// After so long without an answer an item counts as stalled.
+/// How long an item may take before it counts as stalled.
 const STALLED: Duration = Duration::from_millis(60);
 
 /// What is watched.
@@ -33,7 +33,7 @@ pub(super) enum Watched {
 pub(super) enum Item {
     /// Takes the stamp of a file and compares it.
     Stamp(Watched, PathBuf, Option<FileStamp>),
-    /// Lets the deny list take over what its file says.
+    /// Has the deny list read its file.
     DenyList(Arc<DenyList>),
 }
 
@@ -43,13 +43,13 @@ type Subject = (Watched, PathBuf);
 /// What a round found.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Files look different.
+    /// Files have changed.
     Changed(Watched),
-    /// What became of reading this deny list.
+    /// The outcome of reading this deny list.
     DenyList(Arc<DenyList>, Result<bool, DenyListError>),
 }
 
-/// Tells what was found; called on the thread of a round.
+/// Passes on what was found; called on the thread of a round.
 pub(super) type Tell = Arc<dyn Fn(Found) + Send + Sync>;
 
 /// Runs rounds one after the other.
@@ -149,7 +149,7 @@ impl FileWatch {
     }
 
     /// Leaves an item that does not return to its thread, and notices those that have
-    /// returned. To be called every now and then.
+    /// returned. To be called at intervals.
     pub(super) fn look_after(&mut self) {
         self.stalled
             .retain(|_, stalled| stalled.state.busy.load(Ordering::Acquire));
@@ -168,7 +168,7 @@ impl FileWatch {
             since: current.since,
             state: round.state,
         };
-        // Most likely its neighbours do not answer either: all others first.
+        // Other files of the same place most likely hang too: all others first.
         let folder = current.subject.1.parent();
         let is_near = |item: &Item| item.subject().1.parent() == folder;
         let (near, far): (Vec<Item>, Vec<Item>) = left.into_iter().partition(is_near);

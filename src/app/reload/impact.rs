@@ -17,7 +17,7 @@ use crate::telemetry::chains::{self, KeptChain};
 /// How long ago a caller was seen lately.
 const LATELY: Duration = Duration::from_secs(7 * 86_400);
 /// Most chains that are looked at after a reload.
-const MOST: usize = 2_000;
+const MAX_CHAINS: usize = 2_000;
 /// Most callers that the log names.
 const NAMED: usize = 20;
 
@@ -45,7 +45,7 @@ pub struct WouldRefuse {
 pub enum Outlook {
     /// It is let in.
     Admitted,
-    /// Its own certificate has expired meanwhile: that is nobody's change.
+    /// Its own certificate has expired meanwhile: no change of trust is the cause.
     Expired,
     /// It is refused.
     Refused(Box<WouldRefuse>),
@@ -100,7 +100,7 @@ pub(super) fn report(directory: &Path, before: &Snapshot, after: &Snapshot) {
     if before.server_names.revisions() == after.server_names.revisions() {
         return;
     }
-    let kept = match chains::admitted_since(directory, LATELY, MOST) {
+    let kept = match chains::admitted_since(directory, LATELY, MAX_CHAINS) {
         Ok(kept) => kept,
         Err(error) => {
             tracing::warn!(%error, "the kept chains cannot be read: no preview of the new trust");

@@ -1,5 +1,7 @@
-//! `countersign check`: load a configuration with everything it names, without
-//! serving, and say what was found.
+//! `countersign check`: loads a configuration with everything it names, without
+//! serving, and reports what was found.
+//!
+//! - `against`: decides about the callers of an audit log
 
 pub(super) mod against;
 
@@ -78,7 +80,7 @@ pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
     })
 }
 
-/// All errors as the terminal shows them best.
+/// All errors, formatted for the terminal.
 pub(super) fn refusal(errors: &ConfigErrors) -> CliError {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     CliError::usage(errors.render(io::stderr().is_terminal() && !plain))

@@ -3,6 +3,8 @@
 //! Makes a private authority, certificates and a signing key in a temporary
 //! directory, writes a configuration as an operator would, and runs the real
 //! gateway in front of an echo service that verifies assertions.
+//!
+//! - `echo`: the service of the demo
 
 mod echo;
 

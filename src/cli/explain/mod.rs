@@ -1,9 +1,13 @@
 //! `countersign explain`: what the gateway would do with a caller and a request,
 //! and why, offline.
 //!
-//! `judge` runs the gateway's own stages; this file reads the arguments and
-//! prints what came out. It decides nothing, and opens no connection except to the
-//! issuer of a token.
+//! It decides nothing, and opens no connection except to the issuer of a token.
+//!
+//! - `replay`: makes a past decision of the audit log again
+//! - `judge`: runs the gateway's stages on a question
+//! - `handshake`: the stages of a connection
+//! - `inventory_lookup`: what an authority's inventory knows of the certificate
+//! - `answer`: what an explanation consists of
 
 mod answer;
 mod handshake;
@@ -22,11 +26,11 @@ use self::answer::{Answer, Explanation, Question};
 use self::inventory_lookup::InventoryLookup;
 use crate::authn::{Field, Presented};
 use crate::cli::check;
-use crate::cli::common::{certificate_files, input};
 use crate::cli::common::config_loading::{self, LoadError};
 use crate::cli::common::format::absolute;
 use crate::cli::common::output::{CliError, Exit, Output};
 use crate::cli::common::token_file::read_token;
+use crate::cli::common::{certificate_files, input};
 use crate::config;
 
 /// Arguments of `countersign explain`.
@@ -171,7 +175,7 @@ fn authorization(token: &str) -> Result<Field, CliError> {
     Ok(Field::One(value))
 }
 
-/// Callers speak HTTPS, so nothing else can be asked about.
+/// Callers use HTTPS, so no other URL can be explained.
 fn checked_url(url: &Uri) -> Result<&Uri, CliError> {
     match (url.scheme_str(), url.authority()) {
         (Some("https"), Some(_)) => Ok(url),

@@ -161,7 +161,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
     Ok(Exit::Done)
 }
 
-/// The request that a line of a list stands for.
+/// Makes the request for a line of a list.
 fn listed(
     name: &str,
     args: &IssueArgs,

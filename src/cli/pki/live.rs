@@ -23,9 +23,9 @@ use crate::pki::lint::{Finding, Severity};
 use crate::pki::names::carries;
 
 /// How long connecting and the handshake may take together.
-const PATIENCE: Duration = Duration::from_secs(15);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a server showed.
+/// What a server presented.
 #[derive(Debug, Serialize)]
 pub(super) struct Server {
     connection: Connection,
@@ -35,14 +35,14 @@ pub(super) struct Server {
 #[derive(Debug, Serialize)]
 struct Connection {
     address: String,
-    /// None where the server ended the handshake: it may want a certificate.
+    /// None if the server ended the handshake: it may require a certificate.
     tls_version: Option<String>,
     alpn: Option<String>,
     certificate_requested: bool,
     acceptable_issuers: Vec<String>,
 }
 
-/// Connects and looks.
+/// Connects, and reports what the server presents.
 pub(super) fn look(url: &str) -> Result<Server, CliError> {
     let usage = |what: &str| CliError::usage(format!("{}: {what}", printable(url)));
     let parsed: Uri = url
@@ -61,7 +61,7 @@ pub(super) fn look(url: &str) -> Result<Server, CliError> {
     let seen = Arc::new(Recorder::default());
     let connection = runtime
         .block_on(async {
-            tokio::time::timeout(PATIENCE, shake_hands(host, port, name, &seen)).await
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, shake_hands(host, port, name, &seen)).await
         })
         .map_err(|_| CliError::failed(format!("{url}: nothing came within 15 seconds")))?
         .map_err(|error| CliError::failed(format!("{url}: {error}")))?;
@@ -90,7 +90,7 @@ pub(super) fn look(url: &str) -> Result<Server, CliError> {
     Ok(Server { connection, items })
 }
 
-/// In a file this may be as it should be; in service it is not.
+/// These may be right in a file; in service they are not.
 fn out_of_time(item: &Item) -> Option<Finding> {
     let status = item.content.get("status").and_then(Value::as_str)?;
     (status != "in its time").then(|| Finding {
@@ -120,10 +120,10 @@ async fn shake_hands(
     let shaken = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await;
-    // One that ends it for want of our certificate has shown its own by then.
+    // A server that ends it because it requires a certificate has presented its own by then.
     let session = shaken.as_ref().ok().map(|stream| stream.get_ref().1);
     let recorded = seen.recorded();
-    let text = |octets: &[u8]| printable(&String::from_utf8_lossy(octets));
+    let text = |bytes: &[u8]| printable(&String::from_utf8_lossy(bytes));
     Ok(Connection {
         address,
         tls_version: session

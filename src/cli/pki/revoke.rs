@@ -188,8 +188,8 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
         output.json(&document);
         return Ok(Exit::Done);
     };
-    let longest = Duration::from_secs(u64::try_from(args.wait_for.as_seconds()).unwrap_or(1));
-    let obeyed = watch.finish(&revocation.lists, longest);
+    let timeout = Duration::from_secs(u64::try_from(args.wait_for.as_seconds()).unwrap_or(1));
+    let obeyed = watch.finish(&revocation.lists, timeout);
     if let Some(fields) = document.as_object_mut() {
         fields.insert("gateways".to_owned(), json!(obeyed));
     }
@@ -272,7 +272,7 @@ pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
     loop {
         let (wait, due) = match sign_lists(args, &mut passphrase, output) {
             Ok(()) => (every, true),
-            // Bad arguments do not get better by waiting; files may.
+            // Waiting does not help against bad arguments; files may change.
             Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
             Err(error) => {
                 output.error(&error);
@@ -295,8 +295,7 @@ fn environment(args: &CrlArgs) -> [(&'static str, PathBuf); 1] {
     [("COUNTERSIGN_LISTS", args.dir.join("crl"))]
 }
 
-/// A list must have been signed anew long before it runs out, also when that
-/// fails once.
+/// A CRL must be signed anew long before it expires, also if that fails once.
 fn check_interval(args: &CrlArgs, every: Lifetime) -> Result<(), CliError> {
     let pki = Pki::open(&args.dir)?;
     let authorities = chosen(args, &pki, Output::new(false, true))?;

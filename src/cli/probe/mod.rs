@@ -1,9 +1,10 @@
 //! `countersign probe`: the caller's side of a connection, step by step.
 //!
-//! Connects as a caller would and says what the server presented and asked for,
-//! how it refused or answered, and what helps. `connect` does the talking; this
-//! file reads the arguments and prints. It knows nothing of the gateway's
-//! configuration: any server can be probed.
+//! Connects as a caller would and shows what the server presented and asked for, how it
+//! refused or responded, and what helps. It does not read the gateway's configuration: any
+//! server can be probed.
+//!
+//! - `connect`: connects once and records what the server does
 
 mod connect;
 

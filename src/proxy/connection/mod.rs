@@ -180,7 +180,7 @@ impl Connection {
             return Ok(());
         };
         let places = PlaceLimits {
-            most: usize::MAX,
+            max: usize::MAX,
             shared: self.worker.shared().max_connections,
             share,
         };

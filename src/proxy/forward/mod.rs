@@ -376,9 +376,9 @@ fn send_failure(
 ) -> ForwardError {
     let upstream = attempt.upstream;
     let endpoint = lease.index();
-    if let ServiceError::HeadTooLarge { size, most } = error {
+    if let ServiceError::HeadTooLarge { size, max } = error {
         let detail = format!(
-            "the head has {size} bytes, and {} takes {most}",
+            "the head has {size} bytes, and {} takes {max}",
             upstream.name()
         );
         return Refusal::new(ReasonCode::HeadTooLarge, detail).into();

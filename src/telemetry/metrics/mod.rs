@@ -168,7 +168,7 @@ impl Metrics {
         self.connections_open.dec();
     }
 
-    /// A connection was ended because what it had been admitted by no longer held.
+    /// A connection was cut off because its identity or permission no longer held.
     pub fn connection_cut(&self, reason: ReasonCode) {
         self.connections_cut.count(reason);
         self.cuts.note(reason);
@@ -192,12 +192,12 @@ impl Metrics {
         Resting(self.connections_resting.clone())
     }
 
-    /// A connection ended by a fault of ours.
+    /// A connection ended because of a panic.
     pub fn panicked(&self) {
         self.panics.inc();
     }
 
-    /// A bound made somebody yield, wait or be refused; `limit` is its key in the
+    /// A limit made a connection or request yield, wait or be refused; `limit` is its key in the
     /// configuration, as in `limits.connections`.
     pub fn limit_reached(&self, limit: &'static str) {
         self.limits_reached
@@ -247,7 +247,7 @@ impl Metrics {
         self.connections_open.get()
     }
 
-    /// How many of a trust domain's revocation lists are so fresh.
+    /// How many of a trust domain's CRLs are this fresh.
     pub fn revocation_lists(&self, trust_domain: &str, freshness: &'static str, count: i64) {
         let labels = ListLabels {
             trust_domain: trust_domain.into(),
@@ -309,7 +309,7 @@ impl Metrics {
         })
     }
 
-    /// What health checks say of an endpoint, until it is dropped.
+    /// The gauge of an endpoint's health, until it is dropped.
     #[must_use]
     pub fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
         let labels = EndpointLabels {
@@ -341,7 +341,7 @@ impl Metrics {
     }
 }
 
-/// Counted elsewhere, shown here.
+/// Metrics that other modules count.
 struct ChainMetrics {
     kept: Gauge,
     known: Counter,

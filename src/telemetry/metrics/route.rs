@@ -22,7 +22,7 @@ pub struct RouteMetrics {
     duration: DurationHistogram,
 }
 
-/// Names of a route and of where it leads, as JSON strings; `null` where there
+/// Names of a route and of where it leads, as JSON strings; `null` if there
 /// is no route.
 pub(super) struct RouteNames {
     route: Box<str>,
@@ -89,7 +89,7 @@ impl RouteMetrics {
         &self.names.upstream
     }
 
-    /// A request was allowed and answered by its upstream.
+    /// A request was allowed, and its upstream responded.
     pub fn allowed(&self, elapsed: Duration) {
         self.allowed.inc();
         self.duration.observe(elapsed);
@@ -101,13 +101,13 @@ impl RouteMetrics {
         self.duration.observe(elapsed);
     }
 
-    /// A request was allowed and could not be answered.
+    /// A request was allowed, and its upstream did not respond.
     pub fn failed(&self, reason: ReasonCode, elapsed: Duration) {
         self.failed.count(reason);
         self.duration.observe(elapsed);
     }
 
-    /// A request was gone before there was an answer.
+    /// A request was gone before there was a response.
     pub fn aborted(&self) {
         self.aborted.inc();
     }

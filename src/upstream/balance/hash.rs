@@ -3,8 +3,8 @@
 /// FNV-1a.
 pub(super) const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
-pub(super) const fn step(hash: u64, octet: u8) -> u64 {
-    (hash ^ octet as u64).wrapping_mul(0x0100_0000_01b3)
+pub(super) const fn step(hash: u64, byte: u8) -> u64 {
+    (hash ^ byte as u64).wrapping_mul(0x0100_0000_01b3)
 }
 
 /// The finalizer of SplitMix64: every bit of the input moves every bit.

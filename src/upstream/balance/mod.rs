@@ -259,18 +259,18 @@ impl Upstream {
     /// How its requests in progress are shared. Over HTTP/1.1 each needs a connection of
     /// its own, so that connections are what callers compete for.
     fn place_limits(&self, share: Share) -> PlaceLimits {
-        let most = self.config.max_requests;
+        let max = self.config.max_requests;
         let connections = self
             .config
             .max_connections
             .saturating_mul(self.config.endpoints.len().max(1));
         PlaceLimits {
-            most,
+            max,
             shared: match self.config.protocol {
-                HttpProtocol::Http1 => most.min(connections),
+                HttpProtocol::Http1 => max.min(connections),
                 // More are opened where all callers share connections.
-                HttpProtocol::Http2 if self.config.share == Sharing::Always => most,
-                HttpProtocol::Http2 => most.min(connections.saturating_mul(MAX_STREAMS)),
+                HttpProtocol::Http2 if self.config.share == Sharing::Always => max,
+                HttpProtocol::Http2 => max.min(connections.saturating_mul(MAX_STREAMS)),
             },
             share,
         }

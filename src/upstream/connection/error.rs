@@ -59,7 +59,7 @@ pub enum ServiceError {
         /// that is too long where the service announces no bound.
         size: usize,
         /// Most bytes that may be sent.
-        most: usize,
+        max: usize,
     },
 }
 
@@ -85,10 +85,10 @@ impl fmt::Display for ServiceError {
             Self::Closed => formatter.write_str("the service closed the connection"),
             Self::Silent => formatter.write_str("the service does not answer a PING"),
             Self::Upload => formatter.write_str("the request's body broke off"),
-            Self::HeadTooLarge { size, most } => {
+            Self::HeadTooLarge { size, max } => {
                 write!(
                     formatter,
-                    "the head has {size} bytes, more than the {most} allowed"
+                    "the head has {size} bytes, more than the {max} allowed"
                 )
             }
         }

@@ -83,8 +83,8 @@ mod tests {
     }
 
     /// How many of these frames pass.
-    fn passes(heads: &mut Heads, frame: &Frame, most: usize) -> usize {
-        (0..most).take_while(|_| heads.pass(frame)).count()
+    fn passes(heads: &mut Heads, frame: &Frame, max: usize) -> usize {
+        (0..max).take_while(|_| heads.pass(frame)).count()
     }
 
     #[test]

@@ -215,8 +215,8 @@ impl H2Connection {
 
     /// Whether it takes another stream now.
     pub(super) fn has_room(&self) -> bool {
-        let most = MAX_STREAMS.min(self.client.max_streams());
-        !self.is_worn() && self.streams.open() < most
+        let max = MAX_STREAMS.min(self.client.max_streams());
+        !self.is_worn() && self.streams.open() < max
     }
 
     /// Whether any caller may have it: it has no streams, and nothing that was sent on it

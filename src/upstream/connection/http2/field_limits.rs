@@ -21,7 +21,7 @@ pub(super) fn check_fields<I: Iterator<Item = (usize, usize)>>(
     let size = fields()
         .map(|(name, value)| name.saturating_add(value).saturating_add(FIELD_OVERHEAD))
         .sum();
-    let (size_to_check, most) = match state.head_limit() {
+    let (size_to_check, max) = match state.head_limit() {
         Some(limit) => (size, usize::try_from(limit).unwrap_or(usize::MAX)),
         None => {
             let longest = fields()
@@ -30,10 +30,10 @@ pub(super) fn check_fields<I: Iterator<Item = (usize, usize)>>(
             (longest.unwrap_or(0), FIELD_GUESS)
         }
     };
-    if size_to_check > most {
+    if size_to_check > max {
         return Err(ServiceError::HeadTooLarge {
             size: size_to_check,
-            most,
+            max,
         });
     }
     state.note_head(size);

@@ -60,7 +60,7 @@ impl Upload {
         let first = std::future::poll_fn(|context| Poll::Ready(sending.as_mut().poll(context)));
         match first.await {
             Poll::Ready(Ok(())) => Self::none(),
-            Poll::Ready(Err(Broken)) => Self {
+            Poll::Ready(Err(UploadError)) => Self {
                 task: None,
                 failed: true,
             },
@@ -105,8 +105,8 @@ impl Drop for Upload {
     }
 }
 
-/// The caller broke off.
-struct Broken;
+/// The caller broke off its body.
+struct UploadError;
 
 /// Sends a body.
 struct Sending<B> {
@@ -227,7 +227,7 @@ impl<B> Future for Sending<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    type Output = Result<(), Broken>;
+    type Output = Result<(), UploadError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
@@ -246,12 +246,12 @@ where
                         Ok(sent) => Ok(sent),
                         // Trailers that the service would end the connection for.
                         Err(ServiceError::HeadTooLarge { .. }) => {
-                            return Poll::Ready(Err(Broken));
+                            return Poll::Ready(Err(UploadError));
                         }
                         Err(_) => return Poll::Ready(Ok(())),
                     },
                 },
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Broken)),
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(UploadError)),
                 Poll::Ready(None) => this.send_held(true).map(|()| true),
                 Poll::Pending => match this.poll_held(context) {
                     Ok(()) if this.held.is_empty() || this.delay.is_some() => {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// More faults than these say nothing new.
-const MOST_FAULTS: usize = 40;
+const MAX_FAULTS: usize = 40;
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -54,7 +54,7 @@ impl Ledger {
 
     pub(crate) fn fault(&self, what: String) {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        if faults.len() < MOST_FAULTS {
+        if faults.len() < MAX_FAULTS {
             eprintln!("fault: {what}");
             faults.push(what);
         }

@@ -43,10 +43,10 @@ use crate::ledger::Ledger;
 use crate::service::{Manner, Service};
 
 /// How long workers may take to end when told to.
-const PATIENCE: Duration = Duration::from_secs(40);
+const END_TIMEOUT: Duration = Duration::from_secs(40);
 /// What the second half may leave in use above what the first half left: allocators
 /// give back what they please.
-const MOST_GROWTH: f64 = 1.10;
+const MAX_GROWTH: f64 = 1.10;
 
 /// What every part of the test knows.
 pub(crate) struct World {
@@ -170,7 +170,7 @@ async fn soak(binary: &str, length: Duration) -> bool {
     let middle = watch::at_rest(&world).await;
     phase(&world, "second half", length / 2).await;
     let end = watch::at_rest(&world).await;
-    if end as f64 > middle as f64 * MOST_GROWTH {
+    if end as f64 > middle as f64 * MAX_GROWTH {
         world.ledger.fault(format!(
             "memory grew: {start} KiB after the warm-up, {middle} after one half, {end} after the other"
         ));
@@ -233,7 +233,7 @@ async fn phase(world: &Arc<World>, name: &str, length: Duration) {
             }
         }
     };
-    if tokio::time::timeout(PATIENCE, ending).await.is_err() {
+    if tokio::time::timeout(END_TIMEOUT, ending).await.is_err() {
         world
             .ledger
             .fault("workers hang: requests without an end".to_owned());
