@@ -71,7 +71,7 @@ pub struct Route {
     pub rewrite: Option<PathRewrite>,
     /// Reads bodies whole, of at most so many bytes, and binds assertions to them.
     pub bind_body: Option<u64>,
-    /// Goes on with the transaction of an assertion that the caller presents.
+    /// Continues the transaction of an assertion that the caller presents.
     pub continue_transaction: bool,
     /// The protocols that a connection may change to; most routes have none.
     pub upgrade: Vec<UpgradeProtocol>,
@@ -242,7 +242,7 @@ impl RouteTable {
         self.keeps_headers
     }
 
-    /// Whether any route goes on with transactions.
+    /// Whether any route continues transactions.
     #[must_use]
     pub const fn continues_transactions(&self) -> bool {
         self.continues_transactions

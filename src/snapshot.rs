@@ -60,11 +60,11 @@ pub struct Snapshot {
     pub public_credentials: Option<Credentials>,
     /// Verified chains; shared with the snapshots before and after.
     pub path_cache: Arc<PathCache>,
-    /// The keys of session tickets; goes on over reloads.
+    /// The keys of session tickets; continues over reloads.
     pub tickets: TicketSource,
-    /// Callers and certificates that are refused at once; goes on over reloads.
+    /// Callers and certificates that are refused at once; continues over reloads.
     pub deny_list: Option<Arc<DenyList>>,
-    /// Fetches CRLs by URL; goes on over reloads.
+    /// Fetches CRLs by URL; continues over reloads.
     pub crl_fetcher: Arc<RemoteLists>,
     /// The CRLs that are fetched by URL.
     pub crl_sources: Vec<ListSource>,
@@ -302,7 +302,7 @@ pub struct PublicSettings {
 /// What `[admin]` says.
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
-    /// Its address: on loopback, unless operators are asked for a certificate.
+    /// Its address: on loopback, unless operators need a certificate.
     pub address: SocketAddr,
     /// Who may do more than read; if there are any, no other peer may do anything.
     pub operators: Vec<IdentityPattern>,

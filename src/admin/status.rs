@@ -40,7 +40,7 @@ struct Status<'a> {
     #[serde(flatten)]
     cuts: Cuts,
     trust_domains: Vec<Domain>,
-    /// Entries of the deny list; null where there is none.
+    /// Entries of the deny list; null if there is no list.
     denied: Option<usize>,
 }
 

@@ -223,7 +223,7 @@ fn wait(source: &ListSource, next_update: Option<i64>, now: u64) -> Duration {
 }
 
 /// Writes what is in use to disk on a thread of its own, one after another: nothing
-/// older may be the last. A disk that does not answer holds up nothing else, and of each
+/// older may be the last. A disk that hangs delays nothing else, and of each
 /// URL only the newest document waits for it.
 struct Saver {
     waiting: Arc<Mutex<BTreeMap<String, ListSource>>>,
@@ -284,7 +284,7 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: ListSource) -> Fetched 
     Fetched { source, outcome }
 }
 
-/// Decodes what came, where it may replace what is kept.
+/// Decodes what was fetched, if it may replace what is kept.
 fn check(snapshot: &Snapshot, source: &ListSource, bytes: Bytes) -> Result<Document, String> {
     let bundle = snapshot
         .bundles

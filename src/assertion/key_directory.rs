@@ -116,7 +116,7 @@ pub fn revoke(directory: &Path, kid: &str, force: bool, now: u64) -> Result<Revo
         directory: directory.to_owned(),
         kid: kid.to_owned(),
     };
-    // Nothing, a lock file neither, is left behind where there are no keys.
+    // Leaves nothing behind if there are no keys, not even a lock file.
     existing_records(directory)?;
     let _lock = lock(directory)?;
     let mut records = existing_records(directory)?;

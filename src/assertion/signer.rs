@@ -43,7 +43,7 @@ pub struct RequestBinding<'a> {
     pub path: &'a str,
     /// The bytes after `?`, if there is one.
     pub query: Option<&'a str>,
-    /// SHA-256 of the body, where it was read whole.
+    /// SHA-256 of the body, if it was read whole.
     pub body_hash: Option<&'a [u8; 32]>,
     /// Identifies the transaction across hops; authenticates nothing.
     pub transaction: &'a str,

@@ -20,7 +20,7 @@ use crate::identity::ShareKey;
 /// A caller that is alone leaves one part in so many free: the next caller needs it.
 const RESERVED_PART: u64 = 8;
 
-/// How often a request that waits looks whether its caller's share has grown.
+/// How often a waiting request checks whether its caller's share has grown.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Locks that the counts are spread over.

@@ -143,7 +143,7 @@ pub trait SharedStore: fmt::Debug + Send + Sync {
     /// Asks on this runtime from now on.
     fn run_on(&self, runtime: &tokio::runtime::Handle);
 
-    /// Why it does not answer; none while it does.
+    /// Why it does not respond; none while it does.
     fn problem(&self) -> Option<String>;
 }
 
@@ -157,7 +157,7 @@ pub struct Limiter {
 
 /// A refusal by a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exceeded {
+pub struct LimitDenial {
     /// The denial.
     pub denial: Box<Denial>,
     /// The state of the limit, if there is one.
@@ -189,7 +189,7 @@ impl Limiter {
         &self.table
     }
 
-    /// The shared store, where there is one.
+    /// The shared store, if there is one.
     #[must_use]
     pub fn shared(&self) -> Option<&Arc<dyn SharedStore>> {
         self.shared.as_ref().map(|(store, _)| store)
@@ -199,7 +199,7 @@ impl Limiter {
     ///
     /// # Errors
     /// When it is one too many.
-    pub fn count(&self, limit: &RouteLimit, key: Counted<'_>) -> Result<(), Exceeded> {
+    pub fn count(&self, limit: &RouteLimit, key: Counted<'_>) -> Result<(), LimitDenial> {
         let verdict = self.table.take(&(limit.id, key), &limit.limit);
         judge(verdict, limit)
     }
@@ -213,7 +213,7 @@ impl Limiter {
         &self,
         limit: &RouteLimit,
         counted: Counted<'_>,
-    ) -> Result<(), Exceeded> {
+    ) -> Result<(), LimitDenial> {
         let Some((store, on_failure)) = &self.shared else {
             return self.count(limit, counted);
         };
@@ -224,7 +224,7 @@ impl Limiter {
             (Ok(verdict), _) => judge(verdict, limit),
             (Err(_), OnStoreFailure::Allow) => Ok(()),
             (Err(_), OnStoreFailure::Local) => self.count(limit, counted),
-            (Err(_), OnStoreFailure::Deny) => Err(Exceeded {
+            (Err(_), OnStoreFailure::Deny) => Err(LimitDenial {
                 denial: Box::new(Denial::new(
                     ReasonCode::Overloaded,
                     "requests cannot be counted at the moment",
@@ -238,12 +238,12 @@ impl Limiter {
     ///
     /// # Errors
     /// When that has failed too often.
-    pub fn may_authenticate(&self, key: Counted<'_>) -> Result<(), Exceeded> {
+    pub fn may_authenticate(&self, key: Counted<'_>) -> Result<(), LimitDenial> {
         let verdict = self.table.peek(&failed_key(key), &self.failed);
         if verdict.allowed {
             return Ok(());
         }
-        Err(Exceeded {
+        Err(LimitDenial {
             denial: Box::new(Denial::new(
                 ReasonCode::RateLimited,
                 match key {
@@ -275,12 +275,12 @@ fn failed_key(key: Counted<'_>) -> impl Hash {
     ("failed authentication", key)
 }
 
-fn judge(verdict: Verdict, limit: &RouteLimit) -> Result<(), Exceeded> {
+fn judge(verdict: Verdict, limit: &RouteLimit) -> Result<(), LimitDenial> {
     if verdict.allowed {
         return Ok(());
     }
     let per = limit.per.as_str();
-    Err(Exceeded {
+    Err(LimitDenial {
         denial: Box::new(Denial::new(
             ReasonCode::RateLimited,
             format!("too many requests per {per}"),

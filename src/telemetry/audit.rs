@@ -395,7 +395,7 @@ pub struct HandshakeFailure<'a> {
     /// The load balancer that named the peer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
-    /// The TLS server name asked for.
+    /// The TLS server name of the handshake.
     pub sni: Option<String>,
     /// Why.
     pub reason: &'static str,

@@ -24,7 +24,7 @@ pub struct ConnectionFacts {
     pub peer: SocketAddr,
     /// The load balancer that named the peer.
     pub proxy: Option<SocketAddr>,
-    /// The TLS server name asked for, printable.
+    /// The TLS server name of the handshake, printable.
     pub sni: Option<Arc<str>>,
     /// Whether its TLS session was resumed.
     pub resumed: bool,
@@ -256,7 +256,7 @@ impl AuditRecord {
         self.trace = trace;
     }
 
-    /// The transaction that goes on; a new one has the request's identifier.
+    /// The transaction that continues; a new one has the request's identifier.
     pub fn transaction(&mut self, transaction: &str) {
         self.transaction = Some(transaction.into());
     }

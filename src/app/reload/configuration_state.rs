@@ -23,7 +23,7 @@ pub(super) struct ConfigurationLoad {
 }
 
 impl ConfigurationLoad {
-    /// Whether it waits for a file that does not answer.
+    /// Whether it waits for a file that hangs.
     pub(super) fn is_stalled(&self) -> bool {
         self.began.elapsed() >= STALL_TIMEOUT && self.progress.reading().is_some()
     }

@@ -58,7 +58,7 @@ pub(super) struct FileWatch {
     round: Option<Round>,
     /// Items whose thread has not returned.
     stalled: HashMap<Subject, Stalled>,
-    /// Whether no thread can be had.
+    /// Whether the system refuses a thread.
     without_thread: bool,
 }
 
@@ -122,20 +122,20 @@ impl FileWatch {
         self.stalled.clear();
     }
 
-    /// Whether files are not watched because no thread can be had.
+    /// Whether files are not watched because the system refuses a thread.
     pub(super) const fn is_without_thread(&self) -> bool {
         self.without_thread
     }
 
-    /// Whether a round is under way.
+    /// Whether a round is in progress.
     pub(super) fn is_busy(&self) -> bool {
         self.round
             .as_ref()
             .is_some_and(|round| round.state.busy.load(Ordering::Acquire))
     }
 
-    /// Begins a round over these items, without those that are stalled. One that is
-    /// under way goes on instead.
+    /// Begins a round over these items, without those that are stalled. A round in
+    /// progress continues instead.
     pub(super) fn begin(&mut self, items: impl IntoIterator<Item = Item>) {
         self.look_after();
         if self.is_busy() {

@@ -30,7 +30,7 @@ pub struct WouldRefuse {
     pub names: String,
     /// Serial number of the leaf, lower-case hexadecimal.
     pub serial: String,
-    /// The TLS server name it asked for.
+    /// The TLS server name of its handshake.
     pub server_name: Option<String>,
     /// When it was last seen, RFC 3339.
     pub last_seen: String,
@@ -40,7 +40,7 @@ pub struct WouldRefuse {
     pub detail: String,
 }
 
-/// What a snapshot answers one caller.
+/// The decision of a snapshot about one caller.
 #[derive(Debug)]
 pub enum Outlook {
     /// It is let in.
@@ -51,7 +51,7 @@ pub enum Outlook {
     Refused(Box<WouldRefuse>),
 }
 
-/// What a snapshot would answer the holder of a chain.
+/// The decision of a snapshot about the holder of a chain.
 #[must_use]
 pub fn outlook(snapshot: &Snapshot, kept: &KeptChain) -> Outlook {
     let now = UnixTime::since_unix_epoch(clock::since_epoch());

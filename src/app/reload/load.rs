@@ -172,7 +172,7 @@ fn summary(errors: config::ConfigErrors) -> String {
         .join("; ")
 }
 
-/// What comes of work that may panic: then the process goes on as before.
+/// Does work that may panic. After a panic the process continues.
 fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let said = panic

@@ -29,7 +29,7 @@ pub(in crate::app) struct ReloadParts {
     pub(in crate::app) metrics: Arc<Metrics>,
 }
 
-/// Loads what changed, for ever.
+/// The state of the task that reloads.
 pub(in crate::app) struct Reloader {
     pub(super) parts: ReloadParts,
     pub(super) running: Arc<Running>,
@@ -86,7 +86,7 @@ impl Reloader {
         snapshot.start(&tokio::runtime::Handle::current());
         self.parts.snapshot.store(Arc::new(snapshot));
         self.parts.metrics.came_into_service();
-        // Connections look at the new snapshot when they hear of it.
+        // Connections are rechecked under the new snapshot.
         self.parts.changed.send_modify(|changes| *changes += 1);
         if let Some(directory) = &self.parts.settings.audit_chains
             && !self.previewing.swap(true, Ordering::AcqRel)

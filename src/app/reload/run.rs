@@ -32,7 +32,7 @@ impl Reloader {
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // What was found and loaded comes before what is asked for.
+                // Results come before requests.
                 biased;
                 event = self.events.recv() => match event {
                     Some(event) => self.handle(event),
@@ -160,7 +160,7 @@ impl Reloader {
             && load.is_stalled()
             && state.left_behind < MAX_LEFT_BEHIND
         {
-            // A file system that does not answer must not keep out a configuration that
+            // A file system that hangs must not keep out a configuration that
             // names other files.
             state.left_behind += 1;
             state.loading = None;

@@ -79,7 +79,7 @@ impl RouteMetrics {
         }
     }
 
-    /// The route's name as JSON; `null` where there is no route.
+    /// The route's name as JSON; `null` if there is no route.
     pub(in crate::telemetry) fn route_json(&self) -> &str {
         &self.names.route
     }

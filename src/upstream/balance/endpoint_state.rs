@@ -39,7 +39,7 @@ pub(super) struct EndpointState {
     unanswered: UnansweredRequests,
     /// Milliseconds after `since` until which it is ejected for all callers …
     pub(super) ejected_until: AtomicU64,
-    /// … and until which it is not asked for tunnels over h2.
+    /// … and until which it gets no tunnels over h2.
     no_tunnels_until: AtomicU64,
     pub(super) since: Instant,
 }

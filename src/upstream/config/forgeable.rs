@@ -1,4 +1,4 @@
-//! Names of request fields that services take for a gateway's or a proxy's word. A
+//! Names of request fields that services trust as written by a gateway or a proxy. A
 //! caller's copy of such a field is removed, unless the upstream keeps it.
 //!
 //! Many servers read `_` or `.` as `-`, so that every character that is neither a letter
@@ -23,7 +23,7 @@ pub fn removed_by_default() -> impl Iterator<Item = &'static str> {
 }
 
 /// The patterns that can match a name, by its first character, or by its third if it
-/// starts with `x-`. This is asked for every field of every request.
+/// starts with `x-`. This is called for every field of every request.
 const fn candidates(name: &[u8]) -> &'static [&'static str] {
     match name {
         [b'c', ..] => &[

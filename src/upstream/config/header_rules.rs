@@ -64,10 +64,10 @@ const OF_THE_CONNECTION: [&str; 15] = [
     "upgrade",
 ];
 
-/// What becomes of a caller's `traceparent` and `tracestate`.
+/// What is done with a caller's `traceparent` and `tracestate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TraceContext {
-    /// A valid one goes on; where there is none, a new trace begins.
+    /// A valid one continues; without one, a new trace begins.
     #[default]
     Continue,
     /// A new trace always begins.

@@ -39,17 +39,17 @@ pub enum Balance {
 /// How an upstream's endpoints are checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// What is asked for, with GET.
+    /// The target of the GET request.
     pub path: PathAndQuery,
     /// How long from one check to the next.
     pub interval: Duration,
-    /// How long an answer may take, connecting included.
+    /// How long a response may take, connecting included.
     pub timeout: Duration,
-    /// The statuses that say "well".
+    /// The statuses that count as healthy.
     pub statuses: Vec<StatusCode>,
-    /// So many good answers in a row bring an endpoint back.
+    /// Good responses in a row that make an endpoint healthy.
     pub healthy: u32,
-    /// So many failures in a row take it out.
+    /// Failures in a row that make it unhealthy.
     pub unhealthy: u32,
 }
 
@@ -70,11 +70,11 @@ pub enum ForwardedFields {
 /// Whether an h2 connection may carry requests of several callers at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sharing {
-    /// Never: what makes a service end a connection ends requests of one caller only.
+    /// Never: a service that ends a connection ends requests of one caller only.
     #[default]
     Never,
-    /// Only where the endpoint has as many connections as it may have, and among callers
-    /// with whose connections nothing was wrong lately.
+    /// Only if the endpoint has as many connections as it may have, and among callers whose
+    /// connections were not ended with an error lately.
     WhenFull,
     /// All callers share connections.
     Always,
@@ -108,27 +108,27 @@ pub struct UpstreamConfig {
     pub endpoints: Vec<Endpoint>,
     /// What its endpoints speak.
     pub protocol: HttpProtocol,
-    /// TLS to its endpoints; plain where there is none.
+    /// TLS to its endpoints; plain if absent.
     pub tls: Option<Arc<ClientTls>>,
     /// How requests are spread over its endpoints.
     pub balance: Balance,
     /// The identity that its endpoints have to prove.
     pub identity: Option<IdentityPattern>,
-    /// How it is told where a request came from.
+    /// Which fields tell it where a request came from.
     pub forwarded: ForwardedFields,
-    /// What becomes of a caller's trace.
+    /// What is done with a caller's trace.
     pub trace: TraceContext,
-    /// How it is told the caller's certificate.
+    /// Which fields carry the caller's certificate to it.
     pub certificate_fields: CertificateFields,
     /// Which fields of a caller's request it gets.
     pub header_rules: Arc<HeaderRules>,
-    /// The `Host` sent to it; the caller's where none is set.
+    /// The `Host` sent to it; the caller's if absent.
     pub host: Option<String>,
     /// How long connecting may take, TLS included.
     pub connect_timeout: Duration,
     /// How long the head of the response may take to arrive.
     pub first_byte_timeout: Duration,
-    /// How long a request may take, from its head to the end of the answer.
+    /// How long a request may take, from its head to the end of the response.
     pub total_timeout: Option<Duration>,
     /// How its endpoints are checked.
     pub health_check: Option<HealthCheck>,
@@ -138,7 +138,7 @@ pub struct UpstreamConfig {
     pub max_connections: usize,
     /// Whether an h2 connection may carry requests of several callers at once.
     pub share: Sharing,
-    /// Most requests that wait for a connection where those are all in use.
+    /// Most requests that wait for a connection when all are in use.
     pub max_pending: usize,
     /// Most requests in progress.
     pub max_requests: usize,
@@ -150,10 +150,10 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// How long both sides of a tunnel may be silent.
     pub tunnel_idle_timeout: Duration,
-    /// How long a caller in h2 may leave an answer untaken, where that is not what
-    /// holds for all.
+    /// How long a caller in h2 may leave a response unread, if that differs from the
+    /// default of all routes.
     pub stall_timeout: Option<Duration>,
-    /// Whether a service in h2 that carries no tunnels is asked for one in HTTP/1.1.
+    /// Whether a tunnel is opened in HTTP/1.1 if a service in h2 carries none.
     pub http1_upgrades: bool,
 }
 

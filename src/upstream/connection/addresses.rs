@@ -84,7 +84,7 @@ impl Addresses {
         &self.endpoint
     }
 
-    /// All addresses, another one first each time. Waits only where none is known.
+    /// Returns all addresses, another one first each time. Waits only if none is known.
     pub(in crate::upstream) async fn all(self: &Arc<Self>) -> io::Result<Vec<SocketAddr>> {
         let named = match &self.location {
             Location::Fixed(address) => return Ok(vec![*address]),

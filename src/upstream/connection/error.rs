@@ -49,7 +49,7 @@ pub enum ServiceError {
     H2(h2::Error),
     /// The service has closed a new connection before it said anything.
     Closed,
-    /// The service does not answer a PING (RFC 9113 section 6.7).
+    /// The service does not respond to a PING (RFC 9113 section 6.7).
     Silent,
     /// The body could not be read to its end: the caller broke off.
     Upload,

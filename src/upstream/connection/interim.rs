@@ -27,7 +27,7 @@ const MAX_HEADS: u32 = 10_000;
 /// Counts the heads that a service sends in h2.
 #[derive(Debug)]
 pub(super) struct Heads {
-    /// Of the newest stream that was answered.
+    /// The newest stream with a response.
     newest: u32,
     credit: u32,
 }
@@ -45,7 +45,7 @@ impl Heads {
         frame.kind != HEADERS || frame.flags & END_STREAM != 0 || self.head(frame.stream)
     }
 
-    /// Counts a head of a stream that goes on. Streams are numbered by twos.
+    /// Counts a head that does not end its stream. Stream numbers differ by two.
     fn head(&mut self, stream: u32) -> bool {
         let new = stream.saturating_sub(self.newest).div_ceil(2);
         self.newest = self.newest.max(stream);

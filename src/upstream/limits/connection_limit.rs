@@ -397,7 +397,7 @@ mod tests {
         drop(first);
         let other = other.await.unwrap();
         assert!(other.is_some() && limit.waiting() == 1);
-        // One that has stopped waiting is passed over.
+        // One that has stopped waiting is skipped.
         more.abort();
         let _ = more.await;
         drop(second);

@@ -35,8 +35,8 @@ where
     /// it never comes into the pool. In h2 the service has announced extended CONNECT.
     ///
     /// # Errors
-    /// [`ConnectError::NoTunnels`] when none of the endpoints announces it, and when no
-    /// connection can be had.
+    /// [`ConnectError::NoTunnels`] when none of the endpoints announces it, and when there is no
+    /// connection.
     pub async fn lease_dedicated(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,

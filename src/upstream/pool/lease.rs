@@ -59,7 +59,7 @@ where
     /// of each interim response before it.
     ///
     /// # Errors
-    /// When there is no response. A request comes back where none of it was sent.
+    /// When there is no response. The request comes back if no byte of it was sent.
     pub async fn send(
         &mut self,
         mut request: Request<B>,

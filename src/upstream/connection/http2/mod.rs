@@ -1,7 +1,7 @@
 //! Connections in HTTP/2 to services: the client half that carries requests.
 //!
-//! Built on the `h2` crate itself, because what decides about one caller's effect on
-//! another is not to be had above it: small pieces of a body are put together before they
+//! Built on the `h2` crate itself, because hyper does not offer what limits one caller's
+//! effect on another: small pieces of a body are put together before they
 //! are sent, resets are paced, a head that the service would end the connection for is not
 //! sent, and what a service counts is counted here too.
 //!
@@ -115,7 +115,7 @@ impl Client {
     /// stream is reset.
     ///
     /// # Errors
-    /// When there is no response. A request comes back where none of it was sent.
+    /// When there is no response. The request comes back if no byte of it was sent.
     pub(in crate::upstream) async fn send<B>(
         &mut self,
         request: Request<B>,
@@ -212,13 +212,13 @@ impl Drop for Exchange {
     }
 }
 
-/// The length of the content, where one is announced. Several that differ are refused
-/// where the head is looked at.
+/// The length of the content, if one is announced. Several that differ are refused with the
+/// head.
 fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Says how long the body is, where that is known and means something (RFC 9110 section
+/// Adds the length of the body, if that is known and has a meaning (RFC 9110 section
 /// 8.6).
 fn add_length(parts: &mut request::Parts, body: &impl Body) {
     let Some(length) = body.size_hint().exact() else {

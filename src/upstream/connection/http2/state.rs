@@ -258,7 +258,7 @@ impl ConnectionState {
     }
 
     /// The error with which the service has ended the connection, and what may have been
-    /// its cause. `None` where it gave none.
+    /// its cause. `None` if it gave none.
     pub(in crate::upstream) fn ended_with(&self) -> Option<(Reason, Option<&'static str>)> {
         let code = self.goaway.get()?;
         let reason = Reason::from(code);

@@ -33,7 +33,7 @@ const SMALL_DELAY: Duration = Duration::from_millis(5);
 
 /// A body's way to the service. Dropping it abandons what was not sent.
 pub(super) struct Upload {
-    /// The task that sends it, and where it says that it failed.
+    /// The task that sends it, and the channel on which it reports a failure.
     task: Option<(AbortHandle, oneshot::Receiver<()>)>,
     failed: bool,
 }
@@ -47,7 +47,7 @@ impl Upload {
         }
     }
 
-    /// Begins to send `body`; a task goes on where it cannot be sent at once.
+    /// Begins to send `body`; a task continues if it cannot be sent at once.
     pub(super) async fn begin<B>(
         stream: SendStream<Bytes>,
         body: B,
