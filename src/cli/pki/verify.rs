@@ -86,11 +86,7 @@ fn parse_time(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
-    let files = [&args.leaf, &args.roots]
-        .into_iter()
-        .chain(&args.intermediates)
-        .chain(&args.crl);
-    input::check_one_stdin(files.map(PathBuf::as_path))?;
+    check_stdin(args)?;
     let mut chain = leaf_and_intermediates(&args.leaf)?.into_iter();
     let leaf = chain
         .next()
@@ -171,6 +167,14 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
             Ok(Exit::No)
         }
     }
+}
+
+fn check_stdin(args: &VerifyArgs) -> Result<(), CliError> {
+    let files = [&args.leaf, &args.roots]
+        .into_iter()
+        .chain(&args.intermediates)
+        .chain(&args.crl);
+    input::check_one_stdin(files.map(PathBuf::as_path))
 }
 
 fn is_for(leaf: &CertificateDer<'_>, name: &str) -> bool {
