@@ -1,20 +1,25 @@
 //! PEM files (RFC 7468): the one reader of the project, and the writer of
 //! certificates and lists.
 //!
-//! If a block were ignored, a root might not be trusted, or a revoked certificate
-//! might be accepted. Therefore a file is either read completely or refused. Each
-//! line must be part of a block, blank, or explanatory text. A line that could be
-//! a part of a damaged block is an error with its line number. The exact rule is
-//! in `parse`.
+//! A block that is skipped is a root that is not trusted, or a revoked certificate
+//! that is accepted. So a file is read whole or refused: every line is
+//! part of a block, blank, or explanatory text, and what could be the remains of
+//! a damaged block is an error with its line number. The exact rule is in
+//! `parse`.
 //!
 //! These forms are accepted: a byte order mark, every kind of line end, blanks
 //! around lines, blank lines, explanatory text between blocks (`openssl x509
 //! -text`, `Bag Attributes`, comments), and `-----END X----------BEGIN X-----`,
 //! which `cat` makes if the first file has no final line end.
 //!
-//! The reader does not parse ASN.1. Errors never contain the content of a block,
-//! because it may be a private key.
+//! The reader knows nothing of ASN.1. Errors never quote the content of a block:
+//! it may be a private key.
+//!
+//! - `parse`: finds the blocks of a file
+//! - `error`: why a file is refused, with the number of the line and a remedy
+//! - `block`: one block, and what a file is expected to hold
 
+mod block;
 mod error;
 mod parse;
 #[cfg(test)]
@@ -24,82 +29,13 @@ use base64ct::{Base64, Encoding as _};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use error::Problem;
-
-pub use error::PemError;
-
-const CERTIFICATE: &str = "CERTIFICATE";
-const REVOCATION_LIST: &str = "X509 CRL";
-const REQUEST: &str = "CERTIFICATE REQUEST";
+pub use self::block::Block;
+use self::block::{CERTIFICATE, REQUEST, REVOCATION_LIST, Wanted};
+pub use self::error::PemError;
+use self::error::Problem;
 
 /// Characters of base64 on a line (RFC 7468 section 2).
 const LINE_LENGTH: usize = 64;
-
-/// One PEM block.
-pub struct Block {
-    label: String,
-    /// The number of its first line, counted from 1.
-    line: usize,
-    /// Wiped when dropped, because it may be a private key.
-    der: Zeroizing<Vec<u8>>,
-}
-
-impl Block {
-    /// Returns the label after `-----BEGIN`: printable ASCII without dashes.
-    #[must_use]
-    pub fn label(&self) -> &str {
-        &self.label
-    }
-
-    /// Returns the decoded content.
-    #[must_use]
-    pub fn der(&self) -> &[u8] {
-        &self.der
-    }
-
-    fn into_der(mut self) -> Vec<u8> {
-        std::mem::take(&mut *self.der)
-    }
-}
-
-impl std::fmt::Debug for Block {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Block")
-            .field("label", &self.label)
-            .field("line", &self.line)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What a file is expected to contain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    Certificate,
-    RevocationList,
-    Request,
-    PrivateKey,
-}
-
-impl Wanted {
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Certificate => CERTIFICATE,
-            Self::RevocationList => REVOCATION_LIST,
-            Self::Request => REQUEST,
-            Self::PrivateKey => "PRIVATE KEY",
-        }
-    }
-
-    const fn noun(self) -> &'static str {
-        match self {
-            Self::Certificate => "certificate",
-            Self::RevocationList => "revocation list",
-            Self::Request => "request",
-            Self::PrivateKey => "private key",
-        }
-    }
-}
 
 /// How a private key is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::fmt;
 
 /// The party that can remove the cause of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mender {
+pub enum FixedBy {
     /// The calling workload or its developer.
     Caller,
     /// The operator of the gateway or of its certificate authority.
@@ -21,8 +21,8 @@ pub enum Mender {
     Time,
 }
 
-impl Mender {
-    /// Returns the word that is used in documents and JSON.
+impl FixedBy {
+    /// The word used in documents and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -170,8 +170,8 @@ macro_rules! reasons {
 
             /// Returns the party that can fix the cause.
             #[must_use]
-            pub const fn mender(self) -> Mender {
-                match self { $( Self::$variant => Mender::$mender, )+ }
+            pub const fn fixed_by(self) -> FixedBy {
+                match self { $( Self::$variant => FixedBy::$mender, )+ }
             }
 
             /// Returns a short sentence that is safe to show to a caller.

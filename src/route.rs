@@ -4,6 +4,9 @@
 //! host, exact path before the longest pattern, then the method. The order in
 //! the file means nothing; two routes that tie are a configuration error. Once
 //! a host and path have selected routes, a refusal is final.
+//!
+//! - `rewrite`: the one change that a route may make to a path
+//! - `upgrade`: protocols that a connection may change to
 
 mod rewrite;
 mod upgrade;
@@ -24,13 +27,13 @@ use crate::telemetry::metrics::{Metrics, RouteMetrics};
 use crate::upstream::Upstream;
 
 /// The path at which the gateway itself tells callers who they are, on every host: no
-/// route is asked.
+/// route is selected.
 pub const WHOAMI_PATH: &str = "/.well-known/countersign/whoami";
 
 /// What an assertion is bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// One very request.
+    /// One request.
     Request,
     /// The caller: re-usable for a while.
     Caller,
@@ -41,18 +44,18 @@ pub enum Binding {
 pub struct Route {
     /// Its name in the configuration.
     pub name: String,
-    /// Hosts it answers for; empty for any host.
+    /// The hosts of its requests; empty for any host.
     pub hosts: Vec<HostPattern>,
-    /// Paths it answers for; at least one.
+    /// The paths of its requests; at least one.
     pub paths: Vec<PathPattern>,
     /// Methods it allows; empty for any that is registered, except TRACE.
     pub methods: Vec<Method>,
-    /// What it demands of callers.
+    /// What it requires of callers.
     pub rule: Rule,
-    /// How they prove to be who they are, where that takes more than the
-    /// connection's certificate.
+    /// How callers prove their identity, if that takes more than the connection's
+    /// certificate.
     pub authenticators: Authenticators,
-    /// What is told about its tokens, where it takes any.
+    /// What clients are told about its tokens, if it takes any.
     pub resource: Option<ProtectedResource>,
     /// How many requests it takes.
     pub limits: Vec<RouteLimit>,
@@ -68,7 +71,7 @@ pub struct Route {
     pub rewrite: Option<PathRewrite>,
     /// Reads bodies whole, of at most so many bytes, and binds assertions to them.
     pub bind_body: Option<u64>,
-    /// Goes on with the transaction of an assertion that the caller presents.
+    /// Continues the transaction of an assertion that the caller presents.
     pub continue_transaction: bool,
     /// The protocols that a connection may change to; most routes have none.
     pub upgrade: Vec<UpgradeProtocol>,
@@ -91,11 +94,11 @@ impl Route {
 /// What clients are told about a route's tokens (RFC 9728).
 #[derive(Debug, Clone)]
 pub struct ProtectedResource {
-    /// Its identifier, where it is not the URL that is asked for.
+    /// Its identifier, if that is not the URL of the request.
     pub identifier: Option<String>,
     /// The `iss` of the issuer whose tokens it takes.
     pub issuer: String,
-    /// The scopes it demands.
+    /// The scopes it requires.
     pub scopes: Vec<String>,
     /// Whether tokens have to be bound to the client's certificate.
     pub bound: bool,
@@ -106,7 +109,7 @@ pub struct ProtectedResource {
 pub struct RouteMeter(OnceLock<Arc<RouteMetrics>>);
 
 impl RouteMeter {
-    /// The counters, where the route is in service.
+    /// The counters, if the route is in service.
     #[must_use]
     pub fn counters(&self) -> Option<&Arc<RouteMetrics>> {
         self.0.get()
@@ -239,7 +242,7 @@ impl RouteTable {
         self.keeps_headers
     }
 
-    /// Whether any route goes on with transactions.
+    /// Whether any route continues transactions.
     #[must_use]
     pub const fn continues_transactions(&self) -> bool {
         self.continues_transactions
@@ -304,7 +307,7 @@ fn by_method<'a>(routes: &'a [Arc<Route>], method: &Method) -> Selected<'a> {
 
 /// Whether a method is in IANA's registry of HTTP methods (RFC 9110 section
 /// 16.1.1), and not TRACE. A route that names no methods allows these; any other has to
-/// be named: what a service makes of an unknown one is anybody's guess, and TRACE has it
+/// be named: what a service does with an unknown one is not known, and TRACE makes it
 /// send back what it received, the assertion included.
 #[must_use]
 pub fn is_ordinary(method: &Method) -> bool {
@@ -500,5 +503,4 @@ impl fmt::Debug for RouteTable {
 }
 
 #[cfg(test)]
-#[path = "route_tests.rs"]
 mod tests;

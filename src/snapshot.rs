@@ -1,5 +1,7 @@
-//! `Snapshot`: the immutable runtime state that one request uses, and the
-//! settings of the process around it.
+//! `Snapshot`: the immutable state that decides about requests, and the settings of the
+//! process around it.
+//!
+//! - `fixture`: a snapshot for tests
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -44,60 +46,60 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Signs assertions.
     pub signer: AssertionSigner,
-    /// Whose tokens are accepted.
+    /// The issuers whose tokens are accepted.
     pub token_issuers: Vec<Arc<TokenIssuer>>,
     /// Counts requests; what it has counted is kept over reloads.
     pub limiter: Limiter,
     /// The keys of callers without certificate.
     pub api_keys: Arc<ApiKeys>,
-    /// Bounds on everything.
+    /// Limits of everything.
     pub limits: Limits,
     /// Peers whose connections begin with a PROXY header.
     pub balancers: Vec<IpNet>,
-    /// Our certificate on the public listener, where that speaks TLS.
+    /// The gateway's certificate on the public listener, if that speaks TLS.
     pub public_credentials: Option<Credentials>,
     /// Verified chains; shared with the snapshots before and after.
     pub path_cache: Arc<PathCache>,
-    /// What session tickets are made with; goes on over reloads.
+    /// The keys of session tickets; continues over reloads.
     pub tickets: TicketSource,
-    /// Who is refused at once; goes on over reloads.
+    /// Callers and certificates that are refused at once; continues over reloads.
     pub deny_list: Option<Arc<DenyList>>,
-    /// Revocation lists by URL; goes on over reloads.
+    /// Fetches CRLs by URL; continues over reloads.
     pub crl_fetcher: Arc<CrlFetcher>,
-    /// The URLs among the revocation lists.
+    /// The CRLs that are fetched by URL.
     pub crl_sources: Vec<CrlSource>,
-    /// Who may operate the gateway from afar; nobody where none.
+    /// Who may operate the gateway over the network; absent if there are no operators.
     pub operators: Option<Operators>,
 }
 
 /// Who may operate the gateway with a certificate, and what they connect to.
 #[derive(Debug)]
 pub struct Operators {
-    /// Our certificate, and whom it believes: those who callers are believed by.
+    /// The gateway's certificate, and the trust domains that callers are verified by.
     pub entry: ServerEntry,
     /// Which identities are operators'.
     pub patterns: Vec<IdentityPattern>,
 }
 
 impl Snapshot {
-    /// Fields that are nobody's but the gateway's: assertion and API key.
+    /// Returns the fields that only the gateway may send: assertion and API key.
     #[must_use]
     pub fn private_fields(&self) -> [http::HeaderName; 2] {
         let assertion = &self.signer.settings().header;
         [assertion.clone(), self.api_keys.header().clone()]
     }
 
-    /// What decisions about identities depend on besides the moment: it differs
-    /// whenever they have to be made again.
+    /// Returns a stamp of what decisions about identities depend on besides the time: it
+    /// differs whenever they have to be made again.
     #[must_use]
     pub fn trust_stamp(&self) -> TrustStamp {
         TrustStamp {
             generation: self.generation,
-            denied: self.deny_list.as_ref().map_or(0, |list| list.epoch()),
+            deny_epoch: self.deny_list.as_ref().map_or(0, |list| list.epoch()),
         }
     }
 
-    /// Where a connection to the listener comes from.
+    /// Returns where a connection to the listener comes from.
     #[must_use]
     pub fn origin(&self, address: IpAddr) -> Origin {
         match self.is_balancer(address) {
@@ -132,15 +134,15 @@ impl Snapshot {
         }
     }
 
-    /// Forgets what is known of tokens: each is judged anew.
+    /// Forgets what is remembered of tokens: each is judged anew.
     pub fn forget_tokens(&self) {
         for issuer in &self.token_issuers {
             issuer.cache().purge();
         }
     }
 
-    /// Has keys of token issuers fetched, and kept fresh, by this runtime; to be
-    /// called before the snapshot is put into service.
+    /// Starts tasks on this runtime that fetch keys of token issuers and keep them fresh; to
+    /// be called before the snapshot is put into service.
     pub fn start(&self, runtime: &tokio::runtime::Handle) {
         for issuer in &self.token_issuers {
             issuer.start(runtime);
@@ -155,10 +157,10 @@ impl Snapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustStamp {
     generation: u64,
-    denied: u64,
+    deny_epoch: u64,
 }
 
-/// Bounds on connections, requests and time.
+/// Limits of connections, requests and time.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Most connections at once.
@@ -172,7 +174,7 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// Most bytes of a request's head.
     pub header_bytes: usize,
-    /// Most bytes of a request's body; none for no bound.
+    /// Most bytes of a request's body; none for no limit.
     pub body_bytes: Option<u64>,
     /// Most bytes that bodies read whole take together.
     pub held_bytes: u64,
@@ -270,7 +272,7 @@ impl Default for Limits {
 pub struct Settings {
     /// The listener's address.
     pub address: SocketAddr,
-    /// Worker threads; one per core where none.
+    /// Worker threads; one per core if absent.
     pub workers: Option<usize>,
     /// The public, read-only listener.
     pub public: Option<PublicSettings>,
@@ -287,7 +289,7 @@ pub struct Settings {
 pub struct PublicSettings {
     /// Its address.
     pub address: SocketAddr,
-    /// TLS with these credentials; plain HTTP where none.
+    /// TLS with these credentials; plain HTTP if absent.
     pub tls: Option<Credentials>,
     /// Serve JWKS and metadata.
     pub keys: bool,
@@ -300,9 +302,9 @@ pub struct PublicSettings {
 /// What `[admin]` says.
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
-    /// Its address: on loopback, unless operators are asked for a certificate.
+    /// Its address: on loopback, unless operators need a certificate.
     pub address: SocketAddr,
-    /// Who may do more than read; where there are any, nobody else may do anything.
+    /// Who may do more than read; if there are any, no other peer may do anything.
     pub operators: Vec<IdentityPattern>,
     /// The private socket that the command line uses.
     pub socket: Option<PathBuf>,

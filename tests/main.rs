@@ -22,6 +22,7 @@ mod credentials;
 mod explain;
 mod fuzz;
 mod gateway;
+mod inputs;
 mod keys;
 mod limbo;
 mod paths;

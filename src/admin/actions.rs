@@ -1,4 +1,5 @@
-//! What operators do leaves a line that says who, what, and how it ended.
+//! Every change that an operator requests leaves an audit line: the operator, the change and
+//! its result.
 
 use axum::Router;
 use axum::extract::Request;
@@ -10,7 +11,7 @@ use tokio::net::UnixStream;
 use crate::telemetry::audit::AuditSink;
 use crate::telemetry::operator::{OperatorFacts, OperatorRecord};
 
-/// Whoever makes a request.
+/// The operator who makes a request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Actor(pub(super) OperatorFacts);
 
@@ -27,17 +28,17 @@ impl Actor {
     }
 }
 
-/// What a request has done, in the words of who did it: an extension of answers.
+/// What a request has done: an extension of its response.
 #[derive(Debug, Clone)]
 struct Done(String);
 
-/// An answer with what was done.
+/// A response with what was done.
 pub(super) fn done(mut response: Response, what: impl Into<String>) -> Response {
     response.extensions_mut().insert(Done(what.into()));
     response
 }
 
-/// Has whatever is more than a question leave a line.
+/// Records every request that may change something.
 pub(super) fn recorded(router: Router, audit: AuditSink) -> Router {
     router.layer(middleware::from_fn(move |request: Request, next: Next| {
         let audit = audit.clone();

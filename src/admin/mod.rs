@@ -1,38 +1,62 @@
-//! What the gateway answers about itself: the public and the operators' listener,
-//! and the operators' private socket.
+//! The control plane: what the gateway says about itself, and what operators can change.
 //!
-//! The public listener, and the operators' one on loopback, are read-only and name
-//! no callers. `public` has the answers, `server` the connections and the operators'
-//! extra check, `idle` says which of them nothing goes on on, `readiness` the state of the
-//! process. Only `operations`, behind the private
-//! `socket` or the certificates of `operators`, can change what the gateway does, by
-//! asking others: `reload` carries the question, `actions` writes down who asked.
+//! The public listener, and the operators' one on loopback, are read-only and name no callers.
+//! Only `operations`, behind the private socket or the certificates of operators, changes what
+//! the gateway does, by asking other parts.
+//!
+//! - `server`: the listeners: accepts connections and serves a router on them
+//! - `operator_access`: lets operators in by their certificates
+//! - `host_check`: keeps foreign web pages away
+//! - `idle_connections`: which connections of the public listener are idle
+//! - `connection`: serves HTTP on one connection
+//! - `socket`: the operators' private socket
+//! - `routes`: what operators can ask for
+//! - `status`, `revocation`: the state of the process, and how far revocation has come
+//! - `deny_entries`, `tokens`: change the deny list; forget tokens
+//! - `operations`: what operators can change
+//! - `deny_writes`: limits the changes of the deny list that wait for a disk
+//! - `reload`: asks for a reload and reports its outcome
+//! - `actions`: records each change that an operator requests
+//! - `public`: what all listeners offer to read
+//! - `reasons`: pages about reason codes
+//! - `state`: what the responses are made from
+//! - `readiness`: the stage of the process, and its problems
+//! - `responses`: responses in plain text, HTML and JSON
 
 mod actions;
-mod denials;
-mod idle;
+mod connection;
+mod deny_entries;
+mod deny_writes;
+mod host_check;
+mod idle_connections;
 mod operations;
-mod operators;
+mod operator_access;
 pub mod public;
 pub mod readiness;
 mod reasons;
 mod reload;
+mod responses;
 mod revocation;
+mod routes;
 pub mod server;
 mod socket;
+mod state;
+mod status;
 mod tokens;
 
-pub use denials::Denial;
-pub use operations::{Operations, admin_router, socket_router};
-pub use operators::OperatorAccess;
-pub use public::{ControlState, Offered, router};
+pub use deny_entries::NewDenyEntry;
+pub use operations::Operations;
+pub use operator_access::OperatorAccess;
+pub use public::{Offered, router};
 pub use readiness::{Problem, ProblemCode, Readiness, Severity, Stage};
 pub use reload::{
-    NobodyReloads, ReloadOutcome, ReloadQueue, ReloadRequests, ReloadWaiters, reload_channel,
+    ReloadOutcome, ReloadQueue, ReloadRequests, ReloadUnavailable, ReloadWaiters, reload_channel,
 };
+pub use routes::{admin_router, socket_router};
 pub use server::{
     ListenerTls, Serving, following_config, operators_router, serve, serve_on_socket,
     serve_operators, server_only_config,
 };
 pub use socket::{AdminSocket, ServedSocket, SocketError};
+pub use state::ControlState;
 pub use tokens::Purge;

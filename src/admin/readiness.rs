@@ -1,5 +1,4 @@
-//! `Readiness`: whether the gateway should be sent traffic, and what is wrong
-//! although it should.
+//! `Readiness`: whether the gateway should get traffic, and its problems even then.
 //!
 //! A part that notices a problem raises it here and clears it when it is over;
 //! `/readyz` shows them. A problem alone does not make the gateway unready: an
@@ -21,7 +20,7 @@ pub enum Stage {
     Starting,
     /// Serving.
     Ready,
-    /// Serving what is there, until it ends; nothing new should come.
+    /// Serving what is in progress; nothing new should come.
     Draining,
 }
 
@@ -39,12 +38,12 @@ pub enum Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemCode {
-    /// The configuration file was not taken: the one before is in service.
+    /// The configuration file was refused: the one before is in service.
     ConfigurationRefused,
     /// A file that the configuration in service names cannot be used: what was read
     /// of it before is in service.
     MaterialUnreadable,
-    /// A file system does not answer: changes of these files are not seen.
+    /// A file system hangs: changes of these files are not noticed.
     MaterialStalled,
     /// Entries of the deny list are in force and not on disk.
     DenyListUnsaved,
@@ -56,9 +55,9 @@ pub enum ProblemCode {
     CrlStale,
     /// Something about a root certificate or a revocation list in service.
     Trust,
-    /// The shared store of rate limits does not answer.
+    /// The shared store of rate limits does not respond.
     StoreUnreachable,
-    /// The keys or the introspection of a token issuer cannot be had.
+    /// The keys or the introspection of a token issuer are not available.
     TokenIssuerUnavailable,
     /// There are fewer file descriptors than the limits allow connections.
     DescriptorsLow,
@@ -94,7 +93,7 @@ impl ProblemCode {
     }
 }
 
-/// The state of the process, shared by all who change or show it.
+/// The state of the process, shared by the parts that change or show it.
 #[derive(Debug)]
 pub struct Readiness {
     state: Mutex<State>,
@@ -117,9 +116,9 @@ pub struct Problem {
     /// Since when, RFC 3339, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// What is wrong and what goes on meanwhile, on one line.
+    /// What is wrong and what still works, on one line.
     pub detail: String,
-    /// The command that mends it or shows more.
+    /// The command that helps or shows more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
 }

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::reason::{Mender, ReasonCode};
+use crate::reason::{FixedBy, ReasonCode};
 
 /// The list of all reasons, at `/reasons`.
 pub(super) fn index() -> String {
@@ -43,11 +43,11 @@ pub(super) fn one(code: ReasonCode) -> String {
             alert.name()
         );
     }
-    let mender = match code.mender() {
-        Mender::Caller => "the caller",
-        Mender::Operator => "the gateway's operator",
-        Mender::Service => "the operator of the service behind the gateway",
-        Mender::Time => "nobody needs to: try again later",
+    let mender = match code.fixed_by() {
+        FixedBy::Caller => "the caller",
+        FixedBy::Operator => "the gateway's operator",
+        FixedBy::Service => "the operator of the service behind the gateway",
+        FixedBy::Time => "nobody needs to: try again later",
     };
     page(
         code.as_str(),

@@ -1,60 +1,62 @@
-//! Asking for a reload and hearing how it went.
+//! Asks for a reload and reports its outcome.
 //!
-//! Whoever asks gets the outcome of a reload that began after the question;
-//! questions that wait together are answered by one. What a reload does is not
-//! known here.
+//! A request gets the outcome of a reload that began after it; requests that wait together
+//! share one reload. `app` does the work of a reload.
 
 use tokio::sync::{mpsc, oneshot};
 
-/// Most questions that wait at once.
-const WAITING: usize = 1024;
+/// Most requests that wait at once.
+const MAX_WAITING: usize = 1024;
 
 /// How a reload went: the new generation, or why the old one stays.
 pub type ReloadOutcome = Result<u64, String>;
 
-/// Nobody reloads any more.
+/// The task that reloads has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway can no longer reload its configuration; restart it")]
-pub struct NobodyReloads;
+pub struct ReloadUnavailable;
 
 /// Asks for reloads.
 #[derive(Debug, Clone)]
 pub struct ReloadRequests(mpsc::Sender<Option<oneshot::Sender<ReloadOutcome>>>);
 
-/// What was asked, for the one who reloads.
+/// The requests, for the task that reloads.
 #[derive(Debug)]
 pub struct ReloadQueue(mpsc::Receiver<Option<oneshot::Sender<ReloadOutcome>>>);
 
-/// Those who wait for one reload.
+/// The requests that wait for one reload.
 #[derive(Debug, Default)]
 pub struct ReloadWaiters(Vec<oneshot::Sender<ReloadOutcome>>);
 
-/// Both ends.
+/// Makes both ends of the queue.
 #[must_use]
 pub fn reload_channel() -> (ReloadRequests, ReloadQueue) {
-    let (sender, receiver) = mpsc::channel(WAITING);
+    let (sender, receiver) = mpsc::channel(MAX_WAITING);
     (ReloadRequests(sender), ReloadQueue(receiver))
 }
 
 impl ReloadRequests {
-    /// Asks without waiting. Where the queue is full a reload comes anyway.
+    /// Requests a reload without waiting. If the queue is full a reload comes anyway.
     pub fn notify(&self) {
         let _ = self.0.try_send(None);
     }
 
-    /// Asks and waits for the outcome.
+    /// Requests a reload and waits for its outcome.
     ///
     /// # Errors
-    /// When nobody reloads any more.
-    pub async fn ask(&self) -> Result<ReloadOutcome, NobodyReloads> {
+    /// When the task that reloads has ended.
+    pub async fn ask(&self) -> Result<ReloadOutcome, ReloadUnavailable> {
         let (answer, outcome) = oneshot::channel();
-        self.0.send(Some(answer)).await.map_err(|_| NobodyReloads)?;
-        outcome.await.map_err(|_| NobodyReloads)
+        self.0
+            .send(Some(answer))
+            .await
+            .map_err(|_| ReloadUnavailable)?;
+        outcome.await.map_err(|_| ReloadUnavailable)
     }
 }
 
 impl ReloadQueue {
-    /// Waits until somebody asks, and takes everybody who does.
+    /// Waits for a request, and takes all that are there.
     pub async fn next(&mut self) -> ReloadWaiters {
         let mut waiters = ReloadWaiters::default();
         match self.0.recv().await {
@@ -65,7 +67,7 @@ impl ReloadQueue {
         waiters
     }
 
-    /// Takes everybody else who has asked meanwhile.
+    /// Takes all requests that have come meanwhile.
     pub fn join(&mut self, waiters: &mut ReloadWaiters) {
         while let Ok(more) = self.0.try_recv() {
             waiters.0.extend(more);
@@ -80,15 +82,15 @@ impl ReloadWaiters {
         self.0.is_empty()
     }
 
-    /// Takes others in.
+    /// Adds other waiters.
     pub fn join(&mut self, others: Self) {
         self.0.extend(others.0);
     }
 
-    /// Tells everybody how it went.
+    /// Tells all waiters the outcome.
     pub fn answer(self, outcome: &ReloadOutcome) {
         for waiter in self.0 {
-            // One who has gone away needs no answer.
+            // A waiter that is gone needs no outcome.
             let _ = waiter.send(outcome.clone());
         }
     }
@@ -108,7 +110,7 @@ mod tests {
                 tokio::spawn(async move { requests.ask().await })
             })
             .collect();
-        while requests.0.capacity() > WAITING - 101 {
+        while requests.0.capacity() > MAX_WAITING - 101 {
             tokio::task::yield_now().await;
         }
         queue.next().await.answer(&Ok(7));
@@ -116,6 +118,6 @@ mod tests {
             assert_eq!(asked.await.unwrap(), Ok(Ok(7)));
         }
         drop(queue);
-        assert_eq!(requests.ask().await, Err(NobodyReloads));
+        assert_eq!(requests.ask().await, Err(ReloadUnavailable));
     }
 }

@@ -1,15 +1,18 @@
-//! How far revocation has come: which lists are in service since when, and what
-//! was cut off since the start. For whoever publishes a list and wants to know
-//! that it is obeyed; it names authorities and no callers.
+//! How far revocation has come: which CRLs are in service since when, and how many
+//! connections were cut off since the start. It shows that a published CRL is in effect, and
+//! names authorities, but no callers.
 
 use serde::Serialize;
+use x509_parser::prelude::{FromDer as _, X509Name};
 
-use super::operations::Domain;
-use super::public::ControlState;
 use super::readiness::Problem;
+use super::state::ControlState;
 use crate::clock;
+use crate::identity::leaf::rfc4514;
+use crate::identity::text::printable;
+use crate::trust::{RevocationPosture, TrustBundle};
 
-/// The answer to `/revocation`.
+/// The response to `/revocation`.
 #[derive(Serialize)]
 pub(super) struct Revocation {
     generation: u64,
@@ -70,6 +73,56 @@ impl Cuts {
                 revoked: cuts.revoked,
                 last_ms: (cuts.total > 0).then_some(cuts.last_ms),
             },
+        }
+    }
+}
+
+/// A trust domain and its lists.
+#[derive(Serialize)]
+pub(super) struct Domain {
+    name: String,
+    roots: Vec<String>,
+    revocation: &'static str,
+    lists: Vec<List>,
+}
+
+#[derive(Serialize)]
+struct List {
+    issuer: String,
+    number: String,
+    this_update: String,
+    next_update: String,
+    entries: usize,
+    verified: bool,
+    freshness: &'static str,
+}
+
+impl Domain {
+    pub(super) fn of(bundle: &TrustBundle, now: i64) -> Self {
+        let roots = bundle
+            .anchor_subjects()
+            .map(|der| match X509Name::from_der(der) {
+                Ok((_, name)) => printable(&rfc4514(&name)),
+                Err(_) => String::new(),
+            });
+        let lists = bundle.freshness(now).into_iter().map(|list| List {
+            issuer: printable(&list.issuer),
+            number: list.number,
+            this_update: clock::rfc3339(list.this_update),
+            next_update: clock::rfc3339(list.next_update),
+            entries: list.entries,
+            verified: list.verified,
+            freshness: list.freshness.as_str(),
+        });
+        Self {
+            name: bundle.name().to_string(),
+            roots: roots.collect(),
+            revocation: match bundle.posture() {
+                RevocationPosture::Hard => "hard",
+                RevocationPosture::Soft => "soft",
+                RevocationPosture::Off => "off",
+            },
+            lists: lists.collect(),
         }
     }
 }

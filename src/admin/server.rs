@@ -1,5 +1,4 @@
-//! The listeners that serve the answers, and the check of `Host` that keeps
-//! foreign web pages away from the operators' one.
+//! The listeners: accept connections and serve a router on them.
 //!
 //! Every connection has a slot, a deadline for its handshake, for each request
 //! head, and for itself as a whole, so that strangers can neither hold all slots
@@ -12,47 +11,36 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::extract::Request;
-use axum::http::header::HOST;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::{Extension, Router};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use rustls::server::ResolvesServerCert;
 use rustls::sign::CertifiedKey;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::actions::Actor;
-use super::idle::{RequestPlaces, track};
-use super::operators::OperatorAccess;
-use super::public::{ControlState, Offered, answer, router};
+use super::connection::{
+    CLOSE_TIMEOUT, FIRST_BYTE_TIMEOUT, HANDSHAKE_TIMEOUT, HEAD_TIMEOUT, serve_http, told_to_stop,
+};
+use super::host_check::is_loopback_request;
+use super::idle_connections::{RequestLimit, track};
+use super::operator_access::OperatorAccess;
+use super::public::{Offered, router};
+use super::responses::{NO_STORE, TEXT, respond};
 use super::socket::ServedSocket;
+use super::state::ControlState;
 use crate::connection_slots::{ConnectionSlot, ConnectionSlots, SlotLimits};
 use crate::crypto;
 use crate::descriptors::{ControlShare, is_shortage, release_spare};
 use crate::snapshot::Snapshot;
 use crate::tls::Credentials;
 
-/// How long a TLS handshake may take.
-pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long the first octet of one may take: it comes with the connection.
-pub(super) const FIRST_OCTET: Duration = Duration::from_secs(3);
-/// How long a request's head may take to arrive, and a connection may be idle.
-const HEAD: Duration = Duration::from_secs(15);
-/// How long a connection may last; one request takes milliseconds.
-const CONNECTION: Duration = Duration::from_secs(300);
-/// How long a connection may take to end when it should.
-const ENDING: Duration = Duration::from_secs(2);
-/// Most octets of a request's head.
-const HEAD_OCTETS: usize = 16 * 1024;
-/// Longest pause after an error of `accept`.
-const BACKOFF: Duration = Duration::from_millis(200);
+/// Pause after an error of `accept`.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Whether a listener speaks TLS.
 #[derive(Debug, Clone)]
@@ -67,7 +55,7 @@ pub enum ListenerTls {
 /// requests that name this machine and `port` in `Host`.
 ///
 /// A web page can make a browser connect to loopback under a name of its own
-/// (DNS rebinding), but it cannot make it send another `Host`. No answer has
+/// (DNS rebinding), but it cannot make it send another `Host`. No response has
 /// CORS fields, so that pages cannot read what they ask for without that trick.
 pub fn operators_router(state: Arc<ControlState>, port: u16) -> Router {
     let check = move |request: Request, next: Next| async move {
@@ -80,7 +68,7 @@ pub fn operators_router(state: Arc<ControlState>, port: u16) -> Router {
     router(state, Offered::ALL).layer(middleware::from_fn(check))
 }
 
-/// A TLS configuration that asks nobody for a certificate.
+/// A TLS configuration that asks for no client certificate.
 ///
 /// # Errors
 /// When rustls refuses the configuration.
@@ -99,8 +87,8 @@ fn with_resolver(
     Ok(Arc::new(tls))
 }
 
-/// As [`server_only_config`], with whatever certificate the newest snapshot has:
-/// a renewed one is presented without a restart.
+/// As [`server_only_config`], with the certificate of the newest snapshot: a renewed one is
+/// presented without a restart.
 ///
 /// # Errors
 /// When rustls refuses the configuration.
@@ -110,7 +98,7 @@ pub fn following_config(
     with_resolver(Arc::new(Newest(snapshot)))
 }
 
-/// For how many a listener serves, and for how long.
+/// How many connections a listener serves, and until when.
 #[derive(Debug, Clone)]
 pub struct Serving {
     /// Becomes true when requests may finish for a moment and nothing new comes.
@@ -132,10 +120,10 @@ impl Serving {
 
 /// Serves `router` until it is to stop.
 pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serving: Serving) {
-    let places = Arc::new(RequestPlaces::of(serving.share));
+    let limit = Arc::new(RequestLimit::of(serving.share));
     let converse = |stream, slot: ConnectionSlot, stopping| {
         let slot = Arc::new(slot);
-        let router = track(router.clone(), Arc::clone(&slot), Arc::clone(&places));
+        let router = track(router.clone(), Arc::clone(&slot), Arc::clone(&limit));
         let tls = tls.clone();
         async move {
             tokio::select! {
@@ -147,7 +135,7 @@ pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serv
     serve_all(listener, converse, serving).await;
 }
 
-/// Serves `router` on the operators' private socket, within the same bounds.
+/// Serves `router` on the operators' private socket, within the same limits.
 pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serving) {
     let converse = |stream, slot: ConnectionSlot, stopping| {
         let router = router.clone().layer(Extension(Actor::at(&stream)));
@@ -155,7 +143,7 @@ pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serv
         let is_open = slot.establish();
         async move {
             if is_open {
-                speak_http(stream, router, stopping).await;
+                serve_http(stream, router, stopping).await;
             }
             drop(slot);
         }
@@ -163,7 +151,7 @@ pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serv
     serve_all(socket, converse, serving).await;
 }
 
-/// Serves `router` to operators who prove who they are, within the same bounds.
+/// Serves `router` to operators who prove their identity, within the same limits.
 pub async fn serve_operators(
     listener: TcpListener,
     router: Router,
@@ -218,8 +206,8 @@ async fn serve_all<L: Accept, C>(
         ..
     } = serving;
     loop {
-        // Room first, then a connection: what cannot be served stays in the queue of
-        // the operating system.
+        // A slot first, then a connection: connections that cannot be served stay in the
+        // operating system's queue.
         let next = async {
             slots.room().await;
             let (stream, from) = Accept::accept(&listener).await?;
@@ -238,16 +226,16 @@ async fn serve_all<L: Accept, C>(
             Ok((stream, slot)) => {
                 tokio::spawn(converse(stream, slot, stopping.clone()));
             }
-            // The operator comes in with a descriptor in reserve.
+            // The reserved descriptor is for the operator.
             Err(error) if L::IS_PRIVATE && is_shortage(&error) && release_spare() => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection of the control plane");
-                tokio::time::sleep(BACKOFF).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
     drop(listener);
-    let _ = tokio::time::timeout(ENDING, slots.emptied()).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, slots.emptied()).await;
 }
 
 async fn converse(
@@ -256,14 +244,14 @@ async fn converse(
     tls: ListenerTls,
     (slot, mut stopping): (&ConnectionSlot, watch::Receiver<bool>),
 ) {
-    let patience = match tls {
+    let timeout = match tls {
         // Browsers open connections before they need them.
-        ListenerTls::Off => HEAD,
-        ListenerTls::On(_) => FIRST_OCTET,
+        ListenerTls::Off => HEAD_TIMEOUT,
+        ListenerTls::On(_) => FIRST_BYTE_TIMEOUT,
     };
     let mut first = [0_u8];
     let spoke = tokio::select! {
-        spoke = tokio::time::timeout(patience, stream.peek(&mut first)) => spoke,
+        spoke = tokio::time::timeout(timeout, stream.peek(&mut first)) => spoke,
         () = told_to_stop(&mut stopping) => return,
     };
     if !matches!(spoke, Ok(Ok(1..))) {
@@ -272,18 +260,18 @@ async fn converse(
     slot.spoke();
     match tls {
         ListenerTls::Off => {
-            // Anybody is let in here.
+            // Needs no proof here.
             if slot.establish() {
                 slot.rest();
-                speak_http(stream, router, stopping).await;
+                serve_http(stream, router, stopping).await;
             }
         }
         ListenerTls::On(config) => {
             let handshake = TlsAcceptor::from(config).accept(stream);
-            match tokio::time::timeout(HANDSHAKE, handshake).await {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                 Ok(Ok(stream)) if slot.establish() => {
                     slot.rest();
-                    speak_http(stream, router, stopping).await;
+                    serve_http(stream, router, stopping).await;
                 }
                 Ok(Ok(_)) => tracing::debug!("a connection yielded to a newer one"),
                 Ok(Err(error)) => tracing::debug!(%error, "no TLS on the public listener"),
@@ -293,97 +281,11 @@ async fn converse(
     }
 }
 
-pub(super) async fn speak_http(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
-    router: Router,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(HEAD_OCTETS)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => Some(ended),
-        () = told_to_stop(&mut stopping) => None,
-        () = tokio::time::sleep(CONNECTION) => None,
-    };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => end(connection).await,
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection of the control plane ended with an error");
-    }
-}
-
-/// Also when nobody is left who could say so.
-pub(super) async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
-    let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-/// Lets the request under way finish, but not for long.
-async fn end<I, S>(mut connection: std::pin::Pin<&mut http1::Connection<I, S>>) -> hyper::Result<()>
-where
-    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = axum::body::Body>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-{
-    connection.as_mut().graceful_shutdown();
-    match tokio::time::timeout(ENDING, connection).await {
-        Ok(ended) => ended,
-        Err(_) => Ok(()),
-    }
-}
-
-/// Whether all that the request says about its destination is this machine's
-/// loopback interface and `port`.
-fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> bool {
-    let mut hosts = headers.get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return false;
-    };
-    let host_is_loopback = host
-        .to_str()
-        .is_ok_and(|host| is_loopback_authority(host, port));
-    // The target's authority, where it has one, overrides `Host` (RFC 9112
-    // section 3.2.2).
-    let target_is_loopback = uri
-        .authority()
-        .is_none_or(|authority| is_loopback_authority(authority.as_str(), port));
-    host_is_loopback && target_is_loopback
-}
-
-/// Names can be made to resolve to loopback; only `localhost` always does (RFC
-/// 6761 section 6.3), and addresses need no resolution.
-fn is_loopback_authority(authority: &str, port: u16) -> bool {
-    // `host`, `host:port`, `[v6]`, `[v6]:port`: a port follows the last colon
-    // that is not inside the brackets.
-    let (host, given_port) = match authority.rsplit_once(':') {
-        Some((host, digits)) if !digits.contains(']') => (host, Some(digits)),
-        _ => (authority, None),
-    };
-    let port_fits = match given_port {
-        Some(digits) => {
-            digits.bytes().all(|digit| digit.is_ascii_digit()) && digits.parse() == Ok(port)
-        }
-        None => port == 80,
-    };
-    let address = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-        Some(inner) => inner.parse().map(IpAddr::V6).ok(),
-        None => host.parse().map(IpAddr::V4).ok(),
-    };
-    port_fits
-        && (host.eq_ignore_ascii_case("localhost")
-            || address.is_some_and(|address| address.is_loopback()))
-}
-
 fn refuse_host() -> Response {
-    answer(
+    respond(
         StatusCode::MISDIRECTED_REQUEST,
-        "text/plain; charset=utf-8",
-        "no-store",
+        TEXT,
+        NO_STORE,
         "the Host field must be localhost, 127.0.0.1 or [::1] with this listener's port".to_owned(),
     )
 }

@@ -1,8 +1,7 @@
-//! The operators' socket: a place in the file system that only the gateway's own
-//! user can connect to.
+//! The operators' socket: a file that only the gateway's own user can connect to.
 //!
-//! Who may open the file may change what the gateway does, so it is private from
-//! the first moment on. What is offered there is in `operations`.
+//! A user who can open the file can change what the gateway does, so it is private from the
+//! first moment on. `routes` says what is offered there.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -24,7 +23,7 @@ pub enum SocketError {
         .0.display()
     )]
     Taken(PathBuf),
-    /// The path is something else's.
+    /// Something that is no socket is at the path.
     #[error("{} is not a socket; remove it, or choose another [admin] socket", .0.display())]
     NotASocket(PathBuf),
     /// The system refused.
@@ -32,7 +31,7 @@ pub enum SocketError {
     System {
         /// The path.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         error: io::Error,
     },
 }
@@ -40,7 +39,7 @@ pub enum SocketError {
 /// A listening socket; its file goes with it.
 #[derive(Debug)]
 pub struct AdminSocket {
-    // Dropped first: while somebody listens nobody takes the path over, so that
+    // Dropped first: no other process takes the path over while this one listens, so that
     // the file that is removed is this one's.
     place: SocketPlace,
     listener: UnixListener,
@@ -63,11 +62,10 @@ struct SocketPlace {
 }
 
 impl AdminSocket {
-    /// Listens at `path`, in place of a socket that nobody listens at any more.
+    /// Listens at `path`, in place of a socket that no process listens at any more.
     ///
     /// # Errors
-    /// When somebody listens there, something else is there, or the system
-    /// refuses.
+    /// When a process listens there, something else is there, or the system refuses.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |error| SocketError::System {
             path: path.to_owned(),
@@ -84,8 +82,8 @@ impl AdminSocket {
             device: metadata.dev(),
             inode: metadata.ino(),
         };
-        // Nobody can connect before `listen`, so there is no moment at which a
-        // generous umask counts, on systems that go by it.
+        // No process can connect before `listen`, so that a permissive umask never takes
+        // effect, on systems that use it for sockets.
         if metadata.mode() & 0o777 != PRIVATE {
             fs::set_permissions(path, Permissions::from_mode(PRIVATE)).map_err(failed)?;
         }
@@ -97,7 +95,7 @@ impl AdminSocket {
         })
     }
 
-    /// Where it is.
+    /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.place.path
@@ -178,7 +176,7 @@ mod tests {
             AdminSocket::bind(&path),
             Err(SocketError::Taken(_))
         ));
-        // As after a kill: the file is there and nobody listens.
+        // As after a kill: the file is there and no process listens.
         let AdminSocket { place, listener } = socket;
         std::mem::forget(place);
         drop(listener);

@@ -1,5 +1,5 @@
-//! Forgetting what is known of tokens, for operators who ask: for a token
-//! that was revoked and must not be remembered as good.
+//! Forgets what is remembered of tokens, so that a token that was revoked does not pass any
+//! longer.
 
 use std::sync::Arc;
 
@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::actions::done;
-use super::operations::{Operations, reply};
+use super::operations::Operations;
+use super::responses::respond_json;
 
 /// What to forget.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Purge {
-    /// The hash of one token, as in audit lines; every token where there is none.
+    /// The hash of one token, as in audit lines; every token if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
 }
@@ -31,7 +32,7 @@ pub(super) async fn purge(
         Ok(purge) => purge,
         Err(error) => {
             let error = error.body_text();
-            return reply(StatusCode::BAD_REQUEST, &json!({ "error": error }));
+            return respond_json(StatusCode::BAD_REQUEST, &json!({ "error": error }));
         }
     };
     let snapshot = operations.snapshot();
@@ -50,9 +51,9 @@ pub(super) async fn purge(
     }
     let forgotten = before.saturating_sub(remembered());
     let issuers = snapshot.token_issuers.len();
-    let answer = reply(
+    let response = respond_json(
         StatusCode::OK,
         &json!({ "forgotten": forgotten, "issuers": issuers }),
     );
-    done(answer, format!("{forgotten} judgements are forgotten"))
+    done(response, format!("{forgotten} judgements are forgotten"))
 }

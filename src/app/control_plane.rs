@@ -10,7 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Addresses, AppError};
+use super::error::AppError;
+use super::listeners::Addresses;
 use crate::admin::{
     self, AdminSocket, ControlState, ListenerTls, Offered, Operations, OperatorAccess, Readiness,
     ReloadRequests, Serving,

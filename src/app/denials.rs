@@ -1,4 +1,4 @@
-//! Tells connections of changes of the deny list, as they are told of reloads.
+//! Has connections rechecked when the deny list changes, as after reloads.
 
 use std::sync::Arc;
 

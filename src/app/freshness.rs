@@ -1,5 +1,5 @@
-//! Watches revocation lists grow old: says so in the log when one should have
-//! been replaced, and keeps the metric. `/readyz` looks for itself.
+//! Logs when a CRL should have been replaced, and updates the metric of CRLs' freshness.
+//! `/readyz` checks freshness itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
-//! What can be done with a directory of assertion-signing keys: make, revoke,
-//! list, publish.
+//! Changes of a directory of assertion-signing keys: makes, revokes, lists and publishes
+//! keys.
 //!
 //! Every change is made under the directory's lock and lands in `ring.json` as
-//! a whole. Which key signs when follows from `key_record` alone; how files are
-//! read and written is the business of `key_files`.
+//! a whole. Which key signs when follows from `key_record` alone; `key_files`
+//! reads and writes the files.
 
 use std::path::Path;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub struct ListedKey {
     pub record: KeyRecord,
     /// What it is good for now.
     pub state: KeyState,
-    /// When it leaves the key set, where that is known.
+    /// When it leaves the key set, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published_until: Option<u64>,
 }
@@ -42,7 +42,7 @@ pub struct ListedKey {
 /// What a revocation did.
 #[derive(Debug, Clone)]
 pub struct Revoked {
-    /// The key that signs from now on, where the revoked one did before.
+    /// The key that signs from now on, if the revoked one did before.
     pub successor: Option<String>,
 }
 
@@ -116,7 +116,7 @@ pub fn revoke(directory: &Path, kid: &str, force: bool, now: u64) -> Result<Revo
         directory: directory.to_owned(),
         kid: kid.to_owned(),
     };
-    // Nothing, a lock file neither, is left behind where there are no keys.
+    // Leaves nothing behind if there are no keys, not even a lock file.
     existing_records(directory)?;
     let _lock = lock(directory)?;
     let mut records = existing_records(directory)?;
@@ -198,7 +198,7 @@ fn retire_expired(records: &mut [KeyRecord], now: u64) -> Vec<String> {
     expired
 }
 
-/// Who signs in place of a revoked key: whom the consumers know already.
+/// Selects the key that signs in place of a revoked one: one that consumers know already.
 fn choose_successor(
     records: &[KeyRecord],
     algorithm: SigningAlgorithm,

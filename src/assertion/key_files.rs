@@ -4,8 +4,8 @@
 //! `ring.json` names it and removed after `ring.json` withdraws it, so that
 //! readers need no lock; those who change the directory hold one. A process that is
 //! killed in between leaves an unused private key; the next command removes
-//! it ([`settle`]). What the records mean is the affair of `key_record`, what may be
-//! changed that of `key_directory`.
+//! it ([`settle`]). `key_record` says what the records mean, `key_directory` what may
+//! be changed.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -111,7 +111,7 @@ pub(super) fn existing_records(directory: &Path) -> Result<Vec<KeyRecord>, KeyRi
     })
 }
 
-/// What `ring.json` says, where it is there.
+/// Reads `ring.json`, if it is there.
 pub(super) fn read_records(directory: &Path) -> Result<Option<Vec<KeyRecord>>, KeyRingError> {
     let path = directory.join(RING_FILE);
     let content = match read_file(&path) {
@@ -130,7 +130,7 @@ pub(super) fn read_records(directory: &Path) -> Result<Option<Vec<KeyRecord>>, K
             && record
                 .kid
                 .bytes()
-                .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'));
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
         if !is_thumbprint {
             let problem = format!("the kid of key {} is not a thumbprint", index + 1);
             return Err(KeyRingError::malformed(&path, problem));
@@ -188,7 +188,7 @@ pub(super) fn write_new_key(
     Ok(key.kid().to_owned())
 }
 
-/// A new key is there to stay.
+/// Notes that a new key is recorded in `ring.json`.
 pub(super) fn key_is_recorded(directory: &Path, kid: &str) -> Result<(), KeyRingError> {
     remove(&making_path(directory, kid))
 }

@@ -50,7 +50,7 @@ pub enum KeyState {
     Current,
     /// Superseded, still published.
     Retiring,
-    /// Superseded for so long that nobody needs it.
+    /// Superseded for so long that no consumer needs it.
     Expired,
     /// Withdrawn; never published again.
     Revoked,
@@ -100,8 +100,8 @@ pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
 }
 
 /// The key of an algorithm that signs at `now`: the latest whose time has come.
-/// Where none has, because clocks differ, the first in line signs rather than
-/// nobody: it is published already.
+/// If none has, because clocks differ, the first in line signs rather than none: it is
+/// published already.
 #[must_use]
 pub fn current(records: &[KeyRecord], algorithm: SigningAlgorithm, now: u64) -> Option<&KeyRecord> {
     let line = succession(records, algorithm);

@@ -1,8 +1,8 @@
 //! `SigningKeyRing`: next, current and retiring assertion keys, in memory.
 //!
 //! Which key signs depends on the time alone, so that a published next key
-//! takes over in a running gateway without a reload. Files belong to
-//! `key_files`, changes to `key_directory`.
+//! takes over in a running gateway without a reload. `key_files`
+//! has the files, `key_directory` the changes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl SigningKeyRing {
         jwk_set(self.published(now).map(Arc::as_ref)).to_string()
     }
 
-    /// What an operator should look at, although the keys can be used.
+    /// Warnings about keys that can be used.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings

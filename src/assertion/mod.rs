@@ -1,4 +1,14 @@
 //! Identity assertions: signing keys, their published half, and signing.
+//!
+//! - `own_assertion`: verifies an assertion of this gateway
+//! - `signer`: signs claims about one request
+//! - `published`: what the gateway publishes about its keys
+//! - `key_directory`: makes, revokes and rotates the keys of a directory
+//! - `key_ring`: next, current and retiring keys, in memory
+//! - `key_files`: the files of a directory of keys
+//! - `signing_key`: one key, ready to sign
+//! - `key_record`: what is known about a key besides the key itself
+//! - `key_error`: why keys cannot be used or changed
 
 pub mod key_directory;
 mod key_error;
@@ -7,7 +17,7 @@ mod key_files;
 mod key_kill_tests;
 pub mod key_record;
 pub mod key_ring;
-mod own;
+mod own_assertion;
 pub mod published;
 pub mod signer;
 pub mod signing_key;

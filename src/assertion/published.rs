@@ -86,7 +86,7 @@ impl Documents {
         let metadata = json!({
             "issuer": settings.issuer,
             "jwks_uri": format!("{base}{JWKS_PATH}"),
-            // RFC 8414 demands the member; nobody gets a token here.
+            // RFC 8414 demands the member; no token is issued here.
             "response_types_supported": ["none"],
             "countersign_header": canonical_field_name(settings.header.as_str()),
             "countersign_typ": TYP,

@@ -39,11 +39,11 @@ pub struct RequestBinding<'a> {
     pub method: &'a str,
     /// The Host sent upstream.
     pub authority: &'a str,
-    /// The path's octets on the wire.
+    /// The path's bytes on the wire.
     pub path: &'a str,
-    /// The octets after `?`, where there is one.
+    /// The bytes after `?`, if there is one.
     pub query: Option<&'a str>,
-    /// SHA-256 of the body, where it was read whole.
+    /// SHA-256 of the body, if it was read whole.
     pub body_hash: Option<&'a [u8; 32]>,
     /// Identifies the transaction across hops; authenticates nothing.
     pub transaction: &'a str,
@@ -52,9 +52,9 @@ pub struct RequestBinding<'a> {
 /// Why no assertion was signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// The permit is for nobody: such requests carry no assertion.
+    /// The permit is of a route without callers: such requests carry no assertion.
     #[error("a request of nobody carries no assertion")]
-    Nobody,
+    NoCaller,
     /// The caller's certificate is no longer valid.
     #[error("the caller's certificate path has expired")]
     Expired,
@@ -194,7 +194,7 @@ impl AssertionSigner {
         permit: &'p Permit,
         now: u64,
     ) -> Result<(&'p Principal, Arc<SigningKey>, u64), SignError> {
-        let principal = permit.principal().ok_or(SignError::Nobody)?;
+        let principal = permit.principal().ok_or(SignError::NoCaller)?;
         let mut expires = now.saturating_add(self.settings.lifetime.as_secs());
         if let Some(peer) = principal.peer() {
             let end = peer.path_not_after();
@@ -238,12 +238,12 @@ pub fn token_id() -> Result<String, crypto::NoRandomness> {
     crypto::random_id().map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// The octets of an identifier made by [`token_id`].
+/// The bytes of an identifier made by [`token_id`].
 #[must_use]
 pub fn token_octets(id: &str) -> Option<[u8; 16]> {
-    let mut octets = [0; 16];
-    let decoded = URL_SAFE_NO_PAD.decode_slice(id, &mut octets).ok()?;
-    (decoded == 16).then_some(octets)
+    let mut bytes = [0; 16];
+    let decoded = URL_SAFE_NO_PAD.decode_slice(id, &mut bytes).ok()?;
+    (decoded == 16).then_some(bytes)
 }
 
 /// What an assertion says about the certificate, ending before `authn.at`.
@@ -270,13 +270,13 @@ fn caller_json(peer: &PeerIdentity) -> String {
     json.push_str("},\"anchor\":\"");
     push_base64(&mut json, peer.anchor());
     json.push('"');
-    let longest = [
+    let counts = [
         leaf.sans.uri.len(),
         leaf.sans.dns.len(),
         leaf.sans.email.len(),
         addresses.len(),
     ];
-    if longest.iter().any(|count| *count > MAX_SANS_PER_TYPE) {
+    if counts.iter().any(|count| *count > MAX_SANS_PER_TYPE) {
         json.push_str(",\"sans_truncated\":true");
     }
     json.push_str("},\"authn\":{\"trust_domain\":");

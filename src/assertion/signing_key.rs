@@ -85,7 +85,7 @@ impl SigningKey {
             }
         };
         let kid = public.key_id().ok_or(KeyRefused)?.to_owned();
-        // A member order of our own: `json!` would do, but these octets are in
+        // A member order of our own: `json!` would do, but these bytes are in
         // every assertion and should not depend on a map.
         let header = format!(r#"{{"alg":"{algorithm}","kid":"{kid}","typ":"{TYP}"}}"#);
         Ok(Self {
@@ -131,7 +131,7 @@ impl SigningKey {
     /// signature.
     ///
     /// # Errors
-    /// [`ProviderFailed`] when the system gives no random octets.
+    /// [`ProviderFailed`] when the system gives no random bytes.
     pub fn sign(&self, signing_input: &[u8]) -> Result<[u8; 64], ProviderFailed> {
         self.pair.sign(signing_input)
     }

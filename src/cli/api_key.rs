@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use serde_json::json;
 
-use super::{CliError, Exit, Output};
+use super::common::output::{CliError, Exit, Output};
 use crate::authn::api_key::{self, MIN_HMAC_KEY};
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::pki::Lifetime;

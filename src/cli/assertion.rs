@@ -4,7 +4,6 @@
 //! files, and says what came out. Assertions come from a file or standard
 //! input: arguments can be seen by every process of the machine.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,10 +12,14 @@ use countersign_verify::jose::{CompactJws, MAX_TOKEN_BYTES, refuse_duplicate_mem
 use countersign_verify::{AssertionVerifier, RequestParts, Verifier, VerifyError};
 use serde_json::{Map, Value, json};
 
-use super::words::moment;
-use super::{CliError, Exit, Output};
+use super::common::format::moment;
+use super::common::input;
+use super::common::output::{CliError, Exit, Output};
 use crate::identity::text::{printable, printable_within};
 use crate::pki::Lifetime;
+
+/// Most bytes of a file that is read: bodies are the largest.
+const MAX_FILE: u64 = 64 << 20;
 
 /// Arguments of `countersign assertion`.
 #[derive(Debug, Args)]
@@ -109,17 +112,13 @@ pub(crate) fn run(args: &AssertionArgs, output: Output) -> Result<Exit, CliError
 }
 
 fn verify(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
-    let is_stdin = |path: &Path| path == Path::new("-");
-    let from_stdin = [Some(&args.token), args.jwks.as_ref(), args.body.as_ref()];
-    if from_stdin
-        .into_iter()
-        .flatten()
-        .filter(|path| is_stdin(path))
-        .count()
-        > 1
-    {
-        return Err(CliError::usage("only one file can be standard input"));
-    }
+    let files = [
+        Some(&args.token),
+        args.jwks.as_ref(),
+        args.cacert.as_ref(),
+        args.body.as_ref(),
+    ];
+    input::check_one_stdin(files.into_iter().flatten().map(PathBuf::as_path))?;
     let verifier = verifier(args)?;
     let request = request(args)?;
     let token = read_token(&args.token)?;
@@ -171,14 +170,14 @@ fn verifier(args: &VerifyArgs) -> Result<AssertionVerifier, CliError> {
         builder = builder.allow_caller_binding();
     }
     if let Some(path) = &args.jwks {
-        let keys = String::from_utf8_lossy(&read(path)?).into_owned();
+        let keys = String::from_utf8_lossy(&input::read(path, MAX_FILE)?).into_owned();
         builder = builder.jwks_json(keys);
     }
     if let Some(url) = &args.jwks_url {
         builder = builder.jwks_url(url);
     }
     if let Some(path) = &args.cacert {
-        builder = builder.root_certificates(read(path)?);
+        builder = builder.root_certificates(input::read(path, MAX_FILE)?);
     }
     let verifier = builder.build().map_err(CliError::usage)?;
     if args.jwks_url.is_some() {
@@ -201,7 +200,7 @@ fn request(args: &VerifyArgs) -> Result<Option<RequestParts>, CliError> {
         return Ok(None);
     };
     let bad_url = || CliError::usage("--url must be like https://HOST/PATH?QUERY");
-    // Octet by octet: a URL parser could change what is compared.
+    // Split by hand: a URL parser could change what is compared.
     let (_, rest) = url.split_once("://").ok_or_else(bad_url)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at_checked(end).ok_or_else(bad_url)?;
@@ -215,7 +214,7 @@ fn request(args: &VerifyArgs) -> Result<Option<RequestParts>, CliError> {
     };
     let mut request = RequestParts::new(method, authority, &target).map_err(|_| bad_url())?;
     if let Some(path) = &args.body {
-        request = request.with_body(&read(path)?);
+        request = request.with_body(&input::read(path, MAX_FILE)?);
     }
     Ok(Some(request))
 }
@@ -294,8 +293,8 @@ fn is_time(name: &str) -> bool {
 }
 
 fn read_token(path: &Path) -> Result<String, CliError> {
-    let octets = read(path)?;
-    let text = String::from_utf8_lossy(&octets);
+    let content = input::read(path, MAX_FILE)?;
+    let text = String::from_utf8_lossy(&content);
     let token = text.trim_ascii();
     if token.is_empty() {
         let name = path.display();
@@ -304,28 +303,4 @@ fn read_token(path: &Path) -> Result<String, CliError> {
         )));
     }
     Ok(token.to_owned())
-}
-
-/// The largest file that is read: bodies are the largest.
-const MAX_FILE: u64 = 64 * 1024 * 1024;
-
-fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    let mut content = Vec::new();
-    let result = if path == Path::new("-") {
-        std::io::stdin()
-            .lock()
-            .take(MAX_FILE)
-            .read_to_end(&mut content)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut content))
-    };
-    match result {
-        Ok(_) => Ok(content),
-        Err(error) => {
-            let name = path.display();
-            Err(CliError::failed(format_args!(
-                "cannot read {name}: {error}"
-            )))
-        }
-    }
 }

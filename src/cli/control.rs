@@ -1,165 +1,16 @@
-//! `countersign status`, `reload` and `drain`: a running gateway, through its
-//! private socket, or from afar with an operator's certificate.
-//!
-//! One HTTP request each. What is done is the gateway's business; this file asks
-//! and prints.
+//! `countersign status`, `reload` and `drain`: one request each to a running gateway, through
+//! its private socket, or over the network with an operator's certificate.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use super::door::{Credential, Door, exchange};
-use super::{CliError, Exit, Output};
-use crate::config;
+use super::common::admin_client::{ask, items, shown, text};
+use super::common::gateway_args::GatewayArgs;
+use super::common::output::{CliError, Exit, Output};
 use crate::identity::text::printable_within;
-
-/// How long an answer may take: a reload may have much to read.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Where the gateway is.
-#[derive(Debug, Args)]
-pub(super) struct At {
-    /// The gateway's configuration file [default: $COUNTERSIGN_CONFIG,
-    /// ./countersign.toml, /etc/countersign/countersign.toml]
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["socket", "admin"])]
-    config: Option<PathBuf>,
-    /// The gateway's socket [default: what [admin] in the configuration says]
-    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
-    socket: Option<PathBuf>,
-    /// Its [admin] listener instead, https://HOST:PORT, for an operator's certificate
-    #[arg(
-        long,
-        value_name = "URL",
-        requires_all = ["operator_cert", "operator_key", "operator_cacert"],
-    )]
-    admin: Option<String>,
-}
-
-/// An operator's certificate.
-#[derive(Debug, Args)]
-struct Files {
-    /// With --admin: the operator's certificate, then its intermediates (PEM)
-    #[arg(
-        id = "operator_cert",
-        long = "cert",
-        value_name = "FILE",
-        requires = "admin"
-    )]
-    cert: Option<PathBuf>,
-    /// Its private key (PEM)
-    #[arg(
-        id = "operator_key",
-        long = "key",
-        value_name = "FILE",
-        requires = "admin"
-    )]
-    key: Option<PathBuf>,
-    /// The roots that the gateway's certificate must lead to (PEM)
-    #[arg(
-        id = "operator_cacert",
-        long = "cacert",
-        value_name = "FILE",
-        requires = "admin"
-    )]
-    cacert: Option<PathBuf>,
-}
-
-/// The same, beside a `--cert` of another meaning.
-#[derive(Debug, Args)]
-pub(super) struct AdminFiles {
-    /// The operator's certificate, then its intermediates (PEM)
-    #[arg(
-        id = "operator_cert",
-        long = "admin-cert",
-        value_name = "FILE",
-        requires_all = ["operator_key", "operator_cacert"],
-    )]
-    cert: Option<PathBuf>,
-    /// Its private key (PEM)
-    #[arg(
-        id = "operator_key",
-        long = "admin-key",
-        value_name = "FILE",
-        requires = "operator_cert"
-    )]
-    key: Option<PathBuf>,
-    /// The roots that the gateway's certificate must lead to (PEM)
-    #[arg(
-        id = "operator_cacert",
-        long = "admin-cacert",
-        value_name = "FILE",
-        requires = "operator_cert"
-    )]
-    cacert: Option<PathBuf>,
-}
-
-impl AdminFiles {
-    /// All of them, where they are given.
-    pub(super) fn credential(&self) -> Option<Credential<'_>> {
-        credential(&self.cert, &self.key, &self.cacert)
-    }
-}
-
-fn credential<'a>(
-    cert: &'a Option<PathBuf>,
-    key: &'a Option<PathBuf>,
-    cacert: &'a Option<PathBuf>,
-) -> Option<Credential<'a>> {
-    Some(Credential {
-        cert: cert.as_deref()?,
-        key: key.as_deref()?,
-        cacert: cacert.as_deref()?,
-    })
-}
-
-/// Where the gateway is, and as whom it is asked.
-#[derive(Debug, Args)]
-pub(super) struct Place {
-    #[command(flatten)]
-    at: At,
-    #[command(flatten)]
-    files: Files,
-}
-
-impl Place {
-    /// The way in.
-    pub(super) fn door(&self) -> Result<Door, CliError> {
-        let files = &self.files;
-        self.at
-            .door(credential(&files.cert, &files.key, &files.cacert))
-    }
-}
-
-impl At {
-    /// The way in.
-    pub(super) fn door(&self, credential: Option<Credential<'_>>) -> Result<Door, CliError> {
-        if let Some(url) = &self.admin {
-            if !url.starts_with("https://") {
-                return Err(CliError::usage(format_args!(
-                    "--admin {url}: operators are let in at https://HOST:PORT"
-                )));
-            }
-            return Door::parse(url, credential);
-        }
-        // Another gateway is meant than the one whose socket is here.
-        if credential.is_some() {
-            return Err(CliError::usage(
-                "an operator's certificate goes with --admin https://HOST:PORT",
-            ));
-        }
-        if let Some(socket) = &self.socket {
-            return Ok(Door::Socket(socket.clone()));
-        }
-        let config = config::path(self.config.as_deref()).map_err(CliError::usage)?;
-        config::admin_socket(&config)
-            .map(Door::Socket)
-            .map_err(CliError::usage)
-    }
-}
 
 /// Arguments of `countersign status`.
 #[derive(Debug, Args)]
@@ -175,7 +26,7 @@ Exit code 0: ready. 3: starting, draining, or with problems to look at; or the g
 this operator. 1: not reachable.")]
 pub struct StatusArgs {
     #[command(flatten)]
-    place: Place,
+    gateway: GatewayArgs,
 }
 
 /// Arguments of `countersign reload`.
@@ -190,7 +41,7 @@ the old state stays and the errors are printed. Many at once become one.
 Exit code 0: in service. 2: refused. 3: the gateway refuses this operator. 1: not reachable.")]
 pub struct ReloadArgs {
     #[command(flatten)]
-    place: Place,
+    gateway: GatewayArgs,
 }
 
 /// Arguments of `countersign drain`.
@@ -204,12 +55,12 @@ As SIGTERM: readiness turns to draining, nothing new is accepted, connections fi
 drain_timeout, and the process ends with exit code 0. Does not wait for that.")]
 pub struct DrainArgs {
     #[command(flatten)]
-    place: Place,
+    gateway: GatewayArgs,
 }
 
 /// Runs `countersign status`.
 pub(crate) fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError> {
-    let (_, said) = ask(&args.place.door()?, Method::GET, "/status", None)?;
+    let (_, said) = ask(&args.gateway.endpoint()?, Method::GET, "/status", None)?;
     output.json(&said);
     output.say(report(&said));
     let problems = said.get("problems").and_then(Value::as_array);
@@ -219,7 +70,7 @@ pub(crate) fn status(args: &StatusArgs, output: Output) -> Result<Exit, CliError
 
 /// Runs `countersign reload`.
 pub(crate) fn reload(args: &ReloadArgs, output: Output) -> Result<Exit, CliError> {
-    let (status, said) = ask(&args.place.door()?, Method::POST, "/reload", None)?;
+    let (status, said) = ask(&args.gateway.endpoint()?, Method::POST, "/reload", None)?;
     output.json(&said);
     match status {
         StatusCode::OK => {
@@ -239,7 +90,7 @@ pub(crate) fn reload(args: &ReloadArgs, output: Output) -> Result<Exit, CliError
 
 /// Runs `countersign drain`.
 pub(crate) fn drain(args: &DrainArgs, output: Output) -> Result<Exit, CliError> {
-    let (status, said) = ask(&args.place.door()?, Method::POST, "/drain", None)?;
+    let (status, said) = ask(&args.gateway.endpoint()?, Method::POST, "/drain", None)?;
     if status != StatusCode::ACCEPTED {
         return Err(CliError::failed(text(&said, "error")));
     }
@@ -249,27 +100,6 @@ pub(crate) fn drain(args: &DrainArgs, output: Output) -> Result<Exit, CliError> 
         shown(&said, "connections")
     ));
     Ok(Exit::Done)
-}
-
-pub(super) fn text<'v>(document: &'v Value, key: &str) -> &'v str {
-    document.get(key).and_then(Value::as_str).unwrap_or("")
-}
-
-/// A value for a person, safe on a terminal.
-pub(super) fn shown(document: &Value, key: &str) -> String {
-    match document.get(key) {
-        None | Some(Value::Null) => "none".to_owned(),
-        Some(Value::String(text)) => printable_within(text, 1024),
-        Some(other) => printable_within(&other.to_string(), 1024),
-    }
-}
-
-pub(super) fn items<'v>(document: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
-    document
-        .get(key)
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
 }
 
 fn report(said: &Value) -> String {
@@ -347,26 +177,4 @@ fn report(said: &Value) -> String {
         }
     }
     report
-}
-
-/// One request and its answer; with a document where there is one to send.
-pub(super) fn ask(
-    door: &Door,
-    method: Method,
-    path: &str,
-    document: Option<&Value>,
-) -> Result<(StatusCode, Value), CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(CliError::failed)?;
-    runtime.block_on(async {
-        match tokio::time::timeout(PATIENCE, exchange(door, method, path, document)).await {
-            Ok(answered) => answered,
-            Err(_) => Err(CliError::failed(format_args!(
-                "{door}: no answer within {} seconds",
-                PATIENCE.as_secs()
-            ))),
-        }
-    })
 }

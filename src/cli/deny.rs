@@ -1,5 +1,5 @@
 //! `countersign deny add | list | remove`: the deny list of a running gateway,
-//! through its private socket, or from afar with an operator's certificate.
+//! through its private socket, or over the network with an operator's certificate.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,10 +8,12 @@ use clap::{Args, Subcommand};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::control::{AdminFiles, At, Place, ask, items, shown, text};
-use super::words::moment;
-use super::{CliError, Exit, Output, chain};
-use crate::admin::Denial;
+use super::common::admin_client::{ask, items, shown, text};
+use super::common::certificate_files;
+use super::common::format::moment;
+use super::common::gateway_args::{AdminCertArgs, GatewayArgs, LocationArgs};
+use super::common::output::{CliError, Exit, Output};
+use crate::admin::NewDenyEntry;
 use crate::clock;
 use crate::crypto;
 use crate::identity::text::hex;
@@ -59,9 +61,9 @@ Exit code 0: it counts. 2: the entry means nothing, or there is no [deny_list]. 
 refuses this operator. 1: not reachable, or the file cannot be written; then nothing has changed.")]
 struct AddArgs {
     #[command(flatten)]
-    at: At,
+    at: LocationArgs,
     #[command(flatten)]
-    operator: AdminFiles,
+    operator: AdminCertArgs,
     #[command(flatten)]
     target: Target,
     /// The issuer that goes with --serial, in the form of audit lines (RFC 4514).
@@ -98,7 +100,7 @@ struct Target {
   countersign deny list --json")]
 struct ListArgs {
     #[command(flatten)]
-    place: Place,
+    gateway: GatewayArgs,
 }
 
 #[derive(Debug, Args)]
@@ -111,7 +113,7 @@ struct RemoveArgs {
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    place: Place,
+    gateway: GatewayArgs,
 }
 
 /// Runs `countersign deny`.
@@ -125,7 +127,7 @@ pub(crate) fn run(args: &DenyArgs, output: Output) -> Result<Exit, CliError> {
 
 fn add(args: &AddArgs, output: Output) -> Result<Exit, CliError> {
     let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
-    let denial = Denial {
+    let denial = NewDenyEntry {
         target: args.target.read(args.issuer.as_deref())?,
         reason: args.reason.clone(),
         expires_at: args
@@ -133,8 +135,8 @@ fn add(args: &AddArgs, output: Output) -> Result<Exit, CliError> {
             .map(|lifetime| now.saturating_add(lifetime.as_seconds())),
     };
     let document = json!(denial);
-    let door = args.at.door(args.operator.credential())?;
-    let (status, said) = ask(&door, Method::POST, "/deny", Some(&document))?;
+    let endpoint = args.at.endpoint(args.operator.credential())?;
+    let (status, said) = ask(&endpoint, Method::POST, "/deny", Some(&document))?;
     match status {
         StatusCode::CREATED => {}
         StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::BAD_REQUEST => {
@@ -164,7 +166,7 @@ impl Target {
             });
         }
         if let Some(file) = &self.cert {
-            let certificates = chain::certificates_beside_key(file)?;
+            let certificates = certificate_files::certificates_beside_key(file)?;
             let first = certificates.first().map(|der| crypto::sha256(der));
             return Ok(DenyTarget::Thumbprint {
                 thumbprint: hex(&first.unwrap_or_default()),
@@ -183,7 +185,7 @@ impl Target {
 }
 
 fn list(args: &ListArgs, output: Output) -> Result<Exit, CliError> {
-    let (status, said) = ask(&args.place.door()?, Method::GET, "/deny", None)?;
+    let (status, said) = ask(&args.gateway.endpoint()?, Method::GET, "/deny", None)?;
     if status == StatusCode::CONFLICT {
         return Err(CliError::usage(text(&said, "error")));
     }
@@ -215,7 +217,7 @@ fn remove(args: &RemoveArgs, output: Output) -> Result<Exit, CliError> {
         ));
     }
     let path = format!("/deny/{}", args.id);
-    let (status, said) = ask(&args.place.door()?, Method::DELETE, &path, None)?;
+    let (status, said) = ask(&args.gateway.endpoint()?, Method::DELETE, &path, None)?;
     match status {
         StatusCode::OK => {
             output.json(&said);

@@ -1,9 +1,9 @@
 //! `countersign init`: everything a first gateway needs, in one directory.
 //!
 //! Makes an authority, certificates for the gateway and one caller, a signing
-//! key and a commented configuration. What these are is decided by
-//! [`crate::pki`], [`crate::assertion`] and [`crate::config`]; this file knows
-//! the order.
+//! key and a commented configuration. [`crate::pki`],
+//! [`crate::assertion`] and [`crate::config`] decide what these are; this file decides the
+//! order.
 
 use std::fs;
 use std::io;
@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::pki::passphrase::PassphraseArgs;
-use super::words::{absolute, moment, shell};
-use super::{CliError, Exit, Output};
+use super::common::format::{absolute, moment, shell};
+use super::common::output::{CliError, Exit, Output};
+use super::common::passphrase::PassphraseArgs;
 use crate::assertion::{SigningAlgorithm, SigningKeyRing, key_directory};
 use crate::clock;
 use crate::config::{self, Starter};

@@ -11,8 +11,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::words::{absolute, moment, shell};
-use super::{CliError, Exit, Output};
+use super::common::format::{absolute, moment, shell};
+use super::common::output::{CliError, Exit, Output};
 use crate::assertion::key_directory::{self, ListedKey};
 use crate::assertion::key_record::KeyState;
 use crate::assertion::{KeyRingError, SigningAlgorithm};

@@ -1,33 +1,46 @@
-//! The command line: one file per command, one table of exit codes.
+//! The command line. Commands turn arguments into calls of the modules below and must not
+//! decide anything that those modules decide. They print results on standard output and
+//! everything else on standard error.
 //!
-//! Commands print results on standard output and everything else on standard
-//! error. They turn arguments into calls of the modules below and must not
-//! decide anything those modules decide.
+//! - `api_key`: makes API keys
+//! - `assertion`: verifies or shows an assertion
+//! - `control`: `status`, `reload` and `drain` of a running gateway
+//! - `deny`: the deny list of a running gateway
+//! - `init`: makes certificates, a signing key and a configuration
+//! - `keys`: makes, rotates and lists the keys that sign assertions
+//! - `reasons`: says what reason codes mean
+//! - `serve`: runs the gateway
+//! - `token`: verifies access tokens
+//!
+//! Below, from top to bottom; a folder imports only from those after it:
+//!
+//! - `explain`: says what the gateway would do with a caller and a request, and why
+//! - `check`: loads a configuration without serving
+//! - `pki`: certificates and CRLs from a private authority
+//! - `probe`: connects as a caller and shows what the server does
+//! - `demo`: runs a throw-away gateway with everything around it
+//! - `common`: what several commands share
 
 pub mod api_key;
 pub mod assertion;
-mod chain;
 pub mod check;
+mod common;
 pub mod control;
 pub mod demo;
 pub mod deny;
-mod door;
 pub mod explain;
 pub mod init;
 pub mod keys;
-mod loading;
-mod onlooker;
-pub mod output;
 pub mod pki;
 pub mod probe;
 pub mod reasons;
 pub mod serve;
 pub mod token;
-mod words;
 
 use clap::{Parser, Subcommand};
 
-pub use output::{CliError, Exit, Output};
+pub use self::common::output;
+pub use self::common::output::{CliError, Exit, Output};
 
 /// A mutual-TLS identity gateway: callers prove who they are with a
 /// certificate, services get a signed assertion about every request.

@@ -9,9 +9,9 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{CliError, Exit, Output};
+use super::common::output::{CliError, Exit, Output};
 use crate::identity::text::printable;
-use crate::reason::{Category, Mender, ReasonCode};
+use crate::reason::{Category, FixedBy, ReasonCode};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -105,7 +105,7 @@ fn document(code: ReasonCode) -> Value {
             "number": alert.number(),
             "name": alert.name(),
         })),
-        "mender": code.mender().as_str(),
+        "mender": code.fixed_by().as_str(),
         "title": code.title(),
         "hint": code.hint(),
     })
@@ -135,7 +135,7 @@ fn explanation(code: ReasonCode) -> String {
         "{code}: {}\n\nWhat helps   {}\nWho          {}\nHTTP status  {}\ngRPC status  {}",
         code.title(),
         code.hint(),
-        mender(code.mender()),
+        mender(code.fixed_by()),
         code.status(),
         code.grpc_status(),
     );
@@ -145,12 +145,12 @@ fn explanation(code: ReasonCode) -> String {
     text
 }
 
-const fn mender(mender: Mender) -> &'static str {
+const fn mender(mender: FixedBy) -> &'static str {
     match mender {
-        Mender::Caller => "the caller",
-        Mender::Operator => "the gateway's operator",
-        Mender::Service => "the service's operator",
-        Mender::Time => "nobody: try again later",
+        FixedBy::Caller => "the caller",
+        FixedBy::Operator => "the gateway's operator",
+        FixedBy::Service => "the service's operator",
+        FixedBy::Time => "nobody: try again later",
     }
 }
 
@@ -196,7 +196,7 @@ fn markdown() -> String {
                 code.grpc_status(),
                 cell(code.title()),
                 cell(code.hint()),
-                mender(code.mender()),
+                mender(code.fixed_by()),
             );
         }
     }

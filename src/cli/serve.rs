@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CliError, Exit, Output, loading};
+use super::common::config_loading;
+use super::common::output::{CliError, Exit, Output};
 use crate::app::{self, AppError, Listeners};
 use crate::{config, telemetry};
 
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &ServeArgs, _output: Output) -> Result<Exit, CliError> {
         Some(path) => path.clone(),
         None => config::default_path().map_err(CliError::usage)?,
     };
-    let (loaded, _) = loading::inspect(&path)?;
+    let (loaded, _) = config_loading::inspect(&path)?;
     tracing::info!(config = %path.display(), "configuration loaded");
     let ready = |addresses: &app::Addresses| match &args.ready_file {
         Some(file) => app::write_ready_file(file, addresses).map_err(AppError::System),

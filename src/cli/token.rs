@@ -1,8 +1,6 @@
-//! `countersign token`: what the gateway thinks of an access token, offline, and
-//! having a running one forget what it thinks.
+//! `countersign token`: judges an access token as the gateway would, offline, and makes a
+//! running gateway forget what it remembers of tokens.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -12,8 +10,11 @@ use countersign_verify::jose::{
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::control::{Place, ask, shown, text};
-use super::{CliError, Exit, Output, chain};
+use super::common::admin_client::{ask, shown, text};
+use super::common::gateway_args::GatewayArgs;
+use super::common::output::{CliError, Exit, Output};
+use super::common::token_file::read_token;
+use super::common::{certificate_files, input};
 use crate::admin::Purge;
 use crate::authn::token::binding::CertificateBinding;
 use crate::authn::token::claims::{ClaimRules, DEFAULT_SKEW, Demands};
@@ -52,7 +53,7 @@ Reloads, rotated keys and changes of the deny list do the same by themselves.
 Exit code 0: forgotten. 3: the gateway refuses this operator. 1: not reachable.")]
 struct PurgeArgs {
     #[command(flatten)]
-    place: Place,
+    gateway: GatewayArgs,
     /// One token alone, by its hash in audit lines.
     #[arg(long, value_name = "HASH", allow_hyphen_values = true)]
     hash: Option<String>,
@@ -105,7 +106,7 @@ fn purge(args: &PurgeArgs, output: Output) -> Result<Exit, CliError> {
         hash: args.hash.clone(),
     });
     let (status, said) = ask(
-        &args.place.door()?,
+        &args.gateway.endpoint()?,
         Method::POST,
         "/tokens/purge",
         Some(&document),
@@ -122,6 +123,8 @@ fn purge(args: &PurgeArgs, output: Output) -> Result<Exit, CliError> {
 }
 
 fn verify(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
+    let files = [Some(&args.jwks), args.cert.as_ref(), Some(&args.token)];
+    input::check_one_stdin(files.into_iter().flatten().map(PathBuf::as_path))?;
     let keys = key_set(&args.jwks)?;
     let thumbprint = args.cert.as_deref().map(thumbprint).transpose()?;
     let token = read_token(&args.token)?;
@@ -191,8 +194,8 @@ fn judge(
         .map_err(explain)
 }
 
-/// A name that nothing can verify is an answer, not a usage error: whoever asks
-/// about `HS256` should hear that it is never accepted.
+/// A name that nothing can verify is a verdict, not a usage error: the message says that
+/// `HS256`, for example, is never accepted.
 fn algorithms(names: &[String]) -> Result<Vec<Algorithm>, Denial> {
     if names.is_empty() {
         return Ok(jwt::ALL_ALGORITHMS.to_vec());
@@ -241,41 +244,8 @@ fn report(token: &str, claims: Option<&TokenClaims>, output: Output) {
     output.json(&document);
 }
 
-fn read(path: &Path, most: usize) -> Result<Vec<u8>, CliError> {
-    let limit = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
-    let mut content = Vec::new();
-    let outcome = if path == Path::new("-") {
-        std::io::stdin()
-            .lock()
-            .take(limit)
-            .read_to_end(&mut content)
-    } else {
-        File::open(path).and_then(|file| file.take(limit).read_to_end(&mut content))
-    };
-    match outcome {
-        Ok(_) if content.len() > most => Err(CliError::usage(format_args!(
-            "{} has more than {most} bytes",
-            path.display()
-        ))),
-        Ok(_) => Ok(content),
-        Err(error) => Err(CliError::usage(format_args!(
-            "cannot read {}: {error}",
-            path.display()
-        ))),
-    }
-}
-
-/// The token without the line end that editors and shells put behind it. What
-/// is no text is no token, and too long a one is refused as such.
-pub(super) fn read_token(path: &Path) -> Result<String, CliError> {
-    let content = read(path, MAX_TOKEN_BYTES.saturating_mul(64))?;
-    let text = String::from_utf8_lossy(&content);
-    let line = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
-}
-
 fn key_set(path: &Path) -> Result<JwkSet, CliError> {
-    let mut content = read(path, MAX_JWK_SET_BYTES)?;
+    let mut content = input::read(path, MAX_JWK_SET_BYTES as u64)?;
     let unusable =
         |error| CliError::usage(format_args!("{} is not a JWK set: {error}", path.display()));
     let members = parse_object(&content, "key set").map_err(unusable)?;
@@ -286,7 +256,7 @@ fn key_set(path: &Path) -> Result<JwkSet, CliError> {
 }
 
 fn thumbprint(path: &Path) -> Result<[u8; 32], CliError> {
-    let chain = chain::certificates_beside_key(path)?;
+    let chain = certificate_files::certificates_beside_key(path)?;
     let leaf = chain.first().map_or(&[][..], AsRef::as_ref);
     crate::identity::LeafFacts::read(leaf)
         .map(|facts| facts.thumbprint)

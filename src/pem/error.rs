@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::Wanted;
+use super::block::Wanted;
 
 /// Why a PEM file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

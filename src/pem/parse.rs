@@ -20,7 +20,7 @@
 use base64ct::{Base64, Encoding as _};
 use zeroize::Zeroizing;
 
-use super::Block;
+use super::block::Block;
 use super::error::{Boundary, PemError, Problem};
 
 /// U+FEFF, which some editors put at the start of a file; after `cat` it stands

@@ -14,7 +14,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The caller; none on a route that authenticates nobody.
+    /// The caller; none on a route that authenticates no caller.
     #[must_use]
     pub const fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
@@ -66,7 +66,7 @@ impl Denial {
 /// Decides whether `principal` may use a route with this rule.
 ///
 /// # Errors
-/// The [`Denial`] to answer with.
+/// The [`Denial`] if the request is not permitted.
 pub fn decide(rule: &Rule, principal: Option<Principal>) -> Result<Permit, Denial> {
     if rule.authentication == Authentication::None {
         return Ok(Permit { principal: None });

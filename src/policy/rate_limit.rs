@@ -4,12 +4,12 @@
 //! conforming request (ITU-T I.371, the generic cell rate algorithm): no windows
 //! to sweep, no timers, no memory per key beyond its slot. The table is
 //! allocated once, 8 slots to a bucket with a lock of its own, 17 bytes a slot:
-//! 1,000,000 keys take 17 MB, or 36 MB in a table with room to spare
+//! 1,000,000 keys take 17 MB, or 36 MB in a table that is half empty
 //! ([`RateTable::new`] doubles and rounds up to a power of two).
 //!
-//! When a bucket is full the key with the most allowance left makes room. A
-//! flood of keys can so only ever hand back allowance to the keys that have used
-//! least of theirs; memory and time per request stay as they are.
+//! When a bucket is full the key with the most allowance left is evicted. So a flood of keys
+//! can only give allowance back to the keys that have used least of theirs; memory and time
+//! per request do not grow.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
@@ -130,7 +130,7 @@ struct Slot {
 #[derive(Debug)]
 pub struct RateTable {
     buckets: Box<[Mutex<[Slot; SLOTS]>]>,
-    /// Unknown to callers: nobody can choose keys that share a bucket.
+    /// Unknown to callers, so that they cannot choose keys that share a bucket.
     hasher: RandomState,
     origin: Instant,
 }
@@ -348,7 +348,7 @@ mod tests {
             .count();
         let each = started.elapsed() / 1_000_000;
         assert_eq!(refused, 0);
-        // Nearly all of them are still known; nobody else's state is disturbed.
+        // Nearly all of them are still known; the state of other keys is kept.
         let forgotten = (0..1_000_000_u32)
             .filter(|key| table.peek(key, &limit).allowed)
             .count();

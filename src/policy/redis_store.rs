@@ -3,9 +3,9 @@
 //!
 //! The algorithm is [`super::rate_limit::conforms`], written once more in Lua so
 //! that a count is one round trip and nothing happens between looking and
-//! counting; a test holds the two against each other. The time is the store's, so
-//! gateways need no common clock. A store that fails is left alone for a moment:
-//! no request waits for it then.
+//! counting; a test compares the two. The time is the store's, so that gateways need no
+//! common clock. After a failure the store is not used for a moment, and no request waits
+//! for it.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,9 +46,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct RedisSettings {
     /// `redis://`, `rediss://` or `redis+unix://`, without user and password.
     pub url: String,
-    /// The user, where there is one.
+    /// The user, if there is one.
     pub username: Option<String>,
-    /// The password, where there is one.
+    /// The password, if there is one.
     pub password: Option<Secret>,
     /// PEM: the authorities that may vouch for the store.
     pub roots: Option<Vec<u8>>,
@@ -87,7 +87,7 @@ impl RedisStore {
     /// [`BadStore`] when they make no client.
     pub fn new(settings: RedisSettings) -> Result<Self, BadStore> {
         let bad = |error: redis::RedisError| BadStore(error.to_string());
-        // The library takes the process's provider, which is this one everywhere.
+        // The library takes the provider of the process, which is the same in all modules.
         let _ = (*crypto::provider()).clone().install_default();
         let info = settings.url.as_str().into_connection_info().map_err(bad)?;
         let mut redis = info.redis_settings().clone();

@@ -1,4 +1,4 @@
-//! `Rule`: what a route demands of its callers. Default deny.
+//! `Rule`: what a route requires of its callers. Default deny.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ impl Authentication {
             Self::None => None,
             Self::Certificate | Self::All(_) => absent(self.methods()),
             Self::Any(methods) if methods.iter().any(|method| used.contains(method)) => None,
-            // What is asked for last is what a caller can most easily bring.
+            // Last comes the credential that a caller can get most easily.
             Self::Any(methods) => methods.iter().last(),
         }
     }

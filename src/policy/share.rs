@@ -1,10 +1,10 @@
 //! `Share`: how much of something scarce one caller may hold, and `Places`, which counts
 //! it by caller.
 //!
-//! A share is no wall. While more than half of a bound is free, every caller gets what it
-//! asks for, and a caller that is alone gets nearly all of it. Only when several callers
-//! hold more than half together does the share count, and it shrinks with what is left:
-//! however many callers ask for all they can get, some is left for the next one.
+//! A share is not a fixed limit. While more than half of a bound is free, every caller gets
+//! what it asks for, and a caller that is alone gets nearly all of it. Only when several
+//! callers hold more than half together does the share count, and it shrinks with what is
+//! left: however many callers ask for all they can get, some is left for the next one.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::identity::ShareKey;
 /// A caller that is alone leaves one part in so many free: the next caller needs it.
 const RESERVED_PART: u64 = 8;
 
-/// How often a request that waits looks whether its caller's share has grown.
+/// How often a waiting request checks whether its caller's share has grown.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Locks that the counts are spread over.
@@ -97,7 +97,7 @@ pub enum CallerLimit {
     BufferedBodies,
     /// Connections to one upstream.
     UpstreamConnections,
-    /// Questions to one token issuer.
+    /// Introspection requests to one token issuer.
     Introspection,
 }
 
@@ -120,8 +120,8 @@ impl CallerLimit {
 #[derive(Debug, Clone, Copy)]
 pub struct PlaceLimits {
     /// Most places of all callers together.
-    pub most: usize,
-    /// The number that shares are parts of; less than `most` if what the places stand for
+    pub max: usize,
+    /// The number that shares are parts of; less than `max` if what the places stand for
     /// is scarcer than the places.
     pub shared: usize,
     /// How much of `shared` one caller may hold.
@@ -171,13 +171,13 @@ impl Places {
         self.take(&mut shard, key, limits)
     }
 
-    /// Takes a place unless the caller has `most` of them already, however many are free.
+    /// Takes a place unless the caller has `max` of them already, however many are free.
     ///
     /// # Errors
     /// [`NoPlace::Caller`] if it has.
-    pub fn enter_below(self: &Arc<Self>, key: ShareKey, most: usize) -> Result<Place, NoPlace> {
+    pub fn enter_below(self: &Arc<Self>, key: ShareKey, max: usize) -> Result<Place, NoPlace> {
         let mut shard = self.shard(key);
-        if shard.get(&key).map_or(0, |held| held.count) >= most {
+        if shard.get(&key).map_or(0, |held| held.count) >= max {
             return Err(NoPlace::Caller);
         }
         shard.entry(key).or_default().count += 1;
@@ -256,7 +256,7 @@ impl Places {
         let others = total.saturating_sub(before + 1);
         // The first place of a caller needs room, and no share.
         let is_allowed = before == 0 || is_allowed(limits, before + 1, others);
-        if total > limits.most || !is_allowed {
+        if total > limits.max || !is_allowed {
             self.total.fetch_sub(1, Ordering::Relaxed);
             let share = limits.share.of(to_u64(limits.shared));
             let took_its_share = others > 0 && to_u64(before) >= share;

@@ -7,10 +7,10 @@ fn caller(name: &str) -> ShareKey {
     ShareKey::of_caller(&CallerName::Dns(name.into()))
 }
 
-fn limits(most: usize) -> PlaceLimits {
+fn limits(max: usize) -> PlaceLimits {
     PlaceLimits {
-        most,
-        shared: most,
+        max,
+        shared: max,
         share: Share::QUARTER,
     }
 }

@@ -1,9 +1,8 @@
-//! `Limiter`: how many requests whom a route allows, and how many failed
-//! authentications an address.
+//! `Limiter`: how many requests a route allows to each caller, and how many authentications of
+//! an address may fail.
 //!
-//! Counts in this process, or in a store that several gateways share. Whoever is
-//! counted must be known for sure: an identifier that anybody can write down
-//! would let strangers use up somebody else's allowance.
+//! Counts in this process, or in a store that several gateways share. Only proven identities
+//! are counted: with an unproven one, strangers could use up the allowance of another caller.
 
 use std::fmt;
 use std::hash::Hash;
@@ -67,7 +66,7 @@ impl RouteLimit {
     }
 }
 
-/// Somebody who is counted.
+/// By what requests are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted<'a> {
     /// A caller.
@@ -76,21 +75,21 @@ pub enum Counted<'a> {
     Subject(&'a str, &'a str),
     /// An API key's identifier.
     ApiKey(&'a str),
-    /// Everybody.
+    /// All callers together.
     Everybody,
     /// An address or network.
     Address(IpAddr),
 }
 
 impl<'a> Counted<'a> {
-    /// Whom an address stands for: whoever has one of IPv6 has 2^64.
+    /// Counts by address; in IPv6 by network, because a client with one address has 2^64.
     #[must_use]
     pub fn address(address: IpAddr) -> Self {
         Self::Address(address_network(address))
     }
 
-    /// Whom a limit counts an authenticated request to; nobody where the request
-    /// has no credential of that kind.
+    /// Returns by what a limit counts an authenticated request; nothing if the request has no
+    /// credential of that kind.
     #[must_use]
     pub fn of(per: Per, principal: &'a Principal) -> Option<Self> {
         match per {
@@ -117,7 +116,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// What to do when the shared store does not answer.
+/// What to do when the shared store does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnStoreFailure {
     /// Count in this process.
@@ -128,7 +127,7 @@ pub enum OnStoreFailure {
     Deny,
 }
 
-/// The shared store does not answer.
+/// The shared store does not respond.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store of rate limits does not answer: {0}")]
 pub struct StoreFailed(pub String);
@@ -144,7 +143,7 @@ pub trait SharedStore: fmt::Debug + Send + Sync {
     /// Asks on this runtime from now on.
     fn run_on(&self, runtime: &tokio::runtime::Handle);
 
-    /// Why it does not answer; none while it does.
+    /// Why it does not respond; none while it does.
     fn problem(&self) -> Option<String>;
 }
 
@@ -158,10 +157,10 @@ pub struct Limiter {
 
 /// A refusal by a limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exceeded {
+pub struct LimitDenial {
     /// The denial.
     pub denial: Box<Denial>,
-    /// What the limit says, where one does.
+    /// The state of the limit, if there is one.
     pub verdict: Option<(Verdict, RateLimit, &'static str)>,
 }
 
@@ -190,7 +189,7 @@ impl Limiter {
         &self.table
     }
 
-    /// The shared store, where there is one.
+    /// The shared store, if there is one.
     #[must_use]
     pub fn shared(&self) -> Option<&Arc<dyn SharedStore>> {
         self.shared.as_ref().map(|(store, _)| store)
@@ -200,32 +199,32 @@ impl Limiter {
     ///
     /// # Errors
     /// When it is one too many.
-    pub fn count(&self, limit: &RouteLimit, whom: Counted<'_>) -> Result<(), Exceeded> {
-        let verdict = self.table.take(&(limit.id, whom), &limit.limit);
+    pub fn count(&self, limit: &RouteLimit, key: Counted<'_>) -> Result<(), LimitDenial> {
+        let verdict = self.table.take(&(limit.id, key), &limit.limit);
         judge(verdict, limit)
     }
 
-    /// Counts a request in the shared store, or as is said for when that does not
-    /// answer; in this process where there is none.
+    /// Counts a request in the shared store, or as configured if that does not respond; in
+    /// this process if there is none.
     ///
     /// # Errors
-    /// When it is one too many, or cannot be counted and that is to refuse.
+    /// When it is one too many, or cannot be counted and is to be refused then.
     pub async fn count_shared(
         &self,
         limit: &RouteLimit,
-        whom: Counted<'_>,
-    ) -> Result<(), Exceeded> {
+        counted: Counted<'_>,
+    ) -> Result<(), LimitDenial> {
         let Some((store, on_failure)) = &self.shared else {
-            return self.count(limit, whom);
+            return self.count(limit, counted);
         };
         let mut key = limit.id.to_vec();
-        key.extend_from_slice(whom.text().as_bytes());
+        key.extend_from_slice(counted.text().as_bytes());
         let key = crypto::sha256(&key);
         match (store.take(&key, &limit.limit).await, on_failure) {
             (Ok(verdict), _) => judge(verdict, limit),
             (Err(_), OnStoreFailure::Allow) => Ok(()),
-            (Err(_), OnStoreFailure::Local) => self.count(limit, whom),
-            (Err(_), OnStoreFailure::Deny) => Err(Exceeded {
+            (Err(_), OnStoreFailure::Local) => self.count(limit, counted),
+            (Err(_), OnStoreFailure::Deny) => Err(LimitDenial {
                 denial: Box::new(Denial::new(
                     ReasonCode::Overloaded,
                     "requests cannot be counted at the moment",
@@ -235,19 +234,19 @@ impl Limiter {
         }
     }
 
-    /// Whether somebody may try to authenticate once more. Nothing is counted.
+    /// Whether an address or caller may try to authenticate once more. Nothing is counted.
     ///
     /// # Errors
     /// When that has failed too often.
-    pub fn may_authenticate(&self, whom: Counted<'_>) -> Result<(), Exceeded> {
-        let verdict = self.table.peek(&failed_key(whom), &self.failed);
+    pub fn may_authenticate(&self, key: Counted<'_>) -> Result<(), LimitDenial> {
+        let verdict = self.table.peek(&failed_key(key), &self.failed);
         if verdict.allowed {
             return Ok(());
         }
-        Err(Exceeded {
+        Err(LimitDenial {
             denial: Box::new(Denial::new(
                 ReasonCode::RateLimited,
-                match whom {
+                match key {
                     Counted::Address(_) => "too many failed authentications from this address",
                     _ => "too many failed authentications of this caller",
                 },
@@ -257,8 +256,8 @@ impl Limiter {
     }
 
     /// Counts a failed authentication.
-    pub fn failed(&self, whom: Counted<'_>) {
-        self.table.take(&failed_key(whom), &self.failed);
+    pub fn failed(&self, key: Counted<'_>) {
+        self.table.take(&failed_key(key), &self.failed);
     }
 }
 
@@ -272,16 +271,16 @@ impl Default for Limiter {
     }
 }
 
-fn failed_key(whom: Counted<'_>) -> impl Hash {
-    ("failed authentication", whom)
+fn failed_key(key: Counted<'_>) -> impl Hash {
+    ("failed authentication", key)
 }
 
-fn judge(verdict: Verdict, limit: &RouteLimit) -> Result<(), Exceeded> {
+fn judge(verdict: Verdict, limit: &RouteLimit) -> Result<(), LimitDenial> {
     if verdict.allowed {
         return Ok(());
     }
     let per = limit.per.as_str();
-    Err(Exceeded {
+    Err(LimitDenial {
         denial: Box::new(Denial::new(
             ReasonCode::RateLimited,
             format!("too many requests per {per}"),

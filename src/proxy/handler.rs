@@ -359,9 +359,9 @@ async fn forward_permitted(
 /// Returns the signal that ends a response because another caller needs its connection to
 /// the service.
 fn ends_for_another(upstream: &Upstream, sent: &UpstreamResponse) -> Option<EndsForAnother> {
-    let give_way = sent.lease.give_way()?;
-    let denial = forward::connection_needed(upstream.name());
-    Some(EndsForAnother { give_way, denial })
+    let preemption = sent.lease.preemption()?;
+    let denial = forward::preemption_denial(upstream.name());
+    Some(EndsForAnother { preemption, denial })
 }
 
 /// Adds a request to those in progress. Counts it as a tunnel of its caller if it may

@@ -2,7 +2,7 @@
 //!
 //! The beginning of the path is exchanged, segment by segment, after policy has
 //! decided and before anything is signed: the assertion names the path that the
-//! service sees. What follows the beginning is passed on octet by octet.
+//! service sees. What follows the beginning is passed on byte by byte.
 
 use std::fmt::{self, Write as _};
 
@@ -35,7 +35,7 @@ impl PathRewrite {
     ///
     /// # Errors
     /// When one of them has an empty or dot segment, a final slash, or characters
-    /// that would mean something else to someone else.
+    /// that other programs would read in another way.
     pub fn new(from: &str, to: &str) -> Result<Self, RewriteError> {
         let from = plain_segments(from).ok_or(RewriteError::From)?;
         plain_segments(to).ok_or(RewriteError::To)?;
@@ -55,7 +55,7 @@ impl PathRewrite {
     }
 
     /// The path to forward, for a path as it came that a covered pattern matched.
-    /// The query stays what it is. None where the path has too few segments, which
+    /// The query stays what it is. None if the path has too few segments, which
     /// a covered pattern does not match.
     #[must_use]
     pub fn apply(&self, target: &PathAndQuery) -> Option<PathAndQuery> {
@@ -109,8 +109,8 @@ fn plain_segments(path: &str) -> Option<Vec<&str>> {
     if rest.is_empty() {
         return Some(Vec::new());
     }
-    let is_plain = |octet: u8| {
-        octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.' | b'_' | b'~' | b'@' | b':')
+    let is_plain = |byte: u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'@' | b':')
     };
     rest.split('/')
         .map(|segment| {
@@ -186,7 +186,7 @@ mod tests {
 
     proptest! {
         /// Neither an empty nor a dot segment comes into being, and what follows
-        /// the prefix stays octet by octet.
+        /// the prefix stays byte by byte.
         #[test]
         fn only_the_beginning_changes(
             from in "(/[a-z.]{1,3}x){0,3}",

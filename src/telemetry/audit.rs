@@ -78,7 +78,7 @@ impl AuditWriter {
     /// # Errors
     /// When the file cannot be opened.
     pub fn to_file(path: &Path) -> io::Result<Self> {
-        // Where that is a pipe, opening it by its name would make a second end of it.
+        // If that is a pipe, opening it by its name would make a second end of it.
         if path == Path::new("/dev/stdout") {
             return Self::to_stdout();
         }
@@ -130,8 +130,8 @@ impl Drop for AuditWriter {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.writer.unpark();
         if let Some(thread) = self.thread.take() {
-            // A pipe without a reader, or a disk that does not answer, must not keep the
-            // process from ending.
+            // A pipe without a reader, or a disk that hangs, must not keep the process from
+            // ending.
             let began = Instant::now();
             while !thread.is_finished() && began.elapsed() < LAST_LINES {
                 thread::sleep(Duration::from_millis(5));
@@ -260,7 +260,7 @@ impl Batch {
         let written = self.bytes.get(..self.written).unwrap_or_default();
         let lines = written
             .iter()
-            .rposition(|octet| *octet == b'\n')
+            .rposition(|byte| *byte == b'\n')
             .map_or(0, |end| end + 1);
         self.bytes.drain(..lines);
         self.written -= lines;
@@ -269,7 +269,7 @@ impl Batch {
     /// Gives up on everything but the rest of a line that was begun.
     fn drop_unwritten(&mut self) {
         let rest = self.bytes.get(self.written..).unwrap_or_default();
-        let end = rest.iter().position(|octet| *octet == b'\n');
+        let end = rest.iter().position(|byte| *byte == b'\n');
         match end {
             Some(end) if self.written > 0 => self.bytes.truncate(self.written + end + 1),
             _ => self.bytes.clear(),
@@ -320,7 +320,7 @@ fn open(path: &Path) -> io::Result<File> {
         opened => opened?,
     };
     let file_type = file.metadata()?.file_type();
-    // Standard streams may be pipes: somebody reads them, or the process ends.
+    // Standard streams may be pipes: if their reader is gone, the process ends.
     let is_stream = path.starts_with("/dev") || path.starts_with("/proc");
     if file_type.is_fifo() && !is_stream {
         return Err(refused("a named pipe"));
@@ -365,10 +365,10 @@ pub(super) fn push_three_digits(line: &mut String, number: u32) {
 /// The caller as far as a record knows it.
 #[derive(Debug, Default, Serialize)]
 pub struct AuditCaller {
-    /// The caller's name; absent where none was established.
+    /// The caller's name; absent if none was established.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<String>,
-    /// The trust domain that vouched.
+    /// The trust domain of the identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<String>,
     /// Serial number of the leaf, lower-case hexadecimal.
@@ -395,13 +395,13 @@ pub struct HandshakeFailure<'a> {
     /// The load balancer that named the peer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,
-    /// The TLS server name asked for.
+    /// The TLS server name of the handshake.
     pub sni: Option<String>,
     /// Why.
     pub reason: &'static str,
     /// What exactly.
     pub detail: String,
-    /// The alert that was sent, by name, where one was.
+    /// The alert that was sent, by name, if one was.
     pub alert: Option<&'static str>,
     /// Subject of the presented leaf (RFC 4514).
     pub subject: Option<String>,
@@ -418,7 +418,7 @@ pub struct HandshakeFailure<'a> {
     /// Whether it resumed an earlier session, whose chain no longer held.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
-    /// The id of the presented chain, where chains are kept.
+    /// The id of the presented chain, if chains are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chain: Option<Arc<str>>,
     /// Milliseconds since the connection was accepted.

@@ -2,10 +2,9 @@
 //! each new one once, in a bounded number of files.
 //!
 //! A file is PEM as `--cert` takes it, with the server name and what was decided
-//! in lines before the first block. Admitted and refused chains have room of
-//! their own: a flood of junk pushes out junk only. One thread writes; a
-//! handshake never waits for a disk, and what comes faster than it can be
-//! written is left out.
+//! in lines before the first block. Admitted and refused chains have separate limits: a flood
+//! of refused chains evicts refused ones only. One thread writes; a handshake never waits for
+//! a disk, and chains that come faster than they can be written are left out.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -27,13 +26,13 @@ use crate::pem;
 use crate::secret::{Existing, write_private};
 
 /// Most chains that are kept of admitted callers, and of refused ones.
-const MOST: [(Verdict, usize); 2] = [(Verdict::Admitted, 10_000), (Verdict::Refused, 1_000)];
+const MAX_CHAINS: [(Verdict, usize); 2] = [(Verdict::Admitted, 10_000), (Verdict::Refused, 1_000)];
 /// Chains that may wait to be written.
 const WAITING: usize = 256;
 /// How often a chain that comes again is noted.
 const NOTED_EVERY: u64 = 3600;
 
-/// What became of a chain.
+/// How the handshake with a chain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Its handshake succeeded.
@@ -116,21 +115,21 @@ pub struct KeptChain {
 }
 
 impl ChainKeeper {
-    /// Keeps chains below a directory, which is made where there is none. The
-    /// thread ends with the keeper.
+    /// Keeps chains below a directory, which is made if there is none. The thread ends with
+    /// the keeper.
     ///
     /// # Errors
-    /// When the directory cannot be had.
+    /// When the directory cannot be made.
     pub fn start(directory: &Path) -> io::Result<Self> {
         let mut rooms = Vec::new();
-        for (verdict, most) in MOST {
+        for (verdict, max) in MAX_CHAINS {
             let path = directory.join(verdict.directory());
             fs::create_dir_all(&path)?;
             rooms.push(Room {
                 verdict,
                 files: oldest_first(&path)?,
                 path,
-                most,
+                max,
             });
         }
         let (queue, notes) = sync_channel(WAITING);
@@ -139,7 +138,7 @@ impl ChainKeeper {
             .spawn(move || write(&notes, &mut rooms))?;
         Ok(Self {
             queue,
-            noted: Cache::new(MOST.iter().map(|(_, most)| most).sum()),
+            noted: Cache::new(MAX_CHAINS.iter().map(|(_, max)| max).sum()),
         })
     }
 
@@ -183,7 +182,7 @@ struct Room {
     verdict: Verdict,
     path: PathBuf,
     files: VecDeque<PathBuf>,
-    most: usize,
+    max: usize,
 }
 
 fn oldest_first(directory: &Path) -> io::Result<VecDeque<PathBuf>> {
@@ -233,7 +232,7 @@ impl Room {
         }
         write_private(&path, text.as_bytes(), Existing::Replace)?;
         self.files.push_back(path);
-        while self.files.len() > self.most {
+        while self.files.len() > self.max {
             if let Some(oldest) = self.files.pop_front() {
                 let _ = fs::remove_file(oldest);
             }
@@ -248,7 +247,7 @@ impl Room {
 /// [`io::ErrorKind::NotFound`] when it was not kept, or not for so long.
 pub fn read(directory: &Path, id: &ChainId) -> io::Result<KeptChain> {
     let mut outcome = Err(io::ErrorKind::NotFound.into());
-    for (verdict, _) in MOST {
+    for (verdict, _) in MAX_CHAINS {
         let path = directory.join(verdict.directory());
         outcome = read_file(&path.join(format!("{}.pem", id.text())), id.clone());
         if outcome.is_ok() {
@@ -266,7 +265,7 @@ pub fn read(directory: &Path, id: &ChainId) -> io::Result<KeptChain> {
 pub fn admitted_since(
     directory: &Path,
     longest_ago: Duration,
-    most: usize,
+    max: usize,
 ) -> io::Result<Vec<KeptChain>> {
     let files = oldest_first(&directory.join(Verdict::Admitted.directory()))?;
     let since = clock::now().checked_sub(longest_ago);
@@ -276,14 +275,14 @@ pub fn admitted_since(
     });
     Ok(kept
         .take_while(|kept| since.is_none_or(|since| kept.seen >= since))
-        .take(most)
+        .take(max)
         .collect())
 }
 
 fn read_file(path: &Path, id: ChainId) -> io::Result<KeptChain> {
     let text = fs::read_to_string(path)?;
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
-    // The server name is the caller's word. Whatever it looks like, it is no part
+    // The server name comes from the caller. Whatever it contains, it must not become part
     // of the PEM text.
     let (name, rest) = text
         .strip_prefix("server name: ")
@@ -305,8 +304,8 @@ fn read_file(path: &Path, id: ChainId) -> io::Result<KeptChain> {
 mod tests {
     use super::*;
 
-    fn chain(octet: u8) -> Vec<CertificateDer<'static>> {
-        vec![vec![octet; 100].into(), vec![7; 65].into()]
+    fn chain(byte: u8) -> Vec<CertificateDer<'static>> {
+        vec![vec![byte; 100].into(), vec![7; 65].into()]
     }
 
     /// The writer is another thread.
@@ -348,15 +347,15 @@ mod tests {
             verdict: Verdict::Refused,
             path: folder.path().to_owned(),
             files: VecDeque::new(),
-            most: 3,
+            max: 3,
         };
         let ids: Vec<ChainId> = (0..5)
-            .map(|octet| {
+            .map(|byte| {
                 let note = Note {
-                    id: ChainId::of(&chain(octet)),
+                    id: ChainId::of(&chain(byte)),
                     verdict: Verdict::Refused,
                     sni: None,
-                    chain: chain(octet),
+                    chain: chain(byte),
                 };
                 room.keep(&note).unwrap();
                 note.id

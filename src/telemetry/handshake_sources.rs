@@ -1,5 +1,5 @@
 //! `HandshakeSources`: whether most handshakes come from one address, as they do behind a
-//! balancer that does not say for whom it connects.
+//! load balancer that does not send its clients' addresses.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use crate::identity::ShareKey;
 use crate::identity::share_key::address_network;
 
-/// Two of them are looked at: the one that lasts and the one before.
+/// Two periods count: the current one and the one before.
 const WINDOW: Duration = Duration::from_secs(30);
 /// Addresses that are counted at once. One with most handshakes is always among them.
 const MAX_COUNTED: usize = 16;
-/// With fewer handshakes than this there is nothing to say.
+/// With fewer handshakes than this nothing is reported.
 const MIN_HANDSHAKES: u64 = 30;
 
 /// Counts the handshakes of the last minute.

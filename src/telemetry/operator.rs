@@ -1,4 +1,4 @@
-//! `OperatorRecord`: what an operator did, or who was refused as one.
+//! `OperatorRecord`: what an operator did, or which peer was refused as one.
 
 use std::net::SocketAddr;
 
@@ -11,14 +11,14 @@ use crate::identity::LeafFacts;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
-/// Whoever operates the gateway.
+/// What is known of an operator.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct OperatorFacts {
     /// The identity of a certificate, or the user of this machine; absent where
     /// neither was proven.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,
-    /// The trust domain that vouched.
+    /// The trust domain of the identity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_domain: Option<String>,
     /// Address and port; absent on this machine's own socket.
@@ -50,8 +50,8 @@ impl OperatorFacts {
     }
 }
 
-/// One line of the audit log; dropping it writes it, so that a request that nobody
-/// waits for any longer leaves one too.
+/// One line of the audit log. Dropping it writes it, so that a request leaves a line also if
+/// its client is gone.
 #[derive(Debug)]
 pub struct OperatorRecord {
     sink: AuditSink,
@@ -68,7 +68,7 @@ struct Line {
     /// Method and path.
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<String>,
-    /// Of the answer; absent where none was given.
+    /// Of the response; absent if none was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,7 +104,7 @@ impl OperatorRecord {
         record
     }
 
-    /// Somebody is not let in, or not any longer.
+    /// A peer is not let in, or not any longer.
     #[must_use]
     pub fn refused(
         sink: &AuditSink,
@@ -119,14 +119,14 @@ impl OperatorRecord {
         record
     }
 
-    /// What went on was ended.
+    /// The connection was cut off.
     #[must_use]
     pub const fn cut(mut self) -> Self {
         self.line.decision = "cut";
         self
     }
 
-    /// How it was answered.
+    /// Records the status of the response.
     pub fn answered(&mut self, status: u16, detail: &str) {
         self.line.status = Some(status);
         self.line.detail = printable(detail);

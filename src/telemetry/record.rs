@@ -24,11 +24,11 @@ pub struct ConnectionFacts {
     pub peer: SocketAddr,
     /// The load balancer that named the peer.
     pub proxy: Option<SocketAddr>,
-    /// The TLS server name asked for, printable.
+    /// The TLS server name of the handshake, printable.
     pub sni: Option<Arc<str>>,
     /// Whether its TLS session was resumed.
     pub resumed: bool,
-    /// The id of its chain, where chains are kept.
+    /// The id of its chain, if chains are kept.
     pub chain: Option<Arc<str>>,
     json: OnceLock<String>,
 }
@@ -94,7 +94,7 @@ impl TraceId {
 /// How a request ended as far as the gateway decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
-    /// Nothing was decided before the request was gone.
+    /// The request was gone before a decision.
     Aborted,
     Allowed,
     Refused,
@@ -111,20 +111,20 @@ pub struct AuditRecord {
     request_id: Arc<str>,
     time: Duration,
     started: Instant,
-    /// Method, host and path as members of the line; empty where nothing is known.
+    /// Method, host and path as members of the line; empty if nothing is known.
     asked: String,
     peer_identity: Option<Arc<PeerIdentity>>,
     /// Names and hashes of what authenticated the request beside, or instead of,
     /// a certificate.
     credentials: Option<Box<CredentialFacts>>,
-    /// Under which name the gateway answers itself.
+    /// The name of the gateway's own response.
     answered_here: Option<&'static str>,
     decision: Decision,
     reason: Option<ReasonCode>,
     detail: Option<String>,
     status: Option<u16>,
     jti: Option<Box<str>>,
-    /// Those of attempts before: their assertions have left us too.
+    /// Those of earlier attempts: their assertions were sent too.
     earlier: Vec<Box<str>>,
     trace: Option<TraceId>,
     attempts: u32,
@@ -137,7 +137,7 @@ pub struct AuditRecord {
 
 #[derive(Debug, Clone, Serialize)]
 struct CredentialFacts {
-    /// The caller that they name; none where the certificate does.
+    /// The caller that they name; none if the certificate does.
     #[serde(skip)]
     caller: Option<String>,
     methods: String,
@@ -185,7 +185,7 @@ impl AuditRecord {
         }
     }
 
-    /// Our identifier of the request.
+    /// The gateway's identifier of the request.
     #[must_use]
     pub const fn request_id(&self) -> &Arc<str> {
         &self.request_id
@@ -229,13 +229,12 @@ impl AuditRecord {
         }
     }
 
-    /// The gateway itself answers, under this name. Counted like requests without
-    /// a route.
+    /// The gateway itself responds, under this name. Counted like requests without a route.
     pub const fn answered_here(&mut self, name: &'static str) {
         self.answered_here = Some(name);
     }
 
-    /// The request was allowed; `jti` is the assertion's, where it has one.
+    /// The request was allowed; `jti` is the assertion's, if it has one.
     pub fn allowed(&mut self, jti: Option<&str>) {
         self.decision = Decision::Allowed;
         self.jti = jti.map(Into::into);
@@ -247,7 +246,7 @@ impl AuditRecord {
         self.earlier.extend(self.jti.take());
     }
 
-    /// There is no answer to give any more, and why.
+    /// Records why no response can be sent any more.
     pub fn unanswered(&mut self, detail: &str) {
         self.detail = Some(printable(detail));
     }
@@ -257,7 +256,7 @@ impl AuditRecord {
         self.trace = trace;
     }
 
-    /// The transaction that goes on; a new one has the request's identifier.
+    /// The transaction that continues; a new one has the request's identifier.
     pub fn transaction(&mut self, transaction: &str) {
         self.transaction = Some(transaction.into());
     }
@@ -288,7 +287,7 @@ impl AuditRecord {
         self.upstream_duration = Some(after);
     }
 
-    /// The whole answer was handed over.
+    /// The whole response was handed over.
     pub const fn complete(&mut self) {
         self.complete = true;
     }
@@ -423,7 +422,7 @@ fn push_milliseconds(line: &mut String, name: &str, duration: Duration) {
     push_three_digits(line, duration.subsec_micros());
 }
 
-/// What every line about a certificate's holder says of it.
+/// The members that every line about a certificate has.
 fn caller_json(identity: &PeerIdentity) -> String {
     let mut members = String::new();
     push_members(&mut members, &audit_caller(identity));
@@ -472,8 +471,8 @@ impl<'a> ConnectionCut<'a> {
 }
 
 impl ConnectionCut<'_> {
-    /// What goes on was not cut: requests of it were refused before they could leave
-    /// a line of their own.
+    /// The connection was not cut off: its requests were refused before they could leave lines
+    /// of their own.
     #[must_use]
     pub const fn refused(mut self) -> Self {
         self.decision = "refused";

@@ -1,5 +1,5 @@
-//! Active health checks: each endpoint is asked every now and then whether it is
-//! well, whether or not requests come.
+//! Active health checks: each endpoint is asked at intervals whether it is healthy, whether
+//! or not requests come.
 //!
 //! They run beside the workers, on the control plane's runtime. A check opens a
 //! connection of its own, with the upstream's TLS and protocol.
@@ -9,35 +9,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::Scheme;
 use http::{HeaderValue, Request, StatusCode, Uri, Version};
 use http_body_util::Empty;
 
-use super::connect::{ConnectError, Opened, connect};
-use super::error::ServiceError;
-use super::{HttpProtocol, Upstream};
+use super::balance::Upstream;
+use super::config::HealthCheck;
+use super::config::target::HttpProtocol;
+use super::connection::connect::{Opened, connect};
+use super::connection::error::{ConnectError, ServiceError};
 use crate::telemetry::metrics::Metrics;
-
-/// How an upstream's endpoints are checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// What is asked for, with GET.
-    pub path: PathAndQuery,
-    /// How long from one check to the next.
-    pub interval: Duration,
-    /// How long an answer may take, connecting included.
-    pub timeout: Duration,
-    /// The statuses that say "well".
-    pub statuses: Vec<StatusCode>,
-    /// So many good answers in a row bring an endpoint back.
-    pub healthy: u32,
-    /// So many failures in a row take it out.
-    pub unhealthy: u32,
-}
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum CheckError {
     #[error("{0}")]
     Connect(#[from] ConnectError),
     #[error("no answer: {0}")]
@@ -65,14 +50,17 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
     loop {
         ticks.tick().await;
         let asked = tokio::time::timeout(check.timeout, ask(&upstream, index, &check)).await;
-        let outcome = asked.unwrap_or(Err(Failure::Late(check.timeout)));
+        let outcome = asked.unwrap_or(Err(CheckError::Late(check.timeout)));
         // The gateway's own want of descriptors says nothing of the endpoint.
-        if matches!(&outcome, Err(Failure::Connect(ConnectError::NoDescriptor))) {
+        if matches!(
+            &outcome,
+            Err(CheckError::Connect(ConnectError::NoDescriptor))
+        ) {
             continue;
         }
         if let Some(well) = streak.count(outcome.is_ok(), &check) {
-            let was_well = upstream.is_well(index);
-            upstream.found(index, well);
+            let was_well = upstream.is_healthy(index);
+            upstream.set_healthy(index, well);
             if was_well != well {
                 let name = upstream.name();
                 match &outcome {
@@ -83,7 +71,7 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
                 }
             }
         }
-        gauge.set(upstream.is_well(index));
+        gauge.set(upstream.is_healthy(index));
     }
 }
 
@@ -112,9 +100,9 @@ impl Streak {
     }
 }
 
-async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(), Failure> {
+async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(), CheckError> {
     let config = upstream.config();
-    let (addresses, endpoint) = upstream.place(index).ok_or(ConnectError::NoEndpoint)?;
+    let (addresses, endpoint) = upstream.location(index).ok_or(ConnectError::NoEndpoint)?;
     let connected = connect::<Empty<Bytes>>(addresses, config, None).await?;
     let authority = match &config.host {
         Some(host) => host.clone(),
@@ -152,12 +140,14 @@ async fn ask(upstream: &Upstream, index: usize, check: &HealthCheck) -> Result<(
     if check.statuses.contains(&status) {
         Ok(())
     } else {
-        Err(Failure::Status(status))
+        Err(CheckError::Status(status))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::uri::PathAndQuery;
+
     use super::*;
 
     #[test]

@@ -5,8 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Source, root, sources, word};
 
 /// Modules whose files are checked, each with its folders from top to bottom; `""` are the
-/// files above all folders. A folder may import only from folders after it.
+/// files above all folders. A folder may import only from folders after it. A name with a
+/// slash is a folder of sources outside `src`.
 const LAYERED: &[(&str, &[&str])] = &[
+    (
+        "cli",
+        &["", "explain", "check", "pki", "probe", "demo", "common"],
+    ),
+    ("app", &["", "reload"]),
     (
         "proxy",
         &[
@@ -19,6 +25,16 @@ const LAYERED: &[(&str, &[&str])] = &[
             "task",
         ],
     ),
+    ("admin", &[""]),
+    ("snapshot", &[""]),
+    ("route", &[""]),
+    ("assertion", &[""]),
+    (
+        "upstream",
+        &["", "pool", "balance", "connection", "limits", "config"],
+    ),
+    ("policy", &[""]),
+    ("telemetry", &["", "metrics"]),
     ("identity", &[""]),
     (
         "trust",
@@ -36,6 +52,13 @@ const LAYERED: &[(&str, &[&str])] = &[
             "", "fixtures", "files", "records", "signing", "lint", "store",
         ],
     ),
+    ("connection_slots", &[""]),
+    ("pem", &[""]),
+    ("h2_frames", &[""]),
+    ("crates/testkit/src", &[""]),
+    ("crates/testkit/src/bin/load", &[""]),
+    ("crates/testkit/src/bin/siege", &[""]),
+    ("crates/testkit/src/bin/soak", &[""]),
 ];
 
 /// Path of a module below the crate, for example `["proxy", "wire", "head"]`.
@@ -201,7 +224,10 @@ fn tree<'a>(text: &'a str, base: &[String], paths: &mut Vec<ModulePath>) -> &'a 
     }
     let name = word(text);
     if name.is_empty() {
-        // A glob, or the end of the input.
+        // A glob imports from the module before it.
+        if text.starts_with('*') {
+            paths.push(base.to_vec());
+        }
         return text.get(1..).unwrap_or_default();
     }
     let rest = &text[name.len()..];
@@ -219,8 +245,14 @@ fn tree<'a>(text: &'a str, base: &[String], paths: &mut Vec<ModulePath>) -> &'a 
     }
 }
 
-/// The files of one top-level module, named by their path below `src`.
+/// The files of one entry of the table, named by their path below the sources.
 fn files_of(module: &str) -> Vec<Source> {
+    if module.contains('/') {
+        // Programs in `bin` are entries of their own.
+        let mut files = sources(&root().join(module));
+        files.retain(|source| !source.name.starts_with("bin/"));
+        return files;
+    }
     let belongs = |name: &str| {
         let first = name.split('/').next().unwrap_or_default();
         first.strip_suffix(".rs").unwrap_or(first) == module

@@ -74,18 +74,25 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) {
     }
 }
 
-/// Without comment lines, and without the tests at the end.
+/// Without comment lines, declarations of test modules, and the tests at the end.
 fn production_code(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let tests = lines.windows(2).position(|pair| {
-        pair[0] == "#[cfg(test)]" && (pair[1].starts_with("mod ") || pair[1].starts_with("#["))
-    });
-    lines[..tests.unwrap_or(lines.len())]
-        .iter()
-        .filter(|line| !line.starts_with("//"))
-        .copied()
-        .collect::<Vec<_>>()
-        .join("\n")
+    let mut lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let is_test_module = |pair: &[&str]| pair[0] == "#[cfg(test)]" && is_module(pair[1]);
+    while let Some(at) = lines.windows(2).position(is_test_module) {
+        if lines[at + 1].ends_with(';') {
+            lines.drain(at..at + 2);
+        } else {
+            lines.truncate(at);
+        }
+    }
+    lines.retain(|line| !line.starts_with("//"));
+    lines.join("\n")
+}
+
+/// Whether a line declares a module, or has an attribute of one.
+fn is_module(line: &str) -> bool {
+    let line = line.strip_prefix("pub(crate) ").unwrap_or(line);
+    line.starts_with("mod ") || line.starts_with("#[")
 }
 
 /// Returns the words after `prefix` in `code`: `crate::word`, and each first
@@ -258,7 +265,8 @@ fn every_file_says_what_it_is_for() {
 #[test]
 fn imports_are_found_in_every_form() {
     let code = production_code(
-        "//! [`crate::cli`]\nuse crate::clock;\nuse crate::{reason::{A, B}, secret};\n\
+        "//! [`crate::cli`]\n#[cfg(test)]\nmod fixture;\nuse crate::clock;\n\
+         use crate::{reason::{A, B}, secret};\n\
          fn f() { crate::tls::g(); $crate::no(); }\n#[cfg(test)]\nmod tests {\nuse crate::app;\n}",
     );
     assert_eq!(

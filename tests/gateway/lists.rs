@@ -285,11 +285,9 @@ async fn a_server_that_does_not_answer_delays_no_other_list() {
     let client = gateway.client(HOST).with(&world.caller);
     assert_eq!(client.get("/a").await.unwrap().status, 200);
     silent.put(Item::Silence(Duration::from_secs(600)));
-    in_time("a fetch that does not end", async {
-        let asked = silent.asked();
-        while silent.asked() == asked {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let asked = silent.asked();
+    until("a fetch that does not end", async || {
+        silent.asked() != asked
     })
     .await;
     world.shelf.put(Item::Document(world.revoking(2)));

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use countersign_testkit::{Client, Connection, Crl, Echo, Gateway, Settings, TestCa, in_time};
+use countersign_testkit::{Client, Connection, Crl, Echo, Gateway, Settings, TestCa, until};
 use serde_json::Value;
 
 use crate::support::{
@@ -293,12 +293,7 @@ async fn a_list_stays_in_force_when_its_file_is_gone_or_set_back() {
 }
 
 pub(super) async fn refused(client: &Client) {
-    in_time("a refusal", async {
-        while client.get("/a").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until("a refusal", async || client.get("/a").await.is_err()).await;
     assert_eq!(client.refusal().await.alert(), Some(44));
 }
 
@@ -315,10 +310,8 @@ async fn a_list_whose_file_is_gone_ends_with_its_next_update() {
     let (gateway, client) = (&world.gateway, world.client());
     std::fs::remove_file(&lists.issuing).unwrap();
     readyz(gateway, "although no file holds it", true).await;
-    in_time("the end of the list", async {
-        while client.get("/a").await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    until("the end of the list", async || {
+        client.get("/a").await.is_err()
     })
     .await;
     gateway.audit().handshake("revocation-stale").await;
@@ -342,10 +335,8 @@ async fn a_certificate_and_its_key_take_effect_together() {
     );
     replace(&key, fresh.key_pem());
     readyz(&world.gateway, "material-unreadable", false).await;
-    in_time("the new certificate", async {
-        while world.client().connect().await.unwrap().server_certificate() == before {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    until("the new certificate", async || {
+        world.client().connect().await.unwrap().server_certificate() != before
     })
     .await;
 }

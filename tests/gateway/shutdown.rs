@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use countersign_testkit::client::get;
 use countersign_testkit::gateway::plain;
-use countersign_testkit::{Echo, Gateway, Protocol, Settings, TestCa, in_time};
+use countersign_testkit::{Echo, Gateway, Protocol, Settings, TestCa, in_time, until};
 use http_body_util::BodyExt as _;
 
 use crate::support::{BINARY, CALLER, HOST, World, named_pipe};
@@ -135,10 +135,8 @@ async fn a_log_without_a_reader_does_not_prevent_the_end_of_the_process() {
     drop(session);
     gateway.terminate().await;
     assert!(gateway.ended().await.success());
-    in_time("a word about it", async {
-        while !gateway.stderr().contains("the last ones are lost") {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    until("a word about it", async || {
+        gateway.stderr().contains("the last ones are lost")
     })
     .await;
     drop(reader);

@@ -270,7 +270,7 @@ fn wrong_usage_and_a_bad_assertion_have_different_exit_codes() {
         &[&missing[..], &["--issuer", ISSUER], &ORDERS].concat(),
         &token,
     )
-    .refused(1, "/nowhere/jwks.json");
+    .refused(2, "/nowhere/jwks.json");
     std::fs::write(&bench.jwks, "{\"keys\":[]}").unwrap();
     bench.verify(&token, &ORDERS).refused(2, "no usable key");
 }
@@ -336,5 +336,5 @@ fn inspecting_shows_everything_and_believes_nothing() {
     assert_eq!(run.json()["claims"], claims);
     assert_eq!(run.json()["header"]["typ"], "countersign+jwt");
     countersign(&["assertion", "inspect"], "rubbish").refused(3, "assertion-malformed");
-    countersign(&["assertion", "inspect", "/nowhere"], "").refused(1, "/nowhere");
+    countersign(&["assertion", "inspect", "/nowhere"], "").refused(2, "/nowhere");
 }

@@ -182,7 +182,7 @@ fn broken_certificates_are_marked() {
     let rubbish = authority.home.path().join("rubbish");
     std::fs::write(&rubbish, "rubbish").unwrap();
     inspect(&rubbish).refused(1, "no certificate");
-    inspect(&authority.home.path().join("absent")).refused(1, "cannot read");
+    inspect(&authority.home.path().join("absent")).refused(2, "cannot read");
 }
 
 fn export(authority: &Authority, arguments: &[&str]) -> Run {

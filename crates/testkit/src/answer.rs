@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use crate::client::{ConnectError, Protocol};
+use crate::protocol::{ConnectError, Protocol};
 
 /// Why there is no complete answer.
 #[derive(Debug)]
@@ -131,7 +131,16 @@ pub(crate) async fn collect(response: Response<Incoming>) -> Result<Answer, Call
     })
 }
 
-/// Names the host where the request does not: `Host` in HTTP/1.1, the
+/// A `GET` request for a path.
+///
+/// # Panics
+/// When the path is not one the `http` crate accepts.
+#[must_use]
+pub fn get(path: &str) -> Request<Bytes> {
+    Request::get(path).body(Bytes::new()).expect("a request")
+}
+
+/// Names the host if the request does not: `Host` in HTTP/1.1, the
 /// authority in HTTP/2.
 pub(crate) fn with_host(
     mut request: Request<Bytes>,

@@ -9,14 +9,15 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::bystander::Target;
-use crate::client::{Client, Protocol};
+use crate::client::Client;
 use crate::connection::Connection;
 use crate::http2;
+use crate::protocol::Protocol;
 
 /// How long an attacker waits for a reaction.
 const REACTION: Duration = Duration::from_millis(300);
 /// The longest that an attack may take.
-const LONGEST: Duration = Duration::from_secs(12);
+const MAX_DURATION: Duration = Duration::from_secs(12);
 /// The longest that an attacker waits for a response that it asked for.
 const RESPONSE: Duration = Duration::from_secs(8);
 
@@ -72,7 +73,7 @@ impl Attack {
     /// Attacks a service as this client.
     pub async fn run(self, client: &Client, target: &Target) {
         // Whether the attack gets to its end does not matter.
-        let _ = tokio::time::timeout(LONGEST, self.run_whole(client, target)).await;
+        let _ = tokio::time::timeout(MAX_DURATION, self.run_whole(client, target)).await;
     }
 
     async fn run_whole(self, client: &Client, target: &Target) {

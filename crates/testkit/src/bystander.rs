@@ -9,7 +9,8 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use tokio::task::JoinHandle;
 
-use crate::client::{Client, Protocol};
+use crate::client::Client;
+use crate::protocol::Protocol;
 use crate::until;
 
 /// The longest that a bystander waits for anything before that is harm.

@@ -1,124 +1,30 @@
-//! A TLS client whose every choice is the test's: certificate, server name,
-//! protocol version, application protocol, and the octets it sends.
+//! A TLS client whose every choice is the test's: certificate, server name, protocol version,
+//! application protocol, and the bytes it sends.
 //!
 //! It accepts any server certificate, because the names under test are often
 //! ones no certificate carries; [`Connection::server_certificate`] says which
 //! one was presented.
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+pub use crate::answer::get;
 use crate::answer::{Answer, CallError};
 use crate::connection::{Connection, RawAnswer, Session};
 use crate::credentials::Credentials;
 use crate::in_time;
-use crate::service::PieceBody;
+use crate::pieces::PieceBody;
+use crate::protocol::{ConnectError, Protocol, TlsVersion, provider};
 use crate::sessions::Sessions;
-
-/// The provider of the kit.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// TLS versions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsVersion {
-    /// TLS 1.2
-    V12,
-    /// TLS 1.3
-    V13,
-}
-
-impl TlsVersion {
-    /// Both, to loop over.
-    pub const BOTH: [Self; 2] = [Self::V12, Self::V13];
-}
-
-/// Application protocols.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/1.1
-    Http1,
-    /// HTTP/2
-    Http2,
-}
-
-impl Protocol {
-    /// Both, to loop over.
-    pub const BOTH: [Self; 2] = [Self::Http1, Self::Http2];
-
-    pub(crate) const fn alpn(self) -> &'static [u8] {
-        match self {
-            Self::Http1 => b"http/1.1",
-            Self::Http2 => b"h2",
-        }
-    }
-}
-
-/// Why there is no connection.
-#[derive(Debug)]
-pub enum ConnectError {
-    /// The server sent a TLS alert.
-    Alert(AlertDescription),
-    /// The server closed the connection without a word.
-    Closed,
-    /// Anything else.
-    Io(io::Error),
-}
-
-impl ConnectError {
-    pub(crate) fn from_io(error: io::Error) -> Self {
-        let alert = error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            .and_then(|inner| match inner {
-                rustls::Error::AlertReceived(alert) => Some(*alert),
-                _ => None,
-            });
-        match (alert, error.kind()) {
-            (Some(alert), _) => Self::Alert(alert),
-            (
-                None,
-                io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::BrokenPipe,
-            ) => Self::Closed,
-            (None, _) => Self::Io(error),
-        }
-    }
-
-    /// The number of the alert, where there was one.
-    #[must_use]
-    pub fn alert(&self) -> Option<u8> {
-        match self {
-            Self::Alert(alert) => Some(u8::from(*alert)),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Alert(alert) => write!(formatter, "alert {alert:?}"),
-            Self::Closed => formatter.write_str("closed"),
-            Self::Io(error) => write!(formatter, "{error}"),
-        }
-    }
-}
-
-impl std::error::Error for ConnectError {}
 
 /// How to connect to a gateway.
 #[derive(Debug, Clone)]
@@ -405,17 +311,6 @@ impl Client {
         let _ = connection.write(octets).await;
         Ok(connection.read_until_silent(silence).await)
     }
-}
-
-/// A `GET` request for a path.
-///
-/// # Panics
-/// When the path is not one the `http` crate accepts.
-#[must_use]
-pub fn get(path: &str) -> http::Request<Bytes> {
-    http::Request::get(path)
-        .body(Bytes::new())
-        .expect("a request")
 }
 
 /// Accepts every server, but checks that it has the key it shows.

@@ -12,9 +12,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::answer::{Answer, CallError, collect, with_host};
-use crate::client::{ConnectError, Protocol, get};
-use crate::service::PieceBody;
+use crate::answer::{Answer, CallError, collect, get, with_host};
+use crate::pieces::PieceBody;
+use crate::protocol::{ConnectError, Protocol};
 use crate::{DEADLINE, in_time};
 
 /// What came over a raw connection.

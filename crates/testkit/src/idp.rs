@@ -149,7 +149,7 @@ impl Idp {
     /// # Panics
     /// When there is no port to listen on, or the credentials are no good.
     pub async fn start_tls(credentials: &Credentials) -> Self {
-        let config = rustls::ServerConfig::builder_with_provider(crate::client::provider())
+        let config = rustls::ServerConfig::builder_with_provider(crate::protocol::provider())
             .with_safe_default_protocol_versions()
             .expect("protocol versions")
             .with_no_client_auth()

@@ -9,8 +9,8 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use time::{Duration, OffsetDateTime};
 
-use crate::ca::{KeyKind, next_serial};
 use crate::der;
+use crate::keys::{KeyKind, next_serial};
 
 /// What a leaf certificate says; the default is a good client certificate
 /// without any name.

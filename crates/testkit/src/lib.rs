@@ -11,25 +11,32 @@
 //! | [`credentials`] | [`Credentials`]: a chain and its key |
 //! | [`crl`] | revocation lists: empty, with entries, stale, from the future |
 //! | [`der`] | DER that certificate libraries refuse to write |
+//! | `keys` | keys and serial numbers of certificates |
 //! | [`client`] | [`Client`]: TLS to the gateway |
 //! | [`connection`] | [`Connection`]: h1, h2 and raw bytes over it |
+//! | `answer` | [`Answer`]: responses as tests see them |
+//! | `pieces` | request bodies that a test sends piece by piece |
+//! | `protocol` | TLS versions, application protocols, and why there is no connection |
+//! | `sessions` | TLS sessions that a client resumes |
 //! | [`http2`] | single h2 frames, for requests that no library would send |
-//! | [`echo`] | [`Echo`]: an upstream that answers what it received |
+//! | [`echo`] | [`Echo`]: an upstream that responds with what it received |
 //! | [`idp`] | [`Idp`]: an identity provider that can be told to misbehave |
 //! | [`relay`] | [`Relay`]: TLS with a client certificate for programs without |
-//! | [`Shelf`] | an https server with a document that changes |
-//! | [`scripted`] | [`Scripted`]: an upstream that answers given octets |
+//! | `shelf` | [`Shelf`]: an https server with a document that changes |
+//! | [`scripted`] | [`Scripted`]: an upstream that responds with given bytes |
 //! | [`service`] | [`Service`]: an upstream with TLS, h2 and streams |
 //! | [`switching`] | [`Switching`]: an upstream behind upgrades |
 //! | [`attacks`] | [`Attack`]: what a caller can do to others |
 //! | [`bystander`] | [`Bystander`]: a caller that notices whether it is harmed |
 //! | [`paced`] | [`Paced`]: a service for both |
 //! | [`program`] | [`Program`]: nginx, Envoy and scripts as services |
-//! | [`gateway`] | [`Gateway`]: the binary, its configuration and audit lines |
+//! | [`gateway`] | [`Gateway`]: the binary |
+//! | `settings` | [`Settings`]: its configuration |
+//! | `audit` | [`AuditLog`]: its audit lines |
 //! | [`skipped`] | what a test needs and a machine may lack |
 //!
-//! Whatever waits has a deadline ([`DEADLINE`]); whatever listens does so on a
-//! port of the system's choice, so that tests may run side by side.
+//! Every wait has a deadline ([`DEADLINE`]), and every listener a port of the system's choice,
+//! so that tests may run side by side.
 
 #![allow(
     clippy::unwrap_used,
@@ -63,6 +70,9 @@ pub mod switching;
 
 mod answer;
 mod audit;
+mod keys;
+mod pieces;
+mod protocol;
 mod sessions;
 mod settings;
 mod shelf;
@@ -75,7 +85,7 @@ pub use program::Program;
 pub use answer::{Answer, CallError};
 pub use audit::AuditLog;
 pub use ca::{Authority, AuthoritySpec, KeyKind, TestCa};
-pub use client::{Client, ConnectError, Protocol, TlsVersion};
+pub use client::Client;
 pub use connection::{Connection, RawAnswer, Session};
 pub use credentials::{Credentials, pem};
 pub use crl::Crl;
@@ -83,6 +93,7 @@ pub use echo::Echo;
 pub use gateway::{Gateway, StartFailure};
 pub use idp::{Fault, Idp, TokenKey};
 pub use leaf::Leaf;
+pub use protocol::{ConnectError, Protocol, TlsVersion};
 pub use relay::Relay;
 pub use scripted::{Afterwards, Scripted, read_head};
 pub use service::{Service, ServiceSpec};
@@ -98,7 +109,7 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 /// SHA-256, computed without the product's code.
 #[must_use]
 pub fn sha256(data: &[u8]) -> [u8; 32] {
-    let suite = client::provider()
+    let suite = protocol::provider()
         .cipher_suites
         .iter()
         .find_map(|suite| {
@@ -111,8 +122,8 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     hash.as_ref().try_into().expect("SHA-256 has 32 octets")
 }
 
-/// Waits until `condition` holds, which is looked at again and again because what it is
-/// about happens in another process or task.
+/// Waits until `condition` holds. It is polled, because it depends on another process or
+/// task.
 pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     in_time(what, async {
         while !condition().await {

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::client::Protocol;
+use crate::protocol::Protocol;
 
 /// The pause between two pieces of `/stream`.
 const TICK: Duration = Duration::from_millis(20);

@@ -3,14 +3,12 @@
 
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::{Body, Frame};
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Incoming;
@@ -26,8 +24,10 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::ca::TestCa;
-use crate::client::{Protocol, provider};
 use crate::credentials::Credentials;
+use crate::pieces::{Piece, Received};
+pub use crate::pieces::{PieceBody, pieces};
+use crate::protocol::{Protocol, provider};
 
 /// How a [`Service`] is reached.
 #[derive(Debug, Clone)]
@@ -365,31 +365,4 @@ fn stream_back(mut body: Incoming) -> Response<BoxBody<Bytes, hyper::Error>> {
         .header("content-type", "application/grpc")
         .body(Received(receiver).boxed())
         .expect("an answer")
-}
-
-/// A channel as a body.
-struct Received(mpsc::Receiver<Piece>);
-
-type Piece = Result<Frame<Bytes>, hyper::Error>;
-
-impl Body for Received {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.0.poll_recv(context)
-    }
-}
-
-/// A body for requests, sent piece by piece.
-pub type PieceBody = BoxBody<Bytes, hyper::Error>;
-
-/// A request body and the channel that feeds it.
-#[must_use]
-pub fn pieces() -> (mpsc::Sender<Result<Frame<Bytes>, hyper::Error>>, PieceBody) {
-    let (sender, receiver) = mpsc::channel(4);
-    (sender, Received(receiver).boxed())
 }

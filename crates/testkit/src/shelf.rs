@@ -45,7 +45,7 @@ impl Shelf {
     /// # Panics
     /// When it cannot listen.
     pub async fn start(credentials: &Credentials, item: Item) -> Self {
-        let config = rustls::ServerConfig::builder_with_provider(crate::client::provider())
+        let config = rustls::ServerConfig::builder_with_provider(crate::protocol::provider())
             .with_safe_default_protocol_versions()
             .expect("protocol versions")
             .with_no_client_auth()

@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::client::Protocol;
 use crate::credentials::Credentials;
+use crate::protocol::Protocol;
 use crate::scripted::read_head;
 use crate::service::acceptor;
 

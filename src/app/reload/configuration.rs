@@ -1,60 +1,21 @@
-//! Loading the configuration: who wants it, what became of it, and when it is tried
-//! again.
+//! Loads the configuration: why, with which outcome, and when it is tried again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{LONGEST_ANSWER, Reloader, UnitState};
+use super::announce::announce;
+use super::configuration_state::STALL_TIMEOUT;
+use super::reloader::Reloader;
+use super::unit_state::UnitState;
 use crate::admin::{ReloadOutcome, ReloadWaiters};
-use crate::config::{Loaded, Progress};
+use crate::config::Loaded;
 use crate::file_stamp::FileStamp;
 
-/// A load of the configuration during which material was put into service begins
-/// again, so often; then it is put off.
+/// Attempts at a load of the configuration during which material is put into service; then
+/// it is postponed.
 const MAX_ATTEMPTS: u32 = 5;
 /// The longest pause between attempts to load a configuration that was refused.
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// A load of the configuration that is under way.
-pub(super) struct ConfigurationLoad {
-    pub(super) why: &'static str,
-    pub(super) progress: Progress,
-    pub(super) began: Instant,
-    pub(super) waiters: ReloadWaiters,
-    /// How much material had come into service when it began.
-    pub(super) material: u64,
-    /// The state of the deny list then.
-    pub(super) denied: Option<u64>,
-}
-
-impl ConfigurationLoad {
-    /// Whether it waits for a file that does not answer.
-    pub(super) fn is_stalled(&self) -> bool {
-        self.began.elapsed() >= LONGEST_ANSWER && self.progress.reading().is_some()
-    }
-}
-
-/// Where loading the configuration stands.
-#[derive(Default)]
-pub(super) struct ConfigurationState {
-    /// Counts those that came into service: what was loaded for one is of no use for
-    /// the next.
-    pub(super) count: u64,
-    /// Numbers the loads.
-    pub(super) number: u64,
-    /// Loads that were left to their threads.
-    pub(super) left_behind: u32,
-    /// The stamp of the configuration file when it was last loaded, well or not.
-    pub(super) stamp: Option<FileStamp>,
-    pub(super) loading: Option<ConfigurationLoad>,
-    /// Why it is to be loaded next, and who waits for that.
-    pub(super) wanted: Option<&'static str>,
-    pub(super) waiters: ReloadWaiters,
-    pub(super) waiting_since: Option<Instant>,
-    pub(super) retry_at: Option<Instant>,
-    pub(super) failures: u32,
-    pub(super) attempts: u32,
-    pub(super) refused: Option<String>,
-}
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
 impl Reloader {
     pub(super) fn want_configuration(&mut self, why: &'static str, waiters: ReloadWaiters) {
@@ -109,7 +70,7 @@ impl Reloader {
             }
             return;
         }
-        crate::app::announce(&loaded.snapshot, &loaded.warnings);
+        announce(&loaded.snapshot, &loaded.warnings);
         let routes = loaded.snapshot.routes.routes().len();
         if let (Some(before), Some(after)) = (&denied, &loaded.snapshot.deny_list)
             && is_another
@@ -164,21 +125,21 @@ impl Reloader {
         state.attempts = 0;
         let pause = Duration::from_secs(1) * 2u32.saturating_pow(state.failures.min(10));
         state.failures = state.failures.saturating_add(1);
-        state.retry_at = Some(Instant::now() + pause.min(LONGEST_RETRY));
+        state.retry_at = Some(Instant::now() + pause.min(MAX_RETRY_PAUSE));
         self.report_refusal(why);
         let outcome: ReloadOutcome = Err(why.to_owned());
         waiters.answer(&outcome);
     }
 
-    /// Tells those who wait for a load of the configuration that does not come back.
-    pub(super) fn answer_those_who_wait(&mut self) {
+    /// Tells those who wait for a load of the configuration that it hangs.
+    pub(super) fn report_hanging_load(&mut self) {
         let Some(load) = &mut self.configuration.loading else {
             return;
         };
         let Some(file) = load.progress.reading() else {
             return;
         };
-        if load.began.elapsed() < LONGEST_ANSWER {
+        if load.began.elapsed() < STALL_TIMEOUT {
             return;
         }
         let why = format!(

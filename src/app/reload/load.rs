@@ -1,5 +1,5 @@
-//! Loads on threads of their own. A thread that a file system does not let come back
-//! holds up neither the others nor the end of the process: no task joins it.
+//! `Loader`: loads on threads of their own. A thread that hangs in a file system delays
+//! neither the others nor the end of the process: no task joins it.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::Event;
+use super::events::{Change, Done, Event, Proposal};
 use super::restart::check_replaces;
-use crate::config::{self, Loaded, LoadedUnit, Progress, Running, UnitError, UnitKey};
+use crate::config::{self, Progress, Running, UnitError, UnitKey};
 use crate::file_stamp::FileStamp;
-use crate::identity::TrustDomain;
 use crate::snapshot::{Settings, Snapshot};
 
 /// How long a file must have stayed the same before it is read, so that one that is
@@ -20,64 +19,6 @@ use crate::snapshot::{Settings, Snapshot};
 const SETTLE: Duration = Duration::from_millis(20);
 /// Files that never settle are read all the same: nothing delays a revocation.
 const MAX_SETTLING: u32 = 5;
-
-/// How a load ended.
-#[derive(Debug)]
-pub(super) enum Done {
-    /// A snapshot with one change.
-    Proposed(Box<Proposal>),
-    /// A unit cannot be used.
-    Failed {
-        key: UnitKey,
-        configuration: u64,
-        error: UnitError,
-    },
-    /// A trust domain could not be suspended.
-    NotSuspended(TrustDomain),
-    /// The configuration was loaded, or why not; and its file's stamp of before.
-    Configuration {
-        /// Which load it was.
-        number: u64,
-        outcome: Result<Box<Loaded>, String>,
-        stamp: Option<FileStamp>,
-    },
-}
-
-/// What is in service, with one change.
-#[derive(Debug)]
-pub(super) struct Proposal {
-    pub(super) change: Change,
-    /// Which configuration it was made for.
-    pub(super) configuration: u64,
-    /// The generation that it was made from: it lacks what came into service later.
-    pub(super) based_on: u64,
-    pub(super) snapshot: Snapshot,
-}
-
-/// One change of what is in service.
-#[derive(Debug)]
-pub(super) enum Change {
-    /// A unit of material was read.
-    Unit { key: UnitKey, loaded: LoadedUnit },
-    /// A trust domain's lists count no longer.
-    Suspension { domain: TrustDomain, since: i64 },
-}
-
-impl Change {
-    pub(super) const fn unit(&self) -> Option<&UnitKey> {
-        match self {
-            Self::Unit { key, .. } => Some(key),
-            Self::Suspension { .. } => None,
-        }
-    }
-
-    pub(super) fn apply(&self, running: &mut Running) {
-        match self {
-            Self::Unit { key, loaded } => running.replace(key, loaded),
-            Self::Suspension { domain, since } => running.suspend(domain, *since),
-        }
-    }
-}
 
 /// A unit to be read.
 pub(super) struct UnitJob {
@@ -87,7 +28,7 @@ pub(super) struct UnitJob {
     pub(super) configuration: u64,
 }
 
-/// Starts threads, and has their outcomes sent.
+/// Starts threads that send their outcomes.
 pub(super) struct Loader(UnboundedSender<Event>);
 
 impl Loader {
@@ -231,7 +172,7 @@ fn summary(errors: config::ConfigErrors) -> String {
         .join("; ")
 }
 
-/// What comes of work that may panic: then the process goes on as before.
+/// Does work that may panic. After a panic the process continues.
 fn without_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let said = panic

@@ -1,9 +1,10 @@
-//! What the operator is told about loads: problems in `/readyz`, `status` and the log.
+//! Reports problems of loads in `/readyz`, `status` and the log.
 
 use std::time::Duration;
 
-use super::load::Change;
-use super::{Reloader, Watched};
+use super::events::Change;
+use super::file_watch::Watched;
+use super::reloader::Reloader;
 use crate::admin::{Problem, ProblemCode};
 use crate::config::UnitKey;
 use crate::identity::TrustDomain;
@@ -19,7 +20,7 @@ const SUSPENDED_RETRY: Duration = Duration::from_millis(500);
 const SLOW_LOAD: Duration = Duration::from_secs(2);
 
 impl Reloader {
-    /// Says what is wrong with a unit, or that nothing is any more.
+    /// Reports what is wrong with a unit, or that nothing is any more.
     pub(super) fn report_unit(&mut self, key: &UnitKey) {
         let Some(unit) = self.units.get(key) else {
             return;
@@ -75,7 +76,7 @@ impl Reloader {
         });
     }
 
-    /// Says which files are not watched because their file system does not answer.
+    /// Reports the files that are not watched because their file system hangs.
     pub(super) fn report_stalls(&self) {
         let readiness = &self.parts.readiness;
         let mut subjects = Vec::new();
@@ -205,7 +206,7 @@ impl Reloader {
             .map(UnitKey::trust_domain)
             .collect();
         for key in stalled.iter().chain(&suspended) {
-            // What does not answer shows when it is read.
+            // A file that hangs is noticed when it is read.
             if let Some(unit) = self.units.get_mut(key) {
                 unit.want_within(SUSPENDED_RETRY);
             }

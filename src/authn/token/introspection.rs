@@ -77,7 +77,7 @@ pub struct Introspector {
 /// How callers share the exchanges with one issuer.
 const PLACES: PlaceLimits = PlaceLimits {
     // The client bounds them.
-    most: usize::MAX,
+    max: usize::MAX,
     shared: MAX_EXCHANGES,
     share: Share::QUARTER,
 };

@@ -11,14 +11,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::impact::{Outlook, WouldRefuse, outlook};
-use crate::cli::CliError;
+use crate::cli::common::output::CliError;
 use crate::config::Loaded;
 use crate::telemetry::chains::{self, ChainId};
 
-/// Longest line that is looked at.
+/// Most bytes of a line that is read.
 const MAX_LINE: u64 = 64 * 1024;
 
-/// What of an audit line counts here.
+/// The members of an audit line that are used here.
 #[derive(Deserialize)]
 struct Line {
     event: String,
@@ -28,7 +28,7 @@ struct Line {
     chain: Option<String>,
 }
 
-/// What comes of the callers of a log.
+/// The decisions about the callers of a log.
 #[derive(Debug, Default)]
 pub(super) struct Preview {
     log: String,

@@ -1,4 +1,4 @@
-//! The demo's service: verifies the assertion and answers what it saw.
+//! The demo's service: verifies the assertion and responds with what it received.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 
 /// Most bytes of a body that are echoed.
-const MOST_BODY: usize = 64 * 1024;
+const MAX_BODY: usize = 64 * 1024;
 
 /// A bound echo service that is not serving yet.
 pub(super) struct Echo {
@@ -92,7 +92,7 @@ async fn answer(
             .map_err(|_| countersign_verify::VerifyError::RequestUnclear)?;
         verifier.verify(token, &about)
     });
-    let body = Limited::new(body, MOST_BODY).collect().await;
+    let body = Limited::new(body, MAX_BODY).collect().await;
     let body = body
         .map(http_body_util::Collected::to_bytes)
         .unwrap_or_default();
@@ -124,7 +124,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Each name with its value, or all its values where there are several.
+/// Each name with its value, or all its values if there are several.
 fn by_name(headers: &HeaderMap) -> Map<String, Value> {
     headers
         .keys()

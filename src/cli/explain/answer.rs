@@ -1,4 +1,4 @@
-//! What an explanation is made of: its steps, and the caller's answer.
+//! What an explanation consists of: its steps, and what the caller gets.
 
 use http::{Method, Uri};
 use rustls_pki_types::CertificateDer;
@@ -9,15 +9,15 @@ use crate::authn::Presented;
 use crate::identity::text::printable;
 use crate::reason::{ReasonCode, TlsAlert};
 
-/// What is asked about.
+/// The request that is explained.
 pub(super) struct Question<'a> {
     pub(super) chain: &'a [CertificateDer<'static>],
     /// With scheme and authority.
     pub(super) url: Option<&'a Uri>,
     pub(super) method: &'a Method,
-    /// `Authorization`, where there is a token.
+    /// `Authorization`, if there is a token.
     pub(super) presented: &'a Presented,
-    /// The URL says no more than the server name.
+    /// The URL contains only the server name.
     pub(super) handshake_only: bool,
 }
 
@@ -61,11 +61,11 @@ pub(super) struct Step {
 #[derive(Debug, Serialize)]
 #[serde(tag = "result", rename_all = "lowercase")]
 pub(super) enum Answer {
-    /// The handshake succeeds, and nothing else was asked.
+    /// The handshake succeeds, and there is no request.
     Connected,
-    /// The service's answer.
+    /// The service's response.
     Forwarded { upstream: String },
-    /// An answer of the gateway itself.
+    /// A response of the gateway itself.
     Here { status: u16 },
     /// A refusal: an alert in the handshake, or a status.
     Refused {
@@ -102,7 +102,7 @@ impl Answer {
             reason: reason.as_str(),
             detail: printable(detail),
             hint: reason.hint(),
-            mender: reason.mender().as_str(),
+            mender: reason.fixed_by().as_str(),
         }
     }
 }
@@ -114,7 +114,7 @@ pub(super) struct Alert {
     pub(super) name: &'static str,
 }
 
-/// All steps up to the first refusal, and what comes of it.
+/// All steps up to the first refusal, and what the caller gets.
 #[derive(Debug)]
 pub(super) struct Explanation {
     pub(super) steps: Vec<Step>,

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::answer::{Answer, Question, Verdict};
 use super::judge::Way;
 use crate::authn::ConnectionProof;
-use crate::cli::chain;
-use crate::cli::words::moment;
+use crate::cli::common::certificate_files;
+use crate::cli::common::format::moment;
 use crate::clock;
 use crate::crypto;
 use crate::identity::text::{hex, printable};
@@ -224,7 +224,7 @@ impl Way<'_> {
             .filter(|said| said.name == domain)
             .flat_map(|said| &said.roots);
         for root in roots {
-            let Ok(found) = chain::certificates(Path::new(&root.file)) else {
+            let Ok(found) = certificate_files::certificates(Path::new(&root.file)) else {
                 continue;
             };
             let Some(der) = found

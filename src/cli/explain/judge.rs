@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Explanation, Question, Step, Verdict};
 use crate::assertion::signer::RequestBinding;
 use crate::authn::ConnectionProof;
-use crate::cli::words::moment;
+use crate::cli::common::format::moment;
 use crate::clock;
 use crate::config::Inventory;
 use crate::identity::text::printable;
@@ -33,11 +33,11 @@ pub(super) struct Way<'a> {
     pub(super) inventory: &'a Inventory,
     steps: Vec<Step>,
     claims: Option<Map<String, Value>>,
-    /// Fetches keys where a token needs them.
+    /// Fetches keys if a token needs them.
     runtime: Option<&'a tokio::runtime::Runtime>,
 }
 
-/// The caller's address is not among what is asked about.
+/// Stands for the caller's address, which is not part of the question.
 const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
 /// Explains what the gateway does with a question.
@@ -99,7 +99,7 @@ impl Way<'_> {
         }
     }
 
-    /// Notes a refusal on its way out.
+    /// Records a refusal and returns it.
     fn refuse(&mut self, name: &'static str, refusal: Refusal) -> Refusal {
         let denial = &refusal.denial;
         let detail = printable(&denial.detail);
@@ -235,7 +235,7 @@ impl Way<'_> {
     }
 
     /// Signs what the gateway would sign and keeps the claims; the signature is
-    /// thrown away, so that nothing printed here can be used.
+    /// dropped, so that nothing printed here can be used.
     fn assertion(
         &mut self,
         method: &Method,

@@ -1,5 +1,5 @@
-//! `countersign explain --audit FILE --request-id ID`: a past decision once more,
-//! by the chain that was kept of its caller.
+//! `countersign explain --audit FILE --request-id ID`: makes a past decision
+//! again, with the chain that was kept of its caller.
 
 use std::path::Path;
 
@@ -8,13 +8,13 @@ use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::CliError;
 use crate::cli::check::against::for_each_line;
+use crate::cli::common::output::CliError;
 use crate::config::Loaded;
 use crate::identity::text::printable;
 use crate::telemetry::chains::{self, ChainId};
 
-/// A line of the log that can be asked about again.
+/// A line of the log whose decision can be made again.
 #[derive(Deserialize)]
 struct Line {
     event: String,
@@ -39,14 +39,14 @@ pub(super) struct Past {
     /// The line as it was written.
     pub(super) line: Value,
     pub(super) chain: Vec<CertificateDer<'static>>,
-    /// What was asked for; of a refused handshake the host alone.
+    /// The URL; of a refused handshake the host alone.
     pub(super) url: Option<Uri>,
     pub(super) method: Method,
     /// Whether it got as far as a request.
     pub(super) is_request: bool,
 }
 
-/// Finds a decision by its request id, or by its connection id where the handshake
+/// Finds a decision by its request id, or by its connection id if the handshake
 /// was refused.
 pub(super) fn find(log: &Path, id: &str, loaded: &Loaded) -> Result<Past, CliError> {
     let Some(directory) = &loaded.settings.audit_chains else {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::passphrase::PassphraseArgs;
-use super::with_remedy;
-use super::words::absolute;
-use crate::cli::{CliError, Exit, Output};
+use super::authority::with_remedy;
+use crate::cli::common::format::absolute;
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::cli::common::passphrase::PassphraseArgs;
 use crate::pki::Pki;
 use crate::pki::export::{self, ChainFile, Pkcs12Cipher};
 

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::with_remedy;
-use super::words::absolute;
-use crate::cli::{CliError, Exit, Output};
+use super::authority::with_remedy;
+use crate::cli::common::format::absolute;
+use crate::cli::common::output::{CliError, Exit, Output};
 use crate::pki::{Pki, fixtures};
 
 const EXAMPLES: &str = "\

@@ -1,4 +1,4 @@
-//! What commands that keep running have in common: waiting, and calling others.
+//! Waits between runs of a command that keeps running, and runs shell commands.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,8 +22,8 @@ pub(super) fn run(command: &str, environment: &[(&str, PathBuf)]) -> Result<(), 
     }
 }
 
-/// Sleeps for an interval, give or take a tenth, so that a fleet does not come
-/// all at once.
+/// Sleeps for an interval, give or take a tenth, so that many machines do not act
+/// at the same moment.
 pub(super) fn sleep_about(interval: Lifetime) {
     std::thread::sleep(jittered(interval));
 }

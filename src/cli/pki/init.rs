@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::passphrase::PassphraseArgs;
-use super::with_remedy;
-use super::words::{absolute, moment, shell};
-use crate::cli::{CliError, Exit, Output};
+use super::authority::with_remedy;
+use crate::cli::common::format::{absolute, moment, shell};
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
 use crate::config;
 use crate::identity::TrustDomain;

@@ -7,12 +7,15 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::live;
-use super::passphrase::PassphraseArgs;
-use super::words::read_file_or_stdin;
-use crate::cli::{CliError, Exit, Output};
+use crate::cli::common::input;
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::cli::common::passphrase::PassphraseArgs;
 use crate::identity::text::printable;
 use crate::pki::inspect::{Item, inspect, needs_passphrase};
 use crate::pki::lint::Severity;
+
+/// Most bytes of a file: a CRL of some hundred thousand entries.
+const MAX_FILE: u64 = 64 << 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,7 +55,7 @@ pub(super) fn run(args: &InspectArgs, output: Output) -> Result<Exit, CliError> 
         output.say(&server);
         return Ok(show(&server.items, output));
     }
-    let content = read_file_or_stdin(&args.file)?;
+    let content = input::read(&args.file, MAX_FILE)?;
     let passphrase = needs_passphrase(&content)
         .then(|| args.passphrase.open(&args.file))
         .transpose()?;

@@ -7,16 +7,20 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::passphrase::PassphraseArgs;
-use super::words::{absolute, moment, read_file_or_stdin, shell};
-use super::{open, profile, with_remedy};
-use crate::cli::{CliError, Exit, Output};
+use super::authority::{open, profile, with_remedy};
+use crate::cli::common::format::{absolute, moment, shell};
+use crate::cli::common::input;
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
 use crate::pki::signing::request::label_for;
 use crate::pki::{
     AuthorityName, CertificateProfile, IssueRequest, Issued, Lifetime, Pki, PkiError, RequestError,
     SubjectNames,
 };
+
+/// Most bytes of a list of names to issue for.
+const MAX_FILE: u64 = 64 << 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,7 +107,7 @@ pub(super) fn run(args: &IssueArgs, output: Output) -> Result<Exit, CliError> {
 fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = open(&args.dir)?;
     let profile = chosen(args, &pki)?;
-    let content = read_file_or_stdin(list)?;
+    let content = input::read(list, MAX_FILE)?;
     let text = str::from_utf8(&content)
         .map_err(|error| CliError::usage(format!("{} is not text: {error}", list.display())))?;
     let mut requests = Vec::new();
@@ -157,7 +161,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
     Ok(Exit::Done)
 }
 
-/// The request that a line of a list stands for.
+/// Makes the request for a line of a list.
 fn listed(
     name: &str,
     args: &IssueArgs,

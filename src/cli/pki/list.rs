@@ -7,8 +7,9 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::json;
 
-use super::words::{moment, now};
-use crate::cli::{CliError, Exit, Output};
+use super::times::now;
+use crate::cli::common::format::moment;
+use crate::cli::common::output::{CliError, Exit, Output};
 use crate::clock;
 use crate::identity::text::printable;
 use crate::pki::{Entry, Filter, Lifetime, Pki, Status};

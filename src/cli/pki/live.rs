@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer as _, X509Name};
 
-use crate::cli::CliError;
-use crate::cli::onlooker::{self, Seen};
+use crate::cli::common::output::CliError;
+use crate::cli::common::recording_verifier::{self, Recorder};
 use crate::identity::LeafFacts;
 use crate::identity::leaf::rfc4514;
 use crate::identity::text::printable;
@@ -23,9 +23,9 @@ use crate::pki::lint::{Finding, Severity};
 use crate::pki::signing::names::carries;
 
 /// How long connecting and the handshake may take together.
-const PATIENCE: Duration = Duration::from_secs(15);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a server showed.
+/// What a server presented.
 #[derive(Debug, Serialize)]
 pub(super) struct Server {
     connection: Connection,
@@ -35,14 +35,14 @@ pub(super) struct Server {
 #[derive(Debug, Serialize)]
 struct Connection {
     address: String,
-    /// None where the server ended the handshake: it may want a certificate.
+    /// None if the server ended the handshake: it may require a certificate.
     tls_version: Option<String>,
     alpn: Option<String>,
     certificate_requested: bool,
     acceptable_issuers: Vec<String>,
 }
 
-/// Connects and looks.
+/// Connects, and reports what the server presents.
 pub(super) fn look(url: &str) -> Result<Server, CliError> {
     let usage = |what: &str| CliError::usage(format!("{}: {what}", printable(url)));
     let parsed: Uri = url
@@ -58,14 +58,14 @@ pub(super) fn look(url: &str) -> Result<Server, CliError> {
         .build()
         .map_err(CliError::failed)?;
     let port = parsed.port_u16().unwrap_or(443);
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(Recorder::default());
     let connection = runtime
         .block_on(async {
-            tokio::time::timeout(PATIENCE, shake_hands(host, port, name, &seen)).await
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, shake_hands(host, port, name, &seen)).await
         })
         .map_err(|_| CliError::failed(format!("{url}: nothing came within 15 seconds")))?
         .map_err(|error| CliError::failed(format!("{url}: {error}")))?;
-    let presented = std::mem::take(&mut seen.sights().chain);
+    let presented = std::mem::take(&mut seen.recorded().chain);
     if presented.is_empty() {
         return Err(CliError::failed(format!(
             "{url}: the server presented no certificate; does it speak TLS there?"
@@ -90,7 +90,7 @@ pub(super) fn look(url: &str) -> Result<Server, CliError> {
     Ok(Server { connection, items })
 }
 
-/// In a file this may be as it should be; in service it is not.
+/// These may be right in a file; in service they are not.
 fn out_of_time(item: &Item) -> Option<Finding> {
     let status = item.content.get("status").and_then(Value::as_str)?;
     (status != "in its time").then(|| Finding {
@@ -105,9 +105,10 @@ async fn shake_hands(
     host: &str,
     port: u16,
     name: ServerName<'static>,
-    seen: &Arc<Seen>,
+    seen: &Arc<Recorder>,
 ) -> Result<Connection, String> {
-    let mut config = onlooker::config(seen, None, None).map_err(|error| error.to_string())?;
+    let mut config =
+        recording_verifier::config(seen, None, None).map_err(|error| error.to_string())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let stream = TcpStream::connect((host, port))
         .await
@@ -119,10 +120,10 @@ async fn shake_hands(
     let shaken = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await;
-    // One that ends it for want of our certificate has shown its own by then.
+    // A server that ends it because it requires a certificate has presented its own by then.
     let session = shaken.as_ref().ok().map(|stream| stream.get_ref().1);
-    let sights = seen.sights();
-    let text = |octets: &[u8]| printable(&String::from_utf8_lossy(octets));
+    let recorded = seen.recorded();
+    let text = |bytes: &[u8]| printable(&String::from_utf8_lossy(bytes));
     Ok(Connection {
         address,
         tls_version: session
@@ -131,8 +132,8 @@ async fn shake_hands(
         alpn: session
             .and_then(|session| session.alpn_protocol())
             .map(text),
-        certificate_requested: sights.issuers.is_some(),
-        acceptable_issuers: sights
+        certificate_requested: recorded.issuers.is_some(),
+        acceptable_issuers: recorded
             .issuers
             .iter()
             .flatten()

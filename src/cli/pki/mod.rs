@@ -1,9 +1,23 @@
-//! `countersign pki`: certificates and revocation lists from a private authority.
+//! `countersign pki`: certificates and CRLs from a private authority.
 //!
-//! One file per group of verbs. They turn arguments into calls of
-//! [`crate::pki`], and results into text and JSON; what may be issued is decided
-//! there.
+//! These files turn arguments into calls of [`crate::pki`], and results into text and JSON;
+//! [`crate::pki`] decides what may be issued.
+//!
+//! - `init`: makes a root, an intermediate and their CRLs
+//! - `issue`, `sign`, `renew`: issue certificates
+//! - `revoke`: revokes certificates, and signs CRLs anew
+//! - `rotate`: replaces root and intermediate
+//! - `list`, `profiles`: show what was issued, and what can be
+//! - `inspect`, `live`: show what a file, or a running server, contains
+//! - `export`: writes a certificate or the trusted roots in another form
+//! - `verify`: verifies a chain, offline
+//! - `fixtures`: makes broken certificates for testing
+//! - `wait`: waits until gateways obey a revocation
+//! - `hook`: runs a command after a file was replaced
+//! - `authority`: opens an authority
+//! - `times`: times as arguments
 
+mod authority;
 mod export;
 mod fixtures;
 mod hook;
@@ -12,23 +26,18 @@ mod inspect;
 mod issue;
 pub(in crate::cli) mod list;
 mod live;
-pub(in crate::cli) mod passphrase;
 mod profiles;
 mod renew;
 mod revoke;
 mod rotate;
 mod sign;
+mod times;
 mod verify;
 mod wait;
-mod words;
-
-use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::{CliError, Exit, Output};
-use crate::config;
-use crate::pki::{CertificateProfile, Pki, PkiError, StoreError};
+use super::common::output::{CliError, Exit, Output};
 
 /// Arguments of `countersign pki`.
 #[derive(Debug, Args)]
@@ -83,52 +92,5 @@ pub(crate) fn run(args: &PkiArgs, output: Output) -> Result<Exit, CliError> {
         PkiCommand::Export(args) => export::run(args, output),
         PkiCommand::Verify(args) => verify::run(args, output),
         PkiCommand::Fixtures(args) => fixtures::run(args, output),
-    }
-}
-
-/// The authority in a directory, with the profiles that stand beside it.
-fn open(dir: &Path) -> Result<Pki, CliError> {
-    let mut pki = Pki::open(dir)?;
-    let profiles =
-        config::profiles(&pki.layout().profiles(), pki.trust_domain()).map_err(CliError::usage)?;
-    pki.set_profiles(profiles);
-    Ok(pki)
-}
-
-/// The profile that leaves are to be issued under.
-fn profile(pki: &Pki, name: &str) -> Result<CertificateProfile, CliError> {
-    let profiles = pki.profiles();
-    profiles.leaf(name).cloned().ok_or_else(|| {
-        let names: Vec<_> = profiles
-            .leaves()
-            .iter()
-            .map(CertificateProfile::name)
-            .collect();
-        CliError::usage(format!(
-            "there is no profile {name:?}; there are {}. {} adds others",
-            names.join(", "),
-            pki.layout().profiles().display()
-        ))
-    })
-}
-
-impl From<PkiError> for CliError {
-    fn from(error: PkiError) -> Self {
-        if error.is_usage() {
-            Self::usage(error)
-        } else {
-            Self::failed(error)
-        }
-    }
-}
-
-/// Adds the remedy to "exists already".
-fn with_remedy(error: PkiError, remedy: &str) -> CliError {
-    match error {
-        PkiError::Store(StoreError::Exists(_))
-        | PkiError::Key(crate::pki::KeyError::Store(StoreError::Exists(_))) => {
-            CliError::failed(format!("{error}; {remedy}"))
-        }
-        error => error.into(),
     }
 }

@@ -7,9 +7,9 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::json;
 
-use super::open;
-use super::words::absolute;
-use crate::cli::{CliError, Exit, Output};
+use super::authority::open;
+use crate::cli::common::format::absolute;
+use crate::cli::common::output::{CliError, Exit, Output};
 use crate::pki::CertificateProfile;
 
 const EXAMPLES: &str = "\

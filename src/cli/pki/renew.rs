@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::passphrase::PassphraseArgs;
-use super::words::{absolute, moment, now};
-use super::{hook, open};
-use crate::cli::{CliError, Exit, Output};
+use super::authority::open;
+use super::hook;
+use super::times::now;
+use crate::cli::common::format::{absolute, moment};
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
 use crate::pki::renewing::is_due;
 use crate::pki::{Issued, Lifetime, Remaining};

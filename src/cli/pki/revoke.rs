@@ -8,11 +8,12 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::hook;
-use super::passphrase::PassphraseArgs;
+use super::times::point_in_time;
 use super::wait::Watch;
-use super::words::{absolute, moment, point_in_time};
-use crate::cli::control::AdminFiles;
-use crate::cli::{CliError, Exit, Output};
+use crate::cli::common::format::{absolute, moment};
+use crate::cli::common::gateway_args::AdminCertArgs;
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
 use crate::pki::{
     Among, AuthorityName, Lifetime, Pki, Revocation, RevocationReason, RevocationTarget, Revoked,
@@ -91,7 +92,7 @@ pub(super) struct RevokeArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", requires = "wait")]
     wait_for: Lifetime,
     #[command(flatten)]
-    operator: AdminFiles,
+    operator: AdminCertArgs,
     #[command(flatten)]
     passphrase: PassphraseArgs,
 }
@@ -187,8 +188,8 @@ pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError
         output.json(&document);
         return Ok(Exit::Done);
     };
-    let longest = Duration::from_secs(u64::try_from(args.wait_for.as_seconds()).unwrap_or(1));
-    let obeyed = watch.finish(&revocation.crls, longest);
+    let timeout = Duration::from_secs(u64::try_from(args.wait_for.as_seconds()).unwrap_or(1));
+    let obeyed = watch.finish(&revocation.crls, timeout);
     if let Some(fields) = document.as_object_mut() {
         fields.insert("gateways".to_owned(), json!(obeyed));
     }
@@ -271,7 +272,7 @@ pub(super) fn crl(args: &CrlArgs, output: Output) -> Result<Exit, CliError> {
     loop {
         let (wait, due) = match sign_lists(args, &mut passphrase, output) {
             Ok(()) => (every, true),
-            // Bad arguments do not get better by waiting; files may.
+            // Waiting does not help against bad arguments; files may change.
             Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
             Err(error) => {
                 output.error(&error);
@@ -294,8 +295,7 @@ fn environment(args: &CrlArgs) -> [(&'static str, PathBuf); 1] {
     [("COUNTERSIGN_LISTS", args.dir.join("crl"))]
 }
 
-/// A list must have been signed anew long before it runs out, also when that
-/// fails once.
+/// A CRL must be signed anew long before it expires, also if that fails once.
 fn check_interval(args: &CrlArgs, every: Lifetime) -> Result<(), CliError> {
     let pki = Pki::open(&args.dir)?;
     let authorities = chosen(args, &pki, Output::new(false, true))?;

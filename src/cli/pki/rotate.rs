@@ -7,11 +7,11 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::json;
 
+use super::authority::open;
 use super::init::KeyType;
-use super::open;
-use super::passphrase::PassphraseArgs;
-use super::words::{absolute, moment};
-use crate::cli::{CliError, Exit, Output};
+use crate::cli::common::format::{absolute, moment};
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
 use crate::identity::text::printable;
 use crate::pki::{
@@ -55,7 +55,7 @@ Takes the earlier root out of DIR/trust.pem and moves its generation to DIR/reti
 while live certificates depend on it; --force retires it all the same, and gateways refuse
 those certificates as soon as they read the new DIR/trust.pem.";
 
-/// Longest listing for a person.
+/// Most entries of a listing for a person.
 const PAGE: u32 = 1_000;
 
 /// Arguments of `countersign pki rotate`.
@@ -124,7 +124,7 @@ pub(super) fn run(args: &RotateArgs, output: Output) -> Result<Exit, CliError> {
 
 fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = open(&args.dir)?;
-    // Before asking for a passphrase: is there one under way?
+    // Before asking for a passphrase: is a rotation in progress?
     if let Some(rotation) = pki.rotation()? {
         return Err(PkiError::RotationUnderWay(rotation.earlier).into());
     }

@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::passphrase::PassphraseArgs;
-use super::words::{absolute, moment, read_file_or_stdin};
-use super::{open, profile, with_remedy};
-use crate::cli::{CliError, Exit, Output};
+use super::authority::{open, profile, with_remedy};
+use crate::cli::common::format::{absolute, moment};
+use crate::cli::common::input;
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::cli::common::passphrase::PassphraseArgs;
 use crate::clock;
 use crate::pki::signing::request::label_for;
 use crate::pki::store::SafeName;
 use crate::pki::{IssueRequest, Lifetime, SigningRequest, SigningRequestError};
+
+/// Most bytes of a file with a request.
+const MAX_FILE: u64 = 64 << 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,13 +62,14 @@ pub(super) struct SignArgs {
 
 pub(super) fn run(args: &SignArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = open(&args.dir)?;
-    let signing =
-        SigningRequest::read(&read_file_or_stdin(&args.request)?).map_err(|error| match error {
+    let signing = SigningRequest::read(&input::read(&args.request, MAX_FILE)?).map_err(
+        |error| match error {
             SigningRequestError::Refused(error) => CliError::usage(error),
             SigningRequestError::Unreadable(_) => {
                 CliError::usage(format!("{}: {error}", args.request.display()))
             }
-        })?;
+        },
+    )?;
     let mut request =
         IssueRequest::new(label(args, &signing)?, signing.names().clone()).overwrite(args.force);
     if let Some(name) = &args.profile {

@@ -1,6 +1,5 @@
 //! `countersign pki verify`: the listener's path rules for one chain, offline.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -9,13 +8,14 @@ use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::words::moment;
-use crate::cli::chain::damaged;
-use crate::cli::{CliError, Exit, Output};
+use crate::cli::common::certificate_files::{damaged, read_certificates};
+use crate::cli::common::format::moment;
+use crate::cli::common::input;
+use crate::cli::common::output::{CliError, Exit, Output};
 use crate::clock;
 use crate::identity::LeafFacts;
 use crate::identity::text::{hex, printable};
-use crate::pem::{self, PemError};
+use crate::pem;
 use crate::pki::signing::names::carries;
 use crate::reason::ReasonCode;
 use crate::trust::{PathPurpose, PathTrust};
@@ -86,15 +86,19 @@ fn parse_time(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
-    only_one_standard_input(args)?;
+    check_stdin(args)?;
     let mut chain = leaf_and_intermediates(&args.leaf)?.into_iter();
     let leaf = chain
         .next()
         .ok_or_else(|| CliError::usage("there is no certificate to verify"))?;
     let mut intermediates: Vec<_> = chain.collect();
-    let roots = certificates(&args.roots)?;
+    let roots = read_certificates(&args.roots, MAX_CERTIFICATE_FILE, pem::certificates)?;
     if let Some(path) = &args.intermediates {
-        intermediates.extend(certificates(path)?);
+        intermediates.extend(read_certificates(
+            path,
+            MAX_CERTIFICATE_FILE,
+            pem::certificates,
+        )?);
     }
     let mut lists = Vec::new();
     let mut files: Vec<&Path> = Vec::new();
@@ -165,6 +169,14 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     }
 }
 
+fn check_stdin(args: &VerifyArgs) -> Result<(), CliError> {
+    let files = [&args.leaf, &args.roots]
+        .into_iter()
+        .chain(&args.intermediates)
+        .chain(&args.crl);
+    input::check_one_stdin(files.map(PathBuf::as_path))
+}
+
 fn is_for(leaf: &CertificateDer<'_>, name: &str) -> bool {
     LeafFacts::read(leaf).is_ok_and(|facts| carries(&facts, name))
 }
@@ -204,65 +216,12 @@ fn remark(trust: &PathTrust, unusable: &[String], output: Output) {
     }
 }
 
-fn only_one_standard_input(args: &VerifyArgs) -> Result<(), CliError> {
-    let taken = std::iter::once(&args.leaf)
-        .chain(std::iter::once(&args.roots))
-        .chain(&args.intermediates)
-        .chain(&args.crl)
-        .filter(|path| is_standard_input(path))
-        .count();
-    if taken > 1 {
-        return Err(CliError::usage("only one file can be - (standard input)"));
-    }
-    Ok(())
-}
-
-fn is_standard_input(path: &Path) -> bool {
-    path.as_os_str() == "-"
-}
-
-/// The certificates of a file that holds nothing else; at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
-    read_certificates(path, pem::certificates)
-}
-
 /// The leaf and its intermediates; the file may hold the leaf's private key too.
 fn leaf_and_intermediates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
-    read_certificates(path, pem::certificates_beside_key)
-}
-
-fn read_certificates(
-    path: &Path,
-    in_pem: impl FnOnce(&[u8]) -> Result<Vec<CertificateDer<'static>>, PemError>,
-) -> Result<Vec<CertificateDer<'static>>, CliError> {
-    let content = read(path, MAX_CERTIFICATE_FILE)?;
-    if pem::is_der(&content) {
-        return Ok(vec![CertificateDer::from(content)]);
-    }
-    in_pem(&content).map_err(|error| damaged(path, &error))
+    read_certificates(path, MAX_CERTIFICATE_FILE, pem::certificates_beside_key)
 }
 
 fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, CliError> {
-    let content = read(path, MAX_LIST_FILE)?;
+    let content = input::read(path, MAX_LIST_FILE)?;
     pem::revocation_lists(&content).map_err(|error| damaged(path, &error))
-}
-
-fn read(path: &Path, most: u64) -> Result<Vec<u8>, CliError> {
-    let mut content = Vec::new();
-    let (named, taken) = if is_standard_input(path) {
-        let mut input = std::io::stdin().lock().take(most + 1);
-        ("standard input".to_owned(), input.read_to_end(&mut content))
-    } else {
-        let opened = std::fs::File::open(path);
-        let taken = opened.and_then(|file| file.take(most + 1).read_to_end(&mut content));
-        (path.display().to_string(), taken)
-    };
-    taken.map_err(|error| CliError::usage(format!("{named}: {error}")))?;
-    if u64::try_from(content.len()).map_or(true, |length| length > most) {
-        return Err(CliError::usage(format!(
-            "{named}: it is larger than {} MiB",
-            most >> 20
-        )));
-    }
-    Ok(content)
 }

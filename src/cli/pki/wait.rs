@@ -1,5 +1,5 @@
-//! `pki revoke --wait`: watches gateways until each obeys a new list, and says
-//! how many connections that ended and how fast.
+//! `pki revoke --wait`: asks gateways until a new CRL is in effect at each, and reports how many
+//! connections it ended, and after what time.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -8,52 +8,52 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::door::{Credential, Door, exchange};
-use crate::cli::{CliError, Output};
+use crate::cli::common::admin_client::{AdminEndpoint, Credential, exchange};
+use crate::cli::common::output::{CliError, Output};
 use crate::identity::text::printable;
 use crate::pki::SignedCrl;
 
 /// How often a gateway is asked.
 const LOOK: Duration = Duration::from_millis(50);
-/// Within this time of taking a list, a gateway has ended what it forbids.
+/// Within this time of loading a CRL, a gateway has ended the connections it forbids.
 const PROMISE: Duration = Duration::from_secs(1);
-/// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one response may take.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Gateways, and how they stood before the revocation.
+/// Gateways, and their state before the revocation.
 pub(super) struct Watch {
     runtime: tokio::runtime::Runtime,
     gateways: Vec<Gateway>,
 }
 
 struct Gateway {
-    door: Door,
-    /// Connections it had cut off because of revocations; none where it did not
-    /// answer.
+    endpoint: AdminEndpoint,
+    /// Connections it had cut off because of revocations; none if it did not
+    /// respond.
     before: Option<u64>,
 }
 
-/// What became of one gateway.
+/// The outcome at one gateway.
 #[derive(Debug, Serialize)]
 pub(super) struct Obeyed {
     gateway: String,
-    /// It has the lists.
+    /// The CRLs are in service.
     pub(super) in_service: bool,
-    /// From publishing the lists to having them.
+    /// From publishing the CRLs to having them in service.
     in_service_after_ms: Option<u64>,
     /// Connections that ended because their certificate is revoked.
     connections_closed: Option<u64>,
-    /// From having the lists to the end of the last of them.
+    /// From having the CRLs in service to the end of the last of these connections.
     closed_within_ms: Option<u64>,
-    /// Why it is not known to obey.
+    /// Why the effect is not known.
     error: Option<String>,
-    /// What the gateway says of files that do not take effect, with what mends it.
+    /// The gateway's problems with files that do not take effect, with what helps.
     problems: Vec<String>,
 }
 
 impl Watch {
-    /// Looks at the gateways. One that does not answer keeps nobody from revoking:
-    /// it is mentioned and asked again afterwards.
+    /// Asks the gateways for their state. One that does not respond does not stop the
+    /// revocation: it is mentioned, and asked again afterwards.
     pub(super) fn begin(
         places: &[String],
         credential: Option<Credential<'_>>,
@@ -62,30 +62,30 @@ impl Watch {
         if places.is_empty() {
             return Ok(None);
         }
-        let doors = places
+        let endpoints = places
             .iter()
-            .map(|place| Door::parse(place, credential))
+            .map(|place| AdminEndpoint::parse(place, credential))
             .collect::<Result<Vec<_>, _>>()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(CliError::failed)?;
-        let mut gateways = Vec::with_capacity(doors.len());
-        for door in doors {
-            let before = match runtime.block_on(ask(&door)) {
+        let mut gateways = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let before = match runtime.block_on(ask(&endpoint)) {
                 Ok(said) => cut_so_far(&said),
                 Err(error) => {
                     output.note(format_args!("note: {error}"));
                     None
                 }
             };
-            gateways.push(Gateway { door, before });
+            gateways.push(Gateway { endpoint, before });
         }
         Ok(Some(Self { runtime, gateways }))
     }
 
-    /// Waits until every gateway has these lists and has ended what they forbid.
-    pub(super) fn finish(self, lists: &[SignedCrl], longest: Duration) -> Vec<Obeyed> {
+    /// Waits until every gateway has these CRLs and has ended the connections they forbid.
+    pub(super) fn finish(self, lists: &[SignedCrl], timeout: Duration) -> Vec<Obeyed> {
         let published = Instant::now();
         self.runtime.block_on(async {
             let watched: Vec<_> = self
@@ -93,7 +93,7 @@ impl Watch {
                 .into_iter()
                 .map(|gateway| {
                     let lists = lists.to_vec();
-                    tokio::spawn(async move { gateway.obeys(&lists, published, longest).await })
+                    tokio::spawn(async move { gateway.obeys(&lists, published, timeout).await })
                 })
                 .collect();
             let mut obeyed = Vec::with_capacity(watched.len());
@@ -106,9 +106,9 @@ impl Watch {
 }
 
 impl Gateway {
-    async fn obeys(&self, lists: &[SignedCrl], published: Instant, longest: Duration) -> Obeyed {
+    async fn obeys(&self, lists: &[SignedCrl], published: Instant, timeout: Duration) -> Obeyed {
         let mut obeyed = Obeyed {
-            gateway: self.door.to_string(),
+            gateway: self.endpoint.to_string(),
             in_service: false,
             in_service_after_ms: None,
             connections_closed: None,
@@ -116,9 +116,9 @@ impl Gateway {
             error: None,
             problems: Vec::new(),
         };
-        // The lists first.
+        // The CRLs first.
         loop {
-            let answer = ask(&self.door).await;
+            let answer = ask(&self.endpoint).await;
             if let Ok(said) = &answer {
                 obeyed.problems = problems(said);
             }
@@ -134,7 +134,7 @@ impl Gateway {
                 Err(error) => Some(error),
             };
             let Some(missing) = missing else { break };
-            if published.elapsed() >= longest {
+            if published.elapsed() >= timeout {
                 obeyed.error = Some(missing);
                 return obeyed;
             }
@@ -144,7 +144,7 @@ impl Gateway {
         obeyed.in_service_after_ms = Some(milliseconds(published.elapsed()));
         // Then their effect, for which it has a second.
         tokio::time::sleep(PROMISE).await;
-        match ask(&self.door).await {
+        match ask(&self.endpoint).await {
             Ok(said) => {
                 let closed = cut_so_far(&said)
                     .zip(self.before)
@@ -189,15 +189,18 @@ impl std::fmt::Display for Obeyed {
     }
 }
 
-async fn ask(door: &Door) -> Result<Value, String> {
-    let answer = exchange(door, Method::GET, "/revocation", None);
-    match tokio::time::timeout(PATIENCE, answer).await {
+async fn ask(endpoint: &AdminEndpoint) -> Result<Value, String> {
+    let answer = exchange(endpoint, Method::GET, "/revocation", None);
+    match tokio::time::timeout(RESPONSE_TIMEOUT, answer).await {
         Ok(Ok((StatusCode::OK, said))) => Ok(said),
         Ok(Ok((status, _))) => Err(format!(
-            "{door}: answered {status}; is it the operators' listener ([admin]) of a gateway?"
+            "{endpoint}: answered {status}; is it the operators' listener ([admin]) of a gateway?"
         )),
         Ok(Err(error)) => Err(error.message),
-        Err(_) => Err(format!("{door}: no answer within {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!(
+            "{endpoint}: no answer within {} s",
+            RESPONSE_TIMEOUT.as_secs()
+        )),
     }
 }
 
@@ -219,7 +222,7 @@ fn has(said: &Value, wanted: &SignedCrl) -> bool {
         })
 }
 
-/// What a gateway says of files that do not take effect.
+/// Lists a gateway's problems with files that do not take effect.
 fn problems(said: &Value) -> Vec<String> {
     let problems = said.get("problems").and_then(Value::as_array);
     let line = |problem: &Value| {

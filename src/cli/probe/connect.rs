@@ -1,7 +1,7 @@
-//! One connection as a caller makes it, and everything it shows.
+//! Connects once as a caller does, and records everything that the server does.
 //!
-//! The server's certificate is judged but never decides: a probe goes on, so
-//! that the caller sees all that is wrong at once.
+//! The server's certificate is verified, but the probe goes on whatever the result, so that
+//! the caller sees all that is wrong at once.
 
 use std::error::Error;
 use std::io;
@@ -25,7 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Name};
 
-use crate::cli::onlooker::{self, Seen};
+use crate::cli::common::recording_verifier::{self, Recorder};
 use crate::clock;
 use crate::crypto;
 use crate::identity::LeafFacts;
@@ -34,14 +34,14 @@ use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
 /// How long each step may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a TLS 1.3 server is given to refuse before a request is sent.
 const REFUSAL: Duration = Duration::from_millis(300);
 
-/// Why there is nothing to tell.
+/// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
-    /// The arguments do not make sense.
+    /// The arguments cannot be used.
     #[error("{0}")]
     Usage(String),
     /// There is no connection.
@@ -52,7 +52,7 @@ pub(super) enum ProbeError {
     Silent(&'static str),
 }
 
-/// What the connection showed.
+/// The results of a probe.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
     /// The request passed the gateway.
@@ -63,9 +63,9 @@ pub(super) struct Findings {
     pub(super) alpn: Option<String>,
     pub(super) certificate_requested: bool,
     pub(super) acceptable_issuers: Vec<String>,
-    /// None where the server names no issuers.
+    /// None if the server names no issuers.
     pub(super) issued_by_acceptable: Option<bool>,
-    /// What is wrong with the caller's own certificate at first sight.
+    /// What is obviously wrong with the caller's own certificate.
     pub(super) notes: Vec<String>,
     pub(super) alert: Option<Alert>,
     pub(super) answer: Option<Answer>,
@@ -98,7 +98,7 @@ pub(super) struct Alert {
     pub(super) name: String,
 }
 
-/// An HTTP answer.
+/// An HTTP response.
 #[derive(Debug, Serialize)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -124,7 +124,7 @@ impl From<ReasonCode> for Candidate {
     }
 }
 
-/// The caller's chain and key; expired ones too, since that is to be found out.
+/// The caller's chain and key, also if they have expired: the probe shows that.
 pub(super) fn credentials(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -144,7 +144,7 @@ pub(super) fn credentials(
     }
 }
 
-/// Connects, shakes hands and asks for the URL.
+/// Connects, makes the handshake and requests the URL.
 pub(super) async fn probe(
     url: &Uri,
     credentials: CertifiedKey,
@@ -159,7 +159,7 @@ pub(super) async fn probe(
     let mut findings = Findings::default();
     let chain = credentials.cert.clone();
     look_at_own(&chain, &mut findings);
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(Recorder::default());
     let config = config(&seen, credentials, roots)?;
 
     let unreachable = |error: io::Error| ProbeError::Unreachable(format!("{url}: {error}"));
@@ -174,8 +174,8 @@ pub(super) async fn probe(
     let outcome = match shaken {
         Ok(stream) => {
             note_protocol(&stream, &mut findings);
-            let patience = REFUSAL + 2 * begun.elapsed();
-            converse(stream, url, patience).await
+            let timeout = REFUSAL + 2 * begun.elapsed();
+            converse(stream, url, timeout).await
         }
         Err(error) => Err(Box::<dyn Error + Send + Sync>::from(error)),
     };
@@ -195,7 +195,7 @@ pub(super) async fn probe(
 }
 
 async fn in_time<T>(what: &'static str, work: impl Future<Output = T>) -> Result<T, ProbeError> {
-    tokio::time::timeout(PATIENCE, work)
+    tokio::time::timeout(PROBE_TIMEOUT, work)
         .await
         .map_err(|_| ProbeError::Silent(what))
 }
@@ -234,7 +234,7 @@ fn look_at_own(chain: &[CertificateDer<'_>], findings: &mut Findings) {
 }
 
 fn config(
-    seen: &Arc<Seen>,
+    seen: &Arc<Recorder>,
     credentials: CertifiedKey,
     roots: Option<Vec<CertificateDer<'static>>>,
 ) -> Result<ClientConfig, ProbeError> {
@@ -252,18 +252,18 @@ fn config(
             Some(verifier.build().map_err(|error| usage(&error))?)
         }
     };
-    let mut config =
-        onlooker::config(seen, Some(credentials), judge).map_err(|error| usage(&error))?;
+    let mut config = recording_verifier::config(seen, Some(credentials), judge)
+        .map_err(|error| usage(&error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-fn tell(seen: &Seen, own: &[CertificateDer<'_>], findings: &mut Findings) {
-    let sights = seen.sights();
-    findings.server.chain = sights.chain.iter().map(certificate).collect();
-    findings.server.verified = sights.verdict.as_ref().map(Result::is_ok);
-    findings.server.error = sights.verdict.clone().and_then(Result::err);
-    let Some(issuers) = &sights.issuers else {
+fn tell(seen: &Recorder, own: &[CertificateDer<'_>], findings: &mut Findings) {
+    let recorded = seen.recorded();
+    findings.server.chain = recorded.chain.iter().map(certificate).collect();
+    findings.server.verified = recorded.verdict.as_ref().map(Result::is_ok);
+    findings.server.error = recorded.verdict.clone().and_then(Result::err);
+    let Some(issuers) = &recorded.issuers else {
         return;
     };
     findings.certificate_requested = true;
@@ -314,13 +314,13 @@ fn note_protocol(stream: &TlsStream<TcpStream>, findings: &mut Findings) {
 async fn converse(
     mut stream: TlsStream<TcpStream>,
     url: &Uri,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Response<Incoming>, Box<dyn Error + Send + Sync>> {
     // With TLS 1.3 the client is done before the server has looked at its
     // certificate. A refusal arrives at the first read, and a request sent
-    // meanwhile could make the alert get lost.
+    // meanwhile could lose the alert.
     let mut early = [0_u8; 1];
-    match tokio::time::timeout(patience, stream.read(&mut early)).await {
+    match tokio::time::timeout(timeout, stream.read(&mut early)).await {
         Err(_) => {}
         Ok(Ok(0)) => return Err("it was closed at once".into()),
         Ok(Ok(_)) => return Err("the server spoke first; it is no HTTP server".into()),
@@ -333,10 +333,10 @@ async fn converse(
         .header(header::HOST, url.authority().map_or("", |a| a.as_str()))
         .header(header::USER_AGENT, "countersign-probe")
         .body(Empty::<Bytes>::new())?;
-    match tokio::time::timeout(PATIENCE, sender.send_request(request)).await {
+    match tokio::time::timeout(PROBE_TIMEOUT, sender.send_request(request)).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => match connection.await {
-            // The connection knows more than the request.
+            // The connection's error says more than the request's.
             Ok(Err(cause)) => Err(cause.into()),
             _ => Err(error.into()),
         },

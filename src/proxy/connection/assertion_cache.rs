@@ -76,7 +76,7 @@ impl AssertionCache {
             .current(now)
             .ok_or(SignError::NoKey)?
             .kid();
-        let principal = permit.principal().ok_or(SignError::Nobody)?;
+        let principal = permit.principal().ok_or(SignError::NoCaller)?;
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|entry| entry.generation == snapshot.generation && entry.fresh_until > now);
         if let Some(entry) = entries.iter().find(|entry| {

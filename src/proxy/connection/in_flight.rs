@@ -19,7 +19,7 @@ use crate::policy::{self, Denial};
 use crate::reason::ReasonCode;
 use crate::route::{Route, Selected};
 use crate::snapshot::Snapshot;
-use crate::upstream::GiveWay;
+use crate::upstream::PreemptionSignal;
 
 /// A permitted request, with all that is needed to decide about it again.
 pub(crate) struct PermittedRequest {
@@ -89,7 +89,7 @@ pub(crate) struct InFlightRequest {
 /// Resolves when a request must end because another caller needs its connection to the
 /// service. `denial` is the reason that the request then gives.
 pub(crate) struct EndsForAnother {
-    pub(crate) give_way: Arc<GiveWay>,
+    pub(crate) preemption: Arc<PreemptionSignal>,
     pub(crate) denial: Denial,
 }
 
@@ -189,9 +189,9 @@ impl InFlightRequest {
     pub(crate) fn response_deadline(&mut self) -> Option<Deadline> {
         let expiry = match (self.credentials_expiry(), self.ends_for_another.take()) {
             (expiry, None) => expiry,
-            (expiry, Some(EndsForAnother { give_way, denial })) => Some(Box::pin(async move {
+            (expiry, Some(EndsForAnother { preemption, denial })) => Some(Box::pin(async move {
                 let needed = async move {
-                    give_way.wanted().await;
+                    preemption.requested().await;
                     denial
                 };
                 match expiry {
@@ -201,7 +201,8 @@ impl InFlightRequest {
                         denial = needed => denial,
                     },
                 }
-            }) as Deadline),
+            })
+                as Deadline),
         };
         let Some(deadline) = self.deadline else {
             return expiry;

@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 use tokio::sync::Notify;
 
 use self::assertion_cache::AssertionCache;
@@ -42,10 +42,10 @@ use self::in_flight::{InFlightRequest, InFlightRequests, PermittedRequest};
 use self::worker::Worker;
 use super::wire::forwarded_headers::ForwardedHeaderCache;
 use crate::authn::ConnectionProof;
-use crate::clock;
 use crate::identity::text::printable;
 use crate::identity::{PeerIdentity, ShareKey};
 use crate::policy::Denial;
+use crate::policy::revalidate::revalidate;
 use crate::policy::share::PlaceLimits;
 use crate::reason::ReasonCode;
 use crate::snapshot::{Snapshot, TrustStamp};
@@ -183,7 +183,7 @@ impl Connection {
             return Ok(());
         };
         let places = PlaceLimits {
-            most: usize::MAX,
+            max: usize::MAX,
             shared: self.worker.shared().max_connections,
             share,
         };
@@ -332,29 +332,10 @@ impl Connection {
         let mut verified = None;
         if let (Some(chain), Some(proven)) = (&self.chain, &self.proof) {
             let (leaf, intermediates) = chain.split_first().ok_or_else(gone)?;
-            let now = UnixTime::since_unix_epoch(clock::since_epoch());
-            let admission = entry
-                .trust()
-                .admit(leaf, intermediates, now)
-                .map_err(|refusal| Denial {
-                    note: refusal.note,
-                    ..Denial::new(refusal.reason, refusal.detail)
-                })?;
-            // The path cache stores a chain only after its handshake. The handshake is
-            // complete at this point.
-            if let Some(pending) = admission.pending {
-                pending.commit();
-            }
-            let (before, identity) = (proven.identity.load(), admission.identity);
-            if identity.caller() != before.caller()
-                || identity.trust_domain() != before.trust_domain()
-            {
-                return Err(Denial::new(
-                    ReasonCode::TrustDomainMismatch,
-                    "the certificate stands for another identity now",
-                ));
-            }
-            verified = Some((proven, identity, admission.holds_until));
+            let before = proven.identity.load();
+            let chain = (leaf, intermediates);
+            let (identity, holds_until) = revalidate(entry.trust(), chain, &before)?;
+            verified = Some((proven, identity, holds_until));
         }
         let mut verified_by = self
             .verified_by

@@ -34,8 +34,8 @@ use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
 use crate::upstream::pool::{Lease, PoolShard};
 use crate::upstream::{
-    Affinity, AnswerBody, FLOOD, GiveWay, HttpProtocol, SendError, ServiceError, Upstream,
-    find_source, h2_code_name,
+    Affinity, FLOOD, HttpProtocol, PreemptionSignal, SendError, ServiceError, Upstream,
+    UpstreamBody, find_source, h2_code_name,
 };
 
 /// The right to forward a request. [`forward`] requires one of the two, so that no request
@@ -66,7 +66,7 @@ pub(crate) struct PreparedRequest {
 
 /// A service's response and the connection that it is read from.
 pub(crate) struct UpstreamResponse {
-    pub(crate) response: Response<AnswerBody>,
+    pub(crate) response: Response<UpstreamBody>,
     pub(crate) lease: Lease<RequestBody>,
     pub(crate) upload: Arc<UploadProgress>,
     /// The service gave a final response instead of a 100.
@@ -198,11 +198,11 @@ pub(crate) async fn forward(
             }
         }
     });
-    let give_way = lease.give_way();
+    let preemption = lease.preemption();
     let outcome = {
         // Pinned here, so that this large future is stored only once.
         let sending = pin!(lease.send(request, on_interim));
-        let sending = unless_needed(give_way, upstream, sending);
+        let sending = unless_preempted(preemption, upstream, sending);
         match attempt.first_byte_timeout {
             Some(timeout) => upload.response_within(timeout, sending).await,
             None => Ok(sending.await),
@@ -222,7 +222,7 @@ pub(crate) async fn forward(
     };
     match outcome {
         Ok(response) => {
-            upstream.answered(lease.index());
+            upstream.record_response(lease.index());
             accept_response(&attempt, response, lease, upload)
         }
         Err(SendError { error, unsent }) => match unsent {
@@ -243,7 +243,7 @@ pub(crate) async fn forward(
 /// was not offered.
 fn accept_response(
     attempt: &Attempt<'_>,
-    mut response: Response<AnswerBody>,
+    mut response: Response<UpstreamBody>,
     mut lease: Lease<RequestBody>,
     upload: Arc<UploadProgress>,
 ) -> Result<UpstreamResponse, ForwardError> {
@@ -259,7 +259,7 @@ fn accept_response(
         }
     };
     if framing.prevents_reuse {
-        lease.spend();
+        lease.mark_last();
     }
     let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     // From here on, the connection makes progress only when the response's body is read. A
@@ -295,7 +295,7 @@ fn never_sent(
     let endpoint = (!lease.is_reused()).then(|| lease.index());
     lease.retire();
     if let Some(endpoint) = endpoint {
-        upstream.failed(endpoint);
+        upstream.record_connect_failure(endpoint);
         tracing::warn!(upstream = upstream.name(), endpoint, %error,
             "the upstream closed a new connection");
     }
@@ -339,25 +339,25 @@ pub(crate) fn ended_with(code: h2::Reason, cause: Option<&str>) -> String {
     }
 }
 
-/// Sends a request, unless another caller needs its connection: if the endpoint has
-/// reached its limit of connections, the caller that uses most of them must give one up.
-async fn unless_needed<T>(
-    give_way: Option<Arc<GiveWay>>,
+/// Sends a request unless it has to yield its connection: if the endpoint has as many as it
+/// may have, the caller that uses the most yields one to a caller that waits.
+async fn unless_preempted<T>(
+    preemption: Option<Arc<PreemptionSignal>>,
     upstream: &Upstream,
     sending: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Refusal> {
-    let Some(give_way) = give_way else {
+    let Some(preemption) = preemption else {
         return Ok(sending.await);
     };
     tokio::select! {
         biased;
         sent = sending => Ok(sent),
-        () = give_way.wanted() => Err(connection_needed(upstream.name()).into()),
+        () = preemption.requested() => Err(preemption_denial(upstream.name()).into()),
     }
 }
 
-/// Returns the denial for a request that ends because another caller needs its connection.
-pub(crate) fn connection_needed(upstream: &str) -> Denial {
+/// Why a request ends that yields its connection.
+pub(crate) fn preemption_denial(upstream: &str) -> Denial {
     Denial::caller_limit(
         CallerLimit::UpstreamConnections,
         format!("{upstream} has no connection left, and another caller uses fewer"),
@@ -378,9 +378,9 @@ fn send_failure(
 ) -> ForwardError {
     let upstream = attempt.upstream;
     let endpoint = lease.index();
-    if let ServiceError::HeadTooLarge { size, most } = error {
+    if let ServiceError::HeadTooLarge { size, max } = error {
         let detail = format!(
-            "the head has {size} bytes, and {} takes {most}",
+            "the head has {size} bytes, and {} takes {max}",
             upstream.name()
         );
         return Refusal::new(ReasonCode::HeadTooLarge, detail).into();

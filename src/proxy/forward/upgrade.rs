@@ -161,7 +161,7 @@ async fn connect(
                 HttpProtocol::Http1 => upstream.config().http1_upgrades,
             });
         for protocol in &mut protocols {
-            match pool.own(upstream, affinity, protocol).await {
+            match pool.lease_dedicated(upstream, affinity, protocol).await {
                 Ok(lease) => {
                     let dedicated = Some(Box::new(lease));
                     return Ok(Transport {

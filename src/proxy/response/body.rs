@@ -25,7 +25,7 @@ use crate::proxy::wire::upload_progress::UploadProgress;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
 use crate::upstream::pool::Lease;
-use crate::upstream::{AnswerBody, ServiceError};
+use crate::upstream::{ServiceError, UpstreamBody};
 
 /// The body of a response: made by the gateway, or streamed from the service.
 pub(crate) enum GatewayBody {
@@ -44,8 +44,8 @@ pub(crate) struct Drain {
 /// A service's body while it is sent to the caller. When it has been read to its end, the
 /// upstream connection returns to the pool.
 pub(crate) struct ResponseBody {
-    incoming: AnswerBody,
-    /// The response has no content, even if the service sends some.
+    incoming: UpstreamBody,
+    /// The response has no content, whatever the service sends.
     has_no_content: bool,
     lease: Option<Lease<RequestBody>>,
     upload: Arc<UploadProgress>,
@@ -66,7 +66,7 @@ pub(crate) struct ResponseBody {
 
 /// The parts of a streamed body.
 pub(super) struct StreamedResponse {
-    pub(super) incoming: AnswerBody,
+    pub(super) incoming: UpstreamBody,
     pub(super) first_frame: Option<Frame<Bytes>>,
     pub(super) lease: Lease<RequestBody>,
     pub(super) upload: Arc<UploadProgress>,

@@ -30,7 +30,7 @@ use crate::proxy::wire::socket::CallerSocket;
 use crate::proxy::wire::tls_close::CLOSE_TIMEOUT;
 use crate::reason::ReasonCode;
 use crate::telemetry::record::AuditRecord;
-use crate::upstream::AnswerBody;
+use crate::upstream::UpstreamBody;
 use crate::upstream::pool::Lease;
 
 /// Size of the buffer of each direction.
@@ -39,7 +39,7 @@ const BUFFER: usize = 8 * 1024;
 /// The connection of a service that has switched protocols, and what its tunnel needs.
 pub(crate) struct Switched {
     pub(crate) upgrade: UpgradeRequest,
-    pub(crate) response: Response<AnswerBody>,
+    pub(crate) response: Response<UpstreamBody>,
     pub(crate) service: Upgraded,
     pub(crate) in_flight: InFlightRequest,
     pub(crate) lease: Lease<RequestBody>,
@@ -157,7 +157,7 @@ impl Tunnel {
             Ok(()) => {
                 self.record.complete();
                 if let Some(lease) = self.lease.take() {
-                    lease.settle(CLOSE_TIMEOUT);
+                    lease.close_gracefully(CLOSE_TIMEOUT);
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {

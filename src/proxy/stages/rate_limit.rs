@@ -9,7 +9,7 @@ use http::header::{HeaderName, RETRY_AFTER};
 use crate::authn::ConnectionProof;
 use crate::identity::{CallerName, Method, Principal};
 use crate::now_or_later::NowOrLater;
-use crate::policy::throttle::{Counted, Exceeded, Limiter, Per, RouteLimit};
+use crate::policy::throttle::{Counted, LimitDenial, Limiter, Per, RouteLimit};
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::{Category, ReasonCode};
 use crate::route::Route;
@@ -32,9 +32,9 @@ impl<'a> RouteLimits<'a> {
     /// Counts the request for the limits whose key is already known.
     pub(super) fn before_authentication(&'a self) -> LimitCheck<'a> {
         if !self.route.authenticators.is_empty()
-            && let Err(exceeded) = self.limiter.may_authenticate(self.attempts_key())
+            && let Err(limited) = self.limiter.may_authenticate(self.attempts_key())
         {
-            return NowOrLater::Now(Err(refusal(exceeded)));
+            return NowOrLater::Now(Err(refusal(limited)));
         }
         self.count(move |limit| self.early_key(limit.per))
     }
@@ -115,18 +115,18 @@ impl<'a> RouteLimits<'a> {
             }));
         }
         for (limit, key) in counted {
-            if let Err(exceeded) = self.limiter.count(limit, key) {
-                return NowOrLater::Now(Err(refusal(exceeded)));
+            if let Err(limited) = self.limiter.count(limit, key) {
+                return NowOrLater::Now(Err(refusal(limited)));
             }
         }
         NowOrLater::Now(Ok(()))
     }
 }
 
-/// Makes a 429 with the fields of draft-ietf-httpapi-ratelimit-headers.
-fn refusal(exceeded: Exceeded) -> Refusal {
-    let mut refusal = Refusal::from(*exceeded.denial);
-    if let Some((verdict, limit, policy)) = exceeded.verdict {
+/// 429 with the fields of draft-ietf-httpapi-ratelimit-headers.
+fn refusal(limited: LimitDenial) -> Refusal {
+    let mut refusal = Refusal::from(*limited.denial);
+    if let Some((verdict, limit, policy)) = limited.verdict {
         let texts = [
             (RATE_LIMIT, verdict.field(policy)),
             (RATE_LIMIT_POLICY, limit.policy_field(policy)),

@@ -90,7 +90,7 @@ impl Refusal {
                 ReasonCode::TooLarge,
                 "the URL or the certificate's names are too long for an assertion",
             ),
-            SignError::Nobody | SignError::NoKey | SignError::Failed => {
+            SignError::NoCaller | SignError::NoKey | SignError::Failed => {
                 tracing::error!(%error, "no assertion was signed");
                 Self::new(ReasonCode::Overloaded, "no assertion can be signed")
             }

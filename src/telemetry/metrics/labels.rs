@@ -85,7 +85,7 @@ pub(super) struct UpstreamCodeLabels {
 }
 
 /// One counter per reason, each made when it first counts: most of them never
-/// do, and routes are many.
+/// do, and there are many routes.
 pub(super) struct PerReason<L> {
     family: Family<L, Counter>,
     labels: Box<dyn Fn(ReasonCode) -> L + Send + Sync>,

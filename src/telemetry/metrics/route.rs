@@ -7,10 +7,10 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
+use super::histogram::DurationHistogram;
 use super::labels::{PerReason, RequestLabels, RouteLabels};
 use crate::identity::text::push_json;
 use crate::reason::ReasonCode;
-use crate::telemetry::histogram::DurationHistogram;
 
 /// The counters of one route.
 pub struct RouteMetrics {
@@ -22,7 +22,7 @@ pub struct RouteMetrics {
     duration: DurationHistogram,
 }
 
-/// Names of a route and of where it leads, as JSON strings; `null` where there
+/// Names of a route and of where it leads, as JSON strings; `null` if there
 /// is no route.
 pub(super) struct RouteNames {
     route: Box<str>,
@@ -79,7 +79,7 @@ impl RouteMetrics {
         }
     }
 
-    /// The route's name as JSON; `null` where there is no route.
+    /// The route's name as JSON; `null` if there is no route.
     pub(in crate::telemetry) fn route_json(&self) -> &str {
         &self.names.route
     }
@@ -89,7 +89,7 @@ impl RouteMetrics {
         &self.names.upstream
     }
 
-    /// A request was allowed and answered by its upstream.
+    /// A request was allowed, and its upstream responded.
     pub fn allowed(&self, elapsed: Duration) {
         self.allowed.inc();
         self.duration.observe(elapsed);
@@ -101,13 +101,13 @@ impl RouteMetrics {
         self.duration.observe(elapsed);
     }
 
-    /// A request was allowed and could not be answered.
+    /// A request was allowed, and its upstream did not respond.
     pub fn failed(&self, reason: ReasonCode, elapsed: Duration) {
         self.failed.count(reason);
         self.duration.observe(elapsed);
     }
 
-    /// A request was gone before there was an answer.
+    /// A request was gone before there was a response.
     pub fn aborted(&self) {
         self.aborted.inc();
     }

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use super::labels::{
     EndpointLabels, PerReason, UpstreamCodeLabels, UpstreamLabels, UpstreamNameLabels,
 };
-use super::registered;
+use super::registration::registered;
 use crate::reason::ReasonCode;
 
 /// The counters of one upstream.
@@ -85,8 +85,7 @@ impl UpstreamFamilies {
     }
 }
 
-/// What health checks say of one endpoint. Nothing is said of it any more once this
-/// is dropped.
+/// The health of one endpoint. Dropping it removes the metric.
 #[derive(Debug)]
 pub struct EndpointMetrics {
     pub(super) family: Family<EndpointLabels, Gauge>,
@@ -94,7 +93,7 @@ pub struct EndpointMetrics {
 }
 
 impl EndpointMetrics {
-    /// It is well, or not.
+    /// Sets whether the endpoint is healthy.
     pub fn set(&self, well: bool) {
         let gauge = self.family.get_or_create_owned(&self.labels);
         gauge.set(i64::from(well));

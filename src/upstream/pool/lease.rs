@@ -11,28 +11,30 @@ use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::client::conn::{http1, http2};
 
-use super::PoolShard;
-use super::kept::{Idle, Link, Stream};
-use crate::upstream::answer::AnswerBody;
-use crate::upstream::balance::{InProgress, Target};
-use crate::upstream::driver::Driver;
-use crate::upstream::error::SendError;
-use crate::upstream::http2::Client;
-use crate::upstream::slots::InUse;
-use crate::upstream::tunnel::Own;
-use crate::upstream::{GiveWay, HttpProtocol};
+use super::h2_streams::Stream;
+use super::shard::PoolShard;
+use super::target_pool::{ConnectionMeta, IdleHttp1};
+use crate::upstream::balance::{InProgress, Upstream};
+use crate::upstream::config::target::{HttpProtocol, Target};
+use crate::upstream::connection::body::UpstreamBody;
+use crate::upstream::connection::dedicated_h2::DedicatedTasks;
+use crate::upstream::connection::error::SendError;
+use crate::upstream::connection::http1::Driver;
+use crate::upstream::connection::http2::Client;
+use crate::upstream::limits::connection_limit::InUse;
+use crate::upstream::limits::preemption::PreemptionSignal;
 
 /// Most idle HTTP/1.1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 64;
 
-/// A connection in use. Give it back with [`Lease::release`] once both bodies
-/// have ended, or end it with [`Lease::close`].
+/// A connection in use. [`Lease::release`] gives it back once both bodies have ended,
+/// [`Lease::close`] ends it.
 pub struct Lease<B> {
     pub(super) sender: Sender<B>,
     pub(super) target: Arc<Target>,
     pub(super) index: usize,
     pub(super) idle_timeout: Duration,
-    pub(super) link: Link,
+    pub(super) meta: ConnectionMeta,
     pub(super) reused: bool,
     /// No other request may use the connection after this one.
     pub(super) last: bool,
@@ -44,8 +46,8 @@ pub struct Lease<B> {
 pub(super) enum Sender<B> {
     Http1(http1::SendRequest<B>, Driver, InUse),
     Http2(Client, Stream),
-    /// A whole connection in h2.
-    Own(http2::SendRequest<B>, Own, InUse),
+    /// A dedicated connection in h2.
+    Dedicated(http2::SendRequest<B>, DedicatedTasks, InUse),
 }
 
 impl<B> Lease<B>
@@ -53,16 +55,16 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Sends a request and waits for the head of its answer; `on_interim` is told the
-    /// status of each interim answer before it.
+    /// Sends a request and waits for the head of its response; `on_interim` is told the status
+    /// of each interim response before it.
     ///
     /// # Errors
-    /// When there is no answer. A request comes back where none of it was sent.
+    /// When there is no response. The request comes back if no byte of it was sent.
     pub async fn send(
         &mut self,
         mut request: Request<B>,
         on_interim: Option<impl Fn(StatusCode) + Clone + Send + Sync + 'static>,
-    ) -> Result<Response<AnswerBody>, SendError<B>> {
+    ) -> Result<Response<UpstreamBody>, SendError<B>> {
         let has_listener = on_interim.is_some();
         let tell = move |status| {
             if let Some(tell) = &on_interim {
@@ -75,23 +77,23 @@ where
         }
         let answer = match &mut self.sender {
             Sender::Http1(sender, driver, _) => {
-                driver.awaits_answer();
+                driver.awaits_response();
                 let mut sending = pin!(sender.try_send_request(request));
                 let answer = poll_fn(|context| {
                     driver.drive(context);
                     sending.as_mut().poll(context)
                 })
                 .await;
-                driver.has_answer();
+                driver.has_response();
                 answer
             }
             Sender::Http2(client, _) => {
                 let answer = client.send(request, tell).await?;
-                return Ok(answer.map(AnswerBody::from));
+                return Ok(answer.map(UpstreamBody::from));
             }
-            Sender::Own(sender, ..) => sender.try_send_request(request).await,
+            Sender::Dedicated(sender, ..) => sender.try_send_request(request).await,
         };
-        Ok(answer?.map(AnswerBody::from))
+        Ok(answer?.map(UpstreamBody::from))
     }
 }
 
@@ -103,35 +105,33 @@ impl<B> Lease<B> {
         self.reused
     }
 
-    /// Tells when another caller needs the connection more than the one that has it; absent
-    /// where that will not be.
+    /// Tells when another caller needs the connection more; absent if it never has to yield.
     #[must_use]
-    pub fn give_way(&self) -> Option<Arc<GiveWay>> {
+    pub fn preemption(&self) -> Option<Arc<PreemptionSignal>> {
         match &self.sender {
-            Sender::Http1(.., in_use) | Sender::Own(.., in_use) => in_use.give_way(),
-            Sender::Http2(_, stream) => stream.give_way.clone(),
+            Sender::Http1(.., in_use) | Sender::Dedicated(.., in_use) => in_use.preemption(),
+            Sender::Http2(_, stream) => stream.preemption.clone(),
         }
     }
 
-    /// The error with which the service has ended the connection, and what may have been
-    /// its cause, where that is known.
+    /// Returns the error with which the service has ended the connection, and the likely
+    /// cause.
     #[must_use]
     pub fn ended_with(&self) -> Option<(h2::Reason, Option<&'static str>)> {
         match &self.sender {
             Sender::Http2(client, _) => client.state().ended_with(),
-            Sender::Http1(..) | Sender::Own(..) => None,
+            Sender::Http1(..) | Sender::Dedicated(..) => None,
         }
     }
 
-    /// Which of the upstream's endpoints it leads to.
+    /// Returns which of the upstream's endpoints it leads to.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
     }
 
-    /// Moves what can be moved on a connection that nothing else drives; to be
-    /// called before the answer's body is polled, in the same task. Says whether it
-    /// is such a connection.
+    /// Drives a connection that no task drives; to be called before the response's body is
+    /// polled, in the same task. Returns whether it is such a connection.
     pub fn drive(&mut self, context: &mut Context<'_>) -> bool {
         match &mut self.sender {
             Sender::Http1(_, driver, _) if !driver.has_task() => {
@@ -142,26 +142,26 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Lets the connection move by itself, whether or not the answer's body is
-    /// polled.
+    /// Has a task drive the connection, whether or not the response's body is polled.
     pub fn detach(&mut self) {
         if let Sender::Http1(_, driver, _) = &mut self.sender {
             driver.detach();
         }
     }
 
-    /// Ends a connection that was taken over. One in h2 may still send what it has, for
-    /// at most so long.
-    pub fn settle(self, longest: Duration) {
-        if let Sender::Own(sender, own, _) = self.sender {
-            // It ends by itself when nobody can send requests any more.
+    /// Closes a connection that a tunnel has used. In h2 it still sends what it has, for at
+    /// most `timeout`.
+    pub fn close_gracefully(self, timeout: Duration) {
+        if let Sender::Dedicated(sender, tasks, _) = self.sender {
+            // The connection ends by itself when its sender is gone.
             drop(sender);
-            own.settle(longest);
+            tasks.close_gracefully(timeout);
         }
     }
 
-    /// Lets no other request use the connection after this one. A shared one stays.
-    pub const fn spend(&mut self) {
+    /// Lets no other request use the connection after this one. A shared connection stays in
+    /// the pool.
+    pub const fn mark_last(&mut self) {
         self.last = true;
     }
 
@@ -175,52 +175,77 @@ impl<B> Lease<B> {
             {
                 (sender, driver)
             }
-            // A shared connection never left (the end of its stream tells who waits), and
-            // one of its own is for one request.
-            Sender::Http1(..) | Sender::Http2(..) | Sender::Own(..) => return,
+            // A shared connection never left the pool, and a dedicated one is for one
+            // request.
+            Sender::Http1(..) | Sender::Http2(..) | Sender::Dedicated(..) => return,
         };
-        driver.rest();
-        let mut places = self.shard.places();
-        let place = places.entry(self.target).or_default();
-        if self.link.slots.are_wanted() {
-            // Where somebody of another worker waits, closing it makes room for a new
-            // one: always where nobody waits here, and else every other time.
-            let here = place.freed.waiting();
-            place.gives_way = !place.gives_way && self.link.slots.waiting() > here;
-            if here == 0 || place.gives_way {
+        driver.become_idle();
+        let mut targets = self.shard.targets();
+        let pool = targets.entry(self.target).or_default();
+        if self.meta.limit.has_waiters() {
+            // If a request of another worker waits, closing this one frees a slot: always
+            // if no request waits here, and else every other time.
+            let here = pool.waiters.waiting();
+            pool.yielded_last = !pool.yielded_last && self.meta.limit.waiting() > here;
+            if here == 0 || pool.yielded_last {
                 return;
             }
-            place.freed.notify.notify_one();
+            pool.waiters.notify.notify_one();
         }
-        let idle = &mut place.idle;
+        let idle = &mut pool.idle;
         if let Some(first) = idle.first()
             && (idle.len() >= MAX_IDLE || first.since.elapsed() >= self.idle_timeout)
         {
             idle.remove(0);
         }
-        idle.push(Idle {
+        idle.push(IdleHttp1 {
             sender,
             driver,
             since: Instant::now(),
             idle_timeout: self.idle_timeout,
-            link: self.link,
+            meta: self.meta,
         });
     }
 
-    /// Ends a connection of its own at once, whatever is still being sent on it.
-    /// A stream of a shared one is reset when its bodies are dropped.
+    /// Closes an HTTP/1.1 connection at once, whatever is still being sent on it. A stream of
+    /// a shared connection is reset when its bodies are dropped.
     pub fn close(self) {
         if let Sender::Http1(_, driver, _) = self.sender {
             driver.close();
         }
     }
 
-    /// Takes a connection that does not take requests any more out of the pool.
+    /// Removes a connection from the pool that does not take requests any more.
     pub fn retire(self) {
         if let Sender::Http2(_, Stream { streams, .. }) = &self.sender
-            && let Some(place) = self.shard.places().get_mut(&self.target)
+            && let Some(pool) = self.shard.targets().get_mut(&self.target)
         {
-            place.retire(streams);
+            pool.retire(streams);
+        }
+    }
+}
+
+impl<B> PoolShard<B> {
+    /// Wraps a connection for one request.
+    pub(super) fn wrap(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        index: usize,
+        target: &Arc<Target>,
+        sender: Sender<B>,
+        meta: ConnectionMeta,
+        reused: bool,
+    ) -> Lease<B> {
+        Lease {
+            sender,
+            target: Arc::clone(target),
+            index,
+            idle_timeout: upstream.config().idle_timeout,
+            meta,
+            reused,
+            last: false,
+            shard: Arc::clone(self),
+            _in_progress: upstream.begin(index),
         }
     }
 }

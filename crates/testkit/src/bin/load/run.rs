@@ -22,8 +22,8 @@ use crate::{HOST, Outcome};
 
 /// Maximum number of failures of a worker, and of handshakes of a whole run: each of
 /// these connections blocks a port of this machine for a minute.
-const MOST_FAILURES: u32 = 20;
-const MOST_HANDSHAKES: u64 = 24_000;
+const MAX_FAILURES: u32 = 20;
+const MAX_HANDSHAKES: u64 = 24_000;
 
 const MEASURING: u8 = 1;
 const OVER: u8 = 2;
@@ -117,7 +117,7 @@ impl Worker {
     /// Sends requests over one connection. Opens another one after a failure.
     async fn keep_alive(mut self) -> Vec<u32> {
         let mut latencies = Vec::new();
-        for _ in 0..MOST_FAILURES {
+        for _ in 0..MAX_FAILURES {
             match self.requests(&mut latencies).await {
                 Ok(()) => break,
                 Err(error) => self.run.fail(&error),
@@ -141,8 +141,8 @@ impl Worker {
     async fn handshakes(self) -> Vec<u32> {
         let mut latencies = Vec::new();
         let mut failures = 0;
-        while self.run.phase() < OVER && failures < MOST_FAILURES {
-            if self.run.handshakes.fetch_add(1, Ordering::Relaxed) >= MOST_HANDSHAKES {
+        while self.run.phase() < OVER && failures < MAX_FAILURES {
+            if self.run.handshakes.fetch_add(1, Ordering::Relaxed) >= MAX_HANDSHAKES {
                 break;
             }
             if let Err(error) = self.handshake(&mut latencies).await {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Maximum number of faults that are kept.
-const MOST_FAULTS: usize = 40;
+const MAX_FAULTS: usize = 40;
 
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -55,7 +55,7 @@ impl Ledger {
 
     pub(crate) fn fault(&self, what: String) {
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        if faults.len() < MOST_FAULTS {
+        if faults.len() < MAX_FAULTS {
             eprintln!("fault: {what}");
             faults.push(what);
         }

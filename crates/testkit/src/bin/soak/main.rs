@@ -44,10 +44,10 @@ use crate::ledger::Ledger;
 use crate::service::{Manner, Service};
 
 /// How long workers may take to stop.
-const PATIENCE: Duration = Duration::from_secs(40);
+const END_TIMEOUT: Duration = Duration::from_secs(40);
 /// Maximum ratio of the memory in use after the second half to that after the first
 /// half. It is not 1, because allocators do not return all memory.
-const MOST_GROWTH: f64 = 1.10;
+const MAX_GROWTH: f64 = 1.10;
 
 /// The state that all parts of the test share.
 pub(crate) struct World {
@@ -171,7 +171,7 @@ async fn soak(binary: &str, length: Duration) -> bool {
     let middle = watch::at_rest(&world).await;
     phase(&world, "second half", length / 2).await;
     let end = watch::at_rest(&world).await;
-    if end as f64 > middle as f64 * MOST_GROWTH {
+    if end as f64 > middle as f64 * MAX_GROWTH {
         world.ledger.fault(format!(
             "memory grew: {start} KiB after the warm-up, {middle} after one half, {end} after the other"
         ));
@@ -234,7 +234,7 @@ async fn phase(world: &Arc<World>, name: &str, length: Duration) {
             }
         }
     };
-    if tokio::time::timeout(PATIENCE, ending).await.is_err() {
+    if tokio::time::timeout(END_TIMEOUT, ending).await.is_err() {
         world
             .ledger
             .fault("workers hang: requests without an end".to_owned());

@@ -1,0 +1,144 @@
+//! The deny list for operators: add, list, remove.
+//!
+//! The response is sent when the change is in force and on disk, or when the disk was found
+//! not to take it: an entry is in force before the disk is touched.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::actions::done;
+use super::deny_writes::ChangeError;
+use super::operations::Operations;
+use super::responses::respond_json;
+use crate::clock;
+use crate::trust::{DenyEntry, DenyList, DenyTarget};
+
+/// What to add.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewDenyEntry {
+    /// What is refused.
+    pub target: DenyTarget,
+    /// Why, in the operator's words.
+    #[serde(default)]
+    pub reason: String,
+    /// When it ends, in seconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    deny_list: Vec<Arc<DenyEntry>>,
+}
+
+pub(super) async fn list(State(operations): State<Arc<Operations>>) -> Response {
+    match list_of(&operations) {
+        Ok(list) => {
+            let deny_list = list.list(now());
+            respond_json(StatusCode::OK, &Listed { deny_list })
+        }
+        Err(response) => *response,
+    }
+}
+
+pub(super) async fn add(
+    State(operations): State<Arc<Operations>>,
+    denial: Result<Json<NewDenyEntry>, JsonRejection>,
+) -> Response {
+    let Json(denial) = match denial {
+        Ok(denial) => denial,
+        Err(error) => return fault(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
+    let list = match list_of(&operations) {
+        Ok(list) => list,
+        Err(response) => return *response,
+    };
+    // In force first, whatever becomes of the disk.
+    let entry = match list.put_in_force(denial.target, &denial.reason, denial.expires_at, now()) {
+        Ok(entry) => entry,
+        Err(error) => return refused(&ChangeError::List(error)),
+    };
+    let target = serde_json::to_string(&entry.target).unwrap_or_default();
+    let what = format!("{}: {target}: {}", entry.id, entry.reason);
+    let added = Arc::clone(&entry);
+    let saving = move || list.save(&added, now());
+    // The entry counts in any case, so the audit log names it in any case.
+    match operations.deny_writes.on_disk(saving).await {
+        Ok(()) => done(respond_json(StatusCode::CREATED, &entry), what),
+        Err(error) => {
+            let response = match error {
+                ChangeError::Disk => fault(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    &format!(
+                        "the file of the deny list does not answer; entry {} is in force all \
+                         the same, and is written as soon as that can be done: countersign \
+                         deny list shows it",
+                        entry.id
+                    ),
+                ),
+                error => refused(&error),
+            };
+            done(response, format!("{what} (in force, not on disk)"))
+        }
+    }
+}
+
+pub(super) async fn remove(
+    State(operations): State<Arc<Operations>>,
+    Path(id): Path<String>,
+) -> Response {
+    let list = match list_of(&operations) {
+        Ok(list) => list,
+        Err(response) => return *response,
+    };
+    let named = id.clone();
+    match operations
+        .deny_writes
+        .on_disk(move || list.remove(&id))
+        .await
+    {
+        Ok(true) => {
+            let response = respond_json(StatusCode::OK, &json!({ "removed": true, "id": named }));
+            done(response, named)
+        }
+        Ok(false) => fault(
+            StatusCode::NOT_FOUND,
+            "there is no such entry; countersign deny list shows their ids",
+        ),
+        Err(error) => refused(&error),
+    }
+}
+
+fn list_of(operations: &Operations) -> Result<Arc<DenyList>, Box<Response>> {
+    operations.deny_list().ok_or_else(|| {
+        Box::new(fault(
+            StatusCode::CONFLICT,
+            "the configuration has no deny list: add [deny_list] with file = \"deny.json\" and reload",
+        ))
+    })
+}
+
+fn refused(error: &ChangeError) -> Response {
+    let status = match error {
+        ChangeError::List(error) if error.is_usage() => StatusCode::UNPROCESSABLE_ENTITY,
+        ChangeError::Disk => StatusCode::SERVICE_UNAVAILABLE,
+        ChangeError::List(_) | ChangeError::Panicked(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    fault(status, &error.to_string())
+}
+
+fn fault(status: StatusCode, error: &str) -> Response {
+    respond_json(status, &json!({ "error": error }))
+}
+
+fn now() -> i64 {
+    i64::try_from(clock::unix_now()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,58 @@
+//! `DenyWrites`: limits the changes of the deny list that wait for a disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::trust::DenyListError;
+
+/// Most changes that wait for the disk: while it hangs, each keeps a thread.
+const MAX_WAITING: usize = 8;
+/// How long the disk may take.
+const DISK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Limits the changes that wait for a disk.
+#[derive(Debug)]
+pub(super) struct DenyWrites(Arc<Semaphore>);
+
+impl Default for DenyWrites {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_WAITING)))
+    }
+}
+
+impl DenyWrites {
+    /// Does `work` on a thread that may block. On a network mount that hangs, syncing takes
+    /// for ever: then the request gets its response, and nothing else waits.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, DenyListError> + Send + 'static,
+    ) -> Result<T, ChangeError> {
+        let writing = async {
+            let place = Arc::clone(&self.0).acquire_owned().await;
+            let work = move || {
+                let outcome = work();
+                drop(place);
+                outcome
+            };
+            tokio::task::spawn_blocking(work).await
+        };
+        match tokio::time::timeout(DISK_TIMEOUT, writing).await {
+            Ok(Ok(outcome)) => outcome.map_err(ChangeError::List),
+            Ok(Err(error)) => Err(ChangeError::Panicked(error.to_string())),
+            Err(_) => Err(ChangeError::Disk),
+        }
+    }
+}
+
+/// Why a change is not on disk.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChangeError {
+    #[error(transparent)]
+    List(#[from] DenyListError),
+    #[error("changing the deny list panicked; please report this: {0}")]
+    Panicked(String),
+    #[error("the file of the deny list does not answer; try again when it does")]
+    Disk,
+}

@@ -1,0 +1,138 @@
+//! Checks of `Host` and `Origin` that keep foreign web pages away.
+//!
+//! A web page can make a browser connect to any address under a name of its own (DNS
+//! rebinding), but it cannot make it send another `Host`, nor leave `Origin` out.
+
+use std::net::IpAddr;
+
+use axum::extract::Request;
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, Uri};
+
+use crate::policy::Denial;
+use crate::reason::ReasonCode;
+
+/// Whether all that the request says about its destination is this machine's
+/// loopback interface and `port`.
+pub(super) fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return false;
+    };
+    let host_is_loopback = host
+        .to_str()
+        .is_ok_and(|host| is_loopback_authority(host, port));
+    // The target's authority, if it has one, overrides `Host` (RFC 9112
+    // section 3.2.2).
+    let target_is_loopback = uri
+        .authority()
+        .is_none_or(|authority| is_loopback_authority(authority.as_str(), port));
+    host_is_loopback && target_is_loopback
+}
+
+/// Names can be made to resolve to loopback; only `localhost` always does (RFC
+/// 6761 section 6.3), and addresses need no resolution.
+fn is_loopback_authority(authority: &str, port: u16) -> bool {
+    // `host`, `host:port`, `[v6]`, `[v6]:port`: a port follows the last colon
+    // that is not inside the brackets.
+    let (host, given_port) = match authority.rsplit_once(':') {
+        Some((host, digits)) if !digits.contains(']') => (host, Some(digits)),
+        _ => (authority, None),
+    };
+    let port_fits = match given_port {
+        Some(digits) => {
+            digits.bytes().all(|digit| digit.is_ascii_digit()) && digits.parse() == Ok(port)
+        }
+        None => port == 80,
+    };
+    let address = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        Some(inner) => inner.parse().map(IpAddr::V6).ok(),
+        None => host.parse().map(IpAddr::V4).ok(),
+    };
+    port_fits
+        && (host.eq_ignore_ascii_case("localhost")
+            || address.is_some_and(|address| address.is_loopback()))
+}
+
+/// Keeps foreign web pages away, which a browser with an operator's certificate may
+/// have open: they cannot make it leave `Origin` out of a request that changes
+/// something, nor connect here under a name of their own.
+pub(super) fn check_origin(request: &Request, server_name: Option<&str>) -> Result<(), Denial> {
+    // Browsers say so of every request, also of those without an `Origin` (Fetch Metadata);
+    // "none" is what a person has typed.
+    let by_page = request.headers().get_all("sec-fetch-site");
+    if request.headers().contains_key(ORIGIN) || by_page.iter().any(|site| site != "none") {
+        return Err(Denial::new(
+            ReasonCode::CallerNotAllowed,
+            "requests that web pages make are not answered here",
+        ));
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().ok(),
+        _ => None,
+    };
+    let host = host.and_then(|host| host.parse::<Authority>().ok());
+    let is_ours = |authority: &Authority| is_own_name(authority.host(), server_name);
+    // The target's authority, if it has one, overrides `Host` (RFC 9112 section
+    // 3.2.2).
+    if host.as_ref().is_some_and(is_ours) && request.uri().authority().is_none_or(is_ours) {
+        return Ok(());
+    }
+    Err(Denial::new(
+        ReasonCode::HostMismatch,
+        "the Host field must be the name that TLS was asked for, or an address",
+    ))
+}
+
+/// A name can be made to lead anywhere; an address cannot.
+fn is_own_name(host: &str, server_name: Option<&str>) -> bool {
+    let plain = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    plain.unwrap_or(host).parse::<IpAddr>().is_ok()
+        || server_name.is_some_and(|name| name.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn request(host: &[&str], origin: Option<&str>, target: &str) -> Request {
+        let mut request = http::Request::builder().uri(target);
+        for host in host {
+            request = request.header(HOST, *host);
+        }
+        if let Some(origin) = origin {
+            request = request.header(ORIGIN, origin);
+        }
+        request.body(Body::empty()).unwrap()
+    }
+
+    #[test]
+    fn web_pages_and_foreign_names_are_refused() {
+        let name = Some("gw.example.org");
+        for (host, target) in [
+            ("gw.example.org:9901", "/status"),
+            ("GW.example.org", "/status"),
+            ("127.0.0.1:9901", "/status"),
+            ("[::1]:9901", "/status"),
+            ("127.0.0.1:9901", "https://gw.example.org/status"),
+        ] {
+            assert!(check_origin(&request(&[host], None, target), name).is_ok());
+            let page = request(&[host], Some("https://gw.example.org"), target);
+            assert!(check_origin(&page, name).is_err());
+        }
+        for (hosts, target) in [
+            (&["evil.example"][..], "/status"),
+            (&["localhost"], "/status"),
+            (&[], "/status"),
+            (&["gw.example.org", "gw.example.org"], "/status"),
+            (&["gw.example.org"], "https://evil.example/status"),
+        ] {
+            assert!(check_origin(&request(hosts, None, target), name).is_err());
+        }
+        assert!(check_origin(&request(&["gw.example.org"], None, "/"), None).is_err());
+    }
+}

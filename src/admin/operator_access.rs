@@ -1,0 +1,457 @@
+//! `OperatorAccess`: the `[admin]` listener over mutual TLS.
+//!
+//! A connection is verified as a caller's is, by the same trust domains, CRLs and deny list;
+//! then the identity has to be one of `[admin] operators`. Both are checked again for every
+//! request, once all of it is there, and whenever trust changes: a peer that is no operator
+//! any longer is cut off. Every refusal is recorded.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderName, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use rustls_pki_types::CertificateDer;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::actions::Actor;
+use super::connection::{FIRST_BYTE_TIMEOUT, HANDSHAKE_TIMEOUT, serve_http, told_to_stop};
+use super::host_check::check_origin;
+use crate::clock;
+use crate::connection_slots::ConnectionSlot;
+use crate::identity::PeerIdentity;
+use crate::identity::text::printable;
+use crate::policy::Denial;
+use crate::policy::revalidate::revalidate;
+use crate::reason::ReasonCode;
+use crate::snapshot::Snapshot;
+use crate::telemetry::audit::AuditSink;
+use crate::telemetry::eviction_log::EvictionLog;
+use crate::telemetry::operator::{OperatorFacts, OperatorRecord};
+use crate::tls::handshake_notes::with_notes;
+use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
+
+/// Most bytes of a request's body.
+const MAX_BODY: usize = 64 * 1024;
+/// How long responses in progress may take when the peer is no operator any longer.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(400);
+/// How long a refused peer is given to read why.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Most bytes that are read from a peer that is refused.
+const MAX_LINGER: u64 = 64 * 1024;
+/// Why an established connection is closed for newer ones.
+const EVICTED: &str = "it made room for newer connections before it was let in";
+/// Longest single sleep: the wall clock may be set meanwhile.
+const MAX_SLEEP: Duration = Duration::from_secs(60);
+
+/// Lets operators in by their certificates.
+#[derive(Debug)]
+pub struct OperatorAccess {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    changes: watch::Receiver<u64>,
+    audit: AuditSink,
+    evictions: EvictionLog,
+}
+
+/// A peer that has proven an identity.
+struct Operator {
+    identity: Arc<PeerIdentity>,
+    chain: Vec<CertificateDer<'static>>,
+    peer: SocketAddr,
+    /// The TLS server name, if one was asked for.
+    server_name: Option<String>,
+    /// Why it is no operator, if it was refused at the start.
+    denial: Option<Denial>,
+}
+
+/// Why a connection was not let in.
+enum AdmissionError {
+    /// The peer was gone before it sent anything: nothing is recorded.
+    Gone,
+    Refused {
+        reason: ReasonCode,
+        detail: String,
+        alert: Option<&'static str>,
+        notes: Box<HandshakeNotes>,
+        /// The connection, if the peer is still to read what was sent on it.
+        stream: Option<TcpStream>,
+    },
+}
+
+impl AdmissionError {
+    fn because(reason: ReasonCode, detail: impl Into<String>) -> Self {
+        Self::Refused {
+            reason,
+            detail: detail.into(),
+            alert: None,
+            notes: Box::default(),
+            stream: None,
+        }
+    }
+
+    fn on(mut self, last: TcpStream) -> Self {
+        if let Self::Refused { stream, .. } = &mut self {
+            *stream = Some(last);
+        }
+        self
+    }
+}
+
+impl OperatorAccess {
+    /// Access by the operators of the newest snapshot. `changes` counts up after
+    /// trust has changed.
+    #[must_use]
+    pub fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        changes: watch::Receiver<u64>,
+        audit: AuditSink,
+    ) -> Self {
+        Self {
+            snapshot,
+            changes,
+            audit,
+            evictions: EvictionLog::default(),
+        }
+    }
+
+    /// A connection was evicted before it was let in.
+    async fn evicted(&self) -> AdmissionError {
+        match self.evictions.note().await {
+            Some(count) => AdmissionError::because(
+                ReasonCode::Overloaded,
+                format!("{EVICTED}; since this was last written down {count} did"),
+            ),
+            None => AdmissionError::Gone,
+        }
+    }
+
+    /// Serves one connection until it ends.
+    pub(super) async fn converse(
+        self: Arc<Self>,
+        stream: TcpStream,
+        router: Router,
+        place: ConnectionSlot,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        let Ok(peer) = stream.peer_addr() else { return };
+        // Before anything is verified, so that no change in between is missed.
+        let mut changes = self.changes.clone();
+        changes.mark_unchanged();
+        let shaking =
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, self.shake_hands(stream, peer, &place));
+        let shaken = tokio::select! {
+            shaken = shaking => shaken.unwrap_or_else(|_| {
+                let detail = format!("the TLS handshake took longer than {HANDSHAKE_TIMEOUT:?}");
+                Err(AdmissionError::because(ReasonCode::Timeout, detail))
+            }),
+            () = place.evicted() => Err(self.evicted().await),
+        };
+        let (stream, mut operator) = match shaken {
+            Ok(shaken) => shaken,
+            Err(error) => {
+                if let Some(stream) = self.record_refusal(error, peer) {
+                    tokio::select! {
+                        () = linger(stream) => {}
+                        () = place.evicted() => {}
+                    }
+                }
+                return;
+            }
+        };
+        let holds_until = match operator.check(&self.snapshot.load_full()) {
+            Ok(until) if place.establish() => until,
+            Ok(_) => {
+                let error = self.evicted().await;
+                drop(self.record_refusal(error, peer));
+                return;
+            }
+            Err(denial) => {
+                drop(self.refused(&operator, &denial));
+                operator.denial = Some(denial);
+                i64::MAX
+            }
+        };
+        let operator = Arc::new(operator);
+        let (access, served) = (Arc::clone(&self), Arc::clone(&operator));
+        let guard = move |request: Request, next: Next| {
+            let (access, operator) = (Arc::clone(&access), Arc::clone(&served));
+            async move { access.guard(&operator, request, next).await }
+        };
+        let (end, ending) = watch::channel(false);
+        let router = router.layer(middleware::from_fn(guard));
+        let mut speaking = pin!(serve_http(stream, router, ending));
+        tokio::select! {
+            () = speaking.as_mut() => {}
+            () = told_to_stop(&mut stopping) => {
+                end.send_replace(true);
+                speaking.await;
+            }
+            denial = self.until_refused(&operator, changes, holds_until) => {
+                drop(self.refused(&operator, &denial).cut());
+                end.send_replace(true);
+                let _ = tokio::time::timeout(DRAIN_TIMEOUT, speaking).await;
+            }
+            () = place.evicted() => if operator.denial.is_none() {
+                let denial = Denial::new(ReasonCode::Overloaded, EVICTED);
+                drop(self.refused(&operator, &denial).cut());
+            },
+        }
+    }
+
+    async fn shake_hands(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        place: &ConnectionSlot,
+    ) -> Result<(TlsStream<TcpStream>, Operator), AdmissionError> {
+        let mut first = [0_u8];
+        match tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.peek(&mut first)).await {
+            Ok(Ok(1..)) => place.spoke(),
+            Ok(Ok(0) | Err(_)) => return Err(AdmissionError::Gone),
+            Err(_) => {
+                let detail = format!("nothing was said within {FIRST_BYTE_TIMEOUT:?}");
+                return Err(AdmissionError::because(ReasonCode::Timeout, detail));
+            }
+        }
+        let [first] = first;
+        if first.is_ascii_uppercase() {
+            let _ = stream.write_all(PLAIN_HTTP_ANSWER).await;
+            let plain = AdmissionError::because(
+                ReasonCode::MalformedRequest,
+                "plain HTTP was sent to the operators' TLS port",
+            );
+            return Err(plain.on(stream));
+        }
+        let snapshot = self.snapshot.load_full();
+        let Some(operators) = &snapshot.operators else {
+            return Err(AdmissionError::because(
+                ReasonCode::CallerNotAllowed,
+                "the configuration names no operators any longer",
+            ));
+        };
+        let tls = Arc::clone(operators.entry.tls());
+        let accepting = TlsAcceptor::from(tls).accept(stream).into_fallible();
+        let (accepted, notes) = with_notes(accepting).await;
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err((error, stream)) => return Err(explained(&error, notes).on(stream)),
+        };
+        let tls = stream.get_ref().1;
+        let chain = tls.peer_certificates().unwrap_or_default();
+        let operator = match &notes.identity {
+            Some(identity) if notes.possession_proven => Operator {
+                identity: Arc::clone(identity),
+                chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
+                peer,
+                server_name: tls.server_name().map(str::to_ascii_lowercase),
+                denial: None,
+            },
+            _ => {
+                return Err(AdmissionError::because(
+                    ReasonCode::NoCertificate,
+                    "no identity was proven",
+                ));
+            }
+        };
+        Ok((stream, operator))
+    }
+
+    /// Records it at once; returns the connection that the peer may still read from.
+    fn record_refusal(&self, error: AdmissionError, peer: SocketAddr) -> Option<TcpStream> {
+        let AdmissionError::Refused {
+            reason,
+            detail,
+            alert,
+            notes,
+            stream,
+        } = error
+        else {
+            return None;
+        };
+        let mut facts = OperatorFacts {
+            peer: Some(peer),
+            ..OperatorFacts::default()
+        };
+        if let Some(leaf) = notes.leaf() {
+            facts = facts.with_leaf(leaf);
+        }
+        drop(OperatorRecord::refused(
+            &self.audit,
+            facts,
+            (reason, &detail),
+            alert,
+        ));
+        stream
+    }
+
+    fn refused(&self, operator: &Operator, denial: &Denial) -> OperatorRecord {
+        let why = (denial.reason, &*denial.recorded());
+        OperatorRecord::refused(&self.audit, operator.facts(), why, None)
+    }
+
+    /// Lets only requests of an operator pass.
+    async fn guard(&self, operator: &Operator, request: Request, next: Next) -> Response {
+        if let Some(denial) = &operator.denial {
+            return refusal(denial);
+        }
+        if let Err(denial) = check_origin(&request, operator.server_name.as_deref()) {
+            drop(self.refused(operator, &denial));
+            return refusal(&denial);
+        }
+        let (parts, body) = request.into_parts();
+        let Ok(body) = to_bytes(body, MAX_BODY).await else {
+            let denial = Denial::new(
+                ReasonCode::TooLarge,
+                format!("operators' requests are whole, and have at most {MAX_BODY} octets"),
+            );
+            drop(self.refused(operator, &denial));
+            return refusal(&denial);
+        };
+        // Checked again now that the whole request is there: trust may have changed.
+        if let Err(denial) = operator.check(&self.snapshot.load_full()) {
+            drop(self.refused(operator, &denial));
+            return refusal(&denial);
+        }
+        let mut request = Request::from_parts(parts, Body::from(body));
+        request.extensions_mut().insert(Actor(operator.facts()));
+        next.run(request).await
+    }
+
+    /// Resolves when an operator that was let in is none any longer.
+    async fn until_refused(
+        &self,
+        operator: &Operator,
+        mut changes: watch::Receiver<u64>,
+        mut holds_until: i64,
+    ) -> Denial {
+        loop {
+            let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+            // Never zero: the check has refused what is over already.
+            let left = clock::certificate_time_left(holds_until, now)
+                .clamp(Duration::from_secs(1), MAX_SLEEP);
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() {
+                    std::future::pending::<()>().await;
+                },
+                () = tokio::time::sleep(left) => {}
+            }
+            if operator.denial.is_some() {
+                continue;
+            }
+            match operator.check(&self.snapshot.load_full()) {
+                Ok(until) => holds_until = until,
+                Err(denial) => return denial,
+            }
+        }
+    }
+}
+
+impl Operator {
+    /// Whether the identity holds under a snapshot and is an operator's. Returns until when
+    /// that holds, in seconds since the Unix epoch.
+    fn check(&self, snapshot: &Snapshot) -> Result<i64, Denial> {
+        let not_allowed = |detail: String| Denial::new(ReasonCode::CallerNotAllowed, detail);
+        let operators = snapshot.operators.as_ref().ok_or_else(|| {
+            not_allowed("the configuration names no operators any longer".to_owned())
+        })?;
+        let (leaf, intermediates) = self.chain.split_first().ok_or_else(|| {
+            Denial::new(
+                ReasonCode::NoCertificate,
+                "the connection has no certificate",
+            )
+        })?;
+        let trust = operators.entry.trust();
+        let (found, holds_until) = revalidate(trust, (leaf, intermediates), &self.identity)?;
+        let caller = found.caller();
+        if !operators
+            .patterns
+            .iter()
+            .any(|pattern| pattern.matches(caller))
+        {
+            return Err(not_allowed(format!(
+                "{} is not among the operators of [admin]",
+                printable(&caller.to_string())
+            )));
+        }
+        Ok(holds_until)
+    }
+
+    fn facts(&self) -> OperatorFacts {
+        let facts = OperatorFacts {
+            operator: Some(printable(&self.identity.caller().to_string())),
+            trust_domain: Some(self.identity.trust_domain().to_string()),
+            peer: Some(self.peer),
+            ..OperatorFacts::default()
+        };
+        facts.with_leaf(self.identity.leaf())
+    }
+}
+
+impl fmt::Debug for Operator {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Operator")
+            .field("identity", &self.identity.caller())
+            .finish_non_exhaustive()
+    }
+}
+
+fn explained(error: &io::Error, notes: HandshakeNotes) -> AdmissionError {
+    let (reason, detail, alert) = notes.explain(error);
+    AdmissionError::Refused {
+        reason,
+        detail,
+        alert,
+        notes: Box::new(notes),
+        stream: None,
+    }
+}
+
+/// The response to a peer that is refused; the connection ends with it.
+fn refusal(denial: &Denial) -> Response {
+    let reason = denial.reason;
+    let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::FORBIDDEN);
+    let body = json!({
+        "type": format!("/reasons/{}", reason.as_str()),
+        "title": reason.title(),
+        "status": status.as_u16(),
+        "code": reason.as_str(),
+        "detail": denial.detail,
+    });
+    let fields = [
+        (CONTENT_TYPE, "application/problem+json"),
+        (CACHE_CONTROL, "no-store"),
+        (CONNECTION, "close"),
+        (
+            HeaderName::from_static("countersign-reason"),
+            reason.as_str(),
+        ),
+    ];
+    (status, fields, body.to_string()).into_response()
+}
+
+/// Closes so that the peer can read what was sent last: closing a socket with
+/// unread input would reset the connection and discard it.
+async fn linger(mut stream: TcpStream) {
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut rest = stream.take(MAX_LINGER);
+    let mut sink = [0_u8; 4096];
+    let drain = async { while matches!(rest.read(&mut sink).await, Ok(count) if count > 0) {} };
+    let _ = tokio::time::timeout(LINGER_TIMEOUT, drain).await;
+}

@@ -1,0 +1,93 @@
+//! `ControlState`: what the responses of all listeners are made from.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::readiness::{Problem, ProblemCode, Readiness};
+use crate::assertion::published::{Documents, Published};
+use crate::clock;
+use crate::snapshot::Snapshot;
+use crate::telemetry::handshake_sources::HandshakeSources;
+use crate::telemetry::metrics::Metrics;
+use crate::trust::Freshness;
+
+/// What the responses are made from.
+#[derive(Debug)]
+pub struct ControlState {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+    handshake_sources: Arc<HandshakeSources>,
+    published: Published,
+}
+
+impl ControlState {
+    /// State for both listeners.
+    #[must_use]
+    pub fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        readiness: Arc<Readiness>,
+        metrics: Arc<Metrics>,
+        handshake_sources: Arc<HandshakeSources>,
+    ) -> Self {
+        Self {
+            snapshot,
+            readiness,
+            metrics,
+            handshake_sources,
+            published: Published::new(),
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub(super) fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    pub(super) fn handshake_sources(&self) -> &HandshakeSources {
+        &self.handshake_sources
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Lists what an operator should look at, although requests are served.
+    pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
+        let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+        let mut problems = self.readiness.problems();
+        let alarms = snapshot.bundles.iter().flat_map(|bundle| bundle.alarms());
+        problems.extend(alarms.map(|alarm| Problem::new(ProblemCode::Trust, alarm)));
+        let lists = snapshot
+            .bundles
+            .iter()
+            .flat_map(|bundle| bundle.freshness(now));
+        problems.extend(lists.filter_map(|list| {
+            let code = match list.freshness {
+                Freshness::Fresh | Freshness::Due => ProblemCode::CrlHalfLife,
+                Freshness::NotYet | Freshness::Grace | Freshness::Stale => ProblemCode::CrlStale,
+            };
+            Some(Problem::new(code, &list.alarm()?))
+        }));
+        let store = snapshot.limiter.shared().and_then(|store| store.problem());
+        problems.extend(store.map(|detail| Problem::new(ProblemCode::StoreUnreachable, &detail)));
+        let issuers = snapshot.token_issuers.iter();
+        problems.extend(
+            issuers
+                .filter_map(|issuer| issuer.problem())
+                .map(|detail| Problem::new(ProblemCode::TokenIssuerUnavailable, &detail)),
+        );
+        problems
+    }
+
+    pub(super) fn documents(&self) -> Arc<Documents> {
+        let snapshot = self.snapshot.load();
+        let signer = &snapshot.signer;
+        self.published
+            .documents(signer.settings(), signer.keys(), clock::unix_now())
+    }
+}

@@ -1,0 +1,118 @@
+//! `/status`: the state of the process at a glance.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+
+use super::operations::Operations;
+use super::readiness::{Problem, Stage};
+use super::responses::respond_json;
+use super::revocation::{Cuts, Domain};
+use crate::clock;
+use crate::crypto;
+use crate::descriptors::DescriptorPlan;
+use crate::snapshot::Snapshot;
+use crate::telemetry::handshake_sources::HandshakeSources;
+
+#[derive(Serialize)]
+struct Status<'a> {
+    version: &'static str,
+    crypto_provider: &'static str,
+    pid: u32,
+    started_at: String,
+    uptime_seconds: u64,
+    generation: u64,
+    readiness: Stage,
+    problems: Vec<Problem>,
+    addresses: &'a serde_json::Value,
+    connections: i64,
+    connections_limit: usize,
+    /// The address that most handshakes of the last minute come from, if there is one.
+    busiest_address: Option<Busiest>,
+    descriptors: DescriptorPlan,
+    routes: usize,
+    upstreams: usize,
+    reloads: Reloads,
+    #[serde(flatten)]
+    cuts: Cuts,
+    trust_domains: Vec<Domain>,
+    /// Entries of the deny list; null if there is no list.
+    denied: Option<usize>,
+}
+
+/// The address that most handshakes come from, although they are of several callers: a load
+/// balancer that does not send its clients' addresses.
+#[derive(Serialize)]
+struct Busiest {
+    address: IpAddr,
+    handshakes: u64,
+    of: u64,
+    remedy: &'static str,
+}
+
+/// What to do about such a load balancer.
+const BALANCER_REMEDY: &str = "if it is a load balancer, let it send the PROXY protocol and list \
+                               it in [listener] proxy_protocol; if many callers share the \
+                               address, list it in [limits.address] trusted_networks";
+
+impl Busiest {
+    fn of(sources: &HandshakeSources, snapshot: &Snapshot) -> Option<Self> {
+        let busiest = sources.busiest()?;
+        // Returns if the address is known to stand for many.
+        snapshot.counted_address(busiest.address)?;
+        Some(Self {
+            address: busiest.address,
+            handshakes: busiest.handshakes,
+            of: busiest.of,
+            remedy: BALANCER_REMEDY,
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Reloads {
+    ok: u64,
+    refused: u64,
+}
+
+pub(super) async fn status(State(operations): State<Arc<Operations>>) -> Response {
+    let state = operations.state();
+    let snapshot = state.snapshot();
+    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let (ok, refused) = state.metrics().reloads();
+    let started_at = i64::try_from(operations.started_at).unwrap_or(i64::MAX);
+    respond_json(
+        StatusCode::OK,
+        &Status {
+            version: env!("CARGO_PKG_VERSION"),
+            crypto_provider: crypto::PROVIDER,
+            pid: std::process::id(),
+            started_at: clock::rfc3339(started_at),
+            uptime_seconds: operations.started.elapsed().as_secs(),
+            generation: snapshot.generation,
+            readiness: state.readiness().stage(),
+            problems: state.problems(&snapshot),
+            addresses: &operations.addresses,
+            connections: state.metrics().open_connections(),
+            connections_limit: operations
+                .descriptors
+                .connections_of(snapshot.limits.connections),
+            busiest_address: Busiest::of(state.handshake_sources(), &snapshot),
+            descriptors: operations.descriptors,
+            routes: snapshot.routes.routes().len(),
+            upstreams: snapshot.upstreams.len(),
+            reloads: Reloads { ok, refused },
+            cuts: Cuts::of(state),
+            trust_domains: snapshot
+                .bundles
+                .iter()
+                .map(|bundle| Domain::of(bundle, now))
+                .collect(),
+            denied: snapshot.deny_list.as_ref().map(|list| list.list(now).len()),
+        },
+    )
+}

@@ -1,0 +1,105 @@
+//! `Listeners`: the bound sockets of a gateway that is not serving yet.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::error::AppError;
+use crate::admin::AdminSocket;
+use crate::proxy::listener;
+
+/// Where the gateway listens, once it does.
+#[derive(Debug, Clone, Serialize)]
+pub struct Addresses {
+    /// The mTLS listener.
+    pub listener: SocketAddr,
+    /// The public listener, if there is one.
+    pub public: Option<SocketAddr>,
+    /// The operators' listener, if there is one.
+    pub admin: Option<SocketAddr>,
+    /// The operators' private socket, if there is one.
+    pub socket: Option<PathBuf>,
+}
+
+/// The bound sockets of a gateway that is not serving yet.
+#[derive(Debug)]
+pub struct Listeners {
+    pub(super) listener: std::net::TcpListener,
+    pub(super) public: Option<std::net::TcpListener>,
+    pub(super) admin: Option<std::net::TcpListener>,
+    pub(super) socket: Option<AdminSocket>,
+    pub(super) addresses: Addresses,
+}
+
+impl Listeners {
+    /// Binds every address of a configuration.
+    ///
+    /// # Errors
+    /// Names the first address that cannot be bound.
+    pub fn bind(
+        listener: SocketAddr,
+        public: Option<SocketAddr>,
+        admin: Option<SocketAddr>,
+    ) -> Result<Self, AppError> {
+        let bind = |what: &'static str, address: SocketAddr| {
+            listener::bind(address)
+                .and_then(|bound| Ok((bound.local_addr()?, bound)))
+                .map_err(|error| AppError::Bind {
+                    what,
+                    address,
+                    error,
+                })
+        };
+        let (listener_address, listener) = bind("[listener]", listener)?;
+        let public = public
+            .map(|address| bind("[public]", address))
+            .transpose()?;
+        let admin = admin.map(|address| bind("[admin]", address)).transpose()?;
+        let addresses = Addresses {
+            listener: listener_address,
+            public: public.as_ref().map(|(address, _)| *address),
+            admin: admin.as_ref().map(|(address, _)| *address),
+            socket: None,
+        };
+        Ok(Self {
+            listener,
+            public: public.map(|(_, socket)| socket),
+            admin: admin.map(|(_, socket)| socket),
+            socket: None,
+            addresses,
+        })
+    }
+
+    /// Adds the operators' private socket. It comes after the addresses: a process that has
+    /// those is the only gateway of its configuration.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn with_socket(mut self, path: Option<&Path>) -> Result<Self, AppError> {
+        self.socket = path.map(AdminSocket::bind).transpose()?;
+        self.addresses.socket = path.map(Path::to_owned);
+        Ok(self)
+    }
+
+    /// Returns the addresses, with the ports the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses.clone()
+    }
+}
+
+/// Writes a file in one step, so that a process that waits for it never reads half.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn write_ready_file(path: &Path, addresses: &Addresses) -> io::Result<()> {
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))?;
+    serde_json::to_writer(&mut file, addresses)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}

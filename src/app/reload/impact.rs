@@ -1,0 +1,141 @@
+//! What new trust material means for callers that were seen lately, by the chains
+//! that were kept of them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rustls_pki_types::UnixTime;
+use serde::Serialize;
+
+use crate::clock;
+use crate::identity::LeafFacts;
+use crate::identity::text::printable;
+use crate::reason::ReasonCode;
+use crate::snapshot::Snapshot;
+use crate::telemetry::chains::{self, KeptChain};
+
+/// How long ago a caller was seen lately.
+const LATELY: Duration = Duration::from_secs(7 * 86_400);
+/// Most chains that are looked at after a reload.
+const MAX_CHAINS: usize = 2_000;
+/// Most callers that the log names.
+const NAMED: usize = 20;
+
+/// A caller that would be refused.
+#[derive(Debug, Clone, Serialize)]
+pub struct WouldRefuse {
+    /// The kept chain.
+    pub chain: String,
+    /// The names of its leaf.
+    pub names: String,
+    /// Serial number of the leaf, lower-case hexadecimal.
+    pub serial: String,
+    /// The TLS server name of its handshake.
+    pub server_name: Option<String>,
+    /// When it was last seen, RFC 3339.
+    pub last_seen: String,
+    /// Why.
+    pub reason: ReasonCode,
+    /// What exactly.
+    pub detail: String,
+}
+
+/// The decision of a snapshot about one caller.
+#[derive(Debug)]
+pub enum Outlook {
+    /// It is let in.
+    Admitted,
+    /// Its own certificate has expired meanwhile: no change of trust is the cause.
+    Expired,
+    /// It is refused.
+    Refused(Box<WouldRefuse>),
+}
+
+/// The decision of a snapshot about the holder of a chain.
+#[must_use]
+pub fn outlook(snapshot: &Snapshot, kept: &KeptChain) -> Outlook {
+    let now = UnixTime::since_unix_epoch(clock::since_epoch());
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let leaf = kept
+        .chain
+        .first()
+        .and_then(|leaf| LeafFacts::read(leaf).ok());
+    let is_over = |leaf: &LeafFacts| clock::certificate_is_over(leaf.not_after, seconds);
+    if leaf.as_ref().is_some_and(is_over) {
+        return Outlook::Expired;
+    }
+    let refused = |reason, detail: &str| {
+        Outlook::Refused(Box::new(WouldRefuse {
+            chain: kept.id.text().to_string(),
+            names: leaf
+                .as_ref()
+                .map_or_else(String::new, |leaf| leaf.sans.summary()),
+            serial: leaf
+                .as_ref()
+                .map_or_else(String::new, LeafFacts::serial_hex),
+            server_name: kept.sni.clone(),
+            last_seen: clock::rfc3339(i64::try_from(clock::unix(kept.seen)).unwrap_or(i64::MAX)),
+            reason,
+            detail: printable(detail),
+        }))
+    };
+    let Some(entry) = snapshot.server_names.select(kept.sni.as_deref()) else {
+        return refused(
+            ReasonCode::HostMismatch,
+            "no [[server_name]] entry answers for its server name",
+        );
+    };
+    let Some((leaf, intermediates)) = kept.chain.split_first() else {
+        return Outlook::Expired;
+    };
+    match entry.trust().verify(leaf, intermediates, now) {
+        Ok(_) => Outlook::Admitted,
+        Err(refusal) => refused(refusal.reason, &refusal.detail),
+    }
+}
+
+/// Says in the log which callers seen lately are refused from now on, and were
+/// not before.
+pub(super) fn report(directory: &Path, before: &Snapshot, after: &Snapshot) {
+    if before.server_names.revisions() == after.server_names.revisions() {
+        return;
+    }
+    let kept = match chains::admitted_since(directory, LATELY, MAX_CHAINS) {
+        Ok(kept) => kept,
+        Err(error) => {
+            tracing::warn!(%error, "the kept chains cannot be read: no preview of the new trust");
+            return;
+        }
+    };
+    let mut refused = Vec::new();
+    for chain in &kept {
+        if let Outlook::Refused(why) = outlook(after, chain)
+            && matches!(outlook(before, chain), Outlook::Admitted)
+        {
+            refused.push(why);
+        }
+    }
+    let (looked_at, count) = (kept.len(), refused.len());
+    if count == 0 {
+        tracing::info!(
+            looked_at,
+            "the new trust refuses none of the callers seen lately"
+        );
+        return;
+    }
+    tracing::warn!(
+        looked_at,
+        refused = count,
+        "the new trust refuses callers seen lately"
+    );
+    for why in refused.iter().take(NAMED) {
+        tracing::warn!(
+            names = why.names,
+            serial = why.serial,
+            reason = why.reason.as_str(),
+            detail = why.detail,
+            last_seen = why.last_seen,
+            "refused from now on"
+        );
+    }
+}

@@ -1,0 +1,35 @@
+//! Verifies assertions of this gateway: a service that calls another one through the gateway
+//! presents the assertion that it got.
+
+use countersign_verify::Assertion;
+use countersign_verify::claims::{MAX_ASSERTION_BYTES, MAX_LIFETIME_SECONDS, TYP};
+use countersign_verify::jose::{CompactJws, refuse_duplicate_members};
+
+use super::AssertionSigner;
+
+/// How far the clock of another instance with the same keys may be ahead.
+const SKEW_SECONDS: u64 = 30;
+
+impl AssertionSigner {
+    /// The claims of an assertion about one request that was signed with a key
+    /// published at `now` (seconds since the Unix epoch) and has not expired.
+    #[must_use]
+    pub fn verify_own(&self, token: &str, now: u64) -> Option<Assertion> {
+        let jws = CompactJws::parse(token, MAX_ASSERTION_BYTES).ok()?;
+        if jws.header().token_type() != Some(TYP) {
+            return None;
+        }
+        let kid = jws.header().key_id()?;
+        let key = self.keys().published(now).find(|key| key.kid() == kid)?;
+        let payload = jws.verify(key.public()).ok()?;
+        refuse_duplicate_members(payload, "payload").ok()?;
+        let claims: Assertion = serde_json::from_slice(payload).ok()?;
+        let lifetime = claims.exp.checked_sub(claims.iat)?;
+        let holds = claims.iss == self.settings().issuer
+            && claims.is_request_bound()
+            && (1..=MAX_LIFETIME_SECONDS).contains(&lifetime)
+            && claims.iat <= now.saturating_add(SKEW_SECONDS)
+            && now < claims.exp;
+        holds.then_some(claims)
+    }
+}

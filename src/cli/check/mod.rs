@@ -1,0 +1,378 @@
+//! `countersign check`: loads a configuration with everything it names, without
+//! serving, and reports what was found.
+//!
+//! - `against`: decides about the callers of an audit log
+
+pub(super) mod against;
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::app;
+use crate::cli::common::config_loading::{self, LoadError};
+use crate::cli::common::format::absolute;
+use crate::cli::common::output::{CliError, Exit, Output};
+use crate::config::{self, ConfigErrors, Inventory, Loaded};
+use crate::descriptors::{DescriptorPlan, raise_limit};
+use crate::policy::rule::Authentication;
+use crate::route::{Binding, Route};
+use crate::snapshot::AuditDestination;
+
+/// Arguments of `countersign check`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  countersign check
+  countersign check --config /etc/countersign/countersign.toml
+  countersign check --json
+  countersign check --against /var/log/countersign/audit.jsonl
+
+Loads the file, certificates, keys and revocation lists as `serve` does, and opens no port.
+With --against it also decides about every caller of an audit log, by the chains that [audit]
+chains has kept of them. Exit code 0, or 2 with every error at once; 3: good, but callers of the
+log would be refused.")]
+pub struct CheckArgs {
+    /// The configuration file [default: $COUNTERSIGN_CONFIG, ./countersign.toml,
+    /// /etc/countersign/countersign.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Say which callers of this audit log would be refused.
+    #[arg(long, value_name = "AUDIT_LOG")]
+    against: Option<PathBuf>,
+}
+
+/// Runs `countersign check`.
+pub(crate) fn run(args: &CheckArgs, output: Output) -> Result<Exit, CliError> {
+    let path = config::path(args.config.as_deref()).map_err(CliError::usage)?;
+    let (loaded, inventory) = match config_loading::inspect(&path) {
+        Ok(found) => found,
+        Err(LoadError::Refused(errors)) if output.is_json() => {
+            output.json(&json!({
+                "ok": false,
+                "config": absolute(&path),
+                "errors": errors.records(),
+            }));
+            return Ok(Exit::Usage);
+        }
+        Err(LoadError::Refused(errors)) => return Err(refusal(&errors)),
+        Err(error) => return Err(error.into()),
+    };
+    for warning in loaded.warnings.iter().chain(&descriptor_warning(&loaded)) {
+        output.note(format_args!("warning: {warning}"));
+    }
+    let preview = match &args.against {
+        Some(log) => Some(against::preview(log, &loaded)?),
+        None => None,
+    };
+    output.say(report(&path, &loaded, &inventory));
+    let mut found = document(&path, &loaded, &inventory);
+    if let (Some(preview), Some(members)) = (&preview, found.as_object_mut()) {
+        output.say(format_args!("\n{}", preview.text()));
+        members.insert("against".to_owned(), preview.document());
+    }
+    output.json(&found);
+    Ok(match preview {
+        Some(preview) if preview.refuses() => Exit::No,
+        _ => Exit::Done,
+    })
+}
+
+/// All errors, formatted for the terminal.
+pub(super) fn refusal(errors: &ConfigErrors) -> CliError {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    CliError::usage(errors.render(io::stderr().is_terminal() && !plain))
+}
+
+fn report(path: &Path, loaded: &Loaded, inventory: &Inventory) -> String {
+    let settings = &loaded.settings;
+    let mut text = format!("{} is good", path.display());
+    let _ = match loaded.warnings.len() {
+        0 => writeln!(text, "."),
+        1 => writeln!(text, ", with 1 warning."),
+        count => writeln!(text, ", with {count} warnings."),
+    };
+    let _ = write!(text, "\nlistener {}", settings.address);
+    for entry in &inventory.server_names {
+        let names = match (entry.names.is_empty(), inventory.server_names.len()) {
+            (true, 1) => "any name".to_owned(),
+            (true, _) => "any other name".to_owned(),
+            (false, _) => entry.names.join(", "),
+        };
+        let _ = write!(
+            text,
+            "\n  {names}: client certificate {}, from {}\n    {} ({}) until {}",
+            entry.client_certificate,
+            entry.trust_domains.join(", "),
+            entry.certificate.file,
+            entry.certificate.names,
+            entry.certificate.not_after,
+        );
+    }
+    if let Some(public) = &settings.public {
+        let scheme = if public.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let _ = write!(
+            text,
+            "\npublic   {scheme}://{} ({})",
+            public.address,
+            served(loaded).join(", ")
+        );
+    }
+    if let Some(admin) = &settings.admin {
+        let (scheme, audience) = match admin.operators.as_slice() {
+            [] => ("http", String::new()),
+            operators => (
+                "https",
+                format!(
+                    " (for {})",
+                    operators
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            ),
+        };
+        let _ = write!(text, "\nadmin    {scheme}://{}{audience}", admin.address);
+        if let Some(socket) = &admin.socket {
+            let _ = write!(text, "\nsocket   {}", socket.display());
+        }
+    }
+    let signer = loaded.snapshot.signer.settings();
+    let _ = write!(
+        text,
+        "\nissuer   {} ({}, valid for {}s, in {})",
+        signer.issuer,
+        loaded.snapshot.signer.keys().algorithm().as_str(),
+        signer.lifetime.as_secs(),
+        signer.header,
+    );
+    let _ = write!(text, "\naudit    {}", audit(loaded));
+    let plan = descriptors_here(loaded);
+    let configured = loaded.snapshot.limits.connections;
+    let _ = write!(
+        text,
+        "\nlimits   {} connections of callers, {} to services, of {} descriptors here\n",
+        plan.connections_of(configured),
+        plan.services,
+        plan.limit
+    );
+    push_trust_domains(&mut text, inventory);
+    push_routes(&mut text, loaded);
+    text
+}
+
+/// The descriptors that a gateway with the limits of this shell would have.
+fn descriptors_here(loaded: &Loaded) -> DescriptorPlan {
+    DescriptorPlan::divide(raise_limit(), app::worker_count(&loaded.settings))
+}
+
+/// Warns if the limits of this shell allow fewer connections than the configuration.
+fn descriptor_warning(loaded: &Loaded) -> Option<String> {
+    let plan = descriptors_here(loaded);
+    let configured = loaded.snapshot.limits.connections;
+    (plan.connections_of(configured) < configured).then(|| {
+        format!(
+            "with {} descriptors, as here, there are at most {} connections of callers, not \
+             the {configured} of [limits] connections; allow the gateway {} (systemd: \
+             LimitNOFILE, shell: ulimit -n)",
+            plan.limit,
+            plan.connections,
+            plan.limit_for(configured)
+        )
+    })
+}
+
+fn push_trust_domains(text: &mut String, inventory: &Inventory) {
+    for domain in &inventory.trust_domains {
+        let _ = write!(text, "\ntrust domain {}", domain.name);
+        for root in &domain.roots {
+            let _ = write!(text, "\n  root  {} until {}", root.subject, root.not_after);
+        }
+        for list in &domain.revocation_lists {
+            let next = list.next_update.as_deref().unwrap_or("no date");
+            let _ = write!(
+                text,
+                "\n  list  of {}: {} revoked, next due {next}",
+                list.issuer, list.revoked
+            );
+        }
+        let _ = write!(
+            text,
+            "\n  revocation {} ({}); callers named by {}, among {}\n",
+            domain.revocation,
+            domain.revocation_depth,
+            domain.identity_from.join(", "),
+            domain.vouches_for.join(", "),
+        );
+    }
+}
+
+fn push_routes(text: &mut String, loaded: &Loaded) {
+    let rows: Vec<[String; 6]> = loaded
+        .snapshot
+        .routes
+        .routes()
+        .iter()
+        .map(|route| row(route))
+        .collect();
+    let header = ["ROUTE", "HOSTS", "PATHS", "METHODS", "CALLERS", "UPSTREAM"].map(str::to_owned);
+    let widths: Vec<usize> = (0..header.len())
+        .map(|column| {
+            let cells = std::iter::once(&header).chain(&rows);
+            cells
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    for row in std::iter::once(&header).chain(&rows) {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        text.push('\n');
+        text.push_str(line.trim_end());
+    }
+}
+
+fn row(route: &Route) -> [String; 6] {
+    let callers = match route.rule.authentication {
+        Authentication::None => "anybody".to_owned(),
+        _ if route.rule.except.is_empty() => joined(&route.rule.callers, ""),
+        _ => format!(
+            "{} except {}",
+            joined(&route.rule.callers, ""),
+            joined(&route.rule.except, "")
+        ),
+    };
+    let upstream = match route.rule.authentication {
+        Authentication::None => format!("{}, no assertion", route.upstream.name()),
+        _ => format!(
+            "{}, audience {}, per {}",
+            route.upstream.name(),
+            route.audience,
+            binding(route.binding)
+        ),
+    };
+    [
+        route.name.clone(),
+        joined(&route.hosts, "any"),
+        joined(&route.paths, "any"),
+        joined(&route.methods, "any"),
+        callers,
+        upstream,
+    ]
+}
+
+fn joined<T: ToString>(items: &[T], none: &str) -> String {
+    if items.is_empty() {
+        return none.to_owned();
+    }
+    strings(items).join(" ")
+}
+
+fn strings<T: ToString>(items: &[T]) -> Vec<String> {
+    items.iter().map(ToString::to_string).collect()
+}
+
+const fn binding(binding: Binding) -> &'static str {
+    match binding {
+        Binding::Request => "request",
+        Binding::Caller => "caller",
+    }
+}
+
+fn audit(loaded: &Loaded) -> String {
+    match &loaded.settings.audit {
+        AuditDestination::Stdout => "standard output".to_owned(),
+        AuditDestination::File(file) => file.display().to_string(),
+    }
+}
+
+fn served(loaded: &Loaded) -> Vec<&'static str> {
+    let Some(public) = &loaded.settings.public else {
+        return Vec::new();
+    };
+    [
+        ("keys", public.keys),
+        ("health", public.health),
+        ("metrics", public.metrics),
+    ]
+    .into_iter()
+    .filter_map(|(what, served)| served.then_some(what))
+    .collect()
+}
+
+fn document(path: &Path, loaded: &Loaded, inventory: &Inventory) -> Value {
+    let settings = &loaded.settings;
+    let signer = &loaded.snapshot.signer;
+    let audit = match &settings.audit {
+        AuditDestination::Stdout => None,
+        AuditDestination::File(file) => Some(absolute(file)),
+    };
+    json!({
+        "ok": true,
+        "config": absolute(path),
+        "listener": settings.address,
+        "server_names": inventory.server_names,
+        "public": settings.public.as_ref().map(|public| json!({
+            "address": public.address,
+            "tls": public.tls.is_some(),
+            "serve": served(loaded),
+        })),
+        "admin": settings.admin.as_ref().map(|admin| admin.address),
+        "admin_operators": settings.admin.as_ref().map(|admin| {
+            admin.operators.iter().map(ToString::to_string).collect::<Vec<_>>()
+        }),
+        "admin_socket": settings.admin.as_ref().and_then(|admin| admin.socket.as_deref()).map(absolute),
+        "audit": audit,
+        "trust_domains": inventory.trust_domains,
+        "assertion": {
+            "issuer": signer.settings().issuer,
+            "header": signer.settings().header.as_str(),
+            "algorithm": signer.keys().algorithm().as_str(),
+            "lifetime_seconds": signer.settings().lifetime.as_secs(),
+        },
+        "upstreams": loaded.snapshot.upstreams.iter().map(|upstream| json!({
+            "name": upstream.name(),
+            "endpoints": upstream.config().endpoints.iter().map(|endpoint| {
+                format!("{}:{}", bracketed(&endpoint.host), endpoint.port)
+            }).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "routes": loaded.snapshot.routes.routes().iter().map(|r| route(r)).collect::<Vec<_>>(),
+        "files": loaded.files.iter().map(|file| absolute(file)).collect::<Vec<_>>(),
+        "warnings": loaded.warnings,
+    })
+}
+
+fn bracketed(host: &str) -> String {
+    if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
+}
+
+fn route(route: &Route) -> Value {
+    let authenticated = route.rule.authentication != Authentication::None;
+    json!({
+        "name": route.name,
+        "hosts": strings(&route.hosts),
+        "paths": strings(&route.paths),
+        "methods": strings(&route.methods),
+        "authenticate": route.rule.authentication.to_string(),
+        "callers": strings(&route.rule.callers),
+        "except": strings(&route.rule.except),
+        "upstream": route.upstream.name(),
+        "audience": authenticated.then_some(&route.audience),
+        "binding": authenticated.then_some(binding(route.binding)),
+    })
+}

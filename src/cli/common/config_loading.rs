@@ -1,0 +1,72 @@
+//! Loads the configuration for a command. If a file system hangs, the command ends and names
+//! the file.
+
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::output::CliError;
+use crate::config::{self, ConfigErrors, Inventory, Loaded, Progress};
+
+/// How often the progress of the load is checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long reading one file may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a configuration is not loaded.
+pub(in crate::cli) enum LoadError {
+    /// Everything that is wrong with it.
+    Refused(ConfigErrors),
+    /// Reading a file hangs, or the system is short of something.
+    NotRead(CliError),
+}
+
+impl From<LoadError> for CliError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Refused(errors) => Self::usage(errors),
+            LoadError::NotRead(error) => error,
+        }
+    }
+}
+
+/// Loads a configuration with everything it names.
+///
+/// # Errors
+/// When something is wrong with it, or reading a file hangs.
+pub(in crate::cli) fn inspect(path: &Path) -> Result<(Loaded, Inventory), LoadError> {
+    let progress = Progress::default();
+    let (done, outcome) = mpsc::channel();
+    let (file, reading) = (path.to_owned(), progress.clone());
+    let thread = std::thread::Builder::new().name("configuration".to_owned());
+    thread
+        .spawn(move || {
+            let _ = done.send(config::inspect_with(&file, &reading));
+        })
+        .map_err(|error| LoadError::NotRead(CliError::failed(error)))?;
+    let mut current = (None, Instant::now());
+    loop {
+        match outcome.recv_timeout(CHECK_INTERVAL) {
+            Ok(outcome) => return outcome.map_err(LoadError::Refused),
+            Err(RecvTimeoutError::Disconnected) => {
+                let what = "loading the configuration panicked; please report this";
+                return Err(LoadError::NotRead(CliError::failed(what)));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let now = progress.reading();
+        if now != current.0 {
+            current = (now, Instant::now());
+        } else if let Some(file) = &current.0
+            && current.1.elapsed() >= READ_TIMEOUT
+        {
+            return Err(LoadError::NotRead(CliError::usage(format_args!(
+                "reading {} has not ended for {} seconds: its file system does not answer; \
+                 mount it again, or name another file in {}",
+                file.display(),
+                READ_TIMEOUT.as_secs(),
+                path.display()
+            ))));
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Formats times, and arguments for a shell.
+
+use std::path::Path;
+
+use crate::clock;
+
+/// `2026-01-31T12:00:00Z (in 24 hours)`.
+pub(in crate::cli) fn moment(unix_seconds: i64) -> String {
+    let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
+    let distance = unix_seconds.saturating_sub(now);
+    let amount = amount(distance.saturating_abs());
+    let relative = if distance < 0 {
+        format!("{amount} ago")
+    } else {
+        format!("in {amount}")
+    };
+    format!("{} ({relative})", clock::rfc3339(unix_seconds))
+}
+
+/// The largest unit that leaves at least two, rounded to the nearest.
+fn amount(seconds: i64) -> String {
+    for (unit, length) in [
+        ("years", 31_557_600),
+        ("days", 86_400),
+        ("hours", 3_600),
+        ("minutes", 60),
+    ] {
+        if seconds >= 2 * length {
+            return format!("{} {unit}", (seconds + length / 2) / length);
+        }
+    }
+    format!("{seconds} seconds")
+}
+
+/// A path as one word of a POSIX shell.
+pub(in crate::cli) fn shell(path: &Path) -> String {
+    shell_word(&path.to_string_lossy())
+}
+
+/// A text as one word of a POSIX shell.
+pub(in crate::cli) fn shell_word(text: &str) -> String {
+    let plain = !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"/._-@%+=:,".contains(&b));
+    if plain {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+/// An absolute path for machines; the path itself if there is none.
+pub(in crate::cli) fn absolute(path: &Path) -> String {
+    std::path::absolute(path)
+        .unwrap_or_else(|_| path.to_owned())
+        .to_string_lossy()
+        .into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_use_the_unit_a_person_would() {
+        for (seconds, words) in [
+            (0, "0 seconds"),
+            (90, "90 seconds"),
+            (300, "5 minutes"),
+            (86_399, "24 hours"),
+            (7 * 86_400 - 1, "7 days"),
+            (3652 * 86_400, "10 years"),
+        ] {
+            assert_eq!(amount(seconds), words);
+        }
+    }
+
+    #[test]
+    fn shell_words_survive_a_shell() {
+        assert_eq!(shell_word("certs/a.pem"), "certs/a.pem");
+        assert_eq!(shell_word("my certs"), "'my certs'");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+        assert_eq!(shell_word(""), "''");
+    }
+}

@@ -1,0 +1,60 @@
+//! Reads a file, or standard input for `-`: the same limits, messages and exit code for every
+//! command.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use super::output::CliError;
+
+const MIB: u64 = 1 << 20;
+
+/// Reads a file, or standard input for `-`.
+///
+/// # Errors
+/// Exit code 2 if it cannot be read or has more than `max` bytes; the message names it.
+pub(in crate::cli) fn read(path: &Path, max: u64) -> Result<Vec<u8>, CliError> {
+    let mut content = Vec::new();
+    // One byte more shows that there is more.
+    let limit = max.saturating_add(1);
+    let outcome = match is_stdin(path) {
+        true => std::io::stdin()
+            .lock()
+            .take(limit)
+            .read_to_end(&mut content),
+        false => File::open(path).and_then(|file| file.take(limit).read_to_end(&mut content)),
+    };
+    let name = name(path);
+    outcome.map_err(|error| CliError::usage(format_args!("cannot read {name}: {error}")))?;
+    if u64::try_from(content.len()).is_ok_and(|length| length <= max) {
+        return Ok(content);
+    }
+    let max = match max % MIB {
+        0 => format!("{} MiB", max / MIB),
+        _ => format!("{max} bytes"),
+    };
+    Err(CliError::usage(format_args!("{name} is larger than {max}")))
+}
+
+/// Refuses arguments of which several are `-`.
+pub(in crate::cli) fn check_one_stdin<'a>(
+    paths: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), CliError> {
+    match paths.into_iter().filter(|path| is_stdin(path)).count() {
+        0 | 1 => Ok(()),
+        _ => Err(CliError::usage("only one file can be - (standard input)")),
+    }
+}
+
+/// Whether the argument stands for standard input.
+pub(in crate::cli) fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// The name of a file in messages.
+pub(in crate::cli) fn name(path: &Path) -> String {
+    match is_stdin(path) {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    }
+}

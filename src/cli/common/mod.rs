@@ -1,0 +1,23 @@
+//! What several commands share.
+//!
+//! - `gateway_args`: arguments that say which running gateway is meant
+//! - `admin_client`: sends a request to a running gateway
+//! - `certificate_files`: reads certificates and private keys of files
+//! - `passphrase`: reads passphrases
+//! - `token_file`: reads access tokens of files
+//! - `input`: reads a file, or standard input for `-`
+//! - `config_loading`: loads a configuration
+//! - `recording_verifier`: records what a TLS server presents
+//! - `format`: formats times and arguments for a shell
+//! - `output`: prints results; the exit codes
+
+pub(super) mod admin_client;
+pub(super) mod certificate_files;
+pub(super) mod config_loading;
+pub(super) mod format;
+pub(super) mod gateway_args;
+pub(super) mod input;
+pub mod output;
+pub(super) mod passphrase;
+pub(super) mod recording_verifier;
+pub(super) mod token_file;

@@ -1,0 +1,189 @@
+//! What commands print, and the exit codes they end with.
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+/// How a command ended. The numbers are part of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done, or the answer is "yes".
+    Done,
+    /// 1: failed.
+    Failed,
+    /// 2: bad usage or configuration.
+    Usage,
+    /// 3: the answer is "no": invalid, denied, expiring.
+    No,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::No => 3,
+        })
+    }
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub struct CliError {
+    /// The exit code.
+    pub exit: Exit,
+    /// What went wrong, naming file, key and remedy; may have several lines.
+    pub message: String,
+}
+
+impl CliError {
+    /// Exit code 1 with a message.
+    pub fn failed(message: impl fmt::Display) -> Self {
+        Self {
+            exit: Exit::Failed,
+            message: message.to_string(),
+        }
+    }
+
+    /// Exit code 2 with a message.
+    pub fn usage(message: impl fmt::Display) -> Self {
+        Self {
+            exit: Exit::Usage,
+            message: message.to_string(),
+        }
+    }
+
+    /// Exit code 3 with a message.
+    pub fn no(message: impl fmt::Display) -> Self {
+        Self {
+            exit: Exit::No,
+            message: message.to_string(),
+        }
+    }
+}
+
+impl From<anyhow::Error> for CliError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::failed(format!("{error:#}"))
+    }
+}
+
+/// Prints what a command has to say.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+impl Output {
+    /// Output of one run of the program.
+    #[must_use]
+    pub const fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet }
+    }
+
+    /// Whether a JSON document is wanted instead of text.
+    #[must_use]
+    pub const fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Text for a person, on standard output; nothing with `--json` or `--quiet`.
+    pub fn say(self, text: impl fmt::Display) {
+        if !self.json && !self.quiet {
+            Self::line(&text);
+        }
+    }
+
+    /// The command's result for machines, on standard output, with `--json` only.
+    pub fn json(self, document: &impl Serialize) {
+        if self.json
+            && let Ok(text) = serde_json::to_string(document)
+        {
+            Self::line(&text);
+        }
+    }
+
+    /// The same, for a result that is one list and may be too long for memory: the
+    /// document `{"NAME": […]}`, written item by item.
+    #[must_use]
+    pub fn list(self, name: &'static str) -> List {
+        List {
+            out: io::BufWriter::new(io::stdout().lock()),
+            name,
+            count: 0,
+        }
+    }
+
+    /// The command's result itself, on standard output, whatever the flags.
+    pub fn result(self, text: impl fmt::Display) {
+        Self::line(&text);
+    }
+
+    /// A remark on standard error; nothing with `--quiet`.
+    pub fn note(self, text: impl fmt::Display) {
+        if !self.quiet {
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+
+    /// The reason of an answer "no", on standard error, always.
+    pub fn verdict(self, text: impl fmt::Display) {
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    /// An error on standard error, always.
+    pub fn error(self, error: &CliError) {
+        let _ = writeln!(io::stderr().lock(), "countersign: {}", error.message);
+    }
+
+    /// A closed pipe is no reason to panic, so write errors are dropped.
+    fn line(text: &dyn fmt::Display) {
+        let mut stdout = io::stdout().lock();
+        let _ = writeln!(stdout, "{text}");
+        let _ = stdout.flush();
+    }
+}
+
+/// A JSON document with one list that is being written ([`Output::list`]).
+#[derive(Debug)]
+pub struct List {
+    out: io::BufWriter<io::StdoutLock<'static>>,
+    name: &'static str,
+    count: u64,
+}
+
+impl List {
+    /// Adds an item. Breaks if the reader is gone.
+    pub fn item(&mut self, item: &impl Serialize) -> ControlFlow<()> {
+        let begin = if self.count == 0 {
+            self.out.write_all(self.head().as_bytes())
+        } else {
+            self.out.write_all(b",")
+        };
+        self.count = self.count.saturating_add(1);
+        match begin.and_then(|()| Ok(serde_json::to_writer(&mut self.out, item)?)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+
+    /// Completes the document, and says whether there were items.
+    pub fn end(mut self) -> bool {
+        if self.count == 0 {
+            let head = self.head();
+            let _ = self.out.write_all(head.as_bytes());
+        }
+        let _ = self.out.write_all(b"]}\n");
+        let _ = self.out.flush();
+        self.count > 0
+    }
+
+    fn head(&self) -> String {
+        format!("{{\"{}\":[", self.name)
+    }
+}

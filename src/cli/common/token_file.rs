@@ -1,0 +1,21 @@
+//! Reads an access token.
+
+use std::path::Path;
+
+use countersign_verify::jose::MAX_TOKEN_BYTES;
+
+use super::input;
+use super::output::CliError;
+
+/// Most bytes of a file with a token: far more than a token may have, so that a token that is
+/// too long is refused as a token.
+const MAX_FILE: u64 = 64 * MAX_TOKEN_BYTES as u64;
+
+/// Reads a token without the line ending that editors and shells add. What is not text is not
+/// a token, and is refused as one.
+pub(in crate::cli) fn read_token(path: &Path) -> Result<String, CliError> {
+    let content = input::read(path, MAX_FILE)?;
+    let text = String::from_utf8_lossy(&content);
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}

@@ -1,0 +1,79 @@
+//! `countersign explain --pki DIR`: what an authority's inventory knows of the
+//! caller's certificate, beside what the gateway decides.
+
+use std::path::Path;
+
+use base64ct::{Base64UrlUnpadded, Encoding as _};
+use rustls_pki_types::CertificateDer;
+use serde_json::Value;
+
+use crate::cli::common::output::CliError;
+use crate::cli::pki::list::document;
+use crate::clock;
+use crate::crypto;
+use crate::identity::LeafFacts;
+use crate::identity::text::printable;
+use crate::pki::{Entry, Filter, Pki, Status};
+
+/// What the inventory says.
+pub(super) struct InventoryLookup(Option<(Entry, Status)>);
+
+impl InventoryLookup {
+    /// Looks a leaf up by its thumbprint.
+    pub(super) fn look_up(dir: &Path, chain: &[CertificateDer<'_>]) -> Result<Self, CliError> {
+        let pki = Pki::open(dir)?;
+        let Some(leaf) = chain.first() else {
+            return Ok(Self(None));
+        };
+        let Ok(facts) = LeafFacts::read(leaf) else {
+            return Ok(Self(None));
+        };
+        let filter = Filter {
+            serial: Some(facts.serial_hex()),
+            ..Filter::default()
+        };
+        let thumbprint = Base64UrlUnpadded::encode_string(&crypto::sha256(leaf));
+        let mut found = pki.issued(&filter)?.into_iter();
+        Ok(Self(
+            found.find(|(entry, _)| entry.thumbprint == thumbprint),
+        ))
+    }
+
+    /// The entry for machines; null where there is none.
+    pub(super) fn document(&self) -> Value {
+        self.0.as_ref().map_or(Value::Null, document)
+    }
+
+    /// A line for a person.
+    pub(super) fn line(&self, dir: &Path) -> String {
+        let place = dir.display();
+        let Some((entry, status)) = &self.0 else {
+            return format!("The inventory in {place} does not know this certificate.");
+        };
+        let since = clock::rfc3339(entry.issued_at);
+        let (by, cause) = (printable(&entry.issued_by), printable(&entry.cause));
+        let mut line = format!(
+            "The inventory in {place} knows it: signed {since} by {by} ({cause}), profile {}, {}",
+            printable(&entry.profile),
+            status.as_str()
+        );
+        if let Some((at, reason)) = &entry.revoked {
+            line.push_str(&format!(
+                " since {} ({})",
+                clock::rfc3339(*at),
+                printable(reason)
+            ));
+        }
+        line.push('.');
+        line
+    }
+
+    /// What the gateway ought to know and does not.
+    pub(super) fn warning(&self, reason: Option<&str>) -> Option<&'static str> {
+        let (_, status) = self.0.as_ref()?;
+        (*status == Status::Revoked && reason != Some("certificate-revoked")).then_some(
+            "it is revoked there, and the lists of this configuration do not say so: are they \
+             the newest ones?",
+        )
+    }
+}

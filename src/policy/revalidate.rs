@@ -1,0 +1,42 @@
+//! Verifies the certificate chain of a live connection again.
+
+use std::sync::Arc;
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::Denial;
+use crate::clock;
+use crate::identity::PeerIdentity;
+use crate::reason::ReasonCode;
+use crate::trust::ClientTrust;
+
+/// Verifies a chain (leaf and intermediates) that has stood for the identity `before`. Returns
+/// the identity as it is known now, and until when that holds, in seconds since the Unix epoch.
+///
+/// # Errors
+/// Why the chain does not stand for that identity any more.
+pub fn revalidate(
+    trust: &ClientTrust,
+    (leaf, intermediates): (&CertificateDer<'static>, &[CertificateDer<'static>]),
+    before: &PeerIdentity,
+) -> Result<(Arc<PeerIdentity>, i64), Denial> {
+    let now = UnixTime::since_unix_epoch(clock::since_epoch());
+    let admission = trust
+        .admit(leaf, intermediates, now)
+        .map_err(|refusal| Denial {
+            note: refusal.note,
+            ..Denial::new(refusal.reason, refusal.detail)
+        })?;
+    // The path cache takes a chain only after its handshake, which is over here.
+    if let Some(pending) = admission.pending {
+        pending.commit();
+    }
+    let identity = admission.identity;
+    if identity.caller() != before.caller() || identity.trust_domain() != before.trust_domain() {
+        return Err(Denial::new(
+            ReasonCode::TrustDomainMismatch,
+            "the certificate stands for another identity now",
+        ));
+    }
+    Ok((identity, admission.holds_until))
+}

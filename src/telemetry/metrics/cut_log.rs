@@ -1,0 +1,82 @@
+//! `CutLog`: how many connections were cut off, and how long after the change that caused
+//! it. It shows whether a revocation is in effect.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::clock;
+use crate::reason::ReasonCode;
+
+/// What was cut off since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cuts {
+    /// Connections whose identity or permission no longer held.
+    pub total: u64,
+    /// Those whose certificate had been revoked.
+    pub revoked: u64,
+    /// When the last one was cut off, in milliseconds since the Unix epoch.
+    pub last_ms: u64,
+    /// When the present state came into service, in milliseconds since the Unix
+    /// epoch.
+    pub in_service_since_ms: u64,
+}
+
+/// Counts what is cut off.
+#[derive(Debug)]
+pub(super) struct CutLog {
+    total: AtomicU64,
+    revoked: AtomicU64,
+    last_ms: AtomicU64,
+    in_service_since_ms: AtomicU64,
+}
+
+impl CutLog {
+    pub(super) fn new() -> Self {
+        Self {
+            total: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+            last_ms: AtomicU64::new(0),
+            in_service_since_ms: AtomicU64::new(now_ms()),
+        }
+    }
+
+    pub(super) fn note(&self, reason: ReasonCode) {
+        self.last_ms.fetch_max(now_ms(), Ordering::Relaxed);
+        if reason == ReasonCode::CertificateRevoked {
+            self.revoked.fetch_add(1, Ordering::Relaxed);
+        }
+        self.total.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn came_into_service(&self) {
+        self.in_service_since_ms.store(now_ms(), Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) -> Cuts {
+        Cuts {
+            total: self.total.load(Ordering::Relaxed),
+            revoked: self.revoked.load(Ordering::Relaxed),
+            last_ms: self.last_ms.load(Ordering::Relaxed),
+            in_service_since_ms: self.in_service_since_ms.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(clock::since_epoch().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revoked_ones_are_counted_apart() {
+        let log = CutLog::new();
+        assert_eq!(log.read().total, 0);
+        log.note(ReasonCode::CertificateExpired);
+        log.note(ReasonCode::CertificateRevoked);
+        let cuts = log.read();
+        assert_eq!((cuts.total, cuts.revoked), (2, 1));
+        assert!(cuts.last_ms >= cuts.in_service_since_ms);
+    }
+}

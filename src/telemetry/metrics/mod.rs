@@ -1,0 +1,399 @@
+//! `Metrics`: what the gateway counts, in the text form of OpenMetrics.
+//!
+//! Handles are resolved once and kept: per route in [`RouteMetrics`], per
+//! upstream in [`UpstreamMetrics`]. Counting a request is then a few additions
+//! to atomic integers, without lock, allocation or formatting. Label values come
+//! from the configuration and from [`ReasonCode`] only, never from a peer, so
+//! that no peer can make the tables grow.
+//!
+//! - `route`: what is counted of one route
+//! - `upstream`: what is counted of one upstream, and of its endpoints
+//! - `labels`: the labels, and counters that are made when they first count
+//! - `registration`: registers a metric
+//! - `cut_log`: how many connections were cut off, and how long after the change
+//! - `histogram`: a histogram of durations without locks
+
+mod cut_log;
+mod histogram;
+mod labels;
+mod registration;
+mod route;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use self::cut_log::CutLog;
+pub use self::cut_log::Cuts;
+use self::histogram::DurationHistogram;
+use self::labels::{
+    BuildLabels, CutLabels, EndpointLabels, HandshakeLabels, LimitLabels, ListLabels, PerReason,
+    ReloadLabels, RequestLabels, RouteLabels, UpstreamLabels, UpstreamNameLabels,
+};
+use self::registration::registered;
+pub use self::route::RouteMetrics;
+use self::route::RouteNames;
+use self::upstream::UpstreamFamilies;
+pub use self::upstream::{EndpointMetrics, UpstreamMetrics};
+use crate::crypto;
+use crate::reason::ReasonCode;
+
+/// The media type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Everything that is counted.
+pub struct Metrics {
+    registry: Registry,
+    connections_open: Gauge,
+    connections_resting: Gauge,
+    connections: Counter,
+    connections_cut: PerReason<CutLabels>,
+    cuts: CutLog,
+    panics: Counter,
+    limits_reached: Family<LimitLabels, Counter>,
+    handshakes_ok: Counter,
+    handshakes_refused: PerReason<HandshakeLabels>,
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RouteLabels, DurationHistogram>,
+    upstreams: UpstreamFamilies,
+    assertions: Counter,
+    reloads: Family<ReloadLabels, Counter>,
+    material_loads: Family<ReloadLabels, Counter>,
+    lists: Family<ListLabels, Gauge>,
+    list_fetches: Family<ReloadLabels, Counter>,
+    chains: ChainMetrics,
+    unrouted: Arc<RouteMetrics>,
+}
+
+impl Metrics {
+    /// All counters at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("countersign");
+        let build = Info::new(BuildLabels {
+            version: env!("CARGO_PKG_VERSION"),
+            crypto_provider: crypto::PROVIDER,
+        });
+        registry.register("build", "The running program", build);
+        macro_rules! counted {
+            ($name:literal, $help:literal) => {
+                registered(&mut registry, $name, $help)
+            };
+        }
+        let connections_open = counted!(
+            "connections_open",
+            "Connections of callers that are open now"
+        );
+        let connections = counted!("connections", "Connections of callers that were accepted");
+        let connections_resting = registered(
+            &mut registry,
+            "connections_resting",
+            "HTTP/1.1 connections on which nothing goes on, which hold no buffers",
+        );
+        let connections_cut: Family<CutLabels, Counter> = counted!(
+            "connections_cut",
+            "Connections that were cut off because what admitted them no longer held"
+        );
+        let panics = counted!("panics", "Connections that ended by a fault of the gateway");
+        let limits_reached = counted!(
+            "limit_reached",
+            "How often a bound made a connection or request yield, wait or be refused"
+        );
+        let handshakes: Family<HandshakeLabels, Counter> =
+            counted!("handshakes", "TLS handshakes by result and reason");
+        let requests = counted!("requests", "Requests by route, decision and reason");
+        let durations = Family::<RouteLabels, DurationHistogram>::default();
+        registry.register_with_unit(
+            "request_duration",
+            "Time from a request's head to the answer's head",
+            Unit::Seconds,
+            durations.clone(),
+        );
+        let upstreams = UpstreamFamilies::new(&mut registry);
+        let assertions = counted!("assertions_signed", "Assertions that were signed");
+        let reloads = counted!("reloads", "Reloads of the configuration by result");
+        let material_loads = counted!(
+            "material_loads",
+            "Certificates, keys, roots and revocation lists that were read again, by result"
+        );
+        let (lists, list_fetches) = list_metrics(&mut registry);
+        Self {
+            chains: ChainMetrics::new(&mut registry),
+            lists,
+            list_fetches,
+            reloads,
+            material_loads,
+            connections_open,
+            connections_resting,
+            connections,
+            connections_cut: PerReason::new(&connections_cut, CutLabels::of),
+            cuts: CutLog::new(),
+            panics,
+            limits_reached,
+            handshakes_ok: handshakes.get_or_create_owned(&HandshakeLabels {
+                result: "ok",
+                reason: "",
+            }),
+            handshakes_refused: PerReason::new(&handshakes, |reason| HandshakeLabels {
+                result: "refused",
+                reason: reason.as_str(),
+            }),
+            unrouted: Arc::new(RouteMetrics::new(&requests, &durations, "")),
+            requests,
+            durations,
+            upstreams,
+            assertions,
+            registry,
+        }
+    }
+
+    /// A connection was accepted.
+    pub fn connection_opened(&self) {
+        self.connections_open.inc();
+        self.connections.inc();
+    }
+
+    /// A connection is gone.
+    pub fn connection_closed(&self) {
+        self.connections_open.dec();
+    }
+
+    /// A connection was cut off because its identity or permission no longer held.
+    pub fn connection_cut(&self, reason: ReasonCode) {
+        self.connections_cut.count(reason);
+        self.cuts.note(reason);
+    }
+
+    /// What was cut off since the start, and since when the present state serves.
+    #[must_use]
+    pub fn cuts(&self) -> Cuts {
+        self.cuts.read()
+    }
+
+    /// A connection waits without buffers until the value is dropped.
+    pub fn connection_rests(&self) -> impl Drop + use<> {
+        struct Resting(Gauge);
+        impl Drop for Resting {
+            fn drop(&mut self) {
+                self.0.dec();
+            }
+        }
+        self.connections_resting.inc();
+        Resting(self.connections_resting.clone())
+    }
+
+    /// A connection ended because of a panic.
+    pub fn panicked(&self) {
+        self.panics.inc();
+    }
+
+    /// A limit made a connection or request yield, wait or be refused; `limit` is its key in the
+    /// configuration, as in `limits.connections`.
+    pub fn limit_reached(&self, limit: &'static str) {
+        self.limits_reached
+            .get_or_create_owned(&LimitLabels { limit })
+            .inc();
+    }
+
+    /// A TLS handshake succeeded.
+    pub fn handshake_succeeded(&self) {
+        self.handshakes_ok.inc();
+    }
+
+    /// A TLS handshake was refused.
+    pub fn handshake_refused(&self, reason: ReasonCode) {
+        self.handshakes_refused.count(reason);
+    }
+
+    /// An assertion was signed.
+    pub fn assertion_signed(&self) {
+        self.assertions.inc();
+    }
+
+    /// The configuration was reloaded, or was not because something is wrong.
+    pub fn reloaded(&self, successfully: bool) {
+        let result = if successfully { "ok" } else { "refused" };
+        self.reloads
+            .get_or_create_owned(&ReloadLabels { result })
+            .inc();
+    }
+
+    /// A snapshot came into service.
+    pub fn came_into_service(&self) {
+        self.cuts.came_into_service();
+    }
+
+    /// A unit of material was read again, or could not be used.
+    pub fn material_loaded(&self, successfully: bool) {
+        let result = if successfully { "ok" } else { "refused" };
+        self.material_loads
+            .get_or_create_owned(&ReloadLabels { result })
+            .inc();
+    }
+
+    /// How many connections are open now.
+    #[must_use]
+    pub fn open_connections(&self) -> i64 {
+        self.connections_open.get()
+    }
+
+    /// How many of a trust domain's CRLs are this fresh.
+    pub fn revocation_lists(&self, trust_domain: &str, freshness: &'static str, count: i64) {
+        let labels = ListLabels {
+            trust_domain: trust_domain.into(),
+            freshness,
+        };
+        self.lists.get_or_create_owned(&labels).set(count);
+    }
+
+    /// A revocation list was fetched, or not.
+    pub fn revocation_list_fetched(&self, ok: bool) {
+        let result = if ok { "ok" } else { "failed" };
+        self.list_fetches
+            .get_or_create_owned(&ReloadLabels { result })
+            .inc();
+    }
+
+    /// How many reloads there were: successful ones, and refused ones.
+    #[must_use]
+    pub fn reloads(&self) -> (u64, u64) {
+        let count = |result| {
+            let labels = ReloadLabels { result };
+            self.reloads.get_or_create_owned(&labels).get()
+        };
+        (count("ok"), count("refused"))
+    }
+
+    /// The counters of a route; to be resolved when the route is built, and kept.
+    #[must_use]
+    pub fn route(&self, name: &str, upstream: &str) -> Arc<RouteMetrics> {
+        let mut counters = RouteMetrics::new(&self.requests, &self.durations, name);
+        counters.names = RouteNames::of(name, upstream);
+        Arc::new(counters)
+    }
+
+    /// The counters of requests that found no route. Their label is empty,
+    /// which no route's name is.
+    #[must_use]
+    pub const fn unrouted(&self) -> &Arc<RouteMetrics> {
+        &self.unrouted
+    }
+
+    /// The counters of an upstream; to be resolved when it is built, and kept.
+    #[must_use]
+    pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        let upstream: Arc<str> = name.into();
+        Arc::new(UpstreamMetrics {
+            retries: self
+                .upstreams
+                .retries
+                .get_or_create_owned(&UpstreamNameLabels {
+                    upstream: Arc::clone(&upstream),
+                }),
+            ended: self.upstreams.ended.clone(),
+            name: Arc::clone(&upstream),
+            errors: PerReason::new(&self.upstreams.errors, move |reason| UpstreamLabels {
+                upstream: Arc::clone(&upstream),
+                reason: reason.as_str(),
+            }),
+        })
+    }
+
+    /// The gauge of an endpoint's health, until it is dropped.
+    #[must_use]
+    pub fn endpoint(&self, upstream: &str, endpoint: &str) -> EndpointMetrics {
+        let labels = EndpointLabels {
+            upstream: upstream.into(),
+            endpoint: endpoint.into(),
+        };
+        EndpointMetrics {
+            family: self.upstreams.endpoints.clone(),
+            labels,
+        }
+    }
+
+    /// What is remembered of callers' chains: how many, and how often one was known
+    /// and was verified since the start.
+    pub fn chains(&self, kept: usize, known: u64, verified: u64) {
+        let chains = &self.chains;
+        chains.kept.set(i64::try_from(kept).unwrap_or(i64::MAX));
+        chains.known.inner().store(known, Ordering::Relaxed);
+        chains.verified.inner().store(verified, Ordering::Relaxed);
+    }
+
+    /// Everything in the text form of OpenMetrics.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut output = String::with_capacity(4096);
+        // Writing to a text cannot fail.
+        let _ = text::encode(&mut output, &self.registry);
+        output
+    }
+}
+
+/// Metrics that other modules count.
+struct ChainMetrics {
+    kept: Gauge,
+    known: Counter,
+    verified: Counter,
+}
+
+impl ChainMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        Self {
+            kept: registered(
+                registry,
+                "chains_kept",
+                "Verified chains that are remembered",
+            ),
+            known: registered(
+                registry,
+                "chains_known",
+                "Chains of handshakes and live connections that were known and still held",
+            ),
+            verified: registered(
+                registry,
+                "chains_verified",
+                "Chains of handshakes and live connections that had to be verified",
+            ),
+        }
+    }
+}
+
+fn list_metrics(
+    registry: &mut Registry,
+) -> (Family<ListLabels, Gauge>, Family<ReloadLabels, Counter>) {
+    let lists = registered(
+        registry,
+        "revocation_lists",
+        "Revocation lists by trust domain and freshness",
+    );
+    let fetches = registered(
+        registry,
+        "revocation_list_fetches",
+        "Fetches of revocation lists by URL, by result",
+    );
+    (lists, fetches)
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Metrics")
+    }
+}

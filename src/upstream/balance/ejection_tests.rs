@@ -1,0 +1,86 @@
+//! For how long an endpoint that fails is ejected.
+
+use std::time::Duration;
+
+use super::*;
+
+fn upstream() -> Upstream {
+    let endpoint = |port| Endpoint {
+        host: "service".into(),
+        port,
+    };
+    Upstream::new(UpstreamConfig {
+        endpoints: vec![endpoint(1), endpoint(2)],
+        ..UpstreamConfig::default()
+    })
+}
+
+/// Whether requests go to the endpoint when the other one is there as well.
+fn is_used(upstream: &Upstream, index: usize) -> bool {
+    let none = Tried::default();
+    (0..4).any(|_| upstream.pick(Affinity::default(), &none) == Some(index))
+}
+
+/// Lets this much time pass for the first endpoint, at once.
+fn pass(upstream: &mut Upstream, time: Duration) {
+    let state = Arc::get_mut(&mut upstream.states[0]).unwrap();
+    state.since = state.since.checked_sub(time).unwrap();
+}
+
+/// What the first endpoint's next failure costs it, in milliseconds: at least and at
+/// most, for time passes here too.
+fn pause_of_next_failure(upstream: &Upstream) -> (u64, u64) {
+    let state = &upstream.states[0];
+    let now = || u64::try_from(state.since.elapsed().as_millis()).unwrap();
+    let before = now();
+    upstream.record_connect_failure(0);
+    let after = now();
+    let until = state.ejected_until.load(Ordering::Relaxed);
+    (until - after, until - before)
+}
+
+#[test]
+fn each_failure_doubles_the_pause_up_to_a_minute() {
+    let upstream = upstream();
+    let expected = [
+        500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000,
+    ];
+    for (number, pause) in expected.into_iter().enumerate() {
+        let (least, most) = pause_of_next_failure(&upstream);
+        assert!(
+            (least..=most).contains(&pause),
+            "failure {number}: {least} to {most} ms"
+        );
+    }
+    // However often: nothing overflows, and nothing wraps around to a short pause.
+    for _ in 0..100 {
+        let (least, most) = pause_of_next_failure(&upstream);
+        assert!((least..=most).contains(&60_000), "{least} to {most} ms");
+    }
+}
+
+#[test]
+fn an_endpoint_returns_when_its_pause_is_over_and_not_earlier() {
+    let mut upstream = upstream();
+    for pause in [500, 1000, 2000] {
+        upstream.record_connect_failure(0);
+        pass(&mut upstream, Duration::from_millis(pause / 2));
+        assert!(!is_used(&upstream, 0), "half of {pause} ms");
+        pass(&mut upstream, Duration::from_millis(pause / 2 + 1));
+        assert!(is_used(&upstream, 0), "{pause} ms");
+    }
+    assert!(is_used(&upstream, 1));
+}
+
+#[test]
+fn an_answer_ends_the_pause_and_what_it_had_grown_to() {
+    let upstream = upstream();
+    for _ in 0..6 {
+        upstream.record_connect_failure(0);
+    }
+    assert!(!is_used(&upstream, 0));
+    upstream.record_response(0);
+    assert!(is_used(&upstream, 0));
+    let (least, most) = pause_of_next_failure(&upstream);
+    assert!((least..=most).contains(&500), "{least} to {most} ms");
+}

@@ -1,0 +1,134 @@
+//! `EndpointState`: what is known of one endpoint, and for how long it is ejected.
+//!
+//! Shared by all workers, so everything that changes is an atomic; a lost update costs one
+//! request an unlucky choice and nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::hash::{mix, step};
+use super::outlier::{EjectionScope, UnansweredRequests};
+use crate::identity::CallerName;
+use crate::upstream::config::UpstreamConfig;
+use crate::upstream::config::target::{Endpoint, Target};
+use crate::upstream::connection::addresses::Addresses;
+use crate::upstream::limits::connection_limit::ConnectionLimit;
+
+/// An endpoint that failed is ejected for this long, twice as long each further time …
+const FIRST_EJECTION: Duration = Duration::from_millis(500);
+/// … up to this.
+const MAX_EJECTION: Duration = Duration::from_secs(60);
+/// How long a service that announces no extended CONNECT is not asked again whether it
+/// does: each time costs a connection.
+const NO_TUNNELS_TIME: Duration = Duration::from_secs(30);
+
+/// What is known of one endpoint.
+#[derive(Debug)]
+pub(super) struct EndpointState {
+    pub(super) target: Arc<Target>,
+    pub(super) addresses: Arc<Addresses>,
+    pub(super) limit: Arc<ConnectionLimit>,
+    /// Health checks say that it is unhealthy.
+    pub(super) unhealthy: AtomicBool,
+    pub(super) hash: u64,
+    pub(super) in_progress: AtomicUsize,
+    /// Whether it failed since its last response. If not, the next fields mean nothing.
+    has_failed: AtomicBool,
+    failures: AtomicU32,
+    unanswered: UnansweredRequests,
+    /// Milliseconds after `since` until which it is ejected for all callers …
+    pub(super) ejected_until: AtomicU64,
+    /// … and until which it gets no tunnels over h2.
+    no_tunnels_until: AtomicU64,
+    pub(super) since: Instant,
+}
+
+impl EndpointState {
+    pub(super) fn new(endpoint: &Endpoint, config: &UpstreamConfig) -> Self {
+        Self {
+            hash: mix(endpoint.host.bytes().fold(u64::from(endpoint.port), step)),
+            target: Arc::new(Target {
+                endpoint: endpoint.clone(),
+                protocol: config.protocol,
+                tls: config.tls.as_ref().map(|tls| *tls.digest()),
+            }),
+            addresses: Arc::new(Addresses::new(endpoint, config.dns_refresh)),
+            limit: Arc::new(ConnectionLimit::new(config.max_connections)),
+            unhealthy: AtomicBool::new(false),
+            in_progress: AtomicUsize::new(0),
+            has_failed: AtomicBool::new(false),
+            failures: AtomicU32::new(0),
+            unanswered: UnansweredRequests::default(),
+            ejected_until: AtomicU64::new(0),
+            no_tunnels_until: AtomicU64::new(0),
+            since: Instant::now(),
+        }
+    }
+
+    pub(super) fn is_unhealthy(&self) -> bool {
+        self.unhealthy.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_no_tunnels(&self) -> bool {
+        self.is_before(&self.no_tunnels_until)
+    }
+
+    pub(super) fn is_ejected(&self, caller: Option<&CallerName>) -> bool {
+        let is_for_it = || {
+            let own = self.unanswered.of(caller);
+            own.is_some_and(|own| self.is_before(&own.ejected_until))
+        };
+        self.has_failed.load(Ordering::Relaxed)
+            && (self.is_before(&self.ejected_until) || is_for_it())
+    }
+
+    /// Ejects it, for longer the more often it was `before`.
+    fn eject(&self, until: &AtomicU64, before: u32) {
+        let time = FIRST_EJECTION
+            .saturating_mul(1 << before.min(16))
+            .min(MAX_EJECTION);
+        self.set(until, time);
+    }
+
+    pub(super) fn record_failure(&self) {
+        let before = self.failures.fetch_add(1, Ordering::Relaxed);
+        self.eject(&self.ejected_until, before);
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn record_timeout(&self, caller: Option<&CallerName>) {
+        match self.unanswered.note(caller) {
+            EjectionScope::AllCallers => self.record_failure(),
+            EjectionScope::Caller(own, before) => self.eject(&own.ejected_until, before),
+            // One slow or broken request says little about its service.
+            EjectionScope::None => {}
+        }
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn record_response(&self) {
+        // Reading is cheap while no other thread writes.
+        if self.has_failed.load(Ordering::Relaxed) {
+            self.has_failed.store(false, Ordering::Relaxed);
+            self.failures.store(0, Ordering::Relaxed);
+            self.ejected_until.store(0, Ordering::Relaxed);
+            self.unanswered.clear();
+        }
+    }
+
+    /// It speaks h2 without extended CONNECT.
+    pub(super) fn note_no_tunnels(&self) {
+        self.set(&self.no_tunnels_until, NO_TUNNELS_TIME);
+    }
+
+    fn is_before(&self, until: &AtomicU64) -> bool {
+        let until = until.load(Ordering::Relaxed);
+        until != 0 && until > u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn set(&self, until: &AtomicU64, time: Duration) {
+        let end = self.since.elapsed().saturating_add(time).as_millis();
+        until.store(u64::try_from(end).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}

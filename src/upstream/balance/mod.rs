@@ -1,0 +1,546 @@
+//! `Upstream`: its endpoints, which of them gets a request, and how many requests it gets.
+//!
+//! - `endpoint_state`: what is known of one endpoint, and for how long it is ejected
+//! - `outlier`: for which callers an endpoint is ejected
+//! - `retry_budget`: how many requests may be sent again
+//! - `hash`: hashes that are the same on every replica
+
+mod endpoint_state;
+mod hash;
+mod outlier;
+mod retry_budget;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use self::endpoint_state::EndpointState;
+use self::hash::{FNV_OFFSET, mix, step};
+use self::retry_budget::RetryBudget;
+use super::config::target::{Endpoint, HttpProtocol, Target};
+use super::config::{Balance, MAX_STREAMS, Sharing, UpstreamConfig};
+use super::connection::addresses::Addresses;
+use super::connection::error::h2_code_name;
+use super::limits::concurrency_limit::{ConcurrencyLimit, InFlightGuard};
+use super::limits::connection_limit::ConnectionLimit;
+use crate::identity::{CallerName, ShareKey};
+use crate::policy::share::{NoPlace, Place, PlaceLimits, Places, Share};
+use crate::reason::ReasonCode;
+use crate::telemetry::metrics::{Metrics, UpstreamMetrics};
+
+/// Most endpoints that one request tries to connect to.
+pub const MAX_ATTEMPTS: usize = 3;
+
+/// A service behind the gateway, by its name in the configuration.
+#[derive(Debug)]
+pub struct Upstream {
+    config: UpstreamConfig,
+    states: Vec<Arc<EndpointState>>,
+    next: AtomicUsize,
+    requests: Arc<Places>,
+    pending: Arc<ConcurrencyLimit>,
+    budget: RetryBudget,
+    meter: OnceLock<Arc<UpstreamMetrics>>,
+}
+
+/// What the choice of an endpoint for a request depends on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Affinity<'a> {
+    /// Sends requests of one caller to one endpoint, if that is configured.
+    key: Option<u64>,
+    /// The caller, for which endpoints may be ejected; absent if it has no name.
+    caller: Option<&'a CallerName>,
+    /// Whose share of the endpoint's connections the request takes.
+    pub(in crate::upstream) share: Option<ShareKey>,
+}
+
+/// Endpoints that a request has tried in vain.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct Tried {
+    indices: [usize; MAX_ATTEMPTS],
+    count: usize,
+}
+
+impl Tried {
+    /// Begins with the endpoint that a request should not be sent to again, if there are
+    /// others.
+    pub(in crate::upstream) fn avoiding(index: Option<usize>, upstream: &Upstream) -> Self {
+        let mut tried = Self::default();
+        if let Some(index) = index
+            && upstream.states.len() > 1
+        {
+            tried.note(index);
+        }
+        tried
+    }
+
+    pub(in crate::upstream) fn note(&mut self, index: usize) {
+        if let Some(next) = self.indices.get_mut(self.count) {
+            *next = index;
+            self.count += 1;
+        }
+    }
+
+    fn contains(&self, index: usize) -> bool {
+        self.indices
+            .iter()
+            .take(self.count)
+            .any(|tried| *tried == index)
+    }
+}
+
+/// One request in progress at an endpoint, until it is dropped.
+#[derive(Debug)]
+pub struct InProgress {
+    upstream: Arc<Upstream>,
+    index: usize,
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        if let Some(state) = self.upstream.states.get(self.index) {
+            state.in_progress.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Upstream {
+    /// An upstream with its endpoints.
+    #[must_use]
+    pub fn new(config: UpstreamConfig) -> Self {
+        Self::following(config, None)
+    }
+
+    /// An upstream that replaces an earlier one. What is known of endpoints that stay is kept:
+    /// connections, failures and health.
+    #[must_use]
+    pub fn following(config: UpstreamConfig, earlier: Option<&Self>) -> Self {
+        let same_checks = earlier.is_some_and(|earlier| {
+            earlier.config.health_check == config.health_check
+                && earlier.config.dns_refresh == config.dns_refresh
+        });
+        let kept = |fresh: &EndpointState| {
+            earlier?.states.iter().find(|state| {
+                same_checks
+                    && state.target == fresh.target
+                    && state.limit.max() == fresh.limit.max()
+            })
+        };
+        let states = config
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let fresh = EndpointState::new(endpoint, &config);
+                kept(&fresh).map_or_else(|| Arc::new(fresh), Arc::clone)
+            })
+            .collect();
+        Self {
+            budget: RetryBudget::new(config.retry_budget),
+            config,
+            states,
+            next: AtomicUsize::new(0),
+            requests: earlier.map_or_else(Arc::default, |earlier| Arc::clone(&earlier.requests)),
+            pending: earlier.map_or_else(Arc::default, |earlier| Arc::clone(&earlier.pending)),
+            meter: OnceLock::new(),
+        }
+    }
+
+    /// Notes whether a health check has found an endpoint healthy.
+    pub fn set_healthy(&self, index: usize, healthy: bool) {
+        if let Some(state) = self.states.get(index) {
+            state.unhealthy.store(!healthy, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether health checks have found an endpoint healthy; true if there are none.
+    #[must_use]
+    pub fn is_healthy(&self, index: usize) -> bool {
+        self.states
+            .get(index)
+            .is_none_or(|state| !state.is_unhealthy())
+    }
+
+    /// Returns where an endpoint is.
+    pub(in crate::upstream) fn location(
+        &self,
+        index: usize,
+    ) -> Option<(&Arc<Addresses>, &Endpoint)> {
+        let state = self.states.get(index)?;
+        Some((&state.addresses, &state.target.endpoint))
+    }
+
+    /// Returns the limit on connections to an endpoint.
+    pub(in crate::upstream) fn connection_limit(
+        &self,
+        index: usize,
+    ) -> Option<&Arc<ConnectionLimit>> {
+        self.states.get(index).map(|state| &state.limit)
+    }
+
+    /// Returns whose share of the endpoints' connections a request takes.
+    pub(in crate::upstream) fn share_key(&self, affinity: Affinity<'_>) -> ShareKey {
+        match self.config.share {
+            Sharing::Always if self.config.protocol == HttpProtocol::Http2 => ShareKey::EVERYBODY,
+            _ => affinity.share.unwrap_or(ShareKey::EVERYBODY),
+        }
+    }
+
+    /// Counts a request among those that wait for a connection, if that is allowed.
+    pub(in crate::upstream) fn begin_waiting(&self) -> Option<InFlightGuard> {
+        self.pending.acquire(self.config.max_pending)
+    }
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Names, addresses and timeouts.
+    #[must_use]
+    pub const fn config(&self) -> &UpstreamConfig {
+        &self.config
+    }
+
+    /// Resolves its counters; to be called before it is put into service.
+    pub fn meter(&self, metrics: &Metrics) {
+        self.meter.get_or_init(|| metrics.upstream(self.name()));
+    }
+
+    /// Counts that it sent no response, and why.
+    pub fn record_no_response(&self, reason: ReasonCode) {
+        if let Some(meter) = self.meter.get() {
+            meter.failed(reason);
+        }
+    }
+
+    /// Records that a service has ended a connection in h2 with this error; `cause` is what was
+    /// unusual about what the caller sent.
+    pub(in crate::upstream) fn record_goaway(
+        &self,
+        endpoint: usize,
+        code: h2::Reason,
+        cause: Option<&'static str>,
+    ) {
+        let code = h2_code_name(code);
+        if let Some(meter) = self.meter.get() {
+            meter.connection_ended(code);
+        }
+        let cause = cause.unwrap_or("unknown");
+        tracing::warn!(
+            upstream = self.name(),
+            endpoint,
+            code,
+            cause,
+            "the service ended a connection with GOAWAY"
+        );
+    }
+
+    /// Admits a request of this caller, unless too many are in progress.
+    ///
+    /// # Errors
+    /// Why it may not be sent now. A caller that holds as much as it may can
+    /// [wait](Self::admit_later).
+    pub fn admit(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
+        self.budget.earn();
+        self.requests.enter(caller, self.place_limits(share))
+    }
+
+    /// Admits a request when one of the same caller ends, if that is soon enough.
+    ///
+    /// # Errors
+    /// If it is not, or too many of the caller's requests wait.
+    pub async fn admit_later(&self, caller: ShareKey, share: Share) -> Result<Place, NoPlace> {
+        let (timeout, max_pending) = (self.config.connect_timeout, self.config.max_pending);
+        self.requests
+            .enter_within(caller, self.place_limits(share), timeout, max_pending)
+            .await
+    }
+
+    /// How its requests in progress are shared. Over HTTP/1.1 each needs a connection of
+    /// its own, so that connections are what callers compete for.
+    fn place_limits(&self, share: Share) -> PlaceLimits {
+        let max = self.config.max_requests;
+        let connections = self
+            .config
+            .max_connections
+            .saturating_mul(self.config.endpoints.len().max(1));
+        PlaceLimits {
+            max,
+            shared: match self.config.protocol {
+                HttpProtocol::Http1 => max.min(connections),
+                // More are opened where all callers share connections.
+                HttpProtocol::Http2 if self.config.share == Sharing::Always => max,
+                HttpProtocol::Http2 => max.min(connections.saturating_mul(MAX_STREAMS)),
+            },
+            share,
+        }
+    }
+
+    /// Whether a request may be sent again; counts it.
+    #[must_use]
+    pub fn may_retry(&self) -> bool {
+        let may = self.budget.spend();
+        if may && let Some(meter) = self.meter.get() {
+            meter.retried();
+        }
+        may
+    }
+
+    /// Returns what the choice of endpoints depends on; the request takes a connection of the
+    /// caller `share`.
+    #[must_use]
+    pub fn affinity<'a>(&self, caller: Option<&'a CallerName>, share: ShareKey) -> Affinity<'a> {
+        let together = caller.filter(|_| self.config.balance == Balance::Caller);
+        Affinity {
+            key: together.map(|caller| caller.to_string().bytes().fold(FNV_OFFSET, step)),
+            caller,
+            share: Some(share),
+        }
+    }
+
+    /// Records that an endpoint responded in time: it is no longer ejected.
+    pub fn record_response(&self, index: usize) {
+        if let Some(state) = self.states.get(index) {
+            state.record_response();
+        }
+    }
+
+    /// Records that an endpoint took a request of this caller and sent no response, or none in
+    /// time.
+    pub fn record_timeout(&self, index: usize, affinity: Affinity<'_>) {
+        if let Some(state) = self.states.get(index) {
+            state.record_timeout(affinity.caller);
+        }
+    }
+
+    /// Records that an endpoint could not be connected to, or closed a connection before a
+    /// request was sent on it: no caller can be the cause.
+    pub fn record_connect_failure(&self, index: usize) {
+        if let Some(state) = self.states.get(index) {
+            state.record_failure();
+        }
+    }
+
+    /// Notes that an endpoint speaks h2 without extended CONNECT.
+    pub(in crate::upstream) fn note_no_tunnels(&self, index: usize) {
+        if let Some(state) = self.states.get(index) {
+            state.note_no_tunnels();
+        }
+    }
+
+    /// Whether a healthy endpoint was lately found to have no extended CONNECT.
+    pub(in crate::upstream) fn has_endpoint_without_tunnels(&self) -> bool {
+        let mut healthy = self.states.iter().filter(|state| !state.is_unhealthy());
+        healthy.any(|state| state.has_no_tunnels())
+    }
+
+    pub(in crate::upstream) fn target(&self, index: usize) -> Option<&Arc<Target>> {
+        self.states.get(index).map(|state| &state.target)
+    }
+
+    /// Counts a request if the choice of endpoints depends on it.
+    pub(in crate::upstream) fn begin(self: &Arc<Self>, index: usize) -> Option<InProgress> {
+        if self.config.balance != Balance::LeastRequests {
+            return None;
+        }
+        self.states
+            .get(index)?
+            .in_progress
+            .fetch_add(1, Ordering::Relaxed);
+        Some(InProgress {
+            upstream: Arc::clone(self),
+            index,
+        })
+    }
+
+    /// Selects the next endpoint that was not tried yet. An ejected one comes last: if all are
+    /// ejected, trying one is still better than not. An unhealthy one is not tried at all.
+    pub(in crate::upstream) fn pick(&self, affinity: Affinity<'_>, tried: &Tried) -> Option<usize> {
+        self.pick_among(affinity, tried, |_| true)
+    }
+
+    /// As [`Self::pick`], for a tunnel over h2: without endpoints that carry none.
+    pub(in crate::upstream) fn pick_for_tunnel(
+        &self,
+        affinity: Affinity<'_>,
+        tried: &Tried,
+    ) -> Option<usize> {
+        self.pick_among(affinity, tried, |state| !state.has_no_tunnels())
+    }
+
+    fn pick_among(
+        &self,
+        affinity: Affinity<'_>,
+        tried: &Tried,
+        is_suitable: impl Fn(&EndpointState) -> bool,
+    ) -> Option<usize> {
+        if tried.count >= MAX_ATTEMPTS {
+            return None;
+        }
+        if let [only] = &*self.states {
+            return (tried.count == 0 && !only.is_unhealthy() && is_suitable(only)).then_some(0);
+        }
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let untried = || {
+            let count = self.states.len();
+            let start = turn.checked_rem(count).unwrap_or(0);
+            (start..count)
+                .chain(0..start)
+                .filter(|index| !tried.contains(*index))
+                .filter_map(|index| self.states.get(index).map(|state| (index, &**state)))
+                .filter(|(_, state)| !state.is_unhealthy() && is_suitable(state))
+        };
+        let usable = || untried().filter(|(_, state)| !state.is_ejected(affinity.caller));
+        self.choose(affinity.key, usable())
+            .or_else(|| self.choose(affinity.key, untried()))
+    }
+
+    fn choose<'a>(
+        &self,
+        affinity: Option<u64>,
+        mut among: impl Iterator<Item = (usize, &'a EndpointState)>,
+    ) -> Option<usize> {
+        let chosen = match (self.config.balance, affinity) {
+            (Balance::LeastRequests, _) => {
+                among.min_by_key(|(_, state)| state.in_progress.load(Ordering::Relaxed))
+            }
+            (Balance::Caller, Some(caller)) => {
+                among.max_by_key(|(_, state)| mix(state.hash ^ caller))
+            }
+            (Balance::RoundRobin | Balance::Caller, _) => among.next(),
+        };
+        chosen.map(|(index, _)| index)
+    }
+}
+
+#[cfg(test)]
+mod ejection_tests;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(balance: Balance, count: u16) -> Arc<Upstream> {
+        Arc::new(Upstream::new(UpstreamConfig {
+            endpoints: (0..count)
+                .map(|port| Endpoint {
+                    host: "service".into(),
+                    port,
+                })
+                .collect(),
+            balance,
+            ..UpstreamConfig::default()
+        }))
+    }
+
+    #[test]
+    fn in_turn_and_past_those_that_fail() {
+        let upstream = upstream(Balance::RoundRobin, 3);
+        let none = Tried::default();
+        let picks: Vec<_> = (0..4)
+            .filter_map(|_| upstream.pick(Affinity::default(), &none))
+            .collect();
+        assert_eq!(picks, [0, 1, 2, 0]);
+        upstream.record_connect_failure(1);
+        for _ in 0..6 {
+            assert_ne!(upstream.pick(Affinity::default(), &none), Some(1));
+        }
+        upstream.record_response(1);
+        assert!((0..3).any(|_| upstream.pick(Affinity::default(), &none) == Some(1)));
+    }
+
+    #[test]
+    fn every_endpoint_is_tried_once_even_when_all_fail() {
+        let upstream = upstream(Balance::RoundRobin, 2);
+        upstream.record_connect_failure(0);
+        upstream.record_connect_failure(1);
+        let mut tried = Tried::default();
+        let mut seen = Vec::new();
+        while let Some(index) = upstream.pick(Affinity::default(), &tried) {
+            tried.note(index);
+            seen.push(index);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1]);
+    }
+
+    #[test]
+    fn the_least_busy_endpoint_is_next() {
+        let upstream = upstream(Balance::LeastRequests, 3);
+        let none = Tried::default();
+        let _first = upstream.begin(0);
+        let second = upstream.begin(1);
+        for _ in 0..3 {
+            assert_eq!(upstream.pick(Affinity::default(), &none), Some(2));
+        }
+        let _third = upstream.begin(2);
+        drop(second);
+        assert_eq!(upstream.pick(Affinity::default(), &none), Some(1));
+    }
+
+    #[test]
+    fn callers_stay_where_they_are() {
+        let ten = upstream(Balance::Caller, 10);
+        let nine = upstream(Balance::Caller, 9);
+        let none = Tried::default();
+        let mut moved = 0;
+        let mut used = std::collections::HashSet::new();
+        for number in 0..1000 {
+            let caller = CallerName::Uri(format!("spiffe://example.org/{number}").into());
+            let affinity = ten.affinity(Some(&caller), ShareKey::EVERYBODY);
+            let chosen = ten.pick(affinity, &none);
+            assert_eq!(chosen, ten.pick(affinity, &none));
+            used.insert(chosen);
+            moved += usize::from(chosen != nine.pick(affinity, &none));
+        }
+        assert_eq!(used.len(), 10);
+        assert!((50..200).contains(&moved), "{moved} of 1000 moved");
+    }
+
+    #[test]
+    fn an_unhealthy_endpoint_is_not_tried_and_what_is_known_outlives_a_reload() {
+        let upstream = upstream(Balance::RoundRobin, 2);
+        let none = Tried::default();
+        upstream.set_healthy(0, false);
+        assert!((0..4).all(|_| upstream.pick(Affinity::default(), &none) == Some(1)));
+        let caller = ShareKey::of_caller(&CallerName::Dns("a.example.org".into()));
+        let _place = upstream.admit(caller, Share::QUARTER);
+        let next = Upstream::following(upstream.config().clone(), Some(&upstream));
+        assert!(!next.is_healthy(0) && next.is_healthy(1));
+        assert!((0..4).all(|_| next.pick(Affinity::default(), &none) == Some(1)));
+        assert_eq!(next.requests.taken(), 1);
+        next.set_healthy(1, false);
+        assert_eq!(next.pick(Affinity::default(), &none), None);
+
+        let mut fewer = upstream.config().clone();
+        fewer.max_connections = 1;
+        assert!(Upstream::following(fewer, Some(&upstream)).is_healthy(0));
+    }
+
+    #[test]
+    fn what_one_caller_misses_is_held_against_an_endpoint_for_that_one() {
+        let upstream = upstream(Balance::RoundRobin, 2);
+        let none = Tried::default();
+        let names = ["one", "two", "three", "four"].map(|name| CallerName::Dns(name.into()));
+        let [one, two, three, four] =
+            [0, 1, 2, 3].map(|n| upstream.affinity(names.get(n), ShareKey::EVERYBODY));
+        let is_used = |whose| (0..2).any(|_| upstream.pick(whose, &none) == Some(0));
+        for _ in 0..2 {
+            upstream.record_timeout(0, one);
+            assert!(is_used(one));
+        }
+        upstream.record_timeout(0, one);
+        upstream.record_timeout(0, two);
+        assert!(!is_used(one) && is_used(two) && is_used(four));
+        assert!(is_used(Affinity::default()));
+        // A response to any caller shows that it is there.
+        upstream.record_response(0);
+        assert!(is_used(one));
+        for whose in [one, two] {
+            upstream.record_timeout(0, whose);
+            assert!(is_used(four));
+        }
+        upstream.record_timeout(0, three);
+        assert!(!is_used(one) && !is_used(four) && !is_used(Affinity::default()));
+    }
+}

@@ -1,0 +1,120 @@
+//! `UnansweredRequests`: the callers whose requests an endpoint has left without a response
+//! since its last one.
+//!
+//! A caller can send requests that a service cannot handle, on purpose too: broken
+//! connections and missing responses may then be that caller's own doing. So failures of
+//! one caller, however many, eject an endpoint for that caller alone, and only failures of
+//! several callers eject it for all. One response to any caller ends all of this.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::identity::CallerName;
+
+/// Callers that an endpoint has to leave without a response before it is ejected for all.
+const CALLERS: usize = 3;
+/// Requests of one caller that it has to leave without a response before it is ejected for
+/// that caller.
+const REQUESTS: u32 = 3;
+
+/// Has one entry for each caller that it takes.
+#[derive(Debug, Default)]
+pub(super) struct UnansweredRequests {
+    /// Random, so that a caller cannot choose a name with another caller's tag.
+    hasher: RandomState,
+    callers: [CallerFailures; CALLERS],
+}
+
+/// One of those callers.
+#[derive(Debug, Default)]
+pub(super) struct CallerFailures {
+    /// The hash of its name; zero if the entry is free.
+    tag: AtomicU64,
+    requests: AtomicU32,
+    /// Until when the endpoint is ejected for it, as the endpoint counts time.
+    pub(super) ejected_until: AtomicU64,
+}
+
+/// For which callers an endpoint is to be ejected.
+#[derive(Debug)]
+pub(super) enum EjectionScope<'a> {
+    None,
+    /// For this caller, which it was ejected for so many times already.
+    Caller(&'a CallerFailures, u32),
+    AllCallers,
+}
+
+impl UnansweredRequests {
+    /// Callers without a name count as one, because one of them could pose as many.
+    fn tag(&self, caller: Option<&CallerName>) -> u64 {
+        self.hasher.hash_one(caller).max(1)
+    }
+
+    /// Counts one more request of this caller that got no response.
+    pub(super) fn note(&self, caller: Option<&CallerName>) -> EjectionScope<'_> {
+        let tag = self.tag(caller);
+        let takes = |entry: &&CallerFailures| {
+            let taken = (entry.tag).compare_exchange(0, tag, Ordering::Relaxed, Ordering::Relaxed);
+            taken.is_ok() || taken == Err(tag)
+        };
+        let own = self.callers.iter().find(takes);
+        let [.., last] = &self.callers;
+        if last.tag.load(Ordering::Relaxed) != 0 {
+            return EjectionScope::AllCallers;
+        }
+        let counted = own.map(|own| (own, own.requests.fetch_add(1, Ordering::Relaxed) + 1));
+        match counted {
+            Some((own, requests)) if requests >= REQUESTS => {
+                EjectionScope::Caller(own, requests - REQUESTS)
+            }
+            _ => EjectionScope::None,
+        }
+    }
+
+    /// Returns what is known of this caller.
+    pub(super) fn of(&self, caller: Option<&CallerName>) -> Option<&CallerFailures> {
+        let is_known = |entry: &&CallerFailures| entry.tag.load(Ordering::Relaxed) != 0;
+        self.callers.iter().find(is_known)?;
+        let tag = self.tag(caller);
+        let mut entries = self.callers.iter();
+        entries.find(|entry| entry.tag.load(Ordering::Relaxed) == tag)
+    }
+
+    /// Forgets all of it, because there was a response.
+    pub(super) fn clear(&self) {
+        for entry in &self.callers {
+            entry.ejected_until.store(0, Ordering::Relaxed);
+            entry.requests.store(0, Ordering::Relaxed);
+            entry.tag.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_counts_for_itself_and_three_for_all() {
+        let [one, two, three] = ["one", "two", "three"].map(|name| CallerName::Dns(name.into()));
+        let unanswered = UnansweredRequests::default();
+        // With one that has no name.
+        for caller in [Some(&one), None] {
+            for _ in 1..REQUESTS {
+                assert!(matches!(unanswered.note(caller), EjectionScope::None));
+            }
+            for time in 0..5 {
+                let scope = unanswered.note(caller);
+                assert!(matches!(scope, EjectionScope::Caller(_, nth) if nth == time));
+            }
+        }
+        assert!(unanswered.of(Some(&one)).is_some() && unanswered.of(Some(&two)).is_none());
+        for caller in [Some(&two), Some(&three), Some(&one), None] {
+            let scope = unanswered.note(caller);
+            assert!(matches!(scope, EjectionScope::AllCallers));
+        }
+        unanswered.clear();
+        assert!(unanswered.of(Some(&one)).is_none());
+        assert!(matches!(unanswered.note(Some(&two)), EjectionScope::None));
+    }
+}

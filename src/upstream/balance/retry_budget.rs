@@ -1,0 +1,66 @@
+//! `RetryBudget`: requests that are sent again are a share of all requests, so that a
+//! service that fails does not get twice as many.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// In units of a hundredth of a request. A quiet service may be asked again a few
+/// times; a busy one saves up no more than this.
+const INITIAL: u64 = 10 * ONE;
+const MAX_SAVED: u64 = 100 * ONE;
+const ONE: u64 = 100;
+
+/// How many requests to an upstream may be sent again, shared by all workers.
+#[derive(Debug)]
+pub(in crate::upstream) struct RetryBudget {
+    saved: AtomicU64,
+    /// What each request adds.
+    percent: u64,
+}
+
+impl RetryBudget {
+    /// A budget of so many repeated requests for each hundred.
+    pub(in crate::upstream) fn new(percent: u32) -> Self {
+        Self {
+            saved: AtomicU64::new(INITIAL),
+            percent: u64::from(percent),
+        }
+    }
+
+    /// A request was made.
+    pub(in crate::upstream) fn earn(&self) {
+        // Reading is cheap while no other thread writes, and it is full nearly always.
+        if self.saved.load(Ordering::Relaxed) < MAX_SAVED {
+            self.saved.fetch_add(self.percent, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one may be repeated.
+    pub(in crate::upstream) fn spend(&self) -> bool {
+        self.saved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {
+                saved.checked_sub(ONE)
+            })
+            .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_requests_stay_a_share_of_all() {
+        let budget = RetryBudget::new(20);
+        let mut spent = 0;
+        for _ in 0..10_000 {
+            budget.earn();
+            spent += usize::from(budget.spend());
+        }
+        assert!((2000..=2011).contains(&spent), "{spent}");
+        for _ in 0..10_000 {
+            budget.earn();
+        }
+        let saved = (0..10_000).filter(|_| budget.spend()).count();
+        assert!((100..=101).contains(&saved), "{saved}");
+    }
+}

@@ -1,0 +1,177 @@
+//! Names of request fields that services trust as written by a gateway or a proxy. A
+//! caller's copy of such a field is removed, unless the upstream keeps it.
+//!
+//! Many servers read `_` or `.` as `-`, so that every character that is neither a letter
+//! nor a digit counts as a hyphen here.
+
+/// Whether `name` is removed by default, in whatever spelling. `name` is lower case, as
+/// all names of a [`http::HeaderMap`] are.
+#[must_use]
+pub fn is_forgeable(name: &str) -> bool {
+    candidates(name.as_bytes())
+        .iter()
+        .any(|pattern| is_spelling_of_pattern(name, pattern))
+}
+
+/// Every name that is removed by default; `*` at its end stands for any rest.
+pub fn removed_by_default() -> impl Iterator<Item = &'static str> {
+    let first = (b'a'..=b'z').map(|first| [first, b'-', b'-']);
+    let third = (b'a'..=b'z').map(|third| [b'x', b'-', third]);
+    first
+        .chain(third)
+        .flat_map(|start| candidates(&start).iter().copied())
+}
+
+/// The patterns that can match a name, by its first character, or by its third if it
+/// starts with `x-`. This is called for every field of every request.
+const fn candidates(name: &[u8]) -> &'static [&'static str] {
+    match name {
+        [b'c', ..] => &[
+            "cf-access-*",
+            "cf-connecting-ip",
+            "client-cert*",
+            "countersign-*",
+        ],
+        [b'f', ..] => &["forwarded"],
+        // CGI programs get it as HTTP_PROXY, which their own clients obey.
+        [b'p', ..] => &["proxy"],
+        [b'r', ..] => &["remote-user"],
+        [b's', ..] => &["ssl-cert", "ssl-client*"],
+        [b't', ..] => &["true-client-ip", "txn-token"],
+        [b'w', ..] => &["wimse-token", "workload-identity-token"],
+        [b'x', _, third, ..] => match third {
+            b'a' => &[
+                "x-amzn-mtls-*",
+                "x-amzn-oidc-*",
+                "x-arr-clientcert",
+                "x-auth-request-*",
+            ],
+            b'c' => &[
+                "x-client-cert*",
+                "x-client-dn*",
+                "x-client-ip",
+                "x-client-san*",
+                "x-client-verify*",
+                "x-cluster-client-ip",
+                "x-consumer-*",
+            ],
+            b'e' => &["x-envoy-*"],
+            b'f' => &["x-forwarded", "x-forwarded-*"],
+            b'g' => &["x-goog-authenticated-user-*", "x-goog-iap-*"],
+            b'h' => &["x-http-method", "x-http-method-override"],
+            b'm' => &["x-method-override", "x-ms-client-principal*"],
+            b'o' => &["x-original-host", "x-original-uri", "x-original-url"],
+            b'p' => &["x-pomerium-*"],
+            b'r' => &[
+                "x-real-ip",
+                "x-remote-user",
+                "x-request-id",
+                "x-rewrite-url",
+            ],
+            b's' => &["x-spiffe*", "x-ssl-*"],
+            b't' => &["x-tls-client*"],
+            b'w' => &["x-webauth-user"],
+            _ => &[],
+        },
+        _ => &[],
+    }
+}
+
+/// Whether a server may read `name` as `wanted`. Both are lower case.
+#[must_use]
+pub fn is_spelling_of(name: &str, wanted: &str) -> bool {
+    name.len() == wanted.len() && starts_with_spelling_of(name, wanted)
+}
+
+/// Whether a server may read `name` as one that `pattern` matches.
+#[must_use]
+pub fn is_spelling_of_pattern(name: &str, pattern: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => starts_with_spelling_of(name, prefix),
+        None => is_spelling_of(name, pattern),
+    }
+}
+
+fn starts_with_spelling_of(name: &str, prefix: &str) -> bool {
+    name.len() >= prefix.len()
+        && name
+            .bytes()
+            .zip(prefix.bytes())
+            .all(|(a, b)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_spelling_is_recognised() {
+        for name in [
+            "countersign-assertion",
+            "countersign_assertion",
+            "countersign.reason",
+            "client_cert_chain",
+            "client-certificate",
+            "x_forwarded_for",
+            "x-forwarded_client-cert",
+            "x-forwarded",
+            "forwarded",
+            "x_rewrite.url",
+            "x!http~method|override",
+            "x-ssl-client-s-dn",
+            "ssl_client_cert",
+            "proxy",
+        ] {
+            assert!(is_forgeable(name), "{name}");
+        }
+        for name in [
+            "client",
+            "content-type",
+            "cookie",
+            "from",
+            "forwarded-",
+            "proxy-status",
+            "remote-users",
+            "x",
+            "x-",
+            "x-custom",
+            "x-forwarde",
+            "x-request-id-2",
+        ] {
+            assert!(!is_forgeable(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_lookup_by_characters_finds_every_pattern() {
+        for pattern in removed_by_default() {
+            assert!(is_forgeable(&pattern.replace('*', "z")), "{pattern}");
+            assert!(is_forgeable(pattern.trim_end_matches('*')), "{pattern}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_fast_match_equals_the_plain_one(
+            pattern in proptest::sample::select(removed_by_default().collect::<Vec<_>>()),
+            separator in "[-_.!~|+]",
+            rest in "[a-z0-9_.-]{0,80}",
+            cut in 0_usize..40,
+        ) {
+            let start = pattern.trim_end_matches('*').replace('-', &separator);
+            let start = start.get(..start.len().saturating_sub(cut)).unwrap_or(&start);
+            let name = format!("{start}{rest}");
+            let canonical: String = name
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+                .collect();
+            let plain = removed_by_default().any(|pattern| match pattern.strip_suffix('*') {
+                Some(prefix) => canonical.starts_with(prefix),
+                None => canonical == pattern,
+            });
+            prop_assert_eq!(is_forgeable(&name), plain, "{}", name);
+        }
+    }
+}

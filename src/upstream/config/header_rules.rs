@@ -1,0 +1,216 @@
+//! Which fields of a caller's request, trailers included, a service gets beyond what
+//! holds for all services.
+
+use http::{HeaderMap, HeaderName};
+
+use super::forgeable::{is_spelling_of_pattern, removed_by_default};
+
+/// Fields that an allow-list never removes: HTTP cannot do without them, or the message
+/// would mean something else.
+pub const ALWAYS_PASSED: [&str; 21] = [
+    "accept",
+    "accept-encoding",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "grpc-accept-encoding",
+    "grpc-encoding",
+    "grpc-timeout",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "range",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "via",
+];
+
+/// Fields that the gateway itself writes, beside the assertion's.
+const WRITTEN: [&str; 10] = [
+    "authorization",
+    "client-cert",
+    "client-cert-chain",
+    "countersign-*",
+    "forwarded",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-request-id",
+];
+
+/// Fields of one hop, and those that frame or address the message.
+const OF_THE_CONNECTION: [&str; 15] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What is done with a caller's `traceparent` and `tracestate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TraceContext {
+    /// A valid one continues; without one, a new trace begins.
+    #[default]
+    Continue,
+    /// A new trace always begins.
+    Restart,
+    /// They pass as they are.
+    Off,
+}
+
+/// The name of a field, or the start of names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldPattern(Box<str>);
+
+impl FieldPattern {
+    /// Reads a name, or the start of names and then `*`.
+    ///
+    /// # Errors
+    /// What to write instead.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let start = text.strip_suffix('*').unwrap_or(text);
+        if start.is_empty() && !text.is_empty() {
+            return Err("this would be every field; write how their names start: \"X-Team-*\"");
+        }
+        HeaderName::from_bytes(start.as_bytes())
+            .ok()
+            .filter(|_| !start.contains('*'))
+            .map(|_| Self(text.to_ascii_lowercase().into()))
+            .ok_or("write a name, for example \"X-Team\", or how names start: \"X-Team-*\"")
+    }
+
+    /// It as it was read, in lower case.
+    #[must_use]
+    pub const fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is this very name, or starts it.
+    fn matches(&self, name: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(start) => name.starts_with(start),
+            None => name == &*self.0,
+        }
+    }
+
+    /// Whether some name matches both.
+    fn overlaps(&self, other: &str) -> bool {
+        let (own, others) = (self.0.trim_end_matches('*'), other.trim_end_matches('*'));
+        is_spelling_of_pattern(own, other) || is_spelling_of_pattern(others, &self.0)
+    }
+
+    /// The field of the gateway's own that it matches, if any: one that the gateway
+    /// writes, or one of `private`.
+    #[must_use]
+    pub fn of_the_gateway<'a>(&self, private: &'a [HeaderName]) -> Option<&'a str> {
+        let private = private.iter().map(HeaderName::as_str);
+        WRITTEN
+            .into_iter()
+            .chain(private)
+            .find(|field| self.overlaps(field))
+    }
+
+    /// The field of the connection or of the message's framing that it matches, if any.
+    #[must_use]
+    pub fn of_the_connection(&self) -> Option<&'static str> {
+        OF_THE_CONNECTION
+            .into_iter()
+            .find(|field| self.overlaps(field))
+    }
+
+    /// Whether everything that it matches is removed by default.
+    #[must_use]
+    pub fn is_removed_by_default(&self) -> bool {
+        let start = self.0.trim_end_matches('*');
+        removed_by_default().any(|removed| {
+            is_spelling_of_pattern(start, removed)
+                && (removed.ends_with('*') || !self.0.ends_with('*'))
+        })
+    }
+}
+
+/// The rules of one upstream.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderRules {
+    /// If set, the only fields that pass, beside [`ALWAYS_PASSED`].
+    pub pass: Option<Vec<FieldPattern>>,
+    /// Fields that do not pass, in every spelling.
+    pub remove: Vec<FieldPattern>,
+    /// Fields that pass although they are removed by default, in this spelling alone.
+    pub keep: Vec<FieldPattern>,
+    /// The allow-list passes the trace that the gateway continues.
+    pub trace: TraceContext,
+}
+
+impl HeaderRules {
+    /// Whether any field passes that is removed by default.
+    #[must_use]
+    pub const fn keeps_any(&self) -> bool {
+        !self.keep.is_empty()
+    }
+
+    /// Applies the rules to the fields of a request. `set_aside` are those that were
+    /// removed by default.
+    pub fn apply(&self, headers: &mut HeaderMap, set_aside: &HeaderMap) {
+        if self.pass.is_some() || !self.remove.is_empty() {
+            let removed: Vec<HeaderName> = headers
+                .keys()
+                .filter(|name| !self.passes(name.as_str()))
+                .cloned()
+                .collect();
+            for name in removed {
+                headers.remove(name);
+            }
+        }
+        if !self.keeps_any() {
+            return;
+        }
+        for name in set_aside.keys().filter(|name| self.keeps(name.as_str())) {
+            for value in set_aside.get_all(name) {
+                headers.append(name, value.clone());
+            }
+        }
+    }
+
+    /// Whether a field passes that is removed by default.
+    #[must_use]
+    pub fn keeps(&self, name: &str) -> bool {
+        self.keep.iter().any(|kept| kept.matches(name)) && !self.removes(name)
+    }
+
+    /// Whether a field passes that is not removed by default.
+    #[must_use]
+    pub fn passes(&self, name: &str) -> bool {
+        !self.removes(name)
+            && self.pass.as_ref().is_none_or(|pass| {
+                ALWAYS_PASSED.contains(&name)
+                    || self.trace != TraceContext::Off
+                        && matches!(name, "traceparent" | "tracestate")
+                    || pass.iter().any(|passed| passed.matches(name))
+            })
+    }
+
+    fn removes(&self, name: &str) -> bool {
+        self.remove
+            .iter()
+            .any(|removed| is_spelling_of_pattern(name, removed.as_str()))
+    }
+}

@@ -1,0 +1,191 @@
+//! `UpstreamConfig`: what an upstream is built from.
+//!
+//! - `header_rules`: which fields of a caller's request a service gets
+//! - `forgeable`: fields that are removed by default, because services trust them
+//! - `target`: where a connection leads, and what is spoken there
+
+pub mod forgeable;
+pub mod header_rules;
+pub(super) mod target;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::uri::PathAndQuery;
+
+use self::header_rules::{HeaderRules, TraceContext};
+use self::target::{Endpoint, HttpProtocol};
+use crate::identity::IdentityPattern;
+use crate::tls::ClientTls;
+
+/// Requests in progress on one h2 connection before another one is opened, where the
+/// service does not allow fewer (RFC 9113 section 5.1.2 recommends at least this many).
+pub(in crate::upstream) const MAX_STREAMS: usize = 100;
+
+/// How requests are spread over the endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Balance {
+    /// In turn.
+    #[default]
+    RoundRobin,
+    /// To the endpoint with the fewest requests in progress.
+    LeastRequests,
+    /// Requests of one caller to one endpoint, as long as it is there. Another
+    /// endpoint more or less moves few callers (rendezvous hashing).
+    Caller,
+}
+
+/// How an upstream's endpoints are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The target of the GET request.
+    pub path: PathAndQuery,
+    /// How long from one check to the next.
+    pub interval: Duration,
+    /// How long a response may take, connecting included.
+    pub timeout: Duration,
+    /// The statuses that count as healthy.
+    pub statuses: Vec<StatusCode>,
+    /// Good responses in a row that make an endpoint healthy.
+    pub healthy: u32,
+    /// Failures in a row that make it unhealthy.
+    pub unhealthy: u32,
+}
+
+/// Which fields tell a service how a caller reached the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ForwardedFields {
+    /// `X-Forwarded-For`, `-Proto` and `-Host`.
+    #[default]
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+    /// All of them.
+    Both,
+    /// None of them.
+    Off,
+}
+
+/// Whether an h2 connection may carry requests of several callers at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// Never: a service that ends a connection ends requests of one caller only.
+    #[default]
+    Never,
+    /// Only if the endpoint has as many connections as it may have, and among callers whose
+    /// connections were not ended with an error lately.
+    WhenFull,
+    /// All callers share connections.
+    Always,
+}
+
+/// Which fields carry the caller's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CertificateFields {
+    /// `Client-Cert` (RFC 9440 section 2.2).
+    pub client_cert: bool,
+    /// `Client-Cert-Chain` (RFC 9440 section 2.3).
+    pub client_cert_chain: bool,
+    /// `X-Forwarded-Client-Cert`, as Envoy writes it.
+    pub xfcc: bool,
+}
+
+impl CertificateFields {
+    /// Whether there are any.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        self.client_cert || self.client_cert_chain || self.xfcc
+    }
+}
+
+/// What an upstream is built from.
+#[derive(Debug, Clone)]
+pub struct UpstreamConfig {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its addresses; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// What its endpoints speak.
+    pub protocol: HttpProtocol,
+    /// TLS to its endpoints; plain if absent.
+    pub tls: Option<Arc<ClientTls>>,
+    /// How requests are spread over its endpoints.
+    pub balance: Balance,
+    /// The identity that its endpoints have to prove.
+    pub identity: Option<IdentityPattern>,
+    /// Which fields tell it where a request came from.
+    pub forwarded: ForwardedFields,
+    /// What is done with a caller's trace.
+    pub trace: TraceContext,
+    /// Which fields carry the caller's certificate to it.
+    pub certificate_fields: CertificateFields,
+    /// Which fields of a caller's request it gets.
+    pub header_rules: Arc<HeaderRules>,
+    /// The `Host` sent to it; the caller's if absent.
+    pub host: Option<String>,
+    /// How long connecting may take, TLS included.
+    pub connect_timeout: Duration,
+    /// How long the head of the response may take to arrive.
+    pub first_byte_timeout: Duration,
+    /// How long a request may take, from its head to the end of the response.
+    pub total_timeout: Option<Duration>,
+    /// How its endpoints are checked.
+    pub health_check: Option<HealthCheck>,
+    /// How often host names of endpoints are looked up again.
+    pub dns_refresh: Duration,
+    /// Most connections to one endpoint, from all workers together.
+    pub max_connections: usize,
+    /// Whether an h2 connection may carry requests of several callers at once.
+    pub share: Sharing,
+    /// Most requests that wait for a connection when all are in use.
+    pub max_pending: usize,
+    /// Most requests in progress.
+    pub max_requests: usize,
+    /// How often a request may be sent again.
+    pub retries: u32,
+    /// Most requests that are sent again, for each hundred.
+    pub retry_budget: u32,
+    /// How long an idle pooled connection is kept.
+    pub idle_timeout: Duration,
+    /// How long both sides of a tunnel may be silent.
+    pub tunnel_idle_timeout: Duration,
+    /// How long a caller in h2 may leave a response unread, if that differs from the
+    /// default of all routes.
+    pub stall_timeout: Option<Duration>,
+    /// Whether a tunnel is opened in HTTP/1.1 if a service in h2 carries none.
+    pub http1_upgrades: bool,
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            endpoints: Vec::new(),
+            protocol: HttpProtocol::Http1,
+            tls: None,
+            balance: Balance::RoundRobin,
+            identity: None,
+            forwarded: ForwardedFields::default(),
+            trace: TraceContext::default(),
+            certificate_fields: CertificateFields::default(),
+            header_rules: Arc::default(),
+            host: None,
+            connect_timeout: Duration::from_secs(5),
+            first_byte_timeout: Duration::from_secs(60),
+            total_timeout: None,
+            health_check: None,
+            dns_refresh: Duration::from_secs(30),
+            max_connections: 1024,
+            share: Sharing::default(),
+            max_pending: 1024,
+            max_requests: 10_000,
+            retries: 1,
+            retry_budget: 20,
+            idle_timeout: Duration::from_secs(60),
+            tunnel_idle_timeout: Duration::from_secs(600),
+            stall_timeout: None,
+            http1_upgrades: false,
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Opening one connection to an endpoint: TCP, TLS, HTTP.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body::Body;
+use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor as _;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::addresses::Addresses;
+use super::dedicated_h2::{Announcement, DedicatedTasks, Tasks, announcing};
+use super::error::ConnectError;
+use super::http1::{Driver, TrackedIo};
+use super::http2::settings::{
+    CONNECTION_WINDOW, MAX_RESPONSE_HEAD, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW,
+};
+use super::http2::{self as h2_client, Client};
+use super::interim::metered;
+use super::resources::HeldResources;
+use crate::upstream::config::UpstreamConfig;
+use crate::upstream::config::target::HttpProtocol;
+use crate::upstream::limits::connection_limit::Slot;
+
+/// Most bytes that are read from an HTTP/1.1 service at once. hyper's own limit of
+/// 400 KiB is more than a core's cache keeps until it is encrypted.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// The request side of a new connection.
+pub(in crate::upstream) enum Opened<B> {
+    Http1(http1::SendRequest<B>, Driver),
+    Http2(Client),
+}
+
+/// The request side of a new connection for one tunnel.
+pub(in crate::upstream) enum OpenedDedicated<B> {
+    Http1(http1::SendRequest<B>, Driver),
+    /// With what keeps it moving.
+    Http2(http2::SendRequest<B>, DedicatedTasks),
+}
+
+/// A new connection; `O` is its request side.
+pub(in crate::upstream) struct Connected<O> {
+    pub(in crate::upstream) opened: O,
+    /// Where it leads.
+    pub(in crate::upstream) address: SocketAddr,
+    /// Until when the service's certificate is good, in seconds since the Unix epoch.
+    pub(in crate::upstream) good_until: Option<i64>,
+}
+
+/// Connects. A task of its own drives an h2 connection. The connection holds `slot`.
+pub(in crate::upstream) async fn connect<B>(
+    addresses: &Arc<Addresses>,
+    config: &UpstreamConfig,
+    slot: Option<Slot>,
+) -> Result<Connected<Opened<B>>, ConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let resources = HeldResources::with(slot).await?;
+    let (stream, address) = reach(addresses, config.connect_timeout).await?;
+    let (opened, good_until) = match &config.tls {
+        None => (open(stream, config.protocol, resources).await?, None),
+        Some(tls) => {
+            let secured = tls.connect(&addresses.endpoint().host, stream).await?;
+            let opened = open(secured.stream, config.protocol, resources).await?;
+            (opened, Some(secured.not_after))
+        }
+    };
+    Ok(Connected {
+        opened,
+        address,
+        good_until,
+    })
+}
+
+/// Connects in `protocol`, for one tunnel. The connection holds `slot`.
+pub(in crate::upstream) async fn connect_dedicated<B>(
+    addresses: &Arc<Addresses>,
+    config: &UpstreamConfig,
+    protocol: HttpProtocol,
+    slot: Slot,
+) -> Result<Connected<OpenedDedicated<B>>, ConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let resources = HeldResources::with(Some(slot)).await?;
+    let (stream, address) = reach(addresses, config.connect_timeout).await?;
+    let (opened, good_until) = match &config.tls {
+        None => (open_dedicated(stream, protocol, resources).await?, None),
+        Some(tls) => {
+            let tls = tls.speaking(protocol.alpn());
+            let secured = tls.connect(&addresses.endpoint().host, stream).await?;
+            let opened = open_dedicated(secured.stream, protocol, resources).await?;
+            (opened, Some(secured.not_after))
+        }
+    };
+    Ok(Connected {
+        opened,
+        address,
+        good_until,
+    })
+}
+
+/// Opens a TCP connection to the first address that accepts one. Each address gets its
+/// share of `timeout`.
+async fn reach(
+    addresses: &Arc<Addresses>,
+    timeout: Duration,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let all = addresses.all().await?;
+    let share = timeout / u32::try_from(all.len().max(1)).unwrap_or(1);
+    let mut last = ConnectError::NoEndpoint;
+    for address in all {
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok((stream, address));
+            }
+            Ok(Err(error)) => last = error.into(),
+            Err(_) => last = ConnectError::Timeout(share),
+        }
+    }
+    Err(last)
+}
+
+async fn open<B, S>(
+    stream: S,
+    protocol: HttpProtocol,
+    resources: HeldResources,
+) -> Result<Opened<B>, ConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    match protocol {
+        HttpProtocol::Http1 => {
+            let (sender, driver) = open_http1(stream, resources).await?;
+            Ok(Opened::Http1(sender, driver))
+        }
+        HttpProtocol::Http2 => {
+            let client = h2_client::open(stream, resources).await;
+            Ok(Opened::Http2(client.map_err(ConnectError::Handshake)?))
+        }
+    }
+}
+
+async fn open_dedicated<B, S>(
+    stream: S,
+    protocol: HttpProtocol,
+    resources: HeldResources,
+) -> Result<OpenedDedicated<B>, ConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    match protocol {
+        HttpProtocol::Http1 => {
+            let (sender, driver) = open_http1(stream, resources).await?;
+            Ok(OpenedDedicated::Http1(sender, driver))
+        }
+        HttpProtocol::Http2 => {
+            let (tell, heard) = oneshot::channel();
+            let stream = announcing(metered(stream), resources, tell);
+            let tasks = Tasks::default();
+            let tasks_of_tunnel = DedicatedTasks(tasks.clone());
+            let (sender, connection) = http2_settings(tasks.clone())
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| ConnectError::Handshake(error.into()))?;
+            tasks.execute(async move {
+                let _ = connection.await;
+            });
+            match heard.await {
+                Ok(Announcement::Tunnels) => Ok(OpenedDedicated::Http2(sender, tasks_of_tunnel)),
+                Ok(Announcement::NoTunnels) => Err(ConnectError::NoTunnels),
+                Ok(Announcement::NotSettings) => Err(ConnectError::Io(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the service does not begin with the settings of h2",
+                ))),
+                Err(_) => Err(ConnectError::Io(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+    }
+}
+
+async fn open_http1<B, S>(
+    stream: S,
+    resources: HeldResources,
+) -> Result<(http1::SendRequest<B>, Driver), ConnectError>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (stream, progress) = TrackedIo::new(stream, resources);
+    let (sender, connection) = http1::Builder::new()
+        .max_header_size(usize::try_from(MAX_RESPONSE_HEAD).unwrap_or(usize::MAX))
+        .max_buf_size(READ_BUFFER)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| ConnectError::Handshake(error.into()))?;
+    let connection = async move {
+        // Its errors reach the request that is in flight, if there is one.
+        let _ = connection.with_upgrades().await;
+    };
+    Ok((sender, Driver::new(connection, progress)))
+}
+
+fn http2_settings<E: Clone>(executor: E) -> http2::Builder<E> {
+    let mut builder = http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_RESPONSE_HEAD)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}

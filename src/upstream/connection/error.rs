@@ -1,0 +1,207 @@
+//! Why there is no connection (`ConnectError`), and why there is no response, or no whole
+//! one, in either protocol (`ServiceError`).
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use http::Request;
+
+use crate::tls::TlsConnectError;
+
+/// Why no connection could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The upstream has no endpoint.
+    #[error("the upstream has no endpoint")]
+    NoEndpoint,
+    /// Connecting took longer than `connect_timeout`.
+    #[error("connecting took longer than {0:?}")]
+    Timeout(Duration),
+    /// All connections that the endpoint may have are in use, and no more requests may
+    /// wait for one.
+    #[error("all connections that the endpoint may have are in use")]
+    Full,
+    /// The process has no descriptor for another connection.
+    #[error("all descriptors that there are for connections to services are in use")]
+    NoDescriptor,
+    /// The endpoint refused or could not be reached.
+    #[error("connecting failed: {0}")]
+    Io(#[from] io::Error),
+    /// TLS failed.
+    #[error("{0}")]
+    Tls(#[from] TlsConnectError),
+    /// It speaks h2 and does not announce extended CONNECT (RFC 8441).
+    #[error("the service does not announce extended CONNECT, which tunnels over h2 need")]
+    NoTunnels,
+    /// The HTTP connection could not be set up.
+    #[error("the connection failed at once: {0}")]
+    Handshake(ServiceError),
+}
+
+/// Why a service sent no response, or not all of it.
+#[derive(Debug)]
+pub enum ServiceError {
+    /// hyper's error, of a connection in HTTP/1.1 or of one that a tunnel has.
+    Hyper(hyper::Error),
+    /// h2's error, of a stream in HTTP/2.
+    H2(h2::Error),
+    /// The service has closed a new connection before it said anything.
+    Closed,
+    /// The service does not respond to a PING (RFC 9113 section 6.7).
+    Silent,
+    /// The body could not be read to its end: the caller broke off.
+    Upload,
+    /// The head has more bytes than the service takes. It was not sent.
+    HeadTooLarge {
+        /// Its length in bytes, counted as RFC 9113 section 6.5.2 says; of the one field
+        /// that is too long where the service announces no bound.
+        size: usize,
+        /// Most bytes that may be sent.
+        max: usize,
+    },
+}
+
+impl ServiceError {
+    /// Whether what came is no HTTP/1.1.
+    #[must_use]
+    pub fn is_parse(&self) -> bool {
+        matches!(self, Self::Hyper(error) if error.is_parse())
+    }
+
+    /// Whether the connection ended in the middle of a response, in HTTP/1.1.
+    #[must_use]
+    pub fn is_incomplete_message(&self) -> bool {
+        matches!(self, Self::Hyper(error) if error.is_incomplete_message())
+    }
+}
+
+impl fmt::Display for ServiceError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hyper(error) => error.fmt(formatter),
+            Self::H2(error) => error.fmt(formatter),
+            Self::Closed => formatter.write_str("the service closed the connection"),
+            Self::Silent => formatter.write_str("the service does not answer a PING"),
+            Self::Upload => formatter.write_str("the request's body broke off"),
+            Self::HeadTooLarge { size, max } => {
+                write!(
+                    formatter,
+                    "the head has {size} bytes, more than the {max} allowed"
+                )
+            }
+        }
+    }
+}
+
+impl Error for ServiceError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Hyper(error) => Some(error),
+            Self::H2(error) => Some(error),
+            Self::Closed | Self::Silent | Self::Upload | Self::HeadTooLarge { .. } => None,
+        }
+    }
+}
+
+impl From<hyper::Error> for ServiceError {
+    fn from(error: hyper::Error) -> Self {
+        Self::Hyper(error)
+    }
+}
+
+impl From<h2::Error> for ServiceError {
+    fn from(error: h2::Error) -> Self {
+        Self::H2(error)
+    }
+}
+
+/// Finds an error of type `T` among an error and its sources, and within
+/// [`io::Error`], which does not give the error that it wraps as its source.
+#[must_use]
+pub fn find_source<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        if let Some(inner) = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+            && let Some(found) = inner.downcast_ref::<T>()
+        {
+            return Some(found);
+        }
+        current = error.source();
+    }
+    None
+}
+
+/// The name of an error code of HTTP/2 (RFC 9113 section 7).
+#[must_use]
+pub fn h2_code_name(code: h2::Reason) -> &'static str {
+    match code {
+        h2::Reason::NO_ERROR => "NO_ERROR",
+        h2::Reason::PROTOCOL_ERROR => "PROTOCOL_ERROR",
+        h2::Reason::INTERNAL_ERROR => "INTERNAL_ERROR",
+        h2::Reason::FLOW_CONTROL_ERROR => "FLOW_CONTROL_ERROR",
+        h2::Reason::SETTINGS_TIMEOUT => "SETTINGS_TIMEOUT",
+        h2::Reason::STREAM_CLOSED => "STREAM_CLOSED",
+        h2::Reason::FRAME_SIZE_ERROR => "FRAME_SIZE_ERROR",
+        h2::Reason::REFUSED_STREAM => "REFUSED_STREAM",
+        h2::Reason::CANCEL => "CANCEL",
+        h2::Reason::COMPRESSION_ERROR => "COMPRESSION_ERROR",
+        h2::Reason::CONNECT_ERROR => "CONNECT_ERROR",
+        h2::Reason::ENHANCE_YOUR_CALM => "ENHANCE_YOUR_CALM",
+        h2::Reason::INADEQUATE_SECURITY => "INADEQUATE_SECURITY",
+        h2::Reason::HTTP_1_1_REQUIRED => "HTTP_1_1_REQUIRED",
+        _ => "of an unknown code",
+    }
+}
+
+/// A request that got no response.
+pub struct SendError<B> {
+    /// Why.
+    pub error: ServiceError,
+    /// The request, where no byte of it was sent and its body was not read.
+    pub unsent: Option<Box<Request<B>>>,
+}
+
+impl<B> SendError<B> {
+    /// No byte of the request was sent.
+    pub(in crate::upstream) fn unsent(error: impl Into<ServiceError>, request: Request<B>) -> Self {
+        Self {
+            error: error.into(),
+            unsent: Some(Box::new(request)),
+        }
+    }
+}
+
+impl<B> From<hyper::client::conn::TrySendError<Request<B>>> for SendError<B> {
+    fn from(mut failed: hyper::client::conn::TrySendError<Request<B>>) -> Self {
+        Self {
+            unsent: failed.take_message().map(Box::new),
+            error: failed.into_error().into(),
+        }
+    }
+}
+
+impl<B> From<ServiceError> for SendError<B> {
+    fn from(error: ServiceError) -> Self {
+        Self {
+            error,
+            unsent: None,
+        }
+    }
+}
+
+impl<B> fmt::Debug for SendError<B> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("SendError")
+            .field("error", &self.error)
+            .field("is_unsent", &self.unsent.is_some())
+            .finish()
+    }
+}

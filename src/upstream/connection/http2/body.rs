@@ -1,0 +1,180 @@
+//! `H2Body`: the body of a response.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use http_body::{Body, Frame, SizeHint};
+
+use super::state::OpenStream;
+use super::upload::Upload;
+use crate::upstream::connection::error::ServiceError;
+
+/// Content of fewer bytes than this is put together with what else is there.
+const SMALL: usize = 1024;
+/// Most bytes that are put together.
+const TOGETHER: usize = 16 * 1024;
+
+/// The body of a response in HTTP/2. Dropping it before its end resets the stream.
+pub(in crate::upstream) struct H2Body {
+    /// Gone when there is nothing more to come.
+    stream: Option<RecvStream>,
+    /// The request's body may still be on its way.
+    upload: Upload,
+    /// Gone together with `stream`.
+    open: Option<OpenStream>,
+    /// What was announced and has not come, where a length was announced.
+    left: Option<u64>,
+    /// All content has been read; trailers may follow.
+    is_read: bool,
+    /// Came while small content was put together.
+    next: Option<Result<Bytes, h2::Error>>,
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, ServiceError>>>;
+
+impl H2Body {
+    pub(super) fn new(
+        response: RecvStream,
+        upload: Upload,
+        open: OpenStream,
+        left: Option<u64>,
+    ) -> Self {
+        let left = left.or_else(|| response.is_end_stream().then_some(0));
+        Self {
+            stream: Some(response),
+            upload,
+            open: Some(open),
+            left,
+            is_read: false,
+            next: None,
+        }
+    }
+
+    /// The next content. What is taken opens the windows again.
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        if let Some(next) = self.next.take() {
+            return Poll::Ready(Some(next));
+        }
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(None);
+        };
+        let polled = stream.poll_data(context);
+        if let Poll::Ready(Some(Ok(data))) = &polled {
+            // Fails for a stream that has ended, which has no window any more.
+            let _ = stream.flow_control().release_capacity(data.len());
+        }
+        polled
+    }
+
+    /// Puts `first` together with small content that is there too.
+    fn together(&mut self, first: Bytes, context: &mut Context<'_>) -> Bytes {
+        if first.len() >= SMALL {
+            return first;
+        }
+        let mut whole = BytesMut::new();
+        while let Poll::Ready(Some(next)) = self.poll_data(context) {
+            match next {
+                Ok(data) if whole.len() + first.len() + data.len() <= TOGETHER => {
+                    if whole.is_empty() {
+                        whole.extend_from_slice(&first);
+                    }
+                    whole.extend_from_slice(&data);
+                    if data.len() >= SMALL {
+                        break;
+                    }
+                }
+                other => {
+                    self.next = Some(other);
+                    break;
+                }
+            }
+        }
+        match whole.is_empty() {
+            true => first,
+            false => whole.freeze(),
+        }
+    }
+
+    fn fail(&mut self, error: h2::Error) -> Polled {
+        // It has ended the stream: there is nothing to reset.
+        self.stream = None;
+        let is_silent = |open: &OpenStream| open.state().is_silent();
+        Poll::Ready(Some(Err(match self.open.as_ref().is_some_and(is_silent) {
+            true => ServiceError::Silent,
+            false => error.into(),
+        })))
+    }
+}
+
+impl Body for H2Body {
+    type Data = Bytes;
+    type Error = ServiceError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        let this = self.get_mut();
+        if this.stream.is_none() {
+            return Poll::Ready(None);
+        }
+        if this.upload.poll_failed(context) {
+            return Poll::Ready(Some(Err(ServiceError::Upload)));
+        }
+        if !this.is_read {
+            match std::task::ready!(this.poll_data(context)) {
+                Some(Ok(data)) => {
+                    let data = this.together(data, context);
+                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    this.left = this.left.map(|left| left.saturating_sub(length));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return this.fail(error),
+                None => this.is_read = true,
+            }
+        }
+        let Some(stream) = &mut this.stream else {
+            return Poll::Ready(None);
+        };
+        match std::task::ready!(stream.poll_trailers(context)) {
+            Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Ok(None) => Poll::Ready(None),
+            Err(error) => this.fail(error),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.next.is_none() && self.stream.as_ref().is_none_or(RecvStream::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.left {
+            Some(left) => SizeHint::with_exact(left),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for H2Body {
+    fn drop(&mut self) {
+        let (Some(stream), Some(open)) = (self.stream.take(), self.open.take()) else {
+            return;
+        };
+        if !self.upload.has_ended() {
+            open.state().note_unfinished_upload();
+        } else if stream.is_end_stream() {
+            return;
+        } else if self.left == Some(0) && self.next.is_none() {
+            // All content has come, and the frame that ends the stream is on its way: its
+            // reader had no reason to wait for it.
+            open.let_end(stream);
+            return;
+        }
+        open.abandon(Box::new(stream));
+    }
+}
+
+impl std::fmt::Debug for H2Body {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("H2Body").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,143 @@
+//! The task that drives a connection, sends its resets in their turn, and notices when
+//! the service is gone.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::client::Connection;
+use h2::{Ping, PingPong};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::settings::{PING_INTERVAL, PING_TIMEOUT};
+use super::state::ConnectionState;
+
+/// Resets that are sent before the service has responded to a PING after the last of them,
+/// which shows that it has seen them. Some services end a connection with 20 resets of streams that
+/// they have not looked at.
+const RESETS_PER_ROUND_TRIP: usize = 8;
+
+/// Drives the connection until it ends.
+pub(super) async fn drive<S>(mut connection: Connection<S, Bytes>, state: Arc<ConnectionState>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut pings = connection.ping_pong().map(|pings| Pings {
+        pings,
+        awaited: false,
+        resets_left: RESETS_PER_ROUND_TRIP,
+        reads: 0,
+    });
+    let mut connection = pin!(connection);
+    let mut timer = pin!(sleep_until(Instant::now() + PING_INTERVAL));
+    let error = poll_fn(|context| {
+        state.task().waker = Some(context.waker().clone());
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+                return Poll::Ready(ended.err());
+            }
+            state.release_ended();
+            let Some(pings) = &mut pings else {
+                return Poll::Pending;
+            };
+            match pings.poll(context, &state, timer.as_mut()) {
+                Step::Wait => return Poll::Pending,
+                Step::Again => {}
+                Step::End => {
+                    state.note_silence();
+                    return Poll::Ready(None);
+                }
+            }
+        }
+    })
+    .await;
+    state.end(error);
+}
+
+/// What to do after the pings were looked at.
+enum Step {
+    /// Nothing.
+    Wait,
+    /// Something is to be sent.
+    Again,
+    /// The service is gone.
+    End,
+}
+
+struct Pings {
+    pings: PingPong,
+    /// One was sent, and its response has not come.
+    awaited: bool,
+    /// Resets that may be sent before the response to the next PING.
+    resets_left: usize,
+    /// The count of reads when it was last looked at.
+    reads: u64,
+}
+
+impl Pings {
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        state: &ConnectionState,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Step {
+        let mut step = Step::Wait;
+        if self.awaited && self.pings.poll_pong(context).is_ready() {
+            self.awaited = false;
+            self.resets_left = RESETS_PER_ROUND_TRIP;
+            timer.as_mut().reset(Instant::now() + PING_INTERVAL);
+        }
+        if self.send_resets(state) {
+            step = Step::Again;
+        }
+        if self.resets_left == 0 && !self.awaited && self.ask(timer.as_mut()) {
+            step = Step::Again;
+        }
+        while timer.as_mut().poll(context).is_ready() {
+            if self.awaited {
+                return Step::End;
+            }
+            let reads = state.reads.load(Ordering::Relaxed);
+            let is_silent = std::mem::replace(&mut self.reads, reads) == reads;
+            state.abandon_ending();
+            // What is still to be sent does not leave: the service reads no more.
+            if is_silent && state.has_no_clients() && !state.is_busy() {
+                return Step::End;
+            }
+            if is_silent && state.is_busy() && self.ask(timer.as_mut()) {
+                step = Step::Again;
+            } else {
+                timer.as_mut().reset(Instant::now() + PING_INTERVAL);
+            }
+        }
+        step
+    }
+
+    /// Resets what was given up, as far as that may be. Returns whether there was any.
+    fn send_resets(&mut self, state: &ConnectionState) -> bool {
+        let mut any = false;
+        while self.resets_left > 0 {
+            // Dropped outside the lock: the library takes a lock of its own for it.
+            let Some(stream) = state.task().abandoned.pop_front() else {
+                break;
+            };
+            drop(stream);
+            self.resets_left -= 1;
+            any = true;
+        }
+        any
+    }
+
+    /// Sends a PING.
+    fn ask(&mut self, timer: Pin<&mut Sleep>) -> bool {
+        self.awaited = self.pings.send_ping(Ping::opaque()).is_ok();
+        if self.awaited {
+            timer.reset(Instant::now() + PING_TIMEOUT);
+        }
+        self.awaited
+    }
+}

@@ -1,0 +1,48 @@
+//! Fields that a service would end the connection for are not sent.
+
+use http::HeaderMap;
+
+use super::state::ConnectionState;
+use crate::upstream::connection::error::ServiceError;
+
+/// What a field counts beside its name and value (RFC 9113 section 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
+/// Most bytes of one field that a service takes which says nothing of a bound. nginx has
+/// buffers of this size for each field, and ends the connection at a longer one.
+const FIELD_GUESS: usize = 8 * 1024;
+
+/// Refuses fields, given as lengths of names and values, that the service would not take.
+pub(super) fn check_fields<I: Iterator<Item = (usize, usize)>>(
+    state: &ConnectionState,
+    fields: impl Fn() -> I,
+) -> Result<(), ServiceError> {
+    // As their receiver counts them (RFC 9113 section 6.5.2).
+    let size = fields()
+        .map(|(name, value)| name.saturating_add(value).saturating_add(FIELD_OVERHEAD))
+        .sum();
+    let (size_to_check, max) = match state.head_limit() {
+        Some(limit) => (size, usize::try_from(limit).unwrap_or(usize::MAX)),
+        None => {
+            let longest = fields()
+                .map(|(name, value)| name.saturating_add(value))
+                .max();
+            (longest.unwrap_or(0), FIELD_GUESS)
+        }
+    };
+    if size_to_check > max {
+        return Err(ServiceError::HeadTooLarge {
+            size: size_to_check,
+            max,
+        });
+    }
+    state.note_head(size);
+    Ok(())
+}
+
+/// Lengths of names and values.
+pub(super) fn field_sizes(headers: &HeaderMap) -> impl Iterator<Item = (usize, usize)> {
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str().len(), value.len()))
+}

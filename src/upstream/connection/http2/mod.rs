@@ -1,0 +1,247 @@
+//! Connections in HTTP/2 to services: the client half that carries requests.
+//!
+//! Built on the `h2` crate itself, because hyper does not offer what limits one caller's
+//! effect on another: small pieces of a body are put together before they
+//! are sent, resets are paced, a head that the service would end the connection for is not
+//! sent, and what a service counts is counted here too.
+//!
+//! - `state`: what a connection's frames say, and what was sent on it
+//! - `driving`: the task that drives a connection
+//! - `upload`: a request's body
+//! - `body`: a response's body
+//! - `field_limits`: which heads and trailers a service takes
+//! - `settings`: of all connections in HTTP/2, those of tunnels too
+
+mod body;
+mod driving;
+mod field_limits;
+pub(super) mod settings;
+mod state;
+mod upload;
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method, Request, Response, StatusCode, request};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub(super) use self::body::H2Body;
+use self::field_limits::{check_fields, field_sizes};
+use self::settings::{CONNECTION_WINDOW, MAX_RESPONSE_HEAD, STREAM_WINDOW};
+pub(in crate::upstream) use self::state::ConnectionState;
+use self::state::OpenStream;
+use self::upload::Upload;
+use super::error::{SendError, ServiceError};
+use super::resources::HeldResources;
+
+/// A service may send content in small pieces while its caller pauses, up to the windows:
+/// so much memory the library's account of them may take beside the content itself. Its
+/// own bound is met by 2,000 pieces.
+const SMALL_FRAME_BUDGET: usize = 16 * 1024 * 1024;
+/// Most bytes of requests that wait in memory for their service's windows.
+const SEND_BUFFER: usize = 1024 * 1024;
+/// A connection that takes requests. It ends when the last clone is gone and its streams
+/// have ended.
+#[derive(Clone)]
+pub(in crate::upstream) struct Client {
+    // Dropped before `last`, which wakes the task that looks for it.
+    sender: SendRequest<Bytes>,
+    last: Arc<WakeOnDrop>,
+}
+
+struct WakeOnDrop(Arc<ConnectionState>);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.note_no_clients();
+    }
+}
+
+/// Begins HTTP/2 on a connection, which a task of its own drives from then on. It holds
+/// `resources` until it is closed.
+///
+/// # Errors
+/// When the service does not begin with its settings.
+pub(super) async fn open<S>(stream: S, resources: HeldResources) -> Result<Client, ServiceError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let state = Arc::new(ConnectionState::default());
+    let stream = state::observed(stream, Arc::clone(&state));
+    let (sender, connection) = h2::client::Builder::new()
+        .enable_push(false)
+        .max_header_list_size(MAX_RESPONSE_HEAD)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .data_frame_budget(SMALL_FRAME_BUDGET)
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake(stream)
+        .await?;
+    let driving = driving::drive(connection, Arc::clone(&state));
+    tokio::spawn(async move {
+        driving.await;
+        drop(resources);
+    });
+    let client = Client {
+        sender,
+        last: Arc::new(WakeOnDrop(state)),
+    };
+    client.state().settings().await?;
+    Ok(client)
+}
+
+impl Client {
+    pub(in crate::upstream) fn state(&self) -> &Arc<ConnectionState> {
+        &self.last.0
+    }
+
+    pub(in crate::upstream) fn is_closed(&self) -> bool {
+        self.state().is_closed()
+    }
+
+    /// How many streams the service allows at once.
+    pub(in crate::upstream) fn max_streams(&self) -> usize {
+        self.sender.current_max_send_streams()
+    }
+
+    /// Sends a request and waits for the head of its response. `on_interim` is told
+    /// the status of each interim response before it. When the future is dropped before, the
+    /// stream is reset.
+    ///
+    /// # Errors
+    /// When there is no response. The request comes back if no byte of it was sent.
+    pub(in crate::upstream) async fn send<B>(
+        &mut self,
+        request: Request<B>,
+        on_interim: impl Fn(StatusCode),
+    ) -> Result<Response<H2Body>, SendError<B>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if let Err(error) = poll_fn(|context| self.sender.poll_ready(context)).await {
+            return Err(SendError::unsent(error, request));
+        }
+        let (mut parts, body) = request.into_parts();
+        self.check_head(&parts)?;
+        let is_whole = body.is_end_stream();
+        if !is_whole {
+            add_length(&mut parts, &body);
+        }
+        let head = Request::from_parts(parts, ());
+        let (response, stream) = self
+            .sender
+            .send_request(head, is_whole)
+            .map_err(ServiceError::from)?;
+        let upload = match is_whole {
+            true => Upload::none(),
+            false => Upload::begin(stream, body, self.state()).await,
+        };
+        let mut exchange = Exchange {
+            response: Some(response),
+            upload,
+            open: Some(OpenStream::begin(self.state())),
+        };
+        let answer = poll_fn(|context| exchange.poll(context, &on_interim)).await;
+        answer.map_err(SendError::from)
+    }
+
+    /// Refuses a head that the service would not take: some end the connection for it.
+    fn check_head(&self, parts: &request::Parts) -> Result<(), ServiceError> {
+        let fields = || {
+            let pseudo = pseudo_headers(parts).into_iter();
+            pseudo.chain(field_sizes(&parts.headers))
+        };
+        check_fields(self.state(), fields)
+    }
+}
+
+/// A request whose response has not begun.
+struct Exchange {
+    response: Option<ResponseFuture>,
+    upload: Upload,
+    /// Gone once the response has begun.
+    open: Option<OpenStream>,
+}
+
+impl Exchange {
+    fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        on_interim: &impl Fn(StatusCode),
+    ) -> Poll<Result<Response<H2Body>, ServiceError>> {
+        if self.upload.poll_failed(context) {
+            return Poll::Ready(Err(ServiceError::Upload));
+        }
+        let Some(response) = &mut self.response else {
+            return Poll::Pending;
+        };
+        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(context) {
+            on_interim(interim.status());
+        }
+        let Poll::Ready(answer) = Pin::new(response).poll(context) else {
+            return Poll::Pending;
+        };
+        self.response = None;
+        let Some(open) = self.open.take() else {
+            return Poll::Pending;
+        };
+        let upload = std::mem::replace(&mut self.upload, Upload::none());
+        Poll::Ready(match answer {
+            Ok(answer) => {
+                let length = announced_length(answer.headers());
+                Ok(answer.map(|stream| H2Body::new(stream, upload, open, length)))
+            }
+            Err(_) if open.state().is_silent() => Err(ServiceError::Silent),
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let (Some(response), Some(open)) = (self.response.take(), self.open.take()) {
+            open.abandon(Box::new(response));
+        }
+    }
+}
+
+/// The length of the content, if one is announced. Several that differ are refused with the
+/// head.
+fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Adds the length of the body, if that is known and has a meaning (RFC 9110 section
+/// 8.6).
+fn add_length(parts: &mut request::Parts, body: &impl Body) {
+    let Some(length) = body.size_hint().exact() else {
+        return;
+    };
+    let expects_content = ![Method::GET, Method::HEAD, Method::DELETE].contains(&parts.method);
+    if (length > 0 || expects_content) && !parts.headers.contains_key(CONTENT_LENGTH) {
+        parts.headers.insert(CONTENT_LENGTH, length.into());
+    }
+}
+
+/// The pseudo-header fields: names and values (RFC 9113 section 8.3.1).
+fn pseudo_headers(parts: &request::Parts) -> [(usize, usize); 4] {
+    let path = parts
+        .uri
+        .path_and_query()
+        .map_or(1, |path| path.as_str().len());
+    let authority = parts.uri.authority().map_or(0, |name| name.as_str().len());
+    let scheme = parts.uri.scheme_str().map_or(0, str::len);
+    [
+        (":method".len(), parts.method.as_str().len()),
+        (":path".len(), path),
+        (":authority".len(), authority),
+        (":scheme".len(), scheme),
+    ]
+}

@@ -1,0 +1,13 @@
+//! Settings of connections in HTTP/2, those of tunnels too.
+
+use std::time::Duration;
+
+/// Most bytes of a response's head.
+pub(in crate::upstream::connection) const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
+/// What a stream, and a whole connection, may have on the way to us.
+pub(in crate::upstream::connection) const STREAM_WINDOW: u32 = 256 * 1024;
+pub(in crate::upstream::connection) const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// How long a busy connection may be silent before it gets a PING, and how long the response
+/// to that may take.
+pub(in crate::upstream::connection) const PING_INTERVAL: Duration = Duration::from_secs(20);
+pub(in crate::upstream::connection) const PING_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,378 @@
+//! `ConnectionState`: what a connection's frames say, and what was sent on it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use h2::{Reason, RecvStream};
+use tokio::sync::Notify;
+
+use crate::h2_frames::merged_data::MergedData;
+use crate::h2_frames::{ACK, DATA, END_STREAM, Frame, FrameScanner, GOAWAY, SETTINGS};
+use crate::upstream::connection::error::ServiceError;
+use crate::upstream::connection::interim::{Heads, flood};
+use crate::upstream::connection::read_tap::ReadTap;
+
+/// Nothing was said.
+const UNSAID: u32 = u32::MAX;
+
+/// Small DATA frames on a connection from which on no other caller gets it: libraries
+/// count those that a service has not read yet, and end the connection at some thousand.
+const MAX_SMALL_FRAMES: usize = 256;
+
+/// Bytes of a head that are many: what most services take by default.
+const LONG_HEAD: usize = 8 * 1024;
+
+/// Empty DATA frames that a service may send before it sends anything else, what each
+/// other frame adds, and what can be saved up.
+const FIRST_EMPTY: u32 = 1_000;
+const EMPTY_EACH: u32 = 8;
+const MAX_EMPTY: u32 = 10_000;
+
+/// The receiving half of a stream that was given up: dropping it has the library reset
+/// the stream.
+pub(super) type Abandoned = Box<dyn Send>;
+
+/// A stream that counts as open, until it is dropped.
+pub(super) struct OpenStream(Arc<ConnectionState>);
+
+impl OpenStream {
+    pub(super) fn begin(state: &Arc<ConnectionState>) -> Self {
+        state.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(state))
+    }
+
+    pub(super) fn state(&self) -> &ConnectionState {
+        &self.0
+    }
+
+    /// Gives the stream up: it is reset in its turn.
+    pub(super) fn abandon(self, half: Abandoned) {
+        let state = Arc::clone(&self.0);
+        state.resets.fetch_add(1, Ordering::Relaxed);
+        let mut task = state.task();
+        // Under the lock: nothing is taken out of the queue after the end.
+        if state.has_ended.load(Ordering::Acquire) {
+            drop(task);
+            drop((half, self));
+            return;
+        }
+        task.abandoned.push_back((half, self));
+        drop(task);
+        state.wake();
+    }
+
+    /// Waits for the frame that ends the stream, after all of its content.
+    pub(super) fn let_end(self, stream: RecvStream) {
+        let state = Arc::clone(&self.0);
+        let mut task = state.task();
+        if state.has_ended.load(Ordering::Acquire) {
+            drop(task);
+            drop((stream, self));
+            return;
+        }
+        task.ending.push((stream, self));
+        drop(task);
+        state.wake();
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What is known of a connection, shared by its streams, the task that drives it, and
+/// the pool.
+#[derive(Default)]
+pub(in crate::upstream) struct ConnectionState {
+    has_ended: AtomicBool,
+    /// The code of the service's GOAWAY.
+    goaway: Said,
+    /// Most bytes of a head that the service takes.
+    head_limit: Said,
+    /// Counts reads, so that silence is noticed.
+    pub(super) reads: AtomicU64,
+    /// DATA frames with little content that were sent.
+    small_frames: AtomicUsize,
+    /// Length of the longest head that was sent.
+    max_head: AtomicUsize,
+    /// Streams that were ended before their response was whole.
+    resets: AtomicUsize,
+    /// Streams that have begun and were not released.
+    open: AtomicUsize,
+    /// A response ended while its request's body was still on its way: what was not sent of
+    /// it takes part of the connection's window.
+    has_unfinished_upload: AtomicBool,
+    /// No further stream will be opened.
+    has_no_clients: AtomicBool,
+    /// The service did not respond to a PING.
+    is_silent: AtomicBool,
+    /// The service has sent its settings.
+    has_settings: AtomicBool,
+    /// Notified of the settings, and of the end.
+    begun: Notify,
+    task: Mutex<Task>,
+}
+
+/// What the task that drives the connection is given.
+#[derive(Default)]
+pub(super) struct Task {
+    pub(super) waker: Option<Waker>,
+    /// Streams to be reset as soon as that may be.
+    pub(super) abandoned: VecDeque<(Abandoned, OpenStream)>,
+    /// Streams of which only the end is missing.
+    ending: Vec<(RecvStream, OpenStream)>,
+    /// Why the connection has ended.
+    error: Option<h2::Error>,
+    on_error: Option<OnError>,
+}
+
+/// Is told the error with which a service has ended a connection, and what may have been
+/// its cause.
+pub(in crate::upstream) type OnError = Box<dyn FnOnce(Reason, Option<&'static str>) + Send>;
+
+/// A number that the service may say.
+struct Said(AtomicU32);
+
+impl Default for Said {
+    fn default() -> Self {
+        Self(AtomicU32::new(UNSAID))
+    }
+}
+
+impl Said {
+    fn set(&self, value: u32) {
+        self.0.store(value.min(UNSAID - 1), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<u32> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|value| *value != UNSAID)
+    }
+}
+
+impl ConnectionState {
+    pub(super) fn task(&self) -> MutexGuard<'_, Task> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the task that drives the connection.
+    pub(super) fn wake(&self) {
+        let waker = self.task().waker.clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The connection has ended.
+    pub(super) fn end(&self, error: Option<h2::Error>) {
+        let mut task = self.task();
+        self.has_ended.store(true, Ordering::Release);
+        task.error = error;
+        // No resets are sent any more.
+        let abandoned = (
+            std::mem::take(&mut task.abandoned),
+            std::mem::take(&mut task.ending),
+        );
+        let on_error = task.on_error.take();
+        drop(task);
+        drop(abandoned);
+        self.begun.notify_waiters();
+        if let (Some(tell), Some((code, cause))) = (on_error, self.ended_with()) {
+            tell(code, cause);
+        }
+    }
+
+    /// Tells `on_error` when the service ends the connection with an error.
+    pub(in crate::upstream) fn set_on_error(&self, on_error: OnError) {
+        self.task().on_error = Some(on_error);
+    }
+
+    /// Releases the streams that have ended by themselves.
+    pub(super) fn release_ended(&self) {
+        let ended: Vec<_> = {
+            let mut task = self.task();
+            (task.ending)
+                .extract_if(.., |(stream, _)| has_ended(stream))
+                .collect()
+        };
+        // Outside of the lock: the library takes one of its own for it.
+        drop(ended);
+    }
+
+    /// Gives the streams up that have not ended by themselves.
+    pub(super) fn abandon_ending(&self) {
+        let late = std::mem::take(&mut self.task().ending);
+        for (stream, open) in late {
+            open.abandon(Box::new(stream));
+        }
+    }
+
+    /// Waits for the service's settings, which it sends first (RFC 9113 section 3.4): only
+    /// then it is known what it takes, and that it is there at all.
+    pub(super) async fn settings(&self) -> Result<(), ServiceError> {
+        loop {
+            let mut begun = pin!(self.begun.notified());
+            begun.as_mut().enable();
+            if self.has_settings.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            if self.has_ended.load(Ordering::Acquire) {
+                let error = self.task().error.take();
+                return Err(error.map_or(ServiceError::Closed, ServiceError::H2));
+            }
+            begun.await;
+        }
+    }
+
+    pub(super) fn note_silence(&self) {
+        self.is_silent.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Acquire)
+    }
+
+    /// Whether no further stream can be opened.
+    pub(in crate::upstream) fn is_closed(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire) || self.goaway.get().is_some()
+    }
+
+    /// Whether nothing that was sent on it so far could make the service end it: then
+    /// another caller may have it.
+    pub(in crate::upstream) fn is_unspent(&self) -> bool {
+        self.resets.load(Ordering::Relaxed) == 0
+            && !self.is_busy()
+            && !self.has_unfinished_upload.load(Ordering::Relaxed)
+            && self.small_frames.load(Ordering::Relaxed) < MAX_SMALL_FRAMES
+            && self.max_head.load(Ordering::Relaxed) <= LONG_HEAD
+    }
+
+    /// How many streams were ended before their response was whole.
+    pub(in crate::upstream) fn resets(&self) -> usize {
+        self.resets.load(Ordering::Relaxed)
+    }
+
+    /// The error with which the service has ended the connection, and what may have been
+    /// its cause. `None` if it gave none.
+    pub(in crate::upstream) fn ended_with(&self) -> Option<(Reason, Option<&'static str>)> {
+        let code = self.goaway.get()?;
+        let reason = Reason::from(code);
+        (reason != Reason::NO_ERROR).then(|| (reason, self.likely_cause()))
+    }
+
+    /// What was unusual about the requests on the connection.
+    fn likely_cause(&self) -> Option<&'static str> {
+        if self.resets() >= MANY_RESETS {
+            Some("its caller broke many requests off")
+        } else if self.small_frames.load(Ordering::Relaxed) >= MAX_SMALL_FRAMES {
+            Some("its caller sent a body in very small pieces")
+        } else if self.max_head.load(Ordering::Relaxed) > LONG_HEAD {
+            Some("its caller sent a very long head")
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn note_unfinished_upload(&self) {
+        self.has_unfinished_upload.store(true, Ordering::Relaxed);
+    }
+
+    /// The last clone of the client is gone: no further stream will be opened.
+    pub(super) fn note_no_clients(&self) {
+        self.has_no_clients.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub(super) fn has_no_clients(&self) -> bool {
+        self.has_no_clients.load(Ordering::Acquire)
+    }
+
+    pub(super) fn note_small_frame(&self) {
+        self.small_frames.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Most bytes of a head that the service says it takes.
+    pub(super) fn head_limit(&self) -> Option<u32> {
+        self.head_limit.get()
+    }
+
+    pub(super) fn note_head(&self, size: usize) {
+        self.max_head.fetch_max(size, Ordering::Relaxed);
+    }
+
+    /// Whether there are streams for which the service has to be there.
+    pub(super) fn is_busy(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > 0
+    }
+
+    fn observe(&self, frame: &Frame) {
+        match frame.kind {
+            SETTINGS if frame.flags & ACK == 0 => {
+                if let Some(limit) = frame.settings.max_header_list_size {
+                    self.head_limit.set(limit);
+                }
+                if !self.has_settings.swap(true, Ordering::AcqRel) {
+                    self.begun.notify_waiters();
+                }
+            }
+            GOAWAY => self.goaway.set(frame.code),
+            _ => {}
+        }
+    }
+}
+
+/// Whether the end of a stream has come whose content has been read.
+fn has_ended(stream: &mut RecvStream) -> bool {
+    // The task is woken by whatever comes on the connection.
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        match stream.poll_data(&mut context) {
+            // The frame that ends it may be an empty one.
+            Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
+            Poll::Ready(None) => return true,
+            // More than was announced is the library's to refuse, and a reset ends it too.
+            Poll::Ready(Some(_)) | Poll::Pending => return stream.is_end_stream(),
+        }
+    }
+}
+
+/// Resets of one connection that are many.
+const MANY_RESETS: usize = 8;
+
+/// A connection whose frames are looked at before the library reads them.
+#[expect(
+    clippy::type_complexity,
+    reason = "the observer is a closure, which has no name"
+)]
+pub(super) fn observed<S>(
+    connection: S,
+    state: Arc<ConnectionState>,
+) -> MergedData<ReadTap<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static>> {
+    let mut scanner = FrameScanner::new(0);
+    let mut heads = Heads::new();
+    let mut empty = FIRST_EMPTY;
+    let observed = ReadTap::new(connection, move |bytes| {
+        state.reads.fetch_add(1, Ordering::Relaxed);
+        let mut is_flood = false;
+        scanner.advance(bytes, |frame| {
+            state.observe(&frame);
+            is_flood |= !heads.pass(&frame);
+            if frame.kind == DATA && frame.length == 0 && frame.flags & END_STREAM == 0 {
+                empty = empty.saturating_sub(1);
+                is_flood |= empty == 0;
+            } else {
+                empty = empty.saturating_add(EMPTY_EACH).min(MAX_EMPTY);
+            }
+        });
+        match is_flood {
+            true => Err(flood()),
+            false => Ok(()),
+        }
+    });
+    MergedData::new(observed, 0)
+}

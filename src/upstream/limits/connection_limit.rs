@@ -1,0 +1,438 @@
+//! `ConnectionLimit`: how many connections an endpoint gets, from all workers together, and
+//! which waiting request gets the next one.
+//!
+//! A connection holds a slot until it is closed, also while it is idle. If all slots are
+//! taken, an idle connection is closed for a request that waits. Then callers wait in the
+//! order of how many connections they use, so that a caller with many requests does not go
+//! before one that has none. If that takes too long, the caller that uses the most has to
+//! yield one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::preemption::PreemptionSignal;
+use crate::identity::ShareKey;
+use crate::upstream::config::target::Target;
+
+/// How long a request waits before the caller that uses the most has to yield a connection,
+/// and how long that connection must have been in use.
+const WAIT_BEFORE_YIELD: Duration = Duration::from_millis(250);
+const MIN_USE: Duration = Duration::from_secs(1);
+
+/// A pool that may hold idle connections to the endpoint.
+pub(in crate::upstream) trait IdleHolder: Send + Sync {
+    /// Closes one of them that holds a slot of this limit. Returns whether there was one.
+    fn close_idle(&self, target: &Target, limit: &ConnectionLimit) -> bool;
+}
+
+/// The connections that one endpoint gets.
+pub(in crate::upstream) struct ConnectionLimit {
+    max: usize,
+    queue: Mutex<Queue>,
+    waiting: AtomicUsize,
+    holders: Mutex<Vec<Weak<dyn IdleHolder>>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    taken: usize,
+    /// Connections in use, by caller.
+    in_use: HashMap<ShareKey, Uses>,
+    using: usize,
+    waiters: Vec<Waiter>,
+    next: u64,
+}
+
+/// The connections that a caller uses.
+#[derive(Default)]
+struct Uses {
+    count: usize,
+    /// Those that may have to yield: they began when few slots were left.
+    late: Vec<Use>,
+}
+
+impl Uses {
+    /// How many stay: those that were not asked to yield.
+    fn staying(&self) -> usize {
+        let asked = self.late.iter().filter(|one| one.preemption.is_none());
+        self.count.saturating_sub(asked.count())
+    }
+
+    /// The one that has been in use for longest, and long enough, of those that may be asked
+    /// to yield.
+    fn oldest(&mut self, now: Instant) -> Option<&mut Use> {
+        self.late
+            .iter_mut()
+            .filter(|one| one.preemption.is_some())
+            .filter(|one| now.saturating_duration_since(one.since) >= MIN_USE)
+            .min_by_key(|one| one.since)
+    }
+}
+
+/// One connection in use.
+struct Use {
+    id: u64,
+    since: Instant,
+    /// Asks the requests on it to end. Taken once that was done.
+    preemption: Option<Arc<PreemptionSignal>>,
+}
+
+/// A request that waits for a slot.
+struct Waiter {
+    key: ShareKey,
+    slot: oneshot::Sender<Slot>,
+}
+
+/// Holds one slot until it is dropped.
+#[derive(Debug)]
+pub(in crate::upstream) struct Slot(Option<Arc<ConnectionLimit>>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(limit) = self.0.take() {
+            limit.give_back();
+        }
+    }
+}
+
+/// One connection in use by a caller, until it is dropped.
+#[derive(Debug)]
+pub(in crate::upstream) struct InUse {
+    limit: Arc<ConnectionLimit>,
+    key: ShareKey,
+    id: u64,
+    preemption: Option<Arc<PreemptionSignal>>,
+}
+
+impl InUse {
+    /// Tells when another caller needs the connection more. Absent if the use began while
+    /// there were enough slots: then it never has to yield.
+    pub(in crate::upstream) fn preemption(&self) -> Option<Arc<PreemptionSignal>> {
+        self.preemption.clone()
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut queue = self.limit.queue();
+        queue.using = queue.using.saturating_sub(1);
+        if let Some(uses) = queue.in_use.get_mut(&self.key) {
+            uses.count = uses.count.saturating_sub(1);
+            if self.preemption.is_some() {
+                uses.late.retain(|one| one.id != self.id);
+            }
+            if uses.count == 0 {
+                queue.in_use.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for ConnectionLimit {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            formatter,
+            "ConnectionLimit({} of {})",
+            self.queue().taken,
+            self.max
+        )
+    }
+}
+
+impl Queue {
+    fn uses(&self, key: ShareKey) -> usize {
+        self.in_use.get(&key).map_or(0, |uses| uses.count)
+    }
+
+    /// Takes the waiter out whose caller uses the fewest connections; of several the one
+    /// that has waited longest.
+    fn next_waiter(&mut self) -> Option<Waiter> {
+        self.waiters.retain(|waiter| !waiter.slot.is_closed());
+        let uses = |waiter: &Waiter| self.uses(waiter.key);
+        let fewest = (self.waiters.iter().enumerate()).min_by_key(|(_, waiter)| uses(waiter));
+        let index = fewest.map(|(index, _)| index)?;
+        Some(self.waiters.remove(index))
+    }
+
+    /// Selects the connection that has to yield to a caller: the oldest one of the caller
+    /// that uses the most, if that is more than its part.
+    fn select_to_yield(
+        &mut self,
+        key: ShareKey,
+        max: usize,
+        now: Instant,
+    ) -> Option<Arc<PreemptionSignal>> {
+        let own = self.uses(key);
+        let callers = self.in_use.len() + usize::from(own == 0);
+        let part = max / callers.max(1);
+        let (_, oldest) = (self.in_use.iter_mut())
+            .filter(|(holder, _)| **holder != key)
+            .map(|(_, uses)| (uses.staying(), uses))
+            .filter(|(staying, _)| *staying > part && *staying > own + 1)
+            .filter_map(|(staying, uses)| Some((staying, uses.oldest(now)?)))
+            .max_by_key(|(staying, _)| *staying)?;
+        oldest.preemption.take()
+    }
+}
+
+impl ConnectionLimit {
+    pub(in crate::upstream) fn new(max: usize) -> Self {
+        Self {
+            max,
+            queue: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            holders: Mutex::default(),
+        }
+    }
+
+    pub(in crate::upstream) const fn max(&self) -> usize {
+        self.max
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a slot if one is free. A slot that is returned while requests wait never is.
+    pub(in crate::upstream) fn take(self: &Arc<Self>) -> Option<Slot> {
+        let mut queue = self.queue();
+        if queue.taken >= self.max {
+            return None;
+        }
+        queue.taken += 1;
+        Some(Slot(Some(Arc::clone(self))))
+    }
+
+    /// Counts a connection among those that a caller uses.
+    pub(in crate::upstream) fn begin_use(self: &Arc<Self>, key: ShareKey) -> InUse {
+        let mut queue = self.queue();
+        queue.using += 1;
+        // A connection that all callers share yields to none of them.
+        let may_have_to_yield = key != ShareKey::EVERYBODY && queue.using > self.max / 2;
+        let preemption = may_have_to_yield.then(|| Arc::new(PreemptionSignal::default()));
+        queue.next += 1;
+        let id = queue.next;
+        let uses = queue.in_use.entry(key).or_default();
+        uses.count += 1;
+        if preemption.is_some() {
+            uses.late.push(Use {
+                id,
+                since: Instant::now(),
+                preemption: preemption.clone(),
+            });
+        }
+        InUse {
+            limit: Arc::clone(self),
+            key,
+            id,
+            preemption,
+        }
+    }
+
+    /// Gives a slot that is free to the next request.
+    fn give_back(self: &Arc<Self>) {
+        let mut queue = self.queue();
+        while let Some(waiter) = queue.next_waiter() {
+            match waiter.slot.send(Slot(Some(Arc::clone(self)))) {
+                Ok(()) => return,
+                // It goes to another request, and must not be given back twice.
+                Err(mut slot) => slot.0 = None,
+            }
+        }
+        queue.taken = queue.taken.saturating_sub(1);
+    }
+
+    /// How many requests wait for a slot.
+    pub(in crate::upstream) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Whether a request waits for a slot.
+    pub(in crate::upstream) fn has_waiters(&self) -> bool {
+        self.waiting() > 0
+    }
+
+    /// Registers a pool that holds connections to the endpoint.
+    pub(in crate::upstream) fn register(&self, holder: Weak<dyn IdleHolder>) {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.retain(|known| known.strong_count() > 0);
+        if !holders.iter().any(|known| known.ptr_eq(&holder)) {
+            holders.push(holder);
+        }
+    }
+
+    /// Waits until there is a slot for this caller.
+    pub(in crate::upstream) async fn wait(
+        self: &Arc<Self>,
+        target: &Target,
+        key: ShareKey,
+    ) -> Option<Slot> {
+        let _waiting = Waiting::begin(&self.waiting);
+        let mut slot = {
+            let (give, slot) = oneshot::channel();
+            self.queue().waiters.push(Waiter { key, slot: give });
+            slot
+        };
+        // A slot that is given back from now on goes to a request that waits. One may have
+        // come free just before.
+        if let Some(free) = self.take() {
+            drop(free);
+        } else {
+            self.close_idle(target);
+        }
+        loop {
+            match tokio::time::timeout(WAIT_BEFORE_YIELD, &mut slot).await {
+                Ok(slot) => return slot.ok(),
+                Err(_) => {
+                    // One may have become idle unnoticed.
+                    self.close_idle(target);
+                    self.request_yield(key);
+                }
+            }
+        }
+    }
+
+    /// Asks the caller that uses the most to yield one of its connections to this one.
+    fn request_yield(&self, key: ShareKey) {
+        let mut queue = self.queue();
+        if let Some(preemption) = queue.select_to_yield(key, self.max, Instant::now()) {
+            preemption.request();
+        }
+    }
+
+    /// Has an idle connection closed, of any pool.
+    pub(in crate::upstream) fn close_idle(&self, target: &Target) {
+        let holders: Vec<Arc<dyn IdleHolder>> = {
+            let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+            holders.iter().filter_map(Weak::upgrade).collect()
+        };
+        let _ = holders.iter().any(|holder| holder.close_idle(target, self));
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    /// Holds slots as idle connections do.
+    struct Idle(Mutex<Vec<Slot>>);
+
+    impl IdleHolder for Idle {
+        fn close_idle(&self, _target: &Target, _limit: &ConnectionLimit) -> bool {
+            let slot = self.0.lock().unwrap().pop();
+            slot.is_some()
+        }
+    }
+
+    fn caller(number: u8) -> ShareKey {
+        ShareKey::of_address(IpAddr::from([192, 0, 2, number]))
+    }
+
+    async fn until(limit: &ConnectionLimit, waiting: usize) {
+        while limit.waiting() != waiting {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_the_slot_of_an_idle_connection() {
+        let limit = Arc::new(ConnectionLimit::new(2));
+        let idle = Arc::new(Idle(Mutex::new(vec![limit.take().unwrap()])));
+        let holder: Arc<dyn IdleHolder> = Arc::clone(&idle) as Arc<dyn IdleHolder>;
+        limit.register(Arc::downgrade(&holder));
+        limit.register(Arc::downgrade(&holder));
+        assert_eq!(limit.holders.lock().unwrap().len(), 1);
+        let busy = limit.take().unwrap();
+        assert!(limit.take().is_none() && !limit.has_waiters());
+        let target = Target::plain("service", 80);
+        let third = limit.wait(&target, caller(1)).await.unwrap();
+        assert!(idle.0.lock().unwrap().is_empty());
+        // Nothing is idle any more: the next one waits for one that ends.
+        let (fourth, ()) = tokio::join!(limit.wait(&target, caller(1)), async {
+            until(&limit, 1).await;
+            drop(busy);
+        });
+        assert!(fourth.is_some() && !limit.has_waiters());
+        drop((third, fourth));
+        assert_eq!(limit.queue().taken, 0);
+    }
+
+    #[tokio::test]
+    async fn who_uses_the_fewest_is_next() {
+        let limit = Arc::new(ConnectionLimit::new(2));
+        let taken = [limit.take().unwrap(), limit.take().unwrap()];
+        let _uses = [limit.begin_use(caller(1)), limit.begin_use(caller(1))];
+        let waiting = |number| {
+            let (limit, target) = (Arc::clone(&limit), Target::plain("service", 80));
+            tokio::spawn(async move { limit.wait(&target, caller(number)).await })
+        };
+        // The first caller waits already when the second one comes.
+        let more = waiting(1);
+        until(&limit, 1).await;
+        let other = waiting(2);
+        until(&limit, 2).await;
+        let [first, second] = taken;
+        drop(first);
+        let other = other.await.unwrap();
+        assert!(other.is_some() && limit.waiting() == 1);
+        // One that has stopped waiting is skipped.
+        more.abort();
+        let _ = more.await;
+        drop(second);
+        assert_eq!(limit.queue().taken, 1);
+        assert!(limit.take().is_some());
+    }
+
+    #[test]
+    fn the_caller_that_uses_the_most_yields_to_one_with_less() {
+        let limit = Arc::new(ConnectionLimit::new(4));
+        let uses = [1, 1, 1, 2].map(|number| limit.begin_use(caller(number)));
+        let mut queue = limit.queue();
+        let later = Instant::now() + MIN_USE;
+        // Not a use that has just begun, and not for oneself.
+        assert!(
+            queue
+                .select_to_yield(caller(3), 4, Instant::now())
+                .is_none()
+        );
+        assert!(queue.select_to_yield(caller(1), 4, later).is_none());
+        // The first two began while there were enough.
+        assert!(uses[0].preemption.is_none() && uses[1].preemption.is_none());
+        let told = queue.select_to_yield(caller(3), 4, later).unwrap();
+        assert!(Arc::ptr_eq(&told, uses[2].preemption.as_ref().unwrap()));
+        // Once.
+        assert!(queue.select_to_yield(caller(3), 4, later).is_none());
+        drop(queue);
+        // With equal parts none has to yield.
+        let limit = Arc::new(ConnectionLimit::new(4));
+        let uses = [1, 2, 1, 2].map(|number| limit.begin_use(caller(number)));
+        let later = Instant::now() + MIN_USE;
+        assert!(limit.queue().select_to_yield(caller(1), 4, later).is_none());
+        // A newcomer's part is one.
+        assert!(limit.queue().select_to_yield(caller(3), 4, later).is_some());
+        drop(uses);
+        assert!(limit.queue().in_use.is_empty() && limit.queue().using == 0);
+    }
+}

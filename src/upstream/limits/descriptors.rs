@@ -1,0 +1,71 @@
+//! How many connections to services there may be, of all upstreams together: the process
+//! has only so many descriptors, and some are kept for the operator.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How long closing an idle connection may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A pool that may hold idle connections.
+pub(in crate::upstream) trait IdleConnections: Send + Sync {
+    /// Closes an idle connection to any target. Returns whether there was one.
+    fn close_any_idle(&self) -> bool;
+}
+
+/// A connection's descriptor, until it is dropped.
+pub(in crate::upstream) type Descriptor = OwnedSemaphorePermit;
+
+struct Budget {
+    free: Arc<Semaphore>,
+    pools: Mutex<Vec<Weak<dyn IdleConnections>>>,
+}
+
+fn budget() -> &'static Budget {
+    static BUDGET: OnceLock<Budget> = OnceLock::new();
+    BUDGET.get_or_init(|| Budget {
+        free: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+        pools: Mutex::default(),
+    })
+}
+
+/// Bounds the connections to services. To be called once, before there are any.
+pub fn limit_connections(max: usize) {
+    let free = &budget().free;
+    free.forget_permits(Semaphore::MAX_PERMITS.saturating_sub(max));
+}
+
+/// Registers a pool that may hold idle connections.
+pub(in crate::upstream) fn register(pool: Weak<dyn IdleConnections>) {
+    let mut pools = budget()
+        .pools
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    pools.retain(|known| known.strong_count() > 0);
+    if !pools.iter().any(|known| known.ptr_eq(&pool)) {
+        pools.push(pool);
+    }
+}
+
+/// Takes a descriptor for a new connection; if all are taken, that of an idle connection.
+pub(in crate::upstream) async fn take() -> Option<Descriptor> {
+    let budget = budget();
+    if let Ok(descriptor) = Arc::clone(&budget.free).try_acquire_owned() {
+        return Some(descriptor);
+    }
+    let pools: Vec<Arc<dyn IdleConnections>> = {
+        let pools = budget.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().filter_map(Weak::upgrade).collect()
+    };
+    if !pools.iter().any(|pool| pool.close_any_idle()) {
+        return None;
+    }
+    // A connection gives its descriptor back a moment after it was closed.
+    let given_back = Arc::clone(&budget.free).acquire_owned();
+    tokio::time::timeout(CLOSE_TIMEOUT, given_back)
+        .await
+        .ok()?
+        .ok()
+}

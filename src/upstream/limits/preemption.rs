@@ -1,0 +1,30 @@
+//! `PreemptionSignal`: tells all requests on a connection that another caller needs it more.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
+
+/// Whether a connection has to yield to another caller.
+#[derive(Debug, Default)]
+pub struct PreemptionSignal {
+    is_requested: AtomicBool,
+    notify: Notify,
+}
+
+impl PreemptionSignal {
+    /// Asks the requests on the connection to end.
+    pub(in crate::upstream) fn request(&self) {
+        self.is_requested.store(true, Ordering::Release);
+        self.notify.notify_waiters();
+    }
+
+    /// Resolves when the connection has to yield.
+    pub async fn requested(&self) {
+        let mut told = pin!(self.notify.notified());
+        told.as_mut().enable();
+        if !self.is_requested.load(Ordering::Acquire) {
+            told.await;
+        }
+    }
+}

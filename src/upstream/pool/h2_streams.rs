@@ -1,0 +1,116 @@
+//! `Streams`: the streams of an h2 connection.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::local_waiters::LocalWaiters;
+use crate::identity::ShareKey;
+use crate::upstream::config::target::Target;
+use crate::upstream::connection::http2::{Client, ConnectionState};
+use crate::upstream::limits::connection_limit::{ConnectionLimit, InUse};
+use crate::upstream::limits::preemption::PreemptionSignal;
+
+/// The streams of a connection.
+pub(super) struct Streams {
+    now: Mutex<OpenStreams>,
+    target: Arc<Target>,
+    limit: Arc<ConnectionLimit>,
+    waiters: Arc<LocalWaiters>,
+    state: Arc<ConnectionState>,
+}
+
+struct OpenStreams {
+    count: usize,
+    /// Counts the connection among those that its caller uses, while there are any.
+    in_use: Option<InUse>,
+    /// When the last one ended, if there are none.
+    unused_since: Instant,
+}
+
+impl Streams {
+    pub(super) fn new(
+        client: &Client,
+        target: &Arc<Target>,
+        limit: &Arc<ConnectionLimit>,
+        waiters: &Arc<LocalWaiters>,
+    ) -> Self {
+        Self {
+            now: Mutex::new(OpenStreams {
+                count: 0,
+                in_use: None,
+                unused_since: Instant::now(),
+            }),
+            target: Arc::clone(target),
+            limit: Arc::clone(limit),
+            waiters: Arc::clone(waiters),
+            state: Arc::clone(client.state()),
+        }
+    }
+
+    fn now(&self) -> MutexGuard<'_, OpenStreams> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.now().count
+    }
+
+    /// Returns since when there has been none; nothing while there are any.
+    pub(super) fn unused_since(&self) -> Option<Instant> {
+        let now = self.now();
+        (now.count == 0).then_some(now.unused_since)
+    }
+}
+
+/// Counts one stream of a connection until it is dropped.
+pub(super) struct Stream {
+    pub(super) streams: Arc<Streams>,
+    /// Tells when the connection has to yield to another caller.
+    pub(super) preemption: Option<Arc<PreemptionSignal>>,
+}
+
+impl Stream {
+    /// Begins a stream of this caller.
+    pub(super) fn begin(streams: &Arc<Streams>, key: ShareKey) -> Self {
+        let mut now = streams.now();
+        now.count += 1;
+        let in_use = (now.in_use).get_or_insert_with(|| streams.limit.begin_use(key));
+        Self {
+            preemption: in_use.preemption(),
+            streams: Arc::clone(streams),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let ended = {
+            let mut now = self.streams.now();
+            now.count = now.count.saturating_sub(1);
+            if now.count > 0 {
+                return;
+            }
+            now.unused_since = Instant::now();
+            now.in_use.take()
+        };
+        drop(ended);
+        let Streams {
+            limit,
+            waiters,
+            state,
+            target,
+            ..
+        } = &*self.streams;
+        // A request that begins to wait is counted before it looks at the streams.
+        if !limit.has_waiters() {
+            return;
+        }
+        // If all waiting requests are of this worker, one of them takes the connection as
+        // it is. Otherwise it is closed, and its slot goes to the next request.
+        if state.is_unspent() && waiters.waiting() == limit.waiting() {
+            waiters.notify.notify_one();
+        } else {
+            limit.close_idle(target);
+        }
+    }
+}
