@@ -16,7 +16,8 @@
 //! 5. Routes
 //!    - [`route`]: selects a route by host, path and method
 //! 6. Parts of the request path, and the authority
-//!    - [`authn`]: credentials of requests, fetching of keys and CRLs
+//!    - [`authn`]: credentials of requests, and token issuers
+//!    - [`crl_fetch`]: revocation lists by URL
 //!    - [`assertion`]: signing keys, assertions about requests
 //!    - [`upstream`]: services: endpoints, balancing, pools of connections
 //!    - [`pki`]: the certificate authority
@@ -25,9 +26,10 @@
 //!    - [`policy`]: rules, permits, rate limits, shares of callers
 //! 8. Trust
 //!    - [`trust`]: bundles, certificate paths, revocation, deny list, path cache
-//! 9. What is counted and recorded
+//! 9. What is counted, recorded and fetched
 //!    - [`connection_slots`]: how many connections a listener has, and which yields
 //!    - [`telemetry`]: audit log, metrics, logs
+//!    - [`http_client`]: fetches small documents, as keys and revocation lists
 //! 10. Identity
 //!     - [`identity`]: names of callers, patterns, verified identities
 //! 11. Cryptography and locks
@@ -39,10 +41,11 @@
 //!     - [`file_read`]: reads files safely
 //!     - [`file_stamp`]: notices that a file changed
 //!     - [`pem`]: reads PEM
-//! 14. The system, and codes
+//! 14. The system, codes and small tools
 //!     - [`clock`]: the only reader of the wall clock
 //!     - [`descriptors`]: file descriptors, and how they are divided
 //!     - [`h2_frames`]: HTTP/2 frames in raw bytes
+//!     - [`now_or_later`]: a result, or the future that makes it
 //!     - [`reason`]: reason codes
 //! 15. Tests
 //!     - `kill_point`: where unit tests end a process between two file operations

@@ -53,6 +53,7 @@ const LAYERED: &[(&str, &[&str])] = &[
         ],
     ),
     ("connection_slots", &[""]),
+    ("crypto", &[""]),
     ("pem", &[""]),
     ("h2_frames", &[""]),
     ("crates/testkit/src", &[""]),
@@ -287,6 +288,18 @@ fn files_of_a_layered_module_import_each_other_in_no_cycle() {
             "import cycles in {module}:\n{}",
             cycles.join("\n")
         );
+    }
+}
+
+#[test]
+fn all_modules_with_a_folder_are_layered() {
+    for entry in std::fs::read_dir(root().join("src")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            let name = entry.file_name().into_string().unwrap();
+            let is_known = LAYERED.iter().any(|(module, _)| **module == name);
+            assert!(is_known, "{name} is not in LAYERED");
+        }
     }
 }
 

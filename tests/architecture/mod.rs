@@ -183,6 +183,27 @@ fn imports_point_down_only() {
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
+#[test]
+fn the_map_in_lib_rs_has_all_modules_in_their_tiers() {
+    let text = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let mut tiers: Vec<Vec<&str>> = Vec::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("//! ")) {
+        if line.starts_with(|first: char| first.is_ascii_digit()) {
+            tiers.push(Vec::new());
+        } else if let Some(entry) = line.trim_start().strip_prefix("- ") {
+            let name = entry.split('`').nth(1).unwrap();
+            tiers.last_mut().unwrap().push(name);
+        }
+    }
+    for (number, (map, tier)) in tiers.iter().zip(&TIERS).enumerate() {
+        let (mut map, mut tier) = (map.clone(), tier.to_vec());
+        map.sort_unstable();
+        tier.sort_unstable();
+        assert_eq!(map, tier, "tier {} of the map", number + 1);
+    }
+    assert_eq!(tiers.len(), TIERS.len());
+}
+
 /// Returns the files below `folder` whose code contains `needle` as a separate
 /// path.
 fn naming(folder: &str, needle: &str) -> Vec<String> {

@@ -232,6 +232,35 @@ async fn an_idle_connection_is_closed_at_the_limit() {
 }
 
 #[tokio::test]
+async fn a_full_endpoint_is_shared_by_callers_that_ended_no_connection() {
+    let ca = TestCa::new("example.org");
+    let service = Service::start().await;
+    let more = "share = \"when-full\"\nmax_connections = 1\nretries = 0\n\
+                connect_timeout = \"500ms\"\n";
+    let world = world(&ca, service.address, more).await;
+    let [bob, carol, mallory] = ["bob", "carol", "mallory"].map(|name| caller(&world, &ca, name));
+    let mut bobs = hold(&bob).await;
+    service.holds(1).await;
+    assert_eq!(mallory.get("/a").await.unwrap().status, 200);
+    assert_eq!(service.connections(), 1);
+    assert!(goes_on(&service, &mut bobs).await);
+    // Which of the two callers caused it, the gateway cannot know.
+    assert_eq!(mallory.get("/calm").await.unwrap().status, 502);
+    assert!(!goes_on(&service, &mut bobs).await);
+    let mut carols = hold(&carol).await;
+    let dave = caller(&world, &ca, "dave");
+    assert_eq!(dave.get("/a").await.unwrap().status, 200);
+    assert_eq!(service.connections(), 2);
+    assert!(goes_on(&service, &mut carols).await);
+    for other in [bob, mallory] {
+        let before = service.connections();
+        let answer = other.get("/a").await.unwrap();
+        let is_shared = answer.status == 200 && service.connections() == before;
+        assert!(!is_shared, "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_caller_with_most_connections_yields_one() {
     let ca = TestCa::new("example.org");
     for protocol in ["h2", "http1"] {

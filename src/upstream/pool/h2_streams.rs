@@ -25,6 +25,9 @@ struct OpenStreams {
     in_use: Option<InUse>,
     /// When the last one ended, if there are none.
     unused_since: Instant,
+    /// The callers that had streams since the connection was last without any. Several
+    /// only if callers share connections.
+    callers: Vec<ShareKey>,
 }
 
 impl Streams {
@@ -39,6 +42,7 @@ impl Streams {
                 count: 0,
                 in_use: None,
                 unused_since: Instant::now(),
+                callers: Vec::new(),
             }),
             target: Arc::clone(target),
             limit: Arc::clone(limit),
@@ -53,6 +57,11 @@ impl Streams {
 
     pub(super) fn open(&self) -> usize {
         self.now().count
+    }
+
+    /// Returns the callers that may be the cause if the service ends the connection.
+    pub(super) fn callers(&self) -> Vec<ShareKey> {
+        self.now().callers.clone()
     }
 
     /// Returns since when there has been none; nothing while there are any.
@@ -73,6 +82,12 @@ impl Stream {
     /// Begins a stream of this caller.
     pub(super) fn begin(streams: &Arc<Streams>, key: ShareKey) -> Self {
         let mut now = streams.now();
+        if now.count == 0 {
+            now.callers.clear();
+        }
+        if !now.callers.contains(&key) {
+            now.callers.push(key);
+        }
         now.count += 1;
         let in_use = (now.in_use).get_or_insert_with(|| streams.limit.begin_use(key));
         Self {

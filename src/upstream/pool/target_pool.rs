@@ -95,11 +95,11 @@ impl<B> TargetPool<B> {
     pub(super) fn remove_closed(&mut self) {
         let troubled = &mut self.troubled;
         troubled.retain(|_, since| since.elapsed() < TROUBLED_FOR);
-        self.shared.retain(|owner, shared| {
+        self.shared.retain(|_, shared| {
             shared.retain(|one| {
                 let is_usable = one.is_usable();
-                if !is_usable && one.client.state().ended_with().is_some() {
-                    troubled.insert(*owner, Instant::now());
+                if !is_usable {
+                    troubled.extend(one.suspects());
                 }
                 is_usable
             });
@@ -125,15 +125,9 @@ impl<B> TargetPool<B> {
     /// Takes out the connection of these streams.
     pub(super) fn retire(&mut self, streams: &Arc<Streams>) {
         let is_it = |one: &H2Connection| Arc::ptr_eq(&one.streams, streams);
-        let owner = (self.shared.iter()).find(|(_, shared)| shared.iter().any(is_it));
-        let owner = owner.map(|(owner, _)| *owner);
-        let retired = self.take_out(is_it);
-        if let (Some(owner), Some(retired)) = (owner, &retired)
-            && retired.client.state().ended_with().is_some()
-        {
-            self.troubled.insert(owner, Instant::now());
+        if let Some(retired) = self.take_out(is_it) {
+            self.troubled.extend(retired.suspects());
         }
-        drop(retired);
     }
 
     fn take_out(&mut self, suits: impl Fn(&H2Connection) -> bool) -> Option<H2Connection> {
@@ -194,6 +188,14 @@ impl<B: Body + Send + Unpin + 'static> IdleHttp1<B> {
 }
 
 impl H2Connection {
+    /// Returns the callers that may have caused the service to end the connection with an
+    /// error, and the time; none if it did not.
+    fn suspects(&self) -> impl Iterator<Item = (ShareKey, Instant)> + use<> {
+        let ended = self.client.state().ended_with().is_some();
+        let callers = ended.then(|| self.streams.callers()).into_iter().flatten();
+        callers.map(|caller| (caller, Instant::now()))
+    }
+
     /// Begins a stream of this caller.
     pub(super) fn begin(&self, key: ShareKey) -> (Client, Stream, ConnectionMeta) {
         let stream = Stream::begin(&self.streams, key);
