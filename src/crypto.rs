@@ -45,7 +45,7 @@ pub const VERSION: &str = if cfg!(feature = "aws-lc-rs") {
 
 static RUSTLS_PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     #[cfg(feature = "aws-lc-rs")]
-    let provider = key_schedule::provider();
+    let provider = key_schedule::provider(given_provider());
     #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
     let provider = given_provider();
     Arc::new(provider)

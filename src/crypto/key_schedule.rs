@@ -7,7 +7,7 @@
 //! connection comes from the provider.
 
 use std::marker::PhantomData;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use hmac::digest::Digest;
 use hmac::digest::common::Key as KeyBlock;
@@ -129,10 +129,7 @@ fn functions(algorithm: HashAlgorithm) -> Option<(&'static dyn Hash, &'static dy
 
 /// The cipher suites of the provider, in its order. Those of TLS 1.3 use this key
 /// schedule; the others are unchanged.
-static CIPHER_SUITES: LazyLock<Vec<Suite>> = LazyLock::new(|| {
-    let suites = super::given_provider().cipher_suites;
-    suites.into_iter().map(Suite::of).collect()
-});
+static CIPHER_SUITES: OnceLock<Vec<Suite>> = OnceLock::new();
 
 enum Suite {
     Ours(Tls13CipherSuite),
@@ -158,15 +155,17 @@ impl Suite {
     }
 }
 
-/// Returns the provider with this key schedule.
-pub(super) fn provider() -> CryptoProvider {
-    let suites = CIPHER_SUITES.iter().map(|suite| match suite {
+/// Returns the given provider with this key schedule.
+pub(super) fn provider(given: CryptoProvider) -> CryptoProvider {
+    let suites =
+        CIPHER_SUITES.get_or_init(|| given.cipher_suites.iter().copied().map(Suite::of).collect());
+    let suites = suites.iter().map(|suite| match suite {
         Suite::Ours(suite) => SupportedCipherSuite::Tls13(suite),
         Suite::Given(suite) => *suite,
     });
     CryptoProvider {
         cipher_suites: suites.collect(),
-        ..super::given_provider()
+        ..given
     }
 }
 
@@ -206,7 +205,7 @@ mod tests {
     #[test]
     fn every_tls_1_3_suite_is_replaced_and_nothing_else_is() {
         let given = super::super::given_provider();
-        let ours = provider();
+        let ours = provider(super::super::given_provider());
         assert_eq!(ours.cipher_suites, given.cipher_suites);
         for (ours, given) in ours.cipher_suites.iter().zip(&given.cipher_suites) {
             match (ours.tls13(), given.tls13()) {
@@ -241,7 +240,7 @@ mod tests {
         ) {
             let info: Vec<&[u8]> = info.iter().map(Vec::as_slice).collect();
             let given = super::super::given_provider();
-            let ours = provider();
+            let ours = provider(super::super::given_provider());
             for (ours, given) in ours.cipher_suites.iter().zip(&given.cipher_suites) {
                 if let (Some(ours), Some(given)) = (ours.tls13(), given.tls13()) {
                     let hash = |suite: &Tls13CipherSuite| hashes(suite.common.hash_provider, &info);
