@@ -192,7 +192,7 @@ impl CrlFetcher {
         }
     }
 
-    /// Keeps a document from now on, for the next load of the configuration.
+    /// Keeps a document from now on, for the next load of its trust domain.
     pub fn keep(&self, source: &CrlSource, document: CrlDocument) {
         self.put(source, document, clock::unix_now());
     }

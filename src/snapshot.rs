@@ -31,7 +31,7 @@ use crate::upstream::Upstream;
 /// Everything that decides about requests, as of one configuration.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Counts up with each configuration put into service.
+    /// Counts the snapshots put into service: configurations and changed material.
     pub generation: u64,
     /// TLS configurations by server name.
     pub server_names: ServerNames,

@@ -5,9 +5,17 @@ use std::collections::BTreeMap;
 use super::{root, sources, word};
 
 const HEAD: &str = "# Where each reason code is named\n\n\
-    For each code of [reasons.md](reasons.md) the source files that name it: those that refuse\n\
-    with it, and those that treat it in a way of its own. A test compares this list with the\n\
-    sources; it says how to write it anew.\n\n";
+    For each code of [reasons.md](reasons.md): the source files that name it, because they refuse\n\
+    with it or treat it differently from others. A test compares this list with the sources, and\n\
+    says how to write it again.\n\n";
+
+/// Functions that make a refusal with one code, the folder in which they are used, and the
+/// variant.
+const HELPERS: [(&str, &str, &str); 3] = [
+    ("Denial::caller_limit(", "", "CallerLimit"),
+    ("malformed(", "proxy/wire/", "MalformedRequest"),
+    ("too_large(", "proxy/wire/", "TooLarge"),
+];
 
 /// Variants and codes, in the order of the table in `src/reason.rs`.
 fn codes() -> Vec<(String, String)> {
@@ -27,10 +35,18 @@ fn places() -> BTreeMap<String, Vec<String>> {
     let mut all = sources(&root().join("src"));
     all.sort_by(|a, b| a.name.cmp(&b.name));
     for source in all.iter().filter(|source| source.name != "reason.rs") {
-        for (at, prefix) in source.code.match_indices("ReasonCode::") {
-            let files = places
-                .entry(word(&source.code[at + prefix.len()..]))
-                .or_default();
+        let named = source
+            .code
+            .match_indices("ReasonCode::")
+            .map(|(at, prefix)| word(&source.code[at + prefix.len()..]));
+        let helped = HELPERS
+            .iter()
+            .filter(|(call, folder, _)| {
+                source.name.starts_with(folder) && source.code.contains(call)
+            })
+            .map(|(.., variant)| (*variant).to_owned());
+        for variant in named.chain(helped) {
+            let files = places.entry(variant).or_default();
             if files.last() != Some(&source.name) {
                 files.push(source.name.clone());
             }

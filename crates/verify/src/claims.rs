@@ -140,7 +140,7 @@ pub struct Authentication {
     /// `thisUpdate` of the list that was checked, if one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crl_this_update: Option<u64>,
-    /// When the certificate path was last verified.
+    /// When the caller last proved that it has the key of its certificate or credential.
     pub at: u64,
     /// Whether the TLS session was resumed.
     pub resumed: bool,

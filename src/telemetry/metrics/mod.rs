@@ -3,8 +3,8 @@
 //! Handles are resolved once and kept: per route in [`RouteMetrics`], per
 //! upstream in [`UpstreamMetrics`]. Counting a request is then a few additions
 //! to atomic integers, without lock, allocation or formatting. Label values come
-//! from the configuration and from [`ReasonCode`] only, never from a peer, so
-//! that no peer can make the tables grow.
+//! from the configuration and from fixed sets (such as [`ReasonCode`]), never from a
+//! peer, so that no peer can make the tables grow.
 //!
 //! - `route`: what is counted of one route
 //! - `upstream`: what is counted of one upstream, and of its endpoints
