@@ -4,8 +4,9 @@ use std::time::Duration;
 
 /// Most bytes of a response's head.
 pub(in crate::upstream::connection) const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
-/// What a stream, and a whole connection, may have on the way to us.
-pub(in crate::upstream::connection) const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes of a stream, and of a whole connection, that a service may send before they are
+/// read. They stay in memory if the caller does not take its response.
+pub(in crate::upstream::connection) const STREAM_WINDOW: u32 = 64 * 1024;
 pub(in crate::upstream::connection) const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// How long a busy connection may be silent before it gets a PING, and how long the response
 /// to that may take.

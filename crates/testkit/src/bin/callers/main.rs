@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use countersign_testkit::{
-    Client, Gateway, Protocol, Service, ServiceSpec, Session, Settings, TestCa, until,
+    CallError, Client, Gateway, Protocol, Service, ServiceSpec, Session, Settings, TestCa, until,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -199,14 +199,27 @@ impl Field {
         let gateway = self.gateway(endpoint, "").await;
         let mut connecting = JoinSet::new();
         let mut sessions: Vec<Session> = Vec::new();
+        let connected = |outcome: Option<Result<Result<Session, _>, _>>| {
+            outcome
+                .unwrap()
+                .unwrap()
+                .unwrap_or_else(|error: CallError| {
+                    let lines = gateway
+                        .audit()
+                        .matching(|line| line["event"] == "connection");
+                    panic!("{error}\n{}\n{:?}", gateway.stderr(), lines.last())
+                })
+        };
         for number in 0..count {
             if connecting.len() == CONNECTING {
-                sessions.push(connecting.join_next().await.unwrap().unwrap());
+                sessions.push(connected(connecting.join_next().await));
             }
             let client = self.caller(&gateway, number);
-            connecting.spawn(async move { client.session().await.unwrap() });
+            connecting.spawn(async move { client.session().await });
         }
-        sessions.extend(connecting.join_all().await);
+        while !connecting.is_empty() {
+            sessions.push(connected(connecting.join_next().await));
+        }
         let before = resident_kib(&gateway);
         let between = PERIOD / u32::try_from(count).unwrap();
         let begun = Instant::now();

@@ -62,7 +62,8 @@ impl Options {
         let mut options = Self {
             binary: "target/debug/countersign".to_owned(),
             length: Duration::from_secs(60),
-            max_mib: 256,
+            // Bodies, and 128 KiB for each of the requests that the services may have.
+            max_mib: 512,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
