@@ -117,6 +117,13 @@ impl VerifierBuilder {
     /// Sets the URL of the gateway's key set, usually
     /// `https://GATEWAY/.well-known/jwks.json`. It is fetched when it is first
     /// needed, over `https`, or over `http` from a loopback address.
+    ///
+    /// A request to the key server takes at most 5 seconds. Verifications that
+    /// need keys at the same time share one fetch and its outcome; at most 1,024
+    /// wait for it, and further ones fail at once with
+    /// [`FetchProblem::Busy`](crate::FetchProblem::Busy). After a fetch, the next
+    /// one starts 5 seconds later at the earliest, or 1 second if there are no
+    /// keys.
     #[cfg(feature = "fetch")]
     pub fn jwks_url(mut self, url: impl Into<String>) -> Self {
         self.keys.push(Keys::Url(url.into()));
@@ -126,6 +133,9 @@ impl VerifierBuilder {
     /// Finds the key set through the issuer's metadata (RFC 8414 section 3).
     /// The `issuer` of the metadata must be identical, and its `jwks_uri` must
     /// have the same origin.
+    ///
+    /// The limits are those of [`VerifierBuilder::jwks_url`]. The first fetch makes
+    /// two requests, and therefore takes at most 10 seconds.
     #[cfg(feature = "fetch")]
     pub fn discover(mut self) -> Self {
         self.keys.push(Keys::Metadata);
@@ -178,10 +188,19 @@ impl VerifierBuilder {
         self
     }
 
-    /// Accepts each request-bound assertion only once. Up to `capacity`
-    /// assertions are remembered until they expire. If the cache is full of
-    /// valid ones, further assertions are refused. Choose at least the number
-    /// of requests in 40 s (lifetime and skew).
+    /// Accepts each request-bound assertion only once, by its `jti` (RFC 7519
+    /// section 4.1.7). Up to `capacity` assertions are remembered until they
+    /// expire. If the cache is full of valid ones, further assertions are refused
+    /// with [`VerifyError::ReplayCacheFull`](crate::VerifyError::ReplayCacheFull).
+    /// Choose at least the number of requests in 40 s (lifetime and skew).
+    ///
+    /// If the clock is set back, an assertion that was used stays refused. An
+    /// unused one is refused with
+    /// [`VerifyError::Expired`](crate::VerifyError::Expired) if it expires no later
+    /// than one that the cache has already removed. This affects assertions from
+    /// before the change. If the clocks of gateway and service were both ahead for
+    /// longer than an assertion is valid, all assertions are refused until the
+    /// clock reaches that time again. Restart the service in this case.
     pub const fn replay_cache(mut self, capacity: usize) -> Self {
         self.replay_capacity = Some(capacity);
         self

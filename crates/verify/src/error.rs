@@ -53,7 +53,8 @@ pub enum VerifyError {
     /// `iat` lies in the future, beyond the allowed skew.
     #[error("the assertion was issued in the future; compare the clocks")]
     NotYetValid,
-    /// `exp` has passed.
+    /// `exp` has passed (RFC 7519 section 4.1.4), by the clock now, or, with a
+    /// replay cache, by the clock before it was set back.
     #[error("the assertion has expired")]
     Expired,
     /// `exp` is not after `iat`, or more than 300 s after it.
@@ -87,10 +88,10 @@ pub enum VerifyError {
     /// The verifier requires a bound body, but `htb` or the body is missing.
     #[error("the assertion does not bind the request's body")]
     BodyNotBound,
-    /// The same `jti` was seen before.
+    /// The same `jti` (RFC 7519 section 4.1.7) was accepted before.
     #[error("the assertion was used before")]
     Replayed,
-    /// The replay cache is full.
+    /// The replay cache is full of assertions that have not expired.
     #[error("too many assertions are remembered; try again later")]
     ReplayCacheFull,
 }
@@ -121,6 +122,9 @@ pub enum FetchProblem {
     /// has another origin.
     #[error("the metadata is not that of the expected issuer")]
     Metadata,
+    /// A fetch runs, and 1,024 calls wait for it already. The call did not wait.
+    #[error("too many calls wait for the key server already")]
+    Busy,
 }
 
 impl VerifyError {

@@ -4,8 +4,10 @@
 //! The address is fixed when the verifier is built, and a token cannot change it.
 //! A flood of unknown key identifiers causes at most one fetch per
 //! [`MINIMUM_INTERVAL`]. There is no background task: if a request finds that the
-//! keys are stale, it fetches them. [`client`] implements HTTP, and this file
-//! decides when to fetch.
+//! keys are stale, it fetches them. Calls that need keys while a fetch runs wait
+//! for its outcome and share it, also if it failed: a server that does not respond
+//! costs each call the time of at most one fetch. [`client`] implements HTTP, and
+//! this file decides when to fetch.
 
 mod client;
 mod location;
@@ -14,10 +16,12 @@ mod location;
 mod tests;
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::{HeaderValue, Uri};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{Semaphore, watch};
 
 use self::client::{Answer, HttpClient};
 pub(crate) use self::location::Location;
@@ -26,10 +30,11 @@ use crate::crypto;
 use crate::jose::JwkSet;
 use crate::{BuildError, FetchProblem, VerifyError};
 
-/// Minimum number of seconds between two fetches for unknown or stale keys.
+/// Minimum number of seconds between the end of a fetch and the start of the next
+/// one, for unknown or stale keys.
 const MINIMUM_INTERVAL: u64 = 5;
 
-/// Minimum number of seconds between two fetches while there are no keys at all.
+/// The same minimum while there are no keys at all.
 const MINIMUM_INTERVAL_WITHOUT_KEYS: u64 = 1;
 
 /// How many seconds the last good keys may be used after they were last
@@ -43,14 +48,22 @@ const UNKNOWN_KEY_SECONDS: u64 = 30;
 /// Maximum number of unknown key identifiers that are remembered.
 const UNKNOWN_KEYS: usize = 256;
 
+/// Maximum number of calls that wait for a fetch that another call started.
+const MAX_WAITING: usize = 1024;
+
+/// Maximum time that a call waits for a fetch. A fetch is at most two requests,
+/// one for metadata and one for keys, and ends before this. It takes longer only
+/// if the runtime on which it runs is not driven any more.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(2 * client::TIMEOUT.as_secs() + 1);
+
 /// The keys at one address.
 pub(crate) struct RemoteKeys {
     location: Location,
     client: HttpClient,
     clock: Clock,
     state: Mutex<State>,
-    /// Held by the call that fetches. Other calls wait for its result.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    /// One permit for each call that may wait for another call's fetch.
+    waiting: Semaphore,
 }
 
 #[derive(Default)]
@@ -58,6 +71,10 @@ struct State {
     cached: Option<Cached>,
     /// The `jwks_uri` of the metadata, if it is known.
     key_set_url: Option<Uri>,
+    running: Option<RunningFetch>,
+    /// How many fetches were started.
+    fetches: u64,
+    /// When a fetch was last started or ended.
     last_attempt: Option<u64>,
     last_problem: Option<FetchProblem>,
     /// Hashes of identifiers that were not found, and the time until which they
@@ -72,15 +89,38 @@ struct Cached {
     fresh_until: u64,
 }
 
-/// The result of a look-up of one key identifier in the cache.
-enum Lookup {
-    /// The set is fresh, and either has the key or did not have it at a recent
-    /// fetch.
-    Settled(Arc<JwkSet>),
-    /// The set is stale but has the key.
-    Stale(Arc<JwkSet>),
-    /// A fetch is needed.
-    Unsettled,
+type Outcome = Result<(), FetchProblem>;
+
+/// A fetch that has not ended.
+#[derive(Clone)]
+struct RunningFetch {
+    /// Differs between all fetches of one [`RemoteKeys`].
+    number: u64,
+    /// `None` until the fetch ends.
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
+/// A fetch that is recorded as running, and must be started.
+struct NewFetch {
+    running: RunningFetch,
+    sender: watch::Sender<Option<Outcome>>,
+}
+
+/// Records and sends the outcome of a fetch when it is dropped: also if the task
+/// panics, or ends with its runtime.
+struct FetchEnd {
+    remote: Arc<RemoteKeys>,
+    number: u64,
+    sender: watch::Sender<Option<Outcome>>,
+    outcome: Outcome,
+}
+
+/// How a call that needs a fetch gets its outcome.
+enum Step {
+    /// No fetch runs. This call starts one.
+    Start(NewFetch),
+    /// A fetch of another call runs.
+    Join(RunningFetch),
 }
 
 impl RemoteKeys {
@@ -94,15 +134,17 @@ impl RemoteKeys {
             location,
             clock,
             state: Mutex::default(),
-            turn: Arc::default(),
+            waiting: Semaphore::new(MAX_WAITING),
         })
     }
 
     /// Returns the cached keys, unless they are too old.
     pub(crate) fn at_hand(&self) -> Result<Arc<JwkSet>, VerifyError> {
-        let state = self.state();
+        let now = (self.clock)();
+        let mut state = self.state();
+        state.follow_clock(now);
         state
-            .usable((self.clock)())
+            .usable(now)
             .map(|cached| Arc::clone(&cached.keys))
             .ok_or_else(|| state.unavailable())
     }
@@ -113,111 +155,110 @@ impl RemoteKeys {
         self: &Arc<Self>,
         key_id: &str,
     ) -> Result<Arc<JwkSet>, VerifyError> {
-        let turn = match self.look_up(key_id) {
-            Lookup::Settled(keys) => return Ok(keys),
-            // If another call already fetches, the stale keys are used. No call
-            // waits for a slow server while the old keys may be used.
-            Lookup::Stale(keys) => match Arc::clone(&self.turn).try_lock_owned() {
-                Ok(turn) => turn,
-                Err(_) => return Ok(keys),
-            },
-            Lookup::Unsettled => Arc::clone(&self.turn).lock_owned().await,
-        };
-        // Another call may have fetched while this call waited for its turn.
-        if let Lookup::Settled(keys) = self.look_up(key_id) {
-            return Ok(keys);
-        }
         // An error is recorded in the state. The last good keys may still be
         // usable.
-        let fetched = self.may_fetch() && self.fetch(turn).await.is_ok();
-        self.after_turn(key_id, fetched)
-    }
-
-    /// Fetches the keys, whatever is cached.
-    pub(crate) async fn fetch_now(self: &Arc<Self>) -> Result<(), FetchProblem> {
-        let turn = Arc::clone(&self.turn).lock_owned().await;
-        self.fetch(turn).await
-    }
-
-    fn look_up(&self, key_id: &str) -> Lookup {
-        let now = (self.clock)();
-        let state = self.state();
-        let Some(cached) = state.usable(now) else {
-            return Lookup::Unsettled;
+        let fetched = match self.next_step(key_id) {
+            ControlFlow::Break(result) => return result,
+            ControlFlow::Continue(Step::Start(fetch)) => self.start(fetch).await.is_ok(),
+            ControlFlow::Continue(Step::Join(fetch)) => {
+                if self.join(fetch).await == Err(FetchProblem::Busy) {
+                    return Err(VerifyError::KeysUnavailable(FetchProblem::Busy));
+                }
+                // The response may be older than this call. Only a fetch that
+                // began after the call shows that the key is not published.
+                false
+            }
         };
-        let keys = Arc::clone(&cached.keys);
-        match (has_key(&keys, key_id), now < cached.fresh_until) {
-            (true, true) => Lookup::Settled(keys),
-            (true, false) => Lookup::Stale(keys),
-            (false, true) if state.is_known_unknown(key_id, now) => Lookup::Settled(keys),
-            (false, _) => Lookup::Unsettled,
+        let now = (self.clock)();
+        self.state().keys_for(key_id, now, fetched)
+    }
+
+    /// Fetches the keys, whatever is cached. If a fetch runs already, returns its
+    /// outcome.
+    pub(crate) async fn fetch_now(self: &Arc<Self>) -> Outcome {
+        let now = (self.clock)();
+        let step = self.state().join_or_begin(now);
+        match step {
+            Step::Start(fetch) => self.start(fetch).await,
+            Step::Join(fetch) => self.join(fetch).await,
         }
     }
 
-    fn may_fetch(&self) -> bool {
-        let now = (self.clock)();
-        let state = self.state();
-        let interval = if state.usable(now).is_some() {
-            MINIMUM_INTERVAL
-        } else {
-            MINIMUM_INTERVAL_WITHOUT_KEYS
-        };
-        // If the clock was set to an earlier time, fetching must not stop.
-        state
-            .last_attempt
-            .is_none_or(|last| now.abs_diff(last) >= interval)
-    }
-
-    /// Returns the keys or the error after the turn.
-    fn after_turn(&self, key_id: &str, fetched: bool) -> Result<Arc<JwkSet>, VerifyError> {
+    /// Returns how to get the keys for `key_id`, or breaks with the result if no
+    /// fetch is needed or none may be started yet.
+    fn next_step(&self, key_id: &str) -> ControlFlow<Result<Arc<JwkSet>, VerifyError>, Step> {
         let now = (self.clock)();
         let mut state = self.state();
-        let Some(cached) = state.usable(now) else {
-            return Err(state.unavailable());
-        };
-        let (keys, fresh) = (Arc::clone(&cached.keys), now < cached.fresh_until);
-        if !has_key(&keys, key_id) {
-            if !fresh {
-                // The key may be newer than the cached keys, so that the result
-                // is unknown.
-                return Err(state.unavailable());
-            }
-            if fetched {
-                state.remember_unknown(key_id, now);
-            }
+        state.follow_clock(now);
+        if let Some(keys) = state.settled(key_id, now) {
+            ControlFlow::Break(Ok(keys))
+        } else if state.running.is_some() || state.may_fetch(now) {
+            ControlFlow::Continue(state.join_or_begin(now))
+        } else {
+            ControlFlow::Break(state.keys_for(key_id, now, false))
         }
-        Ok(keys)
     }
 
     /// Fetches in a separate task, so that the fetch continues if the calling
     /// request is cancelled.
-    async fn fetch(self: &Arc<Self>, turn: OwnedMutexGuard<()>) -> Result<(), FetchProblem> {
-        let remote = Arc::clone(self);
+    async fn start(self: &Arc<Self>, fetch: NewFetch) -> Outcome {
+        let running = fetch.running;
+        let mut end = FetchEnd {
+            remote: Arc::clone(self),
+            number: running.number,
+            sender: fetch.sender,
+            outcome: Err(FetchProblem::Unreachable),
+        };
         tokio::spawn(async move {
-            let outcome = remote.fetch_once().await;
-            remote.state().last_problem = outcome.err();
-            drop(turn);
-            outcome
-        })
-        .await
-        .unwrap_or(Err(FetchProblem::Unreachable))
+            let outcome = end.remote.fetch_once(end.number).await;
+            end.outcome = outcome;
+            // The interval begins when the fetch ends. Otherwise the next call
+            // could fetch again at once after a slow failure.
+            let now = (end.remote.clock)();
+            end.remote.state().last_attempt = Some(now);
+        });
+        self.wait(running, WAIT_TIMEOUT).await
     }
 
-    async fn fetch_once(&self) -> Result<(), FetchProblem> {
-        let entity_tag = {
-            let mut state = self.state();
-            state.last_attempt = Some((self.clock)());
-            state
-                .cached
-                .as_ref()
-                .and_then(|cached| cached.entity_tag.clone())
+    /// Waits for a fetch that another call started.
+    async fn join(&self, fetch: RunningFetch) -> Outcome {
+        let _permit = self.waiting.try_acquire().map_err(|_| FetchProblem::Busy)?;
+        self.wait(fetch, WAIT_TIMEOUT).await
+    }
+
+    /// Returns the outcome of a fetch. After `limit`, gives the fetch up, so that
+    /// the next call can start another one.
+    async fn wait(&self, mut fetch: RunningFetch, limit: Duration) -> Outcome {
+        let ended = async {
+            let outcome = fetch.outcome.wait_for(Option::is_some).await;
+            outcome.ok().and_then(|outcome| *outcome)
         };
+        match tokio::time::timeout(limit, ended).await {
+            Ok(outcome) => outcome.unwrap_or(Err(FetchProblem::Unreachable)),
+            Err(_) => {
+                let outcome = Err(FetchProblem::TimedOut);
+                self.state().end(fetch.number, outcome);
+                outcome
+            }
+        }
+    }
+
+    async fn fetch_once(&self, number: u64) -> Outcome {
+        let entity_tag = self
+            .state()
+            .cached
+            .as_ref()
+            .and_then(|cached| cached.entity_tag.clone());
         let url = self.key_set_url().await?;
         let answer = self.client.get(&url, entity_tag.as_ref()).await?;
+        self.store(answer, number)
+    }
+
+    fn store(&self, answer: Answer, number: u64) -> Outcome {
         let now = (self.clock)();
         match answer {
             Answer::NotModified { fresh_for } => {
-                let mut state = self.state();
+                let mut state = self.lock_for(number)?;
                 let cached = state.cached.as_mut().ok_or(FetchProblem::Status(304))?;
                 cached.confirmed_at = now;
                 cached.fresh_until = now.saturating_add(fresh_for);
@@ -228,7 +269,7 @@ impl RemoteKeys {
                 fresh_for,
             } => {
                 let keys = JwkSet::from_json(&octets).map_err(FetchProblem::NotKeySet)?;
-                let mut state = self.state();
+                let mut state = self.lock_for(number)?;
                 state.unknown.clear();
                 state.cached = Some(Cached {
                     keys: Arc::new(keys),
@@ -259,6 +300,17 @@ impl RemoteKeys {
         }
     }
 
+    /// Locks the state for a change by a fetch, unless the fetch was given up: a
+    /// later one may have stored newer keys.
+    fn lock_for(&self, number: u64) -> Result<MutexGuard<'_, State>, FetchProblem> {
+        let state = self.state();
+        if state.is_running(number) {
+            Ok(state)
+        } else {
+            Err(FetchProblem::TimedOut)
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A poisoned lock is usable, because changes that belong together are
         // complete before a panic is possible.
@@ -267,6 +319,103 @@ impl RemoteKeys {
 }
 
 impl State {
+    /// Returns the keys if no fetch is needed for `key_id`.
+    fn settled(&self, key_id: &str, now: u64) -> Option<Arc<JwkSet>> {
+        let cached = self.usable(now)?;
+        let settled = match (has_key(&cached.keys, key_id), now < cached.fresh_until) {
+            (true, true) => true,
+            // No call waits for another call's fetch while the old keys may be
+            // used, because the server may be slow.
+            (true, false) => self.running.is_some(),
+            (false, true) => self.is_known_unknown(key_id, now),
+            (false, false) => false,
+        };
+        settled.then(|| Arc::clone(&cached.keys))
+    }
+
+    fn may_fetch(&self, now: u64) -> bool {
+        let interval = if self.usable(now).is_some() {
+            MINIMUM_INTERVAL
+        } else {
+            MINIMUM_INTERVAL_WITHOUT_KEYS
+        };
+        // If the clock was set to an earlier time, fetching must not stop.
+        self.last_attempt
+            .is_none_or(|last| now.abs_diff(last) >= interval)
+    }
+
+    fn join_or_begin(&mut self, now: u64) -> Step {
+        match &self.running {
+            Some(fetch) => Step::Join(fetch.clone()),
+            None => Step::Start(self.begin(now)),
+        }
+    }
+
+    /// Records that a fetch runs. The caller must start it.
+    fn begin(&mut self, now: u64) -> NewFetch {
+        let (sender, outcome) = watch::channel(None);
+        self.fetches = self.fetches.wrapping_add(1);
+        self.last_attempt = Some(now);
+        let running = RunningFetch {
+            number: self.fetches,
+            outcome,
+        };
+        self.running = Some(running.clone());
+        NewFetch { running, sender }
+    }
+
+    fn is_running(&self, number: u64) -> bool {
+        self.running
+            .as_ref()
+            .is_some_and(|running| running.number == number)
+    }
+
+    /// Records the outcome of a fetch, unless it was given up before.
+    fn end(&mut self, number: u64, outcome: Outcome) {
+        if self.is_running(number) {
+            self.running = None;
+            self.last_problem = outcome.err();
+        }
+    }
+
+    /// Returns the keys, or the error, of a call that fetches no more. `fetched`:
+    /// the keys were fetched after the call began.
+    fn keys_for(
+        &mut self,
+        key_id: &str,
+        now: u64,
+        fetched: bool,
+    ) -> Result<Arc<JwkSet>, VerifyError> {
+        let Some(cached) = self.usable(now) else {
+            return Err(self.unavailable());
+        };
+        let (keys, fresh) = (Arc::clone(&cached.keys), now < cached.fresh_until);
+        if !has_key(&keys, key_id) {
+            if !fresh {
+                // The key may be newer than the cached keys, so that the result
+                // is unknown.
+                return Err(self.unavailable());
+            }
+            if fetched {
+                self.remember_unknown(key_id, now);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// If the clock was set to an earlier time, counts the age of the keys from
+    /// the new time. Otherwise keys that were fetched while the clock was ahead
+    /// would stay fresh until it reaches that time again.
+    fn follow_clock(&mut self, now: u64) {
+        if let Some(cached) = &mut self.cached
+            && now < cached.confirmed_at
+        {
+            let fresh_for = cached.fresh_until.saturating_sub(cached.confirmed_at);
+            cached.confirmed_at = now;
+            cached.fresh_until = now.saturating_add(fresh_for);
+        }
+    }
+
     fn usable(&self, now: u64) -> Option<&Cached> {
         self.cached
             .as_ref()
@@ -280,11 +429,11 @@ impl State {
     fn is_known_unknown(&self, key_id: &str, now: u64) -> bool {
         self.unknown
             .get(&crypto::sha256(key_id.as_bytes()))
-            .is_some_and(|until| now < *until)
+            .is_some_and(|until| is_remembered(*until, now))
     }
 
     fn remember_unknown(&mut self, key_id: &str, now: u64) {
-        self.unknown.retain(|_, until| now < *until);
+        self.unknown.retain(|_, until| is_remembered(*until, now));
         // If the table is full, the minimum interval still limits the fetches.
         if self.unknown.len() < UNKNOWN_KEYS {
             self.unknown.insert(
@@ -295,6 +444,13 @@ impl State {
     }
 }
 
+impl Drop for FetchEnd {
+    fn drop(&mut self) {
+        self.remote.state().end(self.number, self.outcome);
+        self.sender.send_replace(Some(self.outcome));
+    }
+}
+
 impl std::fmt::Debug for RemoteKeys {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
@@ -302,6 +458,12 @@ impl std::fmt::Debug for RemoteKeys {
             .field("location", &self.location)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns whether an unknown key identifier is remembered until `until`. A time
+/// that is too far ahead was set before the clock was set to an earlier time.
+fn is_remembered(until: u64, now: u64) -> bool {
+    now < until && until - now <= UNKNOWN_KEY_SECONDS
 }
 
 fn has_key(keys: &JwkSet, key_id: &str) -> bool {

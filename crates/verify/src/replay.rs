@@ -3,6 +3,10 @@
 //!
 //! The size is limited, but an entry that could still be replayed is never
 //! removed. If the cache is full of such entries, new assertions are refused.
+//!
+//! The clock may be set back. An entry that was removed would then be unknown
+//! although its assertion is valid again. Therefore the cache refuses every
+//! assertion that expires no later than an entry that it removed.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -24,6 +28,8 @@ struct Entries {
     seen: HashSet<[u8; 32]>,
     /// The same entries; the first to expire is on top.
     by_expiry: BinaryHeap<Reverse<(u64, [u8; 32])>>,
+    /// The latest expiry of all entries that were removed. It never decreases.
+    removed_until: u64,
 }
 
 impl ReplayCache {
@@ -34,7 +40,14 @@ impl ReplayCache {
         }
     }
 
-    /// Remembers `identifier` until `expiry`, or refuses it.
+    /// Remembers `identifier` until `expiry`, or refuses it. `expiry` and `now` are
+    /// seconds since 1970, and `expiry` includes the skew.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError::Replayed`] if the identifier is remembered,
+    /// [`VerifyError::Expired`] if it could have been removed, and
+    /// [`VerifyError::ReplayCacheFull`].
     pub(crate) fn admit(&self, identifier: &str, expiry: u64, now: u64) -> Result<(), VerifyError> {
         let entry = crypto::sha256(identifier.as_bytes());
         // A poisoned lock is usable, because a panic cannot leave the entries
@@ -43,6 +56,12 @@ impl ReplayCache {
         entries.forget_expired(now);
         if entries.seen.contains(&entry) {
             return Err(VerifyError::Replayed);
+        }
+        // This depends on what was removed, not on the latest time seen: after the
+        // clock was ahead, new assertions are refused only if they cannot be
+        // distinguished from removed ones.
+        if expiry <= entries.removed_until {
+            return Err(VerifyError::Expired);
         }
         if entries.seen.len() >= self.capacity {
             return Err(VerifyError::ReplayCacheFull);
@@ -59,6 +78,7 @@ impl Entries {
             if *expiry > now {
                 break;
             }
+            self.removed_until = self.removed_until.max(*expiry);
             self.seen.remove(entry);
             self.by_expiry.pop();
         }

@@ -61,11 +61,15 @@ impl AssertionVerifier {
     }
 
     /// Verifies `token` for `request`. Fetches keys if they are stale or if the
-    /// token's key is unknown (at most once, and rate-limited).
+    /// token's key is unknown (at most once, and rate-limited). If another call
+    /// fetches already, waits for its outcome instead. If the server does not
+    /// respond, the wait is at most 5 seconds, or 10 seconds with
+    /// `VerifierBuilder::discover`.
     ///
     /// # Errors
     ///
-    /// The first rule that the token breaks.
+    /// The first rule that the token breaks. [`VerifyError::KeysUnavailable`] if
+    /// the keys could not be fetched, or if too many calls wait for a fetch.
     pub async fn verify_async(
         &self,
         token: &str,
@@ -78,12 +82,14 @@ impl AssertionVerifier {
     }
 
     /// Fetches the keys now. The first request then need not wait, and a
-    /// service can report at its start that its gateway cannot be reached.
+    /// service can report at its start that its gateway cannot be reached. If a
+    /// fetch runs already, waits for it and returns its outcome.
     ///
     /// # Errors
     ///
-    /// Why nothing could be fetched. The verifier stays usable and tries again
-    /// at the next verification.
+    /// Why nothing could be fetched, and [`FetchProblem::Busy`] if too many calls
+    /// wait for a fetch. The verifier stays usable and tries again at the next
+    /// verification.
     #[cfg(feature = "fetch")]
     pub async fn fetch_keys(&self) -> Result<(), FetchProblem> {
         match &self.keys {

@@ -1,6 +1,5 @@
 //! Keys over HTTP: rotation, floods, outages and servers with wrong responses.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -11,6 +10,7 @@ use countersign_verify::jose::JoseError;
 use countersign_verify::{BuildError, FetchProblem, Verifier, VerifyError};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 
 use crate::support::{
     AUDIENCE, SigningKey, TestClock, builder, builder_with_clock, key_set, request, request_claims,
@@ -22,45 +22,69 @@ type Answer = Box<dyn Fn(&str, &HeaderMap) -> Response + Send + Sync>;
 /// A key server whose responses the tests can change. It ends with the test's
 /// runtime.
 #[derive(Clone)]
-struct KeyServer {
+pub(crate) struct KeyServer {
     origin: String,
     answer: Arc<Mutex<Answer>>,
-    requests: Arc<AtomicUsize>,
+    requests: watch::Sender<usize>,
+    /// Whether responses are held back.
+    held: watch::Sender<bool>,
 }
 
 impl KeyServer {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self {
             origin: format!("http://{}", listener.local_addr().unwrap()),
             answer: Arc::new(Mutex::new(Box::new(|_, _| {
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }))),
-            requests: Arc::default(),
+            requests: watch::Sender::new(0),
+            held: watch::Sender::new(false),
         };
         let service = Router::new().fallback(serve).with_state(server.clone());
         tokio::spawn(async move { axum::serve(listener, service).await });
         server
     }
 
-    fn answer(&self, answer: impl Fn(&str, &HeaderMap) -> Response + Send + Sync + 'static) {
+    pub(crate) fn answer(
+        &self,
+        answer: impl Fn(&str, &HeaderMap) -> Response + Send + Sync + 'static,
+    ) {
         *self.answer.lock().unwrap() = Box::new(answer);
     }
 
-    fn publish(&self, keys: &[&SigningKey]) {
+    pub(crate) fn publish(&self, keys: &[&SigningKey]) {
         let body = key_set(keys).to_json().to_string();
         self.answer(move |_, _| ([("cache-control", "max-age=300")], body.clone()).into_response());
     }
 
-    fn fail(&self) {
+    pub(crate) fn fail(&self) {
         self.answer(|_, _| StatusCode::BAD_GATEWAY.into_response());
     }
 
-    fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+    /// Sends no response until [`KeyServer::release`].
+    pub(crate) fn hold(&self) {
+        self.held.send_replace(true);
     }
 
-    fn verifier(&self, clock: &TestClock) -> Verifier {
+    pub(crate) fn release(&self) {
+        self.held.send_replace(false);
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        *self.requests.borrow()
+    }
+
+    /// Waits until the server has received `count` requests.
+    pub(crate) async fn received(&self, count: usize) {
+        let mut requests = self.requests.subscribe();
+        requests
+            .wait_for(|received| *received >= count)
+            .await
+            .unwrap();
+    }
+
+    pub(crate) fn verifier(&self, clock: &TestClock) -> Verifier {
         builder_with_clock(clock)
             .jwks_url(format!("{}/keys", self.origin))
             .build()
@@ -69,22 +93,24 @@ impl KeyServer {
 }
 
 async fn serve(State(server): State<KeyServer>, uri: Uri, headers: HeaderMap) -> Response {
-    server.requests.fetch_add(1, Ordering::SeqCst);
+    server.requests.send_modify(|requests| *requests += 1);
+    let mut held = server.held.subscribe();
+    held.wait_for(|held| !held).await.unwrap();
     let answer = server.answer.lock().unwrap();
     answer(uri.path(), &headers)
 }
 
-async fn server() -> (KeyServer, TestClock, SigningKey) {
+pub(crate) async fn server() -> (KeyServer, TestClock, SigningKey) {
     let server = KeyServer::start().await;
     (server, TestClock::new(), SigningKey::es256())
 }
 
-fn token(key: &SigningKey, clock: &TestClock) -> String {
+pub(crate) fn token(key: &SigningKey, clock: &TestClock) -> String {
     let now = clock.now();
     key.assertion(&with(with(request_claims(), "iat", now), "exp", now + 30))
 }
 
-async fn verify(
+pub(crate) async fn verify(
     verifier: &Verifier,
     key: &SigningKey,
     clock: &TestClock,
@@ -241,6 +267,34 @@ async fn the_last_good_keys_serve_for_a_day() {
     server.publish(&[&key]);
     clock.advance(1);
     assert_eq!(verify(&verifier, &key, &clock).await, Ok(()));
+}
+
+#[tokio::test]
+async fn keys_age_after_the_clock_is_set_back() {
+    let (server, clock, removed) = server().await;
+    let (year, day) = (365 * 24 * 60 * 60, 24 * 60 * 60);
+    server.publish(&[&removed]);
+    let verifier = server.verifier(&clock);
+    clock.advance(year);
+    assert_eq!(verify(&verifier, &removed, &clock).await, Ok(()));
+    clock.set_back(year);
+    assert_eq!(verify(&verifier, &removed, &clock).await, Ok(()));
+    assert_eq!(server.requests(), 1);
+    let key = SigningKey::es256();
+    server.publish(&[&key]);
+    clock.advance(300);
+    assert_eq!(
+        verify(&verifier, &removed, &clock).await,
+        Err(VerifyError::UnknownKey)
+    );
+    assert_eq!(server.requests(), 2);
+    clock.set_back(year);
+    assert!(verifier.verify(&token(&key, &clock), &request()).is_ok());
+    clock.advance(day);
+    assert_eq!(
+        verifier.verify(&token(&key, &clock), &request()),
+        Err(VerifyError::KeysUnavailable(FetchProblem::NotFetched))
+    );
 }
 
 #[tokio::test]

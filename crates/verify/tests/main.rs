@@ -16,5 +16,7 @@ mod fetch;
 #[cfg(feature = "tower")]
 mod layer;
 mod properties;
+#[cfg(feature = "fetch")]
+mod shared_fetches;
 mod support;
 mod verifier;

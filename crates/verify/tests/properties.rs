@@ -4,7 +4,10 @@ use countersign_verify::RequestParts;
 use countersign_verify::jose::{base64url_decode, base64url_encode, parse_object};
 use proptest::prelude::*;
 
-use crate::support::{SigningKey, key_set, request, request_claims, verifier};
+use crate::support::{
+    NOW, SigningKey, TestClock, builder_with_clock, key_set, request, request_claims, verifier,
+    with,
+};
 
 proptest! {
     #[test]
@@ -45,6 +48,39 @@ proptest! {
         let parts = RequestParts::new("GET", "h", &target).unwrap();
         prop_assert_eq!(parts.path(), path);
         prop_assert_eq!(parts.query(), query.as_deref());
+    }
+
+    #[test]
+    fn an_assertion_counts_once_whatever_the_clock_does(
+        lifetimes in prop::collection::vec(1_u64..=120, 4),
+        steps in prop::collection::vec((-90_i64..=90, 0_usize..4), 1..40),
+    ) {
+        let (key, clock) = (SigningKey::ed_dsa(), TestClock::new());
+        let verifier = builder_with_clock(&clock)
+            .jwks(key_set(&[&key]))
+            .replay_cache(8)
+            .build()
+            .unwrap();
+        let tokens: Vec<String> = lifetimes
+            .iter()
+            .enumerate()
+            .map(|(number, lifetime)| {
+                let claims = with(request_claims(), "jti", number.to_string());
+                key.assertion(&with(claims, "exp", NOW + lifetime))
+            })
+            .collect();
+        let mut accepted = [0; 4];
+        for (seconds, number) in steps {
+            if seconds < 0 {
+                clock.set_back(seconds.unsigned_abs());
+            } else {
+                clock.advance(seconds.unsigned_abs());
+            }
+            if verifier.verify(&tokens[number], &request()).is_ok() {
+                accepted[number] += 1;
+            }
+        }
+        prop_assert!(accepted.iter().all(|count| *count <= 1), "{:?}", accepted);
     }
 
     #[test]

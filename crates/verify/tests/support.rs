@@ -133,7 +133,7 @@ pub(crate) fn request() -> RequestParts {
     RequestParts::new("GET", "orders.example.org", "/orders/7").unwrap()
 }
 
-/// A clock that tests can advance.
+/// A clock that tests can advance and set back.
 #[derive(Clone)]
 pub(crate) struct TestClock(Arc<AtomicU64>);
 
@@ -144,6 +144,10 @@ impl TestClock {
 
     pub(crate) fn advance(&self, seconds: u64) {
         self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    pub(crate) fn set_back(&self, seconds: u64) {
+        self.0.fetch_sub(seconds, Ordering::SeqCst);
     }
 
     pub(crate) fn now(&self) -> u64 {

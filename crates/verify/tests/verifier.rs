@@ -582,6 +582,62 @@ fn an_assertion_can_be_made_to_count_once() {
     assert_eq!(verify(&token("three", NOW + 40)), Ok(()));
 }
 
+/// Returns a verifier with a replay cache, and a function that signs an assertion with
+/// this `jti` at this time.
+fn with_replay_cache(clock: &TestClock) -> (Verifier, impl Fn(&str, u64) -> String) {
+    let key = SigningKey::ed_dsa();
+    let verifier = builder_with_clock(clock)
+        .jwks(key_set(&[&key]))
+        .replay_cache(100)
+        .build()
+        .unwrap();
+    let token = move |id: &str, now: u64| {
+        let claims = with(with(request_claims(), "jti", id), "iat", now);
+        key.assertion(&with(claims, "exp", now + 30))
+    };
+    (verifier, token)
+}
+
+#[test]
+fn a_used_assertion_stays_refused_after_the_clock_is_set_back() {
+    let clock = TestClock::new();
+    let (verifier, token) = with_replay_cache(&clock);
+    let verify = |token: &str| verifier.verify(token, &request()).map(drop);
+    let (first, unused) = (token("first", NOW), token("unused", NOW));
+    assert_eq!(verify(&first), Ok(()));
+    // The cache removes the first one, which has expired.
+    clock.advance(45);
+    let second = token("second", NOW + 45);
+    assert_eq!(verify(&second), Ok(()));
+    clock.set_back(10);
+    assert_eq!(verify(&first), Err(VerifyError::Expired));
+    assert_eq!(verify(&second), Err(VerifyError::Replayed));
+    // It cannot be distinguished from the first one.
+    assert_eq!(verify(&unused), Err(VerifyError::Expired));
+    assert_eq!(verify(&token("third", NOW + 35)), Ok(()));
+}
+
+#[test]
+fn new_assertions_are_accepted_after_the_clock_was_ahead() {
+    let clock = TestClock::new();
+    let (verifier, token) = with_replay_cache(&clock);
+    let verify = |token: &str| verifier.verify(token, &request()).map(drop);
+    let first = token("first", NOW);
+    assert_eq!(verify(&first), Ok(()));
+    clock.advance(3600);
+    assert_eq!(verify(&token("ahead", NOW + 3600)), Ok(()));
+    clock.set_back(3590);
+    assert_eq!(verify(&first), Err(VerifyError::Expired));
+    let second = token("second", NOW + 10);
+    assert_eq!(verify(&second), Ok(()));
+    assert_eq!(verify(&second), Err(VerifyError::Replayed));
+    clock.advance(3590);
+    assert_eq!(
+        verify(&token("ahead", NOW + 3600)),
+        Err(VerifyError::Replayed)
+    );
+}
+
 #[test]
 fn tools_may_leave_out_the_request() {
     let key = SigningKey::ed_dsa();

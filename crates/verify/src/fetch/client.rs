@@ -18,8 +18,8 @@ use rustls_pki_types::pem::PemObject;
 use crate::jose::MAX_JWK_SET_BYTES;
 use crate::{BuildError, FetchProblem, crypto};
 
-/// Timeout of a fetch, from connecting to the last byte of the body.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout of one request, from connecting to the last byte of the body.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Timeout of a connection attempt to one address of the server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

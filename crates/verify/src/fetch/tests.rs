@@ -1,11 +1,15 @@
-//! Freshness and addresses; the rest is tested against a server in `tests/fetch.rs`.
+//! Freshness, addresses and fetches that never end; the rest is tested against a
+//! server in `tests/fetch.rs` and `tests/shared_fetches.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{AGE, CACHE_CONTROL};
 use http::{HeaderMap, HeaderValue};
 
-use super::Location;
-use super::client::freshness;
-use crate::FetchProblem;
+use super::client::{Answer, freshness};
+use super::{Location, RemoteKeys};
+use crate::{FetchProblem, VerifyError};
 
 fn headers(control: &'static str, age: Option<&'static str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -88,4 +92,32 @@ fn metadata_names_its_issuer_and_keys_of_its_origin() {
     ] {
         assert_eq!(read(bad).unwrap_err(), FetchProblem::Metadata, "{bad}");
     }
+}
+
+#[tokio::test]
+async fn a_fetch_that_never_ends_is_given_up() {
+    let location = Location::key_set("http://127.0.0.1:9/keys").unwrap();
+    let remote = RemoteKeys::new(location, None, Arc::new(|| 1_770_000_000)).unwrap();
+    let stuck = remote.state().begin(0);
+    let outcome = remote.wait(stuck.running.clone(), Duration::ZERO).await;
+    assert_eq!(outcome, Err(FetchProblem::TimedOut));
+    assert_eq!(
+        remote.at_hand().unwrap_err(),
+        VerifyError::KeysUnavailable(FetchProblem::TimedOut)
+    );
+    // Another one can start, and a late response to the first one changes nothing.
+    let next = remote.state().begin(0);
+    let late = || Answer::Body {
+        octets: r#"{"keys":[]}"#.into(),
+        entity_tag: None,
+        fresh_for: 300,
+    };
+    let number = stuck.running.number;
+    assert!(remote.store(late(), number).is_err());
+    remote.state().end(number, Ok(()));
+    assert!(remote.at_hand().is_err());
+    assert!(remote.state().is_running(next.running.number));
+    let number = next.running.number;
+    assert!(remote.store(late(), number).is_ok());
+    assert!(remote.at_hand().is_ok());
 }
