@@ -9,7 +9,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{Method, Request, Response, Version, request};
+use http::header::HOST;
+use http::{HeaderValue, Method, Request, Response, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -55,9 +56,8 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
     framing_error: Option<FramingError>,
 ) -> Response<GatewayBody> {
-    let stream = H2Stream::current();
-    let request =
-        request.map(|body| CallerBody::new(body, || stream.as_deref().map(H2Stream::unread)));
+    let is_connect = request.method() == Method::CONNECT;
+    let request = request.map(|body| CallerBody::new(body, is_connect));
     let snapshot = connection.snapshot();
     let request_id: Arc<str> = token_id().unwrap_or_default().into();
     let mut record = AuditRecord::open(
@@ -94,7 +94,11 @@ pub(crate) async fn handle(
             // In HTTP/1.1 the request is a replacement.
             if request.version() == Version::HTTP_2 {
                 let uri = request.uri();
-                let authority = uri.authority().map_or("", |authority| authority.as_str());
+                let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+                let host = String::from_utf8_lossy(host.unwrap_or_default());
+                let authority = uri
+                    .authority()
+                    .map_or(&*host, |authority| authority.as_str());
                 no_response
                     .record
                     .request(request.method().as_str(), authority, uri.path());

@@ -101,6 +101,78 @@ async fn a_request_that_goes_on_after_its_refusal_is_reset_later() {
     }
 }
 
+/// SETTINGS that let the gateway send one byte of each response.
+fn one_byte_windows() -> Vec<u8> {
+    const SETTINGS: u8 = 4;
+    http2::frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1])
+}
+
+/// The response of an open request is ended because its caller does not take it. Whatever
+/// the caller does then, its worker serves others.
+#[tokio::test]
+async fn an_untaken_response_to_an_open_request_blocks_nothing() {
+    for afterwards in ["reset", "window update", "close"] {
+        let world = World::with(|settings, echo| {
+            settings
+                .set("runtime", "workers", "1")
+                .set("limits", "body_timeout", "\"1s\"")
+                .upstream("orders", echo)
+                .route("orders", "orders", "paths = [\"/a\"]\ncallers = [\"*\"]\n")
+        })
+        .await;
+        let client = world.client().protocol(Protocol::Http2);
+        let mut connection = client.connect().await.unwrap();
+        let fields = [
+            (":method", "POST"),
+            (":scheme", "https"),
+            (":authority", HOST),
+            (":path", "/nowhere"),
+        ];
+        let bytes = [
+            http2::preface(),
+            one_byte_windows(),
+            http2::headers(1, false, &fields),
+        ];
+        connection.write(&bytes.concat()).await.unwrap();
+        let is_reset = |bytes: &[u8]| reset(bytes).is_some();
+        let answer = in_time("a reset", connection.read_until(is_reset)).await;
+        assert!(!answer.closed, "{afterwards}");
+        let frame = match afterwards {
+            "reset" => http2::frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]),
+            _ => http2::frame(8, 0, 1, &[0, 0, 1, 0]),
+        };
+        if afterwards == "close" {
+            drop(connection);
+        } else {
+            let _ = connection.write(&frame).await;
+        }
+        let served = in_time("another caller's request", world.client().get("/a")).await;
+        assert_eq!(served.unwrap().status, 200, "{afterwards}");
+        world.gateway.terminate().await;
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connect_is_reset_after_its_response() {
+    let (world, _service) = world().await;
+    let client = world.client().protocol(Protocol::Http2);
+    let mut connection = client.connect().await.unwrap();
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "https"),
+        (":authority", HOST),
+        (":path", "/nowhere"),
+        ("sec-websocket-version", "13"),
+    ];
+    let bytes = [http2::preface(), http2::headers(1, false, &fields)].concat();
+    connection.write(&bytes).await.unwrap();
+    let answer = in_time("a response", connection.read_until(has_ended)).await;
+    assert_eq!(reset(&answer.octets), None);
+    let is_reset = |bytes: &[u8]| reset(bytes).is_some();
+    in_time("a reset", connection.read_until(is_reset)).await;
+}
+
 #[tokio::test]
 async fn curl_reads_every_refusal_of_an_upload() {
     let version = Command::new("curl").arg("--version").output().await;
@@ -161,8 +233,9 @@ async fn uploads_are_refused(command: Command, what: &str) {
     // A script that ends early reads nothing.
     let _ = stdin.write_all(told.as_bytes()).await;
     drop(stdin);
-    let output = in_time("the script", child.wait_with_output()).await;
-    let output = output.unwrap();
+    // Some hundred megabytes, and a machine may have other work.
+    let output = tokio::time::timeout(Duration::from_secs(120), child.wait_with_output()).await;
+    let output = output.expect("the script does not end").unwrap();
     let is_absent = output.status.code() == Some(script::ABSENT);
     if tool(what, !is_absent) {
         let complaint = String::from_utf8_lossy(&output.stderr);

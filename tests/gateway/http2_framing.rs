@@ -211,6 +211,7 @@ async fn heads_that_the_library_accepts_are_refused_with_a_reason() {
         fields.insert(place, &field);
         fields.into_iter().copied().collect::<Vec<_>>()
     };
+    let mut found = Vec::new();
     for (field, detail) in [
         (("x-a", " v"), BLANK),
         (("x-a", "v "), BLANK),
@@ -225,17 +226,44 @@ async fn heads_that_the_library_accepts_are_refused_with_a_reason() {
         ),
     ] {
         assert!(!succeeds(&world, &with(field), None).await, "{field:?}");
-        let line = world
-            .gateway
-            .audit()
-            .line(detail, |line| {
+        found.push(detail);
+        let count = found.iter().filter(|other| **other == detail).count();
+        let audit = world.gateway.audit();
+        let lines = audit
+            .at_least(count, detail, |line| {
                 line["event"] == "request" && line["detail"] == detail
             })
             .await;
+        let line = lines.last().unwrap();
         let expected = (&"malformed-request".into(), &400.into());
         assert_eq!((&line["reason"], &line["status"]), expected, "{field:?}");
     }
     assert_eq!(world.echo.requests(), 0, "{:?}", world.echo.seen());
+}
+
+#[tokio::test]
+async fn trailers_with_blanks_at_the_edge_of_a_value_are_refused() {
+    let world = World::open().await;
+    let mut fields = GOOD.to_vec();
+    fields[0] = (":method", "POST");
+    let bytes = [
+        http2::preface(),
+        http2::headers(1, false, &fields),
+        http2::data(1, false, b"x"),
+        http2::headers(1, true, &[("x-checksum", " 1")]),
+    ];
+    let client = world.client().protocol(Protocol::Http2);
+    let mut connection = client.connect().await.unwrap();
+    connection.write(&bytes.concat()).await.unwrap();
+    let line = world
+        .gateway
+        .audit()
+        .line("the trailers", |line| line["reason"] == "malformed-request")
+        .await;
+    assert_eq!(
+        line["detail"],
+        "a field's value begins or ends with a blank"
+    );
 }
 
 #[tokio::test]

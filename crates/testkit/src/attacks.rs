@@ -50,11 +50,14 @@ pub enum Attack {
     Tunnels,
     /// 256 tokens that no issuer knows, where a token is asked for.
     GuessedTokens,
+    /// Requests that do not end, with a window of one byte, until their streams are reset;
+    /// then a reset, a window update or the end of the connection.
+    OpenRequests,
 }
 
 impl Attack {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SmallFrames,
         Self::SmallChunks,
         Self::LargeHeads,
@@ -68,6 +71,7 @@ impl Attack {
         Self::HeldBodies,
         Self::Tunnels,
         Self::GuessedTokens,
+        Self::OpenRequests,
     ];
 
     /// Attacks a service as this client.
@@ -91,6 +95,7 @@ impl Attack {
             Self::HeldBodies => held_bodies(client, target).await,
             Self::Tunnels => tunnels(client, target).await,
             Self::GuessedTokens => guessed_tokens(client, target).await,
+            Self::OpenRequests => open_requests(client, target).await,
         }
     }
 }
@@ -498,4 +503,41 @@ async fn guessed_tokens(client: &Client, target: &Target) {
         head(&guess(stream), stream, true, &path, &[])
     })
     .await;
+}
+
+async fn open_requests(client: &Client, target: &Target) {
+    const SETTINGS: u8 = 4;
+    const RST_STREAM: u8 = 3;
+    const WINDOW_UPDATE: u8 = 8;
+    /// Longer than a gateway under siege waits for a caller.
+    const UNTAKEN: Duration = Duration::from_secs(6);
+    let ends = [
+        Some(http2::frame(RST_STREAM, 0, 1, &[0, 0, 0, 8])),
+        Some(http2::frame(WINDOW_UPDATE, 0, 1, &[0, 0, 1, 0])),
+        None,
+    ];
+    let mut attackers = JoinSet::new();
+    for (number, end) in ends.into_iter().cycle().take(6).enumerate() {
+        let (client, target) = (client.clone(), target.clone());
+        attackers.spawn(async move {
+            let Some(mut connection) = h2(&client).await else {
+                return;
+            };
+            // One is refused, the other one gets a long response.
+            let name = if number % 2 == 0 {
+                "burst"
+            } else {
+                "no/such/path"
+            };
+            let one_byte = http2::frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1]);
+            let head = head(&target, 1, false, &target.path(name), &[]);
+            let _ = connection.write(&[one_byte, head].concat()).await;
+            connection.read_until_silent(UNTAKEN).await;
+            if let Some(end) = end {
+                let _ = connection.write(&end).await;
+                connection.read_until_silent(REACTION).await;
+            }
+        });
+    }
+    attackers.join_all().await;
 }

@@ -183,7 +183,8 @@ impl RequestBody {
         }
     }
 
-    fn read_error(error: &hyper::Error) -> RequestBodyError {
+    /// Returns why a body could not be read to its end.
+    pub(crate) fn read_error(error: &hyper::Error) -> RequestBodyError {
         match find_source::<FramingError>(error) {
             Some(FramingError { reason, detail }) => RequestBodyError::new(*reason, *detail),
             None => RequestBodyError::new(

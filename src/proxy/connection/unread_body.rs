@@ -1,14 +1,18 @@
-//! `UnreadBody`: what the caller of an HTTP/2 stream still sends when its response is
-//! already complete.
+//! `UnreadBody`: the rest of a request in HTTP/2 that nothing reads any more.
 //!
 //! h2 resets a stream whose response is complete and whose request is not, as soon as
 //! nothing can read the request any more (RFC 9113, section 8.1: NO_ERROR). Some clients
 //! lose a response that arrives together with the reset. So the rest of the request is
-//! kept until the response is on its way: a short rest is read and discarded, which needs
-//! no reset, and for a long one the reset comes later.
+//! discarded until the response is on its way. If the request ends, there is no reset;
+//! otherwise the reset comes later.
+//!
+//! The rest belongs to the task of its stream. Nothing that h2 holds may own it: h2 drops
+//! what it holds under its own lock, which dropping a request's body takes too.
 
-use std::future::poll_fn;
+use std::cell::OnceCell;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -20,30 +24,85 @@ use tokio::sync::Notify;
 
 use crate::proxy::wire::socket::LingerLimits;
 
-/// How much is read and discarded, and for how long: some clients read no response before
-/// they have sent the whole request.
-const LIMITS: LingerLimits = LingerLimits::CALLER;
-/// How long after its response a stream with a long rest is reset. The caller has read
-/// the response by then.
+/// How long the rest of a request may take to arrive after the response. Some clients
+/// read no response before they have sent the whole request. Less than the time that a
+/// connection has to close for another one.
+const REST_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Maximum size of the rest.
+const MAX_REST: u64 = LingerLimits::CALLER.bytes;
+/// How long after its response a stream is reset if its rest is too long. The caller has
+/// read the response by then.
 const RESET_DELAY: Duration = Duration::from_millis(100);
 
-/// A caller's body. Dropping it leaves what was not read to its stream.
+tokio::task_local! {
+    /// The unread body of the stream that the task serves. Absent if the request has none.
+    static UNREAD: OnceCell<Arc<UnreadBody>>;
+}
+
+/// Runs the task of a stream in HTTP/2, for which [`CallerBody`] keeps what is unread.
+pub(crate) fn with_unread_body<F: Future>(task: F) -> impl Future<Output = F::Output> {
+    UNREAD.scope(OnceCell::new(), task)
+}
+
+fn of_task() -> Option<Arc<UnreadBody>> {
+    UNREAD.try_with(|unread| unread.get().cloned()).ok()?
+}
+
+/// Discards what is unread while the response is still being sent, so that it does not
+/// keep the connection's window closed. Never resolves.
+pub(crate) async fn discard_unread() {
+    if let Some(unread) = of_task() {
+        unread.discard().await;
+    }
+    pending().await
+}
+
+/// Discards what is unread, or lets the caller read its response before the stream is
+/// reset. To be called when h2 has the whole response.
+pub(crate) async fn drain_unread() {
+    let Some(unread) = of_task() else { return };
+    let discarded = tokio::time::timeout(REST_TIMEOUT, unread.discard()).await;
+    if discarded == Ok(Discarded::TooLong) || unread.is_connect.load(Ordering::Relaxed) {
+        tokio::time::sleep(RESET_DELAY).await;
+    }
+}
+
+/// Drops what is unread at the end of the stream's task, however the task ends.
+pub(crate) struct DropUnread;
+
+impl Drop for DropUnread {
+    fn drop(&mut self) {
+        if let Some(unread) = of_task() {
+            unread.close();
+        }
+    }
+}
+
+/// A caller's body. Dropping it leaves what was not read to the task of its stream.
 #[derive(Debug)]
 pub(crate) struct CallerBody {
     /// Absent only while it is dropped.
     incoming: Option<Incoming>,
+    /// None over HTTP/1.1, and if there is no body to come.
     unread: Option<Arc<UnreadBody>>,
 }
 
 impl CallerBody {
-    /// `unread` is called for a body that is still to come over HTTP/2.
-    pub(crate) fn new(
-        incoming: Incoming,
-        unread: impl FnOnce() -> Option<Arc<UnreadBody>>,
-    ) -> Self {
+    /// Wraps a body. To be called in the task of its stream.
+    pub(crate) fn new(incoming: Incoming, is_connect: bool) -> Self {
+        let has_rest = is_connect || !incoming.is_end_stream();
+        let of_task = || {
+            let unread = |cell: &OnceCell<_>| Arc::clone(cell.get_or_init(Arc::default));
+            UNREAD.try_with(unread).ok()
+        };
+        let unread: Option<Arc<UnreadBody>> = has_rest.then(of_task).flatten();
+        if let Some(unread) = unread.as_ref().filter(|_| is_connect) {
+            // hyper holds the stream of a CONNECT by itself.
+            unread.is_connect.store(true, Ordering::Relaxed);
+        }
         Self {
-            unread: (!incoming.is_end_stream()).then(unread).flatten(),
             incoming: Some(incoming),
+            unread,
         }
     }
 }
@@ -81,11 +140,11 @@ impl Drop for CallerBody {
     }
 }
 
-/// What is left of one stream's request, from when nothing else reads it.
 #[derive(Debug, Default)]
-pub(crate) struct UnreadBody {
+struct UnreadBody {
     state: Mutex<State>,
     kept: Notify,
+    is_connect: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -94,54 +153,47 @@ enum State {
     #[default]
     InUse,
     Kept(Incoming),
-    /// The stream's task is over: nothing is kept any more.
+    /// Nothing is left, or the stream's task is over.
     Over,
-}
-
-/// Marks the state when draining ends, also early.
-struct OverOnDrop<'a>(&'a UnreadBody);
-
-impl Drop for OverOnDrop<'_> {
-    fn drop(&mut self) {
-        let left = std::mem::replace(&mut *self.0.state(), State::Over);
-        // Dropped without the lock: h2 has locks of its own.
-        drop(left);
-    }
 }
 
 impl UnreadBody {
     fn keep(&self, incoming: Incoming) {
+        let is_over = incoming.is_end_stream();
         let left = {
             let mut state = self.state();
             match &*state {
-                State::InUse if !incoming.is_end_stream() => {
+                State::InUse if is_over => {
+                    *state = State::Over;
+                    Some(incoming)
+                }
+                State::InUse => {
                     *state = State::Kept(incoming);
                     None
                 }
-                _ => Some(incoming),
+                State::Kept(_) | State::Over => Some(incoming),
             }
         };
+        // Dropped without the lock, as h2 has locks too.
         drop(left);
         self.kept.notify_one();
     }
 
-    /// Discards the rest of the request, or lets the caller read its response before the
-    /// stream is reset. To be called when h2 has the whole response.
-    pub(crate) async fn drain(&self) {
-        let _over = OverOnDrop(self);
-        let discarded = tokio::time::timeout(LIMITS.time, self.discard()).await;
-        if discarded == Ok(Discarded::TooLong) {
-            tokio::time::sleep(RESET_DELAY).await;
-        }
+    fn close(&self) {
+        let left = std::mem::replace(&mut *self.state(), State::Over);
+        drop(left);
     }
 
+    /// Waits until nothing else reads the body, and discards the rest.
     async fn discard(&self) -> Discarded {
-        self.kept.notified().await;
-        let mut left = LIMITS.bytes;
+        while matches!(*self.state(), State::InUse) {
+            self.kept.notified().await;
+        }
         let next = |context: &mut Context<'_>| match &mut *self.state() {
             State::Kept(incoming) => Pin::new(incoming).poll_frame(context),
             State::InUse | State::Over => Poll::Ready(None),
         };
+        let mut left = MAX_REST;
         while let Some(Ok(frame)) = poll_fn(next).await {
             let length = frame.data_ref().map_or(0, |data| data.len() as u64);
             match left.checked_sub(length) {

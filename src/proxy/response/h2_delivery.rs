@@ -19,7 +19,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,6 @@ use tokio::sync::Notify;
 use crate::policy::Denial;
 use crate::proxy::connection::in_flight::Deadline;
 use crate::proxy::connection::response_audit::ResponseAudit;
-use crate::proxy::connection::unread_body::UnreadBody;
 use crate::proxy::wire::h2_monitor::H2Stats;
 use crate::proxy::wire::h2_stall::{Sample, StallTimer};
 use crate::reason::ReasonCode;
@@ -88,8 +87,6 @@ pub(crate) struct H2Stream {
     task_is_over: AtomicBool,
     /// Ends the stream's task.
     pub(super) end: Notify,
-    /// Set if the request had a body.
-    unread: OnceLock<Arc<UnreadBody>>,
     stats: Arc<H2Stats>,
 }
 
@@ -145,7 +142,6 @@ impl H2Stream {
             deadline: Mutex::new(None),
             task_is_over: AtomicBool::new(false),
             end: Notify::new(),
-            unread: OnceLock::new(),
             stats,
         }
     }
@@ -153,19 +149,6 @@ impl H2Stream {
     /// Returns the stream that the current task serves. None in HTTP/1.1.
     pub(crate) fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
-    }
-
-    /// Returns the storage for the unread rest of the request.
-    pub(crate) fn unread(&self) -> Arc<UnreadBody> {
-        Arc::clone(self.unread.get_or_init(Arc::default))
-    }
-
-    /// Discards the unread rest of the request. Must be called when h2 has the whole
-    /// response.
-    pub(super) async fn drain_request(&self) {
-        if let Some(unread) = self.unread.get() {
-            unread.drain().await;
-        }
     }
 
     /// Sets how long the caller may take to receive a buffer.

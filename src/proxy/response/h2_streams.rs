@@ -6,12 +6,16 @@
 //! connection's task checks it.
 
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use hyper::rt::Executor;
 
 use super::h2_delivery::{CURRENT, H2Stream};
+use crate::proxy::connection::unread_body::{
+    DropUnread, discard_unread, drain_unread, with_unread_body,
+};
 use crate::proxy::connection::worker::record_panic;
 use crate::proxy::wire::h2_monitor::H2Stats;
 use crate::proxy::wire::h2_stall::Sample;
@@ -55,20 +59,26 @@ where
         }
         let current = Arc::clone(&stream);
         let record_panic = RecordPanic(Arc::clone(&self.metrics));
-        tokio::spawn(CURRENT.scope(stream, async move {
+        let task = async move {
             let _record_panic = record_panic;
+            // Declared before the future, so that it is dropped after it.
+            let _drop_unread = DropUnread;
+            // Kept to the end: the stream is reset as soon as it is dropped.
+            let mut future = pin!(future);
             tokio::select! {
-                // Polled in this order, because the future sets the deadline that is
-                // polled after it.
+                // Polled in this order, because the future sets the deadline and the unread
+                // body that are polled after it.
                 biased;
-                _ = future => {
+                _ = &mut future => {
                     current.set_task_over();
-                    current.drain_request().await;
+                    drain_unread().await;
                 }
                 () = current.end.notified() => {}
                 () = poll_fn(|context| current.poll_deadline(context)) => {}
+                () = discard_unread() => {}
             }
-        }));
+        };
+        tokio::spawn(CURRENT.scope(stream, with_unread_body(task)));
     }
 }
 

@@ -18,6 +18,7 @@ use crate::proxy::wire::headers::RequestTrailers;
 use crate::proxy::wire::refusal::Refusal;
 use crate::reason::ReasonCode;
 use crate::route::Route;
+use crate::upstream::find_source;
 
 /// Reads the declared length and checks it against the limit.
 ///
@@ -58,27 +59,38 @@ pub(crate) async fn await_declared_end(
     if declared_length != Some(0) || incoming.is_end_stream() {
         return Ok(incoming);
     }
+    let not_empty = || {
+        let detail = "Content-Length is 0, but the body is not empty";
+        Refusal::new(ReasonCode::MalformedRequest, detail)
+    };
     // Boxed, so that other requests reserve no space for it.
     let ended = Box::pin(async {
         loop {
             match incoming.frame().await {
-                None => return true,
+                None => return Ok(()),
                 Some(Ok(frame)) if frame.data_ref().is_none_or(Bytes::is_empty) => {}
-                Some(_) => return false,
+                Some(Ok(_)) => return Err(not_empty()),
+                // h2 itself compares the length, and resets the stream.
+                Some(Err(error)) if is_protocol_error(&error) => return Err(not_empty()),
+                Some(Err(error)) => return Err(RequestBody::read_error(&error).into()),
             }
         }
     });
     match tokio::time::timeout(context.snapshot.limits.body_timeout, ended).await {
-        Ok(true) => Ok(incoming),
-        Ok(false) => Err(Refusal::new(
-            ReasonCode::MalformedRequest,
-            "Content-Length is 0, but the body is not empty",
-        )),
+        Ok(Ok(())) => Ok(incoming),
+        Ok(Err(refusal)) => Err(refusal),
         Err(_) => Err(Refusal::new(
             ReasonCode::Timeout,
             "the caller's body did not end in time",
         )),
     }
+}
+
+/// Whether h2 has ended a stream because its caller broke a rule of HTTP/2.
+fn is_protocol_error(error: &hyper::Error) -> bool {
+    find_source::<h2::Error>(error).is_some_and(|error| {
+        error.reason() == Some(h2::Reason::PROTOCOL_ERROR) && !error.is_remote()
+    })
 }
 
 /// Makes a body that is streamed. With `may_stall`, the caller may pause without limit.

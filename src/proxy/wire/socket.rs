@@ -26,7 +26,7 @@ const MAX_ALERT: usize = 64;
 /// side.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LingerLimits {
-    pub(crate) time: Duration,
+    time: Duration,
     pub(crate) bytes: u64,
 }
 

@@ -25,8 +25,8 @@ struct OpenStreams {
     in_use: Option<InUse>,
     /// When the last one ended, if there are none.
     unused_since: Instant,
-    /// The callers that had streams since the connection was last without any. Several
-    /// only if callers share connections.
+    /// The callers that had streams since the connection was last without any and could
+    /// be given to any caller. Several only if callers share connections.
     callers: Vec<ShareKey>,
 }
 
@@ -82,7 +82,8 @@ impl Stream {
     /// Begins a stream of this caller.
     pub(super) fn begin(streams: &Arc<Streams>, key: ShareKey) -> Self {
         let mut now = streams.now();
-        if now.count == 0 {
+        // Earlier callers may still be the cause if they have used up its budgets.
+        if now.count == 0 && streams.state.is_unspent() {
             now.callers.clear();
         }
         if !now.callers.contains(&key) {

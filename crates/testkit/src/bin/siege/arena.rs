@@ -95,6 +95,8 @@ impl Arena {
     pub(crate) async fn open(ca: &Arc<TestCa>, services: &Services, binary: &str) -> Self {
         let mut settings = Settings::new(ca)
             .set("admin", "socket", "\"admin.sock\"")
+            // So short that attacks last longer.
+            .set("limits", "body_timeout", "\"4s\"")
             .set("deny_list", "file", "\"deny.json\"");
         let open_to_all = |name: &str, paths: &str| {
             let host = host(name);
