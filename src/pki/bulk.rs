@@ -29,7 +29,7 @@ use crate::clock;
 /// Leaves in one transaction.
 const BATCH: usize = 1_000;
 
-/// How far a list is done.
+/// Progress of a bulk run through its list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BulkProgress {
     /// Leaves asked for.
@@ -57,7 +57,7 @@ struct Made<'a> {
     chain: String,
 }
 
-/// What became of a part of the list before anything was written.
+/// A part of the list whose leaves are made, but not written yet.
 struct Batch<'a> {
     size: usize,
     made: Vec<Made<'a>>,
@@ -131,7 +131,7 @@ impl Pki {
                 for part in requests.chunks(BATCH) {
                     let batch = self.make_batch(signer, &known, part);
                     let failed = batch.is_err();
-                    // Nobody listens any more once writing has failed.
+                    // The receiver is dropped after writing has failed.
                     if finished.send(batch).is_err() || failed {
                         return;
                     }
@@ -234,7 +234,7 @@ impl Pki {
         change.commit_recorded(inventory, &records)
     }
 
-    /// What is to be done for a request; none if it is done already.
+    /// Returns the task for a request. None if the leaf exists already.
     fn task<'a>(
         &self,
         inventory: &Inventory,

@@ -39,7 +39,7 @@ pub struct Pki {
     /// The generation before, while it is not retired.
     pub(super) earlier: Option<EarlierGeneration>,
     pub(super) passphrase: Option<Secret>,
-    /// What signs leaves, with its key, once it was needed.
+    /// The authority that signs leaves, with its key. Loaded when it is first needed.
     pub(super) signer: Option<CertificateAuthority>,
     pub(super) profiles: Profiles,
     pub(super) states: StateCache,
@@ -111,7 +111,7 @@ impl Pki {
         })
     }
 
-    /// Where its files are.
+    /// Returns the file layout of the directory.
     #[must_use]
     pub const fn layout(&self) -> &Layout {
         &self.layout
@@ -123,7 +123,7 @@ impl Pki {
         &self.trust_domain
     }
 
-    /// What leaves and intermediates are made by.
+    /// Returns the profiles for leaves and intermediates.
     #[must_use]
     pub const fn profiles(&self) -> &Profiles {
         &self.profiles
@@ -134,7 +134,7 @@ impl Pki {
         self.profiles = profiles;
     }
 
-    /// Its authorities: root and intermediate, or the root alone.
+    /// Returns the authorities of the directory: root and intermediate, or the root alone.
     #[must_use]
     pub const fn authorities(&self) -> &'static [AuthorityName] {
         match self.intermediate {
@@ -143,7 +143,7 @@ impl Pki {
         }
     }
 
-    /// Which of them signs leaves.
+    /// Returns the authority that signs leaves.
     #[must_use]
     pub const fn issuer(&self) -> AuthorityName {
         match self.intermediate {
@@ -152,14 +152,13 @@ impl Pki {
         }
     }
 
-    /// How long a list of an authority is good for when nothing else is asked for.
+    /// Returns the lifetime of an authority's revocation list if none is requested.
     #[must_use]
     pub fn crl_lifetime(&self, name: AuthorityName) -> Lifetime {
         revocation_list::default_lifetime(name == self.issuer())
     }
 
-    /// The certificate of one of its authorities. What is said of an intermediate
-    /// that is not there holds for the root.
+    /// Returns the certificate of an authority. Without an intermediate, the root stands in for it.
     #[must_use]
     pub fn authority(&self, name: AuthorityName) -> &AuthorityCertificate {
         match name {
@@ -168,7 +167,7 @@ impl Pki {
         }
     }
 
-    /// Which generation of authorities signs at present.
+    /// Returns the generation that signs at present.
     #[must_use]
     pub const fn generation(&self) -> Generation {
         self.generation
@@ -197,7 +196,7 @@ impl Pki {
             .filter(move |signatory| self.authorities().contains(&signatory.name))
     }
 
-    /// What signs leaves now, then what did before.
+    /// Iterates over the authorities that sign leaves: the present one first, then the earlier one.
     pub(super) fn issuers(&self) -> impl Iterator<Item = Signatory> {
         self.signatories(self.issuer())
     }
@@ -214,7 +213,7 @@ impl Pki {
         }
     }
 
-    /// Where the certificate and key of an authority are.
+    /// Returns the layout with the certificate and key of an authority.
     pub(super) fn layout_of(&self, signatory: Signatory) -> Layout {
         if signatory.generation == self.generation {
             self.layout.clone()
@@ -268,7 +267,7 @@ impl Pki {
     }
 }
 
-/// What the directory says of itself.
+/// Reads `pki.toml`. If it is missing, reports whether there is no authority or an incomplete one.
 fn read_state(layout: &Layout) -> Result<(StateCache, State), PkiError> {
     if !layout.state().exists() {
         let directory = layout.directory().to_owned();

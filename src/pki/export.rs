@@ -24,7 +24,7 @@ use super::store::{self, Audience, Existing, key};
 use crate::clock;
 use crate::secret::Secret;
 
-/// How hard it is to guess the passphrase of a PKCS#12 file.
+/// Iterations of the key derivation of a PKCS#12 file. They make it slow to guess the passphrase.
 const ITERATIONS: u32 = 100_000;
 
 /// The cipher of a PKCS#12 file.

@@ -14,7 +14,7 @@ use super::revoking::Status;
 use crate::clock;
 use crate::directory_lock::DirectoryLock;
 
-/// Leaves that are read at once where all are gone through.
+/// Number of leaves that are read at once when all leaves are visited.
 const PAGE: u32 = 2_000;
 
 impl Pki {
@@ -33,9 +33,9 @@ impl Pki {
             .collect())
     }
 
-    /// Calls `visit` with each leaf that [`Self::issued`] would list, however many
-    /// there are, until it breaks. Only a page of them is in memory, and between two
-    /// pages nothing is held: other processes go on.
+    /// Calls `visit` with each leaf that [`Self::issued`] would list, until it breaks. Only one
+    /// page of leaves is in memory. Between two pages no lock is held, so that other processes can
+    /// continue.
     ///
     /// # Errors
     /// When the records cannot be read.
@@ -105,7 +105,7 @@ impl Pki {
         Ok(())
     }
 
-    /// Whose certificates are this authority's.
+    /// Returns the issuer keys whose certificates belong to this authority.
     pub(super) fn issuer_keys(&self) -> Vec<String> {
         self.issuers()
             .map(|signatory| self.certificate_of(signatory).key_identifier_hex())

@@ -23,7 +23,7 @@ use crate::clock;
 use crate::identity::LeafFacts;
 use crate::reason::ReasonCode;
 
-/// How little of its life a certificate must have left to be renewed.
+/// The remaining lifetime below which a certificate is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remaining {
     /// A part of its whole life.
@@ -63,9 +63,9 @@ pub struct Renewal {
     request: IssueRequest,
     /// The serial number of the present certificate.
     pub serial: String,
-    /// Its beginning, in seconds since the Unix epoch.
+    /// The start of its validity, in seconds since the Unix epoch.
     pub not_before: i64,
-    /// Its end.
+    /// The end of its validity, in seconds since the Unix epoch.
     pub not_after: i64,
 }
 
@@ -83,7 +83,7 @@ impl Renewal {
         self.not_after.saturating_sub(left)
     }
 
-    /// With this lifetime instead of the present one's.
+    /// Sets the lifetime. By default it is that of the present certificate.
     #[must_use]
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.request = self.request.lifetime(lifetime);
@@ -173,7 +173,7 @@ impl Pki {
     }
 }
 
-/// Whether the time has come.
+/// Whether the certificate is due for renewal.
 #[must_use]
 pub fn is_due(due_at: i64) -> bool {
     clock::certificate_now() >= due_at

@@ -8,7 +8,7 @@ use super::error::PkiError;
 use crate::pki::signing::request::IssueRequest;
 use crate::pki::signing::signatory::AuthorityName;
 
-/// What a transaction is about, and so which file it has.
+/// The subject of a transaction, which determines the name of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pki) enum Scope {
     /// The authority's own files. What is listed counts.
@@ -73,7 +73,7 @@ impl Layout {
         Self::new(self.directory.join("earlier"))
     }
 
-    /// `next/`: where earlier versions made a new generation.
+    /// `next/`: the directory in which earlier versions made a new generation.
     pub(in crate::pki) fn next(&self) -> Self {
         Self::new(self.directory.join("next"))
     }
@@ -89,7 +89,7 @@ impl Layout {
         self.directory.join("issued").join(label)
     }
 
-    /// Whether a process is changing the authority's files, or was killed meanwhile.
+    /// Whether a process is changing the authority's files, or was killed while it did.
     pub(in crate::pki) fn is_unsettled(&self) -> bool {
         self.has_transaction(Scope::Authority) || self.next().directory().exists()
     }
@@ -122,7 +122,7 @@ impl Layout {
         self.directory.join("pki.toml")
     }
 
-    /// `profiles.toml`: what an operator says certificates are like.
+    /// `profiles.toml`: the certificate profiles that an operator has written.
     #[must_use]
     pub fn profiles(&self) -> PathBuf {
         self.directory.join("profiles.toml")
@@ -134,7 +134,7 @@ impl Layout {
         self.directory.join("inventory.db")
     }
 
-    /// Where earlier versions kept their records.
+    /// The file in which earlier versions kept their records.
     pub(in crate::pki) fn journal(&self) -> PathBuf {
         self.directory.join("issued.jsonl")
     }

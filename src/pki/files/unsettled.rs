@@ -15,8 +15,7 @@ use crate::pki::records::state::State;
 use crate::pki::signing::signatory::AuthorityName;
 use crate::pki::store::{self, Audience};
 
-/// Completes a rotation that an earlier version had committed, and removes what it
-/// left.
+/// Completes a rotation that an earlier version had committed, and removes its remaining files.
 pub(in crate::pki) fn settle(layout: &Layout, lock: &DirectoryLock) -> Result<(), PkiError> {
     let next = layout.next();
     if !next.directory().exists() || !layout.state().exists() {

@@ -25,7 +25,7 @@ const ROOT_ONLY: u32 = 3;
 const HEADER: &str = "# State of a certificate authority, kept by `countersign pki`.\n\
     # List numbers must never go back, so restore this file from a backup with care.\n\n";
 
-/// What is wrong with the authority's own records.
+/// Why the records of the authority cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A file could not be read or written.
@@ -36,7 +36,7 @@ pub enum StateError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why the file cannot be parsed.
         why: String,
     },
     /// `pki.toml` was written by a newer program.
@@ -44,7 +44,7 @@ pub enum StateError {
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version that was found.
         found: u32,
     },
 }
@@ -64,7 +64,7 @@ pub(in crate::pki) struct State {
     version: u32,
     #[serde(with = "trust_domain_text")]
     pub(in crate::pki) trust_domain: TrustDomain,
-    /// There is no intermediate: the root signs leaves.
+    /// Set if there is no intermediate, so that the root signs leaves.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::pki) root_only: bool,
     #[serde(default, skip_serializing_if = "Generation::is_first")]
@@ -203,7 +203,7 @@ impl State {
 pub(in crate::pki) struct StateCache(Mutex<Option<(Vec<u8>, State)>>);
 
 impl StateCache {
-    /// What the file says now.
+    /// Returns the present content of the file.
     pub(in crate::pki) fn read(&self, path: &Path) -> Result<State, StateError> {
         let content = store::read(path)?;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -217,7 +217,7 @@ impl StateCache {
         }
     }
 
-    /// Remembers what was written to the file.
+    /// Keeps the content that was written to the file.
     pub(in crate::pki) fn remember(&self, content: Vec<u8>, state: &State) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Some((content, state.clone()));
@@ -262,7 +262,7 @@ pub struct IssuedRecord {
     /// SHA-256 of the certificate in base64url.
     #[serde(rename = "x5t#S256")]
     pub thumbprint: String,
-    /// Where the certificate was put.
+    /// Path of the certificate.
     pub certificate: PathBuf,
 }
 

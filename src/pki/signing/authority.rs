@@ -45,18 +45,18 @@ pub struct CertificateAuthority {
 pub struct SignedCertificate {
     /// The certificate.
     pub der: CertificateDer<'static>,
-    /// What it says about itself.
+    /// The facts that the certificate states.
     pub facts: LeafFacts,
-    /// Its notAfter was cut to the issuer's.
+    /// Whether notAfter was shortened to that of the issuer.
     pub cut: bool,
 }
 
-/// What can be chosen about a new authority.
+/// Options of a new authority.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::pki) struct AuthorityKind {
     pub(in crate::pki) algorithm: KeyAlgorithm,
     pub(in crate::pki) lifetime: Option<Lifetime>,
-    /// How many authorities may follow below it, one after another.
+    /// Path length constraint: how many authorities may follow below this one.
     pub(in crate::pki) path_length: Option<u8>,
 }
 
@@ -109,7 +109,7 @@ impl CertificateAuthority {
     /// # Errors
     /// When the key is not its own.
     pub fn join(certificate: AuthorityCertificate, key: KeyPair) -> Result<Self, AuthorityError> {
-        // The encoder would take any key and sign what never verifies.
+        // The encoder accepts any key. With the wrong one, its signatures would never verify.
         if key.subject_public_key_info() != certificate.public_key_der {
             return Err(AuthorityError::KeyMismatch);
         }
@@ -191,8 +191,8 @@ impl CertificateAuthority {
                 params.distinguished_name.push(kind, value.as_str());
             }
         }
-        // For people reading listings; nothing here takes it for an identity.
-        // Without any the subject is empty and the SAN becomes critical.
+        // The common name is for people who read listings; nothing here uses it as an identity. A
+        // subject without any attribute is empty, and the encoder then marks the SAN as critical.
         if common_name.len() <= MAX_ATTRIBUTE && !rules.without_common_name {
             params
                 .distinguished_name
@@ -249,7 +249,7 @@ impl CertificateAuthority {
         if facts.issuer_der != self.certificate.subject_der {
             return Err(AuthorityError::IssuerName);
         }
-        // What this program issues, it does not complain about afterwards.
+        // The program must not issue a certificate that its own lints would refuse.
         let findings = lint::certificate(&der, Some(&self.certificate.der));
         match findings
             .into_iter()
@@ -316,8 +316,8 @@ fn authority_params(
         "root" => "Root CA",
         _ => "Intermediate CA",
     };
-    // A name of its own for every authority: lists and issuers are looked up
-    // by name, and two generations must not be mistaken for one another.
+    // Each authority needs a unique name: lists and issuers are looked up by name, and two
+    // generations must not be confused.
     let mark = hex(&crypto::random::<4>()?);
     let rules = profile.rules();
     let organization = rules.organization.as_deref().unwrap_or(domain.as_str());

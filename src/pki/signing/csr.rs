@@ -22,10 +22,10 @@ use crate::reason::ReasonCode;
 /// Why a request is not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningRequestError {
-    /// It is not a PKCS#10 request.
+    /// The content is not a PKCS#10 request.
     #[error("it is not a PKCS#10 request in PEM or DER form: {0}")]
     Unreadable(String),
-    /// The gateway would refuse what it asks for.
+    /// The gateway would refuse the requested certificate.
     #[error(transparent)]
     Refused(#[from] RequestError),
 }
@@ -94,13 +94,13 @@ impl SigningRequest {
         &self.names
     }
 
-    /// Its subject in RFC 4514 form, which is not taken over.
+    /// Returns the subject in RFC 4514 form. The certificate does not take it over.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// What it asks for and does not get.
+    /// Lists the requested features that the certificate will not have.
     #[must_use]
     pub fn ignored(&self) -> &[String] {
         &self.ignored

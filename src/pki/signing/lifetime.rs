@@ -14,7 +14,7 @@ pub struct Lifetime(i64);
 /// Why a text is not a lifetime.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LifetimeError {
-    /// There is nothing, or no number before a unit.
+    /// The text is empty, or has a unit without a number.
     #[error("a lifetime is whole numbers with units d, h, m or s, such as 24h or 1h30m")]
     Form,
     /// A unit is unknown or missing.
@@ -49,7 +49,7 @@ impl Lifetime {
         Self::from_seconds(hours as i64 * 3_600)
     }
 
-    /// So many seconds; at least one whatever the argument.
+    /// Creates a lifetime of this many seconds, at least one.
     #[must_use]
     pub const fn from_seconds(seconds: i64) -> Self {
         Self(if seconds < 1 { 1 } else { seconds })

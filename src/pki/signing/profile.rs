@@ -16,11 +16,11 @@ use crate::identity::IdentityPattern;
 use crate::pki::store::key::KeyAlgorithm;
 use crate::reason::ReasonCode;
 
-/// How long before its making a certificate becomes valid, in seconds, so that
-/// peers with a slow clock accept it at once.
+/// How many seconds before its creation a certificate becomes valid, so that peers with a slow
+/// clock accept it at once.
 pub const BACKDATING: i64 = 300;
 
-/// What an end-entity certificate may be used for.
+/// The permitted usages of an end-entity certificate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usages {
     /// TLS client authentication.
@@ -30,7 +30,7 @@ pub struct Usages {
 }
 
 impl Usages {
-    /// Both.
+    /// Server and client authentication.
     pub const BOTH: Self = Self {
         client: true,
         server: true,
@@ -52,8 +52,8 @@ enum Kind {
     EndEntity(Usages),
 }
 
-/// What a profile says beyond usages and lifetimes; nothing unless an operator
-/// wrote it down.
+/// Rules of a profile other than usages and lifetimes. Empty unless an operator has configured
+/// them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProfileRules {
     /// The names that may be certified; all of the trust domain if it is empty.
@@ -61,22 +61,22 @@ pub struct ProfileRules {
     /// Kinds of keys that may be certified, the first one for new keys. Where it
     /// is empty every strong key may, and new ones have P-256.
     pub key_types: Vec<KeyAlgorithm>,
-    /// Where the issuer's revocation list is published (RFC 5280 section
-    /// 4.2.1.13).
+    /// URLs of the issuer's revocation list (RFC 5280 section 4.2.1.13).
     pub crl_urls: Vec<String>,
-    /// Where the issuer's certificate is published (RFC 5280 section 4.2.2.1).
+    /// URLs of the issuer's certificate (RFC 5280 section 4.2.2.1).
     pub issuer_urls: Vec<String>,
-    /// `O` of the subject; for an intermediate instead of the trust domain.
+    /// `O` of the subject. In an intermediate it replaces the trust domain.
     pub organization: Option<String>,
     /// `OU` of the subject.
     pub organizational_unit: Option<String>,
-    /// Whether the subject has a common name. Nothing here reads it; without it
-    /// and the others the subject is empty.
+    /// Omits the common name from the subject. Nothing here reads it. Without it, `O` and `OU`, the
+    /// subject is empty. [WRONG TODAY: the field is `without_common_name`, the comment says the
+    /// opposite]
     pub without_common_name: bool,
 }
 
 impl ProfileRules {
-    /// No rules.
+    /// No rules at all.
     pub const NONE: Self = Self {
         identities: Vec::new(),
         key_types: Vec::new(),
@@ -140,7 +140,7 @@ impl CertificateProfile {
     /// TLS server authentication, 24 hours.
     pub const SERVER: Self = end_entity("server", false, true);
 
-    /// Both ends of a TLS connection, 24 hours.
+    /// The profile for both ends of a TLS connection, 24 hours.
     pub const PEER: Self = end_entity("peer", true, true);
 
     /// The profiles a leaf can be issued under without `profiles.toml`.
@@ -185,7 +185,7 @@ impl CertificateProfile {
         &self.name
     }
 
-    /// What it says beyond usages and lifetimes.
+    /// Returns the rules other than usages and lifetimes.
     #[must_use]
     pub const fn rules(&self) -> &ProfileRules {
         &self.rules
@@ -274,7 +274,7 @@ impl CertificateProfile {
         self
     }
 
-    /// What a leaf of this profile is for; none for an authority.
+    /// Returns the usages of a leaf of this profile. None for an authority.
     #[must_use]
     pub const fn usages(&self) -> Option<Usages> {
         match self.kind {
@@ -322,7 +322,8 @@ impl fmt::Display for CertificateProfile {
     }
 }
 
-/// A wildcard stands for every name that the same pattern matches.
+/// Whether a name is allowed. A wildcard is allowed if the same pattern matches all names that it
+/// covers.
 fn permits(allowed: &[IdentityPattern], name: &SubjectName) -> bool {
     allowed.iter().any(|pattern| match name {
         SubjectName::Caller(caller) => pattern.matches(caller),
@@ -332,8 +333,8 @@ fn permits(allowed: &[IdentityPattern], name: &SubjectName) -> bool {
     })
 }
 
-/// The profiles of one authority: the built-in ones, and what `profiles.toml`
-/// puts in their places or adds.
+/// The profiles of one authority: the built-in ones, and those of `profiles.toml`, which replace
+/// built-in ones or are additional.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profiles {
     leaves: Vec<CertificateProfile>,
@@ -377,13 +378,13 @@ impl Profiles {
         &self.leaves
     }
 
-    /// What new intermediates are made by.
+    /// Returns the profile of new intermediates.
     #[must_use]
     pub const fn intermediate(&self) -> &CertificateProfile {
         &self.intermediate
     }
 
-    /// What stands in the place of a built-in profile; others stay as they are.
+    /// Returns the replacement of a built-in profile. Other profiles are returned unchanged.
     pub(in crate::pki) fn in_place_of(&self, profile: CertificateProfile) -> CertificateProfile {
         if CertificateProfile::LEAVES.contains(&profile) {
             self.leaf(&profile.name).cloned().unwrap_or(profile)

@@ -58,28 +58,28 @@ impl IssueRequest {
         }
     }
 
-    /// Under this profile instead of the one that fits the names.
+    /// Sets the profile. By default it is the one that fits the names.
     #[must_use]
     pub fn profile(mut self, profile: CertificateProfile) -> Self {
         self.profile = Some(profile);
         self
     }
 
-    /// For this long instead of the profile's own lifetime.
+    /// Sets the lifetime. By default it is that of the profile.
     #[must_use]
     pub const fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = Some(lifetime);
         self
     }
 
-    /// Into `PREFIX.pem` and `PREFIX.key`.
+    /// Writes the files to `PREFIX.pem` and `PREFIX.key` instead of `DIR/issued`.
     #[must_use]
     pub fn out(mut self, prefix: impl Into<PathBuf>) -> Self {
         self.out = Some(prefix.into());
         self
     }
 
-    /// Replacing files of an earlier certificate.
+    /// Sets whether files of an earlier certificate are replaced.
     #[must_use]
     pub const fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;

@@ -1,4 +1,4 @@
-//! `RevokedCertificate`: a certificate that is revoked, by whom and why.
+//! `RevokedCertificate`: a revoked certificate, its issuer, and the reason.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use super::signatory::{AuthorityName, Generation, Signatory};
 pub struct RevokedCertificate {
     /// The authority that signed it.
     pub issuer: AuthorityName,
-    /// That authority's generation.
+    /// The generation of that authority.
     #[serde(default, skip_serializing_if = "Generation::is_first")]
     pub generation: Generation,
     /// Lower-case hexadecimal.
@@ -25,7 +25,7 @@ pub struct RevokedCertificate {
 }
 
 impl RevokedCertificate {
-    /// Whether this authority signed it.
+    /// Whether this authority signed the certificate.
     #[must_use]
     pub fn is_of(&self, signatory: Signatory) -> bool {
         self.issuer == signatory.name && self.generation == signatory.generation

@@ -17,7 +17,7 @@ use crate::pem::{self, PemError, Pkcs8Key};
 use crate::pki::store::{self, Audience, Existing, Staged, StoreError};
 use crate::secret::Secret;
 
-/// What could not be done with a private key.
+/// Why an operation on a private key failed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file could not be read or written.
@@ -28,7 +28,7 @@ pub enum KeyError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why the content cannot be read.
         error: PemError,
     },
     /// The content of the PEM block is damaged.
@@ -62,7 +62,7 @@ pub enum KeyError {
     Seal(pkcs8::Error),
 }
 
-/// Whether keys of an authority are sealed.
+/// Whether the keys of an authority are sealed.
 #[derive(Debug, Clone)]
 pub enum KeyProtection {
     /// Plain PKCS#8, protected by file mode 0600 alone.
@@ -101,7 +101,7 @@ pub enum KeyAlgorithm {
     P384,
     /// Ed25519: not in every TLS stack.
     Ed25519,
-    /// RSA with 2048 bits: for what knows nothing else.
+    /// RSA with 2048 bits, for software that supports nothing else.
     Rsa2048,
     /// RSA with 3072 bits.
     Rsa3072,
@@ -139,8 +139,7 @@ impl KeyAlgorithm {
         }
     }
 
-    /// Whether a public key (DER of SubjectPublicKeyInfo) is of this kind; RSA
-    /// keys may be longer.
+    /// Whether a public key (DER of SubjectPublicKeyInfo) is of this kind. RSA keys may be longer.
     pub(in crate::pki) fn covers(self, public_key_info: &[u8]) -> bool {
         let Ok((_, info)) = SubjectPublicKeyInfo::from_der(public_key_info) else {
             return false;
