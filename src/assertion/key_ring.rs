@@ -26,7 +26,7 @@ pub struct SigningKeyRing {
 struct Entry {
     key: Arc<SigningKey>,
     active_from: u64,
-    /// None while no other key follows it.
+    /// When the key leaves the key set. None if no later key follows it.
     published_until: Option<u64>,
 }
 

@@ -52,7 +52,7 @@ pub struct RequestBinding<'a> {
 /// Why no assertion was signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// The permit is of a route without callers: such requests carry no assertion.
+    /// The route authenticates no caller, so that its requests carry no assertion.
     #[error("a request of nobody carries no assertion")]
     NoCaller,
     /// The caller's certificate is no longer valid.

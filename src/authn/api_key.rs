@@ -191,13 +191,13 @@ impl ApiKeys {
         &self.header
     }
 
-    /// The configured key that was presented, if it is good for this route, from
-    /// this address, now.
+    /// Finds the configured key that was presented. Checks that it may be used now, on this route
+    /// and from this address.
     ///
     /// # Errors
-    /// `token-malformed` for what is no key, `token-signature` for one that is
-    /// unknown or wrong (a caller is not told which), `token-expired`, and
-    /// `caller-not-allowed` for another route or network.
+    /// `token-malformed` if it is not an API key, `token-signature` if it is unknown or wrong (the
+    /// caller does not learn which of the two), `token-expired`, and `caller-not-allowed` if it is
+    /// for other routes or networks.
     pub fn authenticate(
         &self,
         presented: &str,
@@ -299,7 +299,8 @@ impl ApiKeyAuthenticator {
         };
         let caller = proof.identity.caller();
         let fits = match self.beside {
-            // The route asks for both and for nothing that ties them.
+            // The route requires both, and no `callers` are configured for the key: it may
+            // accompany any certificate.
             Beside::Demanded if key.callers.is_empty() => true,
             _ => key.callers.iter().any(|pattern| pattern.matches(caller)),
         };
@@ -335,8 +336,8 @@ impl Authenticator for ApiKeyAuthenticator {
         self.outcome(credentials)
     }
 
-    /// Every outcome is found at once, so that it need not be known whether it could
-    /// differ.
+    /// A constant, because it is not needed: an API key is checked without an issuer, so that
+    /// `recheck` always checks it again.
     fn rules(&self) -> [u8; 32] {
         [0; 32]
     }

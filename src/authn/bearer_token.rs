@@ -52,7 +52,7 @@ impl TokenAuthenticator {
         }
     }
 
-    /// After the cache: judgements do not depend on who the caller is.
+    /// Called after the cache, because a cached judgement does not depend on the caller.
     fn principal(
         &self,
         claims: Arc<TokenClaims>,

@@ -45,7 +45,7 @@ pub struct LoadedUnit {
 }
 
 impl LoadedUnit {
-    /// Whether every part of it could be used.
+    /// Whether every part of the unit could be used, so that no last good part stands in.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.degraded.is_empty() && !self.system_failure

@@ -93,9 +93,9 @@ pub mod key_usage {
     pub const KEY_CERT_SIGN: u16 = 1 << 5;
     /// cRLSign (6)
     pub const CRL_SIGN: u16 = 1 << 6;
-    /// What no leaf may have (X509-SVID section 5.2). The rule is kept for every
-    /// leaf, with a SPIFFE ID or without: who presents a certificate that can
-    /// sign certificates or revocation lists is an authority, not a caller.
+    /// Usages that no leaf may have (X509-SVID section 5.2). The rule applies to every leaf, with
+    /// or without a SPIFFE ID: the holder of a certificate that can sign certificates or revocation
+    /// lists is an authority, not a caller.
     pub const OF_AUTHORITIES: u16 = KEY_CERT_SIGN | CRL_SIGN;
 }
 

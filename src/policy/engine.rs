@@ -45,7 +45,7 @@ impl Denial {
         }
     }
 
-    /// The denial for a caller that has reached a limit of its own.
+    /// Creates the denial for a caller that has reached one of the limits for each caller.
     pub fn caller_limit(limit: CallerLimit, detail: impl Into<String>) -> Self {
         Self {
             limit: Some(limit),

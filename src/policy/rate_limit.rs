@@ -84,7 +84,8 @@ impl RateLimit {
 /// What a limit says about one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether it conforms.
+    /// Whether the request is within the limit. (And 89: "How many more requests would be allowed
+    /// now.")
     pub allowed: bool,
     /// How many more would conform right now.
     pub remaining: u32,

@@ -38,7 +38,7 @@ redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.ceil((next - 
 return {1, next, now}
 ";
 
-/// How long a store that failed is left alone.
+/// How long a store is not asked again after it failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What `[rate_limits.redis]` says.

@@ -29,7 +29,7 @@ impl Authentication {
         }
     }
 
-    /// The first method that is missing when these were used; none when they do.
+    /// Returns a required method that is not among `used`. None if `used` is sufficient.
     #[must_use]
     pub fn missing(self, used: MethodSet) -> Option<Method> {
         let absent = |methods: MethodSet| methods.iter().find(|method| !used.contains(*method));
@@ -61,7 +61,7 @@ pub struct Rule {
     pub authentication: Authentication,
     /// Callers that are allowed.
     pub callers: Vec<IdentityPattern>,
-    /// Callers that are not, whatever `callers` says.
+    /// Callers that are not allowed, even if `callers` matches them.
     pub except: Vec<IdentityPattern>,
 }
 

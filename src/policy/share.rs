@@ -124,7 +124,7 @@ pub struct PlaceLimits {
     /// The number that shares are parts of; less than `max` if what the places stand for
     /// is scarcer than the places.
     pub shared: usize,
-    /// How much of `shared` one caller may hold.
+    /// The part of `shared` that one caller may hold.
     pub share: Share,
 }
 
@@ -185,12 +185,12 @@ impl Places {
         Ok(self.place(key))
     }
 
-    /// Takes a place, or waits until one of the caller's own places is free if the caller
-    /// holds as much as it may.
+    /// Takes a place. If the caller holds as much as it may, waits until one of its own places is
+    /// free.
     ///
     /// # Errors
-    /// Why there is none: at once if all places are taken, else after `timeout`. No more
-    /// than `max_waiting` requests of one caller wait.
+    /// Why there is no place: at once if all places are taken or `max_waiting` requests of the
+    /// caller already wait, otherwise after `timeout`.
     pub async fn enter_within(
         self: &Arc<Self>,
         key: ShareKey,
@@ -228,8 +228,8 @@ impl Places {
             }
             let taken = {
                 let mut shard = self.shard(key);
-                // Only one that is sent at this moment is lost, and goes back when it is
-                // dropped.
+                // A place that another task sends at this moment is not received. It is given back
+                // when it is dropped.
                 self.take(&mut shard, key, limits)
             };
             match taken {
@@ -254,7 +254,7 @@ impl Places {
         let before = shard.get(&key).map_or(0, |held| held.count);
         let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
         let others = total.saturating_sub(before + 1);
-        // The first place of a caller needs room, and no share.
+        // A caller's first place needs no share, only a free place.
         let is_allowed = before == 0 || is_allowed(limits, before + 1, others);
         if total > limits.max || !is_allowed {
             self.total.fetch_sub(1, Ordering::Relaxed);
@@ -300,7 +300,8 @@ impl Places {
                     }
                 }
             };
-            // Sent without the lock: a request that has gone away drops it again.
+            // Sent without the lock, because the place is dropped at once if the request is gone,
+            // and dropping it takes the lock.
             match sender.send(self.place(key)) {
                 Ok(()) => return,
                 Err(mut unclaimed) => unclaimed.is_counted = false,
@@ -320,7 +321,7 @@ impl Places {
 }
 
 fn is_allowed(limits: PlaceLimits, own: usize, others: usize) -> bool {
-    // So few places have none to keep free: a caller that is alone waits for the service.
+    // With so few places none is kept free: a caller that is alone may use all of them.
     let is_alone_on_few = others == 0 && limits.shared < 8;
     let shared = to_u64(limits.shared);
     is_alone_on_few || limits.share.allows(shared, to_u64(own), to_u64(others))

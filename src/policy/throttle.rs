@@ -51,7 +51,7 @@ impl Per {
 pub struct RouteLimit {
     /// Whose requests are counted together.
     pub per: Per,
-    /// How many there may be.
+    /// How many requests are allowed.
     pub limit: RateLimit,
     /// Tells it from every other limit, also in other gateways and after a reload.
     id: [u8; 32],
@@ -88,8 +88,8 @@ impl<'a> Counted<'a> {
         Self::Address(address_network(address))
     }
 
-    /// Returns by what a limit counts an authenticated request; nothing if the request has no
-    /// credential of that kind.
+    /// Returns the key under which a limit counts an authenticated request. None if the request has
+    /// no credential of that kind.
     #[must_use]
     pub fn of(per: Per, principal: &'a Principal) -> Option<Self> {
         match per {
@@ -234,10 +234,11 @@ impl Limiter {
         }
     }
 
-    /// Whether an address or caller may try to authenticate once more. Nothing is counted.
+    /// Checks whether an address or caller may try to authenticate again. Does not count the
+    /// attempt.
     ///
     /// # Errors
-    /// When that has failed too often.
+    /// If too many of its attempts have failed.
     pub fn may_authenticate(&self, key: Counted<'_>) -> Result<(), LimitDenial> {
         let verdict = self.table.peek(&failed_key(key), &self.failed);
         if verdict.allowed {

@@ -88,7 +88,7 @@ impl ClientCertVerifier for CallerVerifier {
             Err(refusal) => {
                 let error = alert_error(refusal.reason);
                 note(|notes| {
-                    // One that is too long is not worth keeping.
+                    // A chain that is too long is not kept.
                     if refusal.reason != ReasonCode::ChainTooLong {
                         let chain = std::iter::once(end_entity).chain(intermediates);
                         notes.presented = chain.cloned().map(CertificateDer::into_owned).collect();

@@ -53,7 +53,7 @@ pub struct ClientTlsError(String);
 /// Why there is no TLS connection.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConnectError {
-    /// The service is not who it has to be.
+    /// The service's certificate is not trusted, or does not carry the expected name or identity.
     #[error("the service is not trusted: {0}")]
     Untrusted(String),
     /// It refused the gateway, most often for its certificate.

@@ -205,7 +205,8 @@ impl ServerEntry {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(Always(Arc::clone(config.credentials.certified()))));
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Resumption is by our own tickets alone: rustls' look at no certificate.
+        // Sessions are resumed by our own tickets only, because rustls' own session storage does
+        // not check the certificate again.
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         let ticketer = Arc::new(Ticketer::new(
             tickets.clone(),

@@ -278,14 +278,15 @@ impl ProducesTickets for Ticketer {
     }
 
     fn lifetime(&self) -> u32 {
-        // What comes later may find its key gone.
+        // If a ticket comes back later than this, its key may be gone.
         let policy = self.source.policy;
         u32::try_from(policy.rotation.min(policy.max_age).as_secs()).unwrap_or(u32::MAX)
     }
 
     fn encrypt(&self, state: &[u8]) -> Option<Vec<u8>> {
         let session = handshake_notes::session()?;
-        // It has just been admitted, or is about to be looked at by itself.
+        // A full handshake has just admitted the chain. The chain of a resumed session is checked
+        // after the handshake.
         if handshake_notes::is_full_handshake() {
             self.refused.remove(&session.chain);
         }

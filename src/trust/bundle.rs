@@ -38,13 +38,12 @@ pub struct TrustBundleConfig {
     pub identity_from: Vec<NameType>,
 }
 
-/// What becomes of a revocation list that nothing succeeds when a bundle replaces
-/// another.
+/// What happens to a revocation list without a successor when a bundle replaces another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Predecessors {
-    /// It is gone: the lists are those that are given.
+    /// The list is dropped.
     Replaced,
-    /// It stays in force: that its file is gone takes no revocation back.
+    /// The list stays in force: a missing file must not undo a revocation.
     InForce,
 }
 

@@ -165,7 +165,8 @@ impl ClientTrust {
         let key = path_cache::key_of(&self.revision.trust_set, leaf, intermediates);
         let state = self.state();
         let seconds = clock::certificate_time(now.as_secs());
-        // One that no longer holds stays: `recall` knows by it that it has ended.
+        // A chain that is no longer accepted stays in the cache, because `recall` must be able to
+        // report that it has ended.
         let known = self.cache.get(&key);
         let known = known.and_then(|known| self.still_holds(key, known, state, seconds));
         self.cache.count(known.is_some());
@@ -325,8 +326,7 @@ impl ClientTrust {
         let mut budget = PathBudget::presented(self.bundles.len());
         let mut accepted: Option<Accepted> = None;
         let mut best: Option<PathError> = None;
-        // A bundle under which the search was given up may have vouched for the leaf too,
-        // or have it denied.
+        // If a search was given up, that bundle might have accepted or denied the leaf.
         let mut given_up: Option<PathError> = None;
         for bundle in order.filter_map(|index| self.bundles.get(index)) {
             let outcome = bundle.verify(&chain, now, &mut budget).and_then(|path| {
@@ -335,8 +335,8 @@ impl ClientTrust {
                 Ok(Accepted::new(bundle, caller, facts, path))
             });
             if let Ok(found) = &outcome {
-                // Final: a name that is denied under one bundle must not leave the
-                // leaf to another one, for which it would be ambiguous otherwise.
+                // A denial is final. Otherwise the leaf could be accepted under another bundle,
+                // only because the denial removes an ambiguity.
                 let seconds = clock::certificate_time(now.as_secs());
                 self.check_denied(&found.identity, &found.path.members, seconds)?;
             }
@@ -408,7 +408,7 @@ impl Accepted {
     }
 }
 
-/// The same identity after another look at the lists.
+/// Returns the identity with the new revocation result.
 fn with_revocation(identity: &Arc<PeerIdentity>, found: RevocationOutcome) -> Arc<PeerIdentity> {
     if identity.revocation() == found.check && identity.crl_this_update() == found.this_update {
         return Arc::clone(identity);

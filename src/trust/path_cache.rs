@@ -30,7 +30,7 @@ pub const DEFAULT_CAPACITY: usize = 16_384;
 pub struct ChainKey([u8; 32]);
 
 impl ChainKey {
-    /// One that was written down before.
+    /// Restores a key that was stored with [`Self::bytes`].
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)

@@ -162,7 +162,8 @@ impl TokenCache {
             // Stored before the flight lands: later requests ask the cache.
             self.store(key, &judgement, positive, now, purges);
             match &judgement {
-                // That was about the request that checked, not about the token.
+                // This denial concerns the request that checked, not the token. The next request
+                // checks by itself.
                 Err(denial) if denial.reason == ReasonCode::CallerLimit => {
                     FlightResult::Own(judgement)
                 }

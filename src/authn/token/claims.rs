@@ -120,7 +120,7 @@ impl ClaimRules {
         }
     }
 
-    /// RFC 7519 section 4.1.3: one text or an array of texts.
+    /// Checks `aud`: one string or an array of strings (RFC 7519 section 4.1.3).
     fn check_audience(
         &self,
         members: &Map<String, Value>,
@@ -156,8 +156,8 @@ impl ClaimRules {
         ))
     }
 
-    /// RFC 7519 sections 4.1.4 to 4.1.6; `exp` is exclusive, and not extended by the
-    /// skew: no assertion may outlive its token. Answers with `exp`.
+    /// Checks the times (RFC 7519 sections 4.1.4 to 4.1.6). `exp` is exclusive, and the skew does
+    /// not extend it, because no assertion may outlive its token. Returns `exp`.
     fn check_times(
         &self,
         members: &Map<String, Value>,

@@ -131,7 +131,7 @@ impl TokenIssuer {
         }
     }
 
-    /// The same issuer, without whose keys the gateway does not start, or does.
+    /// Sets whether the gateway refuses to start without the keys of this issuer.
     #[must_use]
     pub const fn required_at_start(mut self, required: bool) -> Self {
         self.required_at_start = required;
@@ -332,7 +332,8 @@ impl TokenIssuer {
                         introspect(introspector, rules, token, demands, presenter).await?;
                         Ok(Arc::new(claims))
                     }
-                    // The configuration refuses this; a token must not pass for it.
+                    // Unreachable, because the configuration refuses this. A token must not be
+                    // accepted by it.
                     (_, None) => Err(Denial::new(
                         ReasonCode::KeysUnavailable,
                         "the issuer has no introspection endpoint",

@@ -58,7 +58,8 @@ impl Default for KeySettings {
 pub struct Keys {
     /// The keys.
     pub set: Arc<JwkSet>,
-    /// Part of every cached judgement: with the keys, it dies.
+    /// Number of this key set, and a part of the key of each cached judgement: if the keys change,
+    /// the judgements are void.
     pub generation: u64,
 }
 
@@ -183,9 +184,9 @@ impl IssuerKeys {
         }
     }
 
-    /// The number of the keys that may be used now; cached judgements with another
-    /// are void. None without such keys: what was judged with those that were there
-    /// before does not outlive them.
+    /// Returns the number of the key set that may be used now. Cached judgements with another
+    /// number are void. None if no keys may be used: then judgements with earlier keys are void
+    /// too.
     #[must_use]
     pub fn generation(&self) -> Option<u64> {
         match &self.0 {
@@ -291,7 +292,7 @@ impl Remote {
         };
         if !has_key(&cached.keys.set, key_id) {
             if now >= cached.fresh_until {
-                // The key may be newer than these keys: that cannot be known.
+                // The token may be signed with a newer key, which cannot be known without a fetch.
                 return Err(self.state().last_error.unwrap_or(FetchError::Unreachable));
             }
             if fetched {

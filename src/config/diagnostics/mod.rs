@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
-/// Bytes of the configuration file.
+/// A range of byte positions in the configuration file.
 pub(in crate::config) type Span = Range<usize>;
 
 /// One thing that is wrong, or worth a look.

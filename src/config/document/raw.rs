@@ -154,7 +154,7 @@ sections! {
     }
 
     "[assertion]"
-    /// What services are told.
+    /// The assertions that services receive.
     Assertion {
         issuer: String = Required,
         header: HeaderName = Optional,

@@ -23,7 +23,8 @@ use crate::secret::Secret;
 
 /// No configuration file is larger.
 const MAX_CONFIGURATION: u64 = 16 << 20;
-/// No file that it names is larger: a revocation list of a million entries has 40 MB.
+/// Maximum size of each file that the configuration names. A revocation list with a million entries
+/// has 40 MB.
 const MAX_FILE: u64 = 256 << 20;
 
 /// Reads the configuration file itself.
@@ -122,7 +123,7 @@ impl Unanswered {
 pub(in crate::config) struct Access {
     /// Says which file is being read.
     pub(in crate::config) progress: Progress,
-    /// If one that does not respond must not delay the others.
+    /// Set if a file that does not respond must not delay the other files.
     pub(in crate::config) unanswered: Option<Unanswered>,
 }
 

@@ -40,9 +40,9 @@ pub struct TrustDomainSummary {
     pub revocation: &'static str,
     /// `chain` or `leaf`.
     pub revocation_depth: &'static str,
-    /// What it may vouch for.
+    /// The names that its authorities may vouch for.
     pub vouches_for: Vec<String>,
-    /// Which names may name a caller.
+    /// The types of names that may name a caller.
     pub identity_from: Vec<&'static str>,
 }
 

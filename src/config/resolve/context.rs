@@ -43,8 +43,7 @@ pub(super) struct Context<'a> {
     /// What was in use of them before this process, if it differs.
     pub(super) copies: Vec<CrlCopy>,
     pub(super) units: UnitLoad,
-    /// What cannot be used of the unit that is read, and for which its last good part
-    /// stands in.
+    /// Errors in the unit that is being read, where its last good part stands in.
     pub(super) degraded: Vec<Diagnostic>,
 }
 

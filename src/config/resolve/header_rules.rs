@@ -78,7 +78,7 @@ fn check_kept(written: &At<FieldPattern>, private: &[HeaderName], context: &mut 
 
 fn check_passed(written: &At<FieldPattern>, private: &[HeaderName], context: &mut Context<'_>) {
     let pattern = &written.value;
-    // The start of names passes only those that are not removed anyway.
+    // A pattern with `*` passes only fields that nothing else removes, so that it needs no error.
     let single = !pattern.as_str().ends_with('*');
     let (message, help) = if ALWAYS_PASSED.contains(&pattern.as_str()) {
         return;

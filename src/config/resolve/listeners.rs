@@ -27,7 +27,7 @@ pub(super) struct ListenerParts {
     pub(super) credentials: Option<Credentials>,
     pub(super) names: Option<ServerNames>,
     pub(super) balancers: Vec<IpNet>,
-    /// Whom the default entry believes.
+    /// The trust domains that the default entry accepts.
     pub(super) trust: Option<Arc<ClientTrust>>,
 }
 
@@ -122,7 +122,7 @@ fn client_trust(
             }
         }
     }
-    // What keeps bundles apart was checked, with places, over all of them.
+    // Overlaps were checked before, over all bundles and with their places in the file.
     ClientTrust::new(bundles).ok().map(|trust| {
         let trust = trust.with_cache(Arc::clone(&context.path_cache));
         Arc::new(match &context.deny_list {

@@ -141,7 +141,7 @@ fn refuse_own_path(section: &RouteSection, context: &mut Context<'_>) {
     }
 }
 
-/// Every path that the route matches has to begin with what is exchanged.
+/// Checks that every path of the route begins with the prefix that `rewrite` replaces.
 fn check_rewrite(section: &RouteSection, context: &mut Context<'_>) {
     let Some(rewrite) = section.rewrite.at() else {
         return;
@@ -160,7 +160,7 @@ fn check_rewrite(section: &RouteSection, context: &mut Context<'_>) {
     }
 }
 
-/// What is about assertions of one request needs such assertions.
+/// Refuses keys that need an assertion for each request, on a route without such assertions.
 fn check_request_keys(section: &RouteSection, context: &mut Context<'_>) {
     let nobody = section
         .authenticate

@@ -132,7 +132,7 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
             material
         }
         None => {
-            // What is wrong with its files is said all the same.
+            // The files are read nevertheless, so that their errors are reported.
             let _ = read_files(section, None, context);
             None
         }

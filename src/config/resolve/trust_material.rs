@@ -249,9 +249,9 @@ struct BundleParts<'a> {
 }
 
 impl BundleParts<'_> {
-    /// Builds the bundle. In a load of material, a list that cannot be used is left out,
-    /// and roots that cannot be used give way to the last good ones, so that neither
-    /// keeps another list out.
+    /// Builds the bundle. In a load of material, a list that cannot be used is left out, and the
+    /// last good roots replace roots that cannot be used. Neither error can then keep another list
+    /// from taking effect.
     fn build(
         &mut self,
         earlier: Option<&TrustBundle>,
@@ -341,7 +341,7 @@ fn revocation_lists(
         };
         match (found, &mut all) {
             (Some(found), Some(all)) => all.extend(found),
-            // What is in force stays so without it.
+            // An entry that cannot be read is skipped. Its lists that are in force stay in force.
             (None, Some(_)) if context.units.keep_last_good => {}
             _ => all = None,
         }

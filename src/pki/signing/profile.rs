@@ -69,9 +69,8 @@ pub struct ProfileRules {
     pub organization: Option<String>,
     /// `OU` of the subject.
     pub organizational_unit: Option<String>,
-    /// Omits the common name from the subject. Nothing here reads it. Without it, `O` and `OU`, the
-    /// subject is empty. [WRONG TODAY: the field is `without_common_name`, the comment says the
-    /// opposite]
+    /// Omits the common name from the subject. Nothing here reads the common name. Without it, `O`
+    /// and `OU`, the subject is empty.
     pub without_common_name: bool,
 }
 

@@ -139,7 +139,8 @@ pub(crate) fn count_elements(der: &[u8], limit: usize) -> usize {
             if tag & CONSTRUCTED != 0 || tag == OCTET_STRING {
                 pending.push(content);
             } else if tag == BIT_STRING {
-                // After the number of unused bits: the key of an RSA authority.
+                // A BIT STRING begins with the number of unused bits. DER may follow, as in the key
+                // of an RSA authority.
                 pending.push(content.get(1..).unwrap_or_default());
             }
             rest = after;

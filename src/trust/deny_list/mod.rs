@@ -391,7 +391,8 @@ impl DenyList {
     ) -> Result<bool, DenyListError> {
         let mut seen = self.seen();
         if let Err(error) = self.take_over(&mut seen, read) {
-            // What others wrote there must not be lost because it cannot be read now.
+            // Entries that other processes have written to the file must not be overwritten while
+            // the file cannot be read.
             if error.is_unreadable() {
                 return Err(error);
             }

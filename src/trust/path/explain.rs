@@ -75,7 +75,8 @@ fn namesake(
         .chain(&authorities)
         .find_map(|issued| {
             let wanted = issuer_key_id(issued)?;
-            // A root that changes its key issues its new self: that leads on.
+            // When a root changes its key, its old key signs a certificate for its new key. If the
+            // chain contains such a certificate, the path continues.
             let leads_on = authorities.iter().any(|authority| {
                 authority.subject().as_raw() == issued.issuer().as_raw()
                     && own_key_id(authority) == Some(wanted)

@@ -70,9 +70,9 @@ pub(crate) struct PathRules<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct PathCertificates<'a> {
     pub(crate) leaf: &'a Candidate<'a>,
-    /// Intermediates of the operator's.
+    /// Intermediates that the operator configured.
     pub(crate) configured: &'a [Candidate<'static>],
-    /// Intermediates of the peer's.
+    /// Intermediates that the peer sent.
     pub(crate) presented: &'a [Candidate<'a>],
 }
 

@@ -160,8 +160,8 @@ struct Search<'a, F> {
     roots_by_subject: HashMap<&'a [u8], Vec<usize>>,
     /// Whether the signatures that were looked at hold.
     known: HashMap<Edge, bool>,
-    /// How many were found not to hold since the distances were measured, and how many
-    /// paths were in vain for it.
+    /// How outdated the distances are: signatures found invalid since they were measured, and
+    /// candidates that were tried since then.
     outdated: usize,
     budget: &'a mut Budget,
     checks: &'a SignatureChecks,
@@ -405,8 +405,8 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             if self.is_broken(path) {
                 break;
             }
-            // Much may have been found out since the list was made. What is out of date
-            // is too short, which misses nothing.
+            // Measures the distances again if many signatures were found invalid. An outdated
+            // distance is too short, so that no path is missed.
             if self.outdated > self.nodes.len() / 16 {
                 self.measure()?;
             }

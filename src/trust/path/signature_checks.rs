@@ -20,7 +20,7 @@ pub(crate) struct SignatureBudget {
     pub(crate) checks: usize,
     /// Of which so many may turn out not to hold.
     pub(crate) failures: usize,
-    /// Bytes that are hashed for them.
+    /// Number of signed bytes that may be hashed.
     pub(crate) bytes: usize,
 }
 
@@ -28,18 +28,18 @@ pub(crate) struct SignatureBudget {
 const MAX_FURTHER_BUNDLES: usize = 16;
 
 impl SignatureBudget {
-    /// For a chain that a peer presents. Issuers that are configured or match by key
-    /// identifiers are tried first, so that a chain by RFC 5280 needs no failure at all,
-    /// and the longest one eight checks.
+    /// The budget for a chain that a peer presents. Issuers that are configured, or that match by
+    /// key identifier, are tried first. A chain that follows RFC 5280 therefore causes no failed
+    /// check, and the longest possible chain needs eight checks.
     pub(crate) const PRESENTED: Self = Self {
         checks: 10,
         failures: 4,
         bytes: 64 * 1024,
     };
 
-    /// For a chain that a peer presents, under so many bundles. Roots of several bundles
-    /// may have the same name: a leaf that is not of the first one costs a failure or two
-    /// under each before its own.
+    /// The budget for a chain that a peer presents, if it is verified under `bundles` bundles.
+    /// Roots of several bundles may have the same name. Each bundle that is tried before the right
+    /// one may therefore cost one or two failed checks.
     pub(crate) fn presented(bundles: usize) -> Self {
         let more = 2 * bundles.saturating_sub(1).min(MAX_FURTHER_BUNDLES);
         Self {
@@ -129,7 +129,7 @@ impl State {
     }
 }
 
-/// One algorithm, bounded.
+/// A signature algorithm of the provider that charges each check to the budget.
 pub(crate) struct BoundedAlgorithm<'a> {
     position: usize,
     algorithm: &'static dyn SignatureVerificationAlgorithm,

@@ -168,9 +168,9 @@ impl RevocationList {
         false
     }
 
-    /// Whether it may say of this certificate that it is revoked. It may although it
-    /// does not cover it, and cannot say that it is not: serial numbers are an issuer's,
-    /// not a distribution point's.
+    /// Whether the list may revoke this certificate. A list of another distribution point may,
+    /// because serial numbers are unique for each issuer. But only a list that
+    /// [covers](Self::covers) the certificate can show that it is not revoked.
     pub(super) fn may_revoke(&self, member: &PathMember) -> bool {
         self.scope.as_ref().is_none_or(|scope| scope.is_of(member))
     }
@@ -180,10 +180,10 @@ impl RevocationList {
         self.signer.get()
     }
 
-    /// Whether it speaks of this certificate (RFC 5280 section 6.3.3 (b)(2)): without
-    /// a distribution point of its own it speaks of all; with one, only of the
-    /// certificates that name the same. For one that names none, its issuer's name
-    /// stands; webpki would believe any list of the issuer about it.
+    /// Whether the list covers this certificate (RFC 5280 section 6.3.3 (b)(2)). A list without a
+    /// distribution point covers all certificates. A list with one covers those that name the same
+    /// distribution point; if a certificate names none, its issuer's name is compared. webpki would
+    /// accept any list of the issuer.
     pub(super) fn covers(&self, member: &PathMember) -> bool {
         let Some(scope) = &self.scope else {
             return true;

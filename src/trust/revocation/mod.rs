@@ -193,7 +193,7 @@ impl RevocationIndex {
                     old.issuer_text
                 ));
             };
-            // A list that is proven need not mind one that is not.
+            // A list with a verified signature may replace an unverified one of any age.
             let takes_over = |list: &RevocationList| {
                 list.age() >= old.age() || list.signer().is_some() && old.signer().is_none()
             };
@@ -295,8 +295,8 @@ impl RevocationIndex {
                     continue;
                 }
                 if old.signer().is_none() {
-                    // Which of the two is genuine shows when a path brings the key.
-                    // The first that came stays, so that there are never more than two.
+                    // Only the issuer's key, which a later path may supply, shows which of the two
+                    // is genuine. Keeps only the first, so that there are never more than two.
                     let same = |other: &&RevocationList| {
                         other.issuer == old.issuer && other.same_scope(old)
                     };
@@ -318,7 +318,7 @@ impl RevocationIndex {
             if list.this_update > now && old.hash != list.hash && list.age() > old.age() {
                 lists.push(Arc::clone(old));
             } else if old.this_update > now {
-                // What does not count yet keeps nothing out.
+                // A predecessor that is not valid yet does not prevent its replacement.
             } else if list.age() < old.age() || list.this_update < old.this_update {
                 self.alarms.push(format!(
                     "revocation list {} of {} was refused: number {} of {} is in use",
@@ -332,7 +332,7 @@ impl RevocationIndex {
         }
     }
 
-    /// From now on nothing is known of any certificate.
+    /// From now on the status of every certificate is unknown.
     pub(crate) fn suspend(&mut self, since: i64) {
         self.suspended = Some(since);
         // What was looked up in the lists before does not hold any more.
@@ -347,7 +347,8 @@ impl RevocationIndex {
             let lists = self.by_issuer.entry(old.issuer.clone()).or_default();
             let is_succeeded = lists.iter().any(|list| list.succeeds(old));
             let is_there = lists.iter().any(|list| list.hash == old.hash);
-            // Under another posture, what it revokes would be let in without it.
+            // Kept under other postures, because a certificate that only this list revokes would
+            // then be accepted.
             let is_over = self.posture == RevocationPosture::Hard
                 && old.next_update.saturating_add(self.grace) < now - FORGET_AFTER;
             if is_succeeded || is_there || is_over {
@@ -390,7 +391,7 @@ impl RevocationIndex {
         self.posture
     }
 
-    /// Each list's state at `now`; of a list and its successor the successor's.
+    /// Returns the state of each list at `now`, without lists that a newer one has replaced.
     pub(crate) fn status(&self, now: i64) -> Vec<CrlStatus> {
         let superseded = |list: &RevocationList| {
             let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
