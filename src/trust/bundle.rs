@@ -26,13 +26,13 @@ pub struct TrustBundleConfig {
     pub intermediates: Vec<CertificateDer<'static>>,
     /// Revocation lists, DER.
     pub crls: Vec<CertificateRevocationListDer<'static>>,
-    /// What unknown or stale revocation status means.
+    /// How an unknown or stale revocation status is treated.
     pub posture: RevocationPosture,
-    /// Which certificates are looked up.
+    /// The certificates of a path whose status is checked.
     pub depth: RevocationDepth,
-    /// How long a list counts beyond its nextUpdate.
+    /// How long a list is used beyond its nextUpdate.
     pub grace: Duration,
-    /// The names its authorities may vouch for.
+    /// The names that the authorities of the bundle may certify.
     pub vouches_for: Vec<IdentityPattern>,
     /// Name types that may name a caller, most preferred first.
     pub identity_from: Vec<NameType>,
@@ -57,15 +57,15 @@ pub enum BundleError {
         domain: String,
         /// Position among the roots, from 1.
         index: usize,
-        /// What is wrong.
+        /// Why the root cannot be used.
         why: String,
     },
-    /// No root is valid now.
+    /// None of the roots is valid now.
     #[error("trust domain {domain} has no root certificate that is valid now: {why}")]
     NoValidRoot {
         /// The trust domain.
         domain: String,
-        /// What is wrong with the ones there are.
+        /// Why the existing roots cannot be used.
         why: String,
     },
     /// A revocation list cannot be read.
@@ -75,7 +75,7 @@ pub enum BundleError {
         domain: String,
         /// Position among the lists, from 1.
         index: usize,
-        /// What is wrong.
+        /// Why the list cannot be used.
         why: UnusableCrl,
     },
     /// The posture needs lists and there are none.
@@ -113,10 +113,10 @@ impl TrustBundle {
         Self::build_after(&config, now, None, Predecessors::Replaced)
     }
 
-    /// Builds a bundle in place of an earlier one of the same trust domain: its lists
-    /// are not read twice, and a list with a lower number or an older thisUpdate than
-    /// its predecessor is refused, with an alarm, and the predecessor kept.
-    /// `predecessors` says what becomes of lists that have no successor.
+    /// Builds a bundle that replaces an earlier one of the same trust domain. Lists of the earlier
+    /// one are not read again. If a list has a lower number or an older thisUpdate than its
+    /// predecessor, it is refused with an alarm, and the predecessor is kept. `predecessors`
+    /// decides about lists without a successor.
     ///
     /// # Errors
     /// As [`TrustBundle::build`].
@@ -335,7 +335,7 @@ impl TrustBundle {
             .map(|root| root.facts.subject_der.as_slice())
     }
 
-    /// The names its authorities may vouch for.
+    /// Returns the names that the authorities of the bundle may certify.
     #[must_use]
     pub fn vouches_for(&self) -> &[IdentityPattern] {
         &self.vouches_for

@@ -25,22 +25,22 @@ use crate::identity::text::printable;
 use crate::identity::{CallerName, LeafFacts, PeerIdentity, TrustDomain};
 use crate::reason::ReasonCode;
 
-/// Why a chain is not accepted, and what the leaf says, unproven.
+/// Why a chain is not accepted. Includes the claims of the leaf, which are not verified.
 #[derive(Debug, Clone)]
 pub struct ChainError {
     /// The reason code.
     pub reason: ReasonCode,
-    /// What exactly, safe to print; may quote names of the certificate.
+    /// The details, safe to print. They may quote names of the certificate.
     pub detail: String,
-    /// What the operator wrote about it, safe to print: for operators, never for the
-    /// caller.
+    /// The note of the operator about the denied certificate, safe to print. It is for operators,
+    /// never for the caller.
     pub note: Option<Box<str>>,
-    /// What the leaf says, if it could be read.
+    /// The facts that the leaf states, if it could be read.
     pub leaf: Option<Arc<LeafFacts>>,
 }
 
 impl ChainError {
-    /// Returns what is recorded: the detail, and the operator's note.
+    /// Returns the text for the audit log: the detail, and the operator's note.
     #[must_use]
     pub fn recorded(&self) -> String {
         match &self.note {
@@ -73,10 +73,9 @@ pub struct ClientTrust {
 /// A caller whose chain holds.
 #[derive(Debug)]
 pub struct Admission {
-    /// Who it is, once possession of the key is proven.
+    /// The identity of the caller, once possession of the key is proven.
     pub identity: Arc<PeerIdentity>,
-    /// To be committed when the handshake is complete; absent if the chain was
-    /// known.
+    /// The path, to be stored when the handshake is complete. None if the chain was in the cache.
     pub pending: Option<PendingPath>,
     /// Names the chain, for [`ClientTrust::recall`].
     pub chain: ChainKey,
@@ -85,14 +84,14 @@ pub struct Admission {
     pub holds_until: i64,
 }
 
-/// What is remembered of a chain.
+/// The state of a chain that may have been admitted before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recall {
-    /// It was admitted before and would be again.
+    /// The chain was admitted before and would be admitted again.
     Holds,
-    /// It was admitted before and no longer is.
+    /// The chain was admitted before and is no longer accepted.
     Ended,
-    /// Nothing is known of it.
+    /// The chain is not in the cache.
     Unknown,
 }
 
@@ -118,8 +117,8 @@ impl ClientTrust {
         })
     }
 
-    /// Shares a cache of verified chains, with other trust sets and with what
-    /// comes after a reload.
+    /// Shares a cache of verified chains with other trust sets, and with the trust sets after a
+    /// reload.
     #[must_use]
     pub fn with_cache(mut self, cache: Arc<PathCache>) -> Self {
         self.cache = cache;
@@ -133,7 +132,7 @@ impl ClientTrust {
         self
     }
 
-    /// What its decisions depend on.
+    /// Returns the revision of everything that decisions depend on.
     #[must_use]
     pub const fn revision(&self) -> TrustRevision {
         self.revision
@@ -151,7 +150,7 @@ impl ClientTrust {
         &self.bundles
     }
 
-    /// Decides about a presented chain, a known one by what was verified before.
+    /// Decides about a presented chain. A chain that was verified before is taken from the cache.
     /// Serves new handshakes, resumed ones and live connections alike.
     ///
     /// # Errors
@@ -354,7 +353,7 @@ impl ClientTrust {
                         )));
                     }
                 },
-                // "Not mine" explains least; otherwise the first refusal stands.
+                // An unknown issuer explains least. Otherwise the first refusal is kept.
                 Err(refusal) => {
                     if refusal.0 == ReasonCode::ChainTooLong && given_up.is_none() {
                         given_up = Some(refusal.clone());

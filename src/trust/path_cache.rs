@@ -36,7 +36,7 @@ impl ChainKey {
         Self(bytes)
     }
 
-    /// To be written down.
+    /// Returns the bytes of the key, to be stored.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -73,12 +73,12 @@ pub(super) struct CachedPath {
 }
 
 impl CachedPath {
-    /// Whether the path's dates hold.
+    /// Whether the path is within its validity.
     pub(super) const fn holds_at(&self, now: i64) -> bool {
         self.not_before <= now && !clock::certificate_is_over(self.not_after, now)
     }
 
-    /// Whether nothing about revocation changed since it was looked up.
+    /// Whether the revocation state is the same as when the path was looked up.
     pub(super) fn is_current(&self, state: &RevocationState, now: i64) -> bool {
         self.state == *state && now < self.good_until
     }
@@ -91,7 +91,7 @@ pub struct PathCache {
     verified: AtomicU64,
 }
 
-/// How often chains were known.
+/// Statistics of the cache of chains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainCounts {
     /// Chains that are remembered now.
@@ -113,19 +113,19 @@ impl PathCache {
         }
     }
 
-    /// How many chains it holds.
+    /// Returns the number of chains in the cache.
     #[must_use]
     pub fn len(&self) -> usize {
         self.paths.len()
     }
 
-    /// Whether it holds none.
+    /// Whether the cache is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.paths.is_empty()
     }
 
-    /// How often chains were known.
+    /// Returns the statistics of the cache.
     #[must_use]
     pub fn counts(&self) -> ChainCounts {
         ChainCounts {

@@ -33,13 +33,13 @@ pub struct PathTrust {
 /// A path that holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedChain {
-    /// How many certificates the path has, leaf and root included.
+    /// Number of certificates in the path, including leaf and root.
     pub length: usize,
     /// SHA-256 of the root.
     pub anchor: [u8; 32],
     /// Earliest notAfter of the path, in seconds since the Unix epoch.
     pub not_after: i64,
-    /// How revocation was established.
+    /// How the revocation status was established.
     pub revocation: RevocationCheck,
 }
 
@@ -106,7 +106,7 @@ impl PathTrust {
         &self.unusable_crls
     }
 
-    /// What is remarkable about the lists that are used.
+    /// Returns alarms about the lists in use.
     #[must_use]
     pub fn alarms(&self) -> &[String] {
         self.revocation.alarms()

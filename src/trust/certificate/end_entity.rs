@@ -12,12 +12,12 @@ use super::purpose::PathPurpose;
 use crate::identity::leaf::key_usage;
 use crate::reason::ReasonCode;
 
-/// keyEncipherment (2) and keyAgreement (4): what a TLS 1.2 server may use in
-/// place of digitalSignature.
+/// keyEncipherment (2) and keyAgreement (4): usages that a TLS 1.2 server may have instead of
+/// digitalSignature.
 const KEY_ENCIPHERMENT: u16 = 1 << 2;
 const KEY_AGREEMENT: u16 = 1 << 4;
 
-/// What a leaf says, as far as the path rules go.
+/// The facts about a leaf that the path rules use.
 pub(crate) struct LeafPathFacts {
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,

@@ -37,14 +37,14 @@ impl<'a> SignedParts<'a> {
         })
     }
 
-    /// Whether the holder of `key` (SubjectPublicKeyInfo, DER) signed it.
+    /// Whether `key` (SubjectPublicKeyInfo, DER) verifies the signature.
     pub(crate) fn is_signed_by(&self, key: &[u8]) -> bool {
         let provider = crypto::provider();
         let algorithms = provider.signature_verification_algorithms.all;
         self.is_signed_under(key, algorithms.iter().copied())
     }
 
-    /// As [`Self::is_signed_by`], with these algorithms only.
+    /// As [`Self::is_signed_by`], but accepts only these algorithms.
     pub(crate) fn is_signed_under<'b>(
         &self,
         key: &[u8],

@@ -76,9 +76,9 @@ pub struct DenyList {
     /// The file's stamp when its content was last known. Held while it is read or
     /// written: changes come one after the other.
     seen: Mutex<Option<FileStamp>>,
-    /// Whether the file was there when that was last known.
+    /// Whether the file existed at the last check.
     has_file: AtomicBool,
-    /// Whether the file does not say what is in force, because it is gone or damaged.
+    /// Whether the file no longer contains the entries in force, because it is missing or damaged.
     is_damaged: AtomicBool,
     /// Entries that are in force and not in the file yet. Held while the index is
     /// replaced, and never while the file is read or written.
@@ -87,8 +87,8 @@ pub struct DenyList {
     changes: watch::Sender<u64>,
 }
 
-/// Different for every state of every list of this process, so that what was
-/// looked up in one list is never taken for what another list says.
+/// Returns a number that is unique for each state of each list in this process, so that a result
+/// from one list is never used for another one.
 fn next_epoch() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -135,8 +135,8 @@ impl DenyList {
         *seen = stamp;
     }
 
-    /// Takes over what others have written into the file, and writes what could not be
-    /// written before. Returns whether the entries changed.
+    /// Takes over entries that other processes have written into the file, and writes entries that
+    /// could not be written before. Returns whether the entries changed.
     ///
     /// # Errors
     /// When the file is gone or holds something else, once for each such state; when
@@ -174,7 +174,7 @@ impl DenyList {
                 })
             }
             Err(error) => {
-                // What could not be read has not been seen: it is read again.
+                // A file that could not be read does not count as seen, so that it is read again.
                 if matches!(error, DenyListError::Malformed { .. }) {
                     self.is_damaged.store(true, Ordering::Release);
                     self.set_seen(seen, now);
@@ -184,19 +184,19 @@ impl DenyList {
         }
     }
 
-    /// Whether its file was there when that was last known.
+    /// Whether the file existed at the last check.
     #[must_use]
     pub fn has_file(&self) -> bool {
         self.has_file.load(Ordering::Acquire)
     }
 
-    /// Whether its file does not say what is in force, because it is gone or damaged.
+    /// Whether the file no longer contains the entries in force, because it is missing or damaged.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.is_damaged.load(Ordering::Acquire)
     }
 
-    /// How many entries are in force and not on disk.
+    /// Returns the number of entries that are in force but not on disk.
     #[must_use]
     pub fn unsaved_count(&self) -> usize {
         self.unsaved().len()
@@ -411,7 +411,7 @@ impl DenyList {
         self.is_damaged.store(false, Ordering::Release);
         self.set_seen(&mut seen, FileStamp::at(&self.path));
         let mut unsaved = self.unsaved();
-        // What was added meanwhile is not in the file.
+        // Entries that were added meanwhile are not in the file, and stay in this list.
         unsaved.retain(|entry| !known.contains(&entry.id));
         self.replace(&unsaved, entries);
         Ok(true)
@@ -432,7 +432,7 @@ impl DenyList {
     }
 }
 
-/// How entries are read, for tests of what happens when they cannot be.
+/// Reads the entries. Replaced in tests of read errors.
 type ReadEntries = fn(&Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError>;
 
 /// Reads the entries of a file; `None` if there is none.

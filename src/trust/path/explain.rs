@@ -132,7 +132,7 @@ fn unsupported_constraint(
     })
 }
 
-/// A sentence about `what`.
+/// Returns a sentence about `what`.
 pub(crate) fn describe(error: &Error, what: &str) -> String {
     match error {
         Error::CertExpired { not_after, .. } => format!(

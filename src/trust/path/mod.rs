@@ -35,12 +35,12 @@ use explain::{describe, explain, reason_of};
 use search::{Budget, Pool};
 use signature_checks::{SignatureBudget, SignatureChecks};
 
-/// Most certificates a peer may present, the leaf included.
+/// Maximum number of certificates that a peer may present, including the leaf.
 pub const MAX_CERTIFICATES: usize = 8;
-/// Most bytes a peer's certificates may have together.
+/// Maximum size of all certificates of a peer, in bytes.
 pub const MAX_CHAIN_BYTES: usize = 32 * 1024;
-/// Most DER elements a peer's certificates may have together. A certificate has about a
-/// hundred, and one or two more for each name; to read them is what costs, not their bytes.
+/// Maximum number of DER elements in all certificates of a peer. A certificate has about a hundred,
+/// and one or two more for each name. The cost of reading depends on them, not on the bytes.
 pub const MAX_CHAIN_ELEMENTS: usize = 4000;
 
 /// A path that holds.
@@ -54,11 +54,11 @@ pub(crate) struct Verified {
     pub(crate) not_after: i64,
     /// Leaf first; without the root.
     pub(crate) members: Vec<PathMember>,
-    /// What the lists say.
+    /// The result of the revocation lists.
     pub(crate) revocation: RevocationOutcome,
 }
 
-/// What a path is verified against.
+/// The roots, the purpose and the revocation lists against which a path is verified.
 #[derive(Clone, Copy)]
 pub(crate) struct PathRules<'a> {
     pub(crate) roots: &'a RootSet,
@@ -76,7 +76,7 @@ pub(crate) struct PathCertificates<'a> {
     pub(crate) presented: &'a [Candidate<'a>],
 }
 
-/// What the verification of one chain may still cost, for all bundles together.
+/// The remaining budget for the verification of one chain, shared by all bundles.
 #[derive(Debug)]
 pub(crate) struct PathBudget {
     search: Budget,
@@ -84,8 +84,7 @@ pub(crate) struct PathBudget {
 }
 
 impl PathBudget {
-    /// For a chain that a peer presents, under so many bundles: no more than twice what a
-    /// good one costs under one.
+    /// The budget for a chain that a peer presents, if it is verified under `bundles` bundles.
     pub(crate) fn presented(bundles: usize) -> Self {
         Self {
             search: Budget::PRESENTED,
@@ -93,7 +92,7 @@ impl PathBudget {
         }
     }
 
-    /// For the certificates of an operator who waits for the result.
+    /// The budget for certificates of an operator, who waits for the result.
     pub(crate) fn offline() -> Self {
         Self {
             search: Budget::OFFLINE,
@@ -101,7 +100,7 @@ impl PathBudget {
         }
     }
 
-    /// How many signatures were checked.
+    /// Returns the number of signatures that were checked.
     #[cfg(test)]
     pub(crate) fn signatures(&self) -> usize {
         self.checks.count()
@@ -152,7 +151,7 @@ pub(crate) fn verify(
     };
     match search::find(pool, search, checks, attempt) {
         Ok(Some(verified)) => Ok(verified),
-        // What was wrong with an authority on the way says more than that none was found.
+        // An error of an authority on the way explains more than the fact that no path was found.
         Ok(None) => match refusal {
             Some(refusal) => Err(refusal),
             None => webpki_check.explain(pool),
@@ -170,7 +169,7 @@ struct WebpkiCheck<'a> {
 }
 
 impl WebpkiCheck<'_> {
-    /// Returns why no path holds: what is wrong with the likeliest chain.
+    /// Returns why no path is accepted: the error of the likeliest chain.
     fn explain(&self, pool: Pool<'_>) -> Result<Verified, PathError> {
         let chain = search::likeliest_chain(pool);
         let chain: Vec<CertificateDer<'_>> = chain.iter().map(|one| one.shared()).collect();

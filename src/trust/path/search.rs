@@ -19,13 +19,13 @@ use crate::trust::certificate::candidate::{Candidate, PathFields};
 use crate::trust::certificate::purpose::PathPurpose;
 use crate::trust::certificate::signed::SignedParts;
 
-/// Most intermediates in a path, as in webpki.
+/// Maximum number of intermediates in a path, as in webpki.
 const MAX_INTERMEDIATES: usize = 6;
-/// With more certificates than this, those that can issue nothing at the moment are left
-/// out of the search. If there are few, they stay: they explain why there is no path.
+/// With more certificates than this, the search omits those that cannot issue anything at the
+/// moment. With few certificates it keeps them, because they explain why there is no path.
 const FEW: usize = 32;
 
-/// What a search may still cost, apart from signatures.
+/// The remaining budget of a search, apart from signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
     /// Certificates to be looked at, by names.
@@ -37,13 +37,13 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// For a chain that a peer presents.
+    /// The budget for a chain that a peer presents.
     pub(crate) const PRESENTED: Self = Self {
         looks: 100_000,
         steps: 512,
         attempts: 16,
     };
-    /// For the certificates of an operator who waits for the result.
+    /// The budget for certificates of an operator, who waits for the result.
     pub(crate) const OFFLINE: Self = Self {
         looks: 10_000_000,
         steps: 50_000,
@@ -59,7 +59,7 @@ impl Budget {
     self.after()
 )]
 pub(crate) enum LimitReached {
-    /// After so many signature checks.
+    /// The budget for signatures was spent after this many checks.
     Signatures(usize),
     Looks,
     Steps,
@@ -76,7 +76,7 @@ impl LimitReached {
         }
     }
 
-    /// Takes `count` of what is `left`.
+    /// Subtracts `count` from `left`, or ends the search.
     fn take<T>(self, left: &mut usize, count: usize) -> Step<T> {
         match left.checked_sub(count) {
             Some(rest) => {
@@ -90,11 +90,11 @@ impl LimitReached {
 
 /// A certificate within one search.
 struct Node<'a> {
-    /// Where it stands in the pool; the leaf has none.
+    /// Position in the pool. Not used for the leaf, which is not in the pool.
     index: usize,
     signed: SignedParts<'a>,
     fields: &'a PathFields,
-    /// Where its key stands among the keys.
+    /// Position of the key in [`Keys`].
     key: usize,
     /// Fewest intermediates above it; none if no root can be reached.
     distance: Option<usize>,
@@ -113,7 +113,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Each key once: copies of a certificate share theirs.
+/// The distinct keys: copies of a certificate share one position.
 #[derive(Default)]
 struct Keys<'a> {
     all: Vec<&'a [u8]>,
@@ -131,26 +131,26 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// A signature: the position of what is signed (none: the leaf) and of the key.
+/// A signature: the position of the signed certificate (none for the leaf) and of the key.
 type Edge = (Option<usize>, usize);
 
-/// What a path is searched among.
+/// The certificates among which a path is searched.
 #[derive(Clone, Copy)]
 pub(crate) struct Pool<'a> {
     pub(crate) roots: &'a RootSet,
     pub(crate) leaf: &'a Candidate<'a>,
-    /// Those that the operator configured come first.
+    /// The intermediates. Those that the operator configured come first.
     pub(crate) intermediates: &'a [&'a Candidate<'a>],
-    /// How many of them the operator configured.
+    /// Number of intermediates that the operator configured.
     pub(crate) configured: usize,
     pub(crate) purpose: PathPurpose,
     pub(crate) now: i64,
 }
 
-/// One search.
+/// The state of one search.
 struct Search<'a, F> {
     roots: &'a RootSet,
-    /// How many intermediates of the pool the operator configured.
+    /// Number of intermediates in the pool that the operator configured.
     configured: usize,
     leaf: Node<'a>,
     nodes: Vec<Node<'a>>,
@@ -158,7 +158,7 @@ struct Search<'a, F> {
     keys: Keys<'a>,
     root_keys: Vec<usize>,
     roots_by_subject: HashMap<&'a [u8], Vec<usize>>,
-    /// Whether the signatures that were looked at hold.
+    /// The signatures that were checked, and whether each one is valid.
     known: HashMap<Edge, bool>,
     /// How outdated the distances are: signatures found invalid since they were measured, and
     /// candidates that were tried since then.
@@ -262,8 +262,8 @@ fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
         .collect()
 }
 
-/// The likeliest chain above a leaf by names and key identifiers alone, each name once: it
-/// shows what is wrong where no path holds.
+/// Returns the likeliest chain above a leaf, chosen by names and key identifiers alone, each name
+/// once. It explains why no path was accepted.
 pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
     let mut chain: Vec<&Candidate<'_>> = Vec::new();
     let mut head = pool.leaf.fields.as_ref();
@@ -294,8 +294,8 @@ pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
 type Step<T> = ControlFlow<Result<T, LimitReached>>;
 
 impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
-    /// How far each candidate is from a root at least, by names and by the signatures
-    /// that are known not to hold.
+    /// Measures the minimum distance of each candidate from a root, by names, without signatures
+    /// that were found invalid.
     fn measure(&mut self) -> Step<T> {
         self.outdated = 0;
         for candidate in &mut self.nodes {
@@ -433,7 +433,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .flatten()
             .filter_map(|position| Some((*position, self.nodes.get(*position)?)))
             .filter(|(position, candidate)| {
-                // No loops (RFC 4158 section 5.2).
+                // Prevents loops (RFC 4158 section 5.2).
                 let again = |on: &usize| {
                     self.nodes.get(*on).is_some_and(|on| {
                         on.key == candidate.key && on.fields.subject == candidate.fields.subject
@@ -456,7 +456,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .partition(is_likely)
     }
 
-    /// Whether a candidate is known not to have signed `below`, or the leaf.
+    /// Whether a candidate is known not to have signed `below`, or the leaf if `below` is None.
     fn is_refused(&self, below: Option<&usize>, position: usize) -> bool {
         self.nodes.get(position).is_none_or(|candidate| {
             let edge = (below.copied(), candidate.key);
@@ -464,7 +464,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
         })
     }
 
-    /// Whether a signature of the path is known not to hold.
+    /// Whether a signature of the path is known to be invalid.
     fn is_broken(&self, path: &[usize]) -> bool {
         let below = std::iter::once(None).chain(path.iter().map(Some));
         let mut edges = below.zip(path);

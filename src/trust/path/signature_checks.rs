@@ -13,12 +13,12 @@ use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificat
 
 use crate::crypto;
 
-/// How many signatures may be checked.
+/// Limits for the verification of signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SignatureBudget {
     /// Signatures.
     pub(crate) checks: usize,
-    /// Of which so many may turn out not to hold.
+    /// Maximum number of checks that may fail.
     pub(crate) failures: usize,
     /// Number of signed bytes that may be hashed.
     pub(crate) bytes: usize,
@@ -49,7 +49,7 @@ impl SignatureBudget {
         }
     }
 
-    /// For the certificates of an operator who waits for the result.
+    /// The budget for certificates of an operator, who waits for the result.
     pub(crate) const OFFLINE: Self = Self {
         checks: 4096,
         failures: 4096,
@@ -57,7 +57,7 @@ impl SignatureBudget {
     };
 }
 
-/// What was checked, and what may be.
+/// The results of signature checks, and the remaining budget.
 #[derive(Debug)]
 pub(crate) struct SignatureChecks(Mutex<State>);
 
@@ -68,7 +68,7 @@ struct State {
     spent: bool,
 }
 
-/// One signature, named by everything that its validity depends on.
+/// One signature, identified by everything that its validity depends on.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Check {
     /// Position of the algorithm.
@@ -106,7 +106,7 @@ impl SignatureChecks {
         self.state().spent
     }
 
-    /// How many signatures were checked.
+    /// Returns the number of signatures that were checked.
     pub(crate) fn count(&self) -> usize {
         self.state().known.len()
     }
@@ -117,7 +117,7 @@ impl SignatureChecks {
 }
 
 impl State {
-    /// Takes one check of so many bytes out of the budget.
+    /// Takes one check of `bytes` bytes from the budget.
     fn take(&mut self, bytes: usize) -> Option<()> {
         if self.left.failures == 0 {
             return None;

@@ -23,23 +23,22 @@ use crate::trust::certificate::signed::SignedParts;
 
 /// Bytes of an entry with a serial number of one byte and a date.
 const SMALLEST_ENTRY: usize = 20;
-/// Most keys remembered as not having signed one list.
+/// Maximum number of keys that are remembered as not having signed one list.
 const MAX_REFUSED_KEYS: usize = 64;
 
-/// Which certificates a list speaks of (issuingDistributionPoint, RFC 5280
-/// section 5.2.5).
+/// The certificates that a list covers (issuingDistributionPoint, RFC 5280 section 5.2.5).
 #[derive(Debug, PartialEq, Eq)]
 struct Scope {
     /// The extension's value; two lists of one scope supersede each other.
     raw: Box<[u8]>,
     user_only: bool,
     authorities_only: bool,
-    /// Its distribution point's names; `None` without one: then it speaks of all.
+    /// Names of the distribution point. None if the list has none: it then covers all certificates.
     points: Option<Box<[PointName]>>,
 }
 
 impl Scope {
-    /// Whether it speaks of certificates of this kind.
+    /// Whether the list covers certificates of this kind.
     const fn is_of(&self, member: &PathMember) -> bool {
         match member.is_authority {
             true => !self.user_only,
@@ -48,7 +47,7 @@ impl Scope {
     }
 }
 
-/// What is needed to verify a list's signature, kept until that is done.
+/// The parts that are needed to verify a list's signature, kept until that is done.
 #[derive(Debug)]
 struct Signed {
     message: Box<[u8]>,
@@ -97,8 +96,8 @@ impl RevocationList {
         let entries = BorrowedCertRevocationList::from_der(der).map_err(unusable)?;
         let header =
             Header::read(der).ok_or_else(|| UnusableCrl::damaged("its encoding is malformed"))?;
-        // Room for all of them at once: growing copies, and takes fresh memory. What
-        // claims more entries than would fit has none that can be read.
+        // Allocates space for all entries at once, because growing would copy them into new memory.
+        // A list that claims more entries than its bytes can contain has no readable entries.
         let most = header.revoked.len() / SMALLEST_ENTRY;
         let mut serials = SerialSet::with_room(header.entries().min(most));
         for entry in &entries {
@@ -132,8 +131,8 @@ impl RevocationList {
         })
     }
 
-    /// Whether `key` (with its SHA-256) signed this list. Verifies the signature
-    /// at most once per key.
+    /// Whether `key` (with its SHA-256) signed this list. Verifies the signature at most once for
+    /// each key.
     pub(super) fn is_signed_by(&self, key: &[u8], hash: &[u8; 32]) -> bool {
         if let Some(signer) = self.signer.get() {
             return signer.hash == *hash;
@@ -238,14 +237,14 @@ pub fn next_update(der: &[u8]) -> Option<i64> {
     Header::read(der).map(|header| header.next_update.timestamp())
 }
 
-/// What a revocation list says about itself. Proves nothing.
+/// The header facts of a revocation list, which are not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrlOutline {
-    /// Its issuer (RFC 4514).
+    /// The issuer's name (RFC 4514).
     pub issuer: String,
     /// When it is to be replaced, in seconds since the Unix epoch.
     pub next_update: i64,
-    /// How many certificates it revokes.
+    /// Number of certificates that the list revokes.
     pub entries: usize,
 }
 
@@ -302,7 +301,7 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// How many entries there are, by their outermost lengths.
+    /// Counts the entries by their outermost lengths.
     fn entries(&self) -> usize {
         let mut rest = self.revoked;
         let mut count = 0;

@@ -40,8 +40,8 @@ pub use posture::{RevocationDepth, RevocationPosture};
 pub use status::{CrlStatus, Freshness};
 pub use unusable::UnusableCrl;
 
-/// How long after its nextUpdate a list without successor is kept, in seconds, if its
-/// callers are refused without it anyway.
+/// How many seconds after its nextUpdate a list without successor is kept, if its callers would be
+/// refused without it anyway.
 const FORGET_AFTER: i64 = 30 * 86_400;
 
 /// An authority that is configured, so that its lists can be verified at load.
@@ -53,7 +53,7 @@ pub(crate) struct KnownIssuer<'a> {
     pub(crate) key: &'a [u8],
 }
 
-/// What the lists say about a path that is not refused.
+/// The revocation result of a path that is not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RevocationOutcome {
     pub(crate) check: RevocationCheck,
@@ -63,7 +63,7 @@ pub(crate) struct RevocationOutcome {
     pub(crate) good_until: i64,
 }
 
-/// What the lists say about one certificate.
+/// The revocation status of one certificate.
 enum Status {
     Good { this_update: i64, until: i64 },
     Revoked,
@@ -99,10 +99,10 @@ impl RevocationIndex {
         }
     }
 
-    /// Takes lists in. `previous` is the index that these lists replace: what it
-    /// has read and verified is not read again, and a list older than its
-    /// predecessor is left out in favour of that, with an alarm. A predecessor also
-    /// stays if its successor is signed by no known issuer, or not valid at `now`.
+    /// Loads the lists. They replace the index `previous`, whose lists are not read or verified
+    /// again. A list that is older than its predecessor is omitted with an alarm, and the
+    /// predecessor is kept. A predecessor also stays if its successor is signed by no known issuer,
+    /// or not valid at `now`. Returns the position of each refused list, and why it is refused.
     ///
     /// Returns the position of each list that is refused, and why.
     pub(crate) fn load<'d>(
@@ -143,11 +143,10 @@ impl RevocationIndex {
         refused
     }
 
-    /// Whether a document with these lists could take the place of one with those
-    /// of `kept`: each can be read, is signed by its issuer if that is known, and is
-    /// not older than another of its kind; and every list of `kept` has a successor,
-    /// by the same key if that is known. A list without successor would revoke no
-    /// certificate any longer.
+    /// Checks whether a document with these lists may replace one with the lists of `kept`. Each
+    /// list must be readable, signed by its issuer if that is known, and not older than another of
+    /// its kind. Every list of `kept` must have a successor, by the same key if that is known:
+    /// without one, its certificates would no longer be revoked.
     ///
     /// # Errors
     /// Why not.
@@ -182,7 +181,7 @@ impl RevocationIndex {
             successors.push(list);
         }
         for der in kept {
-            // What cannot be read is not in use either.
+            // A list that cannot be read is not in use either.
             let Ok(old) = self.candidate(der, &issuers) else {
                 continue;
             };
@@ -243,7 +242,7 @@ impl RevocationIndex {
             .filter(|(_, issuer)| *issuer.name == *list.issuer)
             .peekable();
         if own.peek().is_some() && !own.any(|(hash, issuer)| list.is_signed_by(issuer.key, hash)) {
-            // It may belong to another key of that name, which a path may bring.
+            // The list may be signed by another key of that name, which a later path may supply.
             self.alarms.push(format!(
                 "revocation list {} of {} is signed by none of the keys known of it",
                 hex(&list.number),
@@ -281,7 +280,7 @@ impl RevocationIndex {
     /// cannot be used (yet), both are there.
     fn keep_newer(&mut self, previous: &Self, now: i64) {
         let mut unproven: Vec<&RevocationList> = Vec::new();
-        // What was carried over before stands last.
+        // Lists that were carried over before are last.
         for old in previous.by_issuer.values().flat_map(|own| own.iter().rev()) {
             // Removed on purpose, if nothing is left of this issuer.
             let Some(lists) = self.by_issuer.get_mut(&old.issuer) else {
@@ -335,7 +334,7 @@ impl RevocationIndex {
     /// From now on the status of every certificate is unknown.
     pub(crate) fn suspend(&mut self, since: i64) {
         self.suspended = Some(since);
-        // What was looked up in the lists before does not hold any more.
+        // Makes the digest different, so that earlier results from these lists are void.
         self.digest = crypto::sha256(&[&self.digest[..], b"suspended"].concat());
     }
 
@@ -515,7 +514,7 @@ impl RevocationIndex {
         let mut best: Option<&RevocationList> = None;
         let mut unusable: Option<&RevocationList> = None;
         for list in newest {
-            // What a verified list says is revoked stays so when it is stale.
+            // A certificate that a verified list revokes stays revoked when the list is stale.
             if list.revokes(&member.serial) {
                 return Status::Revoked;
             }
@@ -553,8 +552,8 @@ impl RevocationIndex {
 }
 
 impl RevocationList {
-    /// Whether it has the issuer and scope of `old`, and the same key if that of `old`
-    /// is known.
+    /// Whether this list has the issuer and scope of `old`, and the same key if that of `old` is
+    /// known.
     fn succeeds(&self, old: &Self) -> bool {
         match old.signer() {
             Some(_) => same_series(self, old),
@@ -571,7 +570,7 @@ impl RevocationList {
     }
 }
 
-/// Whether two lists are of one issuer, key and scope; only known keys count.
+/// Whether two lists have the same issuer, key and scope. Only known keys are compared.
 fn same_series(one: &RevocationList, other: &RevocationList) -> bool {
     one.issuer == other.issuer
         && one.signer().is_some()

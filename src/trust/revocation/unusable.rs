@@ -40,13 +40,13 @@ pub enum UnusableCrl {
     /// Version 1 has no extensions.
     #[error("it is a list of version 1")]
     Version,
-    /// Nothing says when it grows old.
+    /// The list does not say when it expires.
     #[error("it does not say when it will be replaced (nextUpdate)")]
     NoNextUpdate,
-    /// It was old from the start.
+    /// The list expires before it begins.
     #[error("its nextUpdate is not after its thisUpdate")]
     Times,
-    /// Without a number a roll-back could not be told from an update.
+    /// The list has no number, so that a roll-back could not be distinguished from an update.
     #[error("it has no number (cRLNumber)")]
     NoNumber,
     /// RFC 5280 section 5.2.3: one number of at most 20 bytes, not critical.
@@ -55,13 +55,13 @@ pub enum UnusableCrl {
     /// Something follows the list.
     #[error("{0} bytes follow it")]
     BytesFollow(usize),
-    /// It is cut off, or not a list at all.
+    /// The list is truncated, or the data is not a list.
     #[error("it is damaged, or no revocation list: {0}")]
     Damaged(String),
 }
 
 impl UnusableCrl {
-    /// What to do about it.
+    /// Returns what an operator can do about it.
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
         match self {
@@ -184,7 +184,7 @@ fn kind_of(point: &IssuingDistributionPoint<'_>) -> Option<UnusableCrl> {
     }
 }
 
-/// What is wrong with an entry: serial number, date, and perhaps extensions.
+/// Returns the problem of an entry with serial number, date, and perhaps extensions.
 fn entry_problem(entry: &Any<'_>) -> Option<UnusableCrl> {
     let extensions = elements(entry.data).nth(2)?;
     read_extensions(extensions.data).find_map(|extension| {
@@ -192,7 +192,7 @@ fn entry_problem(entry: &Any<'_>) -> Option<UnusableCrl> {
         match oid.as_str() {
             "2.5.29.29" => Some(UnusableCrl::Indirect),
             "2.5.29.21" => match Any::from_der(extension.value) {
-                // 7 is not used; removeFromCRL, 8, stands in delta lists.
+                // Reason code 7 is not used. removeFromCRL, 8, occurs only in delta lists.
                 Ok((
                     _,
                     Any {
