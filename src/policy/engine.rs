@@ -26,9 +26,9 @@ impl Permit {
 pub struct Denial {
     /// The reason code.
     pub reason: ReasonCode,
-    /// What exactly, safe for the caller.
+    /// The details, safe for the caller.
     pub detail: String,
-    /// What the operator knows about it: written down, never said to the caller.
+    /// The note of the operator. It is logged, but never sent to the caller.
     pub note: Option<Box<str>>,
     /// The limit that was reached, for `caller-limit`.
     pub limit: Option<CallerLimit>,
@@ -53,7 +53,7 @@ impl Denial {
         }
     }
 
-    /// What is written down: the detail, and the operator's note.
+    /// Returns the text for the audit log: the detail, and the operator's note.
     #[must_use]
     pub fn recorded(&self) -> Cow<'_, str> {
         match &self.note {

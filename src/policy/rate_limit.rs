@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Slots of one bucket.
 const SLOTS: usize = 8;
 
-/// So many requests in so much time, with so many at once.
+/// A rate limit: a number of requests in a window of time, and the size of a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RateLimit {
     requests: u32,
@@ -29,7 +29,7 @@ pub struct RateLimit {
 /// A limit that limits nothing, or everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLimit {
-    /// No request would ever be allowed.
+    /// The limit would never allow a request.
     #[error("requests and burst must be at least 1")]
     Zero,
     /// The window is empty, or longer than anyone waits.
@@ -41,7 +41,7 @@ pub enum BadLimit {
 }
 
 impl RateLimit {
-    /// How often an address may fail to authenticate, where nothing else is said.
+    /// The default limit for failed authentications from one address.
     pub const FAILED_AUTHENTICATION: Self = Self {
         requests: 60,
         window: Duration::from_secs(60),
@@ -81,17 +81,16 @@ impl RateLimit {
     }
 }
 
-/// What a limit says about one request.
+/// The result of a limit for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether the request is within the limit. (And 89: "How many more requests would be allowed
-    /// now.")
+    /// Whether the request is within the limit.
     pub allowed: bool,
-    /// How many more would conform right now.
+    /// How many more requests would be allowed now.
     pub remaining: u32,
     /// When the full burst is available again.
     pub reset: Duration,
-    /// How long to wait before the next one; zero when allowed.
+    /// How long to wait before the next request. Zero if the request is allowed.
     pub retry_after: Duration,
 }
 
@@ -150,14 +149,14 @@ impl RateTable {
         }
     }
 
-    /// How many slots a table for so many keys has.
+    /// Returns the number of slots of a table for `keys` keys.
     #[must_use]
     pub fn capacity_for(keys: usize) -> usize {
         let buckets = (keys.saturating_mul(2) / SLOTS).max(1).next_power_of_two();
         buckets.saturating_mul(SLOTS)
     }
 
-    /// How many slots it has.
+    /// Returns the number of slots.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.buckets.len().saturating_mul(SLOTS)
@@ -176,8 +175,8 @@ impl RateTable {
         self.decide(key, limit, self.now(), true)
     }
 
-    /// What [`Self::take`] would say, without counting anything: for asking
-    /// before the work is done and counting, say, failures only.
+    /// Returns the result of [`Self::take`] without counting the request. Serves to check before
+    /// the work is done, if, for example, only failures are counted.
     pub fn peek(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
         self.decide(key, limit, self.now(), false)
     }
@@ -227,7 +226,7 @@ pub const fn conforms(arrival: u64, now: u64, interval: u64, tolerance: u64) -> 
     (next.saturating_sub(now) <= tolerance, next)
 }
 
-/// What to say about a key whose arrival time is `arrival` now.
+/// Returns the result for a key whose arrival time is `arrival`.
 pub(super) fn verdict(arrival: u64, now: u64, limit: &RateLimit, allowed: bool) -> Verdict {
     let (ahead, interval, tolerance) = (
         arrival.saturating_sub(now),

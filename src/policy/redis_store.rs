@@ -21,8 +21,8 @@ use super::throttle::{Asked, SharedStore, StoreFailed};
 use crate::crypto;
 use crate::secret::Secret;
 
-/// Times in microseconds, which Lua's numbers hold exactly until the year 2255.
-/// A third argument stands in for the clock, in tests.
+/// Counts times in microseconds, which Lua's numbers hold exactly until the year 2255. In tests, a
+/// third argument replaces the clock.
 const SCRIPT: &str = r"
 local interval, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = tonumber(ARGV[3] or false)
@@ -41,7 +41,7 @@ return {1, next, now}
 /// How long a store is not asked again after it failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What `[rate_limits.redis]` says.
+/// The settings of `[rate_limits.redis]`.
 #[derive(Debug)]
 pub struct RedisSettings {
     /// `redis://`, `rediss://` or `redis+unix://`, without user and password.
@@ -50,11 +50,11 @@ pub struct RedisSettings {
     pub username: Option<String>,
     /// The password, if there is one.
     pub password: Option<Secret>,
-    /// PEM: the authorities that may vouch for the store.
+    /// PEM: the authorities that may certify the store.
     pub roots: Option<Vec<u8>>,
-    /// How long a count may take.
+    /// Timeout of one count.
     pub timeout: Duration,
-    /// What the names of keys begin with.
+    /// Prefix of the names of keys.
     pub prefix: String,
 }
 
@@ -169,7 +169,7 @@ impl Inner {
         self.note(counted.as_ref().err());
         let (allowed, arrival, now) = counted?;
         let nanoseconds = |microseconds: u64| microseconds.saturating_mul(1000);
-        // Both are long after 1970: what counts is how far they are apart.
+        // Both times are long after 1970: only their difference matters.
         let ahead = nanoseconds(arrival.saturating_sub(now));
         Ok(verdict(ahead, 0, limit, allowed))
     }

@@ -4,17 +4,17 @@ use std::fmt;
 
 use crate::identity::{CallerName, IdentityPattern, Method, MethodSet};
 
-/// How callers of a route authenticate.
+/// The credentials that a route accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
-    /// By a client certificate and nothing else: what nearly every route demands.
+    /// A client certificate and nothing else. Nearly all routes require this.
     Certificate,
-    /// By all of these.
+    /// All of these methods are required.
     All(MethodSet),
-    /// By at least one of these. A credential that is presented and not good
-    /// refuses, whatever else is good.
+    /// At least one of these methods is required. A credential that is presented but invalid
+    /// refuses the request, even if another one is valid.
     Any(MethodSet),
-    /// Not at all: said explicitly, and no assertion is sent.
+    /// No authentication: must be configured explicitly. No assertion is sent.
     None,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Authentication {
 /// The demands of one route.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// How callers authenticate.
+    /// The credentials that the route accepts.
     pub authentication: Authentication,
     /// Callers that are allowed.
     pub callers: Vec<IdentityPattern>,
@@ -66,7 +66,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether an authenticated caller is allowed.
+    /// Whether the rule allows an authenticated caller.
     #[must_use]
     pub fn allows(&self, caller: &CallerName) -> bool {
         let any = |patterns: &[IdentityPattern]| patterns.iter().any(|p| p.matches(caller));

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::identity::ShareKey;
 
-/// A caller that is alone leaves one part in so many free: the next caller needs it.
+/// A caller that is alone leaves one part in this many free for the next caller.
 const RESERVED_PART: u64 = 8;
 
 /// How often a waiting request checks whether its caller's share has grown.
@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Locks that the counts are spread over.
 const SHARDS: usize = 16;
 
-/// How much of a bound one caller may hold when several callers need it.
+/// The part of a bound that one caller may hold if several callers need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// A percentage, from 1 to 100.
@@ -102,7 +102,7 @@ pub enum CallerLimit {
 }
 
 impl CallerLimit {
-    /// Its key in the configuration.
+    /// Returns the key of the limit in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -116,12 +116,12 @@ impl CallerLimit {
     }
 }
 
-/// How many places there are, and how they are shared.
+/// The number of places, and how callers share them.
 #[derive(Debug, Clone, Copy)]
 pub struct PlaceLimits {
-    /// Most places of all callers together.
+    /// Maximum number of places of all callers together.
     pub max: usize,
-    /// The number that shares are parts of; less than `max` if what the places stand for
+    /// The number from which shares are computed. Less than `max` if the resource behind the places
     /// is scarcer than the places.
     pub shared: usize,
     /// The part of `shared` that one caller may hold.
@@ -133,7 +133,7 @@ pub struct PlaceLimits {
 pub enum NoPlace {
     /// The caller holds as much as it may.
     Caller,
-    /// All places are taken, and not by this caller.
+    /// All places are taken by other callers.
     Full,
 }
 
@@ -144,20 +144,20 @@ pub struct Places {
     shards: [Mutex<HashMap<ShareKey, Held>>; SHARDS],
 }
 
-/// What one caller holds.
+/// The places that one caller holds.
 #[derive(Default)]
 struct Held {
     count: usize,
-    /// Its requests that wait for one of its own places.
+    /// Requests of the caller that wait for one of its places.
     waiting: VecDeque<(PlaceLimits, oneshot::Sender<Place>)>,
 }
 
-/// One place, until it is dropped.
+/// One place. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
     key: ShareKey,
-    /// Whether the place is still counted; false once it was handed over.
+    /// Whether the place is still counted. False after it was handed over.
     is_counted: bool,
 }
 
@@ -185,8 +185,7 @@ impl Places {
         Ok(self.place(key))
     }
 
-    /// Takes a place. If the caller holds as much as it may, waits until one of its own places is
-    /// free.
+    /// Takes a place. If the caller holds its maximum, waits until one of its own places is free.
     ///
     /// # Errors
     /// Why there is no place: at once if all places are taken or `max_waiting` requests of the
@@ -219,7 +218,7 @@ impl Places {
         let mut receiver = receiver;
         let deadline = Instant::now() + timeout;
         loop {
-            // Other callers' places that are free again make its share larger.
+            // If other callers free places, this caller's share grows without a notification.
             let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
             match tokio::time::timeout(pause, &mut receiver).await {
                 Ok(Ok(place)) => return Ok(place),
@@ -239,7 +238,7 @@ impl Places {
         }
     }
 
-    /// How many places are taken.
+    /// Returns the number of places that are taken.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.total.load(Ordering::Relaxed)
@@ -321,7 +320,7 @@ impl Places {
 }
 
 fn is_allowed(limits: PlaceLimits, own: usize, others: usize) -> bool {
-    // With so few places none is kept free: a caller that is alone may use all of them.
+    // If there are so few places, none is kept free: a caller that is alone may use all of them.
     let is_alone_on_few = others == 0 && limits.shared < 8;
     let shared = to_u64(limits.shared);
     is_alone_on_few || limits.share.allows(shared, to_u64(own), to_u64(others))

@@ -17,18 +17,18 @@ use crate::identity::share_key::address_network;
 use crate::identity::{CallerName, Principal};
 use crate::reason::ReasonCode;
 
-/// Whose requests are counted together.
+/// The attribute by which requests are grouped for counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Per {
-    /// Those of one caller.
+    /// Requests of one caller.
     Caller,
-    /// Those on behalf of one subject of one token issuer.
+    /// Requests on behalf of one subject of one token issuer.
     Subject,
-    /// Those with one API key.
+    /// Requests with one API key.
     ApiKey,
-    /// All of the route.
+    /// All requests of the route.
     Route,
-    /// Those from one address (IPv4), or one network of 64 bits (IPv6).
+    /// Requests from one address (IPv4), or one network of 64 bits (IPv6).
     Address,
 }
 
@@ -49,9 +49,9 @@ impl Per {
 /// One limit of one route.
 #[derive(Debug, Clone)]
 pub struct RouteLimit {
-    /// Whose requests are counted together.
+    /// The attribute by which requests are grouped.
     pub per: Per,
-    /// How many requests are allowed.
+    /// The number of requests that are allowed.
     pub limit: RateLimit,
     /// Tells it from every other limit, also in other gateways and after a reload.
     id: [u8; 32],
@@ -66,7 +66,7 @@ impl RouteLimit {
     }
 }
 
-/// By what requests are counted.
+/// The value by which requests are grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted<'a> {
     /// A caller.
@@ -75,7 +75,7 @@ pub enum Counted<'a> {
     Subject(&'a str, &'a str),
     /// An API key's identifier.
     ApiKey(&'a str),
-    /// All callers together.
+    /// One group for all callers.
     Everybody,
     /// An address or network.
     Address(IpAddr),
@@ -104,7 +104,7 @@ impl<'a> Counted<'a> {
         }
     }
 
-    /// One text for each, different from all others.
+    /// Returns a text that is unique for each group.
     fn text(&self) -> String {
         match self {
             Self::Caller(name) => format!("caller {name}"),
@@ -116,7 +116,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// What to do when the shared store does not respond.
+/// The action if the shared store does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnStoreFailure {
     /// Count in this process.
@@ -132,7 +132,7 @@ pub enum OnStoreFailure {
 #[error("the store of rate limits does not answer: {0}")]
 pub struct StoreFailed(pub String);
 
-/// What comes of asking a store.
+/// The future result of a query to a store.
 pub type Asked<'a> = Pin<Box<dyn Future<Output = Result<Verdict, StoreFailed>> + Send + 'a>>;
 
 /// Counts for several gateways together.
@@ -263,7 +263,7 @@ impl Limiter {
 }
 
 impl Default for Limiter {
-    /// For places where nothing is counted.
+    /// Creates a limiter that counts nothing.
     fn default() -> Self {
         Self::new(
             Arc::new(RateTable::new(1)),
