@@ -27,7 +27,7 @@ use crate::secret::Secret;
 /// The header field that carries a key, unless the configuration says otherwise.
 pub const DEFAULT_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// How every key begins: secret scanners can look for it.
+/// The prefix of every key. Secret scanners can search for it.
 const PREFIX: &str = "ck_";
 /// Bytes of the public identifier.
 const ID_BYTES: usize = 8;
@@ -37,7 +37,7 @@ const KEY_LENGTH: usize = PREFIX.len() + 2 * ID_BYTES + 1 + 43;
 /// The shortest HMAC key that is accepted, in bytes (RFC 2104 section 3).
 pub const MIN_HMAC_KEY: usize = 32;
 
-/// What is stored of a key: base64url HMAC-SHA-256, 43 characters.
+/// The stored form of a key: base64url HMAC-SHA-256, 43 characters.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyDigest([u8; 32]);
 
@@ -70,11 +70,11 @@ impl fmt::Debug for KeyDigest {
 /// A key that was just made. It exists in this value alone.
 #[derive(Debug)]
 pub struct NewKey {
-    /// Its public identifier.
+    /// The public identifier of the key.
     pub id: String,
     /// The key itself, to be shown once.
     pub key: Secret,
-    /// What to store.
+    /// The digest to store in the configuration.
     pub digest: KeyDigest,
 }
 
@@ -98,18 +98,18 @@ pub fn generate(hmac_key: &[u8]) -> Result<NewKey, crypto::NoRandomness> {
     })
 }
 
-/// One `[[api_key]]`.
+/// One `[[api_key]]` of the configuration.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
     /// The caller is `api-key:NAME`.
     pub name: String,
-    /// Its public identifier.
+    /// The public identifier of the key.
     pub id: String,
-    /// What is stored of it.
+    /// The stored digest of the key.
     pub digest: KeyDigest,
-    /// From this second on it is refused.
+    /// The key is refused from this second on.
     pub expires: Option<u64>,
-    /// Routes it is good for; empty for all that accept API keys.
+    /// Routes that accept the key. Empty for all routes that accept API keys.
     pub routes: Vec<String>,
     /// Networks it is good from; empty for all.
     pub networks: Vec<IpNet>,
@@ -118,7 +118,7 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
-    /// Whether this could be the public identifier of a key.
+    /// Whether `text` has the form of a public identifier of a key.
     #[must_use]
     pub fn is_id(text: &str) -> bool {
         text.len() == 2 * ID_BYTES && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -170,7 +170,7 @@ impl ApiKeys {
         })
     }
 
-    /// No keys at all.
+    /// Creates an empty set of keys.
     #[must_use]
     pub fn none(header: HeaderName) -> Self {
         Self {
@@ -180,7 +180,7 @@ impl ApiKeys {
         }
     }
 
-    /// Their names.
+    /// Iterates over the names of the keys.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.keys.values().map(|key| key.name.as_str())
     }
@@ -241,7 +241,7 @@ impl ApiKeys {
     }
 }
 
-/// Names only: neither keys nor what they are hashed with.
+/// Prints only names: neither the keys nor the secret with which they are hashed.
 impl fmt::Debug for ApiKeys {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -270,11 +270,11 @@ pub fn presented(field: &Field) -> Result<Option<&str>, Denial> {
 /// Authenticates one route's requests by API keys.
 #[derive(Debug)]
 pub struct ApiKeyAuthenticator {
-    /// All keys.
+    /// All configured keys.
     pub keys: Arc<ApiKeys>,
     /// The route's name.
     pub route: String,
-    /// What the route makes of the connection's certificate.
+    /// How the route treats the certificate of the connection.
     pub beside: Beside,
 }
 
@@ -342,8 +342,8 @@ impl Authenticator for ApiKeyAuthenticator {
         [0; 32]
     }
 
-    /// There is no registered scheme for API keys; the field's name is what a
-    /// caller needs to know.
+    /// No authentication scheme is registered for API keys. The caller needs only the name of the
+    /// header field.
     fn challenge(&self, _: ReasonCode, _: &Resource<'_>) -> Option<String> {
         Some(format!("ApiKey header=\"{}\"", self.keys.header))
     }

@@ -16,7 +16,7 @@ use crate::reason::ReasonCode;
 #[derive(Debug)]
 pub struct Authenticators {
     authentication: Authentication,
-    /// In the order in which they are asked: the cheapest first.
+    /// The authenticators in the order in which they are asked: the cheapest first.
     each: Vec<Box<dyn Authenticator>>,
     /// A hash of all that outcomes depend on beside the credentials.
     rules: [u8; 32],
@@ -33,7 +33,7 @@ pub struct AuthnDenial {
 }
 
 impl Authenticators {
-    /// Those of a route that demands `authentication`.
+    /// Creates the authenticators of a route that requires `authentication`.
     #[must_use]
     pub fn new(authentication: Authentication, mut each: Vec<Box<dyn Authenticator>>) -> Self {
         each.sort_by_key(|authenticator| authenticator.method());
@@ -48,7 +48,7 @@ impl Authenticators {
         }
     }
 
-    /// None: for routes that need none beside the connection's certificate.
+    /// Creates an empty list, for routes that need only the certificate of the connection.
     #[must_use]
     pub const fn none() -> Self {
         Self {
@@ -58,7 +58,7 @@ impl Authenticators {
         }
     }
 
-    /// Whether requests may have to wait for an outcome.
+    /// Whether the list is empty, so that requests never wait for an outcome.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.each.is_empty()
@@ -132,7 +132,7 @@ impl Authenticators {
     }
 }
 
-/// What has been found so far.
+/// The results so far.
 struct Gathered {
     authentication: Authentication,
     principal: Option<Principal>,

@@ -10,8 +10,8 @@ use crate::crypto;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Whether an issuer's tokens have to be bound to the caller's certificate.
-/// A token that *is* bound needs its certificate under every one of these.
+/// Whether an issuer's tokens must be bound to the caller's certificate. A token that *is* bound
+/// requires its certificate under each of these values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CertificateBinding {
     /// Unbound tokens are refused.

@@ -18,10 +18,10 @@ use crate::reason::ReasonCode;
 /// Seconds by which an issuer's clock may differ by default.
 pub const DEFAULT_SKEW: u64 = 30;
 
-/// What every token of one issuer has to say.
+/// The claims that each token of one issuer must have.
 #[derive(Debug, Clone)]
 pub struct ClaimRules {
-    /// Its `iss`, compared byte by byte.
+    /// The required `iss`, compared byte by byte.
     pub issuer: String,
     /// Audiences that tokens may be for; a token for none of them is refused.
     pub audiences: Vec<String>,
@@ -33,7 +33,7 @@ pub struct ClaimRules {
     pub keep: Vec<String>,
 }
 
-/// What one route demands of a token, beyond its issuer's rules.
+/// The demands of one route on a token, in addition to its issuer's rules.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Demands {
     /// An audience that the token must name.
@@ -44,12 +44,12 @@ pub struct Demands {
     pub claims: Vec<(String, Vec<Value>)>,
 }
 
-/// Where claims come from.
+/// The source of claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// From a verified JWT of this type.
+    /// A verified JWT of this type.
     Jwt(TokenType),
-    /// From the issuer's introspection endpoint.
+    /// The issuer's introspection endpoint.
     Introspection,
 }
 
@@ -189,8 +189,8 @@ impl ClaimRules {
     }
 }
 
-/// An identity or logout token must not pass for an access token where the
-/// header does not tell them apart (RFC 8725 section 3.12).
+/// Refuses identity and logout tokens. They must not be accepted as access tokens if the header
+/// does not distinguish them (RFC 8725 section 3.12).
 fn refuse_identity_token(members: &Map<String, Value>, origin: Origin) -> Result<(), Denial> {
     let ambiguous = matches!(origin, Origin::Jwt(TokenType::Jwt | TokenType::Untyped));
     let telltale = ["at_hash", "c_hash", "s_hash", "events"]

@@ -20,19 +20,19 @@ use crate::identity::{ShareKey, TokenClaims};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// How often a route has the issuer asked about one token.
+/// How often a route asks the issuer about one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Introspection {
     /// Never, unless there is no other way to check the issuer's tokens; then
     /// as often as the cache forgets.
     AsNeeded,
-    /// At every request.
+    /// The issuer is asked at each request.
     Always,
     /// Once in this many seconds.
     OncePer(u64),
 }
 
-/// What a route demands of tokens, ready for look-ups.
+/// The demands of a route on tokens, ready for look-ups.
 #[derive(Debug, Clone)]
 pub struct RouteDemands {
     demands: Demands,
@@ -67,7 +67,7 @@ impl RouteDemands {
     }
 }
 
-/// With what a token is presented.
+/// The caller and connection with which a token is presented.
 #[derive(Debug, Clone, Copy)]
 pub struct Presenter<'a> {
     /// The caller that questions to the issuer are counted for.
@@ -78,23 +78,23 @@ pub struct Presenter<'a> {
     pub now: u64,
 }
 
-/// How an issuer's tokens are checked.
+/// How the tokens of an issuer are checked.
 #[derive(Debug)]
 pub enum TokenCheck {
-    /// They are JWTs; routes may have them introspected as well.
+    /// The tokens are JWTs. Routes may introspect them in addition.
     Jwt {
         /// The issuer's keys.
         keys: IssuerKeys,
-        /// What is accepted.
+        /// The rules for accepted tokens.
         rules: TokenRules,
         /// Asks the introspection endpoint, if there is one.
         introspector: Option<Introspector>,
     },
-    /// Only the issuer can tell.
+    /// Only the issuer can check the tokens.
     Introspection {
         /// The endpoint.
         introspector: Introspector,
-        /// What is accepted.
+        /// The rules for accepted claims.
         rules: ClaimRules,
     },
 }
@@ -108,13 +108,13 @@ pub struct TokenIssuer {
     required_at_start: bool,
 }
 
-/// What an issuer was made from, hashed, so that its successor after a reload can
-/// be compared with it.
+/// Hashes of the configuration of an issuer, by which the issuer after a reload is compared with
+/// it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Provenance {
-    /// All that judgements depend on, but for fetched keys.
+    /// Hash of everything that judgements depend on, except fetched keys.
     pub rules: [u8; 32],
-    /// Where keys come from, and how they are fetched.
+    /// Hash of the source of keys, and of how they are fetched.
     pub keys: [u8; 32],
 }
 
@@ -149,15 +149,15 @@ impl TokenIssuer {
         }
     }
 
-    /// The same issuer, which remembers what it was made from.
+    /// Stores the hashes of the configuration from which the issuer was built.
     #[must_use]
     pub const fn made_from(mut self, provenance: Provenance) -> Self {
         self.provenance = provenance;
         self
     }
 
-    /// The keys of this issuer for a successor that fetches them in the very same
-    /// way: what is known stays known.
+    /// Returns the keys of this issuer for a successor that fetches them in exactly the same way,
+    /// so that fetched keys are kept.
     #[must_use]
     pub fn keys_for(&self, provenance: &Provenance) -> Option<IssuerKeys> {
         let same = self.provenance.keys == provenance.keys;
@@ -187,7 +187,7 @@ impl TokenIssuer {
         }
     }
 
-    /// What an operator should know about it.
+    /// Returns a problem of the issuer that an operator should know about.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let why = self.keys()?.problem()?;
@@ -197,13 +197,13 @@ impl TokenIssuer {
         ))
     }
 
-    /// Its name in the configuration.
+    /// Returns the name of the issuer in the configuration.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its `iss`, for challenges and metadata.
+    /// Returns the `iss` of the issuer, for challenges and metadata.
     #[must_use]
     pub fn issuer(&self) -> &str {
         match &self.check {
@@ -212,7 +212,7 @@ impl TokenIssuer {
         }
     }
 
-    /// Its keys, if it has some.
+    /// Returns the keys of the issuer, if it has keys.
     #[must_use]
     pub const fn keys(&self) -> Option<&IssuerKeys> {
         match &self.check {
@@ -270,7 +270,7 @@ impl TokenIssuer {
         match (judged, demands.introspection) {
             (Err(denial), _) => Some(Err(denial)),
             (Ok(claims), Introspection::AsNeeded) => Some(Ok(Arc::new(claims))),
-            // Only the issuer knows whether it is still active.
+            // Only the issuer knows whether the token is still active.
             (Ok(_), _) => None,
         }
     }
@@ -284,7 +284,7 @@ impl TokenIssuer {
         if let Some(generation) = keys.generation() {
             return Ok(generation);
         }
-        // What is refused before any key is needed never reaches the issuer.
+        // A token that is refused before any key is needed never reaches the issuer.
         let unverified = UnverifiedToken::parse(token, rules)?;
         let fetched = keys.for_key(unverified.key_id()).await;
         fetched.map_err(|error| self.without_keys(&error))?;
@@ -327,7 +327,7 @@ impl TokenIssuer {
                 match (demands.introspection, introspector) {
                     (Introspection::AsNeeded, _) => Ok(Arc::new(claims)),
                     (_, Some(introspector)) => {
-                        // Only tokens that are good so far reach the issuer.
+                        // Only tokens that have passed all checks so far reach the issuer.
                         let rules = &rules.claims;
                         introspect(introspector, rules, token, demands, presenter).await?;
                         Ok(Arc::new(claims))

@@ -38,7 +38,7 @@ const UNKNOWN_KEY_SECONDS: u64 = 30;
 /// Unknown key identifiers that are remembered.
 const UNKNOWN_KEYS: usize = 256;
 
-/// How keys are kept.
+/// How long keys are used and how often they are fetched.
 #[derive(Debug, Clone, Copy)]
 pub struct KeySettings {
     /// How long the last good keys may be used after they were last confirmed.
@@ -79,12 +79,12 @@ struct Remote {
     client: HttpClient,
     last_good: u64,
     now: fn() -> u64,
-    /// What requests read, without a lock.
+    /// The state that requests read, without a lock.
     cached: ArcSwapOption<Cached>,
     state: Mutex<State>,
     /// Held by the task that fetches; the others wait for the outcome.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Whether a task keeps them fresh.
+    /// Whether a task refreshes the keys.
     kept_fresh: AtomicBool,
 }
 
@@ -103,7 +103,7 @@ struct State {
     unknown: HashMap<[u8; 32], u64>,
 }
 
-/// What the cache can say about one key identifier.
+/// The result of looking up a key identifier in the cache.
 enum Lookup {
     /// Fresh, and it has the key or need not be asked again for it.
     Settled(Keys),
@@ -284,7 +284,7 @@ impl Remote {
         }
     }
 
-    /// What is known once the turn is over.
+    /// Returns the keys after this request's turn, or why there are none.
     fn after_turn(&self, key_id: Option<&str>, fetched: bool) -> Result<Keys, FetchError> {
         let now = (self.now)();
         let Some(cached) = self.usable(now) else {
@@ -336,8 +336,8 @@ impl Remote {
         })
     }
 
-    /// Fetches in a task of its own: a caller that goes away must not make the
-    /// next one start again.
+    /// Fetches in a separate task: if the caller disconnects, the next one must not have to start
+    /// again.
     async fn fetch(self: &Arc<Self>, turn: OwnedMutexGuard<()>) -> Result<(), FetchError> {
         let remote = Arc::clone(self);
         tokio::spawn(async move {
@@ -390,7 +390,7 @@ impl Remote {
                 Ok(response) => key_set_in_metadata(issuer, url, &response.body),
                 Err(error) => Err(error),
             };
-            // Only "there is no such thing" leads on to the other address.
+            // Tries the next address only if the response is 404.
             if !matches!(outcome, Err(FetchError::Status(404))) {
                 break;
             }

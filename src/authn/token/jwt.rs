@@ -33,10 +33,10 @@ pub const ALL_ALGORITHMS: [Algorithm; 9] = [
     Algorithm::Ps512,
 ];
 
-/// What is accepted from one issuer of JWTs.
+/// The rules for JWTs of one issuer.
 #[derive(Debug, Clone)]
 pub struct TokenRules {
-    /// What its tokens must say.
+    /// The claims that the tokens must have.
     pub claims: ClaimRules,
     /// Signature algorithms it may use; a key may allow fewer.
     pub algorithms: Vec<Algorithm>,
@@ -82,7 +82,7 @@ impl<'a> UnverifiedToken<'a> {
         })
     }
 
-    /// `kid`: good for choosing among the issuer's own keys and for nothing else.
+    /// Returns `kid`. It may only select one of the issuer's own keys.
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         self.jws.header().key_id()

@@ -10,16 +10,16 @@ use crate::http_client::{FetchError, UrlError, checked_url, same_origin};
 /// Seconds for which a response is fresh that does not say so itself.
 const DEFAULT_FRESHNESS: u64 = 300;
 
-/// Bounds on what the issuer says about freshness, in seconds.
+/// Limits for the freshness that the issuer states, in seconds.
 const FRESHNESS: std::ops::RangeInclusive<u64> = 60..=24 * 60 * 60;
 
-/// Where an issuer's keys are.
+/// The location of an issuer's keys.
 #[derive(Debug, Clone)]
 pub enum KeyLocation {
-    /// At this address.
+    /// The address of the key set.
     KeySet(Uri),
-    /// Where the metadata at one of these addresses say: those of RFC 8414
-    /// section 3, and of OpenID Connect Discovery section 4.
+    /// The addresses of the metadata that contain the location: those of RFC 8414 section 3, and of
+    /// OpenID Connect Discovery section 4.
     Metadata {
         /// The issuer identifier that the metadata must repeat.
         issuer: String,
