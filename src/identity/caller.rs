@@ -208,7 +208,7 @@ impl CallerName {
     }
 }
 
-/// What [`is_plain_name`] accepts, in words.
+/// The form that [`is_plain_name`] accepts, in words.
 pub const PLAIN_NAME_FORM: &str = "up to 64 letters, digits, `-`, `_` and `.`";
 
 /// Whether a text can name an API key or a token issuer within a caller's name.

@@ -26,7 +26,7 @@ pub struct SubjectAltNames {
     pub email: Vec<String>,
     /// iPAddress names
     pub ip: Vec<IpAddr>,
-    /// How many names of other types there are.
+    /// Number of names of other types.
     pub other: usize,
 }
 
@@ -49,7 +49,7 @@ impl SubjectAltNames {
     }
 }
 
-/// What a leaf certificate says about itself.
+/// The facts that a leaf certificate states about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeafFacts {
     /// SHA-256 of the DER encoding: `x5t#S256` (RFC 8705 section 3.1).
@@ -70,9 +70,9 @@ pub struct LeafFacts {
     pub sans: SubjectAltNames,
     /// basicConstraints says CA.
     pub is_ca: bool,
-    /// keyUsage, where present: bit 0 digitalSignature … bit 5 keyCertSign.
+    /// keyUsage, if present: bit 0 digitalSignature … bit 5 keyCertSign.
     pub key_usage: Option<u16>,
-    /// extendedKeyUsage, where present.
+    /// extendedKeyUsage, if present.
     pub extended_key_usage: Option<ExtendedKeyUsages>,
 }
 
@@ -169,7 +169,7 @@ impl LeafFacts {
         hex(&self.serial)
     }
 
-    /// Whether keyUsage, where present, allows `bit`.
+    /// Whether keyUsage allows `bit`. True if keyUsage is absent.
     #[must_use]
     pub fn usage_allows(&self, bit: u16) -> bool {
         self.key_usage.is_none_or(|bits| bits & bit != 0)
@@ -217,9 +217,9 @@ fn read_names(names: &[GeneralName<'_>]) -> Result<SubjectAltNames, UnreadableCe
     Ok(read)
 }
 
-/// Whether each name of a subjectAltName extension is encoded as its type is:
-/// x509-parser takes a constructed element for a text, webpki and its name
-/// constraints do not see that name at all.
+/// Whether each name of a subjectAltName extension is encoded as its type requires. x509-parser
+/// accepts a constructed element as a text, but webpki and its name constraints do not see that
+/// name at all.
 fn names_are_well_encoded(extension: &[u8]) -> bool {
     let Ok((_, names)) = Sequence::from_der(extension) else {
         return false;
@@ -318,8 +318,8 @@ fn short_name(oid: &str) -> Option<&'static str> {
         .map(|(_, short)| *short)
 }
 
-/// Whether `text` is a name in the very form that [`rfc4514`] gives it: others of
-/// the same name are never equal to what is printed.
+/// Whether `text` is a name in exactly the form that [`rfc4514`] produces. Other forms of the same
+/// name are never equal to a printed name.
 #[must_use]
 pub fn is_rfc4514(text: &str) -> bool {
     let mut escaped = false;
@@ -352,7 +352,7 @@ fn is_attribute(text: &str) -> bool {
         })
 }
 
-/// What [`escape_into`] has escaped.
+/// Reverses [`escape_into`].
 fn unescaped(value: &str) -> Option<String> {
     let mut plain = Vec::with_capacity(value.len());
     let mut octets = value.bytes();

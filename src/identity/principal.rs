@@ -19,7 +19,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// All methods, cheapest first: the order in which they are asked.
+    /// All methods, cheapest first. Authenticators are asked in this order.
     pub const ALL: [Self; 3] = [Self::Certificate, Self::ApiKey, Self::Token];
 
     /// The word used in configuration, assertions and audit lines.
@@ -44,13 +44,13 @@ impl MethodSet {
         Self(self.0 | 1 << method as u8)
     }
 
-    /// Whether the method is in it.
+    /// Whether the set contains the method.
     #[must_use]
     pub const fn contains(self, method: Method) -> bool {
         self.0 & 1 << method as u8 != 0
     }
 
-    /// Its methods, in the order of [`Method::ALL`].
+    /// Iterates over the methods in the order of [`Method::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Method> {
         Method::ALL
             .into_iter()
@@ -84,18 +84,18 @@ impl fmt::Display for MethodSet {
 /// An API key that was presented and is good. Names and identifiers only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKeyUse {
-    /// Its name in the configuration.
+    /// The name of the key in the configuration.
     pub name: Box<str>,
-    /// Its public identifier.
+    /// The public identifier of the key.
     pub id: Box<str>,
-    /// From this second on it is refused.
+    /// The key is refused from this second on.
     pub expires: Option<u64>,
 }
 
-/// What names the caller.
+/// The credential that names the caller.
 #[derive(Debug, Clone)]
 enum Caller {
-    /// Its certificate.
+    /// The certificate of the caller.
     Certified(Arc<PeerIdentity>),
     /// Another credential: there is no certificate, or the route does not ask
     /// for one.
@@ -158,8 +158,7 @@ impl Principal {
         self
     }
 
-    /// Combines what two credentials of one request say; none when they name
-    /// different callers.
+    /// Combines the results of two credentials of one request. None if they name different callers.
     #[must_use]
     pub fn together_with(mut self, other: Self) -> Option<Self> {
         if self.caller() != other.caller() {

@@ -12,7 +12,7 @@ pub fn printable(text: &str) -> String {
     printable_within(text, MAX_RECORDED)
 }
 
-/// Like [`printable`], with a limit of its own.
+/// Like [`printable`], with another limit.
 #[must_use]
 pub fn printable_within(text: &str, limit: usize) -> String {
     let mut safe = String::with_capacity(text.len().min(limit));
@@ -64,8 +64,7 @@ pub fn push_json_escaped(json: &mut String, text: &str) {
     }
 }
 
-/// Appends what [`printable_within`] makes of `text` as a JSON string, quotes
-/// included.
+/// Appends the result of [`printable_within`] for `text` as a JSON string, with quotes.
 pub fn push_printable_json(json: &mut String, text: &str, limit: usize) {
     let plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
     if text.len() <= limit && text.bytes().all(plain) {

@@ -24,7 +24,7 @@ pub struct TokenClaims {
     pub hash: String,
     /// `exp`, in whole seconds; an assertion must not outlive it.
     pub expires: u64,
-    /// Whether it is bound to the certificate it came with.
+    /// Whether the token is bound to the certificate with which it was presented.
     pub bound: bool,
     /// Claims that the issuer's rules keep.
     pub kept: Map<String, Value>,
@@ -54,8 +54,8 @@ impl TokenClaims {
             + kept.sum::<usize>()
     }
 
-    /// The assertion's `token` object. A claim that is kept cannot take the place
-    /// of one of its own.
+    /// Returns the `token` object of the assertion. A claim that is kept cannot replace one of the
+    /// object's own members.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let texts = [
@@ -79,7 +79,7 @@ impl TokenClaims {
     }
 }
 
-/// A bound on what a JSON value takes in memory, near enough.
+/// Estimates an upper bound of the memory of a JSON value.
 fn value_size(value: &Value) -> usize {
     let own = size_of::<Value>();
     own + match value {
