@@ -16,7 +16,7 @@ use crate::crypto;
 /// Limits for the verification of signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SignatureBudget {
-    /// Signatures.
+    /// Maximum number of checks.
     pub(crate) checks: usize,
     /// Maximum number of checks that may fail.
     pub(crate) failures: usize,
