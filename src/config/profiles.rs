@@ -24,7 +24,7 @@ sections! {
     "docs/pki.md" SECTIONS
 
     "[[profile]]"
-    /// One kind of certificate.
+    /// One profile of certificates.
     ProfileSection {
         name: String = Required,
         usages: Several<Usage> = Optional,
@@ -116,7 +116,7 @@ fn sections(root: &Spanned<DeTable<'_>>, diagnostics: &mut Diagnostics) -> Vec<P
     found
 }
 
-/// One profile, and what its values mean together.
+/// The context in which the values of one profile are interpreted.
 struct Reading<'a> {
     section: &'a ProfileSection,
     name: &'a At<String>,

@@ -23,7 +23,7 @@ use crate::snapshot::Snapshot;
 pub struct Running {
     path: PathBuf,
     source: Arc<str>,
-    /// Of the configuration file, before it was read.
+    /// Stamp of the configuration file, taken before it was read.
     stamp: Option<FileStamp>,
     units: Units,
     suspended: BTreeMap<TrustDomain, i64>,
@@ -34,24 +34,24 @@ pub struct Running {
 #[derive(Debug)]
 pub struct LoadedUnit {
     unit: Arc<Unit>,
-    /// Whether it is what is in service already, in every respect.
+    /// Whether the unit is identical to the one in service.
     pub is_unchanged: bool,
-    /// What the operator should look at.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
     /// Parts that cannot be used; their last good ones stand in.
     pub degraded: Vec<String>,
-    /// Whether the system failed to read a file that may be there.
+    /// Whether the system failed to read a file that may exist.
     pub system_failure: bool,
 }
 
 impl LoadedUnit {
-    /// Whether every part of the unit could be used, so that no last good part stands in.
+    /// Whether every part of the unit could be used, so that no last good part replaces it.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.degraded.is_empty() && !self.system_failure
     }
 
-    /// Its files, as they were before they were read.
+    /// Returns the stamps of the unit's files, taken before they were read.
     #[must_use]
     pub fn stamps(&self) -> &FileStamps {
         &self.unit.stamps
@@ -61,11 +61,11 @@ impl LoadedUnit {
 /// Why a unit cannot be loaded: the last good one stays.
 #[derive(Debug, Clone)]
 pub struct UnitError {
-    /// What is wrong, with file, line and remedy each.
+    /// The errors, each with file, line and remedy.
     pub errors: Vec<String>,
     /// The files that were read, as they were before.
     pub stamps: FileStamps,
-    /// Whether the system failed to read a file that may be there.
+    /// Whether the system failed to read a file that may exist.
     pub system_failure: bool,
 }
 
@@ -80,7 +80,7 @@ impl UnitError {
         }
     }
 
-    /// What is wrong with the configuration that the unit would be part of.
+    /// Creates an error from the errors of the configuration that would contain the unit.
     #[must_use]
     pub fn of(errors: &ConfigErrors) -> Self {
         Self {
@@ -123,8 +123,8 @@ impl Running {
         self.stamp.as_ref()
     }
 
-    /// All units, with the stamps of their files. Those without files are left out:
-    /// nothing about them changes.
+    /// Iterates over all units with the stamps of their files. Units without files are omitted,
+    /// because they never change.
     pub fn units(&self) -> impl Iterator<Item = (&UnitKey, &FileStamps)> {
         self.units
             .iter()
@@ -154,7 +154,7 @@ impl Running {
     /// Puts a unit in the place of the one before.
     pub fn replace(&mut self, key: &UnitKey, loaded: &LoadedUnit) {
         self.units.insert(key.clone(), Arc::clone(&loaded.unit));
-        // What could be read counts again.
+        // Revocation lists that could be read are valid again.
         if loaded.is_whole() {
             self.suspended
                 .retain(|domain, _| UnitKey::trust_domain(domain) != *key);
@@ -167,7 +167,7 @@ impl Running {
         self.suspended.entry(domain.clone()).or_insert(since);
     }
 
-    /// Whether a unit is that of a trust domain whose revocation lists count no longer.
+    /// Whether the unit belongs to a trust domain whose revocation lists are suspended.
     #[must_use]
     pub fn is_suspended_unit(&self, key: &UnitKey) -> bool {
         self.suspended()
@@ -179,7 +179,7 @@ impl Running {
         self.suspended.keys()
     }
 
-    /// Whether a trust domain's revocation lists count no longer.
+    /// Whether the revocation lists of a trust domain are suspended.
     #[must_use]
     pub fn is_suspended(&self, domain: &TrustDomain) -> bool {
         self.suspended.contains_key(domain)
@@ -225,7 +225,7 @@ impl Running {
             crls_only,
             ..UnitLoad::default()
         };
-        // What can be read counts again.
+        // Revocation lists that can be read are valid again.
         units
             .suspended
             .retain(|domain, _| UnitKey::trust_domain(domain) != *key);
@@ -319,7 +319,7 @@ impl Running {
 
     fn unit_error(&self, errors: &[Diagnostic], report: ResolveReport) -> UnitError {
         let mut stamps = report.stamps;
-        // Only a load of the configuration reads that.
+        // Only a load of the configuration reads the configuration file.
         stamps.remove(&self.path);
         UnitError {
             errors: self.lines(errors),

@@ -17,7 +17,7 @@ const PUBLIC_PORT: u16 = 9080;
 #[error("{0}")]
 pub struct StarterError(String);
 
-/// What a first configuration is about.
+/// The content of a first configuration.
 #[derive(Debug, Clone)]
 pub struct Starter {
     trust_domain: TrustDomain,
@@ -82,13 +82,13 @@ impl Starter {
         self.plaintext
     }
 
-    /// Where callers find the gateway.
+    /// Returns the URL for callers.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_with(LISTENER_PORT)
     }
 
-    /// What services know the gateway by.
+    /// Returns the issuer by which services recognize the gateway.
     #[must_use]
     pub fn issuer(&self) -> String {
         self.url_with(PUBLIC_PORT)

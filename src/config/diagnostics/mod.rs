@@ -19,7 +19,7 @@ use serde::Serialize;
 /// A range of byte positions in the configuration file.
 pub(in crate::config) type Span = Range<usize>;
 
-/// One thing that is wrong, or worth a look.
+/// An error or a warning about the configuration.
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
     message: String,
@@ -30,7 +30,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// `message` says what is wrong with the text at `place`.
+    /// Creates a diagnostic. `message` describes the problem with the text at `place`.
     pub(in crate::config) fn new(place: Span, message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -61,19 +61,19 @@ impl Diagnostic {
         self
     }
 
-    /// What to do about it.
+    /// Sets the remedy.
     pub(in crate::config) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// What is wrong, in one sentence.
+    /// Returns the description of the problem, in one sentence.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What to do about it, if that is known.
+    /// Returns the remedy, if one is known.
     #[must_use]
     pub fn remedy(&self) -> Option<&str> {
         self.help.as_deref()
@@ -119,7 +119,7 @@ impl Diagnostic {
         text
     }
 
-    /// Both count from 1; the column in characters.
+    /// Returns the line and the column. Both count from 1; the column counts characters.
     fn line_and_column(&self, source: &str) -> Option<(usize, usize)> {
         let place = clamped(self.place.as_ref()?, source);
         let before = source.get(..place.start)?;
@@ -130,9 +130,9 @@ impl Diagnostic {
     }
 }
 
-/// The file's text, for showing: what could be a user and password in a URL is
-/// replaced, byte by byte, so that places stay where they are. It does not
-/// belong there, and the error that says so may end up in a log.
+/// Returns the file's text for display. Possible users and passwords in URLs are replaced, byte by
+/// byte, so that all positions stay the same. They do not belong in the file, and the error that
+/// reports them may be logged.
 fn without_passwords(source: &str) -> String {
     let mut shown = String::with_capacity(source.len());
     let mut rest = source;
@@ -174,7 +174,7 @@ const CONFIGURATION: &str = "the configuration";
 /// `Display` gives the plain form with file, line, caret and remedy of each.
 #[derive(Debug, Clone)]
 pub struct ConfigErrors {
-    /// What kind of file it is.
+    /// The kind of the file.
     what: &'static str,
     path: PathBuf,
     source: String,
@@ -190,14 +190,14 @@ pub struct ErrorRecord {
     pub line: Option<usize>,
     /// Column in characters, from 1.
     pub column: Option<usize>,
-    /// What is wrong.
+    /// The description of the problem.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     pub help: Option<String>,
 }
 
 impl ConfigErrors {
-    /// One error about a file that could not be read as text.
+    /// Creates the error for a file that could not be read as text.
     pub(in crate::config) fn whole(path: &Path, error: Diagnostic) -> Self {
         Self {
             what: CONFIGURATION,
@@ -243,8 +243,7 @@ impl ConfigErrors {
             .collect()
     }
 
-    /// All errors with file, line, caret and remedy; with colours for a
-    /// terminal only.
+    /// Renders all errors with file, line, caret and remedy. Colours are for a terminal only.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour {
@@ -292,12 +291,12 @@ impl Diagnostics {
         self.warnings.push(warning);
     }
 
-    /// How many errors there are so far.
+    /// Returns the number of errors so far.
     pub(in crate::config) const fn error_count(&self) -> usize {
         self.errors.len()
     }
 
-    /// How many warnings there are so far.
+    /// Returns the number of warnings so far.
     pub(in crate::config) const fn warning_count(&self) -> usize {
         self.warnings.len()
     }
@@ -338,7 +337,7 @@ impl Diagnostics {
     }
 }
 
-/// What concerns the whole file comes last.
+/// Returns the position by which diagnostics are sorted. Those about the whole file come last.
 fn start(diagnostic: &Diagnostic) -> usize {
     diagnostic
         .place

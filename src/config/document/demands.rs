@@ -14,11 +14,11 @@ use crate::identity::{IdentityPattern, Method};
 /// How a route authenticates its callers.
 #[derive(Debug, Clone)]
 pub(in crate::config) enum Authenticate {
-    /// By all of these.
+    /// All of these methods are required.
     All(List<Method>),
-    /// By one of these.
+    /// One of these methods is required.
     Any(List<Method>),
-    /// By nothing: the route has no callers, only requests.
+    /// No method: the route has no callers, only requests.
     Unauthenticated,
 }
 
@@ -117,7 +117,7 @@ fn claim(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<
     }
 }
 
-/// How a token's client and the certificate that comes with it have to fit.
+/// How a token's client must match the certificate that accompanies the token.
 #[derive(Debug, Clone)]
 pub(in crate::config) enum Client {
     Any,

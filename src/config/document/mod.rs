@@ -71,7 +71,7 @@ impl Document {
         Some(document)
     }
 
-    /// Whether a section is there, right or wrong. `name` is without brackets.
+    /// Whether the file has a section, valid or not. `name` is without brackets.
     pub(in crate::config) fn has(&self, name: &str) -> bool {
         self.sections.iter().any(|section| section == name)
     }
@@ -124,7 +124,7 @@ impl Document {
 }
 
 impl Document {
-    /// `[tls.…]`: sections of their own below one name.
+    /// Reads `[tls.…]`: several separate sections below one name.
     fn read_tls(
         &mut self,
         key: &Spanned<Cow<'_, str>>,

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Why a text is not a duration or size; says what to write instead.
+/// Why a text is not a duration or size. Says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct QuantityError(String);
@@ -47,7 +47,7 @@ impl TimeSpan {
                 .find(|character: char| character.is_ascii_digit())
                 .unwrap_or(after.len());
             let (unit, next) = after.split_at(end);
-            // The iterator goes on from the last unit, so order is enforced.
+            // The iterator continues after the last unit, so that the order is enforced.
             let (_, milliseconds) = units.find(|(name, _)| *name == unit).ok_or_else(refuse)?;
             total = number
                 .checked_mul(*milliseconds)
@@ -60,7 +60,7 @@ impl TimeSpan {
         }
     }
 
-    /// As the standard library's type.
+    /// Converts the value to the standard library's type.
     #[must_use]
     pub const fn get(self) -> Duration {
         Duration::from_millis(self.0)

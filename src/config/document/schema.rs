@@ -18,7 +18,7 @@ pub(in crate::config) struct SectionKeys {
     pub(in crate::config) keys: &'static [(&'static str, Need)],
 }
 
-/// Whether a section can do without a key.
+/// Whether a section requires a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum Need {
     Required,
@@ -29,7 +29,7 @@ pub(in crate::config) enum Need {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::config) struct Family {
     pub(in crate::config) sections: &'static [SectionKeys],
-    /// Where they are described.
+    /// The document that describes the sections.
     pub(in crate::config) document: &'static str,
 }
 

@@ -37,12 +37,12 @@ pub(in crate::config) struct At<T> {
     pub(in crate::config) place: Span,
 }
 
-/// What a key says.
+/// The value of a key, or why there is none.
 #[derive(Debug)]
 pub(in crate::config) enum Field<T> {
     /// The key is not there.
     Absent,
-    /// It is there, or had to be, and an error was reported.
+    /// The value is invalid, or a required key is missing. An error was reported.
     Bad,
     /// A value.
     Good(At<T>),
@@ -85,7 +85,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// Whether the key is not there.
+    /// Whether the key is absent.
     pub(in crate::config) const fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
@@ -317,7 +317,7 @@ impl<T: FromToml> FromToml for Several<T> {
     }
 }
 
-/// Types that are written as a text with a grammar of their own.
+/// Implements types that are written as a text with a separate grammar.
 macro_rules! texts {
     ($($(#[$doc:meta])* $type:ty, $expected:literal, $parse:expr;)*) => {$(
         $(#[$doc])*
@@ -376,10 +376,10 @@ texts! {
 
 /// A closed set of words.
 pub(in crate::config) trait Words: Sized + Copy + 'static {
-    /// Each word and what it stands for.
+    /// The words, each with its value.
     const WORDS: &'static [(&'static str, Self)];
 
-    /// The word that stands for this value.
+    /// Returns the word for this value.
     fn word(self) -> &'static str
     where
         Self: PartialEq,
@@ -429,7 +429,7 @@ macro_rules! words {
     )*};
 }
 
-/// What the public listener can serve.
+/// The documents that the public listener can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum Serve {
     Keys,
@@ -445,14 +445,14 @@ pub(in crate::config) enum CertificateHeader {
     Xfcc,
 }
 
-/// Where the public listener's certificate comes from.
+/// The source of the public listener's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum PublicTls {
     Listener,
     Off,
 }
 
-/// What a certificate is for.
+/// A permitted usage of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum Usage {
     Client,
@@ -466,7 +466,7 @@ pub(in crate::config) enum CommonName {
     None,
 }
 
-/// What an issuer's tokens are.
+/// The format of an issuer's tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum TokenFormat {
     Jwt,

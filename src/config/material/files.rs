@@ -21,7 +21,7 @@ use crate::file_read::read_regular;
 use crate::file_stamp::{FileStamp, FileStamps};
 use crate::secret::Secret;
 
-/// No configuration file is larger.
+/// Maximum size of a configuration file.
 const MAX_CONFIGURATION: u64 = 16 << 20;
 /// Maximum size of each file that the configuration names. A revocation list with a million entries
 /// has 40 MB.
@@ -74,7 +74,7 @@ impl Progress {
     }
 }
 
-/// How long the file system may take for one file, if others are not to wait for it.
+/// How long the file system may take for one file, if other files must not wait for it.
 const FILE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Files about which the file system has not responded yet. Nothing more is asked about
@@ -83,7 +83,7 @@ const FILE_TIMEOUT: Duration = Duration::from_millis(250);
 pub(in crate::config) struct Unanswered(Arc<Mutex<HashSet<PathBuf>>>);
 
 impl Unanswered {
-    /// Asks on a thread of its own, and waits for the outcome, but not for long.
+    /// Runs the query in a separate thread, and waits only a limited time for the result.
     fn ask<T: Send + 'static>(
         &self,
         path: &Path,
@@ -157,8 +157,8 @@ pub(in crate::config) struct Files {
 }
 
 impl Files {
-    /// Relative paths start where the configuration file is, which had this stamp
-    /// before it was read.
+    /// Creates a reader. Relative paths start at the directory of the configuration file, which had
+    /// this stamp before it was read.
     pub(in crate::config) fn beside(
         (configuration, stamp): (&Path, Option<FileStamp>),
         access: Access,
@@ -186,7 +186,7 @@ impl Files {
         (paths, stamps)
     }
 
-    /// How many files have been read so far.
+    /// Returns the number of files that have been read so far.
     pub(in crate::config) const fn mark(&self) -> usize {
         self.seen.len()
     }
@@ -200,7 +200,7 @@ impl Files {
         stamps
     }
 
-    /// Whether the system failed to read a file that may well be there.
+    /// Whether the system failed to read a file that may exist.
     pub(in crate::config) const fn has_system_failure(&self) -> bool {
         self.system_failure
     }
@@ -210,7 +210,7 @@ impl Files {
         self.system_failure |= is_system_failure(error);
     }
 
-    /// Where a written path leads.
+    /// Resolves a path of the configuration.
     pub(in crate::config) fn locate(&self, written: &str) -> PathBuf {
         self.base.join(written)
     }
@@ -297,8 +297,8 @@ impl Files {
         Some(bytes)
     }
 
-    /// The files a written path stands for: itself, or with `*` in the file
-    /// name every file of the directory that matches, in alphabetical order.
+    /// Lists the files for a path of the configuration: the path itself, or with `*` in the file
+    /// name every matching file of the directory, in alphabetical order.
     pub(in crate::config) fn expand(
         &mut self,
         written: &At<String>,
@@ -350,7 +350,7 @@ impl Files {
     }
 }
 
-/// Whether the system failed, for example for want of descriptors; not if the file was
+/// Whether the system failed, for example because of too few descriptors. False if the file was
 /// moved, closed or misnamed.
 fn is_system_failure(error: &io::Error) -> bool {
     use io::ErrorKind::{
@@ -385,7 +385,7 @@ fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a name matches a pattern in which `*` is any run of characters.
+/// Whether a name matches a pattern in which `*` is any sequence of characters.
 fn glob(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|head| name.strip_prefix(head)) else {

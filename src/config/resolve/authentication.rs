@@ -22,7 +22,7 @@ use crate::identity::{Method, MethodSet};
 use crate::policy::Authentication;
 use crate::route::ProtectedResource;
 
-/// What routes need of the sections before them.
+/// The results of earlier sections that routes need.
 pub(super) struct CredentialParts {
     pub(super) issuers: Vec<IssuerPart>,
     pub(super) api_keys: Option<Arc<ApiKeys>>,
@@ -35,7 +35,8 @@ pub(super) struct RouteAuthentication {
     pub(super) forward_token: bool,
 }
 
-/// What the route demands; none when that is bad. `token` adds to `authenticate`.
+/// Returns the authentication that the route requires. None if it is invalid. `token` adds to
+/// `authenticate`.
 pub(super) fn demanded(
     section: &RouteSection,
     context: &mut Context<'_>,
@@ -117,7 +118,7 @@ pub(super) fn demanded(
     )
 }
 
-/// Builds what finds out who is calling.
+/// Builds the authenticators of a route.
 pub(super) fn authenticators(
     section: &RouteSection,
     authentication: Authentication,

@@ -19,45 +19,45 @@ use crate::snapshot::Snapshot;
 use crate::tls::TicketSource;
 use crate::trust::{DenyList, PathCache};
 
-/// What every part needs.
+/// The state that the resolution of every section needs.
 pub(super) struct Context<'a> {
     pub(super) files: Files,
     pub(super) diagnostics: &'a mut Diagnostics,
     pub(super) inventory: Inventory,
     /// Seconds since the Unix epoch; one moment for the whole load.
     pub(super) now: i64,
-    /// What is in service, when this is to replace it.
+    /// The snapshot in service that is to be replaced, if there is one.
     pub(super) previous: Option<&'a Snapshot>,
     /// Verified chains, kept over reloads.
     pub(super) path_cache: Arc<PathCache>,
-    /// What session tickets are made with.
+    /// The source of the keys for session tickets.
     pub(super) tickets: TicketSource,
     /// Callers and certificates that are refused at once.
     pub(super) deny_list: Option<Arc<DenyList>>,
     /// Revocation lists by URL, kept over reloads.
     pub(super) crl_fetcher: Arc<CrlFetcher>,
-    /// How they are fetched, if that is written.
+    /// How revocation lists are fetched, if that is configured.
     pub(super) fetching: Option<Arc<CrlFetchPolicy>>,
-    /// Those that are in use.
+    /// The sources of revocation lists that are in use.
     pub(super) sources: Vec<CrlSource>,
-    /// What was in use of them before this process, if it differs.
+    /// Copies of the lists that were in use before this process started, if they differ.
     pub(super) copies: Vec<CrlCopy>,
     pub(super) units: UnitLoad,
-    /// Errors in the unit that is being read, where its last good part stands in.
+    /// Errors in the unit that is being read, if its last good part replaces it.
     pub(super) degraded: Vec<Diagnostic>,
 }
 
-/// What was in use of a source before this process began.
+/// The document of a source that was in use before this process started.
 pub(super) struct CrlCopy {
     pub(super) source: CrlSource,
     pub(super) bytes: Bytes,
 }
 
-/// What a configuration is resolved in place of, and how.
+/// The input of a resolution, and the snapshot that it replaces.
 pub(in crate::config) struct ResolveInput<'a> {
     /// The configuration file, and its stamp before it was read.
     pub(in crate::config) file: (&'a Path, Option<FileStamp>),
-    /// What is in service, when this is to replace it.
+    /// The snapshot in service that is to be replaced, if there is one.
     pub(in crate::config) previous: Option<&'a Snapshot>,
     pub(in crate::config) units: UnitLoad,
     /// How files are read.
@@ -113,7 +113,7 @@ impl Context<'_> {
         if let Some(unit) = self.units.known.get(&key).cloned()
             && let Some(value) = unit.value()
         {
-            // How lists are fetched may have changed since the unit was read.
+            // The fetch policy may have changed since the unit was read.
             let sources = unit.sources.iter().map(|source| CrlSource {
                 policy: self
                     .fetching
@@ -162,7 +162,7 @@ impl Context<'_> {
         }
     }
 
-    /// What is in service of a unit that is read now.
+    /// Returns the value in service of a unit that is being read.
     pub(super) fn unit_before<T: Clone + 'static>(&self, key: &UnitKey) -> Option<T> {
         self.units.before.get(key)?.value()
     }
@@ -182,7 +182,7 @@ impl Context<'_> {
         value
     }
 
-    /// Reads a file as a unit of its own.
+    /// Reads a file as a separate unit.
     pub(super) fn read_unit(
         &mut self,
         key: UnitKey,
@@ -195,7 +195,7 @@ impl Context<'_> {
         })
     }
 
-    /// Reads a private file as a unit of its own.
+    /// Reads a private file as a separate unit.
     pub(super) fn read_private_unit(
         &mut self,
         key: UnitKey,

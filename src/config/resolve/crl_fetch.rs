@@ -24,7 +24,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const MIB: u64 = 1 << 20;
 
-/// How lists are fetched, if that is written.
+/// Returns how revocation lists are fetched, if that is configured.
 pub(super) fn policy(
     section: Option<&CrlFetch>,
     context: &mut Context<'_>,
@@ -167,7 +167,7 @@ fn read(
     )
 }
 
-/// Stands for a source where files have their path.
+/// Returns the URL of a source as a path, for places that show the path of a file.
 fn document_path(source: &CrlSource) -> PathBuf {
     PathBuf::from(source.url.to_string())
 }

@@ -128,7 +128,7 @@ fn check_removed(written: &At<FieldPattern>, private: &[HeaderName], context: &m
     refuse(written, message, help, context);
 }
 
-/// What to do about a field of the gateway's own.
+/// Returns the remedy for a field that the gateway sets itself.
 fn help_for<'a>(field: &str, otherwise: &'a str) -> &'a str {
     match field {
         "authorization" => {

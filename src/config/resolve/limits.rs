@@ -56,7 +56,7 @@ pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>)
     limits
 }
 
-/// Takes over what is said of one caller.
+/// Applies the configured limits for each caller.
 fn set_caller(section: &CallerLimitsSection, limits: &mut CallerLimits) {
     limits.connections = section.connections.or(limits.connections);
     limits.requests_in_flight = section.requests_in_flight.or(limits.requests_in_flight);

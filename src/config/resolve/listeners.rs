@@ -20,7 +20,7 @@ use crate::snapshot::{AdminSettings, Operators, PublicSettings};
 use crate::tls::{ClientCertificate, Credentials, ServerEntry, ServerEntryConfig, ServerNames};
 use crate::trust::{ClientTrust, TrustBundle};
 
-/// What `[listener]` and `[[server_name]]` give.
+/// The results of `[listener]` and `[[server_name]]`.
 #[derive(Default)]
 pub(super) struct ListenerParts {
     pub(super) address: Option<SocketAddr>,
@@ -205,7 +205,7 @@ fn summary(
     }
 }
 
-/// Builds what `[public]` says.
+/// Builds the listener of `[public]`.
 pub(super) fn public(
     document: &Document,
     listener: Option<&Credentials>,
@@ -248,7 +248,7 @@ pub(super) fn public(
     })
 }
 
-/// Builds what `[admin]` says, and what its operators connect to.
+/// Builds the private listener of `[admin]`, and its TLS configuration for operators.
 pub(super) fn admin(
     document: &Document,
     listener: &ListenerParts,
@@ -379,7 +379,7 @@ pub(super) fn check_addresses(document: &Document, context: &mut Context<'_>) {
     }
 }
 
-/// Whether two sockets could not listen side by side.
+/// Whether two sockets could not be bound at the same time.
 fn collide(first: SocketAddr, second: SocketAddr) -> bool {
     let (one, two) = (first.ip(), second.ip());
     first.port() != 0

@@ -63,7 +63,7 @@ use context::Context;
 
 pub(super) use context::ResolveInput;
 
-/// What a configuration resolves to.
+/// The result of a resolution.
 pub(super) struct Resolved {
     pub(super) settings: Settings,
     pub(super) snapshot: Snapshot,
@@ -74,14 +74,14 @@ pub(super) struct Resolved {
     pub(super) units: Units,
 }
 
-/// What is known of a resolution whether it succeeded or not.
+/// The parts of a resolution's result that exist even if it failed.
 #[derive(Default)]
 pub(super) struct ResolveReport {
     /// The files that were read, as they were before.
     pub(super) stamps: FileStamps,
-    /// Parts for which the last good one stands in.
+    /// Parts that cannot be used and are replaced by the last good ones.
     pub(super) degraded: Vec<Diagnostic>,
-    /// Whether the system failed to read a file that may be there.
+    /// Whether the system failed to read a file that may exist.
     pub(super) system_failure: bool,
 }
 

@@ -10,7 +10,7 @@ use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::document::value::At;
 use crate::pem::PemError;
 
-/// A certificate or list and where it came from.
+/// A certificate or list and its origin.
 #[derive(Clone)]
 pub(super) struct Found<T> {
     pub(super) value: T,
@@ -19,7 +19,7 @@ pub(super) struct Found<T> {
 }
 
 impl<T> Found<T> {
-    /// The value, and where it came from.
+    /// Splits the value from its origin.
     pub(super) fn split(self) -> (T, Found<()>) {
         let origin = Found {
             value: (),
@@ -90,7 +90,7 @@ pub(super) fn lists_of(
         .ok()
 }
 
-/// An error in a PEM file: the file with the line, and what to do.
+/// Creates the error for a damaged PEM file: the file with the line, and the remedy.
 pub(super) fn damaged(written: &At<String>, path: &Path, error: &PemError) -> Diagnostic {
     Diagnostic::new(written.place.clone(), error.in_file(path.display()))
         .label("this file")

@@ -15,7 +15,7 @@ use crate::policy::Rule;
 use crate::policy::rule::Authentication;
 use crate::route::{Binding, Route, RouteMeter, RouteTable, WHOAMI_PATH};
 
-/// Most bytes of a body that is read whole.
+/// Maximum size of a body that is buffered, in bytes.
 const MAX_BOUND_BODY: u64 = 64 * 1024 * 1024;
 
 /// Builds the routes.
@@ -191,8 +191,8 @@ fn check_request_keys(section: &RouteSection, context: &mut Context<'_>) {
     }
 }
 
-/// What the route demands. A route that forgets to say who may use it is an
-/// error, never open and never silently closed.
+/// Reads the requirements of the route. A route that does not say who may use it is an error: it is
+/// never open and never silently closed.
 fn rule(
     section: &RouteSection,
     domains: &[Domain],
@@ -397,7 +397,7 @@ fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
     }
 }
 
-/// Without a default entry, a host that no entry names is never reached.
+/// Warns of hosts that no entry names: without a default entry, they are never reached.
 fn check_hosts_served(document: &Document, context: &mut Context<'_>) {
     let default_entry = document
         .listener
@@ -423,7 +423,7 @@ fn check_hosts_served(document: &Document, context: &mut Context<'_>) {
     }
 }
 
-/// Transactions go on only for callers that an upstream names.
+/// Warns if transactions cannot continue: they do so only for callers that an upstream names.
 fn warn_of_no_transactions(
     sections: &[RouteSection],
     upstreams: &[UpstreamPart],

@@ -25,7 +25,7 @@ use crate::trust::{
     BundleError, Predecessors, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
 };
 
-/// What a trust domain says beside its files.
+/// The settings of a trust domain other than its files.
 pub(super) struct DomainRules {
     pub(super) name: At<TrustDomain>,
     pub(super) posture: RevocationPosture,
@@ -35,7 +35,7 @@ pub(super) struct DomainRules {
     pub(super) identity_from: Vec<NameType>,
 }
 
-/// What is read of a trust domain: one unit of material.
+/// The material of a trust domain, which is one unit.
 #[derive(Clone)]
 pub(super) struct DomainMaterial {
     pub(super) bundle: Arc<TrustBundle>,
@@ -83,7 +83,7 @@ pub(super) fn read_files(
                         last_good: Option<&Vec<Found<CertificateDer<'static>>>>,
                         context: &mut Context<'_>| {
         if crls_only && let Some(last_good) = last_good {
-            // Their stamps are taken, so that a change is noticed later.
+            // Reads the files only for their stamps, so that a later change is noticed.
             let _ = context.part(|context| material(files, context, pem::certificates));
             return Some(last_good.clone());
         }
@@ -189,8 +189,8 @@ pub(super) fn domain_material(
         roots,
         intermediates,
         origins,
-        // A list that is in force goes on when its file is gone, unless the
-        // configuration names other files than before.
+        // A list that is in force stays in force if its file is missing, unless the configuration
+        // now names other files.
         predecessors: match before {
             Some(before) if before.written_lists == written_lists => Predecessors::InForce,
             _ => Predecessors::Replaced,
@@ -236,14 +236,13 @@ fn values(found: &[Found<CertificateDer<'static>>]) -> Vec<CertificateDer<'stati
     found.iter().map(|found| found.value.clone()).collect()
 }
 
-/// What a bundle is built from, and where the parts come from, to name the file that is
-/// at fault.
+/// The parts of a bundle and their origins, which serve to name the file with an error.
 struct BundleParts<'a> {
     name: &'a Span,
     config: TrustBundleConfig,
     roots: Vec<Found<CertificateDer<'static>>>,
     intermediates: Vec<Found<CertificateDer<'static>>>,
-    /// Of each list.
+    /// The origin of each list.
     origins: Vec<Found<()>>,
     predecessors: Predecessors,
 }
@@ -352,8 +351,8 @@ fn revocation_lists(
     }
 }
 
-/// The lists in the files that an entry of `crls` stands for. In a load of material
-/// a file that cannot be used is left out: it keeps no other one out.
+/// Reads the lists in the files of one entry of `crls`. In a load of material, a file that cannot
+/// be used is skipped, so that other files still take effect.
 fn list_files(
     written: &At<String>,
     context: &mut Context<'_>,

@@ -20,7 +20,7 @@ use crate::upstream::{
     Upstream, UpstreamConfig,
 };
 
-/// One upstream as far as it could be built.
+/// One upstream, as far as it could be built.
 pub(super) struct UpstreamPart {
     pub(super) name: Option<At<String>>,
     pub(super) upstream: Option<Arc<Upstream>>,
@@ -118,7 +118,7 @@ fn upstream(
     })
 }
 
-/// Whether a service in h2 is asked for upgrades in HTTP/1.1 too.
+/// Whether upgrades to a service with HTTP/2 also use HTTP/1.1.
 fn http1_upgrades(
     section: &UpstreamSection,
     protocol: HttpProtocol,
@@ -138,7 +138,7 @@ fn http1_upgrades(
     section.http1_upgrades.or(false)
 }
 
-/// How the service is told the caller's certificate.
+/// Returns the header fields in which the service receives the caller's certificate.
 fn certificate_fields(section: &UpstreamSection, context: &mut Context<'_>) -> CertificateFields {
     let has = |wanted| {
         let mut items = section.certificate_headers.items().iter();
@@ -183,8 +183,8 @@ fn endpoint(written: &At<String>, context: &mut Context<'_>) -> Option<HttpUrl> 
     .ok()
 }
 
-/// Plain endpoints stay on this machine unless the file says otherwise, and what
-/// concerns TLS has no place beside them.
+/// Checks that plain endpoints are on this machine, unless the file allows others, and that they
+/// have no TLS settings.
 fn check_plaintext(
     section: &UpstreamSection,
     urls: &[(&At<String>, HttpUrl)],
