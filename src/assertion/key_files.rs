@@ -29,13 +29,13 @@ use crate::secret::{Existing, write_private_by};
 pub const RING_FILE: &str = "ring.json";
 const FORMAT_VERSION: u32 = 1;
 const KEY_LABEL: &str = "PRIVATE KEY";
-/// No file of the directory is larger.
+/// Maximum size of a file in the directory.
 const MAX_FILE: u64 = 1024 * 1024;
-/// How the names of files begin that are written aside.
+/// The prefix of the names of files that are written aside.
 const ASIDE_PREFIX: &str = ".countersign-keys-";
-/// How the name of the file begins that says which key is being made. A key of which
-/// `ring.json` knows nothing is removed only if there is such a file: without one,
-/// an operator may be copying the directory, with `ring.json` last.
+/// The prefix of the name of the file that says which key is being made. A key that `ring.json`
+/// does not contain is removed only if there is such a file: without one, an operator may be
+/// copying the directory, with `ring.json` last.
 const MAKING_PREFIX: &str = ".making-";
 
 /// Everything that a directory holds.
@@ -181,7 +181,7 @@ pub(super) fn write_new_key(
         .mode(0o600)
         .open(&path)
         .map_err(KeyRingError::io("create", &path))?;
-    // Its directory is synced with this one.
+    // The sync of this file also makes its directory entry durable.
     let path = key_path(directory, key.kid());
     write_private_by(&path, pem.as_bytes(), Existing::Refuse, ASIDE_PREFIX)
         .map_err(KeyRingError::io("write", &path))?;
@@ -240,7 +240,7 @@ pub(super) fn create_directory(path: &Path) -> Result<(), KeyRingError> {
     }
 }
 
-/// Locks the directory, and completes what a killed process began.
+/// Locks the directory, and completes the change of a killed process.
 pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, KeyRingError> {
     let lock = DirectoryLock::acquire(directory)?;
     let records = read_records(directory)?.unwrap_or_default();
@@ -248,8 +248,8 @@ pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, KeyRingError> {
     Ok(lock)
 }
 
-/// Completes what a killed process began, for commands that only read. If another
-/// process holds the lock or a file cannot be removed, the next change does it.
+/// Completes the change of a killed process, for commands that only read. If another process holds
+/// the lock or a file cannot be removed, the next change does it.
 pub(super) fn tidy(directory: &Path, records: &[KeyRecord]) {
     if !leftovers(directory, records).is_empty()
         && let Ok(lock) = DirectoryLock::try_acquire(directory)
@@ -263,9 +263,9 @@ fn settle(leftovers: &[PathBuf], _: &DirectoryLock) -> Result<(), KeyRingError> 
     leftovers.iter().try_for_each(|path| remove(path))
 }
 
-/// What is in the directory and should not be, in the order in which it may be
-/// removed: what was written aside, keys that were made and not recorded, what says
-/// that they were being made, and keys that are withdrawn.
+/// Lists leftover files in the order in which they may be removed: files that were written aside,
+/// keys that were made but not recorded, the files that say that they were being made, and
+/// withdrawn keys.
 fn leftovers(directory: &Path, records: &[KeyRecord]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let Ok(entries) = std::fs::read_dir(directory) else {

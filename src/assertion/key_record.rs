@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 
 use super::signing_key::SigningAlgorithm;
 
-/// How long a superseded key stays published: the longest assertion (300 s),
-/// clocks that differ (30 s), and consumers that keep the key set (1 h).
+/// How long a superseded key stays published: the longest assertion (300 s), clock differences (30
+/// s), and consumers that cache the key set (1 h).
 pub const RETIREMENT_SECONDS: u64 = 300 + 30 + 3600;
 
-/// What is known about one key.
+/// The recorded facts about one key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRecord {
     /// RFC 7638 thumbprint; also the name of the key's file.
     pub kid: String,
-    /// What it signs with.
+    /// The signature algorithm.
     pub algorithm: SigningAlgorithm,
     /// When it was made, and so first published.
     pub created: u64,
-    /// From when on it signs.
+    /// When the key begins to sign.
     pub active_from: u64,
     /// When it was found expired and its private half removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,14 +33,14 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
-    /// Whether the key has a private half that may still be of use.
+    /// Whether the key has a private half that may still be needed.
     #[must_use]
     pub const fn is_usable(&self) -> bool {
         self.retired_at.is_none() && self.revoked_at.is_none()
     }
 }
 
-/// What a key is good for at a given time.
+/// The state of a key at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
@@ -69,7 +69,7 @@ impl KeyState {
         }
     }
 
-    /// Whether the key set contains the key.
+    /// Whether the key set contains a key in this state.
     #[must_use]
     pub const fn is_published(self) -> bool {
         matches!(self, Self::Next | Self::Current | Self::Retiring)

@@ -15,11 +15,11 @@ use super::signer::AssertionSettings;
 use super::signing_key::jwk_set;
 use crate::crypto;
 
-/// Where the key set is, below the issuer.
+/// Path of the key set, below the issuer.
 pub const JWKS_PATH: &str = "/.well-known/jwks.json";
-/// Where the metadata is (RFC 8414 section 3).
+/// Path of the metadata (RFC 8414 section 3).
 pub const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
-/// Where OpenID Connect libraries look for the same metadata.
+/// Path at which OpenID Connect libraries look for the same metadata.
 pub const OPENID_METADATA_PATH: &str = "/.well-known/openid-configuration";
 
 /// One JSON document with its entity tag.
@@ -38,7 +38,7 @@ pub struct Documents {
     pub jwks: Arc<Document>,
     /// The metadata.
     pub metadata: Arc<Document>,
-    /// What they were made from.
+    /// Key identifiers, issuer and header from which the documents were made.
     kids: Vec<String>,
     issuer: String,
     header: String,
@@ -66,7 +66,7 @@ impl Published {
         ring: &SigningKeyRing,
         now: u64,
     ) -> Arc<Documents> {
-        // What is kept is whole at any time, even if its maker panicked.
+        // The kept documents are replaced as a whole, so that they are usable even after a panic.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
             Some(documents) if documents.are_of(settings, ring, now) => Arc::clone(documents),
@@ -100,7 +100,8 @@ impl Documents {
         }
     }
 
-    /// A thumbprint stands for all that a key publishes.
+    /// Whether these are the documents of the settings and keys at `now`. Compares thumbprints,
+    /// because they depend on everything that a key publishes.
     fn are_of(&self, settings: &AssertionSettings, ring: &SigningKeyRing, now: u64) -> bool {
         self.issuer == settings.issuer
             && self.header == settings.header.as_str()

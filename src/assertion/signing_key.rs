@@ -23,7 +23,7 @@ pub enum SigningAlgorithm {
 }
 
 impl SigningAlgorithm {
-    /// Both of them.
+    /// Both algorithms.
     pub const ALL: [Self; 2] = [Self::Es256, Self::EdDsa];
 
     /// The JOSE name: `ES256` or `EdDSA`.
@@ -103,7 +103,7 @@ impl SigningKey {
         &self.kid
     }
 
-    /// What it signs with.
+    /// Returns the signature algorithm.
     #[must_use]
     pub const fn algorithm(&self) -> SigningAlgorithm {
         self.algorithm
@@ -115,13 +115,13 @@ impl SigningKey {
         &self.header
     }
 
-    /// Its public half as it is published; no private member exists in it.
+    /// Returns the public half as it is published. It has no private members.
     #[must_use]
     pub fn public_jwk(&self) -> Value {
         self.public.to_json()
     }
 
-    /// Its public half.
+    /// Returns the public half.
     #[must_use]
     pub const fn public(&self) -> &Jwk {
         &self.public
