@@ -29,7 +29,7 @@ use crate::identity::{CallerName, IdentityPattern, LeafFacts, SpiffeId};
 use crate::trust::path::{MAX_CERTIFICATES, MAX_CHAIN_BYTES};
 use crate::trust::{PathPurpose, PathTrust};
 
-/// What a service has to prove, and what the gateway shows it.
+/// What a service must prove, and which certificate the gateway presents to it.
 #[derive(Debug, Clone)]
 pub struct ClientTlsConfig {
     /// Roots of the service's certificate, DER.
@@ -56,10 +56,10 @@ pub enum TlsConnectError {
     /// The service's certificate is not trusted, or does not carry the expected name or identity.
     #[error("the service is not trusted: {0}")]
     Untrusted(String),
-    /// It refused the gateway, most often for its certificate.
+    /// The service refused the gateway, most often because of its certificate.
     #[error("the service refused the handshake: {0}")]
     Refused(String),
-    /// It speaks another application protocol.
+    /// The service speaks another application protocol.
     #[error("the service did not agree to {0}")]
     Protocol(String),
     /// The connection failed.
@@ -122,8 +122,8 @@ impl ClientTls {
         })
     }
 
-    /// The same expectations of a service that is to speak another application
-    /// protocol, as ALPN spells it.
+    /// Returns the same configuration for a service with another application protocol, as ALPN
+    /// spells it.
     #[must_use]
     pub fn speaking(&self, protocol: &'static [u8]) -> Self {
         let mut config = ClientConfig::clone(&self.config);
@@ -172,7 +172,7 @@ impl ClientTls {
             ));
         };
         let agreed = stream.get_ref().1.alpn_protocol();
-        // A service without ALPN speaks HTTP/1.1.
+        // A service without ALPN is expected to speak HTTP/1.1.
         if agreed != Some(self.protocol) && !(agreed.is_none() && self.protocol != b"h2") {
             return Err(TlsConnectError::Protocol(
                 String::from_utf8_lossy(self.protocol).into_owned(),
@@ -264,7 +264,7 @@ impl ResolvesClientCert for Always {
 
 struct ServiceVerifier {
     roots: Vec<CertificateDer<'static>>,
-    /// Whether the certificate has to carry the name that was asked for.
+    /// Whether the certificate must contain the requested name.
     named: bool,
     identity: Option<IdentityPattern>,
     algorithms: WebPkiSupportedAlgorithms,
@@ -308,11 +308,11 @@ impl ServiceVerifier {
     }
 }
 
-/// Whether the leaf's names of the pattern's type include one that matches.
+/// Whether a name of the leaf, of the same type as the pattern, matches the pattern.
 fn carries(leaf: &LeafFacts, expected: &IdentityPattern) -> Result<bool, String> {
     let sans = &leaf.sans;
     let names: Result<Vec<CallerName>, _> = match expected {
-        // No certificate carries the last two.
+        // No certificate can have the last two names.
         IdentityPattern::AnyCaller
         | IdentityPattern::ApiKey(_)
         | IdentityPattern::Client { .. } => return Ok(false),
@@ -350,7 +350,7 @@ fn carries(leaf: &LeafFacts, expected: &IdentityPattern) -> Result<bool, String>
     Ok(names.iter().any(|name| expected.matches(name)))
 }
 
-/// Whether an address or name can be asked for in TLS.
+/// Parses an address or name that can be requested in TLS.
 #[must_use]
 pub fn server_name(text: &str) -> Option<ServerName<'static>> {
     if let Ok(address) = text.parse::<IpAddr>() {

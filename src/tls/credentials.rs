@@ -87,7 +87,7 @@ impl Credentials {
         &self.certified
     }
 
-    /// What the leaf says.
+    /// Returns the facts of the leaf.
     #[must_use]
     pub const fn facts(&self) -> &LeafFacts {
         &self.facts

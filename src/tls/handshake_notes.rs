@@ -18,10 +18,10 @@ use crate::identity::{LeafFacts, PeerIdentity};
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::trust::{Admission, ChainError, ChainKey, PendingPath};
 
-/// What one handshake has shown so far.
+/// The findings of one handshake so far.
 #[derive(Debug, Default)]
 pub struct HandshakeNotes {
-    /// The identity the chain stands for; proven once the handshake succeeds.
+    /// The identity of the chain. It is proven once the handshake succeeds.
     pub identity: Option<Arc<PeerIdentity>>,
     /// When the identity has to be looked at again, at the latest, in seconds
     /// since the Unix epoch.
@@ -32,8 +32,8 @@ pub struct HandshakeNotes {
     pub chain_error: Option<ChainError>,
     /// Whether CertificateVerify proved possession of the leaf's key.
     pub possession_proven: bool,
-    /// What a ticket of this handshake stands for; of a resumed one, what its
-    /// ticket stood for.
+    /// The session for a ticket of this handshake. In a resumed handshake, the session of its
+    /// ticket.
     pub session: Option<Session>,
     /// The chain that was refused.
     pub presented: Vec<CertificateDer<'static>>,
@@ -96,7 +96,7 @@ impl HandshakeNotes {
         }
     }
 
-    /// Returns what the leaf says, proven or not, if it could be read.
+    /// Returns the facts of the leaf, proven or not, if it could be read.
     #[must_use]
     pub fn leaf(&self) -> Option<&LeafFacts> {
         match &self.chain_error {
@@ -142,7 +142,7 @@ pub async fn with_notes<T, E>(
         .await
 }
 
-/// What a ticket of the handshake under way would stand for.
+/// Returns the session for a ticket of the current handshake.
 pub(super) fn session() -> Option<Session> {
     NOTES
         .try_with(|notes| notes.borrow().session)
@@ -150,15 +150,15 @@ pub(super) fn session() -> Option<Session> {
         .flatten()
 }
 
-/// Whether the verifier has admitted a chain in the handshake under way.
+/// Whether the verifier has admitted a chain in the current handshake.
 pub(super) fn is_full_handshake() -> bool {
     NOTES
         .try_with(|notes| notes.borrow().chain.is_some())
         .unwrap_or(false)
 }
 
-/// A ticket was opened in the handshake under way. rustls may still not resume
-/// it, and open another one, or go on with a full handshake.
+/// Notes that a ticket was opened in the current handshake. rustls may still not resume it, and may
+/// open another one or continue with a full handshake.
 pub(super) fn resuming(session: Session) {
     note(|notes| notes.session = Some(session));
 }

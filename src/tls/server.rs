@@ -31,7 +31,7 @@ pub const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     \r\n\
     This port speaks HTTPS with client certificates. Use https:// and present one.\n";
 
-/// What a server-name entry is built from.
+/// The input from which a server-name entry is built.
 #[derive(Debug)]
 pub struct ServerEntryConfig {
     /// The names that select it; empty for the default entry.
@@ -40,7 +40,7 @@ pub struct ServerEntryConfig {
     pub credentials: Credentials,
     /// The callers it accepts.
     pub trust: Arc<ClientTrust>,
-    /// Whether callers have to present a certificate.
+    /// Whether callers must present a certificate.
     pub client_certificate: ClientCertificate,
 }
 
@@ -76,8 +76,8 @@ pub struct ServerNames {
 }
 
 impl ServerNames {
-    /// Builds the entries; one without names is the default. `tickets` are what
-    /// their session tickets are made with.
+    /// Builds the entries. An entry without names is the default. `tickets` is the source of their
+    /// ticket keys.
     ///
     /// # Errors
     /// When two entries claim one name, a name is an IP address, or rustls
@@ -138,7 +138,7 @@ impl ServerNames {
         self.named(host).or(self.default.as_ref())
     }
 
-    /// Whether there are other entries than the default one.
+    /// Whether there are entries other than the default one.
     fn has_names(&self) -> bool {
         !self.exact.is_empty() || !self.wildcard.is_empty()
     }
@@ -150,8 +150,8 @@ impl ServerNames {
         })
     }
 
-    /// What each entry's decisions depend on, to tell whether two configurations
-    /// trust alike.
+    /// Returns the trust revision of each entry, to find out whether two configurations trust
+    /// alike.
     #[must_use]
     pub fn revisions(&self) -> BTreeMap<String, TrustRevision> {
         let named = self.exact.iter().chain(&self.wildcard);
@@ -231,8 +231,8 @@ impl ServerEntry {
         })
     }
 
-    /// What operators connect to: it requires a certificate, speaks HTTP/1.1, and
-    /// every handshake is a full one.
+    /// Builds the entry for operators: it requires a certificate, speaks HTTP/1.1, and every
+    /// handshake is a full one.
     ///
     /// # Errors
     /// When rustls refuses the configuration.
@@ -282,7 +282,7 @@ impl ServerEntry {
         Ok(())
     }
 
-    /// `session` is what the ticket said.
+    /// Verifies a resumed session. `session` is the content of the ticket.
     fn verify_resumed(
         &self,
         chain: &[CertificateDer<'_>],
@@ -319,7 +319,7 @@ impl ServerEntry {
         &self.trust
     }
 
-    /// Whether callers have to present a certificate.
+    /// Whether callers must present a certificate.
     #[must_use]
     pub const fn client_certificate(&self) -> ClientCertificate {
         self.client_certificate

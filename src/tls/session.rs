@@ -14,7 +14,7 @@ pub(super) enum Version {
     Tls13 = 0x13,
 }
 
-/// What a ticket says beside rustls' state.
+/// The content of a ticket in addition to rustls' state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Session {
     pub(super) version: Version,
