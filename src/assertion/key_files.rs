@@ -181,7 +181,7 @@ pub(super) fn write_new_key(
         .mode(0o600)
         .open(&path)
         .map_err(KeyRingError::io("create", &path))?;
-    // The sync of this file also makes its directory entry durable.
+    // The marker file becomes durable with the key file, whose directory is synced.
     let path = key_path(directory, key.kid());
     write_private_by(&path, pem.as_bytes(), Existing::Refuse, ASIDE_PREFIX)
         .map_err(KeyRingError::io("write", &path))?;

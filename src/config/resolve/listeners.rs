@@ -248,7 +248,7 @@ pub(super) fn public(
     })
 }
 
-/// Builds the private listener of `[admin]`, and its TLS configuration for operators.
+/// Builds the listener of `[admin]`, and its TLS configuration for operators.
 pub(super) fn admin(
     document: &Document,
     listener: &ListenerParts,

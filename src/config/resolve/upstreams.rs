@@ -118,7 +118,7 @@ fn upstream(
     })
 }
 
-/// Whether upgrades to a service with HTTP/2 also use HTTP/1.1.
+/// Whether upgrades may be sent in HTTP/1.1 to a service that otherwise uses HTTP/2.
 fn http1_upgrades(
     section: &UpstreamSection,
     protocol: HttpProtocol,
