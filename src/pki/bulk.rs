@@ -1,10 +1,9 @@
 //! Issuing many leaves at once.
 //!
-//! A part of [`Pki`]. Leaves are made in batches, each of them one
-//! `Transaction`: keys and certificates are written aside and made durable by one
-//! barrier, the batch is recorded, and only then put in place. What a killed run
-//! recorded is put in its place by the next command, and skipped by the next run
-//! with the same list.
+//! A part of [`Pki`]. Leaves are made in batches, each of them one `Transaction`: keys and
+//! certificates are written aside and made durable by one barrier, the batch is recorded, and only
+//! then put in place. The files that a killed run has recorded are put in place by the next
+//! command, and skipped by the next run with the same list.
 
 use std::collections::HashSet;
 use std::num::NonZero;

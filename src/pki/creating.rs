@@ -1,7 +1,7 @@
-//! Making an authority in a directory, from nothing or from a root there is.
+//! Making an authority in a directory, from nothing or from an existing root.
 //!
-//! A part of [`Pki`]. All files appear in one `Transaction`, so that a crash at any
-//! point leaves what was there before or the new authority. Certificates are made by
+//! A part of [`Pki`]. All files appear in one `Transaction`, so that a crash at any point leaves
+//! either the earlier files or the new authority. Certificates are made by
 //! [`super::signing::authority`].
 
 use std::path::{Path, PathBuf};

@@ -66,10 +66,10 @@ impl Pki {
         self.publish(&authorities, lifetime, &mut state, &lock)
     }
 
-    /// The state as it is now. Under the directory's lock.
+    /// Reads the present state. The caller holds the directory's lock.
     ///
-    /// Refuses when the authority was rotated since it was opened: what this
-    /// process holds for the present generation no longer is.
+    /// Fails if the authority was rotated since it was opened: the generation that this process
+    /// holds is then no longer the present one.
     pub(super) fn current_state(&self) -> Result<State, PkiError> {
         let state = self.states.read(&self.layout().state())?;
         let earlier = state.earlier.map(|earlier| earlier.generation);

@@ -27,8 +27,8 @@ pub(super) struct EarlierGeneration {
     pub(super) intermediate: Option<AuthorityCertificate>,
 }
 
-/// An authority in a directory: a root, an intermediate below it (unless the
-/// root issues by itself), and what they issued.
+/// An authority in a directory: a root, an intermediate below it (unless the root issues by
+/// itself), and the certificates that they issued.
 #[derive(Debug)]
 pub struct Pki {
     pub(super) layout: Layout,
@@ -117,7 +117,7 @@ impl Pki {
         &self.layout
     }
 
-    /// The trust domain it vouches for.
+    /// Returns the trust domain of the authority.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -158,7 +158,7 @@ impl Pki {
         revocation_list::default_lifetime(name == self.issuer())
     }
 
-    /// Returns the certificate of an authority. Without an intermediate, the root stands in for it.
+    /// Returns the certificate of an authority. Without an intermediate, returns the root.
     #[must_use]
     pub fn authority(&self, name: AuthorityName) -> &AuthorityCertificate {
         match name {

@@ -1,5 +1,5 @@
-//! Reading whatever people have: PEM bundles, DER, PKCS#12, requests, revocation
-//! lists, key sets. What it says, with lints; nothing is verified.
+//! Reading certificate files of many kinds: PEM bundles, DER, PKCS#12, requests, revocation lists,
+//! key sets. Shows the content, with lints; nothing is verified.
 //!
 //! Private keys are named and never shown.
 

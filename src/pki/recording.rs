@@ -1,5 +1,5 @@
-//! What an authority remembers of its certificates: opening the inventory,
-//! keeping it in step with `pki.toml`, and searching it.
+//! The records of an authority's certificates: opening the inventory, keeping it in step with
+//! `pki.toml`, and searching it.
 //!
 //! A part of [`Pki`]. Records of the earlier kind (`issued.jsonl`) are taken
 //! over once and put aside.

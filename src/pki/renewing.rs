@@ -1,9 +1,8 @@
 //! Renewing leaves: the same names and usages again, with a new key.
 //!
-//! What is renewed is read from the certificate, not from the records, so that
-//! it works with the file alone. A certificate of another authority, or
-//! a revoked one, is refused. Expired ones are renewed: an outage must not
-//! strand its callers.
+//! Names and usages are read from the certificate and not from the records, so that the file alone
+//! suffices. A certificate of another authority, or a revoked one, is refused. Expired ones are
+//! renewed: an outage must not strand its callers.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `PkiError`: why an authority did not do what it was asked to.
+//! `PkiError`: why an operation of an authority failed.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `Layout`: which file of an authority is where.
+//! `Layout`: the paths of an authority's files.
 //!
 //! The names are part of the interface: gateways and scripts read them.
 
@@ -11,10 +11,10 @@ use crate::pki::signing::signatory::AuthorityName;
 /// The subject of a transaction, which determines the name of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pki) enum Scope {
-    /// The authority's own files. What is listed counts.
+    /// The authority's own files. The listed steps are final.
     Authority,
-    /// Keys and certificates of leaves. What is listed counts if the inventory has
-    /// them.
+    /// Keys and certificates of leaves. The listed steps are final if the inventory contains the
+    /// leaves.
     Leaves,
 }
 

@@ -1,4 +1,4 @@
-//! The lock of an authority's directory, and what its holder completes first.
+//! The lock of an authority's directory, whose holder first completes interrupted changes.
 
 use super::error::PkiError;
 use super::layout::{Layout, Scope};

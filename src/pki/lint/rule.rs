@@ -1,4 +1,4 @@
-//! `Lint`: one rule, and what it finds.
+//! `Lint`: one rule, and its findings.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! What lints of certificates look at.
+//! The certificate that lints check.
 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::BasicConstraints;

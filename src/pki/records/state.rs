@@ -1,9 +1,7 @@
-//! What an authority must remember: its trust domain, list numbers and revoked
-//! certificates (`pki.toml`).
+//! The state of an authority: its trust domain, list numbers and revoked certificates (`pki.toml`).
 //!
-//! `pki.toml` is small and replaced as a whole. What was signed is in
-//! [`super::inventory`]; the file in which earlier versions kept that
-//! (`issued.jsonl`) is still read here.
+//! `pki.toml` is small and replaced as a whole. Signed certificates are in [`super::inventory`].
+//! The file in which earlier versions kept them (`issued.jsonl`) is still read here.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};

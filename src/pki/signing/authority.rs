@@ -1,9 +1,9 @@
 //! `CertificateAuthority`: signs intermediates, leaves and revocation lists.
 //!
-//! Works on certificates and keys in memory; files are in
-//! [`directory`](super::super::directory). Usages and dates come from a [`CertificateProfile`], names from
-//! [`super::names`], already checked. What the encoder leaves to chance
-//! (serial numbers, key identifiers, issuer names) is set or checked here.
+//! Works on certificates and keys in memory; files are in [`directory`](super::super::directory).
+//! Usages and dates come from a [`CertificateProfile`], names from [`super::names`], already
+//! checked. Values that the encoder would choose by itself (serial numbers, key identifiers, issuer
+//! names) are set or checked here.
 
 use rcgen::string::Ia5String;
 use rcgen::{

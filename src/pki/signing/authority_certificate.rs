@@ -124,7 +124,7 @@ impl AuthorityCertificate {
         &self.public_key_der
     }
 
-    /// The trust domain it vouches for.
+    /// Returns the trust domain of the authority.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain

@@ -1,4 +1,4 @@
-//! `SigningRequest`: what a PKCS#10 request (RFC 2986) may contribute.
+//! `SigningRequest`: the usable parts of a PKCS#10 request (RFC 2986).
 //!
 //! A key and names, nothing else: usages, lifetime, constraints and the subject
 //! come from the profile, whatever the requester writes. The encoder's own

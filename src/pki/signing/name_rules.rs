@@ -1,4 +1,4 @@
-//! Which names may stand together in one leaf, and under which profile.
+//! Rules for the names that one leaf may contain, and under which profile.
 
 use super::names::{MAX_NAMES, RequestError, SubjectName, SubjectNames};
 use super::profile::CertificateProfile;

@@ -58,8 +58,8 @@ enum Kind {
 pub struct ProfileRules {
     /// The names that may be certified; all of the trust domain if it is empty.
     pub identities: Vec<IdentityPattern>,
-    /// Kinds of keys that may be certified, the first one for new keys. Where it
-    /// is empty every strong key may, and new ones have P-256.
+    /// Kinds of keys that may be certified, the first one for new keys. If it is empty, every
+    /// strong key may be certified, and new keys have P-256.
     pub key_types: Vec<KeyAlgorithm>,
     /// URLs of the issuer's revocation list (RFC 5280 section 4.2.1.13).
     pub crl_urls: Vec<String>,

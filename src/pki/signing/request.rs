@@ -1,4 +1,4 @@
-//! What a leaf is asked for: names, profile, lifetime, and where it is filed.
+//! A request for a leaf: names, profile, lifetime, and the paths of its files.
 //!
 //! Requests in PKCS#10 form belong here too: they may contribute a key and
 //! names, never usages.

@@ -32,7 +32,7 @@ impl AuthorityName {
 pub struct Generation(u32);
 
 impl Generation {
-    /// The one that `pki init` made.
+    /// The generation that `pki init` made.
     pub const FIRST: Self = Self(1);
 
     pub(in crate::pki) const fn next(self) -> Self {
