@@ -1,5 +1,5 @@
-//! `TrustBundle`: roots, revocation lists and posture of one trust domain, and
-//! the names they may vouch for.
+//! `TrustBundle`: roots, revocation lists and posture of one trust domain, and the names that its
+//! authorities may certify.
 
 use std::fmt;
 use std::time::Duration;
@@ -283,8 +283,8 @@ impl TrustBundle {
         digest.finish()
     }
 
-    /// The same bundle, whose revocation lists are not believed any more because
-    /// nothing newer could be read since a moment (seconds since the Unix epoch).
+    /// Returns the bundle with suspended revocation lists: they are no longer trusted, because
+    /// nothing newer could be read since `since` (seconds since the Unix epoch).
     #[must_use]
     pub fn suspended(&self, since: i64) -> Self {
         let mut bundle = self.clone();

@@ -1,8 +1,7 @@
 //! The name that a verified leaf gives its holder under one bundle.
 //!
-//! The first type in `identity_from` that the leaf carries decides, and exactly
-//! one name of that type must be one the bundle may vouch for. The common name
-//! is never looked at.
+//! The first type in `identity_from` that the leaf carries decides, and exactly one name of that
+//! type must be one that the bundle may certify. The common name is never used.
 
 use super::bundle::TrustBundle;
 use super::certificate::error::PathError;
@@ -12,7 +11,7 @@ use crate::reason::ReasonCode;
 /// The SPIFFE ID that a leaf claims, if it claims one. It then carries no other URI
 /// name (X509-SVID section 2).
 ///
-/// What a leaf may be used for is a rule of its path, and already checked there.
+/// The usages of the leaf were already checked with its path.
 pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError> {
     let Some(claimed) = leaf
         .sans

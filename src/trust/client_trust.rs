@@ -96,10 +96,10 @@ pub enum Recall {
 }
 
 impl ClientTrust {
-    /// Brings bundles together without merging them.
+    /// Combines bundles without merging them.
     ///
     /// # Errors
-    /// When two bundles share an anchor or overlap in what they vouch for.
+    /// If two bundles share an anchor or may certify the same names.
     pub fn new(bundles: Vec<Arc<TrustBundle>>) -> Result<Self, ClientTrustError> {
         check_overlap(&bundles)?;
         let by_domain = bundles
@@ -195,8 +195,8 @@ impl ClientTrust {
         })
     }
 
-    /// Returns whether a chain that was admitted before still holds, as far as that can
-    /// be told without the chain itself. [`ClientTrust::admit`] still decides.
+    /// Returns whether a chain that was admitted before would still be accepted, as far as this can
+    /// be decided without the chain itself. [`ClientTrust::admit`] still decides.
     #[must_use]
     pub fn recall(&self, chain: &ChainKey, now: i64) -> Recall {
         match self.cache.get(chain) {

@@ -1,7 +1,7 @@
-//! Which bundles must not be accepted together.
+//! Finds bundles that must not be accepted together.
 //!
-//! A path must belong to one trust domain, and a name must have one authority. Both
-//! are lost if two bundles share an anchor or may vouch for the same name.
+//! A path must belong to one trust domain, and a name must have one authority. Both are lost if two
+//! bundles share an anchor or may certify the same name.
 
 use std::collections::HashMap;
 use std::sync::Arc;

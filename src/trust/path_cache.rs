@@ -1,13 +1,12 @@
 //! `PathCache`: chains that were verified before, so that a repeated handshake
 //! only has to prove possession of the key.
 //!
-//! The key is the presented chain together with everything it was verified
-//! against except revocation lists and deny list; the value is the identity and
-//! what has to be looked up about each certificate of the path. A change of the
-//! lists costs one look-up per certificate, not a new path. Refusals are never
-//! kept, and an entry enters only by [`PendingPath::commit`], after the
-//! handshake: presenting the chain of another caller, with any junk behind it,
-//! changes nothing here.
+//! The key is the presented chain together with everything it was verified against except
+//! revocation lists and deny list; the value is the identity, and the facts by which each
+//! certificate of the path is looked up. A change of the lists costs one look-up per certificate,
+//! not a new path. Refusals are never kept, and an entry enters only by [`PendingPath::commit`],
+//! after the handshake: presenting the chain of another caller, with any junk behind it, changes
+//! nothing here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -98,7 +97,7 @@ pub struct ChainCounts {
     pub kept: usize,
     /// Questions about a chain that was known and still held.
     pub known: u64,
-    /// Questions that took a verification, whatever came of it.
+    /// Look-ups that needed a verification, whether it succeeded or failed.
     pub verified: u64,
 }
 

@@ -1,7 +1,7 @@
 //! `PathTrust`: the listener's path rules alone, without identity or policy.
 //!
-//! What `countersign pki verify` and the public test suites ask: does this leaf
-//! chain to one of these roots for this purpose at this time?
+//! Serves `countersign pki verify` and the public test suites, which ask whether a leaf chains to
+//! one of these roots for a purpose at a time.
 
 use std::time::Duration;
 

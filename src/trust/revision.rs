@@ -1,4 +1,4 @@
-//! `TrustRevision`: what decisions about chains depend on, as two hashes.
+//! `TrustRevision`: the inputs of decisions about chains, as two hashes.
 
 use std::fmt;
 use std::sync::Arc;

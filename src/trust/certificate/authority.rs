@@ -1,5 +1,5 @@
-//! `AuthorityFacts` and `RootSet`: what an issuer's certificate says, and the
-//! rules it must satisfy that webpki leaves out.
+//! `AuthorityFacts` and `RootSet`: the facts of an issuer's certificate, and the rules for issuers
+//! that webpki does not check.
 //!
 //! Nothing here verifies a signature.
 

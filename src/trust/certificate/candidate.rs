@@ -1,5 +1,5 @@
-//! `Candidate`: a certificate that may stand in a path, with the little of it that the
-//! search needs, read in one pass whose cost is bounded by the certificate's size.
+//! `Candidate`: a certificate that may be part of a path, with the few fields that the search
+//! needs, read in one pass whose cost is bounded by the certificate's size.
 //!
 //! Certificates come from strangers. The full reader takes up to a hundred nanoseconds
 //! for each element and copies names; it is for certificates whose signatures hold.
@@ -23,7 +23,7 @@ const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x0e];
 /// 2.5.29.35
 const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
 
-/// A certificate that may stand in a path.
+/// A certificate that may be part of a path.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate<'a> {
     pub(crate) der: CertificateDer<'a>,

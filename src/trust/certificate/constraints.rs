@@ -1,12 +1,11 @@
-//! Name constraints (RFC 5280 section 4.2.1.10) where webpki is too lenient or
-//! too silent.
+//! Checks of name constraints (RFC 5280 section 4.2.1.10) for which webpki is too lenient, or gives
+//! no reason.
 //!
-//! webpki enforces constraints on DNS names and addresses among the alternative
-//! names, and refuses every name of another constrained type without saying why.
-//! It compares a wildcard with an excluded name as text, so `*.example.org`
-//! escapes an exclusion of `a.example.org`; it does not see e-mail addresses and
-//! host names in the subject. That is mended here. Nothing here can allow what
-//! webpki refused.
+//! webpki enforces constraints on DNS names and addresses among the alternative names, and refuses
+//! every name of another constrained type without saying why. It compares a wildcard with an
+//! excluded name as text, so `*.example.org` escapes an exclusion of `a.example.org`; it does not
+//! see e-mail addresses and host names in the subject. This module corrects that. It can never
+//! allow a certificate that webpki has refused.
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
-//! `LeafPathFacts`: what the path rules need to know of a leaf, and the rules
-//! for leaves that webpki leaves out.
+//! `LeafPathFacts`: the facts about a leaf that the path rules need, and the rules for leaves that
+//! webpki does not check.
 //!
-//! They name no caller: `caller_name` of [`crate::trust`] does that.
+//! The name of the caller is determined by `caller_name` of [`crate::trust`].
 
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 

@@ -1,4 +1,4 @@
-//! `PathMember`: what revocation and the deny list look up about a certificate.
+//! `PathMember`: the facts about a certificate by which revocation and the deny list look it up.
 
 use std::sync::Arc;
 

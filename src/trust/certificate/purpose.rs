@@ -1,4 +1,4 @@
-//! `PathPurpose`: what the holder of a verified certificate may do with it.
+//! `PathPurpose`: the purpose for which a certificate is verified.
 
 use webpki::KeyUsage;
 

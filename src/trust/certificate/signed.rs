@@ -1,5 +1,5 @@
-//! What is common to all that is signed by an authority: a message, an algorithm
-//! and a signature (RFC 5280 sections 4.1.1 and 5.1.1).
+//! The common parts of everything that an authority signs: a message, an algorithm and a signature
+//! (RFC 5280 sections 4.1.1 and 5.1.1).
 
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::RawPublicKeyEntity;

@@ -1,13 +1,13 @@
-//! `DenyList`: identities and certificates that are refused at once, whatever
-//! their issuer says.
+//! `DenyList`: identities and certificates that are refused at once, even if their issuer has not
+//! revoked them.
 //!
-//! The fast path beside revocation lists: an entry counts from the moment it is
-//! in memory. Consulted after a path holds, and again for cached paths whenever the
-//! list's epoch has moved. The admin interface decides which operators may change it.
+//! The fast path beside revocation lists: an entry applies as soon as it is in memory. The list is
+//! checked after a path is accepted, and again for cached paths whenever its epoch has changed. The
+//! admin interface decides which operators may change it.
 //!
 //! - `file`: the list's file
 //! - `entry`: one entry, and why one cannot be read or changed
-//! - `target`: what an entry refuses, in one spelling
+//! - `target`: the certificates or callers that an entry refuses, in one spelling
 
 mod entry;
 mod file;
@@ -68,8 +68,8 @@ impl Index {
 
 /// The deny list, in a file and in memory.
 ///
-/// Whatever touches the file may block for as long as the file system does; what
-/// looks entries up never does.
+/// Functions that access the file may block as long as the file system does. Functions that look up
+/// entries never block.
 pub struct DenyList {
     path: PathBuf,
     index: ArcSwap<Index>,

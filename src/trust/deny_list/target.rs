@@ -1,4 +1,5 @@
-//! `DenyTarget`: what an entry of the deny list refuses, in one spelling.
+//! `DenyTarget`: the certificates or callers that an entry of the deny list refuses, in one
+//! spelling.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,7 @@ pub enum DenyTarget {
 }
 
 impl DenyTarget {
-    /// The one spelling that look-ups use.
+    /// Converts the target to the spelling that look-ups use.
     pub(super) fn normal(self) -> Result<Self, String> {
         match self {
             Self::Serial { serial, issuer } => {

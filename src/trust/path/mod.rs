@@ -1,13 +1,12 @@
-//! Path verification: webpki builds and checks the path, this module adds what
-//! webpki leaves out.
+//! Path verification: webpki builds and checks the path, this module adds the checks that webpki
+//! omits.
 //!
-//! webpki checks signatures, validity of leaf and intermediates, CA flags, path
-//! lengths of intermediates, extended key usage, DNS and IP name constraints and
-//! critical extensions. Added here, per candidate path, so that a refusal lets
-//! webpki try the next one: the rules for issuers and anchors
-//! (`authority`), for leaves (`end_entity`), for wildcards under exclusions
-//! (`constraints`), the anchor's path length, and revocation (`revocation`). It knows
-//! no identities.
+//! webpki checks signatures, validity of leaf and intermediates, CA flags, path lengths of
+//! intermediates, extended key usage, DNS and IP name constraints and critical extensions. Added
+//! here, per candidate path, so that a refusal lets webpki try the next one: the rules for issuers
+//! and anchors (`authority`), for leaves (`end_entity`), for wildcards under exclusions
+//! (`constraints`), the anchor's path length, and revocation (`revocation`). This module does not
+//! determine identities.
 //!
 //! - `search`: which certificates lead from a leaf to a root
 //! - `signature_checks`: each signature is checked once, within a budget

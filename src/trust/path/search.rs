@@ -1,12 +1,11 @@
-//! Path search: which certificates lead from a leaf to a root, by names and signatures.
+//! Path search: finds the certificates that link a leaf to a root, by names and signatures.
 //!
-//! webpki compares names only until it has reached a root, verifies the signatures
-//! of the whole path then, forgets what it found out and stops after 100 of them: a few
-//! namesakes on two levels cost it more than a handshake. Here a signature is verified
-//! once, below keys only that are proven themselves, and within a budget. A certificate
-//! that does not carry on is not tried again above the same subordinate.
-//! Nothing is accepted here: each path whose signatures hold goes to webpki and
-//! to the checks of [`super::path`].
+//! webpki compares names only until it has reached a root, verifies the signatures of the whole
+//! path then, forgets the results and stops after 100 of them. A few certificates with the same
+//! name on two levels cost more than a handshake. Here each signature is verified once, only under
+//! keys that are verified themselves, and within a budget. A certificate that did not lead to a
+//! root is not tried again above the same subordinate. Nothing is accepted here: each path whose
+//! signatures hold goes to webpki and to the checks of [`super::path`].
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;

@@ -1,9 +1,10 @@
 //! `SignatureChecks`: each signature of one verification is checked once, and no more of
 //! them than a budget allows.
 //!
-//! Signatures are what costs. Anybody can present a chain, so that what it contains must
-//! not decide how many are checked. Search and webpki both check by
-//! [`SignatureChecks::algorithms`]: what one of them knows costs the other nothing.
+//! Signature checks are the main cost. Anybody can present a chain, so that its content must not
+//! decide how many signatures are checked. Search and webpki both check by
+//! [`SignatureChecks::algorithms`]: a signature that one of them has checked costs the other
+//! nothing.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,10 +1,9 @@
 //! `RevocationList`: one list, checked and taken apart at load.
 //!
-//! webpki's reader refuses what neither of us supports (version 1, no
-//! nextUpdate, delta, indirect, partitioned by reason, attribute-only, unknown
-//! critical extensions of list or entry); this one adds what webpki forgets: the
-//! number, thisUpdate and the time. The signature is verified once, under the
-//! first key that is known to belong to the issuer.
+//! webpki's parser refuses lists that are not supported (version 1, no nextUpdate, delta, indirect,
+//! partitioned by reason, attribute-only, unknown critical extensions of list or entry); this
+//! module adds checks that webpki omits: of the number, thisUpdate and the time. The signature is
+//! verified once, under the first key that is known to belong to the issuer.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};

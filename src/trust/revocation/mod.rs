@@ -1,16 +1,14 @@
-//! `RevocationIndex`: the revocation lists of one trust domain, and what they
-//! say about a path.
+//! `RevocationIndex`: the revocation lists of one trust domain, and the status of a path by them.
 //!
-//! webpki verifies a list's signature at every look-up. Here that happens once:
-//! at load if the issuer is configured, else when a verified path first
-//! supplies the issuer's key; until then the list is not consulted. A list
-//! belongs to an issuer's name and key, and counts only while it is the newest
-//! of that issuer and scope. It fetches nothing and reads no files.
+//! webpki verifies a list's signature at every look-up. Here that happens once: at load if the
+//! issuer is configured, else when a verified path first supplies the issuer's key; until then the
+//! list is not consulted. A list belongs to an issuer's name and key, and counts only while it is
+//! the newest of that issuer and scope. The index fetches nothing and reads no files.
 //!
 //! - `list`: one list, checked and taken apart at load
 //! - `serials`: a compact set of revoked serial numbers
 //! - `unusable`: why a list cannot be used
-//! - `status`: how far each list has come
+//! - `status`: the age of each list
 //! - `posture`: how strictly revocation is checked
 
 mod list;

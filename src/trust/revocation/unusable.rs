@@ -1,8 +1,8 @@
-//! `UnusableCrl`: what kind of revocation list cannot be used, and what to do.
+//! `UnusableCrl`: why a revocation list cannot be used, and the remedy.
 //!
-//! webpki says only that it does not take a list. A list that is refused is read
-//! again here, leniently, to find the reason: the person who sees it has to get
-//! another list from the issuer, and must know which.
+//! webpki says only that it does not accept a list. A list that is refused is read again here,
+//! leniently, to find the reason: the person who sees it has to get another list from the issuer,
+//! and must know which.
 
 use webpki::Error;
 use x509_parser::der_parser::asn1_rs::{Any, Class, FromDer as _, Tag};
