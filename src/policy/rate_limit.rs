@@ -1,10 +1,9 @@
 //! Rate limits: GCRA over a table of fixed size.
 //!
-//! A key's whole state is one number, the *theoretical arrival time* of its next
-//! conforming request (ITU-T I.371, the generic cell rate algorithm): no windows
-//! to sweep, no timers, no memory per key beyond its slot. The table is
-//! allocated once, 8 slots to a bucket with a lock of its own, 17 bytes a slot:
-//! 1,000,000 keys take 17 MB, or 36 MB in a table that is half empty
+//! A key's whole state is one number, the *theoretical arrival time* of its next conforming request
+//! (ITU-T I.371, the generic cell rate algorithm): no windows to sweep, no timers, no memory per
+//! key beyond its slot. The table is allocated once, with 8 slots and one lock for each bucket, and
+//! 17 bytes for each slot: 1,000,000 keys take 17 MB, or 36 MB in a table that is half empty
 //! ([`RateTable::new`] doubles and rounds up to a power of two).
 //!
 //! When a bucket is full the key with the most allowance left is evicted. So a flood of keys
@@ -168,9 +167,8 @@ impl RateTable {
         size_of::<Mutex<[Slot; SLOTS]>>().saturating_mul(self.buckets.len())
     }
 
-    /// Counts one request of `key` against `limit`. What the key consists of
-    /// (a route and a caller, say) is up to the caller; different limits need
-    /// different keys.
+    /// Counts one request of `key` against `limit`. The calling function chooses the parts of the
+    /// key, for example a route and a caller. Different limits need different keys.
     pub fn take(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
         self.decide(key, limit, self.now(), true)
     }

@@ -1,4 +1,4 @@
-//! `Rule`: what a route requires of its callers. Default deny.
+//! `Rule`: the requirements of a route on its callers. The default is to deny.
 
 use std::fmt;
 

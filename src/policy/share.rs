@@ -1,10 +1,10 @@
-//! `Share`: how much of something scarce one caller may hold, and `Places`, which counts
-//! it by caller.
+//! `Share`: the part of a limited resource that one caller may hold, and `Places`, which counts it
+//! by caller.
 //!
-//! A share is not a fixed limit. While more than half of a bound is free, every caller gets
-//! what it asks for, and a caller that is alone gets nearly all of it. Only when several
-//! callers hold more than half together does the share count, and it shrinks with what is
-//! left: however many callers ask for all they can get, some is left for the next one.
+//! A share is not a fixed limit. While more than half of a bound is free, every caller gets as much
+//! as it requests, and a caller that is alone gets nearly all of it. Only when several callers hold
+//! more than half together does the share count, and it shrinks with the free part: even if many
+//! callers request as much as possible, a part stays free for the next one.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
