@@ -1,4 +1,4 @@
-//! Where the configuration file is looked for.
+//! The default paths of the configuration file.
 
 use std::path::{Path, PathBuf};
 

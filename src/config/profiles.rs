@@ -1,5 +1,5 @@
-//! `profiles.toml`: what an operator says certificates are like. Strict as the
-//! gateway's configuration, and with the same errors: file, line, caret, remedy.
+//! `profiles.toml`: the certificate profiles that an operator has written. It is read as strictly
+//! as the gateway's configuration, and with the same errors: file, line, caret, remedy.
 
 use std::fs;
 use std::path::Path;

@@ -1,9 +1,9 @@
 //! `Running`: the configuration that is in service, kept as it was read, and the
 //! loading of its material.
 //!
-//! What the file on disk says by now does not matter here: a load of material reads
-//! the files that the configuration in service names, one unit at a time. So no edit,
-//! typo or permission of the configuration delays a revocation.
+//! The present content of the file on disk does not matter here: a load of material reads the files
+//! that the configuration in service names, one unit at a time. So no edit, typo or permission of
+//! the configuration delays a revocation.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub struct LoadedUnit {
     pub is_unchanged: bool,
     /// Warnings for the operator.
     pub warnings: Vec<String>,
-    /// Parts that cannot be used; their last good ones stand in.
+    /// Parts that cannot be used and are replaced by the last good ones.
     pub degraded: Vec<String>,
     /// Whether the system failed to read a file that may exist.
     pub system_failure: bool,
@@ -185,11 +185,11 @@ impl Running {
         self.suspended.contains_key(domain)
     }
 
-    /// Reads the files of one unit and builds the snapshot that has it instead of the
-    /// one in service. Blocks for as long as the file system does.
+    /// Reads the files of one unit and builds a snapshot with the new unit instead of the one in
+    /// service. Blocks as long as the file system does.
     ///
     /// # Errors
-    /// What is wrong with the unit's files; nothing has changed then.
+    /// The errors in the unit's files. Nothing has changed in that case.
     pub fn load_unit(
         &self,
         key: &UnitKey,

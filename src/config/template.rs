@@ -1,7 +1,7 @@
 //! [`Starter`]: the commented first configuration that `countersign init` writes.
 //!
-//! It stands beside the reader so that a test can keep the two together: what
-//! is written here loads without an error or warning.
+//! It is in this module so that a test can compare it with the reader: the template loads without
+//! an error or warning.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,9 +1,8 @@
 //! Errors and warnings about a configuration file, each with its place, and how
 //! they are shown.
 //!
-//! [`Diagnostics`] collects while the file is read and resolved;
-//! [`ConfigErrors`] is what remains when something was wrong. Nothing here
-//! knows what a key means.
+//! [`Diagnostics`] collects while the file is read and resolved; [`ConfigErrors`] is the result if
+//! there were errors. Nothing here knows what a key means.
 //!
 //! - `suggest`: the known word that is nearest to an unknown one
 

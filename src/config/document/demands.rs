@@ -1,5 +1,5 @@
-//! Values of `[[route]]` that have a grammar of their own: how callers
-//! authenticate, and what is demanded of their tokens.
+//! Values of `[[route]]` with a separate grammar: how callers authenticate, and which demands their
+//! tokens must meet.
 
 use serde_json::Value;
 use toml::Spanned;

@@ -1,12 +1,11 @@
 //! The file as it is written, section by section.
 //!
-//! Which keys there are is said in `raw`; what they mean is decided in
-//! [`super::resolve`].
+//! `raw` lists the known keys; [`super::resolve`] decides what they mean.
 //!
 //! A file imports only from those after it:
 //!
 //! - `raw`: the one table of known sections and keys
-//! - `demands`: how callers authenticate, and what is demanded of their tokens
+//! - `demands`: how callers authenticate, and which demands their tokens must meet
 //! - `health_check`: how an upstream's health is checked
 //! - `schema`: complaints about sections and keys that are unknown or missing
 //! - `value`: single values with their places

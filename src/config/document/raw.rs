@@ -384,7 +384,7 @@ sections! {
     }
 }
 
-/// Sections that stand within another one.
+/// Defines sections within another one.
 macro_rules! within {
     ($($name:ident),+) => {$(
         impl FromToml for $name {

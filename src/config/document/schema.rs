@@ -25,7 +25,7 @@ pub(in crate::config) enum Need {
     Optional,
 }
 
-/// Everything that can stand in one kind of file.
+/// All sections and keys that one kind of file may contain.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::config) struct Family {
     pub(in crate::config) sections: &'static [SectionKeys],

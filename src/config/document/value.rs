@@ -1,8 +1,7 @@
 //! Reading single values of the parsed file, each with its place.
 //!
-//! A value that cannot be used is reported where it stands and becomes
-//! [`Field::Bad`], so that reading goes on and nothing is reported twice.
-//! What values mean together is decided in `resolve`.
+//! A value that cannot be used is reported with its place and becomes [`Field::Bad`], so that
+//! reading continues and nothing is reported twice. `resolve` decides what values mean together.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,8 +1,7 @@
 //! Reading the files a configuration names, and remembering which they are.
 //!
-//! Relative paths start at the directory of the configuration file. Every
-//! failure names the file, the key that names it, and what to do. What the
-//! content means is decided in `resolve`.
+//! Relative paths start at the directory of the configuration file. Every failure names the file,
+//! the key that names it, and what to do. `resolve` decides what the content means.
 
 use std::collections::HashSet;
 use std::collections::btree_map::Entry;
@@ -375,8 +374,8 @@ fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
         let name = entry?.file_name();
         let Some(name) = name.to_str() else { continue };
         let path = directory.join(name);
-        // Hidden names are working copies of editors and of mounted volumes. What cannot
-        // be looked at is listed: left out, it would silently not be read.
+        // Hidden names are working copies of editors and of mounted volumes. Files that cannot be
+        // examined are listed nevertheless: otherwise they would silently not be read.
         if !name.starts_with('.') && glob(pattern, name) && !path.is_dir() {
             found.push(path);
         }

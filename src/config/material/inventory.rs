@@ -1,5 +1,5 @@
-//! [`Inventory`]: what a configuration brought along, summed up for people and
-//! scripts. Nothing at run time depends on it.
+//! [`Inventory`]: a summary of a configuration's material, for people and scripts. Nothing at run
+//! time depends on it.
 
 use serde::Serialize;
 

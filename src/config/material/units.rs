@@ -1,4 +1,4 @@
-//! Units of material: what is read from disk and takes effect as a whole.
+//! Units of material: files that are read and take effect together.
 //!
 //! A certificate with its key, one trust domain's roots and revocation lists, one
 //! directory of signing keys, one key set, one secret. Each is built once and kept

@@ -1,4 +1,4 @@
-//! `[assertion]`: who signs, with what, for how long.
+//! `[assertion]`: the issuer, the signing keys and the lifetime of assertions.
 
 use std::net::IpAddr;
 use std::sync::Arc;

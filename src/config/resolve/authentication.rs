@@ -1,5 +1,4 @@
-//! How a route's callers authenticate: which methods, and what is demanded of
-//! their credentials.
+//! How a route's callers authenticate: the methods, and the demands on their credentials.
 
 use std::sync::Arc;
 use std::time::Duration;

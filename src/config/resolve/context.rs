@@ -1,4 +1,4 @@
-//! `Context`: what every part of a configuration needs to be resolved.
+//! `Context`: the state that the resolution of every section needs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -98,8 +98,8 @@ impl Context<'_> {
         self.diagnostics.warn(warning);
     }
 
-    /// Builds a unit of material, or takes it as it is known. What `build` reads,
-    /// fetches and sums up belongs to the unit.
+    /// Builds a unit of material, or takes the known one. Everything that `build` reads, fetches
+    /// and summarizes belongs to the unit.
     pub(super) fn unit<T: Clone + Send + Sync + 'static>(
         &mut self,
         key: UnitKey,
@@ -167,8 +167,8 @@ impl Context<'_> {
         self.units.before.get(key)?.value()
     }
 
-    /// Reads a part of a unit. If it cannot be used and the last good part may stand
-    /// in for it, the errors are noted instead of reported, and nothing is returned.
+    /// Reads a part of a unit. If it cannot be used but the last good part may replace it, notes
+    /// the errors instead of reporting them, and returns None.
     pub(super) fn part<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let errors = self.diagnostics.error_count();
         let value = read(self);
@@ -237,7 +237,7 @@ impl Context<'_> {
         );
     }
 
-    /// Reports names that stand twice among sections of one kind.
+    /// Reports names that occur twice among sections of one kind.
     pub(super) fn unique<'n>(
         &mut self,
         what: &str,
@@ -258,7 +258,7 @@ impl Context<'_> {
     }
 }
 
-/// The names that stand in fields, with their places.
+/// Returns the names in the fields, with their places.
 pub(super) fn names<'a>(
     fields: impl Iterator<Item = &'a Field<String>>,
 ) -> impl Iterator<Item = (&'a str, &'a Span)> {

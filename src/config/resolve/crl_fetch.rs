@@ -172,9 +172,9 @@ fn document_path(source: &CrlSource) -> PathBuf {
     PathBuf::from(source.url.to_string())
 }
 
-/// Compares the lists that were fetched at start with the copies of what was in use before. If a
-/// document may not replace its copy, the copy is used instead, with a warning. Returns the lists
-/// to use, and a bundle of the copies, by which older lists are recognized.
+/// Compares the lists that were fetched at start with the copies of the lists that were in use
+/// before. If a document may not replace its copy, the copy is used instead, with a warning.
+/// Returns the lists to use, and a bundle of the copies, by which older lists are recognized.
 pub(super) fn check_against_copies(
     mut lists: Vec<Found<CertificateRevocationListDer<'static>>>,
     config: &TrustBundleConfig,

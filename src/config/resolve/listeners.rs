@@ -1,5 +1,5 @@
-//! `[listener]`, `[[server_name]]`, `[public]` and `[admin]`: where the gateway
-//! listens, and with which certificate.
+//! `[listener]`, `[[server_name]]`, `[public]` and `[admin]`: the listeners of the gateway, and
+//! their certificates.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

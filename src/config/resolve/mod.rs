@@ -1,9 +1,8 @@
-//! What the values of the file mean together: builds the domain types, and
-//! reports everything that does not fit.
+//! Interprets the values of the file together: builds the domain types, and reports all
+//! contradictions.
 //!
-//! Each part goes on after an error, so that one look at the output shows all
-//! of them. What could not be built is `None` from there on and complains no
-//! further.
+//! Each part continues after an error, so that all errors are reported at once. A value that could
+//! not be built is `None` from there on and causes no further errors.
 //!
 //! On top, in the order of the file's sections:
 //!

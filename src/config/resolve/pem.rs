@@ -1,5 +1,5 @@
-//! Certificates and revocation lists out of the files that hold them. What PEM
-//! is, [`crate::pem`] decides; this module adds the place in the configuration.
+//! Reads certificates and revocation lists from files. [`crate::pem`] parses PEM; this module adds
+//! the place in the configuration.
 
 use std::path::{Path, PathBuf};
 

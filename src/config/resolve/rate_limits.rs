@@ -69,7 +69,7 @@ pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<
     }
 }
 
-/// The limiter with the store that is said.
+/// Returns the limiter with the configured store.
 #[cfg(feature = "redis")]
 fn sharing(
     limiter: Limiter,
@@ -143,9 +143,9 @@ fn store(
     }
 }
 
-/// Secrets stay out of the file, counts off the open network, and the store's
-/// certificate is verified. The library would take more than is said here: other
-/// schemes, passwords among the parameters, and `#insecure`.
+/// Secrets stay out of the file, counts off the open network, and the store's certificate is
+/// verified. The library would accept more than the gateway allows: other schemes, passwords among
+/// the parameters, and `#insecure`.
 #[cfg(feature = "redis")]
 fn check_url(url: &At<String>, section: &RedisSection, context: &mut Context<'_>) -> Option<()> {
     let (scheme, rest) = url.value.split_once("://").unwrap_or_default();

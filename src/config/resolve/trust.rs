@@ -52,7 +52,7 @@ fn name_type(pattern: &IdentityPattern) -> Option<NameType> {
     }
 }
 
-/// Builds the bundle of every trust domain and checks that they stand apart.
+/// Builds the bundle of every trust domain and checks that they do not overlap.
 pub(super) fn domains(document: &Document, context: &mut Context<'_>) -> Vec<Domain> {
     let sections = &document.trust_domains;
     context.unique(

@@ -1,8 +1,7 @@
-//! What a trust domain reads from disk: roots, intermediates and revocation lists, as
-//! one unit of material.
+//! The files of a trust domain: roots, intermediates and revocation lists, as one unit of material.
 //!
-//! In a load of material the last good part stands in for one that cannot be used: no
-//! file keeps a revocation in another file out.
+//! In a load of material the last good part replaces a part that cannot be used, so that an error
+//! in one file never delays a revocation in another one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,9 +69,9 @@ pub(super) struct DomainFiles {
     lists: Option<Vec<Found<CertificateRevocationListDer<'static>>>>,
 }
 
-/// Reads roots, intermediates and revocation lists. In a load of material the last
-/// good roots and intermediates stand in for those that cannot be used, and a list
-/// that cannot be used keeps no other out.
+/// Reads roots, intermediates and revocation lists. In a load of material the last good roots and
+/// intermediates replace those that cannot be used, and a list that cannot be used does not prevent
+/// others from taking effect.
 pub(super) fn read_files(
     section: &Trust,
     before: Option<&DomainMaterial>,
@@ -113,9 +112,8 @@ pub(super) fn read_files(
     }
 }
 
-/// Reads certificate files; the last good certificates of a file stand in for those that
-/// cannot be used, so that a root can be taken out of one file whatever is wrong with
-/// another.
+/// Reads certificate files. If a file cannot be used, its last good certificates are used, so that
+/// a root can be removed from one file although another has an error.
 fn certificates_or_last_good(
     files: &[At<String>],
     last_good: &[Found<CertificateDer<'static>>],

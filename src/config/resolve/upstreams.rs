@@ -209,7 +209,7 @@ fn check_plaintext(
         section.certificate.at().map(|at| &at.place),
         section.private_key.at().map(|at| &at.place),
     ];
-    // Plain http would silently check none of it.
+    // With plain http, none of these settings would be checked.
     if let Some(place) = places.into_iter().flatten().next()
         && !urls.is_empty()
     {
