@@ -1,4 +1,4 @@
-//! `Authenticator`: what inspects a request for one kind of credential.
+//! `Authenticator`: inspects a request for one kind of credential.
 
 use std::fmt;
 use std::net::IpAddr;

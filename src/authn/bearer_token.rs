@@ -1,8 +1,8 @@
-//! `TokenAuthenticator`: what one route does about bearer tokens.
+//! `TokenAuthenticator`: the handling of bearer tokens on one route.
 //!
-//! Finds the token, has its issuer judge it, holds it against the caller, and
-//! writes the challenge when there is none or it is not good. [`crate::policy`]
-//! decides whether the caller may use the route.
+//! Finds the token, has its issuer check it, compares it with the caller, and writes the challenge
+//! if the token is absent or invalid. [`crate::policy`] decides whether the caller may use the
+//! route.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! `Beside`: what a route makes of a certificate beside another credential.
+//! `Beside`: how a route treats a certificate that accompanies another credential.
 
 use super::connection_proof::ConnectionProof;
 

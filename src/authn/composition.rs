@@ -1,8 +1,7 @@
 //! Several authenticators on one route: all of them, or any.
 //!
-//! Under `any` each is asked all the same: a credential that is presented and not
-//! good denies the request, so that no good one hides a bad one. What they find has
-//! to name one caller.
+//! With `any`, all of them are asked too: a credential that is presented but invalid denies the
+//! request, so that a valid one never hides it. All results must name the same caller.
 
 use http::HeaderValue;
 

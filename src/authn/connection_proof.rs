@@ -1,4 +1,4 @@
-//! `ConnectionProof`: what a connection proved in its handshake.
+//! `ConnectionProof`: the identity that a connection proved in its handshake.
 
 use std::sync::Arc;
 

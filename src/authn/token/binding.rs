@@ -1,7 +1,7 @@
 //! Certificate-bound tokens: `cnf` against the certificate of this connection.
 //!
-//! RFC 8705 section 3. Whatever stands in `cnf` and cannot be checked refuses:
-//! a bound token without its certificate is a stolen token.
+//! RFC 8705 section 3. Anything in `cnf` that cannot be checked refuses the token: a bound token
+//! without its certificate is a stolen token.
 
 use countersign_verify::jose::base64url_decode;
 use serde_json::{Map, Value};

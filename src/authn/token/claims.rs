@@ -1,8 +1,8 @@
-//! What a token says, judged: issuer, audience, times, binding, scopes, claims.
+//! Checks the claims of a token: issuer, audience, times, binding, scopes, claims.
 //!
-//! The same rules hold for the payload of a JWT and for an introspection
-//! response (RFC 7662 section 2.2), which differ only in what must be present.
-//! [`super::jwt`] verifies signatures, [`super::introspection`] asks the issuer.
+//! The same rules hold for the payload of a JWT and for an introspection response (RFC 7662 section
+//! 2.2), which differ only in the members that must be present. [`super::jwt`] verifies signatures,
+//! [`super::introspection`] asks the issuer.
 
 use std::sync::OnceLock;
 

@@ -1,9 +1,8 @@
 //! Token introspection (RFC 7662): asking the issuer about a token.
 //!
-//! For tokens that say nothing by themselves, and for routes where a revoked
-//! token must not live until its `exp`. "Not active" is a response; anything but
-//! a well-formed response is a failure to check and refuses the request with 503,
-//! never with 401: the client's token may be as good as ever.
+//! Used for opaque tokens, and for routes on which a revoked token must not stay valid until its
+//! `exp`. "Not active" is a response; anything but a well-formed response is a failure to check and
+//! refuses the request with 503, never with 401: the client's token may be valid.
 
 use std::fmt;
 use std::sync::Arc;

@@ -366,8 +366,8 @@ impl Remote {
             },
         };
         self.state().unknown.clear();
-        // However fresh they are said to be, there has to be time for another try
-        // before they must not be used any more.
+        // Limits the freshness that the issuer states, so that another attempt is possible before
+        // the keys must not be used any more.
         let fresh = freshness(&response.headers).min(self.last_good / 2);
         self.cached.store(Some(Arc::new(Cached {
             keys,

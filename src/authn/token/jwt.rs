@@ -1,10 +1,9 @@
 //! JWT access tokens: a token, an issuer's keys and rules in, claims or a denial out.
 //!
-//! Pure: no clock, no network, no cache. [`super::jwks`] brings the keys,
-//! [`super::claims`] judges the payload, [`super::issuer`] puts them together.
-//! The order of checks is fixed, so that the same token always has the same
-//! reason: form, type, algorithm, key, signature, and only then the claims.
-//! Tokens are never logged and stand in no `Debug`, only their hash does.
+//! Pure: no clock, no network, no cache. [`super::jwks`] brings the keys, [`super::claims`] judges
+//! the payload, [`super::issuer`] puts them together. The order of checks is fixed, so that the
+//! same token always has the same reason: form, type, algorithm, key, signature, and only then the
+//! claims. Tokens are never logged or printed by `Debug`; only their hash is.
 
 use std::fmt;
 

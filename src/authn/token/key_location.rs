@@ -1,5 +1,5 @@
-//! Where an issuer's keys are, what its metadata may say about that, and how
-//! long a response is fresh. Pure; [`super::jwks`] does the fetching.
+//! The location of an issuer's keys, the rules for its metadata, and the freshness of responses.
+//! Pure functions; [`super::jwks`] does the fetching.
 
 use countersign_verify::jose::parse_object;
 use http::header::{AGE, CACHE_CONTROL};
