@@ -1,8 +1,7 @@
 //! `CallerName`: the one name of a caller, of one type, with one printed form.
 //!
-//! The printed form is the assertion's `sub` and what patterns match. No name of
-//! one type may print like a name of another: that is checked where names are
-//! parsed, and refused as malformed.
+//! The printed form is the assertion's `sub` and what patterns match. No name of one type may print
+//! like a name of another type: the parsers check this, and refuse such names as malformed.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -241,7 +240,7 @@ pub fn normalized_dns(name: &str) -> Option<String> {
         .then(|| name.to_ascii_lowercase())
 }
 
-/// Octets of a URI after its scheme: unreserved, reserved and `%` (RFC 3986).
+/// Whether a byte may occur in a URI after its scheme: unreserved, reserved and `%` (RFC 3986).
 const fn is_uri_octet(octet: u8) -> bool {
     octet.is_ascii_alphanumeric()
         || matches!(

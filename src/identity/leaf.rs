@@ -1,8 +1,8 @@
-//! `LeafFacts`: what an end-entity certificate says about itself.
+//! `LeafFacts`: the facts that an end-entity certificate states about itself.
 //!
-//! Read once per full handshake, before anything is verified: these facts go
-//! into the audit record of a refused handshake too, marked unproven. Nothing
-//! here may be taken for an identity; [`crate::trust`] decides that.
+//! Read once per full handshake, before anything is verified: these facts go into the audit record
+//! of a refused handshake too, marked unproven. Nothing here is a verified identity;
+//! [`crate::trust`] decides that.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -108,8 +108,8 @@ impl LeafFacts {
     /// Reads a DER-encoded certificate.
     ///
     /// # Errors
-    /// When the encoding, or an extension this gateway depends on, cannot be
-    /// read or stands twice.
+    /// If the encoding, or an extension that this gateway depends on, cannot be read or occurs
+    /// twice.
     pub fn read(der: &[u8]) -> Result<Self, UnreadableCertificate> {
         let unreadable = |what: &str| UnreadableCertificate(what.to_owned());
         let (rest, certificate) =

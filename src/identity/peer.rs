@@ -1,4 +1,4 @@
-//! `PeerIdentity`: what TLS proved about the other side.
+//! `PeerIdentity`: the identity of a peer that TLS has proved.
 
 use std::sync::{Arc, OnceLock};
 
@@ -79,7 +79,7 @@ impl PeerIdentity {
         &self.caller
     }
 
-    /// The trust domain whose bundle vouched for the name.
+    /// Returns the trust domain under whose bundle the name was verified.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain

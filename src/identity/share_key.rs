@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use super::caller::CallerName;
 
-/// Keyed, so that a caller cannot choose a name that passes for another one's.
+/// The hash is keyed, so that a caller cannot choose a name with the same hash as another caller's.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Identifies one caller, or one address if there is no caller: a keyed hash of 64 bits, valid for

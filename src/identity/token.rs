@@ -1,7 +1,7 @@
-//! `TokenClaims`: what an accepted token says.
+//! `TokenClaims`: the claims of an accepted token.
 //!
-//! Built by [`crate::authn`] alone. It does not name the caller: with a certificate
-//! the caller is the certificate's, whatever the token's subject is.
+//! Built by [`crate::authn`] alone. The claims do not name the caller if there is a certificate:
+//! the certificate then names it, and the token's subject does not matter.
 
 use std::sync::OnceLock;
 
