@@ -104,9 +104,9 @@ pub fn add(
     Ok(listed(&records, &record, now))
 }
 
-/// Withdraws a key at once and removes its private half. Where it was the one
-/// that signs, another takes its place: the next one if it has been published
-/// for [`MIN_PUBLISH_AHEAD`], else the one before.
+/// Withdraws a key at once and removes its private half. If it is the one that signs, another one
+/// replaces it: the next one if it has been published for [`MIN_PUBLISH_AHEAD`], else the one
+/// before.
 ///
 /// # Errors
 /// When there is no such key, it is the only one of its algorithm and `force`

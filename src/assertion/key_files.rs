@@ -1,11 +1,10 @@
 //! The files of a directory of keys: `ring.json` and one `KID.key` each.
 //!
-//! `ring.json` is replaced in one step. A key's file is written before
-//! `ring.json` names it and removed after `ring.json` withdraws it, so that
-//! readers need no lock; those who change the directory hold one. A process that is
-//! killed in between leaves an unused private key; the next command removes
-//! it ([`settle`]). `key_record` says what the records mean, `key_directory` what may
-//! be changed.
+//! `ring.json` is replaced in one step. A key's file is written before `ring.json` names it and
+//! removed after `ring.json` withdraws it, so that readers need no lock; commands that change the
+//! directory hold one. A process that is killed in between leaves an unused private key; the next
+//! command removes it ([`settle`]). `key_record` defines what the records mean, and `key_directory`
+//! which changes are allowed.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;

@@ -1,5 +1,5 @@
-//! `KeyRecord`: what is known about a key besides the key itself, and what
-//! follows from it at a given time.
+//! `KeyRecord`: the recorded facts about a key, without the key itself, and the state that follows
+//! from them at a given time.
 //!
 //! All times are seconds since the Unix epoch. Nothing here reads a clock or a
 //! file, so that every state can be tested.
@@ -76,11 +76,10 @@ impl KeyState {
     }
 }
 
-/// The state of `record`, one of `records`, at `now`.
+/// Returns the state of `record`, one of `records`, at `now`.
 ///
-/// Each algorithm has a succession of its own: a key is superseded by a later
-/// one of its kind, so that both kinds can be published while one replaces the
-/// other.
+/// Each algorithm has a separate succession: a key is superseded by a later one of its kind, so
+/// that both kinds can be published while one replaces the other.
 #[must_use]
 pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
     if record.revoked_at.is_some() {

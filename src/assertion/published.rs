@@ -1,8 +1,7 @@
-//! What the gateway publishes about its keys: the key set and the metadata.
+//! The documents that the gateway publishes about its keys: the key set and the metadata.
 //!
-//! Documents are made when the set of published keys changes and kept until it
-//! does again, with the entity tags by which consumers ask whether it did. How
-//! they are served is the business of `admin`.
+//! Documents are made when the set of published keys changes and kept until it does again, with the
+//! entity tags by which consumers ask whether it did. The module `admin` serves them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

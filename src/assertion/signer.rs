@@ -1,8 +1,8 @@
 //! `AssertionSigner`: claims about one request, signed.
 //!
-//! Writes the claims of `countersign_verify::claims` by hand because this is the
-//! hot path: what depends on the caller's certificate alone is written once per
-//! certificate and kept with it. A test compares every form with the serde types.
+//! Writes the claims of `countersign_verify::claims` by hand because this is the hot path: the part
+//! that depends only on the caller's certificate is written once per certificate and kept with it.
+//! A test compares every form with the serde types.
 
 use std::fmt::Write as _;
 use std::sync::Arc;

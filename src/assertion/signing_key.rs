@@ -1,7 +1,7 @@
 //! `SigningKey`: one assertion-signing key, ready to sign.
 //!
-//! What every assertion signed with it has in common, its JOSE header, is
-//! written once here. Files and the choice of the key are the ring's affair.
+//! The JOSE header is the same in all assertions of a key, so that it is written once here. Other
+//! modules read the files and choose the key.
 
 use std::fmt;
 
