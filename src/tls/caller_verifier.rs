@@ -1,6 +1,6 @@
 //! `CallerVerifier`: the rustls verifier of client certificates, around [`ClientTrust`].
 //!
-//! It writes what it learns into the [handshake notes](super::handshake_notes).
+//! It writes its findings into the [handshake notes](super::handshake_notes).
 
 use std::fmt;
 use std::sync::Arc;

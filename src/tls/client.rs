@@ -1,9 +1,9 @@
 //! `ClientTls`: TLS from the gateway to a service.
 //!
-//! The service's certificate goes through the path rules of callers', for the
-//! purpose server; then it has to carry the expected name or identity. What was
-//! found is left in the task's notes, because rustls keeps only an alert.
-//! Connections are made and pooled by [`crate::upstream`].
+//! The service's certificate is checked by the same path rules as callers' certificates, for the
+//! purpose server; then it must contain the expected name or identity. The error is left in the
+//! task's notes, because rustls keeps only an alert. Connections are made and pooled by
+//! [`crate::upstream`].
 
 use std::cell::RefCell;
 use std::fmt;

@@ -1,8 +1,7 @@
-//! What one TLS handshake shows about its caller.
+//! The findings of one TLS handshake about its caller.
 //!
-//! rustls passes on only an alert when it refuses a certificate. Therefore the
-//! verifier and the tickets write what they learn into the [`HandshakeNotes`] of the
-//! task that drives the handshake.
+//! rustls passes on only an alert when it refuses a certificate. Therefore the verifier and the
+//! tickets write their findings into the [`HandshakeNotes`] of the task that drives the handshake.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -163,7 +162,7 @@ pub(super) fn resuming(session: Session) {
     note(|notes| notes.session = Some(session));
 }
 
-/// Possession was proven: from here on tickets stand for the verified chain.
+/// Notes that possession was proven: from here on tickets belong to the verified chain.
 pub(super) fn proven(version: Version) {
     note(|notes| {
         notes.possession_proven = true;

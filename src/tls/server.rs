@@ -54,7 +54,7 @@ pub struct ServerEntry {
     tls: Arc<ServerConfig>,
 }
 
-/// Why entries cannot stand together.
+/// Why entries cannot be used together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServerNamesError {
     /// Two entries have the same name.
@@ -262,7 +262,7 @@ impl ServerEntry {
     /// rustls checks neither the chain's dates nor anything else of it again.
     ///
     /// # Errors
-    /// When it does not hold any longer. Its tickets are then of no more use.
+    /// If the chain is no longer accepted. Its tickets are then useless.
     pub fn admit_resumed(
         &self,
         chain: &[CertificateDer<'_>],

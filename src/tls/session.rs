@@ -1,4 +1,4 @@
-//! `Session`: what a ticket says about a session, beside rustls' own state.
+//! `Session`: the content of a ticket in addition to rustls' own state.
 
 use crate::trust::ChainKey;
 
