@@ -100,7 +100,7 @@ impl Pki {
         Ok(done)
     }
 
-    /// The directories that files are written to.
+    /// Returns the directories that files are written to.
     fn places(&self, requests: &[IssueRequest]) -> Result<Vec<PathBuf>, PkiError> {
         let mut places = Vec::new();
         for request in requests {

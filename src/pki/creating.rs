@@ -52,7 +52,7 @@ pub struct AuthorityOptions {
 }
 
 impl AuthorityOptions {
-    /// A new root and intermediate with P-256 keys.
+    /// Selects a new root and intermediate with P-256 keys.
     #[must_use]
     pub fn new(protection: KeyProtection) -> Self {
         Self {
@@ -113,8 +113,8 @@ impl Pki {
         refuse_existing_authority(&layout)
     }
 
-    /// Like [`Pki::create`], replacing an authority that is there already.
-    /// Nothing it issued will be trusted any longer.
+    /// Like [`Pki::create`], but replaces an existing authority. Certificates of the earlier one
+    /// are no longer trusted.
     ///
     /// # Errors
     /// When files cannot be written.
@@ -128,7 +128,7 @@ impl Pki {
         Self::create_as(directory, domain, &options)
     }
 
-    /// Like [`Pki::create`], with choices.
+    /// Like [`Pki::create`], with options.
     ///
     /// # Errors
     /// When files of an authority are there already (unless they shall be
@@ -247,7 +247,7 @@ fn authorities(
     Ok((root, Some(intermediate)))
 }
 
-/// An intermediate as its profile wants it.
+/// Signs a new intermediate by its profile.
 pub(super) fn new_intermediate(
     root: &CertificateAuthority,
     profiles: &Profiles,

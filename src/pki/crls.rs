@@ -211,7 +211,7 @@ impl Pki {
     }
 }
 
-/// The list of one issuer among those of a file, as PEM.
+/// Finds the list of one issuer in a file of lists, as PEM.
 pub(super) fn list_of(content: &[u8], issuer: &[u8]) -> Result<Option<String>, PemError> {
     let lists = pem::revocation_lists(content)?;
     let list = lists.iter().find(|der| {

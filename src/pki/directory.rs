@@ -187,8 +187,8 @@ impl Pki {
         })
     }
 
-    /// The present authority of that name, then the earlier one; none if the
-    /// root issues by itself and the intermediate is asked for.
+    /// Iterates over the present authority of that name, then the earlier one. Empty if the
+    /// intermediate is requested but the root issues by itself.
     pub(super) fn signatories(&self, name: AuthorityName) -> impl Iterator<Item = Signatory> {
         [Some(self.present(name)), self.earlier_signatory(name)]
             .into_iter()
@@ -245,7 +245,7 @@ impl Pki {
         self.passphrase = Some(passphrase);
     }
 
-    /// The passphrase, once it was set.
+    /// Returns the passphrase, if it was set.
     #[must_use]
     pub const fn passphrase(&self) -> Option<&Secret> {
         self.passphrase.as_ref()
@@ -285,7 +285,7 @@ fn read_state(layout: &Layout) -> Result<(StateCache, State), PkiError> {
     Ok((states, state))
 }
 
-/// Root and intermediate of one generation, which belong together.
+/// Reads root and intermediate of one generation, and checks that they belong together.
 fn read_generation(
     layout: &Layout,
     state: &State,

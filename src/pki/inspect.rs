@@ -108,7 +108,7 @@ pub fn chain(certificates: &[CertificateDer<'_>]) -> Vec<Item> {
     bundle(&blocks)
 }
 
-/// The label and content of each block.
+/// Inspects blocks, given as label and content.
 fn bundle(blocks: &[(&str, &[u8])]) -> Vec<Item> {
     blocks
         .iter()

@@ -53,7 +53,7 @@ pub struct Issued {
 }
 
 impl Issued {
-    /// The first name: who the certificate is for.
+    /// Returns the first name, which identifies the holder.
     #[must_use]
     pub fn identity(&self) -> &str {
         self.names.first().map_or("", String::as_str)

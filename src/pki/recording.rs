@@ -66,8 +66,8 @@ impl Pki {
         }
     }
 
-    /// A name as the inventory prints it: a SPIFFE ID may be given as `/path`, a
-    /// host name without `dns:`.
+    /// Returns a name as the inventory prints it: a SPIFFE ID may be given as `/path`, a host name
+    /// without `dns:`.
     #[must_use]
     pub fn printed_name(&self, text: &str) -> String {
         if text.starts_with('/') {
@@ -81,7 +81,7 @@ impl Pki {
         }
     }
 
-    /// The inventory, up to date. Must not be called under the directory's lock.
+    /// Opens the inventory and brings it up to date. Must not be called under the directory's lock.
     pub(super) fn inventory(&self) -> Result<Inventory, PkiError> {
         let mut inventory = Inventory::open(&self.layout().inventory())?;
         if self.layout().journal().exists() {
@@ -92,7 +92,8 @@ impl Pki {
         Ok(inventory)
     }
 
-    /// A crash between recording a revocation and copying it is mended here.
+    /// Copies revocations into the inventory. Repeated, because the process may have been killed
+    /// between recording a revocation and copying it.
     pub(super) fn copy_revocations(&self, inventory: &mut Inventory) -> Result<(), PkiError> {
         let state = self.states.read(&self.layout().state())?;
         for signatory in self.issuers() {

@@ -69,7 +69,7 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// When it is to be renewed, in seconds since the Unix epoch.
+    /// Returns when the certificate is to be renewed, in seconds since the Unix epoch.
     #[must_use]
     pub fn due_at(&self, remaining: Remaining) -> i64 {
         let left = match remaining {
@@ -89,7 +89,7 @@ impl Renewal {
         self
     }
 
-    /// Into `PREFIX.pem` and `PREFIX.key` instead of the present files.
+    /// Writes the files to `PREFIX.pem` and `PREFIX.key` instead of the present files.
     #[must_use]
     pub fn out(mut self, prefix: impl Into<PathBuf>, overwrite: bool) -> Self {
         self.request = self.request.out(prefix).overwrite(overwrite);
@@ -140,8 +140,9 @@ impl Pki {
         })
     }
 
-    /// The profile it was issued under, as it is now; if the records do not
-    /// say, or the profile is gone, the one with its usages.
+    /// Returns the present version of the profile under which the certificate was issued. If the
+    /// records do not contain it, or the profile no longer exists, returns the profile with the
+    /// same usages.
     fn profile_of(&self, facts: &LeafFacts) -> Result<CertificateProfile, PkiError> {
         let filter = Filter {
             serial: Some(facts.serial_hex()),
@@ -185,7 +186,7 @@ fn prefix_of(path: &Path) -> Result<PathBuf, PkiError> {
     }
 }
 
-/// The name it was filed under: its common name, or that of its file.
+/// Returns the label of the certificate's files: its common name, or the name of its file.
 fn label_of(facts: &LeafFacts, prefix: &Path) -> SafeName {
     let stem = prefix.file_name().and_then(|name| name.to_str());
     let common_name = facts

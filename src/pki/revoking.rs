@@ -70,7 +70,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// The word in listings.
+    /// Returns the word in listings.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -193,9 +193,8 @@ impl Pki {
             .unwrap_or_else(|| self.present(self.issuer()))
     }
 
-    /// Serial numbers of the live certificates that carry a name. A renewed
-    /// certificate and its predecessor carry the same one: which of them is
-    /// meant is not guessed.
+    /// Finds the serial numbers of the live certificates that carry a name. A renewed certificate
+    /// and its predecessor carry the same name. The function does not guess which of them is meant.
     fn find_named(&self, name: &str, among: Among) -> Result<Vec<(Signatory, String)>, PkiError> {
         let filter = Filter {
             name: Some(name.to_owned()),

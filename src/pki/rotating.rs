@@ -103,7 +103,7 @@ impl Pki {
         self.reopen()
     }
 
-    /// The rotation that is under way, if there is one.
+    /// Returns the rotation that is under way, if there is one.
     ///
     /// # Errors
     /// When the inventory cannot be read.
@@ -123,7 +123,7 @@ impl Pki {
         }))
     }
 
-    /// Live certificates of the earlier generation, oldest first, at most `limit`.
+    /// Lists live certificates of the earlier generation, oldest first, at most `limit`.
     ///
     /// # Errors
     /// When the inventory cannot be read.
@@ -261,8 +261,8 @@ impl Pki {
         Ok(NewGeneration { members, numbers })
     }
 
-    /// Trusted first, issuing last; nothing is taken away before its successor is
-    /// there.
+    /// Puts the files of the new generation in place: trusted roots first, the issuing key last.
+    /// Nothing is removed before its successor exists.
     fn put_in_place(
         &self,
         made: &NewGeneration,

@@ -25,32 +25,32 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout below `directory`.
+    /// Creates the layout below `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
         }
     }
 
-    /// The directory itself.
+    /// Returns the directory of the authority.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// `root.pem` or `intermediate.pem`.
+    /// Returns the path of `root.pem` or `intermediate.pem`.
     #[must_use]
     pub fn certificate(&self, authority: AuthorityName) -> PathBuf {
         self.directory.join(format!("{}.pem", authority.as_str()))
     }
 
-    /// `root.key` or `intermediate.key`.
+    /// Returns the path of `root.key` or `intermediate.key`.
     #[must_use]
     pub fn key(&self, authority: AuthorityName) -> PathBuf {
         self.directory.join(format!("{}.key", authority.as_str()))
     }
 
-    /// `crl/root.crl` or `crl/intermediate.crl`.
+    /// Returns the path of `crl/root.crl` or `crl/intermediate.crl`.
     #[must_use]
     pub fn crl(&self, authority: AuthorityName) -> PathBuf {
         self.crls().join(format!("{}.crl", authority.as_str()))
@@ -83,7 +83,7 @@ impl Layout {
         self.directory.join("retired")
     }
 
-    /// `issued/LABEL`, to which `.pem` and `.key` are added.
+    /// Returns the path `issued/LABEL`, to which `.pem` and `.key` are added.
     #[must_use]
     pub fn issued(&self, label: &str) -> PathBuf {
         self.directory.join("issued").join(label)
@@ -98,7 +98,7 @@ impl Layout {
         self.transaction(scope).symlink_metadata().is_ok()
     }
 
-    /// The file of a transaction that is under way.
+    /// Returns the path of the file of a transaction that is under way.
     pub(in crate::pki) fn transaction(&self, scope: Scope) -> PathBuf {
         self.directory.join(match scope {
             Scope::Authority => ".transaction",
@@ -106,7 +106,7 @@ impl Layout {
         })
     }
 
-    /// Certificate and key file of a leaf.
+    /// Returns the paths of the certificate and the key of a leaf.
     pub(in crate::pki) fn leaf_files(
         &self,
         request: &IssueRequest,
@@ -134,7 +134,7 @@ impl Layout {
         self.directory.join("inventory.db")
     }
 
-    /// The file in which earlier versions kept their records.
+    /// Returns the path of the file in which earlier versions kept their records.
     pub(in crate::pki) fn journal(&self) -> PathBuf {
         self.directory.join("issued.jsonl")
     }

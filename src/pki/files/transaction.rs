@@ -76,7 +76,7 @@ impl Transaction {
         Self::begin_with(layout, scope, directories, None, lock)
     }
 
-    /// Like [`Self::begin`], for many files, which are made durable all at once.
+    /// Like [`Self::begin`], for many files, which are made durable at once.
     pub(in crate::pki) fn begin_large(
         layout: &Layout,
         scope: Scope,

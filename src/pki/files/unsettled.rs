@@ -29,7 +29,8 @@ pub(in crate::pki) fn settle(layout: &Layout, lock: &DirectoryLock) -> Result<()
     Ok(store::remove_directory(next.directory())?)
 }
 
-/// Whatever is not in `next/` any more is in its place already.
+/// Moves the files of `next/` to their places. A file that is not there any more is already in its
+/// place.
 fn settle_files(
     layout: &Layout,
     next: &Layout,

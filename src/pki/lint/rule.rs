@@ -72,7 +72,7 @@ pub(super) fn unreadable(why: &str) -> Vec<Finding> {
     }]
 }
 
-/// The message of a lint that says the same every time.
+/// Returns the message of a lint whose text is fixed.
 pub(super) fn when(wrong: bool, message: &str) -> Option<String> {
     wrong.then(|| message.to_owned())
 }

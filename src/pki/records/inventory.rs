@@ -66,7 +66,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The word in the file and in listings.
+    /// Returns the word in the file and in listings.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -315,7 +315,7 @@ impl Inventory {
         run().map_err(sqlite(&self.path))
     }
 
-    /// The certificates of some issuers that pass a filter, oldest first.
+    /// Finds the certificates of some issuers that pass a filter, oldest first.
     pub(in crate::pki) fn find(
         &self,
         issuer_keys: &[String],
@@ -440,7 +440,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     })
 }
 
-/// The user as the environment names them; for reading, not for accusing.
+/// Returns the user name from the environment. It is informative, and proves nothing.
 fn user() -> String {
     ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()

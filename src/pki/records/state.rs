@@ -155,7 +155,7 @@ impl State {
         Self::parse(path, &store::read(path)?)
     }
 
-    /// `path` is for error messages.
+    /// Parses the content. `path` is for error messages.
     fn parse(path: &Path, content: &[u8]) -> Result<Self, StateError> {
         #[derive(Deserialize)]
         struct Version {
@@ -185,7 +185,7 @@ impl State {
         read
     }
 
-    /// The content of the file; `path` is for error messages.
+    /// Returns the content of the file. `path` is for error messages.
     pub(in crate::pki) fn to_file(&self, path: &Path) -> Result<Vec<u8>, StateError> {
         let text = toml::to_string(self).map_err(|error| StateError::Damaged {
             path: path.to_owned(),

@@ -120,18 +120,18 @@ impl CertificateAuthority {
         })
     }
 
-    /// The public half.
+    /// Returns the public half.
     #[must_use]
     pub const fn certificate(&self) -> &AuthorityCertificate {
         &self.certificate
     }
 
-    /// The private key, for writing it to its file.
+    /// Returns the private key, for writing it to its file.
     pub(in crate::pki) fn key(&self) -> &KeyPair {
         self.issuer.key()
     }
 
-    /// The signing half without any checks, for certificates that shall be broken.
+    /// Returns the signing half without any checks, for certificates that are broken on purpose.
     pub(in crate::pki) const fn issuer(&self) -> &rcgen::Issuer<'static, KeyPair> {
         &self.issuer
     }
@@ -223,7 +223,7 @@ impl CertificateAuthority {
         self.sign(&params, &key, false).map(|_| ())
     }
 
-    /// Never beyond this authority's own time.
+    /// Returns the validity of a certificate, which never exceeds that of this authority.
     fn validity(&self, lifetime: Lifetime, now: i64) -> Result<Validity, AuthorityError> {
         self.certificate.check_time(now)?;
         let own = &self.certificate.facts;
@@ -261,7 +261,7 @@ impl CertificateAuthority {
     }
 }
 
-/// The lifetime asked for, or the profile's own.
+/// Returns the requested lifetime, or the default of the profile.
 fn allowed(
     asked: Option<Lifetime>,
     profile: &CertificateProfile,
@@ -338,8 +338,8 @@ fn authority_params(
     Ok(params)
 }
 
-/// 16 random bytes, the top bit cleared and the first not zero: positive
-/// (RFC 5280 section 4.1.2.2), unpredictable, and of one length always.
+/// Draws 16 random bytes with the top bit cleared and the first byte not zero: positive (RFC 5280
+/// section 4.1.2.2), unpredictable, and of one length always.
 pub(in crate::pki) fn random_serial() -> Result<SerialNumber, NoRandomness> {
     loop {
         let mut bytes = crypto::random::<16>()?;

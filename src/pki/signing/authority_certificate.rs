@@ -101,7 +101,7 @@ impl AuthorityCertificate {
         })
     }
 
-    /// The certificate itself.
+    /// Returns the certificate itself.
     #[must_use]
     pub const fn der(&self) -> &CertificateDer<'static> {
         &self.der

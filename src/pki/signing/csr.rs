@@ -88,7 +88,7 @@ impl SigningRequest {
         Ok(read)
     }
 
-    /// The names it asks for.
+    /// Returns the requested names.
     #[must_use]
     pub const fn names(&self) -> &SubjectNames {
         &self.names
@@ -197,7 +197,7 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// A key that the gateway relies on and this build can certify.
+/// Returns the key if the gateway accepts it and this build can certify it.
 fn usable_key(
     info: &x509_parser::x509::SubjectPublicKeyInfo<'_>,
 ) -> Result<SubjectPublicKeyInfo, RequestError> {
@@ -216,7 +216,7 @@ fn usable_key(
     })
 }
 
-/// FIPS 186-5 appendix A.1.1: odd, and at least 65537.
+/// Whether an RSA exponent is odd, and at least 65537 (FIPS 186-5 appendix A.1.1).
 const fn is_sound(exponent: u64) -> bool {
     exponent >= 65_537 && exponent % 2 == 1
 }

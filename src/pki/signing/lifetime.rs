@@ -37,13 +37,13 @@ const MAXIMUM: i64 = 1000 * 366 * 86_400;
 const UNITS: [(char, i64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
 impl Lifetime {
-    /// A whole number of days; at least one second whatever the argument.
+    /// Creates a lifetime of whole days, at least one second.
     #[must_use]
     pub const fn days(days: u16) -> Self {
         Self::from_seconds(days as i64 * 86_400)
     }
 
-    /// A whole number of hours; at least one second whatever the argument.
+    /// Creates a lifetime of whole hours, at least one second.
     #[must_use]
     pub const fn hours(hours: u16) -> Self {
         Self::from_seconds(hours as i64 * 3_600)
@@ -55,7 +55,7 @@ impl Lifetime {
         Self(if seconds < 1 { 1 } else { seconds })
     }
 
-    /// The lifetime in seconds.
+    /// Returns the lifetime in seconds.
     #[must_use]
     pub const fn as_seconds(self) -> i64 {
         self.0

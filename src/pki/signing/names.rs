@@ -160,9 +160,8 @@ impl SubjectNames {
             .map_err(|error| RequestError::malformed("mail address", address, error))
     }
 
-    /// The names to issue for when a person says NAME: the given ones, or NAME
-    /// itself when it is an address or host name and none is given. A NAME that
-    /// is a SPIFFE ID always counts; leaving it out would surprise.
+    /// Returns the names for a certificate of NAME: the given names, or NAME itself if it is an
+    /// address or host name and none is given. A NAME that is a SPIFFE ID is always included.
     ///
     /// # Errors
     /// When NAME is a malformed SPIFFE ID or contradicts the given one, or when
@@ -197,7 +196,7 @@ impl SubjectNames {
         })
     }
 
-    /// The names in the order in which they were added.
+    /// Iterates over the names in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = &SubjectName> {
         self.0.iter()
     }
@@ -208,7 +207,7 @@ impl SubjectNames {
         self.0.is_empty()
     }
 
-    /// The SPIFFE ID among the names.
+    /// Returns the SPIFFE ID among the names.
     #[must_use]
     pub fn spiffe_id(&self) -> Option<&SpiffeId> {
         self.0.iter().find_map(|name| match name {
@@ -217,7 +216,7 @@ impl SubjectNames {
         })
     }
 
-    /// The names in the form the encoder takes.
+    /// Returns the names in the form the encoder takes.
     pub(in crate::pki) fn to_san_types(&self) -> Result<Vec<SanType>, rcgen::Error> {
         self.0
             .iter()

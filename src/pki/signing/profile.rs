@@ -36,7 +36,7 @@ impl Usages {
         server: true,
     };
 
-    /// The words for documents and JSON, for example `["client", "server"]`.
+    /// Returns the words for documents and JSON, for example `["client", "server"]`.
     #[must_use]
     pub fn words(self) -> Vec<&'static str> {
         [(self.client, "client"), (self.server, "server")]
@@ -145,7 +145,7 @@ impl CertificateProfile {
     /// The profiles a leaf can be issued under without `profiles.toml`.
     pub const LEAVES: [Self; 3] = [Self::CLIENT, Self::SERVER, Self::PEER];
 
-    /// A profile for leaves, as an operator wrote it down.
+    /// Creates a profile for leaves from an operator's settings.
     #[must_use]
     pub fn custom(
         name: String,
@@ -163,7 +163,7 @@ impl CertificateProfile {
         }
     }
 
-    /// The intermediate's profile with other lifetimes and rules.
+    /// Returns the intermediate's profile with other lifetimes and rules.
     #[must_use]
     pub fn custom_intermediate(
         lifetime: Lifetime,
@@ -178,7 +178,7 @@ impl CertificateProfile {
         }
     }
 
-    /// The profile's name, for example `client`.
+    /// Returns the profile's name, for example `client`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -190,13 +190,13 @@ impl CertificateProfile {
         &self.rules
     }
 
-    /// The kind of new keys.
+    /// Returns the kind of new keys.
     #[must_use]
     pub fn new_key_type(&self) -> KeyAlgorithm {
         self.rules.key_types.first().copied().unwrap_or_default()
     }
 
-    /// The same for both ends of a connection, as a certificate with a SPIFFE ID
+    /// Returns the same profile for both ends of a connection, as a certificate with a SPIFFE ID
     /// has to be (X509-SVID section 4.4).
     pub(in crate::pki) fn for_both_ends(&self) -> Self {
         match self.kind {
@@ -252,19 +252,19 @@ impl CertificateProfile {
         ))
     }
 
-    /// The lifetime when none is asked for.
+    /// Returns the lifetime if none is requested.
     #[must_use]
     pub const fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
-    /// The longest lifetime that may be asked for.
+    /// Returns the longest lifetime that may be requested.
     #[must_use]
     pub const fn max_lifetime(&self) -> Lifetime {
         self.max_lifetime
     }
 
-    /// An authority's profile with another path length.
+    /// Returns an authority's profile with another path length.
     #[must_use]
     pub(in crate::pki) fn with_path_length(mut self, path_length: u8) -> Self {
         if let Kind::Authority { .. } = self.kind {
@@ -282,8 +282,8 @@ impl CertificateProfile {
         }
     }
 
-    /// basicConstraints, always written and always critical: a missing one
-    /// would leave it to each reader whether the certificate is an authority.
+    /// Returns basicConstraints, which is always present and always critical. Without it, each
+    /// reader would decide by itself whether the certificate is an authority.
     pub(in crate::pki) const fn basic_constraints(&self) -> IsCa {
         match self.kind {
             Kind::Authority { path_length } => IsCa::Ca(BasicConstraints::Constrained(path_length)),
@@ -365,13 +365,13 @@ impl Profiles {
         }
     }
 
-    /// The profile of that name which leaves are issued under.
+    /// Returns the leaf profile with this name.
     #[must_use]
     pub fn leaf(&self, name: &str) -> Option<&CertificateProfile> {
         self.leaves.iter().find(|profile| profile.name == name)
     }
 
-    /// The profiles that leaves are issued under.
+    /// Returns the profiles of leaves.
     #[must_use]
     pub fn leaves(&self) -> &[CertificateProfile] {
         &self.leaves

@@ -12,9 +12,9 @@ use super::profile::CertificateProfile;
 use crate::identity::SpiffeId;
 use crate::pki::store::{SafeName, UnsafeName};
 
-/// The label under which a certificate for NAME is filed: NAME itself if it is
-/// a safe file name, the last path segment of a SPIFFE ID, `_wildcard.` for a
-/// leading `*.`, and an IPv6 address with `_` for each colon.
+/// Returns the label of the files of a certificate for NAME: NAME itself if it is a safe file name,
+/// the last path segment of a SPIFFE ID, `_wildcard.` for a leading `*.`, and an IPv6 address with
+/// `_` for each colon.
 ///
 /// # Errors
 /// When that is no safe file name.
@@ -45,7 +45,7 @@ pub struct IssueRequest {
 }
 
 impl IssueRequest {
-    /// A leaf with these names, filed as `DIR/issued/LABEL.{pem,key}`.
+    /// Creates a request for a leaf with these names, stored as `DIR/issued/LABEL.{pem,key}`.
     #[must_use]
     pub const fn new(label: SafeName, names: SubjectNames) -> Self {
         Self {

@@ -47,7 +47,7 @@ macro_rules! revocation_reasons {
             /// Every reason.
             pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
 
-            /// The word in options and files, for example `key-compromise`.
+            /// Returns the word in options and files, for example `key-compromise`.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $( Self::$variant => $word, )+ }
@@ -93,8 +93,8 @@ impl FromStr for RevocationReason {
     }
 }
 
-/// A serial number as people paste it: hexadecimal, any case, with or without
-/// colons, spaces or `0x`; in lower case without leading zero bytes.
+/// Normalizes a serial number in hexadecimal, in any case, with or without colons, spaces or `0x`.
+/// Returns it in lower case without leading zero bytes.
 #[must_use]
 pub fn normalized_serial(text: &str) -> Option<String> {
     let digits: String = text

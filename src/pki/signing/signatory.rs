@@ -16,7 +16,7 @@ impl AuthorityName {
     /// Both authorities.
     pub const ALL: [Self; 2] = [Self::Root, Self::Intermediate];
 
-    /// The word in file names and options.
+    /// Returns the word in file names and options.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -126,7 +126,7 @@ impl KeyAlgorithm {
         Self::Rsa4096,
     ];
 
-    /// The word in options and files.
+    /// Returns the word in options and files.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -167,12 +167,12 @@ impl KeyAlgorithm {
     }
 }
 
-/// A new P-256 key.
+/// Generates a P-256 key.
 pub(in crate::pki) fn generate() -> Result<KeyPair, KeyError> {
     generate_for(KeyAlgorithm::P256)
 }
 
-/// A new key.
+/// Generates a key.
 pub(in crate::pki) fn generate_for(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
     let algorithm = match algorithm {
         KeyAlgorithm::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
@@ -195,13 +195,13 @@ fn generate_rsa(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
     KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, bits).map_err(KeyError::Generate)
 }
 
-/// ring can use RSA keys and cannot make them.
+/// Returns an error, because ring can use RSA keys but cannot generate them.
 #[cfg(not(feature = "aws-lc-rs"))]
 const fn generate_rsa(_: KeyAlgorithm) -> Result<KeyPair, KeyError> {
     Err(KeyError::NoRsa)
 }
 
-/// A key as PKCS#8 in PEM form, sealed if that is wanted.
+/// Encodes a key as PKCS#8 in PEM form, sealed if there is a passphrase.
 pub(in crate::pki) fn to_pem(
     key: &KeyPair,
     protection: &KeyProtection,
@@ -251,7 +251,7 @@ pub(in crate::pki) fn read_named(
     open(path, store::read_named(path)?, passphrase)
 }
 
-/// `path` is for error messages.
+/// Opens the key in `content`. `path` is for error messages.
 fn open(path: &Path, content: Vec<u8>, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
     let stored = parse_pem(path, content)?;
     if !stored.is_encrypted() {

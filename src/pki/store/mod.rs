@@ -82,12 +82,12 @@ pub struct UnsafeName(pub String);
 pub struct SafeName(String);
 
 impl SafeName {
-    /// The name for a renewed certificate that has none.
+    /// Returns the name for a renewed certificate that has none.
     pub(in crate::pki) fn renewed() -> Self {
         Self("renewed".to_owned())
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -234,7 +234,7 @@ impl Staged {
         sync_directory(parent(&self.path))
     }
 
-    /// The name it has in its directory until it is in its place.
+    /// Returns the temporary name in its directory, until the file is put in place.
     pub(in crate::pki) fn name(&self) -> &std::ffi::OsStr {
         self.aside.file_name().unwrap_or_default()
     }
@@ -385,7 +385,7 @@ pub(in crate::pki) fn remove_directory(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// The directory that a file is in.
+/// Returns the directory that a file is in.
 pub(in crate::pki) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
