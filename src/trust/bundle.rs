@@ -199,7 +199,8 @@ impl TrustBundle {
         }
     }
 
-    /// An unreadable intermediate helps no path and no list.
+    /// Returns the intermediates that can be read. The others cannot contribute to a path or verify
+    /// a list.
     fn readable_intermediates(&self) -> Vec<AuthorityFacts> {
         self.intermediates
             .iter()
@@ -243,7 +244,7 @@ impl TrustBundle {
         self.roots.add(der, facts)
     }
 
-    /// Everything a verification depends on besides chain, time and lists.
+    /// Hashes everything that a verification depends on, except chain, time and lists.
     pub(super) fn describe(&self, digest: &mut Digest) {
         digest.field(self.name.as_str().as_bytes());
         for root in self.roots.roots() {
@@ -292,7 +293,7 @@ impl TrustBundle {
         bundle
     }
 
-    /// The trust domain's name.
+    /// Returns the trust domain's name.
     #[must_use]
     pub const fn name(&self) -> &TrustDomain {
         &self.name
@@ -305,13 +306,13 @@ impl TrustBundle {
         &self.alarms
     }
 
-    /// The state of each revocation list at `now` (seconds since the Unix epoch).
+    /// Returns the state of each revocation list at `now` (seconds since the Unix epoch).
     #[must_use]
     pub fn freshness(&self, now: i64) -> Vec<CrlStatus> {
         self.revocation.status(now)
     }
 
-    /// The posture towards unknown revocation status.
+    /// Returns the posture towards unknown revocation status.
     #[must_use]
     pub const fn posture(&self) -> RevocationPosture {
         self.revocation.posture()

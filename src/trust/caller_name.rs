@@ -8,8 +8,8 @@ use super::certificate::error::PathError;
 use crate::identity::{CallerName, LeafFacts, NameType, SpiffeId};
 use crate::reason::ReasonCode;
 
-/// The SPIFFE ID that a leaf claims, if it claims one. It then carries no other URI
-/// name (X509-SVID section 2).
+/// Returns the SPIFFE ID that a leaf claims, if it claims one. It then carries no other URI name
+/// (X509-SVID section 2).
 ///
 /// The usages of the leaf were already checked with its path.
 pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError> {
@@ -45,7 +45,7 @@ pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError>
     Ok(Some(id))
 }
 
-/// The caller's name under `bundle`.
+/// Returns the caller's name under `bundle`.
 pub(super) fn name_under(
     bundle: &TrustBundle,
     leaf: &LeafFacts,
@@ -81,7 +81,7 @@ pub(super) fn name_under(
     ))
 }
 
-/// Every name of one type; any malformed one refuses the leaf.
+/// Returns every name of one type; any malformed one refuses the leaf.
 fn names_of(leaf: &LeafFacts, name_type: NameType) -> Result<Vec<CallerName>, PathError> {
     let uris = || {
         leaf.sans

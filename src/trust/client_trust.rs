@@ -138,13 +138,13 @@ impl ClientTrust {
         self.revision
     }
 
-    /// The deny list it consults.
+    /// Returns the deny list that is checked.
     #[must_use]
     pub const fn deny_list(&self) -> Option<&Arc<DenyList>> {
         self.denied.as_ref()
     }
 
-    /// The accepted bundles.
+    /// Returns the accepted bundles.
     #[must_use]
     pub fn bundles(&self) -> &[Arc<TrustBundle>] {
         &self.bundles
@@ -217,7 +217,7 @@ impl ClientTrust {
         }
     }
 
-    /// A known chain, if it still holds.
+    /// Returns a known chain, if it is still accepted.
     fn still_holds(
         &self,
         key: ChainKey,

@@ -102,7 +102,7 @@ pub struct ChainCounts {
 }
 
 impl PathCache {
-    /// A cache for at most `capacity` chains.
+    /// Creates a cache for at most `capacity` chains.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {

@@ -94,13 +94,13 @@ impl PathTrust {
         }
     }
 
-    /// The roots that were left out, by position, and why.
+    /// Returns the roots that were left out, by position, and why.
     #[must_use]
     pub fn unusable_roots(&self) -> &[(usize, String)] {
         &self.unusable_roots
     }
 
-    /// The lists that cannot be used, by position, and why.
+    /// Returns the lists that cannot be used, by position, and why.
     #[must_use]
     pub fn unusable_crls(&self) -> &[(usize, UnusableCrl)] {
         &self.unusable_crls

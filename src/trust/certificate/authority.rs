@@ -346,7 +346,7 @@ impl RootSet {
         &self.roots
     }
 
-    /// The root that belongs to an anchor out of [`RootSet::anchors`].
+    /// Returns the root that belongs to an anchor out of [`RootSet::anchors`].
     pub(crate) fn of_anchor(&self, anchor: &TrustAnchor<'_>) -> Option<&Root> {
         let index = self
             .anchors

@@ -41,7 +41,7 @@ impl<'a> Candidate<'a> {
         Self::new(CertificateDer::from(der.as_ref()))
     }
 
-    /// A copy without the bytes.
+    /// Returns the certificate without copying its bytes.
     pub(crate) fn shared(&self) -> CertificateDer<'_> {
         CertificateDer::from(self.der.as_ref())
     }

@@ -136,7 +136,7 @@ impl IssuerConstraints {
             || !self.permitted_dns.is_empty() && !self.permitted_dns.iter().any(within)
     }
 
-    /// The type of name that is constrained, carried and not supported.
+    /// Returns the type of name that is constrained, carried and not supported.
     pub(crate) const fn unsupported(&self, carried: &CarriedNames) -> Option<&'static str> {
         if self.email && (carried.email || carried.subject_email) {
             Some("e-mail")

@@ -19,7 +19,7 @@ impl PathPurpose {
         }
     }
 
-    /// The word used on command lines.
+    /// Returns the word used on command lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -43,7 +43,8 @@ struct Index {
 }
 
 impl Index {
-    /// If a file has more than one entry for a target, the one that ends last counts.
+    /// Builds the index. If a file has more than one entry for a target, the one that ends last is
+    /// used.
     fn of(entries: Vec<Arc<DenyEntry>>) -> Self {
         let mut by_target: HashMap<DenyTarget, Arc<DenyEntry>> =
             HashMap::with_capacity(entries.len());
@@ -210,7 +211,7 @@ impl DenyList {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The file.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -322,7 +323,7 @@ impl DenyList {
         })
     }
 
-    /// The entries that count at `now`, oldest first.
+    /// Returns the entries in force at `now`, oldest first.
     #[must_use]
     pub fn list(&self, now: i64) -> Vec<Arc<DenyEntry>> {
         let index = self.index.load();
@@ -342,7 +343,7 @@ impl DenyList {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// The operator's reason why this caller is refused, if it is.
+    /// Returns the operator's reason if this caller is refused.
     pub(super) fn denies(
         &self,
         identity: &PeerIdentity,

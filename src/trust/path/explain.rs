@@ -60,8 +60,8 @@ pub(crate) fn explain(
     (reason, describe(error, "the presented chain"))
 }
 
-/// A root that has the name of an issuer in the chain, and by the key identifiers
-/// another key.
+/// Finds a root that has the name of an issuer in the chain, but another key according to the key
+/// identifiers.
 fn namesake(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],

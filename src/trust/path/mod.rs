@@ -83,7 +83,8 @@ pub(crate) struct PathBudget {
 }
 
 impl PathBudget {
-    /// The budget for a chain that a peer presents, if it is verified under `bundles` bundles.
+    /// Returns the budget for a chain that a peer presents, if it is verified under `bundles`
+    /// bundles.
     pub(crate) fn presented(bundles: usize) -> Self {
         Self {
             search: Budget::PRESENTED,
@@ -91,7 +92,7 @@ impl PathBudget {
         }
     }
 
-    /// The budget for certificates of an operator, who waits for the result.
+    /// Returns the budget for certificates of an operator, who waits for the result.
     pub(crate) fn offline() -> Self {
         Self {
             search: Budget::OFFLINE,

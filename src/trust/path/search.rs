@@ -234,7 +234,7 @@ pub(crate) fn find<'a, T>(
     }
 }
 
-/// The certificates over which a path may lead by their names, each once, in their order.
+/// Returns the certificates over which a path may lead by their names, each once, in their order.
 fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
     let mut by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
     let mut seen: HashSet<&[u8]> = HashSet::new();
@@ -315,7 +315,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
         ControlFlow::Continue(())
     }
 
-    /// The candidates without a distance yet that have this one.
+    /// Returns the candidates that have no distance yet and are at this distance.
     fn at(&self, distance: usize) -> Vec<usize> {
         let all = || self.nodes.iter().enumerate();
         let Some(below) = distance.checked_sub(1) else {
@@ -350,7 +350,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .collect()
     }
 
-    /// The positions of the roots of a name, and those of their keys.
+    /// Returns the positions of the roots of a name, and those of their keys.
     fn roots_named(&self, name: &[u8]) -> impl Iterator<Item = (usize, usize)> {
         let named = self.roots_by_subject.get(name).into_iter().flatten();
         named.filter_map(|root| Some((*root, *self.root_keys.get(*root)?)))

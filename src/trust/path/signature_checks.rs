@@ -38,9 +38,9 @@ impl SignatureBudget {
         bytes: 64 * 1024,
     };
 
-    /// The budget for a chain that a peer presents, if it is verified under `bundles` bundles.
-    /// Roots of several bundles may have the same name. Each bundle that is tried before the right
-    /// one may therefore cost one or two failed checks.
+    /// Returns the budget for a chain that a peer presents, if it is verified under `bundles`
+    /// bundles. Roots of several bundles may have the same name. Each bundle that is tried before
+    /// the right one may therefore cost one or two failed checks.
     pub(crate) fn presented(bundles: usize) -> Self {
         let more = 2 * bundles.saturating_sub(1).min(MAX_FURTHER_BUNDLES);
         Self {
@@ -88,8 +88,8 @@ impl SignatureChecks {
         }))
     }
 
-    /// The provider's algorithms, bounded. Once the budget is spent they find that no
-    /// signature holds.
+    /// Returns the provider's algorithms, limited by the budget. Once the budget is spent, they
+    /// report each signature as invalid.
     pub(crate) fn algorithms(&self) -> Vec<BoundedAlgorithm<'_>> {
         let all = crypto::provider().signature_verification_algorithms.all;
         all.iter()

@@ -89,7 +89,7 @@ pub(crate) struct RevocationList {
 }
 
 impl RevocationList {
-    /// `hash` is the SHA-256 of `der`.
+    /// Reads a list. `hash` is the SHA-256 of `der`.
     pub(super) fn read(der: &[u8], hash: [u8; 32]) -> Result<Self, UnusableCrl> {
         let unusable = |error: webpki::Error| UnusableCrl::of(der, &error);
         let entries = BorrowedCertRevocationList::from_der(der).map_err(unusable)?;
@@ -173,7 +173,7 @@ impl RevocationList {
         self.scope.as_ref().is_none_or(|scope| scope.is_of(member))
     }
 
-    /// The key that signed it, once known.
+    /// Returns the key that signed the list, once it is known.
     pub(super) fn signer(&self) -> Option<&Signer> {
         self.signer.get()
     }

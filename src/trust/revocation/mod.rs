@@ -84,7 +84,7 @@ pub(crate) struct RevocationIndex {
 }
 
 impl RevocationIndex {
-    /// An index without lists.
+    /// Creates an index without lists.
     pub(crate) fn new(posture: RevocationPosture, depth: RevocationDepth, grace: Duration) -> Self {
         Self {
             posture,
@@ -201,7 +201,7 @@ impl RevocationIndex {
         Ok(())
     }
 
-    /// A list, with its signer if that is one of these issuers.
+    /// Reads a list, with its signer if that is one of these issuers.
     fn candidate(
         &self,
         der: &[u8],
@@ -329,7 +329,7 @@ impl RevocationIndex {
         }
     }
 
-    /// From now on the status of every certificate is unknown.
+    /// Suspends the lists: from now on the status of every certificate is unknown.
     pub(crate) fn suspend(&mut self, since: i64) {
         self.suspended = Some(since);
         // Makes the digest different, so that earlier results from these lists are void.

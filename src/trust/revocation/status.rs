@@ -27,7 +27,7 @@ impl Freshness {
         Self::NotYet,
     ];
 
-    /// The word used in metrics and by `countersign status`.
+    /// Returns the word used in metrics and by `countersign status`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

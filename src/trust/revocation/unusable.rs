@@ -91,7 +91,7 @@ impl UnusableCrl {
         }
     }
 
-    /// Why webpki does not take this list.
+    /// Finds why webpki does not accept this list.
     pub(super) fn of(der: &[u8], error: &Error) -> Self {
         find(der).unwrap_or_else(|| match error {
             Error::InvalidCrlNumber => Self::Number("negative, or longer than 20 bytes"),
@@ -104,7 +104,7 @@ impl UnusableCrl {
     }
 }
 
-/// The first thing that is found wrong with a list.
+/// Returns the first error that is found in a list.
 fn find(der: &[u8]) -> Option<UnusableCrl> {
     let Ok((rest, list)) = Any::from_der(der) else {
         return Some(UnusableCrl::damaged("its end is missing"));
@@ -209,7 +209,7 @@ fn entry_problem(entry: &Any<'_>) -> Option<UnusableCrl> {
     })
 }
 
-/// The elements of a SEQUENCE, as far as they can be read.
+/// Iterates over the elements of a SEQUENCE, as far as they can be read.
 fn elements(mut rest: &[u8]) -> impl Iterator<Item = Any<'_>> {
     std::iter::from_fn(move || {
         let (after, element) = Any::from_der(rest).ok()?;
