@@ -14,7 +14,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The caller; none on a route that authenticates no caller.
+    /// Returns the caller. None on a route that authenticates no caller.
     #[must_use]
     pub const fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
@@ -35,7 +35,7 @@ pub struct Denial {
 }
 
 impl Denial {
-    /// A denial with its explanation.
+    /// Creates a denial with its explanation.
     pub fn new(reason: ReasonCode, detail: impl Into<String>) -> Self {
         Self {
             reason,
@@ -85,7 +85,7 @@ pub fn decide(rule: &Rule, principal: Option<Principal>) -> Result<Permit, Denia
     }
 }
 
-/// The denial for a caller that is not allowed on a route.
+/// Returns the denial for a caller that is not allowed on a route.
 #[must_use]
 pub fn not_allowed(caller: &CallerName) -> Denial {
     Denial::new(
@@ -94,7 +94,7 @@ pub fn not_allowed(caller: &CallerName) -> Denial {
     )
 }
 
-/// The denial for a request that lacks this method's credential.
+/// Returns the denial for a request that lacks this method's credential.
 #[must_use]
 pub fn missing(authentication: Authentication, method: Method) -> Denial {
     if let Authentication::Any(methods) = authentication

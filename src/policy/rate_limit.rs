@@ -47,7 +47,7 @@ impl RateLimit {
         burst: 60,
     };
 
-    /// `requests` in `window`, and up to `burst` of them at once.
+    /// Creates a limit of `requests` in `window`, and up to `burst` of them at once.
     ///
     /// # Errors
     /// [`BadLimit`] for limits without sense.
@@ -94,13 +94,13 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The `Retry-After` field: whole seconds, rounded up, at least one.
+    /// Returns the `Retry-After` field: whole seconds, rounded up, at least one.
     #[must_use]
     pub fn retry_after_seconds(&self) -> u64 {
         seconds_up(self.retry_after).max(1)
     }
 
-    /// The `RateLimit` field (draft-ietf-httpapi-ratelimit-headers).
+    /// Returns the `RateLimit` field (draft-ietf-httpapi-ratelimit-headers).
     #[must_use]
     pub fn field(&self, policy: &str) -> String {
         let reset = seconds_up(self.reset);
@@ -109,7 +109,7 @@ impl Verdict {
 }
 
 impl RateLimit {
-    /// The `RateLimit-Policy` field.
+    /// Returns the `RateLimit-Policy` field.
     #[must_use]
     pub fn policy_field(&self, policy: &str) -> String {
         let window = seconds_up(self.window).max(1);
@@ -135,8 +135,8 @@ pub struct RateTable {
 }
 
 impl RateTable {
-    /// A table that has room for `keys` keys and as many again, which keeps
-    /// buckets from filling up before the table does.
+    /// Creates a table with space for twice `keys` keys, so that buckets do not fill up before the
+    /// table does.
     #[must_use]
     pub fn new(keys: usize) -> Self {
         Self {
@@ -161,7 +161,7 @@ impl RateTable {
         self.buckets.len().saturating_mul(SLOTS)
     }
 
-    /// The memory it takes, in bytes: now and for ever.
+    /// Returns the memory of the table in bytes, which never changes.
     #[must_use]
     pub const fn memory(&self) -> usize {
         size_of::<Mutex<[Slot; SLOTS]>>().saturating_mul(self.buckets.len())
@@ -215,8 +215,8 @@ impl RateTable {
     }
 }
 
-/// The algorithm itself: whether a request conforms, and the arrival time after it
-/// if so. Times have any unit, the same for all.
+/// Computes whether a request conforms, and the arrival time after it if so. Times may have any
+/// unit, but all the same one.
 #[must_use]
 pub const fn conforms(arrival: u64, now: u64, interval: u64, tolerance: u64) -> (bool, u64) {
     let from = if arrival > now { arrival } else { now };

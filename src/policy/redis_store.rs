@@ -81,7 +81,7 @@ struct Inner {
 }
 
 impl RedisStore {
-    /// A store with these settings; nothing is connected yet.
+    /// Creates a store with these settings. Does not connect yet.
     ///
     /// # Errors
     /// [`BadStore`] when they make no client.
@@ -138,7 +138,8 @@ impl Inner {
         Ok(self.connection.get_or_init(|| made).clone())
     }
 
-    /// Allowed, arrival time and time, in microseconds.
+    /// Asks the store. Returns whether the request is allowed, the arrival time and the time, in
+    /// microseconds.
     async fn ask(
         &self,
         key: &[u8; 32],

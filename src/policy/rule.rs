@@ -19,7 +19,7 @@ pub enum Authentication {
 }
 
 impl Authentication {
-    /// The methods that count.
+    /// Returns the accepted methods.
     #[must_use]
     pub fn methods(self) -> MethodSet {
         match self {

@@ -48,7 +48,7 @@ impl Share {
         plain.then_some(Self::Percent(percent))
     }
 
-    /// The share of this bound; at least one, so that no caller is locked out.
+    /// Returns the share of this bound; at least one, so that no caller is locked out.
     #[must_use]
     pub fn of(self, bound: u64) -> u64 {
         match self {
@@ -77,7 +77,7 @@ impl Share {
     }
 }
 
-/// `value` × `numerator` / `denominator`, without overflow.
+/// Computes `value` × `numerator` / `denominator` without overflow.
 fn part(value: u64, numerator: u64, denominator: u64) -> u64 {
     let product = u128::from(value) * u128::from(numerator);
     let quotient = product.checked_div(u128::from(denominator));

@@ -33,7 +33,7 @@ pub enum Per {
 }
 
 impl Per {
-    /// The word used in the configuration.
+    /// Returns the word used in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -58,7 +58,7 @@ pub struct RouteLimit {
 }
 
 impl RouteLimit {
-    /// A limit of the route of this name.
+    /// Creates a limit of the route of this name.
     #[must_use]
     pub fn new(route: &str, per: Per, limit: RateLimit) -> Self {
         let id = crypto::sha256(format!("{route:?}|{per:?}|{limit:?}").as_bytes());
@@ -143,7 +143,7 @@ pub trait SharedStore: fmt::Debug + Send + Sync {
     /// Asks on this runtime from now on.
     fn run_on(&self, runtime: &tokio::runtime::Handle);
 
-    /// Why it does not respond; none while it does.
+    /// Returns why the store does not respond. None while it does.
     fn problem(&self) -> Option<String>;
 }
 
@@ -165,8 +165,8 @@ pub struct LimitDenial {
 }
 
 impl Limiter {
-    /// A limiter that counts in `table`, and lets an address fail to authenticate
-    /// as often as `failed` says.
+    /// Creates a limiter that counts in `table`, and lets an address fail to authenticate as often
+    /// as `failed` says.
     #[must_use]
     pub const fn new(table: Arc<RateTable>, failed: RateLimit) -> Self {
         Self {
@@ -176,20 +176,20 @@ impl Limiter {
         }
     }
 
-    /// The same limiter, which counts for routes in a store that gateways share.
+    /// Makes the limiter count for routes in a store that gateways share.
     #[must_use]
     pub fn sharing(mut self, store: Arc<dyn SharedStore>, on_failure: OnStoreFailure) -> Self {
         self.shared = Some((store, on_failure));
         self
     }
 
-    /// The counters of this process, for a successor.
+    /// Returns the counters of this process, for a successor.
     #[must_use]
     pub const fn table(&self) -> &Arc<RateTable> {
         &self.table
     }
 
-    /// The shared store, if there is one.
+    /// Returns the shared store, if there is one.
     #[must_use]
     pub fn shared(&self) -> Option<&Arc<dyn SharedStore>> {
         self.shared.as_ref().map(|(store, _)| store)
