@@ -29,7 +29,7 @@ pub fn default_path() -> Result<PathBuf, NoConfiguration> {
     choose_path(std::env::var_os(PATH_VARIABLE), Path::exists)
 }
 
-/// The configuration file to use: the one named, or [`default_path`].
+/// Returns the configuration file to use: the named one, or [`default_path`].
 ///
 /// # Errors
 /// When none is named and there is none in the usual places.

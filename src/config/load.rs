@@ -44,7 +44,7 @@ pub fn inspect(path: &Path) -> Result<(Loaded, Inventory), ConfigErrors> {
     inspect_with(path, &Progress::default())
 }
 
-/// Like [`inspect`]; `progress` says meanwhile which file is being read.
+/// Like [`inspect`]. Meanwhile `progress` shows which file is being read.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.

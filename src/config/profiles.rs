@@ -40,7 +40,7 @@ sections! {
     }
 }
 
-/// The profiles of an authority: the built-in ones if there is no such file.
+/// Reads the profiles of an authority. Returns the built-in ones if the file does not exist.
 ///
 /// # Errors
 /// Everything that is wrong with the file, at once.
@@ -292,7 +292,7 @@ impl Reading<'_> {
         })
     }
 
-    /// A pattern of another trust domain would allow nothing.
+    /// Refuses patterns of another trust domain, which would allow nothing.
     fn check_identities(
         &self,
         field: &Field<Several<IdentityPattern>>,

@@ -70,7 +70,7 @@ pub struct UnitError {
 }
 
 impl UnitError {
-    /// Reading it panicked.
+    /// Creates the error for a panic while the unit was read.
     #[must_use]
     pub fn panicked(panic: &str) -> Self {
         Self {
@@ -111,13 +111,13 @@ impl Running {
         }
     }
 
-    /// The configuration file.
+    /// Returns the path of the configuration file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The configuration file's stamp before it was read.
+    /// Returns the configuration file's stamp before it was read.
     #[must_use]
     pub const fn stamp(&self) -> Option<&FileStamp> {
         self.stamp.as_ref()
@@ -174,7 +174,7 @@ impl Running {
             .any(|domain| UnitKey::trust_domain(domain) == *key)
     }
 
-    /// The trust domains whose revocation lists count no longer.
+    /// Iterates over the trust domains whose revocation lists are suspended.
     pub fn suspended(&self) -> impl Iterator<Item = &TrustDomain> {
         self.suspended.keys()
     }

@@ -28,8 +28,8 @@ pub struct Starter {
 }
 
 impl Starter {
-    /// A gateway that callers know as `host` (a name or an IP address), in front
-    /// of the service at `upstream` (`http://HOST:PORT`), for one `caller`.
+    /// Describes a gateway that callers know as `host` (a name or an IP address), in front of the
+    /// service at `upstream` (`http://HOST:PORT`), for one `caller`.
     ///
     /// # Errors
     /// When host or upstream is not one.
@@ -70,7 +70,7 @@ impl Starter {
         })
     }
 
-    /// The host, normalized.
+    /// Returns the host, normalized.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
@@ -102,7 +102,7 @@ impl Starter {
         }
     }
 
-    /// A host that is this machine alone needs no listener for others.
+    /// Returns the listening address. If the host is only this machine, the address is on loopback.
     fn address(&self, port: u16) -> SocketAddr {
         let ip = match self.host.parse::<IpAddr>() {
             Ok(ip) if ip.is_loopback() => ip,
@@ -113,7 +113,7 @@ impl Starter {
         SocketAddr::new(ip, port)
     }
 
-    /// The file's text. Certificates and keys are expected below `certs/`.
+    /// Returns the file's text. Certificates and keys are expected below `certs/`.
     #[must_use]
     pub fn render(&self) -> String {
         let allow_plaintext = if self.plaintext {

@@ -40,7 +40,7 @@ impl Diagnostic {
         }
     }
 
-    /// `message` is about the file as a whole.
+    /// Creates a diagnostic about the file as a whole.
     pub(in crate::config) fn whole(message: impl Into<String>) -> Self {
         Self {
             place: None,
@@ -48,13 +48,13 @@ impl Diagnostic {
         }
     }
 
-    /// A few words beside the caret.
+    /// Sets a few words beside the caret.
     pub(in crate::config) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// A second place that belongs to it.
+    /// Adds a second place that is part of the problem.
     pub(in crate::config) fn also(mut self, place: Span, label: impl Into<String>) -> Self {
         self.also = Some((place, label.into()));
         self
@@ -153,7 +153,7 @@ fn without_passwords(source: &str) -> String {
     shown
 }
 
-/// The renderer cannot show half a character or a place beyond the end.
+/// Limits a place to whole characters within the text, because the renderer cannot show others.
 fn clamped(place: &Span, source: &str) -> Span {
     let on_boundary = |mut index: usize| {
         index = index.min(source.len());
@@ -183,7 +183,7 @@ pub struct ConfigErrors {
 /// One error for machines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorRecord {
-    /// The configuration file.
+    /// The path of the configuration file.
     pub file: String,
     /// Line in the file, from 1; none for the file as a whole.
     pub line: Option<usize>,
@@ -206,25 +206,25 @@ impl ConfigErrors {
         }
     }
 
-    /// The same about another kind of file.
+    /// Sets the kind of file that the errors are about.
     pub(in crate::config) const fn of(mut self, what: &'static str) -> Self {
         self.what = what;
         self
     }
 
-    /// The configuration file.
+    /// Returns the path of the configuration file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The errors in the order of the file; at least one.
+    /// Returns the errors in the order of the file; at least one.
     #[must_use]
     pub fn errors(&self) -> &[Diagnostic] {
         &self.errors
     }
 
-    /// The errors for machines.
+    /// Returns the errors in a form for machines.
     #[must_use]
     pub fn records(&self) -> Vec<ErrorRecord> {
         self.errors
@@ -300,7 +300,7 @@ impl Diagnostics {
         self.warnings.len()
     }
 
-    /// The warnings that came after the first `count`.
+    /// Returns the warnings that came after the first `count`.
     pub(in crate::config) fn warnings_from(&self, count: usize) -> Vec<Diagnostic> {
         self.warnings.get(count..).unwrap_or_default().to_vec()
     }
@@ -315,7 +315,7 @@ impl Diagnostics {
         !self.errors.is_empty()
     }
 
-    /// The errors, in the order of the file.
+    /// Returns the errors, in the order of the file.
     pub(in crate::config) fn into_errors(mut self, path: &Path, source: &str) -> ConfigErrors {
         self.errors.sort_by_key(start);
         ConfigErrors {
@@ -326,7 +326,7 @@ impl Diagnostics {
         }
     }
 
-    /// The warnings, one line each, in the order of the file.
+    /// Returns the warnings, one line each, in the order of the file.
     pub(in crate::config) fn warnings(&mut self, path: &Path, source: &str) -> Vec<String> {
         self.warnings.sort_by_key(start);
         self.warnings

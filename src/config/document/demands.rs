@@ -23,7 +23,7 @@ pub(in crate::config) enum Authenticate {
 }
 
 impl Authenticate {
-    /// The methods that are written.
+    /// Returns the configured methods.
     pub(in crate::config) fn methods(&self) -> &[At<Method>] {
         match self {
             Self::All(methods) | Self::Any(methods) => methods,
@@ -100,7 +100,7 @@ impl FromToml for ClaimDemands {
     }
 }
 
-/// A claim's value: texts, whole numbers and truth values can be compared.
+/// Reads a claim's value: texts, whole numbers and truth values can be compared.
 fn claim(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Value> {
     match value.get_ref() {
         DeValue::String(text) => Some(Value::from(&**text)),

@@ -66,7 +66,7 @@ impl TimeSpan {
         Duration::from_millis(self.0)
     }
 
-    /// Rounded down to whole milliseconds.
+    /// Converts a duration, rounded down to whole milliseconds.
     #[must_use]
     pub fn from_duration(duration: Duration) -> Self {
         Self(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
@@ -112,13 +112,13 @@ impl ByteSize {
             .ok_or_else(|| QuantityError("this size is too large".to_owned()))
     }
 
-    /// A number of bytes.
+    /// Creates a size from a number of bytes.
     #[must_use]
     pub const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.0

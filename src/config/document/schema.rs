@@ -33,7 +33,7 @@ pub(in crate::config) struct Family {
     pub(in crate::config) document: &'static str,
 }
 
-/// The file as a table. Nothing comes back when it is not TOML.
+/// Parses the file as a table. Returns None if it is not TOML.
 pub(in crate::config) fn syntax<'i>(
     source: &'i str,
     diagnostics: &mut Diagnostics,

@@ -66,7 +66,7 @@ impl HttpUrl {
         })
     }
 
-    /// The port, written or usual.
+    /// Returns the port of the URL, or the default port of its scheme.
     pub(in crate::config) fn port(&self) -> u16 {
         self.written_port
             .unwrap_or(if self.https { 443 } else { 80 })

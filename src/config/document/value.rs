@@ -68,7 +68,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The value, if there is one.
+    /// Returns the value, if there is one.
     pub(in crate::config) const fn value(&self) -> Option<&T> {
         match self {
             Self::Good(at) => Some(&at.value),
@@ -76,7 +76,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The value with its place, if there is one.
+    /// Returns the value with its place, if there is one.
     pub(in crate::config) const fn at(&self) -> Option<&At<T>> {
         match self {
             Self::Good(at) => Some(at),
@@ -91,7 +91,7 @@ impl<T> Field<T> {
 }
 
 impl<T: Clone> Field<T> {
-    /// The value or a default.
+    /// Returns the value or a default.
     pub(in crate::config) fn or(&self, default: T) -> T {
         self.value().cloned().unwrap_or(default)
     }
@@ -106,21 +106,21 @@ pub(in crate::config) type List<T> = Vec<At<T>>;
 pub(in crate::config) struct Several<T>(pub(in crate::config) List<T>);
 
 impl<T> Field<List<T>> {
-    /// The elements; none if the key is not there.
+    /// Returns the elements. Empty if the key is absent.
     pub(in crate::config) fn items(&self) -> &[At<T>] {
         self.value().map_or(&[], Vec::as_slice)
     }
 }
 
 impl<T> Field<Several<T>> {
-    /// The elements; none if the key is not there.
+    /// Returns the elements. Empty if the key is absent.
     pub(in crate::config) fn items(&self) -> &[At<T>] {
         self.value().map_or(&[], |several| several.0.as_slice())
     }
 }
 
 impl<T: Clone> Field<Several<T>> {
-    /// The elements without their places.
+    /// Returns the elements without their places.
     pub(in crate::config) fn values(&self) -> Vec<T> {
         self.items().iter().map(|item| item.value.clone()).collect()
     }

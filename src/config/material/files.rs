@@ -54,7 +54,7 @@ pub(in crate::config) fn read_configuration(
 pub struct Progress(Arc<Mutex<Option<PathBuf>>>);
 
 impl Progress {
-    /// The file or directory that is being read, if one is.
+    /// Returns the file or directory that is being read, if one is.
     #[must_use]
     pub fn reading(&self) -> Option<PathBuf> {
         self.current().clone()
@@ -138,7 +138,7 @@ impl Access {
         })
     }
 
-    /// The stamp of a file; `None` also if the file system does not respond.
+    /// Returns the stamp of a file. `None` also if the file system does not respond.
     pub(in crate::config) fn stamp(&self, path: &Path) -> Option<FileStamp> {
         self.ask(path, |path| Ok(FileStamp::at(path)))
             .ok()
@@ -190,7 +190,7 @@ impl Files {
         self.seen.len()
     }
 
-    /// The stamps of the files that were read since a mark.
+    /// Returns the stamps of the files that were read since a mark.
     pub(in crate::config) fn stamps_since(&self, mark: usize) -> FileStamps {
         let mut stamps = FileStamps::new();
         for (path, stamp) in self.seen.get(mark..).unwrap_or_default() {

@@ -28,7 +28,7 @@ impl UnitKey {
         Self(name.to_string().into())
     }
 
-    /// Roots, intermediates and revocation lists of a trust domain.
+    /// Names the unit of a trust domain's roots, intermediates and revocation lists.
     #[must_use]
     pub fn trust_domain(name: &TrustDomain) -> Self {
         Self::new(format_args!("{TRUST_DOMAIN}{name}"))

@@ -259,7 +259,7 @@ fn client(
     Some(rule)
 }
 
-/// `None` when it is bad; nothing within if there is none.
+/// Reads the resource. `None` if it is invalid, `Some(None)` if there is none.
 fn resource(said: &RouteTokenSection, context: &mut Context<'_>) -> Option<Option<String>> {
     let written: &At<String> = match &said.resource {
         Field::Bad => return None,

@@ -148,7 +148,7 @@ impl Context<'_> {
         Some(value)
     }
 
-    /// The lists by URL of a unit.
+    /// Returns the URL sources of a unit's lists.
     pub(super) fn sources_of(&self, key: &UnitKey) -> Vec<CrlSource> {
         let unit = self.units.used.get(key);
         unit.map_or_else(Vec::new, |unit| unit.sources.clone())

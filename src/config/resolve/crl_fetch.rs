@@ -71,7 +71,7 @@ pub(super) fn policy(
     }))
 }
 
-/// The lists behind a URL; `None` when an error was reported.
+/// Returns the lists of a URL. `None` if an error was reported.
 pub(super) fn lists(
     written: &At<String>,
     domain: &TrustDomain,

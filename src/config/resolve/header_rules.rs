@@ -39,7 +39,7 @@ pub(super) fn header_rules(
     })
 }
 
-/// The fields of the assertion and of API keys.
+/// Returns the fields of the assertion and of API keys.
 fn private_fields(document: &Document) -> [HeaderName; 2] {
     let assertion = document.assertion.as_ref();
     let api_keys = document.api_keys_section.as_ref();

@@ -94,7 +94,7 @@ pub(super) fn listener(
     parts
 }
 
-/// The bundles that a list of names selects; all if there is no list.
+/// Returns the bundles that a list of names selects; all if there is no list.
 fn client_trust(
     names: &Field<Several<String>>,
     domains: &[Domain],

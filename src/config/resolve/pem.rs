@@ -78,7 +78,7 @@ pub(super) fn revocation_lists(
     lists_of(written, path, &bytes, context)
 }
 
-/// The revocation lists in the content of a file or URL.
+/// Reads the revocation lists in the content of a file or URL.
 pub(super) fn lists_of(
     written: &At<String>,
     path: &Path,
@@ -97,7 +97,7 @@ pub(super) fn damaged(written: &At<String>, path: &Path, error: &PemError) -> Di
         .help(error.remedy())
 }
 
-/// An error about the content of a file.
+/// Creates an error about the content of a file.
 pub(super) fn about(written: &At<String>, path: &Path, what: &str) -> Diagnostic {
     Diagnostic::new(written.place.clone(), format!("{} {what}", path.display())).label("this file")
 }

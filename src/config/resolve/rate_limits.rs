@@ -196,7 +196,7 @@ fn sharing(_: Limiter, said: &At<RedisSection>, context: &mut Context<'_>) -> Op
     None
 }
 
-/// The limits of one route; `None` when one is bad.
+/// Returns the limits of one route. `None` if one is invalid.
 pub(super) fn of_route(
     section: &RouteSection,
     authentication: Option<Authentication>,

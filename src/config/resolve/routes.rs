@@ -127,8 +127,8 @@ fn route(
     })
 }
 
-/// A route for a path that the gateway serves itself would never be selected; a
-/// wider pattern may include it without harm.
+/// Refuses a route for a path that the gateway serves itself, because it would never be selected. A
+/// wider pattern may include that path.
 fn refuse_own_path(section: &RouteSection, context: &mut Context<'_>) {
     for path in section.paths.items() {
         if path.value.is_exact() && path.value.matches(WHOAMI_PATH) {
@@ -358,7 +358,8 @@ fn audience(section: &RouteSection, context: &mut Context<'_>) -> Option<String>
     }
 }
 
-/// A verifier that accepts one binding must never be offered the other.
+/// Refuses routes with different bindings for one verifier: it must never receive an assertion with
+/// the other binding.
 fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
     let mut seen: Vec<(&At<String>, Binding)> = Vec::new();
     for section in sections {

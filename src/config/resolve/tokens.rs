@@ -371,7 +371,7 @@ fn key_set(
     Some(set)
 }
 
-/// `None` when it is bad; nothing within if there is none.
+/// Builds the introspector. `None` if it is invalid, `Some(None)` if there is none.
 fn introspector(
     section: &TokenIssuerSection,
     roots: Option<&Arc<RootCertStore>>,
@@ -541,7 +541,7 @@ fn assertion_key(
     Some((scheme, key, thumbprint))
 }
 
-/// RFC 7638, as issuers name a key that has no other name.
+/// Returns the thumbprint (RFC 7638), by which issuers know a key that has no other name.
 fn thumbprint(scheme: SignatureScheme, key: &SigningKeyPair) -> Option<String> {
     let public = match scheme {
         SignatureScheme::EcdsaP256Sha256 => Jwk::from_p256_point(key.public_key()).ok()?,

@@ -214,7 +214,7 @@ pub(super) fn domain_material(
 }
 
 impl DomainRules {
-    /// A bundle without certificates and lists.
+    /// Returns a bundle without certificates and lists.
     fn bundle_config(&self) -> TrustBundleConfig {
         TrustBundleConfig {
             name: self.name.value.clone(),

@@ -311,7 +311,7 @@ fn client_tls(
     .ok()
 }
 
-/// The gateway's own certificate, if it has one; `None` when it is bad.
+/// Reads the gateway's own certificate, if it has one. `None` if it is invalid.
 fn own_credentials(
     section: &UpstreamSection,
     context: &mut Context<'_>,
