@@ -49,7 +49,7 @@ impl KeyDigest {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The digest of a presented key under the operator's HMAC key.
+    /// Returns the digest of a presented key under the operator's HMAC key.
     fn of(hmac_key: &[u8], key: &str) -> Self {
         Self(crypto::hmac_sha256(hmac_key, key.as_bytes()))
     }
@@ -143,8 +143,8 @@ pub struct ApiKeys {
 }
 
 impl ApiKeys {
-    /// The keys by their identifiers; their digests were made with `hmac_key`, and
-    /// they are sent in `header`.
+    /// Creates the set of keys. Their digests were made with `hmac_key`, and they are sent in
+    /// `header`.
     ///
     /// # Errors
     /// [`DuplicateId`] when two have one identifier.
@@ -185,7 +185,7 @@ impl ApiKeys {
         self.keys.values().map(|key| key.name.as_str())
     }
 
-    /// The field that carries them. It is never forwarded.
+    /// Returns the header field of API keys. It is never forwarded.
     #[must_use]
     pub const fn header(&self) -> &HeaderName {
         &self.header
@@ -251,7 +251,7 @@ impl fmt::Debug for ApiKeys {
     }
 }
 
-/// The request's API key; none when it brings none.
+/// Returns the request's API key. None if there is none.
 ///
 /// # Errors
 /// `malformed-request` when there is more than one.
@@ -336,20 +336,20 @@ impl Authenticator for ApiKeyAuthenticator {
         self.outcome(credentials)
     }
 
-    /// A constant, because it is not needed: an API key is checked without an issuer, so that
-    /// `recheck` always checks it again.
+    /// Returns a constant, because it is not needed: an API key is checked without an issuer, so
+    /// that `recheck` always checks it again.
     fn rules(&self) -> [u8; 32] {
         [0; 32]
     }
 
-    /// No authentication scheme is registered for API keys. The caller needs only the name of the
-    /// header field.
+    /// Returns a challenge in the scheme `ApiKey`, which is not registered. It contains the name of
+    /// the header field, because the caller needs nothing else.
     fn challenge(&self, _: ReasonCode, _: &Resource<'_>) -> Option<String> {
         Some(format!("ApiKey header=\"{}\"", self.keys.header))
     }
 }
 
-/// The public identifier within a key of the right form.
+/// Returns the public identifier within a key of the right form.
 fn identifier(key: &str) -> Option<&str> {
     let (id, secret) = key.strip_prefix(PREFIX)?.split_once('_')?;
     let good = key.len() == KEY_LENGTH

@@ -63,11 +63,11 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
         unchanged: bool,
     ) -> Outcome;
 
-    /// A hash of all that its outcomes depend on beside the credentials; the
-    /// same for authenticators that judge alike.
+    /// Returns a hash of everything that the outcomes depend on, except the credentials. It is the
+    /// same for authenticators with the same rules.
     fn rules(&self) -> [u8; 32];
 
-    /// The challenge to send with a refusal for this reason, if a credential of
-    /// this kind would help.
+    /// Returns the challenge to send with a refusal for this reason, if a credential of this kind
+    /// would help.
     fn challenge(&self, reason: ReasonCode, resource: &Resource<'_>) -> Option<String>;
 }

@@ -14,7 +14,7 @@ pub enum Beside {
 }
 
 impl Beside {
-    /// The certificate that names the caller, if the route uses it.
+    /// Returns the certificate that names the caller, if the route uses it.
     #[must_use]
     pub fn certificate(self, proof: Option<&ConnectionProof>) -> Option<&ConnectionProof> {
         match self {

@@ -13,7 +13,7 @@ use crate::reason::{Category, ReasonCode};
 /// The well-known path of a resource's metadata (RFC 9728 section 3.1).
 pub const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
 
-/// The request's bearer token; none when it brings no credential of this kind.
+/// Returns the request's bearer token. None if it has no credential of this kind.
 ///
 /// # Errors
 /// `malformed-request` when there is more than one credential, or one that is
@@ -88,7 +88,7 @@ pub fn challenge(reason: ReasonCode, metadata: &str, scopes: &[String]) -> Strin
     text
 }
 
-/// RFC 6750 section 3 leaves `"` and `\` out of every value.
+/// Appends a parameter without `"` and `\`, which RFC 6750 section 3 does not allow in values.
 fn push_parameter(text: &mut String, name: &str, value: &str) {
     if !text.ends_with(' ') {
         text.push_str(", ");
@@ -103,7 +103,7 @@ fn push_parameter(text: &mut String, name: &str, value: &str) {
     text.push('"');
 }
 
-/// The metadata of one protected resource (RFC 9728 section 2).
+/// Returns the metadata of one protected resource (RFC 9728 section 2).
 #[must_use]
 pub fn resource_metadata(
     resource: &str,
@@ -126,7 +126,7 @@ pub fn resource_metadata(
 }
 
 impl Resource<'_> {
-    /// The address of its metadata, if nothing else is configured.
+    /// Returns the default URL of the resource's metadata.
     #[must_use]
     pub fn metadata_url(&self) -> String {
         let path = if self.path == "/" { "" } else { self.path };

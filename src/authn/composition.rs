@@ -17,7 +17,7 @@ pub struct Authenticators {
     authentication: Authentication,
     /// The authenticators in the order in which they are asked: the cheapest first.
     each: Vec<Box<dyn Authenticator>>,
-    /// A hash of all that outcomes depend on beside the credentials.
+    /// Hash of everything that outcomes depend on, except the credentials.
     rules: [u8; 32],
 }
 
@@ -99,14 +99,14 @@ impl Authenticators {
         gathered.finish()
     }
 
-    /// A hash of all that outcomes depend on beside the credentials.
+    /// Returns a hash of everything that outcomes depend on, except the credentials.
     #[must_use]
     pub const fn rules(&self) -> &[u8; 32] {
         &self.rules
     }
 
-    /// The `WWW-Authenticate` fields for a refusal, one a method. Only the method
-    /// whose credential is not good names an error.
+    /// Returns the `WWW-Authenticate` fields for a refusal, one for each method. Only the method
+    /// whose credential is invalid names an error.
     #[must_use]
     pub fn challenges(&self, denied: &AuthnDenial, resource: &Resource<'_>) -> Vec<HeaderValue> {
         let reason = denied.denial.reason;

@@ -33,7 +33,7 @@ impl ConnectionProof {
         })
     }
 
-    /// The caller that it names.
+    /// Returns the caller that the proof names.
     #[must_use]
     pub fn principal(&self) -> Principal {
         Principal::from_certificate(Arc::clone(&self.identity), self.proven_at, self.resumed)

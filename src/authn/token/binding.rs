@@ -23,7 +23,7 @@ pub enum CertificateBinding {
 }
 
 impl CertificateBinding {
-    /// The word used in the configuration.
+    /// Returns the word used in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -70,8 +70,8 @@ impl CertificateBinding {
     }
 }
 
-/// The thumbprint in a confirmation: exactly the 43 base64url characters of
-/// RFC 8705 section 3.1; not hexadecimal, not padded, not SHA-1.
+/// Reads the thumbprint in a confirmation: exactly the 43 base64url characters of RFC 8705 section
+/// 3.1; not hexadecimal, not padded, not SHA-1.
 fn certificate_of(confirmation: &Value) -> Result<Vec<u8>, Denial> {
     let malformed = |detail: &str| Denial::new(ReasonCode::TokenMalformed, detail);
     let Value::Object(methods) = confirmation else {

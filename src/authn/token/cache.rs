@@ -115,7 +115,7 @@ pub struct TokenCache {
 }
 
 impl TokenCache {
-    /// An empty cache.
+    /// Creates an empty cache.
     #[must_use]
     pub fn new(settings: CacheSettings) -> Self {
         let max = usize::try_from(settings.bytes / ENTRY_BYTES).unwrap_or(usize::MAX);

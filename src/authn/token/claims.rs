@@ -107,8 +107,8 @@ impl ClaimRules {
         })
     }
 
-    /// RFC 8725 section 3.8. An introspection response may leave `iss` out: the
-    /// endpoint that was asked is the configured one.
+    /// Checks `iss` (RFC 8725 section 3.8). An introspection response may omit it, because the
+    /// endpoint is the configured one.
     fn check_issuer(&self, members: &Map<String, Value>, origin: Origin) -> Result<(), Denial> {
         match (members.get("iss"), origin) {
             (Some(Value::String(issuer)), _) if *issuer == self.issuer => Ok(()),
@@ -236,7 +236,7 @@ fn check_demands(
     Ok(())
 }
 
-/// `scope` (RFC 8693 section 4.2), or `scp` as some issuers call it.
+/// Reads `scope` (RFC 8693 section 4.2), or `scp` as some issuers call it.
 fn scopes(members: &Map<String, Value>) -> Result<Vec<&str>, Denial> {
     match members.get("scope").or_else(|| members.get("scp")) {
         None => Ok(Vec::new()),
@@ -251,7 +251,7 @@ fn scopes(members: &Map<String, Value>) -> Result<Vec<&str>, Denial> {
     }
 }
 
-/// `client_id` (RFC 8693 section 4.3), else `azp`; they must not contradict.
+/// Reads `client_id` (RFC 8693 section 4.3), else `azp`; they must not contradict.
 fn client_id(members: &Map<String, Value>) -> Result<Option<String>, Denial> {
     match (text(members, "client_id")?, text(members, "azp")?) {
         (Some(client), Some(party)) if client != party => {

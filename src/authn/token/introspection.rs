@@ -128,7 +128,7 @@ impl From<IntrospectionError> for Denial {
 }
 
 impl Introspector {
-    /// An introspector for one endpoint.
+    /// Creates an introspector for one endpoint.
     #[must_use]
     pub fn new(endpoint: Uri, client: HttpClient, authentication: ClientAuthentication) -> Self {
         Self {
@@ -205,7 +205,8 @@ impl Introspector {
             .map_err(|_| IntrospectionError::Request)
     }
 
-    /// RFC 7523 section 3: fresh for each request, so that none can be replayed.
+    /// Signs a client assertion (RFC 7523 section 3). It is new for each request, so that none can
+    /// be replayed.
     fn client_assertion(&self) -> Result<String, IntrospectionError> {
         let ClientAuthentication::PrivateKeyJwt {
             client_id,
@@ -238,7 +239,8 @@ impl Introspector {
     }
 }
 
-/// RFC 6749 section 2.3.1: both parts are form-encoded before they are joined.
+/// Returns the Basic credentials. RFC 6749 section 2.3.1: both parts are form-encoded before they
+/// are joined.
 fn basic(client_id: &str, secret: &Secret) -> Result<HeaderValue, IntrospectionError> {
     let secret = std::str::from_utf8(secret.expose()).map_err(|_| IntrospectionError::Request)?;
     let mut pair = zeroize::Zeroizing::new(String::new());

@@ -54,13 +54,13 @@ impl RouteDemands {
         }
     }
 
-    /// A hash of them: the same for routes that demand the same.
+    /// Returns a hash of the demands. It is the same for routes with the same demands.
     #[must_use]
     pub const fn hash(&self) -> &[u8; 32] {
         &self.hash
     }
 
-    /// The scopes to name in a challenge.
+    /// Returns the scopes to name in a challenge.
     #[must_use]
     pub fn scopes(&self) -> &[String] {
         &self.demands.scopes
@@ -119,7 +119,7 @@ pub struct Provenance {
 }
 
 impl TokenIssuer {
-    /// An issuer by its name in the configuration.
+    /// Creates an issuer with its name in the configuration.
     #[must_use]
     pub fn new(name: impl Into<String>, check: TokenCheck, cache: CacheSettings) -> Self {
         Self {
@@ -164,7 +164,7 @@ impl TokenIssuer {
         self.keys().filter(|_| same).cloned()
     }
 
-    /// A hash of all that its judgements depend on, but for fetched keys.
+    /// Returns a hash of everything that judgements depend on, except fetched keys.
     #[must_use]
     pub const fn rules(&self) -> &[u8; 32] {
         &self.provenance.rules
@@ -275,8 +275,8 @@ impl TokenIssuer {
         }
     }
 
-    /// The number of the keys that a token is judged with. Without keys that may be
-    /// used they are fetched first: nothing that is remembered holds without them.
+    /// Returns the number of the key set with which a token is checked. If no keys may be used,
+    /// fetches them first, because no cached judgement is valid without them.
     async fn generation(&self, token: &str) -> Result<u64, Denial> {
         let TokenCheck::Jwt { keys, rules, .. } = &self.check else {
             return Ok(0);

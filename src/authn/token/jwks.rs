@@ -147,7 +147,7 @@ impl IssuerKeys {
         })))
     }
 
-    /// The keys that may be used now, fetched or not; none when there are none.
+    /// Returns the keys that may be used now, without fetching. None if there are none.
     #[must_use]
     pub fn at_hand(&self) -> Option<Keys> {
         match &self.0 {
@@ -158,7 +158,7 @@ impl IssuerKeys {
         }
     }
 
-    /// Why there are no keys; none while there are.
+    /// Returns why there are no keys. None while there are keys.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let Source::Remote(remote) = &self.0 else {
@@ -173,7 +173,7 @@ impl IssuerKeys {
         })
     }
 
-    /// The keys for a token that names `key_id`, fetched if that could help.
+    /// Returns the keys for a token that names `key_id`, fetched if that could help.
     ///
     /// # Errors
     /// [`FetchError`] when there are no keys that could be used.
@@ -324,7 +324,8 @@ impl Remote {
             .is_none_or(|last| now.abs_diff(last) >= interval)
     }
 
-    /// A little before the keys turn stale, so that no request ever notices.
+    /// Returns the time until the next refresh: shortly before the keys become stale, so that no
+    /// request has to wait.
     fn seconds_until_refresh(&self) -> u64 {
         let now = (self.now)();
         self.usable(now).map_or(0, |cached| {
@@ -377,8 +378,8 @@ impl Remote {
         Ok(())
     }
 
-    /// The address of the key set; metadata are read each time, since an issuer
-    /// may move its keys.
+    /// Returns the address of the key set; metadata are read each time, since an issuer may move
+    /// its keys.
     async fn key_set_url(&self) -> Result<Uri, FetchError> {
         let (issuer, urls) = match &self.location {
             KeyLocation::KeySet(url) => return Ok(url.clone()),

@@ -116,10 +116,10 @@ impl<'a> UnverifiedToken<'a> {
     }
 }
 
-/// Registered header parameters must have their registered type (RFC 7515
-/// section 4.1), and those of encryption or of self-made keys have no place in
-/// an access token. Addresses and thumbprints of keys are ignored: keys come
-/// from the configured issuer alone (RFC 8725 section 3.10).
+/// Checks header parameters. Registered ones must have their registered type (RFC 7515 section
+/// 4.1), and those of encryption or of self-made keys have no place in an access token. Addresses
+/// and thumbprints of keys are ignored: keys come from the configured issuer alone (RFC 8725
+/// section 3.10).
 fn check_parameters(members: &Map<String, Value>) -> Result<(), Denial> {
     for (name, value) in members {
         let good = match name.as_str() {
@@ -165,7 +165,7 @@ pub fn validate(
     UnverifiedToken::parse(token, rules)?.verify(keys, rules, demands, thumbprint, now)
 }
 
-/// The denial for a JOSE object that was refused.
+/// Returns the denial for a JOSE object that was refused.
 #[must_use]
 pub fn refusal(error: JoseError) -> Denial {
     let reason = match error {

@@ -29,7 +29,7 @@ pub enum KeyLocation {
 }
 
 impl KeyLocation {
-    /// A key set's own address.
+    /// Locates the keys by the address of the key set.
     ///
     /// # Errors
     /// [`UrlError`] when it may not be fetched from.
@@ -37,7 +37,7 @@ impl KeyLocation {
         checked_url(url).map(Self::KeySet)
     }
 
-    /// The metadata of `issuer`.
+    /// Locates the keys by the metadata of `issuer`.
     ///
     /// # Errors
     /// [`UrlError`] when the issuer is no address that may be fetched from.
@@ -62,8 +62,8 @@ impl KeyLocation {
     }
 }
 
-/// `jwks_uri`: the metadata's `issuer` must be identical (RFC 8414 section 3.3),
-/// and keys come from the origin that was configured.
+/// Reads `jwks_uri`. The metadata's `issuer` must be identical (RFC 8414 section 3.3), and keys
+/// come from the origin that was configured.
 pub(super) fn key_set_in_metadata(
     issuer: &str,
     url: &Uri,
@@ -80,7 +80,7 @@ pub(super) fn key_set_in_metadata(
         .ok_or(FetchError::Metadata)
 }
 
-/// RFC 9111 section 4.2.1 for a private cache, within [`FRESHNESS`].
+/// Computes the freshness (RFC 9111 section 4.2.1) for a private cache, limited to [`FRESHNESS`].
 pub(super) fn freshness(headers: &HeaderMap) -> u64 {
     let mut seconds = None;
     for value in headers.get_all(CACHE_CONTROL) {
