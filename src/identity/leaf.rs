@@ -31,7 +31,7 @@ pub struct SubjectAltNames {
 }
 
 impl SubjectAltNames {
-    /// A short listing such as `spiffe://example.org/a, dns:b` for messages.
+    /// Returns a short listing such as `spiffe://example.org/a, dns:b` for messages.
     #[must_use]
     pub fn summary(&self) -> String {
         let mut names: Vec<String> = self.uri.clone();
@@ -163,7 +163,7 @@ impl LeafFacts {
         })
     }
 
-    /// The serial number in lower-case hexadecimal.
+    /// Returns the serial number in lower-case hexadecimal.
     #[must_use]
     pub fn serial_hex(&self) -> String {
         hex(&self.serial)
@@ -248,8 +248,8 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
         .map(|octets| Ipv6Addr::from(octets).into())
 }
 
-/// A distinguished name in the string form of RFC 4514: most specific part
-/// first, special characters escaped.
+/// Formats a distinguished name in the string form of RFC 4514: most specific part first, special
+/// characters escaped.
 #[must_use]
 pub fn rfc4514(name: &X509Name<'_>) -> String {
     let mut text = String::new();
@@ -373,7 +373,7 @@ fn unescaped(value: &str) -> Option<String> {
     String::from_utf8(plain).ok()
 }
 
-/// RFC 4514 section 2.4; control characters as `\xx` pairs.
+/// Escapes a value (RFC 4514 section 2.4). Control characters become `\xx` pairs.
 fn escape_into(text: &mut String, value: &str) {
     let last = value.chars().count().saturating_sub(1);
     for (index, character) in value.chars().enumerate() {

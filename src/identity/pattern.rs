@@ -64,7 +64,7 @@ impl PathPattern {
         })
     }
 
-    /// The fixed part's segments.
+    /// Returns the fixed part's segments.
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments
@@ -417,7 +417,7 @@ impl IdentityPattern {
         }
     }
 
-    /// The trust domain of a SPIFFE pattern.
+    /// Returns the trust domain of a SPIFFE pattern.
     #[must_use]
     pub const fn spiffe_trust_domain(&self) -> Option<&TrustDomain> {
         match self {

@@ -18,7 +18,7 @@ pub enum RevocationCheck {
 }
 
 impl RevocationCheck {
-    /// The word used in assertions and audit lines.
+    /// Returns the word used in assertions and audit lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -73,7 +73,7 @@ impl PeerIdentity {
         })
     }
 
-    /// The caller's one name.
+    /// Returns the caller's one name.
     #[must_use]
     pub const fn caller(&self) -> &CallerName {
         &self.caller

@@ -22,7 +22,7 @@ impl Method {
     /// All methods, cheapest first. Authenticators are asked in this order.
     pub const ALL: [Self; 3] = [Self::Certificate, Self::ApiKey, Self::Token];
 
-    /// The word used in configuration, assertions and audit lines.
+    /// Returns the word used in configuration, assertions and audit lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -38,7 +38,7 @@ impl Method {
 pub struct MethodSet(u8);
 
 impl MethodSet {
-    /// The same set with one more method.
+    /// Returns the set with one more method.
     #[must_use]
     pub const fn with(self, method: Method) -> Self {
         Self(self.0 | 1 << method as u8)
@@ -113,9 +113,9 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// A caller known by its certificate, whose key it proved at `authenticated_at`
-    /// (seconds since the Unix epoch): in this TLS session or, if `resumed`, in the
-    /// session that it resumes.
+    /// Creates a caller known by its certificate, whose key it proved at `authenticated_at`
+    /// (seconds since the Unix epoch): in this TLS session or, if `resumed`, in the session that it
+    /// resumes.
     #[must_use]
     pub const fn from_certificate(
         peer: Arc<PeerIdentity>,
@@ -131,7 +131,7 @@ impl Principal {
         }
     }
 
-    /// A caller without certificate, named by a credential that was checked at
+    /// Creates a caller without certificate, named by a credential that was checked at
     /// `authenticated_at` (seconds since the Unix epoch).
     #[must_use]
     pub fn named(name: CallerName, authenticated_at: u64) -> Self {
@@ -144,14 +144,14 @@ impl Principal {
         }
     }
 
-    /// The same caller with the token that accompanied its request.
+    /// Returns the same caller with the token that accompanied its request.
     #[must_use]
     pub fn with_token(mut self, token: Arc<TokenClaims>) -> Self {
         self.token = Some(token);
         self
     }
 
-    /// The same caller with the API key that accompanied its request.
+    /// Returns the same caller with the API key that accompanied its request.
     #[must_use]
     pub fn with_api_key(mut self, key: ApiKeyUse) -> Self {
         self.api_key = Some(Arc::new(key));
@@ -174,21 +174,20 @@ impl Principal {
         Some(self)
     }
 
-    /// The token that accompanied the request.
+    /// Returns the token that accompanied the request.
     #[must_use]
     pub const fn token(&self) -> Option<&Arc<TokenClaims>> {
         self.token.as_ref()
     }
 
-    /// The API key that accompanied the request.
+    /// Returns the API key that accompanied the request.
     #[must_use]
     pub fn api_key(&self) -> Option<&ApiKeyUse> {
         self.api_key.as_deref()
     }
 
-    /// When the caller last proved that it holds the certificate's key, or the
-    /// credential of a caller without certificate was checked; in seconds since the
-    /// Unix epoch.
+    /// Returns when the caller last proved that it holds the certificate's key, or the credential
+    /// of a caller without certificate was checked; in seconds since the Unix epoch.
     #[must_use]
     pub const fn authenticated_at(&self) -> u64 {
         self.authenticated_at
@@ -200,7 +199,7 @@ impl Principal {
         self.resumed
     }
 
-    /// The caller's one name: the assertion's `sub`.
+    /// Returns the caller's one name: the assertion's `sub`.
     #[must_use]
     pub fn caller(&self) -> &CallerName {
         match &self.caller {
@@ -209,7 +208,7 @@ impl Principal {
         }
     }
 
-    /// The certificate's identity, if that names the caller.
+    /// Returns the certificate's identity, if that names the caller.
     #[must_use]
     pub const fn peer(&self) -> Option<&Arc<PeerIdentity>> {
         match &self.caller {
@@ -230,7 +229,7 @@ impl Principal {
         }
     }
 
-    /// The methods that authenticated this request.
+    /// Returns the methods that authenticated this request.
     #[must_use]
     pub fn methods(&self) -> MethodSet {
         let used = [

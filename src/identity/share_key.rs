@@ -19,13 +19,13 @@ impl ShareKey {
     /// Identifies all callers together, if nothing distinguishes them.
     pub const EVERYBODY: Self = Self(NonZeroU64::MAX);
 
-    /// The key of a caller that has proven its name, by certificate, API key or token.
+    /// Returns the key of a caller that has proven its name, by certificate, API key or token.
     #[must_use]
     pub fn of_caller(caller: &CallerName) -> Self {
         Self::of_hash(HASHER.hash_one(("caller", caller)))
     }
 
-    /// The key of all that send from this address ([`address_network`]).
+    /// Returns the key of all clients at this address ([`address_network`]).
     #[must_use]
     pub fn of_address(address: IpAddr) -> Self {
         Self::of_hash(HASHER.hash_one(("address", address_network(address))))

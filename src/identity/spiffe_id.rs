@@ -87,19 +87,19 @@ impl SpiffeId {
         })
     }
 
-    /// The whole ID, for example `spiffe://example.org/ns/shop/sa/checkout`.
+    /// Returns the whole ID, for example `spiffe://example.org/ns/shop/sa/checkout`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The trust domain.
+    /// Returns the trust domain.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// The path with its leading slash; empty for the trust domain's own ID.
+    /// Returns the path with its leading slash; empty for the trust domain's own ID.
     #[must_use]
     pub fn path(&self) -> &str {
         self.text

@@ -30,7 +30,7 @@ pub fn printable_within(text: &str, limit: usize) -> String {
     safe
 }
 
-/// Control characters and the ones that reorder or hide text (Unicode TR 36).
+/// Whether a character is a control character, or reorders or hides text (Unicode TR 36).
 const fn is_hazardous(character: char) -> bool {
     matches!(character,
         '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}'
@@ -76,7 +76,7 @@ pub fn push_printable_json(json: &mut String, text: &str, limit: usize) {
     }
 }
 
-/// Lower-case hexadecimal.
+/// Encodes bytes in lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);

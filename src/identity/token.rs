@@ -33,14 +33,14 @@ pub struct TokenClaims {
 }
 
 impl TokenClaims {
-    /// The assertion's `token` object as text; kept with the claims, since a
-    /// token comes with many requests.
+    /// Returns the assertion's `token` object as text; kept with the claims, since a token comes
+    /// with many requests.
     #[must_use]
     pub fn json(&self) -> &str {
         self.text.get_or_init(|| self.to_json().to_string())
     }
 
-    /// About how many bytes its texts take in memory.
+    /// Estimates the memory of the claims' texts, in bytes.
     #[must_use]
     pub fn memory_size(&self) -> usize {
         let texts = [&self.subject, &self.client_id, &self.scope, &self.token_id];
