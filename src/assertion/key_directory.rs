@@ -165,7 +165,7 @@ pub fn list(directory: &Path, now: u64) -> Result<Vec<ListedKey>, KeyRingError> 
         .collect())
 }
 
-/// The key set that a gateway with this directory publishes at `now`.
+/// Returns the key set that a gateway with this directory publishes at `now`.
 ///
 /// # Errors
 /// When there are no keys, or a file is unreadable or does not fit the others.

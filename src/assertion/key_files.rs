@@ -226,7 +226,7 @@ fn read_file(path: &Path) -> Result<PrivateFile, KeyRingError> {
     })
 }
 
-/// The directory itself is for its owner; its parents are as usual.
+/// Creates the directory, for its owner only. Its parents get the usual permissions.
 pub(super) fn create_directory(path: &Path) -> Result<(), KeyRingError> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(KeyRingError::io("create directory", parent))?;

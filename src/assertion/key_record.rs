@@ -57,7 +57,7 @@ pub enum KeyState {
 }
 
 impl KeyState {
-    /// The word used in tables and JSON.
+    /// Returns the word used in tables and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -98,9 +98,8 @@ pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
     }
 }
 
-/// The key of an algorithm that signs at `now`: the latest whose time has come.
-/// If none has, because clocks differ, the first in line signs rather than none: it is
-/// published already.
+/// Returns the key of an algorithm that signs at `now`: the latest one whose time has come. If
+/// there is none, because clocks differ, returns the first one, because it is published already.
 #[must_use]
 pub fn current(records: &[KeyRecord], algorithm: SigningAlgorithm, now: u64) -> Option<&KeyRecord> {
     let line = succession(records, algorithm);
@@ -111,7 +110,7 @@ pub fn current(records: &[KeyRecord], algorithm: SigningAlgorithm, now: u64) -> 
         .copied()
 }
 
-/// When a key leaves the key set; none while no other key follows it.
+/// Returns when a key leaves the key set. None while no other key follows it.
 #[must_use]
 pub fn published_until(records: &[KeyRecord], record: &KeyRecord) -> Option<u64> {
     succession(records, record.algorithm)
@@ -121,8 +120,8 @@ pub fn published_until(records: &[KeyRecord], record: &KeyRecord) -> Option<u64>
         .map(|follower| follower.active_from.saturating_add(RETIREMENT_SECONDS))
 }
 
-/// The usable keys of one algorithm in the order in which they sign; of two
-/// that begin in the same second, the one made later comes later.
+/// Returns the usable keys of one algorithm in the order in which they sign. If two begin in the
+/// same second, the one that was made later comes later.
 #[must_use]
 pub fn succession(records: &[KeyRecord], algorithm: SigningAlgorithm) -> Vec<&KeyRecord> {
     let mut line: Vec<&KeyRecord> = records

@@ -56,8 +56,7 @@ impl Published {
         Self::default()
     }
 
-    /// The documents for these settings and keys at `now` (seconds since the
-    /// Unix epoch).
+    /// Returns the documents for these settings and keys at `now` (seconds since the Unix epoch).
     #[must_use]
     pub fn documents(
         &self,
@@ -121,7 +120,7 @@ impl Document {
     }
 }
 
-/// `Countersign-Assertion` for `countersign-assertion`: how people write it.
+/// Returns the usual spelling of a field name: `Countersign-Assertion` for `countersign-assertion`.
 fn canonical_field_name(name: &str) -> String {
     let mut at_start = true;
     name.chars()

@@ -81,7 +81,7 @@ pub struct SignedAssertion {
 }
 
 impl SignedAssertion {
-    /// The header field's value: one compact JWS.
+    /// Returns the header field's value: one compact JWS.
     #[must_use]
     pub const fn header_value(&self) -> &HeaderValue {
         &self.wire
@@ -110,7 +110,7 @@ pub struct AssertionSigner {
 }
 
 impl AssertionSigner {
-    /// A signer with its settings and keys.
+    /// Creates a signer with its settings and keys.
     #[must_use]
     pub fn new(settings: AssertionSettings, keys: Arc<SigningKeyRing>) -> Self {
         let mut issuer_json = String::from("{\"iss\":");
@@ -122,13 +122,13 @@ impl AssertionSigner {
         }
     }
 
-    /// Issuer, header and lifetime.
+    /// Returns the settings: issuer, header and lifetime.
     #[must_use]
     pub const fn settings(&self) -> &AssertionSettings {
         &self.settings
     }
 
-    /// The keys.
+    /// Returns the keys.
     #[must_use]
     pub const fn keys(&self) -> &Arc<SigningKeyRing> {
         &self.keys
@@ -230,7 +230,7 @@ impl AssertionSigner {
     }
 }
 
-/// A fresh identifier: 128 random bits as 22 base64url characters.
+/// Draws a new identifier: 128 random bits as 22 base64url characters.
 ///
 /// # Errors
 /// When the system's random generator fails.
@@ -238,7 +238,7 @@ pub fn token_id() -> Result<String, crypto::NoRandomness> {
     crypto::random_id().map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// The bytes of an identifier made by [`token_id`].
+/// Decodes the bytes of an identifier made by [`token_id`].
 #[must_use]
 pub fn token_octets(id: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];

@@ -26,7 +26,7 @@ impl SigningAlgorithm {
     /// Both algorithms.
     pub const ALL: [Self; 2] = [Self::Es256, Self::EdDsa];
 
-    /// The JOSE name: `ES256` or `EdDSA`.
+    /// Returns the JOSE name: `ES256` or `EdDSA`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl SigningAlgorithm {
             .find(|algorithm| algorithm.as_str() == name)
     }
 
-    /// The same for the cryptography provider.
+    /// Returns the signature scheme for the cryptography provider.
     #[must_use]
     pub const fn scheme(self) -> SignatureScheme {
         match self {
@@ -97,7 +97,7 @@ impl SigningKey {
         })
     }
 
-    /// The key's RFC 7638 thumbprint.
+    /// Returns the key's RFC 7638 thumbprint.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
@@ -109,7 +109,7 @@ impl SigningKey {
         self.algorithm
     }
 
-    /// The JOSE header of every assertion it signs, in base64url.
+    /// Returns the JOSE header of every assertion it signs, in base64url.
     #[must_use]
     pub fn header_base64url(&self) -> &str {
         &self.header
@@ -137,7 +137,7 @@ impl SigningKey {
     }
 }
 
-/// A JWK set (RFC 7517 section 5) of public halves.
+/// Returns a JWK set (RFC 7517 section 5) of public halves.
 pub(super) fn jwk_set<'a>(keys: impl IntoIterator<Item = &'a SigningKey>) -> Value {
     let keys: Vec<Value> = keys.into_iter().map(SigningKey::public_jwk).collect();
     json!({ "keys": keys })
