@@ -127,7 +127,7 @@ impl ClientCertVerifier for CallerVerifier {
     }
 }
 
-/// The rustls error whose alert is the reason's.
+/// Returns the rustls error whose alert is the reason's.
 fn alert_error(reason: ReasonCode) -> Error {
     #[derive(Debug)]
     struct Refused(ReasonCode);

@@ -191,7 +191,7 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Everything a connection's trust depends on, length-prefixed.
+/// Hashes everything that a connection's trust depends on, length-prefixed.
 fn digest_of(config: &ClientTlsConfig) -> [u8; 32] {
     let mut input = Vec::new();
     let mut field = |bytes: &[u8]| {
@@ -271,7 +271,7 @@ struct ServiceVerifier {
 }
 
 impl ServiceVerifier {
-    /// End of the path, or why the service is not trusted.
+    /// Checks the service's chain. Returns the end of the path, or why the service is not trusted.
     fn check(
         &self,
         leaf: &CertificateDer<'_>,

@@ -81,7 +81,7 @@ impl Credentials {
         })
     }
 
-    /// The chain and key for rustls.
+    /// Returns the chain and key for rustls.
     #[must_use]
     pub const fn certified(&self) -> &Arc<CertifiedKey> {
         &self.certified

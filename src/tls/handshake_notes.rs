@@ -178,7 +178,8 @@ pub(super) fn proven(version: Version) {
     });
 }
 
-/// Outside a handshake of ours (tests of rustls alone) the notes are dropped.
+/// Updates the notes of the current handshake. Outside a handshake of the gateway (in tests of
+/// rustls alone) the update is dropped.
 pub(super) fn note(update: impl FnOnce(&mut HandshakeNotes)) {
     let _ = NOTES.try_with(|notes| update(&mut notes.borrow_mut()));
 }

@@ -117,8 +117,8 @@ impl ServerNames {
         Ok(names)
     }
 
-    /// The entry for a TLS server name; the default entry, if there is one, when the
-    /// caller sends no name or one that no entry has.
+    /// Selects the entry for a TLS server name. If the caller sends no name, or a name that no
+    /// entry has, selects the default entry, if there is one.
     #[must_use]
     pub fn select(&self, server_name: Option<&str>) -> Option<&Arc<ServerEntry>> {
         server_name
@@ -128,8 +128,8 @@ impl ServerNames {
             .or(self.default.as_ref())
     }
 
-    /// The entry that the host of a request's authority selects. `host` is lower
-    /// case, without port and trailing dot. An IP literal selects the default.
+    /// Selects the entry for the host of a request's authority. `host` is lower case, without port
+    /// and trailing dot. An IP literal selects the default.
     #[must_use]
     pub fn select_host(&self, host: &str) -> Option<&Arc<ServerEntry>> {
         if !self.has_names() || host.starts_with('[') || host.parse::<IpAddr>().is_ok() {
@@ -163,7 +163,7 @@ impl ServerNames {
             .collect()
     }
 
-    /// The default entry.
+    /// Returns the default entry.
     #[must_use]
     pub const fn default_entry(&self) -> Option<&Arc<ServerEntry>> {
         self.default.as_ref()
@@ -300,20 +300,20 @@ impl ServerEntry {
             .inspect_err(|_| self.ticketer.refuse(session.chain))
     }
 
-    /// Position among the entries: two requests belong together only if it is the
-    /// same for both.
+    /// Returns the position of the entry. Two requests belong together only if it is the same for
+    /// both.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
     }
 
-    /// The configuration for rustls.
+    /// Returns the configuration for rustls.
     #[must_use]
     pub const fn tls(&self) -> &Arc<ServerConfig> {
         &self.tls
     }
 
-    /// The bundles it accepts.
+    /// Returns the bundles that the entry accepts.
     #[must_use]
     pub const fn trust(&self) -> &Arc<ClientTrust> {
         &self.trust

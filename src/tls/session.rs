@@ -24,8 +24,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// When the caller last proved that it holds its key, in seconds since the
-    /// Unix epoch.
+    /// Returns when the caller last proved that it holds its key, in seconds since the Unix epoch.
     #[must_use]
     pub const fn proven_at(&self) -> u64 {
         self.proven_at

@@ -181,8 +181,8 @@ impl Ticketer {
         }
     }
 
-    /// The chain was refused when it was resumed: its tickets are of no use from
-    /// now on, until it passes a full handshake.
+    /// Notes that the chain was refused when it was resumed. Its tickets are void from now on,
+    /// until it passes a full handshake.
     pub(super) fn refuse(&self, chain: ChainKey) {
         self.refused.insert(chain, ());
     }
