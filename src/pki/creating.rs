@@ -47,7 +47,7 @@ pub struct AuthorityOptions {
     /// Public files below the directory, with their contents. They appear together with
     /// the authority's, and replace existing ones.
     pub beside: Vec<(PathBuf, String)>,
-    /// Replace an authority that is there.
+    /// Whether an existing authority is replaced.
     pub overwrite: bool,
 }
 

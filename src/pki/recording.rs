@@ -92,8 +92,8 @@ impl Pki {
         Ok(inventory)
     }
 
-    /// Copies revocations into the inventory. Repeated, because the process may have been killed
-    /// between recording a revocation and copying it.
+    /// Copies revocations into the inventory. This also repairs a crash between the recording of a
+    /// revocation and its copy.
     pub(super) fn copy_revocations(&self, inventory: &mut Inventory) -> Result<(), PkiError> {
         let state = self.states.read(&self.layout().state())?;
         for signatory in self.issuers() {

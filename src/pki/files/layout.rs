@@ -152,7 +152,7 @@ impl Layout {
     }
 }
 
-/// Adds a suffix to the last component, whatever dots it has.
+/// Adds a suffix to the last component, which may contain dots.
 fn with_suffix(prefix: &Path, suffix: &str) -> Result<PathBuf, PkiError> {
     match prefix.file_name() {
         Some(name) if !prefix.as_os_str().as_encoded_bytes().ends_with(b"/") => {

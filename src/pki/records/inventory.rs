@@ -6,7 +6,7 @@
 //! Several processes may read and write at once: SQLite's write-ahead log keeps
 //! readers and one writer apart.
 
-/// The file and those that SQLite keeps beside it.
+/// The database file, and the files that SQLite keeps next to it.
 mod files;
 /// The tables, and their versions.
 mod schema;

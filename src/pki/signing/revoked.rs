@@ -34,7 +34,8 @@ impl RevokedCertificate {
 
 macro_rules! revocation_reasons {
     ($( $variant:ident = $word:literal, $meaning:literal; )+) => {
-        /// Why a certificate is revoked (RFC 5280 section 5.3.1).
+        /// Why a certificate is revoked (RFC 5280 section 5.3.1). Hold and removal from hold are
+        /// omitted, because a revocation is final.
         ///
         /// Hold and removal from hold are left out: a revocation is final.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

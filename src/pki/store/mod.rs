@@ -33,7 +33,7 @@ pub(in crate::pki) const ASIDE_PREFIX: &str = ".countersign-pki-";
 /// Why an operation on a file failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A file of that name is there already.
+    /// A file of that name exists already.
     #[error("{} exists already", .0.display())]
     Exists(PathBuf),
     /// An operation of the file system failed.
@@ -156,9 +156,9 @@ fn unread(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     }
 }
 
-/// Writes a file so that it is there as a whole or not at all. A process that is killed
-/// may leave a file `.countersign-pki-…` beside it, which is never read: no directory
-/// of an authority is written to in this way.
+/// Writes a file as a whole or not at all. A process that is killed may leave a file
+/// `.countersign-pki-…` next to it, which is never read. No directory of an authority is written to
+/// in this way.
 pub(in crate::pki) fn write(
     path: &Path,
     content: &[u8],
@@ -168,8 +168,8 @@ pub(in crate::pki) fn write(
     Staged::new(path, content, audience, existing)?.place()
 }
 
-/// A file that is written and synced, but not yet in its place. It is removed if this is dropped. A
-/// full disk or missing rights have been reported by then.
+/// A file that is written and synced, but not yet in its place. Dropping this removes it. Errors by
+/// a full disk or missing rights have been reported by then.
 #[derive(Debug)]
 pub(in crate::pki) struct Staged {
     aside: TempPath,
@@ -357,13 +357,13 @@ pub(in crate::pki) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     sync_directory(parent(to))
 }
 
-/// Creates a directory and its parents; one that is there already is fine.
+/// Creates a directory and its parents, unless they exist.
 pub(in crate::pki) fn create_directory(path: &Path) -> Result<(), StoreError> {
     kill_point();
     std::fs::create_dir_all(path).map_err(StoreError::io("create directory", path))
 }
 
-/// Removes a file if it is there.
+/// Removes a file if it exists.
 pub(in crate::pki) fn remove(path: &Path) -> Result<(), StoreError> {
     kill_point();
     match std::fs::remove_file(path) {
