@@ -71,8 +71,8 @@ impl PathTrust {
         };
         let mut revocation = RevocationIndex::new(posture, RevocationDepth::Chain, Duration::ZERO);
         if let Some(lists) = lists {
-            // Intermediates prove themselves in a path first: here anyone may
-            // have supplied them.
+            // An intermediate counts as an issuer only after it was verified in a path, because
+            // anyone may have supplied it.
             let issuers: Vec<KnownIssuer<'_>> = set
                 .roots()
                 .iter()
@@ -135,7 +135,7 @@ impl PathTrust {
         let mut budget = PathBudget::offline();
         let verified = path::verify(rules, certificates, now, &mut budget)?;
         let not_after = verified.not_after;
-        // webpki looks at the dates too; this holds whatever it does.
+        // webpki checks the dates too. This check does not depend on that.
         let seconds = clock::certificate_time(now.as_secs());
         if clock::certificate_is_over(not_after, seconds) {
             return Err((

@@ -84,7 +84,7 @@ impl LeafPathFacts {
                 "the leaf demands policy processing (policyConstraints), which is not supported",
             );
         }
-        // webpki refuses it too; this holds whatever webpki does.
+        // webpki refuses it too. This check does not depend on that.
         if self.is_ca {
             return refuse(
                 ReasonCode::WrongUsage,

@@ -285,7 +285,7 @@ impl DenyList {
     /// counts all the same, and [`DenyList::refresh`] writes it later.
     pub fn save(&self, entry: &DenyEntry, now: i64) -> Result<(), DenyListError> {
         let written = self.change(|entries| {
-            // Expired entries go when the file is written anyway.
+            // Expired entries are removed whenever the file is written.
             entries.retain(|other| other.counts_at(now));
             Ok(true)
         });

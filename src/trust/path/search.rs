@@ -27,11 +27,11 @@ const FEW: usize = 32;
 /// The remaining budget of a search, apart from signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
-    /// Certificates to be looked at, by names.
+    /// Number of certificates that may be compared by names.
     pub(crate) looks: usize,
-    /// Paths to be begun or completed, by names.
+    /// Number of paths that may be begun or completed by names.
     pub(crate) steps: usize,
-    /// Paths whose signatures hold, to be handed on.
+    /// Number of paths with valid signatures that may be verified further.
     pub(crate) attempts: usize,
 }
 
@@ -399,8 +399,8 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
 
     fn extend_by(&mut self, path: &mut Vec<usize>, candidates: &[usize]) -> Step<T> {
         for position in candidates.iter().copied() {
-            // A signature below may have turned out not to hold: then nothing
-            // above it matters any longer.
+            // A signature below may have been found invalid meanwhile: the candidates above it then
+            // no longer matter.
             if self.is_broken(path) {
                 break;
             }

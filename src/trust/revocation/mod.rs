@@ -249,8 +249,8 @@ impl RevocationIndex {
         }
     }
 
-    /// Adds a list unless a newer one of the same key and scope is there. A list
-    /// whose signature is not verified yet supersedes nothing.
+    /// Adds a list, unless there is a newer one of the same key and scope. A list whose signature
+    /// is not verified yet supersedes no other list.
     fn insert(&mut self, list: Arc<RevocationList>) {
         let others = self.by_issuer.entry(list.issuer.clone()).or_default();
         if others.iter().any(|other| other.hash == list.hash) {
