@@ -31,7 +31,7 @@ pub enum BadLimit {
     /// The limit would never allow a request.
     #[error("requests and burst must be at least 1")]
     Zero,
-    /// The window is empty, or longer than anyone waits.
+    /// The window is empty, or too long.
     #[error("the window must lie between 1 ms and 1 day")]
     Window,
     /// Requests would be less than a nanosecond apart.

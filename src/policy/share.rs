@@ -31,7 +31,7 @@ const SHARDS: usize = 16;
 pub enum Share {
     /// A percentage, from 1 to 100.
     Percent(u8),
-    /// A number, whatever the bound is.
+    /// A fixed number that does not depend on the bound.
     Number(u64),
 }
 
@@ -171,7 +171,7 @@ impl Places {
         self.take(&mut shard, key, limits)
     }
 
-    /// Takes a place unless the caller has `max` of them already, however many are free.
+    /// Takes a place unless the caller has `max` of them already, even if others are free.
     ///
     /// # Errors
     /// [`NoPlace::Caller`] if it has.
@@ -203,7 +203,7 @@ impl Places {
                 Err(NoPlace::Caller) => {}
                 outcome => return outcome,
             }
-            // A caller without a place would wait for nothing.
+            // A caller without a place has no place whose release it could wait for.
             let Some(held) = shard.get_mut(&key) else {
                 return Err(NoPlace::Caller);
             };
