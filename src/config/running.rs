@@ -161,8 +161,8 @@ impl Running {
         }
     }
 
-    /// Lets a trust domain's revocation lists count no longer, because nothing newer
-    /// could be read since a moment (seconds since the Unix epoch).
+    /// Suspends a trust domain's revocation lists, because nothing newer could be read since
+    /// `since` (seconds since the Unix epoch).
     pub fn suspend(&mut self, domain: &TrustDomain, since: i64) {
         self.suspended.entry(domain.clone()).or_insert(since);
     }

@@ -11,7 +11,7 @@ pub(in crate::config) fn nearest<'a>(
         .into_iter()
         .filter_map(|candidate| {
             let distance = edits(&word, &candidate.to_lowercase());
-            // A cut-off or lengthened word counts as near whatever the distance.
+            // A shortened or lengthened word counts as near at any distance.
             let cut = word.len() >= 4 && candidate.starts_with(&word)
                 || candidate.len() >= 4 && word.starts_with(candidate);
             (distance <= bound || cut).then_some((distance, candidate))

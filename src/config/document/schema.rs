@@ -10,8 +10,7 @@ use crate::config::diagnostics::suggest::nearest;
 use crate::config::diagnostics::{Diagnostic, Diagnostics, Span};
 use crate::identity::text::printable;
 
-/// A section's name as it is written, its keys, and which of them it cannot do
-/// without.
+/// The name of a section in the file, its keys, and which of them are required.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::config) struct SectionKeys {
     pub(in crate::config) title: &'static str,

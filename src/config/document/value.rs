@@ -100,8 +100,8 @@ impl<T: Clone> Field<T> {
 /// Values of a list, each with its place.
 pub(in crate::config) type List<T> = Vec<At<T>>;
 
-/// A list that must not be empty if it is written. An empty list would
-/// either match nothing or, taken for "not said", everything.
+/// A list that must not be empty if it is configured. An empty list would match nothing, or
+/// everything if it were treated as absent.
 #[derive(Debug, Clone)]
 pub(in crate::config) struct Several<T>(pub(in crate::config) List<T>);
 

@@ -84,8 +84,7 @@ pub(super) struct ResolveReport {
     pub(super) system_failure: bool,
 }
 
-/// Builds everything. Nothing is resolved if an error was reported; the report is
-/// there in any case.
+/// Builds everything. Returns no result if an error was reported, but always the report.
 pub(super) fn resolve(
     document: &Document,
     input: ResolveInput<'_>,
