@@ -31,7 +31,7 @@ pub const DEFAULT_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 const PREFIX: &str = "ck_";
 /// Bytes of the public identifier.
 const ID_BYTES: usize = 8;
-/// The longest text that is looked at: prefix, 16 digits, `_`, 43 characters.
+/// Length of the longest text that is checked: prefix, 16 digits, `_`, 43 characters.
 const KEY_LENGTH: usize = PREFIX.len() + 2 * ID_BYTES + 1 + 43;
 
 /// The shortest HMAC key that is accepted, in bytes (RFC 2104 section 3).
@@ -111,7 +111,7 @@ pub struct ApiKey {
     pub expires: Option<u64>,
     /// Routes that accept the key. Empty for all routes that accept API keys.
     pub routes: Vec<String>,
-    /// Networks it is good from; empty for all.
+    /// Networks from which the key is accepted. Empty for all.
     pub networks: Vec<IpNet>,
     /// Callers whose certificate it may accompany; empty if that is not configured.
     pub callers: Vec<IdentityPattern>,

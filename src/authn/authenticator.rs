@@ -13,7 +13,7 @@ use crate::reason::ReasonCode;
 /// The result of an authenticator.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The credential is good.
+    /// The credential is valid.
     Authenticated(Principal),
     /// The request has no credential of this kind.
     NotApplicable,

@@ -24,8 +24,8 @@ pub struct Authenticators {
 /// A denial, and the method that it comes from.
 #[derive(Debug)]
 pub struct AuthnDenial {
-    /// The method whose credential is missing or not good; none when the
-    /// credentials contradict each other.
+    /// The method whose credential is missing or invalid. None if the credentials contradict each
+    /// other.
     pub by: Option<Method>,
     /// The denial.
     pub denial: Denial,

@@ -77,8 +77,8 @@ fn certificate_of(confirmation: &Value) -> Result<Vec<u8>, Denial> {
     let Value::Object(methods) = confirmation else {
         return Err(malformed("its cnf is not an object"));
     };
-    // RFC 9449 section 7.1: a DPoP-bound token is no bearer token, whatever
-    // else it is bound to.
+    // RFC 9449 section 7.1: a DPoP-bound token is never a bearer token, even if it is also bound to
+    // a certificate.
     if methods.contains_key("jkt") {
         return Err(Denial::new(
             ReasonCode::TokenBindingMismatch,

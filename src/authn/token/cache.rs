@@ -179,8 +179,8 @@ impl TokenCache {
         self.entries.clear();
     }
 
-    /// Forgets one token, by the hash that audit lines show, under whatever
-    /// route and certificate it was judged.
+    /// Discards the judgements about one token, by the hash that audit lines show, for all routes
+    /// and certificates.
     pub fn purge_token(&self, hash: &str) {
         self.purges.fetch_add(1, Ordering::SeqCst);
         self.entries.retain(|_, entry| match &entry.judgement {

@@ -26,7 +26,7 @@ use crate::policy::share::{CallerLimit, Place, PlaceLimits, Places, Share};
 use crate::reason::ReasonCode;
 use crate::secret::Secret;
 
-/// Seconds for which an assertion that authenticates the gateway is good.
+/// Lifetime of an assertion that authenticates the gateway, in seconds.
 const CLIENT_ASSERTION_SECONDS: u64 = 60;
 
 /// How the gateway authenticates itself to the issuer.

@@ -43,7 +43,7 @@ pub struct TokenRules {
     pub types: Vec<TokenType>,
 }
 
-/// A token whose form is good, and nothing else yet.
+/// A token with a valid form. Nothing else is checked yet.
 pub struct UnverifiedToken<'a> {
     jws: CompactJws<'a>,
     token_type: TokenType,
@@ -51,8 +51,8 @@ pub struct UnverifiedToken<'a> {
 }
 
 impl<'a> UnverifiedToken<'a> {
-    /// Checks the form, and by `rules` the type and the algorithm: whatever can
-    /// be refused before a key is looked for.
+    /// Checks the form, and by `rules` the type and the algorithm: everything that can be checked
+    /// without a key.
     ///
     /// # Errors
     /// `token-malformed`, `token-type` or `token-algorithm`.
