@@ -81,7 +81,7 @@ impl fmt::Display for MethodSet {
     }
 }
 
-/// An API key that was presented and is good. Names and identifiers only.
+/// An API key that was presented and is valid. Contains only names and identifiers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKeyUse {
     /// The name of the key in the configuration.
@@ -217,8 +217,8 @@ impl Principal {
         }
     }
 
-    /// Returns the second from which the credentials beside the certificate are no
-    /// longer good; none when there are none, or they do not end.
+    /// Returns the second from which the credentials other than the certificate are no longer
+    /// valid. None if there are none, or if they do not expire.
     #[must_use]
     pub fn ends(&self) -> Option<u64> {
         let token = self.token.as_ref().map(|token| token.expires);
