@@ -57,7 +57,7 @@ pub enum KeyRingError {
         /// The error of the system.
         error: io::Error,
     },
-    /// A file is there but cannot be understood.
+    /// A file exists but cannot be parsed.
     #[error("{}: {problem}", .path.display())]
     Malformed {
         /// The file.

@@ -110,7 +110,7 @@ pub(super) fn existing_records(directory: &Path) -> Result<Vec<KeyRecord>, KeyRi
     })
 }
 
-/// Reads `ring.json`, if it is there.
+/// Reads `ring.json`, if it exists.
 pub(super) fn read_records(directory: &Path) -> Result<Option<Vec<KeyRecord>>, KeyRingError> {
     let path = directory.join(RING_FILE);
     let content = match read_file(&path) {
