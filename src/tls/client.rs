@@ -238,13 +238,13 @@ fn refusal_of(error: io::Error) -> TlsConnectError {
     }
 }
 
-/// Shows these credentials whatever is asked for.
+/// Returns a resolver that presents these credentials for every request.
 #[must_use]
 pub fn always(credentials: &Credentials) -> Arc<dyn ResolvesClientCert> {
     Arc::new(Always(Arc::clone(credentials.certified())))
 }
 
-/// Shows one certificate whatever the service asks for.
+/// Presents one certificate, independently of the service's request.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);
 

@@ -22,8 +22,7 @@ use crate::trust::{Admission, ChainError, ChainKey, PendingPath};
 pub struct HandshakeNotes {
     /// The identity of the chain. It is proven once the handshake succeeds.
     pub identity: Option<Arc<PeerIdentity>>,
-    /// When the identity has to be looked at again, at the latest, in seconds
-    /// since the Unix epoch.
+    /// When the identity must be checked again at the latest, in seconds since the Unix epoch.
     pub holds_until: Option<i64>,
     /// The verified chain, kept for next time once the handshake is complete.
     pub pending: Option<PendingPath>,
@@ -128,8 +127,8 @@ pub async fn with_notes<T, E>(
         .scope(RefCell::new(HandshakeNotes::default()), async {
             let output = handshake.await;
             let mut notes = NOTES.with(RefCell::take);
-            // Possession is proven in every completed handshake with a fresh
-            // chain; this holds whatever rustls does.
+            // Possession is proven in every completed handshake with a new chain. This check does
+            // not depend on rustls.
             if let Some(pending) = notes.pending.take()
                 && output.is_ok()
                 && notes.possession_proven

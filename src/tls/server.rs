@@ -181,7 +181,7 @@ impl fmt::Debug for ServerNames {
     }
 }
 
-/// Presents one certificate whatever the client asks for.
+/// Presents one certificate, independently of the client's request.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);
 

@@ -39,7 +39,7 @@ use crate::trust::{ChainKey, ClientTrust, Recall};
 /// comes back in a ClientHello, so a chain that is longer is not worth it: its
 /// holder makes full handshakes.
 const MAX_STATE: usize = 8 * 1024;
-/// Longest ticket that is looked at.
+/// Maximum size of a ticket that is opened, in bytes.
 const MAX_TICKET: usize = MAX_STATE + 256;
 /// Refused chains that are remembered, for each entry.
 const MAX_REFUSED: usize = 1024;
