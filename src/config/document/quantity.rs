@@ -47,7 +47,7 @@ impl TimeSpan {
                 .find(|character: char| character.is_ascii_digit())
                 .unwrap_or(after.len());
             let (unit, next) = after.split_at(end);
-            // The search continues after the unit that was found last, so that the order is enforced.
+            // Continues after the unit that was found last, so that the order is enforced.
             let (_, milliseconds) = units.find(|(name, _)| *name == unit).ok_or_else(refuse)?;
             total = number
                 .checked_mul(*milliseconds)
