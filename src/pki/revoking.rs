@@ -1,6 +1,6 @@
 //! Revoking certificates.
 //!
-//! A part of [`Pki`]; [`super::crls`] publishes the lists. Revocations are recorded and the lists
+//! A part of [`Pki`]; `crls` publishes the lists. Revocations are recorded and the lists
 //! that contain them are published in one `transaction`, so that after a crash there are both or
 //! neither.
 
