@@ -19,7 +19,7 @@ use super::key_files::{
 use super::key_record::{self, KeyRecord, KeyState};
 use super::signing_key::{SigningAlgorithm, SigningKey, jwk_set};
 
-/// How long a new key is published before it signs, unless told otherwise.
+/// Default time for which a new key is published before it signs.
 pub const PUBLISH_AHEAD: Duration = Duration::from_secs(3600);
 /// The shortest time that a new key must be published before it signs.
 pub const MIN_PUBLISH_AHEAD: Duration = Duration::from_secs(15 * 60);
@@ -29,17 +29,17 @@ pub const MAX_PUBLISH_AHEAD: Duration = Duration::from_secs(366 * 86_400);
 /// A key as `countersign keys list` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct ListedKey {
-    /// What is on record.
+    /// The recorded facts.
     #[serde(flatten)]
     pub record: KeyRecord,
-    /// What it is good for now.
+    /// The present state.
     pub state: KeyState,
     /// When it leaves the key set, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published_until: Option<u64>,
 }
 
-/// What a revocation did.
+/// The result of a revocation.
 #[derive(Debug, Clone)]
 pub struct Revoked {
     /// The key that signs from now on, if the revoked one did before.
@@ -59,9 +59,9 @@ pub fn generate(
     add(directory, Some(algorithm), PUBLISH_AHEAD, now)
 }
 
-/// Makes a key, of the kind of the newest one where `algorithm` is none: the
-/// first of a directory signs at once, later ones after `active_in`. Keys that
-/// expired meanwhile lose their private half.
+/// Creates a key, of the kind of the newest one if `algorithm` is None. The first key of a
+/// directory signs at once, later ones after `active_in`. Deletes the private halves of keys that
+/// have expired meanwhile.
 ///
 /// # Errors
 /// When `active_in` is too short or too long, there are too many keys, or a
@@ -104,9 +104,9 @@ pub fn add(
     Ok(listed(&records, &record, now))
 }
 
-/// Withdraws a key at once and removes its private half. Where it was the one
-/// that signs, another takes its place: the next one if it has been published
-/// for [`MIN_PUBLISH_AHEAD`], else the one before.
+/// Withdraws a key at once and removes its private half. If it is the one that signs, another one
+/// replaces it: the next one if it has been published for [`MIN_PUBLISH_AHEAD`], else the one
+/// before.
 ///
 /// # Errors
 /// When there is no such key, it is the only one of its algorithm and `force`
@@ -152,7 +152,7 @@ pub fn revoke(directory: &Path, kid: &str, force: bool, now: u64) -> Result<Revo
     Ok(Revoked { successor })
 }
 
-/// All keys on record with their states at `now`.
+/// Lists all recorded keys with their states at `now`.
 ///
 /// # Errors
 /// When there are none, or `ring.json` cannot be read.
@@ -165,7 +165,7 @@ pub fn list(directory: &Path, now: u64) -> Result<Vec<ListedKey>, KeyRingError> 
         .collect())
 }
 
-/// The key set that a gateway with this directory publishes at `now`.
+/// Returns the key set that a gateway with this directory publishes at `now`.
 ///
 /// # Errors
 /// When there are no keys, or a file is unreadable or does not fit the others.
@@ -181,7 +181,7 @@ pub fn jwks(directory: &Path, now: u64) -> Result<serde_json::Value, KeyRingErro
     Ok(jwk_set(stored.keys.iter().filter(is_published)))
 }
 
-/// Marks what has expired, before a change of the succession could revive it.
+/// Marks expired keys, before a change of the succession could revive them.
 fn retire_expired(records: &mut [KeyRecord], now: u64) -> Vec<String> {
     let expired: Vec<String> = records
         .iter()

@@ -54,15 +54,15 @@ pub enum KeyRingError {
     NotRegular {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The error of the system.
         error: io::Error,
     },
-    /// A file is there but cannot be understood.
+    /// A file exists but cannot be parsed.
     #[error("{}: {problem}", .path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why the content cannot be parsed.
         problem: String,
     },
     /// A new key would sign before consumers of the key set know it.
@@ -70,7 +70,7 @@ pub enum KeyRingError {
         "a new key must be published at least 15 minutes, and at most 366 days, before it signs"
     )]
     PublishAhead,
-    /// There are many keys already.
+    /// The maximum number of keys in use is reached.
     #[error(
         "{} has {MAX_KEYS} keys in use already; revoke those that are not needed", .0.display()
     )]
@@ -83,7 +83,7 @@ pub enum KeyRingError {
         /// The name asked for.
         kid: String,
     },
-    /// Without this key nothing could be signed.
+    /// The key is the only usable one: without it nothing could be signed.
     #[error(
         "{kid} is the only usable {algorithm} key: without it no assertion can be signed; \
          rotate first, or insist with --force"
@@ -91,13 +91,13 @@ pub enum KeyRingError {
     OnlyKey {
         /// The key.
         kid: String,
-        /// Its algorithm.
+        /// The algorithm of the key.
         algorithm: SigningAlgorithm,
     },
     /// The directory cannot be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// No key could be made.
+    /// The key could not be generated.
     #[error("cannot make a key: {0}")]
     Generate(#[from] ProviderFailed),
 }

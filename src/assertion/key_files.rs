@@ -1,11 +1,10 @@
 //! The files of a directory of keys: `ring.json` and one `KID.key` each.
 //!
-//! `ring.json` is replaced in one step. A key's file is written before
-//! `ring.json` names it and removed after `ring.json` withdraws it, so that
-//! readers need no lock; those who change the directory hold one. A process that is
-//! killed in between leaves an unused private key; the next command removes
-//! it ([`settle`]). `key_record` says what the records mean, `key_directory` what may
-//! be changed.
+//! `ring.json` is replaced in one step. A key's file is written before `ring.json` names it and
+//! removed after `ring.json` withdraws it, so that readers need no lock; commands that change the
+//! directory hold one. A process that is killed in between leaves an unused private key; the next
+//! command removes it ([`settle`]). `key_record` defines what the records mean, and `key_directory`
+//! which changes are allowed.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -29,13 +28,13 @@ use crate::secret::{Existing, write_private_by};
 pub const RING_FILE: &str = "ring.json";
 const FORMAT_VERSION: u32 = 1;
 const KEY_LABEL: &str = "PRIVATE KEY";
-/// No file of the directory is larger.
+/// Maximum size of a file in the directory.
 const MAX_FILE: u64 = 1024 * 1024;
-/// How the names of files begin that are written aside.
+/// The prefix of the names of files that are written aside.
 const ASIDE_PREFIX: &str = ".countersign-keys-";
-/// How the name of the file begins that says which key is being made. A key of which
-/// `ring.json` knows nothing is removed only if there is such a file: without one,
-/// an operator may be copying the directory, with `ring.json` last.
+/// The prefix of the name of the file that says which key is being made. A key that `ring.json`
+/// does not contain is removed only if there is such a file: without one, an operator may be
+/// copying the directory, with `ring.json` last.
 const MAKING_PREFIX: &str = ".making-";
 
 /// Everything that a directory holds.
@@ -111,7 +110,7 @@ pub(super) fn existing_records(directory: &Path) -> Result<Vec<KeyRecord>, KeyRi
     })
 }
 
-/// Reads `ring.json`, if it is there.
+/// Reads `ring.json`, if it exists.
 pub(super) fn read_records(directory: &Path) -> Result<Option<Vec<KeyRecord>>, KeyRingError> {
     let path = directory.join(RING_FILE);
     let content = match read_file(&path) {
@@ -181,7 +180,7 @@ pub(super) fn write_new_key(
         .mode(0o600)
         .open(&path)
         .map_err(KeyRingError::io("create", &path))?;
-    // Its directory is synced with this one.
+    // The marker file becomes durable with the key file, whose directory is synced.
     let path = key_path(directory, key.kid());
     write_private_by(&path, pem.as_bytes(), Existing::Refuse, ASIDE_PREFIX)
         .map_err(KeyRingError::io("write", &path))?;
@@ -227,7 +226,7 @@ fn read_file(path: &Path) -> Result<PrivateFile, KeyRingError> {
     })
 }
 
-/// The directory itself is for its owner; its parents are as usual.
+/// Creates the directory, for its owner only. Its parents get the usual permissions.
 pub(super) fn create_directory(path: &Path) -> Result<(), KeyRingError> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(KeyRingError::io("create directory", parent))?;
@@ -240,7 +239,7 @@ pub(super) fn create_directory(path: &Path) -> Result<(), KeyRingError> {
     }
 }
 
-/// Locks the directory, and completes what a killed process began.
+/// Locks the directory, and completes the change of a killed process.
 pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, KeyRingError> {
     let lock = DirectoryLock::acquire(directory)?;
     let records = read_records(directory)?.unwrap_or_default();
@@ -248,8 +247,8 @@ pub(super) fn lock(directory: &Path) -> Result<DirectoryLock, KeyRingError> {
     Ok(lock)
 }
 
-/// Completes what a killed process began, for commands that only read. If another
-/// process holds the lock or a file cannot be removed, the next change does it.
+/// Completes the change of a killed process, for commands that only read. If another process holds
+/// the lock or a file cannot be removed, the next change does it.
 pub(super) fn tidy(directory: &Path, records: &[KeyRecord]) {
     if !leftovers(directory, records).is_empty()
         && let Ok(lock) = DirectoryLock::try_acquire(directory)
@@ -263,9 +262,9 @@ fn settle(leftovers: &[PathBuf], _: &DirectoryLock) -> Result<(), KeyRingError> 
     leftovers.iter().try_for_each(|path| remove(path))
 }
 
-/// What is in the directory and should not be, in the order in which it may be
-/// removed: what was written aside, keys that were made and not recorded, what says
-/// that they were being made, and keys that are withdrawn.
+/// Lists leftover files in the order in which they may be removed: files that were written aside,
+/// keys that were made but not recorded, the files that say that they were being made, and
+/// withdrawn keys.
 fn leftovers(directory: &Path, records: &[KeyRecord]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let Ok(entries) = std::fs::read_dir(directory) else {

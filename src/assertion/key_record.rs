@@ -1,5 +1,5 @@
-//! `KeyRecord`: what is known about a key besides the key itself, and what
-//! follows from it at a given time.
+//! `KeyRecord`: the recorded facts about a key, without the key itself, and the state that follows
+//! from them at a given time.
 //!
 //! All times are seconds since the Unix epoch. Nothing here reads a clock or a
 //! file, so that every state can be tested.
@@ -8,21 +8,21 @@ use serde::{Deserialize, Serialize};
 
 use super::signing_key::SigningAlgorithm;
 
-/// How long a superseded key stays published: the longest assertion (300 s),
-/// clocks that differ (30 s), and consumers that keep the key set (1 h).
+/// How long a superseded key stays published: the longest assertion (300 s), clock differences (30
+/// s), and consumers that cache the key set (1 h).
 pub const RETIREMENT_SECONDS: u64 = 300 + 30 + 3600;
 
-/// What is known about one key.
+/// The recorded facts about one key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRecord {
     /// RFC 7638 thumbprint; also the name of the key's file.
     pub kid: String,
-    /// What it signs with.
+    /// The signature algorithm.
     pub algorithm: SigningAlgorithm,
     /// When it was made, and so first published.
     pub created: u64,
-    /// From when on it signs.
+    /// When the key begins to sign.
     pub active_from: u64,
     /// When it was found expired and its private half removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,14 +33,14 @@ pub struct KeyRecord {
 }
 
 impl KeyRecord {
-    /// Whether the key has a private half that may still be of use.
+    /// Whether the key has a private half that may still be needed.
     #[must_use]
     pub const fn is_usable(&self) -> bool {
         self.retired_at.is_none() && self.revoked_at.is_none()
     }
 }
 
-/// What a key is good for at a given time.
+/// The state of a key at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
@@ -57,7 +57,7 @@ pub enum KeyState {
 }
 
 impl KeyState {
-    /// The word used in tables and JSON.
+    /// Returns the word used in tables and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -69,18 +69,17 @@ impl KeyState {
         }
     }
 
-    /// Whether the key set contains the key.
+    /// Whether the key set contains a key in this state.
     #[must_use]
     pub const fn is_published(self) -> bool {
         matches!(self, Self::Next | Self::Current | Self::Retiring)
     }
 }
 
-/// The state of `record`, one of `records`, at `now`.
+/// Returns the state of `record`, one of `records`, at `now`.
 ///
-/// Each algorithm has a succession of its own: a key is superseded by a later
-/// one of its kind, so that both kinds can be published while one replaces the
-/// other.
+/// Each algorithm has a separate succession: a key is superseded by a later one of its kind, so
+/// that both kinds can be published while one replaces the other.
 #[must_use]
 pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
     if record.revoked_at.is_some() {
@@ -99,9 +98,8 @@ pub fn state(records: &[KeyRecord], record: &KeyRecord, now: u64) -> KeyState {
     }
 }
 
-/// The key of an algorithm that signs at `now`: the latest whose time has come.
-/// If none has, because clocks differ, the first in line signs rather than none: it is
-/// published already.
+/// Returns the key of an algorithm that signs at `now`: the latest one whose time has come. If
+/// there is none, because clocks differ, returns the first one, because it is published already.
 #[must_use]
 pub fn current(records: &[KeyRecord], algorithm: SigningAlgorithm, now: u64) -> Option<&KeyRecord> {
     let line = succession(records, algorithm);
@@ -112,7 +110,7 @@ pub fn current(records: &[KeyRecord], algorithm: SigningAlgorithm, now: u64) -> 
         .copied()
 }
 
-/// When a key leaves the key set; none while no other key follows it.
+/// Returns when a key leaves the key set. None while no other key follows it.
 #[must_use]
 pub fn published_until(records: &[KeyRecord], record: &KeyRecord) -> Option<u64> {
     succession(records, record.algorithm)
@@ -122,8 +120,8 @@ pub fn published_until(records: &[KeyRecord], record: &KeyRecord) -> Option<u64>
         .map(|follower| follower.active_from.saturating_add(RETIREMENT_SECONDS))
 }
 
-/// The usable keys of one algorithm in the order in which they sign; of two
-/// that begin in the same second, the one made later comes later.
+/// Returns the usable keys of one algorithm in the order in which they sign. If two begin in the
+/// same second, the one that was made later comes later.
 #[must_use]
 pub fn succession(records: &[KeyRecord], algorithm: SigningAlgorithm) -> Vec<&KeyRecord> {
     let mut line: Vec<&KeyRecord> = records

@@ -17,7 +17,7 @@ pub use super::signing_key::{SigningAlgorithm, SigningKey};
 #[derive(Debug)]
 pub struct SigningKeyRing {
     algorithm: SigningAlgorithm,
-    /// In the order in which they sign.
+    /// The keys in the order in which they sign.
     entries: Vec<Entry>,
     warnings: Vec<String>,
 }
@@ -26,7 +26,7 @@ pub struct SigningKeyRing {
 struct Entry {
     key: Arc<SigningKey>,
     active_from: u64,
-    /// None while no other key follows it.
+    /// When the key leaves the key set. None if no later key follows it.
     published_until: Option<u64>,
 }
 
@@ -81,15 +81,15 @@ impl SigningKeyRing {
         }
     }
 
-    /// The configured algorithm.
+    /// Returns the configured algorithm.
     #[must_use]
     pub const fn algorithm(&self) -> SigningAlgorithm {
         self.algorithm
     }
 
-    /// The key that signs at `now` (seconds since the Unix epoch): the rule of
-    /// [`key_record::current`]. Called for every request: a scan of a few
-    /// entries, no allocation, no lock.
+    /// Returns the key that signs at `now` (seconds since the Unix epoch): the rule of
+    /// [`key_record::current`]. Called for every request: a scan of a few entries, no allocation,
+    /// no lock.
     #[must_use]
     pub fn current(&self, now: u64) -> Option<&Arc<SigningKey>> {
         let mut line = self.entries.iter().filter(|e| e.signs(self.algorithm));
@@ -100,7 +100,7 @@ impl SigningKeyRing {
             .map(|entry| &entry.key)
     }
 
-    /// The keys that the key set contains at `now`, the oldest first.
+    /// Iterates over the keys in the key set at `now`, the oldest first.
     pub fn published(&self, now: u64) -> impl Iterator<Item = &Arc<SigningKey>> {
         self.entries
             .iter()
@@ -108,7 +108,7 @@ impl SigningKeyRing {
             .map(|entry| &entry.key)
     }
 
-    /// The key set at `now`, as JSON.
+    /// Returns the key set at `now`, as JSON.
     #[must_use]
     pub fn jwks(&self, now: u64) -> String {
         jwk_set(self.published(now).map(Arc::as_ref)).to_string()

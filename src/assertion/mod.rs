@@ -2,12 +2,12 @@
 //!
 //! - `own_assertion`: verifies an assertion of this gateway
 //! - `signer`: signs claims about one request
-//! - `published`: what the gateway publishes about its keys
+//! - `published`: the documents that the gateway publishes about its keys
 //! - `key_directory`: makes, revokes and rotates the keys of a directory
 //! - `key_ring`: next, current and retiring keys, in memory
 //! - `key_files`: the files of a directory of keys
 //! - `signing_key`: one key, ready to sign
-//! - `key_record`: what is known about a key besides the key itself
+//! - `key_record`: the recorded facts about a key, without the key itself
 //! - `key_error`: why keys cannot be used or changed
 
 pub mod key_directory;

@@ -11,8 +11,8 @@ use super::AssertionSigner;
 const SKEW_SECONDS: u64 = 30;
 
 impl AssertionSigner {
-    /// The claims of an assertion about one request that was signed with a key
-    /// published at `now` (seconds since the Unix epoch) and has not expired.
+    /// Returns the claims of an assertion about one request, if it was signed with a key published
+    /// at `now` (seconds since the Unix epoch) and has not expired.
     #[must_use]
     pub fn verify_own(&self, token: &str, now: u64) -> Option<Assertion> {
         let jws = CompactJws::parse(token, MAX_ASSERTION_BYTES).ok()?;

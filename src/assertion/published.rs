@@ -1,8 +1,7 @@
-//! What the gateway publishes about its keys: the key set and the metadata.
+//! The documents that the gateway publishes about its keys: the key set and the metadata.
 //!
-//! Documents are made when the set of published keys changes and kept until it
-//! does again, with the entity tags by which consumers ask whether it did. How
-//! they are served is the business of `admin`.
+//! Documents are made when the set of published keys changes and kept until it does again, with the
+//! entity tags by which consumers ask whether it did. The module `admin` serves them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,11 +14,11 @@ use super::signer::AssertionSettings;
 use super::signing_key::jwk_set;
 use crate::crypto;
 
-/// Where the key set is, below the issuer.
+/// Path of the key set, below the issuer.
 pub const JWKS_PATH: &str = "/.well-known/jwks.json";
-/// Where the metadata is (RFC 8414 section 3).
+/// Path of the metadata (RFC 8414 section 3).
 pub const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
-/// Where OpenID Connect libraries look for the same metadata.
+/// Path at which OpenID Connect libraries look for the same metadata.
 pub const OPENID_METADATA_PATH: &str = "/.well-known/openid-configuration";
 
 /// One JSON document with its entity tag.
@@ -38,7 +37,7 @@ pub struct Documents {
     pub jwks: Arc<Document>,
     /// The metadata.
     pub metadata: Arc<Document>,
-    /// What they were made from.
+    /// Key identifiers, issuer and header from which the documents were made.
     kids: Vec<String>,
     issuer: String,
     header: String,
@@ -57,8 +56,7 @@ impl Published {
         Self::default()
     }
 
-    /// The documents for these settings and keys at `now` (seconds since the
-    /// Unix epoch).
+    /// Returns the documents for these settings and keys at `now` (seconds since the Unix epoch).
     #[must_use]
     pub fn documents(
         &self,
@@ -66,7 +64,7 @@ impl Published {
         ring: &SigningKeyRing,
         now: u64,
     ) -> Arc<Documents> {
-        // What is kept is whole at any time, even if its maker panicked.
+        // The kept documents are replaced as a whole, so that they are usable even after a panic.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
             Some(documents) if documents.are_of(settings, ring, now) => Arc::clone(documents),
@@ -100,7 +98,8 @@ impl Documents {
         }
     }
 
-    /// A thumbprint stands for all that a key publishes.
+    /// Whether these are the documents of the settings and keys at `now`. Compares thumbprints,
+    /// because they depend on everything that a key publishes.
     fn are_of(&self, settings: &AssertionSettings, ring: &SigningKeyRing, now: u64) -> bool {
         self.issuer == settings.issuer
             && self.header == settings.header.as_str()
@@ -121,7 +120,7 @@ impl Document {
     }
 }
 
-/// `Countersign-Assertion` for `countersign-assertion`: how people write it.
+/// Returns the usual spelling of a field name: `Countersign-Assertion` for `countersign-assertion`.
 fn canonical_field_name(name: &str) -> String {
     let mut at_start = true;
     name.chars()

@@ -1,8 +1,8 @@
 //! `AssertionSigner`: claims about one request, signed.
 //!
-//! Writes the claims of `countersign_verify::claims` by hand because this is the
-//! hot path: what depends on the caller's certificate alone is written once per
-//! certificate and kept with it. A test compares every form with the serde types.
+//! Writes the claims of `countersign_verify::claims` by hand because this is the hot path: the part
+//! that depends only on the caller's certificate is written once per certificate and kept with it.
+//! A test compares every form with the serde types.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use crate::identity::text::{push_json, push_json_escaped};
 use crate::identity::{PeerIdentity, Principal};
 use crate::policy::Permit;
 
-/// What `[assertion]` says.
+/// The settings of `[assertion]`.
 #[derive(Debug, Clone)]
 pub struct AssertionSettings {
     /// The assertion's `iss`.
     pub issuer: String,
     /// The header field it is sent in.
     pub header: http::HeaderName,
-    /// How long it is valid.
+    /// Lifetime of an assertion.
     pub lifetime: Duration,
 }
 
@@ -52,7 +52,7 @@ pub struct RequestBinding<'a> {
 /// Why no assertion was signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// The permit is of a route without callers: such requests carry no assertion.
+    /// The route authenticates no caller, so that its requests carry no assertion.
     #[error("a request of nobody carries no assertion")]
     NoCaller,
     /// The caller's certificate is no longer valid.
@@ -61,7 +61,7 @@ pub enum SignError {
     /// The token or API key that came with the request is no longer valid.
     #[error("the caller's token or API key has expired")]
     CredentialExpired,
-    /// No key may sign now.
+    /// No key may sign at this time.
     #[error("no assertion-signing key is active")]
     NoKey,
     /// The assertion would be longer than verifiers accept.
@@ -81,19 +81,19 @@ pub struct SignedAssertion {
 }
 
 impl SignedAssertion {
-    /// The header field's value: one compact JWS.
+    /// Returns the header field's value: one compact JWS.
     #[must_use]
     pub const fn header_value(&self) -> &HeaderValue {
         &self.wire
     }
 
-    /// Its `jti`; none when bound to the caller only.
+    /// Returns `jti`. None if the assertion is bound only to the caller.
     #[must_use]
     pub fn jti(&self) -> Option<&str> {
         self.jti.as_deref()
     }
 
-    /// Its `exp`, in seconds since the Unix epoch.
+    /// Returns `exp`, in seconds since the Unix epoch.
     #[must_use]
     pub const fn expires(&self) -> u64 {
         self.expires
@@ -110,7 +110,7 @@ pub struct AssertionSigner {
 }
 
 impl AssertionSigner {
-    /// A signer with its settings and keys.
+    /// Creates a signer with its settings and keys.
     #[must_use]
     pub fn new(settings: AssertionSettings, keys: Arc<SigningKeyRing>) -> Self {
         let mut issuer_json = String::from("{\"iss\":");
@@ -122,13 +122,13 @@ impl AssertionSigner {
         }
     }
 
-    /// Issuer, header and lifetime.
+    /// Returns the settings: issuer, header and lifetime.
     #[must_use]
     pub const fn settings(&self) -> &AssertionSettings {
         &self.settings
     }
 
-    /// The keys.
+    /// Returns the keys.
     #[must_use]
     pub const fn keys(&self) -> &Arc<SigningKeyRing> {
         &self.keys
@@ -201,7 +201,7 @@ impl AssertionSigner {
             if clock::certificate_is_over(end, i64::try_from(now).unwrap_or(i64::MAX)) {
                 return Err(SignError::Expired);
             }
-            // `exp` is exclusive and notAfter is not: what is signed in the last
+            // `exp` is exclusive and notAfter is not: an assertion that is signed in the last
             // second of the certificate ends with that second.
             let end = u64::try_from(end).unwrap_or(0);
             expires = expires.min(end.max(now.saturating_add(1)));
@@ -230,7 +230,7 @@ impl AssertionSigner {
     }
 }
 
-/// A fresh identifier: 128 random bits as 22 base64url characters.
+/// Draws a new identifier: 128 random bits as 22 base64url characters.
 ///
 /// # Errors
 /// When the system's random generator fails.
@@ -238,7 +238,7 @@ pub fn token_id() -> Result<String, crypto::NoRandomness> {
     crypto::random_id().map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// The bytes of an identifier made by [`token_id`].
+/// Decodes the bytes of an identifier made by [`token_id`].
 #[must_use]
 pub fn token_octets(id: &str) -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
@@ -246,7 +246,7 @@ pub fn token_octets(id: &str) -> Option<[u8; 16]> {
     (decoded == 16).then_some(bytes)
 }
 
-/// What an assertion says about the certificate, ending before `authn.at`.
+/// Returns the claims about the certificate, up to and without `authn.at`.
 fn caller_json(peer: &PeerIdentity) -> String {
     let leaf = peer.leaf();
     let mut json = String::with_capacity(640);
@@ -293,7 +293,7 @@ fn finish(claims: &mut String, principal: &Principal) {
         claims.push_str(peer.memo(caller_json));
         claims.push(',');
     } else {
-        // Without a certificate there is little to say about how it was done.
+        // Without a certificate, the authentication has few details.
         claims.push_str(",\"sub\":");
         push_json(claims, &principal.caller().to_string());
         claims.push_str(",\"authn\":{");
@@ -338,7 +338,7 @@ fn seal(
     Ok(SignedAssertion { wire, jti, expires })
 }
 
-/// Nothing of this is secret, so the encoder may be the fast one.
+/// Encodes bytes in base64. None of them is secret, so that the fast encoder may be used.
 fn push_base64(text: &mut String, bytes: &[u8]) {
     URL_SAFE_NO_PAD.encode_string(bytes, text);
 }

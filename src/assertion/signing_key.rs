@@ -1,7 +1,7 @@
 //! `SigningKey`: one assertion-signing key, ready to sign.
 //!
-//! What every assertion signed with it has in common, its JOSE header, is
-//! written once here. Files and the choice of the key are the ring's affair.
+//! The JOSE header is the same in all assertions of a key, so that it is written once here. Other
+//! modules read the files and choose the key.
 
 use std::fmt;
 
@@ -23,10 +23,10 @@ pub enum SigningAlgorithm {
 }
 
 impl SigningAlgorithm {
-    /// Both of them.
+    /// Both algorithms.
     pub const ALL: [Self; 2] = [Self::Es256, Self::EdDsa];
 
-    /// The JOSE name: `ES256` or `EdDSA`.
+    /// Returns the JOSE name: `ES256` or `EdDSA`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl SigningAlgorithm {
             .find(|algorithm| algorithm.as_str() == name)
     }
 
-    /// The same for the cryptography provider.
+    /// Returns the signature scheme for the cryptography provider.
     #[must_use]
     pub const fn scheme(self) -> SignatureScheme {
         match self {
@@ -97,31 +97,31 @@ impl SigningKey {
         })
     }
 
-    /// The key's RFC 7638 thumbprint.
+    /// Returns the key's RFC 7638 thumbprint.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// What it signs with.
+    /// Returns the signature algorithm.
     #[must_use]
     pub const fn algorithm(&self) -> SigningAlgorithm {
         self.algorithm
     }
 
-    /// The JOSE header of every assertion it signs, in base64url.
+    /// Returns the JOSE header of every assertion it signs, in base64url.
     #[must_use]
     pub fn header_base64url(&self) -> &str {
         &self.header
     }
 
-    /// Its public half as it is published; no private member exists in it.
+    /// Returns the public half as it is published. It has no private members.
     #[must_use]
     pub fn public_jwk(&self) -> Value {
         self.public.to_json()
     }
 
-    /// Its public half.
+    /// Returns the public half.
     #[must_use]
     pub const fn public(&self) -> &Jwk {
         &self.public
@@ -137,7 +137,7 @@ impl SigningKey {
     }
 }
 
-/// A JWK set (RFC 7517 section 5) of public halves.
+/// Returns a JWK set (RFC 7517 section 5) of public halves.
 pub(super) fn jwk_set<'a>(keys: impl IntoIterator<Item = &'a SigningKey>) -> Value {
     let keys: Vec<Value> = keys.into_iter().map(SigningKey::public_jwk).collect();
     json!({ "keys": keys })

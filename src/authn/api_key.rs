@@ -27,17 +27,17 @@ use crate::secret::Secret;
 /// The header field that carries a key, unless the configuration says otherwise.
 pub const DEFAULT_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// How every key begins: secret scanners can look for it.
+/// The prefix of every key. Secret scanners can search for it.
 const PREFIX: &str = "ck_";
 /// Bytes of the public identifier.
 const ID_BYTES: usize = 8;
-/// The longest text that is looked at: prefix, 16 digits, `_`, 43 characters.
+/// Length of the longest text that is checked: prefix, 16 digits, `_`, 43 characters.
 const KEY_LENGTH: usize = PREFIX.len() + 2 * ID_BYTES + 1 + 43;
 
 /// The shortest HMAC key that is accepted, in bytes (RFC 2104 section 3).
 pub const MIN_HMAC_KEY: usize = 32;
 
-/// What is stored of a key: base64url HMAC-SHA-256, 43 characters.
+/// The stored form of a key: base64url HMAC-SHA-256, 43 characters.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyDigest([u8; 32]);
 
@@ -49,7 +49,7 @@ impl KeyDigest {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The digest of a presented key under the operator's HMAC key.
+    /// Returns the digest of a presented key under the operator's HMAC key.
     fn of(hmac_key: &[u8], key: &str) -> Self {
         Self(crypto::hmac_sha256(hmac_key, key.as_bytes()))
     }
@@ -70,11 +70,11 @@ impl fmt::Debug for KeyDigest {
 /// A key that was just made. It exists in this value alone.
 #[derive(Debug)]
 pub struct NewKey {
-    /// Its public identifier.
+    /// The public identifier of the key.
     pub id: String,
     /// The key itself, to be shown once.
     pub key: Secret,
-    /// What to store.
+    /// The digest to store in the configuration.
     pub digest: KeyDigest,
 }
 
@@ -98,27 +98,27 @@ pub fn generate(hmac_key: &[u8]) -> Result<NewKey, crypto::NoRandomness> {
     })
 }
 
-/// One `[[api_key]]`.
+/// One `[[api_key]]` of the configuration.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
     /// The caller is `api-key:NAME`.
     pub name: String,
-    /// Its public identifier.
+    /// The public identifier of the key.
     pub id: String,
-    /// What is stored of it.
+    /// The stored digest of the key.
     pub digest: KeyDigest,
-    /// From this second on it is refused.
+    /// The key is refused from this second on.
     pub expires: Option<u64>,
-    /// Routes it is good for; empty for all that accept API keys.
+    /// Routes that accept the key. Empty for all routes that accept API keys.
     pub routes: Vec<String>,
-    /// Networks it is good from; empty for all.
+    /// Networks from which the key is accepted. Empty for all.
     pub networks: Vec<IpNet>,
     /// Callers whose certificate it may accompany; empty if that is not configured.
     pub callers: Vec<IdentityPattern>,
 }
 
 impl ApiKey {
-    /// Whether this could be the public identifier of a key.
+    /// Whether `text` has the form of a public identifier of a key.
     #[must_use]
     pub fn is_id(text: &str) -> bool {
         text.len() == 2 * ID_BYTES && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -143,8 +143,8 @@ pub struct ApiKeys {
 }
 
 impl ApiKeys {
-    /// The keys by their identifiers; their digests were made with `hmac_key`, and
-    /// they are sent in `header`.
+    /// Creates the set of keys. Their digests were made with `hmac_key`, and they are sent in
+    /// `header`.
     ///
     /// # Errors
     /// [`DuplicateId`] when two have one identifier.
@@ -170,7 +170,7 @@ impl ApiKeys {
         })
     }
 
-    /// No keys at all.
+    /// Creates an empty set of keys.
     #[must_use]
     pub fn none(header: HeaderName) -> Self {
         Self {
@@ -180,24 +180,24 @@ impl ApiKeys {
         }
     }
 
-    /// Their names.
+    /// Iterates over the names of the keys.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.keys.values().map(|key| key.name.as_str())
     }
 
-    /// The field that carries them. It is never forwarded.
+    /// Returns the header field of API keys. It is never forwarded.
     #[must_use]
     pub const fn header(&self) -> &HeaderName {
         &self.header
     }
 
-    /// The configured key that was presented, if it is good for this route, from
-    /// this address, now.
+    /// Finds the configured key that was presented. Checks that it may be used now, on this route
+    /// and from this address.
     ///
     /// # Errors
-    /// `token-malformed` for what is no key, `token-signature` for one that is
-    /// unknown or wrong (a caller is not told which), `token-expired`, and
-    /// `caller-not-allowed` for another route or network.
+    /// `token-malformed` if it is not an API key, `token-signature` if it is unknown or wrong (the
+    /// caller does not learn which of the two), `token-expired`, and `caller-not-allowed` if it is
+    /// for other routes or networks.
     pub fn authenticate(
         &self,
         presented: &str,
@@ -241,7 +241,7 @@ impl ApiKeys {
     }
 }
 
-/// Names only: neither keys nor what they are hashed with.
+/// Prints only names: neither the keys nor the secret with which they are hashed.
 impl fmt::Debug for ApiKeys {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -251,7 +251,7 @@ impl fmt::Debug for ApiKeys {
     }
 }
 
-/// The request's API key; none when it brings none.
+/// Returns the request's API key. None if there is none.
 ///
 /// # Errors
 /// `malformed-request` when there is more than one.
@@ -270,11 +270,11 @@ pub fn presented(field: &Field) -> Result<Option<&str>, Denial> {
 /// Authenticates one route's requests by API keys.
 #[derive(Debug)]
 pub struct ApiKeyAuthenticator {
-    /// All keys.
+    /// All configured keys.
     pub keys: Arc<ApiKeys>,
     /// The route's name.
     pub route: String,
-    /// What the route makes of the connection's certificate.
+    /// How the route treats the certificate of the connection.
     pub beside: Beside,
 }
 
@@ -299,7 +299,8 @@ impl ApiKeyAuthenticator {
         };
         let caller = proof.identity.caller();
         let fits = match self.beside {
-            // The route asks for both and for nothing that ties them.
+            // The route requires both, and no `callers` are configured for the key: it may
+            // accompany any certificate.
             Beside::Demanded if key.callers.is_empty() => true,
             _ => key.callers.iter().any(|pattern| pattern.matches(caller)),
         };
@@ -335,20 +336,20 @@ impl Authenticator for ApiKeyAuthenticator {
         self.outcome(credentials)
     }
 
-    /// Every outcome is found at once, so that it need not be known whether it could
-    /// differ.
+    /// Returns a constant, because it is not needed: an API key is checked without an issuer, so
+    /// that `recheck` always checks it again.
     fn rules(&self) -> [u8; 32] {
         [0; 32]
     }
 
-    /// There is no registered scheme for API keys; the field's name is what a
-    /// caller needs to know.
+    /// Returns a challenge in the scheme `ApiKey`, which is not registered. It contains the name of
+    /// the header field, because the caller needs nothing else.
     fn challenge(&self, _: ReasonCode, _: &Resource<'_>) -> Option<String> {
         Some(format!("ApiKey header=\"{}\"", self.keys.header))
     }
 }
 
-/// The public identifier within a key of the right form.
+/// Returns the public identifier within a key of the right form.
 fn identifier(key: &str) -> Option<&str> {
     let (id, secret) = key.strip_prefix(PREFIX)?.split_once('_')?;
     let good = key.len() == KEY_LENGTH

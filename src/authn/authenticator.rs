@@ -1,4 +1,4 @@
-//! `Authenticator`: what inspects a request for one kind of credential.
+//! `Authenticator`: inspects a request for one kind of credential.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,21 +10,21 @@ use crate::now_or_later::NowOrLater;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// What an authenticator found.
+/// The result of an authenticator.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The credential is good.
+    /// The credential is valid.
     Authenticated(Principal),
-    /// There is no credential of this kind.
+    /// The request has no credential of this kind.
     NotApplicable,
-    /// There is one and it is not good.
+    /// The request has a credential of this kind, which is invalid.
     Denied(Denial),
 }
 
-/// What authenticators may look at.
+/// The parts of a request and its connection that authenticators may inspect.
 #[derive(Debug, Clone, Copy)]
 pub struct Credentials<'a> {
-    /// What the connection proved in its handshake, if it proved anything.
+    /// The proof of the connection's handshake, if there is one.
     pub proof: Option<&'a ConnectionProof>,
     /// The credentials in the request's fields.
     pub presented: &'a Presented,
@@ -36,7 +36,7 @@ pub struct Credentials<'a> {
     pub now: u64,
 }
 
-/// What was requested, for challenges.
+/// The requested resource, for challenges.
 #[derive(Debug, Clone, Copy)]
 pub struct Resource<'a> {
     /// The authority, as the caller wrote it.
@@ -47,15 +47,15 @@ pub struct Resource<'a> {
 
 /// Inspects a request for one kind of credential.
 pub trait Authenticator: fmt::Debug + Send + Sync {
-    /// The method it stands for.
+    /// Returns the method that this authenticator implements.
     fn method(&self) -> Method;
 
-    /// Inspects what a request brought along.
+    /// Inspects the credentials of a request.
     fn authenticate<'a>(&'a self, credentials: &'a Credentials<'a>) -> NowOrLater<'a, Outcome>;
 
-    /// Inspects it again while the request is in progress, without asking an
-    /// issuer: the configuration may have changed. `earlier` is what was found
-    /// before, `unchanged` whether that was by the very same rules.
+    /// Inspects the credentials again while the request is in progress, without asking an issuer,
+    /// because the configuration may have changed. `earlier` is the earlier result, `unchanged`
+    /// says whether it was found with exactly these rules.
     fn recheck(
         &self,
         credentials: &Credentials<'_>,
@@ -63,11 +63,11 @@ pub trait Authenticator: fmt::Debug + Send + Sync {
         unchanged: bool,
     ) -> Outcome;
 
-    /// A hash of all that its outcomes depend on beside the credentials; the
-    /// same for authenticators that judge alike.
+    /// Returns a hash of everything that the outcomes depend on, except the credentials. It is the
+    /// same for authenticators with the same rules.
     fn rules(&self) -> [u8; 32];
 
-    /// The challenge to send with a refusal for this reason, if a credential of
-    /// this kind would help.
+    /// Returns the challenge to send with a refusal for this reason, if a credential of this kind
+    /// would help.
     fn challenge(&self, reason: ReasonCode, resource: &Resource<'_>) -> Option<String>;
 }

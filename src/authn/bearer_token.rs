@@ -1,8 +1,8 @@
-//! `TokenAuthenticator`: what one route does about bearer tokens.
+//! `TokenAuthenticator`: the handling of bearer tokens on one route.
 //!
-//! Finds the token, has its issuer judge it, holds it against the caller, and
-//! writes the challenge when there is none or it is not good. [`crate::policy`]
-//! decides whether the caller may use the route.
+//! Finds the token, has its issuer check it, compares it with the caller, and writes the challenge
+//! if the token is absent or invalid. [`crate::policy`] decides whether the caller may use the
+//! route.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use crate::now_or_later::NowOrLater;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// How a token's `client_id` and the certificate that comes with it have to fit.
+/// How a token's `client_id` must match the certificate that accompanies the token.
 #[derive(Debug, Clone)]
 pub enum ClientRule {
-    /// They are unrelated: only `cnf` ties them.
+    /// The two need not match: only `cnf` binds them.
     Any,
     /// `client_id` is the caller's name, as in `sub` of the assertion.
     IsCaller,
-    /// Each client with the callers that may use its tokens; others are refused.
+    /// Each client with the callers that may use its tokens. Other clients are refused.
     Listed(Vec<(String, Vec<IdentityPattern>)>),
 }
 
@@ -34,11 +34,11 @@ pub enum ClientRule {
 pub struct TokenAuthenticator {
     /// The issuer that judges the token.
     pub issuer: Arc<TokenIssuer>,
-    /// What is demanded.
+    /// The demands of the route.
     pub demands: RouteDemands,
-    /// How client and caller have to fit.
+    /// How client and caller must match.
     pub client: ClientRule,
-    /// What the route makes of the connection's certificate.
+    /// How the route treats the certificate of the connection.
     pub beside: Beside,
     /// The identifier of the protected resource, if it is not the requested URL.
     pub resource: Option<String>,
@@ -52,7 +52,7 @@ impl TokenAuthenticator {
         }
     }
 
-    /// After the cache: judgements do not depend on who the caller is.
+    /// Called after the cache, because a cached judgement does not depend on the caller.
     fn principal(
         &self,
         claims: Arc<TokenClaims>,

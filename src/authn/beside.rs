@@ -1,20 +1,20 @@
-//! `Beside`: what a route makes of a certificate beside another credential.
+//! `Beside`: how a route treats a certificate that accompanies another credential.
 
 use super::connection_proof::ConnectionProof;
 
-/// What a route makes of a certificate that comes with another credential.
+/// How a route treats a certificate that accompanies another credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Beside {
-    /// Nothing: it does not authenticate by certificates.
+    /// Ignores it: the route does not authenticate by certificates.
     Ignored,
-    /// It demands both, and the certificate names the caller.
+    /// Requires both credentials. The certificate names the caller.
     Demanded,
-    /// It takes either: two of them must stand for one caller.
+    /// Accepts either credential. If both are presented, they must name the same caller.
     Alternative,
 }
 
 impl Beside {
-    /// The certificate that names the caller, if the route uses it.
+    /// Returns the certificate that names the caller, if the route uses it.
     #[must_use]
     pub fn certificate(self, proof: Option<&ConnectionProof>) -> Option<&ConnectionProof> {
         match self {

@@ -37,7 +37,7 @@ impl Authenticator for CertificateAuthenticator {
         NowOrLater::Now(Self::judge(credentials.proof))
     }
 
-    /// The connection checks that the path still verifies.
+    /// Needs no check, because the connection checks that the path is still valid.
     fn recheck(&self, credentials: &Credentials<'_>, _: &Principal, _: bool) -> Outcome {
         Self::judge(credentials.proof)
     }
@@ -46,7 +46,7 @@ impl Authenticator for CertificateAuthenticator {
         [0; 32]
     }
 
-    /// HTTP cannot ask for a certificate: the handshake is over.
+    /// Returns none, because HTTP cannot request a certificate after the handshake.
     fn challenge(&self, _: ReasonCode, _: &Resource<'_>) -> Option<String> {
         None
     }

@@ -10,10 +10,10 @@ use super::presented::Field;
 use crate::policy::Denial;
 use crate::reason::{Category, ReasonCode};
 
-/// Where RFC 9728 section 3.1 puts a resource's metadata.
+/// The well-known path of a resource's metadata (RFC 9728 section 3.1).
 pub const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
 
-/// The request's bearer token; none when it brings no credential of this kind.
+/// Returns the request's bearer token. None if it has no credential of this kind.
 ///
 /// # Errors
 /// `malformed-request` when there is more than one credential, or one that is
@@ -58,8 +58,10 @@ fn is_b64token(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b))
 }
 
-/// The value of a `WWW-Authenticate` field for a refusal. `metadata` is the URL of the
-/// resource's metadata, `scopes` what the route demands.
+/// Returns the value of a `WWW-Authenticate` field for a refusal. `metadata` is the URL of the
+/// resource's metadata, `scopes` the scopes that the route requires. Without a token there is no
+/// error code (RFC 6750 section 3.1), so that a client knows that it must present a token, and not
+/// refresh one.
 ///
 /// Without a token there is no error code (RFC 6750 section 3.1), so that a
 /// client knows to bring one instead of refreshing one.
@@ -78,14 +80,15 @@ pub fn challenge(reason: ReasonCode, metadata: &str, scopes: &[String]) -> Strin
         push_parameter(&mut text, "error", error);
         push_parameter(&mut text, "error_description", reason.title());
     }
-    // Also without a token: the client learns what to ask its issuer for.
+    // Scopes are included without a token too, so that the client learns what to request from its
+    // issuer.
     if !scopes.is_empty() && matches!(error, None | Some("insufficient_scope")) {
         push_parameter(&mut text, "scope", &scopes.join(" "));
     }
     text
 }
 
-/// RFC 6750 section 3 leaves `"` and `\` out of every value.
+/// Appends a parameter without `"` and `\`, which RFC 6750 section 3 does not allow in values.
 fn push_parameter(text: &mut String, name: &str, value: &str) {
     if !text.ends_with(' ') {
         text.push_str(", ");
@@ -100,7 +103,7 @@ fn push_parameter(text: &mut String, name: &str, value: &str) {
     text.push('"');
 }
 
-/// The metadata of one protected resource (RFC 9728 section 2).
+/// Returns the metadata of one protected resource (RFC 9728 section 2).
 #[must_use]
 pub fn resource_metadata(
     resource: &str,
@@ -123,7 +126,7 @@ pub fn resource_metadata(
 }
 
 impl Resource<'_> {
-    /// The address of its metadata, if nothing else is configured.
+    /// Returns the default URL of the resource's metadata.
     #[must_use]
     pub fn metadata_url(&self) -> String {
         let path = if self.path == "/" { "" } else { self.path };
@@ -131,8 +134,8 @@ impl Resource<'_> {
     }
 }
 
-/// The address of a resource's metadata: the well-known path goes between its
-/// host and its path (RFC 9728 section 3.1). None for what is not an `https` URL.
+/// Returns the URL of a resource's metadata: the well-known path is inserted between the host and
+/// the path (RFC 9728 section 3.1). None if `resource` is not an `https` URL.
 #[must_use]
 pub fn metadata_url(resource: &str) -> Option<String> {
     let rest = resource.strip_prefix("https://")?;

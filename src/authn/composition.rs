@@ -1,8 +1,7 @@
 //! Several authenticators on one route: all of them, or any.
 //!
-//! Under `any` each is asked all the same: a credential that is presented and not
-//! good denies the request, so that no good one hides a bad one. What they find has
-//! to name one caller.
+//! With `any`, all of them are asked too: a credential that is presented but invalid denies the
+//! request, so that a valid one never hides it. All results must name the same caller.
 
 use http::HeaderValue;
 
@@ -16,24 +15,24 @@ use crate::reason::ReasonCode;
 #[derive(Debug)]
 pub struct Authenticators {
     authentication: Authentication,
-    /// In the order in which they are asked: the cheapest first.
+    /// The authenticators in the order in which they are asked: the cheapest first.
     each: Vec<Box<dyn Authenticator>>,
-    /// A hash of all that outcomes depend on beside the credentials.
+    /// Hash of everything that outcomes depend on, except the credentials.
     rules: [u8; 32],
 }
 
 /// A denial, and the method that it comes from.
 #[derive(Debug)]
 pub struct AuthnDenial {
-    /// The method whose credential is missing or not good; none when the
-    /// credentials contradict each other.
+    /// The method whose credential is missing or invalid. None if the credentials contradict each
+    /// other.
     pub by: Option<Method>,
     /// The denial.
     pub denial: Denial,
 }
 
 impl Authenticators {
-    /// Those of a route that demands `authentication`.
+    /// Creates the authenticators of a route that requires `authentication`.
     #[must_use]
     pub fn new(authentication: Authentication, mut each: Vec<Box<dyn Authenticator>>) -> Self {
         each.sort_by_key(|authenticator| authenticator.method());
@@ -48,7 +47,7 @@ impl Authenticators {
         }
     }
 
-    /// None: for routes that need none beside the connection's certificate.
+    /// Creates an empty list, for routes that need only the certificate of the connection.
     #[must_use]
     pub const fn none() -> Self {
         Self {
@@ -58,7 +57,7 @@ impl Authenticators {
         }
     }
 
-    /// Whether requests may have to wait for an outcome.
+    /// Whether the list is empty, so that requests never wait for an outcome.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.each.is_empty()
@@ -100,14 +99,14 @@ impl Authenticators {
         gathered.finish()
     }
 
-    /// A hash of all that outcomes depend on beside the credentials.
+    /// Returns a hash of everything that outcomes depend on, except the credentials.
     #[must_use]
     pub const fn rules(&self) -> &[u8; 32] {
         &self.rules
     }
 
-    /// The `WWW-Authenticate` fields for a refusal, one a method. Only the method
-    /// whose credential is not good names an error.
+    /// Returns the `WWW-Authenticate` fields for a refusal, one for each method. Only the method
+    /// whose credential is invalid names an error.
     #[must_use]
     pub fn challenges(&self, denied: &AuthnDenial, resource: &Resource<'_>) -> Vec<HeaderValue> {
         let reason = denied.denial.reason;
@@ -132,7 +131,7 @@ impl Authenticators {
     }
 }
 
-/// What has been found so far.
+/// The results so far.
 struct Gathered {
     authentication: Authentication,
     principal: Option<Principal>,

@@ -1,4 +1,4 @@
-//! `ConnectionProof`: what a connection proved in its handshake.
+//! `ConnectionProof`: the identity that a connection proved in its handshake.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::identity::{PeerIdentity, Principal};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// What a connection proved in its handshake.
+/// The identity that a connection proved in its handshake.
 #[derive(Debug, Clone)]
 pub struct ConnectionProof {
     /// The verified identity.
@@ -15,7 +15,7 @@ pub struct ConnectionProof {
     /// When the caller proved that it holds the key, in seconds since the Unix
     /// epoch: in this handshake, or in the one that a resumed session goes back to.
     pub proven_at: u64,
-    /// Whether the session was resumed.
+    /// Whether the TLS session was resumed.
     pub resumed: bool,
 }
 
@@ -33,7 +33,7 @@ impl ConnectionProof {
         })
     }
 
-    /// The caller that it names.
+    /// Returns the caller that the proof names.
     #[must_use]
     pub fn principal(&self) -> Principal {
         Principal::from_certificate(Arc::clone(&self.identity), self.proven_at, self.resumed)

@@ -11,12 +11,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// A field that carries a credential.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub enum Field {
-    /// It is not there.
+    /// The field is absent.
     #[default]
     Absent,
-    /// It is there once.
+    /// The field occurs once.
     One(HeaderValue),
-    /// It is there more than once.
+    /// The field occurs more than once.
     Several,
 }
 
@@ -53,7 +53,7 @@ impl Presented {
     }
 }
 
-/// Whether there is one, and nothing of it.
+/// Prints whether the field is present, but never its value.
 impl fmt::Debug for Field {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

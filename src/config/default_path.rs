@@ -1,15 +1,15 @@
-//! Where the configuration file is looked for.
+//! The default paths of the configuration file.
 
 use std::path::{Path, PathBuf};
 
 /// The environment variable that names the configuration file.
 pub const PATH_VARIABLE: &str = "COUNTERSIGN_CONFIG";
 
-/// Where a configuration file is looked for without `--config`, after
-/// [`PATH_VARIABLE`].
+/// Paths of the configuration file if there is neither `--config` nor [`PATH_VARIABLE`], in this
+/// order.
 pub const DEFAULT_PATHS: [&str; 2] = ["./countersign.toml", "/etc/countersign/countersign.toml"];
 
-/// No configuration file was named and none is in the usual places.
+/// No configuration file is named, and there is none at the default paths.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "no configuration file: ${PATH_VARIABLE} is not set, and neither {} nor {} exists; \
@@ -19,9 +19,9 @@ pub const DEFAULT_PATHS: [&str; 2] = ["./countersign.toml", "/etc/countersign/co
 )]
 pub struct NoConfiguration;
 
-/// The configuration file to use without `--config`: what `$COUNTERSIGN_CONFIG`
-/// names (whether it exists or not), `./countersign.toml`, or
-/// `/etc/countersign/countersign.toml`, the first there is.
+/// Returns the configuration file to use without `--config`: the file that `$COUNTERSIGN_CONFIG`
+/// names (whether it exists or not), or the first that exists of `./countersign.toml` and
+/// `/etc/countersign/countersign.toml`.
 ///
 /// # Errors
 /// When there is none; the error lists all three.
@@ -29,7 +29,7 @@ pub fn default_path() -> Result<PathBuf, NoConfiguration> {
     choose_path(std::env::var_os(PATH_VARIABLE), Path::exists)
 }
 
-/// The configuration file to use: the one named, or [`default_path`].
+/// Returns the configuration file to use: the named one, or [`default_path`].
 ///
 /// # Errors
 /// When none is named and there is none in the usual places.

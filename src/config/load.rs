@@ -14,16 +14,16 @@ use crate::snapshot::{Settings, Snapshot};
 /// A configuration, loaded and ready to serve.
 #[derive(Debug)]
 pub struct Loaded {
-    /// What cannot change without a restart.
+    /// Settings that cannot change without a restart.
     pub settings: Settings,
     /// The state for requests.
     pub snapshot: Snapshot,
-    /// What an operator should look at, although nothing is wrong.
+    /// Warnings: an operator should look at them, although nothing is wrong.
     pub warnings: Vec<String>,
     /// Every file that was read, the configuration itself first, and every directory
     /// that was listed.
     pub files: Vec<PathBuf>,
-    /// The configuration itself, to load what it names again.
+    /// The configuration itself, from which its files can be loaded again.
     pub running: Running,
 }
 
@@ -36,7 +36,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
     inspect(path).map(|(loaded, _)| loaded)
 }
 
-/// Like [`load`], with a summary of what was found.
+/// Like [`load`], with a summary of the configuration.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
@@ -44,7 +44,7 @@ pub fn inspect(path: &Path) -> Result<(Loaded, Inventory), ConfigErrors> {
     inspect_with(path, &Progress::default())
 }
 
-/// Like [`inspect`]; `progress` says meanwhile which file is being read.
+/// Like [`inspect`]. Meanwhile `progress` shows which file is being read.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
@@ -89,8 +89,8 @@ fn read(
     }
 }
 
-/// Loads a configuration with everything it names, in place of what is in service.
-/// Blocks for as long as the file system does.
+/// Loads a configuration with everything that it names, to replace the one in service. Blocks as
+/// long as the file system does.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.

@@ -1,13 +1,13 @@
 //! The configuration file: reading it and building what it describes.
 //!
-//! Domain modules own their types and know nothing of the file; only this one
-//! knows both. It never opens a socket and never writes a file.
+//! Domain modules own their types and know nothing of the file; only this module knows both. It
+//! never opens a socket and never writes a file.
 //!
 //! On top:
 //!
 //! - `load`: loads a configuration with everything that it names
 //! - `running`: the configuration in service, and loads of its material
-//! - `default_path`: where the configuration file is looked for
+//! - `default_path`: the default paths of the configuration file
 //! - `socket`: the operators' socket alone, also of a file that does not load
 //! - `profiles`: `profiles.toml` of an authority, with the same machinery
 //! - `template`: the first file, for `countersign init`

@@ -1,5 +1,5 @@
-//! `profiles.toml`: what an operator says certificates are like. Strict as the
-//! gateway's configuration, and with the same errors: file, line, caret, remedy.
+//! `profiles.toml`: the certificate profiles that an operator has written. It is read as strictly
+//! as the gateway's configuration, and with the same errors: file, line, caret, remedy.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ sections! {
     "docs/pki.md" SECTIONS
 
     "[[profile]]"
-    /// One kind of certificate.
+    /// One profile of certificates.
     ProfileSection {
         name: String = Required,
         usages: Several<Usage> = Optional,
@@ -40,7 +40,7 @@ sections! {
     }
 }
 
-/// The profiles of an authority: the built-in ones if there is no such file.
+/// Reads the profiles of an authority. Returns the built-in ones if the file does not exist.
 ///
 /// # Errors
 /// Everything that is wrong with the file, at once.
@@ -116,7 +116,7 @@ fn sections(root: &Spanned<DeTable<'_>>, diagnostics: &mut Diagnostics) -> Vec<P
     found
 }
 
-/// One profile, and what its values mean together.
+/// The context in which the values of one profile are interpreted.
 struct Reading<'a> {
     section: &'a ProfileSection,
     name: &'a At<String>,
@@ -292,7 +292,7 @@ impl Reading<'_> {
         })
     }
 
-    /// A pattern of another trust domain would allow nothing.
+    /// Refuses patterns of another trust domain, which would allow nothing.
     fn check_identities(
         &self,
         field: &Field<Several<IdentityPattern>>,

@@ -1,9 +1,9 @@
 //! `Running`: the configuration that is in service, kept as it was read, and the
 //! loading of its material.
 //!
-//! What the file on disk says by now does not matter here: a load of material reads
-//! the files that the configuration in service names, one unit at a time. So no edit,
-//! typo or permission of the configuration delays a revocation.
+//! The present content of the file on disk does not matter here: a load of material reads the files
+//! that the configuration in service names, one unit at a time. So no edit, typo or permission of
+//! the configuration delays a revocation.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::snapshot::Snapshot;
 pub struct Running {
     path: PathBuf,
     source: Arc<str>,
-    /// Of the configuration file, before it was read.
+    /// Stamp of the configuration file, taken before it was read.
     stamp: Option<FileStamp>,
     units: Units,
     suspended: BTreeMap<TrustDomain, i64>,
@@ -34,24 +34,24 @@ pub struct Running {
 #[derive(Debug)]
 pub struct LoadedUnit {
     unit: Arc<Unit>,
-    /// Whether it is what is in service already, in every respect.
+    /// Whether the unit is identical to the one in service.
     pub is_unchanged: bool,
-    /// What the operator should look at.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
-    /// Parts that cannot be used; their last good ones stand in.
+    /// Parts that cannot be used and are replaced by the last good ones.
     pub degraded: Vec<String>,
-    /// Whether the system failed to read a file that may be there.
+    /// Whether the system failed to read a file that may exist.
     pub system_failure: bool,
 }
 
 impl LoadedUnit {
-    /// Whether every part of it could be used.
+    /// Whether every part of the unit could be used, so that no last good part replaces it.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.degraded.is_empty() && !self.system_failure
     }
 
-    /// Its files, as they were before they were read.
+    /// Returns the stamps of the unit's files, taken before they were read.
     #[must_use]
     pub fn stamps(&self) -> &FileStamps {
         &self.unit.stamps
@@ -61,16 +61,16 @@ impl LoadedUnit {
 /// Why a unit cannot be loaded: the last good one stays.
 #[derive(Debug, Clone)]
 pub struct UnitError {
-    /// What is wrong, with file, line and remedy each.
+    /// The errors, each with file, line and remedy.
     pub errors: Vec<String>,
     /// The files that were read, as they were before.
     pub stamps: FileStamps,
-    /// Whether the system failed to read a file that may be there.
+    /// Whether the system failed to read a file that may exist.
     pub system_failure: bool,
 }
 
 impl UnitError {
-    /// Reading it panicked.
+    /// Creates the error for a panic while the unit was read.
     #[must_use]
     pub fn panicked(panic: &str) -> Self {
         Self {
@@ -80,7 +80,7 @@ impl UnitError {
         }
     }
 
-    /// What is wrong with the configuration that the unit would be part of.
+    /// Creates an error from the errors of the configuration that would contain the unit.
     #[must_use]
     pub fn of(errors: &ConfigErrors) -> Self {
         Self {
@@ -111,20 +111,20 @@ impl Running {
         }
     }
 
-    /// The configuration file.
+    /// Returns the path of the configuration file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The configuration file's stamp before it was read.
+    /// Returns the configuration file's stamp before it was read.
     #[must_use]
     pub const fn stamp(&self) -> Option<&FileStamp> {
         self.stamp.as_ref()
     }
 
-    /// All units, with the stamps of their files. Those without files are left out:
-    /// nothing about them changes.
+    /// Iterates over all units with the stamps of their files. Units without files are omitted,
+    /// because they never change.
     pub fn units(&self) -> impl Iterator<Item = (&UnitKey, &FileStamps)> {
         self.units
             .iter()
@@ -154,42 +154,42 @@ impl Running {
     /// Puts a unit in the place of the one before.
     pub fn replace(&mut self, key: &UnitKey, loaded: &LoadedUnit) {
         self.units.insert(key.clone(), Arc::clone(&loaded.unit));
-        // What could be read counts again.
+        // Revocation lists that could be read are valid again.
         if loaded.is_whole() {
             self.suspended
                 .retain(|domain, _| UnitKey::trust_domain(domain) != *key);
         }
     }
 
-    /// Lets a trust domain's revocation lists count no longer, because nothing newer
-    /// could be read since a moment (seconds since the Unix epoch).
+    /// Suspends a trust domain's revocation lists, because nothing newer could be read since
+    /// `since` (seconds since the Unix epoch).
     pub fn suspend(&mut self, domain: &TrustDomain, since: i64) {
         self.suspended.entry(domain.clone()).or_insert(since);
     }
 
-    /// Whether a unit is that of a trust domain whose revocation lists count no longer.
+    /// Whether the unit belongs to a trust domain whose revocation lists are suspended.
     #[must_use]
     pub fn is_suspended_unit(&self, key: &UnitKey) -> bool {
         self.suspended()
             .any(|domain| UnitKey::trust_domain(domain) == *key)
     }
 
-    /// The trust domains whose revocation lists count no longer.
+    /// Iterates over the trust domains whose revocation lists are suspended.
     pub fn suspended(&self) -> impl Iterator<Item = &TrustDomain> {
         self.suspended.keys()
     }
 
-    /// Whether a trust domain's revocation lists count no longer.
+    /// Whether the revocation lists of a trust domain are suspended.
     #[must_use]
     pub fn is_suspended(&self, domain: &TrustDomain) -> bool {
         self.suspended.contains_key(domain)
     }
 
-    /// Reads the files of one unit and builds the snapshot that has it instead of the
-    /// one in service. Blocks for as long as the file system does.
+    /// Reads the files of one unit and builds a snapshot with the new unit instead of the one in
+    /// service. Blocks as long as the file system does.
     ///
     /// # Errors
-    /// What is wrong with the unit's files; nothing has changed then.
+    /// The errors in the unit's files. Nothing has changed in that case.
     pub fn load_unit(
         &self,
         key: &UnitKey,
@@ -225,7 +225,7 @@ impl Running {
             crls_only,
             ..UnitLoad::default()
         };
-        // What can be read counts again.
+        // Revocation lists that can be read are valid again.
         units
             .suspended
             .retain(|domain, _| UnitKey::trust_domain(domain) != *key);
@@ -319,7 +319,7 @@ impl Running {
 
     fn unit_error(&self, errors: &[Diagnostic], report: ResolveReport) -> UnitError {
         let mut stamps = report.stamps;
-        // Only a load of the configuration reads that.
+        // Only a load of the configuration reads the configuration file.
         stamps.remove(&self.path);
         UnitError {
             errors: self.lines(errors),

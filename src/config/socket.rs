@@ -13,7 +13,7 @@ pub enum AdminSocketError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         error: std::io::Error,
     },
     /// The file is not TOML.
@@ -27,7 +27,7 @@ pub enum AdminSocketError {
     None(PathBuf),
 }
 
-/// Where the gateway with this configuration has its private socket.
+/// Returns the path of the private socket of the gateway with this configuration.
 ///
 /// # Errors
 /// When the file does not say.

@@ -1,7 +1,7 @@
 //! [`Starter`]: the commented first configuration that `countersign init` writes.
 //!
-//! It stands beside the reader so that a test can keep the two together: what
-//! is written here loads without an error or warning.
+//! It is in this module so that a test can compare it with the reader: the template loads without
+//! an error or warning.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -17,7 +17,7 @@ const PUBLIC_PORT: u16 = 9080;
 #[error("{0}")]
 pub struct StarterError(String);
 
-/// What a first configuration is about.
+/// The content of a first configuration.
 #[derive(Debug, Clone)]
 pub struct Starter {
     trust_domain: TrustDomain,
@@ -28,8 +28,8 @@ pub struct Starter {
 }
 
 impl Starter {
-    /// A gateway that callers know as `host` (a name or an IP address), in front
-    /// of the service at `upstream` (`http://HOST:PORT`), for one `caller`.
+    /// Describes a gateway that callers know as `host` (a name or an IP address), in front of the
+    /// service at `upstream` (`http://HOST:PORT`), for one `caller`.
     ///
     /// # Errors
     /// When host or upstream is not one.
@@ -70,7 +70,7 @@ impl Starter {
         })
     }
 
-    /// The host, normalized.
+    /// Returns the host, normalized.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
@@ -82,13 +82,13 @@ impl Starter {
         self.plaintext
     }
 
-    /// Where callers find the gateway.
+    /// Returns the URL for callers.
     #[must_use]
     pub fn url(&self) -> String {
         self.url_with(LISTENER_PORT)
     }
 
-    /// What services know the gateway by.
+    /// Returns the issuer by which services recognize the gateway.
     #[must_use]
     pub fn issuer(&self) -> String {
         self.url_with(PUBLIC_PORT)
@@ -102,7 +102,7 @@ impl Starter {
         }
     }
 
-    /// A host that is this machine alone needs no listener for others.
+    /// Returns the listening address. If the host is only this machine, the address is on loopback.
     fn address(&self, port: u16) -> SocketAddr {
         let ip = match self.host.parse::<IpAddr>() {
             Ok(ip) if ip.is_loopback() => ip,
@@ -113,7 +113,7 @@ impl Starter {
         SocketAddr::new(ip, port)
     }
 
-    /// The file's text. Certificates and keys are expected below `certs/`.
+    /// Returns the file's text. Certificates and keys are expected below `certs/`.
     #[must_use]
     pub fn render(&self) -> String {
         let allow_plaintext = if self.plaintext {

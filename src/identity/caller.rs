@@ -1,8 +1,7 @@
 //! `CallerName`: the one name of a caller, of one type, with one printed form.
 //!
-//! The printed form is the assertion's `sub` and what patterns match. No name of
-//! one type may print like a name of another: that is checked where names are
-//! parsed, and refused as malformed.
+//! The printed form is the assertion's `sub` and what patterns match. No name of one type may print
+//! like a name of another type: the parsers check this, and refuse such names as malformed.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -29,7 +28,7 @@ impl NameType {
     /// All types, in the order of the documentation.
     pub const ALL: [Self; 5] = [Self::Spiffe, Self::Uri, Self::Dns, Self::Email, Self::Ip];
 
-    /// The word used in `identity_from`.
+    /// Returns the word used in `identity_from`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -71,8 +70,8 @@ pub struct MalformedName(pub String);
 const RESERVED_SCHEMES: [&str; 5] = ["dns", "mailto", "ip", "api-key", "client"];
 
 impl CallerName {
-    /// The type of subject alternative name it came from; none for the names of
-    /// callers without certificate.
+    /// Returns the type of subject alternative name that contained the name. None for callers
+    /// without certificate.
     #[must_use]
     pub const fn name_type(&self) -> Option<NameType> {
         match self {
@@ -85,7 +84,7 @@ impl CallerName {
         }
     }
 
-    /// The caller that an API key of this name is.
+    /// Creates the name of the caller with this API key.
     ///
     /// # Errors
     /// When it is not one plain word ([`is_plain_name`]).
@@ -99,8 +98,8 @@ impl CallerName {
         }
     }
 
-    /// The caller that a token issuer's client is. `issuer` is the issuer's name
-    /// in the configuration.
+    /// Creates the name of a token issuer's client. `issuer` is the issuer's name in the
+    /// configuration.
     ///
     /// # Errors
     /// When the issuer's name is not one plain word, or the identifier is empty,
@@ -198,7 +197,7 @@ impl CallerName {
         Ok(Self::Email(format!("{local}@{domain}").into()))
     }
 
-    /// The trust domain a SPIFFE ID belongs to.
+    /// Returns the SPIFFE ID, if the name is one.
     #[must_use]
     pub const fn spiffe_id(&self) -> Option<&SpiffeId> {
         match self {
@@ -208,7 +207,7 @@ impl CallerName {
     }
 }
 
-/// What [`is_plain_name`] accepts, in words.
+/// The form that [`is_plain_name`] accepts, in words.
 pub const PLAIN_NAME_FORM: &str = "up to 64 letters, digits, `-`, `_` and `.`";
 
 /// Whether a text can name an API key or a token issuer within a caller's name.
@@ -220,7 +219,8 @@ pub fn is_plain_name(name: &str) -> bool {
             .all(|octet| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet))
 }
 
-/// Lower-case host name without trailing dot; none when not LDH labels.
+/// Normalizes a host name to lower case without trailing dot. None if its labels are not LDH
+/// labels.
 #[must_use]
 pub fn normalized_dns(name: &str) -> Option<String> {
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -241,7 +241,7 @@ pub fn normalized_dns(name: &str) -> Option<String> {
         .then(|| name.to_ascii_lowercase())
 }
 
-/// Octets of a URI after its scheme: unreserved, reserved and `%` (RFC 3986).
+/// Whether a byte may occur in a URI after its scheme: unreserved, reserved and `%` (RFC 3986).
 const fn is_uri_octet(octet: u8) -> bool {
     octet.is_ascii_alphanumeric()
         || matches!(

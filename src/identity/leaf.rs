@@ -1,8 +1,8 @@
-//! `LeafFacts`: what an end-entity certificate says about itself.
+//! `LeafFacts`: the facts that an end-entity certificate states about itself.
 //!
-//! Read once per full handshake, before anything is verified: these facts go
-//! into the audit record of a refused handshake too, marked unproven. Nothing
-//! here may be taken for an identity; [`crate::trust`] decides that.
+//! Read once per full handshake, before anything is verified: these facts go into the audit record
+//! of a refused handshake too, marked unproven. Nothing here is a verified identity;
+//! [`crate::trust`] decides that.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,12 +26,12 @@ pub struct SubjectAltNames {
     pub email: Vec<String>,
     /// iPAddress names
     pub ip: Vec<IpAddr>,
-    /// How many names of other types there are.
+    /// Number of names of other types.
     pub other: usize,
 }
 
 impl SubjectAltNames {
-    /// A short listing such as `spiffe://example.org/a, dns:b` for messages.
+    /// Returns a short listing such as `spiffe://example.org/a, dns:b` for messages.
     #[must_use]
     pub fn summary(&self) -> String {
         let mut names: Vec<String> = self.uri.clone();
@@ -49,7 +49,7 @@ impl SubjectAltNames {
     }
 }
 
-/// What a leaf certificate says about itself.
+/// The facts that a leaf certificate states about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeafFacts {
     /// SHA-256 of the DER encoding: `x5t#S256` (RFC 8705 section 3.1).
@@ -70,9 +70,9 @@ pub struct LeafFacts {
     pub sans: SubjectAltNames,
     /// basicConstraints says CA.
     pub is_ca: bool,
-    /// keyUsage, where present: bit 0 digitalSignature … bit 5 keyCertSign.
+    /// keyUsage, if present: bit 0 digitalSignature … bit 5 keyCertSign.
     pub key_usage: Option<u16>,
-    /// extendedKeyUsage, where present.
+    /// extendedKeyUsage, if present.
     pub extended_key_usage: Option<ExtendedKeyUsages>,
 }
 
@@ -93,9 +93,9 @@ pub mod key_usage {
     pub const KEY_CERT_SIGN: u16 = 1 << 5;
     /// cRLSign (6)
     pub const CRL_SIGN: u16 = 1 << 6;
-    /// What no leaf may have (X509-SVID section 5.2). The rule is kept for every
-    /// leaf, with a SPIFFE ID or without: who presents a certificate that can
-    /// sign certificates or revocation lists is an authority, not a caller.
+    /// Usages that no leaf may have (X509-SVID section 5.2). The rule applies to every leaf, with
+    /// or without a SPIFFE ID: the holder of a certificate that can sign certificates or revocation
+    /// lists is an authority, not a caller.
     pub const OF_AUTHORITIES: u16 = KEY_CERT_SIGN | CRL_SIGN;
 }
 
@@ -108,8 +108,8 @@ impl LeafFacts {
     /// Reads a DER-encoded certificate.
     ///
     /// # Errors
-    /// When the encoding, or an extension this gateway depends on, cannot be
-    /// read or stands twice.
+    /// If the encoding, or an extension that this gateway depends on, cannot be read or occurs
+    /// twice.
     pub fn read(der: &[u8]) -> Result<Self, UnreadableCertificate> {
         let unreadable = |what: &str| UnreadableCertificate(what.to_owned());
         let (rest, certificate) =
@@ -163,13 +163,13 @@ impl LeafFacts {
         })
     }
 
-    /// The serial number in lower-case hexadecimal.
+    /// Returns the serial number in lower-case hexadecimal.
     #[must_use]
     pub fn serial_hex(&self) -> String {
         hex(&self.serial)
     }
 
-    /// Whether keyUsage, where present, allows `bit`.
+    /// Whether keyUsage allows `bit`. True if keyUsage is absent.
     #[must_use]
     pub fn usage_allows(&self, bit: u16) -> bool {
         self.key_usage.is_none_or(|bits| bits & bit != 0)
@@ -217,9 +217,9 @@ fn read_names(names: &[GeneralName<'_>]) -> Result<SubjectAltNames, UnreadableCe
     Ok(read)
 }
 
-/// Whether each name of a subjectAltName extension is encoded as its type is:
-/// x509-parser takes a constructed element for a text, webpki and its name
-/// constraints do not see that name at all.
+/// Whether each name of a subjectAltName extension is encoded as its type requires. x509-parser
+/// accepts a constructed element as a text, but webpki and its name constraints do not see that
+/// name at all.
 fn names_are_well_encoded(extension: &[u8]) -> bool {
     let Ok((_, names)) = Sequence::from_der(extension) else {
         return false;
@@ -248,8 +248,8 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
         .map(|octets| Ipv6Addr::from(octets).into())
 }
 
-/// A distinguished name in the string form of RFC 4514: most specific part
-/// first, special characters escaped.
+/// Formats a distinguished name in the string form of RFC 4514: most specific part first, special
+/// characters escaped.
 #[must_use]
 pub fn rfc4514(name: &X509Name<'_>) -> String {
     let mut text = String::new();
@@ -318,8 +318,8 @@ fn short_name(oid: &str) -> Option<&'static str> {
         .map(|(_, short)| *short)
 }
 
-/// Whether `text` is a name in the very form that [`rfc4514`] gives it: others of
-/// the same name are never equal to what is printed.
+/// Whether `text` is a name in exactly the form that [`rfc4514`] produces. Other forms of the same
+/// name are never equal to a printed name.
 #[must_use]
 pub fn is_rfc4514(text: &str) -> bool {
     let mut escaped = false;
@@ -352,7 +352,7 @@ fn is_attribute(text: &str) -> bool {
         })
 }
 
-/// What [`escape_into`] has escaped.
+/// Reverses [`escape_into`].
 fn unescaped(value: &str) -> Option<String> {
     let mut plain = Vec::with_capacity(value.len());
     let mut octets = value.bytes();
@@ -373,7 +373,7 @@ fn unescaped(value: &str) -> Option<String> {
     String::from_utf8(plain).ok()
 }
 
-/// RFC 4514 section 2.4; control characters as `\xx` pairs.
+/// Escapes a value (RFC 4514 section 2.4). Control characters become `\xx` pairs.
 fn escape_into(text: &mut String, value: &str) {
     let last = value.chars().count().saturating_sub(1);
     for (index, character) in value.chars().enumerate() {

@@ -1,5 +1,5 @@
-//! Names of callers: parsing, printing and matching them, and what a
-//! certificate says about its holder.
+//! Names of callers: parsing, printing and matching them, and the facts that a certificate states
+//! about its holder.
 //!
 //! Nothing here decides whether a certificate may be trusted: that is
 //! [`crate::trust`]. Nothing here reads files or the network.
@@ -7,9 +7,9 @@
 //! A file imports only from those after it:
 //!
 //! - `principal`: the authenticated caller of one request
-//! - `peer`: what TLS proved about the other side
-//! - `leaf`: what a certificate says about itself
-//! - `token`: what an accepted token says
+//! - `peer`: the identity of a peer that TLS has proved
+//! - `leaf`: the facts that a certificate states about itself
+//! - `token`: the claims of an accepted token
 //! - `share_key`: the caller or address that a share is counted for
 //! - `pattern`: patterns of paths, hosts and identities
 //! - `caller`: the one name of a caller

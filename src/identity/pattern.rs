@@ -23,7 +23,7 @@ fn refuse<T>(message: impl Into<String>) -> Result<T, PatternError> {
 /// One part of a segmented pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Segment {
-    /// This very segment.
+    /// A literal segment.
     Literal(Box<str>),
     /// Exactly one segment, not empty.
     Any,
@@ -64,25 +64,25 @@ impl PathPattern {
         })
     }
 
-    /// The fixed part's segments.
+    /// Returns the fixed part's segments.
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// Whether it ends with `/**`.
+    /// Whether the pattern ends with `/**`.
     #[must_use]
     pub const fn and_below(&self) -> bool {
         self.and_below
     }
 
-    /// Whether it has no wildcard at all.
+    /// Whether the pattern has no wildcard.
     #[must_use]
     pub fn is_exact(&self) -> bool {
         !self.and_below && !self.segments.contains(&Segment::Any)
     }
 
-    /// Whether a path with its leading slash matches.
+    /// Whether the pattern matches a path with its leading slash.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         let Some(rest) = path.strip_prefix('/') else {
@@ -102,7 +102,7 @@ impl PathPattern {
         given.next().is_some() == self.and_below
     }
 
-    /// Whether some path matches both.
+    /// Whether a path exists that both patterns match.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let shared = self
@@ -164,9 +164,9 @@ impl fmt::Display for PathPattern {
 /// A host name, exact or with `*` as left-most label; or an IP address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
-    /// This name, lower case without trailing dot, or this IP literal.
+    /// An exact name (lower case, without trailing dot) or IP literal.
     Exact(Box<str>),
-    /// One label, then this suffix (without leading dot).
+    /// One label, followed by this suffix (without leading dot).
     Wildcard(Box<str>),
 }
 
@@ -198,7 +198,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether a normalized host (lower case, no trailing dot) matches.
+    /// Whether the pattern matches a normalized host (lower case, no trailing dot).
     #[must_use]
     pub fn matches(&self, host: &str) -> bool {
         match self {
@@ -209,7 +209,7 @@ impl HostPattern {
         }
     }
 
-    /// Whether some host matches both.
+    /// Whether a host exists that both patterns match.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
@@ -255,7 +255,7 @@ pub enum IdentityPattern {
     Uri {
         /// Scheme and authority, as in `https://example.org`, or the whole URI.
         prefix: Box<str>,
-        /// The path's pattern where the URI has an authority and a path.
+        /// The pattern of the path, if the URI has an authority and a path.
         path: Option<PathPattern>,
     },
     /// `api-key:NAME`, or `api-key:*` for any
@@ -319,7 +319,7 @@ impl IdentityPattern {
         ))
     }
 
-    /// Whether a caller's name matches.
+    /// Whether the pattern matches a caller's name.
     #[must_use]
     pub fn matches(&self, caller: &CallerName) -> bool {
         match (self, caller) {
@@ -353,7 +353,7 @@ impl IdentityPattern {
         }
     }
 
-    /// Whether some name matches both.
+    /// Whether a name exists that both patterns match.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
@@ -385,7 +385,7 @@ impl IdentityPattern {
                 },
             ) => match (path, other_path) {
                 (Some(path), Some(other)) => prefix == other_prefix && path.overlaps(other),
-                // Without path pattern it is one URI as a whole.
+                // Without a path pattern, the pattern is compared as one URI.
                 (None, other) => uri_matches(other_prefix, other.as_ref(), prefix),
                 (path, None) => uri_matches(prefix, path.as_ref(), other_prefix),
             },
@@ -401,7 +401,7 @@ impl IdentityPattern {
         }
     }
 
-    /// Whether exactly one name can match.
+    /// Whether the pattern can match exactly one name.
     #[must_use]
     pub fn names_one(&self) -> bool {
         match self {
@@ -417,7 +417,7 @@ impl IdentityPattern {
         }
     }
 
-    /// The trust domain of a SPIFFE pattern.
+    /// Returns the trust domain of a SPIFFE pattern.
     #[must_use]
     pub const fn spiffe_trust_domain(&self) -> Option<&TrustDomain> {
         match self {

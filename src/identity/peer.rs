@@ -1,4 +1,4 @@
-//! `PeerIdentity`: what TLS proved about the other side.
+//! `PeerIdentity`: the identity of a peer that TLS has proved.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,7 +6,7 @@ use super::caller::CallerName;
 use super::leaf::LeafFacts;
 use super::trust_domain::TrustDomain;
 
-/// How the revocation of a verified path was established.
+/// How the revocation status of a verified path was established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RevocationCheck {
     /// Every certificate that the posture covers was looked up in a usable list.
@@ -18,7 +18,7 @@ pub enum RevocationCheck {
 }
 
 impl RevocationCheck {
-    /// The word used in assertions and audit lines.
+    /// Returns the word used in assertions and audit lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -45,7 +45,7 @@ pub struct PeerIdentity {
     audit_memo: OnceLock<String>,
 }
 
-/// What [`crate::trust`] established; the ingredients of a [`PeerIdentity`].
+/// The results of [`crate::trust`] from which a [`PeerIdentity`] is made.
 #[derive(Debug)]
 pub(crate) struct VerifiedPath {
     pub(crate) caller: CallerName,
@@ -58,7 +58,7 @@ pub(crate) struct VerifiedPath {
 }
 
 impl PeerIdentity {
-    /// Only `trust` calls this, after a path was verified; a test holds it to that.
+    /// Must only be called by `trust`, after a path was verified. A test enforces this.
     pub(crate) fn from_verified(path: VerifiedPath) -> Arc<Self> {
         Arc::new(Self {
             caller: path.caller,
@@ -73,19 +73,19 @@ impl PeerIdentity {
         })
     }
 
-    /// The caller's one name.
+    /// Returns the caller's one name.
     #[must_use]
     pub const fn caller(&self) -> &CallerName {
         &self.caller
     }
 
-    /// The trust domain whose bundle vouched for the name.
+    /// Returns the trust domain under whose bundle the name was verified.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// What the leaf says; proven together with the path.
+    /// Returns the facts of the leaf, which were verified together with the path.
     #[must_use]
     pub const fn leaf(&self) -> &LeafFacts {
         &self.leaf
@@ -103,7 +103,7 @@ impl PeerIdentity {
         self.path_not_after
     }
 
-    /// How revocation was established.
+    /// Returns how the revocation status was established.
     #[must_use]
     pub const fn revocation(&self) -> RevocationCheck {
         self.revocation
@@ -115,13 +115,13 @@ impl PeerIdentity {
         self.crl_this_update
     }
 
-    /// What assertions say about this identity, made once and kept with it. There
-    /// is one such text, so every caller has to pass the same function.
+    /// Returns the text about this identity for assertions. It is made once and kept with the
+    /// identity. There is one such text, so every caller has to pass the same function.
     pub(crate) fn memo(&self, make: fn(&Self) -> String) -> &str {
         self.memo.get_or_init(|| make(self))
     }
 
-    /// What audit lines say about this identity, likewise.
+    /// Returns the text about this identity for audit lines. It is made once, as in [`Self::memo`].
     pub(crate) fn audit_memo(&self, make: fn(&Self) -> String) -> &str {
         self.audit_memo.get_or_init(|| make(self))
     }

@@ -19,10 +19,10 @@ pub enum Method {
 }
 
 impl Method {
-    /// All methods, cheapest first: the order in which they are asked.
+    /// All methods, cheapest first. Authenticators are asked in this order.
     pub const ALL: [Self; 3] = [Self::Certificate, Self::ApiKey, Self::Token];
 
-    /// The word used in configuration, assertions and audit lines.
+    /// Returns the word used in configuration, assertions and audit lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -38,19 +38,19 @@ impl Method {
 pub struct MethodSet(u8);
 
 impl MethodSet {
-    /// The same set with one more method.
+    /// Returns the set with one more method.
     #[must_use]
     pub const fn with(self, method: Method) -> Self {
         Self(self.0 | 1 << method as u8)
     }
 
-    /// Whether the method is in it.
+    /// Whether the set contains the method.
     #[must_use]
     pub const fn contains(self, method: Method) -> bool {
         self.0 & 1 << method as u8 != 0
     }
 
-    /// Its methods, in the order of [`Method::ALL`].
+    /// Iterates over the methods in the order of [`Method::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Method> {
         Method::ALL
             .into_iter()
@@ -81,21 +81,21 @@ impl fmt::Display for MethodSet {
     }
 }
 
-/// An API key that was presented and is good. Names and identifiers only.
+/// An API key that was presented and is valid. Contains only names and identifiers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKeyUse {
-    /// Its name in the configuration.
+    /// The name of the key in the configuration.
     pub name: Box<str>,
-    /// Its public identifier.
+    /// The public identifier of the key.
     pub id: Box<str>,
-    /// From this second on it is refused.
+    /// The key is refused from this second on.
     pub expires: Option<u64>,
 }
 
-/// What names the caller.
+/// The credential that names the caller.
 #[derive(Debug, Clone)]
 enum Caller {
-    /// Its certificate.
+    /// The certificate of the caller.
     Certified(Arc<PeerIdentity>),
     /// Another credential: there is no certificate, or the route does not ask
     /// for one.
@@ -113,9 +113,9 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// A caller known by its certificate, whose key it proved at `authenticated_at`
-    /// (seconds since the Unix epoch): in this TLS session or, if `resumed`, in the
-    /// session that it resumes.
+    /// Creates a caller known by its certificate, whose key it proved at `authenticated_at`
+    /// (seconds since the Unix epoch): in this TLS session or, if `resumed`, in the session that it
+    /// resumes.
     #[must_use]
     pub const fn from_certificate(
         peer: Arc<PeerIdentity>,
@@ -131,7 +131,7 @@ impl Principal {
         }
     }
 
-    /// A caller without certificate, named by a credential that was checked at
+    /// Creates a caller without certificate, named by a credential that was checked at
     /// `authenticated_at` (seconds since the Unix epoch).
     #[must_use]
     pub fn named(name: CallerName, authenticated_at: u64) -> Self {
@@ -144,22 +144,21 @@ impl Principal {
         }
     }
 
-    /// The same caller with the token that accompanied its request.
+    /// Returns the same caller with the token that accompanied its request.
     #[must_use]
     pub fn with_token(mut self, token: Arc<TokenClaims>) -> Self {
         self.token = Some(token);
         self
     }
 
-    /// The same caller with the API key that accompanied its request.
+    /// Returns the same caller with the API key that accompanied its request.
     #[must_use]
     pub fn with_api_key(mut self, key: ApiKeyUse) -> Self {
         self.api_key = Some(Arc::new(key));
         self
     }
 
-    /// Combines what two credentials of one request say; none when they name
-    /// different callers.
+    /// Combines the results of two credentials of one request. None if they name different callers.
     #[must_use]
     pub fn together_with(mut self, other: Self) -> Option<Self> {
         if self.caller() != other.caller() {
@@ -175,21 +174,20 @@ impl Principal {
         Some(self)
     }
 
-    /// The token that accompanied the request.
+    /// Returns the token that accompanied the request.
     #[must_use]
     pub const fn token(&self) -> Option<&Arc<TokenClaims>> {
         self.token.as_ref()
     }
 
-    /// The API key that accompanied the request.
+    /// Returns the API key that accompanied the request.
     #[must_use]
     pub fn api_key(&self) -> Option<&ApiKeyUse> {
         self.api_key.as_deref()
     }
 
-    /// When the caller last proved that it holds the certificate's key, or the
-    /// credential of a caller without certificate was checked; in seconds since the
-    /// Unix epoch.
+    /// Returns when the caller last proved that it holds the certificate's key, or the credential
+    /// of a caller without certificate was checked; in seconds since the Unix epoch.
     #[must_use]
     pub const fn authenticated_at(&self) -> u64 {
         self.authenticated_at
@@ -201,7 +199,7 @@ impl Principal {
         self.resumed
     }
 
-    /// The caller's one name: the assertion's `sub`.
+    /// Returns the caller's one name: the assertion's `sub`.
     #[must_use]
     pub fn caller(&self) -> &CallerName {
         match &self.caller {
@@ -210,7 +208,7 @@ impl Principal {
         }
     }
 
-    /// The certificate's identity, if that names the caller.
+    /// Returns the certificate's identity, if that names the caller.
     #[must_use]
     pub const fn peer(&self) -> Option<&Arc<PeerIdentity>> {
         match &self.caller {
@@ -219,8 +217,8 @@ impl Principal {
         }
     }
 
-    /// Returns the second from which the credentials beside the certificate are no
-    /// longer good; none when there are none, or they do not end.
+    /// Returns the second from which the credentials other than the certificate are no longer
+    /// valid. None if there are none, or if they do not expire.
     #[must_use]
     pub fn ends(&self) -> Option<u64> {
         let token = self.token.as_ref().map(|token| token.expires);
@@ -231,7 +229,7 @@ impl Principal {
         }
     }
 
-    /// The methods that authenticated this request.
+    /// Returns the methods that authenticated this request.
     #[must_use]
     pub fn methods(&self) -> MethodSet {
         let used = [

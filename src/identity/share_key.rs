@@ -7,32 +7,31 @@ use std::sync::LazyLock;
 
 use super::caller::CallerName;
 
-/// Keyed, so that a caller cannot choose a name that passes for another one's.
+/// The hash is keyed, so that a caller cannot choose a name with the same hash as another caller's.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// Stands for one caller, or for one address if there is no caller: a keyed hash of 64
-/// bits, good for the life of this process. Two connections and two certificates of one
-/// caller have the same key.
+/// Identifies one caller, or one address if there is no caller: a keyed hash of 64 bits, valid for
+/// the life of this process. Two connections and two certificates of one caller have the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShareKey(NonZeroU64);
 
 impl ShareKey {
-    /// Stands for all callers together, where nothing tells them apart.
+    /// Identifies all callers together, if nothing distinguishes them.
     pub const EVERYBODY: Self = Self(NonZeroU64::MAX);
 
-    /// The key of a caller that has proven its name, by certificate, API key or token.
+    /// Returns the key of a caller that has proven its name, by certificate, API key or token.
     #[must_use]
     pub fn of_caller(caller: &CallerName) -> Self {
         Self::of_hash(HASHER.hash_one(("caller", caller)))
     }
 
-    /// The key of all that send from this address ([`address_network`]).
+    /// Returns the key of all clients at this address ([`address_network`]).
     #[must_use]
     pub fn of_address(address: IpAddr) -> Self {
         Self::of_hash(HASHER.hash_one(("address", address_network(address))))
     }
 
-    /// One of `count` groups, the same for the life of this process.
+    /// Returns the index of one of `count` groups. It is the same for the life of this process.
     pub(crate) const fn index(self, count: usize) -> usize {
         self.0.get() as usize % count
     }
@@ -42,8 +41,8 @@ impl ShareKey {
     }
 }
 
-/// What an address is counted as: itself in IPv4; its network of 64 bits in IPv6, where
-/// one host may choose any address of it (RFC 4291 section 2.5.4).
+/// Returns the network as which an address is counted: the address itself in IPv4, and its network
+/// of 64 bits in IPv6, where one host may choose any address of it (RFC 4291 section 2.5.4).
 #[must_use]
 pub fn address_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

@@ -18,10 +18,10 @@ pub struct SpiffeId {
 /// Why a text is not a SPIFFE ID.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeIdError {
-    /// It does not begin with `spiffe://` in lower case.
+    /// The text does not begin with `spiffe://` in lower case.
     #[error("a SPIFFE ID begins with spiffe:// in lower case")]
     Scheme,
-    /// It is longer than 2048 bytes.
+    /// The text is longer than 2048 bytes.
     #[error("a SPIFFE ID has at most 2048 bytes")]
     TooLong,
     /// The trust domain is not well-formed.
@@ -39,7 +39,8 @@ pub enum SpiffeIdError {
 }
 
 impl SpiffeId {
-    /// Whether a URI claims to be a SPIFFE ID, well-formed or not.
+    /// Whether a URI claims to be a SPIFFE ID, well-formed or not. The scheme is compared without
+    /// case, so that `SPIFFE://…` is refused as malformed and not accepted as another URI.
     ///
     /// The scheme is compared without case, so that `SPIFFE://…` is refused as
     /// malformed instead of passing for some other URI.
@@ -86,19 +87,19 @@ impl SpiffeId {
         })
     }
 
-    /// The whole ID, for example `spiffe://example.org/ns/shop/sa/checkout`.
+    /// Returns the whole ID, for example `spiffe://example.org/ns/shop/sa/checkout`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The trust domain.
+    /// Returns the trust domain.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// The path with its leading slash; empty for the trust domain's own ID.
+    /// Returns the path with its leading slash; empty for the trust domain's own ID.
     #[must_use]
     pub fn path(&self) -> &str {
         self.text

@@ -12,7 +12,7 @@ pub fn printable(text: &str) -> String {
     printable_within(text, MAX_RECORDED)
 }
 
-/// Like [`printable`], with a limit of its own.
+/// Like [`printable`], with another limit.
 #[must_use]
 pub fn printable_within(text: &str, limit: usize) -> String {
     let mut safe = String::with_capacity(text.len().min(limit));
@@ -30,7 +30,7 @@ pub fn printable_within(text: &str, limit: usize) -> String {
     safe
 }
 
-/// Control characters and the ones that reorder or hide text (Unicode TR 36).
+/// Whether a character is a control character, or reorders or hides text (Unicode TR 36).
 const fn is_hazardous(character: char) -> bool {
     matches!(character,
         '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}'
@@ -64,8 +64,7 @@ pub fn push_json_escaped(json: &mut String, text: &str) {
     }
 }
 
-/// Appends what [`printable_within`] makes of `text` as a JSON string, quotes
-/// included.
+/// Appends the result of [`printable_within`] for `text` as a JSON string, with quotes.
 pub fn push_printable_json(json: &mut String, text: &str, limit: usize) {
     let plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\';
     if text.len() <= limit && text.bytes().all(plain) {
@@ -77,7 +76,7 @@ pub fn push_printable_json(json: &mut String, text: &str, limit: usize) {
     }
 }
 
-/// Lower-case hexadecimal.
+/// Encodes bytes in lower-case hexadecimal.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);

@@ -1,7 +1,7 @@
-//! `TokenClaims`: what an accepted token says.
+//! `TokenClaims`: the claims of an accepted token.
 //!
-//! Built by [`crate::authn`] alone. It does not name the caller: with a certificate
-//! the caller is the certificate's, whatever the token's subject is.
+//! Built by [`crate::authn`] alone. The claims do not name the caller if there is a certificate:
+//! the certificate then names it, and the token's subject does not matter.
 
 use std::sync::OnceLock;
 
@@ -24,7 +24,7 @@ pub struct TokenClaims {
     pub hash: String,
     /// `exp`, in whole seconds; an assertion must not outlive it.
     pub expires: u64,
-    /// Whether it is bound to the certificate it came with.
+    /// Whether the token is bound to the certificate with which it was presented.
     pub bound: bool,
     /// Claims that the issuer's rules keep.
     pub kept: Map<String, Value>,
@@ -33,14 +33,14 @@ pub struct TokenClaims {
 }
 
 impl TokenClaims {
-    /// The assertion's `token` object as text; kept with the claims, since a
-    /// token comes with many requests.
+    /// Returns the assertion's `token` object as text; kept with the claims, since a token comes
+    /// with many requests.
     #[must_use]
     pub fn json(&self) -> &str {
         self.text.get_or_init(|| self.to_json().to_string())
     }
 
-    /// About how many bytes its texts take in memory.
+    /// Estimates the memory of the claims' texts, in bytes.
     #[must_use]
     pub fn memory_size(&self) -> usize {
         let texts = [&self.subject, &self.client_id, &self.scope, &self.token_id];
@@ -54,8 +54,8 @@ impl TokenClaims {
             + kept.sum::<usize>()
     }
 
-    /// The assertion's `token` object. A claim that is kept cannot take the place
-    /// of one of its own.
+    /// Returns the `token` object of the assertion. A claim that is kept cannot replace one of the
+    /// object's own members.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let texts = [
@@ -79,7 +79,7 @@ impl TokenClaims {
     }
 }
 
-/// A bound on what a JSON value takes in memory, near enough.
+/// Estimates an upper bound of the memory of a JSON value.
 fn value_size(value: &Value) -> usize {
     let own = size_of::<Value>();
     own + match value {

@@ -1,10 +1,9 @@
 //! Issuing many leaves at once.
 //!
-//! A part of [`Pki`]. Leaves are made in batches, each of them one
-//! `Transaction`: keys and certificates are written aside and made durable by one
-//! barrier, the batch is recorded, and only then put in place. What a killed run
-//! recorded is put in its place by the next command, and skipped by the next run
-//! with the same list.
+//! A part of [`Pki`]. Leaves are made in batches, each of them one `Transaction`: keys and
+//! certificates are written aside and made durable by one barrier, the batch is recorded, and only
+//! then put in place. The files that a killed run has recorded are put in place by the next
+//! command, and skipped by the next run with the same list.
 
 use std::collections::HashSet;
 use std::num::NonZero;
@@ -29,7 +28,7 @@ use crate::clock;
 /// Leaves in one transaction.
 const BATCH: usize = 1_000;
 
-/// How far a list is done.
+/// Progress of a bulk run through its list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BulkProgress {
     /// Leaves asked for.
@@ -57,7 +56,7 @@ struct Made<'a> {
     chain: String,
 }
 
-/// What became of a part of the list before anything was written.
+/// A part of the list whose leaves are made, but not written yet.
 struct Batch<'a> {
     size: usize,
     made: Vec<Made<'a>>,
@@ -101,7 +100,7 @@ impl Pki {
         Ok(done)
     }
 
-    /// The directories that files are written to.
+    /// Returns the directories that files are written to.
     fn places(&self, requests: &[IssueRequest]) -> Result<Vec<PathBuf>, PkiError> {
         let mut places = Vec::new();
         for request in requests {
@@ -131,7 +130,7 @@ impl Pki {
                 for part in requests.chunks(BATCH) {
                     let batch = self.make_batch(signer, &known, part);
                     let failed = batch.is_err();
-                    // Nobody listens any more once writing has failed.
+                    // The receiver is dropped after writing has failed.
                     if finished.send(batch).is_err() || failed {
                         return;
                     }
@@ -234,7 +233,7 @@ impl Pki {
         change.commit_recorded(inventory, &records)
     }
 
-    /// What is to be done for a request; none if it is done already.
+    /// Returns the task for a request. None if the leaf exists already.
     fn task<'a>(
         &self,
         inventory: &Inventory,

@@ -1,7 +1,7 @@
-//! Making an authority in a directory, from nothing or from a root there is.
+//! Making an authority in a directory, from nothing or from an existing root.
 //!
-//! A part of [`Pki`]. All files appear in one `Transaction`, so that a crash at any
-//! point leaves what was there before or the new authority. Certificates are made by
+//! A part of [`Pki`]. All files appear in one `Transaction`, so that a crash at any point leaves
+//! either the earlier files or the new authority. Certificates are made by
 //! [`super::signing::authority`].
 
 use std::path::{Path, PathBuf};
@@ -25,34 +25,34 @@ use crate::clock;
 use crate::identity::TrustDomain;
 use crate::secret::Secret;
 
-/// What can be chosen about an authority.
+/// Options of a new authority.
 #[derive(Debug, Clone)]
 pub struct AuthorityOptions {
-    /// Whether the private keys are sealed.
+    /// Whether the private keys are sealed with a passphrase.
     pub protection: KeyProtection,
     /// The kind of both keys; otherwise the intermediate's profile says, or P-256.
     pub algorithm: Option<KeyAlgorithm>,
     /// The root signs leaves itself; there is no intermediate.
     pub root_only: bool,
-    /// What the intermediate is made by.
+    /// The profiles. One of them says how the intermediate is made.
     pub profiles: Profiles,
-    /// How long the root is good for.
+    /// Lifetime of the root.
     pub root_lifetime: Option<Lifetime>,
-    /// How long the intermediate is good for.
+    /// Lifetime of the intermediate.
     pub intermediate_lifetime: Option<Lifetime>,
-    /// How many authorities may follow below the root, one after another.
+    /// Path length constraint of the root: how many authorities may follow below it.
     pub path_length: Option<u8>,
     /// The root, if there is one already.
     pub import: Option<ExistingRoot>,
     /// Public files below the directory, with their contents. They appear together with
     /// the authority's, and replace existing ones.
     pub beside: Vec<(PathBuf, String)>,
-    /// Replace an authority that is there.
+    /// Whether an existing authority is replaced.
     pub overwrite: bool,
 }
 
 impl AuthorityOptions {
-    /// A new root and intermediate with P-256 keys.
+    /// Selects a new root and intermediate with P-256 keys.
     #[must_use]
     pub fn new(protection: KeyProtection) -> Self {
         Self {
@@ -73,11 +73,11 @@ impl AuthorityOptions {
 /// A root made by another program.
 #[derive(Debug, Clone)]
 pub struct ExistingRoot {
-    /// Its certificate in PEM form.
+    /// File with the certificate of the root, in PEM form.
     pub certificate: PathBuf,
-    /// Its private key, PKCS#8 in PEM form.
+    /// File with the private key of the root, PKCS#8 in PEM form.
     pub key: PathBuf,
-    /// What opens the key, if it is sealed.
+    /// The passphrase of the key, if the key is sealed.
     pub passphrase: Option<Secret>,
 }
 
@@ -113,8 +113,8 @@ impl Pki {
         refuse_existing_authority(&layout)
     }
 
-    /// Like [`Pki::create`], replacing an authority that is there already.
-    /// Nothing it issued will be trusted any longer.
+    /// Like [`Pki::create`], but replaces an existing authority. Certificates of the earlier one
+    /// are no longer trusted.
     ///
     /// # Errors
     /// When files cannot be written.
@@ -128,7 +128,7 @@ impl Pki {
         Self::create_as(directory, domain, &options)
     }
 
-    /// Like [`Pki::create`], with choices.
+    /// Like [`Pki::create`], with options.
     ///
     /// # Errors
     /// When files of an authority are there already (unless they shall be
@@ -141,10 +141,10 @@ impl Pki {
     ) -> Result<Self, PkiError> {
         let layout = Layout::new(directory);
         let now = clock::certificate_now();
-        // Before anything is written: what is asked for may be impossible.
+        // Makes the certificates before anything is written, because the options may be impossible.
         let (root, intermediate) = authorities(&layout, domain, options, now)?;
-        // A kill leaves empty directories and a lock file: they are what a new attempt
-        // begins with.
+        // If the process is killed, empty directories and a lock file remain. A new attempt can
+        // begin with them.
         store::create_directory(directory)?;
         let lock = layout.lock()?;
         let existing = if options.overwrite {
@@ -236,7 +236,7 @@ fn authorities(
             (root, path)
         }
     };
-    // Either shows whether the root's name can be repeated exactly.
+    // Either branch finds out whether the root's name can be repeated exactly as an issuer name.
     if options.root_only {
         root.check_name(now).map_err(PkiError::authority(&path))?;
         return Ok((root, None));
@@ -247,7 +247,7 @@ fn authorities(
     Ok((root, Some(intermediate)))
 }
 
-/// An intermediate as its profile wants it.
+/// Signs a new intermediate by its profile.
 pub(super) fn new_intermediate(
     root: &CertificateAuthority,
     profiles: &Profiles,

@@ -25,21 +25,21 @@ use crate::pem::{self, PemError};
 /// A revocation list that was signed.
 #[derive(Debug, Clone)]
 pub struct SignedCrl {
-    /// Whose list it is.
+    /// The authority that issued the list.
     pub authority: AuthorityName,
-    /// That authority's generation.
+    /// The generation of that authority.
     pub generation: Generation,
-    /// That authority's subject, RFC 4514.
+    /// The subject of that authority, in RFC 4514 form.
     pub issuer: String,
-    /// Its file.
+    /// The file of the list.
     pub path: PathBuf,
-    /// Its number.
+    /// The CRL number of the list.
     pub number: u64,
     /// Seconds since the Unix epoch.
     pub this_update: i64,
     /// Seconds since the Unix epoch.
     pub next_update: i64,
-    /// How many certificates it revokes.
+    /// Number of certificates that the list revokes.
     pub entries: usize,
 }
 
@@ -66,10 +66,10 @@ impl Pki {
         self.publish(&authorities, lifetime, &mut state, &lock)
     }
 
-    /// The state as it is now. Under the directory's lock.
+    /// Reads the present state. The caller holds the directory's lock.
     ///
-    /// Refuses when the authority was rotated since it was opened: what this
-    /// process holds for the present generation no longer is.
+    /// Fails if the authority was rotated since it was opened: the generation that this process
+    /// holds is then no longer the present one.
     pub(super) fn current_state(&self) -> Result<State, PkiError> {
         let state = self.states.read(&self.layout().state())?;
         let earlier = state.earlier.map(|earlier| earlier.generation);
@@ -81,8 +81,10 @@ impl Pki {
         Ok(state)
     }
 
-    /// Signs lists that say what `state` says, and publishes them together with it:
-    /// no list is published that it does not know of, and no number is used twice.
+    /// Signs the lists that follow from `state`, and publishes them together with `state`. So
+    /// `state` knows of every published list, and no CRL number is used twice. Omits the list of an
+    /// earlier generation that has expired, if there is another list: the certificates of that
+    /// generation are refused anyway.
     ///
     /// Leaves out the list of an earlier generation that has expired, if there is
     /// another: its certificates are refused anyway.
@@ -168,8 +170,8 @@ impl Pki {
         Ok((signed, pem))
     }
 
-    /// The content of a file of lists: those that are signed now, and that of the
-    /// other generation as it stands in the file.
+    /// Returns the content of a file of lists: the lists that were signed now, and the list of the
+    /// other generation unchanged from the file.
     fn with_the_others(
         &self,
         name: AuthorityName,
@@ -185,8 +187,8 @@ impl Pki {
         Ok(content)
     }
 
-    /// The list of an authority that is not signed now, as it stands in its file; empty
-    /// if there is none. A file that is damaged is refused: the list would be lost.
+    /// Reads the list of an authority that does not sign now from its file. Returns an empty text
+    /// if there is none. Refuses a damaged file, because the list would be lost.
     fn kept_list(&self, signatory: Signatory) -> Result<String, PkiError> {
         let path = self.layout().crl(signatory.name);
         let content = match store::read(&path) {
@@ -209,7 +211,7 @@ impl Pki {
     }
 }
 
-/// The list of one issuer among those of a file, as PEM.
+/// Finds the list of one issuer in a file of lists, as PEM.
 pub(super) fn list_of(content: &[u8], issuer: &[u8]) -> Result<Option<String>, PemError> {
     let lists = pem::revocation_lists(content)?;
     let list = lists.iter().find(|der| {

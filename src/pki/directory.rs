@@ -27,8 +27,8 @@ pub(super) struct EarlierGeneration {
     pub(super) intermediate: Option<AuthorityCertificate>,
 }
 
-/// An authority in a directory: a root, an intermediate below it (unless the
-/// root issues by itself), and what they issued.
+/// An authority in a directory: a root, an intermediate below it (unless the root issues by
+/// itself), and the certificates that they issued.
 #[derive(Debug)]
 pub struct Pki {
     pub(super) layout: Layout,
@@ -39,7 +39,7 @@ pub struct Pki {
     /// The generation before, while it is not retired.
     pub(super) earlier: Option<EarlierGeneration>,
     pub(super) passphrase: Option<Secret>,
-    /// What signs leaves, with its key, once it was needed.
+    /// The authority that signs leaves, with its key. Loaded when it is first needed.
     pub(super) signer: Option<CertificateAuthority>,
     pub(super) profiles: Profiles,
     pub(super) states: StateCache,
@@ -111,19 +111,19 @@ impl Pki {
         })
     }
 
-    /// Where its files are.
+    /// Returns the file layout of the directory.
     #[must_use]
     pub const fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The trust domain it vouches for.
+    /// Returns the trust domain of the authority.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// What leaves and intermediates are made by.
+    /// Returns the profiles for leaves and intermediates.
     #[must_use]
     pub const fn profiles(&self) -> &Profiles {
         &self.profiles
@@ -134,7 +134,7 @@ impl Pki {
         self.profiles = profiles;
     }
 
-    /// Its authorities: root and intermediate, or the root alone.
+    /// Returns the authorities of the directory: root and intermediate, or the root alone.
     #[must_use]
     pub const fn authorities(&self) -> &'static [AuthorityName] {
         match self.intermediate {
@@ -143,7 +143,7 @@ impl Pki {
         }
     }
 
-    /// Which of them signs leaves.
+    /// Returns the authority that signs leaves.
     #[must_use]
     pub const fn issuer(&self) -> AuthorityName {
         match self.intermediate {
@@ -152,14 +152,13 @@ impl Pki {
         }
     }
 
-    /// How long a list of an authority is good for when nothing else is asked for.
+    /// Returns the lifetime of an authority's revocation list if none is requested.
     #[must_use]
     pub fn crl_lifetime(&self, name: AuthorityName) -> Lifetime {
         revocation_list::default_lifetime(name == self.issuer())
     }
 
-    /// The certificate of one of its authorities. What is said of an intermediate
-    /// that is not there holds for the root.
+    /// Returns the certificate of an authority. Without an intermediate, returns the root.
     #[must_use]
     pub fn authority(&self, name: AuthorityName) -> &AuthorityCertificate {
         match name {
@@ -168,7 +167,7 @@ impl Pki {
         }
     }
 
-    /// Which generation of authorities signs at present.
+    /// Returns the generation that signs at present.
     #[must_use]
     pub const fn generation(&self) -> Generation {
         self.generation
@@ -188,8 +187,8 @@ impl Pki {
         })
     }
 
-    /// The present authority of that name, then the earlier one; none if the
-    /// root issues by itself and the intermediate is asked for.
+    /// Iterates over the present authority of that name, then the earlier one. Empty if the
+    /// intermediate is requested but the root issues by itself.
     pub(super) fn signatories(&self, name: AuthorityName) -> impl Iterator<Item = Signatory> {
         [Some(self.present(name)), self.earlier_signatory(name)]
             .into_iter()
@@ -197,7 +196,7 @@ impl Pki {
             .filter(move |signatory| self.authorities().contains(&signatory.name))
     }
 
-    /// What signs leaves now, then what did before.
+    /// Iterates over the authorities that sign leaves: the present one first, then the earlier one.
     pub(super) fn issuers(&self) -> impl Iterator<Item = Signatory> {
         self.signatories(self.issuer())
     }
@@ -214,7 +213,7 @@ impl Pki {
         }
     }
 
-    /// Where the certificate and key of an authority are.
+    /// Returns the layout with the certificate and key of an authority.
     pub(super) fn layout_of(&self, signatory: Signatory) -> Layout {
         if signatory.generation == self.generation {
             self.layout.clone()
@@ -246,7 +245,7 @@ impl Pki {
         self.passphrase = Some(passphrase);
     }
 
-    /// The passphrase, once it was set.
+    /// Returns the passphrase, if it was set.
     #[must_use]
     pub const fn passphrase(&self) -> Option<&Secret> {
         self.passphrase.as_ref()
@@ -268,7 +267,7 @@ impl Pki {
     }
 }
 
-/// What the directory says of itself.
+/// Reads `pki.toml`. If it is missing, reports whether there is no authority or an incomplete one.
 fn read_state(layout: &Layout) -> Result<(StateCache, State), PkiError> {
     if !layout.state().exists() {
         let directory = layout.directory().to_owned();
@@ -286,7 +285,7 @@ fn read_state(layout: &Layout) -> Result<(StateCache, State), PkiError> {
     Ok((states, state))
 }
 
-/// Root and intermediate of one generation, which belong together.
+/// Reads root and intermediate of one generation, and checks that they belong together.
 fn read_generation(
     layout: &Layout,
     state: &State,

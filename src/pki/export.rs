@@ -24,7 +24,7 @@ use super::store::{self, Audience, Existing, key};
 use crate::clock;
 use crate::secret::Secret;
 
-/// How hard it is to guess the passphrase of a PKCS#12 file.
+/// Iterations of the key derivation of a PKCS#12 file. They make it slow to guess the passphrase.
 const ITERATIONS: u32 = 100_000;
 
 /// The cipher of a PKCS#12 file.
@@ -55,7 +55,7 @@ impl ChainFile {
         })
     }
 
-    /// The leaf as PEM.
+    /// Returns the leaf as PEM.
     #[must_use]
     pub fn leaf_pem(&self) -> String {
         self.chain
@@ -64,13 +64,13 @@ impl ChainFile {
             .unwrap_or_default()
     }
 
-    /// The leaf and its intermediates as PEM.
+    /// Returns the leaf and its intermediates as PEM.
     #[must_use]
     pub fn full_pem(&self) -> String {
         self.chain.iter().map(certificates::pem).collect()
     }
 
-    /// The leaf as DER.
+    /// Returns the leaf as DER.
     #[must_use]
     pub fn leaf_der(&self) -> &[u8] {
         self.chain.first().map_or(&[], AsRef::as_ref)
@@ -115,7 +115,7 @@ impl ChainFile {
 }
 
 impl Pki {
-    /// The trusted roots as a PKCS#12 file that Java takes for a truststore.
+    /// Returns the trusted roots as a PKCS#12 file that Java takes for a truststore.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -135,7 +135,7 @@ impl Pki {
         sealed(&store, passphrase, cipher).map_err(|error| PkiError::unreadable(&path, error))
     }
 
-    /// The trust domain's bundle (SPIFFE Trust Domain and Bundle section 4).
+    /// Returns the trust domain's bundle (SPIFFE Trust Domain and Bundle section 4).
     ///
     /// # Errors
     /// When the roots cannot be read.
@@ -192,7 +192,7 @@ fn sealed(store: &KeyStore, passphrase: &Secret, cipher: Pkcs12Cipher) -> Result
     .map_err(|error| error.to_string())
 }
 
-/// A root as a JWK with its certificate, without `kid` as the standard demands.
+/// Returns a root as a JWK with its certificate, without `kid` as the standard demands.
 fn jwk(der: &CertificateDer<'_>) -> Option<Value> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let info = certificate.public_key();

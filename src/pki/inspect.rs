@@ -1,5 +1,5 @@
-//! Reading whatever people have: PEM bundles, DER, PKCS#12, requests, revocation
-//! lists, key sets. What it says, with lints; nothing is verified.
+//! Reading certificate files of many kinds: PEM bundles, DER, PKCS#12, requests, revocation lists,
+//! key sets. Shows the content, with lints; nothing is verified.
 //!
 //! Private keys are named and never shown.
 
@@ -26,7 +26,7 @@ use crate::secret::Secret;
 /// Why nothing could be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InspectError {
-    /// It is none of the known forms.
+    /// The content has none of the known forms.
     #[error(
         "this is no certificate, request, revocation list, PKCS#12 file or key set, in PEM or DER form"
     )]
@@ -34,7 +34,7 @@ pub enum InspectError {
     /// The PEM file is damaged.
     #[error("{error}; {}", .error.remedy())]
     Damaged {
-        /// Where and how.
+        /// The position and kind of the error.
         error: PemError,
     },
     /// PKCS#12 needs a passphrase.
@@ -45,18 +45,18 @@ pub enum InspectError {
     WrongPassphrase,
 }
 
-/// One thing that was found.
+/// One item that was found in the content.
 #[derive(Debug, Clone, Serialize)]
 pub struct Item {
     /// `certificate`, `request`, `revocation-list`, `key-set`, `private-key`, `other`.
     pub kind: &'static str,
-    /// What it says.
+    /// The facts of the item.
     pub content: Value,
-    /// What is wrong or unwise about it.
+    /// Errors and warnings about the item.
     pub lints: Vec<Finding>,
 }
 
-/// Whether content is a PKCS#12 file, which needs a passphrase.
+/// Whether the content is a PKCS#12 file, which needs a passphrase.
 #[must_use]
 pub fn needs_passphrase(content: &[u8]) -> bool {
     // PFX (RFC 7292 section 4) is a SEQUENCE that begins with INTEGER 3; no
@@ -108,7 +108,7 @@ pub fn chain(certificates: &[CertificateDer<'_>]) -> Vec<Item> {
     bundle(&blocks)
 }
 
-/// The label and content of each block.
+/// Inspects blocks, given as label and content.
 fn bundle(blocks: &[(&str, &[u8])]) -> Vec<Item> {
     blocks
         .iter()

@@ -26,7 +26,7 @@ use super::store::key::{self, KeyProtection};
 use super::store::{self, Audience, Existing};
 use crate::clock;
 
-/// A leaf that was issued and where it is.
+/// A leaf that was issued, and the paths of its files.
 #[derive(Debug, Clone)]
 pub struct Issued {
     /// `PREFIX.pem`: the leaf, then the intermediate.
@@ -38,7 +38,7 @@ pub struct Issued {
     pub names: Vec<String>,
     /// The profile it was issued under.
     pub profile: CertificateProfile,
-    /// What it may be used for.
+    /// The permitted usages.
     pub usages: Usages,
     /// Lower-case hexadecimal.
     pub serial: String,
@@ -48,24 +48,24 @@ pub struct Issued {
     pub not_before: i64,
     /// Seconds since the Unix epoch.
     pub not_after: i64,
-    /// What differs from what was asked for, in sentences.
+    /// Differences from the request, in sentences.
     pub notes: Vec<String>,
 }
 
 impl Issued {
-    /// The first name: who the certificate is for.
+    /// Returns the first name, which identifies the holder.
     #[must_use]
     pub fn identity(&self) -> &str {
         self.names.first().map_or("", String::as_str)
     }
 }
 
-/// Where the key of a leaf comes from.
+/// The origin of a leaf's key.
 pub(super) enum LeafKey<'a> {
     New,
-    /// It stands in its file already.
+    /// The key is in its file already.
     Kept(&'a KeyPair),
-    /// Its private half is somewhere else.
+    /// The private key is with the requester. Only the public key is known.
     Requested(&'a SubjectPublicKeyInfo),
 }
 
@@ -143,8 +143,8 @@ impl Pki {
         self.issue_with(request, LeafKey::New, Cause::Issue)
     }
 
-    /// Signs what a PKCS#10 request asks for, as far as the profile allows it.
-    /// The names are those of `request`, usually [`SigningRequest::names`].
+    /// Signs the certificate that a PKCS#10 request asks for, as far as the profile allows it. The
+    /// names are those of `request`, usually [`SigningRequest::names`].
     ///
     /// # Errors
     /// As [`Pki::issue`].
@@ -212,7 +212,7 @@ impl Pki {
         })
     }
 
-    /// What the inventory keeps of a leaf.
+    /// Returns the inventory entry of a leaf.
     pub(super) fn entry_for(
         &self,
         signed: &SignedCertificate,
@@ -238,7 +238,7 @@ impl Pki {
         })
     }
 
-    /// What a peer presents: the leaf, then the intermediate if there is one.
+    /// Returns the chain that a peer presents: the leaf, then the intermediate if there is one.
     pub(super) fn chain(&self, signed: &SignedCertificate) -> String {
         let mut chain = certificates::pem(&signed.der);
         if let Some(intermediate) = &self.intermediate {
@@ -294,7 +294,7 @@ pub(super) fn sign(
     )
 }
 
-/// What differs from what was asked for.
+/// Lists the differences from the request.
 fn notes(
     signed: &SignedCertificate,
     request: &IssueRequest,

@@ -6,13 +6,13 @@
 //! - `renewing`: issues them again, with a new key
 //! - `fixtures`: broken certificates for testers
 //! - `rotating`: a new root and intermediate beside the present ones
-//! - `creating`: makes an authority, from nothing or from a root there is
+//! - `creating`: makes an authority, from nothing or from an existing root
 //! - `issuing`: issues one leaf
 //! - `recording`: records certificates, and searches them
 //! - `revoking`: revokes certificates
 //! - `crls`: signs and publishes revocation lists
-//! - `export`: certificates in the forms that other programs want
-//! - `inspect`: what files say, with lints
+//! - `export`: certificates in the formats of other programs
+//! - `inspect`: shows the content of files, with lints
 //! - `directory`: opens an authority
 //!
 //! Below, from top to bottom; a folder imports only from those after it:

@@ -1,5 +1,5 @@
-//! What an authority remembers of its certificates: opening the inventory,
-//! keeping it in step with `pki.toml`, and searching it.
+//! The records of an authority's certificates: opening the inventory, keeping it in step with
+//! `pki.toml`, and searching it.
 //!
 //! A part of [`Pki`]. Records of the earlier kind (`issued.jsonl`) are taken
 //! over once and put aside.
@@ -14,7 +14,7 @@ use super::revoking::Status;
 use crate::clock;
 use crate::directory_lock::DirectoryLock;
 
-/// Leaves that are read at once where all are gone through.
+/// Number of leaves that are read at once when all leaves are visited.
 const PAGE: u32 = 2_000;
 
 impl Pki {
@@ -33,9 +33,9 @@ impl Pki {
             .collect())
     }
 
-    /// Calls `visit` with each leaf that [`Self::issued`] would list, however many
-    /// there are, until it breaks. Only a page of them is in memory, and between two
-    /// pages nothing is held: other processes go on.
+    /// Calls `visit` with each leaf that [`Self::issued`] would list, until it breaks. Only one
+    /// page of leaves is in memory. Between two pages no lock is held, so that other processes can
+    /// continue.
     ///
     /// # Errors
     /// When the records cannot be read.
@@ -66,8 +66,8 @@ impl Pki {
         }
     }
 
-    /// A name as the inventory prints it: a SPIFFE ID may be given as `/path`, a
-    /// host name without `dns:`.
+    /// Returns a name as the inventory prints it: a SPIFFE ID may be given as `/path`, a host name
+    /// without `dns:`.
     #[must_use]
     pub fn printed_name(&self, text: &str) -> String {
         if text.starts_with('/') {
@@ -81,7 +81,7 @@ impl Pki {
         }
     }
 
-    /// The inventory, up to date. Must not be called under the directory's lock.
+    /// Opens the inventory and brings it up to date. Must not be called under the directory's lock.
     pub(super) fn inventory(&self) -> Result<Inventory, PkiError> {
         let mut inventory = Inventory::open(&self.layout().inventory())?;
         if self.layout().journal().exists() {
@@ -92,7 +92,8 @@ impl Pki {
         Ok(inventory)
     }
 
-    /// A crash between recording a revocation and copying it is mended here.
+    /// Copies revocations into the inventory. This also repairs a crash between the recording of a
+    /// revocation and its copy.
     pub(super) fn copy_revocations(&self, inventory: &mut Inventory) -> Result<(), PkiError> {
         let state = self.states.read(&self.layout().state())?;
         for signatory in self.issuers() {
@@ -105,7 +106,7 @@ impl Pki {
         Ok(())
     }
 
-    /// Whose certificates are this authority's.
+    /// Returns the issuer keys whose certificates belong to this authority.
     pub(super) fn issuer_keys(&self) -> Vec<String> {
         self.issuers()
             .map(|signatory| self.certificate_of(signatory).key_identifier_hex())

@@ -1,9 +1,8 @@
 //! Renewing leaves: the same names and usages again, with a new key.
 //!
-//! What is renewed is read from the certificate, not from the records, so that
-//! it works with the file alone. A certificate of another authority, or
-//! a revoked one, is refused. Expired ones are renewed: an outage must not
-//! strand its callers.
+//! Names and usages are read from the certificate and not from the records, so that the file alone
+//! suffices. A certificate of another authority, or a revoked one, is refused. Expired ones are
+//! renewed: an outage must not strand its callers.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,7 @@ use crate::clock;
 use crate::identity::LeafFacts;
 use crate::reason::ReasonCode;
 
-/// How little of its life a certificate must have left to be renewed.
+/// The remaining lifetime below which a certificate is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remaining {
     /// A part of its whole life.
@@ -63,14 +62,14 @@ pub struct Renewal {
     request: IssueRequest,
     /// The serial number of the present certificate.
     pub serial: String,
-    /// Its beginning, in seconds since the Unix epoch.
+    /// The start of its validity, in seconds since the Unix epoch.
     pub not_before: i64,
-    /// Its end.
+    /// The end of its validity, in seconds since the Unix epoch.
     pub not_after: i64,
 }
 
 impl Renewal {
-    /// When it is to be renewed, in seconds since the Unix epoch.
+    /// Returns when the certificate is to be renewed, in seconds since the Unix epoch.
     #[must_use]
     pub fn due_at(&self, remaining: Remaining) -> i64 {
         let left = match remaining {
@@ -83,14 +82,14 @@ impl Renewal {
         self.not_after.saturating_sub(left)
     }
 
-    /// With this lifetime instead of the present one's.
+    /// Sets the lifetime. By default it is that of the present certificate.
     #[must_use]
     pub fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.request = self.request.lifetime(lifetime);
         self
     }
 
-    /// Into `PREFIX.pem` and `PREFIX.key` instead of the present files.
+    /// Writes the files to `PREFIX.pem` and `PREFIX.key` instead of the present files.
     #[must_use]
     pub fn out(mut self, prefix: impl Into<PathBuf>, overwrite: bool) -> Self {
         self.request = self.request.out(prefix).overwrite(overwrite);
@@ -141,8 +140,9 @@ impl Pki {
         })
     }
 
-    /// The profile it was issued under, as it is now; if the records do not
-    /// say, or the profile is gone, the one with its usages.
+    /// Returns the present version of the profile under which the certificate was issued. If the
+    /// records do not contain it, or the profile no longer exists, returns the profile with the
+    /// same usages.
     fn profile_of(&self, facts: &LeafFacts) -> Result<CertificateProfile, PkiError> {
         let filter = Filter {
             serial: Some(facts.serial_hex()),
@@ -173,7 +173,7 @@ impl Pki {
     }
 }
 
-/// Whether the time has come.
+/// Whether the certificate is due for renewal.
 #[must_use]
 pub fn is_due(due_at: i64) -> bool {
     clock::certificate_now() >= due_at
@@ -186,7 +186,7 @@ fn prefix_of(path: &Path) -> Result<PathBuf, PkiError> {
     }
 }
 
-/// The name it was filed under: its common name, or that of its file.
+/// Returns the label of the certificate's files: its common name, or the name of its file.
 fn label_of(facts: &LeafFacts, prefix: &Path) -> SafeName {
     let stem = prefix.file_name().and_then(|name| name.to_str());
     let common_name = facts

@@ -1,7 +1,8 @@
 //! Revoking certificates.
 //!
-//! A part of [`Pki`]; lists are published by `lists`. Revocations are recorded and the lists that say
-//! so are published in one `transaction`, so that after a crash there are both or neither.
+//! A part of [`Pki`]; `crls` publishes the lists. Revocations are recorded and the lists
+//! that contain them are published in one `transaction`, so that after a crash there are both or
+//! neither.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use super::signing::signatory::{AuthorityName, Signatory};
 use crate::clock;
 use crate::identity::LeafFacts;
 
-/// Which certificate to revoke.
+/// The certificate to revoke.
 #[derive(Debug, Clone)]
 pub enum RevocationTarget {
     /// The first certificate of a PEM file, which this authority must have signed.
@@ -28,21 +29,21 @@ pub enum RevocationTarget {
     Name(String, Among),
 }
 
-/// Which of the live certificates that carry a name.
+/// Selects among the live certificates that carry a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Among {
     /// The only one there is.
     Only,
-    /// All of them.
+    /// Selects all of them.
     All,
-    /// Those signed before this time, in seconds since the Unix epoch.
+    /// Selects those that were signed before this time, in seconds since the Unix epoch.
     IssuedBefore(i64),
 }
 
-/// What a revocation did.
+/// The result of a revocation.
 #[derive(Debug, Clone)]
 pub struct Revocation {
-    /// Each certificate; at least one.
+    /// The certificates that are revoked. At least one.
     pub revoked: Vec<Revoked>,
     /// The lists that say so: one, or during a rotation one of each generation.
     pub crls: Vec<SignedCrl>,
@@ -51,25 +52,25 @@ pub struct Revocation {
 /// A certificate that is revoked now.
 #[derive(Debug, Clone)]
 pub struct Revoked {
-    /// Its serial number, when and why it was revoked: now, or earlier.
+    /// The serial number, and when and why the certificate was revoked, now or earlier.
     pub entry: RevokedCertificate,
-    /// It had been revoked before.
+    /// Set if the certificate had been revoked before.
     pub repeated: bool,
 }
 
-/// How a certificate of the inventory stands.
+/// The status of a certificate in the inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// In its time and not revoked.
+    /// Within its validity and not revoked.
     Valid,
-    /// Its time is over.
+    /// Past the end of its validity.
     Expired,
-    /// It is on the revocation list.
+    /// On the revocation list.
     Revoked,
 }
 
 impl Status {
-    /// The word in listings.
+    /// Returns the word in listings.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -93,7 +94,8 @@ impl Pki {
         reason: RevocationReason,
     ) -> Result<Revocation, PkiError> {
         let found = self.find(target)?;
-        // Before anything is recorded: a wrong passphrase changes nothing.
+        // Loads the authorities before anything is recorded, so that a wrong passphrase changes
+        // nothing.
         let mut authorities = Vec::new();
         for (signatory, _) in &found {
             if !authorities.iter().any(|(known, _)| known == signatory) {
@@ -123,7 +125,8 @@ impl Pki {
         Ok(())
     }
 
-    /// What a target stands for: serial numbers and who signed each; at least one.
+    /// Resolves a target to serial numbers and the authority that signed each of them. Returns at
+    /// least one.
     ///
     /// # Errors
     /// When no authority of this directory signed it.
@@ -181,7 +184,7 @@ impl Pki {
         }
     }
 
-    /// Which authority signed a certificate of the inventory.
+    /// Returns the authority that signed a certificate of the inventory.
     fn issuer_of(&self, entry: &Entry) -> Signatory {
         self.issuers()
             .find(|signatory| {
@@ -190,9 +193,8 @@ impl Pki {
             .unwrap_or_else(|| self.present(self.issuer()))
     }
 
-    /// Serial numbers of the live certificates that carry a name. A renewed
-    /// certificate and its predecessor carry the same one: which of them is
-    /// meant is not guessed.
+    /// Finds the serial numbers of the live certificates that carry a name. A renewed certificate
+    /// and its predecessor carry the same name. The function does not guess which of them is meant.
     fn find_named(&self, name: &str, among: Among) -> Result<Vec<(Signatory, String)>, PkiError> {
         let filter = Filter {
             name: Some(name.to_owned()),

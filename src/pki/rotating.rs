@@ -26,14 +26,14 @@ use super::store::{self, Audience};
 use crate::clock;
 use crate::directory_lock::DirectoryLock;
 
-/// What can be chosen about a new generation.
+/// Options of a new generation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RotationOptions {
     /// The kind of both keys; otherwise as in [`super::AuthorityOptions`].
     pub algorithm: Option<KeyAlgorithm>,
-    /// How long the root is good for.
+    /// Lifetime of the root.
     pub root_lifetime: Option<Lifetime>,
-    /// How long the intermediate is good for.
+    /// Lifetime of the intermediate.
     pub intermediate_lifetime: Option<Lifetime>,
 }
 
@@ -42,27 +42,27 @@ pub struct RotationOptions {
 pub struct Rotation<'a> {
     /// The generation that is to be retired.
     pub earlier: Generation,
-    /// Its root.
+    /// The root of that generation.
     pub root: &'a AuthorityCertificate,
-    /// What signed its leaves: its intermediate, or the root itself.
+    /// The authority that signed the leaves of that generation: its intermediate, or the root.
     pub issuer: &'a AuthorityCertificate,
-    /// How many live certificates depend on it.
+    /// Number of live certificates that depend on that generation.
     pub dependents: u64,
 }
 
 /// A generation that was retired.
 #[derive(Debug, Clone)]
 pub struct Retired {
-    /// Which one.
+    /// The number of the generation.
     pub generation: Generation,
-    /// Where its certificates and keys are now.
+    /// The directory that now holds its certificates and keys.
     pub directory: PathBuf,
-    /// How many live certificates are refused from now on.
+    /// Number of live certificates that are refused from now on.
     pub abandoned: u64,
 }
 
 impl EarlierGeneration {
-    /// What signed its leaves.
+    /// Returns the authority that signed the leaves of this generation.
     fn issuer(&self) -> &AuthorityCertificate {
         self.intermediate.as_ref().unwrap_or(&self.root)
     }
@@ -103,7 +103,7 @@ impl Pki {
         self.reopen()
     }
 
-    /// The rotation that is under way, if there is one.
+    /// Returns the rotation that is under way, if there is one.
     ///
     /// # Errors
     /// When the inventory cannot be read.
@@ -123,7 +123,7 @@ impl Pki {
         }))
     }
 
-    /// Live certificates of the earlier generation, oldest first, at most `limit`.
+    /// Lists live certificates of the earlier generation, oldest first, at most `limit`.
     ///
     /// # Errors
     /// When the inventory cannot be read.
@@ -261,8 +261,8 @@ impl Pki {
         Ok(NewGeneration { members, numbers })
     }
 
-    /// Trusted first, issuing last; nothing is taken away before its successor is
-    /// there.
+    /// Puts the files of the new generation in place: trusted roots first, the issuing key last.
+    /// Nothing is removed before its successor exists.
     fn put_in_place(
         &self,
         made: &NewGeneration,
@@ -298,7 +298,7 @@ impl Pki {
                 Audience::Public,
                 earlier.certificate(*name),
             )?;
-            // There may be none to keep: a root's key may be kept elsewhere.
+            // There may be no root key to keep, because it may be stored elsewhere.
             let key = key::to_pem(authority.key(), protection)?;
             change.stage_and_keep(
                 &layout.key(*name),
@@ -324,7 +324,7 @@ struct NewGeneration {
 struct Member {
     name: AuthorityName,
     authority: CertificateAuthority,
-    /// Its first list, in PEM form.
+    /// The first revocation list of the authority, in PEM form.
     list: String,
 }
 
@@ -336,8 +336,7 @@ fn put_aside(layout: &Layout, generation: Generation) -> Result<PathBuf, PkiErro
     Ok(directory)
 }
 
-/// Where a generation goes. Its number may be taken by an authority that was
-/// replaced.
+/// Returns the directory for a retired generation. A replaced authority may have taken the number.
 fn retired_directory(layout: &Layout, generation: Generation) -> PathBuf {
     let retired = layout.retired();
     (generation.number()..=u32::MAX)

@@ -14,7 +14,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// The caller; none on a route that authenticates no caller.
+    /// Returns the caller. None on a route that authenticates no caller.
     #[must_use]
     pub const fn principal(&self) -> Option<&Principal> {
         self.principal.as_ref()
@@ -26,16 +26,16 @@ impl Permit {
 pub struct Denial {
     /// The reason code.
     pub reason: ReasonCode,
-    /// What exactly, safe for the caller.
+    /// The details, safe for the caller.
     pub detail: String,
-    /// What the operator knows about it: written down, never said to the caller.
+    /// The note of the operator. It is logged, but never sent to the caller.
     pub note: Option<Box<str>>,
     /// The limit that was reached, for `caller-limit`.
     pub limit: Option<CallerLimit>,
 }
 
 impl Denial {
-    /// A denial with its explanation.
+    /// Creates a denial with its explanation.
     pub fn new(reason: ReasonCode, detail: impl Into<String>) -> Self {
         Self {
             reason,
@@ -45,7 +45,7 @@ impl Denial {
         }
     }
 
-    /// The denial for a caller that has reached a limit of its own.
+    /// Creates the denial for a caller that has reached one of the limits for each caller.
     pub fn caller_limit(limit: CallerLimit, detail: impl Into<String>) -> Self {
         Self {
             limit: Some(limit),
@@ -53,7 +53,7 @@ impl Denial {
         }
     }
 
-    /// What is written down: the detail, and the operator's note.
+    /// Returns the text for the audit log: the detail, and the operator's note.
     #[must_use]
     pub fn recorded(&self) -> Cow<'_, str> {
         match &self.note {
@@ -85,7 +85,7 @@ pub fn decide(rule: &Rule, principal: Option<Principal>) -> Result<Permit, Denia
     }
 }
 
-/// The denial for a caller that is not allowed on a route.
+/// Returns the denial for a caller that is not allowed on a route.
 #[must_use]
 pub fn not_allowed(caller: &CallerName) -> Denial {
     Denial::new(
@@ -94,7 +94,7 @@ pub fn not_allowed(caller: &CallerName) -> Denial {
     )
 }
 
-/// The denial for a request that lacks this method's credential.
+/// Returns the denial for a request that lacks this method's credential.
 #[must_use]
 pub fn missing(authentication: Authentication, method: Method) -> Denial {
     if let Authentication::Any(methods) = authentication

@@ -1,4 +1,4 @@
-//! Who may do what: rules, and the decision that yields a permit.
+//! Authorization of callers: rules, and the decision that yields a permit.
 //!
 //! - `engine`: decides about a request by its rule and credentials
 //! - `rule`: what a route requires
@@ -6,7 +6,7 @@
 //! - `rate_limit`: requests of a caller in a period of time
 //! - `redis_store`: counts of several gateways together
 //! - `throttle`: failed attempts of a client
-//! - `share`: how much of something scarce one caller may hold
+//! - `share`: the part of a limited resource that one caller may hold
 
 pub mod engine;
 pub mod rate_limit;

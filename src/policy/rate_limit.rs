@@ -1,10 +1,9 @@
 //! Rate limits: GCRA over a table of fixed size.
 //!
-//! A key's whole state is one number, the *theoretical arrival time* of its next
-//! conforming request (ITU-T I.371, the generic cell rate algorithm): no windows
-//! to sweep, no timers, no memory per key beyond its slot. The table is
-//! allocated once, 8 slots to a bucket with a lock of its own, 17 bytes a slot:
-//! 1,000,000 keys take 17 MB, or 36 MB in a table that is half empty
+//! A key's whole state is one number, the *theoretical arrival time* of its next conforming request
+//! (ITU-T I.371, the generic cell rate algorithm): no windows to sweep, no timers, no memory per
+//! key beyond its slot. The table is allocated once, with 8 slots and one lock for each bucket, and
+//! 17 bytes for each slot: 1,000,000 keys take 17 MB, or 36 MB in a table that is half empty
 //! ([`RateTable::new`] doubles and rounds up to a power of two).
 //!
 //! When a bucket is full the key with the most allowance left is evicted. So a flood of keys
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Slots of one bucket.
 const SLOTS: usize = 8;
 
-/// So many requests in so much time, with so many at once.
+/// A rate limit: a number of requests in a window of time, and the size of a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RateLimit {
     requests: u32,
@@ -29,10 +28,10 @@ pub struct RateLimit {
 /// A limit that limits nothing, or everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLimit {
-    /// No request would ever be allowed.
+    /// The limit would never allow a request.
     #[error("requests and burst must be at least 1")]
     Zero,
-    /// The window is empty, or longer than anyone waits.
+    /// The window is empty, or too long.
     #[error("the window must lie between 1 ms and 1 day")]
     Window,
     /// Requests would be less than a nanosecond apart.
@@ -41,14 +40,14 @@ pub enum BadLimit {
 }
 
 impl RateLimit {
-    /// How often an address may fail to authenticate, where nothing else is said.
+    /// The default limit for failed authentications from one address.
     pub const FAILED_AUTHENTICATION: Self = Self {
         requests: 60,
         window: Duration::from_secs(60),
         burst: 60,
     };
 
-    /// `requests` in `window`, and up to `burst` of them at once.
+    /// Creates a limit of `requests` in `window`, and up to `burst` of them at once.
     ///
     /// # Errors
     /// [`BadLimit`] for limits without sense.
@@ -81,27 +80,27 @@ impl RateLimit {
     }
 }
 
-/// What a limit says about one request.
+/// The result of a limit for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether it conforms.
+    /// Whether the request is within the limit.
     pub allowed: bool,
-    /// How many more would conform right now.
+    /// How many more requests would be allowed now.
     pub remaining: u32,
     /// When the full burst is available again.
     pub reset: Duration,
-    /// How long to wait before the next one; zero when allowed.
+    /// How long to wait before the next request. Zero if the request is allowed.
     pub retry_after: Duration,
 }
 
 impl Verdict {
-    /// The `Retry-After` field: whole seconds, rounded up, at least one.
+    /// Returns the `Retry-After` field: whole seconds, rounded up, at least one.
     #[must_use]
     pub fn retry_after_seconds(&self) -> u64 {
         seconds_up(self.retry_after).max(1)
     }
 
-    /// The `RateLimit` field (draft-ietf-httpapi-ratelimit-headers).
+    /// Returns the `RateLimit` field (draft-ietf-httpapi-ratelimit-headers).
     #[must_use]
     pub fn field(&self, policy: &str) -> String {
         let reset = seconds_up(self.reset);
@@ -110,7 +109,7 @@ impl Verdict {
 }
 
 impl RateLimit {
-    /// The `RateLimit-Policy` field.
+    /// Returns the `RateLimit-Policy` field.
     #[must_use]
     pub fn policy_field(&self, policy: &str) -> String {
         let window = seconds_up(self.window).max(1);
@@ -136,8 +135,8 @@ pub struct RateTable {
 }
 
 impl RateTable {
-    /// A table that has room for `keys` keys and as many again, which keeps
-    /// buckets from filling up before the table does.
+    /// Creates a table with space for twice `keys` keys, so that buckets do not fill up before the
+    /// table does.
     #[must_use]
     pub fn new(keys: usize) -> Self {
         Self {
@@ -149,34 +148,33 @@ impl RateTable {
         }
     }
 
-    /// How many slots a table for so many keys has.
+    /// Returns the number of slots of a table for `keys` keys.
     #[must_use]
     pub fn capacity_for(keys: usize) -> usize {
         let buckets = (keys.saturating_mul(2) / SLOTS).max(1).next_power_of_two();
         buckets.saturating_mul(SLOTS)
     }
 
-    /// How many slots it has.
+    /// Returns the number of slots.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.buckets.len().saturating_mul(SLOTS)
     }
 
-    /// The memory it takes, in bytes: now and for ever.
+    /// Returns the memory of the table in bytes, which never changes.
     #[must_use]
     pub const fn memory(&self) -> usize {
         size_of::<Mutex<[Slot; SLOTS]>>().saturating_mul(self.buckets.len())
     }
 
-    /// Counts one request of `key` against `limit`. What the key consists of
-    /// (a route and a caller, say) is up to the caller; different limits need
-    /// different keys.
+    /// Counts one request of `key` against `limit`. The calling function chooses the parts of the
+    /// key, for example a route and a caller. Different limits need different keys.
     pub fn take(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
         self.decide(key, limit, self.now(), true)
     }
 
-    /// What [`Self::take`] would say, without counting anything: for asking
-    /// before the work is done and counting, say, failures only.
+    /// Returns the result of [`Self::take`] without counting the request. Serves to check before
+    /// the work is done, if, for example, only failures are counted.
     pub fn peek(&self, key: &impl Hash, limit: &RateLimit) -> Verdict {
         self.decide(key, limit, self.now(), false)
     }
@@ -217,8 +215,8 @@ impl RateTable {
     }
 }
 
-/// The algorithm itself: whether a request conforms, and the arrival time after it
-/// if so. Times have any unit, the same for all.
+/// Computes whether a request conforms, and the arrival time after it if so. Times may have any
+/// unit, but all the same one.
 #[must_use]
 pub const fn conforms(arrival: u64, now: u64, interval: u64, tolerance: u64) -> (bool, u64) {
     let from = if arrival > now { arrival } else { now };
@@ -226,7 +224,7 @@ pub const fn conforms(arrival: u64, now: u64, interval: u64, tolerance: u64) -> 
     (next.saturating_sub(now) <= tolerance, next)
 }
 
-/// What to say about a key whose arrival time is `arrival` now.
+/// Returns the result for a key whose arrival time is `arrival`.
 pub(super) fn verdict(arrival: u64, now: u64, limit: &RateLimit, allowed: bool) -> Verdict {
     let (ahead, interval, tolerance) = (
         arrival.saturating_sub(now),

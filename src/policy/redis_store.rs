@@ -21,8 +21,8 @@ use super::throttle::{Asked, SharedStore, StoreFailed};
 use crate::crypto;
 use crate::secret::Secret;
 
-/// Times in microseconds, which Lua's numbers hold exactly until the year 2255.
-/// A third argument stands in for the clock, in tests.
+/// Counts times in microseconds, which Lua's numbers hold exactly until the year 2255. In tests, a
+/// third argument replaces the clock.
 const SCRIPT: &str = r"
 local interval, tolerance = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = tonumber(ARGV[3] or false)
@@ -38,10 +38,10 @@ redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.ceil((next - 
 return {1, next, now}
 ";
 
-/// How long a store that failed is left alone.
+/// How long a store is not asked again after it failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What `[rate_limits.redis]` says.
+/// The settings of `[rate_limits.redis]`.
 #[derive(Debug)]
 pub struct RedisSettings {
     /// `redis://`, `rediss://` or `redis+unix://`, without user and password.
@@ -50,11 +50,11 @@ pub struct RedisSettings {
     pub username: Option<String>,
     /// The password, if there is one.
     pub password: Option<Secret>,
-    /// PEM: the authorities that may vouch for the store.
+    /// PEM: the authorities that may certify the store.
     pub roots: Option<Vec<u8>>,
-    /// How long a count may take.
+    /// Timeout of one count.
     pub timeout: Duration,
-    /// What the names of keys begin with.
+    /// Prefix of the names of keys.
     pub prefix: String,
 }
 
@@ -81,7 +81,7 @@ struct Inner {
 }
 
 impl RedisStore {
-    /// A store with these settings; nothing is connected yet.
+    /// Creates a store with these settings. Does not connect yet.
     ///
     /// # Errors
     /// [`BadStore`] when they make no client.
@@ -138,7 +138,8 @@ impl Inner {
         Ok(self.connection.get_or_init(|| made).clone())
     }
 
-    /// Allowed, arrival time and time, in microseconds.
+    /// Asks the store. Returns whether the request is allowed, the arrival time and the time, in
+    /// microseconds.
     async fn ask(
         &self,
         key: &[u8; 32],
@@ -169,7 +170,7 @@ impl Inner {
         self.note(counted.as_ref().err());
         let (allowed, arrival, now) = counted?;
         let nanoseconds = |microseconds: u64| microseconds.saturating_mul(1000);
-        // Both are long after 1970: what counts is how far they are apart.
+        // Both times are long after 1970: only their difference matters.
         let ahead = nanoseconds(arrival.saturating_sub(now));
         Ok(verdict(ahead, 0, limit, allowed))
     }

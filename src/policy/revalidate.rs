@@ -10,11 +10,11 @@ use crate::identity::PeerIdentity;
 use crate::reason::ReasonCode;
 use crate::trust::ClientTrust;
 
-/// Verifies a chain (leaf and intermediates) that has stood for the identity `before`. Returns
-/// the identity as it is known now, and until when that holds, in seconds since the Unix epoch.
+/// Verifies a chain (leaf and intermediates) that was accepted for the identity `before`. Returns
+/// the present identity, and until when it is valid, in seconds since the Unix epoch.
 ///
 /// # Errors
-/// Why the chain does not stand for that identity any more.
+/// Why the chain is no longer accepted for that identity.
 pub fn revalidate(
     trust: &ClientTrust,
     (leaf, intermediates): (&CertificateDer<'static>, &[CertificateDer<'static>]),

@@ -1,25 +1,25 @@
-//! `Rule`: what a route requires of its callers. Default deny.
+//! `Rule`: the requirements of a route on its callers. The default is to deny.
 
 use std::fmt;
 
 use crate::identity::{CallerName, IdentityPattern, Method, MethodSet};
 
-/// How callers of a route authenticate.
+/// The credentials that a route accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
-    /// By a client certificate and nothing else: what nearly every route demands.
+    /// A client certificate and nothing else. Nearly all routes require this.
     Certificate,
-    /// By all of these.
+    /// All of these methods are required.
     All(MethodSet),
-    /// By at least one of these. A credential that is presented and not good
-    /// refuses, whatever else is good.
+    /// At least one of these methods is required. A credential that is presented but invalid
+    /// refuses the request, even if another one is valid.
     Any(MethodSet),
-    /// Not at all: said explicitly, and no assertion is sent.
+    /// No authentication: must be configured explicitly. No assertion is sent.
     None,
 }
 
 impl Authentication {
-    /// The methods that count.
+    /// Returns the accepted methods.
     #[must_use]
     pub fn methods(self) -> MethodSet {
         match self {
@@ -29,7 +29,7 @@ impl Authentication {
         }
     }
 
-    /// The first method that is missing when these were used; none when they do.
+    /// Returns a required method that is not among `used`. None if `used` is sufficient.
     #[must_use]
     pub fn missing(self, used: MethodSet) -> Option<Method> {
         let absent = |methods: MethodSet| methods.iter().find(|method| !used.contains(*method));
@@ -57,16 +57,16 @@ impl fmt::Display for Authentication {
 /// The demands of one route.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// How callers authenticate.
+    /// The credentials that the route accepts.
     pub authentication: Authentication,
     /// Callers that are allowed.
     pub callers: Vec<IdentityPattern>,
-    /// Callers that are not, whatever `callers` says.
+    /// Callers that are not allowed, even if `callers` matches them.
     pub except: Vec<IdentityPattern>,
 }
 
 impl Rule {
-    /// Whether an authenticated caller is allowed.
+    /// Whether the rule allows an authenticated caller.
     #[must_use]
     pub fn allows(&self, caller: &CallerName) -> bool {
         let any = |patterns: &[IdentityPattern]| patterns.iter().any(|p| p.matches(caller));

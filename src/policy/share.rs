@@ -1,10 +1,10 @@
-//! `Share`: how much of something scarce one caller may hold, and `Places`, which counts
-//! it by caller.
+//! `Share`: the part of a limited resource that one caller may hold, and `Places`, which counts it
+//! by caller.
 //!
-//! A share is not a fixed limit. While more than half of a bound is free, every caller gets
-//! what it asks for, and a caller that is alone gets nearly all of it. Only when several
-//! callers hold more than half together does the share count, and it shrinks with what is
-//! left: however many callers ask for all they can get, some is left for the next one.
+//! A share is not a fixed limit. While more than half of a bound is free, every caller gets as much
+//! as it requests, and a caller that is alone gets nearly all of it. Only when several callers hold
+//! more than half together does the share count, and it shrinks with the free part: even if many
+//! callers request as much as possible, a part stays free for the next one.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::identity::ShareKey;
 
-/// A caller that is alone leaves one part in so many free: the next caller needs it.
+/// A caller that is alone leaves one part in this many free for the next caller.
 const RESERVED_PART: u64 = 8;
 
 /// How often a waiting request checks whether its caller's share has grown.
@@ -26,12 +26,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Locks that the counts are spread over.
 const SHARDS: usize = 16;
 
-/// How much of a bound one caller may hold when several callers need it.
+/// The part of a bound that one caller may hold if several callers need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// A percentage, from 1 to 100.
     Percent(u8),
-    /// A number, whatever the bound is.
+    /// A fixed number that does not depend on the bound.
     Number(u64),
 }
 
@@ -48,7 +48,7 @@ impl Share {
         plain.then_some(Self::Percent(percent))
     }
 
-    /// The share of this bound; at least one, so that no caller is locked out.
+    /// Returns the share of this bound; at least one, so that no caller is locked out.
     #[must_use]
     pub fn of(self, bound: u64) -> u64 {
         match self {
@@ -77,7 +77,7 @@ impl Share {
     }
 }
 
-/// `value` × `numerator` / `denominator`, without overflow.
+/// Computes `value` × `numerator` / `denominator` without overflow.
 fn part(value: u64, numerator: u64, denominator: u64) -> u64 {
     let product = u128::from(value) * u128::from(numerator);
     let quotient = product.checked_div(u128::from(denominator));
@@ -102,7 +102,7 @@ pub enum CallerLimit {
 }
 
 impl CallerLimit {
-    /// Its key in the configuration.
+    /// Returns the key of the limit in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -116,15 +116,15 @@ impl CallerLimit {
     }
 }
 
-/// How many places there are, and how they are shared.
+/// The number of places, and how callers share them.
 #[derive(Debug, Clone, Copy)]
 pub struct PlaceLimits {
-    /// Most places of all callers together.
+    /// Maximum number of places of all callers together.
     pub max: usize,
-    /// The number that shares are parts of; less than `max` if what the places stand for
+    /// The number from which shares are computed. Less than `max` if the resource behind the places
     /// is scarcer than the places.
     pub shared: usize,
-    /// How much of `shared` one caller may hold.
+    /// The part of `shared` that one caller may hold.
     pub share: Share,
 }
 
@@ -133,7 +133,7 @@ pub struct PlaceLimits {
 pub enum NoPlace {
     /// The caller holds as much as it may.
     Caller,
-    /// All places are taken, and not by this caller.
+    /// All places are taken by other callers.
     Full,
 }
 
@@ -144,20 +144,20 @@ pub struct Places {
     shards: [Mutex<HashMap<ShareKey, Held>>; SHARDS],
 }
 
-/// What one caller holds.
+/// The places that one caller holds.
 #[derive(Default)]
 struct Held {
     count: usize,
-    /// Its requests that wait for one of its own places.
+    /// Requests of the caller that wait for one of its places.
     waiting: VecDeque<(PlaceLimits, oneshot::Sender<Place>)>,
 }
 
-/// One place, until it is dropped.
+/// One place. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
     key: ShareKey,
-    /// Whether the place is still counted; false once it was handed over.
+    /// Whether the place is still counted. False after it was handed over.
     is_counted: bool,
 }
 
@@ -171,7 +171,7 @@ impl Places {
         self.take(&mut shard, key, limits)
     }
 
-    /// Takes a place unless the caller has `max` of them already, however many are free.
+    /// Takes a place unless the caller has `max` of them already, even if others are free.
     ///
     /// # Errors
     /// [`NoPlace::Caller`] if it has.
@@ -185,12 +185,11 @@ impl Places {
         Ok(self.place(key))
     }
 
-    /// Takes a place, or waits until one of the caller's own places is free if the caller
-    /// holds as much as it may.
+    /// Takes a place. If the caller holds its maximum, waits until one of its own places is free.
     ///
     /// # Errors
-    /// Why there is none: at once if all places are taken, else after `timeout`. No more
-    /// than `max_waiting` requests of one caller wait.
+    /// Why there is no place: at once if all places are taken or `max_waiting` requests of the
+    /// caller already wait, otherwise after `timeout`.
     pub async fn enter_within(
         self: &Arc<Self>,
         key: ShareKey,
@@ -204,7 +203,7 @@ impl Places {
                 Err(NoPlace::Caller) => {}
                 outcome => return outcome,
             }
-            // A caller without a place would wait for nothing.
+            // A caller without a place has no place whose release it could wait for.
             let Some(held) = shard.get_mut(&key) else {
                 return Err(NoPlace::Caller);
             };
@@ -219,7 +218,7 @@ impl Places {
         let mut receiver = receiver;
         let deadline = Instant::now() + timeout;
         loop {
-            // Other callers' places that are free again make its share larger.
+            // If other callers free places, this caller's share grows without a notification.
             let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
             match tokio::time::timeout(pause, &mut receiver).await {
                 Ok(Ok(place)) => return Ok(place),
@@ -228,8 +227,8 @@ impl Places {
             }
             let taken = {
                 let mut shard = self.shard(key);
-                // Only one that is sent at this moment is lost, and goes back when it is
-                // dropped.
+                // A place that another task sends at this moment is not received. It is given back
+                // when it is dropped.
                 self.take(&mut shard, key, limits)
             };
             match taken {
@@ -239,7 +238,7 @@ impl Places {
         }
     }
 
-    /// How many places are taken.
+    /// Returns the number of places that are taken.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.total.load(Ordering::Relaxed)
@@ -254,7 +253,7 @@ impl Places {
         let before = shard.get(&key).map_or(0, |held| held.count);
         let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
         let others = total.saturating_sub(before + 1);
-        // The first place of a caller needs room, and no share.
+        // A caller's first place needs no share, only a free place.
         let is_allowed = before == 0 || is_allowed(limits, before + 1, others);
         if total > limits.max || !is_allowed {
             self.total.fetch_sub(1, Ordering::Relaxed);
@@ -300,7 +299,8 @@ impl Places {
                     }
                 }
             };
-            // Sent without the lock: a request that has gone away drops it again.
+            // Sent without the lock, because the place is dropped at once if the request is gone,
+            // and dropping it takes the lock.
             match sender.send(self.place(key)) {
                 Ok(()) => return,
                 Err(mut unclaimed) => unclaimed.is_counted = false,
@@ -320,7 +320,7 @@ impl Places {
 }
 
 fn is_allowed(limits: PlaceLimits, own: usize, others: usize) -> bool {
-    // So few places have none to keep free: a caller that is alone waits for the service.
+    // If there are so few places, none is kept free: a caller that is alone may use all of them.
     let is_alone_on_few = others == 0 && limits.shared < 8;
     let shared = to_u64(limits.shared);
     is_alone_on_few || limits.share.allows(shared, to_u64(own), to_u64(others))

@@ -17,23 +17,23 @@ use crate::identity::share_key::address_network;
 use crate::identity::{CallerName, Principal};
 use crate::reason::ReasonCode;
 
-/// Whose requests are counted together.
+/// The attribute by which requests are grouped for counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Per {
-    /// Those of one caller.
+    /// Requests of one caller.
     Caller,
-    /// Those on behalf of one subject of one token issuer.
+    /// Requests on behalf of one subject of one token issuer.
     Subject,
-    /// Those with one API key.
+    /// Requests with one API key.
     ApiKey,
-    /// All of the route.
+    /// All requests of the route.
     Route,
-    /// Those from one address (IPv4), or one network of 64 bits (IPv6).
+    /// Requests from one address (IPv4), or one network of 64 bits (IPv6).
     Address,
 }
 
 impl Per {
-    /// The word used in the configuration.
+    /// Returns the word used in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -49,16 +49,16 @@ impl Per {
 /// One limit of one route.
 #[derive(Debug, Clone)]
 pub struct RouteLimit {
-    /// Whose requests are counted together.
+    /// The attribute by which requests are grouped.
     pub per: Per,
-    /// How many there may be.
+    /// The number of requests that are allowed.
     pub limit: RateLimit,
     /// Tells it from every other limit, also in other gateways and after a reload.
     id: [u8; 32],
 }
 
 impl RouteLimit {
-    /// A limit of the route of this name.
+    /// Creates a limit of the route of this name.
     #[must_use]
     pub fn new(route: &str, per: Per, limit: RateLimit) -> Self {
         let id = crypto::sha256(format!("{route:?}|{per:?}|{limit:?}").as_bytes());
@@ -66,7 +66,7 @@ impl RouteLimit {
     }
 }
 
-/// By what requests are counted.
+/// The value by which requests are grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted<'a> {
     /// A caller.
@@ -75,7 +75,7 @@ pub enum Counted<'a> {
     Subject(&'a str, &'a str),
     /// An API key's identifier.
     ApiKey(&'a str),
-    /// All callers together.
+    /// One group for all callers.
     Everybody,
     /// An address or network.
     Address(IpAddr),
@@ -88,8 +88,8 @@ impl<'a> Counted<'a> {
         Self::Address(address_network(address))
     }
 
-    /// Returns by what a limit counts an authenticated request; nothing if the request has no
-    /// credential of that kind.
+    /// Returns the key under which a limit counts an authenticated request. None if the request has
+    /// no credential of that kind.
     #[must_use]
     pub fn of(per: Per, principal: &'a Principal) -> Option<Self> {
         match per {
@@ -104,7 +104,7 @@ impl<'a> Counted<'a> {
         }
     }
 
-    /// One text for each, different from all others.
+    /// Returns a text that is unique for each group.
     fn text(&self) -> String {
         match self {
             Self::Caller(name) => format!("caller {name}"),
@@ -116,7 +116,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-/// What to do when the shared store does not respond.
+/// The action if the shared store does not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnStoreFailure {
     /// Count in this process.
@@ -132,7 +132,7 @@ pub enum OnStoreFailure {
 #[error("the store of rate limits does not answer: {0}")]
 pub struct StoreFailed(pub String);
 
-/// What comes of asking a store.
+/// The future result of a query to a store.
 pub type Asked<'a> = Pin<Box<dyn Future<Output = Result<Verdict, StoreFailed>> + Send + 'a>>;
 
 /// Counts for several gateways together.
@@ -143,7 +143,7 @@ pub trait SharedStore: fmt::Debug + Send + Sync {
     /// Asks on this runtime from now on.
     fn run_on(&self, runtime: &tokio::runtime::Handle);
 
-    /// Why it does not respond; none while it does.
+    /// Returns why the store does not respond. None while it does.
     fn problem(&self) -> Option<String>;
 }
 
@@ -165,8 +165,8 @@ pub struct LimitDenial {
 }
 
 impl Limiter {
-    /// A limiter that counts in `table`, and lets an address fail to authenticate
-    /// as often as `failed` says.
+    /// Creates a limiter that counts in `table`, and lets an address fail to authenticate as often
+    /// as `failed` says.
     #[must_use]
     pub const fn new(table: Arc<RateTable>, failed: RateLimit) -> Self {
         Self {
@@ -176,20 +176,20 @@ impl Limiter {
         }
     }
 
-    /// The same limiter, which counts for routes in a store that gateways share.
+    /// Makes the limiter count for routes in a store that gateways share.
     #[must_use]
     pub fn sharing(mut self, store: Arc<dyn SharedStore>, on_failure: OnStoreFailure) -> Self {
         self.shared = Some((store, on_failure));
         self
     }
 
-    /// The counters of this process, for a successor.
+    /// Returns the counters of this process, for a successor.
     #[must_use]
     pub const fn table(&self) -> &Arc<RateTable> {
         &self.table
     }
 
-    /// The shared store, if there is one.
+    /// Returns the shared store, if there is one.
     #[must_use]
     pub fn shared(&self) -> Option<&Arc<dyn SharedStore>> {
         self.shared.as_ref().map(|(store, _)| store)
@@ -234,10 +234,11 @@ impl Limiter {
         }
     }
 
-    /// Whether an address or caller may try to authenticate once more. Nothing is counted.
+    /// Checks whether an address or caller may try to authenticate again. Does not count the
+    /// attempt.
     ///
     /// # Errors
-    /// When that has failed too often.
+    /// If too many of its attempts have failed.
     pub fn may_authenticate(&self, key: Counted<'_>) -> Result<(), LimitDenial> {
         let verdict = self.table.peek(&failed_key(key), &self.failed);
         if verdict.allowed {
@@ -262,7 +263,7 @@ impl Limiter {
 }
 
 impl Default for Limiter {
-    /// For places where nothing is counted.
+    /// Creates a limiter that counts nothing.
     fn default() -> Self {
         Self::new(
             Arc::new(RateTable::new(1)),

@@ -1,6 +1,6 @@
 //! `CallerVerifier`: the rustls verifier of client certificates, around [`ClientTrust`].
 //!
-//! It writes what it learns into the [handshake notes](super::handshake_notes).
+//! It writes its findings into the [handshake notes](super::handshake_notes).
 
 use std::fmt;
 use std::sync::Arc;
@@ -88,7 +88,7 @@ impl ClientCertVerifier for CallerVerifier {
             Err(refusal) => {
                 let error = alert_error(refusal.reason);
                 note(|notes| {
-                    // One that is too long is not worth keeping.
+                    // A chain that is too long is not kept.
                     if refusal.reason != ReasonCode::ChainTooLong {
                         let chain = std::iter::once(end_entity).chain(intermediates);
                         notes.presented = chain.cloned().map(CertificateDer::into_owned).collect();
@@ -127,7 +127,7 @@ impl ClientCertVerifier for CallerVerifier {
     }
 }
 
-/// The rustls error whose alert is the reason's.
+/// Returns the rustls error whose alert is the reason's.
 fn alert_error(reason: ReasonCode) -> Error {
     #[derive(Debug)]
     struct Refused(ReasonCode);

@@ -1,9 +1,9 @@
 //! `ClientTls`: TLS from the gateway to a service.
 //!
-//! The service's certificate goes through the path rules of callers', for the
-//! purpose server; then it has to carry the expected name or identity. What was
-//! found is left in the task's notes, because rustls keeps only an alert.
-//! Connections are made and pooled by [`crate::upstream`].
+//! The service's certificate is checked by the same path rules as callers' certificates, for the
+//! purpose server; then it must contain the expected name or identity. The error is left in the
+//! task's notes, because rustls keeps only an alert. Connections are made and pooled by
+//! [`crate::upstream`].
 
 use std::cell::RefCell;
 use std::fmt;
@@ -29,7 +29,7 @@ use crate::identity::{CallerName, IdentityPattern, LeafFacts, SpiffeId};
 use crate::trust::path::{MAX_CERTIFICATES, MAX_CHAIN_BYTES};
 use crate::trust::{PathPurpose, PathTrust};
 
-/// What a service has to prove, and what the gateway shows it.
+/// What a service must prove, and which certificate the gateway presents to it.
 #[derive(Debug, Clone)]
 pub struct ClientTlsConfig {
     /// Roots of the service's certificate, DER.
@@ -53,13 +53,13 @@ pub struct ClientTlsError(String);
 /// Why there is no TLS connection.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConnectError {
-    /// The service is not who it has to be.
+    /// The service's certificate is not trusted, or does not carry the expected name or identity.
     #[error("the service is not trusted: {0}")]
     Untrusted(String),
-    /// It refused the gateway, most often for its certificate.
+    /// The service refused the gateway, most often because of its certificate.
     #[error("the service refused the handshake: {0}")]
     Refused(String),
-    /// It speaks another application protocol.
+    /// The service speaks another application protocol.
     #[error("the service did not agree to {0}")]
     Protocol(String),
     /// The connection failed.
@@ -122,8 +122,8 @@ impl ClientTls {
         })
     }
 
-    /// The same expectations of a service that is to speak another application
-    /// protocol, as ALPN spells it.
+    /// Returns the same configuration for a service with another application protocol, as ALPN
+    /// spells it.
     #[must_use]
     pub fn speaking(&self, protocol: &'static [u8]) -> Self {
         let mut config = ClientConfig::clone(&self.config);
@@ -172,7 +172,7 @@ impl ClientTls {
             ));
         };
         let agreed = stream.get_ref().1.alpn_protocol();
-        // A service without ALPN speaks HTTP/1.1.
+        // A service without ALPN is expected to speak HTTP/1.1.
         if agreed != Some(self.protocol) && !(agreed.is_none() && self.protocol != b"h2") {
             return Err(TlsConnectError::Protocol(
                 String::from_utf8_lossy(self.protocol).into_owned(),
@@ -191,7 +191,7 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-/// Everything a connection's trust depends on, length-prefixed.
+/// Hashes everything that a connection's trust depends on, length-prefixed.
 fn digest_of(config: &ClientTlsConfig) -> [u8; 32] {
     let mut input = Vec::new();
     let mut field = |bytes: &[u8]| {
@@ -238,13 +238,13 @@ fn refusal_of(error: io::Error) -> TlsConnectError {
     }
 }
 
-/// Shows these credentials whatever is asked for.
+/// Returns a resolver that presents these credentials for every request.
 #[must_use]
 pub fn always(credentials: &Credentials) -> Arc<dyn ResolvesClientCert> {
     Arc::new(Always(Arc::clone(credentials.certified())))
 }
 
-/// Shows one certificate whatever the service asks for.
+/// Presents one certificate, independently of the service's request.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);
 
@@ -264,14 +264,14 @@ impl ResolvesClientCert for Always {
 
 struct ServiceVerifier {
     roots: Vec<CertificateDer<'static>>,
-    /// Whether the certificate has to carry the name that was asked for.
+    /// Whether the certificate must contain the requested name.
     named: bool,
     identity: Option<IdentityPattern>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServiceVerifier {
-    /// End of the path, or why the service is not trusted.
+    /// Checks the service's chain. Returns the end of the path, or why the service is not trusted.
     fn check(
         &self,
         leaf: &CertificateDer<'_>,
@@ -308,11 +308,11 @@ impl ServiceVerifier {
     }
 }
 
-/// Whether the leaf's names of the pattern's type include one that matches.
+/// Whether a name of the leaf, of the same type as the pattern, matches the pattern.
 fn carries(leaf: &LeafFacts, expected: &IdentityPattern) -> Result<bool, String> {
     let sans = &leaf.sans;
     let names: Result<Vec<CallerName>, _> = match expected {
-        // No certificate carries the last two.
+        // No certificate can have the last two names.
         IdentityPattern::AnyCaller
         | IdentityPattern::ApiKey(_)
         | IdentityPattern::Client { .. } => return Ok(false),
@@ -350,7 +350,7 @@ fn carries(leaf: &LeafFacts, expected: &IdentityPattern) -> Result<bool, String>
     Ok(names.iter().any(|name| expected.matches(name)))
 }
 
-/// Whether an address or name can be asked for in TLS.
+/// Parses an address or name that can be requested in TLS.
 #[must_use]
 pub fn server_name(text: &str) -> Option<ServerName<'static>> {
     if let Ok(address) = text.parse::<IpAddr>() {

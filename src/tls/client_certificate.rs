@@ -1,6 +1,6 @@
 //! `ClientCertificate`: whether callers have to present one.
 
-/// Whether callers have to present a certificate.
+/// Whether callers must present a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientCertificate {
     /// The handshake fails without one.

@@ -81,13 +81,13 @@ impl Credentials {
         })
     }
 
-    /// The chain and key for rustls.
+    /// Returns the chain and key for rustls.
     #[must_use]
     pub const fn certified(&self) -> &Arc<CertifiedKey> {
         &self.certified
     }
 
-    /// What the leaf says.
+    /// Returns the facts of the leaf.
     #[must_use]
     pub const fn facts(&self) -> &LeafFacts {
         &self.facts

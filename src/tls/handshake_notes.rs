@@ -1,8 +1,7 @@
-//! What one TLS handshake shows about its caller.
+//! The findings of one TLS handshake about its caller.
 //!
-//! rustls passes on only an alert when it refuses a certificate. Therefore the
-//! verifier and the tickets write what they learn into the [`HandshakeNotes`] of the
-//! task that drives the handshake.
+//! rustls passes on only an alert when it refuses a certificate. Therefore the verifier and the
+//! tickets write their findings into the [`HandshakeNotes`] of the task that drives the handshake.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -18,13 +17,12 @@ use crate::identity::{LeafFacts, PeerIdentity};
 use crate::reason::{ReasonCode, TlsAlert};
 use crate::trust::{Admission, ChainError, ChainKey, PendingPath};
 
-/// What one handshake has shown so far.
+/// The findings of one handshake so far.
 #[derive(Debug, Default)]
 pub struct HandshakeNotes {
-    /// The identity the chain stands for; proven once the handshake succeeds.
+    /// The identity of the chain. It is proven once the handshake succeeds.
     pub identity: Option<Arc<PeerIdentity>>,
-    /// When the identity has to be looked at again, at the latest, in seconds
-    /// since the Unix epoch.
+    /// When the identity must be checked again at the latest, in seconds since the Unix epoch.
     pub holds_until: Option<i64>,
     /// The verified chain, kept for next time once the handshake is complete.
     pub pending: Option<PendingPath>,
@@ -32,8 +30,8 @@ pub struct HandshakeNotes {
     pub chain_error: Option<ChainError>,
     /// Whether CertificateVerify proved possession of the leaf's key.
     pub possession_proven: bool,
-    /// What a ticket of this handshake stands for; of a resumed one, what its
-    /// ticket stood for.
+    /// The session for a ticket of this handshake. In a resumed handshake, the session of its
+    /// ticket.
     pub session: Option<Session>,
     /// The chain that was refused.
     pub presented: Vec<CertificateDer<'static>>,
@@ -96,7 +94,7 @@ impl HandshakeNotes {
         }
     }
 
-    /// Returns what the leaf says, proven or not, if it could be read.
+    /// Returns the facts of the leaf, proven or not, if it could be read.
     #[must_use]
     pub fn leaf(&self) -> Option<&LeafFacts> {
         match &self.chain_error {
@@ -129,8 +127,8 @@ pub async fn with_notes<T, E>(
         .scope(RefCell::new(HandshakeNotes::default()), async {
             let output = handshake.await;
             let mut notes = NOTES.with(RefCell::take);
-            // Possession is proven in every completed handshake with a fresh
-            // chain; this holds whatever rustls does.
+            // Possession is proven in every completed handshake with a new chain. This check does
+            // not depend on rustls.
             if let Some(pending) = notes.pending.take()
                 && output.is_ok()
                 && notes.possession_proven
@@ -142,7 +140,7 @@ pub async fn with_notes<T, E>(
         .await
 }
 
-/// What a ticket of the handshake under way would stand for.
+/// Returns the session for a ticket of the current handshake.
 pub(super) fn session() -> Option<Session> {
     NOTES
         .try_with(|notes| notes.borrow().session)
@@ -150,20 +148,20 @@ pub(super) fn session() -> Option<Session> {
         .flatten()
 }
 
-/// Whether the verifier has admitted a chain in the handshake under way.
+/// Whether the verifier has admitted a chain in the current handshake.
 pub(super) fn is_full_handshake() -> bool {
     NOTES
         .try_with(|notes| notes.borrow().chain.is_some())
         .unwrap_or(false)
 }
 
-/// A ticket was opened in the handshake under way. rustls may still not resume
-/// it, and open another one, or go on with a full handshake.
+/// Notes that a ticket was opened in the current handshake. rustls may still not resume it, and may
+/// open another one or continue with a full handshake.
 pub(super) fn resuming(session: Session) {
     note(|notes| notes.session = Some(session));
 }
 
-/// Possession was proven: from here on tickets stand for the verified chain.
+/// Notes that possession was proven: from here on tickets belong to the verified chain.
 pub(super) fn proven(version: Version) {
     note(|notes| {
         notes.possession_proven = true;
@@ -179,7 +177,8 @@ pub(super) fn proven(version: Version) {
     });
 }
 
-/// Outside a handshake of ours (tests of rustls alone) the notes are dropped.
+/// Updates the notes of the current handshake. Outside a handshake of the gateway (in tests of
+/// rustls alone) the update is dropped.
 pub(super) fn note(update: impl FnOnce(&mut HandshakeNotes)) {
     let _ = NOTES.try_with(|notes| update(&mut notes.borrow_mut()));
 }

@@ -7,10 +7,10 @@
 //! - `server`: per-name configurations, and the selection by name
 //! - `caller_verifier`: rustls' verifier of client certificates
 //! - `tickets`: makes and opens session tickets
-//! - `handshake_notes`: what one handshake has shown
-//! - `session`: what a ticket says about a session
-//! - `client_certificate`: whether callers have to present one
-//! - `credentials`: a certificate chain of ours with its key
+//! - `handshake_notes`: the findings of one handshake
+//! - `session`: the content of a ticket
+//! - `client_certificate`: whether callers must present one
+//! - `credentials`: a certificate chain of the gateway with its key
 
 mod caller_verifier;
 pub mod client;

@@ -31,7 +31,7 @@ pub const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     \r\n\
     This port speaks HTTPS with client certificates. Use https:// and present one.\n";
 
-/// What a server-name entry is built from.
+/// The input from which a server-name entry is built.
 #[derive(Debug)]
 pub struct ServerEntryConfig {
     /// The names that select it; empty for the default entry.
@@ -40,7 +40,7 @@ pub struct ServerEntryConfig {
     pub credentials: Credentials,
     /// The callers it accepts.
     pub trust: Arc<ClientTrust>,
-    /// Whether callers have to present a certificate.
+    /// Whether callers must present a certificate.
     pub client_certificate: ClientCertificate,
 }
 
@@ -54,7 +54,7 @@ pub struct ServerEntry {
     tls: Arc<ServerConfig>,
 }
 
-/// Why entries cannot stand together.
+/// Why entries cannot be used together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServerNamesError {
     /// Two entries have the same name.
@@ -76,8 +76,8 @@ pub struct ServerNames {
 }
 
 impl ServerNames {
-    /// Builds the entries; one without names is the default. `tickets` are what
-    /// their session tickets are made with.
+    /// Builds the entries. An entry without names is the default. `tickets` is the source of their
+    /// ticket keys.
     ///
     /// # Errors
     /// When two entries claim one name, a name is an IP address, or rustls
@@ -117,8 +117,8 @@ impl ServerNames {
         Ok(names)
     }
 
-    /// The entry for a TLS server name; the default entry, if there is one, when the
-    /// caller sends no name or one that no entry has.
+    /// Selects the entry for a TLS server name. If the caller sends no name, or a name that no
+    /// entry has, selects the default entry, if there is one.
     #[must_use]
     pub fn select(&self, server_name: Option<&str>) -> Option<&Arc<ServerEntry>> {
         server_name
@@ -128,8 +128,8 @@ impl ServerNames {
             .or(self.default.as_ref())
     }
 
-    /// The entry that the host of a request's authority selects. `host` is lower
-    /// case, without port and trailing dot. An IP literal selects the default.
+    /// Selects the entry for the host of a request's authority. `host` is lower case, without port
+    /// and trailing dot. An IP literal selects the default.
     #[must_use]
     pub fn select_host(&self, host: &str) -> Option<&Arc<ServerEntry>> {
         if !self.has_names() || host.starts_with('[') || host.parse::<IpAddr>().is_ok() {
@@ -138,7 +138,7 @@ impl ServerNames {
         self.named(host).or(self.default.as_ref())
     }
 
-    /// Whether there are other entries than the default one.
+    /// Whether there are entries other than the default one.
     fn has_names(&self) -> bool {
         !self.exact.is_empty() || !self.wildcard.is_empty()
     }
@@ -150,8 +150,8 @@ impl ServerNames {
         })
     }
 
-    /// What each entry's decisions depend on, to tell whether two configurations
-    /// trust alike.
+    /// Returns the trust revision of each entry, to find out whether two configurations trust
+    /// alike.
     #[must_use]
     pub fn revisions(&self) -> BTreeMap<String, TrustRevision> {
         let named = self.exact.iter().chain(&self.wildcard);
@@ -163,7 +163,7 @@ impl ServerNames {
             .collect()
     }
 
-    /// The default entry.
+    /// Returns the default entry.
     #[must_use]
     pub const fn default_entry(&self) -> Option<&Arc<ServerEntry>> {
         self.default.as_ref()
@@ -181,7 +181,7 @@ impl fmt::Debug for ServerNames {
     }
 }
 
-/// Presents one certificate whatever the client asks for.
+/// Presents one certificate, independently of the client's request.
 #[derive(Debug)]
 struct Always(Arc<CertifiedKey>);
 
@@ -205,7 +205,8 @@ impl ServerEntry {
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(Always(Arc::clone(config.credentials.certified()))));
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Resumption is by our own tickets alone: rustls' look at no certificate.
+        // Sessions are resumed by our own tickets only, because rustls' own session storage does
+        // not check the certificate again.
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         let ticketer = Arc::new(Ticketer::new(
             tickets.clone(),
@@ -230,8 +231,8 @@ impl ServerEntry {
         })
     }
 
-    /// What operators connect to: it requires a certificate, speaks HTTP/1.1, and
-    /// every handshake is a full one.
+    /// Builds the entry for operators: it requires a certificate, speaks HTTP/1.1, and every
+    /// handshake is a full one.
     ///
     /// # Errors
     /// When rustls refuses the configuration.
@@ -261,7 +262,7 @@ impl ServerEntry {
     /// rustls checks neither the chain's dates nor anything else of it again.
     ///
     /// # Errors
-    /// When it does not hold any longer. Its tickets are then of no more use.
+    /// If the chain is no longer accepted. Its tickets are then useless.
     pub fn admit_resumed(
         &self,
         chain: &[CertificateDer<'_>],
@@ -281,7 +282,7 @@ impl ServerEntry {
         Ok(())
     }
 
-    /// `session` is what the ticket said.
+    /// Verifies a resumed session. `session` is the content of the ticket.
     fn verify_resumed(
         &self,
         chain: &[CertificateDer<'_>],
@@ -299,26 +300,26 @@ impl ServerEntry {
             .inspect_err(|_| self.ticketer.refuse(session.chain))
     }
 
-    /// Position among the entries: two requests belong together only if it is the
-    /// same for both.
+    /// Returns the position of the entry. Two requests belong together only if it is the same for
+    /// both.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.index
     }
 
-    /// The configuration for rustls.
+    /// Returns the configuration for rustls.
     #[must_use]
     pub const fn tls(&self) -> &Arc<ServerConfig> {
         &self.tls
     }
 
-    /// The bundles it accepts.
+    /// Returns the bundles that the entry accepts.
     #[must_use]
     pub const fn trust(&self) -> &Arc<ClientTrust> {
         &self.trust
     }
 
-    /// Whether callers have to present a certificate.
+    /// Whether callers must present a certificate.
     #[must_use]
     pub const fn client_certificate(&self) -> ClientCertificate {
         self.client_certificate

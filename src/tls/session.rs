@@ -1,4 +1,4 @@
-//! `Session`: what a ticket says about a session, beside rustls' own state.
+//! `Session`: the content of a ticket in addition to rustls' own state.
 
 use crate::trust::ChainKey;
 
@@ -14,7 +14,7 @@ pub(super) enum Version {
     Tls13 = 0x13,
 }
 
-/// What a ticket says beside rustls' state.
+/// The content of a ticket in addition to rustls' state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Session {
     pub(super) version: Version,
@@ -24,8 +24,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// When the caller last proved that it holds its key, in seconds since the
-    /// Unix epoch.
+    /// Returns when the caller last proved that it holds its key, in seconds since the Unix epoch.
     #[must_use]
     pub const fn proven_at(&self) -> u64 {
         self.proven_at

@@ -39,11 +39,11 @@ use crate::trust::{ChainKey, ClientTrust, Recall};
 /// comes back in a ClientHello, so a chain that is longer is not worth it: its
 /// holder makes full handshakes.
 const MAX_STATE: usize = 8 * 1024;
-/// Longest ticket that is looked at.
+/// Maximum size of a ticket that is opened, in bytes.
 const MAX_TICKET: usize = MAX_STATE + 256;
 /// Refused chains that are remembered, for each entry.
 const MAX_REFUSED: usize = 1024;
-/// How far replicas' clocks may differ, in seconds.
+/// How far the clocks of replicas may differ, in seconds.
 const SKEW: u64 = 60;
 /// Bytes of a ticket that can be read: version and epoch.
 const HEADER: usize = 9;
@@ -51,14 +51,14 @@ const HEADER: usize = 9;
 /// Fewest bytes of a shared secret.
 pub const MIN_SECRET: usize = 32;
 
-/// How long tickets are good for.
+/// Lifetimes of tickets and ticket keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TicketPolicy {
-    /// Whether there are tickets at all.
+    /// Whether tickets are issued.
     pub enabled: bool,
-    /// How long one key makes tickets; then it only opens them, as long again.
+    /// How long one key makes tickets. After that it only opens them, for the same time.
     pub rotation: Duration,
-    /// How long a caller may go on resuming after it last proved its key.
+    /// How long a caller may resume sessions after it last proved its key.
     pub max_age: Duration,
 }
 
@@ -72,13 +72,13 @@ impl Default for TicketPolicy {
     }
 }
 
-/// Where ticket keys come from, and how long they count. Kept over reloads:
-/// clones share the process's own secrets.
+/// The source of ticket keys, and their lifetimes. Kept over reloads: clones share the secrets of
+/// the process.
 #[derive(Clone, Default)]
 pub struct TicketSource {
     policy: TicketPolicy,
-    /// One that replicas share, for TLS 1.3. With TLS 1.2 a stolen secret opens
-    /// recorded connections, so that version never uses it.
+    /// A secret that replicas share, for TLS 1.3. In TLS 1.2 a stolen secret would decrypt recorded
+    /// connections, so that version never uses it.
     shared: Option<Arc<Secret>>,
     own: Arc<OwnSecrets>,
 }
@@ -102,7 +102,8 @@ impl OwnSecrets {
 }
 
 impl TicketSource {
-    /// After a reload: another policy and shared secret, the same process.
+    /// Returns the source after a reload, with another policy and shared secret, and with the
+    /// secrets of the same process.
     #[must_use]
     pub fn with(&self, policy: TicketPolicy, shared: Option<Secret>) -> Self {
         Self {
@@ -180,8 +181,8 @@ impl Ticketer {
         }
     }
 
-    /// The chain was refused when it was resumed: its tickets are of no use from
-    /// now on, until it passes a full handshake.
+    /// Notes that the chain was refused when it was resumed. Its tickets are void from now on,
+    /// until it passes a full handshake.
     pub(super) fn refuse(&self, chain: ChainKey) {
         self.refused.insert(chain, ());
     }
@@ -221,7 +222,7 @@ impl Ticketer {
         key.seal(&header, &[&session.write(), state])
     }
 
-    /// What a ticket says, if it can be resumed.
+    /// Returns the content of a ticket, if the session can be resumed.
     fn open(&self, ticket: &[u8], now: u64) -> Option<(Session, Vec<u8>)> {
         if ticket.len() > MAX_TICKET {
             return None;
@@ -254,8 +255,8 @@ impl Ticketer {
     }
 }
 
-/// What tickets of an entry belong to, as a hash: the same on every replica of
-/// one configuration, whatever the order of its entries.
+/// Hashes the scope of an entry's tickets: the same on every replica with one configuration, in any
+/// order of its entries.
 fn scope(names: &[HostPattern], requirement: ClientCertificate, trust: &ClientTrust) -> [u8; 32] {
     let mut names: Vec<String> = names.iter().map(ToString::to_string).collect();
     names.sort_unstable();
@@ -278,14 +279,15 @@ impl ProducesTickets for Ticketer {
     }
 
     fn lifetime(&self) -> u32 {
-        // What comes later may find its key gone.
+        // If a ticket comes back later than this, its key may be gone.
         let policy = self.source.policy;
         u32::try_from(policy.rotation.min(policy.max_age).as_secs()).unwrap_or(u32::MAX)
     }
 
     fn encrypt(&self, state: &[u8]) -> Option<Vec<u8>> {
         let session = handshake_notes::session()?;
-        // It has just been admitted, or is about to be looked at by itself.
+        // A full handshake has just admitted the chain. The chain of a resumed session is checked
+        // after the handshake.
         if handshake_notes::is_full_handshake() {
             self.refused.remove(&session.chain);
         }

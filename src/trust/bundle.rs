@@ -1,5 +1,5 @@
-//! `TrustBundle`: roots, revocation lists and posture of one trust domain, and
-//! the names they may vouch for.
+//! `TrustBundle`: roots, revocation lists and posture of one trust domain, and the names that its
+//! authorities may certify.
 
 use std::fmt;
 use std::time::Duration;
@@ -26,25 +26,24 @@ pub struct TrustBundleConfig {
     pub intermediates: Vec<CertificateDer<'static>>,
     /// Revocation lists, DER.
     pub crls: Vec<CertificateRevocationListDer<'static>>,
-    /// What unknown or stale revocation status means.
+    /// How an unknown or stale revocation status is treated.
     pub posture: RevocationPosture,
-    /// Which certificates are looked up.
+    /// The certificates of a path whose status is checked.
     pub depth: RevocationDepth,
-    /// How long a list counts beyond its nextUpdate.
+    /// How long a list is used beyond its nextUpdate.
     pub grace: Duration,
-    /// The names its authorities may vouch for.
+    /// The names that the authorities of the bundle may certify.
     pub vouches_for: Vec<IdentityPattern>,
     /// Name types that may name a caller, most preferred first.
     pub identity_from: Vec<NameType>,
 }
 
-/// What becomes of a revocation list that nothing succeeds when a bundle replaces
-/// another.
+/// What happens to a revocation list without a successor when a bundle replaces another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Predecessors {
-    /// It is gone: the lists are those that are given.
+    /// The list is dropped.
     Replaced,
-    /// It stays in force: that its file is gone takes no revocation back.
+    /// The list stays in force: a missing file must not undo a revocation.
     InForce,
 }
 
@@ -58,15 +57,15 @@ pub enum BundleError {
         domain: String,
         /// Position among the roots, from 1.
         index: usize,
-        /// What is wrong.
+        /// Why the root cannot be used.
         why: String,
     },
-    /// No root is valid now.
+    /// None of the roots is valid now.
     #[error("trust domain {domain} has no root certificate that is valid now: {why}")]
     NoValidRoot {
         /// The trust domain.
         domain: String,
-        /// What is wrong with the ones there are.
+        /// Why the existing roots cannot be used.
         why: String,
     },
     /// A revocation list cannot be read.
@@ -76,7 +75,7 @@ pub enum BundleError {
         domain: String,
         /// Position among the lists, from 1.
         index: usize,
-        /// What is wrong.
+        /// Why the list cannot be used.
         why: UnusableCrl,
     },
     /// The posture needs lists and there are none.
@@ -114,10 +113,10 @@ impl TrustBundle {
         Self::build_after(&config, now, None, Predecessors::Replaced)
     }
 
-    /// Builds a bundle in place of an earlier one of the same trust domain: its lists
-    /// are not read twice, and a list with a lower number or an older thisUpdate than
-    /// its predecessor is refused, with an alarm, and the predecessor kept.
-    /// `predecessors` says what becomes of lists that have no successor.
+    /// Builds a bundle that replaces an earlier one of the same trust domain. Lists of the earlier
+    /// one are not read again. If a list has a lower number or an older thisUpdate than its
+    /// predecessor, it is refused with an alarm, and the predecessor is kept. `predecessors`
+    /// decides about lists without a successor.
     ///
     /// # Errors
     /// As [`TrustBundle::build`].
@@ -200,7 +199,8 @@ impl TrustBundle {
         }
     }
 
-    /// An unreadable intermediate helps no path and no list.
+    /// Returns the intermediates that can be read. The others cannot contribute to a path or verify
+    /// a list.
     fn readable_intermediates(&self) -> Vec<AuthorityFacts> {
         self.intermediates
             .iter()
@@ -244,7 +244,7 @@ impl TrustBundle {
         self.roots.add(der, facts)
     }
 
-    /// Everything a verification depends on besides chain, time and lists.
+    /// Hashes everything that a verification depends on, except chain, time and lists.
     pub(super) fn describe(&self, digest: &mut Digest) {
         digest.field(self.name.as_str().as_bytes());
         for root in self.roots.roots() {
@@ -284,8 +284,8 @@ impl TrustBundle {
         digest.finish()
     }
 
-    /// The same bundle, whose revocation lists are not believed any more because
-    /// nothing newer could be read since a moment (seconds since the Unix epoch).
+    /// Returns the bundle with suspended revocation lists: they are no longer trusted, because
+    /// nothing newer could be read since `since` (seconds since the Unix epoch).
     #[must_use]
     pub fn suspended(&self, since: i64) -> Self {
         let mut bundle = self.clone();
@@ -293,7 +293,7 @@ impl TrustBundle {
         bundle
     }
 
-    /// The trust domain's name.
+    /// Returns the trust domain's name.
     #[must_use]
     pub const fn name(&self) -> &TrustDomain {
         &self.name
@@ -306,13 +306,13 @@ impl TrustBundle {
         &self.alarms
     }
 
-    /// The state of each revocation list at `now` (seconds since the Unix epoch).
+    /// Returns the state of each revocation list at `now` (seconds since the Unix epoch).
     #[must_use]
     pub fn freshness(&self, now: i64) -> Vec<CrlStatus> {
         self.revocation.status(now)
     }
 
-    /// The posture towards unknown revocation status.
+    /// Returns the posture towards unknown revocation status.
     #[must_use]
     pub const fn posture(&self) -> RevocationPosture {
         self.revocation.posture()
@@ -336,7 +336,7 @@ impl TrustBundle {
             .map(|root| root.facts.subject_der.as_slice())
     }
 
-    /// The names its authorities may vouch for.
+    /// Returns the names that the authorities of the bundle may certify.
     #[must_use]
     pub fn vouches_for(&self) -> &[IdentityPattern] {
         &self.vouches_for

@@ -1,18 +1,17 @@
 //! The name that a verified leaf gives its holder under one bundle.
 //!
-//! The first type in `identity_from` that the leaf carries decides, and exactly
-//! one name of that type must be one the bundle may vouch for. The common name
-//! is never looked at.
+//! The first type in `identity_from` that the leaf carries decides, and exactly one name of that
+//! type must be one that the bundle may certify. The common name is never used.
 
 use super::bundle::TrustBundle;
 use super::certificate::error::PathError;
 use crate::identity::{CallerName, LeafFacts, NameType, SpiffeId};
 use crate::reason::ReasonCode;
 
-/// The SPIFFE ID that a leaf claims, if it claims one. It then carries no other URI
-/// name (X509-SVID section 2).
+/// Returns the SPIFFE ID that a leaf claims, if it claims one. It then carries no other URI name
+/// (X509-SVID section 2).
 ///
-/// What a leaf may be used for is a rule of its path, and already checked there.
+/// The usages of the leaf were already checked with its path.
 pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError> {
     let Some(claimed) = leaf
         .sans
@@ -46,7 +45,7 @@ pub(super) fn spiffe_id(leaf: &LeafFacts) -> Result<Option<SpiffeId>, PathError>
     Ok(Some(id))
 }
 
-/// The caller's name under `bundle`.
+/// Returns the caller's name under `bundle`.
 pub(super) fn name_under(
     bundle: &TrustBundle,
     leaf: &LeafFacts,
@@ -82,7 +81,7 @@ pub(super) fn name_under(
     ))
 }
 
-/// Every name of one type; any malformed one refuses the leaf.
+/// Returns every name of one type; any malformed one refuses the leaf.
 fn names_of(leaf: &LeafFacts, name_type: NameType) -> Result<Vec<CallerName>, PathError> {
     let uris = || {
         leaf.sans

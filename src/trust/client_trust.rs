@@ -25,22 +25,22 @@ use crate::identity::text::printable;
 use crate::identity::{CallerName, LeafFacts, PeerIdentity, TrustDomain};
 use crate::reason::ReasonCode;
 
-/// Why a chain is not accepted, and what the leaf says, unproven.
+/// Why a chain is not accepted. Includes the claims of the leaf, which are not verified.
 #[derive(Debug, Clone)]
 pub struct ChainError {
     /// The reason code.
     pub reason: ReasonCode,
-    /// What exactly, safe to print; may quote names of the certificate.
+    /// The details, safe to print. They may quote names of the certificate.
     pub detail: String,
-    /// What the operator wrote about it, safe to print: for operators, never for the
-    /// caller.
+    /// The note of the operator about the denied certificate, safe to print. It is for operators,
+    /// never for the caller.
     pub note: Option<Box<str>>,
-    /// What the leaf says, if it could be read.
+    /// The facts that the leaf states, if it could be read.
     pub leaf: Option<Arc<LeafFacts>>,
 }
 
 impl ChainError {
-    /// Returns what is recorded: the detail, and the operator's note.
+    /// Returns the text for the audit log: the detail, and the operator's note.
     #[must_use]
     pub fn recorded(&self) -> String {
         match &self.note {
@@ -73,10 +73,9 @@ pub struct ClientTrust {
 /// A caller whose chain holds.
 #[derive(Debug)]
 pub struct Admission {
-    /// Who it is, once possession of the key is proven.
+    /// The identity of the caller, once possession of the key is proven.
     pub identity: Arc<PeerIdentity>,
-    /// To be committed when the handshake is complete; absent if the chain was
-    /// known.
+    /// The path, to be stored when the handshake is complete. None if the chain was in the cache.
     pub pending: Option<PendingPath>,
     /// Names the chain, for [`ClientTrust::recall`].
     pub chain: ChainKey,
@@ -85,22 +84,22 @@ pub struct Admission {
     pub holds_until: i64,
 }
 
-/// What is remembered of a chain.
+/// The state of a chain that may have been admitted before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recall {
-    /// It was admitted before and would be again.
+    /// The chain was admitted before and would be admitted again.
     Holds,
-    /// It was admitted before and no longer is.
+    /// The chain was admitted before and is no longer accepted.
     Ended,
-    /// Nothing is known of it.
+    /// The chain is not in the cache.
     Unknown,
 }
 
 impl ClientTrust {
-    /// Brings bundles together without merging them.
+    /// Combines bundles without merging them.
     ///
     /// # Errors
-    /// When two bundles share an anchor or overlap in what they vouch for.
+    /// If two bundles share an anchor or may certify the same names.
     pub fn new(bundles: Vec<Arc<TrustBundle>>) -> Result<Self, ClientTrustError> {
         check_overlap(&bundles)?;
         let by_domain = bundles
@@ -118,8 +117,8 @@ impl ClientTrust {
         })
     }
 
-    /// Shares a cache of verified chains, with other trust sets and with what
-    /// comes after a reload.
+    /// Shares a cache of verified chains with other trust sets, and with the trust sets after a
+    /// reload.
     #[must_use]
     pub fn with_cache(mut self, cache: Arc<PathCache>) -> Self {
         self.cache = cache;
@@ -133,25 +132,25 @@ impl ClientTrust {
         self
     }
 
-    /// What its decisions depend on.
+    /// Returns the revision of everything that decisions depend on.
     #[must_use]
     pub const fn revision(&self) -> TrustRevision {
         self.revision
     }
 
-    /// The deny list it consults.
+    /// Returns the deny list that is checked.
     #[must_use]
     pub const fn deny_list(&self) -> Option<&Arc<DenyList>> {
         self.denied.as_ref()
     }
 
-    /// The accepted bundles.
+    /// Returns the accepted bundles.
     #[must_use]
     pub fn bundles(&self) -> &[Arc<TrustBundle>] {
         &self.bundles
     }
 
-    /// Decides about a presented chain, a known one by what was verified before.
+    /// Decides about a presented chain. A chain that was verified before is taken from the cache.
     /// Serves new handshakes, resumed ones and live connections alike.
     ///
     /// # Errors
@@ -165,7 +164,8 @@ impl ClientTrust {
         let key = path_cache::key_of(&self.revision.trust_set, leaf, intermediates);
         let state = self.state();
         let seconds = clock::certificate_time(now.as_secs());
-        // One that no longer holds stays: `recall` knows by it that it has ended.
+        // A chain that is no longer accepted stays in the cache, because `recall` must be able to
+        // report that it has ended.
         let known = self.cache.get(&key);
         let known = known.and_then(|known| self.still_holds(key, known, state, seconds));
         self.cache.count(known.is_some());
@@ -195,8 +195,8 @@ impl ClientTrust {
         })
     }
 
-    /// Returns whether a chain that was admitted before still holds, as far as that can
-    /// be told without the chain itself. [`ClientTrust::admit`] still decides.
+    /// Returns whether a chain that was admitted before would still be accepted, as far as this can
+    /// be decided without the chain itself. [`ClientTrust::admit`] still decides.
     #[must_use]
     pub fn recall(&self, chain: &ChainKey, now: i64) -> Recall {
         match self.cache.get(chain) {
@@ -217,7 +217,7 @@ impl ClientTrust {
         }
     }
 
-    /// A known chain, if it still holds.
+    /// Returns a known chain, if it is still accepted.
     fn still_holds(
         &self,
         key: ChainKey,
@@ -325,8 +325,7 @@ impl ClientTrust {
         let mut budget = PathBudget::presented(self.bundles.len());
         let mut accepted: Option<Accepted> = None;
         let mut best: Option<PathError> = None;
-        // A bundle under which the search was given up may have vouched for the leaf too,
-        // or have it denied.
+        // If a search was given up, that bundle might have accepted or denied the leaf.
         let mut given_up: Option<PathError> = None;
         for bundle in order.filter_map(|index| self.bundles.get(index)) {
             let outcome = bundle.verify(&chain, now, &mut budget).and_then(|path| {
@@ -335,8 +334,8 @@ impl ClientTrust {
                 Ok(Accepted::new(bundle, caller, facts, path))
             });
             if let Ok(found) = &outcome {
-                // Final: a name that is denied under one bundle must not leave the
-                // leaf to another one, for which it would be ambiguous otherwise.
+                // A denial is final. Otherwise the leaf could be accepted under another bundle,
+                // only because the denial removes an ambiguity.
                 let seconds = clock::certificate_time(now.as_secs());
                 self.check_denied(&found.identity, &found.path.members, seconds)?;
             }
@@ -354,7 +353,7 @@ impl ClientTrust {
                         )));
                     }
                 },
-                // "Not mine" explains least; otherwise the first refusal stands.
+                // An unknown issuer explains least. Otherwise the first refusal is kept.
                 Err(refusal) => {
                     if refusal.0 == ReasonCode::ChainTooLong && given_up.is_none() {
                         given_up = Some(refusal.clone());
@@ -408,7 +407,7 @@ impl Accepted {
     }
 }
 
-/// The same identity after another look at the lists.
+/// Returns the identity with the new revocation result.
 fn with_revocation(identity: &Arc<PeerIdentity>, found: RevocationOutcome) -> Arc<PeerIdentity> {
     if identity.revocation() == found.check && identity.crl_this_update() == found.this_update {
         return Arc::clone(identity);

@@ -9,7 +9,7 @@
 //! - `client_trust`: the bundles of a server name, and the decision about a chain
 //! - `path_trust`: the path rules alone, without identity or policy
 //! - `overlap`: which bundles must not be accepted together
-//! - `revision`: what decisions about chains depend on, as two hashes
+//! - `revision`: the inputs of decisions about chains, as two hashes
 //! - `caller_name`: which name a verified leaf gives its holder
 //! - `bundle`: roots, revocation lists and permitted names of one trust domain
 //! - `path_cache`: chains that were verified before

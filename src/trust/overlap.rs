@@ -1,7 +1,7 @@
-//! Which bundles must not be accepted together.
+//! Finds bundles that must not be accepted together.
 //!
-//! A path must belong to one trust domain, and a name must have one authority. Both
-//! are lost if two bundles share an anchor or may vouch for the same name.
+//! A path must belong to one trust domain, and a name must have one authority. Both are lost if two
+//! bundles share an anchor or may certify the same name.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,18 +11,17 @@ use super::bundle::TrustBundle;
 /// Two bundles that must not be accepted together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientTrustError {
-    /// One anchor stands in two bundles, so that a path would belong to both.
+    /// Two bundles contain the same anchor, so that a path would belong to both.
     #[error(
         "trust domains {0} and {1} share a root certificate; each root belongs to exactly one trust domain"
     )]
     SharedAnchor(String, String),
-    /// Both bundles may vouch for the same name.
+    /// The authorities of both bundles may certify the same name.
     #[error("trust domains {0} and {1} may both vouch for {2}; their vouches_for must not overlap")]
     Overlap(String, String, String),
 }
 
-/// Checks that no two bundles share an anchor or overlap in what they may
-/// vouch for.
+/// Checks that no two bundles share an anchor or may certify the same names.
 ///
 /// # Errors
 /// Names the first two that do.

@@ -1,13 +1,12 @@
 //! `PathCache`: chains that were verified before, so that a repeated handshake
 //! only has to prove possession of the key.
 //!
-//! The key is the presented chain together with everything it was verified
-//! against except revocation lists and deny list; the value is the identity and
-//! what has to be looked up about each certificate of the path. A change of the
-//! lists costs one look-up per certificate, not a new path. Refusals are never
-//! kept, and an entry enters only by [`PendingPath::commit`], after the
-//! handshake: presenting the chain of another caller, with any junk behind it,
-//! changes nothing here.
+//! The key is the presented chain together with everything it was verified against except
+//! revocation lists and deny list; the value is the identity, and the facts by which each
+//! certificate of the path is looked up. A change of the lists costs one look-up per certificate,
+//! not a new path. Refusals are never kept, and an entry enters only by [`PendingPath::commit`],
+//! after the handshake: presenting the chain of another caller, with any junk behind it, changes
+//! nothing here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,13 +29,13 @@ pub const DEFAULT_CAPACITY: usize = 16_384;
 pub struct ChainKey([u8; 32]);
 
 impl ChainKey {
-    /// One that was written down before.
+    /// Restores a key that was stored with [`Self::bytes`].
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// To be written down.
+    /// Returns the bytes of the key, to be stored.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -73,12 +72,12 @@ pub(super) struct CachedPath {
 }
 
 impl CachedPath {
-    /// Whether the path's dates hold.
+    /// Whether the path is within its validity.
     pub(super) const fn holds_at(&self, now: i64) -> bool {
         self.not_before <= now && !clock::certificate_is_over(self.not_after, now)
     }
 
-    /// Whether nothing about revocation changed since it was looked up.
+    /// Whether the revocation state is the same as when the path was looked up.
     pub(super) fn is_current(&self, state: &RevocationState, now: i64) -> bool {
         self.state == *state && now < self.good_until
     }
@@ -91,19 +90,19 @@ pub struct PathCache {
     verified: AtomicU64,
 }
 
-/// How often chains were known.
+/// Statistics of the cache of chains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainCounts {
     /// Chains that are remembered now.
     pub kept: usize,
     /// Questions about a chain that was known and still held.
     pub known: u64,
-    /// Questions that took a verification, whatever came of it.
+    /// Look-ups that needed a verification, whether it succeeded or failed.
     pub verified: u64,
 }
 
 impl PathCache {
-    /// A cache for at most `capacity` chains.
+    /// Creates a cache for at most `capacity` chains.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
@@ -113,19 +112,19 @@ impl PathCache {
         }
     }
 
-    /// How many chains it holds.
+    /// Returns the number of chains in the cache.
     #[must_use]
     pub fn len(&self) -> usize {
         self.paths.len()
     }
 
-    /// Whether it holds none.
+    /// Whether the cache is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.paths.is_empty()
     }
 
-    /// How often chains were known.
+    /// Returns the statistics of the cache.
     #[must_use]
     pub fn counts(&self) -> ChainCounts {
         ChainCounts {

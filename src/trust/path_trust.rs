@@ -1,7 +1,7 @@
 //! `PathTrust`: the listener's path rules alone, without identity or policy.
 //!
-//! What `countersign pki verify` and the public test suites ask: does this leaf
-//! chain to one of these roots for this purpose at this time?
+//! Serves `countersign pki verify` and the public test suites, which ask whether a leaf chains to
+//! one of these roots for a purpose at a time.
 
 use std::time::Duration;
 
@@ -33,13 +33,13 @@ pub struct PathTrust {
 /// A path that holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedChain {
-    /// How many certificates the path has, leaf and root included.
+    /// Number of certificates in the path, including leaf and root.
     pub length: usize,
     /// SHA-256 of the root.
     pub anchor: [u8; 32],
     /// Earliest notAfter of the path, in seconds since the Unix epoch.
     pub not_after: i64,
-    /// How revocation was established.
+    /// How the revocation status was established.
     pub revocation: RevocationCheck,
 }
 
@@ -71,8 +71,8 @@ impl PathTrust {
         };
         let mut revocation = RevocationIndex::new(posture, RevocationDepth::Chain, Duration::ZERO);
         if let Some(lists) = lists {
-            // Intermediates prove themselves in a path first: here anyone may
-            // have supplied them.
+            // An intermediate counts as an issuer only after it was verified in a path, because
+            // anyone may have supplied it.
             let issuers: Vec<KnownIssuer<'_>> = set
                 .roots()
                 .iter()
@@ -94,19 +94,19 @@ impl PathTrust {
         }
     }
 
-    /// The roots that were left out, by position, and why.
+    /// Returns the roots that were left out, by position, and why.
     #[must_use]
     pub fn unusable_roots(&self) -> &[(usize, String)] {
         &self.unusable_roots
     }
 
-    /// The lists that cannot be used, by position, and why.
+    /// Returns the lists that cannot be used, by position, and why.
     #[must_use]
     pub fn unusable_crls(&self) -> &[(usize, UnusableCrl)] {
         &self.unusable_crls
     }
 
-    /// What is remarkable about the lists that are used.
+    /// Returns alarms about the lists in use.
     #[must_use]
     pub fn alarms(&self) -> &[String] {
         self.revocation.alarms()
@@ -135,7 +135,7 @@ impl PathTrust {
         let mut budget = PathBudget::offline();
         let verified = path::verify(rules, certificates, now, &mut budget)?;
         let not_after = verified.not_after;
-        // webpki looks at the dates too; this holds whatever it does.
+        // webpki checks the dates too. This check does not depend on that.
         let seconds = clock::certificate_time(now.as_secs());
         if clock::certificate_is_over(not_after, seconds) {
             return Err((

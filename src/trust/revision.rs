@@ -1,4 +1,4 @@
-//! `TrustRevision`: what decisions about chains depend on, as two hashes.
+//! `TrustRevision`: the inputs of decisions about chains, as two hashes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use super::certificate::purpose::PathPurpose;
 use super::digest::Digest;
 use crate::identity::text::hex;
 
-/// What a decision depends on besides chain, time and deny list: if it is the same
-/// after a reload, no connection has to be checked again.
+/// The inputs of a decision other than chain, time and deny list. If the revision is the same after
+/// a reload, no connection has to be checked again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TrustRevision {
     /// Roots, intermediates, posture, depth, grace, permitted names.

@@ -1,7 +1,7 @@
 //! Certificate-bound tokens: `cnf` against the certificate of this connection.
 //!
-//! RFC 8705 section 3. Whatever stands in `cnf` and cannot be checked refuses:
-//! a bound token without its certificate is a stolen token.
+//! RFC 8705 section 3. Anything in `cnf` that cannot be checked refuses the token: a bound token
+//! without its certificate is a stolen token.
 
 use countersign_verify::jose::base64url_decode;
 use serde_json::{Map, Value};
@@ -10,8 +10,8 @@ use crate::crypto;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Whether an issuer's tokens have to be bound to the caller's certificate.
-/// A token that *is* bound needs its certificate under every one of these.
+/// Whether an issuer's tokens must be bound to the caller's certificate. A token that *is* bound
+/// requires its certificate under each of these values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CertificateBinding {
     /// Unbound tokens are refused.
@@ -23,7 +23,7 @@ pub enum CertificateBinding {
 }
 
 impl CertificateBinding {
-    /// The word used in the configuration.
+    /// Returns the word used in the configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -70,15 +70,15 @@ impl CertificateBinding {
     }
 }
 
-/// The thumbprint in a confirmation: exactly the 43 base64url characters of
-/// RFC 8705 section 3.1; not hexadecimal, not padded, not SHA-1.
+/// Reads the thumbprint in a confirmation: exactly the 43 base64url characters of RFC 8705 section
+/// 3.1; not hexadecimal, not padded, not SHA-1.
 fn certificate_of(confirmation: &Value) -> Result<Vec<u8>, Denial> {
     let malformed = |detail: &str| Denial::new(ReasonCode::TokenMalformed, detail);
     let Value::Object(methods) = confirmation else {
         return Err(malformed("its cnf is not an object"));
     };
-    // RFC 9449 section 7.1: a DPoP-bound token is no bearer token, whatever
-    // else it is bound to.
+    // RFC 9449 section 7.1: a DPoP-bound token is never a bearer token, even if it is also bound to
+    // a certificate.
     if methods.contains_key("jkt") {
         return Err(Denial::new(
             ReasonCode::TokenBindingMismatch,

@@ -18,20 +18,20 @@ use crate::identity::TokenClaims;
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// What was found out about a token.
+/// The result of a token check.
 pub type Judgement = Result<Arc<TokenClaims>, Denial>;
 
 /// Bytes an entry takes beside its texts: key, claims and bookkeeping.
 const ENTRY_BYTES: u64 = 512;
 
-/// How long judgements are remembered, and how many.
+/// How many judgements are cached, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheSettings {
     /// Seconds for accepted tokens; never beyond their `exp`.
     pub positive: u64,
     /// Seconds for refused ones.
     pub negative: u64,
-    /// Most bytes that all entries take together.
+    /// Maximum size of all entries together, in bytes.
     pub bytes: u64,
 }
 
@@ -79,7 +79,7 @@ impl CacheKey {
     }
 }
 
-/// Not even a hash of a token needs to be in a log by accident.
+/// Prints nothing of the key: not even the hash of a token should reach a log by accident.
 impl fmt::Debug for CacheKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("CacheKey")
@@ -115,7 +115,7 @@ pub struct TokenCache {
 }
 
 impl TokenCache {
-    /// An empty cache.
+    /// Creates an empty cache.
     #[must_use]
     pub fn new(settings: CacheSettings) -> Self {
         let max = usize::try_from(settings.bytes / ENTRY_BYTES).unwrap_or(usize::MAX);
@@ -127,7 +127,7 @@ impl TokenCache {
         }
     }
 
-    /// What is remembered under this key and still holds.
+    /// Returns the judgement that is cached under this key, if it is still valid.
     #[must_use]
     pub fn get(&self, key: &CacheKey, now: u64) -> Option<Judgement> {
         // A clock that was set back must not prolong anything.
@@ -137,9 +137,9 @@ impl TokenCache {
             .map(|entry| entry.judgement)
     }
 
-    /// What is remembered, or else what `check` finds out; concurrent callers
-    /// with the same key share one check, a failed one included. `positive`
-    /// shortens the time an acceptance is remembered.
+    /// Returns the cached judgement, or else the result of `check`. Concurrent requests with the
+    /// same key share one check, also if it fails. `positive` limits the time for which an
+    /// acceptance is cached.
     ///
     /// # Errors
     /// The [`Denial`] that `check` came to, now or earlier.
@@ -162,7 +162,8 @@ impl TokenCache {
             // Stored before the flight lands: later requests ask the cache.
             self.store(key, &judgement, positive, now, purges);
             match &judgement {
-                // That was about the request that checked, not about the token.
+                // This denial concerns the request that checked, not the token. The next request
+                // checks by itself.
                 Err(denial) if denial.reason == ReasonCode::CallerLimit => {
                     FlightResult::Own(judgement)
                 }
@@ -172,14 +173,14 @@ impl TokenCache {
         self.flights.join(key, checking).await
     }
 
-    /// Forgets everything, also what is being checked right now.
+    /// Discards all entries, and also the results of checks that are in progress.
     pub fn purge(&self) {
         self.purges.fetch_add(1, Ordering::SeqCst);
         self.entries.clear();
     }
 
-    /// Forgets one token, by the hash that audit lines show, under whatever
-    /// route and certificate it was judged.
+    /// Discards the judgements about one token, by the hash that audit lines show, for all routes
+    /// and certificates.
     pub fn purge_token(&self, hash: &str) {
         self.purges.fetch_add(1, Ordering::SeqCst);
         self.entries.retain(|_, entry| match &entry.judgement {
@@ -189,13 +190,13 @@ impl TokenCache {
         });
     }
 
-    /// How many judgements are remembered.
+    /// Returns the number of cached judgements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing is remembered.
+    /// Whether the cache is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -214,7 +215,7 @@ impl TokenCache {
                 .saturating_add(positive.unwrap_or(self.settings.positive))
                 .min(now.saturating_add(self.settings.positive))
                 .min(claims.expires),
-            // Nothing was found out: the next request has to ask again.
+            // The check had no result: the next request has to check again.
             Err(denial)
                 if [ReasonCode::KeysUnavailable, ReasonCode::CallerLimit]
                     .contains(&denial.reason) =>

@@ -1,8 +1,8 @@
-//! What a token says, judged: issuer, audience, times, binding, scopes, claims.
+//! Checks the claims of a token: issuer, audience, times, binding, scopes, claims.
 //!
-//! The same rules hold for the payload of a JWT and for an introspection
-//! response (RFC 7662 section 2.2), which differ only in what must be present.
-//! [`super::jwt`] verifies signatures, [`super::introspection`] asks the issuer.
+//! The same rules hold for the payload of a JWT and for an introspection response (RFC 7662 section
+//! 2.2), which differ only in the members that must be present. [`super::jwt`] verifies signatures,
+//! [`super::introspection`] asks the issuer.
 
 use std::sync::OnceLock;
 
@@ -18,10 +18,10 @@ use crate::reason::ReasonCode;
 /// Seconds by which an issuer's clock may differ by default.
 pub const DEFAULT_SKEW: u64 = 30;
 
-/// What every token of one issuer has to say.
+/// The claims that each token of one issuer must have.
 #[derive(Debug, Clone)]
 pub struct ClaimRules {
-    /// Its `iss`, compared byte by byte.
+    /// The required `iss`, compared byte by byte.
     pub issuer: String,
     /// Audiences that tokens may be for; a token for none of them is refused.
     pub audiences: Vec<String>,
@@ -33,7 +33,7 @@ pub struct ClaimRules {
     pub keep: Vec<String>,
 }
 
-/// What one route demands of a token, beyond its issuer's rules.
+/// The demands of one route on a token, in addition to its issuer's rules.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Demands {
     /// An audience that the token must name.
@@ -44,12 +44,12 @@ pub struct Demands {
     pub claims: Vec<(String, Vec<Value>)>,
 }
 
-/// Where claims come from.
+/// The source of claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// From a verified JWT of this type.
+    /// A verified JWT of this type.
     Jwt(TokenType),
-    /// From the issuer's introspection endpoint.
+    /// The issuer's introspection endpoint.
     Introspection,
 }
 
@@ -107,8 +107,8 @@ impl ClaimRules {
         })
     }
 
-    /// RFC 8725 section 3.8. An introspection response may leave `iss` out: the
-    /// endpoint that was asked is the configured one.
+    /// Checks `iss` (RFC 8725 section 3.8). An introspection response may omit it, because the
+    /// endpoint is the configured one.
     fn check_issuer(&self, members: &Map<String, Value>, origin: Origin) -> Result<(), Denial> {
         match (members.get("iss"), origin) {
             (Some(Value::String(issuer)), _) if *issuer == self.issuer => Ok(()),
@@ -120,7 +120,7 @@ impl ClaimRules {
         }
     }
 
-    /// RFC 7519 section 4.1.3: one text or an array of texts.
+    /// Checks `aud`: one string or an array of strings (RFC 7519 section 4.1.3).
     fn check_audience(
         &self,
         members: &Map<String, Value>,
@@ -156,8 +156,8 @@ impl ClaimRules {
         ))
     }
 
-    /// RFC 7519 sections 4.1.4 to 4.1.6; `exp` is exclusive, and not extended by the
-    /// skew: no assertion may outlive its token. Answers with `exp`.
+    /// Checks the times (RFC 7519 sections 4.1.4 to 4.1.6). `exp` is exclusive, and the skew does
+    /// not extend it, because no assertion may outlive its token. Returns `exp`.
     fn check_times(
         &self,
         members: &Map<String, Value>,
@@ -189,8 +189,8 @@ impl ClaimRules {
     }
 }
 
-/// An identity or logout token must not pass for an access token where the
-/// header does not tell them apart (RFC 8725 section 3.12).
+/// Refuses identity and logout tokens. They must not be accepted as access tokens if the header
+/// does not distinguish them (RFC 8725 section 3.12).
 fn refuse_identity_token(members: &Map<String, Value>, origin: Origin) -> Result<(), Denial> {
     let ambiguous = matches!(origin, Origin::Jwt(TokenType::Jwt | TokenType::Untyped));
     let telltale = ["at_hash", "c_hash", "s_hash", "events"]
@@ -236,7 +236,7 @@ fn check_demands(
     Ok(())
 }
 
-/// `scope` (RFC 8693 section 4.2), or `scp` as some issuers call it.
+/// Reads `scope` (RFC 8693 section 4.2), or `scp` as some issuers call it.
 fn scopes(members: &Map<String, Value>) -> Result<Vec<&str>, Denial> {
     match members.get("scope").or_else(|| members.get("scp")) {
         None => Ok(Vec::new()),
@@ -251,7 +251,7 @@ fn scopes(members: &Map<String, Value>) -> Result<Vec<&str>, Denial> {
     }
 }
 
-/// `client_id` (RFC 8693 section 4.3), else `azp`; they must not contradict.
+/// Reads `client_id` (RFC 8693 section 4.3), else `azp`; they must not contradict.
 fn client_id(members: &Map<String, Value>) -> Result<Option<String>, Denial> {
     match (text(members, "client_id")?, text(members, "azp")?) {
         (Some(client), Some(party)) if client != party => {

@@ -1,9 +1,8 @@
 //! Token introspection (RFC 7662): asking the issuer about a token.
 //!
-//! For tokens that say nothing by themselves, and for routes where a revoked
-//! token must not live until its `exp`. "Not active" is a response; anything but
-//! a well-formed response is a failure to check and refuses the request with 503,
-//! never with 401: the client's token may be as good as ever.
+//! Used for opaque tokens, and for routes on which a revoked token must not stay valid until its
+//! `exp`. "Not active" is a response; anything but a well-formed response is a failure to check and
+//! refuses the request with 503, never with 401: the client's token may be valid.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,20 +26,20 @@ use crate::policy::share::{CallerLimit, Place, PlaceLimits, Places, Share};
 use crate::reason::ReasonCode;
 use crate::secret::Secret;
 
-/// Seconds for which an assertion that authenticates the gateway is good.
+/// Lifetime of an assertion that authenticates the gateway, in seconds.
 const CLIENT_ASSERTION_SECONDS: u64 = 60;
 
 /// How the gateway authenticates itself to the issuer.
 #[derive(Debug)]
 pub enum ClientAuthentication {
-    /// With a password in the `Authorization` field (RFC 6749 section 2.3.1).
+    /// A password in the `Authorization` field (RFC 6749 section 2.3.1).
     Basic {
         /// The gateway's client identifier.
         client_id: String,
-        /// Its password.
+        /// The password.
         secret: Secret,
     },
-    /// With a signed assertion (RFC 7523 section 2.2).
+    /// A signed assertion (RFC 7523 section 2.2).
     PrivateKeyJwt {
         /// The gateway's client identifier.
         client_id: String,
@@ -48,19 +47,19 @@ pub enum ClientAuthentication {
         audience: String,
         /// The `kid` under which the issuer knows the key.
         key_id: String,
-        /// Its scheme.
+        /// The signature scheme of the key.
         scheme: SignatureScheme,
         /// The key.
         key: Box<SigningKeyPair>,
     },
-    /// With the client certificate of the connection (RFC 8705 section 2).
+    /// The client certificate of the connection (RFC 8705 section 2).
     Certificate {
         /// The gateway's client identifier.
         client_id: String,
     },
 }
 
-/// What the issuer says about a token: its claims if it is active.
+/// The result of an introspection: the claims of the token if it is active.
 type Introspected = Result<Option<Arc<Map<String, Value>>>, IntrospectionError>;
 
 /// Asks one introspection endpoint.
@@ -68,21 +67,20 @@ pub struct Introspector {
     endpoint: Uri,
     client: HttpClient,
     authentication: ClientAuthentication,
-    /// By the SHA-256 of the token.
+    /// Running requests to the issuer, by the SHA-256 of the token.
     flights: SingleFlight<[u8; 32], Introspected>,
     /// The exchanges of all callers.
     places: Arc<Places>,
 }
 
-/// How callers share the exchanges with one issuer.
+/// How callers share the requests to one issuer.
 const PLACES: PlaceLimits = PlaceLimits {
     // The client bounds them.
     max: usize::MAX,
     shared: MAX_EXCHANGES,
     share: Share::QUARTER,
 };
-/// How long a token waits until the issuer has responded about another one of its
-/// caller.
+/// How long a token waits until the issuer has responded about another token of the same caller.
 const PLACE_TIMEOUT: Duration = Duration::from_millis(250);
 
 impl fmt::Debug for Introspector {
@@ -130,7 +128,7 @@ impl From<IntrospectionError> for Denial {
 }
 
 impl Introspector {
-    /// An introspector for one endpoint.
+    /// Creates an introspector for one endpoint.
     #[must_use]
     pub fn new(endpoint: Uri, client: HttpClient, authentication: ClientAuthentication) -> Self {
         Self {
@@ -147,9 +145,9 @@ impl Introspector {
         self.client.run_on(runtime);
     }
 
-    /// What the issuer says about an active token; none when it is not active. The claims
-    /// are not judged yet. Requests with one token at the same time share one question.
-    /// The question is counted for `caller`.
+    /// Returns the issuer's claims about an active token. None if it is not active. The claims are
+    /// not checked yet. Concurrent requests with the same token share one request to the issuer,
+    /// which is counted for `caller`.
     ///
     /// # Errors
     /// [`IntrospectionError`] when the issuer did not respond properly, or may not be asked.
@@ -207,7 +205,8 @@ impl Introspector {
             .map_err(|_| IntrospectionError::Request)
     }
 
-    /// RFC 7523 section 3: fresh for each request, so that none can be replayed.
+    /// Signs a client assertion (RFC 7523 section 3). It is new for each request, so that none can
+    /// be replayed.
     fn client_assertion(&self) -> Result<String, IntrospectionError> {
         let ClientAuthentication::PrivateKeyJwt {
             client_id,
@@ -240,7 +239,8 @@ impl Introspector {
     }
 }
 
-/// RFC 6749 section 2.3.1: both parts are form-encoded before they are joined.
+/// Returns the Basic credentials. RFC 6749 section 2.3.1: both parts are form-encoded before they
+/// are joined.
 fn basic(client_id: &str, secret: &Secret) -> Result<HeaderValue, IntrospectionError> {
     let secret = std::str::from_utf8(secret.expose()).map_err(|_| IntrospectionError::Request)?;
     let mut pair = zeroize::Zeroizing::new(String::new());

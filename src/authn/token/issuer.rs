@@ -20,19 +20,19 @@ use crate::identity::{ShareKey, TokenClaims};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// How often a route has the issuer asked about one token.
+/// How often a route asks the issuer about one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Introspection {
     /// Never, unless there is no other way to check the issuer's tokens; then
     /// as often as the cache forgets.
     AsNeeded,
-    /// At every request.
+    /// The issuer is asked at each request.
     Always,
     /// Once in this many seconds.
     OncePer(u64),
 }
 
-/// What a route demands of tokens, ready for look-ups.
+/// The demands of a route on tokens, ready for look-ups.
 #[derive(Debug, Clone)]
 pub struct RouteDemands {
     demands: Demands,
@@ -54,20 +54,20 @@ impl RouteDemands {
         }
     }
 
-    /// A hash of them: the same for routes that demand the same.
+    /// Returns a hash of the demands. It is the same for routes with the same demands.
     #[must_use]
     pub const fn hash(&self) -> &[u8; 32] {
         &self.hash
     }
 
-    /// The scopes to name in a challenge.
+    /// Returns the scopes to name in a challenge.
     #[must_use]
     pub fn scopes(&self) -> &[String] {
         &self.demands.scopes
     }
 }
 
-/// With what a token is presented.
+/// The caller and connection with which a token is presented.
 #[derive(Debug, Clone, Copy)]
 pub struct Presenter<'a> {
     /// The caller that questions to the issuer are counted for.
@@ -78,23 +78,23 @@ pub struct Presenter<'a> {
     pub now: u64,
 }
 
-/// How an issuer's tokens are checked.
+/// How the tokens of an issuer are checked.
 #[derive(Debug)]
 pub enum TokenCheck {
-    /// They are JWTs; routes may have them introspected as well.
+    /// The tokens are JWTs. Routes may introspect them in addition.
     Jwt {
         /// The issuer's keys.
         keys: IssuerKeys,
-        /// What is accepted.
+        /// The rules for accepted tokens.
         rules: TokenRules,
         /// Asks the introspection endpoint, if there is one.
         introspector: Option<Introspector>,
     },
-    /// Only the issuer can tell.
+    /// Only the issuer can check the tokens.
     Introspection {
         /// The endpoint.
         introspector: Introspector,
-        /// What is accepted.
+        /// The rules for accepted claims.
         rules: ClaimRules,
     },
 }
@@ -108,18 +108,18 @@ pub struct TokenIssuer {
     required_at_start: bool,
 }
 
-/// What an issuer was made from, hashed, so that its successor after a reload can
-/// be compared with it.
+/// Hashes of the configuration of an issuer, by which the issuer after a reload is compared with
+/// it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Provenance {
-    /// All that judgements depend on, but for fetched keys.
+    /// Hash of everything that judgements depend on, except fetched keys.
     pub rules: [u8; 32],
-    /// Where keys come from, and how they are fetched.
+    /// Hash of the source of keys, and of how they are fetched.
     pub keys: [u8; 32],
 }
 
 impl TokenIssuer {
-    /// An issuer by its name in the configuration.
+    /// Creates an issuer with its name in the configuration.
     #[must_use]
     pub fn new(name: impl Into<String>, check: TokenCheck, cache: CacheSettings) -> Self {
         Self {
@@ -131,7 +131,7 @@ impl TokenIssuer {
         }
     }
 
-    /// The same issuer, without whose keys the gateway does not start, or does.
+    /// Sets whether the gateway refuses to start without the keys of this issuer.
     #[must_use]
     pub const fn required_at_start(mut self, required: bool) -> Self {
         self.required_at_start = required;
@@ -149,22 +149,22 @@ impl TokenIssuer {
         }
     }
 
-    /// The same issuer, which remembers what it was made from.
+    /// Stores the hashes of the configuration from which the issuer was built.
     #[must_use]
     pub const fn made_from(mut self, provenance: Provenance) -> Self {
         self.provenance = provenance;
         self
     }
 
-    /// The keys of this issuer for a successor that fetches them in the very same
-    /// way: what is known stays known.
+    /// Returns the keys of this issuer for a successor that fetches them in exactly the same way,
+    /// so that fetched keys are kept.
     #[must_use]
     pub fn keys_for(&self, provenance: &Provenance) -> Option<IssuerKeys> {
         let same = self.provenance.keys == provenance.keys;
         self.keys().filter(|_| same).cloned()
     }
 
-    /// A hash of all that its judgements depend on, but for fetched keys.
+    /// Returns a hash of everything that judgements depend on, except fetched keys.
     #[must_use]
     pub const fn rules(&self) -> &[u8; 32] {
         &self.provenance.rules
@@ -187,7 +187,7 @@ impl TokenIssuer {
         }
     }
 
-    /// What an operator should know about it.
+    /// Returns a problem of the issuer that an operator should know about.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let why = self.keys()?.problem()?;
@@ -197,13 +197,13 @@ impl TokenIssuer {
         ))
     }
 
-    /// Its name in the configuration.
+    /// Returns the name of the issuer in the configuration.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its `iss`, for challenges and metadata.
+    /// Returns the `iss` of the issuer, for challenges and metadata.
     #[must_use]
     pub fn issuer(&self) -> &str {
         match &self.check {
@@ -212,7 +212,7 @@ impl TokenIssuer {
         }
     }
 
-    /// Its keys, if it has some.
+    /// Returns the keys of the issuer, if it has keys.
     #[must_use]
     pub const fn keys(&self) -> Option<&IssuerKeys> {
         match &self.check {
@@ -270,13 +270,13 @@ impl TokenIssuer {
         match (judged, demands.introspection) {
             (Err(denial), _) => Some(Err(denial)),
             (Ok(claims), Introspection::AsNeeded) => Some(Ok(Arc::new(claims))),
-            // Only the issuer knows whether it is still active.
+            // Only the issuer knows whether the token is still active.
             (Ok(_), _) => None,
         }
     }
 
-    /// The number of the keys that a token is judged with. Without keys that may be
-    /// used they are fetched first: nothing that is remembered holds without them.
+    /// Returns the number of the key set with which a token is checked. If no keys may be used,
+    /// fetches them first, because no cached judgement is valid without them.
     async fn generation(&self, token: &str) -> Result<u64, Denial> {
         let TokenCheck::Jwt { keys, rules, .. } = &self.check else {
             return Ok(0);
@@ -284,7 +284,7 @@ impl TokenIssuer {
         if let Some(generation) = keys.generation() {
             return Ok(generation);
         }
-        // What is refused before any key is needed never reaches the issuer.
+        // A token that is refused before any key is needed never reaches the issuer.
         let unverified = UnverifiedToken::parse(token, rules)?;
         let fetched = keys.for_key(unverified.key_id()).await;
         fetched.map_err(|error| self.without_keys(&error))?;
@@ -327,12 +327,13 @@ impl TokenIssuer {
                 match (demands.introspection, introspector) {
                     (Introspection::AsNeeded, _) => Ok(Arc::new(claims)),
                     (_, Some(introspector)) => {
-                        // Only tokens that are good so far reach the issuer.
+                        // Only tokens that have passed all checks so far reach the issuer.
                         let rules = &rules.claims;
                         introspect(introspector, rules, token, demands, presenter).await?;
                         Ok(Arc::new(claims))
                     }
-                    // The configuration refuses this; a token must not pass for it.
+                    // Unreachable, because the configuration refuses this. A token must not be
+                    // accepted by it.
                     (_, None) => Err(Denial::new(
                         ReasonCode::KeysUnavailable,
                         "the issuer has no introspection endpoint",

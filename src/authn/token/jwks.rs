@@ -38,7 +38,7 @@ const UNKNOWN_KEY_SECONDS: u64 = 30;
 /// Unknown key identifiers that are remembered.
 const UNKNOWN_KEYS: usize = 256;
 
-/// How keys are kept.
+/// How long keys are used and how often they are fetched.
 #[derive(Debug, Clone, Copy)]
 pub struct KeySettings {
     /// How long the last good keys may be used after they were last confirmed.
@@ -58,7 +58,8 @@ impl Default for KeySettings {
 pub struct Keys {
     /// The keys.
     pub set: Arc<JwkSet>,
-    /// Part of every cached judgement: with the keys, it dies.
+    /// Number of this key set, and a part of the key of each cached judgement: if the keys change,
+    /// the judgements are void.
     pub generation: u64,
 }
 
@@ -78,12 +79,12 @@ struct Remote {
     client: HttpClient,
     last_good: u64,
     now: fn() -> u64,
-    /// What requests read, without a lock.
+    /// The state that requests read, without a lock.
     cached: ArcSwapOption<Cached>,
     state: Mutex<State>,
     /// Held by the task that fetches; the others wait for the outcome.
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Whether a task keeps them fresh.
+    /// Whether a task refreshes the keys.
     kept_fresh: AtomicBool,
 }
 
@@ -102,7 +103,7 @@ struct State {
     unknown: HashMap<[u8; 32], u64>,
 }
 
-/// What the cache can say about one key identifier.
+/// The result of looking up a key identifier in the cache.
 enum Lookup {
     /// Fresh, and it has the key or need not be asked again for it.
     Settled(Keys),
@@ -146,7 +147,7 @@ impl IssuerKeys {
         })))
     }
 
-    /// The keys that may be used now, fetched or not; none when there are none.
+    /// Returns the keys that may be used now, without fetching. None if there are none.
     #[must_use]
     pub fn at_hand(&self) -> Option<Keys> {
         match &self.0 {
@@ -157,7 +158,7 @@ impl IssuerKeys {
         }
     }
 
-    /// Why there are no keys; none while there are.
+    /// Returns why there are no keys. None while there are keys.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let Source::Remote(remote) = &self.0 else {
@@ -172,7 +173,7 @@ impl IssuerKeys {
         })
     }
 
-    /// The keys for a token that names `key_id`, fetched if that could help.
+    /// Returns the keys for a token that names `key_id`, fetched if that could help.
     ///
     /// # Errors
     /// [`FetchError`] when there are no keys that could be used.
@@ -183,9 +184,9 @@ impl IssuerKeys {
         }
     }
 
-    /// The number of the keys that may be used now; cached judgements with another
-    /// are void. None without such keys: what was judged with those that were there
-    /// before does not outlive them.
+    /// Returns the number of the key set that may be used now. Cached judgements with another
+    /// number are void. None if no keys may be used: then judgements with earlier keys are void
+    /// too.
     #[must_use]
     pub fn generation(&self) -> Option<u64> {
         match &self.0 {
@@ -283,7 +284,7 @@ impl Remote {
         }
     }
 
-    /// What is known once the turn is over.
+    /// Returns the keys after this request's turn, or why there are none.
     fn after_turn(&self, key_id: Option<&str>, fetched: bool) -> Result<Keys, FetchError> {
         let now = (self.now)();
         let Some(cached) = self.usable(now) else {
@@ -291,7 +292,7 @@ impl Remote {
         };
         if !has_key(&cached.keys.set, key_id) {
             if now >= cached.fresh_until {
-                // The key may be newer than these keys: that cannot be known.
+                // The token may be signed with a newer key, which cannot be known without a fetch.
                 return Err(self.state().last_error.unwrap_or(FetchError::Unreachable));
             }
             if fetched {
@@ -323,7 +324,8 @@ impl Remote {
             .is_none_or(|last| now.abs_diff(last) >= interval)
     }
 
-    /// A little before the keys turn stale, so that no request ever notices.
+    /// Returns the time until the next refresh: shortly before the keys become stale, so that no
+    /// request has to wait.
     fn seconds_until_refresh(&self) -> u64 {
         let now = (self.now)();
         self.usable(now).map_or(0, |cached| {
@@ -335,8 +337,8 @@ impl Remote {
         })
     }
 
-    /// Fetches in a task of its own: a caller that goes away must not make the
-    /// next one start again.
+    /// Fetches in a separate task: if the caller disconnects, the next one must not have to start
+    /// again.
     async fn fetch(self: &Arc<Self>, turn: OwnedMutexGuard<()>) -> Result<(), FetchError> {
         let remote = Arc::clone(self);
         tokio::spawn(async move {
@@ -365,8 +367,8 @@ impl Remote {
             },
         };
         self.state().unknown.clear();
-        // However fresh they are said to be, there has to be time for another try
-        // before they must not be used any more.
+        // Limits the freshness that the issuer states, so that another attempt is possible before
+        // the keys must not be used any more.
         let fresh = freshness(&response.headers).min(self.last_good / 2);
         self.cached.store(Some(Arc::new(Cached {
             keys,
@@ -376,8 +378,8 @@ impl Remote {
         Ok(())
     }
 
-    /// The address of the key set; metadata are read each time, since an issuer
-    /// may move its keys.
+    /// Returns the address of the key set; metadata are read each time, since an issuer may move
+    /// its keys.
     async fn key_set_url(&self) -> Result<Uri, FetchError> {
         let (issuer, urls) = match &self.location {
             KeyLocation::KeySet(url) => return Ok(url.clone()),
@@ -389,7 +391,7 @@ impl Remote {
                 Ok(response) => key_set_in_metadata(issuer, url, &response.body),
                 Err(error) => Err(error),
             };
-            // Only "there is no such thing" leads on to the other address.
+            // Tries the next address only if the response is 404.
             if !matches!(outcome, Err(FetchError::Status(404))) {
                 break;
             }

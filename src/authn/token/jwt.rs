@@ -1,10 +1,9 @@
 //! JWT access tokens: a token, an issuer's keys and rules in, claims or a denial out.
 //!
-//! Pure: no clock, no network, no cache. [`super::jwks`] brings the keys,
-//! [`super::claims`] judges the payload, [`super::issuer`] puts them together.
-//! The order of checks is fixed, so that the same token always has the same
-//! reason: form, type, algorithm, key, signature, and only then the claims.
-//! Tokens are never logged and stand in no `Debug`, only their hash does.
+//! Pure: no clock, no network, no cache. [`super::jwks`] brings the keys, [`super::claims`] judges
+//! the payload, [`super::issuer`] puts them together. The order of checks is fixed, so that the
+//! same token always has the same reason: form, type, algorithm, key, signature, and only then the
+//! claims. Tokens are never logged or printed by `Debug`; only their hash is.
 
 use std::fmt;
 
@@ -33,10 +32,10 @@ pub const ALL_ALGORITHMS: [Algorithm; 9] = [
     Algorithm::Ps512,
 ];
 
-/// What is accepted from one issuer of JWTs.
+/// The rules for JWTs of one issuer.
 #[derive(Debug, Clone)]
 pub struct TokenRules {
-    /// What its tokens must say.
+    /// The claims that the tokens must have.
     pub claims: ClaimRules,
     /// Signature algorithms it may use; a key may allow fewer.
     pub algorithms: Vec<Algorithm>,
@@ -44,7 +43,7 @@ pub struct TokenRules {
     pub types: Vec<TokenType>,
 }
 
-/// A token whose form is good, and nothing else yet.
+/// A token with a valid form. Nothing else is checked yet.
 pub struct UnverifiedToken<'a> {
     jws: CompactJws<'a>,
     token_type: TokenType,
@@ -52,8 +51,8 @@ pub struct UnverifiedToken<'a> {
 }
 
 impl<'a> UnverifiedToken<'a> {
-    /// Checks the form, and by `rules` the type and the algorithm: whatever can
-    /// be refused before a key is looked for.
+    /// Checks the form, and by `rules` the type and the algorithm: everything that can be checked
+    /// without a key.
     ///
     /// # Errors
     /// `token-malformed`, `token-type` or `token-algorithm`.
@@ -82,7 +81,7 @@ impl<'a> UnverifiedToken<'a> {
         })
     }
 
-    /// `kid`: good for choosing among the issuer's own keys and for nothing else.
+    /// Returns `kid`. It may only select one of the issuer's own keys.
     #[must_use]
     pub fn key_id(&self) -> Option<&str> {
         self.jws.header().key_id()
@@ -117,10 +116,10 @@ impl<'a> UnverifiedToken<'a> {
     }
 }
 
-/// Registered header parameters must have their registered type (RFC 7515
-/// section 4.1), and those of encryption or of self-made keys have no place in
-/// an access token. Addresses and thumbprints of keys are ignored: keys come
-/// from the configured issuer alone (RFC 8725 section 3.10).
+/// Checks header parameters. Registered ones must have their registered type (RFC 7515 section
+/// 4.1), and those of encryption or of self-made keys have no place in an access token. Addresses
+/// and thumbprints of keys are ignored: keys come from the configured issuer alone (RFC 8725
+/// section 3.10).
 fn check_parameters(members: &Map<String, Value>) -> Result<(), Denial> {
     for (name, value) in members {
         let good = match name.as_str() {
@@ -166,7 +165,7 @@ pub fn validate(
     UnverifiedToken::parse(token, rules)?.verify(keys, rules, demands, thumbprint, now)
 }
 
-/// The denial for a JOSE object that was refused.
+/// Returns the denial for a JOSE object that was refused.
 #[must_use]
 pub fn refusal(error: JoseError) -> Denial {
     let reason = match error {

@@ -1,5 +1,5 @@
-//! Where an issuer's keys are, what its metadata may say about that, and how
-//! long a response is fresh. Pure; [`super::jwks`] does the fetching.
+//! The location of an issuer's keys, the rules for its metadata, and the freshness of responses.
+//! Pure functions; [`super::jwks`] does the fetching.
 
 use countersign_verify::jose::parse_object;
 use http::header::{AGE, CACHE_CONTROL};
@@ -10,16 +10,16 @@ use crate::http_client::{FetchError, UrlError, checked_url, same_origin};
 /// Seconds for which a response is fresh that does not say so itself.
 const DEFAULT_FRESHNESS: u64 = 300;
 
-/// Bounds on what the issuer says about freshness, in seconds.
+/// Limits for the freshness that the issuer states, in seconds.
 const FRESHNESS: std::ops::RangeInclusive<u64> = 60..=24 * 60 * 60;
 
-/// Where an issuer's keys are.
+/// The location of an issuer's keys.
 #[derive(Debug, Clone)]
 pub enum KeyLocation {
-    /// At this address.
+    /// The address of the key set.
     KeySet(Uri),
-    /// Where the metadata at one of these addresses say: those of RFC 8414
-    /// section 3, and of OpenID Connect Discovery section 4.
+    /// The addresses of the metadata that contain the location: those of RFC 8414 section 3, and of
+    /// OpenID Connect Discovery section 4.
     Metadata {
         /// The issuer identifier that the metadata must repeat.
         issuer: String,
@@ -29,7 +29,7 @@ pub enum KeyLocation {
 }
 
 impl KeyLocation {
-    /// A key set's own address.
+    /// Locates the keys by the address of the key set.
     ///
     /// # Errors
     /// [`UrlError`] when it may not be fetched from.
@@ -37,7 +37,7 @@ impl KeyLocation {
         checked_url(url).map(Self::KeySet)
     }
 
-    /// The metadata of `issuer`.
+    /// Locates the keys by the metadata of `issuer`.
     ///
     /// # Errors
     /// [`UrlError`] when the issuer is no address that may be fetched from.
@@ -62,8 +62,8 @@ impl KeyLocation {
     }
 }
 
-/// `jwks_uri`: the metadata's `issuer` must be identical (RFC 8414 section 3.3),
-/// and keys come from the origin that was configured.
+/// Reads `jwks_uri`. The metadata's `issuer` must be identical (RFC 8414 section 3.3), and keys
+/// come from the origin that was configured.
 pub(super) fn key_set_in_metadata(
     issuer: &str,
     url: &Uri,
@@ -80,7 +80,7 @@ pub(super) fn key_set_in_metadata(
         .ok_or(FetchError::Metadata)
 }
 
-/// RFC 9111 section 4.2.1 for a private cache, within [`FRESHNESS`].
+/// Computes the freshness (RFC 9111 section 4.2.1) for a private cache, limited to [`FRESHNESS`].
 pub(super) fn freshness(headers: &HeaderMap) -> u64 {
     let mut seconds = None;
     for value in headers.get_all(CACHE_CONTROL) {

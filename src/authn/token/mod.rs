@@ -1,4 +1,4 @@
-//! Tokens of configured issuers: what is accepted, and how that is found out.
+//! Tokens of configured issuers: the rules for accepted tokens, and their checks.
 //!
 //! A file imports only from those after it:
 //!
@@ -6,9 +6,9 @@
 //! - `cache`: judgements about tokens, remembered for a while
 //! - `introspection`: asks the issuer about a token
 //! - `jwks`: an issuer's keys, fetched and kept fresh
-//! - `key_location`: where an issuer's keys are
+//! - `key_location`: the location of an issuer's keys
 //! - `jwt`: form and signature of a JWT
-//! - `claims`: what a token says, judged
+//! - `claims`: checks the claims of a token
 //! - `binding`: binding to the caller's certificate
 //! - `token_type`: the `typ` of a token
 //! - `single_flight`: asks equal questions once

@@ -4,23 +4,23 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// One question: the request that holds the lock asks, the others wait for its answer.
+/// One running query: the request that holds the lock asks, the others wait for the result.
 type Flight<T> = tokio::sync::Mutex<Option<T>>;
 
 /// The questions that are being asked at the moment.
 pub(crate) struct SingleFlight<K: Copy + Eq + Hash, T>(Mutex<HashMap<K, Arc<Flight<T>>>>);
 
-/// What came of a question.
+/// The result of a query.
 pub(crate) enum FlightResult<T> {
-    /// An answer for every request that waits for it.
+    /// A result for all requests that wait for it.
     Shared(T),
-    /// An answer for the request that asked; the next one asks by itself.
+    /// A result only for the request that asked. The next one asks by itself.
     Own(T),
 }
 
 impl<K: Copy + Eq + Hash, T: Clone> SingleFlight<K, T> {
-    /// Asks, or waits for the answer to the same question. A request that comes after the
-    /// answer asks again.
+    /// Asks, or waits for the result of the same running query. A request that comes after the
+    /// result asks again.
     pub(crate) async fn join<F>(&self, key: K, asking: F) -> T
     where
         F: Future<Output = FlightResult<T>>,
@@ -56,7 +56,7 @@ impl<K: Copy + Eq + Hash, T> SingleFlight<K, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many questions are being asked.
+    /// Returns the number of running queries.
     #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
         self.lock().len()

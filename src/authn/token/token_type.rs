@@ -1,6 +1,6 @@
 //! `TokenType`: the `typ` of a token.
 
-/// What the `typ` of a token may be (RFC 8725 section 3.11).
+/// The permitted values of a token's `typ` (RFC 8725 section 3.11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TokenType {
     /// `at+jwt` or `application/at+jwt` (RFC 9068 section 4). Such a token must
@@ -8,7 +8,7 @@ pub enum TokenType {
     AccessToken,
     /// `JWT`, which identity tokens may carry too.
     Jwt,
-    /// No `typ` at all.
+    /// No `typ`.
     Untyped,
 }
 

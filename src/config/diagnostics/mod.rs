@@ -1,9 +1,8 @@
 //! Errors and warnings about a configuration file, each with its place, and how
 //! they are shown.
 //!
-//! [`Diagnostics`] collects while the file is read and resolved;
-//! [`ConfigErrors`] is what remains when something was wrong. Nothing here
-//! knows what a key means.
+//! [`Diagnostics`] collects while the file is read and resolved; [`ConfigErrors`] is the result if
+//! there were errors. Nothing here knows what a key means.
 //!
 //! - `suggest`: the known word that is nearest to an unknown one
 
@@ -16,10 +15,10 @@ use std::path::{Path, PathBuf};
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
-/// Bytes of the configuration file.
+/// A range of byte positions in the configuration file.
 pub(in crate::config) type Span = Range<usize>;
 
-/// One thing that is wrong, or worth a look.
+/// An error or a warning about the configuration.
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
     message: String,
@@ -30,7 +29,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// `message` says what is wrong with the text at `place`.
+    /// Creates a diagnostic. `message` describes the problem with the text at `place`.
     pub(in crate::config) fn new(place: Span, message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -41,7 +40,7 @@ impl Diagnostic {
         }
     }
 
-    /// `message` is about the file as a whole.
+    /// Creates a diagnostic about the file as a whole.
     pub(in crate::config) fn whole(message: impl Into<String>) -> Self {
         Self {
             place: None,
@@ -49,31 +48,31 @@ impl Diagnostic {
         }
     }
 
-    /// A few words beside the caret.
+    /// Sets a few words beside the caret.
     pub(in crate::config) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = label.into();
         self
     }
 
-    /// A second place that belongs to it.
+    /// Adds a second place that is part of the problem.
     pub(in crate::config) fn also(mut self, place: Span, label: impl Into<String>) -> Self {
         self.also = Some((place, label.into()));
         self
     }
 
-    /// What to do about it.
+    /// Sets the remedy.
     pub(in crate::config) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
-    /// What is wrong, in one sentence.
+    /// Returns the description of the problem, in one sentence.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What to do about it, if that is known.
+    /// Returns the remedy, if one is known.
     #[must_use]
     pub fn remedy(&self) -> Option<&str> {
         self.help.as_deref()
@@ -119,7 +118,7 @@ impl Diagnostic {
         text
     }
 
-    /// Both count from 1; the column in characters.
+    /// Returns the line and the column. Both count from 1; the column counts characters.
     fn line_and_column(&self, source: &str) -> Option<(usize, usize)> {
         let place = clamped(self.place.as_ref()?, source);
         let before = source.get(..place.start)?;
@@ -130,9 +129,9 @@ impl Diagnostic {
     }
 }
 
-/// The file's text, for showing: what could be a user and password in a URL is
-/// replaced, byte by byte, so that places stay where they are. It does not
-/// belong there, and the error that says so may end up in a log.
+/// Returns the file's text for display. Possible users and passwords in URLs are replaced, byte by
+/// byte, so that all positions stay the same. They do not belong in the file, and the error that
+/// reports them may be logged.
 fn without_passwords(source: &str) -> String {
     let mut shown = String::with_capacity(source.len());
     let mut rest = source;
@@ -154,7 +153,7 @@ fn without_passwords(source: &str) -> String {
     shown
 }
 
-/// The renderer cannot show half a character or a place beyond the end.
+/// Limits a place to whole characters within the text, because the renderer cannot show others.
 fn clamped(place: &Span, source: &str) -> Span {
     let on_boundary = |mut index: usize| {
         index = index.min(source.len());
@@ -174,7 +173,7 @@ const CONFIGURATION: &str = "the configuration";
 /// `Display` gives the plain form with file, line, caret and remedy of each.
 #[derive(Debug, Clone)]
 pub struct ConfigErrors {
-    /// What kind of file it is.
+    /// The kind of the file.
     what: &'static str,
     path: PathBuf,
     source: String,
@@ -184,20 +183,20 @@ pub struct ConfigErrors {
 /// One error for machines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorRecord {
-    /// The configuration file.
+    /// The path of the configuration file.
     pub file: String,
     /// Line in the file, from 1; none for the file as a whole.
     pub line: Option<usize>,
     /// Column in characters, from 1.
     pub column: Option<usize>,
-    /// What is wrong.
+    /// The description of the problem.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     pub help: Option<String>,
 }
 
 impl ConfigErrors {
-    /// One error about a file that could not be read as text.
+    /// Creates the error for a file that could not be read as text.
     pub(in crate::config) fn whole(path: &Path, error: Diagnostic) -> Self {
         Self {
             what: CONFIGURATION,
@@ -207,25 +206,25 @@ impl ConfigErrors {
         }
     }
 
-    /// The same about another kind of file.
+    /// Sets the kind of file that the errors are about.
     pub(in crate::config) const fn of(mut self, what: &'static str) -> Self {
         self.what = what;
         self
     }
 
-    /// The configuration file.
+    /// Returns the path of the configuration file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The errors in the order of the file; at least one.
+    /// Returns the errors in the order of the file; at least one.
     #[must_use]
     pub fn errors(&self) -> &[Diagnostic] {
         &self.errors
     }
 
-    /// The errors for machines.
+    /// Returns the errors in a form for machines.
     #[must_use]
     pub fn records(&self) -> Vec<ErrorRecord> {
         self.errors
@@ -243,8 +242,7 @@ impl ConfigErrors {
             .collect()
     }
 
-    /// All errors with file, line, caret and remedy; with colours for a
-    /// terminal only.
+    /// Renders all errors with file, line, caret and remedy. Colours are for a terminal only.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour {
@@ -292,17 +290,17 @@ impl Diagnostics {
         self.warnings.push(warning);
     }
 
-    /// How many errors there are so far.
+    /// Returns the number of errors so far.
     pub(in crate::config) const fn error_count(&self) -> usize {
         self.errors.len()
     }
 
-    /// How many warnings there are so far.
+    /// Returns the number of warnings so far.
     pub(in crate::config) const fn warning_count(&self) -> usize {
         self.warnings.len()
     }
 
-    /// The warnings that came after the first `count`.
+    /// Returns the warnings that came after the first `count`.
     pub(in crate::config) fn warnings_from(&self, count: usize) -> Vec<Diagnostic> {
         self.warnings.get(count..).unwrap_or_default().to_vec()
     }
@@ -317,7 +315,7 @@ impl Diagnostics {
         !self.errors.is_empty()
     }
 
-    /// The errors, in the order of the file.
+    /// Returns the errors, in the order of the file.
     pub(in crate::config) fn into_errors(mut self, path: &Path, source: &str) -> ConfigErrors {
         self.errors.sort_by_key(start);
         ConfigErrors {
@@ -328,7 +326,7 @@ impl Diagnostics {
         }
     }
 
-    /// The warnings, one line each, in the order of the file.
+    /// Returns the warnings, one line each, in the order of the file.
     pub(in crate::config) fn warnings(&mut self, path: &Path, source: &str) -> Vec<String> {
         self.warnings.sort_by_key(start);
         self.warnings
@@ -338,7 +336,7 @@ impl Diagnostics {
     }
 }
 
-/// What concerns the whole file comes last.
+/// Returns the position by which diagnostics are sorted. Those about the whole file come last.
 fn start(diagnostic: &Diagnostic) -> usize {
     diagnostic
         .place

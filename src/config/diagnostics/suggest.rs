@@ -1,6 +1,6 @@
 //! "Did you mean": the nearest of several known words.
 
-/// The candidate that a mistyped word most probably stands for.
+/// Returns the candidate that a mistyped word most probably means.
 pub(in crate::config) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -11,7 +11,7 @@ pub(in crate::config) fn nearest<'a>(
         .into_iter()
         .filter_map(|candidate| {
             let distance = edits(&word, &candidate.to_lowercase());
-            // A cut-off or lengthened word counts as near whatever the distance.
+            // A shortened or lengthened word counts as near at any distance.
             let cut = word.len() >= 4 && candidate.starts_with(&word)
                 || candidate.len() >= 4 && word.starts_with(candidate);
             (distance <= bound || cut).then_some((distance, candidate))
@@ -20,7 +20,7 @@ pub(in crate::config) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein distance, where exchanging two neighbours counts as one edit.
+/// Returns the Levenshtein distance. Swapping two neighbours counts as one edit.
 fn edits(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut before: Vec<usize> = Vec::new();

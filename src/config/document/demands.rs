@@ -1,5 +1,5 @@
-//! Values of `[[route]]` that have a grammar of their own: how callers
-//! authenticate, and what is demanded of their tokens.
+//! Values of `[[route]]` with a separate grammar: how callers authenticate, and which demands their
+//! tokens must meet.
 
 use serde_json::Value;
 use toml::Spanned;
@@ -14,16 +14,16 @@ use crate::identity::{IdentityPattern, Method};
 /// How a route authenticates its callers.
 #[derive(Debug, Clone)]
 pub(in crate::config) enum Authenticate {
-    /// By all of these.
+    /// All of these methods are required.
     All(List<Method>),
-    /// By one of these.
+    /// One of these methods is required.
     Any(List<Method>),
-    /// By nothing: the route has no callers, only requests.
+    /// No method: the route has no callers, only requests.
     Unauthenticated,
 }
 
 impl Authenticate {
-    /// The methods that are written.
+    /// Returns the configured methods.
     pub(in crate::config) fn methods(&self) -> &[At<Method>] {
         match self {
             Self::All(methods) | Self::Any(methods) => methods,
@@ -100,7 +100,7 @@ impl FromToml for ClaimDemands {
     }
 }
 
-/// A claim's value: texts, whole numbers and truth values can be compared.
+/// Reads a claim's value: texts, whole numbers and truth values can be compared.
 fn claim(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<Value> {
     match value.get_ref() {
         DeValue::String(text) => Some(Value::from(&**text)),
@@ -117,7 +117,7 @@ fn claim(value: &Spanned<DeValue<'_>>, diagnostics: &mut Diagnostics) -> Option<
     }
 }
 
-/// How a token's client and the certificate that comes with it have to fit.
+/// How a token's client must match the certificate that accompanies the token.
 #[derive(Debug, Clone)]
 pub(in crate::config) enum Client {
     Any,

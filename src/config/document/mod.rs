@@ -1,12 +1,11 @@
 //! The file as it is written, section by section.
 //!
-//! Which keys there are is said in `raw`; what they mean is decided in
-//! [`super::resolve`].
+//! `raw` lists the known keys; [`super::resolve`] decides what they mean.
 //!
 //! A file imports only from those after it:
 //!
 //! - `raw`: the one table of known sections and keys
-//! - `demands`: how callers authenticate, and what is demanded of their tokens
+//! - `demands`: how callers authenticate, and which demands their tokens must meet
 //! - `health_check`: how an upstream's health is checked
 //! - `schema`: complaints about sections and keys that are unknown or missing
 //! - `value`: single values with their places
@@ -71,7 +70,7 @@ impl Document {
         Some(document)
     }
 
-    /// Whether a section is there, right or wrong. `name` is without brackets.
+    /// Whether the file has a section, valid or not. `name` is without brackets.
     pub(in crate::config) fn has(&self, name: &str) -> bool {
         self.sections.iter().any(|section| section == name)
     }
@@ -124,7 +123,7 @@ impl Document {
 }
 
 impl Document {
-    /// `[tls.…]`: sections of their own below one name.
+    /// Reads `[tls.…]`: several separate sections below one name.
     fn read_tls(
         &mut self,
         key: &Spanned<Cow<'_, str>>,

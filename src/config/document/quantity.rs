@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Why a text is not a duration or size; says what to write instead.
+/// Why a text is not a duration or size. Says what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct QuantityError(String);
@@ -47,7 +47,7 @@ impl TimeSpan {
                 .find(|character: char| character.is_ascii_digit())
                 .unwrap_or(after.len());
             let (unit, next) = after.split_at(end);
-            // The iterator goes on from the last unit, so order is enforced.
+            // Continues after the unit that was found last, so that the order is enforced.
             let (_, milliseconds) = units.find(|(name, _)| *name == unit).ok_or_else(refuse)?;
             total = number
                 .checked_mul(*milliseconds)
@@ -60,13 +60,13 @@ impl TimeSpan {
         }
     }
 
-    /// As the standard library's type.
+    /// Converts the value to the standard library's type.
     #[must_use]
     pub const fn get(self) -> Duration {
         Duration::from_millis(self.0)
     }
 
-    /// Rounded down to whole milliseconds.
+    /// Converts a duration, rounded down to whole milliseconds.
     #[must_use]
     pub fn from_duration(duration: Duration) -> Self {
         Self(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
@@ -112,13 +112,13 @@ impl ByteSize {
             .ok_or_else(|| QuantityError("this size is too large".to_owned()))
     }
 
-    /// A number of bytes.
+    /// Creates a size from a number of bytes.
     #[must_use]
     pub const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.0

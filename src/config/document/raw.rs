@@ -46,7 +46,7 @@ macro_rules! sections {
             $(#[$doc])*
             #[derive(Debug)]
             pub(in crate::config) struct $name {
-                /// Where the section begins.
+                /// Position of the section in the file.
                 #[allow(dead_code, reason = "some sections complain about single keys only")]
                 pub(in crate::config) place: Span,
                 $(pub(in crate::config) $key: Field<$type>,)+
@@ -93,7 +93,7 @@ sections! {
     "docs/configuration.md" SECTIONS
 
     "[listener]"
-    /// Where callers connect.
+    /// The listener for callers.
     Listener {
         address: SocketAddr = Required,
         certificate: String = Optional,
@@ -104,7 +104,7 @@ sections! {
     }
 
     "[[server_name]]"
-    /// A certificate and trust of its own for some names.
+    /// A separate certificate and trust configuration for some names.
     ServerName {
         names: Several<HostPattern> = Required,
         certificate: String = Required,
@@ -114,7 +114,7 @@ sections! {
     }
 
     "[tls.tickets]"
-    /// How callers come back without a full handshake.
+    /// Session tickets, with which callers resume without a full handshake.
     Tickets {
         enabled: bool = Optional,
         secret_file: String = Optional,
@@ -123,7 +123,7 @@ sections! {
     }
 
     "[[trust_domain]]"
-    /// Whose certificates are believed.
+    /// One trust domain, whose certificates are accepted.
     Trust {
         name: TrustDomain = Required,
         roots: Several<String> = Required,
@@ -138,7 +138,7 @@ sections! {
     }
 
     "[crl_fetch]"
-    /// How revocation lists are fetched that are named by URL.
+    /// How revocation lists are fetched that are configured as URLs.
     CrlFetch {
         roots: Several<String> = Required,
         interval: TimeSpan = Optional,
@@ -148,13 +148,13 @@ sections! {
     }
 
     "[deny_list]"
-    /// Who is refused at once.
+    /// The deny list: certificates and callers that are refused at once.
     DenySection {
         file: String = Required,
     }
 
     "[assertion]"
-    /// What services are told.
+    /// The assertions that services receive.
     Assertion {
         issuer: String = Required,
         header: HeaderName = Optional,
@@ -180,7 +180,7 @@ sections! {
     }
 
     "[[token_issuer]]"
-    /// Whose tokens are believed.
+    /// An issuer whose tokens are accepted.
     TokenIssuerSection {
         name: String = Required,
         issuer: String = Required,
@@ -205,7 +205,7 @@ sections! {
     }
 
     "[token_issuer.introspection]"
-    /// Where the issuer is asked about a token.
+    /// The introspection endpoint of a token issuer.
     IntrospectionSection {
         endpoint: String = Required,
         client_id: String = Required,
@@ -218,7 +218,7 @@ sections! {
     }
 
     "[api_keys]"
-    /// What all API keys have in common.
+    /// The settings of all API keys.
     ApiKeysSection {
         hmac_key: String = Required,
         header: HeaderName = Optional,
@@ -274,7 +274,7 @@ sections! {
     }
 
     "[[route]]"
-    /// Who may send what where.
+    /// A route: who may send which requests, and to which upstream.
     RouteSection {
         name: String = Required,
         hosts: Several<HostPattern> = Optional,
@@ -296,7 +296,7 @@ sections! {
     }
 
     "[route.token]"
-    /// What a route demands of tokens.
+    /// The demands of a route on tokens.
     RouteTokenSection {
         issuer: String = Required,
         audience: String = Optional,
@@ -308,7 +308,7 @@ sections! {
     }
 
     "[route.rate_limit]"
-    /// How many requests a route takes.
+    /// Rate limits of a route.
     RouteLimitSection {
         per: Per = Required,
         requests: u32 = Required,
@@ -317,7 +317,7 @@ sections! {
     }
 
     "[rate_limits]"
-    /// What all rate limits have in common.
+    /// The settings of all rate limits.
     RateLimitsSection {
         keys: u32 = Optional,
         failed_authentications: u32 = Optional,
@@ -355,7 +355,7 @@ sections! {
     }
 
     "[limits.caller]"
-    /// What one caller may hold.
+    /// Limits for each caller.
     CallerLimitsSection {
         connections: Share = Optional,
         requests_in_flight: Share = Optional,
@@ -364,7 +364,7 @@ sections! {
     }
 
     "[limits.address]"
-    /// What one address may have that has proven nothing.
+    /// Limits for each address that has not authenticated.
     AddressLimitsSection {
         handshakes_in_progress: u32 = Optional,
         trusted_networks: Several<IpNet> = Optional,
@@ -377,14 +377,14 @@ sections! {
     }
 
     "[audit]"
-    /// Where the audit log goes.
+    /// The destination of the audit log.
     Audit {
         file: String = Optional,
         chains: String = Optional,
     }
 }
 
-/// Sections that stand within another one.
+/// Defines sections within another one.
 macro_rules! within {
     ($($name:ident),+) => {$(
         impl FromToml for $name {

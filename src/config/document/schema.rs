@@ -10,30 +10,29 @@ use crate::config::diagnostics::suggest::nearest;
 use crate::config::diagnostics::{Diagnostic, Diagnostics, Span};
 use crate::identity::text::printable;
 
-/// A section's name as it is written, its keys, and which of them it cannot do
-/// without.
+/// The name of a section in the file, its keys, and which of them are required.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::config) struct SectionKeys {
     pub(in crate::config) title: &'static str,
     pub(in crate::config) keys: &'static [(&'static str, Need)],
 }
 
-/// Whether a section can do without a key.
+/// Whether a section requires a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum Need {
     Required,
     Optional,
 }
 
-/// Everything that can stand in one kind of file.
+/// All sections and keys that one kind of file may contain.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::config) struct Family {
     pub(in crate::config) sections: &'static [SectionKeys],
-    /// Where they are described.
+    /// The document that describes the sections.
     pub(in crate::config) document: &'static str,
 }
 
-/// The file as a table. Nothing comes back when it is not TOML.
+/// Parses the file as a table. Returns None if it is not TOML.
 pub(in crate::config) fn syntax<'i>(
     source: &'i str,
     diagnostics: &mut Diagnostics,

@@ -8,16 +8,16 @@ use std::net::IpAddr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::config) struct HttpUrl {
     pub(in crate::config) https: bool,
-    /// Without brackets.
+    /// The host, without brackets.
     pub(in crate::config) host: String,
-    /// Where it is written.
+    /// The port, if the URL contains one.
     pub(in crate::config) written_port: Option<u16>,
     /// Empty, or with a leading slash.
     pub(in crate::config) path: String,
 }
 
 impl HttpUrl {
-    /// Parses a URL; an error says what is wrong with it.
+    /// Parses a URL. The error describes the problem.
     pub(in crate::config) fn parse(text: &str) -> Result<Self, &'static str> {
         // `http::Uri` drops fragments without a word.
         if text.contains(['?', '#']) {
@@ -66,13 +66,13 @@ impl HttpUrl {
         })
     }
 
-    /// The port, written or usual.
+    /// Returns the port of the URL, or the default port of its scheme.
     pub(in crate::config) fn port(&self) -> u16 {
         self.written_port
             .unwrap_or(if self.https { 443 } else { 80 })
     }
 
-    /// Whether the host is this machine for sure.
+    /// Whether the host is certain to be this machine.
     pub(in crate::config) fn is_loopback(&self) -> bool {
         self.host == "localhost"
             || self

@@ -1,8 +1,7 @@
 //! Reading single values of the parsed file, each with its place.
 //!
-//! A value that cannot be used is reported where it stands and becomes
-//! [`Field::Bad`], so that reading goes on and nothing is reported twice.
-//! What values mean together is decided in `resolve`.
+//! A value that cannot be used is reported with its place and becomes [`Field::Bad`], so that
+//! reading continues and nothing is reported twice. `resolve` decides what values mean together.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -37,12 +36,12 @@ pub(in crate::config) struct At<T> {
     pub(in crate::config) place: Span,
 }
 
-/// What a key says.
+/// The value of a key, or why there is none.
 #[derive(Debug)]
 pub(in crate::config) enum Field<T> {
     /// The key is not there.
     Absent,
-    /// It is there, or had to be, and an error was reported.
+    /// The value is invalid, or a required key is missing. An error was reported.
     Bad,
     /// A value.
     Good(At<T>),
@@ -69,7 +68,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The value, if there is one.
+    /// Returns the value, if there is one.
     pub(in crate::config) const fn value(&self) -> Option<&T> {
         match self {
             Self::Good(at) => Some(&at.value),
@@ -77,7 +76,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// The value with its place, if there is one.
+    /// Returns the value with its place, if there is one.
     pub(in crate::config) const fn at(&self) -> Option<&At<T>> {
         match self {
             Self::Good(at) => Some(at),
@@ -85,14 +84,14 @@ impl<T> Field<T> {
         }
     }
 
-    /// Whether the key is not there.
+    /// Whether the key is absent.
     pub(in crate::config) const fn is_absent(&self) -> bool {
         matches!(self, Self::Absent)
     }
 }
 
 impl<T: Clone> Field<T> {
-    /// The value or a default.
+    /// Returns the value or a default.
     pub(in crate::config) fn or(&self, default: T) -> T {
         self.value().cloned().unwrap_or(default)
     }
@@ -101,27 +100,27 @@ impl<T: Clone> Field<T> {
 /// Values of a list, each with its place.
 pub(in crate::config) type List<T> = Vec<At<T>>;
 
-/// A list that must not be empty if it is written. An empty list would
-/// either match nothing or, taken for "not said", everything.
+/// A list that must not be empty if it is configured. An empty list would match nothing, or
+/// everything if it were treated as absent.
 #[derive(Debug, Clone)]
 pub(in crate::config) struct Several<T>(pub(in crate::config) List<T>);
 
 impl<T> Field<List<T>> {
-    /// The elements; none if the key is not there.
+    /// Returns the elements. Empty if the key is absent.
     pub(in crate::config) fn items(&self) -> &[At<T>] {
         self.value().map_or(&[], Vec::as_slice)
     }
 }
 
 impl<T> Field<Several<T>> {
-    /// The elements; none if the key is not there.
+    /// Returns the elements. Empty if the key is absent.
     pub(in crate::config) fn items(&self) -> &[At<T>] {
         self.value().map_or(&[], |several| several.0.as_slice())
     }
 }
 
 impl<T: Clone> Field<Several<T>> {
-    /// The elements without their places.
+    /// Returns the elements without their places.
     pub(in crate::config) fn values(&self) -> Vec<T> {
         self.items().iter().map(|item| item.value.clone()).collect()
     }
@@ -317,7 +316,7 @@ impl<T: FromToml> FromToml for Several<T> {
     }
 }
 
-/// Types that are written as a text with a grammar of their own.
+/// Implements types that are written as a text with a separate grammar.
 macro_rules! texts {
     ($($(#[$doc:meta])* $type:ty, $expected:literal, $parse:expr;)*) => {$(
         $(#[$doc])*
@@ -376,10 +375,10 @@ texts! {
 
 /// A closed set of words.
 pub(in crate::config) trait Words: Sized + Copy + 'static {
-    /// Each word and what it stands for.
+    /// The words, each with its value.
     const WORDS: &'static [(&'static str, Self)];
 
-    /// The word that stands for this value.
+    /// Returns the word for this value.
     fn word(self) -> &'static str
     where
         Self: PartialEq,
@@ -429,7 +428,7 @@ macro_rules! words {
     )*};
 }
 
-/// What the public listener can serve.
+/// The documents that the public listener can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum Serve {
     Keys,
@@ -445,14 +444,14 @@ pub(in crate::config) enum CertificateHeader {
     Xfcc,
 }
 
-/// Where the public listener's certificate comes from.
+/// The source of the public listener's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum PublicTls {
     Listener,
     Off,
 }
 
-/// What a certificate is for.
+/// A permitted usage of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum Usage {
     Client,
@@ -466,7 +465,7 @@ pub(in crate::config) enum CommonName {
     None,
 }
 
-/// What an issuer's tokens are.
+/// The format of an issuer's tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum TokenFormat {
     Jwt,

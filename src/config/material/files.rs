@@ -1,8 +1,7 @@
 //! Reading the files a configuration names, and remembering which they are.
 //!
-//! Relative paths start at the directory of the configuration file. Every
-//! failure names the file, the key that names it, and what to do. What the
-//! content means is decided in `resolve`.
+//! Relative paths start at the directory of the configuration file. Every failure names the file,
+//! the key that names it, and what to do. `resolve` decides what the content means.
 
 use std::collections::HashSet;
 use std::collections::btree_map::Entry;
@@ -21,9 +20,10 @@ use crate::file_read::read_regular;
 use crate::file_stamp::{FileStamp, FileStamps};
 use crate::secret::Secret;
 
-/// No configuration file is larger.
+/// Maximum size of a configuration file.
 const MAX_CONFIGURATION: u64 = 16 << 20;
-/// No file that it names is larger: a revocation list of a million entries has 40 MB.
+/// Maximum size of each file that the configuration names. A revocation list with a million entries
+/// has 40 MB.
 const MAX_FILE: u64 = 256 << 20;
 
 /// Reads the configuration file itself.
@@ -54,7 +54,7 @@ pub(in crate::config) fn read_configuration(
 pub struct Progress(Arc<Mutex<Option<PathBuf>>>);
 
 impl Progress {
-    /// The file or directory that is being read, if one is.
+    /// Returns the file or directory that is being read, if one is.
     #[must_use]
     pub fn reading(&self) -> Option<PathBuf> {
         self.current().clone()
@@ -73,7 +73,7 @@ impl Progress {
     }
 }
 
-/// How long the file system may take for one file, if others are not to wait for it.
+/// How long the file system may take for one file, if other files must not wait for it.
 const FILE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Files about which the file system has not responded yet. Nothing more is asked about
@@ -82,7 +82,7 @@ const FILE_TIMEOUT: Duration = Duration::from_millis(250);
 pub(in crate::config) struct Unanswered(Arc<Mutex<HashSet<PathBuf>>>);
 
 impl Unanswered {
-    /// Asks on a thread of its own, and waits for the outcome, but not for long.
+    /// Runs the query in a separate thread, and waits only a limited time for the result.
     fn ask<T: Send + 'static>(
         &self,
         path: &Path,
@@ -122,7 +122,7 @@ impl Unanswered {
 pub(in crate::config) struct Access {
     /// Says which file is being read.
     pub(in crate::config) progress: Progress,
-    /// If one that does not respond must not delay the others.
+    /// Set if a file that does not respond must not delay the other files.
     pub(in crate::config) unanswered: Option<Unanswered>,
 }
 
@@ -138,7 +138,7 @@ impl Access {
         })
     }
 
-    /// The stamp of a file; `None` also if the file system does not respond.
+    /// Returns the stamp of a file. `None` also if the file system does not respond.
     pub(in crate::config) fn stamp(&self, path: &Path) -> Option<FileStamp> {
         self.ask(path, |path| Ok(FileStamp::at(path)))
             .ok()
@@ -156,8 +156,8 @@ pub(in crate::config) struct Files {
 }
 
 impl Files {
-    /// Relative paths start where the configuration file is, which had this stamp
-    /// before it was read.
+    /// Creates a reader. Relative paths start at the directory of the configuration file, which had
+    /// this stamp before it was read.
     pub(in crate::config) fn beside(
         (configuration, stamp): (&Path, Option<FileStamp>),
         access: Access,
@@ -185,12 +185,12 @@ impl Files {
         (paths, stamps)
     }
 
-    /// How many files have been read so far.
+    /// Returns the number of files that have been read so far.
     pub(in crate::config) const fn mark(&self) -> usize {
         self.seen.len()
     }
 
-    /// The stamps of the files that were read since a mark.
+    /// Returns the stamps of the files that were read since a mark.
     pub(in crate::config) fn stamps_since(&self, mark: usize) -> FileStamps {
         let mut stamps = FileStamps::new();
         for (path, stamp) in self.seen.get(mark..).unwrap_or_default() {
@@ -199,7 +199,7 @@ impl Files {
         stamps
     }
 
-    /// Whether the system failed to read a file that may well be there.
+    /// Whether the system failed to read a file that may exist.
     pub(in crate::config) const fn has_system_failure(&self) -> bool {
         self.system_failure
     }
@@ -209,7 +209,7 @@ impl Files {
         self.system_failure |= is_system_failure(error);
     }
 
-    /// Where a written path leads.
+    /// Resolves a path of the configuration.
     pub(in crate::config) fn locate(&self, written: &str) -> PathBuf {
         self.base.join(written)
     }
@@ -296,8 +296,8 @@ impl Files {
         Some(bytes)
     }
 
-    /// The files a written path stands for: itself, or with `*` in the file
-    /// name every file of the directory that matches, in alphabetical order.
+    /// Lists the files for a path of the configuration: the path itself, or with `*` in the file
+    /// name every matching file of the directory, in alphabetical order.
     pub(in crate::config) fn expand(
         &mut self,
         written: &At<String>,
@@ -349,7 +349,7 @@ impl Files {
     }
 }
 
-/// Whether the system failed, for example for want of descriptors; not if the file was
+/// Whether the system failed, for example because of too few descriptors. False if the file was
 /// moved, closed or misnamed.
 fn is_system_failure(error: &io::Error) -> bool {
     use io::ErrorKind::{
@@ -374,8 +374,8 @@ fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
         let name = entry?.file_name();
         let Some(name) = name.to_str() else { continue };
         let path = directory.join(name);
-        // Hidden names are working copies of editors and of mounted volumes. What cannot
-        // be looked at is listed: left out, it would silently not be read.
+        // Hidden names are working copies of editors and of mounted volumes. Files that cannot be
+        // examined are listed nevertheless: otherwise they would silently not be read.
         if !name.starts_with('.') && glob(pattern, name) && !path.is_dir() {
             found.push(path);
         }
@@ -384,7 +384,7 @@ fn matching(directory: &Path, pattern: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a name matches a pattern in which `*` is any run of characters.
+/// Whether a name matches a pattern in which `*` is any sequence of characters.
 fn glob(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|head| name.strip_prefix(head)) else {

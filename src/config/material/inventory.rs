@@ -1,11 +1,11 @@
-//! [`Inventory`]: what a configuration brought along, summed up for people and
-//! scripts. Nothing at run time depends on it.
+//! [`Inventory`]: a summary of a configuration's material, for people and scripts. Nothing at run
+//! time depends on it.
 
 use serde::Serialize;
 
 use crate::clock;
 
-/// What a configuration brought along, beside what the snapshot shows.
+/// The material of a configuration, in addition to the content of the snapshot.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Inventory {
     /// The server-name entries; the default entry has no names.
@@ -30,45 +30,45 @@ pub struct ServerNameSummary {
 /// One trust domain.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrustDomainSummary {
-    /// Its name.
+    /// The name of the domain.
     pub name: String,
-    /// Its root certificates.
+    /// The root certificates of the domain.
     pub roots: Vec<CertificateSummary>,
-    /// Its revocation lists.
+    /// The revocation lists of the domain.
     pub revocation_lists: Vec<CrlSummary>,
     /// `hard`, `soft` or `off`.
     pub revocation: &'static str,
     /// `chain` or `leaf`.
     pub revocation_depth: &'static str,
-    /// What it may vouch for.
+    /// The names that its authorities may certify.
     pub vouches_for: Vec<String>,
-    /// Which names may name a caller.
+    /// The types of names that may name a caller.
     pub identity_from: Vec<&'static str>,
 }
 
 /// One certificate.
 #[derive(Debug, Clone, Serialize)]
 pub struct CertificateSummary {
-    /// The file it stands in.
+    /// The file that contains the certificate.
     pub file: String,
-    /// Its subject, RFC 4514.
+    /// The subject, RFC 4514.
     pub subject: String,
-    /// Its subject alternative names.
+    /// The subject alternative names.
     pub names: String,
-    /// Its end, RFC 3339.
+    /// The end of the validity, RFC 3339.
     pub not_after: String,
 }
 
 /// One revocation list.
 #[derive(Debug, Clone, Serialize)]
 pub struct CrlSummary {
-    /// The file it stands in.
+    /// The file that contains the list.
     pub file: String,
-    /// Its issuer, RFC 4514.
+    /// The issuer, RFC 4514.
     pub issuer: String,
     /// When the next list is due, RFC 3339; none if the list does not say.
     pub next_update: Option<String>,
-    /// How many certificates it revokes.
+    /// Number of certificates that the list revokes.
     pub revoked: usize,
 }
 

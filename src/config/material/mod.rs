@@ -1,7 +1,7 @@
-//! The files that a configuration names, and what is built from them as a whole.
+//! The files that a configuration names, and the units that are built from them.
 //!
-//! - `units`: what is read from disk and takes effect as a whole
-//! - `inventory`: what was found, for `countersign check`
+//! - `units`: files that are read and take effect together
+//! - `inventory`: a summary, for `countersign check`
 //! - `files`: reads files, and remembers which
 
 pub(in crate::config) mod files;

@@ -1,4 +1,4 @@
-//! Units of material: what is read from disk and takes effect as a whole.
+//! Units of material: files that are read and take effect together.
 //!
 //! A certificate with its key, one trust domain's roots and revocation lists, one
 //! directory of signing keys, one key set, one secret. Each is built once and kept
@@ -23,12 +23,12 @@ pub struct UnitKey(Arc<str>);
 const TRUST_DOMAIN: &str = "trust domain ";
 
 impl UnitKey {
-    /// A unit by what it is and whose, for example `certificate of [listener]`.
+    /// Names a unit by its kind and its owner, for example `certificate of [listener]`.
     pub(in crate::config) fn new(name: impl fmt::Display) -> Self {
         Self(name.to_string().into())
     }
 
-    /// Roots, intermediates and revocation lists of a trust domain.
+    /// Names the unit of a trust domain's roots, intermediates and revocation lists.
     #[must_use]
     pub fn trust_domain(name: &TrustDomain) -> Self {
         Self::new(format_args!("{TRUST_DOMAIN}{name}"))
@@ -47,14 +47,14 @@ impl fmt::Display for UnitKey {
 
 /// A unit as it was built.
 pub(in crate::config) struct Unit {
-    /// What it amounts to, for units that may be read again and again without a change.
+    /// Hash of the content, for units that may be read repeatedly without a change.
     pub(in crate::config) digest: Option<[u8; 32]>,
     pub(in crate::config) value: Box<dyn Any + Send + Sync>,
-    /// Its files and directories, as they were before they were read.
+    /// Stamps of the files and directories, taken before they were read.
     pub(in crate::config) stamps: FileStamps,
     /// The URLs among its revocation lists.
     pub(in crate::config) sources: Vec<CrlSource>,
-    /// What an operator should look at.
+    /// Warnings for an operator.
     pub(in crate::config) warnings: Vec<Diagnostic>,
     /// Summaries of trust domains, for `countersign check`.
     pub(in crate::config) summaries: Vec<TrustDomainSummary>,
@@ -64,7 +64,7 @@ pub(in crate::config) struct Unit {
 pub(in crate::config) type Units = BTreeMap<UnitKey, Arc<Unit>>;
 
 impl Unit {
-    /// What was built, if it is of this type.
+    /// Returns the value of the unit, if it has this type.
     pub(in crate::config) fn value<T: Clone + 'static>(&self) -> Option<T> {
         self.value.downcast_ref::<T>().cloned()
     }
@@ -80,19 +80,19 @@ impl fmt::Debug for Unit {
     }
 }
 
-/// How one load deals with units.
+/// How one load treats units.
 #[derive(Debug, Default)]
 pub(in crate::config) struct UnitLoad {
     /// Taken as they are, unread.
     pub(in crate::config) known: Units,
-    /// What was in service of the units that are read now. In a load of material the
-    /// last good part stands in for one that cannot be used.
+    /// The units in service that are read again now. In a load of material, the last good part of a
+    /// unit replaces a part that cannot be used.
     pub(in crate::config) before: Units,
-    /// Whether the last good part of a unit stands in for one that cannot be used;
-    /// not in a load of the configuration, which is good as a whole or refused.
+    /// Whether the last good part of a unit replaces a part that cannot be used. False in a load of
+    /// the configuration, which is accepted as a whole or refused.
     pub(in crate::config) keep_last_good: bool,
-    /// Reads revocation lists only and keeps roots and intermediates: they may be
-    /// what keeps the whole from loading.
+    /// Reads only revocation lists and keeps roots and intermediates, because these may prevent the
+    /// unit from loading as a whole.
     pub(in crate::config) crls_only: bool,
     /// Trust domains whose files could not be read for too long, since when in seconds
     /// since the Unix epoch.

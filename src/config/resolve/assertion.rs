@@ -1,4 +1,4 @@
-//! `[assertion]`: who signs, with what, for how long.
+//! `[assertion]`: the issuer, the signing keys and the lifetime of assertions.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ const RESERVED_HEADERS: [&str; 12] = [
     "x-request-id",
 ];
 
-/// Whether a header field has a purpose already.
+/// Whether a header field is already used for another purpose.
 pub(super) fn is_reserved(header: &HeaderName) -> bool {
     RESERVED_HEADERS.contains(&header.as_str())
 }
@@ -140,7 +140,7 @@ fn check_issuer(issuer: &At<String>, context: &mut Context<'_>) -> bool {
     false
 }
 
-/// Warns when services cannot find the keys by what the issuer says.
+/// Warns if services cannot find the keys by the configured issuer.
 pub(super) fn check_issuer_leads(
     issuer: &Field<String>,
     public: Option<&PublicSettings>,

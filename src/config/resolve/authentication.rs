@@ -1,5 +1,4 @@
-//! How a route's callers authenticate: which methods, and what is demanded of
-//! their credentials.
+//! How a route's callers authenticate: the methods, and the demands on their credentials.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +21,7 @@ use crate::identity::{Method, MethodSet};
 use crate::policy::Authentication;
 use crate::route::ProtectedResource;
 
-/// What routes need of the sections before them.
+/// The results of earlier sections that routes need.
 pub(super) struct CredentialParts {
     pub(super) issuers: Vec<IssuerPart>,
     pub(super) api_keys: Option<Arc<ApiKeys>>,
@@ -35,7 +34,8 @@ pub(super) struct RouteAuthentication {
     pub(super) forward_token: bool,
 }
 
-/// What the route demands; none when that is bad. `token` adds to `authenticate`.
+/// Returns the authentication that the route requires. None if it is invalid. `token` adds to
+/// `authenticate`.
 pub(super) fn demanded(
     section: &RouteSection,
     context: &mut Context<'_>,
@@ -117,7 +117,7 @@ pub(super) fn demanded(
     )
 }
 
-/// Builds what finds out who is calling.
+/// Builds the authenticators of a route.
 pub(super) fn authenticators(
     section: &RouteSection,
     authentication: Authentication,
@@ -259,7 +259,7 @@ fn client(
     Some(rule)
 }
 
-/// `None` when it is bad; nothing within if there is none.
+/// Reads the resource. `None` if it is invalid, `Some(None)` if there is none.
 fn resource(said: &RouteTokenSection, context: &mut Context<'_>) -> Option<Option<String>> {
     let written: &At<String> = match &said.resource {
         Field::Bad => return None,

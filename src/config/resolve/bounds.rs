@@ -42,7 +42,7 @@ pub(super) fn set_time_within(
     );
 }
 
-/// Returns a size within bounds, if one is written.
+/// Returns a size within bounds, if one is configured.
 pub(super) fn size(
     field: &Field<ByteSize>,
     bounds: RangeInclusive<u64>,

@@ -1,4 +1,4 @@
-//! `Context`: what every part of a configuration needs to be resolved.
+//! `Context`: the state that the resolution of every section needs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,46 +19,45 @@ use crate::snapshot::Snapshot;
 use crate::tls::TicketSource;
 use crate::trust::{DenyList, PathCache};
 
-/// What every part needs.
+/// The state that the resolution of every section needs.
 pub(super) struct Context<'a> {
     pub(super) files: Files,
     pub(super) diagnostics: &'a mut Diagnostics,
     pub(super) inventory: Inventory,
     /// Seconds since the Unix epoch; one moment for the whole load.
     pub(super) now: i64,
-    /// What is in service, when this is to replace it.
+    /// The snapshot in service that is to be replaced, if there is one.
     pub(super) previous: Option<&'a Snapshot>,
     /// Verified chains, kept over reloads.
     pub(super) path_cache: Arc<PathCache>,
-    /// What session tickets are made with.
+    /// The source of the keys for session tickets.
     pub(super) tickets: TicketSource,
     /// Callers and certificates that are refused at once.
     pub(super) deny_list: Option<Arc<DenyList>>,
     /// Revocation lists by URL, kept over reloads.
     pub(super) crl_fetcher: Arc<CrlFetcher>,
-    /// How they are fetched, if that is written.
+    /// How revocation lists are fetched, if that is configured.
     pub(super) fetching: Option<Arc<CrlFetchPolicy>>,
-    /// Those that are in use.
+    /// The sources of revocation lists that are in use.
     pub(super) sources: Vec<CrlSource>,
-    /// What was in use of them before this process, if it differs.
+    /// Copies of the lists that were in use before this process started, if they differ.
     pub(super) copies: Vec<CrlCopy>,
     pub(super) units: UnitLoad,
-    /// What cannot be used of the unit that is read, and for which its last good part
-    /// stands in.
+    /// Errors in the unit that is being read, if its last good part replaces it.
     pub(super) degraded: Vec<Diagnostic>,
 }
 
-/// What was in use of a source before this process began.
+/// The document of a source that was in use before this process started.
 pub(super) struct CrlCopy {
     pub(super) source: CrlSource,
     pub(super) bytes: Bytes,
 }
 
-/// What a configuration is resolved in place of, and how.
+/// The input of a resolution, and the snapshot that it replaces.
 pub(in crate::config) struct ResolveInput<'a> {
     /// The configuration file, and its stamp before it was read.
     pub(in crate::config) file: (&'a Path, Option<FileStamp>),
-    /// What is in service, when this is to replace it.
+    /// The snapshot in service that is to be replaced, if there is one.
     pub(in crate::config) previous: Option<&'a Snapshot>,
     pub(in crate::config) units: UnitLoad,
     /// How files are read.
@@ -99,8 +98,8 @@ impl Context<'_> {
         self.diagnostics.warn(warning);
     }
 
-    /// Builds a unit of material, or takes it as it is known. What `build` reads,
-    /// fetches and sums up belongs to the unit.
+    /// Builds a unit of material, or takes the known one. Everything that `build` reads, fetches
+    /// and summarizes belongs to the unit.
     pub(super) fn unit<T: Clone + Send + Sync + 'static>(
         &mut self,
         key: UnitKey,
@@ -114,7 +113,7 @@ impl Context<'_> {
         if let Some(unit) = self.units.known.get(&key).cloned()
             && let Some(value) = unit.value()
         {
-            // How lists are fetched may have changed since the unit was read.
+            // The fetch policy may have changed since the unit was read.
             let sources = unit.sources.iter().map(|source| CrlSource {
                 policy: self
                     .fetching
@@ -149,7 +148,7 @@ impl Context<'_> {
         Some(value)
     }
 
-    /// The lists by URL of a unit.
+    /// Returns the URL sources of a unit's lists.
     pub(super) fn sources_of(&self, key: &UnitKey) -> Vec<CrlSource> {
         let unit = self.units.used.get(key);
         unit.map_or_else(Vec::new, |unit| unit.sources.clone())
@@ -163,13 +162,13 @@ impl Context<'_> {
         }
     }
 
-    /// What is in service of a unit that is read now.
+    /// Returns the value in service of a unit that is being read.
     pub(super) fn unit_before<T: Clone + 'static>(&self, key: &UnitKey) -> Option<T> {
         self.units.before.get(key)?.value()
     }
 
-    /// Reads a part of a unit. If it cannot be used and the last good part may stand
-    /// in for it, the errors are noted instead of reported, and nothing is returned.
+    /// Reads a part of a unit. If it cannot be used but the last good part may replace it, notes
+    /// the errors instead of reporting them, and returns None.
     pub(super) fn part<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let errors = self.diagnostics.error_count();
         let value = read(self);
@@ -183,7 +182,7 @@ impl Context<'_> {
         value
     }
 
-    /// Reads a file as a unit of its own.
+    /// Reads a file as a separate unit.
     pub(super) fn read_unit(
         &mut self,
         key: UnitKey,
@@ -196,7 +195,7 @@ impl Context<'_> {
         })
     }
 
-    /// Reads a private file as a unit of its own.
+    /// Reads a private file as a separate unit.
     pub(super) fn read_private_unit(
         &mut self,
         key: UnitKey,
@@ -238,7 +237,7 @@ impl Context<'_> {
         );
     }
 
-    /// Reports names that stand twice among sections of one kind.
+    /// Reports names that occur twice among sections of one kind.
     pub(super) fn unique<'n>(
         &mut self,
         what: &str,
@@ -259,7 +258,7 @@ impl Context<'_> {
     }
 }
 
-/// The names that stand in fields, with their places.
+/// Returns the names in the fields, with their places.
 pub(super) fn names<'a>(
     fields: impl Iterator<Item = &'a Field<String>>,
 ) -> impl Iterator<Item = (&'a str, &'a Span)> {

@@ -14,8 +14,8 @@ use crate::identity::LeafFacts;
 use crate::identity::pattern::HostPattern;
 use crate::tls::{Credentials, CredentialsError};
 
-/// The default entry's certificate. It may be left out where other entries
-/// have names: then only those are served.
+/// Reads the default entry's certificate. It may be omitted if other entries have names: then only
+/// those names are served.
 pub(super) fn default_credentials(
     section: &Listener,
     document: &Document,
@@ -113,7 +113,7 @@ fn read(
     None
 }
 
-/// Whether a certificate is for a host name, address or wildcard name.
+/// Whether a certificate is valid for a host name, address or wildcard name.
 pub(super) fn covers(facts: &LeafFacts, host: &str) -> bool {
     if let Ok(address) = host.parse::<IpAddr>() {
         return facts.sans.ip.contains(&address);

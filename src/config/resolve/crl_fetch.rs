@@ -24,7 +24,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const MIB: u64 = 1 << 20;
 
-/// How lists are fetched, if that is written.
+/// Returns how revocation lists are fetched, if that is configured.
 pub(super) fn policy(
     section: Option<&CrlFetch>,
     context: &mut Context<'_>,
@@ -71,7 +71,7 @@ pub(super) fn policy(
     }))
 }
 
-/// The lists behind a URL; `None` when an error was reported.
+/// Returns the lists of a URL. `None` if an error was reported.
 pub(super) fn lists(
     written: &At<String>,
     domain: &TrustDomain,
@@ -115,7 +115,7 @@ fn read(
     source: &CrlSource,
     context: &mut Context<'_>,
 ) -> Option<Vec<Found<CertificateRevocationListDer<'static>>>> {
-    // What is kept of a source in use was checked before it was kept.
+    // A document of a source in service was checked before it was kept.
     let serving = context.previous.is_some_and(|previous| {
         let mut sources = previous.crl_sources.iter();
         sources.any(|other| other.url == source.url && other.trust_domain == source.trust_domain)
@@ -167,15 +167,14 @@ fn read(
     )
 }
 
-/// Stands for a source where files have their path.
+/// Returns the URL of a source as a path, for places that show the path of a file.
 fn document_path(source: &CrlSource) -> PathBuf {
     PathBuf::from(source.url.to_string())
 }
 
-/// Holds what was fetched at start against what was in use before: a document that
-/// may not replace its predecessor is left out in favour of that, with a warning.
-/// Gives the lists to use, and a bundle with the predecessors, so that an older list
-/// is told from a newer one.
+/// Compares the lists that were fetched at start with the copies of the lists that were in use
+/// before. If a document may not replace its copy, the copy is used instead, with a warning.
+/// Returns the lists to use, and a bundle of the copies, by which older lists are recognized.
 pub(super) fn check_against_copies(
     mut lists: Vec<Found<CertificateRevocationListDer<'static>>>,
     config: &TrustBundleConfig,
@@ -200,7 +199,7 @@ pub(super) fn check_against_copies(
     };
     let (copies, before) = match bundle_of(&copies) {
         Ok(before) => (copies, before),
-        // One that is damaged does not take the others' protection away.
+        // A damaged copy does not end the protection by the other copies.
         Err(_) => {
             let (good, damaged): (Vec<_>, Vec<_>) = copies
                 .into_iter()
@@ -263,7 +262,8 @@ pub(super) fn check_against_copies(
     (lists, Some(before))
 }
 
-/// What was kept of a source is no list: nothing tells what came now from an older one.
+/// Warns that the copy on disk of a source is damaged, so that an older list would not be
+/// recognized.
 fn warn_of_damage(
     source: &CrlSource,
     lists: &[Found<CertificateRevocationListDer<'static>>],

@@ -7,8 +7,8 @@ use super::pem;
 use crate::config::document::raw::DenySection;
 use crate::trust::DenyList;
 
-/// Opens the list. One that is in service goes on as it is: its file is followed by
-/// itself, and what is wrong with that is no reason to forget its entries.
+/// Opens the deny list. A list that is in service is kept: it watches its own file, and an error in
+/// that file must not discard its entries.
 pub(super) fn deny_list(
     section: Option<&DenySection>,
     context: &mut Context<'_>,

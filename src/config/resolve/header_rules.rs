@@ -39,7 +39,7 @@ pub(super) fn header_rules(
     })
 }
 
-/// The fields of the assertion and of API keys.
+/// Returns the fields of the assertion and of API keys.
 fn private_fields(document: &Document) -> [HeaderName; 2] {
     let assertion = document.assertion.as_ref();
     let api_keys = document.api_keys_section.as_ref();
@@ -78,7 +78,7 @@ fn check_kept(written: &At<FieldPattern>, private: &[HeaderName], context: &mut 
 
 fn check_passed(written: &At<FieldPattern>, private: &[HeaderName], context: &mut Context<'_>) {
     let pattern = &written.value;
-    // The start of names passes only those that are not removed anyway.
+    // A pattern with `*` passes only fields that nothing else removes, so that it needs no error.
     let single = !pattern.as_str().ends_with('*');
     let (message, help) = if ALWAYS_PASSED.contains(&pattern.as_str()) {
         return;
@@ -128,7 +128,7 @@ fn check_removed(written: &At<FieldPattern>, private: &[HeaderName], context: &m
     refuse(written, message, help, context);
 }
 
-/// What to do about a field of the gateway's own.
+/// Returns the remedy for a field that the gateway sets itself.
 fn help_for<'a>(field: &str, otherwise: &'a str) -> &'a str {
     match field {
         "authorization" => {

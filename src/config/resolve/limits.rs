@@ -12,7 +12,7 @@ use crate::snapshot::{AddressLimits, CallerLimits, Limits};
 
 const KIB: u64 = 1024;
 
-/// Every bound, the default if nothing is written.
+/// Reads all limits. A limit that is not configured has its default.
 pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>) -> Limits {
     let mut limits = Limits::default();
     let Some(section) = section else {
@@ -56,7 +56,7 @@ pub(super) fn limits(section: Option<&LimitsSection>, context: &mut Context<'_>)
     limits
 }
 
-/// Takes over what is said of one caller.
+/// Applies the configured limits for each caller.
 fn set_caller(section: &CallerLimitsSection, limits: &mut CallerLimits) {
     limits.connections = section.connections.or(limits.connections);
     limits.requests_in_flight = section.requests_in_flight.or(limits.requests_in_flight);
@@ -85,7 +85,7 @@ fn set_address(
     limits.trusted_networks = section.trusted_networks.values();
 }
 
-/// The number of workers, if it is written.
+/// Reads the number of workers, if it is configured.
 pub(super) fn workers(section: Option<&Runtime>, context: &mut Context<'_>) -> Option<usize> {
     let workers = section?.workers.at()?;
     if workers.value > 1024 {

@@ -1,5 +1,5 @@
-//! `[listener]`, `[[server_name]]`, `[public]` and `[admin]`: where the gateway
-//! listens, and with which certificate.
+//! `[listener]`, `[[server_name]]`, `[public]` and `[admin]`: the listeners of the gateway, and
+//! their certificates.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::snapshot::{AdminSettings, Operators, PublicSettings};
 use crate::tls::{ClientCertificate, Credentials, ServerEntry, ServerEntryConfig, ServerNames};
 use crate::trust::{ClientTrust, TrustBundle};
 
-/// What `[listener]` and `[[server_name]]` give.
+/// The results of `[listener]` and `[[server_name]]`.
 #[derive(Default)]
 pub(super) struct ListenerParts {
     pub(super) address: Option<SocketAddr>,
     pub(super) credentials: Option<Credentials>,
     pub(super) names: Option<ServerNames>,
     pub(super) balancers: Vec<IpNet>,
-    /// Whom the default entry believes.
+    /// The trust domains that the default entry accepts.
     pub(super) trust: Option<Arc<ClientTrust>>,
 }
 
@@ -94,7 +94,7 @@ pub(super) fn listener(
     parts
 }
 
-/// The bundles that a list of names selects; all if there is no list.
+/// Returns the bundles that a list of names selects; all if there is no list.
 fn client_trust(
     names: &Field<Several<String>>,
     domains: &[Domain],
@@ -122,7 +122,7 @@ fn client_trust(
             }
         }
     }
-    // What keeps bundles apart was checked, with places, over all of them.
+    // Overlaps were checked before, over all bundles and with their places in the file.
     ClientTrust::new(bundles).ok().map(|trust| {
         let trust = trust.with_cache(Arc::clone(&context.path_cache));
         Arc::new(match &context.deny_list {
@@ -205,7 +205,7 @@ fn summary(
     }
 }
 
-/// Builds what `[public]` says.
+/// Builds the listener of `[public]`.
 pub(super) fn public(
     document: &Document,
     listener: Option<&Credentials>,
@@ -248,7 +248,7 @@ pub(super) fn public(
     })
 }
 
-/// Builds what `[admin]` says, and what its operators connect to.
+/// Builds the listener of `[admin]`, and its TLS configuration for operators.
 pub(super) fn admin(
     document: &Document,
     listener: &ListenerParts,
@@ -379,7 +379,7 @@ pub(super) fn check_addresses(document: &Document, context: &mut Context<'_>) {
     }
 }
 
-/// Whether two sockets could not listen side by side.
+/// Whether two sockets could not be bound at the same time.
 fn collide(first: SocketAddr, second: SocketAddr) -> bool {
     let (one, two) = (first.ip(), second.ip());
     first.port() != 0

@@ -1,9 +1,8 @@
-//! What the values of the file mean together: builds the domain types, and
-//! reports everything that does not fit.
+//! Interprets the values of the file together: builds the domain types, and reports all
+//! contradictions.
 //!
-//! Each part goes on after an error, so that one look at the output shows all
-//! of them. What could not be built is `None` from there on and complains no
-//! further.
+//! Each part continues after an error, so that all errors are reported at once. A value that could
+//! not be built is `None` from there on and causes no further errors.
 //!
 //! On top, in the order of the file's sections:
 //!
@@ -63,7 +62,7 @@ use context::Context;
 
 pub(super) use context::ResolveInput;
 
-/// What a configuration resolves to.
+/// The result of a resolution.
 pub(super) struct Resolved {
     pub(super) settings: Settings,
     pub(super) snapshot: Snapshot,
@@ -74,19 +73,18 @@ pub(super) struct Resolved {
     pub(super) units: Units,
 }
 
-/// What is known of a resolution whether it succeeded or not.
+/// The parts of a resolution's result that exist even if it failed.
 #[derive(Default)]
 pub(super) struct ResolveReport {
     /// The files that were read, as they were before.
     pub(super) stamps: FileStamps,
-    /// Parts for which the last good one stands in.
+    /// Parts that cannot be used and are replaced by the last good ones.
     pub(super) degraded: Vec<Diagnostic>,
-    /// Whether the system failed to read a file that may be there.
+    /// Whether the system failed to read a file that may exist.
     pub(super) system_failure: bool,
 }
 
-/// Builds everything. Nothing is resolved if an error was reported; the report is
-/// there in any case.
+/// Builds everything. Returns no result if an error was reported, but always the report.
 pub(super) fn resolve(
     document: &Document,
     input: ResolveInput<'_>,

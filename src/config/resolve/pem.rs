@@ -1,5 +1,5 @@
-//! Certificates and revocation lists out of the files that hold them. What PEM
-//! is, [`crate::pem`] decides; this module adds the place in the configuration.
+//! Reads certificates and revocation lists from files. [`crate::pem`] parses PEM; this module adds
+//! the place in the configuration.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::config::diagnostics::{Diagnostic, Span};
 use crate::config::document::value::At;
 use crate::pem::PemError;
 
-/// A certificate or list and where it came from.
+/// A certificate or list and its origin.
 #[derive(Clone)]
 pub(super) struct Found<T> {
     pub(super) value: T,
@@ -19,7 +19,7 @@ pub(super) struct Found<T> {
 }
 
 impl<T> Found<T> {
-    /// The value, and where it came from.
+    /// Splits the value from its origin.
     pub(super) fn split(self) -> (T, Found<()>) {
         let origin = Found {
             value: (),
@@ -78,7 +78,7 @@ pub(super) fn revocation_lists(
     lists_of(written, path, &bytes, context)
 }
 
-/// The revocation lists in the content of a file or URL.
+/// Reads the revocation lists in the content of a file or URL.
 pub(super) fn lists_of(
     written: &At<String>,
     path: &Path,
@@ -90,14 +90,14 @@ pub(super) fn lists_of(
         .ok()
 }
 
-/// An error in a PEM file: the file with the line, and what to do.
+/// Creates the error for a damaged PEM file: the file with the line, and the remedy.
 pub(super) fn damaged(written: &At<String>, path: &Path, error: &PemError) -> Diagnostic {
     Diagnostic::new(written.place.clone(), error.in_file(path.display()))
         .label("this file")
         .help(error.remedy())
 }
 
-/// An error about the content of a file.
+/// Creates an error about the content of a file.
 pub(super) fn about(written: &At<String>, path: &Path, what: &str) -> Diagnostic {
     Diagnostic::new(written.place.clone(), format!("{} {what}", path.display())).label("this file")
 }

@@ -17,17 +17,16 @@ use crate::policy::throttle::{Limiter, Per, RouteLimit};
 
 /// Keys that are counted by default.
 const DEFAULT_KEYS: u32 = 100_000;
-/// More would take gigabytes.
+/// Maximum number of keys. More would need gigabytes.
 const MAX_KEYS: u32 = 20_000_000;
-/// In which time so many authentications may fail.
+/// The window in which failed authentications are counted.
 const FAILED_WINDOW: Duration = Duration::from_secs(60);
 
-/// How long a count in a shared store may take.
+/// Default timeout of a count in a shared store.
 #[cfg(feature = "redis")]
 const DEFAULT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Builds the limiter. What was counted goes on, unless there is another number of
-/// keys.
+/// Builds the limiter. Earlier counts are kept unless the number of keys changes.
 pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<Limiter> {
     let section = document.rate_limits.as_ref();
     let keys = match section.map(|section| &section.keys) {
@@ -50,7 +49,7 @@ pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<
         Some(Field::Bad) => return None,
         Some(Field::Good(said)) => RateLimit::new(said.value, FAILED_WINDOW, said.value).ok()?,
     };
-    // Most gateways count nothing at all.
+    // Most gateways have no rate limits.
     let counts = document
         .routes
         .iter()
@@ -70,7 +69,7 @@ pub(super) fn limiter(document: &Document, context: &mut Context<'_>) -> Option<
     }
 }
 
-/// The limiter with the store that is said.
+/// Returns the limiter with the configured store.
 #[cfg(feature = "redis")]
 fn sharing(
     limiter: Limiter,
@@ -82,7 +81,8 @@ fn sharing(
     check_url(url, section, context)?;
     let mut timeout = DEFAULT_TIMEOUT;
     super::bounds::set_time(&section.timeout, &mut timeout, context);
-    // One unit with its connections: counts go on when something else is loaded.
+    // The store is one unit with its connections, so that counts continue if something else is
+    // loaded.
     let unit = UnitKey::new("store of [rate_limits.redis]");
     let store = context.unit(unit, |context| store(url, timeout, section, context))?;
     Some(limiter.sharing(store, *section.on_store_failure.value()?))
@@ -112,7 +112,8 @@ fn store(
         Field::Good(written) => {
             let path = context.files.locate(&written.value);
             let roots = super::pem::certificates(written, &path, context)?;
-            // The library reads PEM in its own way: it gets what was read here.
+            // The library parses PEM differently. It therefore gets the certificates that were
+            // parsed here.
             let text: String = roots
                 .iter()
                 .map(|der| crate::pem::encode_certificate(der))
@@ -142,9 +143,9 @@ fn store(
     }
 }
 
-/// Secrets stay out of the file, counts off the open network, and the store's
-/// certificate is verified. The library would take more than is said here: other
-/// schemes, passwords among the parameters, and `#insecure`.
+/// Secrets stay out of the file, counts off the open network, and the store's certificate is
+/// verified. The library would accept more than the gateway allows: other schemes, passwords among
+/// the parameters, and `#insecure`.
 #[cfg(feature = "redis")]
 fn check_url(url: &At<String>, section: &RedisSection, context: &mut Context<'_>) -> Option<()> {
     let (scheme, rest) = url.value.split_once("://").unwrap_or_default();
@@ -195,7 +196,7 @@ fn sharing(_: Limiter, said: &At<RedisSection>, context: &mut Context<'_>) -> Op
     None
 }
 
-/// The limits of one route; `None` when one is bad.
+/// Returns the limits of one route. `None` if one is invalid.
 pub(super) fn of_route(
     section: &RouteSection,
     authentication: Option<Authentication>,

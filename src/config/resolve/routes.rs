@@ -15,7 +15,7 @@ use crate::policy::Rule;
 use crate::policy::rule::Authentication;
 use crate::route::{Binding, Route, RouteMeter, RouteTable, WHOAMI_PATH};
 
-/// Most bytes of a body that is read whole.
+/// Maximum size of a body that is buffered, in bytes.
 const MAX_BOUND_BODY: u64 = 64 * 1024 * 1024;
 
 /// Builds the routes.
@@ -127,8 +127,8 @@ fn route(
     })
 }
 
-/// A route for a path that the gateway serves itself would never be selected; a
-/// wider pattern may include it without harm.
+/// Refuses a route for a path that the gateway serves itself, because it would never be selected. A
+/// wider pattern may include that path.
 fn refuse_own_path(section: &RouteSection, context: &mut Context<'_>) {
     for path in section.paths.items() {
         if path.value.is_exact() && path.value.matches(WHOAMI_PATH) {
@@ -141,7 +141,7 @@ fn refuse_own_path(section: &RouteSection, context: &mut Context<'_>) {
     }
 }
 
-/// Every path that the route matches has to begin with what is exchanged.
+/// Checks that every path of the route begins with the prefix that `rewrite` replaces.
 fn check_rewrite(section: &RouteSection, context: &mut Context<'_>) {
     let Some(rewrite) = section.rewrite.at() else {
         return;
@@ -160,7 +160,7 @@ fn check_rewrite(section: &RouteSection, context: &mut Context<'_>) {
     }
 }
 
-/// What is about assertions of one request needs such assertions.
+/// Refuses keys that need an assertion for each request, on a route without such assertions.
 fn check_request_keys(section: &RouteSection, context: &mut Context<'_>) {
     let nobody = section
         .authenticate
@@ -191,8 +191,8 @@ fn check_request_keys(section: &RouteSection, context: &mut Context<'_>) {
     }
 }
 
-/// What the route demands. A route that forgets to say who may use it is an
-/// error, never open and never silently closed.
+/// Reads the requirements of the route. A route that does not say who may use it is an error: it is
+/// never open and never silently closed.
 fn rule(
     section: &RouteSection,
     domains: &[Domain],
@@ -358,7 +358,8 @@ fn audience(section: &RouteSection, context: &mut Context<'_>) -> Option<String>
     }
 }
 
-/// A verifier that accepts one binding must never be offered the other.
+/// Refuses routes with different bindings for one verifier: it must never receive an assertion with
+/// the other binding.
 fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
     let mut seen: Vec<(&At<String>, Binding)> = Vec::new();
     for section in sections {
@@ -397,7 +398,7 @@ fn check_bindings(sections: &[RouteSection], context: &mut Context<'_>) {
     }
 }
 
-/// Without a default entry, a host that no entry names is never reached.
+/// Warns of hosts that no entry names: without a default entry, they are never reached.
 fn check_hosts_served(document: &Document, context: &mut Context<'_>) {
     let default_entry = document
         .listener
@@ -423,7 +424,7 @@ fn check_hosts_served(document: &Document, context: &mut Context<'_>) {
     }
 }
 
-/// Transactions go on only for callers that an upstream names.
+/// Warns if transactions cannot continue: they do so only for callers that an upstream names.
 fn warn_of_no_transactions(
     sections: &[RouteSection],
     upstreams: &[UpstreamPart],

@@ -17,7 +17,7 @@ use crate::tls::{TicketPolicy, TicketSource};
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 const MIN_AGE: Duration = Duration::from_secs(1);
 
-/// What tickets are made with from now on.
+/// Returns the source of ticket keys from now on.
 pub(super) fn tickets(section: Option<&Tickets>, context: &mut Context<'_>) -> TicketSource {
     let mut policy = TicketPolicy::default();
     let Some(section) = section else {

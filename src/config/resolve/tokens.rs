@@ -29,12 +29,12 @@ use crate::http_client::{ClientSettings, HttpClient, checked_url};
 use crate::identity::caller::{PLAIN_NAME_FORM, is_plain_name};
 use crate::secret::Secret;
 
-/// How long an issuer may take to respond.
+/// Default timeout of a request to an issuer.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The shortest secret that authenticates the gateway, in bytes.
 const MIN_SECRET: usize = 16;
 
-/// One issuer as far as it could be built, and what routes need to know of it.
+/// One issuer, as far as it could be built, and the facts about it that routes need.
 pub(super) struct IssuerPart {
     pub(super) name: Option<At<String>>,
     pub(super) issuer: Option<Arc<TokenIssuer>>,
@@ -219,7 +219,7 @@ fn unit_key(what: &str, section: &TokenIssuerSection) -> UnitKey {
     UnitKey::new(format_args!("{what} of [[token_issuer]] {name}"))
 }
 
-/// The roots that may vouch for the issuer; empty if none are written.
+/// Reads the roots that may certify the issuer. Empty if none are configured.
 fn roots(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Arc<RootCertStore>> {
     let found = match &section.roots {
         Field::Bad => return None,
@@ -246,7 +246,7 @@ fn roots(section: &TokenIssuerSection, context: &mut Context<'_>) -> Option<Arc<
     Some(Arc::new(store))
 }
 
-/// What is fetched by https needs roots.
+/// Checks that there are roots if anything is fetched by https.
 fn check_roots(
     written: &At<String>,
     https: bool,
@@ -371,7 +371,7 @@ fn key_set(
     Some(set)
 }
 
-/// `None` when it is bad; nothing within if there is none.
+/// Builds the introspector. `None` if it is invalid, `Some(None)` if there is none.
 fn introspector(
     section: &TokenIssuerSection,
     roots: Option<&Arc<RootCertStore>>,
@@ -429,7 +429,7 @@ fn introspector(
     Some(Some(Introspector::new(endpoint, client, authentication?)))
 }
 
-/// Each way of authenticating has its keys, and no others.
+/// Checks that each way of authentication has its keys, and no others.
 fn check_means(said: &IntrospectionSection, means: &At<ClientMeans>, context: &mut Context<'_>) {
     use ClientMeans::{Basic, Certificate, PrivateKeyJwt};
     let keys = [
@@ -541,7 +541,7 @@ fn assertion_key(
     Some((scheme, key, thumbprint))
 }
 
-/// RFC 7638, as issuers name a key that has no other name.
+/// Returns the thumbprint (RFC 7638), by which issuers know a key that has no other name.
 fn thumbprint(scheme: SignatureScheme, key: &SigningKeyPair) -> Option<String> {
     let public = match scheme {
         SignatureScheme::EcdsaP256Sha256 => Jwk::from_p256_point(key.public_key()).ok()?,

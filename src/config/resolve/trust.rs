@@ -18,20 +18,20 @@ use crate::trust::{
 
 const SHORTEST_UNREAD: Duration = Duration::from_secs(1);
 
-/// One trust domain as far as it could be built.
+/// One trust domain, as far as it could be built.
 pub(super) struct Domain {
-    /// How long its files may stay unreadable.
+    /// How long the files of the domain may stay unreadable.
     pub(super) max_unread: Option<Duration>,
-    /// Its name, if it has a usable one.
+    /// The name, if it is usable.
     pub(super) name: Option<At<TrustDomain>>,
-    /// None when something was wrong with it.
+    /// None if the domain has an error.
     pub(super) bundle: Option<Arc<TrustBundle>>,
     pub(super) vouches_for: Vec<IdentityPattern>,
     pub(super) identity_from: Vec<NameType>,
 }
 
 impl Domain {
-    /// Whether a caller matching this pattern can come from this domain.
+    /// Whether a caller that matches this pattern can come from this domain.
     pub(super) fn can_name(&self, pattern: &IdentityPattern) -> bool {
         self.vouches_for.iter().any(|own| own.overlaps(pattern))
             && name_type(pattern).is_none_or(|kind| self.identity_from.contains(&kind))
@@ -40,7 +40,7 @@ impl Domain {
 
 fn name_type(pattern: &IdentityPattern) -> Option<NameType> {
     match pattern {
-        // No certificate carries the last two; `vouches_for` refuses them.
+        // No certificate can have the last two names; `vouches_for` refuses them.
         IdentityPattern::AnyCaller
         | IdentityPattern::ApiKey(_)
         | IdentityPattern::Client { .. } => None,
@@ -52,7 +52,7 @@ fn name_type(pattern: &IdentityPattern) -> Option<NameType> {
     }
 }
 
-/// Builds the bundle of every trust domain and checks that they stand apart.
+/// Builds the bundle of every trust domain and checks that they do not overlap.
 pub(super) fn domains(document: &Document, context: &mut Context<'_>) -> Vec<Domain> {
     let sections = &document.trust_domains;
     context.unique(
@@ -132,7 +132,7 @@ fn domain(section: &Trust, context: &mut Context<'_>) -> Domain {
             material
         }
         None => {
-            // What is wrong with its files is said all the same.
+            // The files are read nevertheless, so that their errors are reported.
             let _ = read_files(section, None, context);
             None
         }

@@ -1,8 +1,7 @@
-//! What a trust domain reads from disk: roots, intermediates and revocation lists, as
-//! one unit of material.
+//! The files of a trust domain: roots, intermediates and revocation lists, as one unit of material.
 //!
-//! In a load of material the last good part stands in for one that cannot be used: no
-//! file keeps a revocation in another file out.
+//! In a load of material the last good part replaces a part that cannot be used, so that an error
+//! in one file never delays a revocation in another one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +24,7 @@ use crate::trust::{
     BundleError, Predecessors, RevocationDepth, RevocationPosture, TrustBundle, TrustBundleConfig,
 };
 
-/// What a trust domain says beside its files.
+/// The settings of a trust domain other than its files.
 pub(super) struct DomainRules {
     pub(super) name: At<TrustDomain>,
     pub(super) posture: RevocationPosture,
@@ -35,7 +34,7 @@ pub(super) struct DomainRules {
     pub(super) identity_from: Vec<NameType>,
 }
 
-/// What is read of a trust domain: one unit of material.
+/// The material of a trust domain, which is one unit.
 #[derive(Clone)]
 pub(super) struct DomainMaterial {
     pub(super) bundle: Arc<TrustBundle>,
@@ -70,9 +69,9 @@ pub(super) struct DomainFiles {
     lists: Option<Vec<Found<CertificateRevocationListDer<'static>>>>,
 }
 
-/// Reads roots, intermediates and revocation lists. In a load of material the last
-/// good roots and intermediates stand in for those that cannot be used, and a list
-/// that cannot be used keeps no other out.
+/// Reads roots, intermediates and revocation lists. In a load of material the last good roots and
+/// intermediates replace those that cannot be used, and a list that cannot be used does not prevent
+/// others from taking effect.
 pub(super) fn read_files(
     section: &Trust,
     before: Option<&DomainMaterial>,
@@ -83,7 +82,7 @@ pub(super) fn read_files(
                         last_good: Option<&Vec<Found<CertificateDer<'static>>>>,
                         context: &mut Context<'_>| {
         if crls_only && let Some(last_good) = last_good {
-            // Their stamps are taken, so that a change is noticed later.
+            // Reads the files only for their stamps, so that a later change is noticed.
             let _ = context.part(|context| material(files, context, pem::certificates));
             return Some(last_good.clone());
         }
@@ -113,9 +112,8 @@ pub(super) fn read_files(
     }
 }
 
-/// Reads certificate files; the last good certificates of a file stand in for those that
-/// cannot be used, so that a root can be taken out of one file whatever is wrong with
-/// another.
+/// Reads certificate files. If a file cannot be used, its last good certificates are used, so that
+/// a root can be removed from one file although another has an error.
 fn certificates_or_last_good(
     files: &[At<String>],
     last_good: &[Found<CertificateDer<'static>>],
@@ -189,8 +187,8 @@ pub(super) fn domain_material(
         roots,
         intermediates,
         origins,
-        // A list that is in force goes on when its file is gone, unless the
-        // configuration names other files than before.
+        // A list that is in force stays in force if its file is missing, unless the configuration
+        // now names other files.
         predecessors: match before {
             Some(before) if before.written_lists == written_lists => Predecessors::InForce,
             _ => Predecessors::Replaced,
@@ -216,7 +214,7 @@ pub(super) fn domain_material(
 }
 
 impl DomainRules {
-    /// A bundle without certificates and lists.
+    /// Returns a bundle without certificates and lists.
     fn bundle_config(&self) -> TrustBundleConfig {
         TrustBundleConfig {
             name: self.name.value.clone(),
@@ -236,22 +234,21 @@ fn values(found: &[Found<CertificateDer<'static>>]) -> Vec<CertificateDer<'stati
     found.iter().map(|found| found.value.clone()).collect()
 }
 
-/// What a bundle is built from, and where the parts come from, to name the file that is
-/// at fault.
+/// The parts of a bundle and their origins, which serve to name the file with an error.
 struct BundleParts<'a> {
     name: &'a Span,
     config: TrustBundleConfig,
     roots: Vec<Found<CertificateDer<'static>>>,
     intermediates: Vec<Found<CertificateDer<'static>>>,
-    /// Of each list.
+    /// The origin of each list.
     origins: Vec<Found<()>>,
     predecessors: Predecessors,
 }
 
 impl BundleParts<'_> {
-    /// Builds the bundle. In a load of material, a list that cannot be used is left out,
-    /// and roots that cannot be used give way to the last good ones, so that neither
-    /// keeps another list out.
+    /// Builds the bundle. In a load of material, a list that cannot be used is left out, and the
+    /// last good roots replace roots that cannot be used. Neither error can then keep another list
+    /// from taking effect.
     fn build(
         &mut self,
         earlier: Option<&TrustBundle>,
@@ -341,7 +338,7 @@ fn revocation_lists(
         };
         match (found, &mut all) {
             (Some(found), Some(all)) => all.extend(found),
-            // What is in force stays so without it.
+            // An entry that cannot be read is skipped. Its lists that are in force stay in force.
             (None, Some(_)) if context.units.keep_last_good => {}
             _ => all = None,
         }
@@ -352,8 +349,8 @@ fn revocation_lists(
     }
 }
 
-/// The lists in the files that an entry of `crls` stands for. In a load of material
-/// a file that cannot be used is left out: it keeps no other one out.
+/// Reads the lists in the files of one entry of `crls`. In a load of material, a file that cannot
+/// be used is skipped, so that other files still take effect.
 fn list_files(
     written: &At<String>,
     context: &mut Context<'_>,

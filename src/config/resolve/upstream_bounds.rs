@@ -1,4 +1,4 @@
-//! What bounds an upstream: time, numbers and repetitions.
+//! The limits of an upstream: timeouts, numbers and repetitions.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::config::diagnostics::Diagnostic;
 use crate::config::document::raw::UpstreamSection;
 use crate::upstream::UpstreamConfig;
 
-/// Takes over every bound that is said.
+/// Applies every limit that is configured.
 pub(super) fn set(
     section: &UpstreamSection,
     config: &mut UpstreamConfig,

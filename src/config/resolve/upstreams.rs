@@ -20,7 +20,7 @@ use crate::upstream::{
     Upstream, UpstreamConfig,
 };
 
-/// One upstream as far as it could be built.
+/// One upstream, as far as it could be built.
 pub(super) struct UpstreamPart {
     pub(super) name: Option<At<String>>,
     pub(super) upstream: Option<Arc<Upstream>>,
@@ -118,7 +118,7 @@ fn upstream(
     })
 }
 
-/// Whether a service in h2 is asked for upgrades in HTTP/1.1 too.
+/// Whether upgrades may be sent in HTTP/1.1 to a service that otherwise uses HTTP/2.
 fn http1_upgrades(
     section: &UpstreamSection,
     protocol: HttpProtocol,
@@ -138,7 +138,7 @@ fn http1_upgrades(
     section.http1_upgrades.or(false)
 }
 
-/// How the service is told the caller's certificate.
+/// Returns the header fields in which the service receives the caller's certificate.
 fn certificate_fields(section: &UpstreamSection, context: &mut Context<'_>) -> CertificateFields {
     let has = |wanted| {
         let mut items = section.certificate_headers.items().iter();
@@ -183,8 +183,8 @@ fn endpoint(written: &At<String>, context: &mut Context<'_>) -> Option<HttpUrl> 
     .ok()
 }
 
-/// Plain endpoints stay on this machine unless the file says otherwise, and what
-/// concerns TLS has no place beside them.
+/// Checks that plain endpoints are on this machine, unless the file allows others, and that they
+/// have no TLS settings.
 fn check_plaintext(
     section: &UpstreamSection,
     urls: &[(&At<String>, HttpUrl)],
@@ -209,7 +209,7 @@ fn check_plaintext(
         section.certificate.at().map(|at| &at.place),
         section.private_key.at().map(|at| &at.place),
     ];
-    // Plain http would silently check none of it.
+    // With plain http, none of these settings would be checked.
     if let Some(place) = places.into_iter().flatten().next()
         && !urls.is_empty()
     {
@@ -311,7 +311,7 @@ fn client_tls(
     .ok()
 }
 
-/// The gateway's own certificate, if it has one; `None` when it is bad.
+/// Reads the gateway's own certificate, if it has one. `None` if it is invalid.
 fn own_credentials(
     section: &UpstreamSection,
     context: &mut Context<'_>,

@@ -33,7 +33,7 @@ pub(in crate::pki) fn damaged(path: &Path) -> impl FnOnce(PemError) -> PkiError 
     move |error| PkiError::Pem { path, error }
 }
 
-/// One certificate as PEM.
+/// Encodes one certificate as PEM.
 pub(in crate::pki) fn pem(der: &CertificateDer<'_>) -> String {
     pem::encode_certificate(der)
 }

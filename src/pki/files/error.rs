@@ -1,4 +1,4 @@
-//! `PkiError`: why an authority did not do what it was asked to.
+//! `PkiError`: why an operation of an authority failed.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::pki::signing::signatory::Generation;
 use crate::pki::store::StoreError;
 use crate::pki::store::key::KeyError;
 
-/// Why an authority did not do what it was asked to.
+/// Why an operation of an authority failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A file could not be read or written.
@@ -46,7 +46,7 @@ pub enum PkiError {
         .0.display(), .0.display()
     )]
     NoAuthority(PathBuf),
-    /// There are keys of an authority, and nothing that says what they are for.
+    /// The directory has keys of an authority, but no `pki.toml`.
     #[error(
         "the authority in {} is incomplete: its pki.toml is missing; restore it from a backup, or \
          begin anew with pki init --force",
@@ -65,7 +65,7 @@ pub enum PkiError {
     Disagree {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The contradiction that was found.
         why: String,
     },
     /// A file is no PEM file of the expected kind.
@@ -73,15 +73,15 @@ pub enum PkiError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why the content cannot be read.
         error: PemError,
     },
-    /// A certificate file does not read.
+    /// A certificate file cannot be parsed.
     #[error("cannot read {}: {why}", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why the certificate cannot be parsed.
         why: String,
     },
     /// A certificate was not signed by this authority.
@@ -110,7 +110,7 @@ pub enum PkiError {
     /// A text that is no serial number.
     #[error("{0:?} is not a serial number: at most 20 octets in hexadecimal")]
     MalformedSerial(String),
-    /// What a revoked intermediate signs is refused everywhere.
+    /// The intermediate is revoked, so that its certificates would be refused everywhere.
     #[error("the intermediate {} is revoked; its certificates would be refused", .0.display())]
     IntermediateRevoked(PathBuf),
     /// A list in which a root revokes itself proves nothing.
@@ -129,7 +129,7 @@ pub enum PkiError {
     DamagedList {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why the content cannot be read.
         error: PemError,
         /// The authority's directory.
         directory: PathBuf,
@@ -143,7 +143,7 @@ pub enum PkiError {
         .0.number()
     )]
     RotationUnderWay(Generation),
-    /// There is no earlier generation.
+    /// No earlier generation exists.
     #[error("there is no earlier generation; begin with: countersign pki rotate prepare")]
     NothingToRetire,
     /// Live certificates depend on the earlier generation.
@@ -168,8 +168,7 @@ fn lines(lines: &[String]) -> String {
 }
 
 impl PkiError {
-    /// Whether the caller asked for something impossible, rather than something
-    /// having failed.
+    /// Whether the caller requested something impossible. False if an operation failed.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         matches!(

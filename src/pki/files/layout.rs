@@ -1,4 +1,4 @@
-//! `Layout`: which file of an authority is where.
+//! `Layout`: the paths of an authority's files.
 //!
 //! The names are part of the interface: gateways and scripts read them.
 
@@ -8,13 +8,13 @@ use super::error::PkiError;
 use crate::pki::signing::request::IssueRequest;
 use crate::pki::signing::signatory::AuthorityName;
 
-/// What a transaction is about, and so which file it has.
+/// The subject of a transaction, which determines the name of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pki) enum Scope {
-    /// The authority's own files. What is listed counts.
+    /// The authority's own files. The listed steps are final.
     Authority,
-    /// Keys and certificates of leaves. What is listed counts if the inventory has
-    /// them.
+    /// Keys and certificates of leaves. The listed steps are final if the inventory contains the
+    /// leaves.
     Leaves,
 }
 
@@ -25,32 +25,32 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout below `directory`.
+    /// Creates the layout below `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
         }
     }
 
-    /// The directory itself.
+    /// Returns the directory of the authority.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// `root.pem` or `intermediate.pem`.
+    /// Returns the path of `root.pem` or `intermediate.pem`.
     #[must_use]
     pub fn certificate(&self, authority: AuthorityName) -> PathBuf {
         self.directory.join(format!("{}.pem", authority.as_str()))
     }
 
-    /// `root.key` or `intermediate.key`.
+    /// Returns the path of `root.key` or `intermediate.key`.
     #[must_use]
     pub fn key(&self, authority: AuthorityName) -> PathBuf {
         self.directory.join(format!("{}.key", authority.as_str()))
     }
 
-    /// `crl/root.crl` or `crl/intermediate.crl`.
+    /// Returns the path of `crl/root.crl` or `crl/intermediate.crl`.
     #[must_use]
     pub fn crl(&self, authority: AuthorityName) -> PathBuf {
         self.crls().join(format!("{}.crl", authority.as_str()))
@@ -73,7 +73,7 @@ impl Layout {
         Self::new(self.directory.join("earlier"))
     }
 
-    /// `next/`: where earlier versions made a new generation.
+    /// `next/`: the directory in which earlier versions made a new generation.
     pub(in crate::pki) fn next(&self) -> Self {
         Self::new(self.directory.join("next"))
     }
@@ -83,13 +83,13 @@ impl Layout {
         self.directory.join("retired")
     }
 
-    /// `issued/LABEL`, to which `.pem` and `.key` are added.
+    /// Returns the path `issued/LABEL`, to which `.pem` and `.key` are added.
     #[must_use]
     pub fn issued(&self, label: &str) -> PathBuf {
         self.directory.join("issued").join(label)
     }
 
-    /// Whether a process is changing the authority's files, or was killed meanwhile.
+    /// Whether a process is changing the authority's files, or was killed while it did.
     pub(in crate::pki) fn is_unsettled(&self) -> bool {
         self.has_transaction(Scope::Authority) || self.next().directory().exists()
     }
@@ -98,7 +98,7 @@ impl Layout {
         self.transaction(scope).symlink_metadata().is_ok()
     }
 
-    /// The file of a transaction that is under way.
+    /// Returns the path of the file of a transaction that is under way.
     pub(in crate::pki) fn transaction(&self, scope: Scope) -> PathBuf {
         self.directory.join(match scope {
             Scope::Authority => ".transaction",
@@ -106,7 +106,7 @@ impl Layout {
         })
     }
 
-    /// Certificate and key file of a leaf.
+    /// Returns the paths of the certificate and the key of a leaf.
     pub(in crate::pki) fn leaf_files(
         &self,
         request: &IssueRequest,
@@ -122,7 +122,7 @@ impl Layout {
         self.directory.join("pki.toml")
     }
 
-    /// `profiles.toml`: what an operator says certificates are like.
+    /// `profiles.toml`: the certificate profiles that an operator has written.
     #[must_use]
     pub fn profiles(&self) -> PathBuf {
         self.directory.join("profiles.toml")
@@ -134,7 +134,7 @@ impl Layout {
         self.directory.join("inventory.db")
     }
 
-    /// Where earlier versions kept their records.
+    /// Returns the path of the file in which earlier versions kept their records.
     pub(in crate::pki) fn journal(&self) -> PathBuf {
         self.directory.join("issued.jsonl")
     }
@@ -152,7 +152,7 @@ impl Layout {
     }
 }
 
-/// Adds a suffix to the last component, whatever dots it has.
+/// Adds a suffix to the last component, which may contain dots.
 fn with_suffix(prefix: &Path, suffix: &str) -> Result<PathBuf, PkiError> {
     match prefix.file_name() {
         Some(name) if !prefix.as_os_str().as_encoded_bytes().ends_with(b"/") => {

@@ -2,12 +2,12 @@
 //!
 //! A file imports only from those after it:
 //!
-//! - `recovery`: the directory's lock, and what its holder completes first
+//! - `recovery`: the directory's lock, and the completion of interrupted changes
 //! - `unsettled`: rotations that an earlier version did not complete
 //! - `transaction`: several files that change together or not at all
-//! - `layout`: which file is where
+//! - `layout`: the paths of the files
 //! - `certificates`: reads certificate files
-//! - `error`: why an authority did not do what it was asked to
+//! - `error`: why an operation of an authority failed
 
 pub(in crate::pki) mod certificates;
 pub(in crate::pki) mod error;

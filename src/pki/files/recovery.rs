@@ -1,4 +1,4 @@
-//! The lock of an authority's directory, and what its holder completes first.
+//! The lock of an authority's directory, whose holder first completes interrupted changes.
 
 use super::error::PkiError;
 use super::layout::{Layout, Scope};
@@ -7,8 +7,7 @@ use crate::directory_lock::DirectoryLock;
 use crate::pki::store::StoreError;
 
 impl Layout {
-    /// Locks the directory, and completes what a killed process began with the
-    /// authority's files.
+    /// Locks the directory, and completes the changes of a killed process to the authority's files.
     pub(in crate::pki) fn lock(&self) -> Result<DirectoryLock, PkiError> {
         let lock = DirectoryLock::acquire(self.directory()).map_err(StoreError::from)?;
         self.recover(&lock)?;
@@ -22,9 +21,9 @@ impl Layout {
         Ok(lock)
     }
 
-    /// Completes what a killed process began with keys and certificates of leaves. If
-    /// another process holds the lock or it fails, a later command does it: commands
-    /// that only read must not fail for it.
+    /// Completes the changes of a killed process to keys and certificates of leaves. If another
+    /// process holds the lock, or if this fails, a later command does it: commands that only read
+    /// must not fail because of it.
     pub(in crate::pki) fn settle_leaves(&self) {
         if self.has_transaction(Scope::Leaves)
             && let Ok(lock) = DirectoryLock::try_acquire(self.directory())

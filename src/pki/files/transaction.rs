@@ -76,7 +76,7 @@ impl Transaction {
         Self::begin_with(layout, scope, directories, None, lock)
     }
 
-    /// Like [`Self::begin`], for many files, which are made durable all at once.
+    /// Like [`Self::begin`], for many files, which are made durable at once.
     pub(in crate::pki) fn begin_large(
         layout: &Layout,
         scope: Scope,
@@ -97,12 +97,12 @@ impl Transaction {
         let base = layout.directory();
         let file = layout.transaction(scope);
         let failed = |error| StoreError::io("create", &file)(error);
-        // Its own, so that files which other authorities write to the same directory
-        // are never taken for its.
+        // A random prefix for this transaction, so that it never takes files of other authorities
+        // in the same directory for its own.
         let mark = crypto::random::<8>().map_err(|error| failed(io::Error::other(error)))?;
         kill_point();
-        // Not synced: if the machine loses power, files that were written aside may stay
-        // without it. They are never read.
+        // Not synced. If the machine loses power, this file may be lost while files that were
+        // written aside remain. Those are never read.
         let mut created = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -214,7 +214,7 @@ impl Transaction {
         Ok(finish(&self.base, &self.file, &steps, Scope::Leaves)?)
     }
 
-    /// Makes everything that is aside durable, then the list of what goes where.
+    /// Makes all files that were written aside durable, then writes the list of their destinations.
     fn write_commit(&self, if_recorded: Option<RecordedLeaf>) -> Result<(), StoreError> {
         if let Some(barrier) = &self.barrier {
             barrier.sync()?;
@@ -256,7 +256,8 @@ impl Transaction {
             .collect()
     }
 
-    /// From here on, dropping the transaction keeps what is aside.
+    /// Ends the cleanup: dropping the transaction no longer removes the files that were written
+    /// aside.
     fn release(&mut self) -> Vec<Step> {
         let steps = self.steps();
         self.is_committed = true;
@@ -283,15 +284,15 @@ impl Transaction {
 impl Drop for Transaction {
     fn drop(&mut self) {
         if !self.is_committed {
-            // The transaction's file last: after a kill in between it says what else is
-            // to be removed.
+            // Removes the transaction's file last: after a kill in between it lists the files that
+            // remain to be removed.
             self.planned.clear();
             let _ = std::fs::remove_file(&self.file);
         }
     }
 }
 
-/// Completes or undoes what a killed process began.
+/// Completes or undoes the transaction of a killed process.
 pub(in crate::pki) fn recover(
     layout: &Layout,
     scope: Scope,
@@ -316,8 +317,8 @@ pub(in crate::pki) fn recover(
             let finished = finish(base, &file, &commit.steps, scope);
             return match scope {
                 Scope::Authority => Ok(finished?),
-                // Their files could not be put in place and were removed; trying again
-                // would not help. The certificates stay recorded.
+                // The files could not be put in place and were removed; another attempt would not
+                // help. The certificates stay recorded.
                 Scope::Leaves => Ok(()),
             };
         }

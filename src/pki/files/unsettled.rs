@@ -15,8 +15,7 @@ use crate::pki::records::state::State;
 use crate::pki::signing::signatory::AuthorityName;
 use crate::pki::store::{self, Audience};
 
-/// Completes a rotation that an earlier version had committed, and removes what it
-/// left.
+/// Completes a rotation that an earlier version had committed, and removes its remaining files.
 pub(in crate::pki) fn settle(layout: &Layout, lock: &DirectoryLock) -> Result<(), PkiError> {
     let next = layout.next();
     if !next.directory().exists() || !layout.state().exists() {
@@ -30,7 +29,8 @@ pub(in crate::pki) fn settle(layout: &Layout, lock: &DirectoryLock) -> Result<()
     Ok(store::remove_directory(next.directory())?)
 }
 
-/// Whatever is not in `next/` any more is in its place already.
+/// Moves the files of `next/` to their places. A file that is not there any more is already in its
+/// place.
 fn settle_files(
     layout: &Layout,
     next: &Layout,

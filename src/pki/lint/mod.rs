@@ -1,15 +1,15 @@
-//! Lints: what is wrong or unwise about a certificate or a revocation list,
-//! beyond what a verifier has to refuse.
+//! Lints: find errors and unwise choices in a certificate or a revocation list, in addition to the
+//! errors that a verifier must refuse.
 //!
-//! An error means that a standard forbids it or that gateways refuse it; such a
-//! leaf is not issued. A warning means that it works, and that one would rather
-//! not. Nothing here decides about trust: see `crate::trust`.
+//! An error means that a standard forbids it or that gateways refuse it; such a leaf is not issued.
+//! A warning means that it works but is not advisable. Nothing here decides about trust: see
+//! `crate::trust`.
 //!
 //! - `certificate`: lints of certificates
 //! - `names`: lints of the names of a leaf
 //! - `revocation_list`: lints of revocation lists
-//! - `subject`: what lints of certificates look at
-//! - `rule`: one rule, and what it finds
+//! - `subject`: the certificate that lints check
+//! - `rule`: one rule, and its findings
 
 mod certificate;
 mod names;

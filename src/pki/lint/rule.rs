@@ -1,8 +1,8 @@
-//! `Lint`: one rule, and what it finds.
+//! `Lint`: one rule, and its findings.
 
 use serde::Serialize;
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -12,16 +12,16 @@ pub enum Severity {
     Warning,
 }
 
-/// What a lint found.
+/// A problem that a lint has found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity of the problem.
     pub severity: Severity,
     /// The lint's name.
     pub lint: &'static str,
-    /// What is wrong.
+    /// The problem, in one sentence.
     pub message: String,
-    /// Where that is written.
+    /// The standard or section that contains the rule.
     pub reference: &'static str,
 }
 
@@ -35,12 +35,12 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// What a group of lints looks at.
+/// The kind of object that a group of lints checks.
 pub(super) trait Family {
     type Subject<'a>;
 }
 
-/// One lint.
+/// One rule, with its name, severity and check.
 pub(super) struct Lint<F: Family> {
     pub(super) name: &'static str,
     pub(super) severity: Severity,
@@ -62,7 +62,7 @@ pub(super) fn run<F: Family>(lints: &[Lint<F>], subject: &F::Subject<'_>) -> Vec
         .collect()
 }
 
-/// A finding of its own if the encoding does not read.
+/// Returns the finding for an encoding that cannot be parsed.
 pub(super) fn unreadable(why: &str) -> Vec<Finding> {
     vec![Finding {
         severity: Severity::Error,
@@ -72,7 +72,7 @@ pub(super) fn unreadable(why: &str) -> Vec<Finding> {
     }]
 }
 
-/// The message of a lint that says the same every time.
+/// Returns the message of a lint whose text is fixed.
 pub(super) fn when(wrong: bool, message: &str) -> Option<String> {
     wrong.then(|| message.to_owned())
 }

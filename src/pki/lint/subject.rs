@@ -1,4 +1,4 @@
-//! What lints of certificates look at.
+//! The certificate that lints check.
 
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::BasicConstraints;
@@ -6,10 +6,10 @@ use x509_parser::extensions::BasicConstraints;
 use super::rule::Family;
 use crate::identity::LeafFacts;
 
-/// What the lints look at.
+/// The certificate that the lints check.
 pub(super) struct Subject<'a> {
     pub(super) certificate: &'a X509Certificate<'a>,
-    /// None if an extension does not read; a lint says so.
+    /// None if an extension cannot be parsed. A lint reports that.
     pub(super) facts: Option<LeafFacts>,
     pub(super) issuer: Option<&'a X509Certificate<'a>>,
 }

@@ -6,7 +6,7 @@
 //! Several processes may read and write at once: SQLite's write-ahead log keeps
 //! readers and one writer apart.
 
-/// The file and those that SQLite keeps beside it.
+/// The database file, and the files that SQLite keeps next to it.
 mod files;
 /// The tables, and their versions.
 mod schema;
@@ -22,10 +22,10 @@ use crate::kill_point::kill_point;
 use crate::pki::signing::revoked::RevokedCertificate;
 use crate::pki::store::{self, StoreError};
 
-/// How long to wait for another process.
+/// How long to wait while another process uses the database.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is wrong with the inventory.
+/// Why the inventory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InventoryError {
     /// The file could not be read or written.
@@ -47,12 +47,12 @@ pub enum InventoryError {
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version that was found.
         found: i64,
     },
 }
 
-/// What made a certificate.
+/// The origin of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// `pki issue`
@@ -66,7 +66,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The word in the file and in listings.
+    /// Returns the word in the file and in listings.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -98,7 +98,7 @@ pub(in crate::pki) struct NewEntry {
 /// One certificate of the inventory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its place in the order of issuing.
+    /// Position in the order of issuing.
     pub id: i64,
     /// Lower-case hexadecimal.
     pub serial: String,
@@ -118,24 +118,24 @@ pub struct Entry {
     pub not_after: i64,
     /// SHA-256 of the certificate in base64url.
     pub thumbprint: String,
-    /// Where the certificate was put.
+    /// Path of the certificate.
     pub certificate: PathBuf,
     /// When it was signed, in seconds since the Unix epoch.
     pub issued_at: i64,
     /// The operating system's user who had it signed.
     pub issued_by: String,
-    /// What it was signed for: `issue`, `sign`, `renew`.
+    /// The command that signed the certificate: `issue`, `sign`, `renew`.
     pub cause: String,
     /// When and why it was revoked.
     pub revoked: Option<(i64, String)>,
 }
 
-/// Which certificates to list.
+/// The conditions for certificates to be listed.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// Carrying exactly this name, in printed form.
     pub name: Option<String>,
-    /// This serial number.
+    /// Selects the certificate with this serial number.
     pub serial: Option<String>,
     /// Neither revoked nor expired at this time.
     pub live_at: Option<i64>,
@@ -147,7 +147,7 @@ pub struct Filter {
     pub revoked: bool,
     /// Later in the order of issuing than this [`Entry::id`].
     pub after: Option<i64>,
-    /// At most so many.
+    /// Maximum number of certificates.
     pub limit: Option<u32>,
 }
 
@@ -269,7 +269,7 @@ impl Inventory {
         result.map_err(&failed)
     }
 
-    /// How many certificates of an issuer are marked as revoked.
+    /// Counts the revoked certificates of an issuer.
     pub(in crate::pki) fn count_revoked(&self, issuer_key: &str) -> Result<usize, InventoryError> {
         self.connection
             .query_row(
@@ -281,7 +281,7 @@ impl Inventory {
             .map_err(sqlite(&self.path))
     }
 
-    /// How many certificates of an issuer are neither revoked nor expired.
+    /// Counts the certificates of an issuer that are neither revoked nor expired.
     pub(in crate::pki) fn count_live(
         &self,
         issuer_key: &str,
@@ -298,7 +298,7 @@ impl Inventory {
             .map_err(sqlite(&self.path))
     }
 
-    /// Whether some issuer's live certificate carries a name and was put there.
+    /// Whether a live certificate of one of the issuers has this name and this path.
     pub(in crate::pki) fn has_live(
         &self,
         issuer_keys: &[String],
@@ -315,7 +315,7 @@ impl Inventory {
         run().map_err(sqlite(&self.path))
     }
 
-    /// The certificates of some issuers that pass a filter, oldest first.
+    /// Finds the certificates of some issuers that pass a filter, oldest first.
     pub(in crate::pki) fn find(
         &self,
         issuer_keys: &[String],
@@ -364,8 +364,8 @@ impl Inventory {
         run().map_err(sqlite(&self.path))
     }
 
-    /// The quickest way to what a filter lets pass. Where that is much, going
-    /// through everything in order comes to the first page soonest.
+    /// Chooses the fastest way to find the entries that a filter selects. If there are many, going
+    /// through all entries in order finds the first page soonest.
     fn access(&self, filter: &Filter) -> rusqlite::Result<Access> {
         let is_few = |count: i64| count < schema::FEW;
         if filter.serial.is_some() {
@@ -440,7 +440,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     })
 }
 
-/// The user as the environment names them; for reading, not for accusing.
+/// Returns the user name from the environment. It is informative, and proves nothing.
 fn user() -> String {
     ["SUDO_USER", "USER", "LOGNAME"]
         .into_iter()

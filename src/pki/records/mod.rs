@@ -1,4 +1,4 @@
-//! What an authority remembers.
+//! The records of an authority.
 //!
 //! - `state`: `pki.toml`: list numbers and revoked certificates
 //! - `inventory`: `inventory.db`: every certificate that was signed

@@ -1,9 +1,7 @@
-//! What an authority must remember: its trust domain, list numbers and revoked
-//! certificates (`pki.toml`).
+//! The state of an authority: its trust domain, list numbers and revoked certificates (`pki.toml`).
 //!
-//! `pki.toml` is small and replaced as a whole. What was signed is in
-//! [`super::inventory`]; the file in which earlier versions kept that
-//! (`issued.jsonl`) is still read here.
+//! `pki.toml` is small and replaced as a whole. Signed certificates are in [`super::inventory`].
+//! The file in which earlier versions kept them (`issued.jsonl`) is still read here.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +23,7 @@ const ROOT_ONLY: u32 = 3;
 const HEADER: &str = "# State of a certificate authority, kept by `countersign pki`.\n\
     # List numbers must never go back, so restore this file from a backup with care.\n\n";
 
-/// What is wrong with the authority's own records.
+/// Why the records of the authority cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A file could not be read or written.
@@ -36,7 +34,7 @@ pub enum StateError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why the file cannot be parsed.
         why: String,
     },
     /// `pki.toml` was written by a newer program.
@@ -44,7 +42,7 @@ pub enum StateError {
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version that was found.
         found: u32,
     },
 }
@@ -64,7 +62,7 @@ pub(in crate::pki) struct State {
     version: u32,
     #[serde(with = "trust_domain_text")]
     pub(in crate::pki) trust_domain: TrustDomain,
-    /// There is no intermediate: the root signs leaves.
+    /// Set if there is no intermediate, so that the root signs leaves.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(in crate::pki) root_only: bool,
     #[serde(default, skip_serializing_if = "Generation::is_first")]
@@ -157,7 +155,7 @@ impl State {
         Self::parse(path, &store::read(path)?)
     }
 
-    /// `path` is for error messages.
+    /// Parses the content. `path` is for error messages.
     fn parse(path: &Path, content: &[u8]) -> Result<Self, StateError> {
         #[derive(Deserialize)]
         struct Version {
@@ -187,7 +185,7 @@ impl State {
         read
     }
 
-    /// The content of the file; `path` is for error messages.
+    /// Returns the content of the file. `path` is for error messages.
     pub(in crate::pki) fn to_file(&self, path: &Path) -> Result<Vec<u8>, StateError> {
         let text = toml::to_string(self).map_err(|error| StateError::Damaged {
             path: path.to_owned(),
@@ -203,7 +201,7 @@ impl State {
 pub(in crate::pki) struct StateCache(Mutex<Option<(Vec<u8>, State)>>);
 
 impl StateCache {
-    /// What the file says now.
+    /// Returns the present content of the file.
     pub(in crate::pki) fn read(&self, path: &Path) -> Result<State, StateError> {
         let content = store::read(path)?;
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -217,7 +215,7 @@ impl StateCache {
         }
     }
 
-    /// Remembers what was written to the file.
+    /// Keeps the content that was written to the file.
     pub(in crate::pki) fn remember(&self, content: Vec<u8>, state: &State) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *known = Some((content, state.clone()));
@@ -262,7 +260,7 @@ pub struct IssuedRecord {
     /// SHA-256 of the certificate in base64url.
     #[serde(rename = "x5t#S256")]
     pub thumbprint: String,
-    /// Where the certificate was put.
+    /// Path of the certificate.
     pub certificate: PathBuf,
 }
 

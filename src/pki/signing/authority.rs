@@ -1,9 +1,9 @@
 //! `CertificateAuthority`: signs intermediates, leaves and revocation lists.
 //!
-//! Works on certificates and keys in memory; files are in
-//! [`directory`](super::super::directory). Usages and dates come from a [`CertificateProfile`], names from
-//! [`super::names`], already checked. What the encoder leaves to chance
-//! (serial numbers, key identifiers, issuer names) is set or checked here.
+//! Works on certificates and keys in memory; files are in [`directory`](super::super::directory).
+//! Usages and dates come from a [`CertificateProfile`], names from [`super::names`], already
+//! checked. Values that the encoder would choose by itself (serial numbers, key identifiers, issuer
+//! names) are set or checked here.
 
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -45,18 +45,18 @@ pub struct CertificateAuthority {
 pub struct SignedCertificate {
     /// The certificate.
     pub der: CertificateDer<'static>,
-    /// What it says about itself.
+    /// The facts that the certificate states.
     pub facts: LeafFacts,
-    /// Its notAfter was cut to the issuer's.
+    /// Whether notAfter was shortened to that of the issuer.
     pub cut: bool,
 }
 
-/// What can be chosen about a new authority.
+/// Options of a new authority.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::pki) struct AuthorityKind {
     pub(in crate::pki) algorithm: KeyAlgorithm,
     pub(in crate::pki) lifetime: Option<Lifetime>,
-    /// How many authorities may follow below it, one after another.
+    /// Path length constraint: how many authorities may follow below this one.
     pub(in crate::pki) path_length: Option<u8>,
 }
 
@@ -109,7 +109,7 @@ impl CertificateAuthority {
     /// # Errors
     /// When the key is not its own.
     pub fn join(certificate: AuthorityCertificate, key: KeyPair) -> Result<Self, AuthorityError> {
-        // The encoder would take any key and sign what never verifies.
+        // The encoder accepts any key. With the wrong one, its signatures would never verify.
         if key.subject_public_key_info() != certificate.public_key_der {
             return Err(AuthorityError::KeyMismatch);
         }
@@ -120,18 +120,18 @@ impl CertificateAuthority {
         })
     }
 
-    /// The public half.
+    /// Returns the public half.
     #[must_use]
     pub const fn certificate(&self) -> &AuthorityCertificate {
         &self.certificate
     }
 
-    /// The private key, for writing it to its file.
+    /// Returns the private key, for writing it to its file.
     pub(in crate::pki) fn key(&self) -> &KeyPair {
         self.issuer.key()
     }
 
-    /// The signing half without any checks, for certificates that shall be broken.
+    /// Returns the signing half without any checks, for certificates that are broken on purpose.
     pub(in crate::pki) const fn issuer(&self) -> &rcgen::Issuer<'static, KeyPair> {
         &self.issuer
     }
@@ -191,8 +191,8 @@ impl CertificateAuthority {
                 params.distinguished_name.push(kind, value.as_str());
             }
         }
-        // For people reading listings; nothing here takes it for an identity.
-        // Without any the subject is empty and the SAN becomes critical.
+        // The common name is for people who read listings; nothing here uses it as an identity. A
+        // subject without any attribute is empty, and the encoder then marks the SAN as critical.
         if common_name.len() <= MAX_ATTRIBUTE && !rules.without_common_name {
             params
                 .distinguished_name
@@ -223,7 +223,7 @@ impl CertificateAuthority {
         self.sign(&params, &key, false).map(|_| ())
     }
 
-    /// Never beyond this authority's own time.
+    /// Returns the validity of a certificate, which never exceeds that of this authority.
     fn validity(&self, lifetime: Lifetime, now: i64) -> Result<Validity, AuthorityError> {
         self.certificate.check_time(now)?;
         let own = &self.certificate.facts;
@@ -249,7 +249,7 @@ impl CertificateAuthority {
         if facts.issuer_der != self.certificate.subject_der {
             return Err(AuthorityError::IssuerName);
         }
-        // What this program issues, it does not complain about afterwards.
+        // The program must not issue a certificate that its own lints would refuse.
         let findings = lint::certificate(&der, Some(&self.certificate.der));
         match findings
             .into_iter()
@@ -261,7 +261,7 @@ impl CertificateAuthority {
     }
 }
 
-/// The lifetime asked for, or the profile's own.
+/// Returns the requested lifetime, or the default of the profile.
 fn allowed(
     asked: Option<Lifetime>,
     profile: &CertificateProfile,
@@ -316,8 +316,8 @@ fn authority_params(
         "root" => "Root CA",
         _ => "Intermediate CA",
     };
-    // A name of its own for every authority: lists and issuers are looked up
-    // by name, and two generations must not be mistaken for one another.
+    // Each authority needs a unique name: lists and issuers are looked up by name, and two
+    // generations must not be confused.
     let mark = hex(&crypto::random::<4>()?);
     let rules = profile.rules();
     let organization = rules.organization.as_deref().unwrap_or(domain.as_str());
@@ -338,8 +338,8 @@ fn authority_params(
     Ok(params)
 }
 
-/// 16 random bytes, the top bit cleared and the first not zero: positive
-/// (RFC 5280 section 4.1.2.2), unpredictable, and of one length always.
+/// Draws 16 random bytes with the top bit cleared and the first byte not zero: positive (RFC 5280
+/// section 4.1.2.2), unpredictable, and of one length always.
 pub(in crate::pki) fn random_serial() -> Result<SerialNumber, NoRandomness> {
     loop {
         let mut bytes = crypto::random::<16>()?;

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::identity::text::hex;
 use crate::identity::{LeafFacts, SpiffeId, TrustDomain};
 
-/// The public half of an authority: its certificate and what it says.
+/// The public half of an authority: its certificate and the facts that it states.
 #[derive(Debug, Clone)]
 pub struct AuthorityCertificate {
     pub(super) der: CertificateDer<'static>,
@@ -25,10 +25,10 @@ pub struct AuthorityCertificate {
 }
 
 impl AuthorityCertificate {
-    /// Reads a certificate and checks that it is one of an authority.
+    /// Reads a certificate, and checks that it belongs to an authority.
     ///
     /// # Errors
-    /// When it is unreadable, no authority, or names no trust domain.
+    /// If it cannot be read, does not belong to an authority, or names no trust domain.
     pub fn read(der: CertificateDer<'static>) -> Result<Self, AuthorityError> {
         Self::read_for(der, None)
     }
@@ -101,48 +101,49 @@ impl AuthorityCertificate {
         })
     }
 
-    /// The certificate itself.
+    /// Returns the certificate itself.
     #[must_use]
     pub const fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
 
-    /// What it says about itself.
+    /// Returns the facts that the certificate states.
     #[must_use]
     pub const fn facts(&self) -> &LeafFacts {
         &self.facts
     }
 
-    /// Its subject, encoded.
+    /// Returns the encoded subject.
     #[must_use]
     pub fn subject_der(&self) -> &[u8] {
         &self.subject_der
     }
 
-    /// Its public key, encoded as SubjectPublicKeyInfo.
+    /// Returns the public key, encoded as SubjectPublicKeyInfo.
     pub(in crate::pki) fn public_key_der(&self) -> &[u8] {
         &self.public_key_der
     }
 
-    /// The trust domain it vouches for.
+    /// Returns the trust domain of the authority.
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// Its subject key identifier in hexadecimal.
+    /// Returns the subject key identifier in hexadecimal.
     #[must_use]
     pub fn key_identifier_hex(&self) -> String {
         hex(&self.key_identifier)
     }
 
-    /// Whether it signed itself, as roots do.
+    /// Whether the certificate is self-signed, as roots are.
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.has_signed(&self.der)
     }
 
-    /// Whether this authority signed a certificate: name and signature agree.
+    /// Whether this authority signed a certificate. Both the issuer name and the signature must
+    /// match.
     #[must_use]
     pub fn has_signed(&self, der: &[u8]) -> bool {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else {

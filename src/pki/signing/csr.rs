@@ -1,4 +1,4 @@
-//! `SigningRequest`: what a PKCS#10 request (RFC 2986) may contribute.
+//! `SigningRequest`: the usable parts of a PKCS#10 request (RFC 2986).
 //!
 //! A key and names, nothing else: usages, lifetime, constraints and the subject
 //! come from the profile, whatever the requester writes. The encoder's own
@@ -22,10 +22,10 @@ use crate::reason::ReasonCode;
 /// Why a request is not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningRequestError {
-    /// It is not a PKCS#10 request.
+    /// The content is not a PKCS#10 request.
     #[error("it is not a PKCS#10 request in PEM or DER form: {0}")]
     Unreadable(String),
-    /// The gateway would refuse what it asks for.
+    /// The gateway would refuse the requested certificate.
     #[error(transparent)]
     Refused(#[from] RequestError),
 }
@@ -88,19 +88,19 @@ impl SigningRequest {
         Ok(read)
     }
 
-    /// The names it asks for.
+    /// Returns the requested names.
     #[must_use]
     pub const fn names(&self) -> &SubjectNames {
         &self.names
     }
 
-    /// Its subject in RFC 4514 form, which is not taken over.
+    /// Returns the subject in RFC 4514 form. The certificate does not take it over.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
     }
 
-    /// What it asks for and does not get.
+    /// Lists the requested features that the certificate will not have.
     #[must_use]
     pub fn ignored(&self) -> &[String] {
         &self.ignored
@@ -197,7 +197,7 @@ fn ip_address(octets: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// A key that the gateway relies on and this build can certify.
+/// Returns the key if the gateway accepts it and this build can certify it.
 fn usable_key(
     info: &x509_parser::x509::SubjectPublicKeyInfo<'_>,
 ) -> Result<SubjectPublicKeyInfo, RequestError> {
@@ -216,7 +216,7 @@ fn usable_key(
     })
 }
 
-/// FIPS 186-5 appendix A.1.1: odd, and at least 65537.
+/// Whether an RSA exponent is odd, and at least 65537 (FIPS 186-5 appendix A.1.1).
 const fn is_sound(exponent: u64) -> bool {
     exponent >= 65_537 && exponent % 2 == 1
 }

@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-/// A date from seconds since the Unix epoch, in the years X.509 can express.
+/// Converts seconds since the Unix epoch to a date, in the years that X.509 can express.
 pub(in crate::pki) fn date(unix_seconds: i64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(unix_seconds)
         .ok()

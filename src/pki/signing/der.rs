@@ -1,6 +1,6 @@
 //! The few DER structures that the encoder does not write itself.
 
-/// One element: tag, definite length (X.690 section 10.1), content.
+/// Encodes one element: tag, definite length (X.690 section 10.1), content.
 pub(in crate::pki) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut der = vec![tag];
     let length = content.len();
@@ -9,7 +9,7 @@ pub(in crate::pki) fn element(tag: u8, content: &[u8]) -> Vec<u8> {
         _ => {
             let octets = length.to_be_bytes();
             let significant = crate::identity::leaf::significant(&octets);
-            // At most eight of them.
+            // The length has at most eight bytes.
             der.push(0x80 | u8::try_from(significant.len()).unwrap_or(8));
             der.extend_from_slice(significant);
         }
@@ -25,8 +25,8 @@ const URI: u8 = 0x86;
 /// id-ad-caIssuers, 1.3.6.1.5.5.7.48.2.
 const CA_ISSUERS: [u8; 8] = [0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30, 0x02];
 
-/// The content of authorityInfoAccess that says where the issuer's certificate
-/// is published (RFC 5280 section 4.2.2.1).
+/// Encodes the content of authorityInfoAccess, which says where the issuer's certificate is
+/// published (RFC 5280 section 4.2.2.1).
 pub(in crate::pki) fn authority_info_access(urls: &[String]) -> Vec<u8> {
     let descriptions: Vec<u8> = urls
         .iter()

@@ -32,14 +32,14 @@ pub enum AuthorityError {
     /// A longer lifetime than the profile allows.
     #[error("a lifetime of {asked} is longer than profile {profile} allows: at most {limit}")]
     LifetimeTooLong {
-        /// What was asked for.
+        /// The requested lifetime.
         asked: Lifetime,
         /// The profile's name.
         profile: String,
-        /// Its limit.
+        /// The longest lifetime of the profile.
         limit: Lifetime,
     },
-    /// The issuer name in what was signed is not the authority's subject.
+    /// The issuer name in the signed certificate is not the subject of the authority.
     #[error(
         "its subject cannot be repeated exactly as an issuer name, so nothing would chain to it"
     )]
@@ -53,7 +53,7 @@ pub enum AuthorityError {
     /// A private key could not be made.
     #[error(transparent)]
     Key(#[from] Box<KeyError>),
-    /// No serial number could be drawn.
+    /// The system supplied no random serial number.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
     /// A revocation list could not be encoded.
@@ -62,7 +62,7 @@ pub enum AuthorityError {
     /// The operator's profile does not allow it.
     #[error(transparent)]
     Profile(#[from] RequestError),
-    /// A date beyond what certificates can express.
+    /// A date lies outside the years that certificates can express.
     #[error("a date lies outside the years that certificates can express")]
     Date,
 }

@@ -14,7 +14,7 @@ pub struct Lifetime(i64);
 /// Why a text is not a lifetime.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LifetimeError {
-    /// There is nothing, or no number before a unit.
+    /// The text is empty, or has a unit without a number.
     #[error("a lifetime is whole numbers with units d, h, m or s, such as 24h or 1h30m")]
     Form,
     /// A unit is unknown or missing.
@@ -37,25 +37,25 @@ const MAXIMUM: i64 = 1000 * 366 * 86_400;
 const UNITS: [(char, i64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
 impl Lifetime {
-    /// A whole number of days; at least one second whatever the argument.
+    /// Creates a lifetime of whole days, at least one second.
     #[must_use]
     pub const fn days(days: u16) -> Self {
         Self::from_seconds(days as i64 * 86_400)
     }
 
-    /// A whole number of hours; at least one second whatever the argument.
+    /// Creates a lifetime of whole hours, at least one second.
     #[must_use]
     pub const fn hours(hours: u16) -> Self {
         Self::from_seconds(hours as i64 * 3_600)
     }
 
-    /// So many seconds; at least one whatever the argument.
+    /// Creates a lifetime of this many seconds, at least one.
     #[must_use]
     pub const fn from_seconds(seconds: i64) -> Self {
         Self(if seconds < 1 { 1 } else { seconds })
     }
 
-    /// The lifetime in seconds.
+    /// Returns the lifetime in seconds.
     #[must_use]
     pub const fn as_seconds(self) -> i64 {
         self.0

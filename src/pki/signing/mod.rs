@@ -5,9 +5,9 @@
 //! - `authority`: an authority that can sign
 //! - `authority_certificate`: the public half of an authority
 //! - `error`: why an authority does not sign
-//! - `csr`: what a PKCS#10 request may contribute
-//! - `request`: what a leaf is asked for
-//! - `name_rules`: which names may stand together, and under which profile
+//! - `csr`: the usable parts of a PKCS#10 request
+//! - `request`: a request for a leaf
+//! - `name_rules`: which names one leaf may contain, and under which profile
 //! - `profile`: usages, lifetimes and constraints of each kind of certificate
 //! - `names`: typed and checked names
 //! - `revocation_list`: entries, number and dates of a list

@@ -1,4 +1,4 @@
-//! Which names may stand together in one leaf, and under which profile.
+//! Rules for the names that one leaf may contain, and under which profile.
 
 use super::names::{MAX_NAMES, RequestError, SubjectName, SubjectNames};
 use super::profile::CertificateProfile;
@@ -6,7 +6,7 @@ use crate::identity::{CallerName, SpiffeId, TrustDomain};
 use crate::reason::ReasonCode;
 
 impl SubjectNames {
-    /// The profile that fits the names when none is asked for.
+    /// Returns the profile that fits the names. Used if none is requested.
     ///
     /// A SPIFFE ID, a host name and an IP address serve either end of a
     /// connection; a wildcard names servers, a mail address or URI clients.
@@ -77,7 +77,7 @@ impl SubjectNames {
         }
     }
 
-    /// X509-SVID sections 2, 3.1 and 4.1.
+    /// Checks the rules of X509-SVID sections 2, 3.1 and 4.1.
     fn check_spiffe(&self, id: &SpiffeId, domain: &TrustDomain) -> Result<(), RequestError> {
         let uris = self
             .0

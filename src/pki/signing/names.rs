@@ -14,7 +14,7 @@ use crate::identity::text::printable;
 use crate::identity::{CallerName, LeafFacts, SpiffeId, TrustDomain};
 use crate::reason::ReasonCode;
 
-/// Most subject alternative names in one certificate; chains must stay small.
+/// Maximum number of subject alternative names in one certificate; chains must stay small.
 pub const MAX_NAMES: usize = 64;
 
 /// A leaf that the gateway would refuse is not issued; with the gateway's reason.
@@ -23,7 +23,7 @@ pub const MAX_NAMES: usize = 64;
 pub struct RequestError {
     /// The reason the gateway would give.
     pub reason: ReasonCode,
-    /// Which name, what is wrong with it, what to do.
+    /// The name, the problem with it, and the remedy.
     pub message: String,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for SubjectName {
 pub struct SubjectNames(pub(super) Vec<SubjectName>);
 
 impl SubjectNames {
-    /// No names yet.
+    /// Creates an empty set of names.
     #[must_use]
     pub const fn new() -> Self {
         Self(Vec::new())
@@ -117,7 +117,7 @@ impl SubjectNames {
             ));
         }
         if let Some(parent) = name.strip_prefix("*.") {
-            // One label above would cover every host of a top-level domain.
+            // A wildcard for a single label would cover every host of a top-level domain.
             return match normalized_dns(parent) {
                 Some(parent) if parent.contains('.') => {
                     Ok(self.with(SubjectName::WildcardDns(parent)))
@@ -160,9 +160,8 @@ impl SubjectNames {
             .map_err(|error| RequestError::malformed("mail address", address, error))
     }
 
-    /// The names to issue for when a person says NAME: the given ones, or NAME
-    /// itself when it is an address or host name and none is given. A NAME that
-    /// is a SPIFFE ID always counts; leaving it out would surprise.
+    /// Returns the names for a certificate of NAME: the given names, or NAME itself if it is an
+    /// address or host name and none is given. A NAME that is a SPIFFE ID is always included.
     ///
     /// # Errors
     /// When NAME is a malformed SPIFFE ID or contradicts the given one, or when
@@ -197,18 +196,18 @@ impl SubjectNames {
         })
     }
 
-    /// The names in the order in which they were added.
+    /// Iterates over the names in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = &SubjectName> {
         self.0.iter()
     }
 
-    /// Whether there is no name yet.
+    /// Whether there are no names.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The SPIFFE ID among the names.
+    /// Returns the SPIFFE ID among the names.
     #[must_use]
     pub fn spiffe_id(&self) -> Option<&SpiffeId> {
         self.0.iter().find_map(|name| match name {
@@ -217,7 +216,7 @@ impl SubjectNames {
         })
     }
 
-    /// The names in the form the encoder takes.
+    /// Returns the names in the form the encoder takes.
     pub(in crate::pki) fn to_san_types(&self) -> Result<Vec<SanType>, rcgen::Error> {
         self.0
             .iter()
@@ -234,7 +233,7 @@ impl SubjectNames {
                         SanType::Rfc822Name((&**address).try_into()?)
                     }
                     SubjectName::Caller(CallerName::Ip(address)) => SanType::IpAddress(*address),
-                    // Nothing here makes such a name: no type of SAN carries it.
+                    // Unreachable, because no type of SAN carries such a name.
                     SubjectName::Caller(CallerName::ApiKey(_) | CallerName::Client(_)) => {
                         return Err(rcgen::Error::InvalidNameType);
                     }
@@ -258,9 +257,9 @@ impl SubjectNames {
     }
 }
 
-/// Whether a leaf carries a name, compared as a client that connects does it (RFC
-/// 9525 section 6): a host name or address, `dns:NAME`, `mailto:ADDRESS`,
-/// `ip:ADDRESS`, a SPIFFE ID or another URI. A common name never counts.
+/// Whether a leaf carries a name, compared as a connecting client does it (RFC 9525 section 6): a
+/// host name or address, `dns:NAME`, `mailto:ADDRESS`, `ip:ADDRESS`, a SPIFFE ID or another URI. A
+/// common name never counts.
 #[must_use]
 pub fn carries(facts: &LeafFacts, name: &str) -> bool {
     let sans = &facts.sans;

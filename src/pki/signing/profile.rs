@@ -16,11 +16,11 @@ use crate::identity::IdentityPattern;
 use crate::pki::store::key::KeyAlgorithm;
 use crate::reason::ReasonCode;
 
-/// How long before its making a certificate becomes valid, in seconds, so that
-/// peers with a slow clock accept it at once.
+/// How many seconds before its creation a certificate becomes valid, so that peers with a slow
+/// clock accept it at once.
 pub const BACKDATING: i64 = 300;
 
-/// What an end-entity certificate may be used for.
+/// The permitted usages of an end-entity certificate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usages {
     /// TLS client authentication.
@@ -30,13 +30,13 @@ pub struct Usages {
 }
 
 impl Usages {
-    /// Both.
+    /// Server and client authentication.
     pub const BOTH: Self = Self {
         client: true,
         server: true,
     };
 
-    /// The words for documents and JSON, for example `["client", "server"]`.
+    /// Returns the words for documents and JSON, for example `["client", "server"]`.
     #[must_use]
     pub fn words(self) -> Vec<&'static str> {
         [(self.client, "client"), (self.server, "server")]
@@ -52,31 +52,30 @@ enum Kind {
     EndEntity(Usages),
 }
 
-/// What a profile says beyond usages and lifetimes; nothing unless an operator
-/// wrote it down.
+/// Rules of a profile other than usages and lifetimes. Empty unless an operator has configured
+/// them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProfileRules {
     /// The names that may be certified; all of the trust domain if it is empty.
     pub identities: Vec<IdentityPattern>,
-    /// Kinds of keys that may be certified, the first one for new keys. Where it
-    /// is empty every strong key may, and new ones have P-256.
+    /// Kinds of keys that may be certified, the first one for new keys. If it is empty, every
+    /// strong key may be certified, and new keys have P-256.
     pub key_types: Vec<KeyAlgorithm>,
-    /// Where the issuer's revocation list is published (RFC 5280 section
-    /// 4.2.1.13).
+    /// URLs of the issuer's revocation list (RFC 5280 section 4.2.1.13).
     pub crl_urls: Vec<String>,
-    /// Where the issuer's certificate is published (RFC 5280 section 4.2.2.1).
+    /// URLs of the issuer's certificate (RFC 5280 section 4.2.2.1).
     pub issuer_urls: Vec<String>,
-    /// `O` of the subject; for an intermediate instead of the trust domain.
+    /// `O` of the subject. In an intermediate it replaces the trust domain.
     pub organization: Option<String>,
     /// `OU` of the subject.
     pub organizational_unit: Option<String>,
-    /// Whether the subject has a common name. Nothing here reads it; without it
-    /// and the others the subject is empty.
+    /// Omits the common name from the subject. Nothing here reads the common name. Without it, `O`
+    /// and `OU`, the subject is empty.
     pub without_common_name: bool,
 }
 
 impl ProfileRules {
-    /// No rules.
+    /// No rules at all.
     pub const NONE: Self = Self {
         identities: Vec::new(),
         key_types: Vec::new(),
@@ -140,13 +139,13 @@ impl CertificateProfile {
     /// TLS server authentication, 24 hours.
     pub const SERVER: Self = end_entity("server", false, true);
 
-    /// Both ends of a TLS connection, 24 hours.
+    /// The profile for both ends of a TLS connection, 24 hours.
     pub const PEER: Self = end_entity("peer", true, true);
 
     /// The profiles a leaf can be issued under without `profiles.toml`.
     pub const LEAVES: [Self; 3] = [Self::CLIENT, Self::SERVER, Self::PEER];
 
-    /// A profile for leaves, as an operator wrote it down.
+    /// Creates a profile for leaves from an operator's settings.
     #[must_use]
     pub fn custom(
         name: String,
@@ -164,7 +163,7 @@ impl CertificateProfile {
         }
     }
 
-    /// The intermediate's profile with other lifetimes and rules.
+    /// Returns the intermediate's profile with other lifetimes and rules.
     #[must_use]
     pub fn custom_intermediate(
         lifetime: Lifetime,
@@ -179,25 +178,25 @@ impl CertificateProfile {
         }
     }
 
-    /// The profile's name, for example `client`.
+    /// Returns the profile's name, for example `client`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it says beyond usages and lifetimes.
+    /// Returns the rules other than usages and lifetimes.
     #[must_use]
     pub const fn rules(&self) -> &ProfileRules {
         &self.rules
     }
 
-    /// The kind of new keys.
+    /// Returns the kind of new keys.
     #[must_use]
     pub fn new_key_type(&self) -> KeyAlgorithm {
         self.rules.key_types.first().copied().unwrap_or_default()
     }
 
-    /// The same for both ends of a connection, as a certificate with a SPIFFE ID
+    /// Returns the same profile for both ends of a connection, as a certificate with a SPIFFE ID
     /// has to be (X509-SVID section 4.4).
     pub(in crate::pki) fn for_both_ends(&self) -> Self {
         match self.kind {
@@ -253,19 +252,19 @@ impl CertificateProfile {
         ))
     }
 
-    /// The lifetime when none is asked for.
+    /// Returns the lifetime if none is requested.
     #[must_use]
     pub const fn lifetime(&self) -> Lifetime {
         self.lifetime
     }
 
-    /// The longest lifetime that may be asked for.
+    /// Returns the longest lifetime that may be requested.
     #[must_use]
     pub const fn max_lifetime(&self) -> Lifetime {
         self.max_lifetime
     }
 
-    /// An authority's profile with another path length.
+    /// Returns an authority's profile with another path length.
     #[must_use]
     pub(in crate::pki) fn with_path_length(mut self, path_length: u8) -> Self {
         if let Kind::Authority { .. } = self.kind {
@@ -274,7 +273,7 @@ impl CertificateProfile {
         self
     }
 
-    /// What a leaf of this profile is for; none for an authority.
+    /// Returns the usages of a leaf of this profile. None for an authority.
     #[must_use]
     pub const fn usages(&self) -> Option<Usages> {
         match self.kind {
@@ -283,8 +282,8 @@ impl CertificateProfile {
         }
     }
 
-    /// basicConstraints, always written and always critical: a missing one
-    /// would leave it to each reader whether the certificate is an authority.
+    /// Returns basicConstraints, which is always present and always critical. Without it, each
+    /// reader would decide by itself whether the certificate is an authority.
     pub(in crate::pki) const fn basic_constraints(&self) -> IsCa {
         match self.kind {
             Kind::Authority { path_length } => IsCa::Ca(BasicConstraints::Constrained(path_length)),
@@ -322,7 +321,8 @@ impl fmt::Display for CertificateProfile {
     }
 }
 
-/// A wildcard stands for every name that the same pattern matches.
+/// Whether a name is allowed. A wildcard is allowed if the same pattern matches all names that it
+/// covers.
 fn permits(allowed: &[IdentityPattern], name: &SubjectName) -> bool {
     allowed.iter().any(|pattern| match name {
         SubjectName::Caller(caller) => pattern.matches(caller),
@@ -332,8 +332,8 @@ fn permits(allowed: &[IdentityPattern], name: &SubjectName) -> bool {
     })
 }
 
-/// The profiles of one authority: the built-in ones, and what `profiles.toml`
-/// puts in their places or adds.
+/// The profiles of one authority: the built-in ones, and those of `profiles.toml`, which replace
+/// built-in ones or are additional.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profiles {
     leaves: Vec<CertificateProfile>,
@@ -365,25 +365,25 @@ impl Profiles {
         }
     }
 
-    /// The profile of that name which leaves are issued under.
+    /// Returns the leaf profile with this name.
     #[must_use]
     pub fn leaf(&self, name: &str) -> Option<&CertificateProfile> {
         self.leaves.iter().find(|profile| profile.name == name)
     }
 
-    /// The profiles that leaves are issued under.
+    /// Returns the profiles of leaves.
     #[must_use]
     pub fn leaves(&self) -> &[CertificateProfile] {
         &self.leaves
     }
 
-    /// What new intermediates are made by.
+    /// Returns the profile of new intermediates.
     #[must_use]
     pub const fn intermediate(&self) -> &CertificateProfile {
         &self.intermediate
     }
 
-    /// What stands in the place of a built-in profile; others stay as they are.
+    /// Returns the replacement of a built-in profile. Other profiles are returned unchanged.
     pub(in crate::pki) fn in_place_of(&self, profile: CertificateProfile) -> CertificateProfile {
         if CertificateProfile::LEAVES.contains(&profile) {
             self.leaf(&profile.name).cloned().unwrap_or(profile)

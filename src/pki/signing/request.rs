@@ -1,4 +1,4 @@
-//! What a leaf is asked for: names, profile, lifetime, and where it is filed.
+//! A request for a leaf: names, profile, lifetime, and the paths of its files.
 //!
 //! Requests in PKCS#10 form belong here too: they may contribute a key and
 //! names, never usages.
@@ -12,9 +12,9 @@ use super::profile::CertificateProfile;
 use crate::identity::SpiffeId;
 use crate::pki::store::{SafeName, UnsafeName};
 
-/// The label under which a certificate for NAME is filed: NAME itself if it is
-/// a safe file name, the last path segment of a SPIFFE ID, `_wildcard.` for a
-/// leading `*.`, and an IPv6 address with `_` for each colon.
+/// Returns the label of the files of a certificate for NAME: NAME itself if it is a safe file name,
+/// the last path segment of a SPIFFE ID, `_wildcard.` for a leading `*.`, and an IPv6 address with
+/// `_` for each colon.
 ///
 /// # Errors
 /// When that is no safe file name.
@@ -45,7 +45,7 @@ pub struct IssueRequest {
 }
 
 impl IssueRequest {
-    /// A leaf with these names, filed as `DIR/issued/LABEL.{pem,key}`.
+    /// Creates a request for a leaf with these names, stored as `DIR/issued/LABEL.{pem,key}`.
     #[must_use]
     pub const fn new(label: SafeName, names: SubjectNames) -> Self {
         Self {
@@ -58,28 +58,28 @@ impl IssueRequest {
         }
     }
 
-    /// Under this profile instead of the one that fits the names.
+    /// Sets the profile. By default it is the one that fits the names.
     #[must_use]
     pub fn profile(mut self, profile: CertificateProfile) -> Self {
         self.profile = Some(profile);
         self
     }
 
-    /// For this long instead of the profile's own lifetime.
+    /// Sets the lifetime. By default it is that of the profile.
     #[must_use]
     pub const fn lifetime(mut self, lifetime: Lifetime) -> Self {
         self.lifetime = Some(lifetime);
         self
     }
 
-    /// Into `PREFIX.pem` and `PREFIX.key`.
+    /// Writes the files to `PREFIX.pem` and `PREFIX.key` instead of `DIR/issued`.
     #[must_use]
     pub fn out(mut self, prefix: impl Into<PathBuf>) -> Self {
         self.out = Some(prefix.into());
         self
     }
 
-    /// Replacing files of an earlier certificate.
+    /// Sets whether files of an earlier certificate are replaced.
     #[must_use]
     pub const fn overwrite(mut self, overwrite: bool) -> Self {
         self.overwrite = overwrite;

@@ -14,13 +14,13 @@ use super::revoked::{RevokedCertificate, from_hex};
 /// Longest validity of a list: one that outlives its usefulness hides revocations.
 pub const MAX_LIFETIME: Lifetime = Lifetime::days(366);
 
-/// How long a list of an authority is good for when nothing else is asked for.
+/// Returns the lifetime of an authority's revocation list if none is requested.
 #[must_use]
 pub const fn default_lifetime(issues_leaves: bool) -> Lifetime {
     if issues_leaves {
         Lifetime::days(7)
     } else {
-        // Such a root is used once a year, from wherever it is kept.
+        // Such a root is used about once a year, and its key may be stored offline.
         Lifetime::days(365)
     }
 }
@@ -39,8 +39,8 @@ impl RevocationList<'_> {
         self.this_update.saturating_add(self.lifetime.as_seconds())
     }
 
-    /// In the encoder's form, with the issuer's own key identifier: the encoder
-    /// would otherwise derive one that may differ from the certificate's.
+    /// Converts the list to the encoder's form, with the key identifier of the issuer. The encoder
+    /// would otherwise derive one, which may differ from that in the certificate.
     pub(in crate::pki) fn to_params(
         &self,
         issuer_key_identifier: &[u8],

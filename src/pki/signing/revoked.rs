@@ -1,4 +1,4 @@
-//! `RevokedCertificate`: a certificate that is revoked, by whom and why.
+//! `RevokedCertificate`: a revoked certificate, its issuer, and the reason.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use super::signatory::{AuthorityName, Generation, Signatory};
 pub struct RevokedCertificate {
     /// The authority that signed it.
     pub issuer: AuthorityName,
-    /// That authority's generation.
+    /// The generation of that authority.
     #[serde(default, skip_serializing_if = "Generation::is_first")]
     pub generation: Generation,
     /// Lower-case hexadecimal.
@@ -25,7 +25,7 @@ pub struct RevokedCertificate {
 }
 
 impl RevokedCertificate {
-    /// Whether this authority signed it.
+    /// Whether this authority signed the certificate.
     #[must_use]
     pub fn is_of(&self, signatory: Signatory) -> bool {
         self.issuer == signatory.name && self.generation == signatory.generation
@@ -34,7 +34,8 @@ impl RevokedCertificate {
 
 macro_rules! revocation_reasons {
     ($( $variant:ident = $word:literal, $meaning:literal; )+) => {
-        /// Why a certificate is revoked (RFC 5280 section 5.3.1).
+        /// Why a certificate is revoked (RFC 5280 section 5.3.1). Hold and removal from hold are
+        /// omitted, because a revocation is final.
         ///
         /// Hold and removal from hold are left out: a revocation is final.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +48,7 @@ macro_rules! revocation_reasons {
             /// Every reason.
             pub const ALL: &'static [Self] = &[ $( Self::$variant, )+ ];
 
-            /// The word in options and files, for example `key-compromise`.
+            /// Returns the word in options and files, for example `key-compromise`.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $( Self::$variant => $word, )+ }
@@ -93,8 +94,8 @@ impl FromStr for RevocationReason {
     }
 }
 
-/// A serial number as people paste it: hexadecimal, any case, with or without
-/// colons, spaces or `0x`; in lower case without leading zero bytes.
+/// Normalizes a serial number in hexadecimal, in any case, with or without colons, spaces or `0x`.
+/// Returns it in lower case without leading zero bytes.
 #[must_use]
 pub fn normalized_serial(text: &str) -> Option<String> {
     let digits: String = text

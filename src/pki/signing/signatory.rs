@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Which of the two authorities.
+/// One of the two authorities of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AuthorityName {
@@ -13,10 +13,10 @@ pub enum AuthorityName {
 }
 
 impl AuthorityName {
-    /// Both.
+    /// Both authorities.
     pub const ALL: [Self; 2] = [Self::Root, Self::Intermediate];
 
-    /// The word in file names and options.
+    /// Returns the word in file names and options.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -32,14 +32,14 @@ impl AuthorityName {
 pub struct Generation(u32);
 
 impl Generation {
-    /// The one that `pki init` made.
+    /// The generation that `pki init` made.
     pub const FIRST: Self = Self(1);
 
     pub(in crate::pki) const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// The one before it; the first one has none but itself.
+    /// Returns the generation before this one. The first generation returns itself.
     pub(in crate::pki) const fn previous(self) -> Self {
         match self.0 {
             0 | 1 => Self::FIRST,
@@ -47,7 +47,7 @@ impl Generation {
         }
     }
 
-    /// Its number.
+    /// Returns the number of the generation.
     #[must_use]
     pub const fn number(self) -> u32 {
         self.0
@@ -65,11 +65,11 @@ impl Default for Generation {
     }
 }
 
-/// One of the authorities that can sign: which of the two, of which generation.
+/// An authority that can sign, identified by its name and its generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signatory {
     /// Root or intermediate.
     pub name: AuthorityName,
-    /// Of which generation.
+    /// The generation of the authority.
     pub generation: Generation,
 }

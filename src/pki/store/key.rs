@@ -17,7 +17,7 @@ use crate::pem::{self, PemError, Pkcs8Key};
 use crate::pki::store::{self, Audience, Existing, Staged, StoreError};
 use crate::secret::Secret;
 
-/// What could not be done with a private key.
+/// Why an operation on a private key failed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file could not be read or written.
@@ -28,7 +28,7 @@ pub enum KeyError {
     Pem {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Why the content cannot be read.
         error: PemError,
     },
     /// The content of the PEM block is damaged.
@@ -62,7 +62,7 @@ pub enum KeyError {
     Seal(pkcs8::Error),
 }
 
-/// Whether keys of an authority are sealed.
+/// Whether the keys of an authority are sealed.
 #[derive(Debug, Clone)]
 pub enum KeyProtection {
     /// Plain PKCS#8, protected by file mode 0600 alone.
@@ -101,7 +101,7 @@ pub enum KeyAlgorithm {
     P384,
     /// Ed25519: not in every TLS stack.
     Ed25519,
-    /// RSA with 2048 bits: for what knows nothing else.
+    /// RSA with 2048 bits, for software that supports nothing else.
     Rsa2048,
     /// RSA with 3072 bits.
     Rsa3072,
@@ -126,7 +126,7 @@ impl KeyAlgorithm {
         Self::Rsa4096,
     ];
 
-    /// The word in options and files.
+    /// Returns the word in options and files.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -139,8 +139,7 @@ impl KeyAlgorithm {
         }
     }
 
-    /// Whether a public key (DER of SubjectPublicKeyInfo) is of this kind; RSA
-    /// keys may be longer.
+    /// Whether a public key (DER of SubjectPublicKeyInfo) is of this kind. RSA keys may be longer.
     pub(in crate::pki) fn covers(self, public_key_info: &[u8]) -> bool {
         let Ok((_, info)) = SubjectPublicKeyInfo::from_der(public_key_info) else {
             return false;
@@ -168,12 +167,12 @@ impl KeyAlgorithm {
     }
 }
 
-/// A new P-256 key.
+/// Generates a P-256 key.
 pub(in crate::pki) fn generate() -> Result<KeyPair, KeyError> {
     generate_for(KeyAlgorithm::P256)
 }
 
-/// A new key.
+/// Generates a key.
 pub(in crate::pki) fn generate_for(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
     let algorithm = match algorithm {
         KeyAlgorithm::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
@@ -196,13 +195,13 @@ fn generate_rsa(algorithm: KeyAlgorithm) -> Result<KeyPair, KeyError> {
     KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, bits).map_err(KeyError::Generate)
 }
 
-/// ring can use RSA keys and cannot make them.
+/// Returns an error, because ring can use RSA keys but cannot generate them.
 #[cfg(not(feature = "aws-lc-rs"))]
 const fn generate_rsa(_: KeyAlgorithm) -> Result<KeyPair, KeyError> {
     Err(KeyError::NoRsa)
 }
 
-/// A key as PKCS#8 in PEM form, sealed if that is wanted.
+/// Encodes a key as PKCS#8 in PEM form, sealed if there is a passphrase.
 pub(in crate::pki) fn to_pem(
     key: &KeyPair,
     protection: &KeyProtection,
@@ -252,7 +251,7 @@ pub(in crate::pki) fn read_named(
     open(path, store::read_named(path)?, passphrase)
 }
 
-/// `path` is for error messages.
+/// Opens the key in `content`. `path` is for error messages.
 fn open(path: &Path, content: Vec<u8>, passphrase: Option<&Secret>) -> Result<KeyPair, KeyError> {
     let stored = parse_pem(path, content)?;
     if !stored.is_encrypted() {

@@ -27,13 +27,13 @@ use crate::kill_point::kill_point;
 /// Largest file that is read: no certificate, key or list of names is larger.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 
-/// How the names of files begin that are written aside.
+/// The prefix of the names of files that are written aside.
 pub(in crate::pki) const ASIDE_PREFIX: &str = ".countersign-pki-";
 
-/// What could not be done with which file.
+/// Why an operation on a file failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A file of that name is there already.
+    /// A file of that name exists already.
     #[error("{} exists already", .0.display())]
     Exists(PathBuf),
     /// An operation of the file system failed.
@@ -51,7 +51,7 @@ pub enum StoreError {
     NotRegular {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The error of the system.
         error: io::Error,
     },
     /// The file is larger than anything this program would have written.
@@ -82,12 +82,12 @@ pub struct UnsafeName(pub String);
 pub struct SafeName(String);
 
 impl SafeName {
-    /// For a renewed certificate that has no name of its own.
+    /// Returns the name for a renewed certificate that has none.
     pub(in crate::pki) fn renewed() -> Self {
         Self("renewed".to_owned())
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -101,7 +101,7 @@ impl FromStr for SafeName {
         let allowed = |octet: u8| {
             octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-' | b'_' | b'@' | b'+')
         };
-        // No leading '-' (an option), '.' (hidden, or "..").
+        // Refuses a leading '-' (an option) and '.' (hidden, or "..").
         let begins_well = text
             .bytes()
             .next()
@@ -123,13 +123,13 @@ impl fmt::Display for SafeName {
 /// Who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pki) enum Audience {
-    /// Its owner alone: mode 0600.
+    /// The owner alone: mode 0600.
     Owner,
     /// Everybody, as far as the process's umask allows: mode 0644.
     Public,
 }
 
-/// What to do when the file is there already.
+/// The action if the file exists already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(in crate::pki) enum Existing {
@@ -156,9 +156,9 @@ fn unread(path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     }
 }
 
-/// Writes a file so that it is there as a whole or not at all. A process that is killed
-/// may leave a file `.countersign-pki-…` beside it, which is never read: no directory
-/// of an authority is written to in this way.
+/// Writes a file as a whole or not at all. A process that is killed may leave a file
+/// `.countersign-pki-…` next to it, which is never read. No directory of an authority is written to
+/// in this way.
 pub(in crate::pki) fn write(
     path: &Path,
     content: &[u8],
@@ -168,8 +168,8 @@ pub(in crate::pki) fn write(
     Staged::new(path, content, audience, existing)?.place()
 }
 
-/// A file that is written and synced but not yet in its place. Dropping it
-/// leaves no trace; what can fail for want of space or rights has not failed.
+/// A file that is written and synced, but not yet in its place. Dropping this removes it. Errors by
+/// a full disk or missing rights have been reported by then.
 #[derive(Debug)]
 pub(in crate::pki) struct Staged {
     aside: TempPath,
@@ -187,8 +187,7 @@ impl Staged {
         Self::written(path, content, audience, existing, ASIDE_PREFIX, true)
     }
 
-    /// Under a name that begins with `prefix`. Without `sync` it is not durable
-    /// yet.
+    /// Writes a file under a name that begins with `prefix`. Without `sync` it is not durable yet.
     pub(in crate::pki) fn written(
         path: &Path,
         content: &[u8],
@@ -235,7 +234,7 @@ impl Staged {
         sync_directory(parent(&self.path))
     }
 
-    /// The name it has in its directory until it is in its place.
+    /// Returns the temporary name in its directory, until the file is put in place.
     pub(in crate::pki) fn name(&self) -> &std::ffi::OsStr {
         self.aside.file_name().unwrap_or_default()
     }
@@ -291,13 +290,13 @@ fn rename_into_place(
 /// Makes many files durable at once, on systems where that is cheaper than one by one.
 #[derive(Debug)]
 pub(in crate::pki) struct Barrier {
-    /// One directory of each file system that is written to.
+    /// One open directory of each file system that is written to.
     systems: Vec<(PathBuf, File)>,
 }
 
 impl Barrier {
-    /// Made before anything is written: from then on the system remembers what
-    /// it could not write.
+    /// Opens the directories. Must be called before anything is written, because the system reports
+    /// only write errors that occur after that.
     pub(in crate::pki) fn before_writing(directories: &[PathBuf]) -> Result<Self, StoreError> {
         let mut devices = Vec::new();
         let mut systems = Vec::new();
@@ -326,7 +325,7 @@ impl Barrier {
     #[cfg(target_os = "linux")]
     pub(in crate::pki) const SYNCS: bool = true;
 
-    /// There is no such call here: each file was synced when it was written.
+    /// This system has no such call: each file was synced when it was written.
     #[cfg(not(target_os = "linux"))]
     #[expect(
         clippy::unused_self,
@@ -341,7 +340,7 @@ impl Barrier {
     pub(in crate::pki) const SYNCS: bool = false;
 }
 
-/// Fails when something stands at `path`, even a dangling link.
+/// Fails if `path` exists, even as a dangling link.
 pub(in crate::pki) fn refuse_existing(path: &Path) -> Result<(), StoreError> {
     match path.symlink_metadata() {
         Ok(_) => Err(StoreError::Exists(path.to_owned())),
@@ -358,13 +357,13 @@ pub(in crate::pki) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     sync_directory(parent(to))
 }
 
-/// Creates a directory and its parents; one that is there already is fine.
+/// Creates a directory and its parents, unless they exist.
 pub(in crate::pki) fn create_directory(path: &Path) -> Result<(), StoreError> {
     kill_point();
     std::fs::create_dir_all(path).map_err(StoreError::io("create directory", path))
 }
 
-/// Removes a file if it is there.
+/// Removes a file if it exists.
 pub(in crate::pki) fn remove(path: &Path) -> Result<(), StoreError> {
     kill_point();
     match std::fs::remove_file(path) {
@@ -375,7 +374,7 @@ pub(in crate::pki) fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Removes a directory and what is in it, if it is there.
+/// Removes a directory and its content, if it exists.
 pub(in crate::pki) fn remove_directory(path: &Path) -> Result<(), StoreError> {
     kill_point();
     match std::fs::remove_dir_all(path) {
@@ -386,7 +385,7 @@ pub(in crate::pki) fn remove_directory(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// The directory that a file is in.
+/// Returns the directory that a file is in.
 pub(in crate::pki) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

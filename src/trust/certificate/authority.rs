@@ -1,5 +1,5 @@
-//! `AuthorityFacts` and `RootSet`: what an issuer's certificate says, and the
-//! rules it must satisfy that webpki leaves out.
+//! `AuthorityFacts` and `RootSet`: the facts of an issuer's certificate, and the rules for issuers
+//! that webpki does not check.
 //!
 //! Nothing here verifies a signature.
 
@@ -161,8 +161,8 @@ impl AuthorityFacts {
         Ok(())
     }
 
-    /// Whether it could issue anything in a path at `now`: what does not depend on
-    /// the path.
+    /// Whether the authority could issue a certificate in any path at `now`. Checks only rules that
+    /// do not depend on the path.
     pub(crate) fn may_issue(&self, now: i64, purpose: PathPurpose) -> bool {
         self.is_ca
             && self.check_validity(now).is_ok()
@@ -177,7 +177,7 @@ impl AuthorityFacts {
         })
     }
 
-    /// What every issuer in a path must satisfy beyond webpki's checks.
+    /// Checks the rules for every issuer in a path that webpki does not check.
     pub(crate) fn check_as_issuer(&self) -> Result<(), PathError> {
         // RFC 5280 section 4.2.1.3.
         if !self.usage_allows(key_usage::KEY_CERT_SIGN) {
@@ -213,8 +213,7 @@ impl AuthorityFacts {
         Ok(())
     }
 
-    /// What webpki does not look at in an anchor: everything but its name, key
-    /// and name constraints.
+    /// Checks the anchor. webpki reads only its name, key and name constraints.
     pub(crate) fn check_as_anchor(&self, now: i64, purpose: PathPurpose) -> Result<(), PathError> {
         self.check_validity(now)?;
         if !self.is_ca {
@@ -256,7 +255,7 @@ impl AuthorityFacts {
         self.check_as_issuer()
     }
 
-    /// Whether it may sign revocation lists (RFC 5280 section 4.2.1.3).
+    /// Whether the authority may sign revocation lists (RFC 5280 section 4.2.1.3).
     pub(crate) fn signs_crls(&self) -> bool {
         self.usage_allows(key_usage::CRL_SIGN)
     }
@@ -295,9 +294,8 @@ fn names_other_issuer(certificate: &X509Certificate<'_>) -> bool {
     other_key || other_serial || other_name
 }
 
-/// Whether a public key is one this gateway relies on: P-256, P-384, P-521,
-/// Ed25519, RSA with at least 2048 bits, or an algorithm it does not know (which
-/// no signature can then verify under).
+/// Whether the gateway accepts a public key: P-256, P-384, P-521, Ed25519, RSA with at least 2048
+/// bits, or an unknown algorithm (under which no signature can be verified).
 pub(crate) fn key_is_strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
     match key.parsed() {
         Ok(PublicKey::RSA(rsa)) => rsa.key_size() >= 2048,
@@ -315,7 +313,7 @@ pub(crate) struct Root {
     pub(crate) hash: [u8; 32],
 }
 
-/// Trusted roots, as webpki wants them and with what it leaves out.
+/// The trusted roots as webpki anchors, and with the facts that webpki omits.
 #[derive(Clone, Default)]
 pub(crate) struct RootSet {
     /// Parallel to `roots`.
@@ -348,7 +346,7 @@ impl RootSet {
         &self.roots
     }
 
-    /// The root that belongs to an anchor out of [`RootSet::anchors`].
+    /// Returns the root that belongs to an anchor out of [`RootSet::anchors`].
     pub(crate) fn of_anchor(&self, anchor: &TrustAnchor<'_>) -> Option<&Root> {
         let index = self
             .anchors

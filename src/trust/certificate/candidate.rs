@@ -1,5 +1,5 @@
-//! `Candidate`: a certificate that may stand in a path, with the little of it that the
-//! search needs, read in one pass whose cost is bounded by the certificate's size.
+//! `Candidate`: a certificate that may be part of a path, with the few fields that the search
+//! needs, read in one pass whose cost is bounded by the certificate's size.
 //!
 //! Certificates come from strangers. The full reader takes up to a hundred nanoseconds
 //! for each element and copies names; it is for certificates whose signatures hold.
@@ -23,11 +23,11 @@ const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x0e];
 /// 2.5.29.35
 const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
 
-/// A certificate that may stand in a path.
+/// A certificate that may be part of a path.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate<'a> {
     pub(crate) der: CertificateDer<'a>,
-    /// None if it is not built like a certificate: it can stand in no path then.
+    /// None if the data does not have the structure of a certificate. It is then in no path.
     pub(crate) fields: Option<PathFields>,
 }
 
@@ -41,13 +41,13 @@ impl<'a> Candidate<'a> {
         Self::new(CertificateDer::from(der.as_ref()))
     }
 
-    /// A copy without the bytes.
+    /// Returns the certificate without copying its bytes.
     pub(crate) fn shared(&self) -> CertificateDer<'_> {
         CertificateDer::from(self.der.as_ref())
     }
 }
 
-/// What the search for a path needs to know of a certificate.
+/// The fields of a certificate that the search for a path uses.
 #[derive(Debug, Clone)]
 pub(crate) struct PathFields {
     /// Name, DER.
@@ -116,8 +116,8 @@ impl PathFields {
         }
     }
 
-    /// Whether the key identifiers allow that this was issued by `key_id`'s key. They
-    /// help to try the likely issuer first; they prove nothing.
+    /// Whether the key identifiers allow that the holder of `key_id`'s key issued this certificate.
+    /// They serve to try the likely issuer first; they prove nothing.
     pub(crate) fn is_likely_below(&self, key_id: Option<&[u8]>) -> bool {
         match (self.authority_key_id.as_deref(), key_id) {
             (Some(wanted), Some(own)) => wanted == own,
@@ -139,7 +139,8 @@ pub(crate) fn count_elements(der: &[u8], limit: usize) -> usize {
             if tag & CONSTRUCTED != 0 || tag == OCTET_STRING {
                 pending.push(content);
             } else if tag == BIT_STRING {
-                // After the number of unused bits: the key of an RSA authority.
+                // A BIT STRING begins with the number of unused bits. DER may follow, as in the key
+                // of an RSA authority.
                 pending.push(content.get(1..).unwrap_or_default());
             }
             rest = after;
@@ -148,20 +149,21 @@ pub(crate) fn count_elements(der: &[u8], limit: usize) -> usize {
     count
 }
 
-/// The content of an element of this tag, and what follows it.
+/// Reads an element with the tag `wanted`. Returns its content and the remaining input.
 fn read(input: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
     let (tag, content, rest) = element(input)?;
     (tag == wanted).then_some((content, rest))
 }
 
-/// The first element with its tag and length, and what follows it.
+/// Reads the first element. Returns it with its tag and length, and the remaining input.
 fn whole(input: &[u8]) -> Option<(&[u8], &[u8])> {
     let (_, _, rest) = element(input)?;
     let length = input.len().checked_sub(rest.len())?;
     Some((input.get(..length)?, rest))
 }
 
-/// Tag, content and what follows. Tags of several bytes do not occur in certificates.
+/// Reads an element. Returns its tag, its content and the remaining input. Tags of several bytes do
+/// not occur in certificates.
 fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (tag, rest) = input.split_first()?;
     let (first, mut rest) = rest.split_first()?;

@@ -1,12 +1,11 @@
-//! Name constraints (RFC 5280 section 4.2.1.10) where webpki is too lenient or
-//! too silent.
+//! Checks of name constraints (RFC 5280 section 4.2.1.10) for which webpki is too lenient, or gives
+//! no reason.
 //!
-//! webpki enforces constraints on DNS names and addresses among the alternative
-//! names, and refuses every name of another constrained type without saying why.
-//! It compares a wildcard with an excluded name as text, so `*.example.org`
-//! escapes an exclusion of `a.example.org`; it does not see e-mail addresses and
-//! host names in the subject. That is mended here. Nothing here can allow what
-//! webpki refused.
+//! webpki enforces constraints on DNS names and addresses among the alternative names, and refuses
+//! every name of another constrained type without saying why. It compares a wildcard with an
+//! excluded name as text, so `*.example.org` escapes an exclusion of `a.example.org`; it does not
+//! see e-mail addresses and host names in the subject. This module corrects that. It can never
+//! allow a certificate that webpki has refused.
 
 use std::net::IpAddr;
 
@@ -18,7 +17,7 @@ use super::error::PathError;
 use crate::identity::text::printable;
 use crate::reason::ReasonCode;
 
-/// What one issuer's name constraints say, as far as it matters here.
+/// The parts of one issuer's name constraints that are checked here.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct IssuerConstraints {
     /// DNS names, lower case, without leading dot.
@@ -46,14 +45,13 @@ pub(crate) struct CarriedNames {
     count: usize,
 }
 
-/// Most comparisons of names with subtrees, as in webpki, which counts only
-/// those it makes itself.
+/// Maximum number of comparisons of names with subtrees, as in webpki. webpki counts only its own.
 const MAX_COMPARISONS: usize = 250_000;
 
 impl IssuerConstraints {
-    /// `value` is what `constraints` were read from: the reader passes over lists of
-    /// subtrees that it cannot read, and over all that follow. Then there is nothing
-    /// to rely on.
+    /// Reads the constraints. `value` is their encoding: the parser skips lists of subtrees that it
+    /// cannot read, and all lists after them. Returns None in that case, because the result would
+    /// be incomplete.
     pub(crate) fn read(constraints: &NameConstraints<'_>, value: &[u8]) -> Option<Self> {
         let lists = usize::from(constraints.permitted_subtrees.is_some())
             + usize::from(constraints.excluded_subtrees.is_some());
@@ -88,7 +86,7 @@ impl IssuerConstraints {
         }
     }
 
-    /// What webpki leaves out.
+    /// Checks the constraints that webpki does not check.
     pub(crate) fn check(&self, carried: &CarriedNames) -> Result<(), PathError> {
         let refuse = |why: String| Err((ReasonCode::NameConstraint, why));
         if self.subtrees.saturating_mul(carried.count) > MAX_COMPARISONS {
@@ -97,8 +95,8 @@ impl IssuerConstraints {
                 carried.count, self.subtrees
             ));
         }
-        // A wildcard is one label: it stands for an excluded name when that name
-        // without its first label is the wildcard's base.
+        // A wildcard covers one label. It covers an excluded name if that name without its first
+        // label is the base of the wildcard.
         let escaping = carried.wildcard_bases.iter().find(|base| {
             self.excluded_dns
                 .iter()
@@ -111,8 +109,8 @@ impl IssuerConstraints {
                 printable(base)
             ));
         }
-        // RFC 5280 section 4.2.1.10: the subject's e-mail address counts where
-        // there is no alternative name of that type.
+        // RFC 5280 section 4.2.1.10: the e-mail address in the subject counts if there is no
+        // alternative name of that type.
         if self.email && carried.subject_email && !carried.email {
             return refuse(UNSUPPORTED_EMAIL.to_owned());
         }
@@ -138,7 +136,7 @@ impl IssuerConstraints {
             || !self.permitted_dns.is_empty() && !self.permitted_dns.iter().any(within)
     }
 
-    /// The type of name that is constrained, carried and not supported.
+    /// Returns the type of name that is constrained, carried and not supported.
     pub(crate) const fn unsupported(&self, carried: &CarriedNames) -> Option<&'static str> {
         if self.email && (carried.email || carried.subject_email) {
             Some("e-mail")
@@ -187,7 +185,7 @@ impl CarriedNames {
     }
 }
 
-/// How many elements the SEQUENCE `value` has.
+/// Counts the elements of the SEQUENCE `value`.
 fn lists_in(value: &[u8]) -> Option<usize> {
     let (_, sequence) = Any::from_der(value).ok()?;
     let mut rest = sequence.data;

@@ -1,7 +1,7 @@
-//! `LeafPathFacts`: what the path rules need to know of a leaf, and the rules
-//! for leaves that webpki leaves out.
+//! `LeafPathFacts`: the facts about a leaf that the path rules need, and the rules for leaves that
+//! webpki does not check.
 //!
-//! They name no caller: `caller_name` of [`crate::trust`] does that.
+//! The name of the caller is determined by `caller_name` of [`crate::trust`].
 
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 
@@ -12,12 +12,12 @@ use super::purpose::PathPurpose;
 use crate::identity::leaf::key_usage;
 use crate::reason::ReasonCode;
 
-/// keyEncipherment (2) and keyAgreement (4): what a TLS 1.2 server may use in
-/// place of digitalSignature.
+/// keyEncipherment (2) and keyAgreement (4): usages that a TLS 1.2 server may have instead of
+/// digitalSignature.
 const KEY_ENCIPHERMENT: u16 = 1 << 2;
 const KEY_AGREEMENT: u16 = 1 << 4;
 
-/// What a leaf says, as far as the path rules go.
+/// The facts about a leaf that the path rules use.
 pub(crate) struct LeafPathFacts {
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
@@ -84,7 +84,7 @@ impl LeafPathFacts {
                 "the leaf demands policy processing (policyConstraints), which is not supported",
             );
         }
-        // webpki refuses it too; this holds whatever webpki does.
+        // webpki refuses it too. This check does not depend on that.
         if self.is_ca {
             return refuse(
                 ReasonCode::WrongUsage,

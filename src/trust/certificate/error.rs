@@ -1,4 +1,4 @@
-//! `PathError`: why a path, or a certificate of it, is not accepted.
+//! `PathError`: why a path, or a certificate in it, is not accepted.
 
 use crate::reason::ReasonCode;
 

@@ -1,4 +1,4 @@
-//! `PathMember`: what revocation and the deny list look up about a certificate.
+//! `PathMember`: the facts about a certificate by which revocation and the deny list look it up.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::crypto;
 use crate::identity::leaf::{rfc4514, significant};
 use crate::reason::ReasonCode;
 
-/// What revocation and the deny list look up about one certificate of a path.
+/// The facts about one certificate of a path by which revocation and the deny list look it up.
 #[derive(Debug, Clone)]
 pub(crate) struct PathMember {
     /// The issuer's name, DER.
@@ -21,7 +21,7 @@ pub(crate) struct PathMember {
     pub(crate) serial: Box<[u8]>,
     /// SHA-256 of the certificate.
     pub(crate) thumbprint: [u8; 32],
-    /// Whether it is an intermediate, not the leaf.
+    /// Whether the certificate is an intermediate and not the leaf.
     pub(crate) is_authority: bool,
     /// Names of usable distribution points; `None` without the extension.
     pub(crate) distribution_points: Option<Box<[PointName]>>,
@@ -33,17 +33,17 @@ pub(crate) struct PathMember {
     pub(crate) issuer_signs_crls: bool,
 }
 
-/// What a certificate's issuer adds to its [`PathMember`].
+/// The facts that a certificate's issuer contributes to its [`PathMember`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Issuer<'a> {
     /// SubjectPublicKeyInfo, DER.
     pub(crate) key: &'a [u8],
-    /// Whether it may sign revocation lists.
+    /// Whether the issuer may sign revocation lists.
     pub(crate) signs_crls: bool,
 }
 
 impl PathMember {
-    /// Reads what revocation and the deny list have to know of a certificate.
+    /// Reads the facts that revocation and the deny list need from a certificate.
     pub(crate) fn read(
         der: &[u8],
         is_authority: bool,

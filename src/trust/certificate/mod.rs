@@ -1,14 +1,14 @@
-//! What certificates of a path say, and the rules for each of them.
+//! The facts of the certificates in a path, and the rules for each of them.
 //!
 //! A file imports only from those after it:
 //!
 //! - `end_entity`: the rules for leaves
 //! - `authority`: the rules for issuers and roots
 //! - `constraints`: name constraints
-//! - `member`: what revocation and the deny list look up
-//! - `candidate`: the little of a certificate that the path search needs
+//! - `member`: the facts that revocation and the deny list look up
+//! - `candidate`: the few fields of a certificate that the path search needs
 //! - `signed`: message, algorithm and signature
-//! - `purpose`: what a certificate is verified for
+//! - `purpose`: the purpose of a verification
 //! - `error`: why a certificate or path is not accepted
 
 pub(crate) mod authority;

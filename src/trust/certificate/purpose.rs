@@ -1,4 +1,4 @@
-//! `PathPurpose`: what the holder of a verified certificate may do with it.
+//! `PathPurpose`: the purpose for which a certificate is verified.
 
 use webpki::KeyUsage;
 
@@ -19,7 +19,7 @@ impl PathPurpose {
         }
     }
 
-    /// The word used on command lines.
+    /// Returns the word used on command lines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
-//! What is common to all that is signed by an authority: a message, an algorithm
-//! and a signature (RFC 5280 sections 4.1.1 and 5.1.1).
+//! The common parts of everything that an authority signs: a message, an algorithm and a signature
+//! (RFC 5280 sections 4.1.1 and 5.1.1).
 
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::RawPublicKeyEntity;
@@ -37,14 +37,14 @@ impl<'a> SignedParts<'a> {
         })
     }
 
-    /// Whether the holder of `key` (SubjectPublicKeyInfo, DER) signed it.
+    /// Whether `key` (SubjectPublicKeyInfo, DER) verifies the signature.
     pub(crate) fn is_signed_by(&self, key: &[u8]) -> bool {
         let provider = crypto::provider();
         let algorithms = provider.signature_verification_algorithms.all;
         self.is_signed_under(key, algorithms.iter().copied())
     }
 
-    /// As [`Self::is_signed_by`], with these algorithms only.
+    /// As [`Self::is_signed_by`], but accepts only these algorithms.
     pub(crate) fn is_signed_under<'b>(
         &self,
         key: &[u8],

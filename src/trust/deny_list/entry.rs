@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::target::DenyTarget;
 
-/// Most entries; beyond, a revocation list is the better place.
+/// Maximum number of entries. Beyond this, a revocation list is the better place.
 pub(super) const MAX_ENTRIES: usize = 100_000;
-/// One entry.
+/// One entry of the deny list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DenyEntry {
     /// Names the entry for its removal.
     pub id: String,
-    /// What it refuses.
+    /// The certificates or callers that the entry refuses.
     pub target: DenyTarget,
     /// Why, in the operator's words.
     pub reason: String,
@@ -34,7 +34,7 @@ pub enum DenyListError {
     File {
         /// The file.
         path: PathBuf,
-        /// What happened.
+        /// The error of the system.
         error: io::Error,
     },
     /// The file holds something else.
@@ -42,7 +42,7 @@ pub enum DenyListError {
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// Why the file cannot be parsed.
         why: String,
     },
     /// The entry means nothing.
@@ -65,13 +65,13 @@ pub enum DenyListError {
 }
 
 impl DenyListError {
-    /// Whether the request is at fault, not the machine.
+    /// Whether the request is at fault, and not the machine.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
         matches!(self, Self::Entry(_) | Self::Full)
     }
 
-    /// Whether there is a file and what it holds is not known.
+    /// Whether the file exists but its content is unknown.
     pub(super) fn is_unreadable(&self) -> bool {
         matches!(self, Self::File { error, .. } if error.kind() != io::ErrorKind::NotFound)
     }

@@ -10,7 +10,7 @@ use super::entry::{DenyEntry, DenyListError, MAX_ENTRIES};
 use crate::file_read::read_regular;
 use crate::secret::{Existing, write_private};
 
-/// The file's shape; the version lets a later one be told from a damaged one.
+/// The structure of the file. By its version, a later format is distinguished from a damaged file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document<E> {

@@ -1,13 +1,13 @@
-//! `DenyList`: identities and certificates that are refused at once, whatever
-//! their issuer says.
+//! `DenyList`: identities and certificates that are refused at once, even if their issuer has not
+//! revoked them.
 //!
-//! The fast path beside revocation lists: an entry counts from the moment it is
-//! in memory. Consulted after a path holds, and again for cached paths whenever the
-//! list's epoch has moved. The admin interface decides which operators may change it.
+//! The fast path beside revocation lists: an entry applies as soon as it is in memory. The list is
+//! checked after a path is accepted, and again for cached paths whenever its epoch has changed. The
+//! admin interface decides which operators may change it.
 //!
 //! - `file`: the list's file
 //! - `entry`: one entry, and why one cannot be read or changed
-//! - `target`: what an entry refuses, in one spelling
+//! - `target`: the certificates or callers that an entry refuses, in one spelling
 
 mod entry;
 mod file;
@@ -43,7 +43,8 @@ struct Index {
 }
 
 impl Index {
-    /// If a file has more than one entry for a target, the one that ends last counts.
+    /// Builds the index. If a file has more than one entry for a target, the one that ends last is
+    /// used.
     fn of(entries: Vec<Arc<DenyEntry>>) -> Self {
         let mut by_target: HashMap<DenyTarget, Arc<DenyEntry>> =
             HashMap::with_capacity(entries.len());
@@ -68,17 +69,17 @@ impl Index {
 
 /// The deny list, in a file and in memory.
 ///
-/// Whatever touches the file may block for as long as the file system does; what
-/// looks entries up never does.
+/// Functions that access the file may block as long as the file system does. Functions that look up
+/// entries never block.
 pub struct DenyList {
     path: PathBuf,
     index: ArcSwap<Index>,
     /// The file's stamp when its content was last known. Held while it is read or
     /// written: changes come one after the other.
     seen: Mutex<Option<FileStamp>>,
-    /// Whether the file was there when that was last known.
+    /// Whether the file existed at the last check.
     has_file: AtomicBool,
-    /// Whether the file does not say what is in force, because it is gone or damaged.
+    /// Whether the file no longer contains the entries in force, because it is missing or damaged.
     is_damaged: AtomicBool,
     /// Entries that are in force and not in the file yet. Held while the index is
     /// replaced, and never while the file is read or written.
@@ -87,8 +88,8 @@ pub struct DenyList {
     changes: watch::Sender<u64>,
 }
 
-/// Different for every state of every list of this process, so that what was
-/// looked up in one list is never taken for what another list says.
+/// Returns a number that is unique for each state of each list in this process, so that a result
+/// from one list is never used for another one.
 fn next_epoch() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -135,8 +136,8 @@ impl DenyList {
         *seen = stamp;
     }
 
-    /// Takes over what others have written into the file, and writes what could not be
-    /// written before. Returns whether the entries changed.
+    /// Takes over entries that other processes have written into the file, and writes entries that
+    /// could not be written before. Returns whether the entries changed.
     ///
     /// # Errors
     /// When the file is gone or holds something else, once for each such state; when
@@ -174,7 +175,7 @@ impl DenyList {
                 })
             }
             Err(error) => {
-                // What could not be read has not been seen: it is read again.
+                // A file that could not be read does not count as seen, so that it is read again.
                 if matches!(error, DenyListError::Malformed { .. }) {
                     self.is_damaged.store(true, Ordering::Release);
                     self.set_seen(seen, now);
@@ -184,19 +185,19 @@ impl DenyList {
         }
     }
 
-    /// Whether its file was there when that was last known.
+    /// Whether the file existed at the last check.
     #[must_use]
     pub fn has_file(&self) -> bool {
         self.has_file.load(Ordering::Acquire)
     }
 
-    /// Whether its file does not say what is in force, because it is gone or damaged.
+    /// Whether the file no longer contains the entries in force, because it is missing or damaged.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.is_damaged.load(Ordering::Acquire)
     }
 
-    /// How many entries are in force and not on disk.
+    /// Returns the number of entries that are in force but not on disk.
     #[must_use]
     pub fn unsaved_count(&self) -> usize {
         self.unsaved().len()
@@ -210,7 +211,7 @@ impl DenyList {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The file.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -284,7 +285,7 @@ impl DenyList {
     /// counts all the same, and [`DenyList::refresh`] writes it later.
     pub fn save(&self, entry: &DenyEntry, now: i64) -> Result<(), DenyListError> {
         let written = self.change(|entries| {
-            // Expired entries go when the file is written anyway.
+            // Expired entries are removed whenever the file is written.
             entries.retain(|other| other.counts_at(now));
             Ok(true)
         });
@@ -322,7 +323,7 @@ impl DenyList {
         })
     }
 
-    /// The entries that count at `now`, oldest first.
+    /// Returns the entries in force at `now`, oldest first.
     #[must_use]
     pub fn list(&self, now: i64) -> Vec<Arc<DenyEntry>> {
         let index = self.index.load();
@@ -342,7 +343,7 @@ impl DenyList {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// The operator's reason why this caller is refused, if it is.
+    /// Returns the operator's reason if this caller is refused.
     pub(super) fn denies(
         &self,
         identity: &PeerIdentity,
@@ -391,7 +392,8 @@ impl DenyList {
     ) -> Result<bool, DenyListError> {
         let mut seen = self.seen();
         if let Err(error) = self.take_over(&mut seen, read) {
-            // What others wrote there must not be lost because it cannot be read now.
+            // Entries that other processes have written to the file must not be overwritten while
+            // the file cannot be read.
             if error.is_unreadable() {
                 return Err(error);
             }
@@ -410,7 +412,7 @@ impl DenyList {
         self.is_damaged.store(false, Ordering::Release);
         self.set_seen(&mut seen, FileStamp::at(&self.path));
         let mut unsaved = self.unsaved();
-        // What was added meanwhile is not in the file.
+        // Entries that were added meanwhile are not in the file, and stay in this list.
         unsaved.retain(|entry| !known.contains(&entry.id));
         self.replace(&unsaved, entries);
         Ok(true)
@@ -431,7 +433,7 @@ impl DenyList {
     }
 }
 
-/// How entries are read, for tests of what happens when they cannot be.
+/// Reads the entries. Replaced in tests of read errors.
 type ReadEntries = fn(&Path) -> Result<Option<Vec<Arc<DenyEntry>>>, DenyListError>;
 
 /// Reads the entries of a file; `None` if there is none.

@@ -1,4 +1,5 @@
-//! `DenyTarget`: what an entry of the deny list refuses, in one spelling.
+//! `DenyTarget`: the certificates or callers that an entry of the deny list refuses, in one
+//! spelling.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use serde::{Deserialize, Serialize};
@@ -10,20 +11,20 @@ use crate::identity::text::hex;
 /// Longest text of a target or a reason, in bytes.
 pub(super) const MAX_TEXT: usize = 2048;
 
-/// What an entry refuses.
+/// The certificates or callers that an entry refuses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum DenyTarget {
-    /// One certificate, leaf or intermediate, by serial number and issuer. A root
-    /// is not found by these.
+    /// One certificate, leaf or intermediate, by serial number and issuer. A root cannot be denied
+    /// this way.
     Serial {
         /// Serial number in hexadecimal.
         serial: String,
         /// The issuer in the form of RFC 4514, as in the audit log.
         issuer: String,
     },
-    /// One certificate, leaf, intermediate or root, by the SHA-256 of its encoding: in
-    /// hexadecimal, or in base64url as the audit log and assertions have it.
+    /// One certificate, leaf, intermediate or root, by the SHA-256 of its encoding: in hexadecimal,
+    /// or in base64url as in the audit log and in assertions.
     Thumbprint {
         /// The hash.
         thumbprint: String,
@@ -36,7 +37,7 @@ pub enum DenyTarget {
 }
 
 impl DenyTarget {
-    /// The one spelling that look-ups use.
+    /// Converts the target to the spelling that look-ups use.
     pub(super) fn normal(self) -> Result<Self, String> {
         match self {
             Self::Serial { serial, issuer } => {
@@ -102,8 +103,8 @@ fn digits(text: &str) -> usize {
     text.chars().filter(|c| *c != ':').count()
 }
 
-/// Reads bytes from hexadecimal digits, with or without colons. With an odd number of
-/// digits, the first one is a byte of its own.
+/// Reads bytes from hexadecimal digits, with or without colons. With an odd number of digits, the
+/// first digit is a separate byte.
 fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text
         .chars()

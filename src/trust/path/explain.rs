@@ -60,8 +60,8 @@ pub(crate) fn explain(
     (reason, describe(error, "the presented chain"))
 }
 
-/// A root that has the name of an issuer in the chain, and by the key identifiers
-/// another key.
+/// Finds a root that has the name of an issuer in the chain, but another key according to the key
+/// identifiers.
 fn namesake(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -75,7 +75,8 @@ fn namesake(
         .chain(&authorities)
         .find_map(|issued| {
             let wanted = issuer_key_id(issued)?;
-            // A root that changes its key issues its new self: that leads on.
+            // When a root changes its key, its old key signs a certificate for its new key. If the
+            // chain contains such a certificate, the path continues.
             let leads_on = authorities.iter().any(|authority| {
                 authority.subject().as_raw() == issued.issuer().as_raw()
                     && own_key_id(authority) == Some(wanted)
@@ -131,7 +132,7 @@ fn unsupported_constraint(
     })
 }
 
-/// A sentence about `what`.
+/// Returns a sentence about `what`.
 pub(crate) fn describe(error: &Error, what: &str) -> String {
     match error {
         Error::CertExpired { not_after, .. } => format!(

@@ -1,13 +1,12 @@
-//! Path verification: webpki builds and checks the path, this module adds what
-//! webpki leaves out.
+//! Path verification: webpki builds and checks the path, this module adds the checks that webpki
+//! omits.
 //!
-//! webpki checks signatures, validity of leaf and intermediates, CA flags, path
-//! lengths of intermediates, extended key usage, DNS and IP name constraints and
-//! critical extensions. Added here, per candidate path, so that a refusal lets
-//! webpki try the next one: the rules for issuers and anchors
-//! (`authority`), for leaves (`end_entity`), for wildcards under exclusions
-//! (`constraints`), the anchor's path length, and revocation (`revocation`). It knows
-//! no identities.
+//! webpki checks signatures, validity of leaf and intermediates, CA flags, path lengths of
+//! intermediates, extended key usage, DNS and IP name constraints and critical extensions. Added
+//! here, per candidate path, so that a refusal lets webpki try the next one: the rules for issuers
+//! and anchors (`authority`), for leaves (`end_entity`), for wildcards under exclusions
+//! (`constraints`), the anchor's path length, and revocation (`revocation`). This module does not
+//! determine identities.
 //!
 //! - `search`: which certificates lead from a leaf to a root
 //! - `signature_checks`: each signature is checked once, within a budget
@@ -35,12 +34,12 @@ use explain::{describe, explain, reason_of};
 use search::{Budget, Pool};
 use signature_checks::{SignatureBudget, SignatureChecks};
 
-/// Most certificates a peer may present, the leaf included.
+/// Maximum number of certificates that a peer may present, including the leaf.
 pub const MAX_CERTIFICATES: usize = 8;
-/// Most bytes a peer's certificates may have together.
+/// Maximum size of all certificates of a peer, in bytes.
 pub const MAX_CHAIN_BYTES: usize = 32 * 1024;
-/// Most DER elements a peer's certificates may have together. A certificate has about a
-/// hundred, and one or two more for each name; to read them is what costs, not their bytes.
+/// Maximum number of DER elements in all certificates of a peer. A certificate has about a hundred,
+/// and one or two more for each name. The cost of reading depends on them, not on the bytes.
 pub const MAX_CHAIN_ELEMENTS: usize = 4000;
 
 /// A path that holds.
@@ -54,11 +53,11 @@ pub(crate) struct Verified {
     pub(crate) not_after: i64,
     /// Leaf first; without the root.
     pub(crate) members: Vec<PathMember>,
-    /// What the lists say.
+    /// The result of the revocation lists.
     pub(crate) revocation: RevocationOutcome,
 }
 
-/// What a path is verified against.
+/// The roots, the purpose and the revocation lists against which a path is verified.
 #[derive(Clone, Copy)]
 pub(crate) struct PathRules<'a> {
     pub(crate) roots: &'a RootSet,
@@ -70,13 +69,13 @@ pub(crate) struct PathRules<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct PathCertificates<'a> {
     pub(crate) leaf: &'a Candidate<'a>,
-    /// Intermediates of the operator's.
+    /// Intermediates that the operator configured.
     pub(crate) configured: &'a [Candidate<'static>],
-    /// Intermediates of the peer's.
+    /// Intermediates that the peer sent.
     pub(crate) presented: &'a [Candidate<'a>],
 }
 
-/// What the verification of one chain may still cost, for all bundles together.
+/// The remaining budget for the verification of one chain, shared by all bundles.
 #[derive(Debug)]
 pub(crate) struct PathBudget {
     search: Budget,
@@ -84,8 +83,8 @@ pub(crate) struct PathBudget {
 }
 
 impl PathBudget {
-    /// For a chain that a peer presents, under so many bundles: no more than twice what a
-    /// good one costs under one.
+    /// Returns the budget for a chain that a peer presents, if it is verified under `bundles`
+    /// bundles.
     pub(crate) fn presented(bundles: usize) -> Self {
         Self {
             search: Budget::PRESENTED,
@@ -93,7 +92,7 @@ impl PathBudget {
         }
     }
 
-    /// For the certificates of an operator who waits for the result.
+    /// Returns the budget for certificates of an operator, who waits for the result.
     pub(crate) fn offline() -> Self {
         Self {
             search: Budget::OFFLINE,
@@ -101,7 +100,7 @@ impl PathBudget {
         }
     }
 
-    /// How many signatures were checked.
+    /// Returns the number of signatures that were checked.
     #[cfg(test)]
     pub(crate) fn signatures(&self) -> usize {
         self.checks.count()
@@ -152,7 +151,7 @@ pub(crate) fn verify(
     };
     match search::find(pool, search, checks, attempt) {
         Ok(Some(verified)) => Ok(verified),
-        // What was wrong with an authority on the way says more than that none was found.
+        // An error of an authority on the way explains more than the fact that no path was found.
         Ok(None) => match refusal {
             Some(refusal) => Err(refusal),
             None => webpki_check.explain(pool),
@@ -170,7 +169,7 @@ struct WebpkiCheck<'a> {
 }
 
 impl WebpkiCheck<'_> {
-    /// Returns why no path holds: what is wrong with the likeliest chain.
+    /// Returns why no path is accepted: the error of the likeliest chain.
     fn explain(&self, pool: Pool<'_>) -> Result<Verified, PathError> {
         let chain = search::likeliest_chain(pool);
         let chain: Vec<CertificateDer<'_>> = chain.iter().map(|one| one.shared()).collect();

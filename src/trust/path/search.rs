@@ -1,12 +1,11 @@
-//! Path search: which certificates lead from a leaf to a root, by names and signatures.
+//! Path search: finds the certificates that link a leaf to a root, by names and signatures.
 //!
-//! webpki compares names only until it has reached a root, verifies the signatures
-//! of the whole path then, forgets what it found out and stops after 100 of them: a few
-//! namesakes on two levels cost it more than a handshake. Here a signature is verified
-//! once, below keys only that are proven themselves, and within a budget. A certificate
-//! that does not carry on is not tried again above the same subordinate.
-//! Nothing is accepted here: each path whose signatures hold goes to webpki and
-//! to the checks of [`super::path`].
+//! webpki compares names only until it has reached a root, verifies the signatures of the whole
+//! path then, forgets the results and stops after 100 of them. A few certificates with the same
+//! name on two levels cost more than a handshake. Here each signature is verified once, only under
+//! keys that are verified themselves, and within a budget. A certificate that did not lead to a
+//! root is not tried again above the same subordinate. Nothing is accepted here: each path whose
+//! signatures hold goes to webpki and to the checks of [`super::path`].
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -19,31 +18,31 @@ use crate::trust::certificate::candidate::{Candidate, PathFields};
 use crate::trust::certificate::purpose::PathPurpose;
 use crate::trust::certificate::signed::SignedParts;
 
-/// Most intermediates in a path, as in webpki.
+/// Maximum number of intermediates in a path, as in webpki.
 const MAX_INTERMEDIATES: usize = 6;
-/// With more certificates than this, those that can issue nothing at the moment are left
-/// out of the search. If there are few, they stay: they explain why there is no path.
+/// With more certificates than this, the search omits those that cannot issue anything at the
+/// moment. With few certificates it keeps them, because they explain why there is no path.
 const FEW: usize = 32;
 
-/// What a search may still cost, apart from signatures.
+/// The remaining budget of a search, apart from signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
-    /// Certificates to be looked at, by names.
+    /// Number of certificates that may be compared by names.
     pub(crate) looks: usize,
-    /// Paths to be begun or completed, by names.
+    /// Number of paths that may be begun or completed by names.
     pub(crate) steps: usize,
-    /// Paths whose signatures hold, to be handed on.
+    /// Number of paths with valid signatures that may be verified further.
     pub(crate) attempts: usize,
 }
 
 impl Budget {
-    /// For a chain that a peer presents.
+    /// The budget for a chain that a peer presents.
     pub(crate) const PRESENTED: Self = Self {
         looks: 100_000,
         steps: 512,
         attempts: 16,
     };
-    /// For the certificates of an operator who waits for the result.
+    /// The budget for certificates of an operator, who waits for the result.
     pub(crate) const OFFLINE: Self = Self {
         looks: 10_000_000,
         steps: 50_000,
@@ -59,7 +58,7 @@ impl Budget {
     self.after()
 )]
 pub(crate) enum LimitReached {
-    /// After so many signature checks.
+    /// The budget for signatures was spent after this many checks.
     Signatures(usize),
     Looks,
     Steps,
@@ -76,7 +75,7 @@ impl LimitReached {
         }
     }
 
-    /// Takes `count` of what is `left`.
+    /// Subtracts `count` from `left`, or ends the search.
     fn take<T>(self, left: &mut usize, count: usize) -> Step<T> {
         match left.checked_sub(count) {
             Some(rest) => {
@@ -90,11 +89,11 @@ impl LimitReached {
 
 /// A certificate within one search.
 struct Node<'a> {
-    /// Where it stands in the pool; the leaf has none.
+    /// Position in the pool. Not used for the leaf, which is not in the pool.
     index: usize,
     signed: SignedParts<'a>,
     fields: &'a PathFields,
-    /// Where its key stands among the keys.
+    /// Position of the key in [`Keys`].
     key: usize,
     /// Fewest intermediates above it; none if no root can be reached.
     distance: Option<usize>,
@@ -113,7 +112,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Each key once: copies of a certificate share theirs.
+/// The distinct keys: copies of a certificate share one position.
 #[derive(Default)]
 struct Keys<'a> {
     all: Vec<&'a [u8]>,
@@ -131,26 +130,26 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// A signature: the position of what is signed (none: the leaf) and of the key.
+/// A signature: the position of the signed certificate (none for the leaf) and of the key.
 type Edge = (Option<usize>, usize);
 
-/// What a path is searched among.
+/// The certificates among which a path is searched.
 #[derive(Clone, Copy)]
 pub(crate) struct Pool<'a> {
     pub(crate) roots: &'a RootSet,
     pub(crate) leaf: &'a Candidate<'a>,
-    /// Those that the operator configured come first.
+    /// The intermediates. Those that the operator configured come first.
     pub(crate) intermediates: &'a [&'a Candidate<'a>],
-    /// How many of them the operator configured.
+    /// Number of intermediates that the operator configured.
     pub(crate) configured: usize,
     pub(crate) purpose: PathPurpose,
     pub(crate) now: i64,
 }
 
-/// One search.
+/// The state of one search.
 struct Search<'a, F> {
     roots: &'a RootSet,
-    /// How many intermediates of the pool the operator configured.
+    /// Number of intermediates in the pool that the operator configured.
     configured: usize,
     leaf: Node<'a>,
     nodes: Vec<Node<'a>>,
@@ -158,10 +157,10 @@ struct Search<'a, F> {
     keys: Keys<'a>,
     root_keys: Vec<usize>,
     roots_by_subject: HashMap<&'a [u8], Vec<usize>>,
-    /// Whether the signatures that were looked at hold.
+    /// The signatures that were checked, and whether each one is valid.
     known: HashMap<Edge, bool>,
-    /// How many were found not to hold since the distances were measured, and how many
-    /// paths were in vain for it.
+    /// How outdated the distances are: signatures found invalid since they were measured, and
+    /// candidates that were tried since then.
     outdated: usize,
     budget: &'a mut Budget,
     checks: &'a SignatureChecks,
@@ -235,7 +234,7 @@ pub(crate) fn find<'a, T>(
     }
 }
 
-/// The certificates over which a path may lead by their names, each once, in their order.
+/// Returns the certificates over which a path may lead by their names, each once, in their order.
 fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
     let mut by_subject: HashMap<&[u8], Vec<usize>> = HashMap::new();
     let mut seen: HashSet<&[u8]> = HashSet::new();
@@ -262,8 +261,8 @@ fn named_above<'a>(pool: Pool<'a>) -> Vec<(usize, &'a Candidate<'a>)> {
         .collect()
 }
 
-/// The likeliest chain above a leaf by names and key identifiers alone, each name once: it
-/// shows what is wrong where no path holds.
+/// Returns the likeliest chain above a leaf, chosen by names and key identifiers alone, each name
+/// once. It explains why no path was accepted.
 pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
     let mut chain: Vec<&Candidate<'_>> = Vec::new();
     let mut head = pool.leaf.fields.as_ref();
@@ -294,8 +293,8 @@ pub(crate) fn likeliest_chain<'a>(pool: Pool<'a>) -> Vec<&'a Candidate<'a>> {
 type Step<T> = ControlFlow<Result<T, LimitReached>>;
 
 impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
-    /// How far each candidate is from a root at least, by names and by the signatures
-    /// that are known not to hold.
+    /// Measures the minimum distance of each candidate from a root, by names, without signatures
+    /// that were found invalid.
     fn measure(&mut self) -> Step<T> {
         self.outdated = 0;
         for candidate in &mut self.nodes {
@@ -316,7 +315,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
         ControlFlow::Continue(())
     }
 
-    /// The candidates without a distance yet that have this one.
+    /// Returns the candidates that have no distance yet and are at this distance.
     fn at(&self, distance: usize) -> Vec<usize> {
         let all = || self.nodes.iter().enumerate();
         let Some(below) = distance.checked_sub(1) else {
@@ -351,7 +350,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .collect()
     }
 
-    /// The positions of the roots of a name, and those of their keys.
+    /// Returns the positions of the roots of a name, and those of their keys.
     fn roots_named(&self, name: &[u8]) -> impl Iterator<Item = (usize, usize)> {
         let named = self.roots_by_subject.get(name).into_iter().flatten();
         named.filter_map(|root| Some((*root, *self.root_keys.get(*root)?)))
@@ -400,13 +399,13 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
 
     fn extend_by(&mut self, path: &mut Vec<usize>, candidates: &[usize]) -> Step<T> {
         for position in candidates.iter().copied() {
-            // A signature below may have turned out not to hold: then nothing
-            // above it matters any longer.
+            // A signature below may have been found invalid meanwhile: the candidates above it then
+            // no longer matter.
             if self.is_broken(path) {
                 break;
             }
-            // Much may have been found out since the list was made. What is out of date
-            // is too short, which misses nothing.
+            // Measures the distances again if many signatures were found invalid. An outdated
+            // distance is too short, so that no path is missed.
             if self.outdated > self.nodes.len() / 16 {
                 self.measure()?;
             }
@@ -433,7 +432,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .flatten()
             .filter_map(|position| Some((*position, self.nodes.get(*position)?)))
             .filter(|(position, candidate)| {
-                // No loops (RFC 4158 section 5.2).
+                // Prevents loops (RFC 4158 section 5.2).
                 let again = |on: &usize| {
                     self.nodes.get(*on).is_some_and(|on| {
                         on.key == candidate.key && on.fields.subject == candidate.fields.subject
@@ -456,7 +455,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
             .partition(is_likely)
     }
 
-    /// Whether a candidate is known not to have signed `below`, or the leaf.
+    /// Whether a candidate is known not to have signed `below`, or the leaf if `below` is None.
     fn is_refused(&self, below: Option<&usize>, position: usize) -> bool {
         self.nodes.get(position).is_none_or(|candidate| {
             let edge = (below.copied(), candidate.key);
@@ -464,7 +463,7 @@ impl<'a, T, F: FnMut(usize, &[usize]) -> Option<T>> Search<'a, F> {
         })
     }
 
-    /// Whether a signature of the path is known not to hold.
+    /// Whether a signature of the path is known to be invalid.
     fn is_broken(&self, path: &[usize]) -> bool {
         let below = std::iter::once(None).chain(path.iter().map(Some));
         let mut edges = below.zip(path);

@@ -1,9 +1,10 @@
 //! `SignatureChecks`: each signature of one verification is checked once, and no more of
 //! them than a budget allows.
 //!
-//! Signatures are what costs. Anybody can present a chain, so that what it contains must
-//! not decide how many are checked. Search and webpki both check by
-//! [`SignatureChecks::algorithms`]: what one of them knows costs the other nothing.
+//! Signature checks are the main cost. Anybody can present a chain, so that its content must not
+//! decide how many signatures are checked. Search and webpki both check by
+//! [`SignatureChecks::algorithms`]: a signature that one of them has checked costs the other
+//! nothing.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,14 +14,14 @@ use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificat
 
 use crate::crypto;
 
-/// How many signatures may be checked.
+/// Limits for the verification of signatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SignatureBudget {
-    /// Signatures.
+    /// Maximum number of checks.
     pub(crate) checks: usize,
-    /// Of which so many may turn out not to hold.
+    /// Maximum number of checks that may fail.
     pub(crate) failures: usize,
-    /// Bytes that are hashed for them.
+    /// Number of signed bytes that may be hashed.
     pub(crate) bytes: usize,
 }
 
@@ -28,18 +29,18 @@ pub(crate) struct SignatureBudget {
 const MAX_FURTHER_BUNDLES: usize = 16;
 
 impl SignatureBudget {
-    /// For a chain that a peer presents. Issuers that are configured or match by key
-    /// identifiers are tried first, so that a chain by RFC 5280 needs no failure at all,
-    /// and the longest one eight checks.
+    /// The budget for a chain that a peer presents. Issuers that are configured, or that match by
+    /// key identifier, are tried first. A chain that follows RFC 5280 therefore causes no failed
+    /// check, and the longest possible chain needs eight checks.
     pub(crate) const PRESENTED: Self = Self {
         checks: 10,
         failures: 4,
         bytes: 64 * 1024,
     };
 
-    /// For a chain that a peer presents, under so many bundles. Roots of several bundles
-    /// may have the same name: a leaf that is not of the first one costs a failure or two
-    /// under each before its own.
+    /// Returns the budget for a chain that a peer presents, if it is verified under `bundles`
+    /// bundles. Roots of several bundles may have the same name. Each bundle that is tried before
+    /// the right one may therefore cost one or two failed checks.
     pub(crate) fn presented(bundles: usize) -> Self {
         let more = 2 * bundles.saturating_sub(1).min(MAX_FURTHER_BUNDLES);
         Self {
@@ -49,7 +50,7 @@ impl SignatureBudget {
         }
     }
 
-    /// For the certificates of an operator who waits for the result.
+    /// The budget for certificates of an operator, who waits for the result.
     pub(crate) const OFFLINE: Self = Self {
         checks: 4096,
         failures: 4096,
@@ -57,7 +58,7 @@ impl SignatureBudget {
     };
 }
 
-/// What was checked, and what may be.
+/// The results of signature checks, and the remaining budget.
 #[derive(Debug)]
 pub(crate) struct SignatureChecks(Mutex<State>);
 
@@ -68,7 +69,7 @@ struct State {
     spent: bool,
 }
 
-/// One signature, named by everything that its validity depends on.
+/// One signature, identified by everything that its validity depends on.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Check {
     /// Position of the algorithm.
@@ -87,8 +88,8 @@ impl SignatureChecks {
         }))
     }
 
-    /// The provider's algorithms, bounded. Once the budget is spent they find that no
-    /// signature holds.
+    /// Returns the provider's algorithms, limited by the budget. Once the budget is spent, they
+    /// report each signature as invalid.
     pub(crate) fn algorithms(&self) -> Vec<BoundedAlgorithm<'_>> {
         let all = crypto::provider().signature_verification_algorithms.all;
         all.iter()
@@ -106,7 +107,7 @@ impl SignatureChecks {
         self.state().spent
     }
 
-    /// How many signatures were checked.
+    /// Returns the number of signatures that were checked.
     pub(crate) fn count(&self) -> usize {
         self.state().known.len()
     }
@@ -117,7 +118,7 @@ impl SignatureChecks {
 }
 
 impl State {
-    /// Takes one check of so many bytes out of the budget.
+    /// Takes one check of `bytes` bytes from the budget.
     fn take(&mut self, bytes: usize) -> Option<()> {
         if self.left.failures == 0 {
             return None;
@@ -129,7 +130,7 @@ impl State {
     }
 }
 
-/// One algorithm, bounded.
+/// A signature algorithm of the provider that charges each check to the budget.
 pub(crate) struct BoundedAlgorithm<'a> {
     position: usize,
     algorithm: &'static dyn SignatureVerificationAlgorithm,

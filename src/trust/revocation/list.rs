@@ -1,10 +1,9 @@
 //! `RevocationList`: one list, checked and taken apart at load.
 //!
-//! webpki's reader refuses what neither of us supports (version 1, no
-//! nextUpdate, delta, indirect, partitioned by reason, attribute-only, unknown
-//! critical extensions of list or entry); this one adds what webpki forgets: the
-//! number, thisUpdate and the time. The signature is verified once, under the
-//! first key that is known to belong to the issuer.
+//! webpki's parser refuses lists that are not supported (version 1, no nextUpdate, delta, indirect,
+//! partitioned by reason, attribute-only, unknown critical extensions of list or entry); this
+//! module adds checks that webpki omits: of the number, thisUpdate and the time. The signature is
+//! verified once, under the first key that is known to belong to the issuer.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -23,23 +22,22 @@ use crate::trust::certificate::signed::SignedParts;
 
 /// Bytes of an entry with a serial number of one byte and a date.
 const SMALLEST_ENTRY: usize = 20;
-/// Most keys remembered as not having signed one list.
+/// Maximum number of keys that are remembered as not having signed one list.
 const MAX_REFUSED_KEYS: usize = 64;
 
-/// Which certificates a list speaks of (issuingDistributionPoint, RFC 5280
-/// section 5.2.5).
+/// The certificates that a list covers (issuingDistributionPoint, RFC 5280 section 5.2.5).
 #[derive(Debug, PartialEq, Eq)]
 struct Scope {
     /// The extension's value; two lists of one scope supersede each other.
     raw: Box<[u8]>,
     user_only: bool,
     authorities_only: bool,
-    /// Its distribution point's names; `None` without one: then it speaks of all.
+    /// Names of the distribution point. None if the list has none: it then covers all certificates.
     points: Option<Box<[PointName]>>,
 }
 
 impl Scope {
-    /// Whether it speaks of certificates of this kind.
+    /// Whether the list covers certificates of this kind.
     const fn is_of(&self, member: &PathMember) -> bool {
         match member.is_authority {
             true => !self.user_only,
@@ -48,7 +46,7 @@ impl Scope {
     }
 }
 
-/// What is needed to verify a list's signature, kept until that is done.
+/// The parts that are needed to verify a list's signature, kept until that is done.
 #[derive(Debug)]
 struct Signed {
     message: Box<[u8]>,
@@ -91,14 +89,14 @@ pub(crate) struct RevocationList {
 }
 
 impl RevocationList {
-    /// `hash` is the SHA-256 of `der`.
+    /// Reads a list. `hash` is the SHA-256 of `der`.
     pub(super) fn read(der: &[u8], hash: [u8; 32]) -> Result<Self, UnusableCrl> {
         let unusable = |error: webpki::Error| UnusableCrl::of(der, &error);
         let entries = BorrowedCertRevocationList::from_der(der).map_err(unusable)?;
         let header =
             Header::read(der).ok_or_else(|| UnusableCrl::damaged("its encoding is malformed"))?;
-        // Room for all of them at once: growing copies, and takes fresh memory. What
-        // claims more entries than would fit has none that can be read.
+        // Allocates space for all entries at once, because growing would copy them into new memory.
+        // A list that claims more entries than its bytes can contain has no readable entries.
         let most = header.revoked.len() / SMALLEST_ENTRY;
         let mut serials = SerialSet::with_room(header.entries().min(most));
         for entry in &entries {
@@ -132,8 +130,8 @@ impl RevocationList {
         })
     }
 
-    /// Whether `key` (with its SHA-256) signed this list. Verifies the signature
-    /// at most once per key.
+    /// Whether `key` (with its SHA-256) signed this list. Verifies the signature at most once for
+    /// each key.
     pub(super) fn is_signed_by(&self, key: &[u8], hash: &[u8; 32]) -> bool {
         if let Some(signer) = self.signer.get() {
             return signer.hash == *hash;
@@ -168,22 +166,22 @@ impl RevocationList {
         false
     }
 
-    /// Whether it may say of this certificate that it is revoked. It may although it
-    /// does not cover it, and cannot say that it is not: serial numbers are an issuer's,
-    /// not a distribution point's.
+    /// Whether the list may revoke this certificate. A list of another distribution point may,
+    /// because serial numbers are unique for each issuer. But only a list that
+    /// [covers](Self::covers) the certificate can show that it is not revoked.
     pub(super) fn may_revoke(&self, member: &PathMember) -> bool {
         self.scope.as_ref().is_none_or(|scope| scope.is_of(member))
     }
 
-    /// The key that signed it, once known.
+    /// Returns the key that signed the list, once it is known.
     pub(super) fn signer(&self) -> Option<&Signer> {
         self.signer.get()
     }
 
-    /// Whether it speaks of this certificate (RFC 5280 section 6.3.3 (b)(2)): without
-    /// a distribution point of its own it speaks of all; with one, only of the
-    /// certificates that name the same. For one that names none, its issuer's name
-    /// stands; webpki would believe any list of the issuer about it.
+    /// Whether the list covers this certificate (RFC 5280 section 6.3.3 (b)(2)). A list without a
+    /// distribution point covers all certificates. A list with one covers those that name the same
+    /// distribution point; if a certificate names none, its issuer's name is compared. webpki would
+    /// accept any list of the issuer.
     pub(super) fn covers(&self, member: &PathMember) -> bool {
         let Some(scope) = &self.scope else {
             return true;
@@ -238,14 +236,14 @@ pub fn next_update(der: &[u8]) -> Option<i64> {
     Header::read(der).map(|header| header.next_update.timestamp())
 }
 
-/// What a revocation list says about itself. Proves nothing.
+/// The header facts of a revocation list, which are not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrlOutline {
-    /// Its issuer (RFC 4514).
+    /// The issuer's name (RFC 4514).
     pub issuer: String,
     /// When it is to be replaced, in seconds since the Unix epoch.
     pub next_update: i64,
-    /// How many certificates it revokes.
+    /// Number of certificates that the list revokes.
     pub entries: usize,
 }
 
@@ -302,7 +300,7 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// How many entries there are, by their outermost lengths.
+    /// Counts the entries by their outermost lengths.
     fn entries(&self) -> usize {
         let mut rest = self.revoked;
         let mut count = 0;

@@ -1,16 +1,14 @@
-//! `RevocationIndex`: the revocation lists of one trust domain, and what they
-//! say about a path.
+//! `RevocationIndex`: the revocation lists of one trust domain, and the status of a path by them.
 //!
-//! webpki verifies a list's signature at every look-up. Here that happens once:
-//! at load if the issuer is configured, else when a verified path first
-//! supplies the issuer's key; until then the list is not consulted. A list
-//! belongs to an issuer's name and key, and counts only while it is the newest
-//! of that issuer and scope. It fetches nothing and reads no files.
+//! webpki verifies a list's signature at every look-up. Here that happens once: at load if the
+//! issuer is configured, else when a verified path first supplies the issuer's key; until then the
+//! list is not consulted. A list belongs to an issuer's name and key, and counts only while it is
+//! the newest of that issuer and scope. The index fetches nothing and reads no files.
 //!
 //! - `list`: one list, checked and taken apart at load
 //! - `serials`: a compact set of revoked serial numbers
 //! - `unusable`: why a list cannot be used
-//! - `status`: how far each list has come
+//! - `status`: the age of each list
 //! - `posture`: how strictly revocation is checked
 
 mod list;
@@ -40,8 +38,8 @@ pub use posture::{RevocationDepth, RevocationPosture};
 pub use status::{CrlStatus, Freshness};
 pub use unusable::UnusableCrl;
 
-/// How long after its nextUpdate a list without successor is kept, in seconds, if its
-/// callers are refused without it anyway.
+/// How many seconds after its nextUpdate a list without successor is kept, if its callers would be
+/// refused without it anyway.
 const FORGET_AFTER: i64 = 30 * 86_400;
 
 /// An authority that is configured, so that its lists can be verified at load.
@@ -53,7 +51,7 @@ pub(crate) struct KnownIssuer<'a> {
     pub(crate) key: &'a [u8],
 }
 
-/// What the lists say about a path that is not refused.
+/// The revocation result of a path that is not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RevocationOutcome {
     pub(crate) check: RevocationCheck,
@@ -63,7 +61,7 @@ pub(crate) struct RevocationOutcome {
     pub(crate) good_until: i64,
 }
 
-/// What the lists say about one certificate.
+/// The revocation status of one certificate.
 enum Status {
     Good { this_update: i64, until: i64 },
     Revoked,
@@ -86,7 +84,7 @@ pub(crate) struct RevocationIndex {
 }
 
 impl RevocationIndex {
-    /// An index without lists.
+    /// Creates an index without lists.
     pub(crate) fn new(posture: RevocationPosture, depth: RevocationDepth, grace: Duration) -> Self {
         Self {
             posture,
@@ -99,10 +97,10 @@ impl RevocationIndex {
         }
     }
 
-    /// Takes lists in. `previous` is the index that these lists replace: what it
-    /// has read and verified is not read again, and a list older than its
-    /// predecessor is left out in favour of that, with an alarm. A predecessor also
-    /// stays if its successor is signed by no known issuer, or not valid at `now`.
+    /// Loads the lists. They replace the index `previous`, whose lists are not read or verified
+    /// again. A list that is older than its predecessor is omitted with an alarm, and the
+    /// predecessor is kept. A predecessor also stays if its successor is signed by no known issuer,
+    /// or not valid at `now`. Returns the position of each refused list, and why it is refused.
     ///
     /// Returns the position of each list that is refused, and why.
     pub(crate) fn load<'d>(
@@ -143,11 +141,10 @@ impl RevocationIndex {
         refused
     }
 
-    /// Whether a document with these lists could take the place of one with those
-    /// of `kept`: each can be read, is signed by its issuer if that is known, and is
-    /// not older than another of its kind; and every list of `kept` has a successor,
-    /// by the same key if that is known. A list without successor would revoke no
-    /// certificate any longer.
+    /// Checks whether a document with these lists may replace one with the lists of `kept`. Each
+    /// list must be readable, signed by its issuer if that is known, and not older than another of
+    /// its kind. Every list of `kept` must have a successor, by the same key if that is known:
+    /// without one, its certificates would no longer be revoked.
     ///
     /// # Errors
     /// Why not.
@@ -182,7 +179,7 @@ impl RevocationIndex {
             successors.push(list);
         }
         for der in kept {
-            // What cannot be read is not in use either.
+            // A list that cannot be read is not in use either.
             let Ok(old) = self.candidate(der, &issuers) else {
                 continue;
             };
@@ -193,7 +190,7 @@ impl RevocationIndex {
                     old.issuer_text
                 ));
             };
-            // A list that is proven need not mind one that is not.
+            // A list with a verified signature may replace an unverified one of any age.
             let takes_over = |list: &RevocationList| {
                 list.age() >= old.age() || list.signer().is_some() && old.signer().is_none()
             };
@@ -204,7 +201,7 @@ impl RevocationIndex {
         Ok(())
     }
 
-    /// A list, with its signer if that is one of these issuers.
+    /// Reads a list, with its signer if that is one of these issuers.
     fn candidate(
         &self,
         der: &[u8],
@@ -243,7 +240,7 @@ impl RevocationIndex {
             .filter(|(_, issuer)| *issuer.name == *list.issuer)
             .peekable();
         if own.peek().is_some() && !own.any(|(hash, issuer)| list.is_signed_by(issuer.key, hash)) {
-            // It may belong to another key of that name, which a path may bring.
+            // The list may be signed by another key of that name, which a later path may supply.
             self.alarms.push(format!(
                 "revocation list {} of {} is signed by none of the keys known of it",
                 hex(&list.number),
@@ -252,8 +249,8 @@ impl RevocationIndex {
         }
     }
 
-    /// Adds a list unless a newer one of the same key and scope is there. A list
-    /// whose signature is not verified yet supersedes nothing.
+    /// Adds a list, unless there is a newer one of the same key and scope. A list whose signature
+    /// is not verified yet supersedes no other list.
     fn insert(&mut self, list: Arc<RevocationList>) {
         let others = self.by_issuer.entry(list.issuer.clone()).or_default();
         if others.iter().any(|other| other.hash == list.hash) {
@@ -281,7 +278,7 @@ impl RevocationIndex {
     /// cannot be used (yet), both are there.
     fn keep_newer(&mut self, previous: &Self, now: i64) {
         let mut unproven: Vec<&RevocationList> = Vec::new();
-        // What was carried over before stands last.
+        // Lists that were carried over before are last.
         for old in previous.by_issuer.values().flat_map(|own| own.iter().rev()) {
             // Removed on purpose, if nothing is left of this issuer.
             let Some(lists) = self.by_issuer.get_mut(&old.issuer) else {
@@ -295,8 +292,8 @@ impl RevocationIndex {
                     continue;
                 }
                 if old.signer().is_none() {
-                    // Which of the two is genuine shows when a path brings the key.
-                    // The first that came stays, so that there are never more than two.
+                    // Only the issuer's key, which a later path may supply, shows which of the two
+                    // is genuine. Keeps only the first, so that there are never more than two.
                     let same = |other: &&RevocationList| {
                         other.issuer == old.issuer && other.same_scope(old)
                     };
@@ -318,7 +315,7 @@ impl RevocationIndex {
             if list.this_update > now && old.hash != list.hash && list.age() > old.age() {
                 lists.push(Arc::clone(old));
             } else if old.this_update > now {
-                // What does not count yet keeps nothing out.
+                // A predecessor that is not valid yet does not prevent its replacement.
             } else if list.age() < old.age() || list.this_update < old.this_update {
                 self.alarms.push(format!(
                     "revocation list {} of {} was refused: number {} of {} is in use",
@@ -332,10 +329,10 @@ impl RevocationIndex {
         }
     }
 
-    /// From now on nothing is known of any certificate.
+    /// Suspends the lists: from now on the status of every certificate is unknown.
     pub(crate) fn suspend(&mut self, since: i64) {
         self.suspended = Some(since);
-        // What was looked up in the lists before does not hold any more.
+        // Makes the digest different, so that earlier results from these lists are void.
         self.digest = crypto::sha256(&[&self.digest[..], b"suspended"].concat());
     }
 
@@ -347,7 +344,8 @@ impl RevocationIndex {
             let lists = self.by_issuer.entry(old.issuer.clone()).or_default();
             let is_succeeded = lists.iter().any(|list| list.succeeds(old));
             let is_there = lists.iter().any(|list| list.hash == old.hash);
-            // Under another posture, what it revokes would be let in without it.
+            // Kept under other postures, because a certificate that only this list revokes would
+            // then be accepted.
             let is_over = self.posture == RevocationPosture::Hard
                 && old.next_update.saturating_add(self.grace) < now - FORGET_AFTER;
             if is_succeeded || is_there || is_over {
@@ -390,7 +388,7 @@ impl RevocationIndex {
         self.posture
     }
 
-    /// Each list's state at `now`; of a list and its successor the successor's.
+    /// Returns the state of each list at `now`, without lists that a newer one has replaced.
     pub(crate) fn status(&self, now: i64) -> Vec<CrlStatus> {
         let superseded = |list: &RevocationList| {
             let mut own = self.by_issuer.get(&list.issuer).into_iter().flatten();
@@ -514,7 +512,7 @@ impl RevocationIndex {
         let mut best: Option<&RevocationList> = None;
         let mut unusable: Option<&RevocationList> = None;
         for list in newest {
-            // What a verified list says is revoked stays so when it is stale.
+            // A certificate that a verified list revokes stays revoked when the list is stale.
             if list.revokes(&member.serial) {
                 return Status::Revoked;
             }
@@ -552,8 +550,8 @@ impl RevocationIndex {
 }
 
 impl RevocationList {
-    /// Whether it has the issuer and scope of `old`, and the same key if that of `old`
-    /// is known.
+    /// Whether this list has the issuer and scope of `old`, and the same key if that of `old` is
+    /// known.
     fn succeeds(&self, old: &Self) -> bool {
         match old.signer() {
             Some(_) => same_series(self, old),
@@ -570,7 +568,7 @@ impl RevocationList {
     }
 }
 
-/// Whether two lists are of one issuer, key and scope; only known keys count.
+/// Whether two lists have the same issuer, key and scope. Only known keys are compared.
 fn same_series(one: &RevocationList, other: &RevocationList) -> bool {
     one.issuer == other.issuer
         && one.signer().is_some()

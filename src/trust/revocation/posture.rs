@@ -1,6 +1,6 @@
 //! How strictly revocation is checked, and for which certificates.
 
-/// What an unknown or stale revocation status means.
+/// How an unknown or stale revocation status is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RevocationPosture {
     /// Refuse.
@@ -11,7 +11,7 @@ pub enum RevocationPosture {
     Off,
 }
 
-/// Which certificates of a path are looked up.
+/// The certificates of a path whose revocation status is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RevocationDepth {
     /// The leaf and every intermediate.

@@ -27,7 +27,7 @@ fn pack(serial: &[u8]) -> Option<Packed> {
 }
 
 impl SerialSet {
-    /// An empty one with room for so many that conform.
+    /// Creates an empty set with capacity for `count` serial numbers that conform to RFC 5280.
     pub(super) fn with_room(count: usize) -> Self {
         Self {
             conforming: HashSet::with_capacity(count),

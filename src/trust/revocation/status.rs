@@ -2,14 +2,14 @@
 
 use crate::clock;
 
-/// How far a list has come since its thisUpdate.
+/// The age of a list between its thisUpdate and its nextUpdate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// It is valid only later; it is not consulted.
+    /// The list is not valid yet, and is not used.
     NotYet,
     /// Less than half of the time to nextUpdate has passed.
     Fresh,
-    /// More than half has passed and no newer list has come: look after it.
+    /// More than half of that time has passed without a newer list. An operator should check why.
     Due,
     /// nextUpdate has passed; the grace period has not.
     Grace,
@@ -18,7 +18,7 @@ pub enum Freshness {
 }
 
 impl Freshness {
-    /// All of them, from the best to the worst, then what has not begun.
+    /// All states from the best to the worst, then the state of lists that are not valid yet.
     pub const ALL: [Self; 5] = [
         Self::Fresh,
         Self::Due,
@@ -27,7 +27,7 @@ impl Freshness {
         Self::NotYet,
     ];
 
-    /// The word used in metrics and by `countersign status`.
+    /// Returns the word used in metrics and by `countersign status`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -40,10 +40,10 @@ impl Freshness {
     }
 }
 
-/// One list's state, for readiness and metrics.
+/// The state of one list, for readiness and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrlStatus {
-    /// Its issuer, RFC 4514.
+    /// The issuer's name, RFC 4514.
     pub issuer: String,
     /// cRLNumber, lower-case hexadecimal.
     pub number: String,
@@ -51,16 +51,16 @@ pub struct CrlStatus {
     pub this_update: i64,
     /// nextUpdate in seconds since the Unix epoch.
     pub next_update: i64,
-    /// How many certificates it revokes.
+    /// Number of certificates that the list revokes.
     pub entries: usize,
-    /// Whether its signature has been verified.
+    /// Whether the signature of the list has been verified.
     pub verified: bool,
-    /// How far it has come.
+    /// The age of the list.
     pub freshness: Freshness,
 }
 
 impl CrlStatus {
-    /// What an operator should know, if anything.
+    /// Returns an alarm for the operator, if there is one.
     #[must_use]
     pub fn alarm(&self) -> Option<String> {
         let until = clock::rfc3339(self.next_update);

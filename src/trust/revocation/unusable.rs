@@ -1,8 +1,8 @@
-//! `UnusableCrl`: what kind of revocation list cannot be used, and what to do.
+//! `UnusableCrl`: why a revocation list cannot be used, and the remedy.
 //!
-//! webpki says only that it does not take a list. A list that is refused is read
-//! again here, leniently, to find the reason: the person who sees it has to get
-//! another list from the issuer, and must know which.
+//! webpki says only that it does not accept a list. A list that is refused is read again here,
+//! leniently, to find the reason: the person who sees it has to get another list from the issuer,
+//! and must know which.
 
 use webpki::Error;
 use x509_parser::der_parser::asn1_rs::{Any, Class, FromDer as _, Tag};
@@ -40,13 +40,13 @@ pub enum UnusableCrl {
     /// Version 1 has no extensions.
     #[error("it is a list of version 1")]
     Version,
-    /// Nothing says when it grows old.
+    /// The list does not say when it expires.
     #[error("it does not say when it will be replaced (nextUpdate)")]
     NoNextUpdate,
-    /// It was old from the start.
+    /// The list expires before it begins.
     #[error("its nextUpdate is not after its thisUpdate")]
     Times,
-    /// Without a number a roll-back could not be told from an update.
+    /// The list has no number, so that a roll-back could not be distinguished from an update.
     #[error("it has no number (cRLNumber)")]
     NoNumber,
     /// RFC 5280 section 5.2.3: one number of at most 20 bytes, not critical.
@@ -55,13 +55,13 @@ pub enum UnusableCrl {
     /// Something follows the list.
     #[error("{0} bytes follow it")]
     BytesFollow(usize),
-    /// It is cut off, or not a list at all.
+    /// The list is truncated, or the data is not a list.
     #[error("it is damaged, or no revocation list: {0}")]
     Damaged(String),
 }
 
 impl UnusableCrl {
-    /// What to do about it.
+    /// Returns what an operator can do about it.
     #[must_use]
     pub const fn remedy(&self) -> &'static str {
         match self {
@@ -91,7 +91,7 @@ impl UnusableCrl {
         }
     }
 
-    /// Why webpki does not take this list.
+    /// Finds why webpki does not accept this list.
     pub(super) fn of(der: &[u8], error: &Error) -> Self {
         find(der).unwrap_or_else(|| match error {
             Error::InvalidCrlNumber => Self::Number("negative, or longer than 20 bytes"),
@@ -104,7 +104,7 @@ impl UnusableCrl {
     }
 }
 
-/// The first thing that is found wrong with a list.
+/// Returns the first error that is found in a list.
 fn find(der: &[u8]) -> Option<UnusableCrl> {
     let Ok((rest, list)) = Any::from_der(der) else {
         return Some(UnusableCrl::damaged("its end is missing"));
@@ -184,7 +184,7 @@ fn kind_of(point: &IssuingDistributionPoint<'_>) -> Option<UnusableCrl> {
     }
 }
 
-/// What is wrong with an entry: serial number, date, and perhaps extensions.
+/// Returns the problem of an entry with serial number, date, and perhaps extensions.
 fn entry_problem(entry: &Any<'_>) -> Option<UnusableCrl> {
     let extensions = elements(entry.data).nth(2)?;
     read_extensions(extensions.data).find_map(|extension| {
@@ -192,7 +192,7 @@ fn entry_problem(entry: &Any<'_>) -> Option<UnusableCrl> {
         match oid.as_str() {
             "2.5.29.29" => Some(UnusableCrl::Indirect),
             "2.5.29.21" => match Any::from_der(extension.value) {
-                // 7 is not used; removeFromCRL, 8, stands in delta lists.
+                // Reason code 7 is not used. removeFromCRL, 8, occurs only in delta lists.
                 Ok((
                     _,
                     Any {
@@ -209,7 +209,7 @@ fn entry_problem(entry: &Any<'_>) -> Option<UnusableCrl> {
     })
 }
 
-/// The elements of a SEQUENCE, as far as they can be read.
+/// Iterates over the elements of a SEQUENCE, as far as they can be read.
 fn elements(mut rest: &[u8]) -> impl Iterator<Item = Any<'_>> {
     std::iter::from_fn(move || {
         let (after, element) = Any::from_der(rest).ok()?;

@@ -19,11 +19,11 @@ pub(super) const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 pub(super) struct Record {
     pub(super) version: u32,
-    /// How the names of all files begin that are written aside.
+    /// The common prefix of the names of files that are written aside.
     pub(super) prefix: String,
-    /// Where they are written.
+    /// The directories of files that are written aside.
     pub(super) directories: Vec<StoredPath>,
-    /// What goes where, once it is committed.
+    /// The steps that put the files in place. None until the transaction is committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) commit: Option<Commit>,
 }
@@ -36,7 +36,8 @@ pub(super) struct Commit {
     pub(super) steps: Vec<Step>,
 }
 
-/// A certificate that the inventory has if the transaction is committed.
+/// A certificate of the transaction. The transaction counts as committed if the inventory contains
+/// it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RecordedLeaf {
@@ -52,7 +53,7 @@ pub(super) enum Step {
         aside: StoredPath,
         path: StoredPath,
         existing: Existing,
-        /// Where the file that is replaced goes.
+        /// The new path of the file that is replaced, if it is kept.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         keep: Option<StoredPath>,
     },
@@ -98,11 +99,11 @@ pub(super) fn read(file: &Path) -> Result<Option<Record>, PkiError> {
     }
     let content = store::read(file)?;
     let error = match serde_json::from_slice::<Record>(&content) {
-        // The prefix says what is removed: an empty one would take everything.
+        // Files with this prefix are removed. An empty prefix would remove every file.
         Ok(record) if record.version == VERSION && record.prefix.starts_with(ASIDE_PREFIX) => {
             return Ok(Some(record));
         }
-        // Some file systems fill with zeros what was not yet on the disk.
+        // After a power loss, some file systems fill data that was not yet on the disk with zeros.
         _ if content.iter().all(|byte| *byte == 0) => return Ok(None),
         Err(error) if error.is_eof() => return Ok(None),
         Ok(_) => String::new(),
@@ -128,7 +129,7 @@ pub(super) fn apply(base: &Path, steps: &[Step]) -> Result<(), StoreError> {
                 keep,
             } => {
                 let (aside, path) = (aside.below(base), path.below(base));
-                // It was put in its place before.
+                // An earlier attempt has put the file in its place.
                 if aside.symlink_metadata().is_err() {
                     continue;
                 }
@@ -191,8 +192,9 @@ fn note_parent(path: &Path, changed: &mut Vec<PathBuf>) {
     }
 }
 
-/// Removes new files again, and what is aside. A file that replaced another one stays,
-/// as the other one is gone.
+/// Removes the new files that are in place, and the files that are still aside. A file that
+/// replaced another one stays, because the other one is gone. Goes in the order of the steps: if
+/// the process is killed in between, the step that failed fails again, and the removal is repeated.
 ///
 /// In the order of the steps: if the process is killed in between, the step that failed
 /// fails again, and this is repeated.

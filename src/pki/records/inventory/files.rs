@@ -52,7 +52,7 @@ pub(super) fn keep_private(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// SQLite takes an empty file for a new one.
+/// Creates an empty private file, which SQLite accepts as a new database.
 fn create_private(file: &Path) -> Result<(), StoreError> {
     kill_point();
     let mut options = OpenOptions::new();

@@ -46,21 +46,21 @@ pub(super) const HAS_LIVE: &str = "
     WHERE name.name = ?2 AND certificate.certificate = ?3 AND not_after >= ?4
         AND revoked_at IS NULL AND issuer_key IN (SELECT value FROM json_each(?1))";
 
-/// So many rows are few: looking each of them up and sorting them takes no time.
+/// Up to this number of rows, looking each row up and sorting all of them takes no noticeable time.
 pub(super) const FEW: i64 = 20_000;
 
-/// How many rows are revoked, up to [`FEW`].
+/// Counts the revoked rows, up to [`FEW`].
 pub(super) const COUNT_REVOKED: &str = "
     SELECT COUNT(*) FROM (SELECT 1 FROM certificate INDEXED BY certificate_revoked
         WHERE revoked_at IS NOT NULL LIMIT ?1)";
 
-/// How many rows end in a time, up to [`FEW`].
+/// Counts the rows that expire in a period, up to [`FEW`].
 pub(super) const COUNT_ENDING: &str = "
     SELECT COUNT(*) FROM (SELECT 1 FROM certificate INDEXED BY certificate_not_after
         WHERE not_after BETWEEN ?2 AND ?3 LIMIT ?1)";
 
-/// How rows are found. Said here and not left to the planner: without statistics
-/// it takes an index that leads to every row, and sorts a million of them.
+/// The index by which rows are found. The query planner does not choose it: without statistics it
+/// takes an index that leads to every row, and sorts a million of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     /// In the order of issuing, or by name.
@@ -70,7 +70,7 @@ pub(super) enum Access {
     ByEnd,
 }
 
-/// The statement of a search: only what is asked for stands in it.
+/// Builds the statement of a search with only the requested conditions.
 pub(super) fn find(access: Access, conditions: &[&str]) -> String {
     let table = match access {
         Access::InOrder => "certificate NOT INDEXED",
