@@ -1,8 +1,8 @@
-//! Active health checks: each endpoint is asked at intervals whether it is healthy, whether
-//! or not requests come.
+//! Active health checks: each endpoint is asked at intervals whether it is healthy, whether or
+//! not requests come.
 //!
-//! They run beside the workers, on the control plane's runtime. A check opens a
-//! connection of its own, with the upstream's TLS and protocol.
+//! They run beside the workers, on the control plane's runtime. Each check opens a new
+//! connection with the upstream's TLS and protocol.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,12 +80,12 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
 struct Streak {
     good: u32,
     bad: u32,
-    /// Nothing was decided yet: the very first outcome decides.
+    /// Whether an outcome has decided the health yet. The very first outcome decides it alone.
     decided: bool,
 }
 
 impl Streak {
-    /// What is known now, where the outcome decides it.
+    /// Counts an outcome. Returns the new health if this outcome decides it.
     fn count(&mut self, well: bool, check: &HealthCheck) -> Option<bool> {
         let (same, other, enough) = if well {
             (&mut self.good, &mut self.bad, check.healthy)

@@ -15,15 +15,16 @@ use crate::upstream::config::target::{Endpoint, Target};
 use crate::upstream::connection::addresses::Addresses;
 use crate::upstream::limits::connection_limit::ConnectionLimit;
 
-/// An endpoint that failed is ejected for this long, twice as long each further time …
+/// How long an endpoint is ejected after its first failure. Each further failure doubles the
+/// time.
 const FIRST_EJECTION: Duration = Duration::from_millis(500);
-/// … up to this.
+/// Maximum time of an ejection.
 const MAX_EJECTION: Duration = Duration::from_secs(60);
-/// How long a service that announces no extended CONNECT is not asked again whether it
-/// does: each time costs a connection.
+/// How long a service that announces no extended CONNECT is not asked again whether it supports
+/// it. Each attempt costs a connection.
 const NO_TUNNELS_TIME: Duration = Duration::from_secs(30);
 
-/// What is known of one endpoint.
+/// The health and load of one endpoint, shared by all workers.
 #[derive(Debug)]
 pub(super) struct EndpointState {
     pub(super) target: Arc<Target>,
@@ -33,13 +34,14 @@ pub(super) struct EndpointState {
     pub(super) unhealthy: AtomicBool,
     pub(super) hash: u64,
     pub(super) in_progress: AtomicUsize,
-    /// Whether it failed since its last response. If not, the next fields mean nothing.
+    /// Whether the endpoint has failed since its last response. If not, the next fields mean
+    /// nothing.
     has_failed: AtomicBool,
     failures: AtomicU32,
     unanswered: UnansweredRequests,
-    /// Milliseconds after `since` until which it is ejected for all callers …
+    /// Until when the endpoint is ejected for all callers, in milliseconds after `since`.
     pub(super) ejected_until: AtomicU64,
-    /// … and until which it gets no tunnels over h2.
+    /// Until when the endpoint gets no tunnels over h2, in milliseconds after `since`.
     no_tunnels_until: AtomicU64,
     pub(super) since: Instant,
 }
@@ -117,7 +119,7 @@ impl EndpointState {
         }
     }
 
-    /// It speaks h2 without extended CONNECT.
+    /// Notes that the endpoint speaks h2 without extended CONNECT.
     pub(super) fn note_no_tunnels(&self) {
         self.set(&self.no_tunnels_until, NO_TUNNELS_TIME);
     }

@@ -42,14 +42,14 @@ pub struct Upstream {
     meter: OnceLock<Arc<UpstreamMetrics>>,
 }
 
-/// What the choice of an endpoint for a request depends on.
+/// The properties of a request that the choice of an endpoint depends on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Affinity<'a> {
     /// Sends requests of one caller to one endpoint, if that is configured.
     key: Option<u64>,
     /// The caller, for which endpoints may be ejected; absent if it has no name.
     caller: Option<&'a CallerName>,
-    /// Whose share of the endpoint's connections the request takes.
+    /// The caller whose share of the endpoint's connections the request takes.
     pub(in crate::upstream) share: Option<ShareKey>,
 }
 
@@ -159,7 +159,7 @@ impl Upstream {
             .is_none_or(|state| !state.is_unhealthy())
     }
 
-    /// Returns where an endpoint is.
+    /// Returns the location of an endpoint.
     pub(in crate::upstream) fn location(
         &self,
         index: usize,
@@ -189,7 +189,7 @@ impl Upstream {
         self.pending.acquire(self.config.max_pending)
     }
 
-    /// Its name in the configuration.
+    /// Returns the name of the upstream in the configuration.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.config.name
@@ -256,8 +256,8 @@ impl Upstream {
             .await
     }
 
-    /// How its requests in progress are shared. Over HTTP/1.1 each needs a connection of
-    /// its own, so that connections are what callers compete for.
+    /// Limits how many requests of one caller may be in progress at an endpoint. Over HTTP/1.1
+    /// each request needs its own connection, so callers compete for connections.
     fn place_limits(&self, share: Share) -> PlaceLimits {
         let max = self.config.max_requests;
         let connections = self
@@ -268,7 +268,7 @@ impl Upstream {
             max,
             shared: match self.config.protocol {
                 HttpProtocol::Http1 => max.min(connections),
-                // More are opened where all callers share connections.
+                // More are opened if all callers share connections.
                 HttpProtocol::Http2 if self.config.share == Sharing::Always => max,
                 HttpProtocol::Http2 => max.min(connections.saturating_mul(MAX_STREAMS)),
             },

@@ -17,7 +17,7 @@ const CALLERS: usize = 3;
 /// that caller.
 const REQUESTS: u32 = 3;
 
-/// Has one entry for each caller that it takes.
+/// Requests that an endpoint left without a response, with one entry for each caller.
 #[derive(Debug, Default)]
 pub(super) struct UnansweredRequests {
     /// Random, so that a caller cannot choose a name with another caller's tag.
@@ -25,21 +25,22 @@ pub(super) struct UnansweredRequests {
     callers: [CallerFailures; CALLERS],
 }
 
-/// One of those callers.
+/// The requests of one caller that an endpoint left without a response.
 #[derive(Debug, Default)]
 pub(super) struct CallerFailures {
     /// The hash of its name; zero if the entry is free.
     tag: AtomicU64,
     requests: AtomicU32,
-    /// Until when the endpoint is ejected for it, as the endpoint counts time.
+    /// Until when the endpoint is ejected for this caller, in milliseconds after the endpoint's
+    /// `since`.
     pub(super) ejected_until: AtomicU64,
 }
 
-/// For which callers an endpoint is to be ejected.
+/// The callers for which an endpoint is to be ejected.
 #[derive(Debug)]
 pub(super) enum EjectionScope<'a> {
     None,
-    /// For this caller, which it was ejected for so many times already.
+    /// For this caller; the number counts its earlier ejections.
     Caller(&'a CallerFailures, u32),
     AllCallers,
 }

@@ -3,17 +3,17 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// In units of a hundredth of a request. A quiet service may be asked again a few
+/// Initial and maximum budget, in hundredths of a request. A quiet service may be retried a few
 /// times; a busy one saves up no more than this.
 const INITIAL: u64 = 10 * ONE;
 const MAX_SAVED: u64 = 100 * ONE;
 const ONE: u64 = 100;
 
-/// How many requests to an upstream may be sent again, shared by all workers.
+/// Limits the retries of requests to an upstream. All workers share it.
 #[derive(Debug)]
 pub(in crate::upstream) struct RetryBudget {
     saved: AtomicU64,
-    /// What each request adds.
+    /// Hundredths of a request that each request adds to the budget.
     percent: u64,
 }
 
@@ -34,7 +34,7 @@ impl RetryBudget {
         }
     }
 
-    /// Whether one may be repeated.
+    /// Takes one retry from the budget. Returns false if the budget is used up.
     pub(in crate::upstream) fn spend(&self) -> bool {
         self.saved
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| {

@@ -13,7 +13,7 @@ pub fn is_forgeable(name: &str) -> bool {
         .any(|pattern| is_spelling_of_pattern(name, pattern))
 }
 
-/// Every name that is removed by default; `*` at its end stands for any rest.
+/// Every name that is removed by default; a `*` at the end of a name matches any rest.
 pub fn removed_by_default() -> impl Iterator<Item = &'static str> {
     let first = (b'a'..=b'z').map(|first| [first, b'-', b'-']);
     let third = (b'a'..=b'z').map(|third| [b'x', b'-', third]);

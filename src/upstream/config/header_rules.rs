@@ -1,5 +1,5 @@
-//! Which fields of a caller's request, trailers included, a service gets beyond what
-//! holds for all services.
+//! `HeaderRules`: select the fields of a caller's request, trailers included, that a service
+//! gets. They apply in addition to the rules for all services.
 
 use http::{HeaderMap, HeaderName};
 
@@ -64,7 +64,7 @@ const OF_THE_CONNECTION: [&str; 15] = [
     "upgrade",
 ];
 
-/// What is done with a caller's `traceparent` and `tracestate`.
+/// How a caller's `traceparent` and `tracestate` are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TraceContext {
     /// A valid one continues; without one, a new trace begins.
@@ -72,7 +72,7 @@ pub enum TraceContext {
     Continue,
     /// A new trace always begins.
     Restart,
-    /// They pass as they are.
+    /// The fields are passed on unchanged.
     Off,
 }
 
@@ -97,13 +97,13 @@ impl FieldPattern {
             .ok_or("write a name, for example \"X-Team\", or how names start: \"X-Team-*\"")
     }
 
-    /// It as it was read, in lower case.
+    /// Returns the pattern as it was configured, in lower case.
     #[must_use]
     pub const fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is this very name, or starts it.
+    /// Whether the pattern matches a field name: the same name, or a prefix of it.
     fn matches(&self, name: &str) -> bool {
         match self.0.strip_suffix('*') {
             Some(start) => name.starts_with(start),

@@ -1,5 +1,5 @@
-//! Why there is no connection (`ConnectError`), and why there is no response, or no whole
-//! one, in either protocol (`ServiceError`).
+//! `ConnectError`: why there is no connection. `ServiceError`: why there is no response, or
+//! only a part of one, in either protocol.
 
 use std::error::Error;
 use std::fmt;
@@ -32,7 +32,7 @@ pub enum ConnectError {
     /// TLS failed.
     #[error("{0}")]
     Tls(#[from] TlsConnectError),
-    /// It speaks h2 and does not announce extended CONNECT (RFC 8441).
+    /// The service speaks h2, but does not announce extended CONNECT (RFC 8441).
     #[error("the service does not announce extended CONNECT, which tunnels over h2 need")]
     NoTunnels,
     /// The HTTP connection could not be set up.
@@ -55,8 +55,8 @@ pub enum ServiceError {
     Upload,
     /// The head has more bytes than the service takes. It was not sent.
     HeadTooLarge {
-        /// Its length in bytes, counted as RFC 9113 section 6.5.2 says; of the one field
-        /// that is too long where the service announces no bound.
+        /// Length of the request's head in bytes, counted as in RFC 9113 section 6.5.2. If the
+        /// service announces no limit, the length of the one field that is too long.
         size: usize,
         /// Most bytes that may be sent.
         max: usize,
@@ -162,14 +162,14 @@ pub fn h2_code_name(code: h2::Reason) -> &'static str {
 
 /// A request that got no response.
 pub struct SendError<B> {
-    /// Why.
+    /// The reason why there is no response.
     pub error: ServiceError,
-    /// The request, where no byte of it was sent and its body was not read.
+    /// The request, if no byte of it was sent and its body was not read.
     pub unsent: Option<Box<Request<B>>>,
 }
 
 impl<B> SendError<B> {
-    /// No byte of the request was sent.
+    /// Creates an error for a request of which no byte was sent.
     pub(in crate::upstream) fn unsent(error: impl Into<ServiceError>, request: Request<B>) -> Self {
         Self {
             error: error.into(),

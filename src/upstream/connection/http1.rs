@@ -1,9 +1,9 @@
-//! `Driver`: what moves the bytes of an HTTP/1.1 connection.
+//! `Driver`: moves the bytes of an HTTP/1.1 connection.
 //!
-//! The task that waits for a response also drives the connection: no second task has to
-//! be woken for each request, and what the service sends wakes the caller's task at once.
-//! A connection that has to move by itself (the caller is still sending while the response
-//! comes back, or the protocol was switched) is given a task of its own.
+//! The task that waits for a response also drives the connection: no second task has to be
+//! woken for each request, and data from the service wakes the caller's task at once. A
+//! connection that has to make progress without such a task (the caller is still sending while
+//! the response comes back, or the protocol was switched) gets a separate task.
 
 use std::fmt;
 use std::future::Future;
@@ -19,13 +19,13 @@ use tokio::task::AbortHandle;
 use super::interim::flood;
 use super::resources::HeldResources;
 
-/// Most bytes that are read before the head of a response is complete: its own, and
+/// Most bytes that are read before the head of a response is complete: the head itself, and
 /// interim responses, which a service could send without end (RFC 9110 section 15.2).
 const MAX_BEFORE_RESPONSE: usize = 256 * 1024;
 /// No response is awaited.
 const UNBOUNDED: usize = usize::MAX;
 
-/// What a connection and its driver know of each other.
+/// The state that a connection and its driver share.
 #[derive(Debug, Clone)]
 pub(in crate::upstream) struct Progress(Arc<State>);
 
@@ -130,9 +130,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedIo<S> {
 
 /// Drives one connection. Dropping it ends a connection that has no task.
 pub(in crate::upstream) enum Driver {
-    /// The task that uses the connection polls this.
+    /// The task that uses the connection also drives it.
     Here(Pin<Box<dyn Future<Output = ()> + Send>>, Progress),
-    /// A task does.
+    /// Another task drives the connection.
     Task(AbortHandle, Progress),
     /// The connection is closed.
     Ended,
@@ -151,7 +151,8 @@ impl Driver {
         self.may_read(MAX_BEFORE_RESPONSE);
     }
 
-    /// Its response is there. What follows is read as fast as it is wanted.
+    /// Notes that the head of the response has arrived. The rest is read as fast as it is
+    /// wanted.
     pub(in crate::upstream) fn has_response(&self) {
         self.may_read(UNBOUNDED);
     }
@@ -167,7 +168,7 @@ impl Driver {
         if let Self::Here(connection, _) = self
             && connection.as_mut().poll(context).is_ready()
         {
-            // Where protocols were switched its bytes are a tunnel's from here on.
+            // If protocols were switched, the bytes belong to a tunnel from here on.
             self.has_response();
             *self = Self::Ended;
         }

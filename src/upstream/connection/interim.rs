@@ -11,7 +11,7 @@ use std::io;
 use super::read_tap::ReadTap;
 use crate::h2_frames::{END_STREAM, Frame, FrameScanner, HEADERS};
 
-/// What reading fails with when there are too many.
+/// The kind of the error that a read returns if there are too many interim responses.
 pub const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 
 pub(super) fn flood() -> io::Error {
@@ -40,7 +40,7 @@ impl Heads {
         }
     }
 
-    /// Takes the frame that comes next. Whether it is not too much.
+    /// Counts the next frame. Returns false if there were too many heads.
     pub(super) fn pass(&mut self, frame: &Frame) -> bool {
         frame.kind != HEADERS || frame.flags & END_STREAM != 0 || self.head(frame.stream)
     }

@@ -18,7 +18,7 @@ impl ConcurrencyLimit {
         (self.0.fetch_add(1, Ordering::Relaxed) < max).then_some(guard)
     }
 
-    /// How many there are.
+    /// Returns how many guards exist.
     #[cfg(test)]
     fn in_flight(&self) -> usize {
         self.0.load(Ordering::Relaxed)

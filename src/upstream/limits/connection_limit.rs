@@ -52,12 +52,12 @@ struct Queue {
 #[derive(Default)]
 struct Uses {
     count: usize,
-    /// Those that may have to yield: they began when few slots were left.
+    /// Connections that may have to yield, because they began when few slots were left.
     late: Vec<Use>,
 }
 
 impl Uses {
-    /// How many stay: those that were not asked to yield.
+    /// Returns how many connections were not asked to yield.
     fn staying(&self) -> usize {
         let asked = self.late.iter().filter(|one| one.preemption.is_none());
         self.count.saturating_sub(asked.count())
@@ -240,7 +240,7 @@ impl ConnectionLimit {
         while let Some(waiter) = queue.next_waiter() {
             match waiter.slot.send(Slot(Some(Arc::clone(self)))) {
                 Ok(()) => return,
-                // It goes to another request, and must not be given back twice.
+                // The slot goes to another request, and must not be returned twice.
                 Err(mut slot) => slot.0 = None,
             }
         }
@@ -278,8 +278,8 @@ impl ConnectionLimit {
             self.queue().waiters.push(Waiter { key, slot: give });
             slot
         };
-        // A slot that is given back from now on goes to a request that waits. One may have
-        // come free just before.
+        // From now on a returned slot goes to a waiting request. A slot that was returned just
+        // before is taken and returned again, so that it goes to one too.
         if let Some(free) = self.take() {
             drop(free);
         } else {
@@ -289,7 +289,7 @@ impl ConnectionLimit {
             match tokio::time::timeout(WAIT_BEFORE_YIELD, &mut slot).await {
                 Ok(slot) => return slot.ok(),
                 Err(_) => {
-                    // One may have become idle unnoticed.
+                    // A connection may have become idle without a notification.
                     self.close_idle(target);
                     self.request_yield(key);
                 }

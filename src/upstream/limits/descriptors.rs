@@ -1,5 +1,5 @@
-//! How many connections to services there may be, of all upstreams together: the process
-//! has only so many descriptors, and some are kept for the operator.
+//! Limits the connections to services of all upstreams together. The process has a limited
+//! number of descriptors, and some are kept for the operator.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;

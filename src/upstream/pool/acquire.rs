@@ -21,9 +21,9 @@ use crate::upstream::connection::http2::Client;
 use crate::upstream::limits::connection_limit::{IdleHolder, Slot};
 use crate::upstream::limits::descriptors::{self, IdleConnections};
 
-/// Worn connections to one target, of one worker, beside which another one is opened even if
-/// there is no slot for it. They hold their slots until their last request is over, and a
-/// caller that wears connections out could keep one open.
+/// If one worker has this many worn connections to a target, it opens no further connection
+/// without a slot. Worn connections hold their slots until their last request has ended, and a
+/// caller could delay that.
 const MAX_WORN: usize = 4;
 
 impl<B> PoolShard<B>
@@ -110,7 +110,7 @@ where
         }
         let slot = self.slot(upstream, index).ok();
         if slot.is_none() {
-            // No new connection is allowed: one of the existing ones has to be used.
+            // No new connection is allowed: the request must use an existing one.
             if let Some(lease) = self.share_full(upstream, index, target, key) {
                 return Ok(lease);
             }

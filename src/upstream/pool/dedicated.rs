@@ -20,9 +20,9 @@ use crate::upstream::limits::connection_limit::IdleHolder;
 #[derive(Clone, Copy)]
 struct Wanted {
     protocol: HttpProtocol,
-    /// Whose share of the connections it takes.
+    /// The caller whose share of the connections is used.
     key: ShareKey,
-    /// It may wait for another one to end.
+    /// Whether the request may wait until another connection ends.
     may_wait: bool,
 }
 

@@ -36,7 +36,7 @@ pub struct Lease<B> {
     pub(super) idle_timeout: Duration,
     pub(super) meta: ConnectionMeta,
     pub(super) reused: bool,
-    /// No other request may use the connection after this one.
+    /// Whether no other request may use the connection after this one.
     pub(super) last: bool,
     pub(super) shard: Arc<PoolShard<B>>,
     /// Counts the request among those of its endpoint.
@@ -55,11 +55,11 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Sends a request and waits for the head of its response; `on_interim` is told the status
-    /// of each interim response before it.
+    /// Sends a request and waits for the head of its response; `on_interim` is called with the
+    /// status of each interim response before it.
     ///
     /// # Errors
-    /// When there is no response. The request comes back if no byte of it was sent.
+    /// If there is no response. The request is returned if no byte of it was sent.
     pub async fn send(
         &mut self,
         mut request: Request<B>,
@@ -142,7 +142,8 @@ impl<B> Lease<B> {
         }
     }
 
-    /// Has a task drive the connection, whether or not the response's body is polled.
+    /// Lets a task drive the connection, so that it makes progress even if the response's body
+    /// is not polled.
     pub fn detach(&mut self) {
         if let Sender::Http1(_, driver, _) = &mut self.sender {
             driver.detach();

@@ -13,7 +13,7 @@ pub(super) struct LocalWaiters {
 }
 
 impl LocalWaiters {
-    /// How many there are.
+    /// Returns how many requests wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::SeqCst)
     }

@@ -3,12 +3,12 @@
 use crate::upstream::balance::{Tried, Upstream};
 use crate::upstream::connection::error::ConnectError;
 
-/// What a request has found at the endpoints that it has tried.
+/// The findings of a request at the endpoints that it has tried.
 pub(super) struct Search {
     pub(super) tried: Tried,
     /// The first endpoint that may have no more connections: one can be waited for.
     pub(super) full: Option<usize>,
-    /// Why the last of the others gave no connection.
+    /// The error of the last of the other endpoints.
     pub(super) last: ConnectError,
 }
 
@@ -28,7 +28,8 @@ impl Search {
             self.tried.note(index);
         }
         match error {
-            // No endpoint is the cause, and none could be connected to.
+            // The process has no descriptors: no endpoint causes this, and none could be
+            // connected to.
             ConnectError::NoDescriptor => self.last = error,
             ConnectError::Full => {
                 self.full.get_or_insert(index);

@@ -62,12 +62,12 @@ pub(super) struct H2Connection {
     pub(super) streams: Arc<Streams>,
     pub(super) idle_timeout: Duration,
     pub(super) meta: ConnectionMeta,
-    /// It counts against the limit of its endpoint; one that was opened over the limit does
-    /// not.
+    /// Whether the connection counts against the limit of its endpoint. A connection that was
+    /// opened over the limit does not.
     pub(super) has_slot: bool,
 }
 
-/// What the pool knows of a connection.
+/// The pool's data about a connection.
 #[derive(Clone)]
 pub(super) struct ConnectionMeta {
     /// Until when the service's certificate is good.
@@ -167,8 +167,8 @@ impl<B> IdleHttp1<B> {
 }
 
 impl<B: Body + Send + Unpin + 'static> IdleHttp1<B> {
-    /// Whether it takes a request. It was idle when it came back, so this takes no time; if it
-    /// does, something is wrong with it.
+    /// Whether the connection accepts a request. It was idle when it was returned, so this
+    /// takes no time. If it does, something is wrong with the connection.
     pub(super) async fn is_ready(&mut self) -> bool {
         let Self { sender, driver, .. } = self;
         let has_task = driver.has_task();
@@ -215,7 +215,7 @@ impl H2Connection {
             }
     }
 
-    /// Whether it takes another stream now.
+    /// Whether the connection accepts another stream now.
     pub(super) fn has_room(&self) -> bool {
         let max = MAX_STREAMS.min(self.client.max_streams());
         !self.is_worn() && self.streams.open() < max

@@ -13,18 +13,18 @@ use crate::upstream::connection::error::ServiceError;
 
 /// Content of fewer bytes than this is put together with what else is there.
 const SMALL: usize = 1024;
-/// Most bytes that are put together.
+/// Maximum size of the pieces into which small frames are combined.
 const TOGETHER: usize = 16 * 1024;
 
 /// The body of a response in HTTP/2. Dropping it before its end resets the stream.
 pub(in crate::upstream) struct H2Body {
-    /// Gone when there is nothing more to come.
+    /// None when nothing more can arrive.
     stream: Option<RecvStream>,
     /// The request's body may still be on its way.
     upload: Upload,
-    /// Gone together with `stream`.
+    /// None if `stream` is none.
     open: Option<OpenStream>,
-    /// What was announced and has not come, where a length was announced.
+    /// Announced bytes that have not arrived. None if no length was announced.
     left: Option<u64>,
     /// All content has been read; trailers may follow.
     is_read: bool,
@@ -98,7 +98,7 @@ impl H2Body {
     }
 
     fn fail(&mut self, error: h2::Error) -> Polled {
-        // It has ended the stream: there is nothing to reset.
+        // The error has ended the stream: there is nothing to reset.
         self.stream = None;
         let is_silent = |open: &OpenStream| open.state().is_silent();
         Poll::Ready(Some(Err(match self.open.as_ref().is_some_and(is_silent) {

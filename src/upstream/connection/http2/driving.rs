@@ -58,9 +58,9 @@ where
     state.end(error);
 }
 
-/// What to do after the pings were looked at.
+/// The next step after the pings were checked.
 enum Step {
-    /// Nothing.
+    /// Nothing is to be done.
     Wait,
     /// Something is to be sent.
     Again,
@@ -70,7 +70,7 @@ enum Step {
 
 struct Pings {
     pings: PingPong,
-    /// One was sent, and its response has not come.
+    /// A PING was sent, and its response has not arrived.
     awaited: bool,
     /// Resets that may be sent before the response to the next PING.
     resets_left: usize,
@@ -104,7 +104,8 @@ impl Pings {
             let reads = state.reads.load(Ordering::Relaxed);
             let is_silent = std::mem::replace(&mut self.reads, reads) == reads;
             state.abandon_ending();
-            // What is still to be sent does not leave: the service reads no more.
+            // Data that is still to be sent cannot leave, because the service does not read any
+            // more.
             if is_silent && state.has_no_clients() && !state.is_busy() {
                 return Step::End;
             }
@@ -121,7 +122,7 @@ impl Pings {
     fn send_resets(&mut self, state: &ConnectionState) -> bool {
         let mut any = false;
         while self.resets_left > 0 {
-            // Dropped outside the lock: the library takes a lock of its own for it.
+            // Dropped outside the lock: the library takes a lock when it drops a stream.
             let Some(stream) = state.task().abandoned.pop_front() else {
                 break;
             };

@@ -63,11 +63,11 @@ impl Drop for WakeOnDrop {
     }
 }
 
-/// Begins HTTP/2 on a connection, which a task of its own drives from then on. It holds
+/// Begins HTTP/2 on a connection, and spawns a task that drives it. The connection holds
 /// `resources` until it is closed.
 ///
 /// # Errors
-/// When the service does not begin with its settings.
+/// If the service does not begin with its settings.
 pub(super) async fn open<S>(stream: S, resources: HeldResources) -> Result<Client, ServiceError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -105,17 +105,17 @@ impl Client {
         self.state().is_closed()
     }
 
-    /// How many streams the service allows at once.
+    /// Returns how many streams the service allows at once.
     pub(in crate::upstream) fn max_streams(&self) -> usize {
         self.sender.current_max_send_streams()
     }
 
-    /// Sends a request and waits for the head of its response. `on_interim` is told
-    /// the status of each interim response before it. When the future is dropped before, the
-    /// stream is reset.
+    /// Sends a request and waits for the head of its response. Calls `on_interim` with the
+    /// status of each interim response before it. If the future is dropped earlier, the stream
+    /// is reset.
     ///
     /// # Errors
-    /// When there is no response. The request comes back if no byte of it was sent.
+    /// If there is no response. The request is returned if no byte of it was sent.
     pub(in crate::upstream) async fn send<B>(
         &mut self,
         request: Request<B>,
@@ -166,7 +166,7 @@ impl Client {
 struct Exchange {
     response: Option<ResponseFuture>,
     upload: Upload,
-    /// Gone once the response has begun.
+    /// None once the response has begun.
     open: Option<OpenStream>,
 }
 

@@ -16,11 +16,12 @@ use crate::upstream::connection::error::ServiceError;
 use crate::upstream::connection::interim::{Heads, flood};
 use crate::upstream::connection::read_tap::ReadTap;
 
-/// Nothing was said.
+/// The value that means that the service has not announced this setting.
 const UNSAID: u32 = u32::MAX;
 
-/// Small DATA frames on a connection from which on no other caller gets it: libraries
-/// count those that a service has not read yet, and end the connection at some thousand.
+/// Maximum number of small DATA frames on a connection that another caller may still get. HTTP
+/// libraries count those that the service has not read, and end the connection after about a
+/// thousand.
 const MAX_SMALL_FRAMES: usize = 256;
 
 /// Bytes of a head that are many: what most services take by default.
@@ -86,14 +87,13 @@ impl Drop for OpenStream {
     }
 }
 
-/// What is known of a connection, shared by its streams, the task that drives it, and
-/// the pool.
+/// The state of a connection, shared by its streams, the task that drives it, and the pool.
 #[derive(Default)]
 pub(in crate::upstream) struct ConnectionState {
     has_ended: AtomicBool,
     /// The code of the service's GOAWAY.
     goaway: Said,
-    /// Most bytes of a head that the service takes.
+    /// Maximum size of a head that the service accepts.
     head_limit: Said,
     /// Counts reads, so that silence is noticed.
     pub(super) reads: AtomicU64,
@@ -119,7 +119,7 @@ pub(in crate::upstream) struct ConnectionState {
     task: Mutex<Task>,
 }
 
-/// What the task that drives the connection is given.
+/// Work that the streams leave to the task that drives the connection.
 #[derive(Default)]
 pub(super) struct Task {
     pub(super) waker: Option<Waker>,
@@ -132,8 +132,8 @@ pub(super) struct Task {
     on_error: Option<OnError>,
 }
 
-/// Is told the error with which a service has ended a connection, and what may have been
-/// its cause.
+/// Called with the error with which a service has ended a connection, and with the likely
+/// cause.
 pub(in crate::upstream) type OnError = Box<dyn FnOnce(Reason, Option<&'static str>) + Send>;
 
 /// A number that the service may say.
@@ -200,7 +200,7 @@ impl ConnectionState {
                 .extract_if(.., |(stream, _)| has_ended(stream))
                 .collect()
         };
-        // Outside of the lock: the library takes one of its own for it.
+        // Outside of the lock, because the library takes its own lock when it drops streams.
         drop(ended);
     }
 
@@ -252,7 +252,7 @@ impl ConnectionState {
             && self.max_head.load(Ordering::Relaxed) <= LONG_HEAD
     }
 
-    /// How many streams were ended before their response was whole.
+    /// Returns how many streams were ended before their response was complete.
     pub(in crate::upstream) fn resets(&self) -> usize {
         self.resets.load(Ordering::Relaxed)
     }
@@ -265,7 +265,7 @@ impl ConnectionState {
         (reason != Reason::NO_ERROR).then(|| (reason, self.likely_cause()))
     }
 
-    /// What was unusual about the requests on the connection.
+    /// Returns what was unusual about the requests on the connection.
     fn likely_cause(&self) -> Option<&'static str> {
         if self.resets() >= MANY_RESETS {
             Some("its caller broke many requests off")
@@ -296,7 +296,7 @@ impl ConnectionState {
         self.small_frames.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Most bytes of a head that the service says it takes.
+    /// Returns the maximum size of a head that the service has announced.
     pub(super) fn head_limit(&self) -> Option<u32> {
         self.head_limit.get()
     }
@@ -328,14 +328,14 @@ impl ConnectionState {
 
 /// Whether the end of a stream has come whose content has been read.
 fn has_ended(stream: &mut RecvStream) -> bool {
-    // The task is woken by whatever comes on the connection.
+    // No waker is needed: whatever arrives on the connection wakes the task that calls this.
     let mut context = Context::from_waker(Waker::noop());
     loop {
         match stream.poll_data(&mut context) {
             // The frame that ends it may be an empty one.
             Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
             Poll::Ready(None) => return true,
-            // More than was announced is the library's to refuse, and a reset ends it too.
+            // The library refuses more than the announced length. A reset also ends the stream.
             Poll::Ready(Some(_)) | Poll::Pending => return stream.is_end_stream(),
         }
     }

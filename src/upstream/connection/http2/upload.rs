@@ -1,9 +1,9 @@
 //! `Upload`: a request's body on its way to the service.
 //!
-//! A caller may send its body in pieces of a few bytes. Each would be a frame of its own,
-//! and services end a connection that has too many of them in front of a handler that
-//! does not read at once. So what is there together is sent together, and a stream that
-//! has sent many small pieces waits a moment for more.
+//! A caller may send its body in pieces of a few bytes. Each piece would become a separate
+//! frame, and services end a connection that has too many of them in front of a handler that
+//! does not read at once. Pieces that are available together are therefore sent together, and a
+//! stream that has sent many small pieces waits a moment for more.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,7 +39,7 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// There is no body, or it was sent whole.
+    /// Creates an upload without a body, or whose body was sent completely.
     pub(super) const fn none() -> Self {
         Self {
             task: None,
@@ -115,7 +115,7 @@ struct Sending<B> {
     /// Small content that waits for more.
     held: BytesMut,
     small: SmallFrames,
-    /// When what is held is sent.
+    /// When the held bytes are sent.
     delay: Option<Pin<Box<Sleep>>>,
     state: Arc<ConnectionState>,
 }
@@ -127,7 +127,7 @@ struct SmallFrames {
 }
 
 impl SmallFrames {
-    /// Whether one may be sent at once; counts it.
+    /// Counts a small frame. Returns whether it may be sent at once.
     fn take(&mut self, now: Instant) -> bool {
         let elapsed = now.saturating_duration_since(self.since);
         let earned = elapsed.as_nanos() / SMALL_EACH.as_nanos();
@@ -159,8 +159,8 @@ where
         }
     }
 
-    /// Waits until the service's windows take something. `None` where the service has
-    /// ended the stream.
+    /// Waits until the service's windows have space. `None` if the service has ended the
+    /// stream.
     fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<Option<()>> {
         self.stream.reserve_capacity(1);
         while self.stream.capacity() == 0 {
@@ -203,7 +203,7 @@ where
         Ok(is_last)
     }
 
-    /// Nothing more can be read now: sends what is held, unless it waits for more.
+    /// Called if nothing more can be read now. Sends the held bytes, unless they wait for more.
     fn poll_held(&mut self, context: &mut Context<'_>) -> Result<(), h2::Error> {
         if self.held.is_empty() {
             return Ok(());
