@@ -28,7 +28,7 @@ impl Actor {
     }
 }
 
-/// What a request has done: an extension of its response.
+/// Describes the action of a request. An extension of its response.
 #[derive(Debug, Clone)]
 struct Done(String);
 

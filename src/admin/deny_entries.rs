@@ -20,13 +20,13 @@ use super::responses::respond_json;
 use crate::clock;
 use crate::trust::{DenyEntry, DenyList, DenyTarget};
 
-/// What to add.
+/// A request to add an entry.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewDenyEntry {
-    /// What is refused.
+    /// The identity or certificate that is refused.
     pub target: DenyTarget,
-    /// Why, in the operator's words.
+    /// The reason, in the operator's words.
     #[serde(default)]
     pub reason: String,
     /// When it ends, in seconds since the Unix epoch.
@@ -61,7 +61,7 @@ pub(super) async fn add(
         Ok(list) => list,
         Err(response) => return *response,
     };
-    // In force first, whatever becomes of the disk.
+    // In force first, even if the disk fails.
     let entry = match list.put_in_force(denial.target, &denial.reason, denial.expires_at, now()) {
         Ok(entry) => entry,
         Err(error) => return refused(&ChangeError::List(error)),

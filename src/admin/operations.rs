@@ -23,7 +23,7 @@ use crate::descriptors::DescriptorPlan;
 use crate::snapshot::Snapshot;
 use crate::trust::DenyList;
 
-/// What the operators' requests act on.
+/// The state that operators' requests act on.
 #[derive(Debug)]
 pub struct Operations {
     state: Arc<ControlState>,

@@ -47,9 +47,9 @@ use crate::tls::{HandshakeNotes, PLAIN_HTTP_ANSWER};
 
 /// Most bytes of a request's body.
 const MAX_BODY: usize = 64 * 1024;
-/// How long responses in progress may take when the peer is no operator any longer.
+/// How long responses in progress may take when the peer is not an operator any more.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(400);
-/// How long a refused peer is given to read why.
+/// How long a refused peer may take to read the reason.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most bytes that are read from a peer that is refused.
 const MAX_LINGER: u64 = 64 * 1024;
@@ -74,11 +74,11 @@ struct Operator {
     peer: SocketAddr,
     /// The TLS server name, if one was asked for.
     server_name: Option<String>,
-    /// Why it is no operator, if it was refused at the start.
+    /// The reason why the peer is not an operator, if it was refused at the start.
     denial: Option<Denial>,
 }
 
-/// Why a connection was not let in.
+/// The reason why a connection was not admitted.
 enum AdmissionError {
     /// The peer was gone before it sent anything: nothing is recorded.
     Gone,
@@ -128,7 +128,7 @@ impl OperatorAccess {
         }
     }
 
-    /// A connection was evicted before it was let in.
+    /// Resolves when the connection is evicted before it was admitted.
     async fn evicted(&self) -> AdmissionError {
         match self.evictions.note().await {
             Some(count) => AdmissionError::because(
@@ -148,7 +148,7 @@ impl OperatorAccess {
         mut stopping: watch::Receiver<bool>,
     ) {
         let Ok(peer) = stream.peer_addr() else { return };
-        // Before anything is verified, so that no change in between is missed.
+        // Subscribed before anything is verified, so that no change in between is missed.
         let mut changes = self.changes.clone();
         changes.mark_unchanged();
         let shaking =
@@ -331,7 +331,7 @@ impl OperatorAccess {
         next.run(request).await
     }
 
-    /// Resolves when an operator that was let in is none any longer.
+    /// Resolves when an operator that was admitted is not an operator any more.
     async fn until_refused(
         &self,
         operator: &Operator,
@@ -340,7 +340,7 @@ impl OperatorAccess {
     ) -> Denial {
         loop {
             let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
-            // Never zero: the check has refused what is over already.
+            // Never zero, because the check has already refused an expired identity.
             let left = clock::certificate_time_left(holds_until, now)
                 .clamp(Duration::from_secs(1), MAX_SLEEP);
             tokio::select! {

@@ -1,8 +1,8 @@
-//! What both listeners offer to read: keys and metadata, health, metrics, and what reasons
-//! mean.
+//! Documents that both listeners serve: keys and metadata, health, metrics, and explanations of
+//! reasons.
 //!
-//! GET and HEAD only. Of a request only its path and `If-None-Match` are read, and nothing of
-//! it is shown again.
+//! GET and HEAD only. Of a request only the path and `If-None-Match` are read, and no part of
+//! it is sent back.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ const MAX_AGE: &str = "max-age=300";
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; \
                            form-action 'none'; frame-ancestors 'none'";
 
-/// Which pages a listener offers; the pages about reasons are always there.
+/// The pages that a listener offers. The pages about reasons are always served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offered {
     /// Key set and metadata.
@@ -40,8 +40,8 @@ pub struct Offered {
     pub health: bool,
     /// `/metrics`.
     pub metrics: bool,
-    /// What exactly is wrong, in `/readyz`, and `/revocation`; both may name files
-    /// and authorities.
+    /// Whether `/readyz` gives details, and `/revocation` exists; both may name files and
+    /// authorities.
     pub details: bool,
 }
 
@@ -161,7 +161,7 @@ async fn one_reason(Path(code): Path<String>) -> Response {
     }
 }
 
-/// A document, or "not modified" where the consumer has it (RFC 9110 section
+/// Responds with a document, or with "not modified" if the consumer has it (RFC 9110 section
 /// 13.1.2).
 fn document(document: &Document, headers: &HeaderMap) -> Response {
     let tags = [

@@ -12,11 +12,11 @@ use serde::Serialize;
 use crate::clock;
 use crate::identity::text::printable;
 
-/// What the process is doing.
+/// The stage of the process's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// Not serving yet.
+    /// The process does not serve yet.
     Starting,
     /// Serving.
     Ready,
@@ -64,7 +64,7 @@ pub enum ProblemCode {
 }
 
 impl ProblemCode {
-    /// Whether it is about files that do not take effect.
+    /// Whether the problem is about files that do not take effect.
     #[must_use]
     pub const fn concerns_files(self) -> bool {
         matches!(
@@ -102,21 +102,21 @@ pub struct Readiness {
 #[derive(Debug)]
 struct State {
     stage: Stage,
-    /// By kind and subject.
+    /// The problems, by kind and subject.
     problems: BTreeMap<(ProblemCode, String), Problem>,
 }
 
 /// Something an operator should look at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// What kind of problem.
+    /// The kind of the problem.
     pub code: ProblemCode,
-    /// How much it matters.
+    /// The problem's severity.
     pub severity: Severity,
-    /// Since when, RFC 3339, if that is known.
+    /// When the problem began, RFC 3339, if that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// What is wrong and what still works, on one line.
+    /// The problem, and what still works, on one line.
     pub detail: String,
     /// The command that helps or shows more.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,7 +124,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem that is told as it is seen; `detail` may quote files and peers.
+    /// Creates a problem. `detail` may quote files and peers, and is made safe to print.
     #[must_use]
     pub fn new(code: ProblemCode, detail: &str) -> Self {
         Self {
@@ -166,7 +166,7 @@ impl Readiness {
         self.state().stage = Stage::Draining;
     }
 
-    /// What the process is doing.
+    /// Returns the stage of the process's life.
     #[must_use]
     pub fn stage(&self) -> Stage {
         self.state().stage

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Most requests that wait at once.
 const MAX_WAITING: usize = 1024;
 
-/// How a reload went: the new generation, or why the old one stays.
+/// The outcome of a reload: the new generation, or the reason why the old one stays.
 pub type ReloadOutcome = Result<u64, String>;
 
 /// The task that reloads has ended.

@@ -1,4 +1,4 @@
-//! What operators can ask for, through the private socket or with a certificate.
+//! The requests that operators can make, through the private socket or with a certificate.
 
 use std::sync::Arc;
 

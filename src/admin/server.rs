@@ -51,12 +51,12 @@ pub enum ListenerTls {
     On(Arc<ServerConfig>),
 }
 
-/// The operators' listener on loopback: everything there is to read, for
-/// requests that name this machine and `port` in `Host`.
+/// Creates the router of the operators' listener on loopback. It serves everything that can be
+/// read, to requests that name this machine and `port` in `Host`.
 ///
-/// A web page can make a browser connect to loopback under a name of its own
-/// (DNS rebinding), but it cannot make it send another `Host`. No response has
-/// CORS fields, so that pages cannot read what they ask for without that trick.
+/// A web page can make a browser connect to loopback under the page's own name (DNS rebinding),
+/// but it cannot make the browser send another `Host`. No response has CORS fields, so that
+/// pages cannot read the responses without that trick.
 pub fn operators_router(state: Arc<ControlState>, port: u16) -> Router {
     let check = move |request: Request, next: Next| async move {
         if is_loopback_request(request.headers(), request.uri(), port) {
@@ -98,7 +98,7 @@ pub fn following_config(
     with_resolver(Arc::new(Newest(snapshot)))
 }
 
-/// How many connections a listener serves, and until when.
+/// Limits on the connections of a listener, and the signal to stop.
 #[derive(Debug, Clone)]
 pub struct Serving {
     /// Becomes true when requests may finish for a moment and nothing new comes.
@@ -139,7 +139,7 @@ pub async fn serve(listener: TcpListener, router: Router, tls: ListenerTls, serv
 pub async fn serve_on_socket(socket: ServedSocket, router: Router, serving: Serving) {
     let converse = |stream, slot: ConnectionSlot, stopping| {
         let router = router.clone().layer(Extension(Actor::at(&stream)));
-        // Only the gateway's own user gets to the socket.
+        // Only the gateway's own user can connect to the socket.
         let is_open = slot.establish();
         async move {
             if is_open {
@@ -245,7 +245,7 @@ async fn converse(
     (slot, mut stopping): (&ConnectionSlot, watch::Receiver<bool>),
 ) {
     let timeout = match tls {
-        // Browsers open connections before they need them.
+        // Longer without TLS, because browsers open connections before they need them.
         ListenerTls::Off => HEAD_TIMEOUT,
         ListenerTls::On(_) => FIRST_BYTE_TIMEOUT,
     };
@@ -260,7 +260,7 @@ async fn converse(
     slot.spoke();
     match tls {
         ListenerTls::Off => {
-            // Needs no proof here.
+            // Without TLS a connection is established at once.
             if slot.establish() {
                 slot.rest();
                 serve_http(stream, router, stopping).await;

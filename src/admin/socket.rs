@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 const BACKLOG: i32 = 256;
 const PRIVATE: u32 = 0o600;
 
-/// Why there is no socket.
+/// The reason why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// A gateway is running there.
@@ -75,7 +75,7 @@ impl AdminSocket {
         let socket = private_socket().map_err(failed)?;
         let address = socket2::SockAddr::unix(path).map_err(failed)?;
         socket.bind(&address).map_err(failed)?;
-        // From here on the file goes when something fails.
+        // From here on the socket file is removed if something fails.
         let metadata = fs::symlink_metadata(path).map_err(failed)?;
         let place = SocketPlace {
             path: path.to_owned(),

@@ -12,7 +12,7 @@ use crate::telemetry::handshake_sources::HandshakeSources;
 use crate::telemetry::metrics::Metrics;
 use crate::trust::Freshness;
 
-/// What the responses are made from.
+/// The state that responses are made from.
 #[derive(Debug)]
 pub struct ControlState {
     snapshot: Arc<ArcSwap<Snapshot>>,

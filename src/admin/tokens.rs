@@ -15,7 +15,7 @@ use super::actions::done;
 use super::operations::Operations;
 use super::responses::respond_json;
 
-/// What to forget.
+/// A request to remove tokens from the cache.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Purge {
