@@ -1,4 +1,4 @@
-//! Has connections rechecked when the deny list changes, as after reloads.
+//! Rechecks connections when the deny list changes, as after reloads.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub(super) async fn follow(snapshot: Arc<ArcSwap<Snapshot>>, changed: Arc<watch:
     loop {
         let list = snapshot.load().deny_list.clone();
         let mut changes = list.as_ref().map(|list| list.subscribe());
-        // What changed before the subscription is told now.
+        // The list may have changed before the subscription.
         changed.send_modify(|changes| *changes += 1);
         reloads.mark_unchanged();
         loop {

@@ -14,11 +14,11 @@ pub enum AppError {
     /// An address cannot be bound.
     #[error("cannot listen on {address} ({what}): {error}")]
     Bind {
-        /// Which listener.
+        /// The listener that the address is for.
         what: &'static str,
-        /// Its address.
+        /// The address that cannot be bound.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The operators' socket cannot be made.
@@ -29,7 +29,7 @@ pub enum AppError {
     Chains {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The deny list's file cannot be read or made.
@@ -40,7 +40,7 @@ pub enum AppError {
     Audit {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The keys of an issuer that is required at start cannot be fetched.
@@ -49,9 +49,9 @@ pub enum AppError {
          mend that, or remove required_at_start"
     )]
     TokenIssuer {
-        /// Its name in the configuration.
+        /// The issuer's name in the configuration.
         name: String,
-        /// Why.
+        /// The reason why the keys cannot be fetched.
         error: FetchError,
     },
     /// Something else the system refused.

@@ -33,14 +33,14 @@ pub(super) async fn run(
         }
         let generation = current.generation;
         drop(current);
-        // The deny list's changes are told here too.
+        // `changes` also counts changes of the deny list, which do not concern the checks.
         while snapshot.load().generation == generation {
             if changes.changed().await.is_err() {
                 return;
             }
         }
-        // They end at once, whatever they wait for; what they say of endpoints has to
-        // be gone before others say it.
+        // Ends all checks and waits until they have ended. Otherwise an old check could
+        // overwrite the result of a new one.
         checks.shutdown().await;
     }
 }

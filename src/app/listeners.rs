@@ -10,7 +10,7 @@ use super::error::AppError;
 use crate::admin::AdminSocket;
 use crate::proxy::listener;
 
-/// Where the gateway listens, once it does.
+/// The addresses of the gateway's listeners, once they are open.
 #[derive(Debug, Clone, Serialize)]
 pub struct Addresses {
     /// The mTLS listener.

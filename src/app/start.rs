@@ -53,7 +53,7 @@ pub fn serve(
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(run(loaded, listeners, ready));
-    // No thread that waits for a disk is joined.
+    // Threads that wait for a disk are not joined.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
 }
@@ -129,7 +129,7 @@ async fn run(
 
     tokio::select! {
         () = signals.stop() => {}
-        // Without a socket no operator can ask: only signals count.
+        // Without a socket, operators cannot drain the gateway: only signals count.
         Ok(_) = drained.wait_for(|drain| *drain) => {}
     }
     let _ = accept_stop.send(true);

@@ -1,9 +1,9 @@
-//! Watches files by taking their stamps at intervals, on threads of its own.
+//! Watches files by taking their stamps at intervals, on separate threads.
 //!
-//! A network mount that hangs blocks the thread that asks for a stamp, maybe for ever. So each
-//! round over all files runs on a thread that no task joins. If one file hangs, that thread
-//! is left behind, the file is not watched until the thread returns, and another thread goes
-//! on with all other files.
+//! A network mount that hangs blocks the thread that asks for a stamp, maybe for ever. Each
+//! round over all files therefore runs on a thread that no task joins. If one file hangs, that
+//! thread is left behind, the file is not watched until the thread returns, and another thread
+//! goes on with all other files.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::trust::{DenyList, DenyListError};
 /// How long an item may take before it counts as stalled.
 const STALLED: Duration = Duration::from_millis(60);
 
-/// What is watched.
+/// The purpose of a watched file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Watched {
     /// The configuration file.
@@ -33,14 +33,14 @@ pub(super) enum Watched {
 pub(super) enum Item {
     /// Takes the stamp of a file and compares it.
     Stamp(Watched, PathBuf, Option<FileStamp>),
-    /// Has the deny list read its file.
+    /// Lets the deny list read its file.
     DenyList(Arc<DenyList>),
 }
 
-/// What an item is about.
+/// The file of an item, and its purpose.
 type Subject = (Watched, PathBuf);
 
-/// What a round found.
+/// The findings of a round.
 #[derive(Debug)]
 pub(super) enum Found {
     /// Files have changed.
@@ -74,7 +74,7 @@ struct RoundState {
     /// Whether items are left, or one is being worked on.
     busy: AtomicBool,
     abandoned: AtomicBool,
-    /// What is left of the round.
+    /// The items of the round that are still to be done.
     left: Mutex<VecDeque<Item>>,
 }
 
@@ -86,9 +86,9 @@ struct Current {
 
 /// An item that does not return.
 pub(super) struct Stalled {
-    /// Since when.
+    /// When the item was started.
     pub(super) since: Instant,
-    /// Says when its thread has returned.
+    /// Shows whether the item's thread has returned.
     state: Arc<RoundState>,
 }
 
@@ -168,7 +168,7 @@ impl FileWatch {
             since: current.since,
             state: round.state,
         };
-        // Other files of the same place most likely hang too: all others first.
+        // Other files of the same folder most likely hang too: all others come first.
         let folder = current.subject.1.parent();
         let is_near = |item: &Item| item.subject().1.parent() == folder;
         let (near, far): (Vec<Item>, Vec<Item>) = left.into_iter().partition(is_near);
@@ -229,7 +229,7 @@ impl Drop for RoundOver<'_> {
 impl RoundState {
     fn work(&self, tell: &Tell) {
         loop {
-            // One lock after the other: `look_after` takes both in turn.
+            // One lock after the other, because `look_after` takes both in turn.
             let Some(item) = lock(&self.left).pop_front() else {
                 return;
             };

@@ -70,7 +70,7 @@ impl Reloader {
     pub(super) fn clear_problems_of_before(&self) {
         let readiness = &self.parts.readiness;
         readiness.clear(ProblemCode::ConfigurationRefused, "");
-        // The deny list may be in trouble as before.
+        // Except for the deny list, whose problems may continue.
         readiness.clear_others(ProblemCode::MaterialUnreadable, |subject| {
             subject == DENY_LIST
         });
@@ -178,7 +178,7 @@ impl Reloader {
                 let detail = format!("the deny list stays in force as it was: {error}");
                 let problem = Problem::new(ProblemCode::MaterialUnreadable, &detail)
                     .command("countersign deny list");
-                // One that cannot be read is looked at again and again.
+                // A deny list that cannot be read is tried again and again.
                 if readiness.raise(DENY_LIST, problem) {
                     tracing::error!("{detail}");
                 }

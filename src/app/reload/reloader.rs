@@ -19,7 +19,7 @@ use crate::identity::TrustDomain;
 use crate::snapshot::{Settings, Snapshot};
 use crate::telemetry::metrics::Metrics;
 
-/// What the task shares with the rest of the process.
+/// The values that the reloading task shares with the rest of the process.
 pub(in crate::app) struct ReloadParts {
     pub(in crate::app) settings: Settings,
     pub(in crate::app) running: Running,
@@ -93,7 +93,7 @@ impl Reloader {
         {
             let (directory, after) = (directory.clone(), self.parts.snapshot.load_full());
             let previewing = Arc::clone(&self.previewing);
-            // No task waits for the preview, and there is one at a time.
+            // No task waits for the preview, and only one runs at a time.
             let started = std::thread::Builder::new()
                 .name("impact".to_owned())
                 .spawn(move || {

@@ -33,7 +33,7 @@ pub(super) fn check_replaces(
         loaded.snapshot.deny_list.as_deref(),
     )?;
     if let Some(list) = &loaded.snapshot.deny_list
-        // The one in service is followed by itself.
+        // A list that stays in service watches its own file.
         && previous.deny_list.as_ref().is_none_or(|before| before.path() != list.path())
     {
         progress

@@ -19,7 +19,7 @@ use crate::descriptors;
 const WATCH_INTERVAL: Duration = Duration::from_millis(150);
 /// How often rounds and loads that have not ended are checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// How many loads of the configuration may be left to their threads because a file hangs.
+/// Maximum number of configuration loads that are left to their threads because a file hangs.
 const MAX_LEFT_BEHIND: u32 = 8;
 
 impl Reloader {
@@ -139,7 +139,7 @@ impl Reloader {
                 };
                 match self.loader.unit(job) {
                     Ok(progress) => unit.begin(progress),
-                    // No thread: the system is short of something.
+                    // The system refuses a thread, because it is short of a resource.
                     Err(error) => {
                         unit.failed(&UnitError::system(&error));
                         without_thread.push(key.clone());
@@ -225,7 +225,8 @@ impl Reloader {
             && loaded.is_unchanged
             && !self.running.is_suspended_unit(key)
         {
-            // Read again with the same outcome, as a part that cannot be used is.
+            // The unit was read again and has not changed. Units with a part that cannot be
+            // used are read regularly.
             if let Some(unit) = self.units.get_mut(key) {
                 unit.loaded(loaded);
             }
