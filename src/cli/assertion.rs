@@ -254,7 +254,7 @@ fn inspect(args: &InspectArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// One line per value, indented as it is nested; times in words too.
+/// Prints one line per value, indented by its depth; times also as dates.
 fn describe(indent: &str, members: &Map<String, Value>, lines: &mut Vec<String>) {
     for (name, value) in members {
         let safe_name = printable(name);

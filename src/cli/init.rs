@@ -34,7 +34,7 @@ Examples:
 Makes DIR/countersign.toml and DIR/certs: an authority of your own, a certificate for HOST, one
 for a first caller (spiffe://NAME/client), and the key that signs assertions.";
 
-/// As long as the authority's list of revoked certificates: both are due at once.
+/// Equal to the lifetime of the authority's revocation list: both are due at the same time.
 const LIFETIME: Lifetime = Lifetime::days(7);
 
 /// Arguments of `countersign init`.
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
         .map_err(CliError::usage)?;
     let certs = args.dir.join("certs");
     let file = args.dir.join("countersign.toml");
-    // Before asking for a passphrase: is there room?
+    // Checked before a passphrase is asked for: may the files be written?
     if !args.force {
         refuse_existing(&file)?;
         Pki::check_absent(&certs).map_err(with_remedy)?;

@@ -133,7 +133,7 @@ pub(crate) fn run(args: &KeysArgs, output: Output) -> Result<Exit, CliError> {
     match &args.command {
         KeysCommand::Generate(args) => generate(args, output),
         KeysCommand::Rotate(args) => {
-            // There must be something to rotate.
+            // Rotation needs an existing key directory.
             key_directory::list(&args.dir, clock::unix_now())?;
             generate(args, output)
         }

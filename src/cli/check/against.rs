@@ -34,7 +34,7 @@ pub(super) struct Preview {
     log: String,
     callers: usize,
     expired: usize,
-    /// Their chains are not kept (any longer).
+    /// Callers whose chains are not kept, or not any longer.
     unknown: usize,
     refused: Vec<WouldRefuse>,
 }

@@ -30,18 +30,18 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Most bytes of a response.
 const MAX_RESPONSE: usize = 16 << 20;
 
-/// Where a gateway serves operators.
+/// The endpoint at which a gateway serves operators.
 #[derive(Debug)]
 pub(in crate::cli) enum AdminEndpoint {
-    /// Its private socket.
+    /// The gateway's private socket.
     Socket(PathBuf),
-    /// Its `[admin]` listener on loopback, as host and port; for reading only.
+    /// The gateway's `[admin]` listener on loopback, as host and port; for reading only.
     Listener(Authority),
-    /// Its `[admin]` listener for operators with certificates.
+    /// The gateway's `[admin]` listener for operators with certificates.
     Operators {
         /// Host and port.
         authority: Authority,
-        /// The roots of its certificate, and the operator's certificate.
+        /// The roots of the gateway's certificate, and the operator's certificate.
         tls: Arc<ClientConfig>,
     },
 }
@@ -51,7 +51,7 @@ pub(in crate::cli) enum AdminEndpoint {
 pub(in crate::cli) struct Credential<'a> {
     /// The certificate, then its intermediates.
     pub(in crate::cli) cert: &'a Path,
-    /// Its private key.
+    /// The certificate's private key.
     pub(in crate::cli) key: &'a Path,
     /// The roots of the gateway's certificate.
     pub(in crate::cli) cacert: &'a Path,
@@ -173,7 +173,7 @@ async fn connect(endpoint: &AdminEndpoint, authority: &Authority) -> Result<TcpS
 fn no_response(endpoint: &AdminEndpoint, error: &(dyn std::error::Error + 'static)) -> CliError {
     let mut causes = std::iter::successors(Some(error), |error| {
         match error.downcast_ref::<io::Error>() {
-            // Its own source is that of what is inside.
+            // The source of the outer error is the source of the inner one.
             Some(outer) => outer
                 .get_ref()
                 .map(|inner| inner as &(dyn std::error::Error + 'static)),

@@ -13,7 +13,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long reading one file may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a configuration is not loaded.
+/// The reason why a configuration is not loaded.
 pub(in crate::cli) enum LoadError {
     /// Everything that is wrong with it.
     Refused(ConfigErrors),

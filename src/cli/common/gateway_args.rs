@@ -114,7 +114,7 @@ pub(in crate::cli) struct GatewayArgs {
 }
 
 impl GatewayArgs {
-    /// Returns where to send requests.
+    /// Returns the endpoint that requests are sent to.
     pub(in crate::cli) fn endpoint(&self) -> Result<AdminEndpoint, CliError> {
         let files = &self.files;
         self.location
@@ -123,7 +123,7 @@ impl GatewayArgs {
 }
 
 impl LocationArgs {
-    /// Returns where to send requests.
+    /// Returns the endpoint that requests are sent to.
     pub(in crate::cli) fn endpoint(
         &self,
         credential: Option<Credential<'_>>,

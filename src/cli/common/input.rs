@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 /// Exit code 2 if it cannot be read or has more than `max` bytes; the message names it.
 pub(in crate::cli) fn read(path: &Path, max: u64) -> Result<Vec<u8>, CliError> {
     let mut content = Vec::new();
-    // One byte more shows that there is more.
+    // Reading one byte more than allowed shows that the input is too long.
     let limit = max.saturating_add(1);
     let outcome = match is_stdin(path) {
         true => std::io::stdin()
@@ -46,7 +46,7 @@ pub(in crate::cli) fn check_one_stdin<'a>(
     }
 }
 
-/// Whether the argument stands for standard input.
+/// Whether the argument means standard input.
 pub(in crate::cli) fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
 }

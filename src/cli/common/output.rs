@@ -1,4 +1,4 @@
-//! What commands print, and the exit codes they end with.
+//! The output of commands, and their exit codes.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-/// How a command ended. The numbers are part of the interface.
+/// The outcome of a command. The numbers are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// 0: done, or the answer is "yes".
@@ -31,12 +31,12 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not do what it was asked to.
+/// The error because of which a command did not do its work.
 #[derive(Debug)]
 pub struct CliError {
     /// The exit code.
     pub exit: Exit,
-    /// What went wrong, naming file, key and remedy; may have several lines.
+    /// The error's description, with file, key and remedy; may have several lines.
     pub message: String,
 }
 
@@ -108,8 +108,8 @@ impl Output {
         }
     }
 
-    /// The same, for a result that is one list and may be too long for memory: the
-    /// document `{"NAME": […]}`, written item by item.
+    /// Prints a result that is one list and may be too long for memory: the document `{"NAME":
+    /// […]}`, written item by item.
     #[must_use]
     pub fn list(self, name: &'static str) -> List {
         List {
@@ -131,7 +131,7 @@ impl Output {
         }
     }
 
-    /// The reason of an answer "no", on standard error, always.
+    /// Prints the reason of the result "no" on standard error, always.
     pub fn verdict(self, text: impl fmt::Display) {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }

@@ -57,7 +57,7 @@ pub(in crate::cli) fn config(
     Ok(config)
 }
 
-/// Accepts every certificate of a server, and records what `verifier` says of it.
+/// Accepts every certificate of a server, and records the result of `verifier`.
 #[derive(Debug)]
 struct RecordingVerifier {
     verifier: Option<Arc<WebPkiServerVerifier>>,
@@ -115,7 +115,7 @@ impl ServerCertVerifier for RecordingVerifier {
     }
 }
 
-/// Presents the caller's chain whatever the server asks for, and records that.
+/// Presents the caller's chain, whatever issuers the server accepts, and records these issuers.
 #[derive(Debug)]
 struct RecordingPresenter {
     credentials: Option<Arc<CertifiedKey>>,

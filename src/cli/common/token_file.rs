@@ -7,8 +7,8 @@ use countersign_verify::jose::MAX_TOKEN_BYTES;
 use super::input;
 use super::output::CliError;
 
-/// Most bytes of a file with a token: far more than a token may have, so that a token that is
-/// too long is refused as a token.
+/// Most bytes of a file with a token. Far more than a token may have, so that the gateway
+/// refuses a token that is too long.
 const MAX_FILE: u64 = 64 * MAX_TOKEN_BYTES as u64;
 
 /// Reads a token without the line ending that editors and shells add. What is not text is not

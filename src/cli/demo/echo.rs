@@ -26,7 +26,7 @@ pub(super) struct Echo {
 }
 
 impl Echo {
-    /// Binds a port of its own on loopback.
+    /// Binds a free port on loopback.
     pub(super) fn bind() -> io::Result<Self> {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
@@ -38,7 +38,7 @@ impl Echo {
         self.address
     }
 
-    /// Serves on a thread of its own until the process ends.
+    /// Serves on a separate thread until the process ends.
     pub(super) fn serve(self, verifier: AssertionVerifier) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -52,7 +52,7 @@ pub struct DemoArgs {
     public: SocketAddr,
 }
 
-/// Where everything is; the line that `--json` prints.
+/// The addresses and files of the demo; the line that `--json` prints.
 #[derive(Debug, Serialize)]
 struct Ready {
     gateway: String,
@@ -141,7 +141,7 @@ impl Place {
     }
 }
 
-/// Makes all files and says where they are.
+/// Creates all files, and returns their paths.
 fn prepare(
     directory: &Path,
     listeners: &Listeners,

@@ -37,7 +37,7 @@ pub(super) struct Way<'a> {
     runtime: Option<&'a tokio::runtime::Runtime>,
 }
 
-/// Stands for the caller's address, which is not part of the question.
+/// Replaces the caller's address, which is not part of the question.
 const UNKNOWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
 /// Explains what the gateway does with a question.

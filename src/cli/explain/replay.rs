@@ -42,7 +42,7 @@ pub(super) struct Past {
     /// The URL; of a refused handshake the host alone.
     pub(super) url: Option<Uri>,
     pub(super) method: Method,
-    /// Whether it got as far as a request.
+    /// Whether the line is about a request, not only about a handshake.
     pub(super) is_request: bool,
 }
 
@@ -112,7 +112,7 @@ pub(super) fn find(log: &Path, id: &str, loaded: &Loaded) -> Result<Past, CliErr
     })
 }
 
-/// What was decided then.
+/// Describes the decision that an audit line records.
 pub(super) fn verdict(line: &Value) -> String {
     let word = |key: &str| line.get(key).and_then(Value::as_str).map(printable);
     let decision = word("decision").unwrap_or_default();

@@ -6,7 +6,7 @@ use crate::cli::common::output::CliError;
 use crate::config;
 use crate::pki::{CertificateProfile, Pki, PkiError, StoreError};
 
-/// Opens the authority in a directory, with the profiles that stand beside it.
+/// Opens the authority in a directory, with the profiles file beside it.
 pub(super) fn open(dir: &Path) -> Result<Pki, CliError> {
     let mut pki = Pki::open(dir)?;
     let profiles =

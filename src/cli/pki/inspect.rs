@@ -14,7 +14,7 @@ use crate::identity::text::printable;
 use crate::pki::inspect::{Item, inspect, needs_passphrase};
 use crate::pki::lint::Severity;
 
-/// Most bytes of a file: a CRL of some hundred thousand entries.
+/// Most bytes of a file. A CRL with some hundred thousand entries is smaller.
 const MAX_FILE: u64 = 64 << 20;
 
 const EXAMPLES: &str = "\

@@ -111,7 +111,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
     let text = str::from_utf8(&content)
         .map_err(|error| CliError::usage(format!("{} is not text: {error}", list.display())))?;
     let mut requests = Vec::new();
-    // Before asking for a passphrase: can all of it be issued?
+    // Checked before a passphrase is asked for: can every certificate be issued?
     for (index, line) in text.lines().enumerate() {
         let name = line.trim();
         if name.is_empty() || name.starts_with('#') {
@@ -215,7 +215,7 @@ fn issue_one(name: &str, args: &IssueArgs, output: Output) -> Result<Exit, CliEr
              stays valid until it expires or is revoked)",
         )
     };
-    // Before asking for a passphrase: can it be issued at all?
+    // Checked before a passphrase is asked for: can the certificate be issued?
     pki.check(&request).map_err(remedy)?;
     let issuer = pki.issuer();
     args.passphrase.unlock(&mut pki, issuer)?;

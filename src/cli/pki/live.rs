@@ -25,7 +25,7 @@ use crate::pki::signing::names::carries;
 /// How long connecting and the handshake may take together.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a server presented.
+/// The certificates and settings that a server presented.
 #[derive(Debug, Serialize)]
 pub(super) struct Server {
     connection: Connection,
@@ -90,7 +90,8 @@ pub(super) fn look(url: &str) -> Result<Server, CliError> {
     Ok(Server { connection, items })
 }
 
-/// These may be right in a file; in service they are not.
+/// Returns an error for an item outside its validity period. In a file this may be right, but
+/// not in service.
 fn out_of_time(item: &Item) -> Option<Finding> {
     let status = item.content.get("status").and_then(Value::as_str)?;
     (status != "in its time").then(|| Finding {

@@ -32,7 +32,7 @@ is due; keeps going when an attempt fails. --exec runs a shell command after eac
 COUNTERSIGN_CERTIFICATE and COUNTERSIGN_KEY set; with --every, one that fails is run again at the
 next look.";
 
-/// Renewed when a third of its life is left, unless told otherwise.
+/// A certificate is renewed when this part of its lifetime is left, unless told otherwise.
 const DEFAULT_REMAINING: Remaining = Remaining::Percent(33);
 
 /// Arguments of `countersign pki renew`.
@@ -67,7 +67,7 @@ pub(super) struct RenewArgs {
     passphrase: PassphraseArgs,
 }
 
-/// What one look at the certificate led to.
+/// The result of one look at the certificate.
 enum Look {
     NotDue { due_at: i64 },
     Renewed(Box<Issued>),
@@ -88,7 +88,7 @@ pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
     };
     let remaining = args.if_expiring.unwrap_or(DEFAULT_REMAINING);
     let mut has_begun = false;
-    // Whose hook has not succeeded yet.
+    // The renewed certificate whose hook has not succeeded yet.
     let mut owed: Option<Box<Issued>> = None;
     loop {
         let mut wait = interval;
@@ -123,8 +123,8 @@ fn until(moment: i64) -> Lifetime {
     Lifetime::from_seconds(moment.saturating_sub(now()))
 }
 
-/// One look at the certificate, and its renewal where that is due. The authority
-/// is opened each time, since it may have been rotated.
+/// Checks the certificate once, and renews it if it is due. The authority is opened each time,
+/// because it may have been rotated.
 fn look(
     args: &RenewArgs,
     remaining: Option<Remaining>,

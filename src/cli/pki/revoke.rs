@@ -149,7 +149,7 @@ enum Issuer {
 pub(super) fn revoke(args: &RevokeArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = Pki::open(&args.dir)?;
     let target = target(args, &pki)?;
-    // Before asking for a passphrase: is there anything to revoke?
+    // Checked before a passphrase is asked for: is there anything to revoke?
     let authority = match pki.find(&target)?.first() {
         Some((signatory, _)) => signatory.name,
         None => pki.issuer(),
@@ -322,7 +322,8 @@ fn sign_lists(
     }
     let authorities = chosen(args, &pki, output)?;
     let mut lists = Vec::with_capacity(authorities.len());
-    // One after the other: a kill in between leaves either list as it was or new.
+    // Signed one after the other: if the process is killed in between, each list is either
+    // unchanged or new.
     for authority in authorities {
         args.passphrase.unlock(&mut pki, *authority)?;
         lists.extend(pki.sign_crls(*authority, args.lifetime)?);

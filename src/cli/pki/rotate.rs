@@ -124,7 +124,7 @@ pub(super) fn run(args: &RotateArgs, output: Output) -> Result<Exit, CliError> {
 
 fn prepare(args: &PrepareArgs, output: Output) -> Result<Exit, CliError> {
     let mut pki = open(&args.dir)?;
-    // Before asking for a passphrase: is a rotation in progress?
+    // Checked before a passphrase is asked for: is a rotation in progress?
     if let Some(rotation) = pki.rotation()? {
         return Err(PkiError::RotationUnderWay(rotation.earlier).into());
     }

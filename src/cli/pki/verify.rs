@@ -116,7 +116,7 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
     let unusable = unusable(&trust, &args.roots, &files);
     let verified = trust.verify(&leaf, now).map_err(|error| match error {
-        // A list that cannot be used is why nothing is known.
+        // The status is unknown because a list cannot be used: reports that list.
         (ReasonCode::RevocationUnknown, detail) => {
             let why = unusable_crls(&trust, &files).next();
             (ReasonCode::RevocationUnknown, why.unwrap_or(detail))
@@ -181,7 +181,7 @@ fn is_for(leaf: &CertificateDer<'_>, name: &str) -> bool {
     LeafFacts::read(leaf).is_ok_and(|facts| carries(&facts, name))
 }
 
-/// What of the files cannot be used, and why.
+/// Lists the roots and revocation lists that cannot be used, and why.
 fn unusable(trust: &PathTrust, roots: &Path, files: &[&Path]) -> Vec<String> {
     let roots = trust.unusable_roots().iter().map(|(position, why)| {
         let file = roots.display();

@@ -39,13 +39,13 @@ pub(super) struct Obeyed {
     gateway: String,
     /// The CRLs are in service.
     pub(super) in_service: bool,
-    /// From publishing the CRLs to having them in service.
+    /// Time from the publication of the CRLs until they were in service.
     in_service_after_ms: Option<u64>,
     /// Connections that ended because their certificate is revoked.
     connections_closed: Option<u64>,
-    /// From having the CRLs in service to the end of the last of these connections.
+    /// Time from when the CRLs were in service until the last of these connections ended.
     closed_within_ms: Option<u64>,
-    /// Why the effect is not known.
+    /// The reason why the effect is not known.
     error: Option<String>,
     /// The gateway's problems with files that do not take effect, with what helps.
     problems: Vec<String>,
@@ -142,7 +142,7 @@ impl Gateway {
         }
         obeyed.in_service = true;
         obeyed.in_service_after_ms = Some(milliseconds(published.elapsed()));
-        // Then their effect, for which it has a second.
+        // Then waits for the CRLs' effect on connections, which may take a second.
         tokio::time::sleep(PROMISE).await;
         match ask(&self.endpoint).await {
             Ok(said) => {

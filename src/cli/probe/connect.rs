@@ -35,10 +35,10 @@ use crate::reason::ReasonCode;
 
 /// How long each step may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a TLS 1.3 server is given to refuse before a request is sent.
+/// How long a TLS 1.3 server may take to refuse the client before a request is sent.
 const REFUSAL: Duration = Duration::from_millis(300);
 
-/// Why there is no result.
+/// The reason why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProbeError {
     /// The arguments cannot be used.
@@ -47,7 +47,7 @@ pub(super) enum ProbeError {
     /// There is no connection.
     #[error("no connection: {0}")]
     Unreachable(String),
-    /// Nothing came in time.
+    /// The server sent nothing in time.
     #[error("{0}: nothing came within 15 seconds")]
     Silent(&'static str),
 }
@@ -63,9 +63,10 @@ pub(super) struct Findings {
     pub(super) alpn: Option<String>,
     pub(super) certificate_requested: bool,
     pub(super) acceptable_issuers: Vec<String>,
-    /// None if the server names no issuers.
+    /// Whether the caller's certificate was issued by an acceptable issuer. None if the server
+    /// names no issuers.
     pub(super) issued_by_acceptable: Option<bool>,
-    /// What is obviously wrong with the caller's own certificate.
+    /// Obvious problems of the caller's own certificate.
     pub(super) notes: Vec<String>,
     pub(super) alert: Option<Alert>,
     pub(super) answer: Option<Answer>,
@@ -73,16 +74,16 @@ pub(super) struct Findings {
     pub(super) candidates: Vec<Candidate>,
 }
 
-/// The server's side.
+/// The server's certificate chain, and whether it is trusted.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Server {
     pub(super) chain: Vec<Certificate>,
-    /// None without roots to verify it with.
+    /// None if there are no roots to verify the chain with.
     pub(super) verified: Option<bool>,
     pub(super) error: Option<String>,
 }
 
-/// One certificate.
+/// The facts of a certificate that are shown.
 #[derive(Debug, Serialize)]
 pub(super) struct Certificate {
     pub(super) subject: String,
@@ -106,7 +107,7 @@ pub(super) struct Answer {
     pub(super) request_id: Option<String>,
 }
 
-/// One reason, explained.
+/// A possible reason of a refusal, explained.
 #[derive(Debug, Serialize)]
 pub(super) struct Candidate {
     pub(super) code: ReasonCode,
@@ -376,7 +377,7 @@ fn note_alert(alert: AlertDescription, findings: &mut Findings) {
         None => format!("{alert:?}"),
     };
     match alert {
-        // How TLS 1.2 says that a certificate is required.
+        // TLS 1.2 servers report in this way that a certificate is required.
         AlertDescription::HandshakeFailure => candidates.push(ReasonCode::NoCertificate),
         AlertDescription::UnrecognisedName => candidates.push(ReasonCode::HostMismatch),
         _ => {}
