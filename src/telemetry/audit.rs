@@ -57,7 +57,7 @@ pub struct AuditWriter {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where lines are written.
+/// The destination of lines.
 enum Output {
     Stdout,
     File { path: PathBuf, file: File },
@@ -113,7 +113,7 @@ impl AuditWriter {
         })
     }
 
-    /// A sink with a buffer of its own.
+    /// Creates a sink with a separate buffer.
     #[must_use]
     pub fn sink(&self) -> AuditSink {
         let shard = Arc::new(Shard::default());
@@ -222,11 +222,11 @@ fn write_until_stopped(shared: &Shared, shards: &Mutex<Vec<Arc<Shard>>>, output:
     }
 }
 
-/// Lines on their way to the log. What was written of them is not written again.
+/// Lines on their way to the log. Bytes that were written are not written again.
 #[derive(Debug, Default)]
 struct Batch {
     bytes: Vec<u8>,
-    /// How much of it was written already: less than its first line.
+    /// Number of bytes that were already written: less than the first line.
     written: usize,
 }
 
@@ -379,7 +379,7 @@ pub struct AuditCaller {
     pub thumbprint: Option<String>,
 }
 
-/// One failed handshake.
+/// The audit line of a failed handshake.
 #[derive(Debug, Serialize)]
 pub struct HandshakeFailure<'a> {
     /// RFC 3339 with milliseconds.
@@ -397,25 +397,25 @@ pub struct HandshakeFailure<'a> {
     pub proxy: Option<String>,
     /// The TLS server name of the handshake.
     pub sni: Option<String>,
-    /// Why.
+    /// The reason code.
     pub reason: &'static str,
-    /// What exactly.
+    /// Details of the reason.
     pub detail: String,
     /// The alert that was sent, by name, if one was.
     pub alert: Option<&'static str>,
     /// Subject of the presented leaf (RFC 4514).
     pub subject: Option<String>,
-    /// Its names.
+    /// The leaf's names.
     pub sans: Option<String>,
-    /// Its serial number, lower-case hexadecimal.
+    /// The leaf's serial number, lower-case hexadecimal.
     pub serial: Option<String>,
-    /// Its issuer (RFC 4514).
+    /// The leaf's issuer (RFC 4514).
     pub issuer: Option<String>,
-    /// Its `x5t#S256`.
+    /// The leaf's `x5t#S256`.
     pub thumbprint: Option<String>,
     /// Whether the peer proved that it holds the leaf's private key.
     pub possession_proven: bool,
-    /// Whether it resumed an earlier session, whose chain no longer held.
+    /// Whether the handshake resumed an earlier session whose chain is not valid any more.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
     /// The id of the presented chain, if chains are kept.

@@ -29,15 +29,15 @@ use crate::secret::{Existing, write_private};
 const MAX_CHAINS: [(Verdict, usize); 2] = [(Verdict::Admitted, 10_000), (Verdict::Refused, 1_000)];
 /// Chains that may wait to be written.
 const WAITING: usize = 256;
-/// How often a chain that comes again is noted.
+/// How often a chain that is presented again is noted.
 const NOTED_EVERY: u64 = 3600;
 
-/// How the handshake with a chain ended.
+/// The outcome of the handshake with a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Its handshake succeeded.
+    /// The handshake succeeded.
     Admitted,
-    /// Its handshake was refused.
+    /// The handshake was refused.
     Refused,
 }
 
@@ -67,7 +67,7 @@ impl ChainId {
         Self(hex(hash.first_chunk::<16>().unwrap_or(&[0; 16])).into())
     }
 
-    /// As it is written.
+    /// Returns the id as audit lines and file names contain it.
     #[must_use]
     pub const fn text(&self) -> &Arc<str> {
         &self.0
@@ -97,20 +97,20 @@ struct Note {
 /// Keeps chains.
 pub struct ChainKeeper {
     queue: SyncSender<Note>,
-    /// When each was last noted, in seconds since the Unix epoch.
+    /// When each chain was last noted, in seconds since the Unix epoch.
     noted: Cache<(ChainId, Verdict), u64>,
 }
 
-/// One that is kept.
+/// A chain that was kept.
 #[derive(Debug)]
 pub struct KeptChain {
-    /// Its id.
+    /// The chain's id.
     pub id: ChainId,
-    /// The TLS server name it was presented under.
+    /// The TLS server name that the chain was presented for.
     pub sni: Option<String>,
     /// The certificates as they were presented.
     pub chain: Vec<CertificateDer<'static>>,
-    /// When it was last noted.
+    /// When the chain was last noted.
     pub seen: SystemTime,
 }
 
@@ -164,7 +164,7 @@ impl ChainKeeper {
         };
         match self.queue.try_send(note) {
             Ok(()) => self.noted.insert(key, now),
-            // It is tried again when it comes again.
+            // The chain is tried again when it is presented the next time.
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
         id

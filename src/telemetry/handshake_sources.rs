@@ -35,7 +35,8 @@ struct Window {
 #[derive(Debug)]
 struct Counted {
     address: IpAddr,
-    /// Never too many (Misra and Gries 1982): others take away from it.
+    /// May be too low, never too high: handshakes of other addresses can reduce it (Misra and
+    /// Gries 1982).
     count: u64,
     callers: Callers,
 }
@@ -63,7 +64,7 @@ impl Callers {
 pub struct BusiestAddress {
     /// The address, or the network of 64 bits in IPv6.
     pub address: IpAddr,
-    /// Its handshakes.
+    /// Handshakes of this address.
     pub handshakes: u64,
     /// Handshakes of all addresses.
     pub of: u64,

@@ -15,7 +15,7 @@ use crate::identity::text::{MAX_RECORDED, printable, push_json, push_printable_j
 use crate::identity::{PeerIdentity, Principal};
 use crate::reason::ReasonCode;
 
-/// What a connection contributes to the records of its requests.
+/// The part of the records of requests that is the same for a whole connection.
 #[derive(Debug)]
 pub struct ConnectionFacts {
     /// Identifies the connection.
@@ -78,20 +78,20 @@ impl ConnectionFacts {
 pub struct TraceId([u8; 32]);
 
 impl TraceId {
-    /// From 32 hexadecimal digits.
+    /// Creates an id from 32 hexadecimal digits.
     #[must_use]
     pub const fn from_hex(digits: [u8; 32]) -> Self {
         Self(digits)
     }
 
-    /// As text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
-/// How a request ended as far as the gateway decided.
+/// The gateway's decision about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     /// The request was gone before a decision.
@@ -100,10 +100,10 @@ enum Decision {
     Refused,
 }
 
-/// One request's facts and decision. Dropping it writes one line.
+/// The facts of a request, and the decision. Dropping the record writes one line.
 ///
-/// On the hot path: what depends on the connection, the caller's certificate or
-/// the route alone was made JSON once and is kept with these.
+/// Used on the hot path. Values that depend only on the connection, the caller's certificate or
+/// the route were converted to JSON once, and are kept there.
 #[derive(Debug)]
 pub struct AuditRecord {
     sink: AuditSink,
@@ -111,7 +111,7 @@ pub struct AuditRecord {
     request_id: Arc<str>,
     time: Duration,
     started: Instant,
-    /// Method, host and path as members of the line; empty if nothing is known.
+    /// The request's method, host and path as members of the line; empty if nothing is known.
     asked: String,
     peer_identity: Option<Arc<PeerIdentity>>,
     /// Names and hashes of what authenticated the request beside, or instead of,
@@ -124,7 +124,7 @@ pub struct AuditRecord {
     detail: Option<String>,
     status: Option<u16>,
     jti: Option<Box<str>>,
-    /// Those of earlier attempts: their assertions were sent too.
+    /// The `jti` of the assertion of each earlier attempt.
     earlier: Vec<Box<str>>,
     trace: Option<TraceId>,
     attempts: u32,
@@ -209,8 +209,8 @@ impl AuditRecord {
         self.peer_identity = Some(identity);
     }
 
-    /// What authenticated the request, on routes that ask for more than a
-    /// certificate. Names and hashes only.
+    /// Records the credentials that authenticated the request, on routes that ask for more than
+    /// a certificate. Names and hashes only.
     pub fn credentials(&mut self, principal: &Principal) {
         let named = principal.peer().is_none();
         self.credentials = Some(Box::new(CredentialFacts {
@@ -447,7 +447,7 @@ pub struct ConnectionCut<'a> {
 }
 
 impl<'a> ConnectionCut<'a> {
-    /// The line for a connection, cut off now.
+    /// Creates the line for a connection that is cut off now.
     #[must_use]
     pub fn new(
         facts: &'a ConnectionFacts,
@@ -471,8 +471,8 @@ impl<'a> ConnectionCut<'a> {
 }
 
 impl ConnectionCut<'_> {
-    /// The connection was not cut off: its requests were refused before they could leave lines
-    /// of their own.
+    /// Changes the decision to a refusal: the connection was not cut off, but its requests were
+    /// refused before they could leave lines.
     #[must_use]
     pub const fn refused(mut self) -> Self {
         self.decision = "refused";

@@ -174,7 +174,8 @@ impl Metrics {
         self.cuts.note(reason);
     }
 
-    /// What was cut off since the start, and since when the present state serves.
+    /// Returns how many connections were cut off since the start, and since when the present
+    /// state serves.
     #[must_use]
     pub fn cuts(&self) -> Cuts {
         self.cuts.read()
@@ -241,13 +242,13 @@ impl Metrics {
             .inc();
     }
 
-    /// How many connections are open now.
+    /// Returns how many connections are open now.
     #[must_use]
     pub fn open_connections(&self) -> i64 {
         self.connections_open.get()
     }
 
-    /// How many of a trust domain's CRLs are this fresh.
+    /// Sets how many CRLs of a trust domain have this freshness.
     pub fn revocation_lists(&self, trust_domain: &str, freshness: &'static str, count: i64) {
         let labels = ListLabels {
             trust_domain: trust_domain.into(),
@@ -264,7 +265,7 @@ impl Metrics {
             .inc();
     }
 
-    /// How many reloads there were: successful ones, and refused ones.
+    /// Returns the number of successful and of refused reloads.
     #[must_use]
     pub fn reloads(&self) -> (u64, u64) {
         let count = |result| {
@@ -322,8 +323,8 @@ impl Metrics {
         }
     }
 
-    /// What is remembered of callers' chains: how many, and how often one was known
-    /// and was verified since the start.
+    /// Sets how many caller chains are remembered, and how often one was known, or had to be
+    /// verified, since the start.
     pub fn chains(&self, kept: usize, known: u64, verified: u64) {
         let chains = &self.chains;
         chains.kept.set(i64::try_from(kept).unwrap_or(i64::MAX));

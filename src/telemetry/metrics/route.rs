@@ -1,4 +1,4 @@
-//! What is counted of one route.
+//! The counters of one route.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,8 +22,7 @@ pub struct RouteMetrics {
     duration: DurationHistogram,
 }
 
-/// Names of a route and of where it leads, as JSON strings; `null` if there
-/// is no route.
+/// Names of a route and its upstream, as JSON strings; `null` if there is no route.
 pub(super) struct RouteNames {
     route: Box<str>,
     upstream: Box<str>,

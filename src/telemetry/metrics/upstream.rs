@@ -1,4 +1,4 @@
-//! What is counted of one upstream, and of its endpoints.
+//! The counters of one upstream, and of its endpoints.
 
 use std::fmt;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl fmt::Debug for UpstreamMetrics {
     }
 }
 
-/// What is counted of upstreams.
+/// The metric families of upstreams.
 pub(super) struct UpstreamFamilies {
     pub(super) errors: Family<UpstreamLabels, Counter>,
     pub(super) retries: Family<UpstreamNameLabels, Counter>,
