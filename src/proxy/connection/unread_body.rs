@@ -20,8 +20,8 @@ use tokio::sync::Notify;
 
 use crate::proxy::wire::socket::LingerLimits;
 
-/// How much is read and discarded, and for how long: some clients read no response before
-/// they have sent the whole request.
+/// Limits how much is read and discarded, and for how long. Some clients read no response
+/// before they have sent the whole request.
 const LIMITS: LingerLimits = LingerLimits::CALLER;
 /// How long after its response a stream with a long rest is reset. The caller has read
 /// the response by then.
@@ -81,7 +81,7 @@ impl Drop for CallerBody {
     }
 }
 
-/// What is left of one stream's request, from when nothing else reads it.
+/// The unread rest of a stream's request, after everything else has stopped reading it.
 #[derive(Debug, Default)]
 pub(crate) struct UnreadBody {
     state: Mutex<State>,
@@ -104,7 +104,7 @@ struct OverOnDrop<'a>(&'a UnreadBody);
 impl Drop for OverOnDrop<'_> {
     fn drop(&mut self) {
         let left = std::mem::replace(&mut *self.0.state(), State::Over);
-        // Dropped without the lock: h2 has locks of its own.
+        // Dropped without the lock, because h2 takes its own locks.
         drop(left);
     }
 }
