@@ -30,42 +30,42 @@ use crate::upstream::Upstream;
 /// route is selected.
 pub const WHOAMI_PATH: &str = "/.well-known/countersign/whoami";
 
-/// What an assertion is bound to.
+/// The scope of an assertion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binding {
-    /// One request.
+    /// The assertion is valid for one request.
     Request,
-    /// The caller: re-usable for a while.
+    /// The assertion is valid for requests of the caller for a while.
     Caller,
 }
 
 /// One route.
 #[derive(Debug)]
 pub struct Route {
-    /// Its name in the configuration.
+    /// The route's name in the configuration.
     pub name: String,
     /// The hosts of its requests; empty for any host.
     pub hosts: Vec<HostPattern>,
     /// The paths of its requests; at least one.
     pub paths: Vec<PathPattern>,
-    /// Methods it allows; empty for any that is registered, except TRACE.
+    /// Methods that the route allows; empty for any that is registered, except TRACE.
     pub methods: Vec<Method>,
-    /// What it requires of callers.
+    /// The requirements for callers.
     pub rule: Rule,
     /// How callers prove their identity, if that takes more than the connection's
     /// certificate.
     pub authenticators: Authenticators,
-    /// What clients are told about its tokens, if it takes any.
+    /// The metadata about the route's tokens for clients, if the route accepts tokens.
     pub resource: Option<ProtectedResource>,
-    /// How many requests it takes.
+    /// The rate limits of the route.
     pub limits: Vec<RouteLimit>,
     /// Whether a token that was accepted goes to the service as well.
     pub forward_token: bool,
-    /// Where requests go.
+    /// The upstream that requests go to.
     pub upstream: Arc<Upstream>,
     /// The assertion's audience.
     pub audience: String,
-    /// What the assertion is bound to.
+    /// The scope of the assertion.
     pub binding: Binding,
     /// The change to the path before it is forwarded.
     pub rewrite: Option<PathRewrite>,
@@ -75,12 +75,12 @@ pub struct Route {
     pub continue_transaction: bool,
     /// The protocols that a connection may change to; most routes have none.
     pub upgrade: Vec<UpgradeProtocol>,
-    /// Its counters, once it is in service.
+    /// The route's counters, once it is in service.
     pub meter: RouteMeter,
 }
 
 impl Route {
-    /// Those of the protocols in an `Upgrade` field that a connection may change to.
+    /// Returns the protocols in an `Upgrade` field that a connection may change to.
     pub fn allowed_upgrades<'a>(
         &'a self,
         protocols: &'a HeaderValue,
@@ -91,14 +91,14 @@ impl Route {
     }
 }
 
-/// What clients are told about a route's tokens (RFC 9728).
+/// The metadata about a route's tokens that clients get (RFC 9728).
 #[derive(Debug, Clone)]
 pub struct ProtectedResource {
-    /// Its identifier, if that is not the URL of the request.
+    /// The resource's identifier, if that is not the URL of the request.
     pub identifier: Option<String>,
-    /// The `iss` of the issuer whose tokens it takes.
+    /// The `iss` of the issuer whose tokens the route accepts.
     pub issuer: String,
-    /// The scopes it requires.
+    /// The scopes that the route requires.
     pub scopes: Vec<String>,
     /// Whether tokens have to be bound to the client's certificate.
     pub bound: bool,
@@ -130,14 +130,14 @@ pub struct RouteTie {
     pub what: String,
 }
 
-/// What a host and path select.
+/// The result of the selection by host and path.
 #[derive(Debug)]
 pub enum Selected<'a> {
-    /// This route.
+    /// A route that matches.
     Route(&'a Arc<Route>),
     /// Routes exist, but not for the method; these methods are allowed.
     MethodNotAllowed(Vec<Method>),
-    /// No route.
+    /// No route matches.
     Nothing,
 }
 
@@ -465,7 +465,8 @@ fn tie(first: &Route, second: &Route) -> Option<String> {
     let host = if first.hosts.is_empty() && second.hosts.is_empty() {
         "any host".to_owned()
     } else {
-        // Only hosts of the same kind tie: exact wins over wildcard, that over any.
+        // Only hosts of the same kind tie: an exact host wins over a wildcard, and a wildcard
+        // over any host.
         first
             .hosts
             .iter()

@@ -15,11 +15,11 @@ use crate::identity::pattern::{PathPattern, Segment};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathRewrite {
     from: Vec<Box<str>>,
-    /// Without a final slash; empty for the root.
+    /// The replacement without a final slash; empty for the root.
     to: Box<str>,
 }
 
-/// Why two texts are no rewrite.
+/// The reason why two texts are not a rewrite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RewriteError {
     /// `from` cannot be the beginning of a path.
@@ -31,11 +31,11 @@ pub enum RewriteError {
 }
 
 impl PathRewrite {
-    /// Exchanges `from` for `to`; `"/"` stands for no segments.
+    /// Exchanges `from` for `to`; `"/"` means no segments.
     ///
     /// # Errors
-    /// When one of them has an empty or dot segment, a final slash, or characters
-    /// that other programs would read in another way.
+    /// If one of them has an empty or dot segment, a final slash, or characters that other
+    /// programs would read differently.
     pub fn new(from: &str, to: &str) -> Result<Self, RewriteError> {
         let from = plain_segments(from).ok_or(RewriteError::From)?;
         plain_segments(to).ok_or(RewriteError::To)?;
@@ -54,9 +54,9 @@ impl PathRewrite {
         )
     }
 
-    /// The path to forward, for a path as it came that a covered pattern matched.
-    /// The query stays what it is. None if the path has too few segments, which
-    /// a covered pattern does not match.
+    /// Returns the path to forward, for a received path that a covered pattern matched. The
+    /// query does not change. None if the path has too few segments, which no covered pattern
+    /// matches.
     #[must_use]
     pub fn apply(&self, target: &PathAndQuery) -> Option<PathAndQuery> {
         let mut rest = target.path();
