@@ -68,16 +68,17 @@ pub struct Snapshot {
     pub crl_fetcher: Arc<CrlFetcher>,
     /// The CRLs that are fetched by URL.
     pub crl_sources: Vec<CrlSource>,
-    /// Who may operate the gateway over the network; absent if there are no operators.
+    /// The operators that may connect over the network; absent if there are none.
     pub operators: Option<Operators>,
 }
 
-/// Who may operate the gateway with a certificate, and what they connect to.
+/// The identities that may operate the gateway with a certificate, and the TLS settings of
+/// their connections.
 #[derive(Debug)]
 pub struct Operators {
     /// The gateway's certificate, and the trust domains that callers are verified by.
     pub entry: ServerEntry,
-    /// Which identities are operators'.
+    /// The identities of operators.
     pub patterns: Vec<IdentityPattern>,
 }
 
@@ -99,7 +100,7 @@ impl Snapshot {
         }
     }
 
-    /// Returns where a connection to the listener comes from.
+    /// Returns the origin of a connection to the listener.
     #[must_use]
     pub fn origin(&self, address: IpAddr) -> Origin {
         match self.is_balancer(address) {
@@ -115,8 +116,8 @@ impl Snapshot {
         self.balancers.iter().any(|net| net.contains(&address))
     }
 
-    /// The key by which connections from this address are counted; none if the address
-    /// stands for many peers, as that of a balancer does.
+    /// Returns the key by which connections from this address are counted. None if many peers
+    /// share the address, such as that of a balancer.
     #[must_use]
     pub fn counted_address(&self, address: IpAddr) -> Option<ShareKey> {
         if self.is_balancer(address) {
@@ -182,22 +183,22 @@ pub struct Limits {
     pub streams: u32,
     /// How long connections may go on after a signal to stop.
     pub drain_timeout: Duration,
-    /// What one caller may hold of all that.
+    /// Limits for one caller.
     pub caller: CallerLimits,
-    /// What one address may have.
+    /// Limits for one address.
     pub address: AddressLimits,
 }
 
-/// What one caller may hold (`[limits.caller]`).
+/// Limits for one caller (`[limits.caller]`).
 #[derive(Debug, Clone, Copy)]
 pub struct CallerLimits {
-    /// Of all connections.
+    /// Share of all connections.
     pub connections: Share,
-    /// Of the requests in progress at one upstream.
+    /// Share of the requests in progress at one upstream.
     pub requests_in_flight: Share,
     /// Most tunnels at once.
     pub tunnels: usize,
-    /// Of the memory of bodies that are read whole.
+    /// Share of the memory for buffered bodies.
     pub buffered_bodies: Share,
 }
 
@@ -212,19 +213,19 @@ impl Default for CallerLimits {
     }
 }
 
-/// The share of one address (IPv4, or IPv6 network of 64 bits) of what is not
-/// authenticated.
+/// Limits for one address (IPv4, or IPv6 network of 64 bits) of resources that need no
+/// authentication.
 #[derive(Debug, Clone)]
 pub struct AddressLimits {
     /// Connections with an incomplete handshake. With more of them, an address yields
     /// before others if there is no room for new connections.
     pub handshakes_in_progress: usize,
-    /// Networks whose addresses stand for many peers each: they are not counted.
+    /// Networks whose addresses are shared by many peers each: such addresses are not counted.
     pub trusted_networks: Vec<IpNet>,
 }
 
 impl AddressLimits {
-    /// Whether an address stands for many peers.
+    /// Whether many peers share an address, according to the configuration.
     #[must_use]
     pub fn is_trusted(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -267,7 +268,7 @@ impl Default for Limits {
     }
 }
 
-/// What cannot change without a restart.
+/// Settings that cannot change without a restart.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The listener's address.
@@ -278,16 +279,16 @@ pub struct Settings {
     pub public: Option<PublicSettings>,
     /// The operators' listener.
     pub admin: Option<AdminSettings>,
-    /// Where audit lines go.
+    /// The destination of audit lines.
     pub audit: AuditDestination,
-    /// Where the chains of callers are kept, if they are.
+    /// The directory in which the chains of callers are kept, if they are.
     pub audit_chains: Option<PathBuf>,
 }
 
-/// What `[public]` says.
+/// The settings of `[public]`.
 #[derive(Debug, Clone)]
 pub struct PublicSettings {
-    /// Its address.
+    /// The listener's address.
     pub address: SocketAddr,
     /// TLS with these credentials; plain HTTP if absent.
     pub tls: Option<Credentials>,
@@ -299,18 +300,18 @@ pub struct PublicSettings {
     pub metrics: bool,
 }
 
-/// What `[admin]` says.
+/// The settings of `[admin]`.
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
-    /// Its address: on loopback, unless operators need a certificate.
+    /// The listener's address: on loopback, unless operators need a certificate.
     pub address: SocketAddr,
-    /// Who may do more than read; if there are any, no other peer may do anything.
+    /// Identities that may do more than read. If there are any, no other peer may do anything.
     pub operators: Vec<IdentityPattern>,
     /// The private socket that the command line uses.
     pub socket: Option<PathBuf>,
 }
 
-/// Where audit lines go.
+/// The destination of audit lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuditDestination {
     /// Standard output.
