@@ -33,46 +33,46 @@ const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 /// Most exchanges with one provider at once, even if no request waits for them any more.
 pub(crate) const MAX_EXCHANGES: usize = 64;
 
-/// How long a request waits for one of them to end.
+/// How long a request waits until one of these exchanges ends.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// For each address of a provider.
+/// Timeout of a connection attempt to each address of a provider.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How a client connects, and whom it trusts.
+/// How a client connects, and which authorities it trusts.
 #[derive(Clone)]
 pub struct ClientSettings {
-    /// Authorities its certificate may come from.
+    /// Authorities that may issue the server's certificate.
     pub roots: Arc<RootCertStore>,
     /// The gateway's own certificate, if the provider asks for one
     /// (RFC 8705 section 2).
     pub certificate: Option<Arc<dyn ResolvesClientCert>>,
-    /// From connecting to the last byte of the response.
+    /// Timeout of a whole exchange, from connecting to the last byte of the response.
     pub timeout: Duration,
 }
 
-/// Why there is no response. Never contains what was sent or received.
+/// The reason why there is no response. Never contains parts of the request or the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     /// The connection, its TLS handshake, or the exchange failed.
     #[error("it cannot be reached")]
     Unreachable,
-    /// It took too long.
+    /// The exchange took too long.
     #[error("it does not answer in time")]
     TimedOut,
     /// The response has more bytes than are read.
     #[error("its answer has more octets than are read")]
     TooLarge,
-    /// Another status than 200; redirects are not followed.
+    /// The status is not 200; redirects are not followed.
     #[error("it answers with status {0}")]
     Status(u16),
-    /// Not JSON by its content type, or by its content.
+    /// The response is not JSON by its content type, or by its content.
     #[error("its answer is not the JSON document that was asked for")]
     NotJson,
     /// The metadata name another issuer, or addresses elsewhere.
     #[error("its metadata do not fit the configured issuer")]
     Metadata,
-    /// As many exchanges as may run at once are running.
+    /// The maximum number of exchanges is already running.
     #[error("too many questions to it are under way")]
     Busy,
 }
@@ -99,9 +99,9 @@ pub(crate) struct JsonResponse {
 pub struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     timeout: Duration,
-    /// Where exchanges run; without it, on their caller's runtime.
+    /// The runtime that exchanges run on. If it is not set, they run on their caller's runtime.
     runtime: Arc<OnceLock<tokio::runtime::Handle>>,
-    /// One for each exchange that may be under way.
+    /// One permit for each exchange that may be in progress.
     turns: Arc<Semaphore>,
 }
 
@@ -154,8 +154,8 @@ impl HttpClient {
         request: Request<Full<Bytes>>,
         held: impl Send + 'static,
     ) -> Result<JsonResponse, FetchError> {
-        // The request that waits may go away, the exchange does not: this bounds their
-        // number.
+        // The request that waits may be dropped, but the exchange continues. The semaphore
+        // limits the number of exchanges.
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = tokio::time::timeout(QUEUE_TIMEOUT.min(self.timeout), turn).await;
         let Ok(Ok(turn)) = turn else {

@@ -5,9 +5,9 @@ use std::pin::Pin;
 
 /// An outcome. Only one that has to be awaited costs an allocation.
 pub enum NowOrLater<'a, T> {
-    /// It is there.
+    /// The result is already there.
     Now(T),
-    /// It has to be awaited.
+    /// The result has to be awaited.
     Later(Pin<Box<dyn Future<Output = T> + Send + 'a>>),
 }
 
