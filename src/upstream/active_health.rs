@@ -51,7 +51,7 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
         ticks.tick().await;
         let asked = tokio::time::timeout(check.timeout, ask(&upstream, index, &check)).await;
         let outcome = asked.unwrap_or(Err(CheckError::Late(check.timeout)));
-        // The gateway's own want of descriptors says nothing of the endpoint.
+        // If the gateway itself lacks descriptors, this says nothing about the endpoint.
         if matches!(
             &outcome,
             Err(CheckError::Connect(ConnectError::NoDescriptor))
@@ -75,7 +75,7 @@ pub async fn check(upstream: Arc<Upstream>, index: usize, metrics: Arc<Metrics>)
     }
 }
 
-/// Outcomes in a row.
+/// Consecutive outcomes of one endpoint's checks.
 #[derive(Debug, Default)]
 struct Streak {
     good: u32,

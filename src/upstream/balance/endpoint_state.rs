@@ -1,7 +1,7 @@
-//! `EndpointState`: what is known of one endpoint, and for how long it is ejected.
+//! `EndpointState`: the health and load of one endpoint, and how long it is ejected.
 //!
-//! Shared by all workers, so everything that changes is an atomic; a lost update costs one
-//! request an unlucky choice and nothing else.
+//! All workers share it, so everything that changes is an atomic. A lost update costs no more
+//! than an unlucky choice for one request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ pub(super) struct EndpointState {
     pub(super) target: Arc<Target>,
     pub(super) addresses: Arc<Addresses>,
     pub(super) limit: Arc<ConnectionLimit>,
-    /// Health checks say that it is unhealthy.
+    /// Whether health checks have found the endpoint unhealthy.
     pub(super) unhealthy: AtomicBool,
     pub(super) hash: u64,
     pub(super) in_progress: AtomicUsize,
@@ -85,7 +85,7 @@ impl EndpointState {
             && (self.is_before(&self.ejected_until) || is_for_it())
     }
 
-    /// Ejects it, for longer the more often it was `before`.
+    /// Ejects the endpoint. The time doubles with each earlier ejection (`before`).
     fn eject(&self, until: &AtomicU64, before: u32) {
         let time = FIRST_EJECTION
             .saturating_mul(1 << before.min(16))

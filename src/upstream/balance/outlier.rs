@@ -1,10 +1,10 @@
 //! `UnansweredRequests`: the callers whose requests an endpoint has left without a response
-//! since its last one.
+//! since its last response.
 //!
-//! A caller can send requests that a service cannot handle, on purpose too: broken
-//! connections and missing responses may then be that caller's own doing. So failures of
-//! one caller, however many, eject an endpoint for that caller alone, and only failures of
-//! several callers eject it for all. One response to any caller ends all of this.
+//! A caller can, even on purpose, send requests that a service cannot handle. Broken
+//! connections and missing responses may then be the caller's fault. Failures of one caller,
+//! however many, therefore eject an endpoint for that caller only. Failures of several callers
+//! eject it for all. One response to any caller ends all ejections.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -13,8 +13,8 @@ use crate::identity::CallerName;
 
 /// Callers that an endpoint has to leave without a response before it is ejected for all.
 const CALLERS: usize = 3;
-/// Requests of one caller that it has to leave without a response before it is ejected for
-/// that caller.
+/// Requests of one caller that an endpoint has to leave without a response before it is ejected
+/// for that caller.
 const REQUESTS: u32 = 3;
 
 /// Requests that an endpoint left without a response, with one entry for each caller.
@@ -28,7 +28,7 @@ pub(super) struct UnansweredRequests {
 /// The requests of one caller that an endpoint left without a response.
 #[derive(Debug, Default)]
 pub(super) struct CallerFailures {
-    /// The hash of its name; zero if the entry is free.
+    /// The hash of the caller's name; zero if the entry is free.
     tag: AtomicU64,
     requests: AtomicU32,
     /// Until when the endpoint is ejected for this caller, in milliseconds after the endpoint's
@@ -46,7 +46,8 @@ pub(super) enum EjectionScope<'a> {
 }
 
 impl UnansweredRequests {
-    /// Callers without a name count as one, because one of them could pose as many.
+    /// Returns the tag of a caller. Callers without a name count as one, because one of them
+    /// could pose as many.
     fn tag(&self, caller: Option<&CallerName>) -> u64 {
         self.hasher.hash_one(caller).max(1)
     }
@@ -72,7 +73,7 @@ impl UnansweredRequests {
         }
     }
 
-    /// Returns what is known of this caller.
+    /// Returns the failures of this caller.
     pub(super) fn of(&self, caller: Option<&CallerName>) -> Option<&CallerFailures> {
         let is_known = |entry: &&CallerFailures| entry.tag.load(Ordering::Relaxed) != 0;
         self.callers.iter().find(is_known)?;
@@ -81,7 +82,7 @@ impl UnansweredRequests {
         entries.find(|entry| entry.tag.load(Ordering::Relaxed) == tag)
     }
 
-    /// Forgets all of it, because there was a response.
+    /// Forgets all failures, because there was a response.
     pub(super) fn clear(&self) {
         for entry in &self.callers {
             entry.ejected_until.store(0, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! `RetryBudget`: requests that are sent again are a share of all requests, so that a
-//! service that fails does not get twice as many.
+//! `RetryBudget`: limits retries to a share of all requests, so that a failing service does not
+//! get twice as many.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +18,7 @@ pub(in crate::upstream) struct RetryBudget {
 }
 
 impl RetryBudget {
-    /// A budget of so many repeated requests for each hundred.
+    /// Creates a budget of so many retries for each hundred requests.
     pub(in crate::upstream) fn new(percent: u32) -> Self {
         Self {
             saved: AtomicU64::new(INITIAL),
@@ -26,9 +26,9 @@ impl RetryBudget {
         }
     }
 
-    /// A request was made.
+    /// Adds the part for one request to the budget.
     pub(in crate::upstream) fn earn(&self) {
-        // Reading is cheap while no other thread writes, and it is full nearly always.
+        // Reading is cheap while no other thread writes, and the budget is full nearly always.
         if self.saved.load(Ordering::Relaxed) < MAX_SAVED {
             self.saved.fetch_add(self.percent, Ordering::Relaxed);
         }

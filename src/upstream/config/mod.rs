@@ -31,8 +31,8 @@ pub enum Balance {
     RoundRobin,
     /// To the endpoint with the fewest requests in progress.
     LeastRequests,
-    /// Requests of one caller to one endpoint, as long as it is there. Another
-    /// endpoint more or less moves few callers (rendezvous hashing).
+    /// One endpoint for all requests of a caller, as long as the endpoint is there. A change of
+    /// the endpoints moves few callers (rendezvous hashing).
     Caller,
 }
 
@@ -47,9 +47,9 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// The statuses that count as healthy.
     pub statuses: Vec<StatusCode>,
-    /// Good responses in a row that make an endpoint healthy.
+    /// Consecutive good responses that make an endpoint healthy.
     pub healthy: u32,
-    /// Failures in a row that make it unhealthy.
+    /// Consecutive failures that make an endpoint unhealthy.
     pub unhealthy: u32,
 }
 
@@ -92,7 +92,7 @@ pub struct CertificateFields {
 }
 
 impl CertificateFields {
-    /// Whether there are any.
+    /// Whether any of the fields is set.
     #[must_use]
     pub const fn any(self) -> bool {
         self.client_cert || self.client_cert_chain || self.xfcc
@@ -108,11 +108,11 @@ pub struct UpstreamConfig {
     pub endpoints: Vec<Endpoint>,
     /// The protocol that the endpoints speak.
     pub protocol: HttpProtocol,
-    /// TLS to its endpoints; plain if absent.
+    /// TLS to the endpoints; plain if absent.
     pub tls: Option<Arc<ClientTls>>,
     /// How requests are spread over the endpoints.
     pub balance: Balance,
-    /// The identity that its endpoints have to prove.
+    /// The identity that the endpoints have to prove.
     pub identity: Option<IdentityPattern>,
     /// The fields that tell the service where a request came from.
     pub forwarded: ForwardedFields,
@@ -122,7 +122,7 @@ pub struct UpstreamConfig {
     pub certificate_fields: CertificateFields,
     /// The rules that select which fields of a caller's request the service gets.
     pub header_rules: Arc<HeaderRules>,
-    /// The `Host` sent to it; the caller's if absent.
+    /// The `Host` that is sent to the service; the caller's if absent.
     pub host: Option<String>,
     /// How long connecting may take, TLS included.
     pub connect_timeout: Duration,
@@ -153,7 +153,7 @@ pub struct UpstreamConfig {
     /// How long a caller in h2 may leave a response unread, if that differs from the
     /// default of all routes.
     pub stall_timeout: Option<Duration>,
-    /// Whether a tunnel is opened in HTTP/1.1 if a service in h2 carries none.
+    /// Whether a tunnel is opened in HTTP/1.1 if an h2 service carries no tunnels.
     pub http1_upgrades: bool,
 }
 

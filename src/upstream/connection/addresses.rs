@@ -51,7 +51,7 @@ impl Known {
         self.asked.is_none_or(|asked| asked.elapsed() >= refresh)
     }
 
-    /// Takes over what a look-up found, unless that is nothing.
+    /// Replaces the addresses by those that a look-up found, unless it found none.
     fn take(&mut self, found: Vec<SocketAddr>) -> bool {
         self.asked = Some(Instant::now());
         if found.is_empty() {

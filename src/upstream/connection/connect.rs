@@ -1,4 +1,4 @@
-//! Opening one connection to an endpoint: TCP, TLS, HTTP.
+//! Opens one connection to an endpoint: TCP, TLS, HTTP.
 
 use std::io;
 use std::net::SocketAddr;

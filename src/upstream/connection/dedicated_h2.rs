@@ -21,9 +21,9 @@ use crate::h2_frames::{ACK, Frame, FrameScanner, SETTING, SETTINGS};
 /// A service's support for tunnels, according to its first frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Announcement {
-    /// Settings that allow extended CONNECT.
+    /// The settings allow extended CONNECT.
     Tunnels,
-    /// Settings that do not.
+    /// The settings do not allow it.
     NoTunnels,
     /// The first frame does not contain settings, which must precede everything else (RFC 9113
     /// section 3.4). The service does not speak h2, or is out of order.
@@ -44,8 +44,8 @@ impl Announcement {
     }
 }
 
-/// A connection that tells what its service announces, and holds its slot until it is
-/// closed.
+/// Wraps a connection. Reports what its service announces, and holds the connection's resources
+/// until it is closed.
 pub(super) fn announcing<S>(
     connection: S,
     resources: HeldResources,
@@ -88,7 +88,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
 pub(in crate::upstream) struct DedicatedTasks(pub(super) Tasks);
 
 impl DedicatedTasks {
-    /// Sends what is still to be sent, for at most `timeout`, then closes the connection.
+    /// Sends the remaining data, for at most `timeout`, then closes the connection.
     pub(in crate::upstream) fn close_gracefully(self, timeout: Duration) {
         let mut tasks = std::mem::take(&mut *self.0.all());
         tokio::spawn(async move {

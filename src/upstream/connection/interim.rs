@@ -1,10 +1,9 @@
-//! Bounds on interim responses (RFC 9110 section 15.2), of which a service could send any
-//! number before its response.
+//! Limits on interim responses (RFC 9110 section 15.2). A service could send any number of them
+//! before its response.
 //!
-//! hyper and h2 skip them by themselves, however many there are, so that the connection has
-//! to be ended. In HTTP/1.1 the bytes are limited that are read before a response; a
-//! connection in h2 carries the responses of many requests, and the heads are limited that
-//! are read for each request.
+//! hyper and h2 skip all of them without a limit, so the gateway has to end the connection. In
+//! HTTP/1.1 the bytes before a response are limited. An h2 connection carries the responses of
+//! many requests; there the number of heads for each request is limited.
 
 use std::io;
 
@@ -18,8 +17,8 @@ pub(super) fn flood() -> io::Error {
     io::Error::new(FLOOD, "the service sends interim responses without end")
 }
 
-/// Heads that do not end their stream, which a connection may have more of than its
-/// requests ask for; what each new request adds; and what can be saved up.
+/// Heads without the end of their stream that a connection may have in excess of its requests;
+/// how many each new request adds; and how many can be saved up.
 const FIRST_HEADS: u32 = 100;
 const HEADS_EACH: u32 = 8;
 const MAX_HEADS: u32 = 10_000;

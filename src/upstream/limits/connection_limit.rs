@@ -159,8 +159,8 @@ impl Queue {
         Some(self.waiters.remove(index))
     }
 
-    /// Selects the connection that has to yield to a caller: the oldest one of the caller
-    /// that uses the most, if that is more than its part.
+    /// Selects the connection that has to yield to a caller: the oldest one of the caller that
+    /// uses the most, if that is more than its share.
     fn select_to_yield(
         &mut self,
         key: ShareKey,
@@ -198,7 +198,7 @@ impl ConnectionLimit {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot if one is free. A slot that is returned while requests wait never is.
+    /// Takes a slot if one is free. While requests wait, a returned slot is never free.
     pub(in crate::upstream) fn take(self: &Arc<Self>) -> Option<Slot> {
         let mut queue = self.queue();
         if queue.taken >= self.max {
@@ -212,7 +212,7 @@ impl ConnectionLimit {
     pub(in crate::upstream) fn begin_use(self: &Arc<Self>, key: ShareKey) -> InUse {
         let mut queue = self.queue();
         queue.using += 1;
-        // A connection that all callers share yields to none of them.
+        // A connection that all callers share does not yield to one of them.
         let may_have_to_yield = key != ShareKey::EVERYBODY && queue.using > self.max / 2;
         let preemption = may_have_to_yield.then(|| Arc::new(PreemptionSignal::default()));
         queue.next += 1;
@@ -234,7 +234,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Gives a slot that is free to the next request.
+    /// Gives a free slot to the next request.
     fn give_back(self: &Arc<Self>) {
         let mut queue = self.queue();
         while let Some(waiter) = queue.next_waiter() {
@@ -305,7 +305,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Has an idle connection closed, of any pool.
+    /// Closes an idle connection of any pool.
     pub(in crate::upstream) fn close_idle(&self, target: &Target) {
         let holders: Vec<Arc<dyn IdleHolder>> = {
             let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);

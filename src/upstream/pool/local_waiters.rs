@@ -18,7 +18,7 @@ impl LocalWaiters {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Counts one more until the result is dropped.
+    /// Counts one more waiting request until the result is dropped.
     pub(super) fn begin_waiting(self: &Arc<Self>) -> Waiting {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         Waiting(Arc::clone(self))

@@ -6,7 +6,8 @@ use crate::upstream::connection::error::ConnectError;
 /// The findings of a request at the endpoints that it has tried.
 pub(super) struct Search {
     pub(super) tried: Tried,
-    /// The first endpoint that may have no more connections: one can be waited for.
+    /// The first endpoint that has reached its connection limit. The request can wait for a
+    /// connection to it.
     pub(super) full: Option<usize>,
     /// The error of the last of the other endpoints.
     pub(super) last: ConnectError,
@@ -21,8 +22,8 @@ impl Search {
         }
     }
 
-    /// Notes that there is no connection to this endpoint. Whether it carries tunnels has
-    /// nothing to do with its health, and is noted elsewhere.
+    /// Notes that there is no connection to this endpoint. Whether it carries tunnels does not
+    /// affect its health, and is noted elsewhere.
     pub(super) fn note(&mut self, upstream: &Upstream, index: usize, error: ConnectError) {
         if !matches!(error, ConnectError::NoTunnels) {
             self.tried.note(index);
@@ -34,7 +35,7 @@ impl Search {
             ConnectError::Full => {
                 self.full.get_or_insert(index);
             }
-            // The failure of an endpoint that may carry them says more.
+            // The failure of an endpoint that may carry tunnels says more.
             ConnectError::NoTunnels if !matches!(self.last, ConnectError::NoEndpoint) => {}
             ConnectError::NoTunnels => self.last = error,
             error => {

@@ -1,4 +1,4 @@
-//! Fields that a service would end the connection for are not sent.
+//! Refuses fields because of which a service would end the connection.
 
 use http::HeaderMap;
 
@@ -12,7 +12,8 @@ const FIELD_OVERHEAD: usize = 32;
 /// size for each field, and ends the connection if a field is longer.
 const FIELD_GUESS: usize = 8 * 1024;
 
-/// Refuses fields, given as lengths of names and values, that the service would not take.
+/// Refuses fields that the service would not accept. `fields` are the lengths of names and
+/// values.
 pub(super) fn check_fields<I: Iterator<Item = (usize, usize)>>(
     state: &ConnectionState,
     fields: impl Fn() -> I,
@@ -40,7 +41,7 @@ pub(super) fn check_fields<I: Iterator<Item = (usize, usize)>>(
     Ok(())
 }
 
-/// Lengths of names and values.
+/// Returns the lengths of names and values.
 pub(super) fn field_sizes(headers: &HeaderMap) -> impl Iterator<Item = (usize, usize)> {
     headers
         .iter()
