@@ -48,7 +48,7 @@ pub(super) async fn serve_http(
     }
 }
 
-/// Resolves when the process stops, also if the sender is gone.
+/// Resolves when the process stops, or when the sender is gone.
 pub(super) async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }

@@ -13,8 +13,7 @@ use axum::http::{HeaderMap, Uri};
 use crate::policy::Denial;
 use crate::reason::ReasonCode;
 
-/// Whether all that the request says about its destination is this machine's
-/// loopback interface and `port`.
+/// Whether every destination in the request is this machine's loopback interface and `port`.
 pub(super) fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
@@ -31,8 +30,8 @@ pub(super) fn is_loopback_request(headers: &HeaderMap, uri: &Uri, port: u16) -> 
     host_is_loopback && target_is_loopback
 }
 
-/// Names can be made to resolve to loopback; only `localhost` always does (RFC
-/// 6761 section 6.3), and addresses need no resolution.
+/// Whether an authority is loopback and `port`. Names can be made to resolve to loopback; only
+/// `localhost` always does (RFC 6761 section 6.3), and addresses need no resolution.
 fn is_loopback_authority(authority: &str, port: u16) -> bool {
     // `host`, `host:port`, `[v6]`, `[v6]:port`: a port follows the last colon
     // that is not inside the brackets.
@@ -86,7 +85,8 @@ pub(super) fn check_origin(request: &Request, server_name: Option<&str>) -> Resu
     ))
 }
 
-/// A name can be made to lead anywhere; an address cannot.
+/// Whether a host is the listener's own. A name can be made to lead anywhere; an address
+/// cannot.
 fn is_own_name(host: &str, server_name: Option<&str>) -> bool {
     let plain = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     plain.unwrap_or(host).parse::<IpAddr>().is_ok()

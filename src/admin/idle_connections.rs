@@ -107,7 +107,7 @@ fn busy() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, fields, text).into_response()
 }
 
-/// A response's body, and what ends with it.
+/// A response's body, with the request that ends together with it.
 struct TrackedBody {
     body: Body,
     #[expect(dead_code, reason = "held for its drop")]

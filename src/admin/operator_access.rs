@@ -2,8 +2,8 @@
 //!
 //! A connection is verified as a caller's is, by the same trust domains, CRLs and deny list;
 //! then the identity has to be one of `[admin] operators`. Both are checked again for every
-//! request, once all of it is there, and whenever trust changes: a peer that is no operator
-//! any longer is cut off. Every refusal is recorded.
+//! request after it was read completely, and whenever trust changes. A peer that is not an
+//! operator any more is cut off. Every refusal is recorded.
 
 use std::fmt;
 use std::io;
@@ -53,12 +53,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(400);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Most bytes that are read from a peer that is refused.
 const MAX_LINGER: u64 = 64 * 1024;
-/// Why an established connection is closed for newer ones.
+/// The detail of the record when a connection is closed for newer ones.
 const EVICTED: &str = "it made room for newer connections before it was let in";
-/// Longest single sleep: the wall clock may be set meanwhile.
+/// Maximum time of one sleep, because the wall clock may be changed in between.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
-/// Lets operators in by their certificates.
+/// Admits operators by their certificates.
 #[derive(Debug)]
 pub struct OperatorAccess {
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -80,14 +80,14 @@ struct Operator {
 
 /// The reason why a connection was not admitted.
 enum AdmissionError {
-    /// The peer was gone before it sent anything: nothing is recorded.
+    /// The peer closed the connection before it sent anything. Nothing is recorded.
     Gone,
     Refused {
         reason: ReasonCode,
         detail: String,
         alert: Option<&'static str>,
         notes: Box<HandshakeNotes>,
-        /// The connection, if the peer is still to read what was sent on it.
+        /// The connection, if the peer still has to read what was sent on it.
         stream: Option<TcpStream>,
     },
 }
@@ -112,8 +112,8 @@ impl AdmissionError {
 }
 
 impl OperatorAccess {
-    /// Access by the operators of the newest snapshot. `changes` counts up after
-    /// trust has changed.
+    /// Creates the access for the operators of the newest snapshot. `changes` is incremented
+    /// after trust has changed.
     #[must_use]
     pub fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
@@ -270,7 +270,7 @@ impl OperatorAccess {
         Ok((stream, operator))
     }
 
-    /// Records it at once; returns the connection that the peer may still read from.
+    /// Records the refusal at once. Returns the connection if the peer may still read from it.
     fn record_refusal(&self, error: AdmissionError, peer: SocketAddr) -> Option<TcpStream> {
         let AdmissionError::Refused {
             reason,
@@ -321,7 +321,7 @@ impl OperatorAccess {
             drop(self.refused(operator, &denial));
             return refusal(&denial);
         };
-        // Checked again now that the whole request is there: trust may have changed.
+        // Checked again now that the whole request was read, because trust may have changed.
         if let Err(denial) = operator.check(&self.snapshot.load_full()) {
             drop(self.refused(operator, &denial));
             return refusal(&denial);
@@ -361,8 +361,8 @@ impl OperatorAccess {
 }
 
 impl Operator {
-    /// Whether the identity holds under a snapshot and is an operator's. Returns until when
-    /// that holds, in seconds since the Unix epoch.
+    /// Checks that the identity is valid under a snapshot and is an operator's. Returns until
+    /// when that holds, in seconds since the Unix epoch.
     fn check(&self, snapshot: &Snapshot) -> Result<i64, Denial> {
         let not_allowed = |detail: String| Denial::new(ReasonCode::CallerNotAllowed, detail);
         let operators = snapshot.operators.as_ref().ok_or_else(|| {
@@ -421,7 +421,7 @@ fn explained(error: &io::Error, notes: HandshakeNotes) -> AdmissionError {
     }
 }
 
-/// The response to a peer that is refused; the connection ends with it.
+/// Creates the response to a peer that is refused. The connection ends with it.
 fn refusal(denial: &Denial) -> Response {
     let reason = denial.reason;
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::FORBIDDEN);
@@ -444,8 +444,8 @@ fn refusal(denial: &Denial) -> Response {
     (status, fields, body.to_string()).into_response()
 }
 
-/// Closes so that the peer can read what was sent last: closing a socket with
-/// unread input would reset the connection and discard it.
+/// Closes a connection so that the peer can read what was sent last. Closing a socket with
+/// unread input would reset the connection and discard that.
 async fn linger(mut stream: TcpStream) {
     if stream.shutdown().await.is_err() {
         return;

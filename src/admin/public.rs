@@ -46,7 +46,7 @@ pub struct Offered {
 }
 
 impl Offered {
-    /// Everything there is.
+    /// Offers everything.
     pub const ALL: Self = Self {
         keys: true,
         health: true,
@@ -66,7 +66,7 @@ impl From<&PublicSettings> for Offered {
     }
 }
 
-/// The router. Other methods than GET and HEAD get 405 with `Allow`.
+/// Creates the router. Methods other than GET and HEAD get 405 with `Allow`.
 pub fn router(state: Arc<ControlState>, offered: Offered) -> Router {
     let mut router = Router::new()
         .route("/reasons", get(all_reasons))
@@ -174,7 +174,8 @@ fn document(document: &Document, headers: &HeaderMap) -> Response {
     (tags, typed(JSON), document.body.clone()).into_response()
 }
 
-/// `If-None-Match` compares weakly: a prefix `W/` does not count.
+/// Whether the consumer has the current document. `If-None-Match` compares weakly: a prefix
+/// `W/` does not count.
 fn has_current(headers: &HeaderMap, etag: &str) -> bool {
     headers
         .get_all(IF_NONE_MATCH)

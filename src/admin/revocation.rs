@@ -34,7 +34,8 @@ pub(super) struct Cuts {
 
 #[derive(Serialize)]
 struct Counts {
-    /// Because the identity or permission they had no longer held.
+    /// Connections that were cut off because their identity or permission was not valid any
+    /// more.
     total: u64,
     /// Number of cut connections whose certificate had been revoked.
     revoked: u64,

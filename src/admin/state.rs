@@ -1,4 +1,4 @@
-//! `ControlState`: what the responses of all listeners are made from.
+//! `ControlState`: the state that the responses of all listeners are made from.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct ControlState {
 }
 
 impl ControlState {
-    /// State for both listeners.
+    /// Creates the state for both listeners.
     #[must_use]
     pub fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
@@ -56,7 +56,7 @@ impl ControlState {
         &self.metrics
     }
 
-    /// Lists what an operator should look at, although requests are served.
+    /// Lists problems that an operator should look at, although requests are served.
     pub(super) fn problems(&self, snapshot: &Snapshot) -> Vec<Problem> {
         let now = i64::try_from(clock::unix_now()).unwrap_or(i64::MAX);
         let mut problems = self.readiness.problems();

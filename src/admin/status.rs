@@ -44,7 +44,7 @@ struct Status<'a> {
     denied: Option<usize>,
 }
 
-/// The address that most handshakes come from, although they are of several callers: a load
+/// An address that most handshakes come from, although they are of several callers: a load
 /// balancer that does not send its clients' addresses.
 #[derive(Serialize)]
 struct Busiest {

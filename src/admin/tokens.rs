@@ -1,5 +1,4 @@
-//! Forgets what is remembered of tokens, so that a token that was revoked does not pass any
-//! longer.
+//! Removes remembered tokens, so that a revoked token is not accepted any more.
 
 use std::sync::Arc;
 
