@@ -1,10 +1,10 @@
-//! Fetches CRLs by URL at intervals, and has a trust domain's material loaded when one of its
-//! CRLs has changed.
+//! Fetches CRLs by URL at intervals, and requests a load of a trust domain's material when one
+//! of its CRLs has changed.
 //!
-//! A CRL is checked before it is kept: one that is damaged, signed by another key, older than
-//! the one in use, or not there any more, changes nothing and raises a problem. So does one
-//! that is kept and not in use. Each URL has its own schedule: a server that hangs delays no
-//! other.
+//! A CRL is checked before it is kept. A CRL that is damaged, signed by another key, older than
+//! the one in use, or not there any more, changes nothing and raises a problem. A kept CRL that
+//! does not come into use also raises a problem. Each URL has its own schedule: a server that
+//! hangs delays no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,7 +42,7 @@ pub(super) struct CrlRefresher {
 /// The outcome of one fetch.
 struct Fetched {
     source: CrlSource,
-    /// The document if it is new, or what is wrong.
+    /// The document if it is new, or a description of the error.
     outcome: Result<Option<CrlDocument>, String>,
 }
 
@@ -69,7 +69,7 @@ impl CrlRefresher {
             let snapshot = self.snapshot.load_full();
             let in_use = self.look(&snapshot, &mut known);
             let sources = snapshot.crl_sources.clone();
-            // A snapshot must not be kept while this waits.
+            // The snapshot must not be held during the wait.
             drop(snapshot);
             saver.save(in_use);
             let now = Instant::now();
@@ -276,7 +276,7 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: CrlSource) -> Fetched {
         Ok(Some(bytes)) => {
             let snapshot = snapshot.load_full();
             let asked = source.clone();
-            // A large list takes its time.
+            // Done on a blocking thread, because checking a large list takes time.
             let checked =
                 tokio::task::spawn_blocking(move || check(&snapshot, &asked, bytes).map(Some));
             checked.await.unwrap_or_else(|error| Err(error.to_string()))
@@ -285,7 +285,7 @@ async fn fetch(snapshot: Arc<ArcSwap<Snapshot>>, source: CrlSource) -> Fetched {
     Fetched { source, outcome }
 }
 
-/// Decodes what was fetched, if it may replace what is kept.
+/// Decodes a fetched document, if it may replace the kept one.
 fn check(snapshot: &Snapshot, source: &CrlSource, bytes: Bytes) -> Result<CrlDocument, String> {
     let bundle = snapshot
         .bundles

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::snapshot::Snapshot;
 use crate::trust::DenyList;
 
-/// Follows whatever deny list is in service, for ever.
+/// Follows the deny list in service, for ever, even if another list replaces it.
 pub(super) async fn follow(snapshot: Arc<ArcSwap<Snapshot>>, changed: Arc<watch::Sender<u64>>) {
     let mut reloads = changed.subscribe();
     loop {

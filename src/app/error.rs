@@ -8,7 +8,7 @@ use crate::admin::SocketError;
 use crate::http_client::FetchError;
 use crate::trust::DenyListError;
 
-/// Why the gateway could not start or go on.
+/// The reason why the gateway could not start, or could not continue.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// An address cannot be bound.
@@ -54,7 +54,7 @@ pub enum AppError {
         /// The reason why the keys cannot be fetched.
         error: FetchError,
     },
-    /// Something else the system refused.
+    /// The system refused something else.
     #[error("{0}")]
     System(#[from] io::Error),
 }

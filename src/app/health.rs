@@ -10,9 +10,8 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::active_health;
 
-/// Checks for ever. With every new snapshot checks begin anew:
-/// what was found is kept with the endpoints that stay, and nothing is left of those
-/// that are gone.
+/// Runs checks for ever. With every new snapshot the checks begin again. Endpoints that stay
+/// keep their results, and nothing is left of endpoints that are gone.
 pub(super) async fn run(
     snapshot: Arc<ArcSwap<Snapshot>>,
     mut changes: watch::Receiver<u64>,

@@ -1,4 +1,4 @@
-//! Loads the configuration: why, with which outcome, and when it is tried again.
+//! Loads the configuration, handles the outcome, and schedules further attempts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use crate::admin::{ReloadOutcome, ReloadWaiters};
 use crate::config::Loaded;
 use crate::file_stamp::FileStamp;
 
-/// Attempts at a load of the configuration during which material is put into service; then
-/// it is postponed.
+/// Maximum number of attempts at a load of the configuration during which material comes into
+/// service. Then the load is postponed.
 const MAX_ATTEMPTS: u32 = 5;
 /// The longest pause between attempts to load a configuration that was refused.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
@@ -132,7 +132,7 @@ impl Reloader {
         waiters.answer(&outcome);
     }
 
-    /// Tells those who wait for a load of the configuration that it hangs.
+    /// Tells the requesters of a load of the configuration that the load hangs.
     pub(super) fn report_hanging_load(&mut self) {
         let Some(load) = &mut self.configuration.loading else {
             return;

@@ -1,4 +1,4 @@
-//! `ConfigurationState`: how far loading the configuration has come.
+//! `ConfigurationState`: the progress of loading the configuration.
 
 use std::time::{Duration, Instant};
 
@@ -35,11 +35,11 @@ pub(super) struct ConfigurationState {
     /// Counts the configurations that came into service. Material that was loaded for one of
     /// them cannot be used for the next.
     pub(super) count: u64,
-    /// Numbers the loads.
+    /// The number of the newest load.
     pub(super) number: u64,
     /// Loads that were left to their threads.
     pub(super) left_behind: u32,
-    /// The stamp of the configuration file when it was last loaded, well or not.
+    /// The stamp of the configuration file when it was last loaded, successfully or not.
     pub(super) stamp: Option<FileStamp>,
     pub(super) loading: Option<ConfigurationLoad>,
     /// The reason for the next load; none if no load is wanted.

@@ -27,14 +27,14 @@ pub(super) enum Event {
     Found(Found),
     /// A load has ended.
     Done(Box<Done>),
-    /// A unit is to be loaded.
+    /// A unit should be loaded.
     Requested(UnitKey),
 }
 
 /// The outcome of a load.
 #[derive(Debug)]
 pub(super) enum Done {
-    /// A snapshot with one change.
+    /// A snapshot with one change is ready.
     Proposed(Box<Proposal>),
     /// A unit cannot be used.
     Failed {

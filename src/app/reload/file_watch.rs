@@ -49,7 +49,7 @@ pub(super) enum Found {
     DenyList(Arc<DenyList>, Result<bool, DenyListError>),
 }
 
-/// Passes on what was found; called on the thread of a round.
+/// Passes on the findings of a round. Called on the round's thread.
 pub(super) type Tell = Arc<dyn Fn(Found) + Send + Sync>;
 
 /// Runs rounds one after the other.
@@ -84,7 +84,7 @@ struct Current {
     since: Instant,
 }
 
-/// An item that does not return.
+/// An item whose thread has not returned.
 pub(super) struct Stalled {
     /// When the item was started.
     pub(super) since: Instant,
@@ -111,13 +111,13 @@ impl FileWatch {
         }
     }
 
-    /// The items that do not return, by what they are about.
+    /// Returns the items whose threads have not returned, by file and purpose.
     pub(super) const fn stalled(&self) -> &HashMap<Subject, Stalled> {
         &self.stalled
     }
 
-    /// Watches what is stalled again: it may be about other files by now. Threads that
-    /// have not returned are left behind.
+    /// Watches stalled files again, because the names may stand for other files now. Threads
+    /// that have not returned are left behind.
     pub(super) fn forget_stalled(&mut self) {
         self.stalled.clear();
     }
@@ -134,8 +134,8 @@ impl FileWatch {
             .is_some_and(|round| round.state.busy.load(Ordering::Acquire))
     }
 
-    /// Begins a round over these items, without those that are stalled. A round in
-    /// progress continues instead.
+    /// Begins a round over these items, without stalled ones. If a round is in progress, it
+    /// continues instead.
     pub(super) fn begin(&mut self, items: impl IntoIterator<Item = Item>) {
         self.look_after();
         if self.is_busy() {
@@ -148,8 +148,8 @@ impl FileWatch {
         self.hand_over(items);
     }
 
-    /// Leaves an item that does not return to its thread, and notices those that have
-    /// returned. To be called at intervals.
+    /// Leaves an item that hangs to its thread, and notices items whose threads have returned.
+    /// To be called at intervals.
     pub(super) fn look_after(&mut self) {
         self.stalled
             .retain(|_, stalled| stalled.state.busy.load(Ordering::Acquire));
@@ -161,7 +161,7 @@ impl FileWatch {
         let Some(round) = self.round.take() else {
             return;
         };
-        // First the items, so that the thread finds none when it returns.
+        // The items are taken first, so that the thread finds none when it returns.
         let left = std::mem::take(&mut *lock(&round.state.left));
         round.state.abandoned.store(true, Ordering::Release);
         let stalled = Stalled {
@@ -188,7 +188,7 @@ impl FileWatch {
         let Some(round) = &self.round else { return };
         round.state.busy.store(true, Ordering::Release);
         if round.items.send(items).is_err() {
-            // The thread is gone, which only a panic brings about.
+            // The thread is gone, which only a panic can cause.
             self.round = None;
         }
     }
@@ -217,7 +217,7 @@ impl Round {
     }
 }
 
-/// Ends a round, also if a panic ends it.
+/// Ends a round when dropped, also if there is a panic.
 struct RoundOver<'a>(&'a AtomicBool);
 
 impl Drop for RoundOver<'_> {

@@ -26,11 +26,11 @@ const NAMED: usize = 20;
 pub struct WouldRefuse {
     /// The kept chain.
     pub chain: String,
-    /// The names of its leaf.
+    /// The names in the chain's leaf.
     pub names: String,
     /// Serial number of the leaf, lower-case hexadecimal.
     pub serial: String,
-    /// The TLS server name of its handshake.
+    /// The TLS server name of the caller's handshake.
     pub server_name: Option<String>,
     /// When the caller was last seen, RFC 3339.
     pub last_seen: String,
@@ -94,8 +94,7 @@ pub fn outlook(snapshot: &Snapshot, kept: &KeptChain) -> Outlook {
     }
 }
 
-/// Says in the log which callers seen lately are refused from now on, and were
-/// not before.
+/// Logs which callers that were seen recently are refused from now on, and were not before.
 pub(super) fn report(directory: &Path, before: &Snapshot, after: &Snapshot) {
     if before.server_names.revisions() == after.server_names.revisions() {
         return;

@@ -17,7 +17,8 @@ use crate::snapshot::{Settings, Snapshot};
 /// How long a file must have been unchanged before it is read, so that a half-written file is
 /// not taken for a complete one.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Files that never settle are read all the same: nothing delays a revocation.
+/// Maximum number of waits for files to settle. Then they are read nevertheless, because
+/// nothing must delay a revocation.
 const MAX_SETTLING: u32 = 5;
 
 /// A unit to be read.
@@ -66,7 +67,7 @@ impl Loader {
         Ok(progress)
     }
 
-    /// Builds a snapshot of units that were read; `running` has the change already.
+    /// Builds a snapshot of units that were read. `running` already contains the change.
     pub(super) fn assemble(
         &self,
         change: Change,
@@ -93,14 +94,14 @@ impl Loader {
                     configuration,
                     error: UnitError::panicked(&panic),
                 },
-                // Tried again: the files still cannot be read.
+                // Will be tried again, because the files still cannot be read.
                 (_, Change::Suspension { domain, .. }) => Done::NotSuspended(domain),
             }
         })
     }
 
-    /// Loads the configuration once its file has settled, and checks that it can take
-    /// the place of the one in service.
+    /// Loads the configuration once its file has not changed for a while, and checks that it
+    /// can replace the one in service.
     pub(super) fn configuration(
         &self,
         number: u64,

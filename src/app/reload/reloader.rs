@@ -39,11 +39,11 @@ pub(in crate::app) struct Reloader {
     pub(super) requests: MaterialRequests,
     pub(super) units: BTreeMap<UnitKey, UnitState>,
     pub(super) configuration: ConfigurationState,
-    /// Counts the snapshots that a load of material put into service.
+    /// Counts the snapshots that came into service by a load of material.
     pub(super) material: u64,
     /// Trust domains that are about to be suspended.
     pub(super) suspending: BTreeSet<TrustDomain>,
-    /// Whether a preview of a change is being made.
+    /// Whether a preview of a change is being computed.
     pub(super) previewing: Arc<AtomicBool>,
 }
 
@@ -74,7 +74,7 @@ impl Reloader {
         }
     }
 
-    /// The way to ask for loads of material.
+    /// Returns a handle that requests loads of material.
     pub(in crate::app) fn material_requests(&self) -> MaterialRequests {
         self.requests.clone()
     }

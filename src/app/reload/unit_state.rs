@@ -50,7 +50,7 @@ pub(super) struct Trouble {
 }
 
 impl UnitState {
-    /// The units of a configuration that has just been loaded.
+    /// Creates the states of the units of a configuration that has just been loaded.
     pub(super) fn of(running: &Running) -> BTreeMap<UnitKey, Self> {
         let unit = |(key, stamps): (&UnitKey, &FileStamps)| {
             let state = Self {
@@ -178,7 +178,7 @@ fn unix_now() -> i64 {
 }
 
 impl UnitError {
-    /// The system has no thread to read it.
+    /// Creates the error for a unit that cannot be read because the system refuses a thread.
     pub(super) fn system(error: &io::Error) -> Self {
         Self {
             errors: vec![format!("it cannot be read now: {error}")],
