@@ -1,7 +1,7 @@
-//! `countersign keys`: the keys that sign assertions.
+//! `countersign keys`: manages the keys that sign assertions.
 //!
-//! Turns arguments into calls of [`crate::assertion::key_directory`], and
-//! results into text and JSON; when a key signs is decided there.
+//! Turns arguments into calls of [`crate::assertion::key_directory`], and results into text and
+//! JSON; that module decides when a key signs.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

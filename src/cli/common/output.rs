@@ -10,13 +10,13 @@ use serde::Serialize;
 /// The outcome of a command. The numbers are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: done, or the answer is "yes".
+    /// 0: done, or the result is "yes".
     Done,
     /// 1: failed.
     Failed,
     /// 2: bad usage or configuration.
     Usage,
-    /// 3: the answer is "no": invalid, denied, expiring.
+    /// 3: the result is "no": invalid, denied, expiring.
     No,
 }
 
@@ -41,7 +41,7 @@ pub struct CliError {
 }
 
 impl CliError {
-    /// Exit code 1 with a message.
+    /// Creates an error with exit code 1.
     pub fn failed(message: impl fmt::Display) -> Self {
         Self {
             exit: Exit::Failed,
@@ -49,7 +49,7 @@ impl CliError {
         }
     }
 
-    /// Exit code 2 with a message.
+    /// Creates an error with exit code 2.
     pub fn usage(message: impl fmt::Display) -> Self {
         Self {
             exit: Exit::Usage,
@@ -57,7 +57,7 @@ impl CliError {
         }
     }
 
-    /// Exit code 3 with a message.
+    /// Creates an error with exit code 3.
     pub fn no(message: impl fmt::Display) -> Self {
         Self {
             exit: Exit::No,
@@ -72,7 +72,7 @@ impl From<anyhow::Error> for CliError {
     }
 }
 
-/// Prints what a command has to say.
+/// Prints the output of a command, according to its flags.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
@@ -80,7 +80,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Output of one run of the program.
+    /// Creates the output of one run of the program.
     #[must_use]
     pub const fn new(json: bool, quiet: bool) -> Self {
         Self { json, quiet }
@@ -92,14 +92,14 @@ impl Output {
         self.json
     }
 
-    /// Text for a person, on standard output; nothing with `--json` or `--quiet`.
+    /// Prints text for people on standard output; nothing with `--json` or `--quiet`.
     pub fn say(self, text: impl fmt::Display) {
         if !self.json && !self.quiet {
             Self::line(&text);
         }
     }
 
-    /// The command's result for machines, on standard output, with `--json` only.
+    /// Prints the command's result for programs on standard output, only with `--json`.
     pub fn json(self, document: &impl Serialize) {
         if self.json
             && let Ok(text) = serde_json::to_string(document)
@@ -119,12 +119,12 @@ impl Output {
         }
     }
 
-    /// The command's result itself, on standard output, whatever the flags.
+    /// Prints the command's result itself on standard output, whatever the flags.
     pub fn result(self, text: impl fmt::Display) {
         Self::line(&text);
     }
 
-    /// A remark on standard error; nothing with `--quiet`.
+    /// Prints a remark on standard error; nothing with `--quiet`.
     pub fn note(self, text: impl fmt::Display) {
         if !self.quiet {
             let _ = writeln!(io::stderr().lock(), "{text}");
@@ -136,12 +136,12 @@ impl Output {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
-    /// An error on standard error, always.
+    /// Prints an error on standard error, always.
     pub fn error(self, error: &CliError) {
         let _ = writeln!(io::stderr().lock(), "countersign: {}", error.message);
     }
 
-    /// A closed pipe is no reason to panic, so write errors are dropped.
+    /// Prints a line. A closed pipe is no reason to panic, so write errors are ignored.
     fn line(text: &dyn fmt::Display) {
         let mut stdout = io::stdout().lock();
         let _ = writeln!(stdout, "{text}");
@@ -172,7 +172,7 @@ impl List {
         }
     }
 
-    /// Completes the document, and says whether there were items.
+    /// Completes the document. Returns whether there were items.
     pub fn end(mut self) -> bool {
         if self.count == 0 {
             let head = self.head();

@@ -1,4 +1,4 @@
-//! The demo's service: verifies the assertion and responds with what it received.
+//! The demo's service: verifies the assertion, and responds with the request that it received.
 
 use std::convert::Infallible;
 use std::io;
@@ -124,7 +124,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Each name with its value, or all its values if there are several.
+/// Returns each name with its value, or with a list if there are several values.
 fn by_name(headers: &HeaderMap) -> Map<String, Value> {
     headers
         .keys()

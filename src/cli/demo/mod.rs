@@ -105,7 +105,7 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// The directory of the demo, removed at the end unless it was asked for.
+/// The directory of the demo. It is removed at the end, unless the user has named it.
 struct Place {
     path: PathBuf,
     temporary: Option<tempfile::TempDir>,
@@ -221,7 +221,7 @@ fn issue(
     pki.issue(&request).map_err(CliError::failed)
 }
 
-/// An unspecified address is no destination; loopback reaches it.
+/// An unspecified address is not a destination, so it is replaced by loopback.
 fn host_and_port(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {
         format!("127.0.0.1:{}", address.port())

@@ -67,7 +67,7 @@ pub(super) enum Answer {
     Forwarded { upstream: String },
     /// A response of the gateway itself.
     Here { status: u16 },
-    /// A refusal: an alert in the handshake, or a status.
+    /// The gateway refuses: with an alert in the handshake, or with a status.
     Refused {
         status: Option<u16>,
         alert: Option<Alert>,
@@ -114,7 +114,7 @@ pub(super) struct Alert {
     pub(super) name: &'static str,
 }
 
-/// All steps up to the first refusal, and what the caller gets.
+/// All steps up to the first refusal, and the caller's result.
 #[derive(Debug)]
 pub(super) struct Explanation {
     pub(super) steps: Vec<Step>,

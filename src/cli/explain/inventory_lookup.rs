@@ -1,5 +1,5 @@
-//! `countersign explain --pki DIR`: what an authority's inventory knows of the
-//! caller's certificate, beside what the gateway decides.
+//! `countersign explain --pki DIR`: adds the entry of an authority's inventory for the caller's
+//! certificate to the gateway's decision.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! `countersign explain --audit FILE --request-id ID`: makes a past decision
-//! again, with the chain that was kept of its caller.
+//! `countersign explain --audit FILE --request-id ID`: makes a past decision again, with the
+//! kept chain of the caller.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::config::Loaded;
 use crate::identity::text::printable;
 use crate::telemetry::chains::{self, ChainId};
 
-/// A line of the log whose decision can be made again.
+/// The members of an audit line that are needed to make its decision again.
 #[derive(Deserialize)]
 struct Line {
     event: String,
@@ -34,12 +34,12 @@ struct Line {
     chain: Option<String>,
 }
 
-/// A past decision.
+/// A past decision that can be made again.
 pub(super) struct Past {
     /// The line as it was written.
     pub(super) line: Value,
     pub(super) chain: Vec<CertificateDer<'static>>,
-    /// The URL; of a refused handshake the host alone.
+    /// The URL; only the host for a refused handshake.
     pub(super) url: Option<Uri>,
     pub(super) method: Method,
     /// Whether the line is about a request, not only about a handshake.

@@ -1,4 +1,4 @@
-//! `countersign pki init`.
+//! `countersign pki init`: creates an authority.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -183,7 +183,7 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
-/// Units that sign the issuer's list anew each day, a seventh of its life.
+/// Returns systemd units that sign the issuer's list again each day, a seventh of its lifetime.
 fn timer_units(args: &InitArgs) -> Vec<(PathBuf, String)> {
     let dir = &args.dir;
     let issuer = match args.root_only {

@@ -1,4 +1,4 @@
-//! `countersign pki issue`.
+//! `countersign pki issue`: issues certificates with new keys.
 
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -139,7 +139,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
                     "{up}{percent:3} %  {} issued, {} skipped, of {}",
                     done.issued, done.skipped, done.total
                 ));
-                // The next one in place of this one.
+                // The next name replaces this one on the terminal.
                 up = "\x1b[1A\x1b[2K";
             }
         })
@@ -161,7 +161,7 @@ fn issue_list(list: &Path, args: &IssueArgs, output: Output) -> Result<Exit, Cli
     Ok(Exit::Done)
 }
 
-/// Makes the request for a line of a list.
+/// Creates the request for a line of a list.
 fn listed(
     name: &str,
     args: &IssueArgs,

@@ -1,5 +1,5 @@
-//! `countersign pki inspect https://…`: what a server presents, and what it asks of
-//! clients.
+//! `countersign pki inspect https://…`: shows the certificates that a server presents, and its
+//! requirements for clients.
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ struct Connection {
     acceptable_issuers: Vec<String>,
 }
 
-/// Connects, and reports what the server presents.
+/// Connects, and reports the server's certificates and settings.
 pub(super) fn look(url: &str) -> Result<Server, CliError> {
     let usage = |what: &str| CliError::usage(format!("{}: {what}", printable(url)));
     let parsed: Uri = url
@@ -121,7 +121,8 @@ async fn shake_hands(
     let shaken = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await;
-    // A server that ends it because it requires a certificate has presented its own by then.
+    // A server that ends the handshake because it requires a certificate has presented its own
+    // certificate before.
     let session = shaken.as_ref().ok().map(|stream| stream.get_ref().1);
     let recorded = seen.recorded();
     let text = |bytes: &[u8]| printable(&String::from_utf8_lossy(bytes));

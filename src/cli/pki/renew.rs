@@ -1,4 +1,4 @@
-//! `countersign pki renew`: once, when due, or again and again.
+//! `countersign pki renew`: renews a certificate once, when it is due, or again and again.
 
 use std::path::PathBuf;
 
@@ -95,7 +95,7 @@ pub(super) fn run(args: &RenewArgs, output: Output) -> Result<Exit, CliError> {
         match look(args, Some(remaining), &mut passphrase, output) {
             Ok(Look::NotDue { due_at }) => wait = wait.min(until(due_at)),
             Ok(Look::Renewed(issued)) => owed = Some(issued),
-            // Bad arguments do not get better by waiting; files may.
+            // Waiting does not correct bad arguments; files may change.
             Err(error) if error.exit == Exit::Usage && !has_begun => return Err(error),
             Err(error) => output.error(&error),
         }
@@ -118,7 +118,7 @@ fn call(command: &str, issued: &Issued) -> Result<(), String> {
     hook::run(command, &environment)
 }
 
-/// The time until a moment; at least a second.
+/// Returns the time until a moment; at least a second.
 fn until(moment: i64) -> Lifetime {
     Lifetime::from_seconds(moment.saturating_sub(now()))
 }

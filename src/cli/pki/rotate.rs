@@ -1,4 +1,4 @@
-//! `countersign pki rotate`: prepare, status, retire.
+//! `countersign pki rotate`: prepares, shows and completes a rotation of the authority.
 
 use std::path::PathBuf;
 
@@ -55,7 +55,7 @@ Takes the earlier root out of DIR/trust.pem and moves its generation to DIR/reti
 while live certificates depend on it; --force retires it all the same, and gateways refuse
 those certificates as soon as they read the new DIR/trust.pem.";
 
-/// Most entries of a listing for a person.
+/// Maximum number of entries in a listing for people.
 const PAGE: u32 = 1_000;
 
 /// Arguments of `countersign pki rotate`.

@@ -1,4 +1,4 @@
-//! `countersign pki verify`: the listener's path rules for one chain, offline.
+//! `countersign pki verify`: verifies one chain by the listener's path rules, offline.
 
 use std::path::{Path, PathBuf};
 
@@ -160,7 +160,7 @@ pub(super) fn run(args: &VerifyArgs, output: Output) -> Result<Exit, CliError> {
                 "detail": detail,
                 "unusable": unusable,
             }));
-            // The reason comes first and alone before the colon, for scripts.
+            // The reason comes first, alone before the colon, so that scripts can find it.
             output.verdict(format_args!("{reason}: {detail}"));
             let others: Vec<String> = unusable.into_iter().filter(|why| *why != detail).collect();
             remark(&trust, &others, output);
@@ -216,7 +216,7 @@ fn remark(trust: &PathTrust, unusable: &[String], output: Output) {
     }
 }
 
-/// The leaf and its intermediates; the file may hold the leaf's private key too.
+/// Reads the leaf and its intermediates. The file may also contain the leaf's private key.
 fn leaf_and_intermediates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CliError> {
     read_certificates(path, MAX_CERTIFICATE_FILE, pem::certificates_beside_key)
 }

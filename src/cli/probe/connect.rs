@@ -1,7 +1,7 @@
 //! Connects once as a caller does, and records everything that the server does.
 //!
-//! The server's certificate is verified, but the probe goes on whatever the result, so that
-//! the caller sees all that is wrong at once.
+//! The server's certificate is verified, but the probe continues with any result, so that the
+//! caller sees all errors at once.
 
 use std::error::Error;
 use std::io;
@@ -125,7 +125,8 @@ impl From<ReasonCode> for Candidate {
     }
 }
 
-/// The caller's chain and key, also if they have expired: the probe shows that.
+/// Reads the caller's chain and key. Expired certificates are accepted, because the probe
+/// reports them.
 pub(super) fn credentials(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
@@ -145,7 +146,7 @@ pub(super) fn credentials(
     }
 }
 
-/// Connects, makes the handshake and requests the URL.
+/// Connects, performs the handshake and requests the URL.
 pub(super) async fn probe(
     url: &Uri,
     credentials: CertifiedKey,
@@ -317,9 +318,9 @@ async fn converse(
     url: &Uri,
     timeout: Duration,
 ) -> Result<Response<Incoming>, Box<dyn Error + Send + Sync>> {
-    // With TLS 1.3 the client is done before the server has looked at its
-    // certificate. A refusal arrives at the first read, and a request sent
-    // meanwhile could lose the alert.
+    // With TLS 1.3 the client has finished before the server has checked its certificate. A
+    // refusal arrives at the first read, and a request that is sent before could lose the
+    // alert.
     let mut early = [0_u8; 1];
     match tokio::time::timeout(timeout, stream.read(&mut early)).await {
         Err(_) => {}
@@ -337,7 +338,7 @@ async fn converse(
     match tokio::time::timeout(PROBE_TIMEOUT, sender.send_request(request)).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => match connection.await {
-            // The connection's error says more than the request's.
+            // The connection's error is more precise than the request's.
             Ok(Err(cause)) => Err(cause.into()),
             _ => Err(error.into()),
         },
@@ -345,7 +346,7 @@ async fn converse(
     }
 }
 
-/// The alert among an error's causes.
+/// Returns the alert among an error's causes.
 fn alert_of(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
     let mut current = Some(error);
     while let Some(error) = current {
