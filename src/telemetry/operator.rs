@@ -1,4 +1,4 @@
-//! `OperatorRecord`: what an operator did, or which peer was refused as one.
+//! `OperatorRecord`: the record of an operator's action, or of a peer that was refused.
 
 use std::net::SocketAddr;
 
@@ -65,7 +65,7 @@ struct Line {
     decision: &'static str,
     #[serde(flatten)]
     facts: OperatorFacts,
-    /// Method and path.
+    /// Method and path of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<String>,
     /// Status of the response; absent if none was sent.
@@ -96,7 +96,7 @@ impl OperatorRecord {
         }
     }
 
-    /// An operator may do this.
+    /// Creates the line for an operator's action that is allowed.
     #[must_use]
     pub fn allowed(sink: &AuditSink, facts: OperatorFacts, action: &str) -> Self {
         let mut record = Self::new(sink, "allowed", facts);
@@ -119,7 +119,7 @@ impl OperatorRecord {
         record
     }
 
-    /// The connection was cut off.
+    /// Changes the decision to `cut`: the connection was cut off.
     #[must_use]
     pub const fn cut(mut self) -> Self {
         self.line.decision = "cut";

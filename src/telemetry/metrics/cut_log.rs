@@ -20,7 +20,7 @@ pub struct Cuts {
     pub in_service_since_ms: u64,
 }
 
-/// Counts what is cut off.
+/// Counts connections that are cut off.
 #[derive(Debug)]
 pub(super) struct CutLog {
     total: AtomicU64,
