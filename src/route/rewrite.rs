@@ -1,8 +1,8 @@
-//! `PathRewrite`: the one change a route may make to a path.
+//! `PathRewrite`: the only change that a route may make to a path.
 //!
-//! The beginning of the path is exchanged, segment by segment, after policy has
-//! decided and before anything is signed: the assertion names the path that the
-//! service sees. What follows the beginning is passed on byte by byte.
+//! The beginning of the path is replaced, segment by segment, after policy has decided and
+//! before anything is signed, so that the assertion names the path that the service receives.
+//! The rest of the path is passed on unchanged.
 
 use std::fmt::{self, Write as _};
 
@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 
 use crate::identity::pattern::{PathPattern, Segment};
 
-/// Exchanges the beginning of a path for another.
+/// Replaces the beginning of a path by another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathRewrite {
     from: Vec<Box<str>>,
@@ -31,7 +31,7 @@ pub enum RewriteError {
 }
 
 impl PathRewrite {
-    /// Exchanges `from` for `to`; `"/"` means no segments.
+    /// Creates a rewrite of `from` to `to`; `"/"` means no segments.
     ///
     /// # Errors
     /// If one of them has an empty or dot segment, a final slash, or characters that other
@@ -63,7 +63,7 @@ impl PathRewrite {
         for _ in &self.from {
             let segment = rest.strip_prefix('/')?;
             rest = segment.find('/').map_or("", |end| {
-                // `find` gives a boundary of characters.
+                // `find` returns a character boundary, so the default is never used.
                 segment.get(end..).unwrap_or_default()
             });
         }
@@ -103,7 +103,7 @@ impl fmt::Display for PathRewrite {
     }
 }
 
-/// The segments of a plain absolute path without a final slash.
+/// Returns the segments of a plain absolute path without a final slash.
 fn plain_segments(path: &str) -> Option<Vec<&str>> {
     let rest = path.strip_prefix('/')?;
     if rest.is_empty() {

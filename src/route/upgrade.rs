@@ -1,13 +1,13 @@
 //! `UpgradeProtocol`: a protocol that a connection may change to.
 
-/// Protocols that carry further requests, which would pass no check.
+/// Protocols that carry further requests, which no rule would check.
 const REFUSED: [&str; 4] = ["h2c", "h2", "http", "tls"];
 
 /// The name of a protocol as `Upgrade` lists it (RFC 9110 section 7.8), in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeProtocol(Box<str>);
 
-/// The text names no protocol that may be tunnelled.
+/// The text is not the name of a protocol that may be tunnelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeProtocolError {
     /// The text is not a name.
