@@ -28,7 +28,7 @@ use crate::tls::{Credentials, ServerEntry, ServerNames, TicketSource};
 use crate::trust::{DenyList, PathCache, TrustBundle};
 use crate::upstream::Upstream;
 
-/// Everything that decides about requests, as of one configuration.
+/// The state that decides about requests, built from one configuration and its material.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Counts the snapshots put into service: configurations and changed material.
@@ -48,21 +48,21 @@ pub struct Snapshot {
     pub signer: AssertionSigner,
     /// The issuers whose tokens are accepted.
     pub token_issuers: Vec<Arc<TokenIssuer>>,
-    /// Counts requests; what it has counted is kept over reloads.
+    /// Counts requests for rate limits. The counts are kept over reloads.
     pub limiter: Limiter,
-    /// The keys of callers without certificate.
+    /// The API keys of callers without a certificate.
     pub api_keys: Arc<ApiKeys>,
-    /// Limits of everything.
+    /// The limits of connections, requests and time.
     pub limits: Limits,
     /// Peers whose connections begin with a PROXY header.
     pub balancers: Vec<IpNet>,
-    /// The gateway's certificate on the public listener, if that speaks TLS.
+    /// The gateway's certificate on the public listener, if the listener speaks TLS.
     pub public_credentials: Option<Credentials>,
-    /// Verified chains; shared with the snapshots before and after.
+    /// Verified chains; shared with earlier and later snapshots.
     pub path_cache: Arc<PathCache>,
     /// The keys of session tickets; continues over reloads.
     pub tickets: TicketSource,
-    /// Callers and certificates that are refused at once; continues over reloads.
+    /// Callers and certificates that are refused immediately; continues over reloads.
     pub deny_list: Option<Arc<DenyList>>,
     /// Fetches CRLs by URL; continues over reloads.
     pub crl_fetcher: Arc<CrlFetcher>,
@@ -90,8 +90,8 @@ impl Snapshot {
         [assertion.clone(), self.api_keys.header().clone()]
     }
 
-    /// Returns a stamp of what decisions about identities depend on besides the time: it
-    /// differs whenever they have to be made again.
+    /// Returns a stamp of the state that decisions about identities depend on, except the time.
+    /// A different stamp means that decisions have to be made again.
     #[must_use]
     pub fn trust_stamp(&self) -> TrustStamp {
         TrustStamp {
@@ -126,8 +126,8 @@ impl Snapshot {
         self.limits.address.key_of(address)
     }
 
-    /// Resolves the counters of all routes and upstreams; to be called before the
-    /// snapshot is put into service.
+    /// Registers the counters of all routes and upstreams. To be called before the snapshot is
+    /// put into service.
     pub fn meter(&self, metrics: &Metrics) {
         self.routes.meter(metrics);
         for upstream in &self.upstreams {
@@ -135,15 +135,15 @@ impl Snapshot {
         }
     }
 
-    /// Forgets what is remembered of tokens: each is judged anew.
+    /// Forgets all remembered tokens, so that each is verified again.
     pub fn forget_tokens(&self) {
         for issuer in &self.token_issuers {
             issuer.cache().purge();
         }
     }
 
-    /// Starts tasks on this runtime that fetch keys of token issuers and keep them fresh; to
-    /// be called before the snapshot is put into service.
+    /// Starts tasks on this runtime that fetch keys of token issuers and keep them fresh. To be
+    /// called before the snapshot is put into service.
     pub fn start(&self, runtime: &tokio::runtime::Handle) {
         for issuer in &self.token_issuers {
             issuer.start(runtime);
@@ -154,7 +154,7 @@ impl Snapshot {
     }
 }
 
-/// A state of a snapshot and its deny list.
+/// Identifies the state of a snapshot and its deny list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustStamp {
     generation: u64,
@@ -177,7 +177,7 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Most bytes of a request's body; none for no limit.
     pub body_bytes: Option<u64>,
-    /// Most bytes that bodies read whole take together.
+    /// Maximum total memory of bodies that are read whole.
     pub held_bytes: u64,
     /// Most concurrent streams of one h2 connection.
     pub streams: u32,
@@ -217,8 +217,8 @@ impl Default for CallerLimits {
 /// authentication.
 #[derive(Debug, Clone)]
 pub struct AddressLimits {
-    /// Connections with an incomplete handshake. With more of them, an address yields
-    /// before others if there is no room for new connections.
+    /// Number of connections with an incomplete handshake. An address with more of them yields
+    /// before others if there is no free slot for a new connection.
     pub handshakes_in_progress: usize,
     /// Networks whose addresses are shared by many peers each: such addresses are not counted.
     pub trusted_networks: Vec<IpNet>,
@@ -234,7 +234,7 @@ impl AddressLimits {
             .any(|network| network.contains(&address))
     }
 
-    /// The key by which an address is counted; none if it is not.
+    /// Returns the key by which an address is counted; none if it is not counted.
     #[must_use]
     pub fn key_of(&self, address: IpAddr) -> Option<ShareKey> {
         (!self.is_trusted(address)).then(|| ShareKey::of_address(address))
