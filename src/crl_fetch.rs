@@ -38,14 +38,14 @@ pub struct CrlSource {
     pub url: Uri,
     /// The rules for fetching.
     pub policy: Arc<CrlFetchPolicy>,
-    /// The document that the configuration this belongs to was built with.
+    /// The document with which the source's configuration was built.
     pub in_use: Bytes,
 }
 
 /// The rules by which lists are fetched.
 #[derive(Debug, Clone)]
 pub struct CrlFetchPolicy {
-    /// Authorities that the servers' certificates may come from.
+    /// Authorities that may issue the servers' certificates.
     pub roots: Arc<RootCertStore>,
     /// Timeout of a whole fetch, from connecting to the last byte.
     pub timeout: Duration,
@@ -66,7 +66,7 @@ pub enum CrlFetchError {
     /// No connection can be set up, whatever the URL is.
     #[error("{0}")]
     Setup(String),
-    /// Something else came.
+    /// The response is not a document of revocation lists.
     #[error("{0}")]
     Unusable(String),
 }
@@ -93,10 +93,10 @@ pub struct CrlDocument {
 }
 
 impl CrlDocument {
-    /// Decodes one, which takes a while if it is large. Also returns the lists.
+    /// Decodes a document, which takes a while if it is large. Also returns the lists.
     ///
     /// # Errors
-    /// As [`crls_in`].
+    /// Same as [`crls_in`].
     pub fn decode(
         bytes: Bytes,
     ) -> Result<(Self, Vec<CertificateRevocationListDer<'static>>), String> {
@@ -125,12 +125,12 @@ pub struct Obtained {
 }
 
 impl CrlFetcher {
-    /// Obtains a source's document: fetched now, else the copy on disk. Blocks while
-    /// it fetches; not to be called from a runtime's threads other than its blocking
+    /// Obtains a source's document: fetches it, or reads the copy on disk if that fails. Blocks
+    /// while it fetches; must not be called on a runtime's threads other than its blocking
     /// ones.
     ///
     /// # Errors
-    /// When there is none in either place.
+    /// If neither works.
     pub fn obtain(&self, source: &CrlSource) -> Result<Obtained, CrlFetchError> {
         let copy = source.read_copy();
         let fetched = fetch_blocking(source)
@@ -155,8 +155,8 @@ impl CrlFetcher {
         }
     }
 
-    /// Keeps the copy on disk in place of what was fetched, which is fetched again
-    /// at once. Decodes it, as [`CrlDocument::decode`] does.
+    /// Keeps the copy on disk in place of the fetched document. The source is fetched again at
+    /// once. Decodes the copy, as [`CrlDocument::decode`] does.
     pub fn fall_back(&self, source: &CrlSource, copy: Bytes) {
         // The copy was parsed as a document before it was written.
         if let Ok(copy) = CrlDocument::alone(copy) {
@@ -164,10 +164,10 @@ impl CrlFetcher {
         }
     }
 
-    /// Fetches a source's list; says what came if that is not what is kept.
+    /// Fetches a source's document. Returns it if it differs from the kept one.
     ///
     /// # Errors
-    /// When it cannot be fetched.
+    /// If it cannot be fetched.
     pub async fn fetch(&self, source: &CrlSource) -> Result<Option<Bytes>, CrlFetchError> {
         let bytes = fetch(source).await?;
         let url = source.url.to_string();
@@ -180,8 +180,8 @@ impl CrlFetcher {
         Ok(Some(bytes))
     }
 
-    /// Writes the document in use to disk, if that is configured and it is not there
-    /// yet. If it cannot be written, it is in use nevertheless.
+    /// Writes the document in use to disk, if that is configured and the file differs. The
+    /// document stays in use even if it cannot be written.
     pub fn save(source: &CrlSource) {
         if let Some(path) = source.copy()
             && source.read(&path).ok().as_deref() != Some(&*source.in_use)
@@ -191,7 +191,7 @@ impl CrlFetcher {
         }
     }
 
-    /// Keeps a document from now on, for the next load of its trust domain.
+    /// Keeps a document for the next load of its trust domain.
     pub fn keep(&self, source: &CrlSource, document: CrlDocument) {
         self.put(source, document, clock::unix_now());
     }
@@ -204,7 +204,7 @@ impl CrlFetcher {
         self.all().insert(source.url.to_string(), kept);
     }
 
-    /// Whether the document that is kept is the one in use.
+    /// Whether the kept document is the one in use.
     #[must_use]
     pub fn is_in_use(&self, source: &CrlSource) -> bool {
         let all = self.all();
@@ -220,7 +220,7 @@ impl CrlFetcher {
         all.get(&source.url.to_string())?.document.next_update
     }
 
-    /// The document of a source that is kept, if there is one.
+    /// Returns the kept document of a source, if there is one.
     #[must_use]
     pub fn kept(&self, source: &CrlSource) -> Option<Bytes> {
         let all = self.all();
@@ -242,10 +242,10 @@ impl CrlFetcher {
     }
 }
 
-/// The revocation lists in a document: PEM with one or more, or one in DER.
+/// Returns the revocation lists in a document: PEM with one or more, or one in DER.
 ///
 /// # Errors
-/// When there is anything else in it: nothing is skipped.
+/// If the document contains anything else, because nothing is skipped.
 pub fn crls_in(document: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     pem::revocation_lists(document)
         .map_err(|error| format!("what came is no revocation list: {error}"))
