@@ -88,7 +88,7 @@ impl Tried {
     }
 }
 
-/// One request in progress at an endpoint, until it is dropped.
+/// A request in progress at an endpoint, until this is dropped.
 #[derive(Debug)]
 pub struct InProgress {
     upstream: Arc<Upstream>,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// One address of an upstream.
+/// An address of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Host name or IP address, without brackets.

@@ -54,7 +54,7 @@ impl Heads {
     }
 }
 
-/// A connection in h2 that fails when its service sends too many heads.
+/// Wraps an h2 connection so that it fails if its service sends too many heads.
 pub(super) fn metered<S>(
     connection: S,
 ) -> ReadTap<S, impl FnMut(&[u8]) -> io::Result<()> + Send + Unpin + 'static> {

@@ -1,11 +1,10 @@
-//! `ConnectionLimit`: how many connections an endpoint gets, from all workers together, and
-//! which waiting request gets the next one.
+//! `ConnectionLimit`: limits the connections to an endpoint, from all workers together, and
+//! selects the waiting request that gets the next one.
 //!
-//! A connection holds a slot until it is closed, also while it is idle. If all slots are
-//! taken, an idle connection is closed for a request that waits. Then callers wait in the
-//! order of how many connections they use, so that a caller with many requests does not go
-//! before one that has none. If that takes too long, the caller that uses the most has to
-//! yield one.
+//! A connection holds a slot until it is closed, even while it is idle. If all slots are taken,
+//! an idle connection is closed for a request that waits. The caller that uses the fewest
+//! connections is next, so that a caller with many requests does not precede one that has none.
+//! If a request waits too long, the caller that uses the most connections has to yield one.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,18 +18,19 @@ use super::preemption::PreemptionSignal;
 use crate::identity::ShareKey;
 use crate::upstream::config::target::Target;
 
-/// How long a request waits before the caller that uses the most has to yield a connection,
+/// How long a request waits before the caller that uses the most connections has to yield one,
 /// and how long that connection must have been in use.
 const WAIT_BEFORE_YIELD: Duration = Duration::from_millis(250);
 const MIN_USE: Duration = Duration::from_secs(1);
 
 /// A pool that may hold idle connections to the endpoint.
 pub(in crate::upstream) trait IdleHolder: Send + Sync {
-    /// Closes one of them that holds a slot of this limit. Returns whether there was one.
+    /// Closes an idle connection that holds a slot of this limit. Returns whether there was
+    /// one.
     fn close_idle(&self, target: &Target, limit: &ConnectionLimit) -> bool;
 }
 
-/// The connections that one endpoint gets.
+/// The slots for connections to one endpoint.
 pub(in crate::upstream) struct ConnectionLimit {
     max: usize,
     queue: Mutex<Queue>,
@@ -63,8 +63,8 @@ impl Uses {
         self.count.saturating_sub(asked.count())
     }
 
-    /// The one that has been in use for longest, and long enough, of those that may be asked
-    /// to yield.
+    /// Returns the connection that has been in use for longest, and long enough, among those
+    /// that may have to yield.
     fn oldest(&mut self, now: Instant) -> Option<&mut Use> {
         self.late
             .iter_mut()
@@ -74,11 +74,11 @@ impl Uses {
     }
 }
 
-/// One connection in use.
+/// A connection in use.
 struct Use {
     id: u64,
     since: Instant,
-    /// Asks the requests on it to end. Taken once that was done.
+    /// Asks the requests on the connection to end. None once that was done.
     preemption: Option<Arc<PreemptionSignal>>,
 }
 
@@ -100,7 +100,7 @@ impl Drop for Slot {
     }
 }
 
-/// One connection in use by a caller, until it is dropped.
+/// A connection in use by a caller, until this is dropped.
 #[derive(Debug)]
 pub(in crate::upstream) struct InUse {
     limit: Arc<ConnectionLimit>,
@@ -110,8 +110,8 @@ pub(in crate::upstream) struct InUse {
 }
 
 impl InUse {
-    /// Tells when another caller needs the connection more. Absent if the use began while
-    /// there were enough slots: then it never has to yield.
+    /// Returns the signal that another caller needs the connection more. None if the use began
+    /// while there were enough slots, because the connection then never has to yield.
     pub(in crate::upstream) fn preemption(&self) -> Option<Arc<PreemptionSignal>> {
         self.preemption.clone()
     }
@@ -149,8 +149,8 @@ impl Queue {
         self.in_use.get(&key).map_or(0, |uses| uses.count)
     }
 
-    /// Takes the waiter out whose caller uses the fewest connections; of several the one
-    /// that has waited longest.
+    /// Removes and returns the waiter whose caller uses the fewest connections. If there are
+    /// several, the one that has waited longest.
     fn next_waiter(&mut self) -> Option<Waiter> {
         self.waiters.retain(|waiter| !waiter.slot.is_closed());
         let uses = |waiter: &Waiter| self.uses(waiter.key);
@@ -297,7 +297,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// Asks the caller that uses the most to yield one of its connections to this one.
+    /// Asks the caller that uses the most connections to yield one of them to this caller.
     fn request_yield(&self, key: ShareKey) {
         let mut queue = self.queue();
         if let Some(preemption) = queue.select_to_yield(key, self.max, Instant::now()) {
