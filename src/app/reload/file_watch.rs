@@ -29,7 +29,7 @@ pub(super) enum Watched {
     DenyList,
 }
 
-/// One item of a round: one file.
+/// A file that a round checks.
 pub(super) enum Item {
     /// Takes the stamp of a file and compares it.
     Stamp(Watched, PathBuf, Option<FileStamp>),
