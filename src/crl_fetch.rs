@@ -1,11 +1,11 @@
-//! Revocation lists by URL: fetched from the configured addresses, kept while they cannot be
-//! fetched anew.
+//! Fetches revocation lists from the configured URLs, and keeps them while they cannot be
+//! fetched again.
 //!
 //! Addresses come from the configuration alone, never from a certificate. The last fetched
 //! document of each URL is kept in memory over reloads. If a directory is configured, it is
 //! also written there once it is in use, so that after a restart an older document is
-//! recognized. What a list means, and whether it may replace the one before, is decided by
-//! [`crate::trust`].
+//! recognized. [`crate::trust`] decides about the content of a list, and whether it may replace
+//! the earlier one.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -4,51 +4,51 @@
 //! not from its own tier; `tests/architecture` checks this.
 //!
 //! 1. Commands
-//! - [`cli`]: the command line: reads arguments, prints results, decides nothing
+//!    - [`cli`]: the command line: reads arguments, prints results, decides nothing
 //! 2. The process
-//! - [`app`]: starts, connects and stops all parts; watches files and reloads
+//!    - [`app`]: starts, connects and stops all parts; watches files and reloads
 //! 3. The services of the process, and its configuration
-//! - [`proxy`]: the path of a request, from the listening socket to its response
-//! - [`admin`]: the control plane: public and operators' listeners, operators' socket
-//! - [`config`]: the configuration file, and everything that is built from it
+//!    - [`proxy`]: the path of a request, from the listening socket to its response
+//!    - [`admin`]: the control plane: public and operators' listeners, operators' socket
+//!    - [`config`]: the configuration file, and everything that is built from it
 //! 4. State
-//! - [`snapshot`]: the immutable state that decides about requests, and process settings
+//!    - [`snapshot`]: the immutable state that decides about requests, and process settings
 //! 5. Routes
-//! - [`route`]: selects a route by host, path and method
+//!    - [`route`]: selects a route by host, path and method
 //! 6. Parts of the request path, and the authority
-//! - [`authn`]: credentials of requests, and token issuers
-//! - [`crl_fetch`]: revocation lists by URL
-//! - [`assertion`]: signing keys, assertions about requests
-//! - [`upstream`]: services: endpoints, balancing, pools of connections
-//! - [`pki`]: the certificate authority
+//!    - [`authn`]: credentials of requests, and token issuers
+//!    - [`crl_fetch`]: revocation lists by URL
+//!    - [`assertion`]: signing keys, assertions about requests
+//!    - [`upstream`]: services: endpoints, balancing, pools of connections
+//!    - [`pki`]: the certificate authority
 //! 7. TLS and policy
-//! - [`tls`]: TLS to callers and to services, session tickets
-//! - [`policy`]: rules, permits, rate limits, shares of callers
+//!    - [`tls`]: TLS to callers and to services, session tickets
+//!    - [`policy`]: rules, permits, rate limits, shares of callers
 //! 8. Trust
-//! - [`trust`]: bundles, certificate paths, revocation, deny list, path cache
+//!    - [`trust`]: bundles, certificate paths, revocation, deny list, path cache
 //! 9. Counters, records and fetched documents
-//! - [`connection_slots`]: how many connections a listener has, and which yields
-//! - [`telemetry`]: audit log, metrics, logs
-//! - [`http_client`]: fetches small documents, as keys and revocation lists
+//!    - [`connection_slots`]: how many connections a listener has, and which yields
+//!    - [`telemetry`]: audit log, metrics, logs
+//!    - [`http_client`]: fetches small documents, as keys and revocation lists
 //! 10. Identity
-//! - [`identity`]: names of callers, patterns, verified identities
+//!     - [`identity`]: names of callers, patterns, verified identities
 //! 11. Cryptography and locks
-//! - [`crypto`]: the only user of ring or AWS-LC
-//! - [`directory_lock`]: lets one process at a time change a directory
+//!     - [`crypto`]: the only user of ring or AWS-LC
+//!     - [`directory_lock`]: lets one process at a time change a directory
 //! 12. Secrets
-//! - [`secret`]: bytes that are wiped and never printed
+//!     - [`secret`]: bytes that are wiped and never printed
 //! 13. Files
-//! - [`file_read`]: reads files safely
-//! - [`file_stamp`]: notices that a file changed
-//! - [`pem`]: reads PEM
+//!     - [`file_read`]: reads files safely
+//!     - [`file_stamp`]: notices that a file changed
+//!     - [`pem`]: reads PEM
 //! 14. The system, codes and small tools
-//! - [`clock`]: the only reader of the wall clock
-//! - [`descriptors`]: file descriptors, and how they are divided
-//! - [`h2_frames`]: HTTP/2 frames in raw bytes
-//! - [`now_or_later`]: a result, or the future that makes it
-//! - [`reason`]: reason codes
+//!     - [`clock`]: the only reader of the wall clock
+//!     - [`descriptors`]: file descriptors, and how they are divided
+//!     - [`h2_frames`]: HTTP/2 frames in raw bytes
+//!     - [`now_or_later`]: a result, or the future that makes it
+//!     - [`reason`]: reason codes
 //! 15. Tests
-//! - `kill_point`: lets unit tests end a process between two file operations
+//!     - `kill_point`: lets unit tests end a process between two file operations
 
 pub mod admin;
 pub mod app;
