@@ -157,7 +157,7 @@ pub struct HeaderRules {
     pub remove: Vec<FieldPattern>,
     /// Fields that are passed on although they are removed by default, in this spelling only.
     pub keep: Vec<FieldPattern>,
-    /// The trace policy. With `Continue`, the allow-list also passes the trace fields.
+    /// The trace policy. Unless it is `Off`, the allow-list also passes the trace fields.
     pub trace: TraceContext,
 }
 

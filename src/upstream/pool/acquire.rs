@@ -22,9 +22,9 @@ use crate::upstream::connection::http2::Client;
 use crate::upstream::limits::connection_limit::{IdleHolder, Slot};
 use crate::upstream::limits::descriptors::{self, IdleConnections};
 
-/// If one worker has this many worn connections to a target, it opens no further connection
-/// without a slot. Worn connections hold their slots until their last request has ended, and a
-/// caller could delay that.
+/// If a caller has this many worn connections to one target in a worker, no further one is
+/// opened for it without a slot. Worn connections hold their slots until their last request has
+/// ended, and a caller could delay that.
 const MAX_WORN: usize = 4;
 
 impl<B> PoolShard<B>
