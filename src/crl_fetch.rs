@@ -158,7 +158,7 @@ impl CrlFetcher {
     /// Keeps the copy on disk in place of the fetched document. The source is fetched again at
     /// once. Decodes the copy, as [`CrlDocument::decode`] does.
     pub fn fall_back(&self, source: &CrlSource, copy: Bytes) {
-        // The copy was parsed as a document before it was written.
+        // Never fails, because the copy was decoded before, when it was read from the disk.
         if let Ok(copy) = CrlDocument::alone(copy) {
             self.put(source, copy, 0);
         }
